@@ -1,0 +1,286 @@
+"""The journal's vocabulary: everything that can happen in a run, as typed and versioned events.
+
+The same structs travel three ways: an engine reports them to the runner, the runner appends them to
+the run's journal, and the run state folds them. So the journal and the scheduler cannot disagree.
+Fields may be added with a default; a field is never renamed, removed or given another meaning.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from hooke.base.ref import Ref
+
+__all__ = [
+    "AttemptFailed",
+    "AttemptFinished",
+    "AttemptStarted",
+    "CapacityChanged",
+    "CodeSeen",
+    "Event",
+    "Failure",
+    "ItemsFound",
+    "LogSpan",
+    "MapExpanded",
+    "NodePlanned",
+    "RetryPlanned",
+    "RunFinished",
+    "RunStarted",
+    "StopRequested",
+    "WorkerStarted",
+    "WorkerStopped",
+]
+
+VERSION = 1
+"""Version of the vocabulary, written into each segment's header."""
+
+
+class LogSpan(msgspec.Struct, frozen=True, array_like=True):
+    """Where an attempt's captured output lies: bytes `start` to `end` of the file `name` in the run's logs folder."""
+
+    name: str
+    start: int
+    end: int
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an attempt failed, in facts; `hooke.base.errors.TaskFailed` is made from it.
+
+    `kind` is the class name of a branch of TaskFailed. What an engine cannot know is None.
+    """
+
+    kind: str
+    message: str
+    error_type: str = ""
+    traceback: str = ""
+    arguments: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    peak_bytes: int | None = None
+    limit_bytes: int | None = None
+    log_tail: tuple[str, ...] = ()
+    mend: str = ""
+    retryable: bool = True
+    delay_s: float | None = None
+    pickled: bytes | None = None
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    at: float = 0.0
+    """Wall clock, seconds since the epoch."""
+
+
+class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
+    """A driver took the run up: the first event of a run, and again after each resume."""
+
+    run: str
+    pipeline: str
+    entry: str
+    """`path/to/file.py:name`, or `pickle` when the pipeline lives in no file (a notebook, `python -c`)."""
+    pickled: Ref | None = None
+    arguments: Ref | None = None
+    """The stored `(args, kwargs)` of the pipeline."""
+    shown: dict[str, str] = {}
+    """Parameters as short text, for listings."""
+    place: str = "local"
+    workers: tuple[int, int] | None = None
+    store: str = ""
+    folder: str = ""
+    """Working directory of the driver."""
+    seed: int = 0
+    pid: int = 0
+    host: str = ""
+    python: str = ""
+    hooke: str = ""
+    resumed: bool = False
+
+
+class CodeSeen(_Event, frozen=True, kw_only=True, tag="code_seen"):
+    """One part of the code behind a task's key; said once a run per digest."""
+
+    digest: str
+    name: str
+    kind: str
+    where: str = ""
+    text: str = ""
+
+
+class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
+    """A graph node with its key, before anything runs."""
+
+    node: int
+    task: str
+    key: str
+    kind: str = "call"
+    """`call` or `map`."""
+    items: int | None = 1
+    """How many items a map has; None while its list does not exist yet; 1 for a call."""
+    parents: tuple[int, ...] = ()
+    code: dict[str, str] = {}
+    """Code part name -> digest (each explained by a CodeSeen)."""
+    notes: tuple[str, ...] = ()
+    inputs: dict[str, str] = {}
+    """Argument name -> key of its value."""
+    shown: dict[str, str] = {}
+    """Argument name -> short text."""
+    cpus: float = 1.0
+    memory: int | None = None
+    gpus: float = 0.0
+    retries: int = 0
+    timeout_s: float | None = None
+    cache: bool = True
+
+
+class MapExpanded(_Event, frozen=True, kw_only=True, tag="map_expanded"):
+    """The list behind a dynamic map exists: its length, the keys of its items and the items in blocks."""
+
+    node: int
+    items: int
+    keys: Ref | None = None
+    """A stored `bytes` of 16 per item."""
+    blocks: tuple[Ref, ...] = ()
+    """Stored lists of `block` items each (the last may be shorter), one tuple of arguments an item."""
+    block: int = 0
+
+
+class ItemsFound(_Event, frozen=True, kw_only=True, tag="items_found"):
+    """Results that need no run: items `lo..hi` of a node are elements `start..` of the stored object.
+
+    For a call node lo = 0, hi = 1 and the object is the result itself.
+    """
+
+    node: int
+    lo: int
+    hi: int
+    ref: Ref
+    start: int = 0
+    source: str = "cache"
+    """`cache` (another run computed it) or `journal` (this run did, before it was resumed)."""
+    seconds: float = 0.0
+
+
+class CapacityChanged(_Event, frozen=True, kw_only=True, tag="capacity_changed"):
+    """What the place can do at once: `slots` attempts, sharing the named resources."""
+
+    slots: int
+    cpus: float
+    memory: int | None = None
+    gpus: float = 0.0
+
+
+class WorkerStarted(_Event, frozen=True, kw_only=True, tag="worker_started"):
+    """A worker is ready."""
+
+    worker: str
+    pid: int = 0
+    host: str = ""
+
+
+class WorkerStopped(_Event, frozen=True, kw_only=True, tag="worker_stopped"):
+    """A worker is gone; its attempts, if it had any, are reported as failed by events of their own."""
+
+    worker: str
+    cause: str
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class AttemptStarted(_Event, frozen=True, kw_only=True, tag="attempt_started"):
+    """Items `lo..hi` of a node began to run (0..1 for a call)."""
+
+    attempt: int
+    node: int
+    lo: int
+    hi: int
+    worker: str = ""
+    number: int = 1
+    """1 for the first try of these items."""
+    expand: bool = False
+    """True for the attempt that reads a dynamic map's list; its lo and hi are 0."""
+
+
+class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished"):
+    """Items `lo..hi` are done and durable: `ref` is the call's result, or a stored list of the items' results."""
+
+    attempt: int
+    node: int
+    lo: int
+    hi: int
+    ref: Ref
+    worker: str = ""
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    peak_bytes: int | None = None
+    log: LogSpan | None = None
+    expanded: MapExpanded | None = None
+
+
+class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
+    """An attempt ended without its result.
+
+    Of items `lo..hi` the first `done` are finished all the same, and `ref` (a stored list) holds them;
+    the failure is that of item `lo + done`; the items after it have not run.
+    """
+
+    attempt: int
+    node: int
+    lo: int
+    hi: int
+    failure: Failure
+    done: int = 0
+    ref: Ref | None = None
+    worker: str = ""
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    peak_bytes: int | None = None
+    log: LogSpan | None = None
+
+
+class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):
+    """Failed items will run again, and why that was decided."""
+
+    node: int
+    lo: int
+    hi: int
+    number: int
+    """The number that the next attempt will bear."""
+    due: float
+    reason: str
+
+
+class StopRequested(_Event, frozen=True, kw_only=True, tag="stop_requested"):
+    """Somebody asked the run to stop (Ctrl-C, `hooke stop`)."""
+
+    by: str
+
+
+class RunFinished(_Event, frozen=True, kw_only=True, tag="run_finished"):
+    """The driver is done: `finished`, `failed` or `stopped`."""
+
+    status: str
+    output: Ref | None = None
+    """The stored nesting of values and references that the pipeline returned."""
+    node: int | None = None
+    """The node that failed."""
+    message: str = ""
+    seconds: float = 0.0
+
+
+Event: TypeAlias = (
+    RunStarted
+    | CodeSeen
+    | NodePlanned
+    | MapExpanded
+    | ItemsFound
+    | CapacityChanged
+    | WorkerStarted
+    | WorkerStopped
+    | AttemptStarted
+    | AttemptFinished
+    | AttemptFailed
+    | RetryPlanned
+    | StopRequested
+    | RunFinished
+)
