@@ -1,0 +1,34 @@
+"""Time as an argument: shells own a clock, pure cores get `now`."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+__all__ = ["Clock", "SystemClock"]
+
+
+class Clock(Protocol):
+    """Where a shell reads the time. A test passes one that it turns by hand."""
+
+    def now(self) -> float:
+        """Wall clock, seconds since the epoch; may jump when the machine's clock is set."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary origin; never goes back, so differences are durations."""
+        ...
+
+
+class SystemClock:
+    """This machine's clock."""
+
+    __slots__ = ()
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary origin."""
+        return time.monotonic()

@@ -1,0 +1,300 @@
+"""Every error that Hooke raises on purpose.
+
+    HookeError
+    ├── UsageError            a declaration, a name or a parameter is wrong
+    ├── TraceError            a pipeline's body did what cannot be traced
+    ├── NotFingerprintable    an argument that has no honest key
+    ├── StoreError            CorruptObject, MissingObject, StoreFull
+    ├── JournalError          a journal cannot be written or read
+    ├── ConfigError           hooke.toml
+    ├── MissingExtra          a library is not installed; names the exact pip command
+    ├── RunStopped            result() of a stopped run
+    ├── TaskFailed            UserError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch
+    ├── Permanent             raised by user code: do not try again
+    └── Temporary             raised by user code: try again, after `delay_s` if it is set
+
+`str(error)` is one screen: what, then those of the lines `where`, `why`, `mend` and `next` that are set.
+"""
+
+from __future__ import annotations
+
+import signal as signals
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hooke.base.formats import format_bytes
+from hooke.base.tracebacks import user_frames
+
+__all__ = [
+    "ConfigError",
+    "CorruptObject",
+    "EnvironmentMismatch",
+    "HookeError",
+    "JournalError",
+    "MissingExtra",
+    "MissingObject",
+    "NotFingerprintable",
+    "NotPicklable",
+    "OutOfMemory",
+    "Permanent",
+    "RunStopped",
+    "StoreError",
+    "StoreFull",
+    "TaskFailed",
+    "Temporary",
+    "TimedOut",
+    "TraceError",
+    "UsageError",
+    "UserError",
+    "WorkerDied",
+]
+
+MOST_LOG_LINES = 20
+"""How much of a log an error shows: with the rest it still fits one screen."""
+MOST_FRAME_LINES = 30
+"""How much of a traceback an error shows: ten frames, the last ones."""
+
+
+class HookeError(Exception):
+    """Root of the errors that Hooke raises on purpose.
+
+    `what` says what failed and which thing; `where` the place; `why` the cause; `mend` how to put it right
+    with the valid values; `next` the next command to type. All are text, kept as attributes, and survive pickling.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "", next: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.why = why
+        self.mend = mend
+        self.next = next
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *self._lines()])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own reduce calls the class with `args` alone, which loses what a subclass requires.
+        return _rebuild, (type(self), self.args), self.__dict__
+
+    def _lines(self) -> Iterator[str]:
+        yield from _entry("where", self.where)
+        yield from _entry("why", self.why)
+        yield from _entry("mend", self.mend)
+        yield from _entry("next", self.next)
+
+
+class UsageError(HookeError):
+    """A declaration, a name or a parameter is wrong; `mend` lists what is valid."""
+
+
+class TraceError(HookeError):
+    """A pipeline's body did what cannot be traced: it needed a value that does not exist yet."""
+
+
+class NotFingerprintable(HookeError):
+    """An argument has no honest key, so neither has the result of the task that takes it."""
+
+
+class StoreError(HookeError):
+    """The store cannot do what was asked of it."""
+
+
+class CorruptObject(StoreError):
+    """A stored object is not what was written."""
+
+
+class MissingObject(StoreError):
+    """A reference to an object that the store does not hold."""
+
+
+class StoreFull(StoreError):
+    """No room for another object; what is stored is unharmed."""
+
+
+class JournalError(HookeError):
+    """A journal cannot be written or read; what is in it is unharmed."""
+
+
+class ConfigError(HookeError):
+    """`hooke.toml` says what it must not."""
+
+
+class MissingExtra(HookeError):
+    """A library that this place or format needs is not installed; `mend` is the exact command."""
+
+
+class RunStopped(HookeError):
+    """The run was stopped before it had a result; it can be resumed."""
+
+
+class Permanent(HookeError):
+    """Raised by user code: the task will fail again however often it is tried, so it is not tried again."""
+
+
+class Temporary(HookeError):
+    """Raised by user code: worth another try, not before `delay_s` seconds from now if that is set.
+
+    It counts against the task's `retries`.
+    """
+
+    def __init__(self, what: str, *, delay_s: float | None = None, **context: str) -> None:
+        super().__init__(what, **context)
+        self.delay_s = delay_s
+
+
+class TaskFailed(HookeError):
+    """A task has no result. Its branches tell why; `from_facts` picks the right one.
+
+    `task` is the task's name, `arguments` its arguments as short text, `attempt` the run's number of the last try
+    (0 when there was none), `worker` where that ran, `log_tail` the last lines that it printed, and `details` the
+    facts as plain values: error_type, message, traceback, exit_code, signal, peak_bytes, limit_bytes and whatever
+    else was known.
+    """
+
+    # More parameters than six: the fields of one message, every one with a default, none positional.
+    def __init__(
+        self,
+        what: str,
+        *,
+        task: str = "",
+        arguments: str = "",
+        attempt: int = 0,
+        worker: str = "",
+        log_tail: Sequence[str] = (),
+        details: Mapping[str, Any] | None = None,
+        **context: str,
+    ) -> None:
+        super().__init__(what, **context)
+        self.task = task
+        self.arguments = arguments
+        self.attempt = attempt
+        self.worker = worker
+        self.log_tail = tuple(log_tail)
+        self.details = dict(details or {})
+
+    @staticmethod
+    def from_facts(
+        facts: Mapping[str, Any], *, task: str, attempt: int = 0, worker: str = "", next: str = ""
+    ) -> TaskFailed:
+        """The branch named by `facts["kind"]`, with its text made from the facts (those of `journal.events.Failure`).
+
+        A kind that this version does not know gives a plain TaskFailed.
+        """
+        arguments = str(facts.get("arguments") or "")
+        return _BRANCHES.get(str(facts.get("kind")), TaskFailed)(
+            f"{_call(task, arguments)} failed: {_first_line(_cause(facts))}",
+            task=task,
+            arguments=arguments,
+            attempt=attempt,
+            worker=worker,
+            log_tail=facts.get("log_tail") or (),
+            details={name: value for name, value in facts.items() if name not in _OWN_FACTS},
+            where=_place(attempt, worker),
+            why=_explanation(facts),
+            mend=str(facts.get("mend") or ""),
+            next=next,
+        )
+
+    def _lines(self) -> Iterator[str]:
+        yield from _entry("where", self.where)
+        yield from _entry("why", self.why)
+        tail = self.log_tail[-MOST_LOG_LINES:]
+        yield from _entry(f"log (last {len(tail)} lines)", "".join(f"\n{line.rstrip()}" for line in tail))
+        yield from _entry("mend", self.mend)
+        yield from _entry("next", self.next)
+
+
+class UserError(TaskFailed):
+    """The task's own code raised."""
+
+
+class WorkerDied(TaskFailed):
+    """The process that ran the task is gone: a signal, `os._exit`, a lost machine."""
+
+
+class OutOfMemory(TaskFailed):
+    """The task went over its memory limit, or the machine ran out."""
+
+
+class TimedOut(TaskFailed):
+    """The task took longer than its `timeout`."""
+
+
+class NotPicklable(TaskFailed):
+    """The task, an argument or its result cannot travel between processes."""
+
+
+class EnvironmentMismatch(TaskFailed):
+    """The worker lacks a module, or has another version than the driver."""
+
+
+_BRANCHES: dict[str, type[TaskFailed]] = {
+    branch.__name__: branch
+    for branch in (UserError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch)
+}
+_OWN_FACTS = frozenset({"kind", "arguments", "log_tail", "mend", "pickled"})
+
+
+def _rebuild(kind: type[HookeError], args: tuple[Any, ...]) -> HookeError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
+
+
+def _entry(label: str, text: str) -> Iterator[str]:
+    if text:
+        yield f"  {label}: {textwrap.indent(text, '      ').lstrip(' ')}"
+
+
+def _call(task: str, arguments: str) -> str:
+    return arguments if arguments.startswith(f"{task}(") else f"{task}({arguments})"
+
+
+def _place(attempt: int, worker: str) -> str:
+    return " on ".join(part for part in (attempt and f"attempt {attempt}", worker and f"worker {worker}") if part)
+
+
+def _cause(facts: Mapping[str, Any]) -> str:
+    message, kind = str(facts.get("message") or ""), str(facts.get("error_type") or "")
+    if kind and not message.startswith(kind):
+        return f"{kind}: {message}" if message else kind
+    return message or _death(facts) or str(facts.get("kind") or "unknown cause")
+
+
+def _first_line(text: str) -> str:
+    return textwrap.shorten(text.strip().partition("\n")[0], 200, placeholder=" ...")
+
+
+def _explanation(facts: Mapping[str, Any]) -> str:
+    frames = user_frames(str(facts.get("traceback") or ""))
+    if len(frames) > MOST_FRAME_LINES:
+        frames = [f"... {len(frames) - MOST_FRAME_LINES} lines above", *frames[-MOST_FRAME_LINES:]]
+    return "\n".join(part for part in (_cause(facts) if not frames else "", _death(facts), *frames) if part)
+
+
+def _death(facts: Mapping[str, Any]) -> str:
+    return "; ".join(part for part in (_ending(facts), _memory(facts)) if part)
+
+
+def _ending(facts: Mapping[str, Any]) -> str:
+    number, code = facts.get("signal"), facts.get("exit_code")
+    if number is not None:
+        return f"killed by {_signal_name(number)}"
+    return f"exit code {code}" if code is not None else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signals.Signals(number).name} ({number})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _memory(facts: Mapping[str, Any]) -> str:
+    peak, limit = facts.get("peak_bytes"), facts.get("limit_bytes")
+    if peak is None:
+        return f"memory limit {format_bytes(limit)}" if limit is not None else ""
+    allowed = f" of {format_bytes(limit)} allowed" if limit is not None else ""
+    return f"peak memory {format_bytes(peak)}{allowed}"

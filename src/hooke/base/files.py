@@ -1,0 +1,226 @@
+"""Files that are whole or absent: checked writes, atomic replacement, locks that die with their process, grouped sync."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+from hooke.base.forks import on_fork
+
+__all__ = ["FileLock", "GroupSync", "write_all", "write_atomic"]
+
+# macOS has no fdatasync.
+_sync_data = getattr(os, "fdatasync", os.fsync)
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data` to `fd`, in one `write(2)` wherever the system takes it whole.
+
+    A regular file takes less only when it has no room, so the rest is tried once more to learn the true cause.
+    Raises OSError (ENOSPC, EDQUOT, EFBIG, EIO); then a part of `data` may be in the file: the caller cuts it off.
+    """
+    written = os.write(fd, data)
+    if written == len(data):
+        return
+    rest = memoryview(data).cast("B")[written:]
+    while rest:
+        written = os.write(fd, rest)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rest = rest[written:]
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview, *, sync: bool = False) -> None:
+    """Make `path` hold `data`: a reader sees the old file or the new one, whole, whatever dies meanwhile.
+
+    With `sync` it holds through a power loss too. Raises OSError, leaving the old file and no temporary one;
+    a process killed inside leaves one named `.<name>.<random>.tmp`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            write_all(fd, data)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` hold through a power loss."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class FileLock:
+    """An exclusive lock on a file (`flock`), freed by the kernel when its process dies, however it dies.
+
+    Children do not inherit it, forked ones included. Two FileLock objects exclude each other even in one process.
+    The file is created and never removed, since a removed name would let two processes lock two files.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._fd = -1
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd >= 0
+
+    def try_acquire(self) -> bool:
+        """Take the lock, or return False at once when another holds it. Raises OSError if the file cannot be opened."""
+        if self.held:
+            return True
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # A `taken` elsewhere holds the lock for microseconds and must not look like an owner.
+        for pause_s in (0.001, 0.004, 0.0):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(pause_s)
+            except BaseException:
+                os.close(fd)
+                raise
+            else:
+                self._fd = fd
+                on_fork(self)
+                return True
+        os.close(fd)
+        return False
+
+    def taken(self) -> bool:
+        """Whether anybody holds the lock now, this object included. Never creates the file nor keeps the lock."""
+        if self.held:
+            return True
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def release(self) -> None:
+        """Free the lock; nothing happens if it is not held."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def after_fork(self) -> None:
+        """In a child: let go of the inherited descriptor, which would keep the lock after the parent's death."""
+        self.release()
+
+    def __enter__(self) -> FileLock:
+        if not self.try_acquire():
+            raise BlockingIOError(errno.EWOULDBLOCK, "held by another process", str(self.path))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class GroupSync:
+    """Syncs the files that were written, all together, every `interval_s` seconds, on a thread of its own.
+
+    Process death loses nothing that was written anyway; a power loss takes at most the last interval.
+    The thread starts at the first `mark` and sleeps while nothing is dirty.
+    """
+
+    def __init__(self, *, interval_s: float = 1.0) -> None:
+        self.interval_s = interval_s
+        self._clear()
+        on_fork(self)
+
+    def _clear(self) -> None:
+        self._dirty: set[int] = set()
+        self._failed: dict[int, OSError] = {}
+        self._changed = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def mark(self, fd: int) -> None:
+        """Say that `fd` was written. Raises OSError when an earlier sync of it failed in the background."""
+        # Without the lock: a set that is being swapped out is synced after the swap, so it covers this write.
+        if fd in self._dirty:
+            return
+        with self._changed:
+            failed = self._failed.pop(fd, None)
+            self._dirty.add(fd)
+            self._wake()
+        if failed is not None:
+            raise failed
+
+    def forget(self, fd: int) -> None:
+        """Sync `fd` now if it is dirty; to be called before it is closed. Raises OSError when that fails."""
+        with self._changed:
+            dirty = fd in self._dirty
+            self._dirty.discard(fd)
+            failed = self._failed.pop(fd, None)
+        if dirty:
+            _sync_data(fd)
+        if failed is not None:
+            raise failed
+
+    def sync(self) -> None:
+        """Sync all that is dirty now; returns when it is on the disk. Failures are raised by `mark` and `forget`."""
+        with self._changed:
+            dirty, self._dirty = self._dirty, set()
+            # Copies, so that an owner may close his descriptor meanwhile.
+            copies = [(fd, os.dup(fd)) for fd in dirty]
+        for fd, copy in copies:
+            try:
+                _sync_data(copy)
+            except OSError as error:
+                with self._changed:
+                    self._failed[fd] = error
+            finally:
+                os.close(copy)
+
+    def close(self) -> None:
+        """Sync what is dirty and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        self.sync()
+
+    def after_fork(self) -> None:
+        """In a child: the thread and the files are the parent's; begin empty."""
+        self._clear()
+
+    def _wake(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._run, name="hooke-group-sync", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        while not self._closed:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or bool(self._dirty))
+                self._changed.wait_for(lambda: self._closed, timeout=self.interval_s)
+            self.sync()

@@ -1,0 +1,36 @@
+"""Objects that must put themselves right in a forked child: they hold locks, threads or file positions."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+from weakref import WeakSet
+
+__all__ = ["Forked", "on_fork"]
+
+
+class Forked(Protocol):
+    """What `on_fork` takes."""
+
+    def after_fork(self) -> None:
+        """Called in the child, before any other Python code of it; must not raise nor wait for a lock."""
+        ...
+
+
+_watched: WeakSet[Forked] = WeakSet()
+_registered = False
+
+
+def on_fork(watched: Forked) -> None:
+    """Call `watched.after_fork()` in every child forked while `watched` lives; keeps no reference to it."""
+    global _registered
+    # At the first use and not at import, which is to have no effect.
+    if not _registered:
+        _registered = True
+        os.register_at_fork(after_in_child=_tell_all)
+    _watched.add(watched)
+
+
+def _tell_all() -> None:
+    for watched in list(_watched):
+        watched.after_fork()

@@ -1,0 +1,85 @@
+"""Amounts that people write: `"2GiB"`, `"30m"`. A plain number is bytes or seconds."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import BINARY, format_bytes, format_seconds
+
+__all__ = ["format_bytes", "format_seconds", "parse_bytes", "parse_seconds"]
+
+_BYTES = {unit.lower(): 1024**power for power, unit in enumerate(BINARY)} | {
+    unit.lower(): 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB", "PB", "EB"))
+}
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_NUMBER = r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)"
+_ONE_SIZE = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z]*)\s*")
+_ONE_SPAN = re.compile(rf"\s*{_NUMBER}\s*([A-Za-zµ]*)\s*")
+
+
+def parse_bytes(value: str | int | float) -> int:
+    """Bytes in `value`: a number of bytes, or text such as `"512MB"`, `"1.5 GiB"` (case does not matter).
+
+    Raises UsageError for anything else, negative and not-a-number included. `"2G"` is refused as ambiguous.
+    """
+    if isinstance(value, str):
+        match = _ONE_SIZE.fullmatch(value)
+        scale = _BYTES.get(match[2].lower() or "b") if match else None
+        if match is None or scale is None:
+            raise _bad_size(value)
+        # Whole numbers stay exact past 2**53, where a float would round.
+        return int(match[1]) * scale if match[1].isdigit() else _whole(value, float(match[1]) * scale)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _bad_size(value)
+    return _whole(value, value)
+
+
+def parse_seconds(value: str | int | float) -> float:
+    """Seconds in `value`: a number of seconds, or text such as `"90s"`, `"30m"`, `"1h 30m"`, `"250ms"`.
+
+    Raises UsageError for anything else, negative and not-a-number included.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _bad_span(value)
+    seconds = _sum_spans(value) if isinstance(value, str) else float(value)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise _bad_span(value)
+    return seconds
+
+
+def _whole(value: object, size: float) -> int:
+    if not (math.isfinite(size) and size >= 0):
+        raise _bad_size(value)
+    return round(size)
+
+
+def _sum_spans(text: str) -> float:
+    total, at = 0.0, 0
+    while at < len(text):
+        match = _ONE_SPAN.match(text, at)
+        whole = match is not None and at == 0 and match.end() == len(text)
+        scale = _SECONDS.get(match[2] or ("s" if whole else "")) if match else None
+        if match is None or scale is None:
+            raise _bad_span(text)
+        total, at = total + float(match[1]) * scale, match.end()
+    if not text.strip():
+        raise _bad_span(text)
+    return total
+
+
+def _bad_size(value: object) -> UsageError:
+    return UsageError(
+        f"{value!r} is no size",
+        mend='write a number of bytes or a number with a unit, such as "2GiB" (2**30) or "2GB" (10**9); '
+        "valid units: B, KB, MB, GB, TB, PB, EB, KiB, MiB, GiB, TiB, PiB, EiB",
+    )
+
+
+def _bad_span(value: object) -> UsageError:
+    return UsageError(
+        f"{value!r} is no length of time",
+        mend='write a number of seconds or numbers with units, such as "90s", "30m", "1h 30m"; '
+        "valid units: us, ms, s, m, h, d, w",
+    )
