@@ -1,0 +1,58 @@
+# Everything a contributor types. `make help` lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXTRAS := remote,demo,tests,docs,bench,dev
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test unit check bench docs clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+
+venv: $(VENV)/.installed-all  ## install Hooke and every extra that tests, checks and docs need
+
+demo: $(VENV)/.installed-demo  ## run the main job on real flights data
+	$(BIN)/hooke demo
+
+test: venv  ## run every test
+	$(BIN)/python -m pytest
+
+unit: venv  ## run the tests that take under a minute together
+	$(BIN)/python -m pytest -m "not heavy" -n 2
+
+check: venv  ## lint, format, types, floors, dependencies, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/sphinx-build --quiet -W --keep-going -b html docs docs/_build/html
+
+bench: venv  ## measure, beside the installed peers
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+docs: venv  ## build the pages into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:  ## remove what was built, but not the environment
+	rm -rf build dist docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say what is installed; they are older than what declares it when that has changed.
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[$(EXTRAS)]"
+	touch $(VENV)/.installed-demo $@
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[demo]"
+	touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "hooke needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1)."; \
+	  echo "next: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' failed, so there is nowhere to install to."; \
+	  echo "next: on Debian or Ubuntu, 'apt-get install python3-venv', then make $(MAKECMDGOALS)"; exit 1; }
