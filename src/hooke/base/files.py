@@ -11,10 +11,10 @@ from pathlib import Path
 
 from hooke.base.forks import on_fork
 
-__all__ = ["FileLock", "GroupSync", "write_all", "write_atomic"]
+__all__ = ["FileLock", "GroupSync", "sync_data", "sync_folder", "write_all", "write_atomic"]
 
 # macOS has no fdatasync.
-_sync_data = getattr(os, "fdatasync", os.fsync)
+sync_data = getattr(os, "fdatasync", os.fsync)
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
@@ -180,7 +180,7 @@ class GroupSync:
             self._dirty.discard(fd)
             failed = self._failed.pop(fd, None)
         if dirty:
-            _sync_data(fd)
+            sync_data(fd)
         if failed is not None:
             raise failed
 
@@ -192,7 +192,7 @@ class GroupSync:
             copies = [(fd, os.dup(fd)) for fd in dirty]
         for fd, copy in copies:
             try:
-                _sync_data(copy)
+                sync_data(copy)
             except OSError as error:
                 with self._changed:
                     self._failed[fd] = error

@@ -1,0 +1,138 @@
+"""Readers of segments: all that is there (`read`), or all that comes (`follow`), for any process."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from hooke.base.errors import JournalError
+from hooke.journal.events import VERSION, Event
+from hooke.journal.segments import SUFFIX, RecordScan, TornTail, corrupt, read_version, segment_files
+
+__all__ = ["Segment", "SegmentReader", "follow", "read"]
+
+_decoder = msgspec.msgpack.Decoder(Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One process's part of a journal: its events in the order in which they were appended, and what its end lost."""
+
+    name: str
+    path: Path
+    events: tuple[Event, ...]
+    torn: TornTail | None
+
+
+class SegmentReader:
+    """Events of one segment, in order; iterate again for those that came since.
+
+    After an iteration `torn` says what lies behind the last whole record: the loss of a dead writer, or, while the
+    writer lives, an append in progress. Raises JournalError on damage in the middle (after the events before it) and
+    on what a newer Hooke wrote. Close it, or use it in `with`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.version: int | None = None
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._scan = RecordScan(self._fd)
+
+    def __iter__(self) -> Iterator[Event]:
+        if self.version is None:
+            self.version = read_version(self._fd, self.path)
+        if self.version is None:
+            return
+        for payload in self._scan:
+            yield self._decode(payload)
+        damage = self._scan.damage
+        if damage is not None and damage.following:
+            raise corrupt(self.path, damage, self._scan.records)
+
+    @property
+    def torn(self) -> TornTail | None:
+        """What lies behind the last whole record, None if nothing."""
+        if self.version is not None:
+            return self._scan.torn(self.path)
+        size = os.fstat(self._fd).st_size
+        return TornTail(path=self.path, offset=0, cut=size, why="its header is not whole") if size else None
+
+    def close(self) -> None:
+        """Close the file."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> SegmentReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _decode(self, payload: bytes) -> Event:
+        try:
+            return _decoder.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise _unknown(self.path, self.version or 0, payload, error) from error
+
+
+def read(path: Path, *, segments: Collection[str] | None = None) -> list[Segment]:
+    """The segments at `path`, a run's folder (the driver's segment first, the others by name) or one file.
+
+    `segments` names the ones to read, without suffix. A torn tail is reported in `Segment.torn`, never misread.
+    Raises JournalError on damage in the middle, on a newer Hooke's journal, and when `path` does not exist.
+    """
+    if not path.exists():
+        raise JournalError("there is no journal", where=str(path), mend="hooke runs lists the runs there are")
+    files = segment_files(path) if path.is_dir() else [path]
+    return [_read_one(file) for file in files if segments is None or file.stem in segments]
+
+
+def follow(
+    folder: Path, *, segments: Collection[str] | None = None, stop: Callable[[], bool], poll_s: float = 0.05
+) -> Iterator[Event]:
+    """Events of a run's segments as they are appended, by whatever process, until `stop()` is true.
+
+    Each segment's events come in its order and are merged by time where they arrive together. Segments that appear
+    later, and the folder itself, are picked up. What was appended before `stop` turned true is still yielded.
+    Sleeps `poll_s` when nothing came. Raises as `SegmentReader` does.
+    """
+    readers: dict[Path, SegmentReader] = {}
+    with ExitStack() as opened:
+        while True:
+            ending = stop()
+            for file in segment_files(folder):
+                if file not in readers and (segments is None or file.stem in segments):
+                    readers[file] = opened.enter_context(SegmentReader(file))
+            came = [batch for reader in readers.values() if (batch := list(reader))]
+            yield from heapq.merge(*came, key=attrgetter("at"))
+            if ending:
+                return
+            if not came:
+                time.sleep(poll_s)
+
+
+def _read_one(file: Path) -> Segment:
+    with SegmentReader(file) as reader:
+        events = tuple(reader)
+        return Segment(name=file.name.removesuffix(SUFFIX), path=file, events=events, torn=reader.torn)
+
+
+def _unknown(path: Path, version: int, payload: bytes, error: Exception) -> JournalError:
+    raw = msgspec.msgpack.decode(payload)
+    name = raw.get("event") if isinstance(raw, dict) else None
+    return JournalError(
+        f"the journal holds an event that this Hooke cannot read: {name!r}",
+        where=str(path),
+        why=f"{error}; it was written with vocabulary version {version}, this Hooke's is {VERSION}",
+        mend="pip install --upgrade hooke",
+    )

@@ -1,0 +1,251 @@
+"""The writer of one segment: an event is in the file before `append` returns, or the file is as it was."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import JournalError, UsageError
+from hooke.base.files import GroupSync, sync_data, sync_folder, write_all
+from hooke.base.forks import on_fork
+from hooke.journal.events import Event
+from hooke.journal.segments import SUFFIX, RecordScan, TornTail, corrupt, frame, header, read_version
+
+__all__ = ["Durability", "Journal"]
+
+Durability: TypeAlias = Literal["group", "each", "none"]
+"""When an event survives a power loss: within the group's interval, before `append` returns, when the system likes.
+
+A killed process loses no returned event in any of them.
+"""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Journal:
+    """Appends events to one segment; safe to share between threads, and after a fork each process has its own segment.
+
+    `torn` says what was cut off an existing segment when it was opened. `observers` are called after the write, in the
+    order of the journal and one at a time; they may append. An observer's exception passes through `append`, whose
+    event is then written all the same.
+    """
+
+    def __init__(self, folder: Path, segment: str, *, durable: Durability, clock: Clock, group: GroupSync) -> None:
+        self.folder = folder
+        self.segment = segment
+        self.durable = durable
+        self.torn: TornTail | None = None
+        self.observers: list[Callable[[Event], None]] = []
+        self._first_segment = segment
+        self._clock = clock
+        self._group = group
+        self._lock = threading.RLock()
+        self._fd = -1
+        self._end = 0
+        self._dirty_tail = False
+        self._closed = False
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        segment: str,
+        *,
+        durable: Durability = "group",
+        clock: Clock | None = None,
+        group: GroupSync | None = None,
+    ) -> Journal:
+        """Open `<folder>/<segment>.journal` for appending; one that exists goes on after its last whole record.
+
+        `group` shares one syncing thread between journals. Raises JournalError when another process writes the
+        segment, when it is damaged in the middle, when a newer Hooke wrote it, or when the disk is full.
+        """
+        if durable not in ("group", "each", "none"):
+            raise UsageError(f"durable={durable!r} is not known", mend='valid values: "group", "each", "none"')
+        journal = cls(
+            Path(folder), segment, durable=durable, clock=clock or SystemClock(), group=group or GroupSync()
+        )
+        journal._open()
+        on_fork(journal)
+        return journal
+
+    @property
+    def path(self) -> Path:
+        """The segment's file."""
+        return self.folder / f"{self.segment}{SUFFIX}"
+
+    def append(self, event: Event) -> None:
+        """Write `event`, stamped with the clock where its `at` is 0, then tell the observers.
+
+        Raises JournalError when it cannot be written: the file then ends with the event before, and the next append
+        works as soon as there is room. With `durable="each"`, or when an earlier grouped sync failed, the error may
+        also say that the event is in the file but not surely on the disk.
+        """
+        with self._lock:
+            if event.at == 0.0:
+                event = msgspec.structs.replace(event, at=self._clock.now())
+            record = frame(_encode(event))
+            if self._fd < 0 or self._dirty_tail:
+                self._mend()
+            try:
+                write_all(self._fd, record)
+            except OSError as error:
+                raise self._cut(error, len(record)) from error
+            self._end += len(record)
+            if self.durable == "group":
+                self._mark()
+            elif self.durable == "each":
+                self.sync()
+            for observer in self.observers:
+                observer(event)
+
+    def sync(self) -> None:
+        """Return when all that was appended is on the disk. Raises JournalError when the disk refuses."""
+        with self._lock:
+            if self._fd >= 0:
+                try:
+                    sync_data(self._fd)
+                except OSError as error:
+                    raise self._unsafe(error) from error
+
+    def close(self) -> None:
+        """Sync (unless `durable="none"`) and close. A second close does nothing."""
+        with self._lock:
+            fd, self._fd, self._closed = self._fd, -1, True
+            if fd < 0:
+                return
+            try:
+                self._group.forget(fd)
+            except OSError as error:
+                raise self._unsafe(error) from error
+            finally:
+                os.close(fd)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def after_fork(self) -> None:
+        """In a child: leave the parent's file alone; the first append opens `<segment>-<pid>`."""
+        self._lock = threading.RLock()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self.segment = f"{self._first_segment}-{os.getpid()}"
+        self._dirty_tail = False
+
+    def _open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            self._lock_file(fd)
+            self.torn, self._end = _whole_part(fd, self.path)
+            if self.torn is not None:
+                os.ftruncate(fd, self._end)
+            if self._end == 0:
+                self._end = _write_header(fd, self.path)
+            if self.durable == "each":
+                sync_data(fd)
+                sync_folder(self.folder)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def _lock_file(self, fd: int) -> None:
+        # Two writers would cut each other's records in half; the kernel frees this lock when its process dies.
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalError(
+                "another process writes this journal",
+                where=str(self.path),
+                mend="wait for it to end, or stop it; each process needs a segment of its own",
+            ) from error
+
+    def _mend(self) -> None:
+        if self._closed:
+            raise JournalError(
+                "this journal is closed", where=str(self.path), mend="append before close(), or create it again"
+            )
+        if self._fd < 0:
+            self._open()
+        if self._dirty_tail:
+            os.ftruncate(self._fd, self._end)
+            self._dirty_tail = False
+
+    def _mark(self) -> None:
+        try:
+            self._group.mark(self._fd)
+        except OSError as error:
+            raise self._unsafe(error) from error
+
+    def _cut(self, error: OSError, size: int) -> JournalError:
+        self._dirty_tail = True
+        try:
+            os.ftruncate(self._fd, self._end)
+            self._dirty_tail = False
+        except OSError:
+            # The next append tries again, before it writes.
+            pass
+        return JournalError(
+            f"an event of {size} bytes cannot be written to the journal",
+            where=f"{self.path}, offset {self._end}",
+            why=f"{_reason(error)}; the events before it are whole",
+            mend=_mend_of(error, self.folder),
+        )
+
+    def _unsafe(self, error: OSError) -> JournalError:
+        return JournalError(
+            "the journal is written but the disk did not confirm it",
+            where=str(self.path),
+            why=_reason(error),
+            mend="look at the disk (dmesg); what this run wrote lately may be lost if the machine goes down",
+        )
+
+
+def _whole_part(fd: int, path: Path) -> tuple[TornTail | None, int]:
+    size = os.fstat(fd).st_size
+    if read_version(fd, path) is None:
+        torn = TornTail(path=path, offset=0, cut=size, why="its header is not whole") if size else None
+        return torn, 0
+    scan = RecordScan(fd)
+    for _ in scan:
+        pass
+    if scan.damage is not None and scan.damage.following:
+        raise corrupt(path, scan.damage, scan.records)
+    return scan.torn(path), scan.offset
+
+
+def _write_header(fd: int, path: Path) -> int:
+    try:
+        write_all(fd, header())
+    except OSError as error:
+        os.ftruncate(fd, 0)
+        raise JournalError(
+            "a journal cannot be begun", where=str(path), why=_reason(error), mend=_mend_of(error, path.parent)
+        ) from error
+    return len(header())
+
+
+def _reason(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0, "OSError")
+    return f"{name}: {os.strerror(error.errno) if error.errno else error}"
+
+
+def _mend_of(error: OSError, folder: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"free some space on the file system of {folder} (`df -h {folder}`), then go on: nothing before is lost"
+    if error.errno == errno.EFBIG:
+        return "raise the limit on the size of files (`ulimit -f unlimited`), then go on: nothing before is lost"
+    return f"look at the disk behind {folder} (dmesg), then go on: nothing before is lost"
