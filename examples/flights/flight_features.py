@@ -1,0 +1,105 @@
+"""From a month's legs to the rows of a model: nothing here was measured after the cut-off.
+
+The cut-off is `NOTICE_MINUTES` before the scheduled departure. Which aircraft flies a leg is taken as
+known by then (the data say only which one did).
+"""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from hooke import task
+
+NOTICE_MINUTES = 60
+LATE_MINUTES = 15
+MEMORY_DAYS = 3  # shorter than any month: so a month needs the one before it and no other
+ORDER = ("scheduled", "carrier", "flight", "origin")
+WORDS = ("carrier", "origin", "dest")
+HOURLY = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
+CALENDAR = ("hour_sin", "hour_cos", "day_sin", "day_cos", "weekday")
+PLAIN = (*WORDS, "distance", *CALENDAR, *HOURLY, "age", "seats", "engines")
+LEG = ("leg_delay", "leg_departure_delay", "leg_gap", "leg_open")
+AIRPORT = ("airport_delay", "airport_departures")
+
+
+@task(cpus=1, memory="1GiB")
+def features(
+    month: pl.DataFrame, before: pl.DataFrame | None, *, weather: pl.DataFrame, planes: pl.DataFrame
+) -> pl.DataFrame:
+    """One row for each flight of `month`, in its order: `late` (null: never arrived), `hour`, the features.
+
+    `before` is the month before: previous legs and delays reach over the border.
+    """
+    legs = month if before is None else pl.concat([before, month])
+    legs = legs.with_columns(
+        late=pl.col("arr_delay") >= LATE_MINUTES,
+        cutoff=pl.col("scheduled") - pl.duration(minutes=NOTICE_MINUTES),
+    )
+    rows = with_calendar(with_previous_leg(legs).filter(month=month["month"][0]))
+    rows = with_airport(with_weather(rows, weather), legs)
+    rows = with_plane(rows, planes)
+    return rows.sort(ORDER).select("late", "hour", *PLAIN, *LEG, *AIRPORT)
+
+
+def with_previous_leg(legs: pl.DataFrame) -> pl.DataFrame:
+    """What the cut-off knows of the leg that the same aircraft was scheduled to fly before this one.
+
+    `leg_delay` and `leg_departure_delay` (minutes) are null until that leg landed or left; `leg_gap` is the
+    scheduled minutes from its landing to this departure; `leg_open` is 1 until it landed, if it ever did.
+    """
+    known = ("scheduled", "due", "left", "landed", "dep_delay", "arr_delay")
+    previous = {name: pl.col(name).shift(1).over("tailnum", order_by=ORDER) for name in known}
+    legs = legs.with_columns(**{f"leg_{name}_": value for name, value in previous.items()})
+    age = pl.col("scheduled") - pl.col("leg_scheduled_")
+    recent = pl.col("tailnum").is_not_null() & (age <= pl.duration(days=MEMORY_DAYS))
+    landed = (pl.col("leg_landed_") <= pl.col("cutoff")).fill_null(False)
+    left = (pl.col("leg_left_") <= pl.col("cutoff")).fill_null(False)
+    return legs.with_columns(
+        leg_delay=pl.when(recent & landed).then("leg_arr_delay_"),
+        leg_departure_delay=pl.when(recent & left).then("leg_dep_delay_"),
+        leg_gap=pl.when(recent).then((pl.col("scheduled") - pl.col("leg_due_")).dt.total_minutes()),
+        leg_open=pl.when(recent).then((~landed).cast(pl.Int64)),
+    )
+
+
+def with_calendar(rows: pl.DataFrame) -> pl.DataFrame:
+    """The scheduled local time; hours and days as circles, so that midnight and new year are no cliffs."""
+    local = pl.col("local").dt
+    hours = local.hour() + local.minute() / 60
+    circles = {**circle("hour", hours, 24), **circle("day", local.ordinal_day(), 365)}
+    return rows.with_columns(hour=local.hour(), weekday=local.weekday(), **circles)
+
+
+def circle(name: str, value: pl.Expr, period: float) -> dict[str, pl.Expr]:
+    """`value` as the two coordinates of an angle that is whole after `period`."""
+    angle = value * (2 * math.pi / period)
+    return {f"{name}_sin": angle.sin(), f"{name}_cos": angle.cos()}
+
+
+def with_weather(rows: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
+    """The origin's weather in the last whole hour before the cut-off; null where nobody observed it."""
+    # Hour H is observed at up to H:59. One wind was noted at 1,048 miles an hour.
+    last_hour = pl.col("cutoff").dt.truncate("1h") - pl.duration(hours=1)
+    wind = pl.when(pl.col("wind_speed") < 200).then("wind_speed")
+    observed = weather.with_columns(wind_speed=wind).select("origin", *HOURLY, observed="time_hour")
+    return rows.with_columns(observed=last_hour).join(
+        observed, on=["origin", "observed"], how="left", validate="m:1"
+    )
+
+
+def with_airport(rows: pl.DataFrame, legs: pl.DataFrame) -> pl.DataFrame:
+    """How late the flights were that left the origin in that same hour (mean minutes), and how many left."""
+    gone = legs.filter(pl.col("left").is_not_null())
+    hours = gone.group_by("origin", observed=pl.col("left").dt.truncate("1h")).agg(
+        airport_delay=pl.col("dep_delay").mean(), airport_departures=pl.len()
+    )
+    return rows.join(hours, on=["origin", "observed"], how="left", validate="m:1")
+
+
+def with_plane(rows: pl.DataFrame, planes: pl.DataFrame) -> pl.DataFrame:
+    """The aircraft's age in years, its seats and engines; null for an aircraft not in the registry."""
+    known = planes.select("tailnum", "seats", "engines", built="year")
+    rows = rows.join(known, on="tailnum", how="left", validate="m:1")
+    return rows.with_columns(age=pl.col("local").dt.year() - pl.col("built"))
