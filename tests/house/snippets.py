@@ -1,0 +1,84 @@
+"""Turns a Markdown page into a Python script that does what the page says, in order, and checks what it shows.
+
+A fenced block is one of
+- `python`: run in the page's one namespace; if its first line is a comment that is a file name (`# delays.py`),
+  it is written to that file instead;
+- `console`: lines that begin with `$ ` are commands, what follows is their output (stdout, then stderr);
+- `output`: what the code since the last `output` printed;
+- `python no-run`: shown only. The words after it are the reason, and must be there.
+Other languages are prose. In expected output `...` stands for anything, on one line or over many.
+The script keeps the page's line numbers, so that a traceback points into the page.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Block", "blocks_of", "matches", "script_of"]
+
+FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)$")
+RUNTIME = Path(__file__).with_name("page_runtime.py")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One fenced block: its language, the words after it, its text and the line that its text begins on."""
+
+    language: str
+    words: str
+    body: str
+    line: int
+
+    @property
+    def file(self) -> str | None:
+        """The file that the block is to be written to."""
+        found = FILE_NAME.match(self.body.partition("\n")[0])
+        return found.group(1) if found else None
+
+
+def blocks_of(page: str) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    blocks = []
+    for match in FENCE.finditer(page):
+        language, _, words = match["info"].strip().partition(" ")
+        line = page.count("\n", 0, match.start("body")) + 1
+        blocks.append(Block(language=language, words=words, body=textwrap.dedent(match["body"]), line=line))
+    return blocks
+
+
+def script_of(page: str) -> str:
+    """A script of as many lines as the page, to run in an empty folder with this folder on the path."""
+    lines = [""] * (page.count("\n") + 2)
+    lines[0] = "import page_runtime as _page"
+    for block in blocks_of(page):
+        for offset, text in enumerate(_statements(block)):
+            at = block.line - 1 + offset
+            lines[at] = f"{lines[at]}; {text}" if lines[at] and text else lines[at] or text
+    return "\n".join(lines)
+
+
+def _statements(block: Block) -> list[str]:
+    """What a block becomes in the script."""
+    if block.language == "python" and block.words:
+        return []
+    if block.language in {"python", "toml"} and block.file:
+        return [f"_page.write({block.file!r}, {block.body!r})"]
+    if block.language == "python":
+        return block.body.splitlines()
+    if block.language in {"console", "output"}:
+        return [f"_page.{block.language}({block.body!r}, line={block.line})"]
+    return []
+
+
+def matches(expected: str, actual: str) -> bool:
+    """Whether `actual` is `expected`, where `...` stands for anything and blanks at line ends do not count."""
+    parts = [re.escape(part) for part in _tidy(expected).split("...")]
+    return re.fullmatch(r"[\s\S]*?".join(parts), _tidy(actual)) is not None
+
+
+def _tidy(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())

@@ -1,0 +1,84 @@
+"""Every snippet of README.md and docs/ runs, and shows what it says it shows."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.house import snippets
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+RUNNABLE = [
+    page
+    for page in PAGES
+    if "_build" not in page.parts
+    and any(block.language in {"python", "console"} for block in snippets.blocks_of(page.read_text("utf-8")))
+]
+
+
+def environment() -> dict[str, str]:
+    """The tests' own, with this environment's commands first and this folder importable."""
+    commands = str(Path(sys.executable).parent)
+    return os.environ | {
+        "PATH": commands + os.pathsep + os.environ.get("PATH", ""),
+        "PYTHONPATH": str(Path(__file__).parent),
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+    }
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text(snippets.script_of(page.read_text("utf-8")), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, f"{page.relative_to(ROOT)} (as page.py)\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_is_not_run_says_why(page: Path) -> None:
+    for block in snippets.blocks_of(page.read_text("utf-8")):
+        if block.language == "python" and block.words:
+            assert block.words.startswith("no-run "), f"{page}:{block.line}: ```python {block.words}"
+
+
+class TestSnippets:
+    """The reader of pages itself."""
+
+    PAGE = "# T\n\n```python\nx = 1\n```\n\n- in a list\n  ```python\n  print(x)\n  ```\n\n```output\n1\n```\n"
+
+    def test_lines_stay_where_they_were(self) -> None:
+        lines = snippets.script_of(self.PAGE).splitlines()
+        assert lines[3] == "x = 1"
+        assert lines[8] == "print(x)"
+
+    def test_a_block_may_be_a_file(self) -> None:
+        (block,) = snippets.blocks_of("```python\n# delays.py\nx = 1\n```\n")
+        assert block.file == "delays.py"
+        assert "_page.write('delays.py'" in snippets.script_of("```python\n# delays.py\nx = 1\n```\n")
+
+    @pytest.mark.parametrize(
+        ("expected", "actual", "same"),
+        [
+            ("a ... c", "a b c", True),
+            ("a\n...\nd", "a\nb\nc\nd", True),
+            ("a", "a  \n", True),
+            ("a.c", "abc", False),
+            ("a", "a\nb", False),
+        ],
+    )
+    def test_dots_stand_for_anything(self, expected: str, actual: str, same: bool) -> None:
+        assert snippets.matches(expected, actual) is same
+
+    @pytest.mark.parametrize("wrong", ["2", "1\n2"])
+    def test_a_wrong_output_is_found(self, tmp_path: Path, wrong: str) -> None:
+        page = self.PAGE.replace("\n1\n", f"\n{wrong}\n")
+        (tmp_path / "page.py").write_text(snippets.script_of(page), "utf-8")
+        done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env=environment(), capture_output=True, check=False)
+        assert done.returncode != 0

@@ -1,0 +1,117 @@
+"""How the code is laid out: sizes, charters, public names, words that must not be there."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FILE_LINES = 500
+FUNCTION_LINES = 50
+FORBIDDEN_FILES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "manager.py", "misc.py"}
+PRIVATE = re.compile(
+    r"/(?:home|root|Users|work|tmp/hk)/"  # a path of somebody's machine
+    r"|py" + r"pi\.org|python" + r"hosted\.org|registry\.npm" + r"js|deb\.deb" + r"ian\.org|download\.py" + r"torch"
+)
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its decorators and docstring."""
+    first = function.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
+
+
+def test_files_keep_one_subject(sources: list[Path], root: Path) -> None:
+    long = {str(path.relative_to(root)): n for path in sources if (n := len(path.read_text().splitlines())) >= FILE_LINES}
+    assert not long, f"files of {FILE_LINES} lines or more; split them by the user's nouns: {long}"
+
+
+def test_functions_fit_a_screen(sources: list[Path], root: Path) -> None:
+    long = [
+        f"{path.relative_to(root)}:{function.lineno} {function.name}: {body_lines(function)} lines"
+        for path in sources
+        for function in functions(path)
+        if body_lines(function) >= FUNCTION_LINES
+    ]
+    assert not long, f"functions of {FUNCTION_LINES} lines or more:\n" + "\n".join(long)
+
+
+def test_files_bear_the_users_nouns(sources: list[Path]) -> None:
+    assert not [str(path) for path in sources if path.name in FORBIDDEN_FILES]
+
+
+def test_every_package_has_a_charter(root: Path) -> None:
+    """What it does, what it does not know, what it may import."""
+    for folder in sorted(path for path in (root / "src" / "hooke").iterdir() if path.is_dir()):
+        if folder.name == "__pycache__":
+            continue
+        init = folder / "__init__.py"
+        assert init.exists(), f"{folder.name} has no __init__.py, so no charter"
+        charter = ast.get_docstring(ast.parse(init.read_text("utf-8"))) or ""
+        assert "nows nothing" in charter or "knows no" in charter, f"{init}: say what {folder.name} does not know"
+        assert "mports" in charter, f"{init}: say what {folder.name} may import"
+
+
+def test_every_module_names_what_is_public(sources: list[Path], root: Path) -> None:
+    def has_all(path: Path) -> bool:
+        tree = ast.parse(path.read_text("utf-8"))
+        defines = any(
+            isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") for node in tree.body
+        )
+        return not defines or any(
+            isinstance(target, ast.Name) and target.id == "__all__"
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+        )
+
+    missing = [str(path.relative_to(root)) for path in sources if not has_all(path)]
+    assert not missing, f"public functions or classes, but no __all__: {missing}"
+
+
+def test_nothing_imports_the_root_package(sources: list[Path], root: Path) -> None:
+    """`import hooke` is lazy for users; inside, each name is imported from where it is made."""
+
+    def imports_root(node: ast.AST) -> bool:
+        if isinstance(node, ast.ImportFrom):
+            return node.module == "hooke" and node.level == 0
+        return isinstance(node, ast.Import) and any(alias.name == "hooke" for alias in node.names)
+
+    guilty = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if imports_root(node)
+    ]
+    assert not guilty
+
+
+def tracked_texts(root: Path) -> Iterator[tuple[str, str]]:
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout, so nothing says which files are the project's")
+    for name in filter(None, listed.decode().split("\0")):
+        path = root / name
+        if path.is_file() and path.stat().st_size < 1 << 20:
+            yield name, path.read_bytes().decode("utf-8", "replace")
+
+
+def test_no_file_names_a_machine_or_a_registry(root: Path) -> None:
+    found = [
+        f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()}"
+        for name, text in tracked_texts(root)
+        for match in PRIVATE.finditer(text)
+        if not name.startswith("tests/house/")
+    ]
+    assert not found, "paths of one machine, or download addresses:\n" + "\n".join(found)

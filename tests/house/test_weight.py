@@ -1,0 +1,48 @@
+"""What `import hooke` and `hooke --help` bring in, looked at from outside in fresh processes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "asyncio", "blake3", "click", "cloudpickle", "fsspec", "msgspec", "multiprocessing", "numpy", "pandas", "polars",
+    "psutil", "pyarrow", "rich", "s3fs", "sklearn", "torch",
+}  # fmt: skip
+HELP_HEAVY = HEAVY - {"click", "asyncio"}  # click is how --help is said
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after `code`."""
+    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_hooke_loads_nothing_heavy() -> None:
+    assert not loaded_after("import hooke") & HEAVY
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "from hooke.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code"
+    assert not loaded_after(code) & HELP_HEAVY
+
+
+def test_import_hooke_has_no_side_effect() -> None:
+    code = (
+        "import threading, os\n"
+        "before = dict(os.environ), sorted(os.listdir('.')), threading.active_count()\n"
+        "import hooke\n"
+        "assert before == (dict(os.environ), sorted(os.listdir('.')), threading.active_count())"
+    )
+    loaded_after(code)
+
+
+@pytest.mark.parametrize("name", ["task", "pipeline", "run", "Run", "File"])
+def test_public_names_are_reached_lazily(name: str) -> None:
+    loaded_after(f"import hooke\nassert {name!r} in hooke.__all__ and {name!r} in dir(hooke)\nhooke.{name}")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    loaded_after("import hooke\ntry:\n    hooke.nothing\nexcept AttributeError as e:\n    assert 'nothing' in str(e)")
