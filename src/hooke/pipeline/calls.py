@@ -1,0 +1,224 @@
+"""From a decision to run items to the Call that an engine takes: function, arguments, references."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+
+from hooke.base.errors import NotPicklable
+from hooke.journal.events import MapExpanded
+from hooke.pipeline.engine import Call, FunctionImage
+from hooke.pipeline.graph import Graph, Node
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.promise import MapPromise, Promise
+from hooke.pipeline.references import Element, Items, Reference, Value, pack
+from hooke.pipeline.run_state import RunState, Submit
+from hooke.pipeline.shown import shown, shown_call
+from hooke.pipeline.task import Task
+from hooke.store.store import Store
+
+__all__ = ["CallMaker"]
+
+LARGEST_IN_CALL = 64 * 1024
+"""Larger arguments go through the store once, instead of with every attempt."""
+
+
+class CallMaker:
+    """Makes the calls of one run."""
+
+    def __init__(self, graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> None:
+        self._graph = graph
+        self._keys = keys
+        self._state = state
+        self._store = store
+        self._images: dict[int, FunctionImage] = {}
+        self._constants: dict[int, bytes] = {}
+        self._expansions: dict[int, MapExpanded] = {}
+
+    def expanded(self, event: MapExpanded) -> None:
+        """The list of a dynamic map exists."""
+        self._expansions[event.node] = event
+
+    def make(self, submit: Submit) -> Call:
+        """The call for these items. Raises NotPicklable, or StoreError where a large argument cannot be stored."""
+        node = self._graph.nodes[submit.node]
+        plan = self._state.nodes[submit.node].plan
+        return Call(
+            attempt=submit.attempt,
+            node=submit.node,
+            number=submit.number,
+            kind="expand" if submit.expand else node.kind,
+            lo=submit.lo,
+            hi=submit.hi,
+            image=self.image(node),
+            payload=self._payload(node, submit),
+            shown=self._shown(node, submit),
+            cpus=plan.cpus,
+            memory=plan.memory,
+            gpus=plan.gpus,
+            timeout_s=plan.timeout_s,
+        )
+
+    def image(self, node: Node) -> FunctionImage:
+        """The function of a node's task as it goes to workers."""
+        identity = id(node.task)
+        if identity not in self._images:
+            code = self._keys[node.id].code
+            function, name = node.task.function, node.task.name
+            self._images[identity] = FunctionImage(
+                digest=hashlib.blake2b(f"{name}:{code.key}".encode(), digest_size=16).hexdigest(),
+                name=name,
+                code_key=code.key,
+                parts={part.name: part.digest for part in code.parts},
+                function=function,
+                pickle=_once(lambda: _pickled_task(node.task)),
+            )
+        return self._images[identity]
+
+    def refer(self, promise: Promise) -> Reference:
+        """The reference to what a promise stands for. Its node must be done, or the one item it names."""
+        node = self._graph.nodes[promise.node]
+        done = self._state.nodes[promise.node].done
+        path = tuple(promise.path)
+        if node.kind == "call":
+            return Value(done.cut(0, 1)[0][2], path)
+        items = self._state.nodes[promise.node].items
+        assert items is not None
+        if path and isinstance(path[0], int):
+            index = path[0] if path[0] >= 0 else items + path[0]
+            _, _, ref, start = done.cut(index, index + 1)[0]
+            return Element(ref, start, path[1:])
+        return self._items(promise.node, 0, items, path)
+
+    def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> Items:
+        segments = self._state.nodes[node].done.cut(lo, hi)
+        return Items(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
+
+    def _payload(self, node: Node, submit: Submit) -> bytes:
+        if submit.expand:
+            recipe = self._keys[node.id].recipe
+            return self._pack(node, (node.task.name, recipe, list(node.iterables)))
+        if node.kind == "call":
+            args, kwargs = node.call_arguments()
+            return self._pack(node, ([self._slim(a) for a in args], {k: self._slim(v) for k, v in kwargs.items()}))
+        if node.id not in self._constants:
+            constants = {name: self._slim(value) for name, value in node.arguments.items()}
+            self._constants[node.id] = self._pack(node, constants)
+        return self._pack(node, (self._constants[node.id], self._pack(node, self._rows(node, submit))))
+
+    def _rows(self, node: Node, submit: Submit) -> tuple[str, Any]:
+        """The arguments of items `lo..hi`: by columns, or by rows where a list was read for them."""
+        lo, hi = submit.lo, submit.hi
+        expansion = self._expansions.get(node.id)
+        if expansion is not None:
+            size = expansion.block
+            pieces = [
+                (expansion.blocks[at], max(lo - at * size, 0), min(hi - at * size, size) - max(lo - at * size, 0))
+                for at in range(lo // size, -(-hi // size))
+            ]
+            return "rows", Items(tuple(pieces))
+        columns = [
+            self._items(column.node, lo, hi) if isinstance(column, MapPromise) else column[lo:hi]
+            for column in node.iterables
+        ]
+        return "columns", columns
+
+    def _slim(self, value: Any) -> Any:
+        """A large argument by reference: stored once rather than sent with each attempt."""
+        return Value(self._store.put(value)) if _bytes_of(value) > LARGEST_IN_CALL else value
+
+    def _pack(self, node: Node, value: Any) -> bytes:
+        try:
+            return pack(value, self.refer)
+        except Exception as error:
+            if not isinstance(error, TypeError | AttributeError | ValueError) and "pickle" not in str(error).lower():
+                raise
+            raise NotPicklable(
+                f"{node.task.name}: an argument cannot be sent to a worker",
+                task=node.task.name,
+                why=f"{type(error).__name__}: {error}",
+                mend="pass what it is made from (a path, a connection string, parameters) and make it inside the task",
+            ) from error
+
+    def _shown(self, node: Node, submit: Submit) -> str:
+        constants = shown_call(node.arguments)
+        if node.kind == "call" or submit.expand:
+            return constants
+        if submit.hi - submit.lo > 1:
+            return f"items {submit.lo}..{submit.hi - 1}" + (f", {constants}" if constants else "")
+        columns = dict(zip(node.columns, node.iterables, strict=True))
+        shown_items = {
+            name: shown(column[submit.lo]) if not isinstance(column, Promise) else f"item {submit.lo}"
+            for name, column in columns.items()
+        }
+        items = ", ".join(f"{name}={text}" for name, text in shown_items.items())
+        return items + (f", {constants}" if constants else "")
+
+
+def _bytes_of(value: Any) -> int:
+    """Bytes of what is large at a glance: arrays, frames, text. A promise or a small thing is 0."""
+    if isinstance(value, str | bytes | bytearray):
+        return len(value)
+    if isinstance(value, Promise):
+        return 0
+    for name in ("nbytes", "estimated_size", "memory_usage"):
+        size = getattr(value, name, None)
+        if isinstance(size, int):
+            return size
+        if callable(size):
+            return LARGEST_IN_CALL + 1  # a frame: the store maps it, whatever its size
+    return 0
+
+
+def _once(make: Callable[[], bytes]) -> Callable[[], bytes]:
+    made: list[bytes] = []
+
+    def get() -> bytes:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+def _pickled_task(task: Task[..., Any]) -> bytes:
+    """The task by reference where a worker can import it, else by value."""
+    try:
+        data: bytes = cloudpickle.dumps(task, protocol=5)
+    except Exception as error:  # whatever the captured objects' own pickling raises
+        raise NotPicklable(
+            f"{task.name}: its function cannot be sent to a worker",
+            task=task.name,
+            why=f"{type(error).__name__}: {error}{_culprit(task.function)}",
+            mend="make the captured object inside the task, or pass what it is made from as an argument; "
+            'or run in this process with on="serial"',
+        ) from error
+    return data
+
+
+def _culprit(function: Callable[..., Any]) -> str:
+    """The captured variables and globals that do not pickle, by name."""
+    guilty = [name for name, value in _captured(function).items() if not _pickles(value)]
+    return f" (captured: {', '.join(guilty)})" if guilty else ""
+
+
+def _captured(function: Callable[..., Any]) -> Mapping[str, Any]:
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    cells: Sequence[Any] = getattr(function, "__closure__", None) or ()
+    free = {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
+    found = getattr(function, "__globals__", {})
+    return free | {name: found[name] for name in code.co_names if name in found}
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        cloudpickle.dumps(value)
+    except Exception:  # the question is whether it does
+        return False
+    return True
+

@@ -1,0 +1,65 @@
+"""How many items of a map go into one attempt: sized by measured duration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hooke.pipeline.intervals import IntervalSet
+
+__all__ = ["ChunkSizer"]
+
+TARGET_S = 0.1
+"""Seconds of work an attempt should hold: a thousand times the cost of handing one out, and short enough to balance."""
+
+CHUNKS_PER_SLOT = 3
+"""Never less than this many chunks per slot are left to come, so that the last ones end together."""
+
+GROWTH = 8
+"""A chunk is at most this many times the largest one measured: early items may not be typical."""
+
+WORTH_ORDERING_S = 0.05
+"""Items shorter than this are not worth running one by one for the sake of their order."""
+
+
+class ChunkSizer:
+    """Sizes the chunks of one map from what was measured of it."""
+
+    __slots__ = ("_items", "_largest", "_order", "_seconds")
+
+    def __init__(self) -> None:
+        self._items = 0
+        self._seconds = 0.0
+        self._largest = 0
+        self._order: list[int] | None = None
+
+    def measured(self, items: int, seconds: float) -> None:
+        """Note that `items` items took `seconds`."""
+        self._items += items
+        self._seconds += seconds
+        self._largest = max(self._largest, items)
+
+    def size(self, remaining: int, slots: int) -> int:
+        """Items for the next chunk, at least 1, with `remaining` to do on `slots` slots."""
+        if not self._items:
+            return 1
+        mean_s = self._seconds / self._items
+        by_time = int(TARGET_S / mean_s) if mean_s > 0 else remaining
+        fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
+        return max(1, min(by_time, fair, self._largest * GROWTH))
+
+    def longest(self, expected_s: Mapping[int, float], ready: IntervalSet) -> int | None:
+        """The ready item that is expected to take longest; None where no long one is known.
+
+        Longer items that are not ready now (done, running, or waiting) are passed for good: they run
+        in the ordinary order, so that a choice costs nothing on average.
+        """
+        if not expected_s:
+            return None
+        if self._order is None:
+            known = [item for item, seconds in expected_s.items() if seconds >= WORTH_ORDERING_S]
+            self._order = sorted(known, key=lambda item: (-expected_s[item], item))
+        for at, item in enumerate(self._order):
+            if ready.contains(item, item + 1):
+                del self._order[: at + 1]
+                return item
+        return None

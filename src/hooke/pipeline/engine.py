@@ -1,0 +1,126 @@
+"""The seam between the scheduler and the places that run tasks: five methods and what they promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from hooke.base.clock import Clock
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    WorkerStarted,
+    WorkerStopped,
+)
+from hooke.store.store import Store
+
+__all__ = ["Call", "Capabilities", "Engine", "EngineContext", "EngineEvent", "FunctionImage"]
+
+EngineEvent: TypeAlias = (
+    CapacityChanged | WorkerStarted | WorkerStopped | AttemptStarted | AttemptFinished | AttemptFailed
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can know and do. What it cannot know is None in its events, never guessed."""
+
+    name: str
+    isolated: bool
+    """A task that kills its process does not kill the driver."""
+    cancels: bool
+    """`cancel` ends an attempt that is already running."""
+    elastic: bool
+    """`scale` changes the number of workers while attempts run."""
+    knows_signal: bool = False
+    knows_peak_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionImage:
+    """A task's function as it goes to workers, once per worker and digest."""
+
+    digest: str
+    name: str
+    code_key: str
+    parts: Mapping[str, str]
+    """Code part name -> digest, as the driver sees them; a worker that sees others refuses."""
+    function: Callable[..., Any]
+    """The object itself, for engines that run in the driver's process."""
+    pickle: Callable[[], bytes]
+    """By reference where the worker can import it, else by value. Raises NotPicklable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One attempt: items `lo..hi` of a map, a call (0..1), or the reading of a dynamic map's list (`expand`)."""
+
+    attempt: int
+    node: int
+    number: int
+    kind: str
+    lo: int
+    hi: int
+    image: FunctionImage
+    payload: bytes
+    """Pickled arguments, values of other nodes by reference (see `call.pack`)."""
+    shown: str
+    """The arguments as short text, for messages."""
+    cpus: float = 1.0
+    memory: int | None = None
+    gpus: float = 0.0
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineContext:
+    """What an engine needs to know of the run it serves."""
+
+    run: str
+    store: Store
+    logs: Path
+    clock: Clock
+    folder: Path = field(default_factory=Path.cwd)
+    """Working directory of the workers on this machine."""
+
+
+class Engine(Protocol):
+    """A place that runs ready attempts.
+
+    - `submit` never blocks on the attempt and never raises for what the attempt does. Each submitted
+      attempt is answered by exactly one AttemptFinished or AttemptFailed from `wait`, unless it was
+      cancelled or the engine closed; before it by at most one AttemptStarted.
+    - An AttemptFinished is given only when its result is durable: in the store, or inline in its Ref.
+    - The death of a worker is an AttemptFailed for each of its attempts (kind `WorkerDied`), with what
+      the engine can know, and a WorkerStopped. Nothing is run again by the engine itself.
+    - The first event is a CapacityChanged; another follows each change. More attempts than `slots`
+      may be in flight; they queue.
+    - Events of one attempt come in order; those of several attempts in any order.
+    - Calls come from one thread. `close` ends every process that the engine started and is idempotent.
+    """
+
+    capabilities: Capabilities
+
+    def submit(self, call: Call) -> None:
+        """Take the attempt. It may begin at once or queue."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[EngineEvent]:
+        """Return what happened, waiting at most `timeout_s` seconds for the first event; may be empty."""
+        ...
+
+    def cancel(self, attempt: int) -> None:
+        """Give the attempt up; idempotent; a late answer may still come and is ignored by the run state."""
+        ...
+
+    def scale(self, workers: int) -> None:
+        """Ask for so many workers. Attempts that run are not lost by it."""
+        ...
+
+    def close(self) -> None:
+        """End all that was started."""
+        ...

@@ -1,0 +1,182 @@
+"""What a worker does with an attempt, the same on every engine: inputs in, the function, a durable result out."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from hooke.base.clock import Clock
+from hooke.base.errors import EnvironmentMismatch
+from hooke.base.ref import Ref
+from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
+from hooke.keys.code import fingerprint_code
+from hooke.pipeline.expansion import Expansion, expand
+from hooke.pipeline.failures import failure_of
+from hooke.pipeline.references import unpack
+from hooke.pipeline.usage import Usage
+from hooke.store.store import Store
+
+__all__ = ["Log", "Work", "Worker", "check_code"]
+
+_CONSTANTS_KEPT = 4
+"""Decoded constants of that many maps stay in a worker: chunks of one map come in a row."""
+
+
+class Log(Protocol):
+    """Where an attempt's output goes."""
+
+    name: str
+
+    def position(self) -> int:
+        """Bytes written so far."""
+        ...
+
+    def tail(self, start: int, lines: int) -> tuple[str, ...]:
+        """The last lines written since `start`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """An attempt as it reaches a worker: a Call with the function resolved."""
+
+    attempt: int
+    node: int
+    kind: str
+    lo: int
+    hi: int
+    function: Callable[..., Any]
+    payload: bytes
+    shown: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """The part of a worker that runs attempts, one at a time, in the thread that calls `run`."""
+
+    name: str
+    store: Store
+    clock: Clock
+    log: Log | None = None
+    usage: Usage = field(default_factory=Usage)
+    _constants: OrderedDict[tuple[int, bytes], Mapping[str, Any]] = field(default_factory=OrderedDict)
+
+    def run(self, work: Work) -> AttemptFinished | AttemptFailed:
+        """Run the attempt. Whatever the task raises becomes an AttemptFailed; KeyboardInterrupt passes through."""
+        started, log_from = time.perf_counter(), self._position()
+        self.usage.reset()
+        outcome = _Outcome()
+        try:
+            self._perform(work, outcome)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a task may raise anything, SystemExit included
+            outcome.error = error
+        return self._report(work, outcome, time.perf_counter() - started, log_from)
+
+    def _perform(self, work: Work, outcome: _Outcome) -> None:
+        if work.kind == "call":
+            args, kwargs = unpack(work.payload, self.store)
+            outcome.ref = self.store.put(work.function(*args, **kwargs))
+        elif work.kind == "expand":
+            outcome.expansion = expand(unpack(work.payload, self.store), self.store)
+        else:
+            self._perform_map(work, outcome)
+
+    def _perform_map(self, work: Work, outcome: _Outcome) -> None:
+        constants_data, columns_data = unpack(work.payload, self.store)
+        constants = self._constants_of(work.node, constants_data)
+        layout, items = unpack(columns_data, self.store)
+        rows = items if layout == "rows" else zip(*items, strict=True)
+        function, results = work.function, outcome.results
+        try:
+            for arguments in rows:
+                results.append(function(*arguments, **constants))
+        finally:
+            if results:
+                outcome.ref = self.store.put(results)
+                outcome.done = len(results)
+
+    def _constants_of(self, node: int, data: bytes) -> Mapping[str, Any]:
+        key = (node, data)
+        if key not in self._constants:
+            self._constants[key] = unpack(data, self.store)
+            while len(self._constants) > _CONSTANTS_KEPT:
+                self._constants.popitem(last=False)
+        return self._constants[key]
+
+    def _report(
+        self, work: Work, outcome: _Outcome, seconds: float, log_from: int
+    ) -> AttemptFinished | AttemptFailed:
+        cpu_s, peak_bytes = self.usage.measure(seconds)
+        facts = {
+            "at": self.clock.now(),
+            "attempt": work.attempt,
+            "node": work.node,
+            "lo": work.lo,
+            "hi": work.hi,
+            "worker": self.name,
+            "seconds": seconds,
+            "cpu_s": cpu_s,
+            "peak_bytes": peak_bytes,
+            "log": self._span(log_from),
+        }
+        if outcome.error is None:
+            ref = outcome.ref if outcome.expansion is None else outcome.expansion.keys
+            assert ref is not None
+            expanded = outcome.expansion.event(work.node) if outcome.expansion else None
+            return AttemptFinished(ref=ref, expanded=expanded, **facts)
+        failure = failure_of(outcome.error, arguments=work.shown)
+        tail = self.log.tail(log_from, 20) if self.log is not None else ()
+        return AttemptFailed(
+            failure=_with_tail(failure, tail),
+            done=outcome.done,
+            ref=outcome.ref if outcome.done else None,
+            **facts,
+        )
+
+    def _position(self) -> int:
+        return self.log.position() if self.log is not None else 0
+
+    def _span(self, start: int) -> LogSpan | None:
+        if self.log is None or (end := self.log.position()) == start:
+            return None
+        return LogSpan(self.log.name, start, end)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What an attempt came to, filled in as it goes: a failure keeps what was done before it."""
+
+    ref: Ref | None = None
+    results: list[Any] = field(default_factory=list)
+    done: int = 0
+    expansion: Expansion | None = None
+    error: BaseException | None = None
+
+
+def _with_tail(failure: Failure, tail: tuple[str, ...]) -> Failure:
+    return msgspec.structs.replace(failure, log_tail=tail)
+
+
+def check_code(function: Callable[..., Any], *, name: str, parts: Mapping[str, str]) -> None:
+    """Refuse to run code that is not what the driver keyed. Raises EnvironmentMismatch naming what differs.
+
+    A worker imports modules afresh: a file edited since the driver imported it, or a global that the
+    driver's script set after the import, would give results under a key that is not theirs.
+    """
+    mine = {part.name: part.digest for part in fingerprint_code(function).parts}
+    if mine == dict(parts):
+        return
+    differing = sorted(name for name in mine.keys() | parts.keys() if mine.get(name) != parts.get(name))
+    raise EnvironmentMismatch(
+        f"{name}: the worker's code is not the code that this run was planned with",
+        why="differing: " + ", ".join(differing[:8]) + (" ..." if len(differing) > 8 else ""),
+        mend="start the run again if a file was edited meanwhile; pass values that your script sets at run time "
+        "(module.NAME = ...) as arguments instead",
+    )

@@ -1,0 +1,93 @@
+"""From an exception inside a task to the facts of a Failure, and from a Failure back to an error to raise."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from types import TracebackType
+
+import msgspec
+
+from hooke.base.errors import HookeError, Permanent, TaskFailed, Temporary
+from hooke.journal.events import AttemptFailed, Failure
+
+__all__ = ["failure_of", "task_failed", "user_traceback"]
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_LARGEST_PICKLE = 64 * 1024
+
+
+def failure_of(error: BaseException, *, arguments: str) -> Failure:
+    """The facts of an exception that came out of a task, or out of the reading of its inputs."""
+    return Failure(
+        kind=_kind(error),
+        message=_message(error),
+        error_type=_type_name(error),
+        traceback=user_traceback(error),
+        arguments=arguments,
+        mend=error.mend if isinstance(error, HookeError) else "",
+        retryable=not isinstance(error, Permanent) and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
+        delay_s=error.delay_s if isinstance(error, Temporary) else None,
+        pickled=_pickled(error),
+    )
+
+
+def _kind(error: BaseException) -> str:
+    own = isinstance(error, HookeError) and not isinstance(error, Permanent | Temporary)
+    return type(error).__name__ if own else "UserError"
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, HookeError):
+        return error.what
+    return f"{_type_name(error)}: {error}" if str(error) else _type_name(error)
+
+
+def _type_name(error: BaseException) -> str:
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback as Python prints it, with the frames of the user's code only."""
+    shown = traceback.TracebackException(type(error), error, _from_user(error.__traceback__))
+    return "".join(shown.format()).rstrip()
+
+
+def _from_user(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from its first frame that is not ours; the whole of it where all are ours."""
+    at = trace
+    while at is not None and at.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        at = at.tb_next
+    return at or trace
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    """The exception itself, to be the `__cause__` of what is raised; None where it does not pickle or is large.
+
+    Nothing is lost by None: type, message and traceback travel as text.
+    """
+    try:
+        import cloudpickle
+
+        data: bytes = cloudpickle.dumps(error)
+        pickle.loads(data)
+    except Exception:  # whatever a user's __reduce__ raises
+        return None
+    return data if len(data) <= _LARGEST_PICKLE else None
+
+
+def task_failed(event: AttemptFailed, *, task: str, run: str) -> TaskFailed:
+    """The error that `Run.result()` raises for a failed attempt; its `__cause__` is the user's exception."""
+    failure = event.failure
+    error = TaskFailed.from_facts(
+        msgspec.structs.asdict(failure),
+        task=task,
+        attempt=event.attempt,
+        worker=event.worker,
+        next=f"hooke logs {run} {task}",
+    )
+    if failure.pickled is not None:
+        error.__cause__ = pickle.loads(failure.pickled)
+    return error

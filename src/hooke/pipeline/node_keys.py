@@ -1,0 +1,151 @@
+"""Keys of a graph's nodes: a hash of a task's code and of its inputs' keys, known before anything runs.
+
+A node's key is a recipe: what was computed, not what came out. A map has a recipe (its code and what is
+the same for every item) and a key per item, so that one more item reruns one item. A dynamic map's items
+have keys only when their list exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hooke.keys.code import CodePrint, fingerprint_code
+from hooke.keys.combine import combine
+from hooke.keys.items import fingerprint_items
+from hooke.keys.value import fingerprint_value
+from hooke.pipeline.graph import Graph, Node
+from hooke.pipeline.promise import MapPromise, Promise
+
+__all__ = ["GraphKeys", "NodeKey"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKey:
+    """The key of a node and what went into it."""
+
+    key: str
+    recipe: str
+    """For a map: the key of its code and constants, under which its items are stored."""
+    code: CodePrint
+    inputs: Mapping[str, str]
+    """Parameter -> key of its value."""
+
+
+class GraphKeys:
+    """Computes and holds the keys of one graph. Raises NotFingerprintable naming task and argument."""
+
+    def __init__(self, graph: Graph, *, run: str) -> None:
+        self.graph = graph
+        self._run = run
+        self._code: dict[int, CodePrint] = {}
+        self._items: dict[int, bytes] = {}
+        self.nodes: list[NodeKey] = []
+        for node in graph.nodes:
+            self.nodes.append(self._key(node))
+
+    def __getitem__(self, node: int) -> NodeKey:
+        return self.nodes[node]
+
+    def items(self, node: int) -> bytes | None:
+        """The keys of a map's items, 16 bytes each; None while its list does not exist."""
+        if node not in self._items:
+            keys = self._item_keys(self.graph.nodes[node], self.nodes[node].recipe)
+            if keys is None:
+                return None
+            self._items[node] = keys
+        return self._items[node]
+
+    def expanded(self, node: int, keys: bytes) -> None:
+        """The list of a dynamic map exists: these are the keys of its items."""
+        self._items[node] = keys
+
+    def of(self, value: object) -> str | None:
+        """The key of a promise; None for anything else."""
+        if not isinstance(value, Promise):
+            return None
+        node = self.graph.nodes[value.node]
+        path = value.path
+        if node.kind == "map" and path and isinstance(path[0], int):
+            item = self._item_key(node, path[0])
+            if item is not None:
+                return item if len(path) == 1 else combine("part", item, fingerprint_value(path[1:]))
+        key = self.nodes[value.node].key
+        return combine("part", key, fingerprint_value(path)) if path else key
+
+    def _item_key(self, node: Node, index: int) -> str | None:
+        keys = self.items(node.id)
+        if keys is None or not 0 <= index < len(keys) // 16:
+            return None
+        return keys[16 * index : 16 * index + 16].hex()
+
+    def _key(self, node: Node) -> NodeKey:
+        code = self._code_of(node)
+        inputs = {
+            name: fingerprint_value(value, where=f"{node.task.name}: {name}", leaf=self.of)
+            for name, value in node.arguments.items()
+        }
+        recipe = combine(node.kind, code.key, *(part for name in sorted(inputs) for part in (name, inputs[name])))
+        if not node.task.resources.cache:
+            # Nothing that follows from it may be taken from another run, so the run is part of the recipe.
+            recipe = combine("uncached", recipe, self._run, node.id)
+        if node.kind == "call":
+            return NodeKey(key=recipe, recipe=recipe, code=code, inputs=inputs)
+        items = self._item_keys(node, recipe)
+        if items is not None:
+            self._items[node.id] = items
+        columns = self._column_keys(node)
+        return NodeKey(key=combine("map", recipe, *columns.values()), recipe=recipe, code=code, inputs=inputs | columns)
+
+    def _code_of(self, node: Node) -> CodePrint:
+        identity = id(node.task)
+        if identity not in self._code:
+            self._code[identity] = fingerprint_code(node.task)
+        return self._code[identity]
+
+    def _column_keys(self, node: Node) -> dict[str, str]:
+        """Column name -> key: of the promise behind it, or of all item keys where the items are known."""
+        if (items := self._items.get(node.id)) is not None:
+            return {"items": combine("items", items)}
+        return {
+            name: self.of(column) or fingerprint_value(column, where=f"{node.task.name}.map: {name}", leaf=self.of)
+            for name, column in zip(node.columns, node.iterables, strict=True)
+        }
+
+    def _item_keys(self, node: Node, recipe: str) -> bytes | None:
+        """Keys of a map's items where they can be known without reading a list from the store."""
+        columns = [self._elements(column) for column in node.iterables]
+        if node.is_dynamic or any(column is None for column in columns):
+            return None
+        if all(isinstance(column, MapPromise) for column in node.iterables):
+            return _chained(recipe, [column for column in columns if isinstance(column, bytes)])
+        rows = zip(*(_rows(column) for column in columns if column is not None), strict=True)
+        return fingerprint_items(rows, label=recipe, leaf=self._leaf)
+
+    def _elements(self, column: Any) -> Sequence[Any] | bytes | None:
+        return self.items(column.node) if isinstance(column, MapPromise) else column
+
+    def _leaf(self, value: object) -> str | None:
+        return value.key if isinstance(value, _Known) else self.of(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A value known by its key only: an item of another map."""
+
+    key: str
+
+
+def _rows(column: Sequence[Any] | bytes) -> Iterator[Any]:
+    if isinstance(column, bytes):
+        return (_Known(column[at : at + 16].hex()) for at in range(0, len(column), 16))
+    return iter(column)
+
+
+def _chained(recipe: str, columns: list[bytes]) -> bytes:
+    """Item keys of a map over other maps: as `fingerprint_items` gives for values of these keys."""
+    out = bytearray()
+    for at in range(0, len(columns[0]), 16):
+        out += bytes.fromhex(combine(recipe, *(column[at : at + 16].hex() for column in columns)))
+    return bytes(out)

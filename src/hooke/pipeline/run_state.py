@@ -1,0 +1,544 @@
+"""The one scheduler: a pure machine that folds events and decides what runs next.
+
+`apply(event)` folds an event; `decide(now)` returns effects for the runner to perform. No clock, no
+thread, no randomness: the same events give the same decisions, so a history replays from its seed.
+
+Work is demanded backwards from what the pipeline returns: a node whose result is found asks nothing
+of its ancestors, so a cached run looks up only what it needs. Among ready nodes the deepest goes
+first, and within a map the longest item once durations are known.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from hooke.base.ref import Ref
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Event,
+    ItemsFound,
+    MapExpanded,
+    RetryPlanned,
+    StopRequested,
+)
+from hooke.pipeline.chunks import ChunkSizer
+from hooke.pipeline.graph import Graph, Node
+from hooke.pipeline.intervals import IntervalSet, SegmentMap
+from hooke.pipeline.needs import Need, needs_of
+from hooke.pipeline.retries import retry_delay
+
+__all__ = ["Abandon", "Effect", "Finish", "Looked", "Lookup", "Plan", "RunState", "Submit"]
+
+HELD_RETRY_S = 0.1
+"""How soon to look again for a result that another process is computing: well under a second of a human's patience."""
+
+SKIPS_BEFORE_RESERVING = 4
+"""A ready attempt that does not fit is passed by others this many times per slot; then the place is kept for it."""
+
+ISOLATED_DEATHS = frozenset({"WorkerDied", "OutOfMemory", "TimedOut"})
+"""Failures that do not say which item of a chunk was to blame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the scheduler needs to know of a node beside its place in the graph."""
+
+    cpus: float = 1.0
+    memory: int | None = None
+    gpus: float = 0.0
+    retries: int = 0
+    timeout_s: float | None = None
+    expected_s: Mapping[int, float] = field(default_factory=dict)
+    """Item -> seconds it took last time, where known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Effect: find the node's results; answer with ItemsFound (and MapExpanded) events, then `looked(...)`."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Effect: run these items as an attempt."""
+
+    attempt: int
+    node: int
+    lo: int
+    hi: int
+    number: int
+    expand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Effect: cancel an attempt. With `timed_out`, report it as failed for that."""
+
+    attempt: int
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Effect: the run is over: `finished`, `failed` or `stopped`."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Answer to Lookup: all that was found has been said.
+
+    `held`: another process computes it now, so look again a little later. With `attempt`, the answer
+    is to a Submit, and withdraws it: the result was found, or is computed elsewhere, meanwhile.
+    """
+
+    node: int
+    held: bool = False
+    attempt: int | None = None
+
+
+Effect: TypeAlias = Lookup | Submit | Abandon | Finish | RetryPlanned
+
+
+@dataclass(slots=True)
+class _Running:
+    node: int
+    lo: int
+    hi: int
+    expand: bool
+    started: float | None = None
+
+
+@dataclass(slots=True)
+class NodeState:
+    """Where a node stands. `open` holds the items that may start now; running and delayed items are in neither set."""
+
+    node: Node
+    plan: Plan
+    needs: tuple[Need, ...]
+    items: int | None
+    demanded: bool = False
+    looked: bool = False
+    expanding: bool = False
+    missing: int = 0
+    done: SegmentMap = field(default_factory=SegmentMap)
+    open: IntervalSet = field(default_factory=IntervalSet)
+    taken: IntervalSet = field(default_factory=IntervalSet)
+    alone: IntervalSet = field(default_factory=IntervalSet)
+    failures: dict[int, int] = field(default_factory=dict)
+    skips: int = 0
+    sizer: ChunkSizer = field(default_factory=ChunkSizer)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item is done."""
+        return self.items is not None and len(self.done) == self.items
+
+
+class RunState:
+    """The scheduler's state of one run. Not thread-safe; owned by one runner."""
+
+    def __init__(self, graph: Graph, plans: Sequence[Plan], *, seed: int = 0, first_attempt: int = 1) -> None:
+        self.graph = graph
+        self.seed = seed
+        self.failure: AttemptFailed | None = None
+        self.status: str | None = None
+        self.nodes = [
+            NodeState(node=node, plan=plan, needs=needs_of(graph, node), items=node.items)
+            for node, plan in zip(graph.nodes, plans, strict=True)
+        ]
+        self.running: dict[int, _Running] = {}
+        self.ignored = 0
+        self._capacity = CapacityChanged(slots=0, cpus=0.0)
+        self._next_attempt = first_attempt
+        self._now = 0.0
+        self._stop_by: str | None = None
+        self._to_look: list[int] = []
+        self._held: list[tuple[float, int]] = []
+        self._delayed: list[tuple[float, int, int, int]] = []
+        self._announce: list[RetryPlanned] = []
+        self._ready: list[tuple[int, int]] = []
+        self._queued: set[int] = set()
+        self._depth = graph.depths()
+        self._waiters = _waiters(self.nodes)
+        self._unfinished_roots = set(graph.roots())
+        for root in sorted(self._unfinished_roots):
+            self._demand(root)
+
+    # -- events in ---------------------------------------------------------------------------------
+
+    def apply(self, event: Event | Looked) -> None:
+        """Fold one event. What does not concern the scheduler is ignored; late and double answers are counted."""
+        match event:
+            case AttemptFinished():
+                self._finished(event)
+            case AttemptFailed():
+                self._failed(event)
+            case AttemptStarted():
+                if event.attempt in self.running:
+                    self.running[event.attempt].started = event.at
+            case ItemsFound():
+                self._found(event)
+            case MapExpanded():
+                self._expanded(self.nodes[event.node], event.items)
+            case Looked():
+                self._looked(event)
+            case CapacityChanged():
+                self._capacity = event
+            case StopRequested():
+                self._stop_by = self._stop_by or event.by
+            case _:
+                pass
+
+    def _finished(self, event: AttemptFinished) -> None:
+        attempt = self._take(event.attempt)
+        if attempt is None:
+            return
+        state = self.nodes[attempt.node]
+        if attempt.expand:
+            state.expanding = False
+            return
+        state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
+        state.taken.remove(attempt.lo, attempt.hi)
+        self._record(state, attempt.lo, attempt.hi, event.ref)
+
+    def _failed(self, event: AttemptFailed) -> None:
+        attempt = self._take(event.attempt)
+        if attempt is None:
+            return
+        state = self.nodes[attempt.node]
+        state.taken.remove(attempt.lo, attempt.hi)
+        if attempt.expand:
+            state.expanding = False
+            self._judge(state, event, item=-1)
+            return
+        good = attempt.lo + event.done
+        if event.done and event.ref is not None:
+            self._record(state, attempt.lo, good, event.ref)
+        if event.failure.kind in ISOLATED_DEATHS and attempt.hi - good > 1:
+            self._isolate(state, good, attempt.hi, event)
+            return
+        self._open(state, good + 1, attempt.hi)
+        self._judge(state, event, item=good)
+
+    def _take(self, attempt: int) -> _Running | None:
+        """The running attempt of that id, no longer running; None (and counted) for a late or double answer."""
+        running = self.running.pop(attempt, None)
+        if running is None:
+            self.ignored += 1
+        return running
+
+    def _judge(self, state: NodeState, event: AttemptFailed, *, item: int) -> None:
+        """Plan another try of the failed item, or fail the run."""
+        failures = state.failures[item] = state.failures.get(item, 0) + 1
+        if not event.failure.retryable or failures > state.plan.retries:
+            self.failure = self.failure or event
+            return
+        wait = retry_delay(failures, seed=self.seed, salt=(state.node.id, item), asked_s=event.failure.delay_s)
+        due = event.at + wait
+        heapq.heappush(self._delayed, (due, state.node.id, item, item + 1))
+        reason = f"{event.failure.kind}: {event.failure.message}; try {failures + 1} of {state.plan.retries + 1}"
+        self._say(state, item, item + 1, failures + 1, due, reason)
+
+    def _isolate(self, state: NodeState, lo: int, hi: int, event: AttemptFailed) -> None:
+        """A chunk's death does not say which item killed it: run its items one by one, so that only the culprit fails."""
+        state.alone.add(lo, hi)
+        self._open(state, lo, hi)
+        reason = f"{event.failure.kind} while items {lo}..{hi - 1} ran in one attempt; each runs alone to find which"
+        self._say(state, lo, hi, 1, event.at, reason)
+
+    def _say(self, state: NodeState, lo: int, hi: int, number: int, due: float, reason: str) -> None:
+        planned = RetryPlanned(node=state.node.id, lo=lo, hi=hi, number=number, due=due, reason=reason)
+        self._announce.append(planned)
+
+    def _found(self, event: ItemsFound) -> None:
+        state = self.nodes[event.node]
+        for lo, hi in state.done.items.gaps(event.lo, event.hi):
+            state.done.record(lo, hi, event.ref, event.start + lo - event.lo)
+            state.open.remove(lo, hi)
+            self._settle(state, lo, hi)
+
+    def _record(self, state: NodeState, lo: int, hi: int, ref: Ref) -> None:
+        state.done.record(lo, hi, ref)
+        self._settle(state, lo, hi)
+
+    def _expanded(self, state: NodeState, items: int) -> None:
+        if state.items is not None:
+            return
+        state.items = items
+        if state.looked:
+            state.looked = False  # its items have keys only now: look for them
+            self._to_look.append(state.node.id)
+        for child in self._waiters.elementwise.get(state.node.id, ()):
+            self._expanded(self.nodes[child], items)
+
+    # -- demand and readiness ----------------------------------------------------------------------
+
+    def _demand(self, node: int) -> None:
+        state = self.nodes[node]
+        if not state.demanded:
+            state.demanded = True
+            self._to_look.append(node)
+
+    def _looked(self, answer: Looked) -> None:
+        state = self.nodes[answer.node]
+        if answer.attempt is not None:
+            self._withdraw(state, answer.attempt)
+        if answer.held:
+            state.looked = False
+            heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
+            return
+        state.looked = True
+        if state.complete:
+            self._settle(state, 0, 0)
+            return
+        waiting = [need for need in state.needs if not self._met(need)]
+        state.missing = sum(1 for need in waiting if not need.elementwise)
+        for need in state.needs:
+            self._demand(need.node)
+        self._reopen(state)
+
+    def _withdraw(self, state: NodeState, attempt: int) -> None:
+        running = self.running.pop(attempt)
+        state.taken.remove(running.lo, running.hi)
+        state.expanding = state.expanding and not running.expand
+
+    def _met(self, need: Need) -> bool:
+        parent = self.nodes[need.node]
+        if need.item is not None:
+            return parent.done.items.contains(need.item, need.item + 1)
+        return parent.complete
+
+    def _reopen(self, state: NodeState) -> None:
+        """Open what may start now, after a lookup, an expansion or the last missing input."""
+        if not state.looked or state.missing:
+            return
+        if state.items is None:
+            if state.node.is_dynamic and not state.expanding:
+                self._push(state)
+            return
+        elementwise = [need.node for need in state.needs if need.elementwise]
+        ranges = [(0, state.items)]
+        for parent in elementwise:
+            done = self.nodes[parent].done.items
+            ranges = [piece for lo, hi in ranges for piece in done.within(lo, hi)]
+        for lo, hi in ranges:
+            self._open(state, lo, hi)
+
+    def _open(self, state: NodeState, lo: int, hi: int) -> None:
+        for a, b in state.done.items.gaps(lo, hi):
+            for c, d in state.taken.gaps(a, b):
+                state.open.add(c, d)
+        if state.open:
+            self._push(state)
+
+    def _push(self, state: NodeState) -> None:
+        node = state.node.id
+        if node not in self._queued:
+            self._queued.add(node)
+            heapq.heappush(self._ready, (-self._depth[node], node))
+
+    def _settle(self, state: NodeState, lo: int, hi: int) -> None:
+        """Items `lo..hi` are done: wake those that waited for them."""
+        node = state.node.id
+        for child in self._waiters.pop_items(node, lo, hi):
+            self._input_met(child)
+        for child in self._waiters.elementwise.get(node, ()):
+            self._advance_child(self.nodes[child], lo, hi)
+        if state.complete:
+            self._unfinished_roots.discard(node)
+            for child in self._waiters.pop_whole(node):
+                self._input_met(child)
+
+    def _input_met(self, child: int) -> None:
+        state = self.nodes[child]
+        if state.looked and state.missing:
+            state.missing -= 1
+            if not state.missing:
+                self._reopen(state)
+
+    def _advance_child(self, child: NodeState, lo: int, hi: int) -> None:
+        if not child.looked or child.missing or child.items is None:
+            return
+        ranges = [(lo, hi)]
+        for need in child.needs:
+            if need.elementwise:
+                done = self.nodes[need.node].done.items
+                ranges = [piece for a, b in ranges for piece in done.within(a, b)]
+        for a, b in ranges:
+            self._open(child, a, b)
+
+    # -- decisions out -----------------------------------------------------------------------------
+
+    def decide(self, now: float) -> list[Effect]:
+        """What to do now. Empty when there is nothing to do before the next event or `next_due()`."""
+        self._now = now
+        if self.status is not None:
+            return []
+        effects: list[Effect] = list(self._announce)
+        self._announce.clear()
+        if self._stop_by is not None:
+            return effects + self._stop()
+        effects += self._expire(now)
+        if self.failure is not None:
+            return effects + ([self._end("failed")] if not self.running else [])
+        if not self._unfinished_roots:
+            return [*effects, self._end("finished")]
+        self._release(now)
+        effects += [Lookup(node) for node in self._to_look]
+        self._to_look = []
+        return effects + self._submit_ready()
+
+    def next_due(self) -> float | None:
+        """When `decide` must be called again although no event came; None for never."""
+        due = [queue[0][0] for queue in (self._held, self._delayed) if queue]
+        for running in self.running.values():
+            timeout_s = self.nodes[running.node].plan.timeout_s
+            if timeout_s is not None and running.started is not None:
+                due.append(running.started + timeout_s)
+        return min(due, default=None)
+
+    def _end(self, status: str) -> Finish:
+        self.status = status
+        return Finish(status)
+
+    def _stop(self) -> list[Effect]:
+        abandoned: list[Effect] = [Abandon(attempt) for attempt in self.running]
+        self.running.clear()
+        return [*abandoned, self._end("stopped")]
+
+    def _expire(self, now: float) -> list[Effect]:
+        expired: list[Effect] = []
+        for attempt, running in self.running.items():
+            timeout_s = self.nodes[running.node].plan.timeout_s
+            if timeout_s is not None and running.started is not None and now >= running.started + timeout_s:
+                expired.append(Abandon(attempt, timed_out=True))
+        return expired
+
+    def _release(self, now: float) -> None:
+        while self._held and self._held[0][0] <= now:
+            self._to_look.append(heapq.heappop(self._held)[1])
+        while self._delayed and self._delayed[0][0] <= now:
+            _, node, lo, hi = heapq.heappop(self._delayed)
+            state = self.nodes[node]
+            if lo < 0:
+                self._push(state)
+            else:
+                self._open(state, lo, hi)
+
+    def _submit_ready(self) -> list[Effect]:
+        effects: list[Effect] = []
+        passed: list[tuple[int, int]] = []
+        while self._ready and len(self.running) < self._capacity.slots:
+            entry = heapq.heappop(self._ready)
+            state = self.nodes[entry[1]]
+            if not self._startable(state):
+                self._queued.discard(entry[1])
+                continue
+            if not self._fits(state.plan):
+                passed.append(entry)
+                state.skips += 1
+                if state.skips > SKIPS_BEFORE_RESERVING * self._capacity.slots:
+                    break
+                continue
+            state.skips = 0
+            effects.append(self._start(state))
+            if state.open:
+                heapq.heappush(self._ready, entry)
+            else:
+                self._queued.discard(entry[1])
+        for entry in passed:
+            heapq.heappush(self._ready, entry)
+        return effects
+
+    def _startable(self, state: NodeState) -> bool:
+        if not state.looked:
+            return False
+        return bool(state.open) or (state.items is None and not state.expanding)
+
+    def _start(self, state: NodeState) -> Submit:
+        attempt = self._next_attempt
+        self._next_attempt += 1
+        if state.items is None:
+            state.expanding = True
+            self.running[attempt] = _Running(state.node.id, 0, 0, True)
+            return Submit(attempt, state.node.id, 0, 0, state.failures.get(-1, 0) + 1, expand=True)
+        lo, hi = self._choose(state)
+        state.open.remove(lo, hi)
+        state.taken.add(lo, hi)
+        self.running[attempt] = _Running(state.node.id, lo, hi, False)
+        return Submit(attempt, state.node.id, lo, hi, state.failures.get(lo, 0) + 1)
+
+    def _choose(self, state: NodeState) -> tuple[int, int]:
+        """The next items of a node: the longest one where durations are known, else a chunk from the front."""
+        longest = state.sizer.longest(state.plan.expected_s, state.open)
+        if longest is not None:
+            return longest, longest + 1
+        one_by_one = state.plan.timeout_s is not None
+        most = 1 if one_by_one else state.sizer.size(state.open.count, self._capacity.slots)
+        lo, hi = state.open.first(most)
+        solo = min(self._solo(state, lo, hi), default=hi)
+        return (lo, solo) if lo < solo else (lo, lo + 1)
+
+    def _solo(self, state: NodeState, lo: int, hi: int) -> list[int]:
+        """Items of `lo..hi` that must run alone: suspects of a death, and items that failed before."""
+        suspects = [start for start, _ in state.alone.within(lo, hi)]
+        return suspects + [item for item in state.failures if lo <= item < hi]
+
+    def _fits(self, plan: Plan) -> bool:
+        """Whether the resources are free. A task that asks for more than there is gets all there is, alone."""
+        used = [self.nodes[running.node].plan for running in self.running.values()]
+        place = self._capacity
+        return (
+            _fits(plan.cpus, [p.cpus for p in used], place.cpus)
+            and _fits(plan.memory or 0, [p.memory or 0 for p in used], place.memory)
+            and _fits(plan.gpus, [p.gpus for p in used], place.gpus)
+        )
+
+
+def _fits(wanted: float, used: Sequence[float], total: float | None) -> bool:
+    if total is None or not wanted:
+        return True
+    return sum(min(amount, total) for amount in used) + min(wanted, total) <= total + 1e-9
+
+
+@dataclass(slots=True)
+class _Waiters:
+    """Who waits for what: whole nodes, single items, and maps that follow item by item."""
+
+    whole: dict[int, list[int]] = field(default_factory=dict)
+    item: dict[int, dict[int, list[int]]] = field(default_factory=dict)
+    elementwise: dict[int, list[int]] = field(default_factory=dict)
+
+    def pop_whole(self, node: int) -> list[int]:
+        return self.whole.pop(node, [])
+
+    def pop_items(self, node: int, lo: int, hi: int) -> list[int]:
+        waiting = self.item.get(node)
+        if not waiting:
+            return []
+        few = range(lo, hi) if hi - lo < len(waiting) else list(waiting)
+        wanted = [item for item in few if lo <= item < hi and item in waiting]
+        return [child for i in wanted for child in waiting.pop(i)]
+
+
+def _waiters(nodes: Sequence[NodeState]) -> _Waiters:
+    waiters = _Waiters()
+    for state in nodes:
+        for need in state.needs:
+            child = state.node.id
+            if need.elementwise:
+                waiters.elementwise.setdefault(need.node, []).append(child)
+            elif need.item is not None:
+                waiters.item.setdefault(need.node, {}).setdefault(need.item, []).append(child)
+            else:
+                waiters.whole.setdefault(need.node, []).append(child)
+    return waiters

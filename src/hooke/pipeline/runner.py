@@ -1,0 +1,311 @@
+"""The shell around the run state: performs its effects and feeds it what happens, journal first.
+
+One loop in one thread: what is durable is said (journalled) before it is believed (applied).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hooke.base.clock import Clock
+from hooke.base.errors import HookeError
+from hooke.base.ref import Ref
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Event,
+    Failure,
+    ItemsFound,
+    MapExpanded,
+    StopRequested,
+)
+from hooke.journal.writer import Journal
+from hooke.keys.combine import combine
+from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.engine import Engine, EngineEvent
+from hooke.pipeline.failures import failure_of
+from hooke.pipeline.graph import Graph
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.recovery import Recovered
+from hooke.pipeline.run_state import Abandon, Effect, Finish, Looked, Lookup, RunState, Submit
+from hooke.pipeline.shown import shown_call
+from hooke.store.store import Claim, Entry, Store
+
+__all__ = ["Runner", "RunnerParts"]
+
+LONGEST_WAIT_S = 0.25
+"""How long a stop request may go unseen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerParts:
+    """What a runner works with."""
+
+    run: str
+    graph: Graph
+    keys: GraphKeys
+    state: RunState
+    engine: Engine
+    store: Store
+    journal: Journal
+    clock: Clock
+    recovered: Recovered = field(default_factory=Recovered)
+    stop_requested: Callable[[], str | None] = lambda: None
+
+
+class Runner:
+    """Drives one run to its end. `run()` returns when the run is finished, failed or stopped."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+        self._state = parts.state
+        self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
+        self._claims: dict[int, Claim] = {}
+        self._submitted: dict[int, Submit] = {}
+
+    def run(self) -> str:
+        """Returns the status. Raises what the journal or the store raise; the caller closes the engine."""
+        try:
+            while self._state.status is None:
+                self._turn()
+        finally:
+            for claim in self._claims.values():
+                claim.release()
+        return self._state.status
+
+    def _turn(self) -> None:
+        effects = self._state.decide(self._parts.clock.now())
+        for effect in effects:
+            self._perform(effect)
+        if self._state.status is not None or any(not isinstance(effect, Submit) for effect in effects):
+            return
+        by = self._parts.stop_requested()
+        if by is not None:
+            self._record(StopRequested(at=self._parts.clock.now(), by=by))
+            return
+        for event in self._parts.engine.wait(self._patience()):
+            self._happened(event)
+
+    def _patience(self) -> float:
+        due = self._state.next_due()
+        return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - self._parts.clock.now()))
+
+    # -- effects -----------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Submit():
+                self._submit(effect)
+            case Lookup():
+                self._look(effect.node)
+                self._state.apply(Looked(effect.node))
+            case Abandon():
+                self._abandon(effect)
+            case Finish():
+                pass
+            case _:
+                self._parts.journal.append(effect)
+
+    def _submit(self, submit: Submit) -> None:
+        if not self._claim(submit):
+            return
+        self._submitted[submit.attempt] = submit
+        try:
+            call = self._calls.make(submit)
+        except HookeError as error:
+            self._fail(submit, failure_of(error, arguments=self._shown(submit.node)))
+            return
+        self._parts.engine.submit(call)
+
+    def _claim(self, submit: Submit) -> bool:
+        """Make this node ours before its first attempt. False: another process has or had it, and the attempt is off."""
+        node = submit.node
+        if node in self._claims or not self._cached(node):
+            return True
+        claim = self._parts.store.claim(self._parts.keys[node].key)
+        if claim is None:
+            self._state.apply(Looked(node, held=True, attempt=submit.attempt))
+            return False
+        self._claims[node] = claim
+        if self._look(node):
+            self._state.apply(Looked(node, attempt=submit.attempt))
+            return False
+        return True
+
+    def _abandon(self, effect: Abandon) -> None:
+        self._parts.engine.cancel(effect.attempt)
+        submit = self._submitted.pop(effect.attempt, None)
+        if effect.timed_out and submit is not None:
+            limit = self._state.nodes[submit.node].plan.timeout_s
+            failure = Failure(
+                kind="TimedOut",
+                message=f"took longer than its timeout of {limit:g} s",
+                arguments=self._shown(submit.node),
+                mend="raise timeout=, or give the task less to do",
+            )
+            self._fail(submit, failure)
+
+    def _fail(self, submit: Submit, failure: Failure) -> None:
+        self._happened(
+            AttemptFailed(
+                at=self._parts.clock.now(),
+                attempt=submit.attempt,
+                node=submit.node,
+                lo=submit.lo,
+                hi=submit.hi,
+                failure=failure,
+            )
+        )
+
+    def _shown(self, node: int) -> str:
+        return shown_call(self._parts.graph.nodes[node].arguments)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def _record(self, event: Event) -> None:
+        self._parts.journal.append(event)
+        self._state.apply(event)
+
+    def _happened(self, event: EngineEvent) -> None:
+        """Journal what the engine reports, then commit and believe it. Late and double answers are not journalled."""
+        if isinstance(event, AttemptFinished | AttemptFailed):
+            if event.attempt not in self._state.running:
+                self._state.apply(event)
+                return
+            self._submitted.pop(event.attempt, None)
+        elif isinstance(event, AttemptStarted) and event.attempt not in self._state.running:
+            return
+        self._record(event)
+        if isinstance(event, AttemptFinished):
+            self._commit(event, event.ref, event.hi - event.lo)
+            if event.expanded is not None:
+                self._expand(event.expanded, seconds=event.seconds)
+        elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
+            self._commit(event, event.ref, event.done)
+        if not isinstance(event, CapacityChanged):
+            self._release_done()
+
+    def _expand(self, event: MapExpanded, *, seconds: float) -> None:
+        self._record(event)
+        self._know(event)
+        if self._cached(event.node):
+            ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
+            self._parts.store.commit(self._entry(event.node, ref, seconds, key=self._expansion_key(event.node)))
+
+    def _know(self, event: MapExpanded) -> None:
+        assert event.keys is not None
+        self._calls.expanded(event)
+        self._parts.keys.expanded(event.node, self._parts.store.get(event.keys))
+
+    def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
+        """Let other runs find the result."""
+        node = event.node
+        if not self._cached(node) or not count:
+            return
+        if self._parts.graph.nodes[node].kind == "call":
+            self._parts.store.commit(self._entry(node, ref, event.seconds))
+            return
+        keys = self._parts.keys.items(node)
+        assert keys is not None
+        task = self._parts.graph.nodes[node].task.name
+        self._parts.store.commit_items(
+            self._parts.keys[node].recipe,
+            keys[16 * event.lo : 16 * (event.lo + count)],
+            ref,
+            task=task,
+            run=self._parts.run,
+            seconds=event.seconds,
+        )
+
+    def _entry(self, node: int, ref: Ref, seconds: float, *, key: str | None = None) -> Entry:
+        return Entry(
+            key=key or self._parts.keys[node].key,
+            ref=ref,
+            task=self._parts.graph.nodes[node].task.name,
+            run=self._parts.run,
+            seconds=seconds,
+            at=self._parts.clock.now(),
+        )
+
+    def _release_done(self) -> None:
+        for node in [node for node in self._claims if self._state.nodes[node].complete]:
+            self._claims.pop(node).release()
+
+    # -- lookups -----------------------------------------------------------------------------------
+
+    def _cached(self, node: int) -> bool:
+        return self._parts.graph.nodes[node].task.resources.cache
+
+    def _look(self, node: int) -> bool:
+        """Say what is known of a node's results: from this run before it was resumed, then from the store."""
+        found = self._from_journal(node)
+        if self._cached(node):
+            found = self._from_store(node) or found
+        return found
+
+    def _from_journal(self, node: int) -> bool:
+        known = self._parts.recovered.pop(self._parts.keys[node].key)
+        if known is None:
+            return False
+        if known.expansion is not None and self._state.nodes[node].items is None:
+            self._record_expansion(known.expansion, node)
+        for lo, hi, ref, start in known.segments:
+            self._record(self._found(node, lo, hi, ref, start, source="journal"))
+        return bool(known.segments)
+
+    def _from_store(self, node: int) -> bool:
+        state = self._state.nodes[node]
+        if state.complete:
+            return False
+        if state.node.kind == "call":
+            entry = self._parts.store.find(self._parts.keys[node].key)
+            if entry is not None:
+                self._record(self._found(node, 0, 1, entry.ref, 0, seconds=entry.seconds))
+            return entry is not None
+        if state.items is None and state.node.is_dynamic:
+            self._find_expansion(node)
+        keys = self._parts.keys.items(node)
+        if keys is None:
+            return False
+        return self._find_items(node, keys)
+
+    def _find_items(self, node: int, keys: bytes) -> bool:
+        found = False
+        done = self._state.nodes[node].done.items
+        for hit in self._parts.store.find_items(self._parts.keys[node].recipe, keys):
+            for lo, hi in done.gaps(hit.lo, hit.hi):
+                self._record(self._found(node, lo, hi, hit.ref, hit.start + lo - hit.lo))
+                found = True
+        return found
+
+    def _find_expansion(self, node: int) -> None:
+        entry = self._parts.store.find(self._expansion_key(node))
+        if entry is None:
+            return
+        items, keys, blocks, block = self._parts.store.get(entry.ref)
+        self._record_expansion(MapExpanded(node=node, items=items, keys=keys, blocks=blocks, block=block), node)
+
+    def _record_expansion(self, expansion: MapExpanded, node: int) -> None:
+        event = MapExpanded(
+            at=self._parts.clock.now(),
+            node=node,
+            items=expansion.items,
+            keys=expansion.keys,
+            blocks=expansion.blocks,
+            block=expansion.block,
+        )
+        self._record(event)
+        self._know(event)
+
+    def _expansion_key(self, node: int) -> str:
+        return combine("expansion", self._parts.keys[node].key)
+
+    def _found(
+        self, node: int, lo: int, hi: int, ref: Ref, start: int, *, source: str = "cache", seconds: float = 0.0
+    ) -> ItemsFound:
+        now = self._parts.clock.now()
+        return ItemsFound(at=now, node=node, lo=lo, hi=hi, ref=ref, start=start, source=source, seconds=seconds)
+

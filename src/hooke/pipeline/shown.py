@@ -1,0 +1,29 @@
+"""Values as short text, for listings and messages: shapes of big things, never their contents."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["shown", "shown_call"]
+
+_LONGEST = 60
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _LONGEST
+_repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxdict = 4
+_repr.maxlevel = 2
+
+
+def shown(value: Any) -> str:
+    """`value` in at most about 60 characters; never raises, whatever its `__repr__` does."""
+    shape = getattr(type(value), "shape", None) is not None and getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{type(value).__name__}{shape}"
+    return _repr.repr(value).replace("\n", " ")[: 2 * _LONGEST]
+
+
+def shown_call(arguments: Mapping[str, Any]) -> str:
+    """Arguments as they would be written in a call: `month=3, depth=6`."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())

@@ -1,0 +1,270 @@
+"""Taking a run up: trace, plan, journal, engine, runner; the same for a new run and for a resumed one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import socket
+import string
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import cloudpickle
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import HookeError, NotPicklable, UsageError
+from hooke.base.files import FileLock
+from hooke.base.ref import Ref
+from hooke.journal.events import CodeSeen, Event, NodePlanned, RunFinished, RunStarted
+from hooke.journal.reader import read
+from hooke.journal.writer import Journal
+from hooke.pipeline.engine import EngineContext
+from hooke.pipeline.graph import Graph
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.recovery import Recovered, recover
+from hooke.pipeline.references import pack
+from hooke.pipeline.run_state import Plan, RunState
+from hooke.pipeline.runner import Runner, RunnerParts
+from hooke.pipeline.shown import shown
+from hooke.pipeline.trace import trace
+from hooke.project.expectations import expected_seconds
+from hooke.project.folder import Project
+from hooke.project.loading import entry_of
+from hooke.project.places import Place, find_place, open_engine, parse_workers
+from hooke.store.store import Store
+
+__all__ = ["DRIVER", "Driver", "Order", "prepare"]
+
+DRIVER = "driver"
+"""The segment that the run state's events are in."""
+
+Observer = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What somebody asked to run. `run` names the run to resume; None is a new one."""
+
+    pipeline: Pipeline[..., Any]
+    args: tuple[Any, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    on: str = "local"
+    workers: int | tuple[int, int] | None = None
+    run: str | None = None
+    observers: tuple[Observer, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Driver:
+    """A run that is ready to be driven: traced and checked, nothing written yet."""
+
+    project: Project
+    order: Order
+    run: str
+    graph: Graph
+    place: Place
+    clock: Clock
+
+    def drive(self) -> str:
+        """Run to the end; returns the status. Raises what the journal or the store raise; the run can be resumed."""
+        folder = self.project.runs.create(self.run)
+        with ExitStack() as open_things:
+            lock = FileLock(folder / "driver.lock")
+            if not lock.try_acquire():
+                raise UsageError(f"run {self.run} is being driven by another process", next=f"hooke show {self.run}")
+            open_things.callback(lock.release)
+            store = open_things.enter_context(self.project.store())
+            open_things.enter_context(store.live(self.run))
+            recovered = self._recovered()
+            journal = open_things.enter_context(
+                Journal.create(folder, DRIVER, durable=self._durable(), clock=self.clock)
+            )
+            journal.observers.extend(self.order.observers)
+            return self._drive(store, journal, recovered)
+
+    def _drive(self, store: Store, journal: Journal, recovered: Recovered) -> str:
+        began = self.clock.monotonic()
+        seed = random.SystemRandom().getrandbits(31)
+        journal.append(self._started(store, seed=seed))
+        try:
+            keys = GraphKeys(self.graph, run=self.run)
+            self._journal_plan(journal, keys)
+            state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
+            status = self._run(state, keys, store, journal, recovered)
+            output = _output(self.graph, keys, state, store) if status == "finished" else None
+        except BaseException as error:
+            message = str(error) if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
+            _finish(journal, RunFinished(status="failed", message=message))
+            raise
+        failure = state.failure
+        journal.append(
+            RunFinished(
+                status=status,
+                output=output,
+                node=failure.node if failure else None,
+                message=failure.failure.message if failure else "",
+                seconds=self.clock.monotonic() - began,
+            )
+        )
+        return status
+
+    def _run(
+        self, state: RunState, keys: GraphKeys, store: Store, journal: Journal, recovered: Recovered
+    ) -> str:
+        context = EngineContext(
+            run=self.run, store=store, logs=self.project.runs.folder(self.run) / "logs", clock=self.clock
+        )
+        engine = open_engine(self.place, context)
+        try:
+            parts = RunnerParts(
+                run=self.run,
+                graph=self.graph,
+                keys=keys,
+                state=state,
+                engine=engine,
+                store=store,
+                journal=journal,
+                clock=self.clock,
+                recovered=recovered,
+                stop_requested=lambda: self.project.runs.stop_requested(self.run),
+            )
+            return Runner(parts).run()
+        finally:
+            engine.close()
+
+    def _durable(self) -> Any:
+        return self.project.settings.journal.durable
+
+    def _recovered(self) -> Recovered:
+        if self.order.run is None:
+            return Recovered()
+        self.project.runs.clear_stop(self.run)
+        segments = read(self.project.runs.folder(self.run), DRIVER)
+        return recover(event for segment in segments for event in segment.events)
+
+    def _plans(self) -> list[Plan]:
+        expected = expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run)
+        plans = []
+        for node in self.graph.nodes:
+            asked = node.task.resources
+            plans.append(
+                Plan(
+                    cpus=asked.cpus,
+                    memory=asked.memory,
+                    gpus=asked.gpus,
+                    retries=asked.retries,
+                    timeout_s=asked.timeout_s,
+                    expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
+                )
+            )
+        return plans
+
+    def _started(self, store: Store, *, seed: int) -> RunStarted:
+        order = self.order
+        entry = entry_of(order.pipeline)
+        return RunStarted(
+            run=self.run,
+            pipeline=order.pipeline.name,
+            entry=str(entry),
+            pickled=_stored(store, order.pipeline, "the pipeline") if entry.file is None else None,
+            arguments=_stored(store, (order.args, dict(order.params)), "a parameter"),
+            shown=_shown_parameters(order),
+            place=order.on,
+            workers=parse_workers(order.workers),
+            store=str(store.url),
+            folder=os.getcwd(),
+            seed=seed,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            python=platform.python_version(),
+            hooke=version("hooke"),
+            resumed=order.run is not None,
+        )
+
+    def _journal_plan(self, journal: Journal, keys: GraphKeys) -> None:
+        seen: set[str] = set()
+        for node in self.graph.nodes:
+            key = keys[node.id]
+            for part in key.code.parts:
+                if part.digest not in seen:
+                    seen.add(part.digest)
+                    journal.append(
+                        CodeSeen(
+                            digest=part.digest, name=part.name, kind=part.kind, where=part.where, text=part.text
+                        )
+                    )
+            asked = node.task.resources
+            journal.append(
+                NodePlanned(
+                    node=node.id,
+                    task=node.task.name,
+                    key=key.key,
+                    kind=node.kind,
+                    items=node.items if node.kind == "map" else 1,
+                    parents=tuple(sorted({use.node for use in node.uses})),
+                    code={part.name: part.digest for part in key.code.parts},
+                    notes=key.code.notes,
+                    inputs=dict(key.inputs),
+                    shown={name: shown(value) for name, value in node.arguments.items()},
+                    cpus=asked.cpus,
+                    memory=asked.memory,
+                    gpus=asked.gpus,
+                    retries=asked.retries,
+                    timeout_s=asked.timeout_s,
+                    cache=asked.cache,
+                )
+            )
+
+
+def prepare(order: Order, project: Project, *, clock: Clock | None = None) -> Driver:
+    """Check and trace an order. Raises UsageError and TraceError before anything is written."""
+    workers = parse_workers(order.workers)
+    place = find_place(order.on, workers=workers, places=project.settings.places)
+    clock = clock or SystemClock()
+    graph = trace(order.pipeline, order.args, order.params)
+    run = order.run or new_run_id(order.pipeline.name, clock.now())
+    return Driver(project=project, order=order, run=run, graph=graph, place=place, clock=clock)
+
+
+def new_run_id(pipeline: str, now: float) -> str:
+    """`delays-20261125-004622-x7k2`: sorts by time within a pipeline, and is short enough to type a prefix of."""
+    moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
+    letters = string.ascii_lowercase + string.digits
+    return f"{pipeline}-{moment}-{''.join(random.SystemRandom().choices(letters, k=4))}"
+
+
+def _output(graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> Ref:
+    """The pipeline's return value as a stored pickle of values and references, so that opening it loads what is asked."""
+    from hooke.pipeline.calls import CallMaker
+
+    return store.put(pack(graph.output, CallMaker(graph, keys, state, store).refer))
+
+
+def _finish(journal: Journal, event: RunFinished) -> None:
+    """Say how it ended, if the journal still takes it; the first error is the one to raise."""
+    try:
+        journal.append(event)
+    except HookeError:
+        return
+
+
+def _stored(store: Store, value: Any, what: str) -> Ref:
+    try:
+        return store.put(cloudpickle.dumps(value))
+    except (TypeError, AttributeError, ValueError) as error:
+        raise NotPicklable(
+            f"{what} cannot be journalled, so the run could not be resumed",
+            why=f"{type(error).__name__}: {error}",
+            mend="pass what it is made from, and make it inside a task",
+        ) from error
+
+
+def _shown_parameters(order: Order) -> dict[str, str]:
+    positional = {f"[{at}]": shown(value) for at, value in enumerate(order.args)}
+    return positional | {name: shown(value) for name, value in order.params.items()}

@@ -1,0 +1,70 @@
+"""A project on disk: its folder, settings, store and runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hooke.base.errors import ConfigError
+from hooke.journal.runs import RunsFolder
+from hooke.project.settings import FILE, Settings, read_settings
+from hooke.store.store import Store
+
+__all__ = ["Project"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """The folder with `hooke.toml`, else the script's folder."""
+
+    root: Path
+    settings: Settings
+
+    @classmethod
+    def find(cls, start: Path) -> Project:
+        """The project that the file or folder `start` belongs to: the nearest folder upwards with a hooke.toml, else its own."""
+        folder = start if start.is_dir() else start.parent
+        folder = folder.resolve()
+        for candidate in (folder, *folder.parents):
+            if (candidate / FILE).is_file():
+                return cls(root=candidate, settings=read_settings(candidate))
+        return cls(root=folder, settings=Settings())
+
+    @property
+    def data(self) -> Path:
+        """`.hooke`, which holds store and journals; made with a .gitignore that leaves it out."""
+        folder = self.root / ".hooke"
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        return folder
+
+    @property
+    def runs(self) -> RunsFolder:
+        """The runs of this project."""
+        return RunsFolder(self.data / "runs")
+
+    def store(self) -> Store:
+        """The store of this project. Raises ConfigError where a shared one has no secret."""
+        settings = self.settings.store
+        url = settings.url or str(self.data / "store")
+        if not urlsplit(url).scheme:
+            url = str(self.root / url)
+        return Store.open(url, secret=self._secret())
+
+    def _secret(self) -> bytes | None:
+        name = self.settings.store.secret_file
+        if not name:
+            return None
+        path = self.root / name
+        try:
+            secret = path.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"store.secret_file: {path} cannot be read", why=str(error)) from error
+        if len(secret) < 16:
+            raise ConfigError(
+                f"store.secret_file: {path} holds {len(secret)} bytes; at least 16 are needed",
+                mend="python -c 'import secrets; print(secrets.token_hex())' > " + name,
+            )
+        return secret

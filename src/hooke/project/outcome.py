@@ -1,0 +1,33 @@
+"""What a run came to, read from its journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hooke.base.errors import UsageError
+from hooke.base.ref import Ref
+from hooke.journal.events import RunFinished
+from hooke.journal.reader import read
+from hooke.journal.runs import RunsFolder
+from hooke.journal.view import RunView
+
+__all__ = ["output_ref", "view_of"]
+
+
+def output_ref(folder: Path) -> Ref:
+    """The stored output of a finished run. Raises UsageError where there is none."""
+    for segment in read(folder, "driver"):
+        for event in reversed(segment.events):
+            if isinstance(event, RunFinished) and event.output is not None:
+                return event.output
+    raise UsageError(f"run {folder.name} has no result", next=f"hooke show {folder.name}")
+
+
+def view_of(runs: RunsFolder, run: str) -> RunView:
+    """Where a run stands now: `lost` where it did not finish and nobody drives it."""
+    view = RunView()
+    for segment in read(runs.folder(run), "driver"):
+        for event in segment.events:
+            view.apply(event)
+    view.driver_alive(runs.alive(run))
+    return view

@@ -1,0 +1,89 @@
+"""Taking a run up again after anything died."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from hooke.base.errors import UsageError
+from hooke.journal.events import RunFinished, RunStarted
+from hooke.journal.reader import read
+from hooke.pipeline.pipeline import Pipeline
+from hooke.project.driving import DRIVER, Driver, Observer, Order, prepare
+from hooke.project.folder import Project
+from hooke.project.loading import load_entry
+from hooke.store.store import Store
+
+__all__ = ["last_resumable", "resume"]
+
+
+def resume(project: Project, run: str, *, observers: tuple[Observer, ...] = ()) -> Driver | None:
+    """A driver that goes on with `run`, or None where it has finished. Raises UsageError where it is running now.
+
+    Code is taken as it is now: what was edited since has other keys and runs again.
+    """
+    started, finished = _ends(project, run)
+    if project.runs.alive(run):
+        raise UsageError(f"run {run} is running (process {started.pid} on {started.host})", next=f"hooke show {run}")
+    if finished is not None and finished.status == "finished":
+        return None
+    with project.store() as store:
+        pipeline = _pipeline(started, store)
+        args, params = _arguments(started, store)
+    order = Order(
+        pipeline=pipeline,
+        args=args,
+        params=params,
+        on=started.place,
+        workers=started.workers,
+        run=run,
+        observers=observers,
+    )
+    return prepare(order, project)
+
+
+def last_resumable(project: Project) -> str:
+    """The newest run that can be resumed. Raises UsageError where there is none."""
+    for run in project.runs.names():
+        if project.runs.alive(run):
+            continue
+        _, finished = _ends(project, run)
+        if finished is None or finished.status != "finished":
+            return run
+    raise UsageError("no run is left to resume", where=str(project.runs.path), next="hooke runs")
+
+
+def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
+    """The run's last start and, after it, its finish."""
+    started: RunStarted | None = None
+    finished: RunFinished | None = None
+    for segment in read(project.runs.folder(run), DRIVER):
+        for event in segment.events:
+            if isinstance(event, RunStarted):
+                started, finished = event, None
+            elif isinstance(event, RunFinished):
+                finished = event
+    if started is None:
+        raise UsageError(f"run {run} has no beginning in its journal: it never started", next="hooke runs")
+    return started, finished
+
+
+def _pipeline(started: RunStarted, store: Store) -> Pipeline[..., Any]:
+    if started.pickled is not None:
+        pipeline: Pipeline[..., Any] = pickle.loads(store.get(started.pickled))
+        return pipeline
+    file = started.entry.rpartition(":")[0]
+    if not Path(file).is_file():
+        raise UsageError(
+            f"run {started.run} came from {file}, which is gone",
+            mend="put the file back, or start a new run: what was finished is found in the cache",
+        )
+    return load_entry(started.entry)[0]
+
+
+def _arguments(started: RunStarted, store: Store) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if started.arguments is None:
+        return (), {}
+    args, params = pickle.loads(store.get(started.arguments))
+    return tuple(args), dict(params)

@@ -1,0 +1,152 @@
+"""`run` and `Run`: what a user calls and gets."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hooke.base.errors import HookeError, RunStopped, UsageError
+from hooke.journal.events import Event
+from hooke.journal.reader import read
+from hooke.journal.view import RunView, TaskView
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.references import unpack
+from hooke.project.driving import Driver, Order, prepare
+from hooke.project.folder import Project
+from hooke.project.loading import loading
+from hooke.project.outcome import output_ref, view_of
+from hooke.project.table import run_table
+
+__all__ = ["Run", "run"]
+
+
+def run(
+    pipeline: Pipeline[..., Any],
+    *args: Any,
+    on: str = "local",
+    workers: int | tuple[int, int] | None = None,
+    wait: bool = True,
+    **params: Any,
+) -> Run:
+    """Run a pipeline at a place, cached and journalled.
+
+    `on` is a place: `local` (processes of this machine), `local:8`, `serial` (this process), or a name in
+    `hooke.toml`. `workers` is a number or (low, high). With `wait=False` the run goes on in a thread.
+    The other arguments are the pipeline's own.
+
+    Raises UsageError and TraceError before anything runs; TaskFailed (a branch of it) when a task failed
+    for good; KeyboardInterrupt after Ctrl-C, when the run has stopped cleanly and can be resumed.
+    With `wait=False` those come from `Run.result()`.
+    """
+    if not isinstance(pipeline, Pipeline):
+        raise UsageError(
+            f"run() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
+            mend="mark the function that composes tasks with @pipeline",
+        )
+    if (file := loading()) is not None:
+        raise UsageError(
+            f"{file} calls run() while it is imported",
+            mend='put the call under `if __name__ == "__main__":`',
+        )
+    order = Order(pipeline=pipeline, args=args, params=params, on=on, workers=workers)
+    driver = prepare(order, Project.find(_start_of(pipeline)))
+    return _begin(driver, wait=wait)
+
+
+def _begin(driver: Driver, *, wait: bool) -> Run:
+    handle = Run(driver.project, driver.run)
+    if wait:
+        driver.drive()
+        handle.check()
+    else:
+        handle.follow(driver)
+    return handle
+
+
+def _start_of(pipeline: Pipeline[..., Any]) -> Path:
+    """Where to look for the project: the running script's folder, else the pipeline's file, else the working directory."""
+    module = sys.modules.get(pipeline.function.__module__)
+    for file in (getattr(sys.modules.get("__main__"), "__file__", None), getattr(module, "__file__", None)):
+        if file is not None and "site-packages" not in file and Path(file).is_file():
+            return Path(file)
+    return Path.cwd()
+
+
+class Run:
+    """A run: one of now, or one read back from its journal."""
+
+    def __init__(self, project: Project, run: str) -> None:
+        self.id = run
+        self.project = project
+        self.folder = project.runs.folder(run)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, {self.status})"
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died; it can be resumed)."""
+        return self._view().status
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the pipeline returned; waits for it, at most `timeout` seconds.
+
+        Raises TaskFailed, RunStopped (stopped or lost; its `next` is the command to resume), TimeoutError.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                raise TimeoutError(f"run {self.id} goes on after {timeout} s")
+        self.check()
+        with self.project.store() as store:
+            return unpack(store.get(output_ref(self.folder)), store)
+
+    def check(self) -> None:
+        """Raise what ended the run, if it did not finish."""
+        if self._error is not None:
+            raise self._error
+        view = self._view()
+        if view.status == "finished":
+            return
+        error = view.error(self.id)
+        if error is not None:
+            raise error
+        raise RunStopped(f"run {self.id} is {view.status}: it has no result", next=f"hooke resume {self.id}")
+
+    def tasks(self) -> list[TaskView]:
+        """Per task: how many items are waiting, running, cached, done and failed, with times and memory."""
+        return list(self._view().tasks.values())
+
+    @property
+    def journal(self) -> Iterator[Event]:
+        """Every event of the run so far, in order."""
+        for segment in read(self.folder):
+            yield from segment.events
+
+    def show(self) -> None:
+        """Print the run's table."""
+        print(run_table(self._view(), self.id))  # noqa: T201 - it is what the method is for
+
+    def stop(self) -> None:
+        """Ask the run to stop; it can be resumed."""
+        self.project.runs.request_stop(self.id, "Run.stop()")
+
+    def follow(self, driver: Driver) -> None:
+        """Drive the run in a thread of this process."""
+
+        def drive() -> None:
+            try:
+                driver.drive()
+            except HookeError as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=drive, name=f"hooke-{self.id}", daemon=True)
+        self._thread.start()
+
+    def _view(self) -> RunView:
+        return view_of(self.project.runs, self.id)

@@ -1,0 +1,113 @@
+"""`hooke.toml` as one tree of dataclasses, read once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hooke.base.errors import ConfigError, UsageError
+from hooke.base.units import parse_bytes
+
+__all__ = ["FILE", "JournalSettings", "PlaceSettings", "Settings", "StoreSettings", "read_settings"]
+
+FILE = "hooke.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """`[store]`: where results lie."""
+
+    url: str = ""
+    """A folder, or a URL that fsspec knows (`s3://bucket/prefix`). Empty: `.hooke/store` of the project."""
+    secret_file: str = ""
+    """A file whose bytes sign what goes into a shared store; required where `url` is not a folder."""
+    max_bytes: int | None = None
+    """What `hooke cache gc` brings the store down to when it is given no size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalSettings:
+    """`[journal]`: how events reach the disk."""
+
+    durable: str = "group"
+    """`group`: synced every second (process death loses nothing); `each`: every event, for power loss; `none`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceSettings:
+    """`[places.NAME]`: a place by name."""
+
+    engine: str = "local"
+    workers: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of `hooke.toml`. What it does not say has the default given here."""
+
+    store: StoreSettings = field(default_factory=StoreSettings)
+    journal: JournalSettings = field(default_factory=JournalSettings)
+    places: Mapping[str, PlaceSettings] = field(default_factory=dict)
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of the project in `folder`; the defaults where it has no file. Raises ConfigError naming the key."""
+    path = folder / FILE
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Settings()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML", why=str(error)) from error
+    _refuse_unknown(path, "", table, [f.name for f in fields(Settings)])
+    places = _table(path, "places", table.get("places", {}))
+    return Settings(
+        store=_store(path, table.get("store", {})),
+        journal=_section(path, "journal", table.get("journal", {}), JournalSettings),
+        places={name: _section(path, f"places.{name}", values, PlaceSettings) for name, values in places.items()},
+    )
+
+
+def _store(path: Path, values: Any) -> StoreSettings:
+    table = dict(_table(path, "store", values))
+    size = table.get("max_bytes")
+    if size is not None:
+        try:
+            table["max_bytes"] = parse_bytes(size)
+        except UsageError as error:
+            raise ConfigError(f"{path}: store.max_bytes: {error.what}", mend=error.mend) from error
+    return _section(path, "store", table, StoreSettings)
+
+
+def _section(path: Path, name: str, values: Any, kind: type[Any]) -> Any:
+    table = _table(path, name, values)
+    _refuse_unknown(path, f"{name}.", table, [f.name for f in fields(kind)])
+    made = kind(**table)
+    for each in fields(kind):
+        _check_type(path, f"{name}.{each.name}", getattr(made, each.name), str(each.type))
+    return made
+
+
+def _check_type(path: Path, name: str, value: Any, declared: str) -> None:
+    valid = str if declared == "str" else int | None
+    if not isinstance(value, valid) or isinstance(value, bool):
+        kind = "text" if valid is str else "a whole number"
+        raise ConfigError(f"{path}: {name} = {value!r} must be {kind}")
+
+
+def _table(path: Path, name: str, values: Any) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: [{name}] must be a table", mend=f"write [{name}] on a line of its own")
+    return values
+
+
+def _refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], valid: list[str]) -> None:
+    for name in table:
+        if name not in valid:
+            near = get_close_matches(name, valid, n=1)
+            meant = f"did you mean {prefix}{near[0]}? " if near else ""
+            raise ConfigError(f"{path}: unknown key {prefix}{name}", mend=f"{meant}valid: {', '.join(valid)}")
