@@ -15,6 +15,7 @@ from hooke import task
 NOTICE_MINUTES = 60
 LATE_MINUTES = 15
 MEMORY_DAYS = 3  # shorter than any month: so a month needs the one before it and no other
+IDENTITY = ("carrier", "flight", "tailnum", "origin", "dest")
 ORDER = ("scheduled", "carrier", "flight", "origin")
 WORDS = ("carrier", "origin", "dest")
 HOURLY = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")

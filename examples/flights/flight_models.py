@@ -82,7 +82,7 @@ def fit(candidate: Candidate, *, months: Sequence[pl.DataFrame], columns: Sequen
 def rates(by: tuple[str, ...], *, months: Sequence[pl.DataFrame]) -> Rates:
     """Each group is drawn to the overall rate with the weight of ten flights: a group of one says little."""
     rows = arrived(months)
-    overall = rows["late"].sum() / rows.height
+    overall = float(rows["late"].sum() / rows.height)
     shrunk = (pl.col("late").sum() + 10 * overall) / (pl.len() + 10)
     groups = rows.group_by(by or ("late",)).agg(rate=shrunk).sort("rate", *by)
     return Rates(by=by, overall=overall, groups=groups)

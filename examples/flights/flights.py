@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from flight_features import AIRPORT, LEG, ORDER, PLAIN, features
+from flight_features import AIRPORT, IDENTITY, LEG, ORDER, PLAIN, features
 from flight_models import Candidate, calibration, fit, forecast, grade, rates
 
 from hooke import File, pipeline, task
@@ -74,18 +74,7 @@ def month(number: int, *, year: pl.DataFrame, airports: pl.DataFrame) -> pl.Data
     planned = (minutes("sched_arr_time") - clock("scheduled", sorted(rows["zone"].unique()))) % 1440
     due = pl.col("scheduled") + pl.duration(minutes=planned)
     return rows.select(
-        *(
-            "month",
-            "carrier",
-            "flight",
-            "tailnum",
-            "origin",
-            "dest",
-            "distance",
-            "dep_delay",
-            "arr_delay",
-            "scheduled",
-        ),
+        *("month", *IDENTITY, "distance", "dep_delay", "arr_delay", "scheduled"),
         local=pl.datetime("year", "month", "day", "hour", "minute"),
         due=due,
         left=pl.col("scheduled") + pl.duration(minutes="dep_delay"),
