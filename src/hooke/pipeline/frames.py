@@ -1,0 +1,63 @@
+"""Where in the user's code something happened, for messages."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from dataclasses import dataclass
+from types import FrameType
+
+__all__ = ["Place", "shorten_path", "user_place"]
+
+_HOOKE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of source: the file as it should be shown, the line's number from 1, its text (may be empty)."""
+
+    file: str
+    line: int
+    text: str = ""
+
+    def __str__(self) -> str:
+        at = f"{self.file}:{self.line}"
+        return f"{at}: {self.text}" if self.text else at
+
+
+def user_place() -> Place:
+    """The innermost line that is the user's: not Hooke's, the standard library's or an installed package's.
+
+    Where every frame is a library's, the innermost one that is not Hooke's.
+    """
+    outside = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_HOOKE):
+            if _is_users(file):
+                return _place(frame)
+            outside = outside or frame
+        frame = frame.f_back
+    return Place("?", 0) if outside is None else _place(outside)
+
+
+def shorten_path(file: str) -> str:
+    """`file` relative to the working directory where it lies below it, else as it is."""
+    folder = os.getcwd() + os.sep
+    return file.removeprefix(folder)
+
+
+def _is_users(file: str) -> bool:
+    if any(part in file for part in _INSTALLED):
+        return False
+    return not file.startswith(_STDLIB) and not file.startswith("<frozen ")
+
+
+def _place(frame: FrameType) -> Place:
+    file = frame.f_code.co_filename
+    text = linecache.getline(file, frame.f_lineno, frame.f_globals).strip()
+    return Place(shorten_path(file), frame.f_lineno, text)

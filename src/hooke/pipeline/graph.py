@@ -1,0 +1,135 @@
+"""A pipeline's calls as an immutable graph: what runs, on which arguments, after what.
+
+Pure data: no clock, no thread, no input or output. Nodes are in topological order by construction, since a
+call can only take results of calls before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hooke.pipeline.binding import unbind
+from hooke.pipeline.nesting import promises_in
+from hooke.pipeline.task import Task
+
+__all__ = ["Graph", "Node", "Use"]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A use of a node's result, or of the part of it at `path` (keys, indexes and slices, outermost first).
+
+    `elementwise`: by a map that goes over it in step, item i needing item i alone.
+    """
+
+    node: int
+    path: tuple[Any, ...] = ()
+    elementwise: bool = False
+
+    def __hash__(self) -> int:
+        return hash((self.node, len(self.path), self.elementwise))  # a slice in the path has no hash before 3.12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Node:
+    """A call of a task (`kind="call"`), or a map of one over `iterables` (`kind="map"`)."""
+
+    id: int
+    """Its place in `Graph.nodes`."""
+    task: Task[..., Any]
+    kind: Literal["call", "map"] = "call"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Parameter -> value, defaults applied, with promises inside. For a map: what every item gets by keyword."""
+    iterables: tuple[Any, ...] = ()
+    """Maps only, one a column: a list, tuple, range, NumPy array, MapPromise, or Promise of a list."""
+    columns: tuple[str, ...] = ()
+    """Parameter that each iterable goes to. An item is called as `function(*items, **arguments)`."""
+    items: int | None = 1
+    """1 for a call; for a map its length, or None while that is not known."""
+    uses: tuple[Use, ...] = ()
+    """The distinct uses of other nodes in `arguments` and `iterables`."""
+    where: str = ""
+    """The line that made the call, such as `flights.py:34`."""
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether a list must be read before its items are known. A map in step with a dynamic one need not."""
+        return self.items is None and not any(use.elementwise for use in self.uses)
+
+    def call_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and keyword arguments of a call node."""
+        return unbind(self.task.signature, self.arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Graph:
+    """All calls of a pipeline, and what it returns: any nesting of values with promises inside."""
+
+    pipeline: str
+    nodes: tuple[Node, ...]
+    output: Any = None
+    output_uses: tuple[Use, ...] = field(init=False)
+    """The distinct uses of nodes in `output`."""
+    _parents: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+    _children: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        parents = tuple(tuple(sorted({use.node for use in node.uses})) for node in self.nodes)
+        children: list[list[int]] = [[] for _ in self.nodes]
+        for node, above in enumerate(parents):
+            for parent in above:
+                children[parent].append(node)
+        uses = dict.fromkeys(Use(promise.node, promise.path) for promise in promises_in(self.output))
+        object.__setattr__(self, "output_uses", tuple(uses))
+        object.__setattr__(self, "_parents", parents)
+        object.__setattr__(self, "_children", tuple(map(tuple, children)))
+
+    def parents(self, node: int) -> tuple[int, ...]:
+        """Nodes whose results `node` uses, ascending."""
+        return self._parents[node]
+
+    def children(self, node: int) -> tuple[int, ...]:
+        """Nodes that use the result of `node`, ascending."""
+        return self._children[node]
+
+    def roots(self) -> tuple[int, ...]:
+        """Nodes that a run is for, ascending: those in the output, and those that nobody uses, called for their effect."""
+        wanted = {use.node for use in self.output_uses}
+        return tuple(node.id for node in self.nodes if node.id in wanted or not self._children[node.id])
+
+    def depths(self) -> tuple[int, ...]:
+        """For each node the number of nodes on the longest way to it from one without parents; 0 for such a one."""
+        depths: list[int] = []
+        for above in self._parents:
+            depths.append(1 + max((depths[parent] for parent in above), default=-1))
+        return tuple(depths)
+
+    def describe(self) -> str:
+        """The graph as a tree of text, from what a run is for down to what it needs; a shared node is drawn once."""
+        lines = [self.pipeline]
+        drawn: set[int] = set()
+        self._draw(self.roots(), "", drawn, lines)
+        return "\n".join(lines)
+
+    def _draw(self, nodes: Sequence[int], indent: str, drawn: set[int], lines: list[str]) -> None:
+        # A stack, not recursion: a chain of calls may be longer than the interpreter's stack is deep.
+        stack = [(node, indent, node == nodes[-1]) for node in reversed(nodes)]
+        while stack:
+            node, indent, is_last = stack.pop()
+            lines.append(f"{indent}{'└─ ' if is_last else '├─ '}{self._label(node, drawn)}")
+            if node in drawn:
+                continue
+            drawn.add(node)
+            inner = indent + ("   " if is_last else "│  ")
+            above = self._parents[node]
+            stack += [(parent, inner, parent == above[-1]) for parent in reversed(above)]
+
+    def _label(self, number: int, drawn: set[int]) -> str:
+        node = self.nodes[number]
+        count = "? items" if node.items is None else f"{node.items} items"
+        over = f".map over {', '.join(node.columns)}: {count}" if node.kind == "map" else ""
+        where = f" ({node.where})" if node.where else ""
+        again = " (drawn above)" if number in drawn and self._parents[number] else where
+        return f"#{number} {node.task.name}{over}{again}"

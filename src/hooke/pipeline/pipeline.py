@@ -1,0 +1,122 @@
+"""`@pipeline`: a function that composes tasks. Called as it is, it is plain Python; `run` traces it into a graph."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from hooke.base.errors import UsageError
+from hooke.pipeline.binding import signature_of
+from hooke.pipeline.declaration import check_function, check_name, reduce_declared
+from hooke.pipeline.task import Task
+from hooke.pipeline.tracing import ACTIVE
+
+__all__ = ["RESERVED", "Pipeline", "pipeline"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+
+RESERVED = ("on", "workers", "wait", "deadline", "budget", "catalog")
+"""Parameters of `run` and `plan` themselves, which a pipeline's own parameters stand beside."""
+
+
+class Pipeline(Generic[P, R]):
+    """A function that composes tasks, with a name.
+
+    Calling it runs its body as plain Python. Inside the trace of another pipeline the body becomes part of
+    that graph.
+    """
+
+    function: Callable[P, R]
+    name: str
+
+    def __init__(self, function: Callable[P, R], *, name: str) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        tracer = ACTIVE.get()
+        if tracer is None:
+            return self.function(*args, **kwargs)
+        result: R = tracer.inline(self, args, kwargs)
+        return result
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any], /) -> Pipeline[P, R]: ...
+    @overload
+    def __get__(
+        self: Pipeline[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
+    ) -> Pipeline[Q, R]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Pipeline[..., Any]:
+        get = getattr(type(self.function), "__get__", None)
+        if instance is None or get is None:
+            return self
+        return Pipeline(get(self.function, instance, owner), name=self.name)
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The function's signature."""
+        return signature_of(self.function)
+
+    def __hooke_code__(self) -> Callable[P, R]:
+        """The function that composes the tasks."""
+        return self.function
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name!r} of {self.__module__}>"
+
+    def __reduce_ex__(self, _protocol: Any) -> str | tuple[Any, ...]:
+        return reduce_declared(self, functools.partial(object.__new__, type(self)), self.__dict__)
+
+    def __copy__(self) -> Pipeline[P, R]:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Pipeline[P, R]:
+        return self
+
+
+class _Declare(Protocol):
+    """What `@pipeline(...)` returns: makes a Pipeline of a function and keeps its signature."""
+
+    def __call__(self, function: Callable[P, R], /) -> Pipeline[P, R]: ...
+
+
+@overload
+def pipeline(function: Callable[P, R], /) -> Pipeline[P, R]: ...
+@overload
+def pipeline(*, name: str | None = None) -> _Declare: ...
+def pipeline(function: Any = None, /, *, name: str | None = None) -> Any:
+    """Declare a function as a pipeline: `@pipeline`, or `@pipeline(name="nightly")`.
+
+    Raises UsageError for functions that cannot be one (async functions, generators, lambdas without `name`)
+    and for parameters that bear a name of `run` or `plan` themselves: on, workers, wait, deadline, budget, catalog.
+    """
+    if function is None:
+        return functools.partial(_declare, name=name)
+    return _declare(function, name)
+
+
+def _declare(function: Any, name: str | None = None) -> Pipeline[..., Any]:
+    function = check_function("pipeline", function)
+    if isinstance(function, Pipeline | Task):
+        raise UsageError(
+            f"@pipeline got {function!r}",
+            mend="one function is either a pipeline or a task; write @pipeline above a function that calls the task",
+        )
+    shown = check_name("pipeline", function, name)
+    _refuse_reserved(shown, signature_of(function))
+    return Pipeline(function, name=shown)
+
+
+def _refuse_reserved(name: str, signature: inspect.Signature) -> None:
+    taken = [parameter for parameter in signature.parameters if parameter in RESERVED]
+    if taken:
+        raise UsageError(
+            f"pipeline {name!r} has the parameter {taken[0]!r}, which is one of run's or plan's own",
+            mend=f"rename it, as in {taken[0]}_; reserved are {', '.join(RESERVED)}",
+        )

@@ -1,0 +1,130 @@
+"""What a task asks of the place that runs it, as declared in `@task(...)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypedDict
+
+from hooke.base.errors import UsageError
+from hooke.base.units import parse_bytes, parse_seconds
+
+__all__ = ["Options", "Resources", "parse_resources"]
+
+
+class Options(TypedDict, total=False):
+    """The options of `@task`.
+
+    `cpus`: threads that the task may use (1). `memory`: its limit, `"2GiB"` or bytes (none).
+    `gpus`: devices, or a share of one (0). `retries`: how often a failed task runs again (0).
+    `timeout`: `"30m"` or seconds for one attempt (none). `cache`: whether other runs may reuse
+    its results (True). `name`: shown instead of the function's own name.
+    """
+
+    cpus: float
+    memory: str | int | None
+    gpus: float
+    retries: int
+    timeout: str | float | None
+    cache: bool
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one attempt of a task needs: cpus (threads), memory (bytes), gpus, and its policy."""
+
+    cpus: float = 1
+    memory: int | None = None
+    gpus: float = 0
+    retries: int = 0
+    timeout_s: float | None = None
+    cache: bool = True
+
+
+def parse_resources(task: str, options: Mapping[str, Any]) -> Resources:
+    """Check the options of `@task` and convert their units. `task` is the name for messages.
+
+    Raises UsageError for an unknown option (with the nearest valid one) and for a value out of range.
+    """
+    _refuse_unknown(task, options)
+    return Resources(
+        cpus=_number(task, "cpus", options.get("cpus", 1), above_zero=True),
+        memory=_memory(task, options.get("memory")),
+        gpus=_number(task, "gpus", options.get("gpus", 0)),
+        retries=_retries(task, options.get("retries", 0)),
+        timeout_s=_timeout(task, options.get("timeout")),
+        cache=_cache(task, options.get("cache", True)),
+    )
+
+
+def _refuse_unknown(task: str, options: Mapping[str, Any]) -> None:
+    valid = list(Options.__annotations__)
+    for option in options:
+        if option not in valid:
+            near = get_close_matches(option, valid, n=1)
+            meant = f"did you mean {near[0]}=? " if near else ""
+            raise UsageError(
+                f"@task has no option {option!r} (task {task!r})",
+                mend=f"{meant}valid options: {', '.join(valid)}",
+            )
+
+
+def _number(task: str, option: str, value: object, *, above_zero: bool = False) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and (value > 0 or (value == 0 and not above_zero)):
+        return value
+    least = "above 0" if above_zero else "of 0 or more"
+    raise _wrong(task, option, value, f"a number {least}, such as {option}=1 or {option}=0.5")
+
+
+def _retries(task: str, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise _wrong(task, "retries", value, "a whole number of 0 or more, such as retries=2")
+
+
+def _memory(task: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        size = _parsed(task, "memory", value)
+        if size > 0:
+            return size
+    raise _wrong(task, "memory", value, 'a size above 0, such as memory="2GiB", or a number of bytes')
+
+
+def _parsed(task: str, option: str, value: str | int) -> int:
+    try:
+        return parse_bytes(value)
+    except UsageError as error:
+        raise _unreadable(task, option, error) from None
+
+
+def _timeout(task: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            seconds = parse_seconds(value)
+        except UsageError as error:
+            raise _unreadable(task, "timeout", error) from None
+        if seconds > 0:
+            return seconds
+    raise _wrong(task, "timeout", value, 'a time above 0, such as timeout="30m", or a number of seconds')
+
+
+def _cache(task: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _wrong(task, "cache", value, "cache=True or cache=False")
+
+
+def _wrong(task: str, option: str, value: object, valid: str) -> UsageError:
+    return UsageError(f"task {task!r} has {option}={value!r}", mend=f"give {valid}")
+
+
+def _unreadable(task: str, option: str, error: UsageError) -> UsageError:
+    return UsageError(f"task {task!r}: {option}: {error.what}", why=error.why, mend=error.mend)

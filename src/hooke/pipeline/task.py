@@ -1,0 +1,180 @@
+"""`@task`: a plain function with resources. Outside a trace it is the function; inside, it notes a graph node."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from hooke.base.errors import UsageError
+from hooke.pipeline.binding import signature_of
+from hooke.pipeline.columns import as_columns, check_lengths
+from hooke.pipeline.declaration import check_function, check_name, reduce_declared
+from hooke.pipeline.resources import Options, Resources, parse_resources
+from hooke.pipeline.shape import Shape, result_shape
+from hooke.pipeline.tracing import ACTIVE
+
+__all__ = ["BoundTask", "Resources", "Task", "task"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class Task(Generic[P, R]):
+    """A function with a name and resources. Calling it calls the function, unless a pipeline is being traced.
+
+    It has the function's signature, name, docstring and module; it binds to instances as the function does.
+    It pickles by reference where another process can import it, else by value.
+    """
+
+    function: Callable[P, R]
+    name: str
+    resources: Resources
+
+    def __init__(
+        self, function: Callable[P, R], *, name: str, resources: Resources | None = None, descriptor: Any = None
+    ) -> None:
+        # A callable object's attributes are its own; a function's (marks of other decorators) go along.
+        updated = ("__dict__",) if inspect.isfunction(function) else ()
+        functools.update_wrapper(self, function, updated=updated)
+        self.function = function
+        self.name = name
+        self.resources = resources or Resources()
+        self._descriptor = function if descriptor is None else descriptor
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        tracer = ACTIVE.get()
+        if tracer is None:
+            return self.function(*args, **kwargs)
+        result: R = tracer.call(self, args, kwargs)
+        return result
+
+    def map(self, /, *iterables: Iterable[Any], **constants: Any) -> list[R]:
+        """The function for each item: `[f(a, b, **constants) for a, b in zip(*iterables, strict=True)]`.
+
+        Positional iterables give the items, keywords are the same for every item. In a pipeline that is being
+        traced the items run as tasks of their own; iterables may then be results of other tasks.
+        Raises UsageError for no iterable, one that cannot be iterated or never ends, or unequal lengths.
+        """
+        tracer = ACTIVE.get()
+        if tracer is not None:
+            results: list[R] = tracer.map(self, iterables, constants)
+            return results
+        columns = as_columns(self.name, iterables, constants)
+        check_lengths(self.name, [len(column) for column in columns])
+        function: Callable[..., R] = self.function
+        return [function(*items, **constants) for items in zip(*columns, strict=True)]
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any], /) -> Task[P, R]: ...
+    @overload
+    def __get__(
+        self: Task[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
+    ) -> Task[Q, R]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Task[..., Any]:
+        get = getattr(type(self._descriptor), "__get__", None)
+        if get is None:
+            return self
+        bound = get(self._descriptor, instance, owner)
+        return BoundTask(self, bound) if inspect.ismethod(bound) else self
+
+    def __hooke_code__(self) -> Callable[P, R]:
+        """The function whose code decides the keys of this task's results."""
+        return self.function
+
+    def __repr__(self) -> str:
+        return f"<task {self.name!r} of {self.__module__}>"
+
+    def __reduce_ex__(self, _protocol: Any) -> str | tuple[Any, ...]:
+        return reduce_declared(self, functools.partial(object.__new__, type(self)), self.__dict__)
+
+    def __copy__(self) -> Task[P, R]:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Task[P, R]:
+        return self
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The function's signature; `(*args, **kwargs)` where a C function does not tell it."""
+        return signature_of(self.function)
+
+    @functools.cached_property
+    def shape(self) -> Shape | None:
+        """The parts of its result, where its annotation says that it is a tuple of fixed length."""
+        return result_shape(self.function)
+
+
+class BoundTask(Task[P, R]):
+    """A task that is a method, looked up on an instance (or, for a class method, on a class)."""
+
+    def __init__(self, unbound: Task[..., R], method: Any) -> None:
+        super().__init__(method, name=unbound.name, resources=unbound.resources)
+        self.unbound = unbound
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        tracer = ACTIVE.get()
+        if tracer is None:
+            return self.function(*args, **kwargs)
+        # The instance is an argument like any other: it is in the key, and shown.
+        method: Any = self.function
+        result: R = tracer.call(self.unbound, (method.__self__, *args), kwargs)
+        return result
+
+    def __get__(self, _instance: Any, _owner: type[Any] | None = None, /) -> Task[P, R]:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundTask) and self.unbound is other.unbound and self.function == other.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        method: Any = self.function
+        return _bind, (self.unbound, method.__self__)
+
+
+def _bind(unbound: Task[..., Any], instance: object) -> Task[..., Any]:
+    return unbound.__get__(instance, instance if isinstance(instance, type) else type(instance))
+
+
+class _Declare(Protocol):
+    """What `@task(...)` returns: makes a Task of a function and keeps its signature."""
+
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(**options: Unpack[Options]) -> _Declare: ...
+def task(function: Any = None, /, **options: Any) -> Any:
+    """Declare a function as a task: `@task`, `@task(cpus=2)`, or `task(cpus=2)(package.function)`.
+
+    Options: `cpus` (threads it may use, 1), `memory` (limit, "2GiB" or bytes), `gpus` (0), `retries` (0),
+    `timeout` ("30m" or seconds for one attempt), `cache` (may other runs reuse its results, True), `name`.
+    A call does what it did before. Raises UsageError for an option that is unknown or out of range, and for
+    functions that cannot be tasks (async functions, generators, lambdas without `name`).
+    """
+    if function is not None:
+        if options:
+            raise UsageError(
+                "task() got a function and options at once",
+                mend=f"write task({', '.join(f'{key}={value!r}' for key, value in options.items())})(function)",
+            )
+        return _declare(function, {})
+    parse_resources("?", {key: value for key, value in options.items() if key != "name"})
+    return functools.partial(_declare, options=options)
+
+
+def _declare(function: Any, options: dict[str, Any]) -> Task[..., Any]:
+    descriptor = check_function("task", function)
+    if isinstance(descriptor, Task):
+        descriptor = descriptor._descriptor if not isinstance(descriptor, BoundTask) else descriptor.function
+    function = descriptor.__func__ if isinstance(descriptor, staticmethod | classmethod) else descriptor
+    name = check_name("task", function, options.get("name"))
+    return Task(function, name=name, resources=parse_resources(name, options), descriptor=descriptor)

@@ -1,0 +1,159 @@
+"""Tracing: a pipeline's body is run once, and every call of a task in it becomes a node of a graph.
+
+The trace belongs to the context in which the body runs: threads that the body starts call tasks for real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from hooke.base.errors import TraceError
+from hooke.pipeline.binding import bind_call, bind_map
+from hooke.pipeline.columns import as_columns, check_lengths
+from hooke.pipeline.frames import user_place
+from hooke.pipeline.graph import Graph, Node, Use
+from hooke.pipeline.lint import lint
+from hooke.pipeline.nesting import copy_nesting, promises_in
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.promise import MapPromise, Origin, Promise, Session, length_of, origin_of, path_of
+from hooke.pipeline.task import Task
+from hooke.pipeline.tracing import ACTIVE
+
+__all__ = ["GraphTracer", "trace"]
+
+
+def trace(pipeline: Pipeline[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Graph:
+    """The graph of `pipeline(*args, **kwargs)`. Runs the body, and no task.
+
+    Raises UsageError for arguments that do not fit the pipeline's parameters, TraceError for what the body does
+    and a graph cannot hold, and whatever the body raises by itself.
+    """
+    if ACTIVE.get() is not None:
+        raise TraceError(
+            f"pipeline {pipeline.name!r} was to be run inside the body of another one",
+            where=str(user_place()),
+            mend="call it as a function: its tasks become part of the outer run",
+        )
+    tracer = GraphTracer(pipeline.name)
+    token = ACTIVE.set(tracer)
+    try:
+        output = tracer.inline(pipeline, args, kwargs or {})
+    except TypeError as error:
+        _explain(error)
+        raise
+    finally:
+        ACTIVE.reset(token)
+        tracer.session.is_open = False
+    return Graph(pipeline=pipeline.name, nodes=tuple(tracer.nodes), output=tracer.checked(output))
+
+
+class GraphTracer:
+    """Notes the calls of one trace as nodes."""
+
+    def __init__(self, pipeline: str) -> None:
+        self.session = Session(pipeline)
+        self.nodes: list[Node] = []
+        self._linted: set[Callable[..., Any]] = set()
+
+    def inline(self, pipeline: Pipeline[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run a pipeline's body; its calls are noted here."""
+        bind_call(f"pipeline {pipeline.name!r}", pipeline.signature, args, kwargs)
+        if pipeline.function not in self._linted:
+            self._linted.add(pipeline.function)
+            lint(pipeline)
+        return pipeline.function(*args, **kwargs)
+
+    def call(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Promise:
+        """Note a call."""
+        arguments = self.checked(bind_call(f"task {task.name!r}", task.signature, args, kwargs))
+        origin = self._add(task, arguments=arguments, uses=_uses(arguments.values()))
+        return Promise(origin, shape=task.shape)
+
+    def map(
+        self, task: Task[..., Any], iterables: Sequence[Any], constants: Mapping[str, Any]
+    ) -> MapPromise:
+        """Note a map."""
+        columns = self.checked(as_columns(task.name, iterables, constants))
+        names, arguments = bind_map(f"task {task.name!r}", task.signature, len(columns), constants)
+        arguments = self.checked(arguments)
+        items, in_step_with = _length(task.name, columns)
+        in_step = items is not None or in_step_with is not None
+        origin = self._add(
+            task,
+            kind="map",
+            arguments=arguments,
+            iterables=tuple(columns),
+            columns=names,
+            items=items,
+            uses=(*_uses(arguments.values()), *_column_uses(columns, in_step=in_step)),
+        )
+        return MapPromise(origin, items, origin.node if in_step_with is None else in_step_with)
+
+    def checked(self, value: Any) -> Any:
+        """A copy of the nesting as it is now. Raises TraceError for a promise of another trace."""
+        for promise in promises_in(value):
+            if origin_of(promise).session is not self.session:
+                raise _foreign(promise, self.session)
+        return copy_nesting(value)
+
+    def _add(self, task: Task[..., Any], *, uses: tuple[Use, ...], **fields: Any) -> Origin:
+        place = user_place()
+        node = Node(
+            id=len(self.nodes),
+            task=task,
+            uses=tuple(dict.fromkeys(uses)),
+            where=f"{place.file}:{place.line}",
+            **fields,
+        )
+        self.nodes.append(node)
+        return Origin(session=self.session, node=node.id, task=task.name, place=place, shape=task.shape)
+
+
+def _uses(values: Iterable[Any]) -> tuple[Use, ...]:
+    return tuple(Use(origin_of(promise).node, path_of(promise)) for promise in promises_in(list(values)))
+
+
+def _column_uses(columns: Sequence[Any], *, in_step: bool) -> tuple[Use, ...]:
+    maps = tuple(
+        Use(origin_of(column).node, elementwise=in_step) for column in columns if isinstance(column, MapPromise)
+    )
+    return maps + _uses(column for column in columns if not isinstance(column, MapPromise))
+
+
+def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
+    """How many items, if known; else the node that decides the common length of all columns, if there is one."""
+    known: list[int | None] = []
+    sources: set[int | None] = set()
+    for column in columns:
+        if isinstance(column, MapPromise):
+            items, source = length_of(column)
+        elif isinstance(column, Promise):
+            items, source = None, None
+        else:
+            items, source = len(column), None
+        known.append(items)
+        sources.add(source)
+    lengths = [items for items in known if items is not None]
+    check_lengths(task, lengths)
+    if len(lengths) == len(known):
+        return lengths[0], None
+    return None, sources.pop() if len(sources) == 1 else None
+
+
+def _foreign(promise: Promise, session: Session) -> TraceError:
+    return TraceError(
+        f"pipeline {session.pipeline!r} got {promise!r} of pipeline {origin_of(promise).session.pipeline!r}, "
+        "traced at another time",
+        where=str(user_place()),
+        mend="call the task in this pipeline's body; keep no results in globals between runs",
+    )
+
+
+def _explain(error: TypeError) -> None:
+    """Say what a promise is, where C code refused one by its type."""
+    if "Promise" in str(error) and not isinstance(error, TraceError):
+        error.add_note(
+            "A Promise is the result of a task that has not run: a pipeline's body only draws the graph. "
+            "Put this line inside a task."
+        )
