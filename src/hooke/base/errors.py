@@ -153,8 +153,8 @@ class TaskFailed(HookeError):
     else was known.
     """
 
-    # More parameters than six: the fields of one message, every one with a default, none positional.
-    def __init__(
+    # Seven parameters: the fields of one message, each named by the caller and with a default.
+    def __init__(  # noqa: PLR0913
         self,
         what: str,
         *,
@@ -253,7 +253,9 @@ def _call(task: str, arguments: str) -> str:
 
 
 def _place(attempt: int, worker: str) -> str:
-    return " on ".join(part for part in (attempt and f"attempt {attempt}", worker and f"worker {worker}") if part)
+    return " on ".join(
+        part for part in (attempt and f"attempt {attempt}", worker and f"worker {worker}") if part
+    )
 
 
 def _cause(facts: Mapping[str, Any]) -> str:

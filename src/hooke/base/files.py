@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 from hooke.base.forks import on_fork
 
@@ -34,7 +35,9 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
         rest = rest[written:]
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview, *, sync: bool = False) -> None:
+def write_atomic(
+    path: str | os.PathLike[str], data: bytes | bytearray | memoryview, *, sync: bool = False
+) -> None:
     """Make `path` hold `data`: a reader sees the old file or the new one, whole, whatever dies meanwhile.
 
     With `sync` it holds through a power loss too. Raises OSError, leaving the old file and no temporary one;
@@ -130,7 +133,7 @@ class FileLock:
         """In a child: let go of the inherited descriptor, which would keep the lock after the parent's death."""
         self.release()
 
-    def __enter__(self) -> FileLock:
+    def __enter__(self) -> Self:
         if not self.try_acquire():
             raise BlockingIOError(errno.EWOULDBLOCK, "held by another process", str(self.path))
         return self

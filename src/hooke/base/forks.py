@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Protocol
 from weakref import WeakSet
 
@@ -18,17 +19,18 @@ class Forked(Protocol):
 
 
 _watched: WeakSet[Forked] = WeakSet()
-_registered = False
 
 
 def on_fork(watched: Forked) -> None:
     """Call `watched.after_fork()` in every child forked while `watched` lives; keeps no reference to it."""
-    global _registered
-    # At the first use and not at import, which is to have no effect.
-    if not _registered:
-        _registered = True
-        os.register_at_fork(after_in_child=_tell_all)
+    _register()
     _watched.add(watched)
+
+
+@cache
+def _register() -> None:
+    # At the first use and not at import, which is to have no effect.
+    os.register_at_fork(after_in_child=_tell_all)
 
 
 def _tell_all() -> None:

@@ -22,7 +22,9 @@ class Registry:
     Ours win over an entry point of the same name.
     """
 
-    def __init__(self, group: str, builtin: Mapping[str, str], extras: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, group: str, builtin: Mapping[str, str], extras: Mapping[str, str] | None = None
+    ) -> None:
         self.group = group
         self.builtin = dict(builtin)
         self.extras = dict(extras or {})

@@ -43,4 +43,4 @@ def _raised_in(frame: list[str]) -> list[str]:
     match = _FRAME.match(frame[0]) if frame else None
     if match is None or _OURS.search(match["file"]):
         return []
-    return [f'  raised in {match["name"]}, line {match["line"]} of {match["file"]}']
+    return [f"  raised in {match['name']}, line {match['line']} of {match['file']}"]

@@ -19,7 +19,7 @@ _ONE_SIZE = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z]*)\s*")
 _ONE_SPAN = re.compile(rf"\s*{_NUMBER}\s*([A-Za-zµ]*)\s*")
 
 
-def parse_bytes(value: str | int | float) -> int:
+def parse_bytes(value: str | float) -> int:
     """Bytes in `value`: a number of bytes, or text such as `"512MB"`, `"1.5 GiB"` (case does not matter).
 
     Raises UsageError for anything else, negative and not-a-number included. `"2G"` is refused as ambiguous.
@@ -36,7 +36,7 @@ def parse_bytes(value: str | int | float) -> int:
     return _whole(value, value)
 
 
-def parse_seconds(value: str | int | float) -> float:
+def parse_seconds(value: str | float) -> float:
     """Seconds in `value`: a number of seconds, or text such as `"90s"`, `"30m"`, `"1h 30m"`, `"250ms"`.
 
     Raises UsageError for anything else, negative and not-a-number included.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -72,10 +73,12 @@ class SegmentReader:
         if fd >= 0:
             os.close(fd)
 
-    def __enter__(self) -> SegmentReader:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self.close()
 
     def _decode(self, payload: bytes) -> Event:
@@ -85,16 +88,16 @@ class SegmentReader:
             raise _unknown(self.path, self.version or 0, payload, error) from error
 
 
-def read(path: Path, *, segments: Collection[str] | None = None) -> list[Segment]:
+def read(path: Path, segment: str | None = None) -> list[Segment]:
     """The segments at `path`, a run's folder (the driver's segment first, the others by name) or one file.
 
-    `segments` names the ones to read, without suffix. A torn tail is reported in `Segment.torn`, never misread.
+    `segment` names the only one to read, without suffix; a folder without it gives an empty list. A torn tail is reported in `Segment.torn`, never misread.
     Raises JournalError on damage in the middle, on a newer Hooke's journal, and when `path` does not exist.
     """
     if not path.exists():
         raise JournalError("there is no journal", where=str(path), mend="hooke runs lists the runs there are")
     files = segment_files(path) if path.is_dir() else [path]
-    return [_read_one(file) for file in files if segments is None or file.stem in segments]
+    return [_read_one(file) for file in files if segment in (None, file.stem)]
 
 
 def follow(
@@ -113,12 +116,27 @@ def follow(
             for file in segment_files(folder):
                 if file not in readers and (segments is None or file.stem in segments):
                     readers[file] = opened.enter_context(SegmentReader(file))
-            came = [batch for reader in readers.values() if (batch := list(reader))]
+            came, error = _gather(readers.values())
             yield from heapq.merge(*came, key=attrgetter("at"))
+            if error is not None:
+                raise error
             if ending:
                 return
             if not came:
                 time.sleep(poll_s)
+
+
+def _gather(readers: Iterable[SegmentReader]) -> tuple[list[list[Event]], JournalError | None]:
+    batches: list[list[Event]] = []
+    for reader in readers:
+        batch: list[Event] = []
+        batches.append(batch)
+        try:
+            # Not `list(reader)`: what was read before an error is told before it.
+            batch.extend(reader)
+        except JournalError as error:
+            return batches, error
+    return [batch for batch in batches if batch], None
 
 
 def _read_one(file: Path) -> Segment:

@@ -76,7 +76,9 @@ def frame(payload: bytes) -> bytes:
     """The record that holds `payload`. Raises JournalError when it is longer than 4 GiB."""
     size = len(payload)
     if size > MOST_BYTES:
-        raise JournalError(f"an event of {size} bytes does not fit a record", mend="store the value, record its Ref")
+        raise JournalError(
+            f"an event of {size} bytes does not fit a record", mend="store the value, record its Ref"
+        )
     return _RECORD.pack(MARKER, size, size ^ MOST_BYTES, crc32(payload, size)) + payload
 
 
@@ -96,7 +98,9 @@ def read_version(fd: int, path: Path) -> int | None:
     """
     raw = os.pread(fd, HEADER_BYTES, 0)
     whole = len(raw) == HEADER_BYTES
-    if raw[: len(MAGIC)] != MAGIC[: len(raw)] or (whole and crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little")):
+    if raw[: len(MAGIC)] != MAGIC[: len(raw)] or (
+        whole and crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little")
+    ):
         raise JournalError(
             "this file is no journal, or its header is damaged",
             where=f"{path}, offset 0",
@@ -147,7 +151,11 @@ class RecordScan:
         while True:
             end = record_end(data, at)
             if end < 0:
-                self.damage = self._look_behind()
+                # A writer may have cut and written anew meanwhile, so the whole rest is read once more.
+                data, at = self._rest(), 0
+                if record_end(data, 0) >= 0:
+                    continue
+                self.damage = self._damage(data)
                 return
             if end > len(data):
                 more = os.pread(self.fd, max(_BLOCK, end - at), self.offset)
@@ -169,11 +177,13 @@ class RecordScan:
         why = self.damage.why if self.damage else "its end is missing"
         return TornTail(path=path, offset=self.offset, cut=cut, why=why)
 
-    def _look_behind(self) -> Damage:
-        tail = os.pread(self.fd, os.fstat(self.fd).st_size - self.offset, self.offset)
-        readable = len(tail) >= _RECORD.size and read_length(tail, 0) >= 0
-        why = "the checksum of its record does not fit" if readable else "no record begins there"
-        return Damage(offset=self.offset, why=why, following=count_records(tail, 1))
+    def _rest(self) -> bytes:
+        return os.pread(self.fd, max(os.fstat(self.fd).st_size - self.offset, 0), self.offset)
+
+    def _damage(self, rest: bytes) -> Damage:
+        framed = len(rest) >= _RECORD.size and read_length(rest, 0) >= 0
+        why = "the checksum of the record there does not fit" if framed else "no record begins there"
+        return Damage(offset=self.offset, why=why, following=count_records(rest, 1))
 
 
 def read_length(data: bytes, at: int) -> int:
@@ -187,14 +197,14 @@ def record_end(data: bytes, at: int) -> int:
     if len(data) - at < _RECORD.size:
         begun = data[at : at + len(MARKER)]
         return at + _RECORD.size if MARKER.startswith(begun) else -1
-    marker, size, complement, checksum = _RECORD.unpack_from(data, at)
-    if marker != MARKER or size ^ MOST_BYTES != complement:
+    size = read_length(data, at)
+    if size < 0:
         return -1
     start = at + _RECORD.size
     end = start + size
     if end > len(data):
         return end
-    return end if crc32(data[start:end], size) == checksum else -1
+    return end if crc32(data[start:end], size).to_bytes(4, "little") == data[start - 4 : start] else -1
 
 
 def count_records(data: bytes, at: int) -> int:

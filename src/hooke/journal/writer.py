@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import msgspec
 
@@ -17,7 +17,16 @@ from hooke.base.errors import JournalError, UsageError
 from hooke.base.files import GroupSync, sync_data, sync_folder, write_all
 from hooke.base.forks import on_fork
 from hooke.journal.events import Event
-from hooke.journal.segments import SUFFIX, RecordScan, TornTail, corrupt, frame, header, read_version
+from hooke.journal.segments import (
+    HEADER_BYTES,
+    SUFFIX,
+    RecordScan,
+    TornTail,
+    corrupt,
+    frame,
+    header,
+    read_version,
+)
 
 __all__ = ["Durability", "Journal"]
 
@@ -38,7 +47,9 @@ class Journal:
     event is then written all the same.
     """
 
-    def __init__(self, folder: Path, segment: str, *, durable: Durability, clock: Clock, group: GroupSync) -> None:
+    def __init__(
+        self, folder: Path, segment: str, *, durable: Durability, clock: Clock, group: GroupSync | None
+    ) -> None:
         self.folder = folder
         self.segment = segment
         self.durable = durable
@@ -46,7 +57,8 @@ class Journal:
         self.observers: list[Callable[[Event], None]] = []
         self._first_segment = segment
         self._clock = clock
-        self._group = group
+        self._group = group or GroupSync()
+        self._own_group = group is None
         self._lock = threading.RLock()
         self._fd = -1
         self._end = 0
@@ -69,10 +81,10 @@ class Journal:
         segment, when it is damaged in the middle, when a newer Hooke wrote it, or when the disk is full.
         """
         if durable not in ("group", "each", "none"):
-            raise UsageError(f"durable={durable!r} is not known", mend='valid values: "group", "each", "none"')
-        journal = cls(
-            Path(folder), segment, durable=durable, clock=clock or SystemClock(), group=group or GroupSync()
-        )
+            raise UsageError(
+                f"durable={durable!r} is not known", mend='valid values: "group", "each", "none"'
+            )
+        journal = cls(Path(folder), segment, durable=durable, clock=clock or SystemClock(), group=group)
         journal._open()
         on_fork(journal)
         return journal
@@ -100,12 +112,11 @@ class Journal:
             except OSError as error:
                 raise self._cut(error, len(record)) from error
             self._end += len(record)
-            if self.durable == "group":
-                self._mark()
-            elif self.durable == "each":
-                self.sync()
-            for observer in self.observers:
-                observer(event)
+            try:
+                self._settle()
+            finally:
+                for observer in self.observers:
+                    observer(event)
 
     def sync(self) -> None:
         """Return when all that was appended is on the disk. Raises JournalError when the disk refuses."""
@@ -117,7 +128,7 @@ class Journal:
                     raise self._unsafe(error) from error
 
     def close(self) -> None:
-        """Sync (unless `durable="none"`) and close. A second close does nothing."""
+        """Sync what a group has not yet synced, and close. A second close does nothing."""
         with self._lock:
             fd, self._fd, self._closed = self._fd, -1, True
             if fd < 0:
@@ -128,8 +139,10 @@ class Journal:
                 raise self._unsafe(error) from error
             finally:
                 os.close(fd)
+                if self._own_group:
+                    self._group.close()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,22 +158,34 @@ class Journal:
         self._dirty_tail = False
 
     def _open(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._end = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise self._refusal("the journal cannot be opened", error) from error
         try:
             self._lock_file(fd)
-            self.torn, self._end = _whole_part(fd, self.path)
-            if self.torn is not None:
-                os.ftruncate(fd, self._end)
-            if self._end == 0:
-                self._end = _write_header(fd, self.path)
-            if self.durable == "each":
-                sync_data(fd)
-                sync_folder(self.folder)
+            self._take_up(fd)
+        except OSError as error:
+            os.close(fd)
+            raise self._refusal("the journal cannot be begun", error) from error
         except BaseException:
             os.close(fd)
             raise
         self._fd = fd
+
+    def _take_up(self, fd: int) -> None:
+        self.torn, self._end = _whole_part(fd, self.path)
+        if self.torn is not None:
+            os.ftruncate(fd, self._end)
+        if self._end == 0:
+            # A part of a header that stays behind on a full disk is cut by the next to open the segment.
+            write_all(fd, header())
+            self._end = HEADER_BYTES
+        if self.durable == "each":
+            sync_data(fd)
+            sync_folder(self.folder)
 
     def _lock_file(self, fd: int) -> None:
         # Two writers would cut each other's records in half; the kernel frees this lock when its process dies.
@@ -176,19 +201,27 @@ class Journal:
     def _mend(self) -> None:
         if self._closed:
             raise JournalError(
-                "this journal is closed", where=str(self.path), mend="append before close(), or create it again"
+                "this journal is closed",
+                where=str(self.path),
+                mend="append before close(), or create it again",
             )
         if self._fd < 0:
             self._open()
         if self._dirty_tail:
-            os.ftruncate(self._fd, self._end)
+            try:
+                os.ftruncate(self._fd, self._end)
+            except OSError as error:
+                raise self._refusal("the torn end of the journal cannot be cut off", error) from error
             self._dirty_tail = False
 
-    def _mark(self) -> None:
-        try:
-            self._group.mark(self._fd)
-        except OSError as error:
-            raise self._unsafe(error) from error
+    def _settle(self) -> None:
+        if self.durable == "each":
+            self.sync()
+        elif self.durable == "group":
+            try:
+                self._group.mark(self._fd)
+            except OSError as error:
+                raise self._unsafe(error) from error
 
     def _cut(self, error: OSError, size: int) -> JournalError:
         self._dirty_tail = True
@@ -198,10 +231,13 @@ class Journal:
         except OSError:
             # The next append tries again, before it writes.
             pass
+        return self._refusal(f"an event of {size} bytes cannot be written to the journal", error)
+
+    def _refusal(self, what: str, error: OSError) -> JournalError:
         return JournalError(
-            f"an event of {size} bytes cannot be written to the journal",
+            what,
             where=f"{self.path}, offset {self._end}",
-            why=f"{_reason(error)}; the events before it are whole",
+            why=f"{_reason(error)}; the events before are whole",
             mend=_mend_of(error, self.folder),
         )
 
@@ -227,17 +263,6 @@ def _whole_part(fd: int, path: Path) -> tuple[TornTail | None, int]:
     return scan.torn(path), scan.offset
 
 
-def _write_header(fd: int, path: Path) -> int:
-    try:
-        write_all(fd, header())
-    except OSError as error:
-        os.ftruncate(fd, 0)
-        raise JournalError(
-            "a journal cannot be begun", where=str(path), why=_reason(error), mend=_mend_of(error, path.parent)
-        ) from error
-    return len(header())
-
-
 def _reason(error: OSError) -> str:
     name = errno.errorcode.get(error.errno or 0, "OSError")
     return f"{name}: {os.strerror(error.errno) if error.errno else error}"
@@ -247,5 +272,7 @@ def _mend_of(error: OSError, folder: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"free some space on the file system of {folder} (`df -h {folder}`), then go on: nothing before is lost"
     if error.errno == errno.EFBIG:
-        return "raise the limit on the size of files (`ulimit -f unlimited`), then go on: nothing before is lost"
+        return (
+            "raise the limit on the size of files (`ulimit -f unlimited`), then go on: nothing before is lost"
+        )
     return f"look at the disk behind {folder} (dmesg), then go on: nothing before is lost"

@@ -1,0 +1,152 @@
+"""Half-open ranges of a map's items, so that a million items cost a few ranges and not a million objects."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+from hooke.base.ref import Ref
+
+__all__ = ["IntervalSet", "Segment", "SegmentMap"]
+
+Segment = tuple[int, int, Ref, int]
+"""Items `lo..hi` are elements `start..` of the stored object: `(lo, hi, ref, start)`."""
+
+
+class IntervalSet:
+    """A set of non-negative ints kept as sorted, disjoint, non-touching ranges. Every operation is O(ranges) or better."""
+
+    __slots__ = ("_highs", "_lows", "count")
+
+    def __init__(self, ranges: Iterator[tuple[int, int]] | tuple[tuple[int, int], ...] = ()) -> None:
+        self._lows: list[int] = []
+        self._highs: list[int] = []
+        self.count = 0
+        for lo, hi in ranges:
+            self.add(lo, hi)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(list(zip(self._lows, self._highs, strict=True)))
+
+    def __bool__(self) -> bool:
+        return bool(self._lows)
+
+    def __repr__(self) -> str:
+        return f"IntervalSet({list(self)})"
+
+    def add(self, lo: int, hi: int) -> None:
+        """Join `lo..hi` to the set."""
+        if lo >= hi:
+            return
+        first = bisect_left(self._highs, lo)
+        last = bisect_right(self._lows, hi)
+        if first < last:
+            lo = min(lo, self._lows[first])
+            hi = max(hi, self._highs[last - 1])
+        self.count += (hi - lo) - self._sum(first, last)
+        self._lows[first:last] = [lo]
+        self._highs[first:last] = [hi]
+
+    def remove(self, lo: int, hi: int) -> None:
+        """Take `lo..hi` out of the set; what is not in it does not matter."""
+        if lo >= hi:
+            return
+        first = bisect_right(self._highs, lo)
+        last = bisect_left(self._lows, hi)
+        if first >= last:
+            return
+        removed = self._sum(first, last)
+        left = (self._lows[first], lo)
+        right = (hi, self._highs[last - 1])
+        kept = [(a, b) for a, b in (left, right) if a < b]
+        self._lows[first:last] = [a for a, _ in kept]
+        self._highs[first:last] = [b for _, b in kept]
+        self.count += sum(b - a for a, b in kept) - removed
+
+    def contains(self, lo: int, hi: int) -> bool:
+        """Whether every item of `lo..hi` is in the set."""
+        if lo >= hi:
+            return True
+        at = bisect_right(self._lows, lo) - 1
+        return at >= 0 and self._highs[at] >= hi
+
+    def within(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """The ranges of the set that lie in `lo..hi`, cut to it."""
+        first = bisect_right(self._highs, lo)
+        last = bisect_left(self._lows, hi)
+        return [(max(self._lows[i], lo), min(self._highs[i], hi)) for i in range(first, last)]
+
+    def gaps(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """The ranges of `lo..hi` that are not in the set."""
+        out: list[tuple[int, int]] = []
+        for a, b in self.within(lo, hi):
+            if lo < a:
+                out.append((lo, a))
+            lo = b
+        if lo < hi:
+            out.append((lo, hi))
+        return out
+
+    def first(self, most: int) -> tuple[int, int]:
+        """The first range, cut to `most` items. The set must not be empty."""
+        lo, hi = self._lows[0], self._highs[0]
+        return lo, min(hi, lo + most)
+
+    def _sum(self, first: int, last: int) -> int:
+        return sum(self._highs[i] - self._lows[i] for i in range(first, last))
+
+
+class SegmentMap:
+    """Which stored object holds which items of a node. An item is recorded once; a second record is refused."""
+
+    __slots__ = ("_lows", "_segments", "items")
+
+    def __init__(self) -> None:
+        self._lows: list[int] = []
+        self._segments: list[Segment] = []
+        self.items = IntervalSet()
+
+    def __len__(self) -> int:
+        return self.items.count
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self._segments)
+
+    def record(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
+        """Record `lo..hi`. Raises ValueError where one of them is recorded already."""
+        if self.items.within(lo, hi):
+            raise ValueError(f"items {lo}..{hi} are recorded already")
+        at = bisect_left(self._lows, lo)
+        self._lows.insert(at, lo)
+        self._segments.insert(at, (lo, hi, ref, start))
+        self.items.add(lo, hi)
+
+    def replace(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
+        """Record `lo..hi`, in place of what is recorded there."""
+        if lo >= hi:
+            return
+        first = max(bisect_right(self._lows, lo) - 1, 0)
+        last = bisect_left(self._lows, hi)
+        kept: list[Segment] = []
+        for low, high, old, begin in self._segments[first:last]:
+            sides = ((low, min(high, lo), begin), (max(low, hi), high, begin + max(low, hi) - low))
+            kept += [(a, b, old, at) for a, b, at in sides if a < b]
+        kept = sorted([*kept, (lo, hi, ref, start)], key=lambda segment: segment[0])
+        self._segments[first:last] = kept
+        self._lows[first:last] = [segment[0] for segment in kept]
+        self.items.add(lo, hi)
+
+    def cut(self, lo: int, hi: int) -> list[Segment]:
+        """The segments that hold `lo..hi`, in order, cut to it. Raises KeyError if one of them is missing."""
+        if not self.items.contains(lo, hi):
+            raise KeyError((lo, hi))
+        if lo >= hi:
+            return []
+        out: list[Segment] = []
+        at = bisect_right(self._lows, lo) - 1
+        while lo < hi:
+            low, high, ref, start = self._segments[at]
+            end = min(high, hi)
+            out.append((lo, end, ref, start + lo - low))
+            lo, at = end, at + 1
+        return out

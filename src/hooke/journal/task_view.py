@@ -1,0 +1,224 @@
+"""All graph nodes of one task together: a row of the progress table."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from hooke.journal.events import AttemptFailed, AttemptFinished
+from hooke.journal.node_view import NodeView
+
+__all__ = ["TaskRow", "TaskView"]
+
+RATE_WINDOW_S = 30.0
+"""Over how long a rate is averaged: long enough to be calm, short enough to show another number of workers."""
+
+
+class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A task at one moment, as plain values (for tables and `--json`). Counts are of items; a call is one item.
+
+    `items` and `waiting` are None while a dynamic map's list does not exist. Seconds are None while nothing was
+    measured; `rate` is items per second. `state` is `waiting`, `running`, `partly` (some items are settled and none
+    runs), `done`, `cached`, `failed` or `not needed` (all that would read it has its results).
+    """
+
+    task: str
+    state: str
+    kind: str
+    nodes: int
+    items: int | None
+    waiting: int | None
+    running: int
+    cached: int
+    done: int
+    failed: int
+    attempts: int
+    failures: int
+    seconds: float
+    cpu_s: float
+    saved_s: float
+    item_s: float | None
+    rate: float | None
+    remaining_s: float | None
+    peak_bytes: int | None
+    limit_bytes: int | None
+    cpus: float
+    error: str
+
+
+class TaskView:
+    """What is known of a task. `seconds` is the work of all its attempts, `saved_s` that of the results it found."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: dict[int, NodeView] = {}
+        self.failures = 0
+        self.seconds = 0.0
+        self.cpu_s = 0.0
+        self.saved_s = 0.0
+        self.peak_bytes: int | None = None
+        self.failure: AttemptFailed | None = None
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self._timed = 0
+        self._timed_s = 0.0
+        self._weight = 0.0
+        self._weighed_at = 0.0
+        self._rate_from = 0.0
+
+    @property
+    def kind(self) -> str:
+        """`call` or `map`."""
+        return "map" if any(node.planned.kind == "map" for node in self.nodes.values()) else "call"
+
+    @property
+    def items(self) -> int | None:
+        """How many items there are; None while some map's list does not exist."""
+        sizes = [node.items for node in self.nodes.values()]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    @property
+    def waiting(self) -> int | None:
+        """Items to come; None while some map's list does not exist."""
+        counts = [node.waiting_count for node in self.nodes.values()]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    @property
+    def running(self) -> int:
+        """Items in attempts that run now."""
+        return sum(node.running_count for node in self.nodes.values())
+
+    @property
+    def cached(self) -> int:
+        """Items whose result another run computed."""
+        return sum(node.cached_count for node in self.nodes.values())
+
+    @property
+    def done(self) -> int:
+        """Items whose result this run computed."""
+        return sum(node.done_count for node in self.nodes.values())
+
+    @property
+    def failed(self) -> int:
+        """Items that failed for good, as far as is known yet."""
+        return sum(node.failed_count for node in self.nodes.values())
+
+    @property
+    def attempts(self) -> int:
+        """Attempts that began."""
+        return sum(node.attempts for node in self.nodes.values())
+
+    @property
+    def item_s(self) -> float | None:
+        """Mean seconds of an item that ran; None while none did."""
+        return self._timed_s / self._timed if self._timed else None
+
+    @property
+    def state(self) -> str:
+        """`waiting`, `running`, `partly`, `done`, `cached`, `failed` or `not needed`, as in TaskRow."""
+        nodes = self.nodes.values()
+        if any(node.running for node in nodes):
+            return "running"
+        if self.failed:
+            return "failed"
+        settled = self.done + self.cached
+        if all(node.complete or not node.needed for node in nodes):
+            whole = "cached" if self.cached and not self.done else "done"
+            return whole if settled else "not needed"
+        return "partly" if settled else "waiting"
+
+    def rate(self, now: float) -> float | None:
+        """Items per second that attempts finished lately; over the whole time once nothing is left. None before the first."""
+        if self.started_at is None or not self._timed:
+            return None
+        if self.ended_at is not None and not self.waiting and not self.running:
+            return self._timed / max(self.ended_at - self.started_at, 1e-6)
+        seen = max(now - self._rate_from, 1e-6)
+        weight = self._weight * math.exp(-max(now - self._weighed_at, 0.0) / RATE_WINDOW_S)
+        # Divided by the part of the window that there was: no slow start.
+        return weight / (RATE_WINDOW_S * -math.expm1(-seen / RATE_WINDOW_S))
+
+    def work_s(self, now: float) -> float | None:
+        """Seconds of work left, on one worker, from the mean of the items that ran; None while that cannot be known."""
+        waiting, mean = self.waiting, self.item_s
+        if waiting == 0 and not self.running:
+            return 0.0
+        if waiting is None or mean is None:
+            return None
+        attempts = [started for node in self.nodes.values() for started in node.running.values()]
+        return waiting * mean + sum(max((a.hi - a.lo) * mean - (now - a.at), 0.0) for a in attempts)
+
+    def remaining_s(self, now: float, slots: int) -> float | None:
+        """Seconds until its last item, if it keeps the workers it has (all `slots` if it has none); None if not known."""
+        work = self.work_s(now)
+        if not work:
+            return work
+        busy = sum(len(node.running) for node in self.nodes.values())
+        return work / max(busy or min(slots, self.waiting or 1), 1)
+
+    def began(self, at: float) -> None:
+        """An attempt started."""
+        if self.started_at is None:
+            self.started_at = at
+        if not self._weight:
+            self._rate_from = at
+
+    def ended(self, event: AttemptFinished | AttemptFailed, new: int) -> None:
+        """An attempt ended, and `new` items have a result that had none."""
+        self.seconds += event.seconds
+        self.cpu_s += event.cpu_s
+        if event.peak_bytes is not None:
+            self.peak_bytes = max(self.peak_bytes or 0, event.peak_bytes)
+        self.ended_at = event.at
+        if isinstance(event, AttemptFailed):
+            self.failures += 1
+            self.failure = event
+        elif event.hi > event.lo:
+            # A failed attempt's time says nothing of what an item takes.
+            self._timed_s += event.seconds
+            self._timed += event.hi - event.lo
+        if new:
+            self._weight *= math.exp(-max(event.at - self._weighed_at, 0.0) / RATE_WINDOW_S)
+            self._weight += new
+            self._weighed_at = event.at
+
+    def begin_anew(self) -> None:
+        """Another driver takes the run up: it says the nodes again, and what finished lately is no measure of its rate."""
+        self.nodes = {}
+        self._weight = 0.0
+
+    def row(self, now: float, slots: int) -> TaskRow:
+        """The task at `now`, where `slots` attempts can run at once."""
+        first = next(iter(self.nodes.values())).planned
+        return TaskRow(
+            task=self.name,
+            state=self.state,
+            kind=self.kind,
+            nodes=len(self.nodes),
+            items=self.items,
+            waiting=self.waiting,
+            running=self.running,
+            cached=self.cached,
+            done=self.done,
+            failed=self.failed,
+            attempts=self.attempts,
+            failures=self.failures,
+            seconds=self.seconds,
+            cpu_s=self.cpu_s,
+            saved_s=self.saved_s,
+            item_s=self.item_s,
+            rate=self.rate(now),
+            remaining_s=self.remaining_s(now, slots),
+            peak_bytes=self.peak_bytes,
+            limit_bytes=first.memory,
+            cpus=first.cpus,
+            error=_message(self.failure) if self.failed else "",
+        )
+
+
+def _message(event: AttemptFailed | None) -> str:
+    if event is None:
+        return ""
+    failure = event.failure
+    return f"{failure.error_type}: {failure.message}" if failure.error_type else failure.message

@@ -1,0 +1,376 @@
+"""A run as its driver's journal tells it: what tables, `hooke show`, `hooke runs` and `Run` read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from hooke.base.errors import TaskFailed
+from hooke.base.intervals import SegmentMap
+from hooke.base.ref import Ref
+from hooke.journal.demand import close, open_child
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    CodeSeen,
+    Event,
+    ItemsFound,
+    MapExpanded,
+    NodePlanned,
+    RetryPlanned,
+    RunFinished,
+    RunStarted,
+    StopRequested,
+    WorkerStarted,
+    WorkerStopped,
+)
+from hooke.journal.node_view import NodeView
+from hooke.journal.task_view import TaskRow, TaskView
+
+__all__ = ["Remaining", "RunRow", "RunView"]
+
+
+class Remaining(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds to the run's end as far as they can be told; not counted in them are the tasks that nothing has timed yet."""
+
+    seconds: float
+    untimed: tuple[str, ...] = ()
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A run at one moment, as plain values (for listings and `--json`). Counts are of items, of the maps of known length."""
+
+    run: str
+    pipeline: str
+    entry: str
+    status: str
+    place: str
+    parameters: dict[str, str]
+    started_at: float
+    seconds: float
+    items: int
+    waiting: int
+    running: int
+    cached: int
+    done: int
+    failed: int
+    workers: int
+    busy: int
+    slots: int
+    peak_bytes: int | None
+    remaining: Remaining | None
+    message: str
+    resumed: int
+
+
+class RunView:
+    """A fold of one driver's events; `apply` costs the ranges of one node, never its items. Not thread-safe.
+
+    `status` is `new`, `running`, `finished`, `failed`, `stopped`, or `lost`: not finished, and `driver_alive(False)`
+    was said. `nodes` are the graph's, `tasks` the same by task name in the order of the graph, `workers` those that
+    are up. After a resume nodes are matched by key, so that what was done stays done and edited nodes begin anew.
+    """
+
+    def __init__(self) -> None:
+        self.begun: RunStarted | None = None
+        self.ended: RunFinished | None = None
+        self.nodes: dict[int, NodeView] = {}
+        self.tasks: dict[str, TaskView] = {}
+        self.code: dict[str, CodeSeen] = {}
+        self.workers: dict[str, WorkerStarted] = {}
+        self.capacity: CapacityChanged | None = None
+        self.first_at: float | None = None
+        self.last_at = 0.0
+        self.resumed = 0
+        self.stopping_by: str | None = None
+        self._alive: bool | None = None
+        self._former: dict[str, list[NodeView]] = {}
+        self._former_tasks: dict[str, TaskView] = {}
+        self._busy: Counter[str] = Counter()
+        self._since: float | None = None
+        self._spent_s = 0.0
+        self._folds: dict[type[Any], Callable[[Any], None]] = {
+            RunStarted: self._run_started,
+            RunFinished: self._run_finished,
+            StopRequested: self._stop_requested,
+            CodeSeen: self._code_seen,
+            NodePlanned: self._node_planned,
+            MapExpanded: self._map_expanded,
+            ItemsFound: self._items_found,
+            CapacityChanged: self._capacity_changed,
+            WorkerStarted: self._worker_started,
+            WorkerStopped: self._worker_stopped,
+            AttemptStarted: self._attempt_started,
+            AttemptFinished: self._attempt_finished,
+            AttemptFailed: self._attempt_failed,
+            RetryPlanned: self._retry_planned,
+        }
+
+    @classmethod
+    def fold(cls, events: Iterable[Event]) -> RunView:
+        """The view of these events, in their order."""
+        view = cls()
+        for event in events:
+            view.apply(event)
+        return view
+
+    def apply(self, event: Event) -> None:
+        """Fold one event."""
+        self._folds[type(event)](event)
+        self.last_at = max(self.last_at, event.at)
+
+    # -- what readers ask --------------------------------------------------------------------------
+
+    def driver_alive(self, alive: bool | None) -> None:  # noqa: FBT001 - the verb's only object
+        """Say whether a process drives the run now; without it an unfinished run counts as running."""
+        self._alive = alive
+
+    @property
+    def run(self) -> str:
+        """The run's id; empty before its first event."""
+        return self.begun.run if self.begun else ""
+
+    @property
+    def status(self) -> str:
+        """`new`, `running`, `finished`, `failed`, `stopped` or `lost`."""
+        if self.ended is not None:
+            return self.ended.status
+        if self.begun is None:
+            return "new"
+        return "lost" if self._alive is False else "running"
+
+    @property
+    def output(self) -> Ref | None:
+        """What the pipeline returned, once the run has finished."""
+        return self.ended.output if self.ended else None
+
+    @property
+    def busy(self) -> int:
+        """Workers that run an attempt now."""
+        return len(self._busy)
+
+    @property
+    def failure(self) -> AttemptFailed | None:
+        """The failure that the run ended with; before its end, the last one that no retry or success has undone."""
+        if self.ended is not None and self.ended.status != "failed":
+            return None
+        if self.ended is not None and self.ended.node in self.nodes:
+            return self.nodes[self.ended.node].failure
+        failures = [node.failure for node in self.nodes.values() if node.failed_count and node.failure]
+        return max(failures, key=lambda event: event.at, default=None)
+
+    def error(self, run: str = "") -> TaskFailed | None:
+        """The failure as an error with the next command to type; None where no task failed. `run` defaults to its id."""
+        event = self.failure
+        if event is None or event.node not in self.nodes:
+            return None
+        task = self.nodes[event.node].planned.task
+        return TaskFailed.from_facts(
+            msgspec.structs.asdict(event.failure),
+            task=task,
+            attempt=event.attempt,
+            worker=event.worker,
+            next=f"hooke logs {run or self.run} {task}",
+        )
+
+    def results(self, node: int) -> SegmentMap:
+        """Which stored object holds which items of a node. Raises KeyError for a node that is not planned."""
+        return self.nodes[node].results
+
+    def seconds(self, now: float) -> float:
+        """Wall seconds that a driver worked on the run until `now`; the gaps between death and resume do not count."""
+        if self._since is None:
+            return self._spent_s
+        return self._spent_s + max((self.last_at if self.status == "lost" else now) - self._since, 0.0)
+
+    def remaining(self, now: float) -> Remaining | None:
+        """When the run will end, from the means of the items that ran and the slots; None once it is over.
+
+        The greater of the work left shared by all slots, and of the longest chain of tasks that wait for each other.
+        """
+        if self.status != "running":
+            return None
+        works = {name: task.work_s(now) for name, task in self.tasks.items()}
+        untimed = tuple(name for name, work in works.items() if work is None)
+        shared = sum(work for work in works.values() if work) / self._slots()
+        return Remaining(seconds=max(shared, self._longest_chain_s()), untimed=untimed)
+
+    def rows(self, now: float) -> list[TaskRow]:
+        """The tasks at `now`, in the order of the graph."""
+        return [task.row(now, self._slots()) for task in self.tasks.values()]
+
+    def row(self, now: float) -> RunRow:
+        """The run at `now`."""
+        begun, tasks = self.begun, list(self.tasks.values())
+        nodes = list(self.nodes.values())
+        peaks = [task.peak_bytes for task in tasks if task.peak_bytes is not None]
+        return RunRow(
+            run=self.run,
+            pipeline=begun.pipeline if begun else "",
+            entry=begun.entry if begun else "",
+            status=self.status,
+            place=begun.place if begun else "",
+            parameters=dict(begun.shown) if begun else {},
+            started_at=self.first_at or 0.0,
+            seconds=self.seconds(now),
+            items=sum(node.items or 0 for node in nodes),
+            waiting=sum(node.waiting_count or 0 for node in nodes),
+            running=sum(node.running_count for node in nodes),
+            cached=sum(node.cached_count for node in nodes),
+            done=sum(node.done_count for node in nodes),
+            failed=sum(node.failed_count for node in nodes),
+            workers=len(self.workers),
+            busy=self.busy,
+            slots=self.capacity.slots if self.capacity else 0,
+            peak_bytes=max(peaks, default=None),
+            remaining=self.remaining(now),
+            message=self.ended.message if self.ended else "",
+            resumed=self.resumed,
+        )
+
+    def _slots(self) -> int:
+        slots = self.capacity.slots if self.capacity else 0
+        return max(slots, len(self._busy), 1)
+
+    def _longest_chain_s(self) -> float:
+        """Parents have smaller ids than their children, so one pass in order finds the longest path."""
+        ends: dict[int, float] = {}
+        for number in sorted(self.nodes):
+            node = self.nodes[number]
+            own = 0.0 if node.complete or not node.needed else self.tasks[node.planned.task].item_s or 0.0
+            ends[number] = own + max((ends.get(parent, 0.0) for parent in node.planned.parents), default=0.0)
+        return max(ends.values(), default=0.0)
+
+    # -- one fold per event ------------------------------------------------------------------------
+
+    def _run_started(self, event: RunStarted) -> None:
+        if self.begun is not None:
+            self._take_up_again()
+        self.begun, self.ended, self.stopping_by = event, None, None
+        self.first_at = event.at if self.first_at is None else self.first_at
+        self._since = event.at
+
+    def _take_up_again(self) -> None:
+        self.resumed += 1
+        if self._since is not None:
+            self._spent_s += max(self.last_at - self._since, 0.0)
+        self._former = {}
+        for node in self.nodes.values():
+            node.running.clear()
+            self._former.setdefault(node.planned.key, []).append(node)
+        self._former_tasks = dict(self.tasks)
+        self.nodes.clear()
+        self.tasks.clear()
+        self._nobody_works()
+
+    def _run_finished(self, event: RunFinished) -> None:
+        self.ended = event
+        if self._since is not None:
+            self._spent_s += max(event.at - self._since, 0.0)
+        self._since = None
+        for node in self.nodes.values():
+            node.running.clear()
+        self._nobody_works()
+
+    def _nobody_works(self) -> None:
+        self.workers.clear()
+        self._busy.clear()
+        self.capacity = None
+
+    def _stop_requested(self, event: StopRequested) -> None:
+        self.stopping_by = event.by
+
+    def _code_seen(self, event: CodeSeen) -> None:
+        self.code[event.digest] = event
+
+    def _node_planned(self, event: NodePlanned) -> None:
+        former = self._former.get(event.key)
+        node = NodeView(event)
+        if former:
+            node.take_over(former.pop(0))
+        self.nodes[event.node] = node
+        self._task(event.task).nodes[event.node] = node
+        open_child(self.nodes, node)
+
+    def _task(self, name: str) -> TaskView:
+        task = self.tasks.get(name)
+        if task is None:
+            task = self.tasks[name] = self._former_tasks.pop(name, None) or TaskView(name)
+            task.begin_anew()
+        return task
+
+    def _map_expanded(self, event: MapExpanded) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            node.items = event.items
+            node.expansion_failed = False
+            close(self.nodes, node)
+
+    def _items_found(self, event: ItemsFound) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            self._size_from_parents(node)
+            if node.found(event):
+                self.tasks[node.planned.task].saved_s += event.seconds
+            close(self.nodes, node)
+
+    def _capacity_changed(self, event: CapacityChanged) -> None:
+        self.capacity = event
+
+    def _worker_started(self, event: WorkerStarted) -> None:
+        self.workers[event.worker] = event
+
+    def _worker_stopped(self, event: WorkerStopped) -> None:
+        self.workers.pop(event.worker, None)
+        self._busy.pop(event.worker, None)
+
+    def _attempt_started(self, event: AttemptStarted) -> None:
+        node = self.nodes.get(event.node)
+        if node is None or event.attempt in node.running:
+            return
+        if not event.expand:
+            self._size_from_parents(node)
+        node.started(event)
+        self.tasks[node.planned.task].began(event.at)
+        self._busy[event.worker] += 1
+
+    def _attempt_finished(self, event: AttemptFinished) -> None:
+        node = self.nodes.get(event.node)
+        if node is None:
+            return
+        self._free(node, event.attempt)
+        new = node.finished(event)
+        if event.expanded is not None:
+            self._map_expanded(event.expanded)
+        self.tasks[node.planned.task].ended(event, new)
+        close(self.nodes, node)
+
+    def _attempt_failed(self, event: AttemptFailed) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            self._free(node, event.attempt)
+            self.tasks[node.planned.task].ended(event, node.broke(event))
+
+    def _retry_planned(self, event: RetryPlanned) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            node.retried(event)
+
+    def _free(self, node: NodeView, attempt: int) -> None:
+        started = node.running.get(attempt)
+        if started is not None and started.worker in self._busy:
+            self._busy[started.worker] -= 1
+            if not self._busy[started.worker]:
+                del self._busy[started.worker]
+
+    def _size_from_parents(self, node: NodeView) -> None:
+        """A map that follows another item by item has no event of its own that says how long it is."""
+        if node.items is None:
+            parents = [self.nodes[parent] for parent in node.planned.parents if parent in self.nodes]
+            sizes = {parent.items for parent in parents if parent.planned.kind == "map"} - {None}
+            node.items = sizes.pop() if len(sizes) == 1 else None
