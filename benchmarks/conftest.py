@@ -25,7 +25,9 @@ def command(project: Path) -> Callable[..., float]:
 
     def wall_s(*arguments: str) -> float:
         start = time.perf_counter()
-        done = subprocess.run(arguments, cwd=project, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            arguments, cwd=project, env=environment, capture_output=True, text=True, check=False
+        )
         seconds = time.perf_counter() - start
         assert done.returncode == 0, done.stdout + done.stderr
         return seconds

@@ -7,18 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from snippets import matches
+from tests.house.snippets import matches
 
 __all__ = ["console", "output", "write"]
 
 _LIMIT_S = 100
 
 
+_terminal = sys.stdout
+
+
 class _Tee(io.StringIO):
     """Keeps what is printed, and lets it through."""
 
     def write(self, text: str) -> int:
-        sys.__stdout__.write(text)
+        _terminal.write(text)
         return super().write(text)
 
 
@@ -57,4 +60,6 @@ def console(session: str, *, line: int) -> None:
 
 def _compare(expected: str, actual: str, what: str) -> None:
     if not matches(expected, actual):
-        raise AssertionError(f"{what}\n--- the page says\n{expected.strip()}\n--- it is\n{actual.strip()}\n---")
+        raise AssertionError(
+            f"{what}\n--- the page says\n{expected.strip()}\n--- it is\n{actual.strip()}\n---"
+        )

@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 
 __all__ = ["Block", "blocks_of", "matches", "script_of"]
 
-FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+)
 FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)$")
-RUNTIME = Path(__file__).with_name("page_runtime.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +51,9 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def script_of(page: str) -> str:
-    """A script of as many lines as the page, to run in an empty folder with this folder on the path."""
+    """A script of as many lines as the page, to run in an empty folder with the project on the path."""
     lines = [""] * (page.count("\n") + 2)
-    lines[0] = "import page_runtime as _page"
+    lines[0] = "from tests.house import page_runtime as _page"
     for block in blocks_of(page):
         for offset, text in enumerate(_statements(block)):
             at = block.line - 1 + offset

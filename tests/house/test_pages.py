@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.house import snippets
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
+)
 RUNNABLE = [
     page
     for page in PAGES
@@ -20,11 +21,11 @@ RUNNABLE = [
 
 
 def environment() -> dict[str, str]:
-    """The tests' own, with this environment's commands first and this folder importable."""
+    """The tests' own, with this environment's commands first and the project importable."""
     commands = str(Path(sys.executable).parent)
     return os.environ | {
         "PATH": commands + os.pathsep + os.environ.get("PATH", ""),
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": str(ROOT),
         "COLUMNS": "100",
         "NO_COLOR": "1",
     }
@@ -36,9 +37,17 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text(snippets.script_of(page.read_text("utf-8")), "utf-8")
     done = subprocess.run(
-        [sys.executable, "page.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, "page.py"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
-    assert done.returncode == 0, f"{page.relative_to(ROOT)} (as page.py)\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+    assert done.returncode == 0, (
+        f"{page.relative_to(ROOT)} (as page.py)\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -51,7 +60,9 @@ def test_what_is_not_run_says_why(page: Path) -> None:
 class TestSnippets:
     """The reader of pages itself."""
 
-    PAGE = "# T\n\n```python\nx = 1\n```\n\n- in a list\n  ```python\n  print(x)\n  ```\n\n```output\n1\n```\n"
+    PAGE = (
+        "# T\n\n```python\nx = 1\n```\n\n- in a list\n  ```python\n  print(x)\n  ```\n\n```output\n1\n```\n"
+    )
 
     def test_lines_stay_where_they_were(self) -> None:
         lines = snippets.script_of(self.PAGE).splitlines()
@@ -80,5 +91,7 @@ class TestSnippets:
     def test_a_wrong_output_is_found(self, tmp_path: Path, wrong: str) -> None:
         page = self.PAGE.replace("\n1\n", f"\n{wrong}\n")
         (tmp_path / "page.py").write_text(snippets.script_of(page), "utf-8")
-        done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env=environment(), capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "page.py"], cwd=tmp_path, env=environment(), capture_output=True, check=False
+        )
         assert done.returncode != 0

@@ -12,8 +12,8 @@ FILE_LINES = 500
 FUNCTION_LINES = 50
 FORBIDDEN_FILES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "manager.py", "misc.py"}
 PRIVATE = re.compile(
-    r"/(?:home|root|Users|work|tmp/hk)/"  # a path of somebody's machine
-    r"|py" + r"pi\.org|python" + r"hosted\.org|registry\.npm" + r"js|deb\.deb" + r"ian\.org|download\.py" + r"torch"
+    r"/(?:home|root|Users|work)/\w"  # a path of somebody's machine
+    r"|pypi\.[o]rg|pythonhosted\.[o]rg|registry\.[n]pmjs|deb\.[d]ebian\.org|download\.[p]ytorch"
 )
 
 
@@ -32,7 +32,11 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_files_keep_one_subject(sources: list[Path], root: Path) -> None:
-    long = {str(path.relative_to(root)): n for path in sources if (n := len(path.read_text().splitlines())) >= FILE_LINES}
+    long = {
+        str(path.relative_to(root)): n
+        for path in sources
+        if (n := len(path.read_text().splitlines())) >= FILE_LINES
+    }
     assert not long, f"files of {FILE_LINES} lines or more; split them by the user's nouns: {long}"
 
 
@@ -58,7 +62,9 @@ def test_every_package_has_a_charter(root: Path) -> None:
         init = folder / "__init__.py"
         assert init.exists(), f"{folder.name} has no __init__.py, so no charter"
         charter = ast.get_docstring(ast.parse(init.read_text("utf-8"))) or ""
-        assert "nows nothing" in charter or "knows no" in charter, f"{init}: say what {folder.name} does not know"
+        assert "nows nothing" in charter or "knows no" in charter, (
+            f"{init}: say what {folder.name} does not know"
+        )
         assert "mports" in charter, f"{init}: say what {folder.name} may import"
 
 
@@ -66,7 +72,8 @@ def test_every_module_names_what_is_public(sources: list[Path], root: Path) -> N
     def has_all(path: Path) -> bool:
         tree = ast.parse(path.read_text("utf-8"))
         defines = any(
-            isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") for node in tree.body
+            isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            for node in tree.body
         )
         return not defines or any(
             isinstance(target, ast.Name) and target.id == "__all__"
@@ -82,7 +89,7 @@ def test_every_module_names_what_is_public(sources: list[Path], root: Path) -> N
 def test_nothing_imports_the_root_package(sources: list[Path], root: Path) -> None:
     """`import hooke` is lazy for users; inside, each name is imported from where it is made."""
 
-    def imports_root(node: ast.AST) -> bool:
+    def imports_root(node: ast.stmt) -> bool:
         if isinstance(node, ast.ImportFrom):
             return node.module == "hooke" and node.level == 0
         return isinstance(node, ast.Import) and any(alias.name == "hooke" for alias in node.names)
@@ -91,7 +98,7 @@ def test_nothing_imports_the_root_package(sources: list[Path], root: Path) -> No
         f"{path.relative_to(root)}:{node.lineno}"
         for path in sources
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if imports_root(node)
+        if isinstance(node, ast.stmt) and imports_root(node)
     ]
     assert not guilty
 
@@ -112,6 +119,5 @@ def test_no_file_names_a_machine_or_a_registry(root: Path) -> None:
         f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()}"
         for name, text in tracked_texts(root)
         for match in PRIVATE.finditer(text)
-        if not name.startswith("tests/house/")
     ]
     assert not found, "paths of one machine, or download addresses:\n" + "\n".join(found)

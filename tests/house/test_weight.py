@@ -15,8 +15,12 @@ HELP_HEAVY = HEAVY - {"click", "asyncio"}  # click is how --help is said
 
 def loaded_after(code: str) -> set[str]:
     """Top-level modules in a fresh interpreter after `code`."""
-    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    script = (
+        f"{code}\nimport json, sys\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -45,4 +49,6 @@ def test_public_names_are_reached_lazily(name: str) -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    loaded_after("import hooke\ntry:\n    hooke.nothing\nexcept AttributeError as e:\n    assert 'nothing' in str(e)")
+    loaded_after(
+        "import hooke\ntry:\n    hooke.nothing\nexcept AttributeError as e:\n    assert 'nothing' in str(e)"
+    )
