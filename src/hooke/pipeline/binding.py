@@ -13,7 +13,9 @@ from hooke.pipeline.frames import user_place
 
 __all__ = ["bind_call", "bind_map", "signature_of", "unbind"]
 
-_ANYTHING = Signature([Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)])
+_ANYTHING = Signature(
+    [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
+)
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _KEYWORD = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -26,7 +28,9 @@ def signature_of(function: Callable[..., Any]) -> Signature:
         return _ANYTHING
 
 
-def bind_call(subject: str, signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind_call(
+    subject: str, signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
     """Parameter -> value, defaults applied; `*args` as a tuple and `**kwargs` as a dict under their own names.
 
     `subject` names what is called, for the UsageError that says which parameter is wrong.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hooke.pipeline.intervals import IntervalSet
+from hooke.base.intervals import IntervalSet
 
 __all__ = ["ChunkSizer"]
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.pipeline.frames import user_place
-from hooke.pipeline.nesting import copy_nesting
-from hooke.pipeline.promise import MapPromise, Promise, shape_of
+from hooke.pipeline.promise import MapPromise, Promise
 
 __all__ = ["as_columns", "check_lengths"]
 
@@ -46,10 +45,8 @@ def _as_column(task: str, iterable: Any) -> Any:
     if isinstance(iterable, MapPromise):
         return iterable
     if isinstance(iterable, Promise):
-        return iterable if shape_of(iterable) is None else list(iterable)
-    if type(iterable) in {list, tuple, range}:
-        return copy_nesting(iterable)
-    if _is_array(iterable):
+        return iterable if iterable.hooke_shape is None else list(iterable)
+    if type(iterable) in {list, tuple, range} or _is_array(iterable):
         return iterable
     if _is_endless(iterable):
         raise UsageError(
@@ -86,7 +83,7 @@ def _is_endless(value: object) -> bool:
             operator.length_hint(value)
         except TypeError:
             return True
-    return isinstance(value, itertools.count | itertools.cycle)
+    return isinstance(value, (itertools.count, itertools.cycle))
 
 
 def _short(value: object) -> str:

@@ -13,11 +13,20 @@ from typing import Any
 
 from hooke.base.errors import UsageError
 
-__all__ = ["check_function", "check_name", "is_importable", "reduce_declared"]
+__all__ = ["adopt", "check_function", "check_name", "is_importable", "reduce_declared"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
+_RECOMPUTED = frozenset({"signature", "shape"})
+
 _BY_VALUE: ContextVar[bool] = ContextVar("hooke_by_value", default=False)
+
+
+def adopt(declared: object, function: Callable[..., Any]) -> None:
+    """Give `declared` the name, module, docstring and signature of `function`, and its marks of other decorators."""
+    # The attributes of a callable object are its own state, not marks.
+    updated = ("__dict__",) if inspect.isfunction(function) else ()
+    functools.update_wrapper(declared, function, updated=updated)  # type: ignore[arg-type]
 
 
 def check_function(decorator: str, function: object) -> Callable[..., Any]:
@@ -73,15 +82,16 @@ def is_importable(declared: Any) -> bool:
     return found is declared
 
 
-def reduce_declared(declared: Any, build: Callable[..., Any], state: object) -> str | tuple[Any, ...]:
+def reduce_declared(declared: Any) -> str | tuple[Any, ...]:
     """How a task or a pipeline pickles: by reference where that can be, else by value with cloudpickle.
 
-    `build()` makes an empty object that takes `state`; in two steps, because a function may refer to its own task.
+    By value an empty object is made first and filled then, because a function may refer to its own task.
     """
     if is_importable(declared):
         return str(declared.__qualname__)
     if _BY_VALUE.get():
-        return build, (), state
+        state = {name: value for name, value in vars(declared).items() if name not in _RECOMPUTED}
+        return object.__new__, (type(declared),), state
     import cloudpickle
 
     token = _BY_VALUE.set(True)
@@ -93,7 +103,7 @@ def reduce_declared(declared: Any, build: Callable[..., Any], state: object) -> 
 
 def _innermost(function: Any) -> Any:
     """What really runs: under partials and static or class methods, or the `__call__` of an object."""
-    while isinstance(function, functools.partial | staticmethod | classmethod):
+    while isinstance(function, (functools.partial, staticmethod, classmethod)):
         function = function.func if isinstance(function, functools.partial) else function.__func__
     if inspect.isroutine(function) or inspect.isclass(function):
         return function

@@ -29,7 +29,9 @@ class Use:
     elementwise: bool = False
 
     def __hash__(self) -> int:
-        return hash((self.node, len(self.path), self.elementwise))  # a slice in the path has no hash before 3.12
+        return hash(
+            (self.node, len(self.path), self.elementwise)
+        )  # a slice in the path has no hash before 3.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

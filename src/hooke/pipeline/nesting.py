@@ -15,7 +15,8 @@ from hooke.pipeline.promise import Promise
 __all__ = ["copy_nesting", "promises_in"]
 
 _LEAVES = frozenset({int, float, str, bytes, bool, complex, type(None), range})
-_COPIED = frozenset({list, dict, set, tuple})
+_MUTABLE = frozenset({list, dict, set})
+_COPIED = _MUTABLE | {tuple}
 
 
 def promises_in(value: object) -> list[Promise]:
@@ -42,7 +43,7 @@ def _inside(kind: type, members: Sequence[Any], seen: set[int]) -> Iterable[Any]
     if issubclass(kind, dict):
         new = _unseen(members, seen)
         return _not_leaves(chain(chain.from_iterable(new), chain.from_iterable(map(dict.values, new))))
-    if issubclass(kind, list | set | frozenset):
+    if issubclass(kind, (list, set, frozenset)):
         return _not_leaves(chain.from_iterable(_unseen(members, seen)))
     if is_dataclass(kind):
         names = [field.name for field in fields(kind)]
@@ -74,20 +75,27 @@ def copy_nesting(value: Any, copies: dict[int, Any] | None = None) -> Any:
 def _copy_into(value: Any, copies: dict[int, Any]) -> None:
     kind = type(value)
     copy = copies[id(value)] = value if kind is tuple else value.copy()
-    if kind is set or _is_shallow(value.values() if kind is dict else value):
+    if kind is set:
         return
+    items = value.values() if kind is dict else value
+    nested = [item for item in items if type(item) in _COPIED]
+    if not nested:
+        return
+    again = _copy_flat if _are_flat(nested) else copy_nesting
     if kind is dict:
-        copy.update({key: copy_nesting(item, copies) for key, item in value.items()})
+        copy.update({key: again(item, copies) for key, item in value.items()})
     elif kind is list:
-        copy[:] = [copy_nesting(item, copies) for item in value]
+        copy[:] = [again(item, copies) for item in value]
     else:
-        copies[id(value)] = tuple([copy_nesting(item, copies) for item in value])
+        copies[id(value)] = tuple([again(item, copies) for item in value])
 
 
-def _is_shallow(items: Iterable[Any]) -> bool:
-    """Whether there is nothing in the items to copy: leaves, or tuples of leaves."""
-    kinds = _COPIED.intersection(map(type, items))
-    if kinds == {tuple}:
-        tuples = (item for item in items if type(item) is tuple)
-        return _COPIED.isdisjoint(map(type, chain.from_iterable(tuples)))
-    return not kinds
+def _are_flat(nested: Sequence[Any]) -> bool:
+    """Whether the containers hold no containers themselves."""
+    return _COPIED.isdisjoint(
+        map(type, chain.from_iterable(item.values() if type(item) is dict else item for item in nested))
+    )
+
+
+def _copy_flat(value: Any, _copies: object) -> Any:
+    return value.copy() if type(value) in _MUTABLE else value

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, over
 
 from hooke.base.errors import UsageError
 from hooke.pipeline.binding import signature_of
-from hooke.pipeline.declaration import check_function, check_name, reduce_declared
+from hooke.pipeline.declaration import adopt, check_function, check_name, reduce_declared
 from hooke.pipeline.task import Task
 from hooke.pipeline.tracing import ACTIVE
 
@@ -35,11 +35,12 @@ class Pipeline(Generic[P, R]):
     name: str
 
     def __init__(self, function: Callable[P, R], *, name: str) -> None:
-        functools.update_wrapper(self, function)
+        adopt(self, function)
         self.function = function
         self.name = name
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the body: as plain Python, or into the graph of the pipeline that is being traced."""
         tracer = ACTIVE.get()
         if tracer is None:
             return self.function(*args, **kwargs)
@@ -71,7 +72,7 @@ class Pipeline(Generic[P, R]):
         return f"<pipeline {self.name!r} of {self.__module__}>"
 
     def __reduce_ex__(self, _protocol: Any) -> str | tuple[Any, ...]:
-        return reduce_declared(self, functools.partial(object.__new__, type(self)), self.__dict__)
+        return reduce_declared(self)
 
     def __copy__(self) -> Pipeline[P, R]:
         return self
@@ -103,7 +104,7 @@ def pipeline(function: Any = None, /, *, name: str | None = None) -> Any:
 
 def _declare(function: Any, name: str | None = None) -> Pipeline[..., Any]:
     function = check_function("pipeline", function)
-    if isinstance(function, Pipeline | Task):
+    if isinstance(function, (Pipeline, Task)):
         raise UsageError(
             f"@pipeline got {function!r}",
             mend="one function is either a pipeline or a task; write @pipeline above a function that calls the task",

@@ -20,11 +20,7 @@ __all__ = [
     "Origin",
     "Promise",
     "Session",
-    "length_of",
-    "origin_of",
-    "path_of",
     "refusal",
-    "shape_of",
 ]
 
 
@@ -59,45 +55,50 @@ class Promise:
 
     `node` and `path` say which (`path` holds the keys, indexes and slices that lead to the part). They are for
     readers of the finished graph: in the pipeline's body they raise as any other attribute does, because there
-    they would be taken for the value's own.
+    they would be taken for the value's own. What the tracer itself reads begins with `hooke_` for that reason.
     """
 
-    __slots__ = ("_origin", "_path", "_shape")
+    __slots__ = ("hooke_origin", "hooke_path", "hooke_shape")
 
-    _origin: Origin
-    _path: tuple[Any, ...]
-    _shape: Shape | None
+    hooke_origin: Origin
+    hooke_path: tuple[Any, ...]
+    hooke_shape: Shape | None
 
     def __init__(self, origin: Origin, path: tuple[Any, ...] = (), shape: Shape | None = None) -> None:
-        object.__setattr__(self, "_origin", origin)
-        object.__setattr__(self, "_path", path)
-        object.__setattr__(self, "_shape", shape)
+        object.__setattr__(self, "hooke_origin", origin)
+        object.__setattr__(self, "hooke_path", path)
+        object.__setattr__(self, "hooke_shape", shape)
 
     @property
     def node(self) -> int:
         """The graph node whose result this is."""
-        if self._origin.session.is_open:
+        if self.hooke_origin.session.is_open:
             raise _no_attribute(self, "node")
-        return self._origin.node
+        return self.hooke_origin.node
 
     @property
     def path(self) -> tuple[Any, ...]:
         """The keys, indexes and slices that lead from the node's result to this part of it."""
-        if self._origin.session.is_open:
+        if self.hooke_origin.session.is_open:
             raise _no_attribute(self, "path")
-        return self._path
+        return self.hooke_path
 
     def __repr__(self) -> str:
-        steps = "".join(f"[{_shown_step(step)}]" for step in self._path)
-        return f"<result of task {self._origin.task!r}{steps}, not run yet>"
+        steps = "".join(f"[{_shown_step(step)}]" for step in self.hooke_path)
+        return f"<result of task {self.hooke_origin.task!r}{steps}, not run yet>"
 
     def __getitem__(self, step: Any) -> Any:
-        return Promise(self._origin, (*self._path, _checked_step(self, step)), self._shape_at(step))
+        return Promise(self.hooke_origin, (*self.hooke_path, _checked_step(self, step)), self._shape_at(step))
+
+    def __len__(self) -> int:
+        if self.hooke_shape is None:
+            raise refusal(self, "the length", _INSIDE)
+        return len(self.hooke_shape)
 
     def __iter__(self) -> Iterator[Any]:
-        if self._shape is None:
+        if self.hooke_shape is None:
             raise refusal(self, "the items", _ITERATE)
-        return iter([self[index] for index in range(len(self._shape))])
+        return iter([self[index] for index in range(len(self.hooke_shape))])
 
     def __getattr__(self, name: str) -> Any:
         raise _no_attribute(self, name)
@@ -109,9 +110,13 @@ class Promise:
         raise refusal(self, f"to delete the attribute {name!r}", _CHANGE)
 
     def _shape_at(self, step: Any) -> Shape | None:
-        if self._shape is None or not isinstance(step, int) or not -len(self._shape) <= step < len(self._shape):
+        if (
+            self.hooke_shape is None
+            or not isinstance(step, int)
+            or not -len(self.hooke_shape) <= step < len(self.hooke_shape)
+        ):
             return None
-        return self._shape[step]
+        return self.hooke_shape[step]
 
 
 class MapPromise(Promise):
@@ -121,19 +126,19 @@ class MapPromise(Promise):
     truth, iteration, indexes and slices. Else those raise, but for single parts as in Promise.
     """
 
-    __slots__ = ("_items", "_length_from")
+    __slots__ = ("hooke_items", "hooke_length_from")
 
-    _items: int | None
-    _length_from: int
+    hooke_items: int | None
+    hooke_length_from: int
 
     def __init__(self, origin: Origin, items: int | None, length_from: int) -> None:
         super().__init__(origin)
-        object.__setattr__(self, "_items", items)
-        object.__setattr__(self, "_length_from", length_from)
+        object.__setattr__(self, "hooke_items", items)
+        object.__setattr__(self, "hooke_length_from", length_from)
 
     def __repr__(self) -> str:
-        count = "items" if self._items is None else f"{self._items} items"
-        return f"<{count} of task {self._origin.task!r}, not run yet>"
+        count = "items" if self.hooke_items is None else f"{self.hooke_items} items"
+        return f"<{count} of task {self.hooke_origin.task!r}, not run yet>"
 
     def __len__(self) -> int:
         return self._known("the length")
@@ -149,46 +154,28 @@ class MapPromise(Promise):
 
     def __getitem__(self, step: Any) -> Any:
         checked = _checked_step(self, step)
-        if self._items is None:
-            return Promise(self._origin, (checked,), self._origin.shape if isinstance(checked, int) else None)
+        if self.hooke_items is None:
+            return Promise(
+                self.hooke_origin, (checked,), self.hooke_origin.shape if isinstance(checked, int) else None
+            )
         if isinstance(checked, slice):
-            return [self._item(index) for index in range(self._items)[checked]]
+            return [self._item(index) for index in range(self.hooke_items)[checked]]
         if not isinstance(checked, int):
             raise refusal(self, f"the item {checked!r}", "a map gives a list: index it by a whole number")
         try:
-            return self._item(range(self._items)[checked])
+            return self._item(range(self.hooke_items)[checked])
         except IndexError:
             raise IndexError(
-                f"item {checked} of {self._origin.task}.map, which has {self._items} items"
+                f"item {checked} of {self.hooke_origin.task}.map, which has {self.hooke_items} items"
             ) from None
 
     def _item(self, index: int) -> Promise:
-        return Promise(self._origin, (index,), self._origin.shape)
+        return Promise(self.hooke_origin, (index,), self.hooke_origin.shape)
 
     def _known(self, needs: str) -> int:
-        if self._items is None:
+        if self.hooke_items is None:
             raise refusal(self, needs, _DYNAMIC)
-        return self._items
-
-
-def origin_of(promise: Promise) -> Origin:
-    """The call that the promise comes from. This and the next three are allowed while the body runs."""
-    return promise._origin
-
-
-def path_of(promise: Promise) -> tuple[Any, ...]:
-    """What `promise.path` is."""
-    return promise._path
-
-
-def shape_of(promise: Promise) -> Shape | None:
-    """The parts of what is promised, where it is a tuple of known length."""
-    return promise._shape
-
-
-def length_of(promise: MapPromise) -> tuple[int | None, int]:
-    """How many items, if that is known, and the node whose list decides it."""
-    return promise._items, promise._length_from
+        return self.hooke_items
 
 
 def refusal(promise: Promise, needs: str, mend: str = "") -> TraceError:
@@ -197,8 +184,8 @@ def refusal(promise: Promise, needs: str, mend: str = "") -> TraceError:
 
 
 def _told(promise: Promise, needs: str, mend: str) -> dict[str, Any]:
-    origin = promise._origin
-    steps = "".join(f"[{_shown_step(step)}]" for step in promise._path)
+    origin = promise.hooke_origin
+    steps = "".join(f"[{_shown_step(step)}]" for step in promise.hooke_path)
     thing = f"part {steps} of task {origin.task!r}'s result" if steps else f"result of task {origin.task!r}"
     return {
         "what": f"pipeline {origin.session.pipeline!r} needs {needs} of the {thing}, which does not exist yet",
@@ -222,7 +209,9 @@ def _checked_step(promise: Promise, step: Any) -> Any:
     if not isinstance(step, Promise) and hasattr(type(step), "__index__"):
         return step.__index__()
     shown = repr(step) if isinstance(step, Promise) else type(step).__name__
-    raise refusal(promise, f"the part at {shown}", "index by text, a whole number or a slice; do the rest inside a task")
+    raise refusal(
+        promise, f"the part at {shown}", "index by text, a whole number or a slice; do the rest inside a task"
+    )
 
 
 def _bound(promise: Promise, bound: Any) -> int | None:
@@ -257,18 +246,51 @@ _ATTRIBUTE = (
 _CHANGE = "return the changed value from a task"
 _COPY = "pass it to a task as an argument, in a list, tuple, set, dict or dataclass; closures and objects of your own cannot carry it"
 
-_ARITHMETIC = "add sub mul truediv floordiv mod divmod pow matmul lshift rshift and or xor".split()
-_UNARY = "neg pos abs invert round trunc floor ceil int float complex index".split()
+_ARITHMETIC = [
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "divmod",
+    "pow",
+    "matmul",
+    "lshift",
+    "rshift",
+    "and",
+    "or",
+    "xor",
+]
+_UNARY = [
+    "neg",
+    "pos",
+    "abs",
+    "invert",
+    "round",
+    "trunc",
+    "floor",
+    "ceil",
+    "int",
+    "float",
+    "complex",
+    "index",
+]
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 _REFUSED: dict[str, tuple[str, str]] = {
     "__bool__": ("the truth value (if, while, and, or, not, assert)", _INSIDE),
-    "__len__": ("the length", _INSIDE),
     "__reversed__": ("the items", _ITERATE),
     "__contains__": ("to look (in) among the items", _INSIDE),
     "__next__": ("the next item", _ITERATE),
-    "__str__": ("the text (str, print, format)", "print or format it inside a task; repr(result) is allowed here"),
-    "__format__": ("the text (an f-string or format)", "print or format it inside a task; repr(result) is allowed here"),
+    "__str__": (
+        "the text (str, print, format)",
+        "print or format it inside a task; repr(result) is allowed here",
+    ),
+    "__format__": (
+        "the text (an f-string or format)",
+        "print or format it inside a task; repr(result) is allowed here",
+    ),
     "__bytes__": ("the bytes", _INSIDE),
     "__fspath__": ("the path", "open or join it inside a task"),
     "__call__": ("to call", "call it inside a task"),

@@ -14,7 +14,7 @@ from hooke.journal.events import (
     MapExpanded,
     NodePlanned,
 )
-from hooke.pipeline.intervals import Segment, SegmentMap
+from hooke.base.intervals import Segment, SegmentMap
 
 __all__ = ["Known", "Recovered", "recover"]
 

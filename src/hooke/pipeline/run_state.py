@@ -29,7 +29,7 @@ from hooke.journal.events import (
 )
 from hooke.pipeline.chunks import ChunkSizer
 from hooke.pipeline.graph import Graph, Node
-from hooke.pipeline.intervals import IntervalSet, SegmentMap
+from hooke.base.intervals import IntervalSet, SegmentMap
 from hooke.pipeline.needs import Need, needs_of
 from hooke.pipeline.retries import retry_delay
 

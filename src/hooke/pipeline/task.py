@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpa
 from hooke.base.errors import UsageError
 from hooke.pipeline.binding import signature_of
 from hooke.pipeline.columns import as_columns, check_lengths
-from hooke.pipeline.declaration import check_function, check_name, reduce_declared
+from hooke.pipeline.declaration import adopt, check_function, check_name, reduce_declared
 from hooke.pipeline.resources import Options, Resources, parse_resources
 from hooke.pipeline.shape import Shape, result_shape
 from hooke.pipeline.tracing import ACTIVE
@@ -33,19 +33,25 @@ class Task(Generic[P, R]):
     function: Callable[P, R]
     name: str
     resources: Resources
+    descriptor: Any
+    """What binds to instances in the function's place: the function, or the static or class method around it."""
 
     def __init__(
-        self, function: Callable[P, R], *, name: str, resources: Resources | None = None, descriptor: Any = None
+        self,
+        function: Callable[P, R],
+        *,
+        name: str,
+        resources: Resources | None = None,
+        descriptor: Any = None,
     ) -> None:
-        # A callable object's attributes are its own; a function's (marks of other decorators) go along.
-        updated = ("__dict__",) if inspect.isfunction(function) else ()
-        functools.update_wrapper(self, function, updated=updated)
+        adopt(self, function)
         self.function = function
         self.name = name
         self.resources = resources or Resources()
-        self._descriptor = function if descriptor is None else descriptor
+        self.descriptor = function if descriptor is None else descriptor
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function; while a pipeline is traced, note the call and return a promise of its result."""
         tracer = ACTIVE.get()
         if tracer is None:
             return self.function(*args, **kwargs)
@@ -75,11 +81,10 @@ class Task(Generic[P, R]):
         self: Task[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
     ) -> Task[Q, R]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Task[..., Any]:
-        get = getattr(type(self._descriptor), "__get__", None)
-        if get is None:
-            return self
-        bound = get(self._descriptor, instance, owner)
-        return BoundTask(self, bound) if inspect.ismethod(bound) else self
+        get = getattr(type(self.descriptor), "__get__", None)
+        bound = self.descriptor if get is None else get(self.descriptor, instance, owner)
+        is_new = inspect.ismethod(bound) and bound is not self.descriptor
+        return BoundTask(self, bound) if is_new else self
 
     def __hooke_code__(self) -> Callable[P, R]:
         """The function whose code decides the keys of this task's results."""
@@ -89,7 +94,7 @@ class Task(Generic[P, R]):
         return f"<task {self.name!r} of {self.__module__}>"
 
     def __reduce_ex__(self, _protocol: Any) -> str | tuple[Any, ...]:
-        return reduce_declared(self, functools.partial(object.__new__, type(self)), self.__dict__)
+        return reduce_declared(self)
 
     def __copy__(self) -> Task[P, R]:
         return self
@@ -116,6 +121,7 @@ class BoundTask(Task[P, R]):
         self.unbound = unbound
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the method; while a pipeline is traced, note the call."""
         tracer = ACTIVE.get()
         if tracer is None:
             return self.function(*args, **kwargs)
@@ -128,7 +134,9 @@ class BoundTask(Task[P, R]):
         return self
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, BoundTask) and self.unbound is other.unbound and self.function == other.function
+        return (
+            isinstance(other, BoundTask) and self.unbound is other.unbound and self.function == other.function
+        )
 
     def __hash__(self) -> int:
         return hash(self.function)
@@ -174,7 +182,7 @@ def task(function: Any = None, /, **options: Any) -> Any:
 def _declare(function: Any, options: dict[str, Any]) -> Task[..., Any]:
     descriptor = check_function("task", function)
     if isinstance(descriptor, Task):
-        descriptor = descriptor._descriptor if not isinstance(descriptor, BoundTask) else descriptor.function
-    function = descriptor.__func__ if isinstance(descriptor, staticmethod | classmethod) else descriptor
+        descriptor = descriptor.descriptor if not isinstance(descriptor, BoundTask) else descriptor.function
+    function = descriptor.__func__ if isinstance(descriptor, (staticmethod, classmethod)) else descriptor
     name = check_name("task", function, options.get("name"))
     return Task(function, name=name, resources=parse_resources(name, options), descriptor=descriptor)

@@ -5,7 +5,7 @@ The trace belongs to the context in which the body runs: threads that the body s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hooke.base.errors import TraceError
@@ -16,14 +16,16 @@ from hooke.pipeline.graph import Graph, Node, Use
 from hooke.pipeline.lint import lint
 from hooke.pipeline.nesting import copy_nesting, promises_in
 from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.promise import MapPromise, Origin, Promise, Session, length_of, origin_of, path_of
+from hooke.pipeline.promise import MapPromise, Origin, Promise, Session
 from hooke.pipeline.task import Task
 from hooke.pipeline.tracing import ACTIVE
 
 __all__ = ["GraphTracer", "trace"]
 
 
-def trace(pipeline: Pipeline[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Graph:
+def trace(
+    pipeline: Pipeline[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> Graph:
     """The graph of `pipeline(*args, **kwargs)`. Runs the body, and no task.
 
     Raises UsageError for arguments that do not fit the pipeline's parameters, TraceError for what the body does
@@ -45,7 +47,7 @@ def trace(pipeline: Pipeline[..., Any], args: Sequence[Any] = (), kwargs: Mappin
     finally:
         ACTIVE.reset(token)
         tracer.session.is_open = False
-    return Graph(pipeline=pipeline.name, nodes=tuple(tracer.nodes), output=tracer.checked(output))
+    return Graph(pipeline=pipeline.name, nodes=tuple(tracer.nodes), output=_returned(tracer, output))
 
 
 class GraphTracer:
@@ -66,19 +68,18 @@ class GraphTracer:
 
     def call(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Promise:
         """Note a call."""
-        arguments = self.checked(bind_call(f"task {task.name!r}", task.signature, args, kwargs))
-        origin = self._add(task, arguments=arguments, uses=_uses(arguments.values()))
+        arguments, uses = self.taken(bind_call(f"task {task.name!r}", task.signature, args, kwargs))
+        origin = self._add(task, arguments=arguments, uses=uses)
         return Promise(origin, shape=task.shape)
 
-    def map(
-        self, task: Task[..., Any], iterables: Sequence[Any], constants: Mapping[str, Any]
-    ) -> MapPromise:
+    def map(self, task: Task[..., Any], iterables: Sequence[Any], constants: Mapping[str, Any]) -> MapPromise:
         """Note a map."""
-        columns = self.checked(as_columns(task.name, iterables, constants))
+        columns, column_uses = self.taken(as_columns(task.name, iterables, constants))
         names, arguments = bind_map(f"task {task.name!r}", task.signature, len(columns), constants)
-        arguments = self.checked(arguments)
+        arguments, uses = self.taken(arguments)
         items, in_step_with = _length(task.name, columns)
-        in_step = items is not None or in_step_with is not None
+        if items is not None or in_step_with is not None:
+            column_uses = _in_step(column_uses, columns)
         origin = self._add(
             task,
             kind="map",
@@ -86,16 +87,18 @@ class GraphTracer:
             iterables=tuple(columns),
             columns=names,
             items=items,
-            uses=(*_uses(arguments.values()), *_column_uses(columns, in_step=in_step)),
+            uses=(*uses, *column_uses),
         )
         return MapPromise(origin, items, origin.node if in_step_with is None else in_step_with)
 
-    def checked(self, value: Any) -> Any:
-        """A copy of the nesting as it is now. Raises TraceError for a promise of another trace."""
-        for promise in promises_in(value):
-            if origin_of(promise).session is not self.session:
+    def taken(self, value: Any) -> tuple[Any, tuple[Use, ...]]:
+        """The nesting as it is now, and its uses of nodes. Raises TraceError for a promise of another trace."""
+        promises = promises_in(value)
+        for promise in promises:
+            if promise.hooke_origin.session is not self.session:
                 raise _foreign(promise, self.session)
-        return copy_nesting(value)
+        uses = (Use(promise.hooke_origin.node, promise.hooke_path) for promise in promises)
+        return copy_nesting(value), tuple(uses)
 
     def _add(self, task: Task[..., Any], *, uses: tuple[Use, ...], **fields: Any) -> Origin:
         place = user_place()
@@ -110,15 +113,21 @@ class GraphTracer:
         return Origin(session=self.session, node=node.id, task=task.name, place=place, shape=task.shape)
 
 
-def _uses(values: Iterable[Any]) -> tuple[Use, ...]:
-    return tuple(Use(origin_of(promise).node, path_of(promise)) for promise in promises_in(list(values)))
+def _returned(tracer: GraphTracer, output: Any) -> Any:
+    if isinstance(output, Iterator) and not isinstance(output, Promise):
+        raise TraceError(
+            f"pipeline {tracer.session.pipeline!r} returned a {type(output).__name__}, which can be read once only",
+            mend="return a list: list(...)",
+        )
+    return tracer.taken(output)[0]
 
 
-def _column_uses(columns: Sequence[Any], *, in_step: bool) -> tuple[Use, ...]:
-    maps = tuple(
-        Use(origin_of(column).node, elementwise=in_step) for column in columns if isinstance(column, MapPromise)
+def _in_step(uses: Iterable[Use], columns: Sequence[Any]) -> tuple[Use, ...]:
+    """The uses, those of whole columns marked as going item by item."""
+    whole = {column.hooke_origin.node for column in columns if isinstance(column, MapPromise)}
+    return tuple(
+        Use(use.node, elementwise=True) if use.node in whole and not use.path else use for use in uses
     )
-    return maps + _uses(column for column in columns if not isinstance(column, MapPromise))
 
 
 def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
@@ -127,7 +136,7 @@ def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
     sources: set[int | None] = set()
     for column in columns:
         if isinstance(column, MapPromise):
-            items, source = length_of(column)
+            items, source = column.hooke_items, column.hooke_length_from
         elif isinstance(column, Promise):
             items, source = None, None
         else:
@@ -143,7 +152,7 @@ def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
 
 def _foreign(promise: Promise, session: Session) -> TraceError:
     return TraceError(
-        f"pipeline {session.pipeline!r} got {promise!r} of pipeline {origin_of(promise).session.pipeline!r}, "
+        f"pipeline {session.pipeline!r} got {promise!r} of pipeline {promise.hooke_origin.session.pipeline!r}, "
         "traced at another time",
         where=str(user_place()),
         mend="call the task in this pipeline's body; keep no results in globals between runs",

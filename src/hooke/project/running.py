@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from hooke.base.errors import HookeError, RunStopped, UsageError
 from hooke.journal.events import Event
 from hooke.journal.reader import read
-from hooke.journal.view import RunView, TaskView
+from hooke.journal.task_view import TaskRow
+from hooke.journal.view import RunView
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import unpack
 from hooke.project.driving import Driver, Order, prepare
@@ -118,9 +120,9 @@ class Run:
             raise error
         raise RunStopped(f"run {self.id} is {view.status}: it has no result", next=f"hooke resume {self.id}")
 
-    def tasks(self) -> list[TaskView]:
+    def tasks(self) -> list[TaskRow]:
         """Per task: how many items are waiting, running, cached, done and failed, with times and memory."""
-        return list(self._view().tasks.values())
+        return self._view().rows(time.time())
 
     @property
     def journal(self) -> Iterator[Event]:
