@@ -72,6 +72,8 @@ class IntervalSet:
 
     def within(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The ranges of the set that lie in `lo..hi`, cut to it."""
+        if lo >= hi:
+            return []
         first = bisect_right(self._highs, lo)
         last = bisect_left(self._lows, hi)
         return [(max(self._lows[i], lo), min(self._highs[i], hi)) for i in range(first, last)]
@@ -114,6 +116,8 @@ class SegmentMap:
 
     def record(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
         """Record `lo..hi`. Raises ValueError where one of them is recorded already."""
+        if lo >= hi:
+            return
         if self.items.within(lo, hi):
             raise ValueError(f"items {lo}..{hi} are recorded already")
         at = bisect_left(self._lows, lo)
