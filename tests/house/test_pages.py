@@ -1,6 +1,7 @@
 """Every snippet of README.md and docs/ runs, and shows what it says it shows."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,12 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    shutil.copytree(
+        ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns(".hooke", "__pycache__")
+    )
     script = tmp_path / "page.py"
     script.write_text(snippets.script_of(page.read_text("utf-8")), "utf-8")
     done = subprocess.run(
@@ -42,7 +47,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=360,
         check=False,
     )
     assert done.returncode == 0, (

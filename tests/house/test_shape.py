@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import hooke
+import hooke.testing
+
 FILE_LINES = 500
 FUNCTION_LINES = 50
 FORBIDDEN_FILES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "manager.py", "misc.py"}
@@ -121,3 +124,16 @@ def test_no_file_names_a_machine_or_a_registry(root: Path) -> None:
         for match in PRIVATE.finditer(text)
     ]
     assert not found, "paths of one machine, or download addresses:\n" + "\n".join(found)
+
+
+def test_every_public_name_is_documented(root: Path) -> None:
+    reference = "\n".join(page.read_text("utf-8") for page in (root / "docs" / "reference").glob("*.md"))
+    documented = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", reference, re.MULTILINE))
+    public = {f"hooke.{name}" for name in hooke.__all__}
+    assert not public - documented, f"not in docs/reference: {sorted(public - documented)}"
+
+
+def test_the_shipped_suites_are_documented(root: Path) -> None:
+    reference = "\n".join(page.read_text("utf-8") for page in (root / "docs" / "reference").glob("*.md"))
+    missing = [name for name in hooke.testing.__all__ if f"hooke.testing.{name}" not in reference]
+    assert not missing, f"not in docs/reference: {missing}"
