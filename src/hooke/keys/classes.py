@@ -1,0 +1,153 @@
+"""How a class is read: its members, fields, bases and metaclass; never its docstrings, addresses or registries."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from blake3 import blake3
+
+from hooke.keys.combine import frame
+from hooke.keys.local import origin_of
+from hooke.keys.modules import module_file, module_title
+from hooke.keys.parts import Part
+from hooke.keys.source import class_source
+from hooke.keys.walk import CodeWalk
+
+__all__ = ["reach_class"]
+
+_PLUMBING = frozenset(
+    {
+        "__module__",
+        "__doc__",
+        "__dict__",
+        "__weakref__",
+        "__qualname__",
+        "__abstractmethods__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__signature__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations_cache__",
+        "__type_params__",
+        "_abc_impl",
+        "_is_protocol",
+        "_is_runtime_protocol",
+        "__protocol_attrs__",
+        "__non_callable_proto_members__",
+        "__dataclass_fields__",
+        "__dataclass_params__",
+        "__match_args__",
+        "__slotnames__",
+    }
+)
+"""What Python keeps in a class about itself: no definition of the user's, or made from one that counts."""
+_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_PYDANTIC = frozenset({"__pydantic_fields__", "__pydantic_decorators__", "__pydantic_computed_fields__"})
+
+
+def reach_class(walk: CodeWalk, part: Part, label: str, kind: type) -> bool:
+    """An edge to a class: of the project by what it defines, of others by its qualified name."""
+    scope = _module_scope(kind)
+    origin = origin_of(kind.__module__, module_file(scope) or None)
+    if not origin.local:
+        walk.foreign(part, label, f"{kind.__module__}.{kind.__qualname__}", origin)
+        return True
+
+    def made() -> Part:
+        file = module_file(scope)
+        return Part(
+            kind="class",
+            name=f"{module_title(scope) if scope else kind.__module__}.{kind.__qualname__}",
+            file=file,
+            line=_first_line(kind),
+            text=lambda: class_source(file, kind.__qualname__) if file else "",
+        )
+
+    walk.place(part, label, walk.keep(kind), made=made, fill=lambda new: _fill(walk, new, kind))
+    return True
+
+
+def _module_scope(kind: type) -> dict[str, Any]:
+    import sys
+
+    module = sys.modules.get(kind.__module__)
+    return vars(module) if module is not None else {}
+
+
+def _first_line(kind: type) -> int:
+    lines = (value.__code__.co_firstlineno for value in vars(kind).values() if isinstance(value, types.FunctionType))
+    return min(lines, default=0)
+
+
+def _fill(walk: CodeWalk, part: Part, kind: type) -> None:
+    part.digest = blake3(frame(kind.__qualname__)).digest()
+    walk.python(part)
+    if "bases" in walk.follow:
+        for base in kind.__bases__:
+            reach_base(walk, part, "base", base)
+        if type(kind) is not type:
+            reach_base(walk, part, "metaclass", type(kind))
+    if "members" in walk.follow:
+        for name, value in _members(kind):
+            made = Part(kind="global", name=f"{part.name}.{name}", file=part.file, line=part.line)
+            walk.bind(part, f"member {name}", value, made=made)
+
+
+def reach_base(walk: CodeWalk, part: Part, label: str, base: type) -> None:
+    """An edge to a base or metaclass."""
+    reach_class(walk, part, label, base)
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    """The definitions of a class's body, by name in sorted order, and those that its makers keep beside them."""
+    pydantic, generated = "__pydantic_fields__" in vars(kind), _generated(kind)
+    for name, value in sorted(vars(kind).items()):
+        if name in _PLUMBING or name in generated or (pydantic and name.startswith("__pydantic_")):
+            continue
+        if isinstance(value, _SLOTS):
+            yield name, f"<{type(value).__name__}>"
+        elif isinstance(value, property) and value.fget is None and value.fset is None:
+            yield name, "<property>"
+        else:
+            yield name, value
+    yield from _made(kind)
+
+
+def _made(kind: type) -> Iterator[tuple[str, Any]]:
+    if "__dataclass_fields__" in vars(kind):
+        for field in dataclasses.fields(kind):
+            yield f"field {field.name}", _facts(field)
+        params = vars(kind)["__dataclass_params__"]
+        yield "dataclass", [(name, getattr(params, name)) for name in sorted(params.__slots__)]
+    for name in sorted(_PYDANTIC & vars(kind).keys()):
+        yield name, vars(kind)[name]
+    if issubclass(kind, enum.Enum):
+        yield "members", [(member.name, member._value_) for member in kind.__members__.values()]
+
+
+def _facts(field: dataclasses.Field[Any]) -> list[object]:
+    missing = dataclasses.MISSING
+    given = [("missing",) if value is missing else value for value in (field.default, field.default_factory)]
+    flags = [field.init, field.repr, field.hash, field.compare, getattr(field, "kw_only", False)]
+    return [field.type, *given, *flags, dict(field.metadata)]
+
+
+def _generated(kind: type) -> frozenset[str]:
+    """Methods that a maker wrote from fields that count already."""
+    if issubclass(kind, enum.Enum):
+        members = set(kind.__members__)
+        return frozenset(members | {name for name in vars(kind) if name.startswith("_") and name.endswith("_")} | {"__new__", "__reduce_ex__"})
+    if "__dataclass_fields__" in vars(kind):
+        return frozenset(name for name, value in vars(kind).items() if _is_written(value))
+    return frozenset()
+
+
+def _is_written(value: object) -> bool:
+    value = getattr(value, "__wrapped__", value)
+    code = getattr(value, "__code__", None)
+    return code is not None and code.co_filename == "<string>"

@@ -1,0 +1,57 @@
+"""A file as an argument: keyed by its content."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from blake3 import blake3
+
+from hooke.base.errors import UsageError
+from hooke.keys.combine import Key, combine
+
+__all__ = ["File"]
+
+
+class File(os.PathLike[str]):
+    """A path whose content, not its name, is part of a task's key. Use it wherever a path is taken."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"File({str(self.path)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, File) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(("hooke.File", self.path))
+
+    def __hooke_key__(self) -> Key:
+        """The key of the content; read again when size, modification time or inode change. Raises UsageError."""
+        try:
+            facts = self.path.stat()
+            return _content_key(str(self.path.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ino)
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {self.path}",
+                where=str(self.path.absolute()),
+                why=str(error),
+                mend="give hooke.File the path of a readable file",
+            ) from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _content_key(path: str, _size: int, _mtime_ns: int, _inode: int) -> Key:
+    hasher = blake3()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            hasher.update(block)
+    return combine("file", hasher.digest())

@@ -1,0 +1,226 @@
+"""How a module is read: by the attribute chain that is used, as a whole where it escapes, or all that are imported."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from blake3 import blake3
+
+from hooke.keys.bytecode import listing
+from hooke.keys.local import Origin, origin_of
+from hooke.keys.parts import Part
+from hooke.keys.references import Chain, Import, Reference
+from hooke.keys.source import module_code
+from hooke.keys.walk import CodeWalk
+
+__all__ = ["follow_chain", "global_part", "module_file", "module_title", "reach_imported", "reach_module", "watch"]
+
+_OPENING = {
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.__import__",
+    "builtins.globals",
+    "importlib.import_module",
+    "importlib.__import__",
+    "sys.modules",
+    "pkgutil.resolve_name",
+}
+"""What can reach any module, by name."""
+_SESSION = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open"})
+"""What IPython keeps in a notebook's namespace besides the user's own definitions."""
+
+
+def module_file(scope: Mapping[str, Any]) -> str:
+    """The file of the module with this namespace; empty for notebooks and exec'd code."""
+    return str(scope.get("__file__") or "")
+
+
+def module_title(scope: Mapping[str, Any]) -> str:
+    """The module's name for people: a script's is that of its file, as if it were imported."""
+    name, file = str(scope.get("__name__", "")), module_file(scope)
+    if name == "__main__":
+        return os.path.splitext(os.path.basename(file))[0] or "__main__"  # noqa: PTH119, PTH122 - as in local.py
+    return name
+
+
+def global_part(scope: Mapping[str, Any], name: str) -> Part:
+    """The part for a global of a module by its content."""
+    return Part(kind="global", name=f"{module_title(scope)}.{name}", file=module_file(scope))
+
+
+def module_origin(module: types.ModuleType) -> Origin:
+    """Where a module comes from."""
+    return origin_of(module.__name__, getattr(module, "__file__", None))
+
+
+def follow_chain(walk: CodeWalk, part: Part, label: str, module: types.ModuleType, chain: Chain) -> None:
+    """An edge to what `module.a.b` gives, resolved without running anything; to all of the module if chain is ()."""
+    origin = module_origin(module)
+    if not origin.local:
+        walk.foreign(part, label, module.__name__, origin)
+        return
+    if "modules" not in walk.follow:
+        return
+    if not chain:
+        walk.note(f"{part.name} uses the module {module.__name__} as a value: all that it defines counts")
+        reach_module(walk, part, label, module)
+        return
+    name, rest = chain[0], chain[1:]
+    missing = object()
+    value = vars(module).get(name, missing)
+    if value is missing and "__getattr__" in vars(module):
+        value = getattr(module, name, missing)
+    label = f"{label}.{name}"
+    if isinstance(value, types.ModuleType):
+        follow_chain(walk, part, label, value, rest)
+    elif value is not missing:
+        walk.bind(part, label, value, made=global_part(vars(module), name), place=(id(vars(module)), name))
+
+
+def reach_module(walk: CodeWalk, part: Part, label: str, module: types.ModuleType) -> None:
+    """An edge to a module as a whole: every definition in it, and those of project modules that it holds."""
+    origin = module_origin(module)
+    if not origin.local:
+        walk.foreign(part, label, module.__name__, origin)
+        return
+
+    def made() -> Part:
+        return Part(kind="module", name=module_title(vars(module)), file=module_file(vars(module)))
+
+    walk.place(part, label, walk.keep(module), made=made, fill=lambda new: _fill(walk, new, module))
+
+
+def _fill(walk: CodeWalk, part: Part, module: types.ModuleType) -> None:
+    scope = vars(module)
+    if part.file and not part.file.endswith((".py", ".pyc")):
+        part.digest = _file_digest(part.file)
+    for name in sorted(scope):
+        if name.startswith("__") or (_is_session(scope) and (name.startswith("_") or name in _SESSION)):
+            continue
+        value = scope[name]
+        if isinstance(value, types.ModuleType):
+            reach_module(walk, part, f"global {name}", value)
+        else:
+            walk.bind(part, f"global {name}", value, made=global_part(scope, name), place=(id(scope), name))
+
+
+def _is_session(scope: Mapping[str, Any]) -> bool:
+    return "get_ipython" in scope
+
+
+def _file_digest(file: str) -> bytes:
+    with open(file, "rb") as stream:  # noqa: PTH123 - as in local.py
+        return blake3(stream.read()).digest()
+
+
+# --- imports inside a body -------------------------------------------------------------------------
+
+
+def reach_imported(walk: CodeWalk, part: Part, found: Import, scope: Mapping[str, Any]) -> None:
+    """Edges to what an import inside a function's body brings in. A project module is imported for it."""
+    name = found.module
+    if found.level:
+        name = importlib.util.resolve_name("." * found.level + name, str(scope.get("__package__") or ""))
+    label = f"import {name}"
+    top = name.partition(".")[0]
+    origin = _origin_by_name(top)
+    if origin is None:
+        walk.note(f"{part.name} imports {name}, which is not there: it counts by its name alone")
+    elif not origin.local:
+        walk.foreign(part, label, name, origin)
+        _watch_names(walk, part, name, found)
+    else:
+        _reach_local(walk, part, label, found, name)
+
+
+def _reach_local(walk: CodeWalk, part: Part, label: str, found: Import, name: str) -> None:
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001 - whatever its import raises, the task's own import would raise it too
+        walk.note(f"{part.name} imports {name}, which cannot be imported here ({error}): it counts by its name alone")
+        return
+    if found.top:
+        module = sys.modules[name.partition(".")[0]]
+    for chain in found.chains:
+        if chain and chain[0] not in vars(module):
+            _import_quietly(f"{module.__name__}.{chain[0]}")
+        follow_chain(walk, part, label, module, chain)
+
+
+def _import_quietly(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ImportError:  # `from package import name` of what is neither attribute nor submodule: nothing to count
+        return
+
+
+def _origin_by_name(top: str) -> Origin | None:
+    if top in sys.modules:
+        return module_origin(sys.modules[top])
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or ())
+    file = spec.origin if spec.has_location else (os.path.join(places[0], "__init__.py") if places else None)  # noqa: PTH118
+    return origin_of(top, file)
+
+
+def _watch_names(walk: CodeWalk, part: Part, name: str, found: Import) -> None:
+    for chain in found.chains:
+        if _is_opening(name.partition(".")[0] if found.top else name, chain):
+            _open(walk, part, ".".join((name, *chain)), found.line)
+
+
+# --- where static reach fails ----------------------------------------------------------------------
+
+
+def watch(walk: CodeWalk, part: Part, value: object, reference: Reference) -> None:
+    """Notice a reference that can reach anything: then every project module imported so far counts."""
+    if isinstance(value, types.ModuleType):
+        if _is_opening(value.__name__, reference.chain):
+            _open(walk, part, ".".join((reference.name, *reference.chain)), reference.line)
+    elif not reference.fixed and value is getattr(builtins, reference.name):
+        _open(walk, part, f"{reference.name}() with a computed name", reference.line)
+    elif _qualified(value) in _OPENING:
+        _open(walk, part, f"{reference.name}", reference.line)
+
+
+def _qualified(value: object) -> str:
+    if not isinstance(value, types.FunctionType | types.BuiltinFunctionType):
+        return "sys.modules" if value is sys.modules else ""
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _is_opening(module: str, chain: Chain) -> bool:
+    return any(".".join((module, *chain[:length])) in _OPENING for length in range(1, len(chain) + 1))
+
+
+def _open(walk: CodeWalk, part: Part, what: str, line: int) -> None:
+    place = f"{os.path.basename(part.file) or '<code>'}:{line}"  # noqa: PTH119 - as in local.py
+    walk.note(f"{place}: {what} can reach anything: the source of every project module imported so far counts")
+    found = {}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None) if isinstance(module, types.ModuleType) else None
+        if file and file.endswith(".py") and module_origin(module).local and (code := module_code(file)):
+            found[listing(code).digest] = (module, file)
+    for digest, (module, file) in sorted(found.items()):
+        walk.place(
+            part,
+            "imported so far",
+            ("source", digest),
+            made=lambda module=module, file=file, digest=digest: Part(
+                kind="module", name=f"{module_title(vars(module))} (source)", file=file, digest=digest
+            ),
+            fill=lambda _: None,
+        )
+

@@ -1,0 +1,139 @@
+"""The walk over a value: which encoder a type has, cycles, shared parts, and the path to what has no key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from weakref import WeakKeyDictionary
+
+from hooke.base.errors import NotFingerprintable
+from hooke.keys.combine import Key
+from hooke.keys.containers import CONTAINERS
+from hooke.keys.encoding import SHORT, Encoder, NoKey, shrink, text
+from hooke.keys.objects import object_encoder
+from hooke.keys.scalars import SCALARS
+
+__all__ = ["Leaf", "ValuePrinter", "refusal"]
+
+Leaf = Callable[[object], Key | None]
+"""Asked first for every object met; a key it gives stands for the object (a promise, say)."""
+
+_ENCODERS: WeakKeyDictionary[type, Encoder] = WeakKeyDictionary()
+_NEVER = 1 << 62
+
+
+class ValuePrinter:
+    """One walk, or several that share what they learn: values must not change between them.
+
+    `code` encodes functions, classes and modules; `leaf` is asked first for every object. Raises NoKey.
+    """
+
+    __slots__ = ("_code", "_codes", "_depths", "_known", "_leaf", "_outermost")
+
+    def __init__(self, *, code: Callable[[object], bytes], leaf: Leaf | None = None) -> None:
+        self._code = code
+        self._leaf = leaf
+        self._codes: dict[int, tuple[object, bytes]] = {}
+        self._known: dict[int, tuple[object, bytes]] = {}
+        self._depths: dict[int, int] = {}
+        self._outermost = _NEVER
+
+    def encode(self, value: object) -> bytes:
+        """The encoding of a value; at most 73 bytes for anything but a long text or integer."""
+        if self._leaf is not None and (key := self._leaf(value)) is not None:
+            return b"k" + text(key)
+        scalar = SCALARS.get(type(value))
+        return scalar(value) if scalar is not None else self._compound(value)
+
+    def items(self, values: Iterable[object]) -> list[bytes]:
+        """See `encoding.Walk`."""
+        encodings: list[bytes] = []
+        encode = self.encode
+        try:
+            for value in values:
+                encodings.append(encode(value))  # noqa: PERF401 - the length says where it failed
+        except NoKey as lack:
+            lack.path.append(f"[{len(encodings)}]")
+            raise
+        return encodings
+
+    def fields(self, pairs: Iterable[tuple[str, object]]) -> list[bytes]:
+        """See `encoding.Walk`."""
+        encodings: list[bytes] = []
+        for name, value in pairs:
+            try:
+                encodings += (text(name), self.encode(value))
+            except NoKey as lack:
+                lack.path.append(f".{name}")
+                raise
+        return encodings
+
+    def pairs(self, pairs: Iterable[tuple[object, object]]) -> list[bytes]:
+        """See `encoding.Walk`. Values are walked in the order of their keys' encodings, whatever the dict's was."""
+        keyed = [(self.encode(key), number, key, value) for number, (key, value) in enumerate(pairs)]
+        keyed.sort(key=lambda entry: entry[0])
+        encodings = []
+        for encoded, _, key, value in keyed:
+            try:
+                encodings.append(encoded + self.encode(value))
+            except NoKey as lack:
+                lack.path.append(f"[{_short(key)}]")
+                raise
+        encodings.sort()
+        return encodings
+
+    def code(self, target: object) -> bytes:
+        """See `encoding.Walk`; each target is fingerprinted once a walk."""
+        known = self._codes.get(id(target))
+        if known is None:
+            known = self._codes[id(target)] = (target, self._code(target))
+        return known[1]
+
+    def _compound(self, value: object) -> bytes:
+        ident = id(value)
+        if (known := self._known.get(ident)) is not None:
+            return known[1]
+        depth = len(self._depths)
+        if (above := self._depths.get(ident)) is not None:
+            self._outermost = min(self._outermost, above)
+            return b"^" + (depth - above).to_bytes(8, "little")
+        encoder = _encoder_of(type(value))
+        outer, self._outermost = self._outermost, _NEVER
+        self._depths[ident] = depth
+        try:
+            encoding = encoder(self, value)
+        finally:
+            del self._depths[ident]
+        closed = self._outermost >= depth
+        self._outermost = outer if closed else min(outer, self._outermost)
+        if len(encoding) <= SHORT:
+            return encoding
+        encoding = shrink(encoding)
+        if closed:
+            self._known[ident] = (value, encoding)
+        return encoding
+
+
+def _encoder_of(kind: type) -> Encoder:
+    encoder = CONTAINERS.get(kind) or _ENCODERS.get(kind)
+    if encoder is None:
+        encoder = _ENCODERS[kind] = object_encoder(kind)
+    return encoder
+
+
+def _short(key: object) -> str:
+    shown = repr(key) if isinstance(key, str | int | float | bool) else f"<{type(key).__name__}>"
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+def refusal(lack: NoKey, where: str) -> NotFingerprintable:
+    """The error that a user reads for a value without a key."""
+    path = where + "".join(reversed(lack.path))
+    kind = f"{lack.kind.__module__}.{lack.kind.__qualname__}".removeprefix("builtins.")
+    return NotFingerprintable(
+        f"no honest key for {path}, a {kind}",
+        where=path,
+        why=lack.why,
+        mend=lack.mend
+        or "pass the plain data that it is made from, open or create it inside the task, "
+        "or give its class a method `__hooke_key__(self) -> str` (32 hex characters) that states its content",
+    )

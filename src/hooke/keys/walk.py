@@ -1,0 +1,195 @@
+"""The walk over what a function reaches: parts in the order of discovery, and the edges between them.
+
+Each object is one part however often it is reached, so recursion and cycles end. A part's digest is of its own content;
+the key is of all digests and edges in order. Nothing in it depends on addresses, paths, line numbers or module names.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from blake3 import blake3
+
+from hooke.keys.bytecode import listing
+from hooke.keys.combine import Key, frame
+from hooke.keys.encoding import NoKey, compound, raw, text
+from hooke.keys.local import PYTHON, Origin, project_root
+from hooke.keys.parts import CodePart, Edge, Part
+from hooke.keys.printer import ValuePrinter
+from hooke.keys.scalars import integer
+from hooke.keys.shown import shown
+from hooke.keys.source import module_code
+
+__all__ = ["EVERYTHING", "CodeWalk", "Reader"]
+
+EVERYTHING = frozenset(
+    {
+        "bodies",
+        "defaults",
+        "closures",
+        "globals",
+        "modules",
+        "imports",
+        "wrapped",
+        "members",
+        "bases",
+        "values",
+        "instances",
+        "distributions",
+    }
+)
+"""What a walk follows. A test weakens it to show that each row of the cache matrix would notice."""
+
+Reader = Callable[["CodeWalk", Part, str, Any], bool]
+"""Adds the edge from a part to a piece of code by a label; False, and nothing added, for what is no code."""
+
+
+class CodeWalk:
+    """One fingerprint in the making. `reader` knows functions, classes and modules; `follow` is part of EVERYTHING."""
+
+    def __init__(self, *, reader: Reader, follow: frozenset[str] = EVERYTHING) -> None:
+        self.follow = follow
+        self.notes: dict[str, None] = {}
+        self._reader = reader
+        self._parts: list[Part] = []
+        self._places: dict[object, int] = {}
+        self._alive: list[object] = []
+        self._pending: deque[Callable[[], None]] = deque()
+
+    # --- results -------------------------------------------------------------------------------
+
+    def finish(self) -> Key:
+        """Read all that was reached, and give the key of it."""
+        while self._pending:
+            self._pending.popleft()()
+        hasher = blake3(b"code")
+        for part in self._parts:
+            edges = (compound(b"", [text(e.label), text(e.qualifier), integer(e.target)]) for e in part.edges)
+            hasher.update(compound(part.kind.encode(), [raw(part.digest), *edges]))
+        return hasher.hexdigest(length=16)
+
+    def parts(self) -> tuple[CodePart, ...]:
+        """The parts as users see them, each under a name of its own."""
+        counts: dict[tuple[str, str], int] = {}
+        return tuple(_as_shown(part, counts) for part in self._parts)
+
+    # --- edges ---------------------------------------------------------------------------------
+
+    def bind(self, part: Part, label: str, value: object, *, made: Part, place: object = None) -> None:
+        """An edge from a part to a value found under a label: to its code, else to `made`, a part for its content.
+
+        `place` identifies a value that several parts reach by one name, such as a global.
+        """
+        while (stand_in := getattr(type(value), "__hooke_code__", None)) is not None:
+            value = stand_in(value)
+        if not self._reader(self, part, label, value):
+            place = place if place is not None else object()
+            self.place(part, label, place, made=lambda: made, fill=lambda new: self._fill_value(new, value))
+            self._alive.append((place, value))
+
+    def place(
+        self, part: Part, label: str, place: object, *, made: Callable[[], Part], fill: Callable[[Part], None]
+    ) -> None:
+        """An edge to the part at a place; the first to get there has it made, and filled in when its turn comes."""
+        number = self._places.get(place)
+        if number is None:
+            new = made()
+            number = self._places[place] = len(self._parts)
+            self._parts.append(new)
+            self._pending.append(lambda: fill(new))
+        part.edges.append(Edge(label, "", number))
+
+    def foreign(self, part: Part, label: str, qualifier: str, origin: Origin) -> None:
+        """An edge to something of the standard library or a distribution, by its qualified name."""
+        counted = origin.version if "distributions" in self.follow else ""
+        title = f"{origin.distribution} {origin.version}".strip()
+
+        def made() -> Part:
+            version = blake3(frame(origin.distribution) + frame(counted)).digest()
+            return Part(kind="distribution", name=origin.distribution, digest=version, text=lambda: title)
+
+        self.place(part, label, ("distribution", origin.distribution), made=made, fill=lambda _: None)
+        part.edges[-1] = Edge(label, qualifier, part.edges[-1].target)
+
+    def python(self, part: Part) -> None:
+        """An edge to the version of Python, which bytecode and standard library change with."""
+        self.foreign(part, "", "", Origin(local=False, distribution="python", version=PYTHON))
+
+    def keep(self, value: object) -> object:
+        """Keep an object alive, so that its identity stays its own; gives the identity."""
+        self._alive.append(value)
+        return id(value)
+
+    def note(self, text: str) -> None:
+        """Say, once, why the key covers more or less than static reach would."""
+        self.notes[text] = None
+
+    # --- values --------------------------------------------------------------------------------
+
+    def encode(self, part: Part, value: object) -> bytes:
+        """A value's encoding; code that it holds becomes edges of the part. Raises NoKey."""
+
+        def code(target: object) -> bytes:
+            if "instances" not in self.follow or not self._reader(self, part, "", target):
+                return text("code")
+            return compound(b"reach", [integer(len(part.edges)), text(part.edges[-1].qualifier)])
+
+        return ValuePrinter(code=code, leaf=_project_paths(part.file)).encode(value)
+
+    def _fill_value(self, part: Part, value: object) -> None:
+        part.text = lambda: shown(value)
+        if "values" not in self.follow:
+            return
+        before = len(part.edges)
+        try:
+            part.digest = blake3(self.encode(part, value)).digest()
+        except NoKey as lack:
+            del part.edges[before:]
+            self._fill_opaque(part, type(value), lack)
+
+    def _fill_opaque(self, part: Part, kind: type, lack: NoKey) -> None:
+        part.kind = "opaque"
+        part.text = lambda: f"<{kind.__qualname__}>"
+        code = module_code(part.file) if part.file else None
+        part.digest = blake3(frame(kind.__qualname__) + (listing(code).digest if code else b"")).digest()
+        path = part.name + "".join(reversed(lack.path))
+        self.note(
+            f"{path} has no content to hash ({lack.why}): it counts by its type, {kind.__qualname__}, "
+            f"and by the source of its whole module"
+        )
+
+
+def _as_shown(part: Part, counts: dict[tuple[str, str], int]) -> CodePart:
+    count = counts[part.kind, part.name] = counts.get((part.kind, part.name), 0) + 1
+    where = ""
+    if part.file:
+        where = os.path.relpath(part.file, project_root(part.file)) if os.path.isabs(part.file) else part.file
+        where += f":{part.line}" if part.line else ""
+    return CodePart(
+        name=part.name if count == 1 else f"{part.name} #{count}",
+        kind=part.kind,
+        digest=part.digest.hex()[:32],
+        where=where,
+        text=part.text(),
+    )
+
+
+def _project_paths(file: str) -> Callable[[object], Key | None] | None:
+    """Stands paths inside the project for what they are relative to it, so that another checkout keys the same."""
+    if not os.path.isabs(file):
+        return None
+    root = project_root(file)
+
+    def leaf(value: object) -> Key | None:
+        if not isinstance(value, str | pathlib.PurePath):
+            return None
+        path = str(value)
+        if path != root and not path.startswith(root + os.sep):
+            return None
+        return f"{type(value).__name__} in the project: {path[len(root) :]}"
+
+    return leaf
