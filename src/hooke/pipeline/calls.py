@@ -10,12 +10,13 @@ import cloudpickle
 
 from hooke.base.errors import NotPicklable
 from hooke.journal.events import MapExpanded
+from hooke.pipeline.effects import Submit
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.promise import MapPromise, Promise
 from hooke.pipeline.references import Element, Items, Reference, Value, pack
-from hooke.pipeline.run_state import RunState, Submit
+from hooke.pipeline.run_state import RunState
 from hooke.pipeline.shown import shown, shown_call
 from hooke.pipeline.task import Task
 from hooke.store.store import Store

@@ -11,10 +11,10 @@ first, and within a map the longest item once durations are known.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
+from hooke.base.intervals import IntervalSet, SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -28,12 +28,13 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.pipeline.chunks import ChunkSizer
+from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Plan, Submit
 from hooke.pipeline.graph import Graph, Node
-from hooke.base.intervals import IntervalSet, SegmentMap
 from hooke.pipeline.needs import Need, needs_of
 from hooke.pipeline.retries import retry_delay
+from hooke.pipeline.waiters import waiters_of
 
-__all__ = ["Abandon", "Effect", "Finish", "Looked", "Lookup", "Plan", "RunState", "Submit"]
+__all__ = ["NodeState", "RunState"]
 
 HELD_RETRY_S = 0.1
 """How soon to look again for a result that another process is computing: well under a second of a human's patience."""
@@ -43,69 +44,6 @@ SKIPS_BEFORE_RESERVING = 4
 
 ISOLATED_DEATHS = frozenset({"WorkerDied", "OutOfMemory", "TimedOut"})
 """Failures that do not say which item of a chunk was to blame."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the scheduler needs to know of a node beside its place in the graph."""
-
-    cpus: float = 1.0
-    memory: int | None = None
-    gpus: float = 0.0
-    retries: int = 0
-    timeout_s: float | None = None
-    expected_s: Mapping[int, float] = field(default_factory=dict)
-    """Item -> seconds it took last time, where known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """Effect: find the node's results; answer with ItemsFound (and MapExpanded) events, then `looked(...)`."""
-
-    node: int
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """Effect: run these items as an attempt."""
-
-    attempt: int
-    node: int
-    lo: int
-    hi: int
-    number: int
-    expand: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Abandon:
-    """Effect: cancel an attempt. With `timed_out`, report it as failed for that."""
-
-    attempt: int
-    timed_out: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Effect: the run is over: `finished`, `failed` or `stopped`."""
-
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """Answer to Lookup: all that was found has been said.
-
-    `held`: another process computes it now, so look again a little later. With `attempt`, the answer
-    is to a Submit, and withdraws it: the result was found, or is computed elsewhere, meanwhile.
-    """
-
-    node: int
-    held: bool = False
-    attempt: int | None = None
-
-
-Effect: TypeAlias = Lookup | Submit | Abandon | Finish | RetryPlanned
 
 
 @dataclass(slots=True)
@@ -168,7 +106,7 @@ class RunState:
         self._ready: list[tuple[int, int]] = []
         self._queued: set[int] = set()
         self._depth = graph.depths()
-        self._waiters = _waiters(self.nodes)
+        self._waiters = waiters_of([state.needs for state in self.nodes])
         self._unfinished_roots = set(graph.roots())
         for root in sorted(self._unfinished_roots):
             self._demand(root)
@@ -508,37 +446,3 @@ def _fits(wanted: float, used: Sequence[float], total: float | None) -> bool:
     if total is None or not wanted:
         return True
     return sum(min(amount, total) for amount in used) + min(wanted, total) <= total + 1e-9
-
-
-@dataclass(slots=True)
-class _Waiters:
-    """Who waits for what: whole nodes, single items, and maps that follow item by item."""
-
-    whole: dict[int, list[int]] = field(default_factory=dict)
-    item: dict[int, dict[int, list[int]]] = field(default_factory=dict)
-    elementwise: dict[int, list[int]] = field(default_factory=dict)
-
-    def pop_whole(self, node: int) -> list[int]:
-        return self.whole.pop(node, [])
-
-    def pop_items(self, node: int, lo: int, hi: int) -> list[int]:
-        waiting = self.item.get(node)
-        if not waiting:
-            return []
-        few = range(lo, hi) if hi - lo < len(waiting) else list(waiting)
-        wanted = [item for item in few if lo <= item < hi and item in waiting]
-        return [child for i in wanted for child in waiting.pop(i)]
-
-
-def _waiters(nodes: Sequence[NodeState]) -> _Waiters:
-    waiters = _Waiters()
-    for state in nodes:
-        for need in state.needs:
-            child = state.node.id
-            if need.elementwise:
-                waiters.elementwise.setdefault(need.node, []).append(child)
-            elif need.item is not None:
-                waiters.item.setdefault(need.node, {}).setdefault(need.item, []).append(child)
-            else:
-                waiters.whole.setdefault(need.node, []).append(child)
-    return waiters

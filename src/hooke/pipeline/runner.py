@@ -25,12 +25,13 @@ from hooke.journal.events import (
 from hooke.journal.writer import Journal
 from hooke.keys.combine import combine
 from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Submit
 from hooke.pipeline.engine import Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.recovery import Recovered
-from hooke.pipeline.run_state import Abandon, Effect, Finish, Looked, Lookup, RunState, Submit
+from hooke.pipeline.run_state import RunState
 from hooke.pipeline.shown import shown_call
 from hooke.store.store import Claim, Entry, Store
 

@@ -23,13 +23,14 @@ from hooke.base.ref import Ref
 from hooke.journal.events import CodeSeen, Event, NodePlanned, RunFinished, RunStarted
 from hooke.journal.reader import read
 from hooke.journal.writer import Journal
+from hooke.pipeline.effects import Plan
 from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.references import pack
-from hooke.pipeline.run_state import Plan, RunState
+from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.shown import shown
 from hooke.pipeline.trace import trace

@@ -1,0 +1,74 @@
+"""What the run state is told and what it asks for: plans of nodes, effects for the runner, answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from hooke.journal.events import RetryPlanned
+
+__all__ = ["Abandon", "Effect", "Finish", "Looked", "Lookup", "Plan", "Submit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the scheduler needs to know of a node beside its place in the graph."""
+
+    cpus: float = 1.0
+    memory: int | None = None
+    gpus: float = 0.0
+    retries: int = 0
+    timeout_s: float | None = None
+    expected_s: Mapping[int, float] = field(default_factory=dict)
+    """Item -> seconds it took last time, where known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Effect: find the node's results; answer with ItemsFound (and MapExpanded) events, then `looked(...)`."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Effect: run these items as an attempt."""
+
+    attempt: int
+    node: int
+    lo: int
+    hi: int
+    number: int
+    expand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Effect: cancel an attempt. With `timed_out`, report it as failed for that."""
+
+    attempt: int
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Effect: the run is over: `finished`, `failed` or `stopped`."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Answer to Lookup: all that was found has been said.
+
+    `held`: another process computes it now, so look again a little later. With `attempt`, the answer
+    is to a Submit, and withdraws it: the result was found, or is computed elsewhere, meanwhile.
+    """
+
+    node: int
+    held: bool = False
+    attempt: int | None = None
+
+
+Effect: TypeAlias = Lookup | Submit | Abandon | Finish | RetryPlanned
