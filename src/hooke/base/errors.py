@@ -273,7 +273,10 @@ def _explanation(facts: Mapping[str, Any]) -> str:
     frames = user_frames(str(facts.get("traceback") or ""))
     if len(frames) > MOST_FRAME_LINES:
         frames = [f"... {len(frames) - MOST_FRAME_LINES} lines above", *frames[-MOST_FRAME_LINES:]]
-    return "\n".join(part for part in (_cause(facts) if not frames else "", _death(facts), *frames) if part)
+    cause = _cause(facts)
+    # The first line of it is said already.
+    rest = "" if frames or cause == _first_line(cause) else cause
+    return "\n".join(part for part in (rest, _death(facts), *frames) if part)
 
 
 def _death(facts: Mapping[str, Any]) -> str:

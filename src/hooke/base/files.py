@@ -164,6 +164,11 @@ class GroupSync:
         self._thread: threading.Thread | None = None
         self._closed = False
 
+    @property
+    def dirty(self) -> int:
+        """How many files wait for the next sync."""
+        return len(self._dirty)
+
     def mark(self, fd: int) -> None:
         """Say that `fd` was written. Raises OSError when an earlier sync of it failed in the background."""
         # Without the lock: a set that is being swapped out is synced after the swap, so it covers this write.
@@ -191,8 +196,7 @@ class GroupSync:
         """Sync all that is dirty now; returns when it is on the disk. Failures are raised by `mark` and `forget`."""
         with self._changed:
             dirty, self._dirty = self._dirty, set()
-            # Copies, so that an owner may close his descriptor meanwhile.
-            copies = [(fd, os.dup(fd)) for fd in dirty]
+            copies = [(fd, copy) for fd in dirty if (copy := self._copy(fd)) >= 0]
         for fd, copy in copies:
             try:
                 sync_data(copy)
@@ -201,6 +205,13 @@ class GroupSync:
                     self._failed[fd] = error
             finally:
                 os.close(copy)
+
+    def _copy(self, fd: int) -> int:
+        """A descriptor of our own, since the owner may close his meanwhile; -1 when he did so without `forget`."""
+        try:
+            return os.dup(fd)
+        except OSError:
+            return -1
 
     def close(self) -> None:
         """Sync what is dirty and end the thread."""

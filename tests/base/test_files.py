@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.base.small_disk import fill
+
+from hooke.base.clock import SystemClock
+from hooke.base.files import FileLock, GroupSync, write_all, write_atomic
+
+
+def python(code: str, *args: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+# -- writing -----------------------------------------------------------------------------------------
+
+
+def test_write_all_raises_enospc_on_a_full_disk(small_disk):
+    fd = os.open(small_disk / "f", os.O_WRONLY | os.O_CREAT)
+    with pytest.raises(OSError, match="space") as caught:
+        write_all(fd, bytes(200_000))
+    os.close(fd)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_write_atomic_replaces(tmp_path):
+    target = tmp_path / "f"
+    for data in (b"first", memoryview(b"second"), bytearray(b"third")):
+        write_atomic(target, data, sync=True)
+        assert target.read_bytes() == bytes(data)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_write_atomic_on_a_full_disk_keeps_the_old_file(small_disk):
+    target = small_disk / "f"
+    write_atomic(target, b"old")
+    ballast = fill(small_disk)
+    with pytest.raises(OSError, match="space"):
+        write_atomic(target, bytes(10_000))
+    assert target.read_bytes() == b"old"
+    assert sorted(path.name for path in small_disk.iterdir()) == ["ballast", "f"]
+    ballast.unlink()
+    write_atomic(target, b"new")
+    assert target.read_bytes() == b"new"
+
+
+def test_write_atomic_past_the_file_size_limit_keeps_the_old_file(tmp_path):
+    code = """
+import resource, sys
+from hooke.base.files import write_atomic
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_atomic(sys.argv[1], bytes(5000))
+except OSError as error:
+    print(error.errno)
+"""
+    (tmp_path / "f").write_bytes(b"old")
+    out, _ = python(code, tmp_path / "f").communicate(timeout=30)
+    assert int(out) == errno.EFBIG
+    assert (tmp_path / "f").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+# -- locks -------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from hooke.base.files import FileLock
+lock = FileLock(sys.argv[1])
+print(lock.try_acquire(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_objects_exclude_each_other_in_one_process(tmp_path):
+    one, two = FileLock(tmp_path / "l"), FileLock(tmp_path / "l")
+    assert not one.taken()
+    assert not (tmp_path / "l").exists()
+    assert one.try_acquire()
+    assert one.try_acquire()
+    assert one.held
+    assert one.taken()
+    assert two.taken()
+    assert not two.try_acquire()
+    assert not two.held
+    one.release()
+    one.release()
+    assert not two.taken()
+    with two:
+        assert two.held
+        with pytest.raises(BlockingIOError):
+            one.__enter__()
+    assert not two.held
+
+
+def test_a_lock_holds_between_processes_and_sigkill_frees_it(tmp_path):
+    other = python(HOLD, tmp_path / "l")
+    assert other.stdout.readline().strip() == "True"
+    lock = FileLock(tmp_path / "l")
+    assert lock.taken()
+    assert not lock.try_acquire()
+    other.send_signal(signal.SIGKILL)
+    other.communicate()
+    assert not lock.taken()
+    assert lock.try_acquire()
+    lock.release()
+
+
+def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path):
+    code = """
+import os, sys, time
+from hooke.base.files import FileLock
+lock = FileLock(sys.argv[1])
+assert lock.try_acquire()
+child = os.fork()
+if child == 0:
+    assert not lock.held
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+sys.stdin.read()
+"""
+    parent = python(code, tmp_path / "l")
+    child = int(parent.stdout.readline())
+    lock = FileLock(tmp_path / "l")
+    assert lock.taken()
+    parent.kill()
+    parent.communicate()
+    try:
+        os.kill(child, 0)
+        assert lock.try_acquire()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        lock.release()
+
+
+def test_looking_at_a_lock_does_not_turn_an_owner_away(tmp_path):
+    code = """
+import sys
+from hooke.base.files import FileLock
+print("ready", flush=True)
+while True:
+    FileLock(sys.argv[1]).taken()
+"""
+    lock = FileLock(tmp_path / "l")
+    with lock:
+        pass
+    looker = python(code, tmp_path / "l")
+    looker.stdout.readline()
+    try:
+        refused = 0
+        for _ in range(300):
+            refused += not lock.try_acquire()
+            lock.release()
+    finally:
+        looker.kill()
+        looker.communicate()
+    assert refused <= 3
+
+
+# -- grouped sync ------------------------------------------------------------------------------------
+
+
+def test_marked_files_are_synced_within_the_interval(tmp_path):
+    group = GroupSync(interval_s=0.05)
+    fds = [os.open(tmp_path / str(i), os.O_WRONLY | os.O_CREAT) for i in range(3)]
+    for fd in fds:
+        write_all(fd, b"x")
+        group.mark(fd)
+        group.mark(fd)
+    assert group.dirty == 3
+    assert wait_for(lambda: group.dirty == 0)
+    group.mark(fds[0])
+    group.close()
+    assert group.dirty == 0
+    for fd in fds:
+        group.forget(fd)
+        os.close(fd)
+
+
+def test_a_failed_sync_is_told_to_the_next_to_mark(tmp_path):
+    group = GroupSync(interval_s=0.02)
+    reader, writer = os.pipe()
+    group.mark(writer)  # a pipe cannot be synced
+    assert wait_for(lambda: group.dirty == 0)
+    time.sleep(0.05)
+    with pytest.raises(OSError, match="Invalid"):
+        group.mark(writer)
+    with pytest.raises(OSError, match="Invalid"):
+        group.forget(writer)
+    group.close()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_closed_descriptor_does_not_end_the_thread(tmp_path):
+    group = GroupSync(interval_s=0.02)
+    fd = os.open(tmp_path / "a", os.O_WRONLY | os.O_CREAT)
+    group.mark(fd)
+    os.close(fd)
+    other = os.open(tmp_path / "b", os.O_WRONLY | os.O_CREAT)
+    time.sleep(0.1)
+    group.mark(other)
+    assert wait_for(lambda: group.dirty == 0)
+    group.close()
+    os.close(other)
+
+
+def test_a_forked_child_has_a_thread_of_its_own(tmp_path):
+    code = """
+import os, sys, time
+from hooke.base.files import GroupSync
+group = GroupSync(interval_s=0.02)
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+group.mark(fd)
+child = os.fork()
+if child == 0:
+    assert group.dirty == 0
+    group.mark(fd)
+    deadline = time.monotonic() + 5
+    while group.dirty and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os._exit(group.dirty)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+group.close()
+"""
+    out, _ = python(code, tmp_path / "f").communicate(timeout=30)
+    assert out.strip() == "0"
+
+
+def test_the_system_clock_runs():
+    clock = SystemClock()
+    before = clock.monotonic()
+    assert abs(clock.now() - time.time()) < 5
+    assert clock.monotonic() >= before
+
+
+def wait_for(condition, timeout_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+def test_paths_may_be_text(tmp_path):
+    write_atomic(str(tmp_path / "f"), b"x")
+    assert FileLock(str(tmp_path / "l")).path == Path(tmp_path / "l")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from hooke.base.tracebacks import user_frames
+
+TEXT = """Traceback (most recent call last):
+  File "/opt/venv/lib/python3.11/site-packages/hooke/engines/local_worker.py", line 5, in work
+    call()
+    ^^^^^^
+  File "/home/me/flights.py", line 34, in features
+    return join(table)
+           ^^^^^^^^^^^
+  File "/opt/venv/lib/python3.11/site-packages/polars/frame.py", line 1, in join
+    raise KeyError("wind")
+KeyError: 'wind'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/home/me/flights.py", line 36, in features
+    raise ValueError("no wind")
+ValueError: no wind
+"""
+
+
+def test_only_the_users_frames_stay():
+    assert user_frames(TEXT) == [
+        "Traceback (most recent call last):",
+        '  File "/home/me/flights.py", line 34, in features',
+        "    return join(table)",
+        "           ^^^^^^^^^^^",
+        "  raised in join, line 1 of /opt/venv/lib/python3.11/site-packages/polars/frame.py",
+        "KeyError: 'wind'",
+        "",
+        "During handling of the above exception, another exception occurred:",
+        "",
+        "Traceback (most recent call last):",
+        '  File "/home/me/flights.py", line 36, in features',
+        '    raise ValueError("no wind")',
+        "ValueError: no wind",
+    ]
+
+
+def test_other_text_stays_as_it_is():
+    assert user_frames("") == []
+    assert user_frames("Segmentation fault\n  at 0x12\n") == ["Segmentation fault", "  at 0x12"]
+
+
+def test_a_syntax_error_keeps_its_place():
+    text = '  File "/home/me/a.py", line 3\n    def (:\n        ^\nSyntaxError: invalid syntax'
+    assert user_frames(text) == text.splitlines()
+
+
+def test_frames_from_windows_and_frozen_modules_are_libraries():
+    text = 'Traceback (most recent call last):\n  File "<frozen runpy>", line 88, in _run_code\n  File "me.py", line 1, in <module>\nKeyError: 1'
+    assert user_frames(text) == [
+        "Traceback (most recent call last):",
+        '  File "me.py", line 1, in <module>',
+        "KeyError: 1",
+    ]
