@@ -107,7 +107,7 @@ def _innermost(function: Any) -> Any:
         function = function.func if isinstance(function, functools.partial) else function.__func__
     if inspect.isroutine(function) or inspect.isclass(function):
         return function
-    return getattr(type(function), "__call__", function)
+    return type(function).__call__
 
 
 def _given_name(function: Any) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import os
-import sys
 from dataclasses import dataclass
 from types import FrameType
 
@@ -34,7 +34,7 @@ def user_place() -> Place:
     Where every frame is a library's, the innermost one that is not Hooke's.
     """
     outside = None
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = inspect.currentframe()
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(_HOOKE):

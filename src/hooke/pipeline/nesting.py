@@ -16,7 +16,7 @@ __all__ = ["copy_nesting", "promises_in"]
 
 _LEAVES = frozenset({int, float, str, bytes, bool, complex, type(None), range})
 _MUTABLE = frozenset({list, dict, set})
-_COPIED = _MUTABLE | {tuple}
+_COPIED = frozenset({list, dict, set, tuple})
 
 
 def promises_in(value: object) -> list[Promise]:

@@ -7,47 +7,14 @@ shown; parts of it are taken by `p["key"]`, `p[0]` and slices. Whatever needs th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from hooke.base.errors import TraceError
-from hooke.pipeline.frames import Place, user_place
+from hooke.pipeline.origin import Origin, no_attribute, refusal, shown_path
+from hooke.pipeline.refused import CHANGE, DYNAMIC, INSIDE, ITERATE, JOIN, REFUSED
 from hooke.pipeline.shape import Shape
 
-__all__ = [
-    "MapPromise",
-    "NoSuchAttributeYet",
-    "Origin",
-    "Promise",
-    "Session",
-    "refusal",
-]
-
-
-class NoSuchAttributeYet(TraceError, AttributeError):
-    """An attribute of a value that does not exist yet. An AttributeError too: tools probe with hasattr and getattr."""
-
-
-class Session:
-    """One tracing of one pipeline; `is_open` while its body runs."""
-
-    __slots__ = ("is_open", "pipeline")
-
-    def __init__(self, pipeline: str) -> None:
-        self.pipeline = pipeline
-        self.is_open = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Origin:
-    """The call that a promise comes from: the graph node, its task, the line, and what is known of its result."""
-
-    session: Session
-    node: int
-    task: str
-    place: Place
-    shape: Shape | None = None
-    """Of the call's result; for a map, of each item."""
+__all__ = ["MapPromise", "Promise"]
 
 
 class Promise:
@@ -73,41 +40,40 @@ class Promise:
     def node(self) -> int:
         """The graph node whose result this is."""
         if self.hooke_origin.session.is_open:
-            raise _no_attribute(self, "node")
+            raise no_attribute(self.hooke_origin, self.hooke_path, "node")
         return self.hooke_origin.node
 
     @property
     def path(self) -> tuple[Any, ...]:
         """The keys, indexes and slices that lead from the node's result to this part of it."""
         if self.hooke_origin.session.is_open:
-            raise _no_attribute(self, "path")
+            raise no_attribute(self.hooke_origin, self.hooke_path, "path")
         return self.hooke_path
 
     def __repr__(self) -> str:
-        steps = "".join(f"[{_shown_step(step)}]" for step in self.hooke_path)
-        return f"<result of task {self.hooke_origin.task!r}{steps}, not run yet>"
+        return f"<result of task {self.hooke_origin.task!r}{shown_path(self.hooke_path)}, not run yet>"
 
     def __getitem__(self, step: Any) -> Any:
         return Promise(self.hooke_origin, (*self.hooke_path, _checked_step(self, step)), self._shape_at(step))
 
     def __len__(self) -> int:
         if self.hooke_shape is None:
-            raise refusal(self, "the length", _INSIDE)
+            raise _refusal(self, "the length", INSIDE)
         return len(self.hooke_shape)
 
     def __iter__(self) -> Iterator[Any]:
         if self.hooke_shape is None:
-            raise refusal(self, "the items", _ITERATE)
+            raise _refusal(self, "the items", ITERATE)
         return iter([self[index] for index in range(len(self.hooke_shape))])
 
     def __getattr__(self, name: str) -> Any:
-        raise _no_attribute(self, name)
+        raise no_attribute(self.hooke_origin, self.hooke_path, name)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise refusal(self, f"to set the attribute {name!r}", _CHANGE)
+        raise _refusal(self, f"to set the attribute {name!r}", CHANGE)
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise refusal(self, f"to delete the attribute {name!r}", _CHANGE)
+        raise _refusal(self, f"to delete the attribute {name!r}", CHANGE)
 
     def _shape_at(self, step: Any) -> Shape | None:
         if (
@@ -152,16 +118,21 @@ class MapPromise(Promise):
     def __reversed__(self) -> Iterator[Any]:
         return map(self._item, reversed(range(self._known("the items"))))
 
+    def __add__(self, other: object) -> NoReturn:
+        raise _refusal(self, "arithmetic (+)", JOIN)
+
+    def __radd__(self, other: object) -> NoReturn:
+        raise _refusal(self, "arithmetic (+)", JOIN)
+
     def __getitem__(self, step: Any) -> Any:
         checked = _checked_step(self, step)
         if self.hooke_items is None:
-            return Promise(
-                self.hooke_origin, (checked,), self.hooke_origin.shape if isinstance(checked, int) else None
-            )
+            shape = self.hooke_origin.shape if isinstance(checked, int) else None
+            return Promise(self.hooke_origin, (checked,), shape)
         if isinstance(checked, slice):
             return [self._item(index) for index in range(self.hooke_items)[checked]]
         if not isinstance(checked, int):
-            raise refusal(self, f"the item {checked!r}", "a map gives a list: index it by a whole number")
+            raise _refusal(self, f"the item {checked!r}", "a map gives a list: index it by a whole number")
         try:
             return self._item(range(self.hooke_items)[checked])
         except IndexError:
@@ -174,30 +145,8 @@ class MapPromise(Promise):
 
     def _known(self, needs: str) -> int:
         if self.hooke_items is None:
-            raise refusal(self, needs, _DYNAMIC)
+            raise _refusal(self, needs, DYNAMIC)
         return self.hooke_items
-
-
-def refusal(promise: Promise, needs: str, mend: str = "") -> TraceError:
-    """The error for an operation that needs the value, with the user's line. `needs` completes "... needs"."""
-    return TraceError(**_told(promise, needs, mend))
-
-
-def _told(promise: Promise, needs: str, mend: str) -> dict[str, Any]:
-    origin = promise.hooke_origin
-    steps = "".join(f"[{_shown_step(step)}]" for step in promise.hooke_path)
-    thing = f"part {steps} of task {origin.task!r}'s result" if steps else f"result of task {origin.task!r}"
-    return {
-        "what": f"pipeline {origin.session.pipeline!r} needs {needs} of the {thing}, which does not exist yet",
-        "where": str(user_place()),
-        "why": "a pipeline's body is run once, before its tasks, to draw the graph; "
-        f"{origin.task!r} was called at {origin.place.file}:{origin.place.line}",
-        "mend": mend or _INSIDE,
-    }
-
-
-def _no_attribute(promise: Promise, name: str) -> NoSuchAttributeYet:
-    return NoSuchAttributeYet(**_told(promise, f"the attribute {name!r}", _ATTRIBUTE))
 
 
 def _checked_step(promise: Promise, step: Any) -> Any:
@@ -209,7 +158,7 @@ def _checked_step(promise: Promise, step: Any) -> Any:
     if not isinstance(step, Promise) and hasattr(type(step), "__index__"):
         return step.__index__()
     shown = repr(step) if isinstance(step, Promise) else type(step).__name__
-    raise refusal(
+    raise _refusal(
         promise, f"the part at {shown}", "index by text, a whole number or a slice; do the rest inside a task"
     )
 
@@ -219,112 +168,21 @@ def _bound(promise: Promise, bound: Any) -> int | None:
         return None
     step = _checked_step(promise, bound)
     if not isinstance(step, int):
-        raise refusal(promise, f"a slice at {bound!r}", "slice by whole numbers")
+        raise _refusal(promise, f"a slice at {bound!r}", "slice by whole numbers")
     return step
 
 
-def _shown_step(step: Any) -> str:
-    if not isinstance(step, slice):
-        return repr(step)
-    text = ":".join("" if bound is None else str(bound) for bound in (step.start, step.stop))
-    return text if step.step is None else f"{text}:{step.step}"
-
-
-_INSIDE = "put it inside a task, or use .map to do it for each item of a list"
-_ITERATE = (
-    "task.map(result) runs a task for each item; to unpack a result of fixed length, annotate the task "
-    "with -> tuple[A, B]; else put the loop inside a task"
-)
-_DYNAMIC = (
-    "the list that this map goes over is itself a result: hand the whole map to a task, map another task over "
-    "it, or put the loop inside a task"
-)
-_ATTRIBUTE = (
-    "read it inside a task; parts of a tuple, list or dict are taken by result[0] or result['key']; "
-    "a task maps over items by task.map(...)"
-)
-_CHANGE = "return the changed value from a task"
-_COPY = "pass it to a task as an argument, in a list, tuple, set, dict or dataclass; closures and objects of your own cannot carry it"
-
-_ARITHMETIC = [
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "divmod",
-    "pow",
-    "matmul",
-    "lshift",
-    "rshift",
-    "and",
-    "or",
-    "xor",
-]
-_UNARY = [
-    "neg",
-    "pos",
-    "abs",
-    "invert",
-    "round",
-    "trunc",
-    "floor",
-    "ceil",
-    "int",
-    "float",
-    "complex",
-    "index",
-]
-_COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-
-_REFUSED: dict[str, tuple[str, str]] = {
-    "__bool__": ("the truth value (if, while, and, or, not, assert)", _INSIDE),
-    "__reversed__": ("the items", _ITERATE),
-    "__contains__": ("to look (in) among the items", _INSIDE),
-    "__next__": ("the next item", _ITERATE),
-    "__str__": (
-        "the text (str, print, format)",
-        "print or format it inside a task; repr(result) is allowed here",
-    ),
-    "__format__": (
-        "the text (an f-string or format)",
-        "print or format it inside a task; repr(result) is allowed here",
-    ),
-    "__bytes__": ("the bytes", _INSIDE),
-    "__fspath__": ("the path", "open or join it inside a task"),
-    "__call__": ("to call", "call it inside a task"),
-    "__enter__": ("to enter (with)", "use `with` inside a task"),
-    "__exit__": ("to enter (with)", "use `with` inside a task"),
-    "__aenter__": ("to enter (async with)", "use `async with` inside a task"),
-    "__aexit__": ("to enter (async with)", "use `async with` inside a task"),
-    "__await__": ("to await", "tasks are awaited by Hooke: use the result as it is"),
-    "__aiter__": ("the items (async for)", _ITERATE),
-    "__setitem__": ("to set an item", _CHANGE),
-    "__delitem__": ("to delete an item", _CHANGE),
-    "__array__": ("the array (NumPy)", _INSIDE),
-    "__array_ufunc__": ("the array (NumPy)", _INSIDE),
-    "__array_function__": ("the array (NumPy)", _INSIDE),
-    "__copy__": ("a copy", _COPY),
-    "__deepcopy__": ("a deep copy", _COPY),
-    "__reduce_ex__": ("a pickle", _COPY),
-    **{f"__{name}__": (f"a comparison ({sign})", _INSIDE) for name, sign in _COMPARISONS.items()},
-    **{f"__{name}__": (f"the number (__{name}__)", _INSIDE) for name in _UNARY},
-    **{
-        f"__{prefix}{name}__": (f"arithmetic (__{name}__)", _INSIDE)
-        for name in _ARITHMETIC
-        for prefix in ("", "r", "i")
-    },
-}
+def _refusal(promise: Promise, needs: str, mend: str) -> TraceError:
+    return refusal(promise.hooke_origin, promise.hooke_path, needs, mend)
 
 
 def _refusing(needs: str, mend: str) -> Callable[..., NoReturn]:
     def operation(self: Promise, *_args: object, **_kwargs: object) -> NoReturn:
-        raise refusal(self, needs, mend)
+        raise _refusal(self, needs, mend)
 
     return operation
 
 
-for _name, (_needs, _mend) in _REFUSED.items():
+for _name, (_needs, _mend) in REFUSED.items():
     setattr(Promise, _name, _refusing(_needs, _mend))
 Promise.__hash__ = object.__hash__  # type: ignore[method-assign]

@@ -5,7 +5,8 @@ The trace belongs to the context in which the body runs: threads that the body s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from hooke.base.errors import TraceError
@@ -15,8 +16,9 @@ from hooke.pipeline.frames import user_place
 from hooke.pipeline.graph import Graph, Node, Use
 from hooke.pipeline.lint import lint
 from hooke.pipeline.nesting import copy_nesting, promises_in
+from hooke.pipeline.origin import Origin, Session
 from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.promise import MapPromise, Origin, Promise, Session
+from hooke.pipeline.promise import MapPromise, Promise
 from hooke.pipeline.task import Task
 from hooke.pipeline.tracing import ACTIVE
 
@@ -74,20 +76,20 @@ class GraphTracer:
 
     def map(self, task: Task[..., Any], iterables: Sequence[Any], constants: Mapping[str, Any]) -> MapPromise:
         """Note a map."""
-        columns, column_uses = self.taken(as_columns(task.name, iterables, constants))
-        names, arguments = bind_map(f"task {task.name!r}", task.signature, len(columns), constants)
-        arguments, uses = self.taken(arguments)
+        columns = as_columns(task.name, iterables, constants)
+        names, keywords = bind_map(f"task {task.name!r}", task.signature, len(columns), constants)
+        arguments, uses = self.taken(keywords)
         items, in_step_with = _length(task.name, columns)
-        if items is not None or in_step_with is not None:
-            column_uses = _in_step(column_uses, columns)
+        is_in_step = items is not None or in_step_with is not None
+        taken = [self._taken_column(column, is_in_step=is_in_step) for column in columns]
         origin = self._add(
             task,
             kind="map",
             arguments=arguments,
-            iterables=tuple(columns),
+            iterables=tuple(column for column, _ in taken),
             columns=names,
             items=items,
-            uses=(*uses, *column_uses),
+            uses=(*uses, *chain.from_iterable(more for _, more in taken)),
         )
         return MapPromise(origin, items, origin.node if in_step_with is None else in_step_with)
 
@@ -99,6 +101,12 @@ class GraphTracer:
                 raise _foreign(promise, self.session)
         uses = (Use(promise.hooke_origin.node, promise.hooke_path) for promise in promises)
         return copy_nesting(value), tuple(uses)
+
+    def _taken_column(self, column: Any, *, is_in_step: bool) -> tuple[Any, tuple[Use, ...]]:
+        column, uses = self.taken(column)
+        if is_in_step and isinstance(column, MapPromise):
+            uses = (Use(column.hooke_origin.node, elementwise=True),)
+        return column, uses
 
     def _add(self, task: Task[..., Any], *, uses: tuple[Use, ...], **fields: Any) -> Origin:
         place = user_place()
@@ -120,14 +128,6 @@ def _returned(tracer: GraphTracer, output: Any) -> Any:
             mend="return a list: list(...)",
         )
     return tracer.taken(output)[0]
-
-
-def _in_step(uses: Iterable[Use], columns: Sequence[Any]) -> tuple[Use, ...]:
-    """The uses, those of whole columns marked as going item by item."""
-    whole = {column.hooke_origin.node for column in columns if isinstance(column, MapPromise)}
-    return tuple(
-        Use(use.node, elementwise=True) if use.node in whole and not use.path else use for use in uses
-    )
 
 
 def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
