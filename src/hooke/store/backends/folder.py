@@ -1,0 +1,240 @@
+"""A local or commonly mounted folder: the reference backend."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hooke.base.errors import StoreFull
+from hooke.base.files import write_all
+from hooke.base.units import format_bytes
+from hooke.store.backend import Fill, Stored, View
+from hooke.store.mapping import map_file
+from hooke.store.settle import Settler
+
+__all__ = ["FolderBackend"]
+
+TOUCH_EVERY_S = 60.0
+"""A use is noted at most that often per name and process: a note costs 4 us and eviction thinks in hours."""
+
+_STAMP = struct.Struct("<QqQ")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class FolderBackend:
+    """Files in a folder: written beside, renamed into place, read through a mapping; access times say when they were used."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).absolute()
+        self.place = str(self.root)
+        self.near: Path | None = self.root / "near"
+        self._prefix = f"{self.root}/"
+        self._settler = Settler(self.root)
+        self._count = itertools.count()
+        self._touched: dict[str, float] = {}
+
+    def write(self, fill: Fill, *, size: int = 0, exclusive: bool = False) -> bytes | None:
+        """See Backend. The bytes go to `tmp/` first; a process killed there leaves a file that `list("tmp/")` shows."""
+        sink = _FileSink(self._temporary())
+        try:
+            name = sink.take(fill)
+            published = self._publish(sink.path, self._prefix + name, exclusive)
+        except BaseException as error:
+            _unlink(sink.path)
+            if _is_full(error):
+                raise self._full(error, max(size, sink.written)) from error
+            raise
+        self._settler.mark(self._prefix + name)
+        return sink.stamp if published else None
+
+    def read(self, name: str, *, fresh: bool = False) -> View | None:
+        """See Backend. `fresh` makes no difference: there is no copy."""
+        try:
+            fd = os.open(self._prefix + name, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            facts = os.fstat(fd)
+            return View(_contents(fd, facts.st_size), _stamp(facts))
+        finally:
+            os.close(fd)
+
+    def touch(self, names: Sequence[str]) -> list[bool]:
+        """See Backend. Notes the use in the file's access time: its modification time stays, and with it the stamp."""
+        now = time.time()
+        return [self._touch(name, now) for name in names]
+
+    def _touch(self, name: str, now: float) -> bool:
+        path = self._prefix + name
+        try:
+            facts = os.stat(path)
+            if now - self._touched.get(name, 0.0) >= TOUCH_EVERY_S:
+                os.utime(path, ns=(int(now * 1e9), facts.st_mtime_ns))
+                if len(self._touched) > 100_000:
+                    self._touched.clear()
+                self._touched[name] = now
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """See Backend."""
+        pending = [self._prefix + prefix]
+        while pending:
+            folder = pending.pop()
+            try:
+                entries = list(os.scandir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path + "/")
+                elif (found := self._stored(entry)) is not None:
+                    yield found
+
+    def _stored(self, entry: os.DirEntry[str]) -> Stored | None:
+        try:
+            facts = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return Stored(entry.path[len(self._prefix) :], facts.st_size, _used(facts))
+
+    def remove(self, name: str, *, unused_since: float | None = None, aside: str | None = None) -> bool:
+        """See Backend."""
+        path = self._prefix + name
+        try:
+            if aside is not None:
+                _rename(path, self._prefix + aside)
+            elif unused_since is None:
+                os.unlink(path)
+            else:
+                return self._remove_unused(path, unused_since)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def _remove_unused(self, path: str, unused_since: float) -> bool:
+        if _used(os.stat(path)) >= unused_since:
+            return False
+        # Out of sight first: who touched it before that is seen now, who comes after it finds nothing.
+        hidden = self._temporary()
+        _rename(path, hidden)
+        if _used(os.stat(hidden)) < unused_since:
+            os.unlink(hidden)
+            return True
+        try:
+            os.link(hidden, path)
+        except FileExistsError:
+            pass  # written again meanwhile
+        os.unlink(hidden)
+        return False
+
+    def sync(self) -> None:
+        """Make what was written hold through a power loss, now."""
+        self._settler.sync()
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def _temporary(self) -> str:
+        # Host, process and thread apart, with a count that goes on in a forked child under another pid.
+        return f"{self._prefix}tmp/{os.uname().nodename}-{os.getpid()}-{threading.get_ident():x}-{next(self._count)}"
+
+    def _publish(self, temporary: str, path: str, exclusive: bool) -> bool:
+        if not exclusive:
+            _rename(temporary, path)
+            return True
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            _unlink(temporary)
+        return True
+
+    def _full(self, error: BaseException, needed: int) -> StoreFull:
+        free = shutil.disk_usage(self.root).free if self.root.exists() else 0
+        return StoreFull(
+            f"no room in the store for {format_bytes(needed)} ({needed} bytes)",
+            where=str(self.root),
+            why=f"{error}; {format_bytes(free)} free",
+            mend="remove results that are cheap to compute again, or put the store elsewhere (`store = ...` in hooke.toml)",
+            next="hooke cache gc",
+        )
+
+
+class _FileSink:
+    """A new file at `path`, open while `take` runs."""
+
+    __slots__ = ("_fd", "path", "stamp", "written")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.stamp = b""
+        self.written = 0
+        self._fd = -1
+
+    def take(self, fill: Fill) -> str:
+        self._fd = _create(self.path)
+        try:
+            name = fill(self)
+            self.stamp = _stamp(os.fstat(self._fd))
+        finally:
+            os.close(self._fd)
+        return name
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.written += len(data)
+        write_all(self._fd, data)
+        return len(data)
+
+
+def _create(path: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o444)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o444)
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def _contents(fd: int, size: int) -> memoryview:
+    # Below some pages a copy is cheaper than a mapping.
+    if size <= 16384:
+        return memoryview(os.read(fd, size))
+    return map_file(fd, size)
+
+
+def _stamp(facts: os.stat_result) -> bytes:
+    return _STAMP.pack(facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+
+def _used(facts: os.stat_result) -> float:
+    return max(facts.st_atime, facts.st_mtime)
+
+
+def _rename(old: str, new: str) -> None:
+    try:
+        os.rename(old, new)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(new), exist_ok=True)
+        os.rename(old, new)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+

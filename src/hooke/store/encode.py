@@ -1,0 +1,153 @@
+"""From a value to the bytes of an object, written to a sink without a second copy of its large parts."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Protocol, TypeAlias
+
+import cloudpickle
+from blake3 import blake3
+
+from hooke.store import layout
+from hooke.store.codecs import Blob, reduce_known
+
+__all__ = ["Encoded", "Sink", "encode"]
+
+_BLOCK = 1 << 20
+"""Bytes hashed and written at a time: they stay in the processor's cache in between."""
+
+_PLAIN = (int, float, bool, str, bytes, type(None))
+"""Types (with no subclass of them) that need nothing but the standard pickler."""
+
+Buffer: TypeAlias = memoryview | Blob
+
+
+class Sink(Protocol):
+    """Where bytes go."""
+
+    def write(self, data: bytes | memoryview, /) -> Any:
+        """Take all of `data`, or raise OSError."""
+        ...
+
+
+class Encoded:
+    """A value ready to be written: its pickle stream, and its buffers by reference."""
+
+    __slots__ = ("_buffers", "_stream")
+
+    def __init__(self, stream: list[bytes], buffers: list[Buffer]) -> None:
+        self._stream = stream
+        self._buffers = buffers
+
+    @property
+    def size(self) -> int:
+        """Most bytes that it will take; for frames an estimate."""
+        large = sum(item.size if isinstance(item, Blob) else item.nbytes for item in self._buffers)
+        return sum(map(len, self._stream)) + large + layout.overhead(len(self._buffers))
+
+    def write(self, sink: Sink, secret: bytes | None = None) -> tuple[bytes, int]:
+        """Write the object; returns its digest (32 bytes) and its size. Raises what the sink raises."""
+        out = _Hashing(sink)
+        out.write(layout.HEADER)
+        for chunk in self._stream:
+            out.write(chunk)
+        stream = out.position - len(layout.HEADER)
+        spans = [_write_buffer(out, buffer) for buffer in self._buffers]
+        end = layout.make_end(spans, stream=stream, table=out.position)
+        out.write(end)
+        digest = out.digest()
+        tail = layout.make_tail(end, digest, secret)
+        sink.write(tail)
+        return digest, out.position + len(tail)
+
+    def to_bytes(self, secret: bytes | None = None) -> tuple[bytes, bytes]:
+        """The digest and the object."""
+        pieces = _Pieces()
+        digest, _ = self.write(pieces, secret)
+        return digest, b"".join(pieces)
+
+
+def encode(value: Any) -> Encoded:
+    """Pickle `value` with its arrays and frames aside. Raises whatever the pickling of a part of it raises."""
+    if type(value) in _PLAIN:
+        return Encoded([pickle.dumps(value, 5)], [])
+    stream = _Pieces()
+    buffers: list[Buffer] = []
+    _Pickler(stream, buffers).dump(value)
+    return Encoded(stream, buffers)
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Cloudpickle's, so that what is defined in a script or a notebook travels by value; large parts go aside."""
+
+    def __init__(self, file: Any, buffers: list[Buffer]) -> None:
+        super().__init__(file, protocol=5, buffer_callback=self._take)
+        self._buffers = buffers
+        self._blobs: dict[int, tuple[pickle.PickleBuffer, Blob]] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = reduce_known(obj, self._later)
+        return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+    def _later(self, blob: Blob) -> pickle.PickleBuffer:
+        # Stands in the stream for bytes that exist only once they are written.
+        mark = pickle.PickleBuffer(b"")
+        self._blobs[id(mark)] = mark, blob
+        return mark
+
+    def _take(self, buffer: pickle.PickleBuffer) -> None:
+        blob = self._blobs.get(id(buffer))
+        self._buffers.append(buffer.raw() if blob is None else blob[1])
+
+
+class _Pieces(list[bytes]):
+    """Bytes as the pieces that were written; a large `bytes` among them is not copied."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        # A view may be of memory that changes or goes away.
+        self.append(data if isinstance(data, bytes) else bytes(data))
+        return len(data)
+
+
+class _Hashing:
+    """A sink that hashes and counts what goes through it to another."""
+
+    closed = False
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._hasher = blake3()
+        self.position = 0
+
+    def write(self, data: Any) -> int:
+        if not isinstance(data, bytes):
+            data = memoryview(data).cast("B")
+        size = len(data)
+        if size <= _BLOCK:
+            self._put(data)
+        else:
+            view = memoryview(data)
+            for start in range(0, size, _BLOCK):
+                self._put(view[start : start + _BLOCK])
+        return size
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._hasher.update(data)
+        self._sink.write(data)
+        self.position += len(data)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def digest(self) -> bytes:
+        return self._hasher.digest()
+
+
+def _write_buffer(out: _Hashing, buffer: Buffer) -> tuple[int, int]:
+    out.write(layout.padding(out.position))
+    start = out.position
+    if isinstance(buffer, Blob):
+        buffer.write(out)
+    elif buffer.nbytes:
+        out.write(buffer)
+    return start, out.position - start

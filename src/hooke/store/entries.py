@@ -1,0 +1,93 @@
+"""What the store writes down about results: which recipe key has which object, sealed against damage and forgery."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+from blake3 import blake3
+
+from hooke.base.errors import StoreError
+from hooke.base.ref import Ref
+from hooke.store.backend import Backend, Sink
+
+__all__ = ["Entry", "Hit", "Records"]
+
+_MARK = b"HKE1"
+_CONTENT = len(_MARK) + 32
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A recipe key and its result: by which task and run, in how many seconds, committed at (seconds since the epoch).
+
+    With `items` it is a committed piece of a map: `key` is the map's recipe, `ref` a list of so many results,
+    and `seconds` what they took together.
+    """
+
+    key: str
+    ref: Ref
+    task: str
+    run: str
+    seconds: float
+    at: float
+    items: int | None = None
+
+
+class Hit(NamedTuple):
+    """Items `lo..hi` of a map are elements `start..` of the list object `ref`."""
+
+    lo: int
+    hi: int
+    ref: Ref
+    start: int
+
+
+class Records:
+    """Small files in a backend: mark, blake3-256 of name and content (keyed with the secret if there is one), content.
+
+    The name is summed too, so that a record moved to another name is as bad as a damaged one.
+    """
+
+    def __init__(self, backend: Backend, secret: bytes | None) -> None:
+        self._backend = backend
+        self._secret = secret
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make `name` hold `content`. Raises StoreFull."""
+        data = _MARK + self._sum(name, content) + content
+
+        def fill(sink: Sink) -> str:
+            sink.write(data)
+            return name
+
+        self._backend.write(fill, size=len(data))
+
+    def read(self, name: str) -> memoryview | None:
+        """The content, None where there is none.
+
+        A damaged record is set aside under `corrupt/` and counts as none: what it spoke of is computed again.
+        With a secret damage looks like forgery, and raises StoreError.
+        """
+        view = self._backend.read(name)
+        if view is None:
+            return None
+        content = view.data[_CONTENT:]
+        if view.data[: len(_MARK)] == _MARK and view.data[len(_MARK) : _CONTENT] == self._sum(name, content):
+            return content
+        if self._secret is not None:
+            raise _unsigned(name, self._backend.place)
+        self._backend.remove(name, aside=f"corrupt/{name.replace('/', '-')}")
+        return None
+
+    def _sum(self, name: str, content: bytes | memoryview) -> bytes:
+        return blake3(name.encode() + b"\0", key=self._secret).update(content).digest()
+
+
+def _unsigned(name: str, place: str) -> StoreError:
+    return StoreError(
+        f"refused to believe {name}: it is damaged, or not signed with this project's secret",
+        where=place,
+        why="whoever can write to a shared store could send others to results of their choice",
+        mend="give all projects that share this store the same secret, or remove the record",
+        next="hooke cache rm " + name.rpartition("/")[2],
+    )

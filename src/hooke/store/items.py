@@ -1,0 +1,120 @@
+"""Which items of a map are stored: a small file for each commit, merged into a large one once there are many.
+
+Files under `items/<recipe>/` are only added and removed, never changed, so readers and writers need no lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hooke.store.backend import Backend
+from hooke.store.entries import Entry, Hit, Records
+from hooke.store.objects import name_of
+
+if TYPE_CHECKING:
+    from hooke.store.columns import Columns
+
+__all__ = ["Items"]
+
+MOST_FILES = 64
+"""A lookup that finds more files than this merges them: each takes 20 us to read, in every process."""
+
+_MOST_TRIES = 20
+"""A lookup begins again when a merge elsewhere removed what it was about to read; merges are rare."""
+
+
+class Items:
+    """The items of maps, by the map's recipe key and the item's key (16 bytes)."""
+
+    def __init__(self, backend: Backend, records: Records) -> None:
+        self._backend = backend
+        self._records = records
+        self._prefix = f"{os.getpid():x}-{os.urandom(6).hex()}"
+        self._count = itertools.count()
+        self._last: tuple[frozenset[str], Columns] | None = None
+
+    def commit(self, entry: Entry, keys: bytes) -> None:
+        """Note that element i of the list `entry.ref` has key `keys[16 * i : 16 * i + 16]`; `entry.key` is the recipe."""
+        from hooke.store.columns import Columns
+
+        self._write(entry.key, Columns.of(entry, keys))
+
+    def find(self, recipe: str, keys: bytes) -> list[Hit]:
+        """Which of the items with these keys are stored, those in a row and of one list as one Hit, in order."""
+        columns = self._columns(recipe)
+        if columns is None:
+            return []
+        rows = columns.find(keys)
+        return list(columns.hits(rows, self._gone(columns.entries)))
+
+    def entries(self, recipe: str | None = None) -> Iterator[Entry]:
+        """The entries of one recipe or of all."""
+        for stored in self._backend.list(f"items/{recipe}/" if recipe else "items/"):
+            columns = self._read(stored.name)
+            yield from columns.entries if columns is not None else ()
+
+    def prune(self, recipe: str) -> None:
+        """Merge the files of `recipe`, leaving out the items whose objects are gone."""
+        found = self._load(recipe)
+        if found is None:
+            return
+        names, columns = found
+        gone = self._gone(columns.entries)
+        if any(gone) or len(names) > 1:
+            self._replace(recipe, names, columns.without(gone))
+
+    def _columns(self, recipe: str) -> Columns | None:
+        found = self._load(recipe)
+        if found is None:
+            return None
+        names, columns = found
+        if len(names) > MOST_FILES:
+            name = self._replace(recipe, names, columns.without([False] * len(columns.entries)))
+            names = frozenset([name])
+        self._last = names, columns
+        return columns
+
+    def _load(self, recipe: str) -> tuple[frozenset[str], Columns] | None:
+        from hooke.store.columns import Columns
+
+        names: frozenset[str] = frozenset()
+        present: list[Columns] = []
+        for _ in range(_MOST_TRIES):
+            names = frozenset(stored.name for stored in self._backend.list(f"items/{recipe}/"))
+            if not names:
+                return None
+            if self._last is not None and self._last[0] == names:
+                return self._last
+            parts = [self._read(name) for name in sorted(names)]
+            present = [part for part in parts if part is not None]
+            if len(present) == len(parts):
+                break
+        # After so many tries what is left unread is damaged and was set aside.
+        return (names, Columns.merged(present)) if present else None
+
+    def _replace(self, recipe: str, names: frozenset[str], columns: Columns) -> str:
+        """Write the merged file, then remove what went into it: in between a reader finds both, which is the same."""
+        name = self._write(recipe, columns) if columns.entries else ""
+        for old in names:
+            self._backend.remove(old)
+        return name
+
+    def _write(self, recipe: str, columns: Columns) -> str:
+        name = f"items/{recipe}/{self._prefix}-{next(self._count)}"
+        self._records.write(name, columns.to_bytes())
+        return name
+
+    def _read(self, name: str) -> Columns | None:
+        from hooke.store.columns import Columns
+
+        content = self._records.read(name)
+        return Columns.from_bytes(content) if content is not None else None
+
+    def _gone(self, entries: Sequence[Entry]) -> list[bool]:
+        names = {entry.ref.digest: name_of(entry.ref.digest) for entry in entries if entry.ref.inline is None}
+        there = dict(zip(names, self._backend.touch(list(names.values())), strict=True))
+        return [not there.get(entry.ref.digest, True) for entry in entries]
+

@@ -1,0 +1,169 @@
+"""The store: values by content, results by recipe key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import StoreError, UsageError
+from hooke.base.ref import Ref
+from hooke.store.backend import Backend
+from hooke.store.claims import Claim, Claims
+from hooke.store.entries import Entry, Hit, Records
+from hooke.store.items import Items
+from hooke.store.objects import Objects, name_of
+from hooke.store.places import open_place
+
+__all__ = ["Claim", "Entry", "Hit", "Ref", "Store"]
+
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+class Store:
+    """Objects, and entries that say which recipe key has which object. Safe to use from any thread and process at once.
+
+    Made by `Store.open`; the constructor takes the parts, for simulations and tests. `secret` is 32 bytes.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        claims: Claims,
+        live: Claims,
+        secret: bytes | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._backend = backend
+        self._claims = claims
+        self._live = live
+        self._clock = clock or SystemClock()
+        self._objects = Objects(backend, secret)
+        self._records = Records(backend, secret)
+        self._items = Items(backend, self._records)
+
+    @staticmethod
+    def open(url: str | PathLike[str], *, secret: bytes | None = None) -> Store:
+        """The store at `url`: a folder (made when something is first written), or an fsspec URL such as `s3://bucket/x`.
+
+        With `secret` (16 bytes or more) all that is written is signed, and only what is signed with it is opened.
+        Raises UsageError for a URL without a secret (others can write there, and objects can hold code), MissingExtra.
+        """
+        place = open_place(url, secret)
+        return Store(place.backend, claims=place.claims, live=place.live, secret=_derived(secret))
+
+    @property
+    def place(self) -> str:
+        """Where it lies, as `open` takes it."""
+        return self._backend.place
+
+    # -- objects ---------------------------------------------------------------------------------------
+
+    def put(self, value: Any) -> Ref:
+        """Store `value`; when this returns, it survives the death of any process (unless it is inside the Ref).
+
+        Raises StoreError naming the part that cannot be pickled, and StoreFull.
+        """
+        return self._objects.put(value)
+
+    def get(self, ref: Ref) -> Any:
+        """The value. Arrays and frames in it are read-only and lie in the mapped object; opening takes the same time for any size.
+
+        The first read of an object on a host, and the first after its file changed, checks all its bytes.
+        Raises MissingObject, CorruptObject (the object is then set aside), StoreError for a wrong signature, and what
+        unpickling raises (ModuleNotFoundError where a class cannot be imported).
+        """
+        return self._objects.get(ref)
+
+    def keep(self, refs: Sequence[Ref]) -> list[bool]:
+        """Which of the objects are there; those are marked as used now, so that eviction spares them while a run is live."""
+        there = iter(self._backend.touch([name_of(ref.digest) for ref in refs if ref.inline is None]))
+        return [ref.inline is not None or next(there) for ref in refs]
+
+    # -- results by key --------------------------------------------------------------------------------
+
+    def find(self, key: str) -> Entry | None:
+        """The result of a recipe; None if there is none or its object is gone. Marks both as used."""
+        name = _entry_name(key)
+        content = self._records.read(name)
+        if content is None:
+            return None
+        entry = _decoder.decode(content)
+        names = [name] if entry.ref.inline is not None else [name_of(entry.ref.digest), name]
+        return entry if self._backend.touch(names)[0] else None
+
+    def commit(self, entry: Entry) -> None:
+        """Let `find(entry.key)` give `entry`, in this and all other processes. Raises StoreFull."""
+        self._records.write(_entry_name(entry.key), msgspec.msgpack.encode(entry))
+
+    def find_items(self, recipe: str, keys: bytes) -> list[Hit]:
+        """Which of a map's items are stored: `keys` holds 16 bytes per item. Hits are in order and as few as possible.
+
+        Marks the objects as used. An item whose object is gone is not found.
+        """
+        return self._items.find(recipe, keys)
+
+    def commit_items(self, recipe: str, keys: bytes, ref: Ref, *, task: str, run: str, seconds: float) -> None:
+        """Let `find_items` find that element i of the stored list `ref` has key `keys[16 * i : 16 * i + 16]`.
+
+        `seconds` is what all of them took. Raises StoreFull.
+        """
+        at, items = self._clock.now(), len(keys) // 16
+        self._items.commit(Entry(key=recipe, ref=ref, task=task, run=run, seconds=seconds, at=at, items=items), keys)
+
+    def claim(self, key: str) -> Claim | None:
+        """Make `key` ours to compute; None, at once, while another process, thread or store has it.
+
+        The claim ends with `release()` or with this process, however it dies (on a remote store: a minute later).
+        """
+        return self._claims.claim(key)
+
+    # -- housekeeping ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def live(self, run: str) -> Iterator[None]:
+        """While this is open, eviction spares all that was written, found or kept since it was opened.
+
+        Raises StoreError if the run is live already.
+        """
+        claim = self._live.claim(run)
+        if claim is None:
+            raise StoreError(f"the run {run} is live already", where=self.place, mend="wait for it, or stop it", next=f"hooke stop {run}")
+        try:
+            yield
+        finally:
+            claim.release()
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, in no order; a committed piece of a map is one entry, with `items` set."""
+        for stored in self._backend.list("keys/"):
+            content = self._records.read(stored.name)
+            if content is not None:
+                yield _decoder.decode(content)
+        yield from self._items.entries()
+
+    def remove(self, key: str) -> bool:
+        """Forget the result, or all items, of a recipe; returns whether there were any. Objects stay until `gc`."""
+        names = [_entry_name(key), *(stored.name for stored in self._backend.list(f"items/{key}/"))]
+        return any([self._backend.remove(name) for name in names])
+
+
+def _entry_name(key: str) -> str:
+    return f"keys/{key[:2]}/{key}"
+
+
+def _derived(secret: bytes | None) -> bytes | None:
+    if secret is None:
+        return None
+    if len(secret) < 16:
+        raise UsageError(
+            f"the store's secret has {len(secret)} bytes",
+            mend='give at least 16 random ones, such as those of `python -c "import secrets; print(secrets.token_hex(32))"`',
+        )
+    return blake3(secret, derive_key_context="hooke store 2026-11-25 signatures").digest()
