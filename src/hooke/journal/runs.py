@@ -67,8 +67,14 @@ class RunsFolder:
         return FileLock(self.folder(run) / LOCK).taken()
 
     def request_stop(self, run: str, by: str) -> None:
-        """Ask the run's driver to stop; it looks for the request between events. `by` says who asked, for the journal."""
-        write_atomic(self.folder(run) / STOP, by.encode())
+        """Ask the run's driver to stop; it looks for the request between events. `by` says who asked, for the journal.
+
+        Raises UsageError when there is no such run.
+        """
+        try:
+            write_atomic(self.folder(run) / STOP, by.encode())
+        except FileNotFoundError as error:
+            raise UsageError(f"there is no run {run!r}", where=str(self.path), next="hooke runs") from error
 
     def stop_requested(self, run: str) -> str | None:
         """Who asked the run to stop; None if nobody did."""

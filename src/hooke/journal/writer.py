@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
@@ -104,7 +104,7 @@ class Journal:
         with self._lock:
             if event.at == 0.0:
                 event = msgspec.structs.replace(event, at=self._clock.now())
-            record = frame(_encode(event))
+            record = frame(_encoded(event))
             if self._fd < 0 or self._dirty_tail:
                 self._mend()
             try:
@@ -248,6 +248,23 @@ class Journal:
             why=_reason(error),
             mend="look at the disk (dmesg); what this run wrote lately may be lost if the machine goes down",
         )
+
+
+def _encoded(event: Event) -> bytes:
+    try:
+        return _encode(event)
+    except UnicodeEncodeError:
+        # A file name or an exception's text may hold bytes that were never text; they are escaped, not lost.
+        plain = _clean(msgspec.to_builtins(event, builtin_types=(bytes,)))
+        return _encode(plain)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_clean(name): _clean(part) for name, part in value.items()}
+    return [_clean(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _whole_part(fd: int, path: Path) -> tuple[TornTail | None, int]:
