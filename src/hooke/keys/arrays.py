@@ -34,7 +34,9 @@ def _ndarray(walk: Walk, value: Any) -> bytes:
         return _array(walk, value)
     if isinstance(value, np.ma.MaskedArray):
         mask = _array(walk, np.ma.getmaskarray(value))
-        return compound(b"masked", [_array(walk, value.filled()), mask, walk.encode(value.fill_value.tolist())])
+        return compound(
+            b"masked", [_array(walk, value.filled()), mask, walk.encode(value.fill_value.tolist())]
+        )
     attributes = walk.fields(sorted(getattr(value, "__dict__", {}).items()))
     return compound(b"subarray", [walk.code(type(value)), _array(walk, value.view(np.ndarray)), *attributes])
 
@@ -91,7 +93,9 @@ def _scalar(walk: Walk, value: Any) -> bytes:
 
 def _ufunc(_: Walk, value: Any) -> bytes:
     if getattr(sys.modules["numpy"], value.__name__, None) is not value:
-        raise NoKey(value, "a ufunc made at run time keeps its function hidden", "pass the Python function itself")
+        raise NoKey(
+            value, "a ufunc made at run time keeps its function hidden", "pass the Python function itself"
+        )
     return compound(b"ufunc", [text(value.__name__)])
 
 
@@ -110,7 +114,9 @@ def _tensor(walk: Walk, value: Any) -> bytes:
     flat = value.detach().cpu().contiguous().reshape(-1)
     content = digest(flat.view(torch.uint8).numpy()) if flat.numel() else raw(b"")
     facts = [text(str(value.dtype)), text(value.device.type), walk.encode(bool(value.requires_grad))]
-    return compound(b"tensor", [walk.code(type(value)), *facts, *(integer(size) for size in value.shape), content])
+    return compound(
+        b"tensor", [walk.code(type(value)), *facts, *(integer(size) for size in value.shape), content]
+    )
 
 
 _ENCODERS: dict[tuple[str, str], Encoder] = {

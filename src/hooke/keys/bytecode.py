@@ -74,8 +74,14 @@ def _list(code: types.CodeType) -> Listing:
     kept = [instruction for number, instruction in enumerate(everything) if not _dropped(everything, number)]
     numbers = _numbers(everything, kept)
     instructions = tuple(_plain(instruction, numbers) for instruction in kept)
-    handlers = [
-        (numbers[entry.start], numbers.get(entry.end, len(kept)), numbers[entry.target], entry.depth, entry.lasti)
+    handlers: list[tuple[int, ...]] = [
+        (
+            numbers[entry.start],
+            numbers.get(entry.end, len(kept)),
+            numbers[entry.target],
+            entry.depth,
+            entry.lasti,
+        )
         for entry in body.exception_entries  # type: ignore[attr-defined] - an attribute since 3.11, not in the stubs
     ]
     nested = tuple(i.value for i in instructions if isinstance(i.value, types.CodeType))
@@ -94,13 +100,16 @@ def _dropped(everything: list[dis.Instruction], number: int) -> bool:
 
 
 def _is_constant(everything: list[dis.Instruction], number: int) -> bool:
-    return everything[number if everything[number].opname == "LOAD_CONST" else number - 1].opname == "LOAD_CONST"
+    return (
+        everything[number if everything[number].opname == "LOAD_CONST" else number - 1].opname == "LOAD_CONST"
+    )
 
 
 def _numbers(everything: list[dis.Instruction], kept: list[dis.Instruction]) -> dict[int, int]:
     """From a byte offset to the number of the instruction that is there, or of the next one that is kept."""
     places = {instruction.offset: number for number, instruction in enumerate(kept)}
-    numbers, following = {}, len(kept)
+    numbers: dict[int, int] = {}
+    following = len(kept)
     for instruction in reversed(everything):
         following = places.get(instruction.offset, following)
         numbers[instruction.offset] = following

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -52,17 +53,19 @@ _PYDANTIC = frozenset({"__pydantic_fields__", "__pydantic_decorators__", "__pyda
 
 def reach_class(walk: CodeWalk, part: Part, label: str, kind: type) -> bool:
     """An edge to a class: of the project by what it defines, of others by its qualified name."""
-    scope = _module_scope(kind)
-    origin = origin_of(kind.__module__, module_file(scope) or None)
+    # Some types written in C have a descriptor there.
+    module = kind.__module__ if isinstance(kind.__module__, str) else "builtins"
+    scope = vars(sys.modules[module]) if module in sys.modules else {}
+    origin = origin_of(module, module_file(scope) or None)
     if not origin.local:
-        walk.foreign(part, label, f"{kind.__module__}.{kind.__qualname__}", origin)
+        walk.foreign(part, label, f"{module}.{kind.__qualname__}", origin)
         return True
 
     def made() -> Part:
         file = module_file(scope)
         return Part(
             kind="class",
-            name=f"{module_title(scope) if scope else kind.__module__}.{kind.__qualname__}",
+            name=f"{module_title(scope) if scope else module}.{kind.__qualname__}",
             file=file,
             line=_first_line(kind),
             text=lambda: class_source(file, kind.__qualname__) if file else "",
@@ -72,15 +75,12 @@ def reach_class(walk: CodeWalk, part: Part, label: str, kind: type) -> bool:
     return True
 
 
-def _module_scope(kind: type) -> dict[str, Any]:
-    import sys
-
-    module = sys.modules.get(kind.__module__)
-    return vars(module) if module is not None else {}
-
-
 def _first_line(kind: type) -> int:
-    lines = (value.__code__.co_firstlineno for value in vars(kind).values() if isinstance(value, types.FunctionType))
+    lines = (
+        value.__code__.co_firstlineno
+        for value in vars(kind).values()
+        if isinstance(value, types.FunctionType)
+    )
     return min(lines, default=0)
 
 
@@ -89,18 +89,13 @@ def _fill(walk: CodeWalk, part: Part, kind: type) -> None:
     walk.python(part)
     if "bases" in walk.follow:
         for base in kind.__bases__:
-            reach_base(walk, part, "base", base)
+            reach_class(walk, part, "base", base)
         if type(kind) is not type:
-            reach_base(walk, part, "metaclass", type(kind))
+            reach_class(walk, part, "metaclass", type(kind))
     if "members" in walk.follow:
         for name, value in _members(kind):
             made = Part(kind="global", name=f"{part.name}.{name}", file=part.file, line=part.line)
             walk.bind(part, f"member {name}", value, made=made)
-
-
-def reach_base(walk: CodeWalk, part: Part, label: str, base: type) -> None:
-    """An edge to a base or metaclass."""
-    reach_class(walk, part, label, base)
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:
@@ -141,7 +136,11 @@ def _generated(kind: type) -> frozenset[str]:
     """Methods that a maker wrote from fields that count already."""
     if issubclass(kind, enum.Enum):
         members = set(kind.__members__)
-        return frozenset(members | {name for name in vars(kind) if name.startswith("_") and name.endswith("_")} | {"__new__", "__reduce_ex__"})
+        return frozenset(
+            members
+            | {name for name in vars(kind) if name.startswith("_") and name.endswith("_")}
+            | {"__new__", "__reduce_ex__"}
+        )
     if "__dataclass_fields__" in vars(kind):
         return frozenset(name for name, value in vars(kind).items() if _is_written(value))
     return frozenset()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from typing import Any
 
-from blake3 import blake3
-
 from hooke.keys.bytecode import listing
 from hooke.keys.classes import reach_class
-from hooke.keys.encoding import NoKey
 from hooke.keys.functions import reach_function
 from hooke.keys.local import origin_of
 from hooke.keys.modules import reach_module
@@ -36,7 +34,7 @@ def fingerprint_code(function: Any, *, follow: frozenset[str] = EVERYTHING) -> C
     walk = CodeWalk(reader=_reach, follow=follow)
     root = Part(kind="function", name="")
     walk.bind(root, "", function, made=Part(kind="global", name=type(function).__qualname__))
-    key = walk.finish()
+    key = walk.finish(root)
     return CodePrint(key=key, parts=walk.parts(), notes=tuple(walk.notes))
 
 
@@ -59,6 +57,8 @@ def _reach_named(walk: CodeWalk, part: Part, label: str, value: Any) -> bool:
     """Functions and descriptors written in C: by name."""
     if isinstance(value, _NAMED):
         return _reach_named_in(walk, part, label, value.__objclass__.__module__, value.__qualname__)
+    if type(value).__name__ == "cython_function_or_method":
+        return _reach_named_in(walk, part, label, str(value.__module__), value.__qualname__)
     if not isinstance(value, types.BuiltinFunctionType):
         return False
     owner = value.__self__
@@ -69,8 +69,6 @@ def _reach_named(walk: CodeWalk, part: Part, label: str, value: Any) -> bool:
 
 
 def _reach_named_in(walk: CodeWalk, part: Part, label: str, module: str, name: str) -> bool:
-    import sys
-
     found = sys.modules.get(module)
     origin = origin_of(module, getattr(found, "__file__", None))
     if origin.local and isinstance(found, types.ModuleType):

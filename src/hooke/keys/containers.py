@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
-import datetime
+import datetime as dt
 import types
 from typing import Any
 
@@ -57,21 +57,23 @@ def _view(walk: Walk, value: types.MappingProxyType[Any, Any]) -> bytes:
 
 
 def _slice(walk: Walk, value: slice) -> bytes:
-    return compound(b"slice", walk.fields([("start", value.start), ("stop", value.stop), ("step", value.step)]))
+    return compound(
+        b"slice", walk.fields([("start", value.start), ("stop", value.stop), ("step", value.step)])
+    )
 
 
 def _array(_: Walk, value: array.array[Any]) -> bytes:
     return compound(b"array", [text(value.typecode), raw(value.tobytes())])
 
 
-def _datetime(walk: Walk, value: datetime.datetime) -> bytes:
+def _datetime(walk: Walk, value: dt.datetime) -> bytes:
     plain = value.replace(tzinfo=None, fold=0)
     return compound(
         b"datetime", [text(plain.isoformat()), integer(value.fold), *walk.fields([("tzinfo", value.tzinfo)])]
     )
 
 
-def _time(walk: Walk, value: datetime.time) -> bytes:
+def _time(walk: Walk, value: dt.time) -> bytes:
     plain = value.replace(tzinfo=None, fold=0)
     return compound(
         b"time", [text(plain.isoformat()), integer(value.fold), *walk.fields([("tzinfo", value.tzinfo)])]
@@ -96,7 +98,7 @@ CONTAINERS: dict[type, Encoder] = {
     types.SimpleNamespace: _namespace,
     slice: _slice,
     array.array: _array,
-    datetime.datetime: _datetime,
-    datetime.time: _time,
+    dt.datetime: _datetime,
+    dt.time: _time,
 }
 """The encoder of each exact type."""

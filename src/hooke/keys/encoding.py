@@ -18,7 +18,7 @@ SHORT = 64
 """Encodings up to this many bytes stand for themselves: a digest of 33 bytes would gain nothing."""
 
 
-class NoKey(Exception):  # noqa: N818 - a signal inside this package, turned into NotFingerprintable at its edge
+class NoKey(Exception):
     """A value without an honest key; `path` is filled from the inside out while it passes the containers."""
 
     def __init__(self, value: object, why: str, mend: str = "") -> None:

@@ -45,4 +45,6 @@ def _change(what: str, old: CodePart | None, new: CodePart | None) -> Change:
     assert part is not None
     before, after = (part.text.splitlines() if part else [] for part in (old, new))
     lines = difflib.unified_diff(before, after, "before", "after", lineterm="", n=2)
-    return Change(what=what, name=part.name, kind=part.kind, where=part.where, diff="\n".join(list(lines)[2:]))
+    return Change(
+        what=what, name=part.name, kind=part.kind, where=part.where, diff="\n".join(list(lines)[2:])
+    )

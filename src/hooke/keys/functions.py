@@ -20,9 +20,21 @@ from hooke.keys.walk import CodeWalk
 __all__ = ["reach_function"]
 
 _OWN_NAMES = frozenset(
-    {"__name__", "__file__", "__package__", "__spec__", "__loader__", "__path__", "__doc__", "__builtins__", "__cached__"}
+    {
+        "__name__",
+        "__file__",
+        "__package__",
+        "__spec__",
+        "__loader__",
+        "__path__",
+        "__doc__",
+        "__builtins__",
+        "__cached__",
+    }
 )
 """Globals that say where a module is, not what it does."""
+
+
 def reach_function(walk: CodeWalk, part: Part, label: str, function: types.FunctionType) -> bool:
     """An edge to a function: of the project by its code, of others by name, with what a wrapper of theirs holds."""
     scope = function.__globals__
@@ -131,7 +143,9 @@ def _global(walk: CodeWalk, part: Part, function: types.FunctionType, reference:
     if isinstance(value, types.ModuleType):
         follow_chain(walk, part, label, value, reference.chain)
     else:
-        walk.bind(part, label, value, made=global_part(scope, reference.name), place=(id(scope), reference.name))
+        walk.bind(
+            part, label, value, made=global_part(scope, reference.name), place=(id(scope), reference.name)
+        )
         _attribute(walk, part, value, reference)
 
 

@@ -43,7 +43,7 @@ def origin_of(module: str, file: str | None) -> Origin:
 
 
 def _folder(file: str) -> str:
-    return os.path.dirname(file)  # noqa: PTH120 - called for every object met; pathlib is ten times slower
+    return os.path.dirname(file)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -89,7 +89,7 @@ def _target_root(top: str, folder: str) -> str | None:
         root = root.parent
     root = root.parent if root.name == top else root
     try:
-        names = os.listdir(root)  # noqa: PTH208 - names alone
+        names = os.listdir(root)
     except OSError:
         return None
     return str(root) if any(name.endswith((".dist-info", ".egg-info")) for name in names) else None

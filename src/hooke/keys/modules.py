@@ -20,7 +20,15 @@ from hooke.keys.references import Chain, Import, Reference
 from hooke.keys.source import module_code
 from hooke.keys.walk import CodeWalk
 
-__all__ = ["follow_chain", "global_part", "module_file", "module_title", "reach_imported", "reach_module", "watch"]
+__all__ = [
+    "follow_chain",
+    "global_part",
+    "module_file",
+    "module_title",
+    "reach_imported",
+    "reach_module",
+    "watch",
+]
 
 _OPENING = {
     "builtins.eval",
@@ -46,7 +54,7 @@ def module_title(scope: Mapping[str, Any]) -> str:
     """The module's name for people: a script's is that of its file, as if it were imported."""
     name, file = str(scope.get("__name__", "")), module_file(scope)
     if name == "__main__":
-        return os.path.splitext(os.path.basename(file))[0] or "__main__"  # noqa: PTH119, PTH122 - as in local.py
+        return os.path.splitext(os.path.basename(file))[0] or "__main__"
     return name
 
 
@@ -116,7 +124,7 @@ def _is_session(scope: Mapping[str, Any]) -> bool:
 
 
 def _file_digest(file: str) -> bytes:
-    with open(file, "rb") as stream:  # noqa: PTH123 - as in local.py
+    with open(file, "rb") as stream:
         return blake3(stream.read()).digest()
 
 
@@ -144,7 +152,9 @@ def _reach_local(walk: CodeWalk, part: Part, label: str, found: Import, name: st
     try:
         module = importlib.import_module(name)
     except Exception as error:  # noqa: BLE001 - whatever its import raises, the task's own import would raise it too
-        walk.note(f"{part.name} imports {name}, which cannot be imported here ({error}): it counts by its name alone")
+        walk.note(
+            f"{part.name} imports {name}, which cannot be imported here ({error}): it counts by its name alone"
+        )
         return
     if found.top:
         module = sys.modules[name.partition(".")[0]]
@@ -157,8 +167,8 @@ def _reach_local(walk: CodeWalk, part: Part, label: str, found: Import, name: st
 def _import_quietly(name: str) -> None:
     try:
         importlib.import_module(name)
-    except ImportError:  # `from package import name` of what is neither attribute nor submodule: nothing to count
-        return
+    except ImportError:
+        return  # neither attribute nor submodule: there is nothing to count
 
 
 def _origin_by_name(top: str) -> Origin | None:
@@ -171,7 +181,7 @@ def _origin_by_name(top: str) -> Origin | None:
     if spec is None:
         return None
     places = list(spec.submodule_search_locations or ())
-    file = spec.origin if spec.has_location else (os.path.join(places[0], "__init__.py") if places else None)  # noqa: PTH118
+    file = spec.origin if spec.has_location else (os.path.join(places[0], "__init__.py") if places else None)
     return origin_of(top, file)
 
 
@@ -206,8 +216,10 @@ def _is_opening(module: str, chain: Chain) -> bool:
 
 
 def _open(walk: CodeWalk, part: Part, what: str, line: int) -> None:
-    place = f"{os.path.basename(part.file) or '<code>'}:{line}"  # noqa: PTH119 - as in local.py
-    walk.note(f"{place}: {what} can reach anything: the source of every project module imported so far counts")
+    place = f"{os.path.basename(part.file) or '<code>'}:{line}"
+    walk.note(
+        f"{place}: {what} can reach anything: the source of every project module imported so far counts"
+    )
     found = {}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None) if isinstance(module, types.ModuleType) else None
@@ -223,4 +235,3 @@ def _open(walk: CodeWalk, part: Part, what: str, line: int) -> None:
             ),
             fill=lambda _: None,
         )
-

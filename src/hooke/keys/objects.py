@@ -67,7 +67,7 @@ def _family(kind: type) -> Encoder | None:
         return _named_tuple
     if hasattr(kind, "__struct_fields__"):
         return _struct
-    if issubclass(kind, set | frozenset):
+    if issubclass(kind, (set, frozenset)):
         return _set_subclass
     if issubclass(kind, Iterator) and kind.__module__ in {"builtins", "itertools"}:
         return _refuse
@@ -179,7 +179,7 @@ def _reduce(value: Any) -> Any:
         return copyreg.__newobj__, (type(value),), object.__getstate__(value)  # type: ignore[attr-defined]
     try:
         return reducer(value) if reducer else value.__reduce_ex__(4)
-    except Exception as error:  # noqa: BLE001 - any error of a foreign __reduce__ means one thing here
+    except Exception as error:
         raise NoKey(value, f"it cannot be taken apart: {error}") from error
 
 
@@ -196,7 +196,11 @@ def _maker(walk: Walk, kind: type, made: Any, arguments: Any) -> list[bytes]:
 
 
 def _state(walk: Walk, kind: type, state: Any) -> list[bytes]:
-    if isinstance(state, tuple) and len(state) == 2 and all(part is None or isinstance(part, dict) for part in state):
+    if (
+        isinstance(state, tuple)
+        and len(state) == 2
+        and all(part is None or isinstance(part, dict) for part in state)
+    ):
         state = {**(state[0] or {}), **(state[1] or {})}
     if isinstance(state, dict) and all(isinstance(name, str) for name in state):
         return [raw(b"state"), *walk.fields(sorted(_state_fields(kind, state)))]

@@ -101,6 +101,10 @@ class ValuePrinter:
         self._depths[ident] = depth
         try:
             encoding = encoder(self, value)
+        except (NoKey, RecursionError):
+            raise
+        except Exception as error:
+            raise NoKey(value, f"reading its content failed: {type(error).__name__}: {error}") from error
         finally:
             del self._depths[ident]
         closed = self._outermost >= depth

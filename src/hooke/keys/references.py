@@ -127,7 +127,9 @@ def _effect(instruction: Instruction) -> int:
     """How far an instruction moves the stack's height; a call takes callable, self or NULL and its arguments."""
     if instruction.op == "CALL":
         return -(instruction.arg or 0) - 1
-    return dis.stack_effect(instruction.opcode, instruction.arg if instruction.opcode >= dis.HAVE_ARGUMENT else None)
+    return dis.stack_effect(
+        instruction.opcode, instruction.arg if instruction.opcode >= dis.HAVE_ARGUMENT else None
+    )
 
 
 def _lone(instructions: Sequence[Instruction], second: int, call: int, count: int) -> bool:
@@ -163,7 +165,9 @@ def _named(names: tuple[str, ...]) -> tuple[Chain, ...]:
     return ((),) if "*" in names else tuple((name,) for name in names)
 
 
-def _imported(code: types.CodeType, instructions: Sequence[Instruction], place: int) -> tuple[bool, tuple[Chain, ...]]:
+def _imported(
+    code: types.CodeType, instructions: Sequence[Instruction], place: int
+) -> tuple[bool, tuple[Chain, ...]]:
     """What `import a.b` (binds `a`) or `import a.b as c` (binds `a.b`) reads from what it binds."""
     store = place + 1
     while store < len(instructions) and instructions[store].op in _BETWEEN:

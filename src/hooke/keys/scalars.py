@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import fractions
 import pathlib
@@ -47,7 +47,7 @@ def _fraction(value: fractions.Fraction) -> bytes:
     return compound(b"fraction", [integer(value.numerator), integer(value.denominator)])
 
 
-def _timedelta(value: datetime.timedelta) -> bytes:
+def _timedelta(value: dt.timedelta) -> bytes:
     return compound(b"timedelta", map(integer, (value.days, value.seconds, value.microseconds)))
 
 
@@ -82,8 +82,8 @@ SCALARS: dict[type, Callable[[Any], bytes]] = {
     decimal.Decimal: _decimal,
     fractions.Fraction: _fraction,
     uuid.UUID: lambda value: compound(b"uuid", [raw(value.bytes)]),
-    datetime.date: lambda value: compound(b"date", [integer(value.toordinal())]),
-    datetime.timedelta: _timedelta,
+    dt.date: lambda value: compound(b"date", [integer(value.toordinal())]),
+    dt.timedelta: _timedelta,
     range: _range,
     re.Pattern: _pattern,
     pathlib.PurePosixPath: _path,

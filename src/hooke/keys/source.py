@@ -20,7 +20,9 @@ def code_source(code: types.CodeType) -> str:
     """The source of a function's code, or its instructions where no source can be found."""
     known = _TEXTS.get(code)
     if known is None:
-        known = _TEXTS[code] = _definition(code.co_filename, code.co_firstlineno, code.co_name) or _instructions(code)
+        known = _TEXTS[code] = _definition(
+            code.co_filename, code.co_firstlineno, code.co_name
+        ) or _instructions(code)
     return known
 
 
@@ -81,5 +83,7 @@ def _is_docstring(statement: ast.AST) -> bool:
 
 
 def _instructions(code: types.CodeType) -> str:
-    return "\n".join(f"{i.op} {i.value!r}" if not isinstance(i.value, types.CodeType) else f"{i.op} {i.value.co_name}"
-                     for i in listing(code).instructions)
+    return "\n".join(
+        f"{i.op} {i.value!r}" if not isinstance(i.value, types.CodeType) else f"{i.op} {i.value.co_name}"
+        for i in listing(code).instructions
+    )

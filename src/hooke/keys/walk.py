@@ -62,12 +62,12 @@ class CodeWalk:
 
     # --- results -------------------------------------------------------------------------------
 
-    def finish(self) -> Key:
-        """Read all that was reached, and give the key of it."""
+    def finish(self, root: Part) -> Key:
+        """Read all that was reached, and give the key of it as seen from the root, which is no part itself."""
         while self._pending:
             self._pending.popleft()()
         hasher = blake3(b"code")
-        for part in self._parts:
+        for part in (root, *self._parts):
             edges = (compound(b"", [text(e.label), text(e.qualifier), integer(e.target)]) for e in part.edges)
             hasher.update(compound(part.kind.encode(), [raw(part.digest), *edges]))
         return hasher.hexdigest(length=16)
