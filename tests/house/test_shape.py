@@ -15,7 +15,7 @@ FILE_LINES = 500
 FUNCTION_LINES = 50
 FORBIDDEN_FILES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "manager.py", "misc.py"}
 PRIVATE = re.compile(
-    r"/(?:home|root|Users|work)/\w"  # a path of somebody's machine
+    r"/(?:root|work)/\w"  # a path of somebody's machine
     r"|pypi\.[o]rg|pythonhosted\.[o]rg|registry\.[n]pmjs|deb\.[d]ebian\.org|download\.[p]ytorch"
 )
 
