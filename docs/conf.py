@@ -9,7 +9,7 @@ project = "Hooke"
 author = "the Hooke authors"
 release = version = _PROJECT["version"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = False  # annotations name types of libraries whose inventories are not at hand offline
