@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFinished, LogSpan
+from hooke.journal.events import AttemptFinished, AttemptStarted, LogSpan, NodePlanned
 from hooke.journal.reader import read
 from hooke.journal.view import RunView
 from hooke.journal.writer import Journal
@@ -60,6 +60,11 @@ def test_read(benchmark, folder):
 
 
 @pytest.mark.benchmark(group="journal: 10,000 events")
-def test_fold(benchmark, folder):
-    events = read(folder)[0].events
-    benchmark(RunView.fold, events)
+def test_fold(benchmark):
+    """Half of them starts, half ends, of chunks of a map of a million items."""
+    events = [NodePlanned(node=0, task="f", key="k", kind="map", items=1_000_000)]
+    for attempt, lo in enumerate(range(0, 1_000_000, 200)):
+        chunk = {"attempt": attempt, "node": 0, "lo": lo, "hi": lo + 200, "worker": "w1"}
+        events += [AttemptStarted(at=1.0, **chunk), AttemptFinished(at=2.0, ref=EVENT.ref, **chunk)]
+    view = benchmark(RunView.fold, events)
+    assert view.tasks["f"].done == 1_000_000

@@ -142,7 +142,7 @@ def test_an_unknown_kind_is_a_plain_failure():
 
 
 def test_a_long_failure_stays_on_one_screen():
-    frames = "".join(f'  File "/home/me/f.py", line {i}, in f\n    f()\n' for i in range(500))
+    frames = "".join(f'  File "/project/f.py", line {i}, in f\n    f()\n' for i in range(500))
     facts = {
         "kind": "UserError",
         "message": "deep " * 500 + "\nmore",

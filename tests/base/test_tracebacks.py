@@ -6,7 +6,7 @@ TEXT = """Traceback (most recent call last):
   File "/opt/venv/lib/python3.11/site-packages/hooke/engines/local_worker.py", line 5, in work
     call()
     ^^^^^^
-  File "/home/me/flights.py", line 34, in features
+  File "/project/flights.py", line 34, in features
     return join(table)
            ^^^^^^^^^^^
   File "/opt/venv/lib/python3.11/site-packages/polars/frame.py", line 1, in join
@@ -16,7 +16,7 @@ KeyError: 'wind'
 During handling of the above exception, another exception occurred:
 
 Traceback (most recent call last):
-  File "/home/me/flights.py", line 36, in features
+  File "/project/flights.py", line 36, in features
     raise ValueError("no wind")
 ValueError: no wind
 """
@@ -25,7 +25,7 @@ ValueError: no wind
 def test_only_the_users_frames_stay():
     assert user_frames(TEXT) == [
         "Traceback (most recent call last):",
-        '  File "/home/me/flights.py", line 34, in features',
+        '  File "/project/flights.py", line 34, in features',
         "    return join(table)",
         "           ^^^^^^^^^^^",
         "  raised in join, line 1 of /opt/venv/lib/python3.11/site-packages/polars/frame.py",
@@ -34,7 +34,7 @@ def test_only_the_users_frames_stay():
         "During handling of the above exception, another exception occurred:",
         "",
         "Traceback (most recent call last):",
-        '  File "/home/me/flights.py", line 36, in features',
+        '  File "/project/flights.py", line 36, in features',
         '    raise ValueError("no wind")',
         "ValueError: no wind",
     ]
@@ -46,7 +46,7 @@ def test_other_text_stays_as_it_is():
 
 
 def test_a_syntax_error_keeps_its_place():
-    text = '  File "/home/me/a.py", line 3\n    def (:\n        ^\nSyntaxError: invalid syntax'
+    text = '  File "/project/a.py", line 3\n    def (:\n        ^\nSyntaxError: invalid syntax'
     assert user_frames(text) == text.splitlines()
 
 

@@ -264,7 +264,9 @@ def _clean(value: Any) -> Any:
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
         return {_clean(name): _clean(part) for name, part in value.items()}
-    return [_clean(part) for part in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list):
+        return [_clean(part) for part in value]
+    return tuple(_clean(part) for part in value) if isinstance(value, tuple) else value
 
 
 def _whole_part(fd: int, path: Path) -> tuple[TornTail | None, int]:
