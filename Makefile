@@ -42,12 +42,14 @@ clean:  ## remove what was built, but not the environment
 
 # The stamps say what is installed; they are older than what declares it when that has changed.
 $(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e ".[$(EXTRAS)]"
-	touch $(VENV)/.installed-demo $@
+	@echo "installing Hooke with every extra into $(VENV): a minute or two"
+	@$(PIP) -e ".[$(EXTRAS)]"
+	@touch $(VENV)/.installed-demo $@
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e ".[demo]"
-	touch $@
+	@echo "installing Hooke and what the demo needs into $(VENV): under a minute"
+	@$(PIP) -e ".[demo]"
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

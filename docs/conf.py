@@ -6,7 +6,7 @@ from pathlib import Path
 _PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
 
 project = "Hooke"
-author = "the Hooke authors"
+author = project_copyright = "the Hooke authors"
 release = version = _PROJECT["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
@@ -21,7 +21,7 @@ default_role = "code"  # docstrings write `name`, as Markdown does
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 
 html_theme = "furo"
 html_title = f"Hooke {release}"
