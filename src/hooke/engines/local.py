@@ -7,6 +7,7 @@ count. Each worker leads a process group, so that ending it ends what its task s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -176,7 +177,9 @@ class LocalEngine:
             image = call.image.pickle() if new else None
         except HookeError as error:
             process.call = None
-            self._events.append(_failed(call, self._context.clock.now(), failure_of(error, arguments=call.shown)))
+            self._events.append(
+                _failed(call, self._context.clock.now(), failure_of(error, arguments=call.shown))
+            )
             return
         process.known.add(call.image.digest)
         process.log_from = process.log.stat().st_size
@@ -227,8 +230,8 @@ class LocalEngine:
         hello = Hello(
             worker=name,
             sys_path=[os.path.abspath(path) for path in sys.path],
-            store=str(store.url),
-            secret=store.secret,
+            store=store.place,
+            secret=self._context.secret,
             log=log,
         )
         connection.send_bytes(pickle.dumps(hello))
@@ -338,10 +341,8 @@ def _tell_to_end(process: _Process) -> None:
 
 def _kill(process: _Process) -> None:
     """End the worker and all that its task started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.popen.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _reap(process: _Process) -> int | None:

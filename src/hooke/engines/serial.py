@@ -23,10 +23,15 @@ class SerialEngine:
     """Runs each attempt inside `wait`. A task that kills its process kills the driver; nothing can be cancelled."""
 
     capabilities = Capabilities(
-        name="serial", isolated=False, cancels=False, elastic=False, knows_signal=False, knows_peak_memory=True
+        name="serial",
+        isolated=False,
+        cancels=False,
+        elastic=False,
+        knows_signal=False,
+        knows_peak_memory=True,
     )
 
-    def __init__(self, context: EngineContext, *, workers: tuple[int, int] | None = None) -> None:
+    def __init__(self, context: EngineContext, *, workers: tuple[int, int] | None = None) -> None:  # noqa: ARG002 - every engine is made so
         """`workers` is accepted as every engine's is; there is always one."""
         self._context = context
         self._queue: deque[Call] = deque()
@@ -41,7 +46,7 @@ class SerialEngine:
         """Queue the attempt."""
         self._queue.append(call)
 
-    def wait(self, timeout_s: float) -> list[EngineEvent]:
+    def wait(self, timeout_s: float) -> list[EngineEvent]:  # noqa: ARG002 - there is nobody to wait for
         """Run one queued attempt, if there is one, and say what came of it. Never sleeps."""
         events, self._events = self._events, []
         if self._queue and not events:

@@ -37,11 +37,12 @@ class CallMaker:
         self._store = store
         self._images: dict[int, FunctionImage] = {}
         self._constants: dict[int, bytes] = {}
-        self._expansions: dict[int, MapExpanded] = {}
+        self.expansions: dict[int, MapExpanded] = {}
+        """The lists of dynamic maps that exist."""
 
     def expanded(self, event: MapExpanded) -> None:
         """The list of a dynamic map exists."""
-        self._expansions[event.node] = event
+        self.expansions[event.node] = event
 
     def make(self, submit: Submit) -> Call:
         """The call for these items. Raises NotPicklable, or StoreError where a large argument cannot be stored."""
@@ -104,7 +105,9 @@ class CallMaker:
             return self._pack(node, (node.task.name, recipe, list(node.iterables)))
         if node.kind == "call":
             args, kwargs = node.call_arguments()
-            return self._pack(node, ([self._slim(a) for a in args], {k: self._slim(v) for k, v in kwargs.items()}))
+            return self._pack(
+                node, ([self._slim(a) for a in args], {k: self._slim(v) for k, v in kwargs.items()})
+            )
         if node.id not in self._constants:
             constants = {name: self._slim(value) for name, value in node.arguments.items()}
             self._constants[node.id] = self._pack(node, constants)
@@ -113,11 +116,15 @@ class CallMaker:
     def _rows(self, node: Node, submit: Submit) -> tuple[str, Any]:
         """The arguments of items `lo..hi`: by columns, or by rows where a list was read for them."""
         lo, hi = submit.lo, submit.hi
-        expansion = self._expansions.get(node.id)
+        expansion = self.expansions.get(node.id)
         if expansion is not None:
             size = expansion.block
             pieces = [
-                (expansion.blocks[at], max(lo - at * size, 0), min(hi - at * size, size) - max(lo - at * size, 0))
+                (
+                    expansion.blocks[at],
+                    max(lo - at * size, 0),
+                    min(hi - at * size, size) - max(lo - at * size, 0),
+                )
                 for at in range(lo // size, -(-hi // size))
             ]
             return "rows", Items(tuple(pieces))
@@ -135,7 +142,10 @@ class CallMaker:
         try:
             return pack(value, self.refer)
         except Exception as error:
-            if not isinstance(error, TypeError | AttributeError | ValueError) and "pickle" not in str(error).lower():
+            if (
+                not isinstance(error, TypeError | AttributeError | ValueError)
+                and "pickle" not in str(error).lower()
+            ):
                 raise
             raise NotPicklable(
                 f"{node.task.name}: an argument cannot be sent to a worker",
@@ -219,7 +229,6 @@ def _captured(function: Callable[..., Any]) -> Mapping[str, Any]:
 def _pickles(value: Any) -> bool:
     try:
         cloudpickle.dumps(value)
-    except Exception:  # the question is whether it does
+    except Exception:  # noqa: BLE001 - the question is whether it does
         return False
     return True
-

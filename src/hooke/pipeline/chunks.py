@@ -20,6 +20,9 @@ GROWTH = 8
 WORTH_ORDERING_S = 0.05
 """Items shorter than this are not worth running one by one for the sake of their order."""
 
+LOOK_AHEAD = 64
+"""How many long items that are not ready a choice looks past."""
+
 
 class ChunkSizer:
     """Sizes the chunks of one map from what was measured of it."""
@@ -30,7 +33,7 @@ class ChunkSizer:
         self._items = 0
         self._seconds = 0.0
         self._largest = 0
-        self._order: list[int] | None = None
+        self._order: list[int] | None = None  # the longest last
 
     def measured(self, items: int, seconds: float) -> None:
         """Note that `items` items took `seconds`."""
@@ -53,13 +56,11 @@ class ChunkSizer:
         Longer items that are not ready now (done, running, or waiting) are passed for good: they run
         in the ordinary order, so that a choice costs nothing on average.
         """
-        if not expected_s:
-            return None
         if self._order is None:
             known = [item for item, seconds in expected_s.items() if seconds >= WORTH_ORDERING_S]
-            self._order = sorted(known, key=lambda item: (-expected_s[item], item))
-        for at, item in enumerate(self._order):
+            self._order = sorted(known, key=lambda item: (expected_s[item], -item))
+        for _ in range(min(LOOK_AHEAD, len(self._order))):
+            item = self._order.pop()
             if ready.contains(item, item + 1):
-                del self._order[: at + 1]
                 return item
         return None

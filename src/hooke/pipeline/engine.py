@@ -84,6 +84,8 @@ class EngineContext:
     store: Store
     logs: Path
     clock: Clock
+    secret: bytes | None = None
+    """What workers open the store with, where it is shared."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
 

@@ -75,7 +75,7 @@ class Worker:
             self._perform(work, outcome)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a task may raise anything, SystemExit included
+        except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit included
             outcome.error = error
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 

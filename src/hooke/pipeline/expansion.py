@@ -9,7 +9,7 @@ from typing import Any
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
 from hooke.journal.events import MapExpanded
-from hooke.keys.items import fingerprint_items
+from hooke.keys.value import fingerprint_items
 from hooke.store.store import Store
 
 __all__ = ["BLOCK", "Expansion", "expand"]

@@ -27,7 +27,8 @@ def failure_of(error: BaseException, *, arguments: str) -> Failure:
         traceback=user_traceback(error),
         arguments=arguments,
         mend=error.mend if isinstance(error, HookeError) else "",
-        retryable=not isinstance(error, Permanent) and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
+        retryable=not isinstance(error, Permanent)
+        and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
         delay_s=error.delay_s if isinstance(error, Temporary) else None,
         pickled=_pickled(error),
     )
@@ -46,7 +47,11 @@ def _message(error: BaseException) -> str:
 
 def _type_name(error: BaseException) -> str:
     cls = type(error)
-    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+    return (
+        cls.__qualname__
+        if cls.__module__ in ("builtins", "__main__")
+        else f"{cls.__module__}.{cls.__qualname__}"
+    )
 
 
 def user_traceback(error: BaseException) -> str:
@@ -73,7 +78,7 @@ def _pickled(error: BaseException) -> bytes | None:
 
         data: bytes = cloudpickle.dumps(error)
         pickle.loads(data)
-    except Exception:  # whatever a user's __reduce__ raises
+    except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises
         return None
     return data if len(data) <= _LARGEST_PICKLE else None
 

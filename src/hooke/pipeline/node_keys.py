@@ -13,8 +13,7 @@ from typing import Any
 
 from hooke.keys.code import CodePrint, fingerprint_code
 from hooke.keys.combine import combine
-from hooke.keys.items import fingerprint_items
-from hooke.keys.value import fingerprint_value
+from hooke.keys.value import fingerprint_items, fingerprint_value
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import MapPromise, Promise
 
@@ -86,7 +85,9 @@ class GraphKeys:
             name: fingerprint_value(value, where=f"{node.task.name}: {name}", leaf=self.of)
             for name, value in node.arguments.items()
         }
-        recipe = combine(node.kind, code.key, *(part for name in sorted(inputs) for part in (name, inputs[name])))
+        recipe = combine(
+            node.kind, code.key, *(part for name in sorted(inputs) for part in (name, inputs[name]))
+        )
         if not node.task.resources.cache:
             # Nothing that follows from it may be taken from another run, so the run is part of the recipe.
             recipe = combine("uncached", recipe, self._run, node.id)
@@ -96,7 +97,9 @@ class GraphKeys:
         if items is not None:
             self._items[node.id] = items
         columns = self._column_keys(node)
-        return NodeKey(key=combine("map", recipe, *columns.values()), recipe=recipe, code=code, inputs=inputs | columns)
+        return NodeKey(
+            key=combine("map", recipe, *columns.values()), recipe=recipe, code=code, inputs=inputs | columns
+        )
 
     def _code_of(self, node: Node) -> CodePrint:
         identity = id(node.task)
@@ -109,7 +112,8 @@ class GraphKeys:
         if (items := self._items.get(node.id)) is not None:
             return {"items": combine("items", items)}
         return {
-            name: self.of(column) or fingerprint_value(column, where=f"{node.task.name}.map: {name}", leaf=self.of)
+            name: self.of(column)
+            or fingerprint_value(column, where=f"{node.task.name}.map: {name}", leaf=self.of)
             for name, column in zip(node.columns, node.iterables, strict=True)
         }
 
@@ -121,7 +125,8 @@ class GraphKeys:
         if all(isinstance(column, MapPromise) for column in node.iterables):
             return _chained(recipe, [column for column in columns if isinstance(column, bytes)])
         rows = zip(*(_rows(column) for column in columns if column is not None), strict=True)
-        return fingerprint_items(rows, label=recipe, leaf=self._leaf)
+        leaf = self._leaf if node.uses else None  # asking for each of a million numbers would double the time
+        return fingerprint_items(rows, label=recipe, leaf=leaf)
 
     def _elements(self, column: Any) -> Sequence[Any] | bytes | None:
         return self.items(column.node) if isinstance(column, MapPromise) else column

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hooke.base.intervals import Segment, SegmentMap
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -14,7 +15,6 @@ from hooke.journal.events import (
     MapExpanded,
     NodePlanned,
 )
-from hooke.base.intervals import Segment, SegmentMap
 
 __all__ = ["Known", "Recovered", "recover"]
 
@@ -34,10 +34,6 @@ class Recovered:
     known: dict[str, Known] = field(default_factory=dict)
     next_attempt: int = 1
 
-    def pop(self, key: str) -> Known | None:
-        """What is known of a node, once: the caller says it to the run state and the journal."""
-        return self.known.pop(key, None)
-
 
 def recover(events: Iterable[Event]) -> Recovered:
     """Fold a driver's journal. Nodes are matched by key, since an edit may have renumbered them."""
@@ -45,14 +41,17 @@ def recover(events: Iterable[Event]) -> Recovered:
     done: dict[str, SegmentMap] = {}
     keys: dict[int, str] = {}
     for event in events:
+        if isinstance(event, AttemptStarted | AttemptFinished | AttemptFailed):
+            recovered.next_attempt = max(recovered.next_attempt, event.attempt + 1)
         match event:
             case NodePlanned():
                 keys[event.node] = event.key
-            case AttemptStarted():
-                recovered.next_attempt = max(recovered.next_attempt, event.attempt + 1)
             case MapExpanded():
                 recovered.known.setdefault(keys[event.node], Known()).expansion = event
-            case AttemptFinished() if event.hi > event.lo:
+            case AttemptFinished(expanded=MapExpanded() as expansion):
+                # The driver may have died before it said the expansion by itself.
+                recovered.known.setdefault(keys[event.node], Known()).expansion = expansion
+            case AttemptFinished():
                 _note(done, keys[event.node], event.lo, event.hi, event)
             case AttemptFailed() if event.ref is not None:
                 _note(done, keys[event.node], event.lo, event.lo + event.done, event)
@@ -66,7 +65,11 @@ def recover(events: Iterable[Event]) -> Recovered:
 
 
 def _note(
-    done: dict[str, SegmentMap], key: str, lo: int, hi: int, event: AttemptFinished | AttemptFailed | ItemsFound
+    done: dict[str, SegmentMap],
+    key: str,
+    lo: int,
+    hi: int,
+    event: AttemptFinished | AttemptFailed | ItemsFound,
 ) -> None:
     assert event.ref is not None
     segments = done.setdefault(key, SegmentMap())

@@ -9,6 +9,9 @@ __all__ = ["retry_delay"]
 BASE_S = 0.1
 LONGEST_S = 60.0
 
+_DOUBLINGS = 10
+"""By then the longest wait is reached, and a float's range is not."""
+
 
 def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: float | None = None) -> float:
     """Seconds to wait after the `failures`-th failure: 0.1 s doubled each time, at most 60 s, jittered by +-50 %.
@@ -17,6 +20,6 @@ def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: flo
     """
     if asked_s is not None:
         return asked_s
-    wait = min(LONGEST_S, BASE_S * 2.0 ** (failures - 1))
+    wait = min(LONGEST_S, BASE_S * 2.0 ** min(failures - 1, _DOUBLINGS))
     draw = zlib.crc32(repr((seed, failures, salt)).encode()) / 2**32
     return wait * (0.5 + draw)

@@ -57,7 +57,11 @@ class _Running:
 
 @dataclass(slots=True)
 class NodeState:
-    """Where a node stands. `open` holds the items that may start now; running and delayed items are in neither set."""
+    """Where a node stands. `done`, `taken` and `open` share no item.
+
+    `open` holds the items that may start now, `taken` those that run or wait for their next try, `alone`
+    those that go one to an attempt: suspects of a death, and items that failed before.
+    """
 
     node: Node
     plan: Plan
@@ -101,7 +105,7 @@ class RunState:
         self._stop_by: str | None = None
         self._to_look: list[int] = []
         self._held: list[tuple[float, int]] = []
-        self._delayed: list[tuple[float, int, int, int]] = []
+        self._delayed: list[tuple[float, int, int]] = []
         self._announce: list[RetryPlanned] = []
         self._ready: list[tuple[int, int]] = []
         self._queued: set[int] = set()
@@ -158,8 +162,9 @@ class RunState:
             state.expanding = False
             self._judge(state, event, item=-1)
             return
-        good = attempt.lo + event.done
+        good = attempt.lo
         if event.done and event.ref is not None:
+            good += event.done
             self._record(state, attempt.lo, good, event.ref)
         if event.failure.kind in ISOLATED_DEATHS and attempt.hi - good > 1:
             self._isolate(state, good, attempt.hi, event)
@@ -180,10 +185,17 @@ class RunState:
         if not event.failure.retryable or failures > state.plan.retries:
             self.failure = self.failure or event
             return
-        wait = retry_delay(failures, seed=self.seed, salt=(state.node.id, item), asked_s=event.failure.delay_s)
+        wait = retry_delay(
+            failures, seed=self.seed, salt=(state.node.id, item), asked_s=event.failure.delay_s
+        )
         due = event.at + wait
-        heapq.heappush(self._delayed, (due, state.node.id, item, item + 1))
-        reason = f"{event.failure.kind}: {event.failure.message}; try {failures + 1} of {state.plan.retries + 1}"
+        heapq.heappush(self._delayed, (due, state.node.id, item))
+        if item >= 0:
+            state.taken.add(item, item + 1)
+            state.alone.add(item, item + 1)
+        reason = (
+            f"{event.failure.kind}: {event.failure.message}; try {failures + 1} of {state.plan.retries + 1}"
+        )
         self._say(state, item, item + 1, failures + 1, due, reason)
 
     def _isolate(self, state: NodeState, lo: int, hi: int, event: AttemptFailed) -> None:
@@ -231,8 +243,9 @@ class RunState:
         if answer.attempt is not None:
             self._withdraw(state, answer.attempt)
         if answer.held:
-            state.looked = False
-            heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
+            if state.looked:  # else another attempt of this decision has said it
+                state.looked = False
+                heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
             return
         state.looked = True
         if state.complete:
@@ -329,7 +342,7 @@ class RunState:
         if self.failure is not None:
             return effects + ([self._end("failed")] if not self.running else [])
         if not self._unfinished_roots:
-            return [*effects, self._end("finished")]
+            return [*effects, *self._abandon_all(), self._end("finished")]
         self._release(now)
         effects += [Lookup(node) for node in self._to_look]
         self._to_look = []
@@ -337,7 +350,7 @@ class RunState:
 
     def next_due(self) -> float | None:
         """When `decide` must be called again although no event came; None for never."""
-        due = [queue[0][0] for queue in (self._held, self._delayed) if queue]
+        due = [queue[0][0] for queue in (self._held, self._delayed) if queue and self.failure is None]
         for running in self.running.values():
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None:
@@ -349,9 +362,13 @@ class RunState:
         return Finish(status)
 
     def _stop(self) -> list[Effect]:
+        return [*self._abandon_all(), self._end("stopped")]
+
+    def _abandon_all(self) -> list[Effect]:
+        """Give up what still runs: after a stop, or where another process gave the result that it was for."""
         abandoned: list[Effect] = [Abandon(attempt) for attempt in self.running]
         self.running.clear()
-        return [*abandoned, self._end("stopped")]
+        return abandoned
 
     def _expire(self, now: float) -> list[Effect]:
         expired: list[Effect] = []
@@ -365,12 +382,13 @@ class RunState:
         while self._held and self._held[0][0] <= now:
             self._to_look.append(heapq.heappop(self._held)[1])
         while self._delayed and self._delayed[0][0] <= now:
-            _, node, lo, hi = heapq.heappop(self._delayed)
+            _, node, item = heapq.heappop(self._delayed)
             state = self.nodes[node]
-            if lo < 0:
+            if item < 0:
                 self._push(state)
             else:
-                self._open(state, lo, hi)
+                state.taken.remove(item, item + 1)
+                self._open(state, item, item + 1)
 
     def _submit_ready(self) -> list[Effect]:
         effects: list[Effect] = []
@@ -383,11 +401,12 @@ class RunState:
                 continue
             if not self._fits(state.plan):
                 passed.append(entry)
-                state.skips += 1
                 if state.skips > SKIPS_BEFORE_RESERVING * self._capacity.slots:
                     break
                 continue
             state.skips = 0
+            for _, node in passed:
+                self.nodes[node].skips += 1
             effects.append(self._start(state))
             if state.open:
                 heapq.heappush(self._ready, entry)
@@ -423,13 +442,8 @@ class RunState:
         one_by_one = state.plan.timeout_s is not None
         most = 1 if one_by_one else state.sizer.size(state.open.count, self._capacity.slots)
         lo, hi = state.open.first(most)
-        solo = min(self._solo(state, lo, hi), default=hi)
+        solo = next((start for start, _ in state.alone.within(lo, hi)), hi)
         return (lo, solo) if lo < solo else (lo, lo + 1)
-
-    def _solo(self, state: NodeState, lo: int, hi: int) -> list[int]:
-        """Items of `lo..hi` that must run alone: suspects of a death, and items that failed before."""
-        suspects = [start for start, _ in state.alone.within(lo, hi)]
-        return suspects + [item for item in state.failures if lo <= item < hi]
 
     def _fits(self, plan: Plan) -> bool:
         """Whether the resources are free. A task that asks for more than there is gets all there is, alone."""

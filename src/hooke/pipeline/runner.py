@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import compress
 
 from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
+from hooke.base.intervals import Segment
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -66,6 +68,7 @@ class Runner:
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._claims: dict[int, Claim] = {}
         self._submitted: dict[int, Submit] = {}
+        self._recalled: set[int] = set()
 
     def run(self) -> str:
         """Returns the status. Raises what the journal or the store raise; the caller closes the engine."""
@@ -79,9 +82,8 @@ class Runner:
 
     def _turn(self) -> None:
         effects = self._state.decide(self._parts.clock.now())
-        for effect in effects:
-            self._perform(effect)
-        if self._state.status is not None or any(not isinstance(effect, Submit) for effect in effects):
+        under_way = [self._perform(effect) for effect in effects]
+        if self._state.status is not None or not all(under_way):
             return
         by = self._parts.stop_requested()
         if by is not None:
@@ -96,10 +98,11 @@ class Runner:
 
     # -- effects -----------------------------------------------------------------------------------
 
-    def _perform(self, effect: Effect) -> None:
+    def _perform(self, effect: Effect) -> bool:
+        """True where the engine has it now; False where the run state has been told something, or may have been."""
         match effect:
             case Submit():
-                self._submit(effect)
+                return self._submit(effect)
             case Lookup():
                 self._look(effect.node)
                 self._state.apply(Looked(effect.node))
@@ -109,21 +112,27 @@ class Runner:
                 pass
             case _:
                 self._parts.journal.append(effect)
+        return False
 
-    def _submit(self, submit: Submit) -> None:
+    def _submit(self, submit: Submit) -> bool:
         if not self._claim(submit):
-            return
+            return False
         self._submitted[submit.attempt] = submit
         try:
             call = self._calls.make(submit)
         except HookeError as error:
             self._fail(submit, failure_of(error, arguments=self._shown(submit.node)))
-            return
+            return False
         self._parts.engine.submit(call)
+        return True
 
     def _claim(self, submit: Submit) -> bool:
         """Make this node ours before its first attempt. False: another process has or had it, and the attempt is off."""
         node = submit.node
+        if self._state.nodes[node].done.items.within(submit.lo, submit.hi):
+            # Found by the lookup of another attempt, after this one was decided.
+            self._state.apply(Looked(node, attempt=submit.attempt))
+            return False
         if node in self._claims or not self._cached(node):
             return True
         claim = self._parts.store.claim(self._parts.keys[node].key)
@@ -133,6 +142,7 @@ class Runner:
         self._claims[node] = claim
         if self._look(node):
             self._state.apply(Looked(node, attempt=submit.attempt))
+            self._release_done()
             return False
         return True
 
@@ -194,7 +204,9 @@ class Runner:
         self._know(event)
         if self._cached(event.node):
             ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
-            self._parts.store.commit(self._entry(event.node, ref, seconds, key=self._expansion_key(event.node)))
+            self._parts.store.commit(
+                self._entry(event.node, ref, seconds, key=self._expansion_key(event.node))
+            )
 
     def _know(self, event: MapExpanded) -> None:
         assert event.keys is not None
@@ -248,14 +260,33 @@ class Runner:
         return found
 
     def _from_journal(self, node: int) -> bool:
-        known = self._parts.recovered.pop(self._parts.keys[node].key)
-        if known is None:
+        known = self._parts.recovered.known.get(self._parts.keys[node].key)
+        if known is None or node in self._recalled:
             return False
         if known.expansion is not None and self._state.nodes[node].items is None:
-            self._record_expansion(known.expansion, node)
-        for lo, hi, ref, start in known.segments:
-            self._record(self._found(node, lo, hi, ref, start, source="journal"))
-        return bool(known.segments)
+            self._recall_expansion(known.expansion, node)
+        if self._state.nodes[node].items is None:
+            return False  # the list must be read again; another lookup follows
+        self._recalled.add(node)
+        if not self._same_list(node):
+            return False
+        kept = self._parts.store.keep([ref for _, _, ref, _ in known.segments])
+        for segment in compress(known.segments, kept):
+            self._record(self._found(node, segment, source="journal"))
+        return any(kept)
+
+    def _same_list(self, node: int) -> bool:
+        """Whether a map's items are those that the journal numbered, where a list decides what they are."""
+        nodes = self._parts.graph.nodes
+        while not nodes[node].is_dynamic:
+            above = [use.node for use in nodes[node].uses if use.elementwise and nodes[use.node].items is None]
+            if nodes[node].items is not None or not above:
+                return True
+            node = above[0]
+        known = self._parts.recovered.known.get(self._parts.keys[node].key)
+        was = known.expansion.keys if known is not None and known.expansion is not None else None
+        now = self._calls.expansions[node].keys
+        return was is not None and now is not None and was.digest == now.digest
 
     def _from_store(self, node: int) -> bool:
         state = self._state.nodes[node]
@@ -264,7 +295,7 @@ class Runner:
         if state.node.kind == "call":
             entry = self._parts.store.find(self._parts.keys[node].key)
             if entry is not None:
-                self._record(self._found(node, 0, 1, entry.ref, 0, seconds=entry.seconds))
+                self._record(self._found(node, (0, 1, entry.ref, 0), seconds=entry.seconds))
             return entry is not None
         if state.items is None and state.node.is_dynamic:
             self._find_expansion(node)
@@ -278,7 +309,7 @@ class Runner:
         done = self._state.nodes[node].done.items
         for hit in self._parts.store.find_items(self._parts.keys[node].recipe, keys):
             for lo, hi in done.gaps(hit.lo, hit.hi):
-                self._record(self._found(node, lo, hi, hit.ref, hit.start + lo - hit.lo))
+                self._record(self._found(node, (lo, hi, hit.ref, hit.start + lo - hit.lo)))
                 found = True
         return found
 
@@ -287,9 +318,15 @@ class Runner:
         if entry is None:
             return
         items, keys, blocks, block = self._parts.store.get(entry.ref)
-        self._record_expansion(MapExpanded(node=node, items=items, keys=keys, blocks=blocks, block=block), node)
+        self._recall_expansion(
+            MapExpanded(node=node, items=items, keys=keys, blocks=blocks, block=block), node
+        )
 
-    def _record_expansion(self, expansion: MapExpanded, node: int) -> None:
+    def _recall_expansion(self, expansion: MapExpanded, node: int) -> None:
+        """Take a list that was read before, if all of it is still stored."""
+        assert expansion.keys is not None
+        if not all(self._parts.store.keep([expansion.keys, *expansion.blocks])):
+            return
         event = MapExpanded(
             at=self._parts.clock.now(),
             node=node,
@@ -305,8 +342,10 @@ class Runner:
         return combine("expansion", self._parts.keys[node].key)
 
     def _found(
-        self, node: int, lo: int, hi: int, ref: Ref, start: int, *, source: str = "cache", seconds: float = 0.0
+        self, node: int, segment: Segment, *, source: str = "cache", seconds: float = 0.0
     ) -> ItemsFound:
+        lo, hi, ref, start = segment
         now = self._parts.clock.now()
-        return ItemsFound(at=now, node=node, lo=lo, hi=hi, ref=ref, start=start, source=source, seconds=seconds)
-
+        return ItemsFound(
+            at=now, node=node, lo=lo, hi=hi, ref=ref, start=start, source=source, seconds=seconds
+        )

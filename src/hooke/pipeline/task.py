@@ -180,9 +180,20 @@ def task(function: Any = None, /, **options: Any) -> Any:
 
 
 def _declare(function: Any, options: dict[str, Any]) -> Task[..., Any]:
-    descriptor = check_function("task", function)
-    if isinstance(descriptor, Task):
-        descriptor = descriptor.descriptor if not isinstance(descriptor, BoundTask) else descriptor.function
-    function = descriptor.__func__ if isinstance(descriptor, (staticmethod, classmethod)) else descriptor
+    descriptor = _undeclared(function)
+    is_wrapped = isinstance(descriptor, (staticmethod, classmethod))
+    function = check_function("task", descriptor.__func__ if is_wrapped else descriptor)
     name = check_name("task", function, options.get("name"))
     return Task(function, name=name, resources=parse_resources(name, options), descriptor=descriptor)
+
+
+def _undeclared(function: Any) -> Any:
+    """What a task was made of, so that it can be declared again; anything but a task as it is."""
+    if isinstance(function, Task):
+        return function.function if isinstance(function, BoundTask) else function.descriptor
+    if hasattr(type(function), "__hooke_code__"):
+        raise UsageError(
+            f"@task got {function!r}",
+            mend="call it inside another pipeline: its tasks become part of that; or write @task above a plain function",
+        )
+    return function

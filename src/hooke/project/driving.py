@@ -78,9 +78,11 @@ class Driver:
         with ExitStack() as open_things:
             lock = FileLock(folder / "driver.lock")
             if not lock.try_acquire():
-                raise UsageError(f"run {self.run} is being driven by another process", next=f"hooke show {self.run}")
+                raise UsageError(
+                    f"run {self.run} is being driven by another process", next=f"hooke show {self.run}"
+                )
             open_things.callback(lock.release)
-            store = open_things.enter_context(self.project.store())
+            store = self.project.store()
             open_things.enter_context(store.live(self.run))
             recovered = self._recovered()
             journal = open_things.enter_context(
@@ -119,7 +121,11 @@ class Driver:
         self, state: RunState, keys: GraphKeys, store: Store, journal: Journal, recovered: Recovered
     ) -> str:
         context = EngineContext(
-            run=self.run, store=store, logs=self.project.runs.folder(self.run) / "logs", clock=self.clock
+            run=self.run,
+            store=store,
+            secret=self.project.secret(),
+            logs=self.project.runs.folder(self.run) / "logs",
+            clock=self.clock,
         )
         engine = open_engine(self.place, context)
         try:
@@ -178,7 +184,7 @@ class Driver:
             shown=_shown_parameters(order),
             place=order.on,
             workers=parse_workers(order.workers),
-            store=str(store.url),
+            store=store.place,
             folder=os.getcwd(),
             seed=seed,
             pid=os.getpid(),
@@ -197,7 +203,11 @@ class Driver:
                     seen.add(part.digest)
                     journal.append(
                         CodeSeen(
-                            digest=part.digest, name=part.name, kind=part.kind, where=part.where, text=part.text
+                            digest=part.digest,
+                            name=part.name,
+                            kind=part.kind,
+                            where=part.where,
+                            text=part.text,
                         )
                     )
             asked = node.task.resources

@@ -51,9 +51,10 @@ class Project:
         url = settings.url or str(self.data / "store")
         if not urlsplit(url).scheme:
             url = str(self.root / url)
-        return Store.open(url, secret=self._secret())
+        return Store.open(url, secret=self.secret())
 
-    def _secret(self) -> bytes | None:
+    def secret(self) -> bytes | None:
+        """What signs the objects of a shared store; None where hooke.toml names none. Raises ConfigError."""
         name = self.settings.store.secret_file
         if not name:
             return None

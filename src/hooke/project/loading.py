@@ -81,7 +81,7 @@ def _choose(path: Path, name: str, found: dict[str, Pipeline[..., Any]]) -> Pipe
         raise UsageError(f"{path} has no pipeline {name!r}", mend=f"it has: {', '.join(sorted(found))}")
     if len(found) > 1:
         names = ", ".join(sorted(found))
-        raise UsageError(f"{path} has several pipelines: {names}", mend=f"name one: {path}:{sorted(found)[0]}")
+        raise UsageError(f"{path} has several pipelines: {names}", mend=f"name one: {path}:{min(found)}")
     return next(iter(found.values()))
 
 

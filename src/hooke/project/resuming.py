@@ -25,12 +25,14 @@ def resume(project: Project, run: str, *, observers: tuple[Observer, ...] = ()) 
     """
     started, finished = _ends(project, run)
     if project.runs.alive(run):
-        raise UsageError(f"run {run} is running (process {started.pid} on {started.host})", next=f"hooke show {run}")
+        raise UsageError(
+            f"run {run} is running (process {started.pid} on {started.host})", next=f"hooke show {run}"
+        )
     if finished is not None and finished.status == "finished":
         return None
-    with project.store() as store:
-        pipeline = _pipeline(started, store)
-        args, params = _arguments(started, store)
+    store = project.store()
+    pipeline = _pipeline(started, store)
+    args, params = _arguments(started, store)
     order = Order(
         pipeline=pipeline,
         args=args,

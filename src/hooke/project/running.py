@@ -105,8 +105,8 @@ class Run:
             if self._thread.is_alive():
                 raise TimeoutError(f"run {self.id} goes on after {timeout} s")
         self.check()
-        with self.project.store() as store:
-            return unpack(store.get(output_ref(self.folder)), store)
+        store = self.project.store()
+        return unpack(store.get(output_ref(self.folder)), store)
 
     def check(self) -> None:
         """Raise what ended the run, if it did not finish."""

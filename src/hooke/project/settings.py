@@ -68,7 +68,9 @@ def read_settings(folder: Path) -> Settings:
     return Settings(
         store=_store(path, table.get("store", {})),
         journal=_section(path, "journal", table.get("journal", {}), JournalSettings),
-        places={name: _section(path, f"places.{name}", values, PlaceSettings) for name, values in places.items()},
+        places={
+            name: _section(path, f"places.{name}", values, PlaceSettings) for name, values in places.items()
+        },
     )
 
 

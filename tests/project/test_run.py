@@ -1,0 +1,242 @@
+"""Whole runs on both embedded engines: results, cache, failures, resume."""
+
+import pytest
+
+from hooke.base.errors import EnvironmentMismatch, NotPicklable, TimedOut, UserError, WorkerDied
+from hooke.journal.events import AttemptStarted, ItemsFound, RetryPlanned
+
+ENGINES = ("serial", "local:2")
+
+ARITHMETIC = """
+    from hooke import task, pipeline
+
+    FACTOR = 3
+
+    def scale(x):
+        return x * FACTOR
+
+    @task
+    def double(x: int) -> int:
+        return 2 * x
+
+    @task
+    def scaled(x: int) -> int:
+        return scale(x)
+
+    @task
+    def total(xs: list[int], bonus: int = 0) -> int:
+        return sum(xs) + bonus
+
+    @task
+    def numbers(n: int) -> list[int]:
+        return list(range(n))
+
+    @pipeline
+    def job(n: int = 4, bonus: int = 1):
+        doubled = double.map(range(n))
+        both = scaled.map(doubled)
+        return {"total": total(both, bonus), "first": doubled[0], "last": both[-1], "n": n}
+
+    @pipeline
+    def dynamic(n: int = 5):
+        found = numbers(n)
+        return total(scaled.map(double.map(found)))
+"""
+
+
+@pytest.mark.parametrize("on", ENGINES)
+def test_results_equal_plain_calls(workshop, on):
+    workshop.write(ARITHMETIC)
+    run = workshop.run(on=on, name="job", n=6)
+    assert run.status == "finished"
+    assert run.result() == {"total": sum(6 * i for i in range(6)) + 1, "first": 0, "last": 30, "n": 6}
+
+
+@pytest.mark.parametrize("on", ENGINES)
+def test_dynamic_map(workshop, on):
+    workshop.write(ARITHMETIC)
+    assert workshop.run(on=on, name="dynamic", n=7).result() == sum(6 * i for i in range(7))
+    assert workshop.run(on=on, name="dynamic", n=0).result() == 0
+
+
+def test_second_run_is_cached_and_looks_up_only_what_is_asked(workshop):
+    workshop.write(ARITHMETIC)
+    first = workshop.run(name="dynamic", n=7)
+    second = workshop.run(name="dynamic", n=7)
+    assert second.result() == first.result()
+    assert workshop.ran(second) == {}
+    found = [event for event in second.journal if isinstance(event, ItemsFound)]
+    assert len(found) == 1, "the last task's result alone is looked up"
+
+
+def test_one_more_item_reruns_one_item(workshop):
+    workshop.write(ARITHMETIC)
+    workshop.run(name="job", n=6)
+    assert workshop.ran(workshop.run(name="job", n=7)) == {"double": 1, "scaled": 1, "total": 1}
+    workshop.run(name="dynamic", n=7)
+    assert workshop.ran(workshop.run(name="dynamic", n=8)) == {"numbers": 1, "double": 1, "scaled": 1, "total": 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reran"),
+    [
+        ("FACTOR = 3", "FACTOR = 4", {"scaled": 4, "total": 1}),
+        ("return x * FACTOR", "return x * FACTOR + 1", {"scaled": 4, "total": 1}),
+        ("bonus: int = 0", "bonus: int = 5", {"total": 1}),
+        ("FACTOR = 3", "FACTOR = 3  # three", {}),
+    ],
+)
+def test_an_edit_reruns_what_it_touches(workshop, old, new, reran):
+    workshop.write(ARITHMETIC)
+    workshop.run(name="job")
+    workshop.edit(old, new)
+    assert workshop.ran(workshop.run(name="job")) == reran
+
+
+FAILING = """
+    import os, signal, time
+    from hooke import task, pipeline
+    from hooke.base.errors import Temporary, Permanent
+
+    def deep(x):
+        return deeper(x)
+
+    def deeper(x):
+        return {}["key"] if x == 3 else x
+
+    @task
+    def fails(x: int) -> int:
+        print("working on", x)
+        return deep(x)
+
+    @task(retries=2)
+    def flaky(folder: str) -> int:
+        with open(folder + "/tries", "a") as file:
+            file.write("x")
+        if len(open(folder + "/tries").read()) < 3:
+            raise Temporary("not yet", delay_s=0.01)
+        return 1
+
+    @task(retries=5)
+    def hopeless() -> int:
+        raise Permanent("never")
+
+    @task
+    def killed() -> int:
+        print("about to die", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @task
+    def leaves() -> int:
+        os._exit(7)
+
+    @task(timeout=0.3)
+    def slow() -> int:
+        time.sleep(60)
+
+    @pipeline
+    def one(x: int = 3): return fails(x)
+    @pipeline
+    def many(): return fails.map(range(6))
+    @pipeline
+    def again(folder: str): return flaky(folder)
+    @pipeline
+    def never(): return hopeless()
+    @pipeline
+    def dies(): return killed()
+    @pipeline
+    def exits(): return leaves()
+    @pipeline
+    def sleeps(): return slow()
+"""
+
+
+@pytest.mark.parametrize("on", ENGINES)
+def test_a_users_error(workshop, on):
+    workshop.write(FAILING)
+    run = workshop.run(on=on, name="one")
+    assert run.status == "failed"
+    with pytest.raises(UserError) as caught:
+        run.result()
+    assert isinstance(caught.value.__cause__, KeyError)
+    text = str(caught.value)
+    assert "fails(x=3)" in text and "KeyError" in text and "deeper" in text
+    assert "working on 3" in text
+    assert "hooke/pipeline" not in text
+    assert f"hooke logs {run.id} fails" in text
+
+
+@pytest.mark.parametrize("on", ENGINES)
+def test_a_failed_item_keeps_its_neighbours(workshop, on):
+    workshop.write(FAILING)
+    run = workshop.run(on=on, name="many")
+    (row,) = run.tasks()
+    assert row.failed == 1 and row.done >= 3
+
+
+@pytest.mark.parametrize("on", ENGINES)
+def test_retries_are_counted_and_said(workshop, on, tmp_path):
+    workshop.write(FAILING)
+    run = workshop.run(on=on, name="again", folder=str(tmp_path))
+    assert run.result() == 1
+    said = [event for event in run.journal if isinstance(event, RetryPlanned)]
+    assert [event.number for event in said] == [2, 3]
+    assert "not yet" in said[0].reason
+
+
+def test_permanent_is_not_tried_again(workshop):
+    workshop.write(FAILING)
+    run = workshop.run(name="never")
+    assert sum(isinstance(event, AttemptStarted) for event in run.journal) == 1
+
+
+def test_a_killed_worker_is_named(workshop):
+    workshop.write(FAILING)
+    with pytest.raises(WorkerDied) as caught:
+        workshop.run(on="local:1", name="dies").result()
+    assert "SIGKILL" in str(caught.value) and "about to die" in str(caught.value)
+    with pytest.raises(WorkerDied) as caught:
+        workshop.run(on="local:1", name="exits").result()
+    assert "exit code 7" in str(caught.value)
+
+
+def test_a_timeout_ends_the_worker(workshop):
+    workshop.write(FAILING)
+    with pytest.raises(TimedOut, match=r"0\.3 s"):
+        workshop.run(on="local:1", name="sleeps").result()
+
+
+CAPTURING = """
+    import threading
+    from hooke import task, pipeline
+
+    def make(lock):
+        @task
+        def guarded(x: int) -> int:
+            with lock:
+                return x
+        return guarded
+
+    guarded = make({lock})
+
+    @pipeline
+    def job(): return guarded(1)
+"""
+
+
+def test_an_unpicklable_capture_is_named(workshop):
+    workshop.write(CAPTURING.replace("{lock}", "open(__file__)"))
+    with pytest.raises(NotPicklable, match="lock"):
+        workshop.run(on="local:1", name="job").result()
+
+
+def test_a_global_set_by_the_script_is_refused(workshop):
+    workshop.write(ARITHMETIC)
+    from hooke.project.loading import load_entry
+
+    load_entry(f"{workshop.file}:job")
+    import sys
+
+    sys.modules[workshop.file.stem].FACTOR = 10
+    with pytest.raises(EnvironmentMismatch, match="FACTOR"):
+        workshop.run(on="local:1", name="job").result()
