@@ -42,11 +42,14 @@ class Backend(Protocol):
     Names are of letters, digits, `.`, `-`, `_` and `/`. What lies under `objects/` is never rewritten with other
     bytes, so a backend may keep copies of it near. A name is *used* when it is written and when it is touched.
     All methods are safe to call from any thread and any process at once.
-    `place` names the place in messages. `near` is a folder of this host for notes about what was read (None: nowhere).
     """
 
     place: str
+    """Where it is, for messages."""
     near: Path | None
+    """A folder for notes about what this host has read; None: nowhere."""
+    notes_use: bool
+    """Whether `touch` makes a name used. Where it does not, nothing is evicted while any run is live."""
 
     def write(self, fill: Fill, *, size: int = 0, exclusive: bool = False) -> bytes | None:
         """Store what `fill` writes under the name that it returns; returns the new stamp.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from hooke.base.clock import Clock
 from hooke.base.forks import on_fork
 
-__all__ = ["Claim", "Claims", "FileClaims"]
+__all__ = ["Claim", "Claims", "FileClaims", "MemoryClaims"]
 
 
 class Claim(Protocol):
@@ -100,10 +103,8 @@ class _FileClaim:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             # While it is locked still: whoever opens the old file now finds that it lost its name.
-            try:
+            with suppress(FileNotFoundError):  # the whole folder was deleted
                 os.unlink(self._path)
-            except FileNotFoundError:
-                pass  # the whole folder was deleted
             os.close(fd)
 
     def after_fork(self) -> None:
@@ -114,6 +115,39 @@ class _FileClaim:
 
     def __del__(self) -> None:
         self.release()
+
+
+class MemoryClaims:
+    """Claims within this process, for stores in memory. All stores on one memory share one of these."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def claim(self, key: str) -> Claim | None:
+        """See Claims."""
+        with self._lock:
+            if key in self._held:
+                return None
+            self._held[key] = self._clock.now()
+        return _MemoryClaim(key, self._held)
+
+    def held(self) -> dict[str, float]:
+        """See Claims."""
+        with self._lock:
+            return dict(self._held)
+
+
+class _MemoryClaim:
+    def __init__(self, key: str, held: dict[str, float]) -> None:
+        self.key = key
+        self._held: dict[str, float] | None = held
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            del held[self.key]
 
 
 def _lock(fd: int) -> bool:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pickle import PickleBuffer
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def _write_blocks(array: np.ndarray[Any, Any], sink: Any) -> None:
     import numpy as np
 
     for block in _blocks(array):
-        sink.write(memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8)))
+        sink.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
 
 
 def _blocks(array: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
@@ -86,7 +86,11 @@ def _blocks(array: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
 def _load_array(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     import numpy as np
 
-    return np.frombuffer(data, dtype=np.uint8).view(dtype).reshape(shape) if len(data) else np.empty(shape, dtype)
+    return (
+        np.frombuffer(data, dtype=np.uint8).view(dtype).reshape(shape)
+        if len(data)
+        else np.empty(shape, dtype)
+    )
 
 
 # -- Arrow --------------------------------------------------------------------------------------------
@@ -112,15 +116,15 @@ def _table_blob(table: pa.Table) -> Blob:
 
 
 def _load_table(data: Any) -> pa.Table:
-    import pyarrow
+    import pyarrow as pa
 
-    return pyarrow.ipc.open_stream(pyarrow.py_buffer(data)).read_all()
+    return pa.ipc.open_stream(pa.py_buffer(data)).read_all()
 
 
 def _load_batch(data: Any) -> pa.RecordBatch:
-    import pyarrow
+    import pyarrow as pa
 
-    return pyarrow.ipc.open_stream(pyarrow.py_buffer(data)).read_next_batch()
+    return pa.ipc.open_stream(pa.py_buffer(data)).read_next_batch()
 
 
 # -- Polars -------------------------------------------------------------------------------------------
@@ -136,9 +140,9 @@ def _reduce_frame(frame: pl.DataFrame, later: Later) -> Any:
     newest = polars.CompatLevel.newest()
 
     def write(sink: Any) -> None:
-        frame.write_ipc_stream(_Raw(sink), compat_level=newest)
+        frame.write_ipc_stream(cast("BinaryIO", _Raw(sink)), compat_level=newest)
 
-    return _load_own_frame, (later(Blob(frame.estimated_size(), write)),)
+    return _load_own_frame, (later(Blob(int(frame.estimated_size()), write)),)
 
 
 def _reduce_series(series: pl.Series, later: Later) -> Any:
@@ -154,23 +158,23 @@ def _as_table(frame: pl.DataFrame) -> pa.Table | None:
     try:
         table = frame.to_arrow(compat_level=polars.CompatLevel.newest())
         back = polars.from_arrow(table.schema.empty_table())
-    except Exception:  # each library has its own errors for a type that it does not know
+    except Exception:  # noqa: BLE001 each library has its own errors for a type that it does not know
         return None
     return table if back.schema == frame.schema else None
 
 
 def _load_frame(data: Any) -> pl.DataFrame:
-    import polars
+    import polars as pl
 
     if "pyarrow" not in sys.modules and (len(data) <= _SMALL_FRAME or not _installed("pyarrow")):
-        return polars.read_ipc_stream(io.BytesIO(data))
-    return polars.from_arrow(_load_table(data), rechunk=False)
+        return pl.read_ipc_stream(io.BytesIO(data))
+    return cast("pl.DataFrame", pl.from_arrow(_load_table(data), rechunk=False))
 
 
 def _load_own_frame(data: Any) -> pl.DataFrame:
-    import polars
+    import polars as pl
 
-    return polars.read_ipc_stream(io.BytesIO(data))
+    return pl.read_ipc_stream(io.BytesIO(data))
 
 
 def _load_series(name: str, load: Callable[[Any], pl.DataFrame], args: tuple[Any, ...]) -> pl.Series:

@@ -59,7 +59,9 @@ class Columns:
             return parts[0]
         offsets = np.cumsum([0, *(len(part.entries) for part in parts)])
         entries = [entry for part in parts for entry in part.entries]
-        number = np.concatenate([part.entry + np.uint32(offset) for part, offset in zip(parts, offsets, strict=False)])
+        number = np.concatenate(
+            [part.entry + np.uint32(offset) for part, offset in zip(parts, offsets, strict=False)]
+        )
         # Renumbered by age, so that of equal keys the last after a stable sort is the youngest.
         by_age = sorted(range(len(entries)), key=lambda at: entries[at].at)
         rank = np.empty(len(entries), np.uint32)

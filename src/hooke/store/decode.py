@@ -16,4 +16,3 @@ def load(layout: Layout) -> Any:
     Raises whatever its unpickling raises: ModuleNotFoundError where a class's module is missing, for one.
     """
     return pickle.loads(layout.stream, buffers=[buffer.toreadonly() for buffer in layout.buffers])
-

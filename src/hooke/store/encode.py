@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import cloudpickle
 from blake3 import blake3
 
 from hooke.store import layout
+from hooke.store.backend import Sink
 from hooke.store.codecs import Blob, reduce_known
+from hooke.store.main_classes import reduce_class
 
-__all__ = ["Encoded", "Sink", "encode"]
+__all__ = ["Encoded", "encode"]
 
 _BLOCK = 1 << 20
 """Bytes hashed and written at a time: they stay in the processor's cache in between."""
@@ -20,14 +22,6 @@ _PLAIN = (int, float, bool, str, bytes, type(None))
 """Types (with no subclass of them) that need nothing but the standard pickler."""
 
 Buffer: TypeAlias = memoryview | Blob
-
-
-class Sink(Protocol):
-    """Where bytes go."""
-
-    def write(self, data: bytes | memoryview, /) -> Any:
-        """Take all of `data`, or raise OSError."""
-        ...
 
 
 class Encoded:
@@ -87,7 +81,10 @@ class _Pickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         reduced = reduce_known(obj, self._later)
-        return super().reducer_override(obj) if reduced is NotImplemented else reduced
+        if reduced is not NotImplemented:
+            return reduced
+        reduced = super().reducer_override(obj)
+        return reduce_class(obj, reduced) if isinstance(obj, type) and isinstance(reduced, tuple) else reduced
 
     def _later(self, blob: Blob) -> pickle.PickleBuffer:
         # Stands in the stream for bytes that exist only once they are written.

@@ -80,7 +80,11 @@ class Records:
         return None
 
     def _sum(self, name: str, content: bytes | memoryview) -> bytes:
-        return blake3(name.encode() + b"\0", key=self._secret).update(content).digest()
+        return _hasher(self._secret).update(name.encode() + b"\0").update(content).digest()
+
+
+def _hasher(secret: bytes | None) -> blake3:
+    return blake3(key=secret) if secret is not None else blake3()
 
 
 def _unsigned(name: str, place: str) -> StoreError:

@@ -117,4 +117,3 @@ class Items:
         names = {entry.ref.digest: name_of(entry.ref.digest) for entry in entries if entry.ref.inline is None}
         there = dict(zip(names, self._backend.touch(list(names.values())), strict=True))
         return [not there.get(entry.ref.digest, True) for entry in entries]
-

@@ -126,7 +126,9 @@ def _check_header(head: bytes) -> None:
     magic, version, flags, zero = _HEAD.unpack(head)
     if magic != _MAGIC:
         raise Damaged(f"expected the mark {_MAGIC!r} at its start, found {magic!r}")
-    raise Damaged(f"expected format version {VERSION} without flags, found version {version}, flags {flags}, {zero}")
+    raise Damaged(
+        f"expected format version {VERSION} without flags, found version {version}, flags {flags}, {zero}"
+    )
 
 
 def _buffers(data: memoryview, table: int, count: int) -> list[memoryview]:

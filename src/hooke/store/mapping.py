@@ -20,13 +20,22 @@ def map_file(fd: int, size: int) -> memoryview:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong)
+    libc.mmap.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_longlong,
+    )
     address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
     if address == _FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     memory = (ctypes.c_ubyte * size).from_address(address)
-    weakref.finalize(memory, _unmap, address, size).atexit = False
+    finalizer = weakref.finalize(memory, _unmap, address, size)
+    # Arrays may be read by others' exit handlers still.
+    setattr(finalizer, "atexit", False)  # noqa: B010 the type stubs know it as read-only
     return memoryview(memory).cast("B").toreadonly()
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from blake3 import blake3
-
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, Sink, View

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from hooke.base.files import write_all
@@ -39,10 +40,8 @@ class Seen:
         self._known.add(note)
         if self._path is None or len(note) != _RECORD:
             return
-        try:
+        with suppress(OSError):
             self._append(note)
-        except OSError:
-            pass
 
     def _append(self, note: bytes) -> None:
         assert self._path is not None

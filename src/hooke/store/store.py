@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import msgspec
@@ -14,7 +17,7 @@ from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend
-from hooke.store.claims import Claim, Claims
+from hooke.store.claims import Claim, Claims, MemoryClaims
 from hooke.store.entries import Entry, Hit, Records
 from hooke.store.items import Items
 from hooke.store.objects import Objects, name_of
@@ -28,35 +31,46 @@ _decoder = msgspec.msgpack.Decoder(Entry)
 class Store:
     """Objects, and entries that say which recipe key has which object. Safe to use from any thread and process at once.
 
-    Made by `Store.open`; the constructor takes the parts, for simulations and tests. `secret` is 32 bytes.
+    Made by `Store.open`; the constructor takes the parts, for simulations and tests: `Store(MemoryBackend())`.
+    `secret` is 32 bytes; claims are within the process unless given.
     """
 
     def __init__(
         self,
         backend: Backend,
         *,
-        claims: Claims,
-        live: Claims,
+        claims: Claims | None = None,
+        live: Claims | None = None,
         secret: bytes | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._backend = backend
-        self._claims = claims
-        self._live = live
         self._clock = clock or SystemClock()
+        self._claims = claims or MemoryClaims(self._clock)
+        self._live = live or MemoryClaims(self._clock)
         self._objects = Objects(backend, secret)
         self._records = Records(backend, secret)
         self._items = Items(backend, self._records)
 
     @staticmethod
-    def open(url: str | PathLike[str], *, secret: bytes | None = None) -> Store:
+    def open(
+        url: str | PathLike[str],
+        *,
+        secret: bytes | None = None,
+        near: str | PathLike[str] | None = None,
+        clock: Clock | None = None,
+    ) -> Store:
         """The store at `url`: a folder (made when something is first written), or an fsspec URL such as `s3://bucket/x`.
 
         With `secret` (16 bytes or more) all that is written is signed, and only what is signed with it is opened.
+        `near` is where copies of a remote store's objects are kept, to be mapped: a folder of one's own, by default
+        `hooke-<user id>` in the folder for temporary files.
         Raises UsageError for a URL without a secret (others can write there, and objects can hold code), MissingExtra.
         """
-        place = open_place(url, secret)
-        return Store(place.backend, claims=place.claims, live=place.live, secret=_derived(secret))
+        clock, derived = clock or SystemClock(), _derived(secret)
+        folder = Path(near) if near is not None else Path(gettempdir()) / f"hooke-{os.getuid()}"
+        place = open_place(url, secret=derived, near=folder, clock=clock)
+        return Store(place.backend, claims=place.claims, live=place.live, secret=derived, clock=clock)
 
     @property
     def place(self) -> str:
@@ -109,13 +123,17 @@ class Store:
         """
         return self._items.find(recipe, keys)
 
-    def commit_items(self, recipe: str, keys: bytes, ref: Ref, *, task: str, run: str, seconds: float) -> None:
+    def commit_items(
+        self, recipe: str, keys: bytes, ref: Ref, *, task: str, run: str, seconds: float
+    ) -> None:
         """Let `find_items` find that element i of the stored list `ref` has key `keys[16 * i : 16 * i + 16]`.
 
         `seconds` is what all of them took. Raises StoreFull.
         """
         at, items = self._clock.now(), len(keys) // 16
-        self._items.commit(Entry(key=recipe, ref=ref, task=task, run=run, seconds=seconds, at=at, items=items), keys)
+        self._items.commit(
+            Entry(key=recipe, ref=ref, task=task, run=run, seconds=seconds, at=at, items=items), keys
+        )
 
     def claim(self, key: str) -> Claim | None:
         """Make `key` ours to compute; None, at once, while another process, thread or store has it.
@@ -134,7 +152,12 @@ class Store:
         """
         claim = self._live.claim(run)
         if claim is None:
-            raise StoreError(f"the run {run} is live already", where=self.place, mend="wait for it, or stop it", next=f"hooke stop {run}")
+            raise StoreError(
+                f"the run {run} is live already",
+                where=self.place,
+                mend="wait for it, or stop it",
+                next=f"hooke stop {run}",
+            )
         try:
             yield
         finally:
@@ -151,7 +174,7 @@ class Store:
     def remove(self, key: str) -> bool:
         """Forget the result, or all items, of a recipe; returns whether there were any. Objects stay until `gc`."""
         names = [_entry_name(key), *(stored.name for stored in self._backend.list(f"items/{key}/"))]
-        return any([self._backend.remove(name) for name in names])
+        return sum(self._backend.remove(name) for name in names) > 0
 
 
 def _entry_name(key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from hooke.base.errors import StoreError
@@ -42,7 +43,7 @@ def guilty_part(value: Any) -> tuple[str, Any]:
 def _encodes(value: Any) -> bool:
     try:
         encode(value)
-    except Exception:  # whatever a user's __reduce__ raises
+    except Exception:  # noqa: BLE001 whatever a user's __reduce__ raises
         return False
     return True
 
@@ -52,7 +53,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         for key, child in value.items():
             yield f"[{key!r}]", child
         yield from ((f".keys()[{at}]", key) for at, key in enumerate(value))
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, (list, tuple, set, frozenset)):
         yield from ((f"[{at}]", child) for at, child in enumerate(value))
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from ((f".{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value))
@@ -64,7 +65,8 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     cells = getattr(value, "__closure__", None) or ()
     names = getattr(getattr(value, "__code__", None), "co_freevars", ())
     for name, cell in zip(names, cells, strict=False):
-        yield f".<closure {name}>", cell.cell_contents
+        with suppress(ValueError):  # an empty cell
+            yield f".<closure {name}>", cell.cell_contents
     if isinstance(value, type) or not isinstance(getattr(value, "__dict__", None), dict):
         return
     yield from ((f".{name}", child) for name, child in vars(value).items())

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hooke.base.errors import StoreFull
@@ -31,6 +32,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class FolderBackend:
     """Files in a folder: written beside, renamed into place, read through a mapping; access times say when they were used."""
 
+    notes_use = True
+
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).absolute()
         self.place = str(self.root)
@@ -45,7 +48,7 @@ class FolderBackend:
         sink = _FileSink(self._temporary())
         try:
             name = sink.take(fill)
-            published = self._publish(sink.path, self._prefix + name, exclusive)
+            published = self._publish(sink.path, self._prefix + name, exclusive=exclusive)
         except BaseException as error:
             _unlink(sink.path)
             if _is_full(error):
@@ -54,7 +57,7 @@ class FolderBackend:
         self._settler.mark(self._prefix + name)
         return sink.stamp if published else None
 
-    def read(self, name: str, *, fresh: bool = False) -> View | None:
+    def read(self, name: str, *, fresh: bool = False) -> View | None:  # noqa: ARG002 the protocol's
         """See Backend. `fresh` makes no difference: there is no copy."""
         try:
             fd = os.open(self._prefix + name, os.O_RDONLY | os.O_CLOEXEC)
@@ -129,12 +132,14 @@ class FolderBackend:
         if _used(os.stat(hidden)) < unused_since:
             os.unlink(hidden)
             return True
-        try:
+        with suppress(FileExistsError):  # written again meanwhile
             os.link(hidden, path)
-        except FileExistsError:
-            pass  # written again meanwhile
         os.unlink(hidden)
         return False
+
+    def path(self, name: str) -> str:
+        """The file of `name`."""
+        return self._prefix + name
 
     def sync(self) -> None:
         """Make what was written hold through a power loss, now."""
@@ -146,7 +151,7 @@ class FolderBackend:
         # Host, process and thread apart, with a count that goes on in a forked child under another pid.
         return f"{self._prefix}tmp/{os.uname().nodename}-{os.getpid()}-{threading.get_ident():x}-{next(self._count)}"
 
-    def _publish(self, temporary: str, path: str, exclusive: bool) -> bool:
+    def _publish(self, temporary: str, path: str, *, exclusive: bool) -> bool:
         if not exclusive:
             _rename(temporary, path)
             return True
@@ -233,8 +238,5 @@ def _rename(old: str, new: str) -> None:
 
 
 def _unlink(path: str) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
-
