@@ -138,7 +138,8 @@ sys.stdin.read()
     parent.communicate()
     try:
         os.kill(child, 0)
-        assert lock.try_acquire()
+        # The child may not have run a line yet.
+        assert wait_for(lock.try_acquire)
     finally:
         os.kill(child, signal.SIGKILL)
         lock.release()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from tests.journal.histories import call_event, small_events
 
@@ -115,3 +117,22 @@ def test_a_marker_within_a_payload_does_not_confuse(tmp_path):
             journal.append(strange)
         journal.append(StopRequested(at=2.0, by="x"))
     assert len(read(tmp_path)[0].events) == 4
+
+
+def test_a_writer_that_cuts_and_writes_anew_while_it_is_read_is_not_called_damaged(
+    tmp_path, whole, ends, monkeypatch
+):
+    """The first read sees half an old record and half a new one; what lies on the disk is whole."""
+    (tmp_path / "driver.journal").write_bytes(whole)
+    reads = []
+
+    def torn_read(fd: int, size: int, offset: int) -> bytes:
+        data = pread(fd, size, offset)
+        reads.append(offset)
+        at = ends[1] - offset - 3
+        return data[:at] + b"???" + data[at + 3 :] if len(reads) == 2 else data
+
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", torn_read)
+    assert list(read(tmp_path / "driver.journal")[0].events) == small_events()
+    assert len(reads) >= 3

@@ -141,10 +141,10 @@ journal = Journal.create(Path(sys.argv[1]), "driver")
 journal.append(StopRequested(at=1.0, by="parent"))
 child = os.fork()
 if child == 0:
+    print(os.getpid(), flush=True)
     os.close(1)
     time.sleep(60)
     os._exit(0)
-print(child, flush=True)
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
