@@ -1,5 +1,7 @@
 """Ranges against plain sets and dicts: the state machine plays both and compares them after every move."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +69,7 @@ class IntervalSetMachine(RuleBasedStateMachine):
         assert bool(self.real) == bool(self.model)
         ranges = list(self.real)
         assert all(lo < hi for lo, hi in ranges)
-        assert all(a[1] < b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges))
 
 
 class SegmentMapMachine(RuleBasedStateMachine):

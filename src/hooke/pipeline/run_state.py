@@ -344,8 +344,10 @@ class RunState:
         if not self._unfinished_roots:
             return [*effects, *self._abandon_all(), self._end("finished")]
         self._release(now)
-        effects += [Lookup(node) for node in self._to_look]
-        self._to_look = []
+        if self._to_look:  # first learn all that is known: what goes first is decided among all that is ready
+            effects += [Lookup(node) for node in self._to_look]
+            self._to_look = []
+            return effects
         return effects + self._submit_ready()
 
     def next_due(self) -> float | None:

@@ -279,7 +279,9 @@ class Runner:
         """Whether a map's items are those that the journal numbered, where a list decides what they are."""
         nodes = self._parts.graph.nodes
         while not nodes[node].is_dynamic:
-            above = [use.node for use in nodes[node].uses if use.elementwise and nodes[use.node].items is None]
+            above = [
+                use.node for use in nodes[node].uses if use.elementwise and nodes[use.node].items is None
+            ]
             if nodes[node].items is not None or not above:
                 return True
             node = above[0]
