@@ -11,7 +11,7 @@ from hooke.base.errors import StoreError
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, Sink
 
-__all__ = ["Entry", "Hit", "Records"]
+__all__ = ["Entry", "Hit", "Records", "aside_of"]
 
 _MARK = b"HKE1"
 _CONTENT = len(_MARK) + 32
@@ -71,16 +71,31 @@ class Records:
         view = self._backend.read(name)
         if view is None:
             return None
-        content = view.data[_CONTENT:]
-        if view.data[: len(_MARK)] == _MARK and view.data[len(_MARK) : _CONTENT] == self._sum(name, content):
+        content = self._opened(name, view.data)
+        if content is not None:
             return content
         if self._secret is not None:
             raise _unsigned(name, self._backend.place)
-        self._backend.remove(name, aside=f"corrupt/{name.replace('/', '-')}")
+        self._backend.remove(name, aside=aside_of(name))
         return None
+
+    def sound(self, name: str) -> bool:
+        """Whether the record is as it was written; also when it is gone."""
+        view = self._backend.read(name)
+        return view is None or self._opened(name, view.data) is not None
+
+    def _opened(self, name: str, data: memoryview) -> memoryview | None:
+        content = data[_CONTENT:]
+        sound = data[: len(_MARK)] == _MARK and data[len(_MARK) : _CONTENT] == self._sum(name, content)
+        return content if sound else None
 
     def _sum(self, name: str, content: bytes | memoryview) -> bytes:
         return _hasher(self._secret).update(name.encode() + b"\0").update(content).digest()
+
+
+def aside_of(name: str) -> str:
+    """Where a damaged name goes."""
+    return f"corrupt/{name.replace('/', '-')}"
 
 
 def _hasher(secret: bytes | None) -> blake3:

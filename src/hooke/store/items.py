@@ -50,11 +50,12 @@ class Items:
         rows = columns.find(keys)
         return list(columns.hits(rows, self._gone(columns.entries)))
 
-    def entries(self, recipe: str | None = None) -> Iterator[Entry]:
-        """The entries of one recipe or of all."""
-        for stored in self._backend.list(f"items/{recipe}/" if recipe else "items/"):
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """All entries of all maps, each with the name of the record that it is in."""
+        for stored in self._backend.list("items/"):
             columns = self._read(stored.name)
-            yield from columns.entries if columns is not None else ()
+            for entry in columns.entries if columns is not None else ():
+                yield stored.name, entry
 
     def prune(self, recipe: str) -> None:
         """Merge the files of `recipe`, leaving out the items whose objects are gone."""

@@ -10,6 +10,7 @@ from hooke.base.ref import Ref
 from hooke.store.backend import Backend, Sink, View
 from hooke.store.decode import load
 from hooke.store.encode import Encoded, encode
+from hooke.store.entries import aside_of
 from hooke.store.layout import Damaged, Layout, digest_of, read_layout, signed
 from hooke.store.mapping import anonymous
 from hooke.store.seen import Seen
@@ -105,7 +106,7 @@ class Objects:
             return self._open(ref, self._read(ref, fresh=True))
         except Damaged:
             pass
-        name, aside = name_of(ref.digest), f"corrupt/{ref.digest}"
+        name, aside = name_of(ref.digest), aside_of(name_of(ref.digest))
         self._backend.remove(name, aside=aside)
         raise CorruptObject(
             f"a stored object is not what was written: {damage}",

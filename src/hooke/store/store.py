@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -19,12 +20,15 @@ from hooke.base.ref import Ref
 from hooke.store.backend import Backend
 from hooke.store.claims import Claim, Claims, MemoryClaims
 from hooke.store.entries import Entry, Hit, Records
+from hooke.store.eviction import EvictionReport, Usage, clear_abandoned, evict, measure
 from hooke.store.items import Items
 from hooke.store.objects import Objects, name_of
 from hooke.store.places import open_place
+from hooke.store.verification import VerifyReport, verify
 
-__all__ = ["Claim", "Entry", "Hit", "Ref", "Store"]
+__all__ = ["Claim", "Entry", "EvictionReport", "Hit", "Ref", "Store", "Usage", "VerifyReport"]
 
+_EVICTION = "eviction"
 _decoder = msgspec.msgpack.Decoder(Entry)
 
 
@@ -159,16 +163,55 @@ class Store:
                 next=f"hooke stop {run}",
             )
         try:
+            self._await_eviction()
             yield
         finally:
             claim.release()
 
+    def _await_eviction(self) -> None:
+        # An eviction that does not see what is used must see this run, and end, before the run looks anything up.
+        while not self._backend.notes_use and _EVICTION in self._claims.held():
+            time.sleep(0.05)
+
     def entries(self) -> Iterator[Entry]:
         """All entries, in no order; a committed piece of a map is one entry, with `items` set."""
+        return (entry for _, entry in self._entries())
+
+    def usage(self) -> Usage:
+        """How much there is of what."""
+        return measure(self._backend, self._entries())
+
+    def gc(self, max_bytes: int) -> EvictionReport:
+        """Evict the least valuable results (recompute seconds per byte) until at most `max_bytes` are left.
+
+        What a live run wrote, found or kept stays. Objects that no entry refers to go first. Raises StoreError while
+        another eviction is at work.
+        """
+        claim = self._claims.claim(_EVICTION)
+        if claim is None:
+            raise StoreError("another eviction is at work", where=self.place, mend="wait for it to end")
+        try:
+            clear_abandoned(self._backend, now=self._clock.now())
+            entries = list(self._entries())
+            report = evict(self._backend, entries, most=max_bytes, live=self._live)
+            gone = {piece.name for piece in report.evicted}
+            for recipe in {
+                entry.key for _, entry in entries if entry.items and name_of(entry.ref.digest) in gone
+            }:
+                self._items.prune(recipe)
+        finally:
+            claim.release()
+        return report
+
+    def verify(self, *, remove: bool = False) -> VerifyReport:
+        """Read everything in full and say what is damaged; with `remove` set that aside, to be computed again."""
+        return verify(self._backend, self._objects, self._records, remove=remove)
+
+    def _entries(self) -> Iterator[tuple[str, Entry]]:
         for stored in self._backend.list("keys/"):
             content = self._records.read(stored.name)
             if content is not None:
-                yield _decoder.decode(content)
+                yield stored.name, _decoder.decode(content)
         yield from self._items.entries()
 
     def remove(self, key: str) -> bool:
