@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dis
 import inspect
+import re
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from blake3 import blake3
@@ -35,6 +36,11 @@ _FLAGS = (
 _JUMPS = frozenset(dis.hasjrel + dis.hasjabs)
 _CONSTANTS = frozenset(dis.hasconst)
 _NAMED = frozenset(dis.hasname + dis.haslocal + dis.hasfree + dis.hascompare)
+
+
+_DIRECTION = re.compile(r"JUMP_(FORWARD|BACKWARD)(_NO_INTERRUPT)?")
+_KEEPING = re.compile(r"JUMP_IF_(TRUE|FALSE)_OR_POP")
+_TESTING = re.compile(r"(?:POP_)?JUMP_IF_(TRUE|FALSE)(?:_OR_POP)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +79,8 @@ def _list(code: types.CodeType) -> Listing:
     everything = list(body)
     kept = [instruction for number, instruction in enumerate(everything) if not _dropped(everything, number)]
     numbers = _numbers(everything, kept)
-    instructions = tuple(_plain(instruction, numbers) for instruction in kept)
+    plain = [_plain(instruction, numbers) for instruction in kept]
+    instructions = tuple(_threaded(instruction, plain) for instruction in plain)
     handlers: list[tuple[int, ...]] = [
         (
             numbers[entry.start],
@@ -126,6 +133,34 @@ def _plain(instruction: dis.Instruction, numbers: dict[int, int]) -> Instruction
         value = instruction.arg
     line = instruction.positions.lineno if instruction.positions else None
     return Instruction(op=instruction.opname, opcode=code, value=value, arg=instruction.arg, line=line or 0)
+
+
+def _threaded(instruction: Instruction, all_of_them: list[Instruction]) -> Instruction:
+    """A jump taken to its final target. The compiler does so too, but only between instructions on one line."""
+    if instruction.opcode not in _JUMPS:
+        return instruction
+    op, target, seen = _DIRECTION.sub("JUMP", instruction.op), int(str(instruction.value)), set[int]()
+    while target < len(all_of_them) and target not in seen:
+        seen.add(target)
+        onward = _onward(op, target, all_of_them[target])
+        if onward is None:
+            break
+        op, target = onward
+    return replace(instruction, op=op, value=target)
+
+
+def _onward(op: str, target: int, there: Instruction) -> tuple[str, int] | None:
+    """What a jump to another jump amounts to: the operation and the target; None if it stops there."""
+    then = _DIRECTION.sub("JUMP", there.op)
+    if then == "JUMP":
+        return op, int(str(there.value))
+    ours, theirs = _KEEPING.fullmatch(op), _TESTING.fullmatch(then)
+    if ours is None or theirs is None:
+        return None
+    popped = f"POP_JUMP_IF_{ours[1]}"
+    if ours[1] != theirs[1]:
+        return popped, target + 1
+    return (op if _KEEPING.fullmatch(then) else popped), int(str(there.value))
 
 
 def _signature(code: types.CodeType) -> Iterator[bytes]:

@@ -48,7 +48,9 @@ _PLUMBING = frozenset(
 )
 """What Python keeps in a class about itself: no definition of the user's, or made from one that counts."""
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
-_PYDANTIC = frozenset({"__pydantic_fields__", "__pydantic_decorators__", "__pydantic_computed_fields__"})
+_PYDANTIC = frozenset({"__pydantic_fields__", "__pydantic_computed_fields__"})
+_TUPLE = frozenset({"__new__", "__getnewargs__", "__repr__", "_asdict", "_make", "_replace"})
+"""What namedtuple writes from the names and defaults of its fields."""
 
 
 def reach_class(walk: CodeWalk, part: Part, label: str, kind: type) -> bool:
@@ -121,8 +123,17 @@ def _made(kind: type) -> Iterator[tuple[str, Any]]:
         yield "dataclass", [(name, getattr(params, name)) for name in sorted(params.__slots__)]
     for name in sorted(_PYDANTIC & vars(kind).keys()):
         yield name, vars(kind)[name]
+    if "__pydantic_decorators__" in vars(kind):
+        yield "validators", list(_validators(vars(kind)["__pydantic_decorators__"]))
     if issubclass(kind, enum.Enum):
         yield "members", [(member.name, member._value_) for member in kind.__members__.values()]
+
+
+def _validators(groups: Any) -> Iterator[tuple[str, str, object]]:
+    """How pydantic's validators and serializers apply. Their functions are members; their `cls_ref` is an address."""
+    for group in dataclasses.fields(groups):
+        for name, found in sorted(getattr(groups, group.name).items()):
+            yield group.name, name, getattr(found, "info", None)
 
 
 def _facts(field: dataclasses.Field[Any]) -> list[object]:
@@ -134,19 +145,17 @@ def _facts(field: dataclasses.Field[Any]) -> list[object]:
 
 def _generated(kind: type) -> frozenset[str]:
     """Methods that a maker wrote from fields that count already."""
+    own = vars(kind)
     if issubclass(kind, enum.Enum):
-        members = set(kind.__members__)
-        return frozenset(
-            members
-            | {name for name in vars(kind) if name.startswith("_") and name.endswith("_")}
-            | {"__new__", "__reduce_ex__"}
-        )
-    if "__dataclass_fields__" in vars(kind):
-        return frozenset(name for name, value in vars(kind).items() if _is_written(value))
+        private = {name for name in own if name.startswith("_") and name.endswith("_")}
+        return frozenset(kind.__members__) | private | {"__new__", "__reduce_ex__"}
+    if issubclass(kind, tuple) and "_fields" in own:
+        return _TUPLE | frozenset(own["_fields"])
+    if "__dataclass_fields__" in own or "__attrs_attrs__" in own:
+        return frozenset(name for name, value in own.items() if _is_written(value))
     return frozenset()
 
 
 def _is_written(value: object) -> bool:
-    value = getattr(value, "__wrapped__", value)
-    code = getattr(value, "__code__", None)
-    return code is not None and code.co_filename == "<string>"
+    code = getattr(getattr(value, "__wrapped__", value), "__code__", None)
+    return code is not None and code.co_filename.startswith(("<string>", "<attrs generated"))

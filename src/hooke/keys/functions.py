@@ -35,6 +35,10 @@ _OWN_NAMES = frozenset(
 """Globals that say where a module is, not what it does."""
 
 
+_PASSING = frozenset({"dispatch_cache", "cache_token"})
+"""What singledispatch keeps in its closure to be fast: it changes with use, and decides nothing."""
+
+
 def reach_function(walk: CodeWalk, part: Part, label: str, function: types.FunctionType) -> bool:
     """An edge to a function: of the project by its code, of others by name, with what a wrapper of theirs holds."""
     scope = function.__globals__
@@ -105,7 +109,10 @@ def _defaults(walk: CodeWalk, part: Part, function: types.FunctionType) -> None:
 
 def _closure(walk: CodeWalk, part: Part, function: types.FunctionType) -> None:
     chains = references(function.__code__).free
+    passing = _PASSING if function.__globals__.get("__name__") == "functools" else frozenset()
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if name in passing:
+            continue
         try:
             value = cell.cell_contents
         except ValueError:  # not yet filled: it has no value to count

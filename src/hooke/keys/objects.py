@@ -71,6 +71,8 @@ def _family(kind: type) -> Encoder | None:
         return _set_subclass
     if issubclass(kind, Iterator) and kind.__module__ in {"builtins", "itertools"}:
         return _refuse
+    if kind.__name__ == "ValidateCallWrapper" and kind.__module__.startswith("pydantic"):
+        return _validated_call
     return None
 
 
@@ -135,6 +137,13 @@ def _wrapping(*names: str) -> Encoder:
 def _cached(walk: Walk, value: Any) -> bytes:
     parts = walk.fields([("__wrapped__", value.__wrapped__)])
     return compound(b"lru_cache", [*parts, walk.encode(value.cache_parameters())])
+
+
+def _validated_call(walk: Walk, value: Any) -> bytes:
+    # Its resolver of names holds the whole module; what validation does comes from these.
+    facts = [(name, getattr(value, name, None)) for name in ("function", "validate_return")]
+    config = getattr(getattr(value, "config_wrapper", None), "config_dict", None)
+    return compound(b"validated call", [walk.code(type(value)), *walk.fields([*facts, ("config", config)])])
 
 
 def _type_variable(walk: Walk, value: TypeVar) -> bytes:
@@ -203,8 +212,9 @@ def _state(walk: Walk, kind: type, state: Any) -> list[bytes]:
     ):
         state = {**(state[0] or {}), **(state[1] or {})}
     if isinstance(state, dict) and all(isinstance(name, str) for name in state):
-        return [raw(b"state"), *walk.fields(sorted(_state_fields(kind, state)))]
-    return walk.fields([("__getstate__()", state)])
+        fields = walk.fields(sorted(_state_fields(kind, state)))
+        return [raw(b"state"), *fields] if fields else []
+    return [] if state is None else walk.fields([("__getstate__()", state)])
 
 
 def _state_fields(kind: type, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
