@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,7 +79,7 @@ def _is_array(value: object) -> bool:
 def _is_endless(value: object) -> bool:
     if isinstance(value, itertools.repeat):
         try:
-            operator.length_hint(value)
+            value.__length_hint__()  # not operator.length_hint: that takes the error for 0
         except TypeError:
             return True
     return isinstance(value, (itertools.count, itertools.cycle))

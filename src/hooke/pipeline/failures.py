@@ -20,11 +20,12 @@ _LARGEST_PICKLE = 64 * 1024
 
 def failure_of(error: BaseException, *, arguments: str) -> Failure:
     """The facts of an exception that came out of a task, or out of the reading of its inputs."""
+    own = _is_own(error)
     return Failure(
-        kind=_kind(error),
+        kind=type(error).__name__ if own else "UserError",
         message=_message(error),
-        error_type=_type_name(error),
-        traceback=user_traceback(error),
+        error_type="" if own else _type_name(error),
+        traceback=error.why if isinstance(error, HookeError) and own else user_traceback(error),
         arguments=arguments,
         mend=error.mend if isinstance(error, HookeError) else "",
         retryable=not isinstance(error, Permanent)
@@ -34,9 +35,9 @@ def failure_of(error: BaseException, *, arguments: str) -> Failure:
     )
 
 
-def _kind(error: BaseException) -> str:
-    own = isinstance(error, HookeError) and not isinstance(error, Permanent | Temporary)
-    return type(error).__name__ if own else "UserError"
+def _is_own(error: BaseException) -> bool:
+    """Whether it is ours about the task, rather than one that the task raised."""
+    return isinstance(error, HookeError) and not isinstance(error, Permanent | Temporary)
 
 
 def _message(error: BaseException) -> str:

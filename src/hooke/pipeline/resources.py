@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from hooke.base.errors import UsageError
 from hooke.base.units import parse_bytes, parse_seconds
+from hooke.pipeline.frames import user_place
 
 __all__ = ["Options", "Resources", "parse_resources"]
 
@@ -44,87 +45,88 @@ class Resources:
     cache: bool = True
 
 
-def parse_resources(task: str, options: Mapping[str, Any]) -> Resources:
-    """Check the options of `@task` and convert their units. `task` is the name for messages.
+def parse_resources(options: Mapping[str, Any]) -> Resources:
+    """Check the options of `@task` and convert their units.
 
     Raises UsageError for an unknown option (with the nearest valid one) and for a value out of range.
     """
-    _refuse_unknown(task, options)
+    _refuse_unknown(options)
     return Resources(
-        cpus=_number(task, "cpus", options.get("cpus", 1), above_zero=True),
-        memory=_memory(task, options.get("memory")),
-        gpus=_number(task, "gpus", options.get("gpus", 0)),
-        retries=_retries(task, options.get("retries", 0)),
-        timeout_s=_timeout(task, options.get("timeout")),
-        cache=_cache(task, options.get("cache", True)),
+        cpus=_number("cpus", options.get("cpus", 1), above_zero=True),
+        memory=_memory(options.get("memory")),
+        gpus=_number("gpus", options.get("gpus", 0)),
+        retries=_retries(options.get("retries", 0)),
+        timeout_s=_timeout(options.get("timeout")),
+        cache=_cache(options.get("cache", True)),
     )
 
 
-def _refuse_unknown(task: str, options: Mapping[str, Any]) -> None:
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
     valid = list(Options.__annotations__)
     for option in options:
         if option not in valid:
             near = get_close_matches(option, valid, n=1)
             meant = f"did you mean {near[0]}=? " if near else ""
             raise UsageError(
-                f"@task has no option {option!r} (task {task!r})",
+                f"@task has no option {option!r}",
+                where=str(user_place()),
                 mend=f"{meant}valid options: {', '.join(valid)}",
             )
 
 
-def _number(task: str, option: str, value: object, *, above_zero: bool = False) -> float:
+def _number(option: str, value: object, *, above_zero: bool = False) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and (value > 0 or (value == 0 and not above_zero)):
         return value
     least = "above 0" if above_zero else "of 0 or more"
-    raise _wrong(task, option, value, f"a number {least}, such as {option}=1 or {option}=0.5")
+    raise _wrong(option, value, f"a number {least}, such as {option}=1 or {option}=0.5")
 
 
-def _retries(task: str, value: object) -> int:
+def _retries(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    raise _wrong(task, "retries", value, "a whole number of 0 or more, such as retries=2")
+    raise _wrong("retries", value, "a whole number of 0 or more, such as retries=2")
 
 
-def _memory(task: str, value: object) -> int | None:
+def _memory(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, (str, int)) and not isinstance(value, bool):
-        size = _parsed(task, "memory", value)
+        size = _parsed("memory", value)
         if size > 0:
             return size
-    raise _wrong(task, "memory", value, 'a size above 0, such as memory="2GiB", or a number of bytes')
+    raise _wrong("memory", value, 'a size above 0, such as memory="2GiB", or a number of bytes')
 
 
-def _parsed(task: str, option: str, value: str | int) -> int:
+def _parsed(option: str, value: str | int) -> int:
     try:
         return parse_bytes(value)
     except UsageError as error:
-        raise _unreadable(task, option, error) from None
+        raise _unreadable(option, error) from None
 
 
-def _timeout(task: str, value: object) -> float | None:
+def _timeout(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
             seconds = parse_seconds(value)
         except UsageError as error:
-            raise _unreadable(task, "timeout", error) from None
+            raise _unreadable("timeout", error) from None
         if seconds > 0:
             return seconds
-    raise _wrong(task, "timeout", value, 'a time above 0, such as timeout="30m", or a number of seconds')
+    raise _wrong("timeout", value, 'a time above 0, such as timeout="30m", or a number of seconds')
 
 
-def _cache(task: str, value: object) -> bool:
+def _cache(value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise _wrong(task, "cache", value, "cache=True or cache=False")
+    raise _wrong("cache", value, "cache=True or cache=False")
 
 
-def _wrong(task: str, option: str, value: object, valid: str) -> UsageError:
-    return UsageError(f"task {task!r} has {option}={value!r}", mend=f"give {valid}")
+def _wrong(option: str, value: object, valid: str) -> UsageError:
+    return UsageError(f"@task got {option}={value!r}", where=str(user_place()), mend=f"give {valid}")
 
 
-def _unreadable(task: str, option: str, error: UsageError) -> UsageError:
-    return UsageError(f"task {task!r}: {option}: {error.what}", why=error.why, mend=error.mend)
+def _unreadable(option: str, error: UsageError) -> UsageError:
+    return UsageError(f"@task got a wrong {option}: {error.what}", where=str(user_place()), why=error.why, mend=error.mend)

@@ -174,17 +174,17 @@ def task(function: Any = None, /, **options: Any) -> Any:
                 "task() got a function and options at once",
                 mend=f"write task({', '.join(f'{key}={value!r}' for key, value in options.items())})(function)",
             )
-        return _declare(function, {})
-    parse_resources("?", {key: value for key, value in options.items() if key != "name"})
-    return functools.partial(_declare, options=options)
+        return _declare(function)
+    return functools.partial(_declare, name=options.get("name"), resources=parse_resources(options))
 
 
-def _declare(function: Any, options: dict[str, Any]) -> Task[..., Any]:
+def _declare(function: Any, *, name: Any = None, resources: Resources | None = None) -> Task[..., Any]:
     descriptor = _undeclared(function)
     is_wrapped = isinstance(descriptor, (staticmethod, classmethod))
     function = check_function("task", descriptor.__func__ if is_wrapped else descriptor)
-    name = check_name("task", function, options.get("name"))
-    return Task(function, name=name, resources=parse_resources(name, options), descriptor=descriptor)
+    return Task(
+        function, name=check_name("task", function, name), resources=resources, descriptor=descriptor
+    )
 
 
 def _undeclared(function: Any) -> Any:

@@ -14,6 +14,7 @@ from hooke.journal.events import Event
 from hooke.journal.reader import read
 from hooke.journal.task_view import TaskRow
 from hooke.journal.view import RunView
+from hooke.pipeline.failures import task_failed
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import unpack
 from hooke.project.driving import Driver, Order, prepare
@@ -115,9 +116,8 @@ class Run:
         view = self._view()
         if view.status == "finished":
             return
-        error = view.error(self.id)
-        if error is not None:
-            raise error
+        if (failed := view.failure) is not None:
+            raise task_failed(failed, task=view.nodes[failed.node].planned.task, run=self.id)
         raise RunStopped(f"run {self.id} is {view.status}: it has no result", next=f"hooke resume {self.id}")
 
     def tasks(self) -> list[TaskRow]:
