@@ -92,17 +92,13 @@ def _memory(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, (str, int)) and not isinstance(value, bool):
-        size = _parsed("memory", value)
+        try:
+            size = parse_bytes(value)
+        except UsageError as error:
+            raise _unreadable("memory", error) from None
         if size > 0:
             return size
     raise _wrong("memory", value, 'a size above 0, such as memory="2GiB", or a number of bytes')
-
-
-def _parsed(option: str, value: str | int) -> int:
-    try:
-        return parse_bytes(value)
-    except UsageError as error:
-        raise _unreadable(option, error) from None
 
 
 def _timeout(value: object) -> float | None:
