@@ -124,7 +124,8 @@ def evict(
     """Remove pieces until at most `most` bytes are left, or only those remain that must stay."""
     stored = list(_stored(backend))
     before = after = sum(item.size for item in stored)
-    spared, evicted = 0, []
+    spared = 0
+    evicted: list[Evicted] = []
     runs = live.held()
     for piece in sorted(pieces(stored, entries), key=lambda piece: (piece.value, piece.used)):
         if after <= most:

@@ -56,7 +56,7 @@ class MemoryBackend:
                 return None
             self._check_room(name, max(size, len(data)))
             stamp = struct.pack("<Q16x", next(self._stamps))
-            self._files[name] = _File(anonymous(data), stamp, self._clock.now())
+            self._files[name] = _File(_placed(data), stamp, self._clock.now())
         return stamp
 
     def read(self, name: str, *, fresh: bool = False) -> View | None:  # noqa: ARG002 the protocol's
@@ -105,6 +105,11 @@ class MemoryBackend:
                 mend="remove results that are cheap to compute again",
                 next="hooke cache gc",
             )
+
+
+def _placed(data: bytes) -> memoryview:
+    # Records are small and hold no arrays; an object's arrays want to be aligned.
+    return memoryview(data) if len(data) <= 4096 else anonymous(data)
 
 
 class _Pieces(list[bytes]):

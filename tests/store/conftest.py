@@ -1,0 +1,21 @@
+"""Stores to test on."""
+
+import pytest
+from tests.base.small_disk import small_disk
+
+from hooke.store.backends.memory import MemoryBackend
+from hooke.store.store import Store
+
+__all__ = ["small_disk"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store in a folder."""
+    return Store.open(tmp_path / "store")
+
+
+@pytest.fixture
+def memory():
+    """A store in memory."""
+    return Store(MemoryBackend())

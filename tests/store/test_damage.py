@@ -1,0 +1,114 @@
+"""A damaged object is never served: every byte flipped, every length cut."""
+
+import numpy as np
+import pytest
+
+from hooke.base.errors import CorruptObject, MissingObject, StoreError
+from hooke.base.ref import Ref
+from hooke.store.backends.memory import MemoryBackend
+from hooke.store.objects import name_of
+from hooke.store.store import Entry, Store
+
+VALUE = {"a": np.arange(20), "b": ["text", 1.5]}
+
+
+def damages(data):
+    for at in range(len(data)):
+        yield data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
+        yield data[:at]
+    yield data + b"\0"
+
+
+def test_small_objects(memory):
+    ref = memory.put(VALUE)
+    for data in damages(ref.inline):
+        with pytest.raises(CorruptObject):
+            memory.get(Ref(ref.digest, ref.size, data))
+    assert memory.get(ref)["b"] == VALUE["b"]
+
+
+def test_objects_in_files(monkeypatch):
+    monkeypatch.setattr("hooke.store.objects.INLINE_BYTES", 0)
+    backend = MemoryBackend()
+    store = Store(backend)
+    ref = store.put(VALUE)
+    whole = bytes(backend.read(name_of(ref.digest)).data)
+
+    def fill(data):
+        return lambda sink: (sink.write(data), name_of(ref.digest))[1]
+
+    for data in damages(whole):
+        backend.write(fill(data))
+        assert Store(backend).verify().damaged
+        with pytest.raises(CorruptObject, match="not what was written"):
+            store.get(ref)
+        with pytest.raises(MissingObject):
+            store.get(ref)
+    backend.write(fill(whole))
+    assert store.get(ref)["b"] == VALUE["b"]
+    assert not store.verify().damaged
+
+
+def test_records(memory):
+    backend = MemoryBackend()
+    store = Store(backend)
+    store.commit(Entry(key="k" * 32, ref=store.put(1), task="t", run="r", seconds=1.0, at=0.0))
+    name = f"keys/kk/{'k' * 32}"
+    whole = bytes(backend.read(name).data)
+    for data in damages(whole):
+        backend.write(lambda sink, data=data: (sink.write(data), name)[1])
+        assert store.find("k" * 32) is None
+    backend.write(lambda sink: (sink.write(whole), "keys/ll/" + "l" * 32)[1])
+    assert store.find("l" * 32) is None, "an entry moved to another key counts as damaged"
+
+
+@pytest.fixture
+def damaged(store, tmp_path):
+    ref = store.put(np.arange(100_000))
+    (path,) = (path for path in (tmp_path / "store" / "objects").rglob("*") if path.is_file())
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(400_000)
+        file.write(b"\xff")
+    return ref, path
+
+
+def test_a_damaged_file_is_set_aside_and_computed_again(store, tmp_path, damaged):
+    ref, path = damaged
+    entry = Entry(key="k" * 32, ref=ref, task="t", run="r", seconds=1.0, at=0.0)
+    store.commit(entry)
+    with pytest.raises(CorruptObject) as caught:
+        store.get(ref)
+    message = str(caught.value)
+    assert f"expected content of digest {ref.digest}" in message
+    assert str(path) in message
+    assert "set aside" in message
+    assert "hooke cache verify" in message
+    assert store.find("k" * 32) is None
+    assert len(list((tmp_path / "store" / "corrupt").iterdir())) == 1
+    assert store.put(np.arange(100_000)) == ref
+    assert store.get(ref)[-1] == 99_999
+    assert store.find("k" * 32) == entry
+
+
+def test_verify_finds_it_and_removes_it(store, damaged):
+    report = store.verify()
+    assert report.objects == 1
+    assert [damage.name for damage in report.damaged] == [name_of(damaged[0].digest)]
+    assert not report.removed
+    assert store.verify(remove=True).removed
+    report = store.verify()
+    assert (report.objects, report.damaged) == (0, ())
+    assert store.usage().corrupt > 0
+
+
+def test_a_missing_object_says_so(store):
+    with pytest.raises(MissingObject, match="does not hold"):
+        store.get(Ref("ab" * 32, 100))
+
+
+def test_another_version_of_the_format_is_refused(memory):
+    ref = memory.put(1)
+    data = ref.inline[:8] + b"\x07" + ref.inline[9:]
+    with pytest.raises(StoreError, match="version 7"):
+        memory.get(Ref(ref.digest, ref.size, data))
