@@ -37,7 +37,9 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.shown import shown_call
 from hooke.store.store import Claim, Entry, Store
 
-__all__ = ["Runner", "RunnerParts"]
+__all__ = ["CTRL_C", "Runner", "RunnerParts"]
+
+CTRL_C = "Ctrl-C"
 
 LONGEST_WAIT_S = 0.25
 """How long a stop request may go unseen."""
@@ -74,7 +76,10 @@ class Runner:
         """Returns the status. Raises what the journal or the store raise; the caller closes the engine."""
         try:
             while self._state.status is None:
-                self._turn()
+                try:
+                    self._turn()
+                except KeyboardInterrupt:  # the engine runs tasks in this thread, and Ctrl-C ended one
+                    self._record(StopRequested(at=self._parts.clock.now(), by=CTRL_C))
         finally:
             for claim in self._claims.values():
                 claim.release()

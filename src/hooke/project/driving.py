@@ -31,11 +31,12 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.references import pack
 from hooke.pipeline.run_state import RunState
-from hooke.pipeline.runner import Runner, RunnerParts
+from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
 from hooke.pipeline.shown import shown
 from hooke.pipeline.trace import trace
 from hooke.project.expectations import expected_seconds
 from hooke.project.folder import Project
+from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
 from hooke.project.places import Place, find_place, open_engine, parse_workers
 from hooke.store.store import Store
@@ -128,6 +129,7 @@ class Driver:
             clock=self.clock,
         )
         engine = open_engine(self.place, context)
+        interrupts = Interrupts(deferred=engine.capabilities.isolated)
         try:
             parts = RunnerParts(
                 run=self.run,
@@ -139,11 +141,15 @@ class Driver:
                 journal=journal,
                 clock=self.clock,
                 recovered=recovered,
-                stop_requested=lambda: self.project.runs.stop_requested(self.run),
+                stop_requested=lambda: self._asked_to_stop(interrupts),
             )
-            return Runner(parts).run()
+            with interrupts:
+                return Runner(parts).run()
         finally:
             engine.close()
+
+    def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
+        return CTRL_C if interrupts.received else self.project.runs.stop_requested(self.run)
 
     def _durable(self) -> Any:
         return self.project.settings.journal.durable

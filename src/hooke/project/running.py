@@ -17,6 +17,7 @@ from hooke.journal.view import RunView
 from hooke.pipeline.failures import task_failed
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import unpack
+from hooke.pipeline.runner import CTRL_C
 from hooke.project.driving import Driver, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import loading
@@ -62,7 +63,8 @@ def run(
 def _begin(driver: Driver, *, wait: bool) -> Run:
     handle = Run(driver.project, driver.run)
     if wait:
-        driver.drive()
+        if driver.drive() == "stopped" and handle.stopped_by == CTRL_C:
+            raise KeyboardInterrupt(f"run {driver.run} stopped cleanly; next: hooke resume {driver.run}")
         handle.check()
     else:
         handle.follow(driver)
@@ -95,6 +97,11 @@ class Run:
     def status(self) -> str:
         """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died; it can be resumed)."""
         return self._view().status
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Who asked the run to stop; None if nobody did."""
+        return self._view().stopping_by
 
     def result(self, timeout: float | None = None) -> Any:
         """What the pipeline returned; waits for it, at most `timeout` seconds.
@@ -147,6 +154,7 @@ class Run:
             except HookeError as error:
                 self._error = error
 
+        self.project.runs.create(driver.run)  # so that stop() has a place to ask, however soon it is called
         self._thread = threading.Thread(target=drive, name=f"hooke-{self.id}", daemon=True)
         self._thread.start()
 

@@ -1,0 +1,34 @@
+"""Ctrl-C while a run is driven: the first asks it to stop cleanly, the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+__all__ = ["Interrupts"]
+
+
+class Interrupts:
+    """Inside this context SIGINT is noted instead of raised, once. In another thread than the main one it does nothing."""
+
+    def __init__(self, *, deferred: bool) -> None:
+        """`deferred=False` leaves Python's own handling, for tasks that run in this very thread."""
+        self.received = False
+        self._deferred = deferred and threading.current_thread() is threading.main_thread()
+        self._former: Any = None
+
+    def __enter__(self) -> Self:
+        if self._deferred:
+            self._former = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._deferred:
+            signal.signal(signal.SIGINT, self._former)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
