@@ -26,7 +26,7 @@ check: venv  ## lint, format, types, floors, dependencies, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/deptry .
 	$(BIN)/sphinx-build --quiet -W --keep-going -b html docs docs/_build/html
 
