@@ -222,6 +222,6 @@ def test_python_dash_c(tmp_path):
         "print(run(job, on='local:1').result())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.strip() == "[1, 2, 3]", done.stderr
