@@ -90,7 +90,12 @@ class Columns:
             return np.full(len(high), -1, np.int64)
         rows = np.searchsorted(self.high, high)
         rows[rows == len(self.high)] = 0
-        # Two keys with equal first halves (1 in 10**7 maps of a million items): the second is taken for a miss.
+        # Keys with equal first halves lie in a row; among random keys there are none, so this loop ends at once.
+        pending = np.flatnonzero((self.high[rows] == high) & (self.low[rows] != low))
+        while len(pending):
+            rows[pending] = np.minimum(rows[pending] + 1, len(self.high) - 1)
+            at, ahead = rows[pending], rows[pending] + 1 < len(self.high)
+            pending = pending[(self.high[at] == high[pending]) & (self.low[at] != low[pending]) & ahead]
         rows[(self.high[rows] != high) | (self.low[rows] != low)] = -1
         return rows
 

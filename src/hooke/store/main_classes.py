@@ -16,11 +16,30 @@ from blake3 import blake3
 
 __all__ = ["reduce_class"]
 
+_PASSED_OVER = frozenset(
+    [
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__module__",
+        "__slotnames__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "_abc_impl",
+    ]
+)
+"""Attributes that say nothing of what a class does, or that come with its first use."""
+
+_BY_VALUE = 6
+"""Parts of the reduction of a class that is stored by value; those of built-in types have fewer."""
+
 _SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 
 
 def reduce_class(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Cloudpickle's reduction of a class by value, wrapped so that loading prefers the live class."""
+    if len(reduced) != _BY_VALUE:
+        return reduced
     maker, args, state, _, _, setter = reduced
     names = (cls.__module__, cls.__qualname__, _definition(cls))
     return _make, (*names, maker, *args), (setter, state), None, None, _set_state
@@ -58,7 +77,7 @@ def _definition(cls: type) -> bytes:
 def _parts(cls: type) -> Iterator[str]:
     yield " ".join(base.__qualname__ for base in cls.__mro__[1:])
     for name, value in sorted(vars(cls).items()):
-        if name not in ("__dict__", "__weakref__", "__doc__", "__module__"):
+        if name not in _PASSED_OVER:
             yield name
             yield from _describe(value)
 

@@ -1,0 +1,53 @@
+"""A real full disk: a small tmpfs."""
+
+import numpy as np
+import pytest
+from tests.base.small_disk import fill
+
+from hooke.base.errors import StoreFull
+from hooke.store.store import Entry, Store
+
+
+def test_an_object_that_does_not_fit(small_disk):
+    store = Store.open(small_disk / "store")
+    small = store.put(1)
+    entry = Entry(key="k" * 32, ref=small, task="t", run="r", seconds=1.0, at=0.0)
+    store.commit(entry)
+    with pytest.raises(StoreFull) as caught:
+        store.put(np.arange(20_000))
+    message = str(caught.value)
+    assert str(small_disk / "store") in message
+    assert "160" in message
+    assert "free" in message
+    assert "hooke cache gc" in message
+    assert not list((small_disk / "store" / "tmp").iterdir())
+    assert not (small_disk / "store" / "objects").exists()
+    assert store.find("k" * 32) == entry
+
+
+def test_a_disk_without_any_room_and_then_with_some(small_disk):
+    store = Store.open(small_disk / "store")
+    entry = Entry(key="k" * 32, ref=store.put(1), task="t", run="r", seconds=1.0, at=0.0)
+    store.commit(entry)
+    ballast = fill(small_disk)
+    other = Entry(key="j" * 32, ref=entry.ref, task="t", run="r", seconds=1.0, at=0.0)
+    with pytest.raises(StoreFull):
+        store.commit(other)
+    with pytest.raises(StoreFull):
+        store.commit_items("f" * 32, bytes(16), entry.ref, task="t", run="r", seconds=1.0)
+    assert store.find("k" * 32) == entry
+    assert store.find("j" * 32) is None
+    ballast.unlink()
+    store.commit(other)
+    assert store.find("j" * 32) == other
+    assert store.verify().damaged == ()
+
+
+def test_eviction_works_on_a_full_disk(small_disk, monkeypatch):
+    monkeypatch.setattr("hooke.store.objects.INLINE_BYTES", 0)
+    store = Store.open(small_disk / "store")
+    store.put(np.arange(1000))
+    fill(small_disk)
+    report = store.gc(0)
+    assert [evicted.why for evicted in report.evicted] == ["8.12 KiB that no entry refers to"]
+    assert store.usage().objects == 0
