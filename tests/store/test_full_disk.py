@@ -5,6 +5,7 @@ import pytest
 from tests.base.small_disk import fill
 
 from hooke.base.errors import StoreFull
+from hooke.store.backends.folder import FolderBackend
 from hooke.store.store import Entry, Store
 
 
@@ -43,9 +44,8 @@ def test_a_disk_without_any_room_and_then_with_some(small_disk):
     assert store.verify().damaged == ()
 
 
-def test_eviction_works_on_a_full_disk(small_disk, monkeypatch):
-    monkeypatch.setattr("hooke.store.objects.INLINE_BYTES", 0)
-    store = Store.open(small_disk / "store")
+def test_eviction_works_on_a_full_disk(small_disk):
+    store = Store(FolderBackend(small_disk / "store"), inline_bytes=0)
     store.put(np.arange(1000))
     fill(small_disk)
     report = store.gc(0)

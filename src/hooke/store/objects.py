@@ -28,9 +28,13 @@ def name_of(digest: str) -> str:
 
 
 class Objects:
-    """The objects of a store. With a `secret` (32 bytes) it signs what it writes and opens only what that secret signed."""
+    """The objects of a store. With a `secret` (32 bytes) it signs what it writes and opens only what that secret signed.
 
-    def __init__(self, backend: Backend, secret: bytes | None) -> None:
+    Objects of up to `inline_bytes` travel inside their references.
+    """
+
+    def __init__(self, backend: Backend, secret: bytes | None, *, inline_bytes: int = INLINE_BYTES) -> None:
+        self._inline_bytes = inline_bytes
         self._backend = backend
         self._secret = secret
         self._seen = Seen(backend.near)
@@ -41,9 +45,9 @@ class Objects:
             encoded = encode(value)
         except Exception as error:  # whatever a user's __reduce__ or a library's pickling raises
             raise explain(value, error) from error
-        if encoded.size <= INLINE_BYTES:
+        if encoded.size <= self._inline_bytes:
             digest, data = encoded.to_bytes(self._secret)
-            if len(data) <= INLINE_BYTES:
+            if len(data) <= self._inline_bytes:
                 return Ref(digest.hex(), len(data), data)
         return self._write(encoded)
 

@@ -22,7 +22,7 @@ from hooke.store.claims import Claim, Claims, MemoryClaims
 from hooke.store.entries import Entry, Hit, Records
 from hooke.store.eviction import EvictionReport, Usage, clear_abandoned, evict, measure
 from hooke.store.items import Items
-from hooke.store.objects import Objects, name_of
+from hooke.store.objects import INLINE_BYTES, Objects, name_of
 from hooke.store.places import open_place
 from hooke.store.verification import VerifyReport, verify
 
@@ -36,7 +36,7 @@ class Store:
     """Objects, and entries that say which recipe key has which object. Safe to use from any thread and process at once.
 
     Made by `Store.open`; the constructor takes the parts, for simulations and tests: `Store(MemoryBackend())`.
-    `secret` is 32 bytes; claims are within the process unless given.
+    `secret` is 32 bytes; claims are within the process unless given; values of up to `inline_bytes` are put inside references.
     """
 
     def __init__(
@@ -47,12 +47,13 @@ class Store:
         live: Claims | None = None,
         secret: bytes | None = None,
         clock: Clock | None = None,
+        inline_bytes: int = INLINE_BYTES,
     ) -> None:
         self._backend = backend
         self._clock = clock or SystemClock()
         self._claims = claims or MemoryClaims(self._clock)
         self._live = live or MemoryClaims(self._clock)
-        self._objects = Objects(backend, secret)
+        self._objects = Objects(backend, secret, inline_bytes=inline_bytes)
         self._records = Records(backend, secret)
         self._items = Items(backend, self._records)
 
