@@ -73,12 +73,14 @@ __all__ = [
 _ELSEWHERE = {"File": "hooke.keys.file", "Run": "hooke.project.running", "run": "hooke.project.running"}
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'hooke' has no attribute {name!r}")
-    value = getattr(import_module(_ELSEWHERE.get(name, "hooke.base.errors")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a checker that saw it would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'hooke' has no attribute {name!r}")
+        value = getattr(import_module(_ELSEWHERE.get(name, "hooke.base.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

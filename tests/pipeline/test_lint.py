@@ -211,7 +211,11 @@ class TestMessages:
             (FOUND["isinstance"], "asks isinstance() about a task's result", "ask inside the task"),
             (FOUND["a match on it"], "matches a task's result", "put the `match` inside a task"),
             (FOUND["try except"], "calls task 'fit' inside try/except", "(into its `else:`)"),
-            (FOUND["set item"], "changes a task's result, which does not exist yet: `m[0]`", "return the changed value"),
+            (
+                FOUND["set item"],
+                "changes a task's result, which does not exist yet: `m[0]`",
+                "return the changed value",
+            ),
             (FOUND["a function"], "hands task 'fit' a function that captures 'm'", "pass 'm' to the task"),
             (FOUND["global"], "declares `global LIMIT`", "pass the value to the tasks"),
         ],

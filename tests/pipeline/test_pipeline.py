@@ -65,8 +65,9 @@ class TestCalls:
             "flow(21)\n"
         )
         commands = "b 4\nc\nn\np 'seen', result\nup\nup\np 'caller', n\nq\n"
+        debugger = [sys.executable, "-m", "pdb", script]
         done = subprocess.run(
-            [sys.executable, "-m", "pdb", script], input=commands, capture_output=True, text=True, timeout=60
+            debugger, input=commands, capture_output=True, text=True, timeout=60, check=False
         )
         assert "('seen', 42)" in done.stdout
         assert "('caller', 21)" in done.stdout
@@ -79,7 +80,11 @@ class TestCalls:
 class TestLooks:
     def test_signature_docstring_names(self):
         assert inspect.signature(squares) == inspect.signature(squares.function)
-        assert (squares.__doc__, squares.name, squares.__module__) == ("Squares from a start.", "squares", __name__)
+        assert (squares.__doc__, squares.name, squares.__module__) == (
+            "Squares from a start.",
+            "squares",
+            __name__,
+        )
         assert squares.__hooke_code__() is squares.function
         assert repr(squares) == f"<pipeline 'squares' of {__name__}>"
 
@@ -170,7 +175,9 @@ class TestDeclarations:
 class TestTheRootPackage:
     def test_the_decorator_is_not_hidden_by_the_folder(self):
         code = "import hooke.pipeline.engine, hooke.pipeline.trace; from hooke import pipeline; print(callable(pipeline))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        )
         assert done.stdout.strip() == "True"
 
     def test_public_names(self):
@@ -198,7 +205,9 @@ class TestTheRootPackage:
             "assert p(2) == [0, 1]\n"
             "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        )
         assert not heavy & set(done.stdout.split())
 
 

@@ -72,7 +72,7 @@ OPERATIONS = {
     "assert": lambda p: asserted(p),
     "len": len,
     "iter": iter,
-    "for": lambda p: [item for item in p],
+    "for": lambda p: [item + 1 for item in p],
     "list": list,
     "unpack": lambda p: unpacked(p),
     "sum": sum,
@@ -100,7 +100,7 @@ OPERATIONS = {
     "print": print,
     "format": format,
     "f-string": lambda p: f"{p:>10}",
-    "percent": lambda p: "%s" % p,
+    "percent": lambda p: "%s" % p,  # noqa: UP031 - the operation under test
     "bytes": bytes,
     "call": lambda p: p(1),
     "attribute": lambda p: p.shape,
@@ -129,7 +129,7 @@ OPERATIONS = {
     "== None": lambda p: p == None,  # noqa: E711
     "!= None": lambda p: p != None,  # noqa: E711
     "list.index": lambda p: [1].index(p),
-    "list in": lambda p: 1 in [p],
+    "list in": lambda p: 1 in [p, p],
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "deepcopy inside": lambda p: copy.deepcopy({"a": [p]}),
@@ -144,12 +144,47 @@ OPERATIONS = {
     "slice by text": lambda p: p["a":"b"],
     "dict": dict,
 }
-for _name in "add sub mul truediv floordiv mod pow matmul lshift rshift and_ or_ xor lt le gt ge eq ne".split():
+for _name in [
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "lshift",
+    "rshift",
+    "and_",
+    "or_",
+    "xor",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+]:
     _operator = getattr(operator, _name)
     OPERATIONS[_name] = lambda p, do=_operator: do(p, 2)
     OPERATIONS["r" + _name] = lambda p, do=_operator: do(2, p)
-for _name in "iadd isub imul itruediv ifloordiv imod ipow imatmul ilshift irshift iand ior ixor".split():
-    OPERATIONS[_name] = lambda p, do=getattr(operator, _name): do(p, 2)
+for _name in [
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "imatmul",
+    "ilshift",
+    "irshift",
+    "iand",
+    "ior",
+    "ixor",
+]:
+    _operator = getattr(operator, _name)
+    OPERATIONS[_name] = lambda p, do=_operator: do(p, 2)
 
 
 async def awaiting(promise):
@@ -218,7 +253,9 @@ def test_parts_are_named():
     assert "the length of the part ['rows'][0][1:3][::2] of task 'score''s result" in error.what
 
 
-@pytest.mark.parametrize("name", ["shape", "node", "path", "items", "name", "_repr_html_", "__wrapped__", "__array_interface__"])
+@pytest.mark.parametrize(
+    "name", ["shape", "node", "path", "items", "name", "_repr_html_", "__wrapped__", "__array_interface__"]
+)
 def test_attributes_raise_what_probing_tools_expect(name):
     def body():
         promise = score()
@@ -435,7 +472,9 @@ def test_a_promise_that_outlives_its_pipeline_still_raises():
 
 
 @pytest.mark.parametrize(
-    "body", [lambda: ", ".join([score()]), lambda: json.dumps(score()), lambda: dict(**score())], ids=["join", "json", "**"]
+    "body",
+    [lambda: ", ".join([score()]), lambda: json.dumps(score()), lambda: dict(**score())],
+    ids=["join", "json", "**"],
 )
 def test_what_c_code_refuses_by_type_is_explained(body):
     with pytest.raises(TypeError, match="Promise") as caught:

@@ -122,7 +122,11 @@ class TestCalls:
 class TestLooks:
     def test_signature_docstring_names(self):
         assert inspect.signature(double) == inspect.signature(double.function)
-        assert (double.__doc__, double.__name__, double.__module__) == ("Twice the value.", "double", __name__)
+        assert (double.__doc__, double.__name__, double.__module__) == (
+            "Twice the value.",
+            "double",
+            __name__,
+        )
         assert double.__wrapped__ is double.function
         assert double.__hooke_code__() is double.function
 

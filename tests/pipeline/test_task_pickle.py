@@ -177,5 +177,7 @@ def test_tasks_of_a_script_reach_a_process_that_did_not_run_it(tmp_path):
     )
     data = subprocess.run([sys.executable, script], capture_output=True, check=True, timeout=60).stdout
     reader = "import pickle, sys; print(pickle.load(sys.stdin.buffer)(3))"
-    done = subprocess.run([sys.executable, "-c", reader], input=data, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", reader], input=data, capture_output=True, check=True, timeout=60
+    )
     assert done.stdout == b"4\n"

@@ -317,10 +317,30 @@ class TestBindingErrors:
         ("args", "kwargs", "what", "mend"),
         [
             ((), {}, "pipeline 'flow' lacks a value for its parameter 'depth'", "(months=12, *, depth)"),
-            ((), {"dept": 2, "depth": 1}, "pipeline 'flow' has no parameter 'dept'", "did you mean depth=? its parameters"),
-            ((), {"xyzzy": 2, "depth": 1}, "pipeline 'flow' has no parameter 'xyzzy'", "its parameters are (months=12"),
-            ((1, 2), {"depth": 1}, "pipeline 'flow' takes 1 positional arguments, but got 2", "its parameters"),
-            ((1,), {"depth": 1, "months": 2}, "two values for its parameter 'months'", "once, by position or by name"),
+            (
+                (),
+                {"dept": 2, "depth": 1},
+                "pipeline 'flow' has no parameter 'dept'",
+                "did you mean depth=? its parameters",
+            ),
+            (
+                (),
+                {"xyzzy": 2, "depth": 1},
+                "pipeline 'flow' has no parameter 'xyzzy'",
+                "its parameters are (months=12",
+            ),
+            (
+                (1, 2),
+                {"depth": 1},
+                "pipeline 'flow' takes 1 positional arguments, but got 2",
+                "its parameters",
+            ),
+            (
+                (1,),
+                {"depth": 1, "months": 2},
+                "two values for its parameter 'months'",
+                "once, by position or by name",
+            ),
         ],
     )
     def test_of_a_pipeline(self, args, kwargs, what, mend):
@@ -386,7 +406,10 @@ class TestContext:
             return source(n)
 
         graph = traced(lambda: helper(1))
-        assert graph.nodes[0].where.startswith("tests/pipeline/test_trace.py:") or "test_trace" in graph.nodes[0].where
+        assert (
+            graph.nodes[0].where.startswith("tests/pipeline/test_trace.py:")
+            or "test_trace" in graph.nodes[0].where
+        )
 
     def test_an_error_leaves_no_trace_active(self):
         class Own(Exception):
@@ -443,12 +466,21 @@ class TestContext:
     def test_a_promise_of_another_trace(self):
         kept = []
         traced(lambda: kept.append(source()))
-        for use in (lambda: source(kept), lambda: source.map(kept), lambda: kept, lambda: source.map(kept[0])):
+        for use in (
+            lambda: source(kept),
+            lambda: source.map(kept),
+            lambda: kept,
+            lambda: source.map(kept[0]),
+        ):
             with pytest.raises(TraceError, match="traced at another time") as caught:
                 traced(use)
             assert "keep no results in globals" in caught.value.mend
 
-    @pytest.mark.parametrize("make", [lambda: (i for i in [source()]), lambda: map(str, [1]), lambda: iter([source()])], ids=range(3))
+    @pytest.mark.parametrize(
+        "make",
+        [lambda: (i for i in [source()]), lambda: map(str, [1]), lambda: iter([source()])],
+        ids=range(3),
+    )
     def test_what_can_be_read_once_is_not_returned(self, make):
         with pytest.raises(TraceError, match="which can be read once only") as caught:
             traced(make)

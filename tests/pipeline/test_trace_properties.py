@@ -83,7 +83,9 @@ def check_uses(graph: Graph) -> None:
 # A pipeline as data: a list of instructions over a growing list of values.
 INSTRUCTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["call", "split", "part", "map", "map2", "dynamic", "items", "nest", "inner", "spread"]),
+        st.sampled_from(
+            ["call", "split", "part", "map", "map2", "dynamic", "items", "nest", "inner", "spread"]
+        ),
         st.integers(0, 1000),
         st.integers(0, 1000),
         st.integers(0, 5),
@@ -129,7 +131,12 @@ def perform(instructions, start):
                 numbers.append(inner(number(i), n))
             case "spread":
                 lists.append(total.map(one_list(i)))
-    return {"last": numbers[-1], "all": tuple(numbers), "lists": [total(list_) for list_ in lists], "nests": nests}
+    return {
+        "last": numbers[-1],
+        "all": tuple(numbers),
+        "lists": [total(list_) for list_ in lists],
+        "nests": nests,
+    }
 
 
 @pipeline

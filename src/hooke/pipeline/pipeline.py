@@ -51,7 +51,7 @@ class Pipeline(Generic[P, R]):
     def __get__(self, instance: None, owner: type[Any], /) -> Pipeline[P, R]: ...
     @overload
     def __get__(
-        self: Pipeline[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
+        self: Callable[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
     ) -> Pipeline[Q, R]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Pipeline[..., Any]:
         get = getattr(type(self.function), "__get__", None)

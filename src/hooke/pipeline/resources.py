@@ -125,4 +125,6 @@ def _wrong(option: str, value: object, valid: str) -> UsageError:
 
 
 def _unreadable(option: str, error: UsageError) -> UsageError:
-    return UsageError(f"@task got a wrong {option}: {error.what}", where=str(user_place()), why=error.why, mend=error.mend)
+    return UsageError(
+        f"@task got a wrong {option}: {error.what}", where=str(user_place()), why=error.why, mend=error.mend
+    )

@@ -78,7 +78,7 @@ class Task(Generic[P, R]):
     def __get__(self, instance: None, owner: type[Any], /) -> Task[P, R]: ...
     @overload
     def __get__(
-        self: Task[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
+        self: Callable[Concatenate[S, Q], R], instance: S, owner: type[Any] | None = None, /
     ) -> Task[Q, R]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Task[..., Any]:
         get = getattr(type(self.descriptor), "__get__", None)
@@ -182,9 +182,7 @@ def _declare(function: Any, *, name: Any = None, resources: Resources | None = N
     descriptor = _undeclared(function)
     is_wrapped = isinstance(descriptor, (staticmethod, classmethod))
     function = check_function("task", descriptor.__func__ if is_wrapped else descriptor)
-    return Task(
-        function, name=check_name("task", function, name), resources=resources, descriptor=descriptor
-    )
+    return Task(function, name=check_name("task", function, name), resources=resources, descriptor=descriptor)
 
 
 def _undeclared(function: Any) -> Any:
