@@ -248,6 +248,16 @@ def test_the_line_is_the_users_even_when_a_library_asks():
     assert "json.dumps" in error.where
 
 
+def test_the_line_is_the_users_even_when_generated_code_asks():
+    error = refused(lambda p: Config(p, []) == Config(1, []))
+    assert "Config(p, []) == Config(1, [])" in error.where
+
+
+def test_without_any_source_there_is_a_number():
+    error = refused(eval("lambda p: len(p)"))
+    assert "body(score())" in error.where  # the innermost line that can be shown
+
+
 def test_parts_are_named():
     error = refused(lambda p: len(p["rows"][0][1:3][::2]))
     assert "the length of the part ['rows'][0][1:3][::2] of task 'score''s result" in error.what

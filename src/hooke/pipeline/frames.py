@@ -31,15 +31,16 @@ class Place:
 def user_place() -> Place:
     """The innermost line that is the user's: not Hooke's, the standard library's or an installed package's.
 
-    Where every frame is a library's, the innermost one that is not Hooke's.
+    Frames without source (what dataclasses generate, `python -c`) count only where there is nothing better, as
+    do libraries': then it is the innermost one that is not Hooke's.
     """
     outside = None
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(_HOOKE):
-            if _is_users(file):
-                return _place(frame)
+            if _is_users(file) and (place := _place(frame)).text:
+                return place
             outside = outside or frame
         frame = frame.f_back
     return Place("?", 0) if outside is None else _place(outside)
@@ -54,7 +55,7 @@ def shorten_path(file: str) -> str:
 def _is_users(file: str) -> bool:
     if any(part in file for part in _INSTALLED):
         return False
-    return not file.startswith(_STDLIB) and not file.startswith("<frozen ")
+    return not file.startswith((_STDLIB, "<frozen "))
 
 
 def _place(frame: FrameType) -> Place:
