@@ -116,6 +116,7 @@ def test_claims_between_threads_and_stores_of_one_process(tmp_path):
     assert rounds > 10
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_not_hold_its_parents_claim(tmp_path):
     store = Store.open(tmp_path)
     claim = store.claim("k" * 32)

@@ -166,9 +166,13 @@ def _as_table(frame: pl.DataFrame) -> pa.Table | None:
 def _load_frame(data: Any) -> pl.DataFrame:
     import polars as pl
 
-    if "pyarrow" not in sys.modules and (len(data) <= _SMALL_FRAME or not _installed("pyarrow")):
-        return pl.read_ipc_stream(io.BytesIO(data))
-    return cast("pl.DataFrame", pl.from_arrow(_load_table(data), rechunk=False))
+    if sys.modules.get("pyarrow") is None and len(data) <= _SMALL_FRAME:
+        return _load_own_frame(data)
+    try:
+        table = _load_table(data)
+    except ImportError:  # Arrow was there where the frame was written
+        return _load_own_frame(data)
+    return cast("pl.DataFrame", pl.from_arrow(table, rechunk=False))
 
 
 def _load_own_frame(data: Any) -> pl.DataFrame:
@@ -179,12 +183,6 @@ def _load_own_frame(data: Any) -> pl.DataFrame:
 
 def _load_series(name: str, load: Callable[[Any], pl.DataFrame], args: tuple[Any, ...]) -> pl.Series:
     return load(*args).to_series().rename(name)
-
-
-def _installed(library: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(library) is not None
 
 
 class _Raw(io.RawIOBase):

@@ -42,6 +42,11 @@ class Settler:
             self._wake.set()
             self._start()
 
+    @property
+    def pending(self) -> int:
+        """How many files are marked."""
+        return len(self._paths)
+
     def sync(self) -> None:
         """Sync what is marked, now. Raises OSError when this or an earlier sync in the background failed."""
         self._sync()

@@ -1,0 +1,98 @@
+"""What must not grow: opening is flat in size, a digest is computed once per host, marks are synced."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from hooke.base.errors import CorruptObject
+from hooke.store.settle import ONE_BY_ONE, Settler
+from hooke.store.store import Store
+
+
+def best(action, repeats=7):
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def test_opening_is_flat_in_size(store, tmp_path):
+    refs = {size: store.put(np.zeros(size)) for size in (125_000, 12_500_000)}
+    other = Store.open(tmp_path / "store")
+    small, large = (best(lambda ref=ref: other.get(ref)) for ref in refs.values())
+    assert large < 0.005
+    assert large < 20 * small
+
+
+def test_another_process_of_this_host_need_not_hash(store, tmp_path):
+    ref = store.put(np.zeros(12_500_000))
+    code = (
+        "import sys, time\n"
+        "from hooke.store.store import Ref, Store\n"
+        "import numpy, hooke.store.layout as layout\n"
+        "store = Store.open(sys.argv[1])\n"
+        "started = time.perf_counter()\n"
+        "value = store.get(Ref(sys.argv[2], int(sys.argv[3])))\n"
+        "print(time.perf_counter() - started, value.sum())\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "store", ref.digest, str(ref.size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, total = map(float, done.stdout.split())
+    assert total == 0
+    assert seconds < 0.012, "hashing 100 MB takes 16 ms"
+
+
+def test_a_file_that_was_touched_since_is_hashed_again(store, tmp_path):
+    ref = store.put(np.zeros(50_000))
+    store.get(ref)
+    (path,) = (path for path in (tmp_path / "store" / "objects").rglob("*") if path.is_file())
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(200_000)
+        file.write(b"\x01")
+    with pytest.raises(CorruptObject):
+        store.get(ref)
+
+
+@pytest.mark.parametrize("files", [3, ONE_BY_ONE + 10])
+def test_marked_files_are_synced_soon(tmp_path, files):
+    settler = Settler(tmp_path, interval_s=0.05)
+    for number in range(files):
+        path = tmp_path / str(number)
+        path.write_bytes(b"x")
+        settler.mark(str(path))
+    settler.mark(str(tmp_path / "gone" / "long ago"))
+    until = time.monotonic() + 5
+    while settler.pending and time.monotonic() < until:
+        time.sleep(0.01)
+    assert settler.pending == 0
+    settler.sync()
+
+
+def test_a_failed_sync_is_told_at_the_next(tmp_path):
+    settler = Settler(tmp_path, interval_s=60)
+    path = tmp_path / "secret"
+    path.symlink_to(path)
+    settler.mark(str(path))
+    with pytest.raises(OSError, match="symbolic links"):
+        settler.sync()
+    settler.sync()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_settling_goes_on_in_a_forked_child(tmp_path):
+    settler = Settler(tmp_path, interval_s=0.01)
+    (tmp_path / "a").write_bytes(b"x")
+    settler.mark(str(tmp_path / "a"))
+    child = os.fork()
+    if not child:
+        settler.mark(str(tmp_path / "a"))
+        time.sleep(0.3)
+        os._exit(settler.pending)
+    assert os.waitpid(child, 0)[1] == 0
