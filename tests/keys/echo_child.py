@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hooke.keys import fingerprint_value  # noqa: E402
+from hooke.keys import fingerprint_value
 
 if __name__ == "__main__":
     while size := sys.stdin.buffer.read(8):

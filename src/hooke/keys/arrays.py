@@ -91,12 +91,18 @@ def _scalar(walk: Walk, value: Any) -> bytes:
     return compound(b"numpy scalar", [_array(walk, np.asarray(value))])
 
 
-def _ufunc(_: Walk, value: Any) -> bytes:
+def _ufunc(walk: Walk, value: Any) -> bytes:
     if getattr(sys.modules["numpy"], value.__name__, None) is not value:
         raise NoKey(
             value, "a ufunc made at run time keeps its function hidden", "pass the Python function itself"
         )
-    return compound(b"ufunc", [text(value.__name__)])
+    return compound(b"ufunc", [walk.code(type(value)), text(value.__name__)])
+
+
+def _vectorized(walk: Walk, value: Any) -> bytes:
+    # By what it was made with: a call leaves a compiled ufunc in it.
+    names = ("pyfunc", "otypes", "excluded", "signature", "cache")
+    return compound(b"vectorize", walk.fields((name, getattr(value, name, None)) for name in names))
 
 
 def _sparse(walk: Walk, value: Any) -> bytes:
@@ -124,5 +130,6 @@ _ENCODERS: dict[tuple[str, str], Encoder] = {
     ("numpy", "generic"): _scalar,
     ("numpy", "dtype"): lambda walk, value: compound(b"numpy dtype", [_dtype(walk, value)]),
     ("numpy", "ufunc"): _ufunc,
+    ("numpy", "vectorize"): _vectorized,
     ("torch", "Tensor"): _tensor,
 }
