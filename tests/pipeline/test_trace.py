@@ -193,7 +193,7 @@ class TestMaps:
             (map(str, (1, 2)), ["1", "2"]),
             ([], []),
         ],
-        ids=lambda value: type(value).__name__,
+        ids=["range", "list", "tuple", "dict", "values", "items", "text", "generator", "map", "empty"],
     )
     def test_iterables(self, iterable, kept):
         (node,) = traced(lambda: source.map(iterable)).nodes
