@@ -19,6 +19,7 @@ MAKE = """
 import polars as pl, sys
 n = int(sys.argv[2])
 frame = pl.DataFrame({"number": range(n), "text": [f"text number {at}" for at in range(n)],
+                      "wide": pl.Series(range(n), dtype=pl.Int128 if int(sys.argv[3]) else pl.Int64),
                       "kind": pl.Series(["a"] * n, dtype=pl.Categorical)})
 from hooke.store.store import Store, Entry
 store = Store.open(sys.argv[1])
@@ -34,11 +35,12 @@ assert found["series"].equals(frame["text"]) and found["series"].name == "text"
 """
 
 
+@pytest.mark.parametrize("wide", ["0", "1"])
 @pytest.mark.parametrize("items", [3, 60_000])
 @pytest.mark.parametrize(("writer", "reader"), [(WITHOUT, WITHOUT), (WITH, WITHOUT), (WITHOUT, WITH)])
-def test_both_ways(tmp_path, writer, reader, items):
+def test_both_ways(tmp_path, writer, reader, items, wide):
     for code in (writer + MAKE + PUT, reader + MAKE + GET):
-        command = [sys.executable, "-c", textwrap.dedent(code), tmp_path, str(items)]
+        command = [sys.executable, "-c", textwrap.dedent(code), tmp_path, str(items), wide]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

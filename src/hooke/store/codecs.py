@@ -142,7 +142,7 @@ def _reduce_frame(frame: pl.DataFrame, later: Later) -> Any:
     def write(sink: Any) -> None:
         frame.write_ipc_stream(cast("BinaryIO", _Raw(sink)), compat_level=newest)
 
-    return _load_own_frame, (later(Blob(int(frame.estimated_size()), write)),)
+    return _load_own_frame, (later(Blob(int(frame.estimated_size()), write)), dict(frame.schema))
 
 
 def _reduce_series(series: pl.Series, later: Later) -> Any:
@@ -164,21 +164,37 @@ def _as_table(frame: pl.DataFrame) -> pa.Table | None:
 
 
 def _load_frame(data: Any) -> pl.DataFrame:
-    import polars as pl
+    table = _table_if_worth_it(data)
+    return _read_stream(data) if table is None else _on_same_memory(table)
 
+
+def _load_own_frame(data: Any, schema: dict[str, Any]) -> pl.DataFrame:
+    table = _table_if_worth_it(data)
+    # Whether Arrow knows all the types is found out here, since it was not there where the frame was written.
+    if table is None or dict(_on_same_memory(table.schema.empty_table()).schema) != schema:
+        return _read_stream(data)
+    return _on_same_memory(table)
+
+
+def _table_if_worth_it(data: Any) -> pa.Table | None:
     if sys.modules.get("pyarrow") is None and len(data) <= _SMALL_FRAME:
-        return _load_own_frame(data)
+        return None
     try:
-        table = _load_table(data)
-    except ImportError:  # Arrow was there where the frame was written
-        return _load_own_frame(data)
-    return cast("pl.DataFrame", pl.from_arrow(table, rechunk=False))
+        return _load_table(data)
+    except (ImportError, ValueError, NotImplementedError):  # Arrow's errors for a type that it does not know
+        return None
 
 
-def _load_own_frame(data: Any) -> pl.DataFrame:
+def _read_stream(data: Any) -> pl.DataFrame:
     import polars as pl
 
     return pl.read_ipc_stream(io.BytesIO(data))
+
+
+def _on_same_memory(table: pa.Table) -> pl.DataFrame:
+    import polars as pl
+
+    return cast("pl.DataFrame", pl.from_arrow(table, rechunk=False))
 
 
 def _load_series(name: str, load: Callable[[Any], pl.DataFrame], args: tuple[Any, ...]) -> pl.Series:
