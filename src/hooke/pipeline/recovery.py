@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hooke.base.intervals import Segment, SegmentMap
+from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    CapacityChanged,
     Event,
     ItemsFound,
     MapExpanded,
     NodePlanned,
+    RunStarted,
 )
 
 __all__ = ["Known", "Recovered", "recover"]
@@ -33,46 +36,61 @@ class Recovered:
 
     known: dict[str, Known] = field(default_factory=dict)
     next_attempt: int = 1
+    """Above all that were handed out: those that the journal has heard of, and as many more as ran at once."""
 
 
 def recover(events: Iterable[Event]) -> Recovered:
     """Fold a driver's journal. Nodes are matched by key, since an edit may have renumbered them."""
-    recovered = Recovered()
-    done: dict[str, SegmentMap] = {}
-    keys: dict[int, str] = {}
+    past = _Past()
     for event in events:
-        if isinstance(event, AttemptStarted | AttemptFinished | AttemptFailed):
-            recovered.next_attempt = max(recovered.next_attempt, event.attempt + 1)
+        past.count(event)
+        past.take(event)
+    for key, segments in past.done.items():
+        past.known.setdefault(key, Known()).segments = list(segments)
+    return Recovered(known=past.known, next_attempt=past.last_attempt + past.most_slots + 1)
+
+
+@dataclass(slots=True)
+class _Past:
+    known: dict[str, Known] = field(default_factory=dict)
+    done: dict[str, SegmentMap] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)
+    last_attempt: int = 0
+    most_slots: int = 0
+
+    def count(self, event: Event) -> None:
+        """Keep account of the attempts that there may have been."""
         match event:
-            case NodePlanned():
-                keys[event.node] = event.key
-            case MapExpanded():
-                recovered.known.setdefault(keys[event.node], Known()).expansion = event
-            case AttemptFinished(expanded=MapExpanded() as expansion):
-                # The driver may have died before it said the expansion by itself.
-                recovered.known.setdefault(keys[event.node], Known()).expansion = expansion
-            case AttemptFinished():
-                _note(done, keys[event.node], event.lo, event.hi, event)
-            case AttemptFailed() if event.ref is not None:
-                _note(done, keys[event.node], event.lo, event.lo + event.done, event)
-            case ItemsFound():
-                _note(done, keys[event.node], event.lo, event.hi, event)
+            case AttemptStarted() | AttemptFinished() | AttemptFailed():
+                self.last_attempt = max(self.last_attempt, event.attempt)
+            case RunStarted():
+                self.last_attempt, self.most_slots = self.last_attempt + self.most_slots, 0
+            case CapacityChanged():
+                self.most_slots = max(self.most_slots, event.slots)
             case _:
                 pass
-    for key, segments in done.items():
-        recovered.known.setdefault(key, Known()).segments = list(segments)
-    return recovered
 
+    def take(self, event: Event) -> None:
+        """Keep what was finished."""
+        match event:
+            case NodePlanned():
+                self.keys[event.node] = event.key
+            case MapExpanded():
+                self._expansion(event)
+            case AttemptFinished(expanded=MapExpanded() as expansion):
+                self._expansion(expansion)  # the driver may have died before it said so by itself
+            case AttemptFinished() | ItemsFound():
+                self._note(event, event.hi, event.ref)
+            case AttemptFailed(ref=Ref() as ref):
+                self._note(event, event.lo + event.done, ref)
+            case _:
+                pass
 
-def _note(
-    done: dict[str, SegmentMap],
-    key: str,
-    lo: int,
-    hi: int,
-    event: AttemptFinished | AttemptFailed | ItemsFound,
-) -> None:
-    assert event.ref is not None
-    segments = done.setdefault(key, SegmentMap())
-    start = event.start if isinstance(event, ItemsFound) else 0
-    for a, b in segments.items.gaps(lo, hi):
-        segments.record(a, b, event.ref, start + a - lo)
+    def _expansion(self, event: MapExpanded) -> None:
+        self.known.setdefault(self.keys[event.node], Known()).expansion = event
+
+    def _note(self, event: AttemptFinished | AttemptFailed | ItemsFound, hi: int, ref: Ref) -> None:
+        segments = self.done.setdefault(self.keys[event.node], SegmentMap())
+        start = event.start if isinstance(event, ItemsFound) else 0
+        for a, b in segments.items.gaps(event.lo, hi):
+            segments.record(a, b, ref, start + a - event.lo)

@@ -70,6 +70,7 @@ class NodeState:
     demanded: bool = False
     looked: bool = False
     expanding: bool = False
+    settled: bool = False
     missing: int = 0
     done: SegmentMap = field(default_factory=SegmentMap)
     open: IntervalSet = field(default_factory=IntervalSet)
@@ -88,6 +89,8 @@ class NodeState:
 class RunState:
     """The scheduler's state of one run. Not thread-safe; owned by one runner."""
 
+    skips_before_reserving = SKIPS_BEFORE_RESERVING
+
     def __init__(self, graph: Graph, plans: Sequence[Plan], *, seed: int = 0, first_attempt: int = 1) -> None:
         self.graph = graph
         self.seed = seed
@@ -101,6 +104,7 @@ class RunState:
         self.ignored = 0
         self._capacity = CapacityChanged(slots=0, cpus=0.0)
         self._next_attempt = first_attempt
+        self._withdrawn: list[int] = []
         self._now = 0.0
         self._stop_by: str | None = None
         self._to_look: list[int] = []
@@ -259,6 +263,7 @@ class RunState:
 
     def _withdraw(self, state: NodeState, attempt: int) -> None:
         running = self.running.pop(attempt)
+        heapq.heappush(self._withdrawn, attempt)
         state.taken.remove(running.lo, running.hi)
         state.expanding = state.expanding and not running.expand
 
@@ -266,7 +271,7 @@ class RunState:
         parent = self.nodes[need.node]
         if need.item is not None:
             return parent.done.items.contains(need.item, need.item + 1)
-        return parent.complete
+        return parent.settled  # not `complete`: a map of nothing is that before anybody was told
 
     def _reopen(self, state: NodeState) -> None:
         """Open what may start now, after a lookup, an expansion or the last missing input."""
@@ -305,6 +310,7 @@ class RunState:
         for child in self._waiters.elementwise.get(node, ()):
             self._advance_child(self.nodes[child], lo, hi)
         if state.complete:
+            state.settled = True
             self._unfinished_roots.discard(node)
             for child in self._waiters.pop_whole(node):
                 self._input_met(child)
@@ -403,7 +409,7 @@ class RunState:
                 continue
             if not self._fits(state.plan):
                 passed.append(entry)
-                if state.skips > SKIPS_BEFORE_RESERVING * self._capacity.slots:
+                if state.skips > self.skips_before_reserving * self._capacity.slots:
                     break
                 continue
             state.skips = 0
@@ -424,8 +430,7 @@ class RunState:
         return bool(state.open) or (state.items is None and not state.expanding)
 
     def _start(self, state: NodeState) -> Submit:
-        attempt = self._next_attempt
-        self._next_attempt += 1
+        attempt = self._new_attempt()
         if state.items is None:
             state.expanding = True
             self.running[attempt] = _Running(state.node.id, 0, 0, True)
@@ -435,6 +440,13 @@ class RunState:
         state.taken.add(lo, hi)
         self.running[attempt] = _Running(state.node.id, lo, hi, False)
         return Submit(attempt, state.node.id, lo, hi, state.failures.get(lo, 0) + 1)
+
+    def _new_attempt(self) -> int:
+        """An id that no engine has seen. Withdrawn ones go first, so that those unheard of are never more than the slots."""
+        if self._withdrawn:
+            return heapq.heappop(self._withdrawn)
+        self._next_attempt += 1
+        return self._next_attempt - 1
 
     def _choose(self, state: NodeState) -> tuple[int, int]:
         """The next items of a node: the longest one where durations are known, else a chunk from the front."""

@@ -145,7 +145,8 @@ class Runner:
             self._state.apply(Looked(node, held=True, attempt=submit.attempt))
             return False
         self._claims[node] = claim
-        if self._look(node):
+        found = self._look(node)
+        if found or (submit.expand and self._state.nodes[node].items is not None):
             self._state.apply(Looked(node, attempt=submit.attempt))
             self._release_done()
             return False

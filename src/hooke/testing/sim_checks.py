@@ -1,0 +1,409 @@
+"""The invariants of a run, checked over the trace of a history by a second, simpler scheduler's eyes.
+
+Nothing of the run state is used here: what is done, what runs and what could run is worked out anew from
+the journal and from what was said to the engine, with plain sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Event,
+    ItemsFound,
+    MapExpanded,
+    RetryPlanned,
+    StopRequested,
+)
+from hooke.pipeline.effects import Plan
+from hooke.pipeline.graph import Graph
+from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
+from hooke.testing.sim_world import Record
+
+__all__ = ["Story", "broken"]
+
+LATEST_S = 1.0
+"""By how much a timeout or a retry may be late: some waits of the runner, and the engine's own delay."""
+
+LONGEST_S = 40_000.0
+"""Virtual time of a whole history: a few hours; the longest sound one needs a fifth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """A history, as far as the invariants look at it."""
+
+    graph: Graph
+    plans: tuple[Plan, ...]
+    keys: tuple[str, ...]
+    trace: tuple[Record, ...]
+    journal: tuple[Event, ...]
+
+
+def broken(story: Story) -> list[str]:
+    """The broken invariants, in the order in which they were broken; each as a sentence."""
+    judge = _Judge(story)
+    for record in story.trace:
+        judge.look(record)
+    judge.at_the_end()
+    return judge.problems
+
+
+@dataclass(slots=True)
+class _Flight:
+    """An attempt that the driver handed out and that nobody answered yet."""
+
+    node: int
+    kind: str
+    items: range
+    began: float | None = None
+
+
+@dataclass(slots=True)
+class _Driver:
+    """What holds while one driver lives."""
+
+    known: list[set[int]]
+    flights: dict[int, _Flight] = field(default_factory=dict)
+    owed: dict[int, str] = field(default_factory=dict)
+    failures: dict[tuple[int, int], int] = field(default_factory=dict)
+    delayed: dict[tuple[int, int], float] = field(default_factory=dict)
+    passed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Node -> by how many it was passed, and the most slots that there were meanwhile."""
+    held: set[int] = field(default_factory=set)
+    place: CapacityChanged = field(default_factory=lambda: CapacityChanged(slots=0, cpus=0.0))
+    doomed: bool = False
+    stopped: bool = False
+
+
+class _Judge:
+    def __init__(self, story: Story) -> None:
+        self.graph = story.graph
+        self.plans = story.plans
+        self.keys = story.keys
+        self.story = story
+        self.problems: list[str] = []
+        self.now = story.trace[0].at
+        self.driver = self._new_driver()
+        self.done: list[set[int]] = [set() for _ in self.graph.nodes]
+        self.items: list[int | None] = [node.items for node in self.graph.nodes]
+        self.started: set[int] = set()
+        self.said: list[Event] = []
+        self.depths = self.graph.depths()
+        self.roots = set(self.graph.roots())
+
+    def _new_driver(self) -> _Driver:
+        return _Driver(known=[set() for _ in self.graph.nodes])
+
+    def look(self, record: Record) -> None:
+        """Take one record in."""
+        self.now = record.at
+        look = getattr(self, "_on_" + record.what, None)
+        if look is not None:
+            look(record.facts)
+
+    def at_the_end(self) -> None:
+        """What holds at the end of all."""
+        if [*self.story.journal] != self.said:
+            self._wrong("the journal on the disk is not what was appended")
+        if self.now - self.story.trace[0].at > LONGEST_S:
+            self._wrong(f"the run took {self.now - self.story.trace[0].at:.0f} s")
+
+    def _wrong(self, what: str) -> None:
+        at = self.now - self.story.trace[0].at
+        self.problems.append(f"at {at:.3f} s: {what}")
+
+    # -- the driver's life -------------------------------------------------------------------------
+
+    def _on_driver(self, _number: int) -> None:
+        self.driver = self._new_driver()
+        self.items = [node.items for node in self.graph.nodes]
+
+    def _on_crash(self, _facts: None) -> None:
+        self.driver = self._new_driver()
+
+    def _on_stuck(self, _facts: None) -> None:
+        self._wrong("the run goes round in circles")
+
+    def _on_error(self, what: str) -> None:
+        self._wrong(f"the driver raised {what}")
+
+    def _on_left(self, running: tuple[int, ...]) -> None:
+        if running:
+            self._wrong(f"leak: attempts {running} still run in the state of a run that is over")
+
+    def _on_end(self, facts: tuple[str | None, list[str]]) -> None:
+        status, claims = facts
+        driver = self.driver
+        if claims:
+            self._wrong(f"leak: {len(claims)} claims are still held by a driver that is gone")
+        if status is None:
+            return
+        self._settle_accounts()
+        if driver.flights and status in {"finished", "failed", "stopped"}:
+            self._wrong(f"leak: attempts {sorted(driver.flights)} were neither answered nor cancelled")
+        if status == "failed" and not driver.doomed:
+            self._wrong("the run failed, but no item had used up its retries")
+        if status == "stopped" and not driver.stopped:
+            self._wrong("the run was stopped, but nobody asked for it")
+        if status == "finished":
+            self._all_is_done()
+
+    def _all_is_done(self) -> None:
+        for root in self.roots:
+            if not self._complete(root):
+                self._wrong(
+                    f"the run is finished, but node {root} has only items {sorted(self._known(root))}"
+                )
+
+    # -- the engine --------------------------------------------------------------------------------
+
+    def _on_submit(self, facts: tuple[int, int, str, int, int]) -> None:
+        attempt, node, kind, lo, hi = facts
+        flight = _Flight(node, kind, range(lo, hi))
+        if attempt in self.started or attempt in self.driver.flights:
+            self._wrong(f"attempt {attempt} was handed out twice")
+        self.started.add(attempt)
+        self._check_items(attempt, flight)
+        self._check_needs(attempt, flight)
+        self._check_passed(node)
+        self.driver.flights[attempt] = flight
+        self._check_place(attempt)
+
+    def _check_items(self, attempt: int, flight: _Flight) -> None:
+        node, items = flight.node, set(flight.items)
+        for other, flying in self.driver.flights.items():
+            if flying.node == node and (
+                items & set(flying.items) or (flight.kind, flying.kind) == ("expand",) * 2
+            ):
+                self._wrong(f"attempts {other} and {attempt} of node {node} run the same items at once")
+        if items & self._known(node):
+            self._wrong(
+                f"attempt {attempt} runs items of node {node} that are done: {sorted(items & self._known(node))}"
+            )
+        if items & self.done[node]:
+            self._wrong(
+                f"attempt {attempt} runs items of node {node} again: {sorted(items & self.done[node])}"
+            )
+        for item in items:
+            if self.driver.delayed.pop((node, item), 0.0) > self.now + 1e-6:
+                self._wrong(f"item {item} of node {node} did not wait for its retry")
+
+    def _check_needs(self, attempt: int, flight: _Flight) -> None:
+        missing = [use for use in self.graph.nodes[flight.node].uses if not self._met(use, flight)]
+        if missing:
+            self._wrong(
+                f"attempt {attempt} of node {flight.node} began before its needs were done: {missing}"
+            )
+
+    def _met(self, use: Any, flight: _Flight) -> bool:
+        known = self._known(use.node)
+        if use.elementwise:
+            return set(flight.items) <= known
+        if (
+            self.graph.nodes[use.node].items is not None
+            and self.graph.nodes[use.node].kind == "map"
+            and use.path
+        ):
+            return use.path[0] in known
+        return self._complete(use.node)
+
+    def _check_place(self, attempt: int) -> None:
+        place, flights = self.driver.place, self.driver.flights.values()
+        plans = [self.plans[flight.node] for flight in flights]
+        over = (
+            len(plans) > place.slots
+            or _over([plan.cpus for plan in plans], place.cpus)
+            or _over([plan.memory or 0 for plan in plans], place.memory)
+        )
+        if over:
+            self._wrong(f"with attempt {attempt} more runs than the place has: {len(plans)} on {place}")
+
+    def _on_deliver(self, event: Event) -> None:
+        if isinstance(event, AttemptFinished | AttemptFailed) and event.attempt in self.driver.flights:
+            self.driver.owed[event.attempt] = type(event).__name__
+
+    def _on_cancel(self, attempt: int) -> None:
+        self.driver.flights.pop(attempt, None)
+        self.driver.owed.pop(attempt, None)
+
+    def _on_wait(self, _timeout_s: float) -> None:
+        self._settle_accounts()
+        self._check_times()
+        self._check_idle()
+
+    def _settle_accounts(self) -> None:
+        for attempt, answer in self.driver.owed.items():
+            self._wrong(f"lost: {answer} of attempt {attempt} was delivered and not journalled")
+        self.driver.owed.clear()
+
+    def _check_times(self) -> None:
+        for attempt, flight in self.driver.flights.items():
+            timeout_s = self.plans[flight.node].timeout_s
+            if (
+                timeout_s is not None
+                and flight.began is not None
+                and self.now > flight.began + timeout_s + LATEST_S
+            ):
+                self._wrong(f"attempt {attempt} runs for {self.now - flight.began:.1f} s, past its timeout")
+
+    # -- the journal -------------------------------------------------------------------------------
+
+    def _on_journal(self, event: Event) -> None:
+        self.said.append(event)
+        match event:
+            case AttemptStarted() if event.attempt in self.driver.flights:
+                self.driver.flights[event.attempt].began = event.at
+            case AttemptFinished():
+                self._answered(event)
+                self._finish(event, event.lo, event.hi)
+            case AttemptFailed():
+                self._answered(event)
+                self._finish(event, event.lo, event.lo + event.done)
+                self._count_failure(event)
+            case ItemsFound():
+                self._find(event)
+            case MapExpanded():
+                self._expand(event)
+            case RetryPlanned() if event.number > 1:
+                self.driver.delayed[event.node, event.lo] = event.due
+            case CapacityChanged():
+                self.driver.place = event
+            case StopRequested():
+                self.driver.stopped = True
+            case _:
+                pass
+
+    def _answered(self, event: AttemptFinished | AttemptFailed) -> None:
+        flight = self.driver.flights.pop(event.attempt, None)
+        timed_out = isinstance(event, AttemptFailed) and event.failure.kind == "TimedOut"
+        if flight is None and not timed_out:
+            self._wrong(f"stale: an answer of attempt {event.attempt} was accepted, which is not under way")
+        self.driver.owed.pop(event.attempt, None)
+
+    def _finish(self, event: AttemptFinished | AttemptFailed, lo: int, hi: int) -> None:
+        again = set(range(lo, hi)) & self._known(event.node)
+        if again:
+            self._wrong(
+                f"twice: items {sorted(again)} of node {event.node} are recorded again by attempt {event.attempt}"
+            )
+        self._known(event.node).update(range(lo, hi))
+        self.done[event.node].update(range(lo, hi))
+
+    def _find(self, event: ItemsFound) -> None:
+        again = set(range(event.lo, event.hi)) & self._known(event.node)
+        if again:
+            self._wrong(f"twice: items {sorted(again)} of node {event.node} are found that were known")
+        self._known(event.node).update(range(event.lo, event.hi))
+        self.done[event.node].update(range(event.lo, event.hi))
+
+    def _expand(self, event: MapExpanded) -> None:
+        if self.items[event.node] is not None:
+            self._wrong(f"twice: the list of node {event.node} was read again")
+        self.items[event.node] = event.items
+        for node in self.graph.nodes:
+            if self.items[node.id] is None and any(
+                use.elementwise and self.items[use.node] is not None for use in node.uses
+            ):
+                self.items[node.id] = event.items
+
+    def _count_failure(self, event: AttemptFailed) -> None:
+        bad = event.lo + event.done
+        if event.failure.kind in ISOLATED_DEATHS and event.hi - bad > 1:
+            return
+        item = (event.node, bad if event.hi > event.lo else -1)
+        failures = self.driver.failures[item] = self.driver.failures.get(item, 0) + 1
+        tries = self.plans[event.node].retries + 1
+        if failures > tries:
+            self._wrong(f"item {item} failed {failures} times, with {tries} tries declared")
+        self.driver.doomed |= failures >= tries or not event.failure.retryable
+
+    def _on_held(self, key: str) -> None:
+        self.driver.held |= {node for node, mine in enumerate(self.keys) if mine == key}
+
+    def _on_claim(self, key: str) -> None:
+        self.driver.held -= {node for node, mine in enumerate(self.keys) if mine == key}
+
+    # -- what could run ----------------------------------------------------------------------------
+
+    def _known(self, node: int) -> set[int]:
+        return self.driver.known[node]
+
+    def _complete(self, node: int) -> bool:
+        items = self.items[node]
+        return items is not None and len(self._known(node)) >= items
+
+    def _ready(self) -> list[int]:
+        """Nodes with something that may start now, by every rule but the room for it."""
+        if self.driver.doomed or self.driver.stopped:
+            return []
+        wanted: set[int] = set()
+        for node in reversed(range(len(self.graph.nodes))):
+            below = any(child in wanted and not self._complete(child) for child in self.graph.children(node))
+            if node in self.roots or below:
+                wanted.add(node)
+        return [node for node in sorted(wanted) if self._has_ready(node)]
+
+    def _has_ready(self, node: int) -> bool:
+        if self._complete(node):
+            return False
+        flying = [flight for flight in self.driver.flights.values() if flight.node == node]
+        busy = {item for flight in flying for item in flight.items}
+        late = {item for (of, item), due in self.driver.delayed.items() if of == node and due > self.now}
+        items = self.items[node]
+        if items is None:
+            whole = _Flight(node, "expand", range(0))
+            able = self.graph.nodes[node].is_dynamic and not flying and -1 not in late
+            return able and all(self._met(use, whole) for use in self.graph.nodes[node].uses)
+        left = set(range(items)) - self._known(node) - busy - late
+        uses = self.graph.nodes[node].uses
+        return any(all(self._met(use, _Flight(node, "", range(i, i + 1))) for use in uses) for i in left)
+
+    def _fits(self, node: int) -> bool:
+        place = self.driver.place
+        plans = [self.plans[flight.node] for flight in self.driver.flights.values()] + [self.plans[node]]
+        return not _over([plan.cpus for plan in plans], place.cpus) and not _over(
+            [plan.memory or 0 for plan in plans], place.memory
+        )
+
+    def _check_idle(self) -> None:
+        """Before the driver sleeps: what is ready and fits was handed out, unless room is kept for a wide one."""
+        if len(self.driver.flights) >= self.driver.place.slots:
+            return
+        ready = self._ready()
+        if not all(self._fits(node) for node in ready):
+            return
+        if idle := [node for node in ready if node not in self.driver.held]:
+            self._wrong(f"idle: nodes {idle} are ready and fit, and the driver sleeps")
+
+    def _check_passed(self, started: int) -> None:
+        """No ready node is passed for ever by nodes that come after it."""
+        driver = self.driver
+        driver.passed.pop(started, None)
+        mine = (-self.depths[started], started)
+        for node in self._waiting_wide():
+            if node == started or (-self.depths[node], node) > mine:
+                continue
+            passed, slots = driver.passed.get(node, (0, 0))
+            passed, slots = passed + 1, max(slots, driver.place.slots)
+            driver.passed[node] = passed, slots
+            if passed == (SKIPS_BEFORE_RESERVING + 1) * slots + 1:
+                self._wrong(
+                    f"starvation: node {node} is ready and was passed by {passed} attempts of later nodes"
+                )
+
+    def _waiting_wide(self) -> Sequence[int]:
+        wide = [node for node, plan in enumerate(self.plans) if plan.cpus > 1 or plan.memory]
+        held = self.driver.held
+        return [node for node in self._ready() if node not in held and not self._fits(node)] if wide else []
+
+
+def _over(amounts: Sequence[float], total: float | None) -> bool:
+    """Whether they are more than there is; one that asks for more than all counts as all."""
+    return total is not None and sum(min(amount, total) for amount in amounts) > total + 1e-6

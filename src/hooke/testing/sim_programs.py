@@ -1,0 +1,222 @@
+"""Random pipelines for simulations: small, of every shape that a graph can have, with plain Python to compare with.
+
+A program is data, and one pipeline interprets it. So the same program is traced into a graph, and called as
+plain Python for the result that every history must end with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.resources import Resources
+from hooke.pipeline.task import Task
+
+__all__ = ["Program", "Step", "draw_program", "pipeline_of"]
+
+GIB = 2**30
+_MODULUS = 10_007
+
+Note = Callable[[Any], None]
+
+
+def mix(*values: Any) -> int:
+    """One number of any nesting of numbers."""
+    total = 7
+    for value in values:
+        total = (total * 31 + (value if isinstance(value, int) else mix(*value))) % _MODULUS
+    return total
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A result that is used in parts."""
+    return mix(value), mix(value, 1)
+
+
+def listed(value: Any) -> list[int]:
+    """A list for a dynamic map, of 0 to 6 items."""
+    seed = mix(value)
+    return [mix(seed, item) for item in range(seed % 7)]
+
+
+def bump(item: Any, *, by: Any = 1) -> int:
+    """An item of a map."""
+    return mix(item, by)
+
+
+def join(item: Any, other: Any) -> int:
+    """An item of a map over two columns."""
+    return mix(item, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call or map. `inputs` are places in the list of earlier results, each with the path to the part used."""
+
+    kind: str
+    task: Task[..., Any]
+    inputs: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    constant: int = 0
+    items: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """Steps, and which of their results the pipeline returns."""
+
+    steps: tuple[Step, ...]
+    returned: tuple[int, ...]
+
+
+def pipeline_of(note: Note = lambda _: None) -> Pipeline[..., Any]:
+    """The pipeline that interprets a program. `note` is told the result of each step, in the order of the graph's nodes."""
+
+    def simulated(program: Program) -> Any:
+        results: list[Any] = []
+        for step in program.steps:
+            results.append(_take(step, results))
+            note(results[-1])
+        return {"parts": [results[at] for at in program.returned], "constant": 5}
+
+    return Pipeline(simulated, name="simulated")
+
+
+def _take(step: Step, results: Sequence[Any]) -> Any:
+    used = [_part(results[at], path) for at, path in step.inputs]
+    if step.kind == "call":
+        return step.task(*used, step.constant)
+    if step.kind == "single":
+        return step.task(*used or [step.constant])
+    if step.kind == "static":
+        return step.task.map(range(step.constant, step.constant + step.items), **_keyword(used))
+    if step.kind == "constants":
+        return step.task.map([*used, *range(step.items)])
+    if step.kind == "step":
+        return step.task.map(used[0], **_keyword(used[1:]))
+    return step.task.map(*used)
+
+
+def _keyword(used: Sequence[Any]) -> dict[str, Any]:
+    return {"by": used[0]} if used else {}
+
+
+def _part(value: Any, path: Sequence[int]) -> Any:
+    for index in path:
+        value = value[index]
+    return value
+
+
+class _Draw:
+    """Draws one program. Keeps what each result is, so that steps fit together."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.steps: list[Step] = []
+        self.shapes: list[tuple[str, int]] = []  # (number, pair, list, map, dynamic), length where known
+
+    def program(self) -> Program:
+        for _ in range(self.random.randint(2, 9)):
+            getattr(self, "_" + self.random.choice(_SHAPES))()
+        if self.random.random() < 0.2:
+            self._twice()
+        used = {at for step in self.steps for at, _ in step.inputs}
+        unused = [at for at in range(len(self.steps)) if at not in used]
+        returned = unused[1:] if len(unused) > 1 and self.random.random() < 0.3 else unused
+        extra = [at for at in used if self.random.random() < 0.1]
+        return Program(steps=tuple(self.steps), returned=tuple(returned + extra))
+
+    def _add(self, shape: tuple[str, int], step: Step) -> None:
+        self.steps.append(step)
+        self.shapes.append(shape)
+
+    def _task(self, function: Callable[..., Any]) -> Task[..., Any]:
+        draw = self.random
+        resources = Resources(
+            cpus=draw.choice((1, 1, 1, 0.5, 2, 4, 16)),
+            memory=draw.choice((None, None, GIB, 3 * GIB, 64 * GIB)),
+            retries=draw.choice((0, 1, 2, 4)),
+            timeout_s=draw.choice((None, None, None, 5.0, 30.0)),
+            cache=draw.random() < 0.8,
+        )
+        return Task(function, name=f"{function.__name__}{len(self.steps)}", resources=resources)
+
+    def _use(self) -> tuple[int, tuple[int, ...]]:
+        at = self.random.randrange(len(self.shapes))
+        shape, length = self.shapes[at]
+        if shape == "pair" and self.random.random() < 0.7:
+            return at, (self.random.randrange(2),)
+        if shape == "map" and length and self.random.random() < 0.4:
+            return at, (self.random.randrange(length),)
+        return at, ()
+
+    def _uses(self, most: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        count = self.random.randint(0, min(most, len(self.shapes)))
+        return tuple(self._use() for _ in range(count))
+
+    def _call(self) -> None:
+        self._add(("number", 0), Step("call", self._task(mix), self._uses(3), self.random.randrange(9)))
+
+    def _pair(self) -> None:
+        self._add(("pair", 2), Step("single", self._task(pair), self._uses(1), self.random.randrange(9)))
+
+    def _static(self) -> None:
+        items = self.random.choice((0, 1, 3, 8, 40))
+        step = Step("static", self._task(bump), self._uses(1), self.random.randrange(9), items)
+        self._add(("map", items), step)
+
+    def _constants(self) -> None:
+        """A map over a list that holds other results."""
+        uses = self._uses(2)
+        items = self.random.randint(1, 4)
+        self._add(("map", len(uses) + items), Step("constants", self._task(bump), uses, items=items))
+
+    def _dynamic(self) -> None:
+        self._add(("list", 0), Step("single", self._task(listed), self._uses(1), self.random.randrange(9)))
+        self._add(("dynamic", 0), Step("columns", self._task(bump), ((len(self.steps) - 1, ()),)))
+
+    def _step(self) -> None:
+        maps = [at for at, (shape, _) in enumerate(self.shapes) if shape in {"map", "dynamic"}]
+        if not maps:
+            self._static()
+            maps = [len(self.steps) - 1]
+        at = self.random.choice(maps)
+        self._add(self.shapes[at], Step("step", self._task(bump), ((at, ()), *self._uses(1))))
+
+    def _columns(self) -> None:
+        self._step()
+        first = self.steps[-1].inputs[0][0]
+        self._add(
+            self.shapes[-1], Step("columns", self._task(join), ((first, ()), (len(self.steps) - 1, ())))
+        )
+
+    def _reduce(self) -> None:
+        self._step()
+        self._add(("number", 0), Step("call", self._task(mix), ((len(self.steps) - 1, ()),), 1))
+
+    def _twice(self) -> None:
+        """The same call or map once more: two nodes of one key."""
+        at = self.random.randrange(len(self.steps))
+        self._add(self.shapes[at], self.steps[at])
+
+
+_SHAPES = (
+    "call",
+    "call",
+    "pair",
+    "static",
+    "static",
+    "constants",
+    "dynamic",
+    "step",
+    "step",
+    "columns",
+    "reduce",
+)
+
+
+def draw_program(random: Random) -> Program:
+    """A random program."""
+    return _Draw(random).program()

@@ -1,0 +1,112 @@
+"""Bugs to be found: small changes of the production classes, each of a kind that schedulers have had."""
+
+from hooke.journal.events import AttemptFinished
+from hooke.pipeline.run_state import RunState
+from hooke.pipeline.runner import Runner
+
+
+class BelievesWithoutSaying(Runner):
+    """Lost acknowledgement: some results are believed but not journalled, so a resumed run does not know them."""
+
+    def _record(self, event):
+        if isinstance(event, AttemptFinished) and event.attempt % 7 == 0:
+            self._state.apply(event)
+        else:
+            super()._record(event)
+
+
+class LosesAnswers(Runner):
+    """Lost acknowledgement: some answers are dropped, and the run waits for them for ever."""
+
+    def _happened(self, event):
+        if not (isinstance(event, AttemptFinished) and event.attempt % 7 == 0):
+            super()._happened(event)
+
+
+class CommitsTwice(Runner):
+    """Double commit: an answer that comes twice is journalled twice."""
+
+    def _happened(self, event):
+        if isinstance(event, AttemptFinished) and event.attempt not in self._state.running:
+            self._parts.journal.append(event)
+        super()._happened(event)
+
+
+class BelievesTheDead(RunState):
+    """Stale attempt: an answer of an attempt that was given up is taken for one that is under way."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._gone = {}
+
+    def _take(self, attempt):
+        running = self.running.get(attempt)
+        if running is not None:
+            self._gone[attempt] = running
+        return super()._take(attempt) or self._gone.pop(attempt, None)
+
+
+class LeavesAttemptsRunning(RunState):
+    """Leak: a run that is over leaves its attempts to themselves."""
+
+    def _abandon_all(self):
+        return []
+
+
+class KeepsClaims(Runner):
+    """Leak: claims of finished nodes are kept, and those of a run that is over too."""
+
+    def run(self):
+        while self._state.status is None:
+            self._turn()
+        return self._state.status
+
+
+class LetsTheWideWait(RunState):
+    """Starvation: room is never kept for an attempt that needs much."""
+
+    skips_before_reserving = 10**9
+
+
+class LastComesFirst(RunState):
+    """Starvation: the node that became ready last goes first, so that early ones wait for ever."""
+
+    def _push(self, state):
+        node = state.node.id
+        if node not in self._queued:
+            self._queued.add(node)
+            self._ready.append((self._depth[node], node))
+            self._ready.sort()
+
+
+class RunsAgain(RunState):
+    """Lost results: what the journal knew of a resumed run is not believed."""
+
+    def _found(self, event):
+        if event.source != "journal":
+            super()._found(event)
+
+
+class TriesForEver(RunState):
+    """Retries without end: failures of an item are not counted."""
+
+    def _judge(self, state, event, *, item):
+        state.failures.pop(item, None)
+        super()._judge(state, event, item=item)
+
+
+class ForgetsTime(RunState):
+    """Timeouts that never come."""
+
+    def _expire(self, now):
+        return []
+
+
+class StartsEarly(RunState):
+    """A node that needs two others starts when one of them is done."""
+
+    def _input_met(self, child):
+        state = self.nodes[child]
+        if state.looked and state.missing:
+            state.missing = 0
+            self._reopen(state)
