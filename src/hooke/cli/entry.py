@@ -1,0 +1,115 @@
+"""The command `hooke`: its verbs, each imported when it is typed, and what becomes of an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import click
+
+from hooke.base.errors import HookeError
+from hooke.cli.screens import EXIT_BROKEN, EXIT_STOPPED, EXIT_USAGE, Session, bug_screen, error_screen, exit_code
+
+__all__ = ["hooke", "run_command"]
+
+VERBS = {
+    "run": "Run a pipeline: hooke run FILE.py[:PIPELINE] [--PARAMETER VALUE ...]",
+    "resume": "Go on with a run that was stopped, failed or killed.",
+    "runs": "List the runs of a project.",
+    "show": "Show a run: its tasks, what failed and why.",
+    "logs": "Print what the tasks of a run printed.",
+    "stop": "Stop a run cleanly, from another terminal.",
+    "cache": "Look at stored results, explain them, make room.",
+    "doctor": "Check what is installed and what works here.",
+    "demo": "Run the main job on real data, cache and edit included.",
+    "completion": "Print the completion script of a shell.",
+}
+"""Verb -> its line in `hooke --help`, which imports none of them."""
+
+
+class Verbs(click.Group):
+    """Commands by name: verb V is `V` in the module `hooke.cli.V`. Its help is known without importing it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """In the order in which one meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The verb, imported; None where there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(import_module(f"hooke.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest verb named where there is none of that name."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], VERBS, n=1)
+            meant = f"Did you mean {near[0]!r}? " if near else ""
+            ctx.fail(f"No such command {args[0]!r}. {meant}Commands: {', '.join(VERBS)}.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """The lines of VERBS."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click's signature
+    if asked:
+        from importlib.metadata import version
+
+        click.echo(f"hooke {version('hooke')}")
+        ctx.exit()
+
+
+@click.group(cls=Verbs, context_settings={"max_content_width": 110})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version.")
+@click.option("--debug", is_flag=True, help="Show Python tracebacks of errors. Every command takes it too.")
+@click.pass_obj
+def hooke(session: Session, *, debug: bool) -> None:
+    """Plain Python pipelines: cached honestly, journalled, resumable.
+
+    Try it: hooke demo
+    """
+    session.debug = session.debug or debug
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Every error becomes a screen on stderr."""
+    session = Session()
+    try:
+        code: Any = hooke.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="hooke",
+            standalone_mode=False,
+            obj=session,
+        )
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _unheard()
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        return EXIT_STOPPED
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except HookeError as error:
+        click.echo(error_screen(error, session), err=True)
+        return exit_code(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is said to be a bug
+        click.echo(bug_screen(error), err=True)
+        return EXIT_BROKEN
+    return code if isinstance(code, int) else 0
+
+
+def _unheard() -> int:
+    """Whoever read our output has gone (`| head`): nothing is left to say, nor to flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,119 @@
+"""Progress as plain lines: each task's beginning, end and failures, and now and then how far it is."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from typing import TextIO
+
+from hooke.base.formats import format_seconds
+from hooke.journal.events import (
+    AttemptFailed,
+    Event,
+    NodePlanned,
+    RetryPlanned,
+    RunFinished,
+    RunStarted,
+    StopRequested,
+    WorkerStopped,
+)
+from hooke.journal.task_view import TaskRow
+from hooke.journal.view import RunView
+
+__all__ = ["Lines"]
+
+EVERY_S = 5.0
+"""How often a task that goes on says how far it is."""
+MOST_TROUBLES = 20
+"""How many failures and retries of a task are said one by one."""
+
+
+class Lines(AbstractContextManager["Lines"]):
+    """Writes at most one line per task and EVERY_S seconds besides its changes of state, however many items it has."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stderr
+        self._view = RunView()
+        self._said: dict[str, str] = {}
+        self._said_at: dict[str, float] = {}
+        self._troubles: dict[str, int] = {}
+        self._looked_at = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to say."""
+
+    def observe(self, event: Event) -> None:
+        """Fold the event and say what is new in it."""
+        self._view.apply(event)
+        match event:
+            case RunStarted():
+                begun = "resumed" if event.resumed else "started"
+                self._say(f"run {event.run} {begun} at {event.place}")
+            case AttemptFailed():
+                self._trouble(event.node, f"failed: {_brief(event)}")
+            case RetryPlanned():
+                self._trouble(event.node, f"attempt {event.number} follows: {event.reason}")
+            case WorkerStopped(signal=int()):
+                self._say(f"worker {event.worker} died: {event.cause}")
+            case StopRequested():
+                self._say(f"stopping: {event.by}")
+            case RunFinished():
+                self._finished(event)
+            case NodePlanned():
+                pass
+            case _:
+                self._look(event.at)
+
+    def _look(self, now: float) -> None:
+        """Say which tasks changed their state. Looking at all costs the number of tasks, so not at every event."""
+        if now - self._looked_at < 0.1:
+            return
+        self._looked_at = now
+        for name, task in self._view.tasks.items():
+            state, said = task.state, self._said.get(name, "waiting")
+            settled = state in ("done", "cached")
+            if (settled and said != state) or (state == "running" and said == "waiting"):
+                self._tell(name, state, now)
+            elif state in ("running", "partly") and now - self._said_at.get(name, now) >= EVERY_S:
+                self._tell(name, said, now)
+
+    def _tell(self, name: str, state: str, now: float) -> None:
+        self._said[name], self._said_at[name] = state, now
+        self._say(f"{name}: {_how_far(self._view.tasks[name].row(now, 1))}")
+
+    def _trouble(self, node: int, what: str) -> None:
+        name = self._view.nodes[node].planned.task
+        self._troubles[name] = count = self._troubles.get(name, 0) + 1
+        if count <= MOST_TROUBLES:
+            self._say(f"{name}: {what}" + (" (more of its troubles: hooke show)" if count == MOST_TROUBLES else ""))
+
+    def _finished(self, event: RunFinished) -> None:
+        for name, task in self._view.tasks.items():
+            if task.state != self._said.get(name, "waiting") and task.state not in ("waiting", "running", "failed"):
+                self._tell(name, task.state, event.at)
+        row = self._view.row(event.at)
+        parts = [f"{row.done} done", f"{row.cached} cached", f"{row.failed} failed"]
+        self._say(f"{event.status} in {format_seconds(row.seconds)}: {', '.join(parts)}")
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._out, flush=True)
+
+
+def _how_far(row: TaskRow) -> str:
+    items = "?" if row.items is None else str(row.items)
+    settled = row.done + row.cached
+    if row.state in ("done", "cached", "not needed"):
+        of = f" {settled} items" if row.kind == "map" and settled else ""
+        cached = f", {row.cached} of them cached" if row.cached and row.done else ""
+        work = f", {format_seconds(row.seconds)} of work" if row.seconds and row.done else ""
+        return f"{row.state}{of}{cached}{work}"
+    if not settled:
+        return "running" if row.items == 1 else f"running, {items} items"
+    rate = f", {row.rate:.3g} a second" if row.rate else ""
+    left = f", about {format_seconds(row.remaining_s)} left" if row.remaining_s else ""
+    failed = f", {row.failed} failed" if row.failed else ""
+    return f"{settled} of {items}{failed}{rate}{left}"
+
+
+def _brief(event: AttemptFailed) -> str:
+    return event.failure.message.partition("\n")[0][:200]

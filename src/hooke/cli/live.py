@@ -1,0 +1,214 @@
+"""The live table of a run on a terminal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Self
+
+import psutil
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.journal.events import Event
+from hooke.journal.task_view import TaskRow
+from hooke.journal.view import RunRow, RunView
+
+__all__ = ["LiveTable", "Memory", "picture"]
+
+FRAMES_A_SECOND = 5
+SAMPLE_S = 1.0
+"""How often memory is read: a read costs about 50 us a process."""
+
+_STATES = {
+    "waiting": (" ", "dim"),
+    "running": ("▸", "bold cyan"),
+    "partly": ("▸", "cyan"),
+    "done": ("✓", "green"),
+    "cached": ("=", "blue"),
+    "failed": ("✗", "bold red"),
+    "not needed": ("·", "dim"),
+}
+_PLAIN_MARKS = {"▸": ">", "✓": "+", "✗": "x", "·": "."}
+
+
+class LiveTable(AbstractContextManager["LiveTable"]):
+    """Redraws the table on stderr, and leaves its last state there."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._lock = threading.Lock()
+        self._view = RunView()
+        self._memory = Memory()
+        self._live = Live(
+            console=self._console,
+            refresh_per_second=FRAMES_A_SECOND,
+            get_renderable=self._picture,
+            redirect_stdout=False,  # nothing prints there while a run is driven
+            vertical_overflow="crop",
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def observe(self, event: Event) -> None:
+        """Fold the event; the next frame shows it."""
+        with self._lock:
+            self._view.apply(event)
+
+    def _picture(self) -> RenderableType:
+        now = time.time()
+        with self._lock:
+            run, tasks = self._view.row(now), self._view.rows(now)
+            workers = [worker.pid for worker in self._view.workers.values() if worker.pid]
+            stopping = self._view.stopping_by
+        if not run.run:
+            return Text("tracing ...", style="dim")
+        memory = self._memory.sample(workers, now) if run.status == "running" else None
+        return picture(run, tasks, memory=memory, stopping=stopping, console=self._console)
+
+
+class Memory:
+    """Anonymous memory of this process and of workers: mapped results, which all share, do not count."""
+
+    def __init__(self) -> None:
+        self._sampled_at = 0.0
+        self._bytes = 0
+        self._processes: dict[int, psutil.Process] = {}
+
+    def sample(self, workers: Iterable[int], now: float) -> int:
+        """Bytes, at most SAMPLE_S old."""
+        if now - self._sampled_at >= SAMPLE_S:
+            self._sampled_at = now
+            own = psutil.Process().pid
+            self._bytes = sum(self._of(pid) for pid in (own, *workers))
+        return self._bytes
+
+    def _of(self, pid: int) -> int:
+        try:
+            process = self._processes.setdefault(pid, psutil.Process(pid))
+            usage = process.memory_info()
+        except psutil.Error:  # it has ended since
+            return 0
+        return max(usage.rss - getattr(usage, "shared", 0), 0)
+
+
+def picture(
+    run: RunRow, tasks: list[TaskRow], *, memory: int | None, stopping: str | None, console: Console
+) -> RenderableType:
+    """One frame. Columns are left out where the terminal is narrow, and rows where it is low."""
+    width, height = console.size
+    plain = console.options.ascii_only
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("", width=1)
+    table.add_column("task", overflow="ellipsis", no_wrap=True, min_width=8)
+    bar = max(0, min(30, width - 88))
+    if bar >= 8:
+        table.add_column("", width=bar)
+    for name in ("done", "running", "cached", "failed", "of"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=4)
+    if width >= 60:
+        table.add_column("rate", justify="right", no_wrap=True, min_width=7)
+    if width >= 70:
+        table.add_column("left", justify="right", no_wrap=True, min_width=7)
+    shown = _most_telling(tasks, max(3, height - 4))
+    for task in shown:
+        cells = _cells(task, bar=bar if bar >= 8 else 0, plain=plain)
+        table.add_row(*cells[: len(table.columns)], style="dim" if task.state in ("waiting", "not needed") else "")
+    below = [Text(f"  and {len(tasks) - len(shown)} more tasks", style="dim")] if len(shown) < len(tasks) else []
+    return Group(_title(run, memory=memory, stopping=stopping), table, *below)
+
+
+def _title(run: RunRow, *, memory: int | None, stopping: str | None) -> Text:
+    colour = {"running": "cyan", "finished": "green", "failed": "red"}.get(run.status, "yellow")
+    status = f"stopping ({stopping})" if stopping and run.status == "running" else run.status
+    title = Text.assemble((run.run, "bold"), " ", (status, f"bold {colour}"), f" {_clock(run.seconds)}")
+    if run.status == "running":
+        title.append(f"  {run.busy} of {max(run.slots, run.workers)} workers busy")
+        if memory:
+            title.append(f"  {format_bytes(memory)}")
+        title.append(_left(run), style="dim")
+    else:
+        title.append(f"  {run.done} done, {run.cached} cached, {run.failed} failed")
+    title.no_wrap, title.overflow = True, "ellipsis"
+    return title
+
+
+def _left(run: RunRow) -> str:
+    if run.remaining is None or not run.remaining.seconds:
+        return ""
+    how = "at least" if run.remaining.untimed else "about"
+    return f"  {how} {_clock(run.remaining.seconds)} left"
+
+
+def _clock(seconds: float) -> str:
+    """Steady to look at: `0:07`, `1:02:45`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def _cells(task: TaskRow, *, bar: int, plain: bool) -> list[RenderableType]:
+    mark, style = _STATES.get(task.state, (" ", ""))
+    cells: list[RenderableType] = [
+        Text(_PLAIN_MARKS.get(mark, mark) if plain else mark, style=style),
+        Text(task.task),
+    ]
+    if bar:
+        cells.append(_bar(task, bar, plain=plain))
+    cells += [
+        Text(_count(task.done), style="green" if task.done else "dim"),
+        Text(_count(task.running), style="cyan" if task.running else "dim"),
+        Text(_count(task.cached), style="blue" if task.cached else "dim"),
+        Text(_count(task.failed), style="bold red" if task.failed else "dim"),
+        Text("?" if task.items is None else _count(task.items, zero="0")),
+        Text(_rate(task.rate)),
+        Text(format_seconds(task.remaining_s) if task.remaining_s else "", style="dim"),
+    ]
+    return cells
+
+
+def _bar(task: TaskRow, width: int, *, plain: bool) -> Text:
+    total = task.items or max(task.done + task.cached + task.running, 1)
+    full, empty = ("#", ".") if plain else ("━", "╌")
+    bar, drawn, seen = Text(), 0, 0
+    for count, style in (
+        (task.cached, "blue"),
+        (task.done, "green"),
+        (task.failed, "red"),
+        (task.running, "cyan"),
+    ):
+        seen += count
+        end = width * seen // total
+        bar.append(full * (end - drawn), style=style)
+        drawn = end
+    bar.append(empty * (width - drawn), style="dim")
+    return bar
+
+
+def _count(count: int, *, zero: str = "") -> str:
+    return str(count) if count else zero
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return ""
+    return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s" if rate >= 1 else f"{rate * 60:.3g}/m"
+
+
+def _most_telling(tasks: list[TaskRow], most: int) -> list[TaskRow]:
+    """At most so many tasks, in their order: those that run or failed first, then those that wait, then the others."""
+    if len(tasks) <= most:
+        return tasks
+    order = {"running": 0, "failed": 0, "partly": 1, "waiting": 2}
+    ranked = sorted(range(len(tasks)), key=lambda at: (order.get(tasks[at].state, 3), at))
+    return [tasks[at] for at in sorted(ranked[: most - 1])]

@@ -1,0 +1,39 @@
+"""`hooke resume`: go on where a run was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hooke.cli.drive import Conduct
+from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.cli.screens import Session
+from hooke.project.outcome import view_of
+from hooke.project.resuming import last_resumable, resume as take_up
+from hooke.project.running import Run
+
+__all__ = ["resume"]
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@json_option
+@in_project
+@click.pass_obj
+def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -> int:
+    """Go on with RUN (by default the last one that is not finished) and print its result.
+
+    What had finished does not run again. Code is taken as it is now: what was edited since runs anew. Of a run
+    that has finished the result is printed. RUN may be the beginning of an id.
+    """
+    where = the_project(session, project)
+    name = where.runs.find(run) if run else last_resumable(where)
+    begun = view_of(where.runs, name).begun
+    conduct = Conduct(
+        session=session, as_json=as_json, in_this_process=begun is not None and begun.place == "serial"
+    )
+    driver = take_up(where, name, observers=(conduct.progress.observe,))
+    if driver is None:
+        return conduct.told(Run(where, name))
+    return conduct.drive(driver)

@@ -1,0 +1,118 @@
+"""`hooke run`: a pipeline, with its parameters as options."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.cli.drive import Conduct, user_code
+from hooke.cli.options import debug_option, json_option
+from hooke.cli.parameters import Parameters
+from hooke.cli.screens import Session
+from hooke.pipeline.pipeline import Pipeline
+from hooke.project.driving import Driver, Order, prepare
+from hooke.project.folder import Project
+from hooke.project.loading import load_entry
+from hooke.project.places import find_place
+
+__all__ = ["run"]
+
+_RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("target", metavar="FILE.py[:PIPELINE]", required=False)
+@click.option("--on", "place", default="local", metavar="PLACE", help="Where: local, local:N, serial, or a name in hooke.toml.  [default: local]")
+@click.option("--workers", metavar="N|LOW-HIGH", help="How many workers the place may have.")
+@json_option
+@debug_option
+@click.option("--help", "asked_help", is_flag=True, help="Show this, and with a FILE its parameters.")
+@click.argument("parameters", nargs=-1, metavar="[--PARAMETER VALUE ...]", type=click.UNPROCESSED)
+@click.pass_context
+def run(  # noqa: PLR0913 - one parameter for each option of the command
+    ctx: click.Context,
+    *,
+    target: str | None,
+    place: str,
+    workers: str | None,
+    as_json: bool,
+    asked_help: bool,
+    parameters: tuple[str, ...],
+) -> int:
+    """Run the pipeline of FILE.py (its only one), or the named one.
+
+    The pipeline's parameters are options: `def delays(months: int, fast: bool = False)` takes --months 3 --fast.
+    Whatever stands behind -- is a parameter too, should it bear the name of an option of ours. The result is
+    printed on stdout, everything else on stderr. Exit codes: 0 finished, 1 a task failed, 2 wrong usage,
+    130 stopped (Ctrl-C, hooke stop).
+    """
+    if target is None or asked_help:
+        return _help(ctx, target)
+    session = ctx.ensure_object(Session)
+    refused = Conduct(session=session, as_json=True) if as_json else None
+    try:
+        conduct, driver = _driver(session, target, parameters, place=place, workers=workers, as_json=as_json)
+    except HookeError as error:
+        if refused is None:
+            raise
+        return refused.refused(error)
+    return conduct.drive(driver)
+
+
+def _driver(  # noqa: PLR0913 - the parts of one command line
+    session: Session, target: str, tokens: Sequence[str], *, place: str, workers: str | None, as_json: bool
+) -> tuple[Conduct, Driver]:
+    pipeline, path = _load(target)
+    args, params = Parameters(pipeline, target=target).parse(tokens)
+    session.project = project = Project.find(path)
+    counts = _workers(workers)
+    found = find_place(place, workers=None, places=project.settings.places)
+    conduct = Conduct(session=session, as_json=as_json, in_this_process=found.engine == "serial")
+    order = Order(
+        pipeline=pipeline,
+        args=args,
+        params=params,
+        on=place,
+        workers=counts,
+        observers=(conduct.progress.observe,),
+    )
+    return conduct, user_code(lambda: prepare(order, project), pipeline)
+
+
+def _load(target: str) -> tuple[Pipeline[..., Any], Path]:
+    """The pipeline and its file; what the file prints while it is imported is no result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return load_entry(target)
+
+
+def _workers(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--workers {text!r} is no number of workers", mend="write --workers 4, or --workers 1-4")
+    low = int(match["low"])
+    return (low, int(match["high"])) if match["high"] else low
+
+
+def _help(ctx: click.Context, target: str | None) -> int:
+    click.echo(ctx.command.get_help(ctx))
+    if target is None:
+        return 0
+    parameters = Parameters(_load(target)[0], target=target)
+    formatter = ctx.make_formatter()
+    formatter.write_paragraph()
+    with formatter.section(f"Parameters of {parameters.pipeline.name!r}"):
+        formatter.write_dl(parameters.rows() or [("(none)", "")])
+    click.echo(formatter.getvalue().rstrip())
+    return 0

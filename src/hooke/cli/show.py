@@ -1,0 +1,100 @@
+"""`hooke show`: one run, its tasks, its failures and what was decided about them."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.cli.screens import Session, command, error_facts
+from hooke.journal.events import RetryPlanned, WorkerStopped
+from hooke.journal.reader import read
+from hooke.journal.view import RunView
+from hooke.project.driving import DRIVER
+from hooke.project.folder import Project
+from hooke.project.table import moment, run_table
+
+__all__ = ["show"]
+
+MOST_SAID = 20
+"""Decisions shown of a run; --json has all."""
+
+
+@dataclass(slots=True)
+class _Story:
+    """A run's view, and of its journal what no view holds: decisions, deaths of workers, a torn end."""
+
+    view: RunView = field(default_factory=RunView)
+    said: list[tuple[float, str]] = field(default_factory=list)
+    torn: str = ""
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@json_option
+@in_project
+@click.pass_obj
+def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> int:
+    """Show RUN (by default the last one): its tasks, what failed and why, what was tried again.
+
+    RUN may be the beginning of an id.
+    """
+    where = the_project(session, project)
+    name = where.runs.find(run)
+    story = _read(where, name)
+    if as_json:
+        click.echo(json.dumps(_facts(session, story), indent=2))
+        return 0
+    click.echo(run_table(story.view, name))
+    if story.said:
+        click.echo("\nwhat was decided")
+        click.echo("\n".join(f"  {moment(at)}  {text}" for at, text in story.said[-MOST_SAID:]))
+        if len(story.said) > MOST_SAID:
+            click.echo(f"  and {len(story.said) - MOST_SAID} before: hooke show --json {name}")
+    if story.torn:
+        click.echo(f"\nthe journal's end was torn and is cut: {story.torn}")
+    click.echo(f"next: {command(_next(story.view, name), where)}", err=True)
+    return 0
+
+
+def _read(project: Project, run: str) -> _Story:
+    story = _Story()
+    alive = project.runs.alive(run)
+    for segment in read(project.runs.folder(run), DRIVER):
+        for event in segment.events:
+            story.view.apply(event)
+            if isinstance(event, RetryPlanned):
+                task = story.view.nodes[event.node].planned.task
+                items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
+                story.said.append((event.at, f"{task}{items}: attempt {event.number} follows, as {event.reason}"))
+            elif isinstance(event, WorkerStopped):
+                story.said.append((event.at, f"worker {event.worker} is gone: {event.cause}"))
+        if segment.torn is not None and not alive:
+            story.torn = str(segment.torn)
+    story.view.driver_alive(alive)
+    return story
+
+
+def _facts(session: Session, story: _Story) -> dict[str, Any]:
+    now, error = time.time(), story.view.error()
+    facts: dict[str, Any] = msgspec.to_builtins(story.view.row(now))
+    return facts | {
+        "tasks": msgspec.to_builtins(story.view.rows(now)),
+        "error": error_facts(error, session) if error is not None else None,
+        "decisions": [{"at": at, "what": text} for at, text in story.said],
+        "torn": story.torn or None,
+    }
+
+
+def _next(view: RunView, run: str) -> str:
+    if view.status == "running":
+        return f"hooke logs --follow {run}"
+    if view.status == "finished":
+        return f"hooke logs {run}, or hooke cache why {run} TASK"
+    return f"hooke resume {run}"
