@@ -190,6 +190,8 @@ def uses_all():
     return LOCAL, WEAK, TABLE, MEMBERS, EXPRESSION, VECTOR, GETTER, CHAIN
 
 
+OLDER = typing.Union[Model, None]  # noqa: UP007 - the older spelling makes an object of another type
+
 INSTANCES = {
     "enum": Color.RED,
     "flags": Flags.A | Flags.B,
@@ -209,7 +211,7 @@ INSTANCES = {
     "vector": VECTOR,
     "getter": GETTER,
     "chain": CHAIN,
-    "types": [list[int], int | None, typing.Optional[Model], T],
+    "types": [list[int], int | None, OLDER, T],
 }
 
 

@@ -23,11 +23,11 @@ def _tuple(walk: Walk, value: tuple[Any, ...]) -> bytes:
 
 
 def _set(walk: Walk, value: set[Any]) -> bytes:
-    return compound(b"set", sorted(walk.encode(item) for item in set.__iter__(value)))
+    return compound(b"set", walk.unordered(set.__iter__(value)))
 
 
 def _frozenset(walk: Walk, value: frozenset[Any]) -> bytes:
-    return compound(b"frozenset", sorted(walk.encode(item) for item in frozenset.__iter__(value)))
+    return compound(b"frozenset", walk.unordered(frozenset.__iter__(value)))
 
 
 def _dict(walk: Walk, value: dict[Any, Any]) -> bytes:

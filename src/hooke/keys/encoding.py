@@ -44,6 +44,10 @@ class Walk(Protocol):
         """The encodings of named attributes, each name before its value, in the order given."""
         ...
 
+    def unordered(self, values: Iterable[object]) -> list[bytes]:
+        """The encodings of values in an order that the content decides."""
+        ...
+
     def pairs(self, pairs: Iterable[tuple[object, object]]) -> list[bytes]:
         """The encodings of a mapping's items, one entry an item, in an order that the content decides."""
         ...

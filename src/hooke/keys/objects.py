@@ -101,7 +101,7 @@ def _struct(walk: Walk, value: Any) -> bytes:
 
 def _set_subclass(walk: Walk, value: Any) -> bytes:
     base = set if isinstance(value, set) else frozenset
-    items = sorted(walk.encode(item) for item in base.__iter__(value))
+    items = walk.unordered(base.__iter__(value))
     return compound(b"set of", [walk.code(type(value)), *items, *_extra(walk, value)])
 
 

@@ -24,13 +24,22 @@ _NEVER = 1 << 62
 class ValuePrinter:
     """One walk, or several that share what they learn: values must not change between them.
 
-    `code` encodes functions, classes and modules; `leaf` is asked first for every object. Raises NoKey.
+    `code` encodes functions, classes and modules; `leaf` is asked first for every object. Where what `code` gives
+    depends on the order of its calls, `shallow` encodes the same by name, to walk sets in an order that the content
+    decides. Raises NoKey.
     """
 
-    __slots__ = ("_code", "_codes", "_depths", "_known", "_leaf", "_outermost")
+    __slots__ = ("_code", "_codes", "_depths", "_known", "_leaf", "_outermost", "_shallow")
 
-    def __init__(self, *, code: Callable[[object], bytes], leaf: Leaf | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        code: Callable[[object], bytes],
+        leaf: Leaf | None = None,
+        shallow: Callable[[object], bytes] | None = None,
+    ) -> None:
         self._code = code
+        self._shallow = shallow
         self._leaf = leaf
         self._codes: dict[int, tuple[object, bytes]] = {}
         self._known: dict[int, tuple[object, bytes]] = {}
@@ -67,12 +76,16 @@ class ValuePrinter:
                 raise
         return encodings
 
+    def unordered(self, values: Iterable[object]) -> list[bytes]:
+        """See `encoding.Walk`."""
+        return sorted(self.encode(value) for value, _ in self._settled((value, None) for value in values))
+
     def pairs(self, pairs: Iterable[tuple[object, object]]) -> list[bytes]:
         """See `encoding.Walk`. Values are walked in the order of their keys' encodings, whatever the dict's was."""
-        keyed = [(self.encode(key), number, key, value) for number, (key, value) in enumerate(pairs)]
+        keyed = [(self.encode(key), key, value) for key, value in self._settled(pairs)]
         keyed.sort(key=lambda entry: entry[0])
         encodings = []
-        for encoded, _, key, value in keyed:
+        for encoded, key, value in keyed:
             try:
                 encodings.append(encoded + self.encode(value))
             except NoKey as lack:
@@ -80,6 +93,13 @@ class ValuePrinter:
                 raise
         encodings.sort()
         return encodings
+
+    def _settled(self, pairs: Iterable[tuple[object, object]]) -> Iterable[tuple[object, object]]:
+        """Pairs in an order by their first part that does not depend on hashes, where the order of calls counts."""
+        if self._shallow is None:
+            return pairs
+        blind = ValuePrinter(code=self._shallow, leaf=self._leaf)
+        return sorted(pairs, key=lambda pair: blind.encode(pair[0]))
 
     def code(self, target: object) -> bytes:
         """See `encoding.Walk`; each target is fingerprinted once a walk."""
