@@ -1,0 +1,55 @@
+"""`hooke stop`: end a run cleanly from another terminal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from hooke.base.errors import UsageError
+from hooke.cli.options import complete_run, in_project, the_project
+from hooke.cli.screens import EXIT_FAILED, Session, command
+from hooke.project.folder import Project
+from hooke.project.outcome import view_of
+
+__all__ = ["stop"]
+
+PATIENCE_S = 60.0
+"""A task at the place `serial` cannot be ended from outside; others end within a second."""
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@in_project
+@click.pass_obj
+def stop(session: Session, *, run: str, project: Path | None) -> int:
+    """Stop RUN (by default the one that is running), as Ctrl-C in its terminal would. It can be resumed."""
+    where = the_project(session, project)
+    name = where.runs.find(run) if run else _running(where)
+    if not where.runs.alive(name):
+        status = view_of(where.runs, name).status
+        raise UsageError(f"run {name} is not running: it is {status}", next=f"hooke show {name}")
+    where.runs.request_stop(name, "hooke stop")
+    deadline = time.monotonic() + PATIENCE_S
+    while where.runs.alive(name):
+        if time.monotonic() > deadline:
+            click.echo(f"run {name} has been asked to stop, and has not yet: a task of it goes on", err=True)
+            return EXIT_FAILED
+        time.sleep(0.05)
+    status = view_of(where.runs, name).status
+    click.echo(f"run {name}: {status}")
+    if status != "finished":
+        click.echo(f"next: {command(f'hooke resume {name}', where)}", err=True)
+    return 0
+
+
+def _running(project: Project) -> str:
+    names = [name for name in project.runs.names() if project.runs.alive(name)]
+    if not names:
+        raise UsageError("no run is running", where=str(project.runs.path), next="hooke runs")
+    if len(names) > 1:
+        raise UsageError(
+            f"{len(names)} runs are running", mend=f"name one of: {', '.join(names)}", next=f"hooke stop {names[0]}"
+        )
+    return names[0]
