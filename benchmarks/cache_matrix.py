@@ -120,7 +120,7 @@ def ask(tool: str, task: Callable[..., Any], value: object, store: Path) -> str:
         return f"refused: {type(error).__name__}"
 
 
-def verdict(tool: str, before: str, after: str, must_move: bool) -> str:
+def verdict(tool: str, before: str, after: str, *, must_move: bool) -> str:
     """What the tool would do after the edit."""
     if "refused" in before or "refused" in after:
         return "refused"
@@ -136,7 +136,10 @@ def table(before: dict[str, Any], after: dict[str, Any], must_move: dict[str, An
     heads = [f"{NAMES[tool]} {versions.get(tool, '')}".strip() for tool in TOOLS]
     lines = ["| edit | " + " | ".join(heads) + " |", "|---" * (len(TOOLS) + 1) + "|"]
     verdicts = {
-        name: [verdict(tool, before[name][tool], after[name][tool], name in must_move) for tool in TOOLS]
+        name: [
+            verdict(tool, before[name][tool], after[name][tool], must_move=name in must_move)
+            for tool in TOOLS
+        ]
         for name in before
     }
     lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in verdicts.items()]
