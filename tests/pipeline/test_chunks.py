@@ -1,12 +1,13 @@
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hooke.base.intervals import IntervalSet
-from hooke.pipeline.chunks import CHUNKS_PER_SLOT, GROWTH, LOOK_AHEAD, TARGET_S, ChunkSizer
+from hooke.pipeline.chunks import CHUNKS_PER_SLOT, GROWTH, LEAST_S, LOOK_AHEAD, TARGET_S, ChunkSizer
 
 MEASURED = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 100)), max_size=20)
 
 
+@example([(1, 5e-324)], 10, 1)
 @given(MEASURED, st.integers(1, 10**7), st.integers(0, 1000))
 def test_a_chunk_is_never_empty_nor_more_than_is_left_nor_grown_too_fast(measured, remaining, slots):
     sizer = ChunkSizer()
@@ -18,7 +19,9 @@ def test_a_chunk_is_never_empty_nor_more_than_is_left_nor_grown_too_fast(measure
         assert size == 1
     else:
         assert size <= GROWTH * max(items for items, _ in measured)
-        assert size <= max(1, -(-remaining // (CHUNKS_PER_SLOT * max(1, slots))))
+        mean_s = sum(seconds for _, seconds in measured) / sum(items for items, _ in measured)
+        fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
+        assert size <= fair or size * mean_s <= LEAST_S * 1.001
 
 
 @given(st.floats(1e-6, 10), st.integers(1, 1000))

@@ -3,7 +3,7 @@
 import pytest
 from tests.pipeline.played import REF, Played, found, pieces
 
-from hooke.journal.events import AttemptFinished, RetryPlanned, StopRequested
+from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, RetryPlanned, StopRequested
 from hooke.pipeline.effects import Abandon, Finish, Looked, Plan
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.run_state import HELD_RETRY_S, SKIPS_BEFORE_RESERVING
@@ -455,3 +455,36 @@ def test_the_same_events_give_the_same_decisions():
         return pieces(run.play_on(seconds=0.01))
 
     assert history() == history()
+
+
+def test_a_map_of_nothing_does_not_count_for_another_need():
+    """It is complete before anybody was told, and was once counted when it was told."""
+
+    @pipeline
+    def with_nothing():
+        return add(one.map(range(0)), two(one(1)))
+
+    run = Played(with_nothing, slots=4)
+    order = [node for node, _, _ in pieces(run.play_on())]
+    assert order == sorted(order)
+    assert run.state.status == "finished"
+
+
+def test_withdrawn_attempts_give_their_numbers_back():
+    run = Played(mapped, 10, slots=2)
+    for _ in range(5):
+        first, second = run.decide()
+        assert {first.attempt, second.attempt} == {1, 2}
+        for submit in (first, second):
+            run.tell(Looked(0, held=True, attempt=submit.attempt))
+        run.now += 1.0
+
+
+def test_what_a_task_says_it_finished_without_a_result_is_not_taken_as_done():
+    run = Played(mapped, 9, slots=1, plans={"one": Plan(retries=1)})
+    (submit,) = run.decide()
+    where = {"attempt": submit.attempt, "node": 0, "lo": 0, "hi": 1}
+    run.tell(AttemptFailed(failure=Failure(kind="UserError", message="no"), done=1, ref=None, **where))
+    assert len(run.state.nodes[0].done) == 0
+    run.now = 10.0
+    assert sorted(lo for node, lo, _ in pieces(run.play_on()) if node == 0) == list(range(9))

@@ -14,6 +14,9 @@ TARGET_S = 0.1
 CHUNKS_PER_SLOT = 3
 """Never less than this many chunks per slot are left to come, so that the last ones end together."""
 
+LEAST_S = 0.01
+"""Less work than this is not shared out further, since handing it out costs a tenth of it."""
+
 GROWTH = 8
 """A chunk is at most this many times the largest one measured: early items may not be typical."""
 
@@ -46,9 +49,9 @@ class ChunkSizer:
         if not self._items:
             return 1
         mean_s = self._seconds / self._items
-        by_time = int(TARGET_S / mean_s) if mean_s > 0 else remaining
+        by_time, least = (_items(seconds, mean_s, remaining) for seconds in (TARGET_S, LEAST_S))
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
-        return max(1, min(by_time, fair, self._largest * GROWTH))
+        return max(1, min(by_time, max(fair, least), self._largest * GROWTH))
 
     def longest(self, expected_s: Mapping[int, float], ready: IntervalSet) -> int | None:
         """The ready item that is expected to take longest; None where no long one is known.
@@ -64,3 +67,8 @@ class ChunkSizer:
             if ready.contains(item, item + 1):
                 return item
         return None
+
+
+def _items(seconds: float, mean_s: float, most: int) -> int:
+    """How many items of `mean_s` make so many seconds, at most `most`."""
+    return int(min(most, seconds / mean_s)) if mean_s > 0 else most
