@@ -262,6 +262,21 @@ MUST_MOVE = {
         expression="task",
         notebook=True,
     ),
+    "notebook's cell reached by a computed name": Row(
+        {
+            "cells.json": json.dumps(
+                ["class A:\n  def f(self): return 1", "def task(x, y): return getattr(x, y)()"]
+            )
+        },
+        {
+            "cells.json": json.dumps(
+                ["class A:\n  def f(self): return 2", "def task(x, y): return getattr(x, y)()"]
+            )
+        },
+        weakened="globals",
+        expression="task",
+        notebook=True,
+    ),
     "notebook's global": Row(
         {"cells.json": json.dumps(["N = 1", "def task(x): return x + N"])},
         {"cells.json": json.dumps(["N = 2", "def task(x): return x + N"])},

@@ -98,10 +98,14 @@ def _target_root(top: str, folder: str) -> str | None:
 @functools.lru_cache(maxsize=4096)
 def _distribution(top: str) -> Origin | None:
     """The distribution that a top-level module belongs to; None when it is editable or there is none."""
-    found = _find(top) or next((found for name in _by_module().get(top, ()) if (found := _find(name))), None)
-    if found is None or _editable(found):
+    own = _find(top)
+    # Several distributions may share a namespace package: then all of them count.
+    names = [] if own else sorted(set(_by_module().get(top, ())))
+    found = [own] if own else [each for name in names if (each := _find(name)) is not None]
+    if not found or any(map(_editable, found)):
         return None
-    return Origin(local=False, distribution=found.metadata["Name"], version=found.version)
+    title = "+".join(each.metadata["Name"] for each in found)
+    return Origin(local=False, distribution=title, version="+".join(each.version for each in found))
 
 
 def _find(name: str) -> importlib.metadata.Distribution | None:

@@ -215,11 +215,25 @@ def _is_opening(module: str, chain: Chain) -> bool:
     return any(".".join((module, *chain[:length])) in _OPENING for length in range(1, len(chain) + 1))
 
 
+def _open_session(walk: CodeWalk, part: Part) -> None:
+    """What a notebook or an interactive session defines has no file to take the source of."""
+    scope = vars(sys.modules["__main__"])
+    if module_file(scope):
+        return
+    for name, value in sorted(scope.items()):
+        own = getattr(value, "__module__", None) == "__main__" and not (
+            _is_session(scope) and name in _SESSION
+        )
+        if own and isinstance(value, types.FunctionType | type):
+            walk.bind(part, f"session {name}", value, made=global_part(scope, name))
+
+
 def _open(walk: CodeWalk, part: Part, what: str, line: int) -> None:
     place = f"{os.path.basename(part.file) or '<code>'}:{line}"
     walk.note(
         f"{place}: {what} can reach anything: the source of every project module imported so far counts"
     )
+    _open_session(walk, part)
     found = {}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None) if isinstance(module, types.ModuleType) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from weakref import WeakKeyDictionary
 
-from hooke.base.errors import NotFingerprintable
+from hooke.base.errors import HookeError, NotFingerprintable
 from hooke.keys.combine import Key
 from hooke.keys.containers import CONTAINERS
 from hooke.keys.encoding import SHORT, Encoder, NoKey, shrink, text
@@ -121,7 +121,7 @@ class ValuePrinter:
         self._depths[ident] = depth
         try:
             encoding = encoder(self, value)
-        except (NoKey, RecursionError):
+        except (NoKey, RecursionError, HookeError):
             raise
         except Exception as error:
             raise NoKey(value, f"reading its content failed: {type(error).__name__}: {error}") from error

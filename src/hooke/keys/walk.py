@@ -148,9 +148,10 @@ class CodeWalk:
         before = len(part.edges)
         try:
             part.digest = blake3(self.encode(part, value)).digest()
-        except NoKey as lack:
+        except (NoKey, RecursionError) as lack:
             del part.edges[before:]
-            self._fill_opaque(part, type(value), lack)
+            known = lack if isinstance(lack, NoKey) else NoKey(value, "it is nested too deeply")
+            self._fill_opaque(part, type(value), known)
 
     def _fill_opaque(self, part: Part, kind: type, lack: NoKey) -> None:
         part.kind = "opaque"
