@@ -1,31 +1,28 @@
-"""The embedded default: processes on this machine.
+"""The embedded default: processes of this machine.
 
-A worker is a fresh interpreter, never a fork of the driver: a fork of a process in which Polars or
-BLAS ran hangs. Its thread pools match the cpus of the tasks it runs, so workers are kept by thread
-count. Each worker leads a process group, so that ending it ends what its task started.
+A worker is a fork of a clean process, never of the driver. Its thread pools match the cpus of the tasks it
+runs, so workers are kept by thread count. Each leads a process group, so that ending it ends what its task
+started.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
-from pathlib import Path
 
 import msgspec
 import psutil
 
 from hooke.base.errors import HookeError
-from hooke.engines.local_worker import Hello, Task
+from hooke.engines.fork_server import STOPPED_S, Ended
+from hooke.engines.local_pool import LocalPool, Process, shared_pool
+from hooke.engines.local_worker import READY, STALE, Hello, Task
 from hooke.journal.events import (
     AttemptFailed,
     AttemptStarted,
@@ -41,38 +38,11 @@ from hooke.pipeline.logs import last_lines
 
 __all__ = ["LocalEngine"]
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
-
-CLOSE_S = 2.0
-"""How long an idle worker may take to end before it is killed."""
-
 _EVENTS = msgspec.msgpack.Decoder(Event)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Process:
-    """One worker: its process, the socket to it, and what it runs."""
-
-    name: str
-    threads: int
-    popen: subprocess.Popen[bytes]
-    connection: Connection
-    lifeline: int
-    log: Path
-    call: Call | None = None
-    log_from: int = 0
-    ready: bool = False
-    known: set[str] = field(default_factory=set)
-
-
 class LocalEngine:
-    """Runs attempts in processes of this machine, each worker one at a time. Processes start when there is work."""
+    """Runs attempts in worker processes, each one at a time. Workers start when there is work for them."""
 
     capabilities = Capabilities(
         name="local", isolated=True, cancels=True, elastic=True, knows_signal=True, knows_peak_memory=True
@@ -81,13 +51,13 @@ class LocalEngine:
     def __init__(self, context: EngineContext, *, workers: tuple[int, int] | None = None) -> None:
         """`workers` is (lowest, highest); None is as many as this process may use cpus."""
         self._context = context
+        self._pool = shared_pool() if context.warm else LocalPool()
         self._cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._target = workers[1] if workers is not None else self._cpus
         self._events: list[EngineEvent] = []
         self._queue: deque[Call] = deque()
-        self._processes: dict[str, _Process] = {}
+        self._processes: dict[Connection, Process] = {}
         self._started = 0
-        self._closed = False
         self._announce()
 
     def submit(self, call: Call) -> None:
@@ -99,7 +69,8 @@ class LocalEngine:
         """What happened since; at most `timeout_s` of waiting."""
         if not self._events:
             self._poll(timeout_s)
-        events, self._events = self._events, []
+        events = self._events
+        self._events = []
         return events
 
     def cancel(self, attempt: int) -> None:
@@ -109,6 +80,7 @@ class LocalEngine:
             if process.call is not None and process.call.attempt == attempt:
                 process.call = None
                 self._end(process, "its attempt was cancelled")
+        self._dispatch()
 
     def scale(self, workers: int) -> None:
         """Change the number of workers; those too many end when what they run has ended."""
@@ -118,45 +90,48 @@ class LocalEngine:
         self._dispatch()
 
     def close(self) -> None:
-        """End every worker and what it started; busy ones at once."""
-        self._closed = True
+        """End every worker, busy ones at once; with `context.warm` idle ones are kept for the next run of this process."""
         self._queue.clear()
-        for process in self._processes.values():
-            if process.call is None and process.ready:
-                _tell_to_end(process)
-            else:
-                _kill(process)
-        deadline = time.monotonic() + CLOSE_S
         for process in list(self._processes.values()):
-            try:
-                process.popen.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _kill(process)
-            self._bury(process)
+            del self._processes[process.connection]
+            if process.call is None and process.ready and self._context.warm:
+                self._pool.give_back(process)
+            else:
+                self._pool.end(process)
+        if not self._context.warm:
+            self._pool.close()
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _announce(self) -> None:
-        memory = psutil.virtual_memory().total
-        cpus = float(max(self._cpus, self._target))
         self._events.append(
-            CapacityChanged(at=self._context.clock.now(), slots=self._target, cpus=cpus, memory=memory)
+            CapacityChanged(
+                at=self._context.clock.now(),
+                slots=self._target,
+                cpus=float(max(self._cpus, self._target)),
+                memory=psutil.virtual_memory().total,
+            )
         )
 
     def _dispatch(self) -> None:
-        waiting = len(self._queue)
-        for _ in range(waiting):
+        for _ in range(len(self._queue)):
             call = self._queue.popleft()
-            process = self._worker_for(call)
+            try:
+                process = self._worker_for(call)
+            except HookeError as error:
+                self._refuse(call, error)
+                continue
             if process is None:
                 self._queue.append(call)
-            else:
-                self._give(process, call)
+                continue
+            process.call = call
+            if process.ready:
+                self._send(process, call)
 
-    def _worker_for(self, call: Call) -> _Process | None:
+    def _worker_for(self, call: Call) -> Process | None:
         """A free worker with the right thread count; a new one where the fleet may grow or a misfit can go."""
         threads = max(1, int(call.cpus))
-        free = [p for p in self._processes.values() if p.call is None]
+        free = [process for process in self._processes.values() if process.call is None]
         for process in free:
             if process.threads == threads:
                 return process
@@ -166,157 +141,119 @@ class LocalEngine:
             self._end(free[0], f"replaced by a worker with {threads} threads")
         return self._start(threads)
 
-    def _give(self, process: _Process, call: Call) -> None:
-        process.call = call
-        if process.ready:
-            self._send(process, call)
+    def _start(self, threads: int) -> Process:
+        self._started += 1
+        name = f"local-{self._started}"
+        self._context.logs.mkdir(parents=True, exist_ok=True)
+        hello = Hello(
+            worker=name,
+            sys_path=[os.path.abspath(path) for path in sys.path],
+            store=self._context.store.place,
+            secret=self._context.secret,
+            log=self._context.logs / f"{name}.log",
+            folder=self._context.folder,
+        )
+        process = self._pool.take(hello, threads=threads)
+        self._processes[process.connection] = process
+        return process
 
-    def _send(self, process: _Process, call: Call) -> None:
+    def _send(self, process: Process, call: Call) -> None:
         new = call.image.digest not in process.known
         try:
             image = call.image.pickle() if new else None
         except HookeError as error:
             process.call = None
-            self._events.append(
-                _failed(call, self._context.clock.now(), failure_of(error, arguments=call.shown))
-            )
+            self._refuse(call, error)
             return
         process.known.add(call.image.digest)
         process.log_from = process.log.stat().st_size
-        task = Task(
-            attempt=call.attempt,
-            node=call.node,
-            number=call.number,
-            kind=call.kind,
-            lo=call.lo,
-            hi=call.hi,
-            payload=call.payload,
-            shown=call.shown,
-            name=call.image.name,
-            digest=call.image.digest,
-            pickle=image,
-            parts=dict(call.image.parts) if new else {},
-        )
+        self._pool.limit(process, call.memory)
         try:
-            process.connection.send_bytes(pickle.dumps(task, protocol=5))
+            process.connection.send_bytes(pickle.dumps(_task(call, image), protocol=5))
         except OSError:
             self._died(process)
 
-    def _start(self, threads: int) -> _Process:
-        self._started += 1
-        name = f"local-{self._started}"
-        ours, theirs = socket.socketpair()
-        life_theirs, life_ours = os.pipe()
-        log = self._context.logs / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONUNBUFFERED": "1"}
-        with theirs, log.open("ab") as output:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "hooke.engines.local_worker", str(theirs.fileno()), str(life_theirs)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=self._context.folder,
-                env=environment,
-                pass_fds=(theirs.fileno(), life_theirs),
-                start_new_session=True,
-            )
-        os.close(life_theirs)
-        connection = Connection(ours.detach())
-        process = _Process(
-            name=name, threads=threads, popen=popen, connection=connection, lifeline=life_ours, log=log
-        )
-        store = self._context.store
-        hello = Hello(
-            worker=name,
-            sys_path=[os.path.abspath(path) for path in sys.path],
-            store=store.place,
-            secret=self._context.secret,
-            log=log,
-        )
-        connection.send_bytes(pickle.dumps(hello))
-        self._processes[name] = process
-        return process
+    def _refuse(self, call: Call, error: HookeError) -> None:
+        failure = failure_of(error, arguments=call.shown)
+        self._events.append(_failed(call, self._context.clock.now(), failure))
 
     def _poll(self, timeout_s: float) -> None:
-        connections = {process.connection: process for process in self._processes.values()}
-        if not connections:
+        if not self._processes:
             time.sleep(timeout_s)
             return
-        for connection in wait_for(list(connections), timeout_s):
-            assert isinstance(connection, Connection)
-            self._read(connections[connection])
+        for connection in wait_for(list(self._processes), timeout_s):
+            process = self._processes.get(connection)  # pyrefly: ignore[bad-argument-type]
+            if process is not None:
+                self._read(process)
         self._dispatch()
 
-    def _read(self, process: _Process) -> None:
+    def _read(self, process: Process) -> None:
         """Everything that this worker has said; its death where the socket is at its end."""
         try:
-            while process.connection.poll():
-                data = process.connection.recv_bytes()
-                if data:
-                    self._heard(process, _EVENTS.decode(data))
-                else:
-                    self._greeted(process)
+            while process.connection in self._processes and process.connection.poll():
+                self._heard(process, process.connection.recv_bytes())
         except (EOFError, ConnectionResetError):
             self._died(process)
 
-    def _greeted(self, process: _Process) -> None:
-        process.ready = True
-        self._events.append(
-            WorkerStarted(at=self._context.clock.now(), worker=process.name, pid=process.popen.pid)
-        )
-        if process.call is not None:
-            self._send(process, process.call)
-
-    def _heard(self, process: _Process, event: Event) -> None:
-        if not isinstance(event, AttemptStarted):
-            process.call = None
-            self._shrink()
-        self._events.append(event)  # pyrefly: ignore[bad-argument-type]
+    def _heard(self, process: Process, data: bytes) -> None:
+        if data == READY:
+            process.ready = True
+            now = self._context.clock.now()
+            self._events.append(WorkerStarted(at=now, worker=process.name, pid=process.pid))
+            if process.call is not None:
+                self._send(process, process.call)
+        elif data == STALE:
+            call, process.call = process.call, None
+            self._end(process, "it had imported code that was edited since")
+            if call is not None:
+                self._queue.appendleft(call)
+        else:
+            event = _EVENTS.decode(data)
+            if not isinstance(event, AttemptStarted):
+                process.call = None
+                self._shrink()
+            self._events.append(event)  # pyrefly: ignore[bad-argument-type]
 
     def _shrink(self) -> None:
-        idle = [p for p in self._processes.values() if p.call is None]
+        idle = [process for process in self._processes.values() if process.call is None]
         for process in idle[: max(0, len(self._processes) - self._target)]:
             self._end(process, "the fleet was made smaller")
 
-    def _end(self, process: _Process, cause: str) -> None:
-        _kill(process)
-        process.popen.wait()
-        self._bury(process)
+    def _end(self, process: Process, cause: str) -> None:
+        self._processes.pop(process.connection, None)
+        self._pool.end(process)
         self._events.append(WorkerStopped(at=self._context.clock.now(), worker=process.name, cause=cause))
 
-    def _died(self, process: _Process) -> None:
-        peak_bytes = _reap(process)
-        code = process.popen.returncode
-        number = -code if code < 0 else None
-        self._bury(process)
-        _kill(process)
-        how = f"killed by {signal.Signals(number).name}" if number else f"exit code {code}"
+    def _died(self, process: Process) -> None:
+        self._processes.pop(process.connection, None)
+        ended = self._pool.ended(process)
         now = self._context.clock.now()
         if process.call is not None:
             tail = last_lines(process.log, process.log_from, 20)
-            failure = Failure(
-                kind="WorkerDied",
-                message=f"its worker {process.name} died: {how}",
-                arguments=process.call.shown,
-                exit_code=None if number else code,
-                signal=number,
-                peak_bytes=peak_bytes,
-                log_tail=tail,
-            )
+            failure = _death(process.call, process.name, ended, tail)
             self._events.append(_failed(process.call, now, failure, worker=process.name))
+        code, number = _code_and_signal(ended)
         self._events.append(
-            WorkerStopped(
-                at=now, worker=process.name, cause=how, exit_code=None if number else code, signal=number
-            )
+            WorkerStopped(at=now, worker=process.name, cause=_how(ended), exit_code=code, signal=number)
         )
 
-    def _bury(self, process: _Process) -> None:
-        self._processes.pop(process.name, None)
-        process.connection.close()
-        if process.lifeline >= 0:
-            os.close(process.lifeline)
-            process.lifeline = -1
+
+def _task(call: Call, image: bytes | None) -> Task:
+    return Task(
+        attempt=call.attempt,
+        node=call.node,
+        number=call.number,
+        kind=call.kind,
+        lo=call.lo,
+        hi=call.hi,
+        payload=call.payload,
+        shown=call.shown,
+        name=call.image.name,
+        digest=call.image.digest,
+        pickle=image,
+        parts=dict(call.image.parts) if image is not None else {},
+        memory=call.memory,
+    )
 
 
 def _failed(call: Call, now: float, failure: Failure, *, worker: str = "") -> AttemptFailed:
@@ -332,25 +269,43 @@ def _failed(call: Call, now: float, failure: Failure, *, worker: str = "") -> At
     )
 
 
-def _tell_to_end(process: _Process) -> None:
-    try:
-        process.connection.send_bytes(b"")
-    except OSError:
-        _kill(process)
+def _death(call: Call, worker: str, ended: Ended | None, tail: tuple[str, ...]) -> Failure:
+    """Why an attempt has no answer: its worker was killed, ended itself, used too much memory, or was stopped."""
+    code, number = _code_and_signal(ended)
+    peak = ended.peak_bytes if ended is not None else None
+    if ended is not None and ended.cause == "memory":
+        return Failure(
+            kind="OutOfMemory",
+            message="it used more memory than its limit",
+            arguments=call.shown,
+            peak_bytes=peak,
+            limit_bytes=call.memory,
+            log_tail=tail,
+            mend="raise memory=, or give the task less to hold at once",
+        )
+    return Failure(
+        kind="WorkerDied",
+        message=f"its worker {worker} died: {_how(ended)}",
+        arguments=call.shown,
+        exit_code=code,
+        signal=number,
+        peak_bytes=peak,
+        limit_bytes=call.memory,
+        log_tail=tail,
+    )
 
 
-def _kill(process: _Process) -> None:
-    """End the worker and all that its task started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.popen.pid, signal.SIGKILL)
+def _code_and_signal(ended: Ended | None) -> tuple[int | None, int | None]:
+    if ended is None:
+        return None, None
+    return (None, -ended.status) if ended.status < 0 else (ended.status, None)
 
 
-def _reap(process: _Process) -> int | None:
-    """Wait for the dead process; its peak resident bytes, where the kernel says them."""
-    try:
-        _, status, usage = os.wait4(process.popen.pid, 0)
-    except ChildProcessError:
-        process.popen.poll()
-        return None
-    process.popen.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _how(ended: Ended | None) -> str:
+    if ended is None:
+        return "how is not known, the fork server is gone"
+    if ended.cause == "stopped":
+        return f"it was stopped (SIGSTOP) for {STOPPED_S:g} s and then ended"
+    if ended.status < 0:
+        return f"killed by {signal.Signals(-ended.status).name}"
+    return f"exit code {ended.status}"

@@ -1,14 +1,14 @@
-"""The worker process of the local engine: `python -m hooke.engines.local_worker FD LIFELINE`.
+"""The part of the local engine that runs in a worker process: attempts in, journal events out.
 
-It reads attempts from a socket that it shares with the driver and answers with journal events. The
-lifeline is a pipe whose other end only the driver holds: when it closes, the driver is dead, and the
-worker ends itself and whatever the task started.
+A worker serves one run after another: each begins with a Hello. The lifeline is a pipe whose other end only
+the driver holds: when it closes, the driver is dead, and the worker ends itself and whatever the task started.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import sys
 import threading
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -25,20 +25,31 @@ from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Event
 from hooke.pipeline.execute import Work, Worker, check_code
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.logs import last_lines
 from hooke.store.store import Store
 
-__all__ = ["Hello", "Task", "main"]
+__all__ = ["READY", "STALE", "Hello", "Task", "main"]
+
+READY = b""
+"""A worker's answer to Hello."""
+
+STALE = b"stale"
+"""A worker's answer to a Task whose code it imported before an edit, for an earlier run: start a fresh worker."""
+
+SLACK_BYTES = 1 << 30
+"""The rlimit is a net below the watch, which it must not forestall: threads and allocators reserve more than they touch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """What a worker is told first."""
+    """What a worker is told at the beginning of a run."""
 
     worker: str
     sys_path: list[str]
     store: str
     secret: bytes | None
     log: Path
+    folder: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,45 +68,143 @@ class Task:
     digest: str
     pickle: bytes | None
     parts: dict[str, str]
+    memory: int | None
+
+
+_Message: TypeAlias = Hello | Task
 
 
 class _Output:
-    """The worker's own stdout and stderr, which the driver pointed at the log file."""
+    """The worker's own stdout and stderr, which point at the log file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._flush()
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
 
     def position(self) -> int:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        self._flush()
         return os.fstat(1).st_size
 
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
-        from hooke.pipeline.logs import last_lines
-
         return last_lines(self.path, start, lines)
 
+    def _flush(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
 
-class _Functions:
-    """Functions by digest, each loaded and checked once."""
 
-    def __init__(self) -> None:
-        self._loaded: dict[str, Callable[..., Any]] = {}
+class _Session:
+    """One run as a worker sees it."""
 
-    def get(self, task: Task) -> Callable[..., Any]:
-        if task.digest not in self._loaded:
+    def __init__(self, hello: Hello) -> None:
+        sys.path[:] = hello.sys_path
+        os.chdir(hello.folder)
+        self.output = _Output(hello.log)
+        store = Store.open(hello.store, secret=hello.secret)
+        self.worker = Worker(name=hello.worker, store=store, clock=SystemClock(), log=self.output)
+
+    def event(self, task: Task, kind: type[Any], **more: Any) -> Any:
+        return kind(
+            at=self.worker.clock.now(),
+            attempt=task.attempt,
+            node=task.node,
+            lo=task.lo,
+            hi=task.hi,
+            worker=self.worker.name,
+            **more,
+        )
+
+
+class _Server:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._session: _Session | None = None
+        self._sessions = 0
+        self._limit: int | None = None
+
+    def serve(self) -> None:
+        """Until the driver says so (an empty message) or is gone."""
+        while True:
+            try:
+                data = self._connection.recv_bytes()
+            except (EOFError, ConnectionResetError):
+                return
+            if not data:
+                return
+            message: _Message = pickle.loads(data)
+            if isinstance(message, Hello):
+                self._session = _Session(message)
+                self._sessions += 1
+                self._send(READY)
+            else:
+                assert self._session is not None
+                self._perform(message, self._session)
+
+    def _perform(self, task: Task, session: _Session) -> None:
+        try:
+            function = self._function(task)
+        except EnvironmentMismatch as error:
+            if self._sessions > 1:
+                self._send(STALE)
+            else:
+                self._say(session.event(task, AttemptStarted, number=task.number))
+                self._say(_not_run(task, session, error))
+            return
+        self._say(session.event(task, AttemptStarted, number=task.number, expand=task.kind == "expand"))
+        self._bound(task.memory)
+        self._say(session.worker.run(_work(task, function)))
+
+    def _function(self, task: Task) -> Callable[..., Any]:
+        if task.digest not in self._functions:
             assert task.pickle is not None
             function = _load(task.name, task.pickle)
             check_code(function, name=task.name, parts=task.parts)
-            self._loaded[task.digest] = function
-        return self._loaded[task.digest]
+            self._functions[task.digest] = function
+        return self._functions[task.digest]
+
+    def _bound(self, memory: int | None) -> None:
+        """Set the net: an allocation far beyond the limit fails as a MemoryError instead of taking the machine down."""
+        if memory == self._limit:
+            return
+        self._limit = memory
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = resource.RLIM_INFINITY if memory is None else memory + SLACK_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+    def _say(self, event: Event) -> None:
+        self._send(msgspec.msgpack.encode(event))
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._connection.send_bytes(data)
+        except BrokenPipeError:
+            sys.exit(0)
+
+
+def _work(task: Task, function: Callable[..., Any]) -> Work:
+    return Work(
+        attempt=task.attempt,
+        node=task.node,
+        kind=task.kind,
+        lo=task.lo,
+        hi=task.hi,
+        function=function,
+        payload=task.payload,
+        shown=task.shown,
+        memory=task.memory,
+    )
 
 
 def _load(name: str, data: bytes) -> Callable[..., Any]:
     try:
         loaded = pickle.loads(data)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise EnvironmentMismatch(
             f"{name}: the worker cannot import what the task needs",
             task=name,
@@ -106,79 +215,11 @@ def _load(name: str, data: bytes) -> Callable[..., Any]:
     return function
 
 
-def main(fd: int, lifeline: int) -> None:
-    """Serve attempts until told to end or the driver is gone."""
-    threading.Thread(target=_follow_driver, args=(lifeline,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = Connection(fd)
-    hello: Hello = pickle.loads(connection.recv_bytes())
-    sys.path[:] = hello.sys_path
-    output = _Output(hello.log)
-    worker = Worker(
-        name=hello.worker, store=Store.open(hello.store, secret=hello.secret), clock=SystemClock(), log=output
+def _not_run(task: Task, session: _Session, error: HookeError) -> AttemptFinished | AttemptFailed:
+    failed: AttemptFailed = session.event(
+        task, AttemptFailed, failure=failure_of(error, arguments=task.shown)
     )
-    connection.send_bytes(b"")
-    functions = _Functions()
-    while True:
-        try:
-            data = connection.recv_bytes()
-        except EOFError:
-            return
-        if not data:
-            return
-        task: Task = pickle.loads(data)
-        _send(connection, _started(task, worker))
-        _send(connection, _run(task, worker, functions))
-
-
-def _started(task: Task, worker: Worker) -> AttemptStarted:
-    return AttemptStarted(
-        at=worker.clock.now(),
-        attempt=task.attempt,
-        node=task.node,
-        lo=task.lo,
-        hi=task.hi,
-        worker=worker.name,
-        number=task.number,
-        expand=task.kind == "expand",
-    )
-
-
-def _run(task: Task, worker: Worker, functions: _Functions) -> AttemptFinished | AttemptFailed:
-    try:
-        function = functions.get(task)
-    except HookeError as error:
-        return _not_run(task, worker, error)
-    work = Work(
-        attempt=task.attempt,
-        node=task.node,
-        kind=task.kind,
-        lo=task.lo,
-        hi=task.hi,
-        function=function,
-        payload=task.payload,
-        shown=task.shown,
-    )
-    return worker.run(work)
-
-
-def _not_run(task: Task, worker: Worker, error: HookeError) -> AttemptFailed:
-    return AttemptFailed(
-        at=worker.clock.now(),
-        attempt=task.attempt,
-        node=task.node,
-        lo=task.lo,
-        hi=task.hi,
-        worker=worker.name,
-        failure=failure_of(error, arguments=task.shown),
-    )
-
-
-def _send(connection: Connection, event: Event) -> None:
-    try:
-        connection.send_bytes(msgspec.msgpack.encode(event))
-    except BrokenPipeError:
-        sys.exit(0)
+    return failed
 
 
 def _follow_driver(lifeline: int) -> None:
@@ -186,5 +227,7 @@ def _follow_driver(lifeline: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+def main(fd: int, lifeline: int) -> None:
+    """Serve attempts from the socket `fd` until told to end or the driver is gone."""
+    threading.Thread(target=_follow_driver, args=(lifeline,), daemon=True).start()
+    _Server(Connection(fd)).serve()

@@ -48,7 +48,8 @@ class SerialEngine:
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:  # noqa: ARG002 - there is nobody to wait for
         """Run one queued attempt, if there is one, and say what came of it. Never sleeps."""
-        events, self._events = self._events, []
+        events = self._events
+        self._events = []
         if self._queue and not events:
             events = list(self._run(self._queue.popleft()))
         return events

@@ -86,6 +86,8 @@ class EngineContext:
     clock: Clock
     secret: bytes | None = None
     """What workers open the store with, where it is shared."""
+    warm: bool = False
+    """Whether idle workers may outlive the run, to serve the next one of this process."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
 
@@ -102,7 +104,8 @@ class Engine(Protocol):
     - The first event is a CapacityChanged; another follows each change. More attempts than `slots`
       may be in flight; they queue.
     - Events of one attempt come in order; those of several attempts in any order.
-    - Calls come from one thread. `close` ends every process that the engine started and is idempotent.
+    - Calls come from one thread. `close` ends every process that the engine started (but for
+      idle workers where the context is `warm`, which end with the driver) and is idempotent.
     """
 
     capabilities: Capabilities

@@ -53,6 +53,7 @@ class Work:
     function: Callable[..., Any]
     payload: bytes
     shown: str
+    memory: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,7 +132,7 @@ class Worker:
             assert ref is not None
             expanded = outcome.expansion.event(work.node) if outcome.expansion else None
             return AttemptFinished(ref=ref, expanded=expanded, **facts)
-        failure = failure_of(outcome.error, arguments=work.shown)
+        failure = failure_of(outcome.error, arguments=work.shown, limit_bytes=work.memory)
         tail = self.log.tail(log_from, 20) if self.log is not None else ()
         return AttemptFailed(
             failure=_with_tail(failure, tail),

@@ -18,15 +18,17 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _LARGEST_PICKLE = 64 * 1024
 
 
-def failure_of(error: BaseException, *, arguments: str) -> Failure:
+def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None = None) -> Failure:
     """The facts of an exception that came out of a task, or out of the reading of its inputs."""
     own = _is_own(error)
+    kind = "OutOfMemory" if isinstance(error, MemoryError) and limit_bytes is not None else "UserError"
     return Failure(
-        kind=type(error).__name__ if own else "UserError",
+        kind=type(error).__name__ if own else kind,
         message=_message(error),
         error_type="" if own else _type_name(error),
         traceback=error.why if isinstance(error, HookeError) and own else user_traceback(error),
         arguments=arguments,
+        limit_bytes=limit_bytes,
         mend=error.mend if isinstance(error, HookeError) else "",
         retryable=not isinstance(error, Permanent)
         and (isinstance(error, Temporary) or not isinstance(error, HookeError)),

@@ -127,6 +127,7 @@ class Driver:
             secret=self.project.secret(),
             logs=self.project.runs.folder(self.run) / "logs",
             clock=self.clock,
+            warm=True,
         )
         engine = open_engine(self.place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)

@@ -1,0 +1,154 @@
+"""The driver's side of the fork server: start it, ask it for workers, hear of their ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.forks import on_fork
+from hooke.engines.fork_server import Ended, Limit, Report, Spawn, Spawned, pack_frame, take_frames
+
+__all__ = ["ForkServer", "Forked"]
+
+START_S = 60.0
+"""A loaded machine may take long to start an interpreter; longer than this something is wrong with it."""
+
+_reports = msgspec.msgpack.Decoder(Report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """A worker that was forked: its process, the socket to it, and the lifeline whose closing ends it."""
+
+    pid: int
+    connection: Connection
+    lifeline: int
+
+
+class ForkServer:
+    """One fork server; started at the first `spawn`. Not for a forked child of this process, which gets none of it."""
+
+    def __init__(self) -> None:
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray()
+        self._reports: list[Report] = []
+        on_fork(self)
+
+    def spawn(self, name: str, *, environment: dict[str, str], folder: Path, log: Path) -> Forked:
+        """Fork a worker that writes to `log`. Raises HookeError where the server cannot be started or dies."""
+        ours, theirs = socket.socketpair()
+        life_theirs, life_ours = os.pipe()
+        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            order = Spawn(name, environment, str(folder))
+            self._send(pack_frame(order), [theirs.fileno(), life_theirs, log_fd])
+            pid = self._pid_of(name)
+        except BaseException:
+            ours.close()
+            os.close(life_ours)
+            raise
+        finally:
+            theirs.close()
+            os.close(life_theirs)
+            os.close(log_fd)
+        return Forked(pid=pid, connection=Connection(ours.detach()), lifeline=life_ours)
+
+    def limit(self, pid: int, memory: int | None) -> None:
+        """Have a worker's anonymous memory watched."""
+        self._send(pack_frame(Limit(pid, memory)), [])
+
+    def ended(self, pid: int, *, within_s: float) -> Ended | None:
+        """How a worker ended, waiting at most so long to be told; None where the server cannot tell."""
+        deadline = time.monotonic() + within_s
+        while True:
+            for report in self._reports:
+                if isinstance(report, Ended) and report.pid == pid:
+                    self._reports.remove(report)
+                    return report
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._read(left):
+                return None
+
+    def close(self) -> None:
+        """End the server and all that it forked."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._popen is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(5.0)
+            if self._popen.poll() is None:
+                self._popen.kill()
+                self._popen.wait()
+            self._popen = None
+
+    def after_fork(self) -> None:
+        """In a forked child of the driver: the server is the parent's."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self._popen = None
+
+    def _send(self, data: bytes, fds: list[int]) -> None:
+        connected = self._connected()
+        sent = socket.send_fds(connected, [data], fds)
+        if sent < len(data):
+            connected.sendall(data[sent:])
+
+    def _connected(self) -> socket.socket:
+        if self._socket is not None and self._popen is not None and self._popen.poll() is None:
+            return self._socket
+        self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", "hooke.engines.fork_server", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._buffer.clear()
+        self._reports.clear()
+        self._socket = ours
+        return ours
+
+    def _pid_of(self, name: str) -> int:
+        deadline = time.monotonic() + START_S
+        while True:
+            for report in self._reports:
+                if isinstance(report, Spawned) and report.name == name:
+                    self._reports.remove(report)
+                    return report.pid
+            if not self._read(max(0.0, deadline - time.monotonic())):
+                code = self._popen.poll() if self._popen is not None else None
+                raise HookeError(
+                    "no worker process could be started on this machine",
+                    why=f"the fork server ended with exit code {code}"
+                    if code is not None
+                    else "it did not answer",
+                    mend='look at what it printed above; `on="serial"` runs without worker processes',
+                    next="hooke doctor",
+                )
+
+    def _read(self, timeout_s: float) -> bool:
+        """Take in what the server says; False where nothing came in time or it is gone."""
+        if self._socket is None or not select.select([self._socket], [], [], timeout_s)[0]:
+            return False
+        try:
+            data = self._socket.recv(65536)
+        except ConnectionResetError:
+            return False
+        self._buffer += data
+        self._reports += [_reports.decode(frame) for frame in take_frames(self._buffer)]
+        return bool(data)

@@ -1,0 +1,165 @@
+"""Worker processes of this machine, kept warm from one run of a process to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import threading
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from hooke.base.forks import on_fork
+from hooke.engines.fork_server import Ended
+from hooke.engines.forking import ForkServer
+from hooke.engines.local_worker import Hello
+from hooke.pipeline.engine import Call
+
+__all__ = ["LocalPool", "Process", "shared_pool"]
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
+"""What libraries read their thread count from when they are imported; torch reads OMP_NUM_THREADS."""
+
+REPORT_S = 2.0
+"""How long the fork server may take to say how a worker ended."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Process:
+    """One worker process, and what it does for the run that has it."""
+
+    pid: int
+    threads: int
+    connection: Connection
+    lifeline: int
+    log: Path
+    name: str = ""
+    call: Call | None = None
+    log_from: int = 0
+    ready: bool = False
+    memory: int | None = None
+    known: set[str] = field(default_factory=set)
+
+
+class LocalPool:
+    """Starts and ends workers. Safe for several runs in several threads at once."""
+
+    def __init__(self) -> None:
+        self._server = ForkServer()
+        self._idle: list[Process] = []
+        self._lock = threading.RLock()
+        self._started = 0
+        on_fork(self)
+
+    def take(self, hello: Hello, *, threads: int) -> Process:
+        """A worker with so many threads that has been told `hello`: a warm one where there is one.
+
+        Raises HookeError where no process can be started.
+        """
+        with self._lock:
+            process = self._warm(threads) or self._start(hello, threads)
+        process.name, process.log, process.ready = hello.worker, hello.log, False
+        process.connection.send_bytes(pickle.dumps(hello))
+        return process
+
+    def give_back(self, process: Process) -> None:
+        """Keep an idle worker for the next run."""
+        with self._lock:
+            process.call = None
+            self._idle.append(process)
+
+    def limit(self, process: Process, memory: int | None) -> None:
+        """Have the worker's memory watched."""
+        if memory != process.memory:
+            process.memory = memory
+            with self._lock:
+                self._server.limit(process.pid, memory)
+
+    def end(self, process: Process) -> Ended | None:
+        """Kill the worker and what its task started; how it ended, where that can be known."""
+        _kill(process)
+        return self.ended(process)
+
+    def ended(self, process: Process) -> Ended | None:
+        """How a worker ended whose socket is at its end."""
+        with self._lock:
+            ended = self._server.ended(process.pid, within_s=REPORT_S)
+        if ended is None:
+            _kill(process)
+        _let_go(process)
+        return ended
+
+    def close(self) -> None:
+        """End all workers and the fork server."""
+        with self._lock:
+            for process in self._idle:
+                _let_go(process)
+            self._idle.clear()
+            self._server.close()
+
+    def after_fork(self) -> None:
+        """In a forked child of the driver: the workers are the parent's."""
+        self._lock = threading.RLock()
+        for process in self._idle:
+            _let_go(process)
+        self._idle = []
+
+    def _warm(self, threads: int) -> Process | None:
+        for process in self._idle:
+            if process.threads == threads:
+                self._idle.remove(process)
+                if _lives(process):
+                    return process
+                _let_go(process)
+                return self._warm(threads)
+        return None
+
+    def _start(self, hello: Hello, threads: int) -> Process:
+        self._started += 1
+        forked = self._server.spawn(
+            f"{hello.worker}-{self._started}",
+            environment=dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, str(threads)),
+            folder=hello.folder,
+            log=hello.log,
+        )
+        return Process(
+            pid=forked.pid,
+            threads=threads,
+            connection=forked.connection,
+            lifeline=forked.lifeline,
+            log=hello.log,
+        )
+
+
+@cache
+def shared_pool() -> LocalPool:
+    """The pool of this process; its workers end when the process does."""
+    return LocalPool()
+
+
+def _lives(process: Process) -> bool:
+    """Whether an idle worker can take work: an idle one says nothing, so something to read is its end."""
+    return not process.connection.closed and not process.connection.poll()
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _let_go(process: Process) -> None:
+    if not process.connection.closed:
+        process.connection.close()
+    if process.lifeline >= 0:
+        os.close(process.lifeline)
+        process.lifeline = -1
