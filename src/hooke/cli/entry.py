@@ -12,7 +12,15 @@ from typing import Any
 import click
 
 from hooke.base.errors import HookeError
-from hooke.cli.screens import EXIT_BROKEN, EXIT_STOPPED, EXIT_USAGE, Session, bug_screen, error_screen, exit_code
+from hooke.cli.screens import (
+    EXIT_BROKEN,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    Session,
+    bug_screen,
+    error_screen,
+    exit_code,
+)
 
 __all__ = ["hooke", "run_command"]
 
@@ -70,7 +78,9 @@ def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> No
 
 
 @click.group(cls=Verbs, context_settings={"max_content_width": 110})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
 @click.option("--debug", is_flag=True, help="Show Python tracebacks of errors. Every command takes it too.")
 @click.pass_obj
 def hooke(session: Session, *, debug: bool) -> None:

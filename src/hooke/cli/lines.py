@@ -85,11 +85,17 @@ class Lines(AbstractContextManager["Lines"]):
         name = self._view.nodes[node].planned.task
         self._troubles[name] = count = self._troubles.get(name, 0) + 1
         if count <= MOST_TROUBLES:
-            self._say(f"{name}: {what}" + (" (more of its troubles: hooke show)" if count == MOST_TROUBLES else ""))
+            self._say(
+                f"{name}: {what}" + (" (more of its troubles: hooke show)" if count == MOST_TROUBLES else "")
+            )
 
     def _finished(self, event: RunFinished) -> None:
         for name, task in self._view.tasks.items():
-            if task.state != self._said.get(name, "waiting") and task.state not in ("waiting", "running", "failed"):
+            if task.state != self._said.get(name, "waiting") and task.state not in (
+                "waiting",
+                "running",
+                "failed",
+            ):
                 self._tell(name, task.state, event.at)
         row = self._view.row(event.at)
         parts = [f"{row.done} done", f"{row.cached} cached", f"{row.failed} failed"]

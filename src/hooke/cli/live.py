@@ -123,8 +123,12 @@ def picture(
     shown = _most_telling(tasks, max(3, height - 4))
     for task in shown:
         cells = _cells(task, bar=bar if bar >= 8 else 0, plain=plain)
-        table.add_row(*cells[: len(table.columns)], style="dim" if task.state in ("waiting", "not needed") else "")
-    below = [Text(f"  and {len(tasks) - len(shown)} more tasks", style="dim")] if len(shown) < len(tasks) else []
+        table.add_row(
+            *cells[: len(table.columns)], style="dim" if task.state in ("waiting", "not needed") else ""
+        )
+    below = (
+        [Text(f"  and {len(tasks) - len(shown)} more tasks", style="dim")] if len(shown) < len(tasks) else []
+    )
     return Group(_title(run, memory=memory, stopping=stopping), table, *below)
 
 

@@ -132,7 +132,9 @@ class Transcript:
             file.seek(start)
             text = file.read(span.end - start).decode("utf-8", "replace")
         # A task that draws a progress bar sends carriage returns: its last state is what a log shows.
-        yield from (prefix + line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").rstrip("\n").split("\n"))
+        yield from (
+            prefix + line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")
+        )
 
     def _size(self, name: str) -> int:
         path = self.folder / name

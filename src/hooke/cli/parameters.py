@@ -103,7 +103,9 @@ class Parameters:
         near = get_close_matches(flag, [option.flag for option in self.options], n=1)
         meant = f"did you mean {near[0]}? " if near else ""
         raise UsageError(
-            f"pipeline {self.pipeline.name!r} has no parameter {flag}", where=self.target, mend=meant + self._valid()
+            f"pipeline {self.pipeline.name!r} has no parameter {flag}",
+            where=self.target,
+            mend=meant + self._valid(),
         )
 
     def _value(self, option: Option, flag: str, text: str | None, rest: list[str]) -> Any:
@@ -175,4 +177,6 @@ def _hints(pipeline: Pipeline[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(function)
     except Exception:  # noqa: BLE001 - an annotation may be any expression
-        return {name: kind for name, kind in inspect.get_annotations(function).items() if isinstance(kind, type)}
+        return {
+            name: kind for name, kind in inspect.get_annotations(function).items() if isinstance(kind, type)
+        }

@@ -116,4 +116,6 @@ def _is_text(value: Any) -> bool:
     import decimal
     import os
 
-    return isinstance(value, os.PathLike | datetime.date | datetime.time | datetime.timedelta | decimal.Decimal)
+    return isinstance(
+        value, os.PathLike | datetime.date | datetime.time | datetime.timedelta | decimal.Decimal
+    )

@@ -32,7 +32,13 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
     add_help_option=False,
 )
 @click.argument("target", metavar="FILE.py[:PIPELINE]", required=False)
-@click.option("--on", "place", default="local", metavar="PLACE", help="Where: local, local:N, serial, or a name in hooke.toml.  [default: local]")
+@click.option(
+    "--on",
+    "place",
+    default="local",
+    metavar="PLACE",
+    help="Where: local, local:N, serial, or a name in hooke.toml.  [default: local]",
+)
 @click.option("--workers", metavar="N|LOW-HIGH", help="How many workers the place may have.")
 @json_option
 @debug_option
@@ -100,7 +106,9 @@ def _workers(text: str | None) -> int | tuple[int, int] | None:
         return None
     match = _RANGE.fullmatch(text)
     if match is None:
-        raise UsageError(f"--workers {text!r} is no number of workers", mend="write --workers 4, or --workers 1-4")
+        raise UsageError(
+            f"--workers {text!r} is no number of workers", mend="write --workers 4, or --workers 1-4"
+        )
     low = int(match["low"])
     return (low, int(match["high"])) if match["high"] else low
 

@@ -25,7 +25,9 @@ COLUMNS = ("run", "pipeline", "status", "started", "took", "done", "cached", "fa
 
 
 @click.command()
-@click.option("--limit", default=20, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many.")
+@click.option(
+    "--limit", default=20, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many."
+)
 @json_option
 @in_project
 @click.pass_obj

@@ -72,7 +72,9 @@ def _read(project: Project, run: str) -> _Story:
             if isinstance(event, RetryPlanned):
                 task = story.view.nodes[event.node].planned.task
                 items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
-                story.said.append((event.at, f"{task}{items}: attempt {event.number} follows, as {event.reason}"))
+                story.said.append(
+                    (event.at, f"{task}{items}: attempt {event.number} follows, as {event.reason}")
+                )
             elif isinstance(event, WorkerStopped):
                 story.said.append((event.at, f"worker {event.worker} is gone: {event.cause}"))
         if segment.torn is not None and not alive:

@@ -50,6 +50,8 @@ def _running(project: Project) -> str:
         raise UsageError("no run is running", where=str(project.runs.path), next="hooke runs")
     if len(names) > 1:
         raise UsageError(
-            f"{len(names)} runs are running", mend=f"name one of: {', '.join(names)}", next=f"hooke stop {names[0]}"
+            f"{len(names)} runs are running",
+            mend=f"name one of: {', '.join(names)}",
+            next=f"hooke stop {names[0]}",
         )
     return names[0]

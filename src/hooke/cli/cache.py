@@ -1,0 +1,213 @@
+"""`hooke cache`: what is stored, why it was or was not used, and how to make room."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import UsageError
+from hooke.base.units import format_bytes, format_seconds, parse_bytes
+from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.screens import EXIT_FAILED, Session
+from hooke.project.table import aligned
+from hooke.store.entries import Entry
+
+__all__ = ["cache"]
+
+COLUMNS = ("key", "task", "items", "size", "age", "saves", "run")
+
+
+class _Cache(click.Group):
+    """`why` reads journals, not the store, and is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "why"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "why":
+            found: click.Command = import_module("hooke.cli.cache_why").why
+            return found
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Cache)
+def cache() -> None:
+    """Look at stored results, explain them, make room."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Result:
+    """All entries of one recipe key: one, or the committed pieces of a map."""
+
+    key: str
+    task: str
+    run: str
+    at: float
+    items: int | None = None
+    size: int = 0
+    seconds: float = 0.0
+
+    def add(self, entry: Entry) -> None:
+        self.size += entry.ref.size
+        self.seconds += entry.seconds
+        if entry.items is not None:
+            self.items = (self.items or 0) + entry.items
+        if entry.at >= self.at:
+            self.at, self.run = entry.at, entry.run
+
+
+def _results(entries: Iterable[Entry]) -> list[_Result]:
+    """The newest first."""
+    found: dict[str, _Result] = {}
+    for entry in entries:
+        made = _Result(key=entry.key, task=entry.task, run=entry.run, at=entry.at)
+        found.setdefault(entry.key, made).add(entry)
+    return sorted(found.values(), key=lambda result: -result.at)
+
+
+@cache.command("ls")
+@click.option("--task", metavar="NAME", help="Only results of this task.")
+@click.option("--limit", default=50, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many.")
+@json_option
+@in_project
+@click.pass_obj
+def list_results(session: Session, *, task: str | None, limit: int, as_json: bool, project: Path | None) -> int:
+    """List stored results, the newest first: size, age, and the seconds that each saves."""
+    store = the_project(session, project).store()
+    results = [result for result in _results(store.entries()) if task in (None, result.task)]
+    if as_json:
+        click.echo(json.dumps([_facts(result) for result in results], indent=2))
+        return 0
+    if not results:
+        click.echo(f"nothing is stored in {store.place}", err=True)
+        return 0
+    now = time.time()
+    click.echo("\n".join(aligned(COLUMNS, [_cells(result, now) for result in results[:limit]], right=(2, 3, 4, 5))))
+    if len(results) > limit:
+        click.echo(f"and {len(results) - limit} older ones: --limit {len(results)}", err=True)
+    usage = store.usage()
+    saved = sum(result.seconds for result in results)
+    click.echo(
+        f"{len(results)} results save {format_seconds(saved)}; the store holds {format_bytes(usage.bytes)}"
+        + (f", {format_bytes(usage.unreferenced)} of it no result's" if usage.unreferenced else ""),
+        err=True,
+    )
+    return 0
+
+
+def _facts(result: _Result) -> dict[str, Any]:
+    names = ("key", "task", "items", "size", "seconds", "at", "run")
+    return {name: getattr(result, name) for name in names}
+
+
+def _cells(result: _Result, now: float) -> tuple[str, ...]:
+    return (
+        result.key[:12],
+        result.task,
+        "" if result.items is None else str(result.items),
+        format_bytes(result.size),
+        format_seconds(max(now - result.at, 0.0)),
+        format_seconds(result.seconds),
+        result.run,
+    )
+
+
+@cache.command("rm")
+@click.argument("keys", nargs=-1, metavar="[KEY ...]")
+@click.option("--task", metavar="NAME", help="All results of this task.")
+@in_project
+@click.pass_obj
+def remove(session: Session, *, keys: tuple[str, ...], task: str | None, project: Path | None) -> int:
+    """Forget results by KEY (its first characters do) or by --task; they are computed again when they are asked for.
+
+    Their bytes go with the next `hooke cache gc`.
+    """
+    if not keys and task is None:
+        raise UsageError("nothing is named to be removed", mend="give a KEY of `hooke cache ls`, or --task NAME")
+    store = the_project(session, project).store()
+    results = _results(store.entries())
+    chosen = [result for result in results if result.task == task]
+    if task is not None and not chosen:
+        tasks = ", ".join(sorted({result.task for result in results})) or "none"
+        raise UsageError(f"no result of a task {task!r} is stored", mend=f"stored are results of: {tasks}")
+    for key in keys:
+        chosen.append(_by_prefix(results, key))
+    for result in chosen:
+        store.remove(result.key)
+    count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
+    click.echo(f"forgot {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
+    return 0
+
+
+def _by_prefix(results: list[_Result], key: str) -> _Result:
+    fitting = [result for result in results if result.key.startswith(key)]
+    if len(fitting) != 1:
+        what = f"{len(fitting)} results have keys" if fitting else "no result has a key"
+        raise UsageError(f"{what} that begin with {key!r}", next="hooke cache ls")
+    return fitting[0]
+
+
+@cache.command("gc")
+@click.option("--max", "--max-bytes", "most", metavar="SIZE", help="Such as 10GiB; by default max_bytes of hooke.toml.")
+@json_option
+@in_project
+@click.pass_obj
+def collect(session: Session, *, most: str | None, as_json: bool, project: Path | None) -> int:
+    """Evict results until the store is no larger than SIZE: the fewest seconds of work per byte go first.
+
+    What a live run may need stays.
+    """
+    where = the_project(session, project)
+    size = parse_bytes(most) if most is not None else where.settings.store.max_bytes
+    if size is None:
+        raise UsageError(
+            "how large may the store be?", mend="give --max 10GiB, or set max_bytes under [store] in hooke.toml"
+        )
+    report = where.store().gc(size)
+    if as_json:
+        click.echo(json.dumps(_report(report), indent=2))
+        return 0
+    for gone in report.evicted[:20]:
+        click.echo(f"  {', '.join(gone.tasks) or '-'}: {gone.why}")
+    if len(report.evicted) > 20:
+        click.echo(f"  and {len(report.evicted) - 20} more")
+    click.echo(f"the store had {format_bytes(report.before)} and has {format_bytes(report.after)}")
+    if report.after > size:
+        live = f": {', '.join(report.live)}" if report.live else ""
+        click.echo(f"more could not go, as live runs may need it{live}", err=True)
+    return 0
+
+
+def _report(report: Any) -> dict[str, Any]:
+    evicted = [{"size": gone.size, "tasks": list(gone.tasks), "why": gone.why} for gone in report.evicted]
+    numbers = {name: getattr(report, name) for name in ("before", "after", "spared")}
+    return numbers | {"live": list(report.live), "evicted": evicted}
+
+
+@cache.command("verify")
+@click.option("--remove", is_flag=True, help="Set what is damaged aside, so that it is computed again.")
+@json_option
+@in_project
+@click.pass_obj
+def check(session: Session, *, remove: bool, as_json: bool, project: Path | None) -> int:
+    """Read all that is stored in full and say what is damaged. Exit code 1 if something is, and stays."""
+    report = the_project(session, project).store().verify(remove=remove)
+    damaged = [{"name": each.name, "why": each.why} for each in report.damaged]
+    if as_json:
+        facts = {"objects": report.objects, "records": report.records, "damaged": damaged, "removed": remove}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        for each in damaged:
+            click.echo(f"  {each['name']}: {each['why']}")
+        state = f"{len(damaged)} damaged" + (", set aside" if remove and damaged else "")
+        click.echo(f"read {report.objects} objects and {report.records} records: {state if damaged else 'all sound'}")
+        if damaged and not remove:
+            click.echo("next: hooke cache verify --remove", err=True)
+    return EXIT_FAILED if damaged and not remove else 0
