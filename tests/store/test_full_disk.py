@@ -1,10 +1,12 @@
 """A real full disk: a small tmpfs."""
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 from tests.base.small_disk import fill
 
-from hooke.base.errors import StoreFull
+from hooke.base.errors import StoreError, StoreFull
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.store import Entry, Store
 
@@ -24,6 +26,33 @@ def test_an_object_that_does_not_fit(small_disk):
     assert not list((small_disk / "store" / "tmp").iterdir())
     assert not (small_disk / "store" / "objects").exists()
     assert store.find("k" * 32) == entry
+
+
+@pytest.mark.parametrize("kind", ["array", "arrow", "polars", "own", "bytes", "strided"])
+def test_every_codec_tells_it_alike(small_disk, kind):
+    numbers = np.arange(20_000)
+    frame = pl.DataFrame({"n": numbers})
+    values = {
+        "array": numbers,
+        "arrow": pa.table({"n": numbers}),
+        "polars": frame,
+        "own": frame.select(pl.col("n").cast(pl.Int128)),
+        "bytes": numbers.tobytes(),
+        "strided": np.arange(40_000)[::2],
+    }
+    store = Store.open(small_disk / "store")
+    with pytest.raises(StoreFull, match="no room"):
+        store.put({"value": values[kind]})
+    assert not list((small_disk / "store" / "tmp").iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    store = Store.open(tmp_path / "file" / "store")
+    with pytest.raises(StoreError, match="cannot be written to") as caught:
+        store.commit(Entry(key="k" * 32, ref=store.put(1), task="t", run="r", seconds=1.0, at=0.0))
+    assert "Not a directory" in caught.value.why
+    assert store.find("k" * 32) is None
 
 
 def test_a_disk_without_any_room_and_then_with_some(small_disk):

@@ -55,7 +55,8 @@ class Backend(Protocol):
         """Store what `fill` writes under the name that it returns; returns the new stamp.
 
         The name appears with all its bytes at once, replacing what was there; a writer that dies or raises leaves
-        nothing visible. When it returns, the death of any process loses nothing, a power loss at most the last second.
+        nothing visible. When it returns, the death of any process loses nothing. A power loss takes at most the last
+        second before it; of a writer that had ended by then, what the system had not written back by itself.
         With `exclusive` an existing name is left alone, and None is returned: of several writers one succeeds.
         Raises StoreFull (`size` is what will be needed, for its message), and what `fill` raises.
         """

@@ -53,8 +53,8 @@ class Columns:
         return _sorted([entry], high, low, np.zeros(size, np.uint32), np.arange(size, dtype=np.uint32))
 
     @staticmethod
-    def merged(parts: Sequence[Columns]) -> Columns:
-        """All items of `parts` (at least one); of an item that is in several the entry committed last."""
+    def merged(parts: list[Columns]) -> Columns:
+        """All items of `parts` (at least one), which is emptied; of an item in several the entry committed last."""
         if len(parts) == 1:
             return parts[0]
         offsets = np.cumsum([0, *(len(part.entries) for part in parts)])
@@ -66,13 +66,12 @@ class Columns:
         by_age = sorted(range(len(entries)), key=lambda at: entries[at].at)
         rank = np.empty(len(entries), np.uint32)
         rank[by_age] = np.arange(len(entries), dtype=np.uint32)
-        return _sorted(
-            [entries[at] for at in by_age],
-            np.concatenate([part.high for part in parts]),
-            np.concatenate([part.low for part in parts]),
-            rank[number],
-            np.concatenate([part.place for part in parts]),
+        high, low, place = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("high", "low", "place")
         )
+        # Half of the memory at the peak, were it kept until the end.
+        parts.clear()
+        return _sorted([entries[at] for at in by_age], high, low, rank[number], place)
 
     def without(self, gone: Sequence[bool]) -> Columns:
         """The columns less the entries that are `gone` and those that younger ones cover entirely."""
@@ -134,7 +133,7 @@ def _halves(keys: bytes) -> tuple[Words, Words]:
 
 
 def _sorted(entries: list[Entry], high: Words, low: Words, entry: Numbers, place: Numbers) -> Columns:
-    order = np.lexsort((place, entry, low, high))
+    order = np.lexsort((entry, low, high))
     high, low = high[order], low[order]
     last = np.ones(len(high), bool)
     last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])

@@ -16,8 +16,8 @@ from hooke.store.main_classes import reduce_class
 
 __all__ = ["Encoded", "encode"]
 
-_LARGE = 4 << 20
-"""From here on a buffer is hashed by a second thread while it is written: starting one takes as long as hashing 1 MB."""
+_LARGE = 1 << 20
+"""Smaller pieces are gathered to this size; larger ones are hashed by a second thread while they are written."""
 
 _WRITE = 64 << 20
 """Bytes per write: the larger it is, the larger the pages that the kernel caches the file in, and the faster they map."""
@@ -111,25 +111,40 @@ class _Pieces(list[bytes]):
 
 
 class _Hashing:
-    """A sink that hashes and counts what goes through it to another."""
+    """A sink that hashes and counts what goes through it to another, small pieces together."""
 
     closed = False
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._hasher = blake3()
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self.position = 0
 
     def write(self, data: Any) -> int:
         if not isinstance(data, bytes):
             data = memoryview(data).cast("B")
-        if len(data) < _LARGE:
-            self._hasher.update(data)
-            self._sink.write(data)
-        else:
+        size = len(data)
+        self.position += size
+        if size >= _LARGE:
+            self.flush()
             self._write_large(memoryview(data))
-        self.position += len(data)
-        return len(data)
+        else:
+            # A view may be of memory that is used again.
+            self._gathered.append(bytes(data))
+            self._gathered_bytes += size
+            if self._gathered_bytes >= _LARGE:
+                self.flush()
+        return size
+
+    def flush(self) -> None:
+        """Hash and pass on what was gathered."""
+        data = b"".join(self._gathered)
+        self._gathered.clear()
+        self._gathered_bytes = 0
+        self._hasher.update(data)
+        self._sink.write(data)
 
     def _write_large(self, data: memoryview) -> None:
         hashing = threading.Thread(target=self._hasher.update, args=(data,))
@@ -140,10 +155,8 @@ class _Hashing:
         finally:
             hashing.join()
 
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
     def digest(self) -> bytes:
+        self.flush()
         return self._hasher.digest()
 
 

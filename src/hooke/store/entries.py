@@ -15,6 +15,8 @@ __all__ = ["Entry", "Hit", "Records", "aside_of"]
 
 _MARK = b"HKE1"
 _CONTENT = len(_MARK) + 32
+_SMALL = 1 << 20
+"""Below that copying is cheaper than a second write."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,13 +56,17 @@ class Records:
 
     def write(self, name: str, content: bytes) -> None:
         """Make `name` hold `content`. Raises StoreFull."""
-        data = _MARK + self._sum(name, content) + content
+        head = _MARK + self._sum(name, content)
 
         def fill(sink: Sink) -> str:
-            sink.write(data)
+            if len(content) < _SMALL:
+                sink.write(head + content)
+            else:
+                sink.write(head)
+                sink.write(content)
             return name
 
-        self._backend.write(fill, size=len(data))
+        self._backend.write(fill, size=len(head) + len(content))
 
     def read(self, name: str) -> memoryview | None:
         """The content, None where there is none.

@@ -89,9 +89,8 @@ class Items:
                 return None
             if self._last is not None and self._last[0] == names:
                 return self._last
-            parts = [self._read(name) for name in sorted(names)]
-            present = [part for part in parts if part is not None]
-            if len(present) == len(parts):
+            present = [part for name in sorted(names) if (part := self._read(name)) is not None]
+            if len(present) == len(names):
                 break
         # After so many tries what is left unread is damaged and was set aside.
         return (names, Columns.merged(present)) if present else None

@@ -42,9 +42,13 @@ class Objects:
     def put(self, value: Any) -> Ref:
         """See Store.put."""
         try:
-            encoded = encode(value)
-        except Exception as error:  # whatever a user's __reduce__ or a library's pickling raises
+            return self._put(encode(value))
+        except StoreError:
+            raise
+        except Exception as error:  # whatever a user's __reduce__ or a library's own format raises
             raise explain(value, error) from error
+
+    def _put(self, encoded: Encoded) -> Ref:
         if encoded.size <= self._inline_bytes:
             digest, data = encoded.to_bytes(self._secret)
             if len(data) <= self._inline_bytes:

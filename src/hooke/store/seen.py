@@ -13,6 +13,9 @@ __all__ = ["Seen"]
 _RECORD = 32 + 24
 """Digest and stamp, both as raw bytes; a file is records, back to back."""
 
+_MOST_BYTES = 64 << 20
+"""A million notes; then the file begins anew, and what is read is hashed once more."""
+
 
 class Seen:
     """Objects whose digest was checked, each by digest (32 bytes) and the stamp (24 bytes) that it had then.
@@ -50,8 +53,8 @@ class Seen:
         try:
             # A record cut short on a full disk would shift all after it, so it is cut off.
             size = os.fstat(fd).st_size
-            if size % _RECORD:
-                os.truncate(fd, size - size % _RECORD)
+            if size % _RECORD or size > _MOST_BYTES:
+                os.truncate(fd, size - size % _RECORD if size <= _MOST_BYTES else 0)
             write_all(fd, note)
         finally:
             os.close(fd)

@@ -42,10 +42,15 @@ def guilty_part(value: Any) -> tuple[str, Any]:
 
 def _encodes(value: Any) -> bool:
     try:
-        encode(value)
+        encode(value).write(_Nothing())
     except Exception:  # noqa: BLE001 whatever a user's __reduce__ raises
         return False
     return True
+
+
+class _Nothing:
+    def write(self, data: bytes | memoryview) -> int:
+        return len(data)
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:

@@ -7,13 +7,13 @@ import itertools
 import os
 import shutil
 import struct
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
-from hooke.base.errors import StoreFull
+from hooke.base.errors import StoreError, StoreFull
 from hooke.base.files import write_all
 from hooke.base.units import format_bytes
 from hooke.store.backend import Fill, Stored, View
@@ -25,6 +25,7 @@ __all__ = ["FolderBackend"]
 TOUCH_EVERY_S = 60.0
 """A use is noted at most that often per name and process: a note costs 4 us and eviction thinks in hours."""
 
+T = TypeVar("T")
 _STAMP = struct.Struct("<QqQ")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,6 +41,7 @@ class FolderBackend:
         self.near: Path | None = self.root / "near"
         self._prefix = f"{self.root}/"
         self._settler = Settler(self.root)
+        self._unique = os.urandom(6).hex()
         self._count = itertools.count()
         self._touched: dict[str, float] = {}
 
@@ -48,11 +50,12 @@ class FolderBackend:
         sink = _FileSink(self._temporary())
         try:
             name = sink.take(fill)
-            published = self._publish(sink.path, self._prefix + name, exclusive=exclusive)
+            published = sink.guard(lambda: self._publish(sink.path, self._prefix + name, exclusive=exclusive))
         except BaseException as error:
             _unlink(sink.path)
-            if _is_full(error):
-                raise self._full(error, max(size, sink.written)) from error
+            # Libraries that write through the sink may have made another error of it.
+            if sink.failed is not None:
+                raise self._explained(sink.failed, max(size, sink.written)) from error
             raise
         self._settler.mark(self._prefix + name)
         return sink.stamp if published else None
@@ -85,6 +88,9 @@ class FolderBackend:
                 self._touched[name] = now
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            # Another user's file, or a place to read from only: there, but the use cannot be noted.
+            return error.errno in (errno.EPERM, errno.EACCES, errno.EROFS)
         return True
 
     def list(self, prefix: str) -> Iterator[Stored]:
@@ -148,8 +154,8 @@ class FolderBackend:
     # -- writing ---------------------------------------------------------------------------------------
 
     def _temporary(self) -> str:
-        # Host, process and thread apart, with a count that goes on in a forked child under another pid.
-        return f"{self._prefix}tmp/{os.uname().nodename}-{os.getpid()}-{threading.get_ident():x}-{next(self._count)}"
+        # Unlike a host's name and a process id the random part is one's own in a container too.
+        return f"{self._prefix}tmp/{self._unique}-{os.getpid()}-{next(self._count)}"
 
     def _publish(self, temporary: str, path: str, *, exclusive: bool) -> bool:
         if not exclusive:
@@ -164,12 +170,20 @@ class FolderBackend:
             _unlink(temporary)
         return True
 
-    def _full(self, error: BaseException, needed: int) -> StoreFull:
+    def _explained(self, error: OSError, needed: int) -> StoreError:
+        if error.errno not in _NO_ROOM:
+            return StoreError(
+                "the store cannot be written to",
+                where=str(self.root),
+                why=str(error),
+                mend="make the folder writable for this user, or put the store elsewhere (`store = ...` in hooke.toml)",
+                next="hooke doctor",
+            )
         free = shutil.disk_usage(self.root).free if self.root.exists() else 0
         return StoreFull(
             f"no room in the store for {format_bytes(needed)} ({needed} bytes)",
             where=str(self.root),
-            why=f"{error}; {format_bytes(free)} free",
+            why=f"{error.strerror}; {format_bytes(free)} free",
             mend="remove results that are cheap to compute again, or put the store elsewhere (`store = ...` in hooke.toml)",
             next="hooke cache gc",
         )
@@ -178,16 +192,17 @@ class FolderBackend:
 class _FileSink:
     """A new file at `path`, open while `take` runs."""
 
-    __slots__ = ("_fd", "path", "stamp", "written")
+    __slots__ = ("_fd", "failed", "path", "stamp", "written")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.stamp = b""
         self.written = 0
+        self.failed: OSError | None = None
         self._fd = -1
 
     def take(self, fill: Fill) -> str:
-        self._fd = _create(self.path)
+        self._fd = self.guard(lambda: _create(self.path))
         try:
             name = fill(self)
             self.stamp = _stamp(os.fstat(self._fd))
@@ -197,8 +212,16 @@ class _FileSink:
 
     def write(self, data: bytes | memoryview) -> int:
         self.written += len(data)
-        write_all(self._fd, data)
+        self.guard(lambda: write_all(self._fd, data))
         return len(data)
+
+    def guard(self, action: Callable[[], T]) -> T:
+        """Do a step of ours, to tell its failure from those of `fill`."""
+        try:
+            return action()
+        except OSError as error:
+            self.failed = error
+            raise
 
 
 def _create(path: str) -> int:
@@ -208,10 +231,6 @@ def _create(path: str) -> int:
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return os.open(path, flags, 0o444)
-
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 def _contents(fd: int, size: int) -> memoryview:
@@ -238,5 +257,5 @@ def _rename(old: str, new: str) -> None:
 
 
 def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(path)
