@@ -89,7 +89,7 @@ def resolve(reference: Reference, store: Store) -> Any:
         case Element():
             value = store.get(reference.ref)[reference.index]
         case Items():
-            value = []
+            value: list[Any] = []
             for ref, start, count in reference.pieces:
                 value.extend(store.get(ref)[start : start + count])
     return parts_of(value, reference.path)
