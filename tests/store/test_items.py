@@ -105,6 +105,18 @@ def test_many_commits_become_one_file(store, tmp_path):
         assert found(one, [*everything, 1000]) == {number: number for number in [*everything, 1000]}
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_commits_beside_its_parent(store):
+    child = os.fork()
+    numbers = range(10) if child else range(10, 20)
+    for number in numbers:
+        commit(store, [number], store.put([number]))
+    if not child:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert found(store, list(range(20))) == {number: number for number in range(20)}
+
+
 def test_remove_forgets_all_items(store):
     commit(store, [1], store.put([1]))
     assert store.remove(RECIPE)

@@ -32,7 +32,7 @@ class Items:
     def __init__(self, backend: Backend, records: Records) -> None:
         self._backend = backend
         self._records = records
-        self._prefix = f"{os.getpid():x}-{os.urandom(6).hex()}"
+        self._unique = os.urandom(6).hex()
         self._count = itertools.count()
         self._last: tuple[frozenset[str], Columns] | None = None
 
@@ -103,7 +103,8 @@ class Items:
         return name
 
     def _write(self, recipe: str, columns: Columns) -> str:
-        name = f"items/{recipe}/{self._prefix}-{next(self._count)}"
+        # With the process id at the time: a forked child goes on from the same count.
+        name = f"items/{recipe}/{self._unique}-{os.getpid()}-{next(self._count)}"
         self._records.write(name, columns.to_bytes())
         return name
 

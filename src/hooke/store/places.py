@@ -57,7 +57,9 @@ def _folder(folder: Path) -> Place:
 
 
 def _remote(url: str, near: Path, clock: Clock) -> Place:
-    remote = BACKENDS.load("remote")
+    scheme = url.partition("://")[0]
+    # A plug-in named as the scheme comes before fsspec, and is made the same way.
+    remote = BACKENDS.load(scheme if scheme in set(BACKENDS.names()) - BACKENDS.builtin.keys() else "remote")
     _make_private(near)
     copies: Any = BACKENDS.load("folder")(near / blake3(url.encode()).hexdigest(16))
     backend: Backend = remote(url, copies)
