@@ -53,12 +53,12 @@ def explained(whys: list[Why], *, only: str = "") -> Iterator[str]:
     for task in dict.fromkeys(each.task for each in whys):
         if only not in ("", task):
             continue
-        stories: dict[tuple[str, ...], list[Why]] = {}
+        alike: dict[tuple[str, ...], list[Why]] = {}
         for each in (each for each in whys if each.task == task):
-            stories.setdefault(_story(each, whys, said if not only else set()), []).append(each)
-        for story, nodes in stories.items():
+            alike.setdefault((each.outcome, *_story(each, whys, set())), []).append(each)
+        for nodes in alike.values():
             yield _headline(task, nodes)
-            yield from (f"    {line}" if line else "" for line in story)
+            yield from (f"    {line}" for line in _story(nodes[0], whys, said))
         if only:
             yield from _notes([each for each in whys if each.task == task])
 

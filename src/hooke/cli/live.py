@@ -25,6 +25,9 @@ FRAMES_A_SECOND = 5
 SAMPLE_S = 1.0
 """How often memory is read: a read costs about 50 us a process."""
 
+NUMBERS, TIME, RATE = 38, 12, 9
+"""Columns of the screen that the counts, the time and the rate take, with the gaps between them."""
+
 _STATES = {
     "waiting": (" ", "dim"),
     "running": ("▸", "bold cyan"),
@@ -108,34 +111,42 @@ def picture(
     """One frame. Columns are left out where the terminal is narrow, and rows where it is low."""
     width, height = console.size
     plain = console.options.ascii_only
+    longest = max((len(task.task) for task in tasks), default=0)
+    bar = _room(width, longest)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("", width=1)
-    table.add_column("task", overflow="ellipsis", no_wrap=True, min_width=8)
-    bar = max(0, min(30, width - 88))
-    if bar >= 8:
+    table.add_column("task", overflow="ellipsis", no_wrap=True, max_width=max(12, width - NUMBERS))
+    if bar:
         table.add_column("", width=bar)
     for name in ("done", "running", "cached", "failed", "of"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=4)
-    if width >= 60:
-        table.add_column("rate", justify="right", no_wrap=True, min_width=7)
-    if width >= 70:
-        table.add_column("left", justify="right", no_wrap=True, min_width=7)
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(5, len(name)))
+    if width >= NUMBERS + 20 + TIME:
+        table.add_column("time", justify="right", no_wrap=True, min_width=TIME - 1)
+    if width >= NUMBERS + 20 + TIME + RATE:
+        table.add_column("rate", justify="right", no_wrap=True, min_width=RATE - 1)
     shown = _most_telling(tasks, max(3, height - 4))
     for task in shown:
-        cells = _cells(task, bar=bar if bar >= 8 else 0, plain=plain)
+        cells = _cells(task, bar=bar, plain=plain)
         table.add_row(
             *cells[: len(table.columns)], style="dim" if task.state in ("waiting", "not needed") else ""
         )
     below = (
         [Text(f"  and {len(tasks) - len(shown)} more tasks", style="dim")] if len(shown) < len(tasks) else []
     )
-    return Group(_title(run, memory=memory, stopping=stopping), table, *below)
+    return Group(_title(run, width, memory=memory, stopping=stopping), table, *below)
 
 
-def _title(run: RunRow, *, memory: int | None, stopping: str | None) -> Text:
+def _room(width: int, longest: int) -> int:
+    """How long the bars may be; 0 where they would say nothing."""
+    left = width - NUMBERS - TIME - RATE - min(longest, 40) - 1
+    return min(left, 30) if left >= 8 else 0
+
+
+def _title(run: RunRow, console_width: int, *, memory: int | None, stopping: str | None) -> Text:
     colour = {"running": "cyan", "finished": "green", "failed": "red"}.get(run.status, "yellow")
     status = f"stopping ({stopping})" if stopping and run.status == "running" else run.status
-    title = Text.assemble((run.run, "bold"), " ", (status, f"bold {colour}"), f" {_clock(run.seconds)}")
+    name = run.run if console_width >= 90 else run.pipeline
+    title = Text.assemble((name, "bold"), " ", (status, f"bold {colour}"), f" {_clock(run.seconds)}")
     if run.status == "running":
         title.append(f"  {run.busy} of {max(run.slots, run.workers)} workers busy")
         if memory:
@@ -175,8 +186,8 @@ def _cells(task: TaskRow, *, bar: int, plain: bool) -> list[RenderableType]:
         Text(_count(task.cached), style="blue" if task.cached else "dim"),
         Text(_count(task.failed), style="bold red" if task.failed else "dim"),
         Text("?" if task.items is None else _count(task.items, zero="0")),
-        Text(_rate(task.rate)),
-        Text(format_seconds(task.remaining_s) if task.remaining_s else "", style="dim"),
+        Text(_time(task), style="dim"),
+        Text(_rate(task.rate if task.kind == "map" else None)),
     ]
     return cells
 
@@ -207,6 +218,13 @@ def _rate(rate: float | None) -> str:
     if rate is None:
         return ""
     return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s" if rate >= 1 else f"{rate * 60:.3g}/m"
+
+
+def _time(task: TaskRow) -> str:
+    """How long it will go on, while that can be told; then the work that it was."""
+    if task.state in ("running", "partly", "waiting"):
+        return f"{_clock(task.remaining_s + 0.5)} left" if task.remaining_s else ""
+    return format_seconds(task.seconds) if task.seconds else ""
 
 
 def _most_telling(tasks: list[TaskRow], most: int) -> list[TaskRow]:
