@@ -16,18 +16,18 @@ SCRIPT = textwrap.dedent(
         depth: int = {depth}
 
         def predict(self, x):
-            return helper(x) * self.depth
+            return shifted(x) * self.depth
 
     class Color(enum.Enum):
         RED = 1
 
-    def helper(x):
+    def shifted(x):
         return x + {offset}
 
     store = Store.open(sys.argv[1])
     found = store.find("m" * 32)
     if found is None:
-        ref = store.put({{"model": Model(3), "color": Color.RED, "function": lambda x: helper(x)}})
+        ref = store.put({{"model": Model(3), "color": Color.RED, "function": lambda x: shifted(x)}})
         store.commit(Entry(key="m" * 32, ref=ref, task="t", run="r", seconds=1.0, at=0.0))
         print("stored")
     else:
