@@ -45,7 +45,10 @@ def output(expected: str, *, line: int) -> None:
 
 
 def console(session: str, *, line: int) -> None:
-    """Run each `$ command` through the shell; what is written below it is compared, if anything is."""
+    """Run each `$ command` through the shell; what is written below it is compared.
+
+    Where nothing is written, or only `...`, the command must succeed.
+    """
     for part in ("\n" + session).split("\n$ ")[1:]:
         command, _, expected = part.partition("\n")
         if command.startswith("pip install"):
@@ -54,7 +57,7 @@ def console(session: str, *, line: int) -> None:
         done = subprocess.run(
             shell, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_LIMIT_S, check=False
         )
-        if expected.strip():
+        if expected.strip(". \n"):
             _compare(expected, done.stdout, f"line {line}: $ {command}")
         elif done.returncode:
             raise AssertionError(f"line {line}: $ {command}\nexit code {done.returncode}\n{done.stdout}")
