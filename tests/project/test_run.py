@@ -248,3 +248,37 @@ def test_a_global_set_by_the_script_is_refused(workshop):
     sys.modules[workshop.file.stem].FACTOR = 10
     with pytest.raises(EnvironmentMismatch, match="FACTOR"):
         workshop.run(on="local:1", name="job").result()
+
+
+HUNGRY = """
+    from hooke import task, pipeline
+
+    @task(memory="300MiB")
+    def hold(mib: int) -> int:
+        block = bytearray(mib << 20)
+        block[::4096] = b"x" * len(block[::4096])
+        import time; time.sleep(0.3)
+        return len(block) >> 20
+
+    @task(memory="64MiB")
+    def endless() -> int:
+        blocks = []
+        while True:
+            blocks.append(bytearray(b"x" * (8 << 20)))
+
+    @pipeline
+    def grows(mib: int = 500): return hold(mib)
+    @pipeline
+    def one_of_many(): return hold.map([10, 450, 20])
+    @pipeline
+    def too_much(): return endless()
+"""
+
+
+def test_out_of_memory_runs_again_with_double(workshop):
+    workshop.write(HUNGRY)
+    run = workshop.run(on="local:2", name="grows")
+    assert run.result() == 500
+    (said,) = [event.reason for event in run.journal if isinstance(event, RetryPlanned)]
+    assert "again with 600 MiB" in said
+    assert workshop.run(on="local:2", name="one_of_many").result() == [10, 450, 20]

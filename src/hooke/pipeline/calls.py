@@ -59,7 +59,7 @@ class CallMaker:
             payload=self._payload(node, submit),
             shown=self._shown(node, submit),
             cpus=plan.cpus,
-            memory=plan.memory,
+            memory=submit.memory,
             gpus=plan.gpus,
             timeout_s=plan.timeout_s,
         )

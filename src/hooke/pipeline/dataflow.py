@@ -84,7 +84,7 @@ class Flow:
         self._observe = observe
         self._is_quiet = False
 
-    def kind(self, tree: ast.AST | None) -> Kind | None:  # noqa: PLR0911 - one line a kind of expression
+    def kind(self, tree: ast.AST | None) -> Kind | None:
         """What an expression is known to be."""
         match tree:
             case ast.Name():

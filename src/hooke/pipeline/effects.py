@@ -41,6 +41,8 @@ class Submit:
     hi: int
     number: int
     expand: bool = False
+    memory: int | None = None
+    """Bytes that the attempt may use."""
 
 
 @dataclass(frozen=True, slots=True)

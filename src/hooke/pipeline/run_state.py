@@ -14,6 +14,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hooke.base.formats import format_bytes
 from hooke.base.intervals import IntervalSet, SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
@@ -27,6 +28,7 @@ from hooke.journal.events import (
     RetryPlanned,
     StopRequested,
 )
+from hooke.pipeline.admission import Asked, fits, memory_after
 from hooke.pipeline.chunks import ChunkSizer
 from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Plan, Submit
 from hooke.pipeline.graph import Graph, Node
@@ -52,6 +54,7 @@ class _Running:
     lo: int
     hi: int
     expand: bool
+    asked: Asked
     started: float | None = None
 
 
@@ -77,6 +80,8 @@ class NodeState:
     taken: IntervalSet = field(default_factory=IntervalSet)
     alone: IntervalSet = field(default_factory=IntervalSet)
     failures: dict[int, int] = field(default_factory=dict)
+    growths: dict[int, int] = field(default_factory=dict)
+    """Item -> how often its memory was doubled."""
     skips: int = 0
     sizer: ChunkSizer = field(default_factory=ChunkSizer)
 
@@ -186,21 +191,35 @@ class RunState:
     def _judge(self, state: NodeState, event: AttemptFailed, *, item: int) -> None:
         """Plan another try of the failed item, or fail the run."""
         failures = state.failures[item] = state.failures.get(item, 0) + 1
-        if not event.failure.retryable or failures > state.plan.retries:
+        counted = failures - state.growths.get(item, 0)
+        if event.failure.kind == "OutOfMemory" and self._grow(state, item):
+            more = format_bytes(self.memory(state.node.id, item) or 0)
+            reason = f"OutOfMemory: {event.failure.message}; again with {more}"
+            self._try_again(state, item, event.at, reason)
+        elif not event.failure.retryable or counted > state.plan.retries:
             self.failure = self.failure or event
-            return
-        wait = retry_delay(
-            failures, seed=self.seed, salt=(state.node.id, item), asked_s=event.failure.delay_s
-        )
-        due = event.at + wait
+        else:
+            salt = (state.node.id, item)
+            wait = retry_delay(counted, seed=self.seed, salt=salt, asked_s=event.failure.delay_s)
+            tries = f"try {counted + 1} of {state.plan.retries + 1}"
+            reason = f"{event.failure.kind}: {event.failure.message}; {tries}"
+            self._try_again(state, item, event.at + wait, reason)
+
+    def _grow(self, state: NodeState, item: int) -> bool:
+        """Double what an item that ran out of memory may use; False where the place has no more."""
+        before, growths = self.memory(state.node.id, item), state.growths.get(item, 0)
+        after = memory_after(state.plan.memory, growths + 1, self._capacity)
+        if before is None or after is None or after <= before:
+            return False
+        state.growths[item] = growths + 1
+        return True
+
+    def _try_again(self, state: NodeState, item: int, due: float, reason: str) -> None:
         heapq.heappush(self._delayed, (due, state.node.id, item))
         if item >= 0:
             state.taken.add(item, item + 1)
             state.alone.add(item, item + 1)
-        reason = (
-            f"{event.failure.kind}: {event.failure.message}; try {failures + 1} of {state.plan.retries + 1}"
-        )
-        self._say(state, item, item + 1, failures + 1, due, reason)
+        self._say(state, item, item + 1, state.failures[item] + 1, due, reason)
 
     def _isolate(self, state: NodeState, lo: int, hi: int, event: AttemptFailed) -> None:
         """A chunk's death does not say which item killed it: run its items one by one, so that only the culprit fails."""
@@ -356,6 +375,11 @@ class RunState:
             return effects
         return effects + self._submit_ready()
 
+    def memory(self, node: int, item: int) -> int | None:
+        """Bytes that an attempt which begins with this item may use; None for no limit."""
+        state = self.nodes[node]
+        return memory_after(state.plan.memory, state.growths.get(item, 0), self._capacity)
+
     def next_due(self) -> float | None:
         """When `decide` must be called again although no event came; None for never."""
         due = [queue[0][0] for queue in (self._held, self._delayed) if queue and self.failure is None]
@@ -407,7 +431,9 @@ class RunState:
             if not self._startable(state):
                 self._queued.discard(entry[1])
                 continue
-            if not self._fits(state.plan):
+            lo, hi = (-1, -1) if state.items is None else self._choose(state)
+            asked = Asked(state.plan.cpus, self.memory(state.node.id, lo) or 0, state.plan.gpus)
+            if not fits(asked, [running.asked for running in self.running.values()], self._capacity):
                 passed.append(entry)
                 if state.skips > self.skips_before_reserving * self._capacity.slots:
                     break
@@ -415,7 +441,7 @@ class RunState:
             state.skips = 0
             for _, node in passed:
                 self.nodes[node].skips += 1
-            effects.append(self._start(state))
+            effects.append(self._start(state, lo, hi, asked))
             if state.open:
                 heapq.heappush(self._ready, entry)
             else:
@@ -429,17 +455,17 @@ class RunState:
             return False
         return bool(state.open) or (state.items is None and not state.expanding)
 
-    def _start(self, state: NodeState) -> Submit:
-        attempt = self._new_attempt()
+    def _start(self, state: NodeState, lo: int, hi: int, asked: Asked) -> Submit:
+        attempt, node = self._new_attempt(), state.node.id
+        number, memory = state.failures.get(lo, 0) + 1, asked.memory or None
         if state.items is None:
             state.expanding = True
-            self.running[attempt] = _Running(state.node.id, 0, 0, True)
-            return Submit(attempt, state.node.id, 0, 0, state.failures.get(-1, 0) + 1, expand=True)
-        lo, hi = self._choose(state)
+            self.running[attempt] = _Running(node, 0, 0, True, asked)
+            return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = _Running(state.node.id, lo, hi, False)
-        return Submit(attempt, state.node.id, lo, hi, state.failures.get(lo, 0) + 1)
+        self.running[attempt] = _Running(node, lo, hi, False, asked)
+        return Submit(attempt, node, lo, hi, number, memory=memory)
 
     def _new_attempt(self) -> int:
         """An id that no engine has seen. Withdrawn ones go first, so that those unheard of are never more than the slots."""
@@ -458,19 +484,3 @@ class RunState:
         lo, hi = state.open.first(most)
         solo = next((start for start, _ in state.alone.within(lo, hi)), hi)
         return (lo, solo) if lo < solo else (lo, lo + 1)
-
-    def _fits(self, plan: Plan) -> bool:
-        """Whether the resources are free. A task that asks for more than there is gets all there is, alone."""
-        used = [self.nodes[running.node].plan for running in self.running.values()]
-        place = self._capacity
-        return (
-            _fits(plan.cpus, [p.cpus for p in used], place.cpus)
-            and _fits(plan.memory or 0, [p.memory or 0 for p in used], place.memory)
-            and _fits(plan.gpus, [p.gpus for p in used], place.gpus)
-        )
-
-
-def _fits(wanted: float, used: Sequence[float], total: float | None) -> bool:
-    if total is None or not wanted:
-        return True
-    return sum(min(amount, total) for amount in used) + min(wanted, total) <= total + 1e-9

@@ -21,6 +21,7 @@ from hooke.journal.events import (
     RetryPlanned,
     StopRequested,
 )
+from hooke.pipeline.admission import memory_after
 from hooke.pipeline.effects import Plan
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
@@ -73,6 +74,8 @@ class _Driver:
     flights: dict[int, _Flight] = field(default_factory=dict)
     owed: dict[int, str] = field(default_factory=dict)
     failures: dict[tuple[int, int], int] = field(default_factory=dict)
+    growths: dict[tuple[int, int], int] = field(default_factory=dict)
+    """How often an item's memory was doubled: such a failure is not one of its tries."""
     delayed: dict[tuple[int, int], float] = field(default_factory=dict)
     passed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Node -> by how many it was passed, and the most slots that there were meanwhile."""
@@ -220,10 +223,14 @@ class _Judge:
         over = (
             len(plans) > place.slots
             or _over([plan.cpus for plan in plans], place.cpus)
-            or _over([plan.memory or 0 for plan in plans], place.memory)
+            or _over(self._memories(), place.memory)
         )
         if over:
             self._wrong(f"with attempt {attempt} more runs than the place has: {len(plans)} on {place}")
+
+    def _memories(self) -> list[int]:
+        flights = self.driver.flights.values()
+        return [self._memory(flight.node, flight.items.start if flight.items else -1) for flight in flights]
 
     def _on_deliver(self, event: Event) -> None:
         if isinstance(event, AttemptFinished | AttemptFailed) and event.attempt in self.driver.flights:
@@ -318,11 +325,25 @@ class _Judge:
         if event.failure.kind in ISOLATED_DEATHS and event.hi - bad > 1:
             return
         item = (event.node, bad if event.hi > event.lo else -1)
+        if event.failure.kind == "OutOfMemory" and self._grows(item):
+            return
         failures = self.driver.failures[item] = self.driver.failures.get(item, 0) + 1
         tries = self.plans[event.node].retries + 1
         if failures > tries:
             self._wrong(f"item {item} failed {failures} times, with {tries} tries declared")
         self.driver.doomed |= failures >= tries or not event.failure.retryable
+
+    def _grows(self, item: tuple[int, int]) -> bool:
+        before = self._memory(*item)
+        self.driver.growths[item] = self.driver.growths.get(item, 0) + 1
+        if self._memory(*item) > before:
+            return True
+        self.driver.growths[item] -= 1
+        return False
+
+    def _memory(self, node: int, item: int) -> int:
+        growths = self.driver.growths.get((node, item), 0)
+        return memory_after(self.plans[node].memory, growths, self.driver.place) or 0
 
     def _on_held(self, key: str) -> None:
         self.driver.held |= {node for node, mine in enumerate(self.keys) if mine == key}
@@ -368,9 +389,11 @@ class _Judge:
     def _fits(self, node: int) -> bool:
         place = self.driver.place
         plans = [self.plans[flight.node] for flight in self.driver.flights.values()] + [self.plans[node]]
-        return not _over([plan.cpus for plan in plans], place.cpus) and not _over(
-            [plan.memory or 0 for plan in plans], place.memory
-        )
+        grown = [
+            item for of, item in self.driver.growths if of == node
+        ]  # which of them is next is not known here
+        memories = [*self._memories(), max(self._memory(node, item) for item in [*grown, 0])]
+        return not _over([plan.cpus for plan in plans], place.cpus) and not _over(memories, place.memory)
 
     def _check_idle(self) -> None:
         """Before the driver sleeps: what is ready and fits was handed out, unless room is kept for a wide one."""
