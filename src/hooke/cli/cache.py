@@ -74,11 +74,15 @@ def _results(entries: Iterable[Entry]) -> list[_Result]:
 
 @cache.command("ls")
 @click.option("--task", metavar="NAME", help="Only results of this task.")
-@click.option("--limit", default=50, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many.")
+@click.option(
+    "--limit", default=50, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many."
+)
 @json_option
 @in_project
 @click.pass_obj
-def list_results(session: Session, *, task: str | None, limit: int, as_json: bool, project: Path | None) -> int:
+def list_results(
+    session: Session, *, task: str | None, limit: int, as_json: bool, project: Path | None
+) -> int:
     """List stored results, the newest first: size, age, and the seconds that each saves."""
     store = the_project(session, project).store()
     results = [result for result in _results(store.entries()) if task in (None, result.task)]
@@ -89,7 +93,9 @@ def list_results(session: Session, *, task: str | None, limit: int, as_json: boo
         click.echo(f"nothing is stored in {store.place}", err=True)
         return 0
     now = time.time()
-    click.echo("\n".join(aligned(COLUMNS, [_cells(result, now) for result in results[:limit]], right=(2, 3, 4, 5))))
+    click.echo(
+        "\n".join(aligned(COLUMNS, [_cells(result, now) for result in results[:limit]], right=(2, 3, 4, 5)))
+    )
     if len(results) > limit:
         click.echo(f"and {len(results) - limit} older ones: --limit {len(results)}", err=True)
     usage = store.usage()
@@ -130,15 +136,16 @@ def remove(session: Session, *, keys: tuple[str, ...], task: str | None, project
     Their bytes go with the next `hooke cache gc`.
     """
     if not keys and task is None:
-        raise UsageError("nothing is named to be removed", mend="give a KEY of `hooke cache ls`, or --task NAME")
+        raise UsageError(
+            "nothing is named to be removed", mend="give a KEY of `hooke cache ls`, or --task NAME"
+        )
     store = the_project(session, project).store()
     results = _results(store.entries())
     chosen = [result for result in results if result.task == task]
     if task is not None and not chosen:
         tasks = ", ".join(sorted({result.task for result in results})) or "none"
         raise UsageError(f"no result of a task {task!r} is stored", mend=f"stored are results of: {tasks}")
-    for key in keys:
-        chosen.append(_by_prefix(results, key))
+    chosen += [_by_prefix(results, key) for key in keys]
     for result in chosen:
         store.remove(result.key)
     count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
@@ -155,7 +162,9 @@ def _by_prefix(results: list[_Result], key: str) -> _Result:
 
 
 @cache.command("gc")
-@click.option("--max", "--max-bytes", "most", metavar="SIZE", help="Such as 10GiB; by default max_bytes of hooke.toml.")
+@click.option(
+    "--max", "--max-bytes", "most", metavar="SIZE", help="Such as 10GiB; by default max_bytes of hooke.toml."
+)
 @json_option
 @in_project
 @click.pass_obj
@@ -168,7 +177,8 @@ def collect(session: Session, *, most: str | None, as_json: bool, project: Path 
     size = parse_bytes(most) if most is not None else where.settings.store.max_bytes
     if size is None:
         raise UsageError(
-            "how large may the store be?", mend="give --max 10GiB, or set max_bytes under [store] in hooke.toml"
+            "how large may the store be?",
+            mend="give --max 10GiB, or set max_bytes under [store] in hooke.toml",
         )
     report = where.store().gc(size)
     if as_json:
@@ -207,7 +217,9 @@ def check(session: Session, *, remove: bool, as_json: bool, project: Path | None
         for each in damaged:
             click.echo(f"  {each['name']}: {each['why']}")
         state = f"{len(damaged)} damaged" + (", set aside" if remove and damaged else "")
-        click.echo(f"read {report.objects} objects and {report.records} records: {state if damaged else 'all sound'}")
+        click.echo(
+            f"read {report.objects} objects and {report.records} records: {state if damaged else 'all sound'}"
+        )
         if damaged and not remove:
             click.echo("next: hooke cache verify --remove", err=True)
     return EXIT_FAILED if damaged and not remove else 0

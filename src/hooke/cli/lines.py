@@ -109,7 +109,7 @@ def _how_far(row: TaskRow) -> str:
     items = "?" if row.items is None else str(row.items)
     settled = row.done + row.cached
     if row.state in ("done", "cached", "not needed"):
-        of = f" {settled} items" if row.kind == "map" and settled else ""
+        of = f" {settled} item{'s' * (settled != 1)}" if row.kind == "map" and settled else ""
         cached = f", {row.cached} of them cached" if row.cached and row.done else ""
         work = f", {format_seconds(row.seconds)} of work" if row.seconds and row.done else ""
         return f"{row.state}{of}{cached}{work}"

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Self
 
 import psutil
@@ -109,37 +110,54 @@ def picture(
     run: RunRow, tasks: list[TaskRow], *, memory: int | None, stopping: str | None, console: Console
 ) -> RenderableType:
     """One frame. Columns are left out where the terminal is narrow, and rows where it is low."""
-    width, height = console.size
-    plain = console.options.ascii_only
-    longest = max((len(task.task) for task in tasks), default=0)
-    bar = _room(width, longest)
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("", width=1)
-    table.add_column("task", overflow="ellipsis", no_wrap=True, max_width=max(12, width - NUMBERS))
-    if bar:
-        table.add_column("", width=bar)
-    for name in ("done", "running", "cached", "failed", "of"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=max(5, len(name)))
-    if width >= NUMBERS + 20 + TIME:
-        table.add_column("time", justify="right", no_wrap=True, min_width=TIME - 1)
-    if width >= NUMBERS + 20 + TIME + RATE:
-        table.add_column("rate", justify="right", no_wrap=True, min_width=RATE - 1)
+    # The terminal writes ^C behind the last line: where that wraps, a redraw would miss a line.
+    width, height = console.size.width - 2, console.size.height
+    columns = _Columns.fitting(width, max((len(task.task) for task in tasks), default=0))
+    table = columns.table()
+    going, plain = run.status == "running", console.options.ascii_only
     shown = _most_telling(tasks, max(3, height - 4))
     for task in shown:
-        cells = _cells(task, bar=bar, plain=plain)
-        table.add_row(
-            *cells[: len(table.columns)], style="dim" if task.state in ("waiting", "not needed") else ""
-        )
+        cells = _cells(task, bar=columns.bar, plain=plain, going=going)
+        style = "dim" if task.state in ("waiting", "not needed") else ""
+        table.add_row(*cells[: len(table.columns)], style=style)
     below = (
         [Text(f"  and {len(tasks) - len(shown)} more tasks", style="dim")] if len(shown) < len(tasks) else []
     )
     return Group(_title(run, width, memory=memory, stopping=stopping), table, *below)
 
 
-def _room(width: int, longest: int) -> int:
-    """How long the bars may be; 0 where they would say nothing."""
-    left = width - NUMBERS - TIME - RATE - min(longest, 40) - 1
-    return min(left, 30) if left >= 8 else 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """How wide the columns are that a narrow screen goes without; 0 for those that are left out."""
+
+    task: int
+    time: int
+    rate: int
+    bar: int
+
+    @classmethod
+    def fitting(cls, width: int, longest: int) -> _Columns:
+        """For a screen of `width`, where the longest task's name has `longest` characters."""
+        room = width - NUMBERS - 20
+        time = TIME if room >= TIME else 0
+        rate = RATE if room >= TIME + RATE else 0
+        task = max(12, width - NUMBERS - time - rate)
+        bar = min(task - min(longest, 40) - 1, 30)
+        return cls(task=task, time=time, rate=rate, bar=bar if bar >= 8 else 0)
+
+    def table(self) -> Table:
+        """An empty table with these columns."""
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+        table.add_column("", width=1)
+        table.add_column("task", overflow="ellipsis", no_wrap=True, max_width=self.task)
+        if self.bar:
+            table.add_column("", width=self.bar)
+        for name in ("done", "running", "cached", "failed", "of"):
+            table.add_column(name, justify="right", no_wrap=True, min_width=max(5, len(name)))
+        for name, width in (("time", self.time), ("rate", self.rate)):
+            if width:
+                table.add_column(name, justify="right", no_wrap=True, min_width=width - 1)
+        return table
 
 
 def _title(run: RunRow, console_width: int, *, memory: int | None, stopping: str | None) -> Text:
@@ -172,7 +190,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-def _cells(task: TaskRow, *, bar: int, plain: bool) -> list[RenderableType]:
+def _cells(task: TaskRow, *, bar: int, plain: bool, going: bool) -> list[RenderableType]:
     mark, style = _STATES.get(task.state, (" ", ""))
     cells: list[RenderableType] = [
         Text(_PLAIN_MARKS.get(mark, mark) if plain else mark, style=style),
@@ -186,7 +204,7 @@ def _cells(task: TaskRow, *, bar: int, plain: bool) -> list[RenderableType]:
         Text(_count(task.cached), style="blue" if task.cached else "dim"),
         Text(_count(task.failed), style="bold red" if task.failed else "dim"),
         Text("?" if task.items is None else _count(task.items, zero="0")),
-        Text(_time(task), style="dim"),
+        Text(_time(task, going=going), style="dim"),
         Text(_rate(task.rate if task.kind == "map" else None)),
     ]
     return cells
@@ -220,9 +238,9 @@ def _rate(rate: float | None) -> str:
     return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s" if rate >= 1 else f"{rate * 60:.3g}/m"
 
 
-def _time(task: TaskRow) -> str:
+def _time(task: TaskRow, *, going: bool) -> str:
     """How long it will go on, while that can be told; then the work that it was."""
-    if task.state in ("running", "partly", "waiting"):
+    if going and task.state in ("running", "partly", "waiting"):
         return f"{_clock(task.remaining_s + 0.5)} left" if task.remaining_s else ""
     return format_seconds(task.seconds) if task.seconds else ""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from hooke.pipeline.shown import shown
@@ -13,6 +14,7 @@ __all__ = ["result_json", "result_text"]
 
 MOST_LINES = 40
 """A value whose own text is longer is shown by its shape."""
+LONGEST_LINE = 160
 MOST_ELEMENTS = 20
 MOST_JSON = 10_000
 """Elements of an array or rows of a frame that `--json` writes out."""
@@ -33,7 +35,7 @@ def result_json(value: Any) -> Any:
         return {str(key): result_json(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [result_json(each) for each in value]
-    if isinstance(value, Set):
+    if isinstance(value, AbstractSet):
         return sorted((result_json(each) for each in value), key=repr)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: result_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -82,9 +84,9 @@ def _own_text(value: Any) -> list[str]:
     except Exception:  # noqa: BLE001 - whatever a user's __str__ does
         return [shown(value)]
     lines = text.splitlines()
-    # An address or an array's elements tell nobody anything.
+    # An address, or all parts of a model, tell nobody anything.
     bare = type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__
-    if bare or not lines or len(lines) > MOST_LINES or (len(lines) == 1 and len(text) > 120):
+    if bare or not lines or len(lines) > MOST_LINES or max(map(len, lines)) > LONGEST_LINE:
         return [shown(value)]
     return lines
 

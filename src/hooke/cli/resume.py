@@ -10,7 +10,8 @@ from hooke.cli.drive import Conduct
 from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import Session
 from hooke.project.outcome import view_of
-from hooke.project.resuming import last_resumable, resume as take_up
+from hooke.project.resuming import last_resumable
+from hooke.project.resuming import resume as take_up
 from hooke.project.running import Run
 
 __all__ = ["resume"]

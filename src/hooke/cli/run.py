@@ -75,7 +75,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     return conduct.drive(driver)
 
 
-def _driver(  # noqa: PLR0913 - the parts of one command line
+def _driver(
     session: Session, target: str, tokens: Sequence[str], *, place: str, workers: str | None, as_json: bool
 ) -> tuple[Conduct, Driver]:
     pipeline, path = _load(target)

@@ -30,7 +30,9 @@ def run_table(view: RunView, run: str) -> str:
     return "\n\n".join(parts)
 
 
-def aligned(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+def aligned(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
+) -> list[str]:
     """Lines of a table whose columns line up, header first; columns numbered in `right` end at the same place."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(header))]
@@ -70,7 +72,9 @@ def _remaining(view: RunView, now: float) -> str:
     if remaining is None:
         return ""
     if remaining.untimed:
-        known = f"at least {format_seconds(remaining.seconds)} left" if remaining.seconds else "time left unknown"
+        known = (
+            f"at least {format_seconds(remaining.seconds)} left" if remaining.seconds else "time left unknown"
+        )
         return f", {known} (nothing timed yet: {', '.join(remaining.untimed)})"
     return f", about {format_seconds(remaining.seconds)} left"
 

@@ -30,9 +30,9 @@ MOST_MATCHED = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """One reason. `kind` is one of
+    """One reason, said in `text`.
 
-    code (with its `change`), argument, list (of a map), upstream (`task` has another result, or may have), first (no
+    `kind` is code (with its `change`), argument, list (of a map), upstream (`task` has another result, or may have), first (no
     earlier run had it), uncached (`cache=False`), gone (its result is not in the store any more), unfinished
     (the earlier run had no result either), unknown.
     """
@@ -159,7 +159,11 @@ def _match(mine: list[NodeView], theirs: list[NodeView]) -> dict[int, NodeView]:
     for node in mine:
         if node.planned.node in pairs or not left:
             continue
-        best = left[0] if len(left) > MOST_MATCHED else max(left, key=lambda other: _likeness(node.planned, other.planned))
+        best = (
+            left[0]
+            if len(left) > MOST_MATCHED
+            else max(left, key=lambda other: _likeness(node.planned, other.planned))
+        )
         left.remove(best)
         pairs[node.planned.node] = best
     return pairs
@@ -206,26 +210,34 @@ def _outcome(node: NodeView) -> str:
 def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | None) -> Iterator[Cause]:
     planned = node.planned
     if not planned.cache:
-        yield Cause(kind="uncached", text="it is declared cache=False: its result is never taken from another run")
+        yield Cause(
+            kind="uncached", text="it is declared cache=False: its result is never taken from another run"
+        )
         return
     if then is None or old is None:
         yield Cause(kind="first", text="no earlier run had it")
         return
     found = [*_code_causes(planned, now, old.planned, then), *_input_causes(node, now, old, then)]
     # The items' keys hold those of code and constants, so another key alone does not tell another list.
-    if (None not in (node.items, old.items) and node.items != old.items) or (not found and _columns(planned) != _columns(old.planned)):
+    if (None not in (node.items, old.items) and node.items != old.items) or (
+        not found and _columns(planned) != _columns(old.planned)
+    ):
         found.append(Cause(kind="list", text=_list_text(node, old)))
     if found:
         yield from found
     elif planned.key != old.planned.key:
-        yield Cause(kind="unknown", text=f"its key is not that of run {then.run}, and the journals do not tell why")
+        yield Cause(
+            kind="unknown", text=f"its key is not that of run {then.run}, and the journals do not tell why"
+        )
     elif old.settled_count or not old.needed:
         yield Cause(
             kind="gone",
             text=f"nothing changed since run {then.run}, but the result is no longer in the store (removed or evicted)",
         )
     else:
-        yield Cause(kind="unfinished", text=f"run {then.run} was {then.status} and had no result of it either")
+        yield Cause(
+            kind="unfinished", text=f"run {then.run} was {then.status} and had no result of it either"
+        )
 
 
 def _code_causes(mine: NodePlanned, now: RunView, theirs: NodePlanned, then: RunView) -> Iterator[Cause]:
@@ -257,7 +269,9 @@ def _input_causes(node: NodeView, now: RunView, old: NodeView, then: RunView) ->
     for name in dict.fromkeys([*mine.inputs, *theirs.inputs]):
         if mine.inputs.get(name) == theirs.inputs.get(name):
             continue
-        if (name in mine.shown or name in theirs.shown) and not (changed and "not run yet" in mine.shown.get(name, "")):
+        if (name in mine.shown or name in theirs.shown) and not (
+            changed and "not run yet" in mine.shown.get(name, "")
+        ):
             yield Cause(kind="argument", text=_argument_text(name, mine, theirs))
 
 

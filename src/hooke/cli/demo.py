@@ -1,0 +1,206 @@
+"""`hooke demo`: the main job on real data; then the cache; then an edit, and exactly what it reruns and why."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from hooke.base.errors import HookeError, MissingExtra, UsageError
+from hooke.base.formats import format_seconds
+from hooke.cli.cache_why import explained
+from hooke.cli.extras import extras
+from hooke.cli.options import debug_option
+from hooke.cli.screens import Session
+from hooke.journal.view import RunView
+from hooke.project.folder import Project
+from hooke.project.outcome import view_of
+from hooke.project.why import why
+
+__all__ = ["demo"]
+
+MAIN = "flights.py"
+EDITED = "flight_models.py"
+BEFORE = "return (probability * 10).floor().clip(0, 9).cast(pl.Int64)"
+AFTER = "return (probability * 20).floor().clip(0, 19).cast(pl.Int64)"
+EDIT = "20 buckets instead of 10"
+
+LEFT_BEHIND = frozenset({".hooke", "__pycache__"})
+"""What a demo leaves in its folder besides its files."""
+
+FRAMES = {
+    "POLARS_FMT_MAX_ROWS": "20",
+    "POLARS_FMT_MAX_COLS": "12",
+    "POLARS_FMT_STR_LEN": "40",
+    "POLARS_TABLE_WIDTH": "100",
+    "POLARS_FMT_TABLE_HIDE_COLUMN_DATA_TYPES": "1",
+    "POLARS_FMT_TABLE_HIDE_DATAFRAME_SHAPE_INFORMATION": "1",
+}
+"""How Polars shows the tables of the result."""
+
+
+@click.command()
+@click.argument("folder", default="hooke-demo", type=click.Path(path_type=Path))
+@click.option("--on", "place", default="local", metavar="PLACE", show_default=True, help="Where to run.")
+@debug_option
+@click.pass_obj
+def demo(session: Session, *, folder: Path, place: str) -> int:
+    """Forecast which flights arrive late, on every departure from New York in 2013 (336,776 flights).
+
+    Runs the pipeline of examples/flights in FOLDER, runs it again, then changes one function and runs it once more.
+    """
+    _check_extra()
+    _prepare(folder)
+    session.project = Project.find(folder)
+    command = ["run", str(folder / MAIN), *(["--on", place] if place != "local" else [])]
+    passes: list[_Pass] = []
+    for title in ("1. Run it", "2. Run it again: nothing has changed", f"3. Change one function: {EDIT}"):
+        click.secho(f"\n{title}", bold=True)
+        if len(passes) == 2:
+            click.echo("\n".join(_edit(folder / EDITED)))
+        done = _run(command, session.project)
+        if done.code:
+            return done.code
+        passes.append(done)
+        _tell(passes)
+    click.echo("\n" + "\n".join(_reran(session.project, passes[-1].run)))
+    click.echo("\n" + "\n".join(_next(folder)))
+    return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One run of the demo: its exit code, what it printed, its id and what its journal says."""
+
+    code: int
+    output: str = ""
+    run: str = ""
+    view: RunView | None = None
+
+    @property
+    def work_s(self) -> float:
+        """Seconds that its tasks worked, over all workers."""
+        return sum(task.seconds for task in self.view.tasks.values()) if self.view is not None else 0.0
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds from start to end, as its journal has them."""
+        return self.view.seconds(self.view.last_at) if self.view is not None else 0.0
+
+
+def _check_extra() -> None:
+    needed = next((extra for extra in extras() if extra.name == "demo"), None)
+    if needed is not None and needed.missing:
+        raise MissingExtra(
+            f"the demo needs {', '.join(needed.missing)}, which {'is' if len(needed.missing) == 1 else 'are'} not installed",
+            mend=needed.command,
+        )
+
+
+def _files() -> list[Path]:
+    """The example's modules: in the installed package, else in the source tree."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "demo_files" / "flights", package.parents[1] / "examples" / "flights"):
+        if (folder / MAIN).is_file():
+            return sorted(folder.glob("*.py"))
+    raise HookeError(
+        "the demo's files are not where they should be",
+        where=str(package / "demo_files"),
+        mend="install hooke again, or run examples/flights/flights.py of its source",
+    )
+
+
+def _prepare(folder: Path) -> None:
+    """Fresh copies of the files in `folder`; what an earlier demo left there goes, anything else is not touched."""
+    files = _files()
+    if folder.exists():
+        foreign = {path.name for path in folder.iterdir()} - LEFT_BEHIND - {file.name for file in files}
+        if foreign:
+            raise UsageError(
+                f"the folder {folder} holds things that are not the demo's: {', '.join(sorted(foreign)[:5])}",
+                mend="name another one: hooke demo FOLDER",
+            )
+        for name in LEFT_BEHIND:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copy(file, folder)
+
+
+def _run(arguments: list[str], project: Project) -> _Pass:
+    """A fresh process, as if it were typed. Its progress is seen as it comes, its result is kept."""
+    click.secho(f"$ hooke {shlex.join(arguments)}", dim=True)
+    sys.stdout.flush()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "hooke", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | FRAMES,
+    )
+    # Ctrl-C reaches the run itself, which stops cleanly and says how to go on.
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        output, _ = process.communicate()
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if process.returncode:
+        return _Pass(code=process.returncode)
+    run = project.runs.find()
+    return _Pass(code=0, output=output, run=run, view=view_of(project.runs, run))
+
+
+def _tell(passes: list[_Pass]) -> None:
+    """What the last pass came to: the result of the first, and how the others differ from it."""
+    first, last = passes[0], passes[-1]
+    assert last.view is not None
+    row = last.view.row(last.view.last_at)
+    work = f"{format_seconds(last.work_s)} of work" if row.done else "no work"
+    said = f"{row.done} of {row.items} calls ran: {work} in {format_seconds(last.wall_s)}"
+    if last is first:
+        click.echo(f"\n{first.output.rstrip()}\n\n{said}")
+        return
+    result = "the same result" if last.output == first.output else "another result"
+    click.echo(
+        f"{said}, instead of {format_seconds(first.work_s)} in {format_seconds(first.wall_s)}; {result}"
+    )
+
+
+def _edit(path: Path) -> list[str]:
+    """Replace one line; returns the change as a diff."""
+    old = path.read_text(encoding="utf-8")
+    if old.count(BEFORE) != 1:
+        raise HookeError(f"the demo's edit does not fit {path}", why=f"it should hold once: {BEFORE}")
+    new = old.replace(BEFORE, AFTER)
+    path.write_text(new, encoding="utf-8")
+    lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=2))[3:]
+    colours = {"+": "green", "-": "red"}
+    return [str(path), *(click.style(f"  {line}", fg=colours.get(line[:1])) for line in lines)]
+
+
+def _reran(project: Project, run: str) -> list[str]:
+    whys = why(project.runs, run)
+    ran = [each for each in whys if each.outcome not in ("cached", "not needed")]
+    tasks = ", ".join(dict.fromkeys(each.task for each in whys if each not in ran))
+    return [*explained(ran), f"not run again: {tasks}"]
+
+
+def _next(folder: Path) -> list[str]:
+    where = f"--project {shlex.quote(str(folder))}"
+    commands = {
+        f"hooke show {where}": "the last run's tasks",
+        f"hooke cache why calibration {where}": "why one of them ran",
+        f"hooke runs {where}": "all three runs",
+        f"hooke cache ls {where}": "what is stored",
+        f"$EDITOR {folder / EDITED}": "edit something, then:",
+        f"hooke run {folder / MAIN}": "see what it reruns",
+    }
+    width = max(map(len, commands))
+    return ["next:", *(f"  {typed.ljust(width)}   {about}" for typed, about in commands.items())]
