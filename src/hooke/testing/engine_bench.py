@@ -1,0 +1,218 @@
+"""A bench to put one engine on: calls as the runner makes them, and the protocol's rules watched on every event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from hooke.base.clock import SystemClock
+from hooke.base.ref import Ref
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    WorkerStarted,
+)
+from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.effects import Plan, Submit
+from hooke.pipeline.engine import Call, Engine, EngineContext, EngineEvent
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.resources import Resources
+from hooke.pipeline.run_state import RunState
+from hooke.pipeline.task import Task
+from hooke.pipeline.trace import trace
+from hooke.store.store import Store
+
+__all__ = ["EngineBench", "MakeEngine"]
+
+PATIENCE_S = 60.0
+"""A worker's start takes a second at most on a loaded machine; what takes a minute does not come."""
+
+
+class MakeEngine(Protocol):
+    """How the suite gets an engine: as the wiring of a place does."""
+
+    def __call__(self, context: EngineContext, /, *, workers: tuple[int, int] | None) -> Engine:
+        """A new engine with so many workers (lowest, highest)."""
+        ...
+
+
+class EngineBench:
+    """One engine with a store and a folder, for one check. Use it in `with`: leaving it closes the engine."""
+
+    def __init__(self, make: MakeEngine, folder: Path, *, workers: int = 2) -> None:
+        self.folder = folder
+        self.store = Store.open(folder / "store")
+        self.context = EngineContext(
+            run="suite", store=self.store, logs=folder / "logs", clock=SystemClock(), folder=folder
+        )
+        self.engine = make(self.context, workers=(workers, workers))
+        self.workers = workers
+        self.events: list[EngineEvent] = []
+        self.answers: dict[int, AttemptFinished | AttemptFailed] = {}
+        self._started: set[int] = set()
+        self._submitted: dict[int, Call] = {}
+        self._given_up: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.engine.close()
+
+    @property
+    def capabilities(self) -> Any:
+        """What the engine says that it can."""
+        return self.engine.capabilities
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def submit(self, function: Callable[..., Any], *args: Any, **resources: Any) -> int:
+        """Submit `function(*args)` as one attempt; returns its number."""
+        return self._submit(function, lambda task: task(*args), resources, 0, 1)
+
+    def submit_map(
+        self,
+        function: Callable[..., Any],
+        columns: Sequence[Any],
+        *,
+        lo: int = 0,
+        hi: int | None = None,
+        **constants: Any,
+    ) -> int:
+        """Submit items `lo..hi` of `function.map(*columns, **constants)` as one attempt."""
+        until = len(columns[0]) if hi is None else hi
+        return self._submit(function, lambda task: task.map(*columns, **constants), {}, lo, until)
+
+    def submit_reading(self, function: Callable[..., Any], ref: Ref) -> int:
+        """Submit the reading of the stored list `ref`, over which `function` is mapped."""
+
+        def body() -> Any:
+            return Task(function, name=function.__name__).map(Task(_nothing, name="list")())
+
+        return self._make(body, Submit(0, 1, 0, 0, 1, expand=True), known=ref)
+
+    def _submit(
+        self,
+        function: Callable[..., Any],
+        use: Callable[[Task[..., Any]], Any],
+        resources: dict[str, Any],
+        lo: int,
+        hi: int,
+    ) -> int:
+        task = Task(function, name=function.__name__, resources=Resources(**resources))
+        return self._make(lambda: use(task), Submit(0, 0, lo, hi, 1))
+
+    def _make(self, body: Callable[[], Any], wanted: Submit, *, known: Ref | None = None) -> int:
+        def suite() -> Any:
+            return body()
+
+        graph = trace(Pipeline(suite, name="suite"))
+        plans = [_plan(node.task.resources) for node in graph.nodes]
+        state = RunState(graph, plans)
+        if known is not None:
+            state.nodes[0].done.record(0, 1, known)
+        attempt = len(self._submitted) + 1
+        submit = Submit(attempt, wanted.node, wanted.lo, wanted.hi, 1, wanted.expand)
+        call = CallMaker(graph, GraphKeys(graph, run="suite"), state, self.store).make(submit)
+        self._submitted[attempt] = call
+        self.engine.submit(call)
+        return attempt
+
+    def cancel(self, attempt: int) -> None:
+        """Give the attempt up."""
+        self._given_up.add(attempt)
+        self.engine.cancel(attempt)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def poll(self, timeout_s: float = 0.05) -> list[EngineEvent]:
+        """What came, after it was looked at."""
+        events = self.engine.wait(timeout_s)
+        for event in events:
+            self._look(event)
+        return events
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Poll until the condition holds. AssertionError, with what was waited for, where it does not come."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, (
+                f"waited {PATIENCE_S:g} s for {what}; came: {self.events[-10:]}"
+            )
+            self.poll()
+
+    def answer(self, attempt: int) -> AttemptFinished | AttemptFailed:
+        """The attempt's answer."""
+        self.until(lambda: attempt in self.answers, f"the answer of attempt {attempt}")
+        return self.answers[attempt]
+
+    def finished(self, attempt: int) -> AttemptFinished:
+        """The attempt's answer, which is a result."""
+        answer = self.answer(attempt)
+        assert isinstance(answer, AttemptFinished), f"attempt {attempt} failed: {answer}"
+        return answer
+
+    def failed(self, attempt: int) -> AttemptFailed:
+        """The attempt's answer, which is a failure."""
+        answer = self.answer(attempt)
+        assert isinstance(answer, AttemptFailed), f"attempt {attempt} did not fail: {answer}"
+        return answer
+
+    def value(self, ref: Ref) -> Any:
+        """What is durable under the reference: read by a store that was opened for it."""
+        return Store.open(self.store.place).get(ref)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """The events of that kind so far."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def is_running(self, attempt: int) -> bool:
+        """Whether it was said to have begun, and not to have ended."""
+        return attempt in self._started and attempt not in self.answers
+
+    def _look(self, event: EngineEvent) -> None:
+        assert self.events or isinstance(event, CapacityChanged), (
+            f"the first event is {event}, not the capacity"
+        )
+        self.events.append(event)
+        if isinstance(event, AttemptStarted):
+            self._known(event)
+            assert event.attempt not in self._started, f"attempt {event.attempt} started twice"
+            assert event.attempt not in self.answers, f"attempt {event.attempt} started after its end"
+            assert event.worker in {started.worker for started in self.of(WorkerStarted)}
+            self._started.add(event.attempt)
+        elif isinstance(event, AttemptFinished | AttemptFailed):
+            self._known(event)
+            if event.attempt in self._given_up:
+                return
+            assert event.attempt not in self.answers, f"attempt {event.attempt} was answered twice"
+            self.answers[event.attempt] = event
+            if isinstance(event, AttemptFinished):
+                assert event.attempt in self._started, f"attempt {event.attempt} finished before it started"
+                self.value(event.ref)
+
+    def _known(self, event: AttemptStarted | AttemptFinished | AttemptFailed) -> None:
+        call = self._submitted[event.attempt]
+        assert (event.node, event.lo, event.hi) == (call.node, call.lo, call.hi), f"{event} is not of {call}"
+
+
+def _nothing() -> list[int]:
+    return []
+
+
+def _plan(resources: Resources) -> Plan:
+    return Plan(
+        cpus=resources.cpus,
+        memory=resources.memory,
+        gpus=resources.gpus,
+        retries=resources.retries,
+        timeout_s=resources.timeout_s,
+    )

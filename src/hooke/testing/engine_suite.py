@@ -1,0 +1,372 @@
+"""What every engine must pass: `check_engine(make, folder)`, or each of `ENGINE_CHECKS` as a test of its own.
+
+    @pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
+    def test_my_engine(check, tmp_path):
+        check_engine(MyEngine, tmp_path, only=check)
+
+`pytest.register_assert_rewrite("hooke.testing.engine_suite", "hooke.testing.engine_bench")` in a conftest
+lets failures show their values. Processes, signals and files are real. What an engine declares that it cannot do is not asked of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import psutil
+
+from hooke.journal.events import CapacityChanged, WorkerStarted, WorkerStopped
+from hooke.testing import engine_tasks as tasks
+from hooke.testing.engine_bench import EngineBench, MakeEngine
+from hooke.testing.engine_runs import check_a_whole_run, check_a_whole_run_with_a_death
+
+__all__ = ["ENGINE_CHECKS", "EngineCheck", "check_engine", "name_of"]
+
+EngineCheck = Callable[[EngineBench], None]
+
+
+def check_engine(
+    make: MakeEngine, folder: Path, *, only: EngineCheck | None = None, workers: int = 2
+) -> None:
+    """Run the suite, or one of its checks, each on a new engine. Raises AssertionError where the contract is broken."""
+    for check in ENGINE_CHECKS if only is None else (only,):
+        with EngineBench(make, Path(tempfile.mkdtemp(dir=folder)), workers=workers) as bench:
+            check(bench)
+
+
+def name_of(check: EngineCheck) -> str:
+    """For test ids."""
+    return check.__name__.removeprefix("check_")
+
+
+# -- results -----------------------------------------------------------------------------------------
+
+
+def check_calls_and_maps_give_what_plain_python_gives(bench: EngineBench) -> None:
+    call = bench.submit(tasks.add, 1, 2)
+    chunk = bench.submit_map(tasks.add, [range(10), list(range(10, 20))], lo=3, hi=7, by=100)
+    whole = bench.submit_map(tasks.add, [np.arange(4)], by=1)
+    assert bench.value(bench.finished(call).ref) == 3
+    assert bench.value(bench.finished(chunk).ref) == [tasks.add(i, i + 10, by=100) for i in range(3, 7)]
+    assert bench.value(bench.finished(whole).ref) == [11, 12, 13, 14]
+
+
+def check_large_arguments_and_results(bench: EngineBench) -> None:
+    big = np.arange(1_000_000)
+    given = bench.submit(tasks.total, big)
+    made = bench.submit(tasks.ones, 8)
+    assert bench.value(bench.finished(given).ref) == big.sum()
+    ref = bench.finished(made).ref
+    assert ref.inline is None
+    assert bench.value(ref).nbytes == 8 << 20
+
+
+def check_the_list_of_a_dynamic_map_is_read_on_a_worker(bench: EngineBench) -> None:
+    attempt = bench.submit_reading(tasks.add, bench.store.put([5, 6, 7]))
+    answer = bench.finished(attempt)
+    assert answer.expanded is not None
+    assert answer.expanded.keys is not None
+    assert (answer.expanded.node, answer.expanded.items) == (1, 3)
+    assert len(bench.value(answer.expanded.keys)) == 3 * 16
+    assert bench.value(answer.expanded.blocks[0]) == [(5,), (6,), (7,)]
+
+
+def check_thousands_of_small_calls(bench: EngineBench) -> None:
+    attempts = [bench.submit(tasks.add, 0) for _ in range(2000)]
+    bench.until(lambda: len(bench.answers) == len(attempts), "2,000 answers")
+    assert all(bench.value(bench.finished(attempt).ref) == 10 for attempt in attempts[::100])
+
+
+# -- failures ----------------------------------------------------------------------------------------
+
+
+def check_an_exception_is_told_with_the_users_frames(bench: EngineBench) -> None:
+    source = "def work(text):\n    deeper(text)\ndef deeper(text):\n    raise ValueError(text)\n"
+    with _module(bench, "suite_failing", source, importable=True) as module:
+        failure = bench.failed(bench.submit(module.work, "too low")).failure
+    assert failure.kind == "UserError"
+    assert failure.error_type.endswith("ValueError")
+    assert "too low" in failure.message
+    assert "in work" in failure.traceback
+    assert "in deeper" in failure.traceback
+    assert "hooke" not in failure.traceback.replace(str(bench.folder), "")
+    assert "too low" in failure.arguments
+    assert failure.retryable
+
+
+def check_a_failure_says_whether_and_when_to_try_again(bench: EngineBench) -> None:
+    good, now = bench.submit(tasks.fail_for_good), bench.submit(tasks.fail_for_now)
+    assert not bench.failed(good).failure.retryable
+    assert bench.failed(now).failure.retryable
+    assert bench.failed(now).failure.delay_s == 3.5
+
+
+def check_what_a_failing_chunk_had_done_is_kept(bench: EngineBench) -> None:
+    failed = bench.failed(bench.submit_map(tasks.fail_at, [range(10)], lo=2, hi=9, bad=5))
+    assert failed.done == 3
+    assert failed.ref is not None
+    assert bench.value(failed.ref) == [2, 3, 4]
+    assert "item 5 is bad" in failed.failure.message
+    first = bench.failed(bench.submit_map(tasks.fail_at, [range(10)], lo=5, hi=9, bad=5))
+    assert (first.done, first.ref) == (0, None)
+
+
+def check_tasks_may_raise_anything(bench: EngineBench) -> None:
+    left, odd = bench.submit(tasks.leave_python), bench.submit(tasks.raise_base)
+    assert "SystemExit" in bench.failed(left).failure.message
+    assert "Odd" in bench.failed(odd).failure.message
+    assert bench.value(bench.finished(bench.submit(tasks.add, 1)).ref) == 11
+
+
+def check_a_result_that_cannot_be_stored_is_a_failure(bench: EngineBench) -> None:
+    failure = bench.failed(bench.submit(tasks.unpicklable)).failure
+    assert "generator" in failure.message + failure.traceback
+    bench.finished(bench.submit(tasks.add, 1))
+
+
+def check_a_function_that_cannot_travel_is_refused(bench: EngineBench) -> None:
+    lock = threading.Lock()
+
+    def guarded() -> bool:
+        return lock.locked()
+
+    attempt = bench.submit(guarded)
+    if not bench.capabilities.isolated:
+        assert bench.value(bench.finished(attempt).ref) is False
+        return
+    failure = bench.failed(attempt).failure
+    assert failure.kind == "NotPicklable"
+    assert not failure.retryable
+    assert failure.mend
+
+
+def check_a_module_that_workers_lack_is_an_environment_mismatch(bench: EngineBench) -> None:
+    with _module(bench, "suite_only_here", "def work():\n    return 1\n") as module:
+        attempt = bench.submit(module.work)
+        if not bench.capabilities.isolated:
+            bench.finished(attempt)
+            return
+        failure = bench.failed(attempt).failure
+    assert failure.kind == "EnvironmentMismatch"
+    assert not failure.retryable
+    assert failure.mend
+
+
+def check_code_that_differs_on_the_worker_is_an_environment_mismatch(bench: EngineBench) -> None:
+    """The script set a module's global after importing it; a worker that imports it afresh sees the old one."""
+    source = "SCALE = 1\ndef work():\n    return SCALE\n"
+    with _module(bench, "suite_scaled", source, importable=True) as module:
+        vars(module)["SCALE"] = 7
+        attempt = bench.submit(module.work)
+        if not bench.capabilities.isolated:
+            assert bench.value(bench.finished(attempt).ref) == 7
+            return
+        failure = bench.failed(attempt).failure
+    assert failure.kind == "EnvironmentMismatch"
+    assert not failure.retryable
+
+
+@contextmanager
+def _module(bench: EngineBench, name: str, source: str, *, importable: bool = False) -> Iterator[ModuleType]:
+    """A module that this process has, loaded from a file that lies on nobody's path, or on everybody's."""
+    file = bench.folder / f"{name}.py"
+    file.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    path = list(sys.path)
+    sys.path[:0] = [str(bench.folder)] * importable
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path[:] = path
+        del sys.modules[name]
+
+
+# -- deaths ------------------------------------------------------------------------------------------
+
+
+def check_a_killed_worker_is_told_and_harms_nobody_else(bench: EngineBench) -> None:
+    if not bench.capabilities.isolated:
+        return
+    go = bench.folder / "go"
+    other = bench.submit(tasks.wait_for_file, str(go))
+    bench.until(lambda: bench.is_running(other), "the other attempt to begin")
+    failure = bench.failed(bench.submit(tasks.die)).failure
+    assert failure.kind == "WorkerDied"
+    assert failure.retryable
+    if bench.capabilities.knows_signal:
+        assert failure.signal == signal.SIGKILL
+        assert "SIGKILL" in failure.message
+    bench.until(lambda: bool(bench.of(WorkerStopped)), "the worker's end to be told")
+    go.touch()
+    bench.finished(other)
+    bench.finished(bench.submit(tasks.add, 1))
+
+
+def check_a_worker_that_exits_is_told_with_its_code(bench: EngineBench) -> None:
+    if not bench.capabilities.isolated:
+        return
+    failure = bench.failed(bench.submit(tasks.exit_process, 42)).failure
+    assert failure.kind == "WorkerDied"
+    if bench.capabilities.knows_signal:
+        assert (failure.exit_code, failure.signal) == (42, None)
+    bench.finished(bench.submit(tasks.add, 1))
+
+
+def check_a_chunk_dies_as_a_whole(bench: EngineBench) -> None:
+    if not bench.capabilities.isolated:
+        return
+    failed = bench.failed(bench.submit_map(tasks.exit_process, [range(3, 8)]))
+    assert (failed.done, failed.ref) == (0, None)
+
+
+# -- giving up, growing, ending ----------------------------------------------------------------------
+
+
+def check_a_queued_attempt_can_be_cancelled(bench: EngineBench) -> None:
+    marks = [bench.folder / f"ran-{number}" for number in range(20)]
+    attempts = [bench.submit(_touch, str(mark)) for mark in marks]
+    bench.cancel(attempts[-1])
+    bench.cancel(attempts[-1])
+    for attempt in attempts[:-1]:
+        bench.finished(attempt)
+    bench.finished(bench.submit(tasks.add, 1))
+    assert all(mark.exists() for mark in marks[:-1])
+    assert not marks[-1].exists()
+
+
+def check_a_running_attempt_can_be_cancelled(bench: EngineBench) -> None:
+    if not bench.capabilities.cancels:
+        return
+    stuck = [bench.submit(tasks.sleep, 600.0) for _ in range(bench.workers)]
+    bench.until(lambda: all(map(bench.is_running, stuck)), "all workers to be busy")
+    waiting = bench.submit(tasks.add, 1)
+    for attempt in stuck:
+        bench.cancel(attempt)
+    bench.finished(waiting)
+    assert not bench.answers.keys() & set(stuck)
+
+
+def check_workers_are_added_and_retired_without_losing_work(bench: EngineBench) -> None:
+    if not bench.capabilities.elastic:
+        bench.engine.scale(5)
+        bench.finished(bench.submit(tasks.add, 1))
+        return
+    go = bench.folder / "go"
+    many = 2 * bench.workers
+    attempts = [bench.submit(tasks.wait_for_file, str(go)) for _ in range(many)]
+    bench.engine.scale(many)
+    bench.until(lambda: all(map(bench.is_running, attempts)), f"{many} attempts at once")
+    bench.engine.scale(1)
+    bench.until(lambda: bench.of(CapacityChanged)[-1].slots == 1, "the smaller capacity to be told")
+    go.touch()
+    for attempt in attempts:
+        bench.finished(attempt)
+    bench.engine.scale(bench.workers)
+    bench.finished(bench.submit(tasks.add, 1))
+
+
+def check_output_is_kept_by_attempt(bench: EngineBench) -> None:
+    attempts = {text: bench.submit(tasks.noisy, text) for text in ("one", "two", "three")}
+    silent = bench.submit(tasks.add, 1)
+    for text, attempt in attempts.items():
+        span = bench.finished(attempt).log
+        assert span is not None
+        written = (bench.context.logs / span.name).read_bytes()[span.start : span.end].decode()
+        assert f"out {text}" in written
+        assert f"err {text}" in written
+        assert not any(other in written for other in attempts if other != text)
+    assert bench.finished(silent).log is None
+
+
+def check_peak_memory_is_known_where_declared(bench: EngineBench) -> None:
+    peak = bench.finished(bench.submit(tasks.allocate, 64)).peak_bytes
+    assert peak is not None or not bench.capabilities.knows_peak_memory
+    assert peak is None or peak >= 64 << 20
+
+
+def check_close_ends_all_and_may_come_twice(bench: EngineBench) -> None:
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    child = bench.value(bench.finished(bench.submit(tasks.leave_a_child)).ref)
+    workers = [event.pid for event in bench.of(WorkerStarted)]
+    bench.engine.close()
+    bench.engine.close()
+    if not bench.capabilities.isolated:
+        psutil.Process(child).kill()
+        psutil.Process(child).wait()
+        return
+    started = {*workers, child} - before
+    _, alive = psutil.wait_procs(_processes(started), timeout=10)
+    assert not alive, f"still there after close: {alive}"
+
+
+def check_close_does_not_wait_for_what_runs(bench: EngineBench) -> None:
+    if not bench.capabilities.isolated:
+        bench.submit(tasks.sleep, 600.0)
+        bench.engine.close()
+        return
+    busy = [bench.submit(tasks.sleep, 600.0) for _ in range(3 * bench.workers)]
+    bench.until(lambda: any(map(bench.is_running, busy)), "an attempt to begin")
+    workers = [event.pid for event in bench.of(WorkerStarted)]
+    bench.engine.close()
+    _, alive = psutil.wait_procs(_processes(workers), timeout=10)
+    assert not alive, f"still there after close: {alive}"
+
+
+def check_the_capacity_comes_first(bench: EngineBench) -> None:
+    bench.until(lambda: bool(bench.events), "the first event")
+    capacity: Any = bench.events[0]
+    assert isinstance(capacity, CapacityChanged)
+    assert capacity.slots >= 1
+    assert capacity.cpus > 0
+
+
+def _touch(path: str) -> None:
+    Path(path).touch()
+
+
+def _processes(pids: Any) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+
+
+ENGINE_CHECKS: tuple[EngineCheck, ...] = (
+    check_the_capacity_comes_first,
+    check_calls_and_maps_give_what_plain_python_gives,
+    check_large_arguments_and_results,
+    check_the_list_of_a_dynamic_map_is_read_on_a_worker,
+    check_thousands_of_small_calls,
+    check_an_exception_is_told_with_the_users_frames,
+    check_a_failure_says_whether_and_when_to_try_again,
+    check_what_a_failing_chunk_had_done_is_kept,
+    check_tasks_may_raise_anything,
+    check_a_result_that_cannot_be_stored_is_a_failure,
+    check_a_function_that_cannot_travel_is_refused,
+    check_a_module_that_workers_lack_is_an_environment_mismatch,
+    check_code_that_differs_on_the_worker_is_an_environment_mismatch,
+    check_a_killed_worker_is_told_and_harms_nobody_else,
+    check_a_worker_that_exits_is_told_with_its_code,
+    check_a_chunk_dies_as_a_whole,
+    check_a_queued_attempt_can_be_cancelled,
+    check_a_running_attempt_can_be_cancelled,
+    check_workers_are_added_and_retired_without_losing_work,
+    check_output_is_kept_by_attempt,
+    check_peak_memory_is_known_where_declared,
+    check_close_ends_all_and_may_come_twice,
+    check_close_does_not_wait_for_what_runs,
+    check_a_whole_run,
+    check_a_whole_run_with_a_death,
+)
+"""All checks, cheap ones first."""

@@ -1,0 +1,144 @@
+"""Tasks that the engine suite runs: functions of an importable module, as a user's would be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hooke.base.errors import Permanent, Temporary
+
+__all__ = [
+    "add",
+    "allocate",
+    "die",
+    "exit_once",
+    "exit_process",
+    "fail_at",
+    "fail_for_good",
+    "fail_for_now",
+    "leave_a_child",
+    "leave_python",
+    "listed",
+    "noisy",
+    "ones",
+    "raise_base",
+    "sleep",
+    "total",
+    "unpicklable",
+    "wait_for_file",
+]
+
+
+class Odd(BaseException):
+    """Not an Exception, as a user's own may be."""
+
+
+def add(item: int, other: int = 10, *, by: int = 0) -> int:
+    """Arithmetic."""
+    return item + other + by
+
+
+def total(items: list[int]) -> int:
+    """The sum of what other tasks gave."""
+    return sum(items)
+
+
+def listed(count: int) -> list[int]:
+    """A list for a dynamic map."""
+    return list(range(count))
+
+
+def ones(megabytes: int) -> np.ndarray:
+    """A large result."""
+    return np.ones(megabytes * 131_072)
+
+
+def fail_at(item: int, *, bad: int) -> int:
+    """One bad item."""
+    if item == bad:
+        raise ValueError(f"item {item} is bad")
+    return item
+
+
+def fail_for_good() -> None:
+    """A failure that no other try mends."""
+    raise Permanent("no")
+
+
+def fail_for_now() -> None:
+    """A failure that says when to try again."""
+    raise Temporary("busy", delay_s=3.5)
+
+
+def leave_python() -> None:
+    """What a library for command lines does."""
+    sys.exit(3)
+
+
+def raise_base() -> None:
+    """An exception that `except Exception` does not catch."""
+    raise Odd("odd")
+
+
+def unpicklable() -> Any:
+    """A result that cannot travel."""
+    return (number for number in range(3))
+
+
+def die() -> None:
+    """Killed from outside."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_process(code: int) -> None:
+    """Gone without a word."""
+    os._exit(code)
+
+
+def exit_once(item: int, *, folder: str) -> int:
+    """Item 7 ends its process the first time."""
+    mark = Path(folder) / "exited"
+    if item == 7 and not mark.exists():
+        mark.touch()
+        os._exit(5)
+    return item
+
+
+def sleep(seconds: float) -> float:
+    """A task that takes its time."""
+    time.sleep(seconds)
+    return seconds
+
+
+def wait_for_file(path: str) -> str:
+    """A task that runs until somebody makes the file."""
+    while not Path(path).exists():
+        time.sleep(0.005)
+    return path
+
+
+def noisy(text: str) -> str:
+    """Output by all ways: Python's streams and the process's own."""
+    print(f"out {text}")  # noqa: T201 - the subject of the check
+    print(f"err {text}", file=sys.stderr)  # noqa: T201 - same
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return text
+
+
+def allocate(megabytes: int) -> int:
+    """Memory that is used for a moment."""
+    held = bytearray(megabytes << 20)
+    time.sleep(0.02)
+    return len(held)
+
+
+def leave_a_child() -> int:
+    """Starts a process and forgets it."""
+    return os.posix_spawn(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)"], os.environ)
