@@ -25,9 +25,9 @@ from hooke.engines.local_pool import LocalPool, Process, shared_pool
 from hooke.engines.local_worker import READY, STALE, Hello, Task
 from hooke.journal.events import (
     AttemptFailed,
+    AttemptFinished,
     AttemptStarted,
     CapacityChanged,
-    Event,
     Failure,
     WorkerStarted,
     WorkerStopped,
@@ -38,7 +38,7 @@ from hooke.pipeline.logs import last_lines
 
 __all__ = ["LocalEngine"]
 
-_EVENTS = msgspec.msgpack.Decoder(Event)
+_ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
 class LocalEngine:
@@ -172,6 +172,8 @@ class LocalEngine:
             process.connection.send_bytes(pickle.dumps(_task(call, image), protocol=5))
         except OSError:
             self._died(process)
+        else:
+            self._events.append(_began(call, self._context.clock.now(), process.name))
 
     def _refuse(self, call: Call, error: HookeError) -> None:
         failure = failure_of(error, arguments=call.shown)
@@ -208,11 +210,9 @@ class LocalEngine:
             if call is not None:
                 self._queue.appendleft(call)
         else:
-            event = _EVENTS.decode(data)
-            if not isinstance(event, AttemptStarted):
-                process.call = None
-                self._shrink()
-            self._events.append(event)  # pyrefly: ignore[bad-argument-type]
+            process.call = None
+            self._shrink()
+            self._events.append(_ANSWERS.decode(data))
 
     def _shrink(self) -> None:
         idle = [process for process in self._processes.values() if process.call is None]
@@ -242,7 +242,6 @@ def _task(call: Call, image: bytes | None) -> Task:
     return Task(
         attempt=call.attempt,
         node=call.node,
-        number=call.number,
         kind=call.kind,
         lo=call.lo,
         hi=call.hi,
@@ -253,6 +252,20 @@ def _task(call: Call, image: bytes | None) -> Task:
         pickle=image,
         parts=dict(call.image.parts) if image is not None else {},
         memory=call.memory,
+    )
+
+
+def _began(call: Call, now: float, worker: str) -> AttemptStarted:
+    """A worker that is given an attempt is idle, so it begins at once; to be told so by the worker would cost as much as the attempt."""
+    return AttemptStarted(
+        at=now,
+        attempt=call.attempt,
+        node=call.node,
+        lo=call.lo,
+        hi=call.hi,
+        worker=worker,
+        number=call.number,
+        expand=call.kind == "expand",
     )
 
 

@@ -22,7 +22,7 @@ import msgspec
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch, HookeError
-from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Event
+from hooke.journal.events import AttemptFailed, AttemptFinished, Event
 from hooke.pipeline.execute import Work, Worker, check_code
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.logs import last_lines
@@ -58,7 +58,6 @@ class Task:
 
     attempt: int
     node: int
-    number: int
     kind: str
     lo: int
     hi: int
@@ -153,10 +152,8 @@ class _Server:
             if self._sessions > 1:
                 self._send(STALE)
             else:
-                self._say(session.event(task, AttemptStarted, number=task.number))
                 self._say(_not_run(task, session, error))
             return
-        self._say(session.event(task, AttemptStarted, number=task.number, expand=task.kind == "expand"))
         self._bound(task.memory)
         self._say(session.worker.run(_work(task, function)))
 
