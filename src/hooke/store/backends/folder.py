@@ -176,7 +176,7 @@ class FolderBackend:
                 "the store cannot be written to",
                 where=str(self.root),
                 why=str(error),
-                mend="make the folder writable for this user, or put the store elsewhere (`store = ...` in hooke.toml)",
+                mend="make the folder writable for this user, or put the store elsewhere (`url` under [store] in hooke.toml)",
                 next="hooke doctor",
             )
         free = shutil.disk_usage(self.root).free if self.root.exists() else 0
@@ -184,7 +184,7 @@ class FolderBackend:
             f"no room in the store for {format_bytes(needed)} ({needed} bytes)",
             where=str(self.root),
             why=f"{error.strerror}; {format_bytes(free)} free",
-            mend="remove results that are cheap to compute again, or put the store elsewhere (`store = ...` in hooke.toml)",
+            mend="remove results that are cheap to compute again, or put the store elsewhere (`url` under [store] in hooke.toml)",
             next="hooke cache gc",
         )
 
