@@ -21,7 +21,8 @@ def shown(value: Any) -> str:
     shape = getattr(type(value), "shape", None) is not None and getattr(value, "shape", None)
     if isinstance(shape, tuple) and shape:
         return f"{type(value).__name__}{shape}"
-    return _repr.repr(value).replace("\n", " ")[: 2 * _LONGEST]
+    # In a trace a promise says that it has not run; here that is no news.
+    return _repr.repr(value).replace("\n", " ").replace(", not run yet>", ">")[: 2 * _LONGEST]
 
 
 def shown_call(arguments: Mapping[str, Any]) -> str:
