@@ -133,9 +133,9 @@ def _shared_memory() -> Iterator[Finding]:
         return
     usage = shutil.disk_usage("/dev/shm")  # noqa: S108 - same
     small = usage.total <= SMALL_SHM
-    text = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} free"
+    text = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} of shared memory free"
     mend = "give the container more: docker run --shm-size=1g" if small else ""
-    yield Finding(name="shm", state="warning" if small else "ok", text=f"/dev/shm {text}", mend=mend)
+    yield Finding(name="shm", state="warning" if small else "ok", text=text, mend=mend)
 
 
 def _store(project: Project) -> Finding:

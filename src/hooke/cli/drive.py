@@ -12,13 +12,14 @@ from typing import Any
 import click
 import msgspec
 
-from hooke.base.errors import HookeError, TaskFailed, UsageError
+from hooke.base.errors import HookeError, NotFingerprintable, TaskFailed, UsageError
 from hooke.cli.progress import Progress, open_progress
 from hooke.cli.result import result_json, result_text
 from hooke.cli.screens import EXIT_STOPPED, Session, command, error_facts, error_screen, exit_code
 from hooke.pipeline.failures import user_traceback
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.driving import Driver
+from hooke.project.outcome import view_of
 from hooke.project.running import Run
 
 __all__ = ["Conduct", "user_code"]
@@ -30,6 +31,8 @@ class Conduct:
 
     session: Session
     as_json: bool
+    typed: str = ""
+    """The command that asked for the run, to be typed again."""
     in_this_process: bool = False
     progress: Progress = field(init=False)
 
@@ -44,7 +47,7 @@ class Conduct:
         except KeyboardInterrupt:
             status = "stopped"
         except HookeError as error:
-            error.next = error.next or f"hooke resume {driver.run}"
+            error.next = error.next or self._again(error, driver)
             return self.refused(error, run=driver.run)
         if status == "stopped":
             return self._stopped(driver.run)
@@ -66,6 +69,10 @@ class Conduct:
 
     def refused(self, error: HookeError, *, run: str = "") -> int:
         """Say an error as a screen, with `--json` also on stdout; returns its exit code."""
+        if isinstance(error, TaskFailed):
+            # Logs tell something where the task printed; resuming helps once the cause is mended.
+            resume = f"hooke resume {run}"
+            error.next = f"{error.next}    when mended: {resume}" if error.log_tail else resume
         if self.as_json:
             facts = error_facts(error, self.session)
             if run and self.session.project is not None:
@@ -73,9 +80,15 @@ class Conduct:
             else:
                 _print({"run": None, "status": "refused", "error": facts})
         click.echo(error_screen(error, self.session), err=True)
-        if isinstance(error, TaskFailed):
-            self._say(f"  then: {self._command(f'hooke resume {run}')}")
         return exit_code(error)
+
+    def _again(self, error: HookeError, driver: Driver) -> str:
+        """What goes on once the cause is mended: the run, if it has begun with anything, else the command itself."""
+        with contextlib.suppress(HookeError):
+            begun = view_of(driver.project.runs, driver.run).begun is not None
+            if begun and not isinstance(error, NotFingerprintable):
+                return f"hooke resume {driver.run}"
+        return self.typed or f"hooke resume {driver.run}"
 
     def _stopped(self, run: str) -> int:
         next_command = self._command(f"hooke resume {run}")

@@ -14,12 +14,13 @@ import click
 from hooke.base.errors import HookeError
 from hooke.cli.screens import (
     EXIT_BROKEN,
+    EXIT_FAILED,
     EXIT_STOPPED,
-    EXIT_USAGE,
     Session,
     bug_screen,
     error_screen,
     exit_code,
+    machine_error,
 )
 
 __all__ = ["hooke", "run_command"]
@@ -109,10 +110,13 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return EXIT_STOPPED
     except click.ClickException as error:
         error.show()
-        return EXIT_USAGE
+        return error.exit_code
     except HookeError as error:
         click.echo(error_screen(error, session), err=True)
         return exit_code(error)
+    except OSError as error:
+        click.echo(error_screen(machine_error(error), session), err=True)
+        return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - whatever it is, it is said to be a bug
         click.echo(bug_screen(error), err=True)
         return EXIT_BROKEN

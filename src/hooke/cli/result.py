@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import decimal
 import math
+import os
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -47,7 +50,7 @@ def _lines(value: Any) -> list[str]:
         return value.splitlines() or [""]
     if isinstance(value, Mapping) and value and not _fits(value):
         return _entries([(str(key), each) for key, each in value.items()])
-    if isinstance(value, list | tuple) and value and not _fits(value):
+    if isinstance(value, (list, tuple)) and value and not _fits(value):
         return _entries([(f"[{at}]", each) for at, each in enumerate(value)])
     return _own_text(value)
 
@@ -77,7 +80,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _own_text(value: Any) -> list[str]:
-    if isinstance(value, Mapping | list | tuple | bool | int | float) or value is None:
+    if isinstance(value, (Mapping, list, tuple, bool, int, float)) or value is None:
         return [repr(value)]
     try:
         text = str(value)
@@ -114,10 +117,5 @@ def _is_small(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     """Paths, dates, decimals: what is its text."""
-    import datetime
-    import decimal
-    import os
-
-    return isinstance(
-        value, os.PathLike | datetime.date | datetime.time | datetime.timedelta | decimal.Decimal
-    )
+    kinds = (os.PathLike, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal)
+    return isinstance(value, kinds)

@@ -9,6 +9,9 @@ import click
 from hooke.cli.drive import Conduct
 from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import Session
+from hooke.journal.reader import read
+from hooke.project.driving import DRIVER
+from hooke.project.folder import Project
 from hooke.project.outcome import view_of
 from hooke.project.resuming import last_resumable
 from hooke.project.resuming import resume as take_up
@@ -30,6 +33,7 @@ def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -
     """
     where = the_project(session, project)
     name = where.runs.find(run) if run else last_resumable(where)
+    _say_torn(where, name)
     begun = view_of(where.runs, name).begun
     conduct = Conduct(
         session=session, as_json=as_json, in_this_process=begun is not None and begun.place == "serial"
@@ -38,3 +42,15 @@ def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -
     if driver is None:
         return conduct.told(Run(where, name))
     return conduct.drive(driver)
+
+
+def _say_torn(project: Project, run: str) -> None:
+    """A driver that died while it wrote leaves half a record; what that spoke of is done again."""
+    for segment in read(project.runs.folder(run), DRIVER):
+        if segment.torn is not None:
+            torn = segment.torn
+            click.echo(
+                f"the journal's end was torn: {torn.cut} bytes at {torn.offset} of {torn.path} are cut, "
+                f"as {torn.why}; all before them is kept",
+                err=True,
+            )

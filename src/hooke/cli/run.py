@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,12 @@ def _driver(
     session.project = project = Project.find(path)
     counts = _workers(workers)
     found = find_place(place, workers=None, places=project.settings.places)
-    conduct = Conduct(session=session, as_json=as_json, in_this_process=found.engine == "serial")
+    conduct = Conduct(
+        session=session,
+        as_json=as_json,
+        typed=shlex.join(["hooke", "run", target, *tokens]),
+        in_this_process=found.engine == "serial",
+    )
     order = Order(
         pipeline=pipeline,
         args=args,

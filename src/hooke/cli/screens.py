@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import traceback
@@ -36,6 +37,7 @@ __all__ = [
     "error_facts",
     "error_screen",
     "exit_code",
+    "machine_error",
 ]
 
 EXIT_FAILED = 1
@@ -65,7 +67,7 @@ def exit_code(error: HookeError) -> int:
 
 def command(text: str, project: Project | None) -> str:
     """A command to type next, with `--project` where the working directory belongs to another project."""
-    if project is None or not text.startswith("hooke ") or _is_here(project):
+    if project is None or not text.startswith("hooke ") or text.startswith("hooke run ") or _is_here(project):
         return text
     folder = os.path.relpath(project.root)
     return f"{text} --project {shlex.quote(folder if len(folder) < len(str(project.root)) else str(project.root))}"
@@ -90,6 +92,26 @@ def error_facts(error: HookeError, session: Session) -> dict[str, Any]:
         facts |= {"task": error.task, "arguments": error.arguments, "attempt": error.attempt}
         facts |= {"worker": error.worker, "log_tail": list(error.log_tail), "details": error.details}
     return facts
+
+
+def machine_error(error: OSError) -> HookeError:
+    """What the operating system refused, told as what it is rather than as a bug."""
+    mends = {
+        errno.ENOSPC: "make room on that disk (`hooke cache gc --max SIZE` evicts results)",
+        errno.EDQUOT: "make room within your quota (`hooke cache gc --max SIZE` evicts results)",
+        errno.EACCES: "give yourself the right to it, or work in another folder",
+        errno.EPERM: "give yourself the right to it, or work in another folder",
+        errno.EROFS: "work in a folder that can be written",
+        errno.EMFILE: "allow more open files: ulimit -n 65536",
+    }
+    made = HookeError(
+        f"the machine refused: {error.strerror or error}",
+        where=str(error.filename or ""),
+        mend=mends.get(error.errno or 0, ""),
+        next="hooke doctor",
+    )
+    made.__cause__ = error
+    return made
 
 
 def bug_screen(error: BaseException) -> str:

@@ -270,7 +270,7 @@ def _input_causes(node: NodeView, now: RunView, old: NodeView, then: RunView) ->
         if mine.inputs.get(name) == theirs.inputs.get(name):
             continue
         if (name in mine.shown or name in theirs.shown) and not (
-            changed and "not run yet" in mine.shown.get(name, "")
+            changed and "of task " in mine.shown.get(name, "")
         ):
             yield Cause(kind="argument", text=_argument_text(name, mine, theirs))
 
