@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hooke.base.errors import JournalError
 from hooke.journal.events import AttemptFinished, NodePlanned
 from hooke.journal.reader import read
 from hooke.journal.runs import RunsFolder
@@ -31,7 +32,11 @@ def expected_seconds(runs: RunsFolder, pipeline: str, *, besides: str) -> dict[s
 def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
     tasks: dict[int, str] = {}
     measured: dict[str, dict[int, float]] = {}
-    for segment in read(runs.folder(run), "driver"):
+    try:
+        segments = read(runs.folder(run), "driver")
+    except JournalError:  # damage in an old run's journal is no reason not to run a new one
+        return {}
+    for segment in segments:
         for event in segment.events:
             if isinstance(event, NodePlanned) and event.kind == "map":
                 tasks[event.node] = event.task

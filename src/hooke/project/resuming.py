@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import JournalError, UsageError
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.reader import read
 from hooke.pipeline.pipeline import Pipeline
@@ -50,7 +50,10 @@ def last_resumable(project: Project) -> str:
     for run in project.runs.names():
         if project.runs.alive(run):
             continue
-        _, finished = _ends(project, run)
+        try:
+            _, finished = _ends(project, run)
+        except (JournalError, UsageError):  # its journal is damaged, or it never began: named, it will say so
+            continue
         if finished is None or finished.status != "finished":
             return run
     raise UsageError("no run is left to resume", where=str(project.runs.path), next="hooke runs")
