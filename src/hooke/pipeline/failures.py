@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import traceback
 from types import TracebackType
 
@@ -29,12 +30,22 @@ def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None 
         traceback=error.why if isinstance(error, HookeError) and own else user_traceback(error),
         arguments=arguments,
         limit_bytes=limit_bytes,
-        mend=error.mend if isinstance(error, HookeError) else "",
+        mend=_mend(error),
         retryable=not isinstance(error, Permanent)
         and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
         delay_s=error.delay_s if isinstance(error, Temporary) else None,
         pickled=_pickled(error),
     )
+
+
+def _mend(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module = error.name.partition(".")[0]
+        return (
+            f"install what brings the module {module!r} where the task ran: {sys.executable} -m pip install ...; "
+            "if it is a file of yours, start from its folder or put that on PYTHONPATH"
+        )
+    return error.mend if isinstance(error, HookeError) else ""
 
 
 def _is_own(error: BaseException) -> bool:
