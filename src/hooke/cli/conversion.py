@@ -138,6 +138,8 @@ def _union(text: str, kinds: tuple[Any, ...]) -> Any:
 
 def _json(text: str, kind: Any) -> Any:
     try:
+        if isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):
+            raise TypeError(kind)
         return msgspec.json.decode(text, type=kind, strict=False)
     except msgspec.ValidationError as error:
         raise _Unfit(f"{str(error)[0].lower()}{str(error)[1:]}") from None

@@ -80,7 +80,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _own_text(value: Any) -> list[str]:
-    if isinstance(value, (Mapping, list, tuple, bool, int, float)) or value is None:
+    if isinstance(value, (Mapping, list, tuple)) or value is None:
         return [repr(value)]
     try:
         text = str(value)
@@ -91,7 +91,8 @@ def _own_text(value: Any) -> list[str]:
     bare = type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__
     if bare or not lines or len(lines) > MOST_LINES or max(map(len, lines)) > LONGEST_LINE:
         return [shown(value)]
-    return lines
+    array = hasattr(value, "shape") and not hasattr(value, "columns")
+    return [shown(value), *lines] if array and len(lines) > 1 else lines
 
 
 def _table_json(value: Any) -> Any:
