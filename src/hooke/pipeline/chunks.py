@@ -63,9 +63,10 @@ class ChunkSizer:
             known = [item for item, seconds in expected_s.items() if seconds >= WORTH_ORDERING_S]
             self._order = sorted(known, key=lambda item: (expected_s[item], -item))
         for _ in range(min(LOOK_AHEAD, len(self._order))):
-            item = self._order.pop()
+            item = self._order[-1]
             if ready.contains(item, item + 1):
-                return item
+                return item  # and stays: whether it runs is decided elsewhere
+            self._order.pop()
         return None
 
 

@@ -25,7 +25,7 @@ from hooke.pipeline.admission import memory_after
 from hooke.pipeline.effects import Plan
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
-from hooke.testing.sim_world import Record
+from hooke.testing.sim_world import Handed, Record
 
 __all__ = ["Story", "broken"]
 
@@ -167,9 +167,12 @@ class _Judge:
 
     # -- the engine --------------------------------------------------------------------------------
 
-    def _on_submit(self, facts: tuple[int, int, str, int, int]) -> None:
-        attempt, node, kind, lo, hi = facts
-        flight = _Flight(node, kind, range(lo, hi))
+    def _on_submit(self, handed: Handed) -> None:
+        attempt, node = handed.attempt, handed.node
+        flight = _Flight(node, handed.kind, handed.items)
+        due = self._memory(node, handed.items.start if handed.items else -1)
+        if (handed.memory or 0) != due:
+            self._wrong(f"attempt {attempt} may use {handed.memory} bytes, and should have {due}")
         if attempt in self.started or attempt in self.driver.flights:
             self._wrong(f"attempt {attempt} was handed out twice")
         self.started.add(attempt)

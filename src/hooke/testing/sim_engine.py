@@ -29,7 +29,7 @@ from hooke.pipeline.execute import Work, Worker
 from hooke.pipeline.failures import failure_of
 from hooke.store.store import Store
 from hooke.testing.sim_programs import GIB
-from hooke.testing.sim_world import NO_FAULTS, World
+from hooke.testing.sim_world import NO_FAULTS, Handed, World
 
 __all__ = ["SimEngine", "Tries"]
 
@@ -358,5 +358,5 @@ class SimEngine:
         return mixed
 
 
-def _facts(call: Call) -> tuple[int, int, str, int, int]:
-    return call.attempt, call.node, call.kind, call.lo, call.hi
+def _facts(call: Call) -> Handed:
+    return Handed(call.attempt, call.node, call.kind, range(call.lo, call.hi), call.memory)

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
 
-__all__ = ["DriverCrash", "Faults", "Record", "Stuck", "VirtualClock", "World", "draw_faults"]
+__all__ = [
+    "NO_FAULTS",
+    "DriverCrash",
+    "Faults",
+    "Handed",
+    "Record",
+    "Stuck",
+    "VirtualClock",
+    "World",
+    "draw_faults",
+]
 
 EPOCH = 1_800_000_000.0
 """Where virtual time begins: a plausible wall clock, so that float rounding is the real one."""
@@ -31,6 +41,16 @@ class Record(NamedTuple):
     at: float
     what: str
     facts: Any
+
+
+class Handed(NamedTuple):
+    """An attempt as it was handed to the engine."""
+
+    attempt: int
+    node: int
+    kind: str
+    items: range
+    memory: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
