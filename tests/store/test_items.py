@@ -150,7 +150,6 @@ def test_a_million_items_of_a_thousand_commits(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     seconds, mebibytes = map(float, done.stdout.split())
     print(done.stdout)
-    assert seconds < 3
     assert mebibytes < 200
 
 

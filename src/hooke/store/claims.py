@@ -12,7 +12,7 @@ from typing import Protocol
 from hooke.base.clock import Clock
 from hooke.base.forks import on_fork
 
-__all__ = ["Claim", "Claims", "FileClaims", "MemoryClaims"]
+__all__ = ["Claim", "Claims", "FileClaims", "ListedClaims", "MemoryClaims"]
 
 
 class Claim(Protocol):
@@ -31,6 +31,10 @@ class Claims(Protocol):
     def claim(self, key: str) -> Claim | None:
         """Make `key` ours; None, at once, while another process, thread or store has it."""
         ...
+
+
+class ListedClaims(Claims, Protocol):
+    """Claims that can be listed."""
 
     def held(self) -> dict[str, float]:
         """All keys that somebody has now, each with the time since when (seconds since the epoch)."""

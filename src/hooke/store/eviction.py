@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hooke.base.units import format_bytes, format_seconds
 from hooke.store.backend import Backend, Stored
-from hooke.store.claims import Claims
+from hooke.store.claims import ListedClaims
 from hooke.store.entries import Entry
 from hooke.store.objects import name_of
 
@@ -119,7 +119,7 @@ def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> Usage:
 
 
 def evict(
-    backend: Backend, entries: Iterable[tuple[str, Entry]], *, most: int, live: Claims
+    backend: Backend, entries: Iterable[tuple[str, Entry]], *, most: int, live: ListedClaims
 ) -> EvictionReport:
     """Remove pieces until at most `most` bytes are left, or only those remain that must stay."""
     stored = list(_stored(backend))

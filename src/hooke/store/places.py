@@ -15,8 +15,9 @@ from hooke.base.clock import Clock
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.registry import Registry
 from hooke.store.backend import Backend
-from hooke.store.claims import Claims, FileClaims
+from hooke.store.claims import Claims, FileClaims, ListedClaims
 from hooke.store.leases import LeaseClaims
+from hooke.store.range_claims import RangeClaims, has_range_locks
 
 __all__ = ["BACKENDS", "Place", "open_place"]
 
@@ -37,7 +38,7 @@ class Place:
 
     backend: Backend
     claims: Claims
-    live: Claims
+    live: ListedClaims
 
 
 def open_place(url: str | PathLike[str], *, secret: bytes | None, near: Path, clock: Clock) -> Place:
@@ -53,7 +54,8 @@ def open_place(url: str | PathLike[str], *, secret: bytes | None, near: Path, cl
 
 def _folder(folder: Path) -> Place:
     backend: Backend = BACKENDS.load("folder")(folder)
-    return Place(backend=backend, claims=FileClaims(folder / "claims"), live=FileClaims(folder / "live"))
+    claims = RangeClaims(folder / "claims.lock") if has_range_locks() else FileClaims(folder / "claims")
+    return Place(backend=backend, claims=claims, live=FileClaims(folder / "live"))
 
 
 def _remote(url: str, near: Path, clock: Clock) -> Place:

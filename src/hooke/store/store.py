@@ -18,7 +18,7 @@ from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend
-from hooke.store.claims import Claim, Claims, MemoryClaims
+from hooke.store.claims import Claim, Claims, ListedClaims, MemoryClaims
 from hooke.store.entries import Entry, Hit, Records
 from hooke.store.eviction import EvictionReport, Usage, clear_abandoned, evict, measure
 from hooke.store.items import Items
@@ -28,7 +28,8 @@ from hooke.store.verification import VerifyReport, verify
 
 __all__ = ["Claim", "Entry", "EvictionReport", "Hit", "Ref", "Store", "Usage", "VerifyReport"]
 
-_EVICTION = "eviction"
+_EVICTION = "0" * 32
+"""The claim that one eviction at a time holds; no recipe has this key."""
 _decoder = msgspec.msgpack.Decoder(Entry)
 
 
@@ -44,7 +45,7 @@ class Store:
         backend: Backend,
         *,
         claims: Claims | None = None,
-        live: Claims | None = None,
+        live: ListedClaims | None = None,
         secret: bytes | None = None,
         clock: Clock | None = None,
         inline_bytes: int = INLINE_BYTES,
@@ -171,7 +172,11 @@ class Store:
 
     def _await_eviction(self) -> None:
         # An eviction that does not see what is used must see this run, and end, before the run looks anything up.
-        while not self._backend.notes_use and _EVICTION in self._claims.held():
+        while not self._backend.notes_use:
+            claim = self._claims.claim(_EVICTION)
+            if claim is not None:
+                claim.release()
+                return
             time.sleep(0.05)
 
     def entries(self) -> Iterator[Entry]:
