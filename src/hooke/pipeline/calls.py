@@ -8,7 +8,7 @@ from typing import Any
 
 import cloudpickle
 
-from hooke.base.errors import NotPicklable
+from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.journal.events import MapExpanded
 from hooke.pipeline.effects import Submit
 from hooke.pipeline.engine import Call, FunctionImage
@@ -81,7 +81,10 @@ class CallMaker:
         return self._images[identity]
 
     def refer(self, promise: Promise) -> Reference:
-        """The reference to what a promise stands for. Its node must be done, or the one item it names."""
+        """The reference to what a promise stands for. Its node must be done, or the one item it names.
+
+        Raises UsageError for an item past the end of a map whose length was not known before.
+        """
         node = self._graph.nodes[promise.node]
         done = self._state.nodes[promise.node].done
         path = tuple(promise.path)
@@ -91,6 +94,12 @@ class CallMaker:
         assert items is not None
         if path and isinstance(path[0], int):
             index = path[0] if path[0] >= 0 else items + path[0]
+            if not 0 <= index < items:
+                raise UsageError(
+                    f"item {path[0]} of {node.task.name}.map was asked for, which has {items} items",
+                    where=node.where,
+                    mend="the list that it goes over is a result: take parts of it by number inside a task",
+                )
             _, _, ref, start = done.cut(index, index + 1)[0]
             return Element(ref, start, path[1:])
         return self._items(promise.node, 0, items, path)
@@ -141,12 +150,9 @@ class CallMaker:
     def _pack(self, node: Node, value: Any) -> bytes:
         try:
             return pack(value, self.refer)
-        except Exception as error:
-            if (
-                not isinstance(error, TypeError | AttributeError | ValueError)
-                and "pickle" not in str(error).lower()
-            ):
-                raise
+        except HookeError:
+            raise
+        except Exception as error:  # whatever an argument's own pickling raises
             raise NotPicklable(
                 f"{node.task.name}: an argument cannot be sent to a worker",
                 task=node.task.name,

@@ -1,0 +1,357 @@
+"""The shell around the scheduler: journal before belief, claims, recalls; with a real journal and store, and an engine by hand."""
+
+import pytest
+
+from hooke.base.errors import JournalError
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Failure,
+    ItemsFound,
+    MapExpanded,
+    NodePlanned,
+)
+from hooke.journal.reader import read
+from hooke.journal.writer import Journal
+from hooke.pipeline.effects import Plan
+from hooke.pipeline.execute import Work, Worker
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.pipeline import pipeline
+from hooke.pipeline.recovery import Recovered, recover
+from hooke.pipeline.run_state import RunState
+from hooke.pipeline.runner import Runner, RunnerParts
+from hooke.pipeline.task import task
+from hooke.pipeline.trace import trace
+from hooke.store.store import Store
+from hooke.testing.sim_world import VirtualClock
+
+
+@task
+def one(x):
+    return x + 1
+
+
+@task(cache=False)
+def fresh(x):
+    return x + 1
+
+
+@task
+def listed(x):
+    return list(range(x))
+
+
+@task(cache=False)
+def part(pair):
+    return pair
+
+
+@pipeline
+def mapped(items):
+    return one.map(range(items))
+
+
+@pipeline
+def chain():
+    return one(fresh(1))
+
+
+@pipeline
+def dynamic(items):
+    return one.map(listed(items))
+
+
+@pipeline
+def dynamic_fresh(items):
+    return fresh.map(listed(items))
+
+
+class HandEngine:
+    """Runs each attempt in the next wait; `answer` may be replaced."""
+
+    def __init__(self, store, clock):
+        self.worker = Worker(name="hand", store=store, clock=clock)
+        self.clock = clock
+        self.calls = []
+        self.cancelled = []
+        self.waited = []
+        self.events = [CapacityChanged(slots=2, cpus=2.0)]
+
+    def submit(self, call):
+        self.calls.append(call)
+        self.events += self.answer(call)
+
+    def answer(self, call):
+        where = {
+            "at": self.clock.now(),
+            "attempt": call.attempt,
+            "node": call.node,
+            "lo": call.lo,
+            "hi": call.hi,
+        }
+        work = Work(
+            **{k: where[k] for k in ("attempt", "node", "lo", "hi")},
+            kind=call.kind,
+            function=call.image.function,
+            payload=call.payload,
+            shown=call.shown,
+        )
+        return [AttemptStarted(**where), self.worker.run(work)]
+
+    def wait(self, timeout_s):
+        self.waited.append(timeout_s)
+        if not self.events:
+            self.clock.time += timeout_s
+        events, self.events = self.events, []
+        return events
+
+    def cancel(self, attempt):
+        self.cancelled.append(attempt)
+
+    def scale(self, workers):
+        pass
+
+    def close(self):
+        pass
+
+
+class Driven:
+    """One driver on a folder; another one on the same folder is the next process."""
+
+    def __init__(self, folder, wanted, *args, store="store", run="run", recovered=None, journal="driver"):
+        self.clock = VirtualClock()
+        self.folder = folder
+        self.store = Store.open(folder / store)
+        self.graph = trace(wanted, args)
+        self.keys = GraphKeys(self.graph, run=run)
+        self.state = RunState(self.graph, [Plan() for _ in self.graph.nodes])
+        self.engine = HandEngine(self.store, self.clock)
+        self.events = []
+        self.journal = Journal.create(folder, journal, durable="none", clock=self.clock)
+        for node in self.graph.nodes:
+            self.journal.append(NodePlanned(node=node.id, task=node.task.name, key=self.keys[node.id].key))
+        self.journal.observers.append(self.events.append)
+        self.stop = None
+        self.parts = RunnerParts(
+            run=run,
+            graph=self.graph,
+            keys=self.keys,
+            state=self.state,
+            engine=self.engine,
+            store=self.store,
+            journal=self.journal,
+            clock=self.clock,
+            recovered=recovered or Recovered(),
+            stop_requested=lambda: self.stop,
+        )
+        self.runner = Runner(self.parts)
+
+    def run(self):
+        try:
+            return self.runner.run()
+        finally:
+            self.journal.close()
+
+    def of(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def recovered_from(folder):
+    return recover(event for segment in read(folder) for event in segment.events)
+
+
+def test_a_result_is_journalled_then_believed_then_offered_to_others(tmp_path):
+    driven = Driven(tmp_path, mapped, 2)
+    order = []
+    driven.journal.observers.append(lambda event: order.append(("journalled", type(event).__name__)))
+    apply, commit = driven.state.apply, driven.store.commit_items
+    driven.state.apply = lambda event: (order.append(("believed", type(event).__name__)), apply(event))
+    driven.store.commit_items = lambda *args, **more: (order.append(("offered", "")), commit(*args, **more))
+    driven.run()
+    at = order.index(("journalled", "AttemptFinished"))
+    assert order[at + 1] == ("believed", "AttemptFinished")
+    assert order[at + 2] == ("offered", "")
+
+
+def test_a_second_run_finds_what_the_first_computed(tmp_path):
+    Driven(tmp_path, mapped, 5).run()
+    second = Driven(tmp_path, mapped, 6, run="second", journal="second")
+    assert second.run() == "finished"
+    assert sum(call.hi - call.lo for call in second.engine.calls) == 1
+
+
+def test_uncached_results_are_offered_to_nobody(tmp_path):
+    Driven(tmp_path, chain).run()
+    second = Driven(tmp_path, chain, run="second", journal="second")
+    second.run()
+    assert len(second.engine.calls) == 2
+
+
+def test_an_uncached_result_is_kept_for_the_same_run(tmp_path):
+    Driven(tmp_path, chain).run()
+    again = Driven(tmp_path, chain, recovered=recovered_from(tmp_path))
+    assert again.run() == "finished"
+    assert again.engine.calls == []
+
+
+def test_a_dynamic_list_is_found_in_the_store(tmp_path):
+    Driven(tmp_path, dynamic, 3).run()
+    second = Driven(tmp_path, dynamic, 3, run="second", journal="second")
+    assert second.run() == "finished"
+    assert second.engine.calls == []
+    assert [event.items for event in second.of(MapExpanded)] == [3]
+
+
+def test_a_list_whose_blocks_are_gone_is_read_again(tmp_path):
+    Driven(tmp_path, dynamic, 3, store="first").run()
+    recovered = recovered_from(tmp_path)
+    recovered.known = {key: known for key, known in recovered.known.items() if known.expansion}
+    (known,) = recovered.known.values()
+    gone = known.expansion.keys.__class__("e" * 64, 10**6)
+    known.expansion = MapExpanded(node=1, items=3, keys=gone, blocks=(gone,), block=4096)
+    again = Driven(tmp_path, dynamic, 3, store="empty", recovered=recovered)
+    assert again.run() == "finished"
+    assert [call.kind for call in again.engine.calls[:2]] == ["call", "expand"]
+
+
+def test_results_of_a_list_that_is_not_the_same_any_more_are_not_taken(tmp_path):
+    Driven(tmp_path, dynamic_fresh, 3).run()
+    recovered = recovered_from(tmp_path)
+    for known in recovered.known.values():
+        if known.expansion is not None:  # as if another list had been read, and then evicted
+            gone = known.expansion.keys.__class__("e" * 64, 10**6)
+            known.expansion = MapExpanded(node=1, items=3, keys=gone, blocks=(gone,), block=4096)
+    again = Driven(tmp_path, dynamic_fresh, 3, recovered=recovered)
+    assert again.run() == "finished"
+    assert [call.kind for call in again.engine.calls if call.node == 1] == ["expand", *["map"] * 3]
+
+
+def test_objects_that_were_evicted_are_computed_again(tmp_path):
+    Driven(tmp_path, chain).run()
+    recovered = recovered_from(tmp_path)
+    for known in recovered.known.values():
+        known.segments = [
+            (lo, hi, ref.__class__("d" * 64, 10**6), start) for lo, hi, ref, start in known.segments
+        ]
+    again = Driven(tmp_path, chain, store="empty", recovered=recovered)
+    assert again.run() == "finished"
+    assert len(again.engine.calls) == 2
+
+
+def test_two_equal_calls_run_once(tmp_path):
+    @pipeline
+    def twice():
+        return [one(1), one(1), one.map(listed(2)), one.map(listed(2))]
+
+    driven = Driven(tmp_path, twice)
+    assert driven.run() == "finished"
+    ran = [(call.image.name, call.kind, call.lo) for call in driven.engine.calls]
+    assert len(ran) == len(set(ran))
+    assert len(driven.of(MapExpanded)) == 2
+
+
+def test_what_another_process_claimed_is_waited_for(tmp_path):
+    driven = Driven(tmp_path, mapped, 2)
+    claim = driven.store.claim(driven.keys[0].key)
+    assert claim is not None
+    wait = driven.engine.wait
+
+    def until_released(timeout_s):
+        if driven.clock.time > VirtualClock().time + 1.0:
+            claim.release()
+        return wait(timeout_s)
+
+    driven.engine.wait = until_released
+    assert driven.run() == "finished"
+    assert driven.clock.time >= VirtualClock().time + 1.0
+
+
+def test_claims_are_let_go_whatever_ends_the_run(tmp_path):
+    driven = Driven(tmp_path, mapped, 2)
+
+    def broken(event):
+        if isinstance(event, AttemptFinished):
+            raise JournalError("full")
+
+    driven.journal.observers.append(broken)
+    with pytest.raises(JournalError):
+        driven.run()
+    claim = driven.store.claim(driven.keys[0].key)
+    assert claim is not None
+    claim.release()
+
+
+def test_late_and_double_answers_are_not_journalled(tmp_path):
+    driven = Driven(tmp_path, mapped, 3)
+    answer = driven.engine.answer
+    driven.engine.answer = lambda call: [*(events := answer(call)), events[-1], events[0]]
+    assert driven.run() == "finished"
+    attempts = [event.attempt for event in driven.of(AttemptFinished)]
+    assert len(attempts) == len(set(attempts))
+    assert driven.state.ignored == len(attempts)
+
+
+def test_a_call_that_cannot_be_made_is_a_failure_of_its_task(tmp_path):
+    import threading
+
+    @pipeline
+    def guarded():
+        return fresh([one(1), open])
+
+    driven = Driven(tmp_path, guarded)
+    lock = threading.Lock()
+    driven.graph.nodes[1].arguments["x"].append(lock)
+    assert driven.run() == "failed"
+    assert driven.state.failure.failure.kind == "NotPicklable"
+    assert driven.engine.waited  # it ended by itself, not by an exception
+
+
+def test_a_part_that_is_not_there_is_a_failure_of_its_task(tmp_path):
+    @pipeline
+    def beyond():
+        return part(one.map(listed(2))[5])
+
+    driven = Driven(tmp_path, beyond)
+    assert driven.run() == "failed"
+    assert "5" in driven.state.failure.failure.message
+
+
+def test_a_stop_is_journalled_and_what_runs_is_cancelled(tmp_path):
+    driven = Driven(tmp_path, mapped, 5)
+    driven.engine.answer = lambda call: []
+    driven.engine.wait = lambda timeout_s, wait=driven.engine.wait: (
+        setattr(driven, "stop", "me"),
+        wait(timeout_s),
+    )[1]
+    assert driven.run() == "stopped"
+    assert [type(event).__name__ for event in driven.events][-1] == "StopRequested"
+    assert len(driven.engine.cancelled) == len(driven.engine.calls)
+
+
+def test_a_timeout_is_journalled_as_the_failure_it_is(tmp_path):
+    driven = Driven(tmp_path, mapped, 1)
+    driven.state.nodes[0].plan = Plan(timeout_s=5.0)
+    answer = driven.engine.answer
+    driven.engine.answer = lambda call: answer(call)[:1]
+    assert driven.run() == "failed"
+    assert driven.state.failure.failure.kind == "TimedOut"
+    assert driven.engine.cancelled == [1]
+    assert driven.clock.time - VirtualClock().time == pytest.approx(5.0, abs=0.5)
+
+
+def test_what_a_failed_chunk_had_done_is_offered_to_others(tmp_path):
+    driven = Driven(tmp_path, mapped, 1)
+    ref = driven.store.put([1])
+
+    def half(call):
+        where = {"attempt": call.attempt, "node": call.node, "lo": call.lo, "hi": call.hi}
+        failure = Failure(kind="UserError", message="no", retryable=False)
+        return [AttemptStarted(**where), AttemptFailed(failure=failure, done=1, ref=ref, **where)]
+
+    driven.engine.answer = half
+    driven.run()
+    second = Driven(tmp_path, mapped, 1, run="second", journal="second")
+    assert second.run() == "finished"
+    assert [event.source for event in second.of(ItemsFound)] == ["cache"]
