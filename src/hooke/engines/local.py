@@ -166,7 +166,7 @@ class LocalEngine:
             self._refuse(call, error)
             return
         process.known.add(call.image.digest)
-        process.log_from = process.log.stat().st_size
+        process.log_from = os.stat(process.log).st_size
         self._pool.limit(process, call.memory)
         try:
             process.connection.send_bytes(pickle.dumps(_task(call, image), protocol=5))

@@ -46,6 +46,9 @@ __all__ = ["DRIVER", "Driver", "Order", "prepare"]
 DRIVER = "driver"
 """The segment that the run state's events are in."""
 
+STOP_LOOK_S = 0.1
+"""How often to look for a request to stop: looking costs a file's opening, and short tasks end thousands of times a second."""
+
 Observer = Callable[[Event], None]
 
 
@@ -72,6 +75,7 @@ class Driver:
     graph: Graph
     place: Place
     clock: Clock
+    look_again: float = 0.0
 
     def drive(self) -> str:
         """Run to the end; returns the status. Raises what the journal or the store raise; the run can be resumed."""
@@ -150,7 +154,13 @@ class Driver:
             engine.close()
 
     def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
-        return CTRL_C if interrupts.received else self.project.runs.stop_requested(self.run)
+        if interrupts.received:
+            return CTRL_C
+        now = self.clock.monotonic()
+        if now < self.look_again:
+            return None
+        self.look_again = now + STOP_LOOK_S
+        return self.project.runs.stop_requested(self.run)
 
     def _durable(self) -> Any:
         return self.project.settings.journal.durable
