@@ -4,3 +4,28 @@ It drives the production classes through their protocols, with fakes only where 
 plugins use it as this repository does. It knows nothing of commands and pages.
 Imports every floor below. Nothing outside tests imports it.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hooke.testing.engine_suite import check_engine
+    from hooke.testing.sim import simulate
+    from hooke.testing.store_suite import check_backend
+
+__all__ = ["check_backend", "check_engine", "simulate"]
+
+_MADE_IN = {
+    "check_backend": "hooke.testing.store_suite",
+    "check_engine": "hooke.testing.engine_suite",
+    "simulate": "hooke.testing.sim",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Lazy: workers import the suite's tasks from here, and need none of the rest.
+    if name not in _MADE_IN:
+        raise AttributeError(f"module 'hooke.testing' has no attribute {name!r}")
+    return getattr(import_module(_MADE_IN[name]), name)
