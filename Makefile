@@ -37,7 +37,7 @@ docs: venv  ## build the pages into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:  ## remove what was built, but not the environment
-	rm -rf build dist docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	rm -rf hooke-demo build dist docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say what is installed; they are older than what declares it when that has changed.
