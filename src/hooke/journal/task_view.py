@@ -221,4 +221,6 @@ def _message(event: AttemptFailed | None) -> str:
     if event is None:
         return ""
     failure = event.failure
-    return f"{failure.error_type}: {failure.message}" if failure.error_type else failure.message
+    if failure.error_type and not failure.message.startswith(failure.error_type):
+        return f"{failure.error_type}: {failure.message}"
+    return failure.message
