@@ -47,7 +47,9 @@ class Desk:
         kept = {name: value for name, value in os.environ.items() if name not in hidden}
         return kept | {"COLUMNS": "100"} | more
 
-    def hooke(self, *arguments: str, timeout: float = 60, cwd: Path | None = None, **environment: str) -> Done:
+    def hooke(
+        self, *arguments: str, timeout: float = 60, cwd: Path | None = None, **environment: str
+    ) -> Done:
         done = subprocess.run(
             [sys.executable, "-m", "hooke", *arguments],
             cwd=cwd or self.folder,

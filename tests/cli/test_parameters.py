@@ -24,7 +24,15 @@ class Point:
 
 
 @pipeline
-def delays(months: int, depth: int = 6, rate: float = 0.1, fast: bool = False, name: str = "a", *, where: Path = Path()) -> int:
+def delays(
+    months: int,
+    depth: int = 6,
+    rate: float = 0.1,
+    fast: bool = False,
+    name: str = "a",
+    *,
+    where: Path = Path(),
+) -> int:
     return months
 
 
@@ -47,7 +55,14 @@ class TestParse:
         tokens = "--months 3 --depth=-4 --rate 1e-3 --fast --name 7 --where a/b".split()
         args, params = parsed(delays, *tokens)
         assert args == ()
-        assert params == {"months": 3, "depth": -4, "rate": 1e-3, "fast": True, "name": "7", "where": Path("a/b")}
+        assert params == {
+            "months": 3,
+            "depth": -4,
+            "rate": 1e-3,
+            "fast": True,
+            "name": "7",
+            "where": Path("a/b"),
+        }
 
     @pytest.mark.parametrize(
         ("tokens", "value"),
@@ -74,7 +89,9 @@ class TestParse:
         assert parsed(bare, "--n", "7", "--no-flag") == ((7, False), {})
 
     def test_stars(self):
-        args, params = parsed(open_ended, "--first", "1", "--numbers", "[2, 3]", "--colour", "red", "--size", "4")
+        args, params = parsed(
+            open_ended, "--first", "1", "--numbers", "[2, 3]", "--colour", "red", "--size", "4"
+        )
         assert args == (1, 2, 3)
         assert params == {"colour": "red", "size": 4}
 

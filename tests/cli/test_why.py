@@ -69,7 +69,11 @@ class Bench:
 
     def causes(self, run: str) -> dict[str, list[str]]:
         """Task -> kinds of causes, of what ran."""
-        return {each.task: [cause.kind for cause in each.causes] for each in why(self.project.runs, run) if each.causes}
+        return {
+            each.task: [cause.kind for cause in each.causes]
+            for each in why(self.project.runs, run)
+            if each.causes
+        }
 
 
 @pytest.fixture

@@ -128,5 +128,5 @@ def _notes(nodes: list[Why]) -> Iterator[str]:
 
 def _facts(each: Why, whys: list[Why]) -> dict[str, object]:
     facts: dict[str, object] = msgspec.to_builtins(each)
-    facts["roots"] = [{"task": task} | msgspec.to_builtins(cause) for task, cause in roots(whys, each.node)]
+    facts["roots"] = [msgspec.to_builtins(cause) | {"task": task} for task, cause in roots(whys, each.node)]
     return facts

@@ -1,0 +1,290 @@
+"""What is printed by commands that end by themselves, each a real process."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from tests.cli.conftest import Desk
+from tests.cli.jobs import ARITHMETIC
+
+from hooke.journal.reader import read
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture
+def job(desk: Desk) -> Desk:
+    desk.write("job.py", ARITHMETIC)
+    return desk
+
+
+class TestRun:
+    def test_the_result_is_all_that_is_on_stdout(self, job):
+        done = job.hooke("run", "job.py", "--n", "4")
+        assert (done.code, done.out) == (0, "42\n")
+        assert f"next: hooke show {job.last()}" in done.err
+        assert "square: done 4 items" in done.err
+
+    def test_lines_are_few_for_many_items(self, job):
+        done = job.hooke("run", "job.py", "--n", "20000", "--on", "local:2")
+        assert done.code == 0
+        assert len(done.err.splitlines()) < 25
+
+    def test_json_is_one_object(self, job):
+        done = job.hooke("run", "job.py", "--json")
+        facts = json.loads(done.out)
+        assert facts["run"] == job.last()
+        assert (facts["status"], facts["result"]) == ("finished", 90)
+        assert [task["task"] for task in facts["tasks"]] == ["square", "total"]
+        assert done.err == ""
+
+    def test_json_of_a_refusal(self, job):
+        done = job.hooke("run", "job.py", "--m", "3", "--json")
+        facts = json.loads(done.out)
+        assert done.code == 2
+        assert facts["error"]["kind"] == "UsageError"
+        assert "--n" in facts["error"]["mend"]
+
+    def test_prints_of_serial_tasks_are_not_on_stdout(self, job):
+        done = job.hooke("run", "job.py", "--on", "serial", "--json")
+        assert json.loads(done.out)["result"] == 90
+        assert "squaring 2" in done.err
+
+    def test_prints_of_the_file_are_not_on_stdout(self, job):
+        job.write("loud.py", ARITHMETIC + "\n    print('imported')\n")
+        done = job.hooke("run", "loud.py")
+        assert done.out == "90\n"
+        assert "imported" in done.err
+
+    def test_parameters_behind_dashes_may_bear_our_names(self, job):
+        job.write(
+            "named.py",
+            "from hooke import pipeline, task\n@task\ndef f(x): return x\n@pipeline\ndef job(json: int): return f(json)\n",
+        )
+        assert job.hooke("run", "named.py", "--", "--json", "3").out == "3\n"
+
+    def test_help_with_a_file_lists_its_parameters(self, job):
+        done = job.hooke("run", "job.py", "--help")
+        assert "--bonus INT" in done.out
+        assert "default: 5" in done.out
+
+    def test_a_body_that_raises_is_told_as_the_users(self, job):
+        job.write(
+            "picky.py",
+            "from hooke import pipeline\n@pipeline\ndef job(n: int = 1):\n    raise ValueError(f'{n} is too few')\n",
+        )
+        done = job.hooke("run", "picky.py")
+        assert done.code == 2
+        assert done.err.startswith("pipeline 'job' raised ValueError: 1 is too few")
+        assert "line 4" in done.err
+        assert "bug" not in done.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["absent.py"], "no file absent.py"),
+            (["jib.py"], "did you mean job.py?"),
+            (["job.py:jab"], "it has: job"),
+            (["job.py", "--on", "mars"], "no place is called 'mars'"),
+            (["job.py", "--workers", "many"], "--workers 4"),
+            (["job.py", "--workers", "3-2"], "not possible"),
+            (["broken.py"], "cannot be imported: ZeroDivisionError"),
+        ],
+    )
+    def test_what_cannot_be_run_is_said(self, job, arguments, said):
+        job.write("broken.py", "1 / 0")
+        done = job.hooke("run", *arguments)
+        assert done.code == 2
+        assert said in done.err
+        assert "bug" not in done.err
+
+    def test_debug_shows_where_an_error_was_raised(self, job):
+        assert "Traceback" not in job.hooke("run", "absent.py").err
+        assert "Traceback" in job.hooke("run", "absent.py", "--debug").err
+        assert "Traceback" in job.hooke("--debug", "run", "absent.py").err
+
+    def test_next_commands_work_from_another_folder(self, job):
+        elsewhere = job.folder / "elsewhere"
+        elsewhere.mkdir()
+        done = job.hooke("run", "../job.py", cwd=elsewhere)
+        (typed,) = re.findall(r"^next: hooke (.*)$", done.err, re.MULTILINE)
+        assert typed.endswith("--project ..")
+        assert "finished" in job.hooke(*typed.split(), cwd=elsewhere).out
+
+
+class TestLooking:
+    def test_runs_show_and_logs(self, job):
+        job.hooke("run", "job.py", "--n", "3", "--on", "local:1")
+        job.hooke("run", "job.py", "--n", "3", "--bonus", "2")
+        listed = job.hooke("runs")
+        first, second = re.findall(r"^job-\S+", listed.out, re.MULTILINE)
+        assert "n=3 bonus=2" in listed.out
+        assert [run["run"] for run in json.loads(job.hooke("runs", "--json").out)] == [first, second]
+        assert len(job.hooke("runs", "--limit", "1").out.splitlines()) == 2
+        shown = job.hooke("show")
+        assert f"run {first}: finished" in shown.out
+        assert re.search(r"^square +cached +0 +3", shown.out, re.MULTILINE)
+        assert json.loads(job.hooke("show", second, "--json").out)["tasks"][0]["done"] == 3
+        assert re.search(r"^square\[\S+\] #\d+ \| squaring 2$", job.hooke("logs", second).out, re.MULTILINE)
+        assert job.hooke("logs", second, "total").out == ""
+        assert "printed nothing" in job.hooke("logs", "total").err
+        assert "did you mean square?" in job.hooke("logs", second, "sqare").err
+
+    def test_an_empty_project_says_what_to_do(self, desk):
+        for verb in ("show", "logs", "resume"):
+            done = desk.hooke(verb)
+            assert done.code == 2
+            assert "next: hooke run" in done.err
+        assert "next: hooke run FILE.py" in desk.hooke("runs").err
+        assert desk.hooke("runs", "--json").out == "[]\n"
+
+    def test_a_prefix_names_a_run(self, job):
+        job.hooke("run", "job.py")
+        assert job.hooke("show", job.last()[:-2]).code == 0
+        assert "name one of" in job.hooke("show", "jab").err
+
+    def test_a_finished_run_is_resumed_by_printing_its_result(self, job):
+        job.hooke("run", "job.py")
+        done = job.hooke("resume", job.last())
+        assert (done.code, done.out) == (0, "90\n")
+        done = job.hooke("resume")
+        assert done.code == 2
+        assert "no run is left to resume" in done.err
+
+
+class TestCache:
+    def test_why_tells_what_changed(self, job):
+        job.hooke("run", "job.py")
+        job.edit("job.py", "FACTOR = 3", "FACTOR = 4")
+        job.hooke("run", "job.py")
+        told = job.hooke("cache", "why", "square").out
+        assert "global job.FACTOR (job.py) changed" in told
+        assert "-3" in told and "+4" in told
+        assert told == job.hooke("cache", "why", job.last(), "square").out
+        whole = job.hooke("cache", "why").out
+        assert "it reads the result of square" in whole
+        facts = json.loads(job.hooke("cache", "why", "total", "--json").out)
+        assert facts[0]["roots"][0]["task"] == "square"
+
+    def test_list_remove_collect_verify(self, job):
+        job.hooke("run", "job.py")
+        listed = json.loads(job.hooke("cache", "ls", "--json").out)
+        assert {(each["task"], each["items"]) for each in listed} == {("square", 5), ("total", None)}
+        assert "total" in job.hooke("cache", "ls").out
+        key = next(each["key"] for each in listed if each["task"] == "total")
+        assert "forgot 1 result" in job.hooke("cache", "rm", key[:12]).out
+        assert [each["task"] for each in json.loads(job.hooke("cache", "ls", "--json").out)] == ["square"]
+        assert job.hooke("cache", "verify").code == 0
+        assert job.hooke("cache", "gc", "--max", "0").code == 0
+        assert json.loads(job.hooke("cache", "ls", "--json").out) == []
+        assert "square: done" in job.hooke("run", "job.py").err
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["rm"], "nothing is named"),
+            (["rm", "abcd"], "no result has a key"),
+            (["rm", "--task", "nothing"], "stored are results of: square, total"),
+            (["gc"], "give --max 10GiB"),
+            (["gc", "--max", "ten"], "is no size"),
+            (["why", "sqare"], "did you mean square?"),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, job, arguments, said):
+        job.hooke("run", "job.py")
+        done = job.hooke("cache", *arguments)
+        assert done.code == 2
+        assert said in done.err
+
+
+class TestDoctor:
+    def test_a_sound_place(self, desk):
+        done = desk.hooke("doctor")
+        assert done.code == 0, done.out
+        assert "broken" not in done.out
+        assert re.search(r"ok +local:1 +ran a task", done.out)
+        assert {each["name"] for each in json.loads(desk.hooke("doctor", "--json").out)} >= {
+            "python",
+            "store",
+            "serial",
+        }
+
+    def test_a_project_that_cannot_be_read(self, desk):
+        desk.write("hooke.toml", "[store]\nurll = 'x'\n")
+        done = desk.hooke("doctor")
+        assert done.code == 1
+        assert "did you mean store.url" in done.out
+
+    def test_a_store_that_cannot_be_written(self, desk):
+        desk.write("taken", "a file")
+        desk.write("hooke.toml", "[store]\nurl = 'taken/store'\n")
+        done = desk.hooke("doctor")
+        assert done.code == 1
+        assert re.search(r"broken +store", done.out)
+
+
+class TestGroup:
+    def test_help_is_quick_to_import_and_names_all(self, desk):
+        done = desk.hooke("--help")
+        assert done.code == 0
+        for verb in (
+            "run",
+            "resume",
+            "runs",
+            "show",
+            "logs",
+            "stop",
+            "cache",
+            "doctor",
+            "demo",
+            "completion",
+        ):
+            assert re.search(rf"^  {verb} ", done.out, re.MULTILINE)
+
+    def test_a_mistyped_command(self, desk):
+        done = desk.hooke("shwo")
+        assert done.code == 2
+        assert "Did you mean 'show'?" in done.err
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_completion(self, desk, shell):
+        assert "_HOOKE_COMPLETE" in desk.hooke("completion", shell).out
+
+    def test_run_ids_are_completed(self, job):
+        job.hooke("run", "job.py")
+        done = job.hooke(_HOOKE_COMPLETE="bash_complete", COMP_WORDS="hooke show jo", COMP_CWORD="2")
+        assert job.last() in done.out
+
+    def test_a_closed_pipe_is_no_error(self, job):
+        job.hooke("run", "job.py")
+        line = f"{sys.executable} -m hooke show --json | head -c 1"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=job.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.stderr) == ("{", "")
+
+    def test_a_bug_says_that_it_is_one(self, job):
+        job.write(
+            "sitecustomize.py",
+            "import hooke.project.outcome as o\ndef bad(*_): raise KeyError('odd')\no.view_of = bad\n",
+        )
+        job.hooke("run", "job.py")
+        done = job.hooke("show", PYTHONPATH=str(job.folder))
+        assert done.code in (0, 70)
+        done = job.hooke("runs", PYTHONPATH=str(job.folder))
+        assert done.code == 70
+        assert "this is a bug in Hooke: KeyError" in done.err
+
+
+def test_what_a_run_says_is_in_its_journal(job):
+    """The command line keeps no second truth."""
+    job.hooke("run", "job.py")
+    (segment,) = read(job.project.runs.folder(job.last()))
+    assert segment.torn is None
+    assert segment.events[0].shown == {}

@@ -1,0 +1,137 @@
+"""Runs that end before their time: real signals to real processes."""
+
+import json
+import os
+import signal
+
+import psutil
+import pytest
+from tests.cli.conftest import Desk
+from tests.cli.jobs import SLOW
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture
+def slow(desk: Desk) -> Desk:
+    desk.write("slow.py", SLOW)
+    return desk
+
+
+def ran(desk: Desk) -> list[str]:
+    path = desk.folder / "ran"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def quick(desk: Desk) -> list[str]:
+    return sorted(line for line in ran(desk) if line.startswith("quick"))
+
+
+def begin(desk: Desk, kill, *arguments: str):
+    """A run that is in the middle of its slow tasks."""
+    process = desk.start("run", "slow.py", *arguments)
+    kill(process)
+    desk.until(lambda: sum(line.startswith("slow") for line in ran(desk)) >= 1)
+    return process
+
+
+def ended(process):
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def test_ctrl_c_stops_cleanly_and_resume_goes_on(slow, kill):
+    process = begin(slow, kill)
+    process.send_signal(signal.SIGINT)
+    code, out, err = ended(process)
+    run = slow.last()
+    assert code == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert f"run {run} stopped cleanly" in err
+    assert f"next: hooke resume {run}" in err
+    assert "stopped" in slow.hooke("runs").out
+    slow.write("go", "")
+    done = slow.hooke("resume")
+    assert (done.code, done.out) == (0, "33\n")
+    assert quick(slow) == ["quick 0", "quick 1", "quick 2"], "what had finished ran again"
+
+
+def test_json_of_a_stopped_run(slow, kill):
+    process = begin(slow, kill, "--json")
+    process.send_signal(signal.SIGINT)
+    code, out, _ = ended(process)
+    assert code == 130
+    assert json.loads(out)["status"] == "stopped"
+
+
+def test_ctrl_c_in_a_serial_run(slow, kill):
+    process = begin(slow, kill, "--on", "serial")
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert code == 130
+    assert "Traceback" not in err
+    assert "hooke resume" in err
+
+
+def test_ctrl_c_while_the_file_is_imported(desk, kill):
+    desk.write("sleepy.py", "import time\nfrom pathlib import Path\nPath('here').touch()\ntime.sleep(60)\n")
+    process = desk.start("run", "sleepy.py")
+    kill(process)
+    desk.until((desk.folder / "here").exists)
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert code == 130
+    assert "Traceback" not in err
+
+
+def test_kill_9_and_resume(slow, kill):
+    process = begin(slow, kill)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    slow.until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
+    assert "lost" in slow.hooke("runs").out
+    assert "working on 0" in slow.hooke("logs").out, "what a killed run had printed is there"
+    slow.write("go", "")
+    done = slow.hooke("resume", slow.last())
+    assert (done.code, done.out) == (0, "33\n")
+    assert quick(slow) == ["quick 0", "quick 1", "quick 2"], "what had finished ran again"
+    assert "resumed once" in slow.hooke("show").out
+
+
+def test_stop_from_another_terminal(slow, kill):
+    process = begin(slow, kill)
+    asked = slow.hooke("stop")
+    code, _, err = ended(process)
+    assert asked.code == 0
+    assert f"run {slow.last()}: stopped" in asked.out
+    assert "next: hooke resume" in asked.err
+    assert code == 130
+    assert "stopping: hooke stop" in err
+    again = slow.hooke("stop", slow.last())
+    assert again.code == 2
+    assert "is not running: it is stopped" in again.err
+
+
+def test_a_running_run_is_shown_and_not_resumed(slow, kill):
+    begin(slow, kill)
+    shown = slow.hooke("show")
+    assert f"run {slow.last()}: running" in shown.out
+    assert "workers busy" in shown.out
+    done = slow.hooke("resume", slow.last())
+    assert done.code == 2
+    assert "is running (process" in done.err
+
+
+def test_logs_follow_until_the_run_ends(slow, kill):
+    begin(slow, kill)
+    follower = slow.start("logs", "--follow")
+    kill(follower)
+    assert follower.stdout is not None
+    assert "working on" in follower.stdout.readline()
+    slow.write("go", "")
+    out, _ = follower.communicate(timeout=30)
+    assert follower.returncode == 0
+    assert out.count("working on") == 2
+    assert out == "".join(f"{line}\n" for line in dict.fromkeys(out.splitlines())), "a line was told twice"

@@ -1,0 +1,329 @@
+"""One screen with cause and next command for each way in which a run commonly ends at night. All real."""
+
+import re
+import subprocess
+
+import pytest
+from tests.cli.conftest import Desk
+
+pytestmark = pytest.mark.heavy
+
+ROWS, COLUMNS = 24, 110
+"""One screen."""
+
+DEEP = """
+    from hooke import pipeline, task
+
+    RATES = {"EUR": 1.0, "USD": 1.1}
+
+
+    def rate_of(currency: str) -> float:
+        return RATES[currency]
+
+
+    def converted(amount: float, currency: str) -> float:
+        return amount / rate_of(currency)
+
+
+    @task
+    def total(amounts: list[float], currency: str) -> float:
+        print("adding", len(amounts), "amounts in", currency)
+        return sum([converted(amount, currency) for amount in amounts])
+
+
+    @pipeline
+    def report(currency: str = "GBP") -> float:
+        return total([1.0, 2.0, 3.0], currency)
+"""
+
+CAPTURE = """
+    import threading
+
+    from hooke import pipeline, task
+
+
+    def counting(lock):
+        @task
+        def count(text: str) -> int:
+            with lock:
+                return len(text.split())
+
+        return count
+
+
+    count = counting(threading.Lock())
+
+
+    @pipeline
+    def words() -> int:
+        return count("as the extension so the force")
+"""
+
+ABSENT = """
+    from hooke import pipeline, task
+
+
+    @task
+    def parsed(text: str) -> dict:
+        import tomllibrary
+
+        return tomllibrary.loads(text)
+
+
+    @pipeline
+    def settings() -> dict:
+        return parsed("a = 1")
+"""
+
+BRANCH = """
+    from hooke import pipeline, task
+
+
+    @task
+    def score(month: int) -> float:
+        return month / 12
+
+
+    @task
+    def publish(value: float) -> str:
+        return f"published {value}"
+
+
+    @pipeline
+    def release(month: int = 6) -> str:
+        value = score(month)
+        if value > 0.4:
+            return publish(value)
+        return "kept"
+"""
+
+UNKEYED = """
+    import sqlite3
+
+    from hooke import pipeline, task
+
+
+    @task
+    def count(connection: sqlite3.Connection) -> int:
+        return connection.execute("select 1").fetchone()[0]
+
+
+    @pipeline
+    def rows() -> int:
+        return count(sqlite3.connect(":memory:"))
+"""
+
+LARGE = """
+    from hooke import pipeline, task
+
+
+    @task
+    def texts(n: int) -> list[str]:
+        return [f"line {i} " * 100 for i in range(n)]
+
+
+    @task
+    def count(lines: list[str], least: int) -> int:
+        return sum(len(line) > least for line in lines)
+
+
+    @pipeline
+    def lines(n: int = 2000, least: int = 3) -> int:
+        return count(texts(n), least)
+"""
+
+
+def screen_of(text: str) -> str:
+    """The error's own part of stderr, which must fit one screen."""
+    lines = [line for line in text.splitlines() if line]
+    first = max(at for at, line in enumerate(lines) if not line.startswith(" "))
+    rows = sum(1 + (len(line) - 1) // COLUMNS for line in lines[first:])
+    assert rows <= ROWS, text
+    assert "bug" not in text
+    return "\n".join(lines[first:])
+
+
+def resumes(desk: Desk, screen: str, out: str) -> None:
+    """The screen's next command, typed as it stands, ends well."""
+    (typed,) = re.findall(r"hooke (resume \S+)$", screen, re.MULTILINE)
+    done = desk.hooke(*typed.split())
+    assert (done.code, done.out) == (0, out), done.err
+
+
+def test_an_exception_three_frames_deep(desk):
+    desk.write("report.py", DEEP)
+    done = desk.hooke("run", "report.py")
+    screen = screen_of(done.err)
+    assert done.code == 1
+    assert screen.startswith("total(amounts=[1.0, 2.0, 3.0], currency='GBP') failed: KeyError: 'GBP'")
+    for name, line in (("rate_of", 8), ("converted", 12), ("total", 18)):
+        assert re.search(rf'report\.py", line {line}, in {name}', screen)
+    assert "hooke/pipeline" not in screen
+    assert "adding 3 amounts in GBP" in screen
+    assert f"hooke logs {desk.last()} total" in screen
+    desk.edit("report.py", '"USD": 1.1', '"USD": 1.1, "GBP": 0.5')
+    resumes(desk, screen, "12.0\n")
+
+
+def test_an_unpicklable_capture(desk):
+    desk.write("words.py", CAPTURE)
+    done = desk.hooke("run", "words.py")
+    screen = screen_of(done.err)
+    assert done.code == 1
+    assert "cannot pickle '_thread.lock' object (captured: lock)" in screen
+    assert "mend: make the captured object inside the task" in screen
+    desk.edit("words.py", "counting(threading.Lock())", "counting(__import__('contextlib').nullcontext())")
+    resumes(desk, screen, "6\n")
+
+
+def test_a_module_that_is_missing_in_the_worker(desk):
+    desk.write("settings.py", ABSENT)
+    done = desk.hooke("run", "settings.py")
+    screen = screen_of(done.err)
+    assert done.code == 1
+    assert "No module named 'tomllibrary'" in screen
+    assert "mend: install what brings the module 'tomllibrary'" in screen
+    assert "-m pip install" in screen
+    desk.write("tomllibrary.py", "from tomllib import loads")
+    resumes(desk, screen, "{'a': 1}\n")
+
+
+def test_a_typo_in_a_parameter(desk):
+    desk.write("report.py", DEEP)
+    done = desk.hooke("run", "report.py", "--curency", "EUR")
+    screen = screen_of(done.err)
+    assert done.code == 2
+    assert screen.startswith("pipeline 'report' has no parameter --curency")
+    assert "did you mean --currency? its parameters: --currency TEXT" in screen
+    assert not (desk.folder / ".hooke").exists(), "nothing is written before a run begins"
+
+
+def test_a_pipeline_that_branches_on_a_result(desk):
+    desk.write("release.py", BRANCH)
+    done = desk.hooke("run", "release.py")
+    screen = screen_of(done.err)
+    assert done.code == 2
+    assert "release.py:18: if value > 0.4:" in screen
+    assert "'score' was called at release.py:17" in screen
+    assert "mend: put it inside a task" in screen
+
+
+def test_an_argument_without_an_honest_key(desk):
+    desk.write("rows.py", UNKEYED)
+    done = desk.hooke("run", "rows.py")
+    screen = screen_of(done.err)
+    assert done.code == 2
+    assert "count: connection, a sqlite3.Connection" in screen
+    assert "mend: " in screen
+    assert "next: hooke run rows.py" in screen
+
+
+@pytest.fixture
+def small(tmp_path) -> Desk:
+    """A desk on a tmpfs of 3 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3M", "tmpfs", str(folder)]
+    try:
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("a tmpfs can be mounted by root on Linux only")
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    yield Desk(folder)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk(small):
+    small.write("lines.py", LARGE)
+    done = small.hooke("run", "lines.py", "--n", "6000")
+    screen = screen_of(done.err)
+    assert done.code == 1
+    assert "no room in the store for" in screen
+    assert "No space left on device" in screen
+    assert "mend: remove results" in screen
+    subprocess.run(["mount", "-o", "remount,size=30M", str(small.folder)], check=True)
+    resumes(small, screen, "6000\n")
+
+
+def test_a_disk_that_is_full_already(small):
+    small.write("lines.py", LARGE)
+    ballast = small.folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    done = small.hooke("run", "lines.py", "--n", "10")
+    screen = screen_of(done.err)
+    assert done.code == 1
+    assert "No space left on device" in screen
+    ballast.unlink()
+    assert small.hooke("run", "lines.py", "--n", "10").out == "10\n"
+
+
+def test_a_corrupted_store_object(desk):
+    desk.write("lines.py", LARGE)
+    assert desk.hooke("run", "lines.py").out == "2000\n"
+    (path,) = (desk.folder / ".hooke" / "store" / "objects").glob("*/*")
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\0\0\0\0")
+    done = desk.hooke("run", "lines.py", "--least", "4")
+    screen = screen_of(done.err)
+    assert done.code == 1
+    assert "a stored object is not what was written" in screen
+    assert "a disk fault, a power loss, or something else wrote to this file" in screen
+    resumes(desk, screen, "2000\n")
+    assert desk.hooke("cache", "verify").code == 0
+
+
+def test_a_corrupted_store_object_is_found_by_verify(desk):
+    desk.write("lines.py", LARGE)
+    desk.hooke("run", "lines.py")
+    (path,) = (desk.folder / ".hooke" / "store" / "objects").glob("*/*")
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\0\0\0\0")
+    done = desk.hooke("cache", "verify")
+    assert done.code == 1
+    assert path.name in done.out
+    assert "next: hooke cache verify --remove" in done.err
+    assert desk.hooke("cache", "verify", "--remove").code == 0
+    assert desk.hooke("run", "lines.py", "--least", "4").out == "2000\n"
+
+
+def test_a_torn_journal(desk):
+    desk.write("lines.py", LARGE)
+    desk.hooke("run", "lines.py")
+    journal = desk.project.runs.folder(desk.last()) / "driver.journal"
+    size = journal.stat().st_size
+    with journal.open("r+b") as file:
+        file.truncate(size - 7)
+    shown = desk.hooke("show")
+    assert ": lost" in shown.out
+    assert re.search(
+        r"the journal's end was torn and is cut: .*driver\.journal: the last \d+ bytes", shown.out
+    )
+    assert f"next: hooke resume {desk.last()}" in shown.err
+    done = desk.hooke("resume")
+    assert (done.code, done.out) == (0, "2000\n")
+    assert "the journal's end was torn" in done.err
+
+
+def test_a_journal_that_is_damaged_in_the_middle(desk):
+    desk.write("lines.py", LARGE)
+    desk.hooke("run", "lines.py")
+    journal = desk.project.runs.folder(desk.last()) / "driver.journal"
+    with journal.open("r+b") as file:
+        file.seek(700)
+        file.write(b"XXXX")
+    done = desk.hooke("show")
+    screen = screen_of(done.err)
+    assert done.code == 1
+    assert "a journal is damaged in the middle" in screen
+    assert "mend: restore the file from a copy" in screen
+    assert "unreadable" in desk.hooke("runs").out
+    assert desk.hooke("run", "lines.py", "--least", "9").code == 0, "another run is not harmed"
