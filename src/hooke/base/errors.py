@@ -201,7 +201,8 @@ class TaskFailed(HookeError):
         yield from _entry("where", self.where)
         yield from _entry("why", self.why)
         tail = self.log_tail[-MOST_LOG_LINES:]
-        yield from _entry(f"log (last {len(tail)} lines)", "".join(f"\n{line.rstrip()}" for line in tail))
+        count = "last line" if len(tail) == 1 else f"last {len(tail)} lines"
+        yield from _entry(f"log ({count})", "".join(f"\n{line.rstrip()}" for line in tail))
         yield from _entry("mend", self.mend)
         yield from _entry("next", self.next)
 
@@ -245,7 +246,8 @@ def _rebuild(kind: type[HookeError], args: tuple[Any, ...]) -> HookeError:
 
 def _entry(label: str, text: str) -> Iterator[str]:
     if text:
-        yield f"  {label}: {textwrap.indent(text, '      ').lstrip(' ')}"
+        below = textwrap.indent(text, "      ").lstrip(" ")
+        yield f"  {label}:{below}" if text.startswith("\n") else f"  {label}: {below}"
 
 
 def _call(task: str, arguments: str) -> str:
