@@ -53,6 +53,7 @@ class Parameters:
         self.pipeline = pipeline
         self.target = target
         self.signature = pipeline.signature
+        self._tokens: tuple[str, ...] = ()
         hints = _hints(pipeline)
         parameters = self.signature.parameters.values()
         self.takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
@@ -64,9 +65,23 @@ class Parameters:
 
     def parse(self, tokens: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments for the pipeline. Raises UsageError naming the parameter and the valid ones."""
+        try:
+            return self._parsed(list(tokens))
+        except UsageError as error:
+            error.next = error.next or shlex.join(["hooke", "run", self.target, "--help"])
+            raise
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(option, what is to know of it), for help."""
+        return [
+            (str(option), "required" if option.required else f"default: {shown(option.default)}")
+            for option in self.options
+        ]
+
+    def _parsed(self, rest: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._tokens = tuple(rest)
         values: dict[str, Any] = {}
         others: dict[str, Any] = {}
-        rest = list(tokens)
         while rest:
             token = rest.pop(0)
             flag, has_value, value = token.partition("=")
@@ -82,13 +97,6 @@ class Parameters:
         self._check_missing(values)
         return self._bound(values, others)
 
-    def rows(self) -> list[tuple[str, str]]:
-        """(option, what is to know of it), for help."""
-        return [
-            (str(option), "required" if option.required else f"default: {shown(option.default)}")
-            for option in self.options
-        ]
-
     def _option(self, token: str, flag: str) -> Option | None:
         """The option that `flag` names; None for one that the pipeline's `**` takes."""
         if not flag.startswith("--"):
@@ -102,10 +110,12 @@ class Parameters:
             return None
         near = get_close_matches(flag, [option.flag for option in self.options], n=1)
         meant = f"did you mean {near[0]}? " if near else ""
+        mended = [near[0] + each[len(flag) :] if near and each == token else each for each in self._tokens]
         raise UsageError(
             f"pipeline {self.pipeline.name!r} has no parameter {flag}",
             where=self.target,
             mend=meant + self._valid(),
+            next=shlex.join(["hooke", "run", self.target, *mended]) if near else "",
         )
 
     def _value(self, option: Option, flag: str, text: str | None, rest: list[str]) -> Any:

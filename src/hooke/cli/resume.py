@@ -48,9 +48,4 @@ def _say_torn(project: Project, run: str) -> None:
     """A driver that died while it wrote leaves half a record; what that spoke of is done again."""
     for segment in read(project.runs.folder(run), DRIVER):
         if segment.torn is not None:
-            torn = segment.torn
-            click.echo(
-                f"the journal's end was torn: {torn.cut} bytes at {torn.offset} of {torn.path} are cut, "
-                f"as {torn.why}; all before them is kept",
-                err=True,
-            )
+            click.echo(f"the journal's end was torn and is cut: {segment.torn}; all before is kept", err=True)

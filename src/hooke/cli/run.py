@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import HookeError, TraceError, UsageError
 from hooke.cli.drive import Conduct, user_code
 from hooke.cli.options import debug_option, json_option
 from hooke.cli.parameters import Parameters
@@ -70,6 +70,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     try:
         conduct, driver = _driver(session, target, parameters, place=place, workers=workers, as_json=as_json)
     except HookeError as error:
+        error.next = error.next or _again(error, target, parameters)
         if refused is None:
             raise
         return refused.refused(error)
@@ -99,6 +100,13 @@ def _driver(
         observers=(conduct.progress.observe,),
     )
     return conduct, user_code(lambda: prepare(order, project), pipeline)
+
+
+def _again(error: HookeError, target: str, tokens: Sequence[str]) -> str:
+    """The command itself, where it is the file that is to be mended."""
+    if isinstance(error, TraceError) or error.__cause__ is not None:
+        return shlex.join(["hooke", "run", target, *tokens])
+    return ""
 
 
 def _load(target: str) -> tuple[Pipeline[..., Any], Path]:
