@@ -2,7 +2,7 @@
 
 import pytest
 
-from hooke.base.errors import EnvironmentMismatch, NotPicklable, TimedOut, UserError, WorkerDied
+from hooke.base.errors import EnvironmentMismatch, NotPicklable, TaskFailed, TimedOut, UserError, WorkerDied
 from hooke.journal.events import AttemptStarted, ItemsFound, RetryPlanned
 
 ENGINES = ("serial", "local:2")
@@ -282,3 +282,29 @@ def test_out_of_memory_runs_again_with_double(workshop):
     (said,) = [event.reason for event in run.journal if isinstance(event, RetryPlanned)]
     assert "again with 600 MiB" in said
     assert workshop.run(on="local:2", name="one_of_many").result() == [10, 450, 20]
+
+
+GPUS = """
+    import os
+    from hooke import task, pipeline
+
+    @task
+    def sees() -> str:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    @task(gpus=9)
+    def wants() -> str:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    @pipeline
+    def without(): return sees()
+    @pipeline
+    def with_nine(): return wants()
+"""
+
+
+def test_gpus_are_hidden_from_who_asks_for_none_and_refused_where_there_are_none(workshop):
+    workshop.write(GPUS)
+    assert not workshop.run(on="local:1", name="without").result()
+    with pytest.raises(TaskFailed, match="asks for 9 gpus, and this machine has"):
+        workshop.run(on="local:1", name="with_nine").result()

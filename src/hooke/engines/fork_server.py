@@ -33,6 +33,9 @@ WATCH_S = 0.05
 STOPPED_S = 5.0
 """A worker that was stopped (SIGSTOP) for so long is ended: it holds its attempt and would hold it for ever."""
 
+END_S = 4.0
+"""A killed process is gone in milliseconds, unless it hangs in the kernel: nobody can wait for that one."""
+
 PR_SET_CHILD_SUBREAPER = 36
 FDS_PER_SPAWN = 3
 LENGTH_BYTES = 4
@@ -130,12 +133,18 @@ class _Server:
                 return
 
     def end_all(self) -> None:
-        """End every process below this one, orphans of workers included."""
+        """End every process below this one. Orphans come to it when their parents are gone, so until none comes."""
         for pid in self._children:
             _kill_group(pid)
-        for pid in _children_of(os.getpid()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + END_S
+        while (below := _children_of(os.getpid())) and time.monotonic() < deadline:
+            for pid in below:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.002)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
 
     def _tell(self, report: Report) -> None:
         with contextlib.suppress(BrokenPipeError):  # the driver is gone, as the next read will say
@@ -169,6 +178,8 @@ class _Server:
         pid = os.fork()
         if pid == 0:
             self._driver.close()
+            for fd in self._fds:
+                os.close(fd)
             _become_worker(order, fds)
         for fd in fds:
             os.close(fd)
@@ -226,14 +237,16 @@ def _become_worker(order: Spawn, fds: list[int]) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
+        for fd in (connection, lifeline):  # what a task starts must not keep its worker's socket open
+            os.set_inheritable(fd, False)
         sys.stdout.reconfigure(line_buffering=True)  # pyrefly: ignore[missing-attribute]
         local_worker.main(connection, lifeline)
         code = 0
     except BaseException:  # noqa: BLE001 - a fork must not run on in its parent's code; the log has the traceback
-        sys.excepthook(*sys.exc_info())  # pyrefly: ignore[bad-argument-type]
+        with contextlib.suppress(Exception):
+            sys.excepthook(*sys.exc_info())  # pyrefly: ignore[bad-argument-type]
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        local_worker.flush_output()
         os._exit(code)
 
 

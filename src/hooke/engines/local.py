@@ -20,8 +20,9 @@ import msgspec
 import psutil
 
 from hooke.base.errors import HookeError
+from hooke.engines.devices import Devices, devices_of_this_machine
 from hooke.engines.fork_server import STOPPED_S, Ended
-from hooke.engines.local_pool import LocalPool, Process, shared_pool
+from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
 from hooke.engines.local_worker import READY, STALE, Hello, Task
 from hooke.journal.events import (
     AttemptFailed,
@@ -48,9 +49,16 @@ class LocalEngine:
         name="local", isolated=True, cancels=True, elastic=True, knows_signal=True, knows_peak_memory=True
     )
 
-    def __init__(self, context: EngineContext, *, workers: tuple[int, int] | None = None) -> None:
-        """`workers` is (lowest, highest); None is as many as this process may use cpus."""
+    def __init__(
+        self,
+        context: EngineContext,
+        *,
+        workers: tuple[int, int] | None = None,
+        devices: Devices | None = None,
+    ) -> None:
+        """`workers` is (lowest, highest); None is as many as this process may use cpus. `devices`: this machine's GPUs."""
         self._context = context
+        self._devices = devices if devices is not None else devices_of_this_machine()
         self._pool = shared_pool() if context.warm else LocalPool()
         self._cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._target = workers[1] if workers is not None else self._cpus
@@ -78,7 +86,7 @@ class LocalEngine:
         self._queue = deque(call for call in self._queue if call.attempt != attempt)
         for process in list(self._processes.values()):
             if process.call is not None and process.call.attempt == attempt:
-                process.call = None
+                self._free(process)
                 self._end(process, "its attempt was cancelled")
         self._dispatch()
 
@@ -110,6 +118,7 @@ class LocalEngine:
                 slots=self._target,
                 cpus=float(max(self._cpus, self._target)),
                 memory=psutil.virtual_memory().total,
+                gpus=float(len(self._devices)),
             )
         )
 
@@ -130,18 +139,21 @@ class LocalEngine:
 
     def _worker_for(self, call: Call) -> Process | None:
         """A free worker with the right thread count; a new one where the fleet may grow or a misfit can go."""
-        threads = max(1, int(call.cpus))
         free = [process for process in self._processes.values() if process.call is None]
+        if not free and len(self._processes) >= self._target:
+            return None
+        devices = self._devices.take(call.image.name, call.gpus)
+        if devices is None:
+            return None
+        kind = WorkerKind(threads=max(1, int(call.cpus)), devices=devices)
         for process in free:
-            if process.threads == threads:
+            if process.kind == kind:
                 return process
         if len(self._processes) >= self._target:
-            if not free:
-                return None
-            self._end(free[0], f"replaced by a worker with {threads} threads")
-        return self._start(threads)
+            self._end(free[0], f"replaced by {kind}")
+        return self._start(kind)
 
-    def _start(self, threads: int) -> Process:
+    def _start(self, kind: WorkerKind) -> Process:
         self._started += 1
         name = f"local-{self._started}"
         self._context.logs.mkdir(parents=True, exist_ok=True)
@@ -153,7 +165,7 @@ class LocalEngine:
             log=self._context.logs / f"{name}.log",
             folder=self._context.folder,
         )
-        process = self._pool.take(hello, threads=threads)
+        process = self._pool.take(hello, kind)
         self._processes[process.connection] = process
         return process
 
@@ -162,7 +174,7 @@ class LocalEngine:
         try:
             image = call.image.pickle() if new else None
         except HookeError as error:
-            process.call = None
+            self._free(process)
             self._refuse(call, error)
             return
         process.known.add(call.image.digest)
@@ -174,6 +186,13 @@ class LocalEngine:
             self._died(process)
         else:
             self._events.append(_began(call, self._context.clock.now(), process.name))
+
+    def _free(self, process: Process) -> Call | None:
+        """The worker has no attempt now; the one that it had."""
+        call, process.call = process.call, None
+        if call is not None:
+            self._devices.release(process.kind.devices, call.gpus)
+        return call
 
     def _refuse(self, call: Call, error: HookeError) -> None:
         failure = failure_of(error, arguments=call.shown)
@@ -205,12 +224,12 @@ class LocalEngine:
             if process.call is not None:
                 self._send(process, process.call)
         elif data == STALE:
-            call, process.call = process.call, None
+            call = self._free(process)
             self._end(process, "it had imported code that was edited since")
             if call is not None:
                 self._queue.appendleft(call)
         else:
-            process.call = None
+            self._free(process)
             self._shrink()
             self._events.append(_ANSWERS.decode(data))
 
@@ -228,10 +247,11 @@ class LocalEngine:
         self._processes.pop(process.connection, None)
         ended = self._pool.ended(process)
         now = self._context.clock.now()
-        if process.call is not None:
+        call = self._free(process)
+        if call is not None:
             tail = last_lines(process.log, process.log_from, 20)
-            failure = _death(process.call, process.name, ended, tail)
-            self._events.append(_failed(process.call, now, failure, worker=process.name))
+            failure = _death(call, process.name, ended, tail)
+            self._events.append(_failed(call, now, failure, worker=process.name))
         code, number = _code_and_signal(ended)
         self._events.append(
             WorkerStopped(at=now, worker=process.name, cause=_how(ended), exit_code=code, signal=number)

@@ -18,7 +18,7 @@ from hooke.engines.forking import ForkServer
 from hooke.engines.local_worker import Hello
 from hooke.pipeline.engine import Call
 
-__all__ = ["LocalPool", "Process", "shared_pool"]
+__all__ = ["LocalPool", "Process", "WorkerKind", "shared_pool"]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -34,12 +34,31 @@ REPORT_S = 2.0
 """How long the fork server may take to say how a worker ended."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerKind:
+    """What is fixed when a worker starts, because libraries read it when they are imported: threads and GPUs."""
+
+    threads: int
+    devices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        gpus = f" and GPU {', '.join(self.devices)}" if self.devices else ""
+        return f"a worker with {self.threads} threads{gpus}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that say so. An attempt that asks for no GPU sees none."""
+        return dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | {
+            "CUDA_VISIBLE_DEVICES": ",".join(self.devices)
+        }
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Process:
     """One worker process, and what it does for the run that has it."""
 
     pid: int
-    threads: int
+    kind: WorkerKind
     connection: Connection
     lifeline: int
     log: Path
@@ -61,13 +80,13 @@ class LocalPool:
         self._started = 0
         on_fork(self)
 
-    def take(self, hello: Hello, *, threads: int) -> Process:
-        """A worker with so many threads that has been told `hello`: a warm one where there is one.
+    def take(self, hello: Hello, kind: WorkerKind) -> Process:
+        """A worker of this kind that has been told `hello`: a warm one where there is one.
 
         Raises HookeError where no process can be started.
         """
         with self._lock:
-            process = self._warm(threads) or self._start(hello, threads)
+            process = self._warm(kind) or self._start(hello, kind)
         process.name, process.log, process.ready = hello.worker, hello.log, False
         process.connection.send_bytes(pickle.dumps(hello))
         return process
@@ -114,27 +133,27 @@ class LocalPool:
             _let_go(process)
         self._idle = []
 
-    def _warm(self, threads: int) -> Process | None:
+    def _warm(self, kind: WorkerKind) -> Process | None:
         for process in self._idle:
-            if process.threads == threads:
+            if process.kind == kind:
                 self._idle.remove(process)
                 if _lives(process):
                     return process
                 _let_go(process)
-                return self._warm(threads)
+                return self._warm(kind)
         return None
 
-    def _start(self, hello: Hello, threads: int) -> Process:
+    def _start(self, hello: Hello, kind: WorkerKind) -> Process:
         self._started += 1
         forked = self._server.spawn(
             f"{hello.worker}-{self._started}",
-            environment=dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, str(threads)),
+            environment=dict(os.environ) | kind.environment,
             folder=hello.folder,
             log=hello.log,
         )
         return Process(
             pid=forked.pid,
-            threads=threads,
+            kind=kind,
             connection=forked.connection,
             lifeline=forked.lifeline,
             log=hello.log,
