@@ -128,9 +128,12 @@ def _cells(result: _Result, now: float) -> tuple[str, ...]:
 @cache.command("rm")
 @click.argument("keys", nargs=-1, metavar="[KEY ...]")
 @click.option("--task", metavar="NAME", help="All results of this task.")
+@json_option
 @in_project
 @click.pass_obj
-def remove(session: Session, *, keys: tuple[str, ...], task: str | None, project: Path | None) -> int:
+def remove(
+    session: Session, *, keys: tuple[str, ...], task: str | None, as_json: bool, project: Path | None
+) -> int:
     """Forget results by KEY (its first characters do) or by --task; they are computed again when they are asked for.
 
     Their bytes go with the next `hooke cache gc`.
@@ -148,6 +151,9 @@ def remove(session: Session, *, keys: tuple[str, ...], task: str | None, project
     chosen += [_by_prefix(results, key) for key in keys]
     for result in chosen:
         store.remove(result.key)
+    if as_json:
+        click.echo(json.dumps([_facts(result) for result in chosen], indent=2))
+        return 0
     count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
     click.echo(f"forgot {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
     return 0

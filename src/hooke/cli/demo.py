@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 import os
 import shlex
 import shutil
@@ -18,7 +20,7 @@ from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.formats import format_seconds
 from hooke.cli.cache_why import explained
 from hooke.cli.extras import extras
-from hooke.cli.options import debug_option
+from hooke.cli.options import debug_option, json_option
 from hooke.cli.screens import Session
 from hooke.journal.view import RunView
 from hooke.project.folder import Project
@@ -50,9 +52,10 @@ FRAMES = {
 @click.command()
 @click.argument("folder", default="hooke-demo", type=click.Path(path_type=Path))
 @click.option("--on", "place", default="local", metavar="PLACE", show_default=True, help="Where to run.")
+@json_option
 @debug_option
 @click.pass_obj
-def demo(session: Session, *, folder: Path, place: str) -> int:
+def demo(session: Session, *, folder: Path, place: str, as_json: bool) -> int:
     """Forecast which flights arrive late, on every departure from New York in 2013 (336,776 flights).
 
     Runs the pipeline of examples/flights in FOLDER, runs it again, then changes one function and runs it once more.
@@ -61,19 +64,27 @@ def demo(session: Session, *, folder: Path, place: str) -> int:
     _prepare(folder)
     session.project = Project.find(folder)
     command = ["run", str(folder / MAIN), *(["--on", place] if place != "local" else [])]
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        passes = _passes(command, folder, session.project)
+    if as_json:
+        click.echo(json.dumps([done.facts() for done in passes], indent=2))
+    return passes[-1].code
+
+
+def _passes(command: list[str], folder: Path, project: Project) -> list[_Pass]:
+    """Three passes, or as many as end well and the one that does not, told as they come."""
     passes: list[_Pass] = []
     for title in ("1. Run it", "2. Run it again: nothing has changed", f"3. Change one function: {EDIT}"):
         click.secho(f"\n{title}", bold=True)
         if len(passes) == 2:
             click.echo("\n".join(_edit(folder / EDITED)))
-        done = _run(command, session.project)
-        if done.code:
-            return done.code
-        passes.append(done)
+        passes.append(_run(command, project))
+        if passes[-1].code:
+            return passes
         _tell(passes)
-    click.echo("\n" + "\n".join(_reran(session.project, passes[-1].run)))
+    click.echo("\n" + "\n".join(_reran(project, passes[-1].run)))
     click.echo("\n" + "\n".join(_next(folder)))
-    return 0
+    return passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +100,14 @@ class _Pass:
     def work_s(self) -> float:
         """Seconds that its tasks worked, over all workers."""
         return sum(task.seconds for task in self.view.tasks.values()) if self.view is not None else 0.0
+
+    def facts(self) -> dict[str, object]:
+        """For `--json`."""
+        facts: dict[str, object] = {"run": self.run, "exit_code": self.code}
+        if self.view is not None:
+            row = self.view.row(self.view.last_at)
+            facts |= {"calls": row.items, "ran": row.done, "work_s": self.work_s, "wall_s": self.wall_s}
+        return facts
 
     @property
     def wall_s(self) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
@@ -26,7 +27,7 @@ from hooke.journal.reader import SegmentReader, read
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 
-__all__ = ["Transcript", "logs"]
+__all__ = ["Line", "Transcript", "logs"]
 
 POLL_S = 0.2
 """How late a line may be shown that a task has just printed."""
@@ -36,9 +37,10 @@ POLL_S = 0.2
 @click.argument("run", required=False, default="", shell_complete=complete_run)
 @click.argument("task", required=False, default="")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends, as `tail -f` does.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each line.")
 @in_project
 @click.pass_obj
-def logs(session: Session, *, run: str, task: str, follow: bool, project: Path | None) -> int:
+def logs(session: Session, *, run: str, task: str, follow: bool, as_json: bool, project: Path | None) -> int:
     """Print what the tasks of RUN (by default the last one) wrote to stdout and stderr, or TASK alone.
 
     Before each line stands the task, the item of a map, and the attempt.
@@ -49,21 +51,21 @@ def logs(session: Session, *, run: str, task: str, follow: bool, project: Path |
     count = 0
     for line in _following(where, name, transcript) if follow else _so_far(where, name, transcript):
         count += 1
-        click.echo(line)
+        click.echo(json.dumps(asdict(line)) if as_json else str(line))
     if not count:
         what = f"task {only} of run {name}" if only else f"run {name}"
         click.echo(f"{what} printed nothing\n  next: {command(f'hooke show {name}', where)}", err=True)
     return 0
 
 
-def _so_far(project: Project, run: str, transcript: Transcript) -> Iterator[str]:
+def _so_far(project: Project, run: str, transcript: Transcript) -> Iterator[Line]:
     for segment in read(project.runs.folder(run), DRIVER):
         for event in segment.events:
             yield from transcript.event(event)
     yield from transcript.unfinished()
 
 
-def _following(project: Project, run: str, transcript: Transcript) -> Iterator[str]:
+def _following(project: Project, run: str, transcript: Transcript) -> Iterator[Line]:
     """As `_so_far`, until nobody drives the run any more."""
     with SegmentReader(project.runs.folder(run) / f"{DRIVER}.journal") as reader:
         while True:
@@ -74,6 +76,19 @@ def _following(project: Project, run: str, transcript: Transcript) -> Iterator[s
             if not alive:
                 return
             time.sleep(POLL_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line that an attempt printed. `items` says which of a map, as `[3]` or `[0..9]`; it is empty for a call."""
+
+    task: str
+    items: str
+    attempt: int
+    text: str
+
+    def __str__(self) -> str:
+        return click.style(f"{self.task}{self.items} #{self.attempt} | ", fg="cyan") + self.text
 
 
 @dataclass(slots=True)
@@ -90,7 +105,7 @@ class Transcript:
     _running: dict[str, AttemptStarted] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def event(self, event: Event) -> Iterator[str]:
+    def event(self, event: Event) -> Iterator[Line]:
         """The lines that the event makes known."""
         match event:
             case RunStarted():
@@ -105,13 +120,13 @@ class Transcript:
             case _:
                 pass
 
-    def unfinished(self) -> Iterator[str]:
+    def unfinished(self) -> Iterator[Line]:
         """What attempts have printed that have not ended."""
         for started in list(self._running.values()):
             name = f"{started.worker}.log"
             yield from self._lines(started, LogSpan(name, self._told[name], self._whole_lines(name)))
 
-    def _ended(self, event: AttemptFinished | AttemptFailed) -> Iterator[str]:
+    def _ended(self, event: AttemptFinished | AttemptFailed) -> Iterator[Line]:
         running = self._running.pop(event.worker, None)
         name = f"{event.worker}.log"
         if event.log is not None:
@@ -120,21 +135,22 @@ class Transcript:
             # A worker that died names no span: what lies in its file is its last attempt's.
             yield from self._lines(event, LogSpan(name, self._told[name], self._size(name)))
 
-    def _lines(self, event: AttemptStarted | AttemptFinished | AttemptFailed, span: LogSpan) -> Iterator[str]:
+    def _lines(
+        self, event: AttemptStarted | AttemptFinished | AttemptFailed, span: LogSpan
+    ) -> Iterator[Line]:
         start = max(span.start, self._told[span.name])
         self._told[span.name] = max(span.end, start)
         planned = self._tasks.get(event.node)
         task = planned.task if planned is not None else "?"
         if start >= span.end or (self.only and task != self.only):
             return
-        prefix = click.style(f"{task}{_items(event, planned)} #{event.attempt} | ", fg="cyan")
         with (self.folder / span.name).open("rb") as file:
             file.seek(start)
             text = file.read(span.end - start).decode("utf-8", "replace")
         # A task that draws a progress bar sends carriage returns: its last state is what a log shows.
-        yield from (
-            prefix + line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")
-        )
+        for line in text.rstrip("\r\n").split("\n"):
+            said = line.rstrip("\r").rpartition("\r")[2]
+            yield Line(task=task, items=_items(event, planned), attempt=event.attempt, text=said)
 
     def _size(self, name: str) -> int:
         path = self.folder / name

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import click
 
 from hooke.base.errors import UsageError
-from hooke.cli.options import complete_run, in_project, the_project
+from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, Session, command
 from hooke.project.folder import Project
 from hooke.project.outcome import view_of
@@ -21,9 +22,10 @@ PATIENCE_S = 60.0
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
+@json_option
 @in_project
 @click.pass_obj
-def stop(session: Session, *, run: str, project: Path | None) -> int:
+def stop(session: Session, *, run: str, as_json: bool, project: Path | None) -> int:
     """Stop RUN (by default the one that is running), as Ctrl-C in its terminal would. It can be resumed."""
     where = the_project(session, project)
     name = where.runs.find(run) if run else _running(where)
@@ -38,6 +40,9 @@ def stop(session: Session, *, run: str, project: Path | None) -> int:
             return EXIT_FAILED
         time.sleep(0.05)
     status = view_of(where.runs, name).status
+    if as_json:
+        click.echo(json.dumps({"run": name, "status": status}))
+        return 0
     click.echo(f"run {name}: {status}")
     if status != "finished":
         click.echo(f"next: {command(f'hooke resume {name}', where)}", err=True)
