@@ -33,7 +33,12 @@ def page() -> str:
     for name, _ in commands(hooke, "hooke"):
         words = name.split()[1:]
         done = CliRunner().invoke(
-            hooke, [*words, "--help"], prog_name="hooke", obj=Session(), terminal_width=100, max_content_width=100
+            hooke,
+            [*words, "--help"],
+            prog_name="hooke",
+            obj=Session(),
+            terminal_width=100,
+            max_content_width=100,
         )
         assert done.exit_code == 0, done.output
         parts.append(f"## {name}\n\n```text\n{done.output.rstrip()}\n```\n")
