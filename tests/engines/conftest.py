@@ -1,4 +1,5 @@
 import pytest
+from tests.engines.faults import faults  # noqa: F401 - a fixture
 
 pytest.register_assert_rewrite(
     "hooke.testing.engine_suite", "hooke.testing.engine_bench", "hooke.testing.engine_runs"

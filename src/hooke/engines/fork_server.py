@@ -24,6 +24,7 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.engines import local_worker
+from hooke.engines.worker_output import flush_output
 
 __all__ = ["Ended", "Limit", "Report", "Spawn", "Spawned", "main", "pack_frame", "take_frames"]
 
@@ -239,14 +240,13 @@ def _become_worker(order: Spawn, fds: list[int]) -> None:
         os.close(log)
         for fd in (connection, lifeline):  # what a task starts must not keep its worker's socket open
             os.set_inheritable(fd, False)
-        sys.stdout.reconfigure(line_buffering=True)  # pyrefly: ignore[missing-attribute]
         local_worker.main(connection, lifeline)
         code = 0
     except BaseException:  # noqa: BLE001 - a fork must not run on in its parent's code; the log has the traceback
         with contextlib.suppress(Exception):
             sys.excepthook(*sys.exc_info())  # pyrefly: ignore[bad-argument-type]
     finally:
-        local_worker.flush_output()
+        flush_output()
         os._exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -14,15 +15,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from hooke.base.errors import HookeError
 from hooke.base.forks import on_fork
-from hooke.engines.fork_server import Ended, Limit, Report, Spawn, Spawned, pack_frame, take_frames
+from hooke.engines.fork_server import STOPPED_S, Ended, Limit, Report, Spawn, Spawned, pack_frame, take_frames
 
 __all__ = ["ForkServer", "Forked"]
 
 START_S = 60.0
 """A loaded machine may take long to start an interpreter; longer than this something is wrong with it."""
+
+LOOK_S = 0.05
+"""How old the knowledge may be that the server lives: to ask the kernel costs more than to hand over a task."""
 
 _reports = msgspec.msgpack.Decoder(Report)
 
@@ -44,30 +49,50 @@ class ForkServer:
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
         self._reports: list[Report] = []
+        self._looked_at = 0.0
+        self.generation = 0
+        """How many servers there have been: a worker is watched by the one that forked it."""
         on_fork(self)
 
     def spawn(self, name: str, *, environment: dict[str, str], folder: Path, log: Path) -> Forked:
-        """Fork a worker that writes to `log`. Raises HookeError where the server cannot be started or dies."""
-        ours, theirs = socket.socketpair()
-        life_theirs, life_ours = os.pipe()
-        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        """Fork a worker that writes to `log`. Raises HookeError where that is not possible; a server that died is replaced."""
+        log_fd = _opened(log)
         try:
             order = Spawn(name, environment, str(folder))
+            return self._spawned(order, log_fd) or self._spawned(order, log_fd) or self._given_up()
+        finally:
+            os.close(log_fd)
+
+    def _spawned(self, order: Spawn, log_fd: int) -> Forked | None:
+        """The worker; None where the server died, or had to be ended, before it answered."""
+        ours, theirs = socket.socketpair()
+        life_theirs, life_ours = os.pipe()
+        pid = None
+        try:
             self._send(pack_frame(order), [theirs.fileno(), life_theirs, log_fd])
-            pid = self._pid_of(name)
-        except BaseException:
-            ours.close()
-            os.close(life_ours)
-            raise
+            pid = self._pid_of(order.name)
+        except (BrokenPipeError, ConnectionResetError):
+            return None
         finally:
             theirs.close()
             os.close(life_theirs)
-            os.close(log_fd)
-        return Forked(pid=pid, connection=Connection(ours.detach()), lifeline=life_ours)
+            if pid is None:
+                ours.close()
+                os.close(life_ours)
+        return Forked(pid=pid, connection=Connection(ours.detach()), lifeline=life_ours) if pid else None
+
+    def alive(self) -> bool:
+        """Whether the server runs, as of a moment ago."""
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_S and self._popen is not None and self._popen.poll() is None:
+            self._looked_at = now
+        return now - self._looked_at <= LOOK_S
 
     def limit(self, pid: int, memory: int | None) -> None:
-        """Have a worker's anonymous memory watched."""
-        self._send(pack_frame(Limit(pid, memory)), [])
+        """Have a worker's anonymous memory watched, if the server that forked it is still there."""
+        if self._socket is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._socket.sendall(pack_frame(Limit(pid, memory)))
 
     def ended(self, pid: int, *, within_s: float) -> Ended | None:
         """How a worker ended, waiting at most so long to be told; None where the server cannot tell."""
@@ -121,25 +146,39 @@ class ForkServer:
         self._buffer.clear()
         self._reports.clear()
         self._socket = ours
+        self.generation += 1
         return ours
 
-    def _pid_of(self, name: str) -> int:
+    def _pid_of(self, name: str) -> int | None:
+        """The pid of the worker of that name; None where the server is gone, or was stopped and had to be ended."""
         deadline = time.monotonic() + START_S
-        while True:
+        while (left := deadline - time.monotonic()) > 0:
             for report in self._reports:
                 if isinstance(report, Spawned) and report.name == name:
                     self._reports.remove(report)
                     return report.pid
-            if not self._read(max(0.0, deadline - time.monotonic())):
-                code = self._popen.poll() if self._popen is not None else None
-                raise HookeError(
-                    "no worker process could be started on this machine",
-                    why=f"the fork server ended with exit code {code}"
-                    if code is not None
-                    else "it did not answer",
-                    mend='look at what it printed above; `on="serial"` runs without worker processes',
-                    next="hooke doctor",
-                )
+            if not self._read(min(left, STOPPED_S)) and not self._is_at_work():
+                return None
+        raise _cannot_start("it did not answer")
+
+    def _is_at_work(self) -> bool:
+        """Whether the server may still answer. One that is stopped (SIGSTOP) is ended: its workers finish what they do."""
+        assert self._popen is not None
+        try:
+            stopped = psutil.Process(self._popen.pid).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            return False
+        if stopped:
+            self._popen.kill()
+            self._popen.wait()
+        # Its end of the socket closes a moment before it is a zombie.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(0.01)
+        return self._popen.poll() is None
+
+    def _given_up(self) -> Forked:
+        code = self._popen.poll() if self._popen is not None else None
+        raise _cannot_start(f"the fork server ended with exit code {code}, twice")
 
     def _read(self, timeout_s: float) -> bool:
         """Take in what the server says; False where nothing came in time or it is gone."""
@@ -152,3 +191,25 @@ class ForkServer:
         self._buffer += data
         self._reports += [_reports.decode(frame) for frame in take_frames(self._buffer)]
         return bool(data)
+
+
+def _cannot_start(why: str) -> HookeError:
+    return HookeError(
+        "no worker process could be started on this machine",
+        why=why,
+        mend='look at what it printed above; `on="serial"` runs without worker processes',
+        next="hooke doctor",
+    )
+
+
+def _opened(log: Path) -> int:
+    try:
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        raise HookeError(
+            f"no worker can be started: its log cannot be written{' because the disk is full' if full else ''}",
+            where=str(log),
+            why=str(error),
+            mend="free some space (`hooke cache gc`) and resume" if full else "",
+        ) from error

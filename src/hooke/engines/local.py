@@ -39,6 +39,9 @@ from hooke.pipeline.logs import last_lines
 
 __all__ = ["LocalEngine"]
 
+MOST_UNBORN = 3
+"""One worker may be killed as it starts, by chance; so many in a row have a reason."""
+
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
@@ -66,6 +69,7 @@ class LocalEngine:
         self._queue: deque[Call] = deque()
         self._processes: dict[Connection, Process] = {}
         self._started = 0
+        self._unborn = 0
         self._announce()
 
     def submit(self, call: Call) -> None:
@@ -139,6 +143,9 @@ class LocalEngine:
 
     def _worker_for(self, call: Call) -> Process | None:
         """A free worker with the right thread count; a new one where the fleet may grow or a misfit can go."""
+        for process in [process for process in self._processes.values() if process.call is None]:
+            if not self._pool.watches(process):
+                self._end(process, "the fork server that watched it is gone")
         free = [process for process in self._processes.values() if process.call is None]
         if not free and len(self._processes) >= self._target:
             return None
@@ -182,7 +189,8 @@ class LocalEngine:
         self._pool.limit(process, call.memory)
         try:
             process.connection.send_bytes(pickle.dumps(_task(call, image), protocol=5))
-        except OSError:
+        except OSError:  # it died before it had all of this: the attempt has not begun
+            self._take_back(process)
             self._died(process)
         else:
             self._events.append(_began(call, self._context.clock.now(), process.name))
@@ -193,6 +201,24 @@ class LocalEngine:
         if call is not None:
             self._devices.release(process.kind.devices, call.gpus)
         return call
+
+    def _take_back(self, process: Process) -> None:
+        """Give another worker the attempt that this one did not begin; not for ever, should workers be unable to start."""
+        call = self._free(process)
+        if call is None:
+            return
+        self._unborn += 1
+        if self._unborn <= MOST_UNBORN:
+            self._queue.appendleft(call)
+            return
+        tail = "\n".join(last_lines(process.log, process.log_from, 20))
+        error = HookeError(
+            f"{self._unborn} workers in a row ended before they could begin",
+            where=str(process.log),
+            why=tail,
+            next="hooke doctor",
+        )
+        self._refuse(call, error)
 
     def _refuse(self, call: Call, error: HookeError) -> None:
         failure = failure_of(error, arguments=call.shown)
@@ -213,12 +239,15 @@ class LocalEngine:
         try:
             while process.connection in self._processes and process.connection.poll():
                 self._heard(process, process.connection.recv_bytes())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it was killed in the middle of a message
+            if not process.ready:
+                self._take_back(process)
             self._died(process)
 
     def _heard(self, process: Process, data: bytes) -> None:
         if data == READY:
             process.ready = True
+            self._unborn = 0
             now = self._context.clock.now()
             self._events.append(WorkerStarted(at=now, worker=process.name, pid=process.pid))
             if process.call is not None:
@@ -336,7 +365,9 @@ def _code_and_signal(ended: Ended | None) -> tuple[int | None, int | None]:
 
 def _how(ended: Ended | None) -> str:
     if ended is None:
-        return "how is not known, the fork server is gone"
+        return "how is not known, the fork server that watched it is gone"
+    if ended.cause == "connection":
+        return "it closed its connection to the driver, and was ended"
     if ended.cause == "stopped":
         return f"it was stopped (SIGSTOP) for {STOPPED_S:g} s and then ended"
     if ended.status < 0:

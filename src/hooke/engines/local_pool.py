@@ -12,6 +12,8 @@ from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
+
 from hooke.base.forks import on_fork
 from hooke.engines.fork_server import Ended
 from hooke.engines.forking import ForkServer
@@ -67,6 +69,7 @@ class Process:
     log_from: int = 0
     ready: bool = False
     memory: int | None = None
+    generation: int = 0
     known: set[str] = field(default_factory=set)
 
 
@@ -85,11 +88,21 @@ class LocalPool:
 
         Raises HookeError where no process can be started.
         """
+        while True:
+            with self._lock:
+                process = self._warm(kind) or self._start(hello, kind)
+            process.name, process.log, process.ready = hello.worker, hello.log, False
+            try:
+                process.connection.send_bytes(pickle.dumps(hello))
+            except OSError:  # a warm one died just now
+                self.ended(process)
+            else:
+                return process
+
+    def watches(self, process: Process) -> bool:
+        """Whether the fork server that forked this worker is there: to watch its memory and to say how it ends."""
         with self._lock:
-            process = self._warm(kind) or self._start(hello, kind)
-        process.name, process.log, process.ready = hello.worker, hello.log, False
-        process.connection.send_bytes(pickle.dumps(hello))
-        return process
+            return process.generation == self._server.generation and self._server.alive()
 
     def give_back(self, process: Process) -> None:
         """Keep an idle worker for the next run."""
@@ -113,8 +126,11 @@ class LocalPool:
         """How a worker ended whose socket is at its end."""
         with self._lock:
             ended = self._server.ended(process.pid, within_s=REPORT_S)
-        if ended is None:
-            _kill(process)
+            if ended is None:
+                _kill(process)
+                ended = self._server.ended(process.pid, within_s=REPORT_S)
+                if ended is not None:
+                    ended = msgspec.structs.replace(ended, cause="connection")
         _let_go(process)
         return ended
 
@@ -137,8 +153,9 @@ class LocalPool:
         for process in self._idle:
             if process.kind == kind:
                 self._idle.remove(process)
-                if _lives(process):
+                if _lives(process) and self.watches(process):
                     return process
+                _kill(process)
                 _let_go(process)
                 return self._warm(kind)
         return None
@@ -157,6 +174,7 @@ class LocalPool:
             connection=forked.connection,
             lifeline=forked.lifeline,
             log=hello.log,
+            generation=self._server.generation,
         )
 
 

@@ -6,6 +6,7 @@ the driver holds: when it closes, the driver is dead, and the worker ends itself
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import resource
@@ -22,10 +23,11 @@ import msgspec
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch, HookeError
+from hooke.base.forks import on_fork
+from hooke.engines.worker_output import WorkerOutput
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event
 from hooke.pipeline.execute import Work, Worker, check_code
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.logs import last_lines
 from hooke.store.store import Store
 
 __all__ = ["READY", "STALE", "Hello", "Task", "main"]
@@ -73,37 +75,13 @@ class Task:
 _Message: TypeAlias = Hello | Task
 
 
-class _Output:
-    """The worker's own stdout and stderr, which point at the log file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.name = path.name
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._flush()
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
-
-    def position(self) -> int:
-        self._flush()
-        return os.fstat(1).st_size
-
-    def tail(self, start: int, lines: int) -> tuple[str, ...]:
-        return last_lines(self.path, start, lines)
-
-    def _flush(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
 class _Session:
     """One run as a worker sees it."""
 
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
         os.chdir(hello.folder)
-        self.output = _Output(hello.log)
+        self.output = WorkerOutput(hello.log)
         store = Store.open(hello.store, secret=hello.secret)
         self.worker = Worker(name=hello.worker, store=store, clock=SystemClock(), log=self.output)
 
@@ -120,12 +98,20 @@ class _Session:
 
 
 class _Server:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, lifeline: int) -> None:
         self._connection = connection
+        self._lifeline = lifeline
         self._functions: dict[str, Callable[..., Any]] = {}
         self._session: _Session | None = None
         self._sessions = 0
         self._limit: int | None = None
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """In a process that a task forked: the socket is the worker's, whose death must be seen at its end."""
+        self._connection.close()
+        with contextlib.suppress(OSError):
+            os.close(self._lifeline)
 
     def serve(self) -> None:
         """Until the driver says so (an empty message) or is gone."""
@@ -138,6 +124,8 @@ class _Server:
                 return
             message: _Message = pickle.loads(data)
             if isinstance(message, Hello):
+                if self._session is not None:
+                    self._session.output.close()
                 self._session = _Session(message)
                 self._sessions += 1
                 self._send(READY)
@@ -180,7 +168,7 @@ class _Server:
     def _send(self, data: bytes) -> None:
         try:
             self._connection.send_bytes(data)
-        except BrokenPipeError:
+        except OSError:
             sys.exit(0)
 
 
@@ -219,12 +207,14 @@ def _not_run(task: Task, session: _Session, error: HookeError) -> AttemptFinishe
     return failed
 
 
-def _follow_driver(lifeline: int) -> None:
+def _follow_driver(lifeline: int, fork_server: int) -> None:
     os.read(lifeline, 1)
+    if os.getppid() == fork_server:
+        os.kill(fork_server, signal.SIGCONT)  # stopped, it would not see that the driver is gone
     os.killpg(0, signal.SIGKILL)
 
 
 def main(fd: int, lifeline: int) -> None:
     """Serve attempts from the socket `fd` until told to end or the driver is gone."""
-    threading.Thread(target=_follow_driver, args=(lifeline,), daemon=True).start()
-    _Server(Connection(fd)).serve()
+    threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
+    _Server(Connection(fd), lifeline).serve()
