@@ -234,8 +234,9 @@ CAPTURING = """
 
 def test_an_unpicklable_capture_is_named(workshop):
     workshop.write(CAPTURING)
-    with pytest.raises(NotPicklable, match="lock"):
+    with pytest.raises(NotPicklable, match="lock") as caught:
         workshop.run(on="local:1", name="job").result()
+    assert caught.value.__cause__ is None, "the screen would say the same twice"
 
 
 def test_a_global_set_by_the_script_is_refused(workshop):

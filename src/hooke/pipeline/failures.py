@@ -34,7 +34,7 @@ def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None 
         retryable=not isinstance(error, Permanent)
         and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
         delay_s=error.delay_s if isinstance(error, Temporary) else None,
-        pickled=_pickled(error),
+        pickled=None if own else _pickled(error),  # ours is said in full by the fields above, once
     )
 
 
