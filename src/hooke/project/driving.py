@@ -108,7 +108,8 @@ class Driver:
             output = _output(self.graph, keys, state, store) if status == "finished" else None
         except BaseException as error:
             message = str(error) if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
-            _finish(journal, RunFinished(status="failed", message=message))
+            status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            _finish(journal, RunFinished(status=status, message=message.removesuffix(": ")))
             raise
         failure = state.failure
         journal.append(
