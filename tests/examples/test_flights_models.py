@@ -48,6 +48,7 @@ def test_a_word_is_its_place_and_an_unknown_one_is_missing():
     np.testing.assert_array_equal(met, [[1, 1], [0, np.nan], [np.nan, 3], [np.nan, 4]])
 
 
+@pytest.mark.heavy
 def test_the_words_of_a_model_are_those_of_its_training_months(january):
     model = fm.fit(SMALL, months=[january.filter(pl.col("dest") != "ATL")], columns=PLAIN)
     assert "ATL" not in model.words["dest"]
@@ -122,6 +123,7 @@ def test_too_few_or_too_many_months_are_refused(months):
         flights.flights(months)
 
 
+@pytest.mark.heavy
 def test_three_months_go_through_in_plain_python(capsys):
     result = flights.flights(months=3)
     assert result["chosen"] in flights.GRID

@@ -28,12 +28,15 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.heavy) for part in range(1, PARTS))]
+)
 def test_histories_keep_every_invariant(part: int) -> None:
     for seed in range(part, HISTORIES, PARTS):
         check(simulate(seed))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(bug: type) -> None:
     class_of = "state_class" if issubclass(bug, RunState) else "runner_class"
