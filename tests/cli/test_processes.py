@@ -135,3 +135,35 @@ def test_logs_follow_until_the_run_ends(slow, kill):
     assert follower.returncode == 0
     assert out.count("working on") == 2
     assert out == "".join(f"{line}\n" for line in dict.fromkeys(out.splitlines())), "a line was told twice"
+
+
+def test_a_resumed_run_works_where_it_began(slow, kill):
+    slow.write(
+        "relative.py",
+        """
+        import os, time
+        from pathlib import Path
+        from hooke import pipeline, task
+
+        @task
+        def reads() -> str:
+            Path("began").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
+            return os.getcwd()
+
+        @pipeline
+        def job(): return reads()
+        """,
+    )
+    process = slow.start("run", "relative.py")
+    kill(process)
+    slow.until((slow.folder / "began").exists)
+    process.send_signal(signal.SIGINT)
+    ended(process)
+    slow.write("go", "")
+    elsewhere = slow.folder / "elsewhere"
+    elsewhere.mkdir()
+    done = slow.hooke("resume", "--project", "..", cwd=elsewhere)
+    assert (done.code, done.out) == (0, f"{slow.folder}\n")
+    assert done.err.splitlines()[-1].endswith("--project .."), "hints are for where they are typed"

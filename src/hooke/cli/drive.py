@@ -6,7 +6,9 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,6 +36,8 @@ class Conduct:
     typed: str = ""
     """The command that asked for the run, to be typed again."""
     in_this_process: bool = False
+    folder: Path | None = None
+    """Where tasks are to work, if not here: a resumed run works where it began."""
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,16 +46,20 @@ class Conduct:
     def drive(self, driver: Driver) -> int:
         """Run it to its end; returns the exit code."""
         try:
-            with contextlib.redirect_stdout(sys.stderr), self.progress:
+            with contextlib.redirect_stdout(sys.stderr), self.progress, self.in_folder():
                 status = driver.drive()
-        except KeyboardInterrupt:
-            status = "stopped"
+        except KeyboardInterrupt:  # a second one: it did not wait for anything
+            return self._stopped(driver.run, "at once")
         except HookeError as error:
             error.next = error.next or self._again(error, driver)
             return self.refused(error, run=driver.run)
         if status == "stopped":
-            return self._stopped(driver.run)
+            return self._stopped(driver.run, "cleanly")
         return self.told(Run(driver.project, driver.run))
+
+    def in_folder(self) -> AbstractContextManager[None]:
+        """The folder where tasks work."""
+        return contextlib.chdir(self.folder) if self.folder is not None else contextlib.nullcontext()
 
     def told(self, run: Run) -> int:
         """Print a run's result, or why it has none; returns the exit code."""
@@ -90,11 +98,11 @@ class Conduct:
                 return f"hooke resume {driver.run}"
         return self.typed or f"hooke resume {driver.run}"
 
-    def _stopped(self, run: str) -> int:
+    def _stopped(self, run: str, how: str) -> int:
         next_command = self._command(f"hooke resume {run}")
         if self.as_json and self.session.project is not None:
             self._print_json(Run(self.session.project, run))
-        self._say(f"run {run} stopped cleanly; what had finished is kept\n  next: {next_command}")
+        self._say(f"run {run} stopped {how}; what had finished is kept\n  next: {next_command}")
         return EXIT_STOPPED
 
     def _print_json(self, run: Run, **more: Any) -> None:

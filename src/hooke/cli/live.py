@@ -63,6 +63,7 @@ class LiveTable(AbstractContextManager["LiveTable"]):
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        self._console.print()
 
     def observe(self, event: Event) -> None:
         """Fold the event; the next frame shows it."""
@@ -224,7 +225,9 @@ def _bar(task: TaskRow, width: int, *, plain: bool) -> Text:
         end = width * seen // total
         bar.append(full * (end - drawn), style=style)
         drawn = end
-    bar.append(empty * (width - drawn), style="dim")
+    # What nothing needs will not come: no place is kept for it.
+    rest = empty if task.waiting or task.items is None else " "
+    bar.append(rest * (width - drawn), style="dim")
     return bar
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -38,7 +39,10 @@ def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -
     conduct = Conduct(
         session=session, as_json=as_json, in_this_process=begun is not None and begun.place == "serial"
     )
-    driver = take_up(where, name, observers=(conduct.progress.observe,))
+    if begun is not None and begun.folder != os.getcwd() and Path(begun.folder).is_dir():
+        conduct.folder = Path(begun.folder)
+    with conduct.in_folder():
+        driver = take_up(where, name, observers=(conduct.progress.observe,))
     if driver is None:
         return conduct.told(Run(where, name))
     return conduct.drive(driver)
