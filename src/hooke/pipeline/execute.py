@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from hooke.keys.code import fingerprint_code
 from hooke.pipeline.expansion import Expansion, expand
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.references import unpack
+from hooke.pipeline.shown import shown
 from hooke.pipeline.usage import Usage
 from hooke.store.store import Store
 
@@ -95,9 +96,14 @@ class Worker:
         layout, items = unpack(columns_data, self.store)
         rows = items if layout == "rows" else zip(*items, strict=True)
         function, results = work.function, outcome.results
+        arguments: Sequence[Any] = ()
         try:
             for arguments in rows:
                 results.append(function(*arguments, **constants))
+        except BaseException:
+            if work.hi - work.lo > 1:  # a chunk is shown by its range, which does not say what failed
+                outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(shown, arguments))}"
+            raise
         finally:
             if results:
                 outcome.ref = self.store.put(results)
@@ -132,7 +138,7 @@ class Worker:
             assert ref is not None
             expanded = outcome.expansion.event(work.node) if outcome.expansion else None
             return AttemptFinished(ref=ref, expanded=expanded, **facts)
-        failure = failure_of(outcome.error, arguments=work.shown, limit_bytes=work.memory)
+        failure = failure_of(outcome.error, arguments=outcome.failing or work.shown, limit_bytes=work.memory)
         tail = self.log.tail(log_from, 20) if self.log is not None else ()
         return AttemptFailed(
             failure=_with_tail(failure, tail),
@@ -157,6 +163,7 @@ class _Outcome:
     ref: Ref | None = None
     results: list[Any] = field(default_factory=list)
     done: int = 0
+    failing: str = ""
     expansion: Expansion | None = None
     error: BaseException | None = None
 
