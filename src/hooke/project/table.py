@@ -55,9 +55,9 @@ def _header(view: RunView, run: str, now: float) -> list[str]:
     lines = [f"run {run or row.run}: {row.status}" + (f" in {format_seconds(row.seconds)}" if begun else "")]
     if begun is None:
         return lines
-    parameters = " ".join(f"{name}={value}" for name, value in begun.shown.items())
+    parameters = ", ".join(f"{name}={value}" for name, value in begun.shown.items())
     source = begun.entry if begun.entry != "pickle" else "(defined in no file)"
-    lines.append(f"  {begun.pipeline}({parameters.replace(' ', ', ')}) of {source}")
+    lines.append(f"  {begun.pipeline}({parameters}) of {source}")
     resumed = f", resumed {row.resumed} times" if row.resumed > 1 else ", resumed once" if row.resumed else ""
     lines.append(f"  started {moment(row.started_at)} at {begun.place}{resumed}")
     if row.status == "running":

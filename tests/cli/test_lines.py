@@ -1,0 +1,83 @@
+"""Plain progress: what is said of a history, and that it is never much."""
+
+import io
+
+from hooke.base.ref import Ref
+from hooke.cli.lines import EVERY_S, MOST_TROUBLES, Lines
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Failure,
+    NodePlanned,
+    RunFinished,
+    RunStarted,
+)
+
+REF = Ref(digest="0" * 64, size=1, inline=b"x")
+
+
+def told(*events) -> list[str]:
+    out = io.StringIO()
+    lines = Lines(out)
+    for event in events:
+        lines.observe(event)
+    return out.getvalue().splitlines()
+
+
+def begun(items: int) -> list:
+    return [
+        RunStarted(run="job-1", pipeline="job", entry="x", at=0.0),
+        NodePlanned(node=0, task="square", key="1" * 32, kind="map", items=items, at=0.0),
+        CapacityChanged(slots=1, cpus=1, at=0.0),
+    ]
+
+
+def attempts(count: int, seconds: float) -> list:
+    made = []
+    for at in range(count):
+        now = 1 + at * seconds
+        made.append(AttemptStarted(attempt=at, node=0, lo=at, hi=at + 1, worker="w", at=now))
+        made.append(
+            AttemptFinished(
+                attempt=at, node=0, lo=at, hi=at + 1, ref=REF, worker="w", seconds=seconds, at=now + seconds
+            )
+        )
+    return made
+
+
+def test_a_history_in_lines():
+    lines = told(*begun(3), *attempts(3, 0.5), RunFinished(status="finished", at=3.0))
+    assert lines[0] == "run job-1 started at local"
+    assert lines[1] == "square: running, 3 items"
+    assert lines[-2] == "square: done 3 items, 1.50 s of work"
+    assert lines[-1] == "finished in 3.00 s: 3 done, 0 cached, 0 failed"
+
+
+def test_lines_grow_with_time_and_not_with_items():
+    lines = told(*begun(10_000), *attempts(10_000, 0.01), RunFinished(status="finished", at=102.0))
+    assert len(lines) <= 4 + 101 / EVERY_S
+    assert any("about" in line and "left" in line for line in lines)
+
+
+def test_failures_are_said_up_to_a_limit():
+    failures = []
+    for at in range(500):
+        failures.append(AttemptStarted(attempt=at, node=0, lo=at, hi=at + 1, worker="w", at=1.0))
+        failures.append(
+            AttemptFailed(
+                attempt=at,
+                node=0,
+                lo=at,
+                hi=at + 1,
+                failure=Failure(kind="UserError", message=f"ValueError: {at}\nmore"),
+                worker="w",
+                at=1.0,
+            )
+        )
+    lines = told(*begun(500), *failures)
+    said = [line for line in lines if "failed: ValueError" in line]
+    assert len(said) == MOST_TROUBLES
+    assert "hooke show" in said[-1]
+    assert "more" not in said[0]
