@@ -107,7 +107,7 @@ def _imported(dotted: str, path: Path) -> ModuleType:
         return importlib.import_module(dotted)
     except HookeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         from hooke.pipeline.failures import user_traceback
 
         raise UsageError(
