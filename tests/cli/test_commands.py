@@ -288,3 +288,14 @@ def test_what_a_run_says_is_in_its_journal(job):
     (segment,) = read(job.project.runs.folder(job.last()))
     assert segment.torn is None
     assert segment.events[0].shown == {}
+
+
+def test_a_file_that_exits_is_told(desk):
+    desk.write("leaves.py", "import sys\nsys.exit('not now')\n")
+    done = desk.hooke("run", "leaves.py")
+    assert done.code == 2
+    assert "leaves.py cannot be imported: SystemExit: not now" in done.err
+
+
+def test_a_mistyped_cache_command(desk):
+    assert "Did you mean 'why'?" in desk.hooke("cache", "wy").err

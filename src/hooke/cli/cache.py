@@ -14,6 +14,7 @@ import click
 
 from hooke.base.errors import UsageError
 from hooke.base.units import format_bytes, format_seconds, parse_bytes
+from hooke.cli.commands import Commands
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, Session
 from hooke.project.table import aligned
@@ -24,13 +25,15 @@ __all__ = ["cache"]
 COLUMNS = ("key", "task", "items", "size", "age", "saves", "run")
 
 
-class _Cache(click.Group):
+class _Cache(Commands):
     """`why` reads journals, not the store, and is imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), "why"]
+        """In the order in which one needs them."""
+        return ["ls", "why", "rm", "gc", "verify"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported."""
         if cmd_name == "why":
             found: click.Command = import_module("hooke.cli.cache_why").why
             return found
@@ -72,7 +75,7 @@ def _results(entries: Iterable[Entry]) -> list[_Result]:
     return sorted(found.values(), key=lambda result: -result.at)
 
 
-@cache.command("ls")
+@cache.command("ls", short_help="List stored results: size, age, seconds saved.")
 @click.option("--task", metavar="NAME", help="Only results of this task.")
 @click.option(
     "--limit", default=50, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many."
@@ -125,7 +128,7 @@ def _cells(result: _Result, now: float) -> tuple[str, ...]:
     )
 
 
-@cache.command("rm")
+@cache.command("rm", short_help="Forget results, by key or by task.")
 @click.argument("keys", nargs=-1, metavar="[KEY ...]")
 @click.option("--task", metavar="NAME", help="All results of this task.")
 @json_option
@@ -167,7 +170,7 @@ def _by_prefix(results: list[_Result], key: str) -> _Result:
     return fitting[0]
 
 
-@cache.command("gc")
+@cache.command("gc", short_help="Evict results until the store is small enough.")
 @click.option(
     "--max", "--max-bytes", "most", metavar="SIZE", help="Such as 10GiB; by default max_bytes of hooke.toml."
 )
@@ -207,7 +210,7 @@ def _report(report: Any) -> dict[str, Any]:
     return numbers | {"live": list(report.live), "evicted": evicted}
 
 
-@cache.command("verify")
+@cache.command("verify", short_help="Read all that is stored and say what is damaged.")
 @click.option("--remove", is_flag=True, help="Set what is damaged aside, so that it is computed again.")
 @json_option
 @in_project

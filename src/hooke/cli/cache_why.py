@@ -23,7 +23,7 @@ MOST_CHANGES = 12
 NOT_RUN = ("cached", "not needed")
 
 
-@click.command()
+@click.command(short_help="Say of each task whether it ran or was cached, and what changed.")
 @click.argument("run", required=False, default="", shell_complete=complete_run)
 @click.argument("task", required=False, default="")
 @json_option

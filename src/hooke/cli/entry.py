@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import click
 
 from hooke.base.errors import HookeError
+from hooke.cli.commands import Commands
 from hooke.cli.screens import (
     EXIT_BROKEN,
     EXIT_FAILED,
@@ -41,7 +41,7 @@ VERBS = {
 """Verb -> its line in `hooke --help`, which imports none of them."""
 
 
-class Verbs(click.Group):
+class Verbs(Commands):
     """Commands by name: verb V is `V` in the module `hooke.cli.V`. Its help is known without importing it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -54,16 +54,6 @@ class Verbs(click.Group):
             return None
         command: click.Command = getattr(import_module(f"hooke.cli.{cmd_name}"), cmd_name)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with the nearest verb named where there is none of that name."""
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            near = get_close_matches(args[0], VERBS, n=1)
-            meant = f"Did you mean {near[0]!r}? " if near else ""
-            ctx.fail(f"No such command {args[0]!r}. {meant}Commands: {', '.join(VERBS)}.")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """The lines of VERBS."""

@@ -14,6 +14,7 @@ from hooke.journal.reader import read
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 from hooke.project.outcome import view_of
+from hooke.project.places import find_place
 from hooke.project.resuming import last_resumable
 from hooke.project.resuming import resume as take_up
 from hooke.project.running import Run
@@ -36,9 +37,8 @@ def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -
     name = where.runs.find(run) if run else last_resumable(where)
     _say_torn(where, name)
     begun = view_of(where.runs, name).begun
-    conduct = Conduct(
-        session=session, as_json=as_json, in_this_process=begun is not None and begun.place == "serial"
-    )
+    serial = begun is not None and _is_serial(where, begun.place)
+    conduct = Conduct(session=session, as_json=as_json, in_this_process=serial)
     if begun is not None and begun.folder != os.getcwd() and Path(begun.folder).is_dir():
         conduct.folder = Path(begun.folder)
     with conduct.in_folder():
@@ -46,6 +46,10 @@ def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -
     if driver is None:
         return conduct.told(Run(where, name))
     return conduct.drive(driver)
+
+
+def _is_serial(project: Project, place: str) -> bool:
+    return find_place(place, workers=None, places=project.settings.places).engine == "serial"
 
 
 def _say_torn(project: Project, run: str) -> None:

@@ -1,0 +1,91 @@
+"""`hooke debug`: the failed call again, in its own process, with its real inputs, under pdb."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+JOB = """
+from hooke import task, pipeline
+
+@task
+def make(n: int) -> list[int]:
+    return list(range(n))
+
+@task
+def invert(x: int, k: int = 1) -> float:
+    return k / (x - 3)
+
+@task
+def total(xs: list[float]) -> float:
+    return sum(xs)
+
+@pipeline
+def dynamic(n: int = 6):
+    return total(invert.map(make(n), k=2))
+
+@pipeline
+def static(n: int = 6):
+    return total(invert.map(range(n), k=2))
+
+@pipeline
+def single():
+    return invert(total([1.0, 2.0]))
+"""
+
+
+@pytest.fixture
+def hooke(tmp_path):
+    (tmp_path / "job.py").write_text(JOB)
+
+    def call(*words, typed=""):
+        return subprocess.run(
+            [sys.executable, "-m", "hooke", *words],
+            cwd=tmp_path,
+            input=typed,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"NO_COLOR": "1"},
+        )
+
+    return call
+
+
+@pytest.mark.parametrize("pipeline", ["dynamic", "static"])
+def test_the_failed_item_with_its_inputs(hooke, pipeline):
+    assert hooke("run", f"job.py:{pipeline}").returncode == 1
+    again = hooke("debug", "invert", typed="p (x, k)\nq\n")
+    assert again.returncode == 1
+    assert "(3, 2)" in again.stdout
+    assert "ZeroDivisionError" in again.stderr
+    assert "(Pdb)" in again.stdout
+    fine = hooke("debug", "invert", "--item", "5")
+    assert fine.returncode == 0
+    assert "it did not fail here: 1.0" in fine.stdout
+
+
+def test_a_call_that_takes_a_tasks_result(hooke):
+    assert hooke("run", "job.py:single").returncode == 1
+    assert "3.0" in hooke("debug", "invert", typed="p x\nq\n").stdout
+
+
+def test_step_stops_at_the_first_line(hooke):
+    hooke("run", "job.py:static")
+    stepped = hooke("debug", "invert", "--item", "0", "--step", typed="p x\nc\n")
+    assert stepped.returncode == 0
+    assert "-> return k / (x - 3)" in stepped.stdout
+
+
+def test_what_cannot_be_debugged_says_why(hooke):
+    hooke("run", "job.py:dynamic")
+    for words, said in (
+        (("debug",), "which task?"),
+        (("debug", "total"), "the inputs of total are not there: invert"),
+        (("debug", "invert", "--item", "9"), "it has 6: 0 to 5"),
+        (("debug", "invrt"), "did you mean invert?"),
+    ):
+        done = hooke(*words)
+        assert done.returncode == 2
+        assert said in done.stderr
