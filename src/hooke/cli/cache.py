@@ -28,7 +28,7 @@ COLUMNS = ("key", "task", "items", "size", "age", "saves", "run")
 class _Cache(Commands):
     """`why` reads journals, not the store, and is imported when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """In the order in which one needs them."""
         return ["ls", "why", "rm", "gc", "verify"]
 
