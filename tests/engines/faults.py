@@ -53,6 +53,8 @@ HEAD = """
 class Faults(Workshop):
     """A workshop whose file begins with HEAD, and which notes pids in files."""
 
+    drivers: list[subprocess.Popen[str]]
+
     def source(self, text: str) -> None:
         import textwrap
 
@@ -80,7 +82,12 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     shared_pool().close()
     before = set(_below())
     shop = Faults(tmp_path)
+    shop.drivers = []
     yield shop
+    for driver in shop.drivers:
+        if driver.poll() is None:
+            driver.kill()
+        driver.communicate()
     sys.modules.pop(shop.file.stem, None)
     gc.collect()
     shared_pool().close()
@@ -164,7 +171,7 @@ def went_on(shop: Faults, run: Run) -> Run:
 
 def begin(shop: Faults, *args: object, **environment: str) -> subprocess.Popen[str]:
     """Run the workshop's file as a script: a driver of its own."""
-    return subprocess.Popen(
+    driver = subprocess.Popen(
         [sys.executable, str(shop.file), *map(str, args)],
         cwd=shop.folder,
         stdout=subprocess.PIPE,
@@ -172,3 +179,5 @@ def begin(shop: Faults, *args: object, **environment: str) -> subprocess.Popen[s
         text=True,
         env=dict(os.environ) | environment,
     )
+    shop.drivers.append(driver)
+    return driver

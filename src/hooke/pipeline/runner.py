@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
 
+import msgspec
+
 from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
 from hooke.base.intervals import Segment
@@ -71,6 +73,7 @@ class Runner:
         self._claims: dict[int, Claim] = {}
         self._submitted: dict[int, Submit] = {}
         self._recalled: set[int] = set()
+        self._origin = parts.clock.now() - parts.clock.monotonic()
 
     def run(self) -> str:
         """Returns the status. Raises what the journal or the store raise; the caller closes the engine."""
@@ -86,7 +89,7 @@ class Runner:
         return self._state.status
 
     def _turn(self) -> None:
-        effects = self._state.decide(self._parts.clock.now())
+        effects = self._state.decide(self._now())
         under_way = [self._perform(effect) for effect in effects]
         if self._state.status is not None or not all(under_way):
             return
@@ -99,7 +102,11 @@ class Runner:
 
     def _patience(self) -> float:
         due = self._state.next_due()
-        return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - self._parts.clock.now()))
+        return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - self._now()))
+
+    def _now(self) -> float:
+        """The time that the scheduler goes by: it began as the wall clock, and does not jump when that is set."""
+        return self._origin + self._parts.clock.monotonic()
 
     # -- effects -----------------------------------------------------------------------------------
 
@@ -184,6 +191,8 @@ class Runner:
 
     def _record(self, event: Event) -> None:
         self._parts.journal.append(event)
+        if isinstance(event, AttemptStarted | AttemptFailed):  # timeouts and retries count from it
+            event = msgspec.structs.replace(event, at=self._now())
         self._state.apply(event)
 
     def _happened(self, event: EngineEvent) -> None:
