@@ -15,7 +15,7 @@ from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.store.store import Store
 
-__all__ = ["last_resumable", "resume"]
+__all__ = ["last_resumable", "reopen", "resume"]
 
 
 def resume(project: Project, run: str, *, observers: tuple[Observer, ...] = ()) -> Driver | None:
@@ -30,19 +30,27 @@ def resume(project: Project, run: str, *, observers: tuple[Observer, ...] = ()) 
         )
     if finished is not None and finished.status == "finished":
         return None
+    return prepare(_order(started, project, observers), project)
+
+
+def reopen(project: Project, run: str) -> Driver:
+    """The run, traced again with the code of now, to look at; it is not to be driven."""
+    started, _ = _ends(project, run)
+    return prepare(_order(started, project, ()), project)
+
+
+def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...]) -> Order:
     store = project.store()
-    pipeline = _pipeline(started, store)
     args, params = _arguments(started, store)
-    order = Order(
-        pipeline=pipeline,
+    return Order(
+        pipeline=_pipeline(started, store),
         args=args,
         params=params,
         on=started.place,
         workers=started.workers,
-        run=run,
+        run=started.run,
         observers=observers,
     )
-    return prepare(order, project)
 
 
 def last_resumable(project: Project) -> str:
