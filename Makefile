@@ -15,6 +15,7 @@ venv: $(VENV)/.installed-all  ## install Hooke and every extra that tests, check
 
 demo: $(VENV)/.installed-demo  ## run the main job on real flights data
 	$(BIN)/hooke demo
+	@echo "  (hooke is in $(BIN): type '. $(BIN)/activate' first)"
 
 test: venv  ## run every test
 	$(BIN)/python -m pytest
