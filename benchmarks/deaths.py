@@ -37,12 +37,12 @@ LETTERS = {
     "S": "signal or exit code",
     "M": "peak memory and limit",
     "L": "log lines in the message",
-    "N": "next command",
+    "N": "next step",
 }
 ROOT = Path(__file__).resolve().parents[1]
 START_LIMIT_S = 90.0
 FRAME = re.compile(r'^\s*File "')
-LINES = 20
+LINES = 26
 """A screen's longest; what is left out of the middle is counted."""
 WIDTH = 150
 
@@ -51,8 +51,8 @@ SIGNS = {
     "A": re.escape(DAY),
     "W": r"worker local-\d|tcp://127|[Ww]orker ID|worker_id|\(clean pid=|, pid=",
     "M": r"peak memory [\d.]+ [KMG]iB|[\d.]+ ?[KMG]i?B",
-    "L": rf"^\s+{LOG_LINE}",
-    "N": r"next: \w+|`ray \w+|python-core-\w+|[Ii]nspect the worker logs",
+    "L": rf"^[ \t]+{LOG_LINE}",
+    "N": r"next: \w+|`ray \w+|python-core-\w+|[Ii]nspecting worker logs",
 }
 """What must be in the output for a fact to count as named."""
 HOW = {
@@ -191,6 +191,8 @@ def end(processes: dict[int, psutil.Process]) -> None:
 
 def named(name: str, system: str, outcome: Outcome) -> str:
     """The letters of what the output names, of what could be named; a dash where there is no such thing."""
+    if outcome.said_s is None:
+        return "·" * len(DEATHS[name].facts)
     signs = SIGNS | {"S": HOW.get(name, "")}
     found = {
         letter for letter, sign in signs.items() if sign and re.search(sign, outcome.output, re.MULTILINE)
@@ -265,6 +267,8 @@ def row(name: str, system: str, outcome: Outcome) -> str:
             time_of(outcome),
             reruns(outcome),
         ]
+        if name in RAN_ON:
+            cells += ["yes" if outcome.ended else "no"]
         if name == "poison":
             others = [day for day in outcome.began if day != DAY]
             cells += [f"{outcome.ended} of {DEATHS[name].days - 1}", str(len(others) - len(set(others)))]
@@ -281,7 +285,10 @@ HEADS = {
     "driver": ["system", "processes left"],
     "poison": ["system", "named", "heard after", "reruns of it", "other items done", "others begun twice"],
 }
+RAN_ON = ("memory", "timeout")
+"""Deaths of tasks that would end well, were they let."""
 HEAD = ["system", "named", "heard after", "reruns"]
+HEADS |= {name: [*HEAD, "the task ran to its end all the same"] for name in RAN_ON}
 
 
 def section(name: str, outcomes: dict[str, Outcome]) -> list[str]:
@@ -373,7 +380,7 @@ def main() -> None:
     print(versions(systems))
     print("\n".join(summary(outcomes, systems)))
     for name, of_system in outcomes.items():
-        print("\n".join(section(name, of_system)))
+        print("\n".join(section(name, of_system)), end="\n" * (name != list(outcomes)[-1]))
 
 
 if __name__ == "__main__":

@@ -136,6 +136,7 @@ FAILING = """
 
     @task(timeout=0.3)
     def slow() -> int:
+        print("asleep")
         time.sleep(60)
 
     @pipeline
@@ -210,8 +211,10 @@ def test_a_killed_worker_is_named(workshop):
 
 def test_a_timeout_ends_the_worker(workshop):
     workshop.write(FAILING)
-    with pytest.raises(TimedOut, match=r"0\.3 s"):
+    with pytest.raises(TimedOut, match=r"0\.3 s") as caught:
         workshop.run(on="local:1", name="sleeps").result()
+    assert caught.value.worker == "local-1"
+    assert caught.value.log_tail == ("asleep",)
 
 
 CAPTURING = """

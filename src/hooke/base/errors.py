@@ -278,7 +278,9 @@ def _explanation(facts: Mapping[str, Any]) -> str:
     cause = _cause(facts)
     # The first line of it is said already.
     rest = "" if frames or cause == _first_line(cause) else cause
-    return "\n".join(part for part in (rest, _death(facts), *frames) if part)
+    ending = _ending(facts)
+    said = ending.partition(" (")[0] in cause
+    return "\n".join(part for part in (rest, _memory(facts) if said else _death(facts), *frames) if part)
 
 
 def _death(facts: Mapping[str, Any]) -> str:

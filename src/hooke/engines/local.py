@@ -20,6 +20,7 @@ import msgspec
 import psutil
 
 from hooke.base.errors import HookeError
+from hooke.engines.crash_log import death_tail
 from hooke.engines.devices import Devices, devices_of_this_machine
 from hooke.engines.fork_server import STOPPED_S, Ended
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
@@ -42,6 +43,7 @@ __all__ = ["LocalEngine"]
 MOST_UNBORN = 3
 """One worker may be killed as it starts, by chance; so many in a row have a reason."""
 
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
@@ -278,7 +280,7 @@ class LocalEngine:
         now = self._context.clock.now()
         call = self._free(process)
         if call is not None:
-            tail = last_lines(process.log, process.log_from, 20)
+            tail = death_tail(process.log, process.log_from)
             failure = _death(call, process.name, ended, tail)
             self._events.append(_failed(call, now, failure, worker=process.name))
         code, number = _code_and_signal(ended)
@@ -333,7 +335,7 @@ def _failed(call: Call, now: float, failure: Failure, *, worker: str = "") -> At
 
 def _death(call: Call, worker: str, ended: Ended | None, tail: tuple[str, ...]) -> Failure:
     """Why an attempt has no answer: its worker was killed, ended itself, used too much memory, or was stopped."""
-    code, number = _code_and_signal(ended)
+    code, number = _code_and_signal(ended) if ended is None or ended.cause != "stopped" else (None, None)
     peak = ended.peak_bytes if ended is not None else None
     if ended is not None and ended.cause == "memory":
         return Failure(
@@ -354,7 +356,16 @@ def _death(call: Call, worker: str, ended: Ended | None, tail: tuple[str, ...]) 
         peak_bytes=peak,
         limit_bytes=call.memory,
         log_tail=tail,
+        mend=_mend(number),
     )
+
+
+def _mend(number: int | None) -> str:
+    if number == signal.SIGKILL:
+        return "if nobody killed it, the machine was out of memory (dmesg says so): declare memory= to be given room"
+    if number in _CRASHES:
+        return "native code crashed: the log ends with the lines of Python that called it"
+    return ""
 
 
 def _code_and_signal(ended: Ended | None) -> tuple[int | None, int | None]:

@@ -7,6 +7,7 @@ the driver holds: when it closes, the driver is dead, and the worker ends itself
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import pickle
 import resource
@@ -216,5 +217,6 @@ def _follow_driver(lifeline: int, fork_server: int) -> None:
 
 def main(fd: int, lifeline: int) -> None:
     """Serve attempts from the socket `fd` until told to end or the driver is gone."""
+    faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
     _Server(Connection(fd), lifeline).serve()

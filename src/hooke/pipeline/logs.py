@@ -40,12 +40,12 @@ class LogFile:
             self._fd = -1
 
 
-def last_lines(path: Path, start: int, lines: int) -> tuple[str, ...]:
-    """The last `lines` lines of a file after byte `start`; empty where it does not exist."""
+def last_lines(path: Path, start: int, lines: int, *, most_bytes: int = _TAIL_BYTES) -> tuple[str, ...]:
+    """The last `lines` lines of a file after byte `start`, or of its last `most_bytes`; empty where it does not exist."""
     if not path.exists():
         return ()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(start, size - _TAIL_BYTES))
+        file.seek(max(start, size - most_bytes))
         text = file.read().decode("utf-8", "replace")
     return tuple(text.splitlines()[-lines:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
+from pathlib import Path
 
 import msgspec
 
@@ -33,6 +34,7 @@ from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Subm
 from hooke.pipeline.engine import Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.graph import Graph
+from hooke.pipeline.logs import last_lines
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.recovery import Recovered
 from hooke.pipeline.run_state import RunState
@@ -59,6 +61,8 @@ class RunnerParts:
     store: Store
     journal: Journal
     clock: Clock
+    logs: Path | None = None
+    """Where a worker's output is, in `WORKER.log`; None where nobody keeps it."""
     recovered: Recovered = field(default_factory=Recovered)
     stop_requested: Callable[[], str | None] = lambda: None
 
@@ -72,6 +76,10 @@ class Runner:
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._claims: dict[int, Claim] = {}
         self._submitted: dict[int, Submit] = {}
+        self._workers: dict[int, str] = {}
+        """Attempt that runs -> its worker."""
+        self._log_ends: dict[str, int] = {}
+        """Worker -> where the log of its last attempt that said so ended; what follows is of the one that runs."""
         self._recalled: set[int] = set()
         self._origin = parts.clock.now() - parts.clock.monotonic()
 
@@ -162,17 +170,24 @@ class Runner:
     def _abandon(self, effect: Abandon) -> None:
         self._parts.engine.cancel(effect.attempt)
         submit = self._submitted.pop(effect.attempt, None)
+        worker = self._workers.pop(effect.attempt, "")
         if effect.timed_out and submit is not None:
             limit = self._state.nodes[submit.node].plan.timeout_s
             failure = Failure(
                 kind="TimedOut",
                 message=f"took longer than its timeout of {limit:g} s",
                 arguments=self._shown(submit.node),
+                log_tail=self._tail(worker),
                 mend="raise timeout=, or give the task less to do",
             )
-            self._fail(submit, failure)
+            self._fail(submit, failure, worker=worker)
 
-    def _fail(self, submit: Submit, failure: Failure) -> None:
+    def _tail(self, worker: str) -> tuple[str, ...]:
+        if self._parts.logs is None or not worker:
+            return ()
+        return last_lines(self._parts.logs / f"{worker}.log", self._log_ends.get(worker, 0), 20)
+
+    def _fail(self, submit: Submit, failure: Failure, *, worker: str = "") -> None:
         self._happened(
             AttemptFailed(
                 at=self._parts.clock.now(),
@@ -180,6 +195,7 @@ class Runner:
                 node=submit.node,
                 lo=submit.lo,
                 hi=submit.hi,
+                worker=worker,
                 failure=failure,
             )
         )
@@ -202,8 +218,13 @@ class Runner:
                 self._state.apply(event)
                 return
             self._submitted.pop(event.attempt, None)
-        elif isinstance(event, AttemptStarted) and event.attempt not in self._state.running:
-            return
+            self._workers.pop(event.attempt, None)
+            if event.log is not None:
+                self._log_ends[event.worker] = event.log.end
+        elif isinstance(event, AttemptStarted):
+            if event.attempt not in self._state.running:
+                return
+            self._workers[event.attempt] = event.worker
         self._record(event)
         if isinstance(event, AttemptFinished):
             self._commit(event, event.ref, event.hi - event.lo)

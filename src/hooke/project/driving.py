@@ -146,6 +146,7 @@ class Driver:
                 store=store,
                 journal=journal,
                 clock=self.clock,
+                logs=context.logs,
                 recovered=recovered,
                 stop_requested=lambda: self._asked_to_stop(interrupts),
             )
