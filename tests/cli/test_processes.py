@@ -27,11 +27,11 @@ def quick(desk: Desk) -> list[str]:
     return sorted(line for line in ran(desk) if line.startswith("quick"))
 
 
-def begin(desk: Desk, kill, *arguments: str):
-    """A run that is in the middle of its slow tasks."""
-    process = desk.start("run", "slow.py", *arguments)
+def begin(desk: Desk, kill, *arguments: str, on: str = "local:2", busy: int = 2):
+    """A run whose workers all are in slow tasks: what these needed has been acknowledged, and nothing else runs."""
+    process = desk.start("run", "slow.py", "--on", on, *arguments)
     kill(process)
-    desk.until(lambda: sum(line.startswith("slow") for line in ran(desk)) >= 1)
+    desk.until(lambda: sum(line.startswith("slow") for line in ran(desk)) >= busy)
     return process
 
 
@@ -66,7 +66,7 @@ def test_json_of_a_stopped_run(slow, kill):
 
 
 def test_ctrl_c_in_a_serial_run(slow, kill):
-    process = begin(slow, kill, "--on", "serial")
+    process = begin(slow, kill, on="serial", busy=1)
     process.send_signal(signal.SIGINT)
     code, _, err = ended(process)
     assert code == 130
