@@ -72,6 +72,7 @@ class LocalEngine:
         self._processes: dict[Connection, Process] = {}
         self._started = 0
         self._unborn = 0
+        self._begun: set[int] = set()
         self._announce()
 
     def submit(self, call: Call) -> None:
@@ -195,7 +196,8 @@ class LocalEngine:
             self._take_back(process)
             self._died(process)
         else:
-            self._events.append(_began(call, self._context.clock.now(), process.name))
+            if call.attempt not in self._begun:  # else a worker with stale code has sent it back
+                self._events.append(_began(call, self._context.clock.now(), process.name))
 
     def _free(self, process: Process) -> Call | None:
         """The worker has no attempt now; the one that it had."""
@@ -258,6 +260,8 @@ class LocalEngine:
             call = self._free(process)
             self._end(process, "it had imported code that was edited since")
             if call is not None:
+                if process.ready:
+                    self._begun.add(call.attempt)
                 self._queue.appendleft(call)
         else:
             self._free(process)

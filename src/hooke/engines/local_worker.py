@@ -25,6 +25,7 @@ import msgspec
 from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.forks import on_fork
+from hooke.engines.edited_modules import ImportedFiles
 from hooke.engines.worker_output import WorkerOutput
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event
 from hooke.pipeline.execute import Work, Worker, check_code
@@ -37,7 +38,7 @@ READY = b""
 """A worker's answer to Hello."""
 
 STALE = b"stale"
-"""A worker's answer to a Task whose code it imported before an edit, for an earlier run: start a fresh worker."""
+"""A worker's answer to a Hello or a Task whose code it imported before an edit, for an earlier run: start a fresh worker."""
 
 SLACK_BYTES = 1 << 30
 """The rlimit is a net below the watch, which it must not forestall: threads and allocators reserve more than they touch."""
@@ -103,6 +104,8 @@ class _Server:
         self._connection = connection
         self._lifeline = lifeline
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._refused: dict[str, Task] = {}
+        self._files = ImportedFiles()
         self._session: _Session | None = None
         self._sessions = 0
         self._limit: int | None = None
@@ -125,14 +128,20 @@ class _Server:
                 return
             message: _Message = pickle.loads(data)
             if isinstance(message, Hello):
-                if self._session is not None:
-                    self._session.output.close()
-                self._session = _Session(message)
-                self._sessions += 1
-                self._send(READY)
+                self._begin(message)
             else:
                 assert self._session is not None
                 self._perform(message, self._session)
+
+    def _begin(self, hello: Hello) -> None:
+        if self._session is not None:
+            if self._files.edited():
+                self._send(STALE)
+                return
+            self._session.output.close()
+        self._session = _Session(hello)
+        self._sessions += 1
+        self._send(READY)
 
     def _perform(self, task: Task, session: _Session) -> None:
         try:
@@ -148,9 +157,12 @@ class _Server:
 
     def _function(self, task: Task) -> Callable[..., Any]:
         if task.digest not in self._functions:
-            assert task.pickle is not None
-            function = _load(task.name, task.pickle)
-            check_code(function, name=task.name, parts=task.parts)
+            sent = self._refused.pop(task.digest, task)
+            assert sent.pickle is not None
+            self._refused[task.digest] = sent  # the engine sends it once, and may ask again after a refusal
+            function = _load(task.name, sent.pickle)
+            check_code(function, name=task.name, parts=sent.parts)
+            del self._refused[task.digest]
             self._functions[task.digest] = function
         return self._functions[task.digest]
 
@@ -190,7 +202,7 @@ def _work(task: Task, function: Callable[..., Any]) -> Work:
 def _load(name: str, data: bytes) -> Callable[..., Any]:
     try:
         loaded = pickle.loads(data)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # an import runs the user's code, which may raise anything
         raise EnvironmentMismatch(
             f"{name}: the worker cannot import what the task needs",
             task=name,
