@@ -131,8 +131,8 @@ def test_logs_follow_until_the_run_ends(slow, kill):
     assert follower.stdout is not None
     assert "working on" in follower.stdout.readline()
     slow.write("go", "")
-    out, _ = follower.communicate(timeout=30)
-    assert follower.returncode == 0
+    out = follower.stdout.read()  # not communicate(), which would miss what readline() read ahead
+    assert follower.wait(timeout=30) == 0
     assert out.count("working on") == 2
     assert out == "".join(f"{line}\n" for line in dict.fromkeys(out.splitlines())), "a line was told twice"
 
