@@ -335,7 +335,7 @@ def summary(outcomes: dict[str, dict[str, Outcome]], systems: list[str]) -> list
         "",
         (
             f"Letters: what the output names, a dot for what it does not: {legend}. Then the time from the task's begin to "
-            "the error in the user's program, and how often the task that died was begun again without a word of it."
+            "the error in the user's program, and how often the task that died was begun again, and whether the output says so."
         ),
         "",
     ]
@@ -351,9 +351,7 @@ def short(name: str, system: str, outcome: Outcome) -> str:
         else ("never" if outcome.cut_off else "no error")
     )
     again = reruns(outcome)
-    return f"`{named(name, system, outcome)}` {heard}" + (
-        f", {again} reruns".replace(",", ";", 1) if again != "0" else ""
-    )
+    return f"`{named(name, system, outcome)}` {heard}" + (f"; reruns: {again}" if again != "0" else "")
 
 
 def versions(systems: list[str]) -> str:

@@ -36,7 +36,7 @@ def with_short_stack(lines: Sequence[str]) -> tuple[str, ...]:
     crash = next((n for n, line in enumerate(lines) if line.startswith(_CRASH)), None)
     if crash is None:
         return tuple(lines[-MOST_LINES:])
-    frames = [line for line in lines[crash:] if line.startswith('  File "') and _PACKAGE not in line]
+    frames = [line for line in lines[crash:] if line.startswith('  File "/') and _PACKAGE not in line]
     stack = [lines[crash], *frames[:MOST_STACK]]
     if len(frames) > MOST_STACK:
         stack.append(f"  ... {len(frames) - MOST_STACK} lines below")
