@@ -91,3 +91,17 @@ def finished(shop: Faults, n: int) -> Run:
     except HookeError as error:
         assert "never started" in str(error), "a run that could not write its first line is begun anew"  # noqa: PT017
         return shop.go(n=n)
+
+
+def test_a_disk_that_is_full_from_the_start(disk: Path, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RAN", str(tmp_path / "ran"))
+    monkeypatch.chdir(disk)
+    shop = Faults(disk)
+    shop.source(BIG.replace("SIZE", "100"))
+    ballast = fill(disk)
+    said = failure_of(shop, 3)
+    assert said is not None
+    assert "cannot be written" in said
+    assert "No space left" in said
+    ballast.unlink()
+    assert shop.go(n=3).status == "finished"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import socket
@@ -19,6 +18,7 @@ import psutil
 
 from hooke.base.errors import HookeError
 from hooke.base.forks import on_fork
+from hooke.base.refusals import writing
 from hooke.engines.fork_server import STOPPED_S, Ended, Limit, Report, Spawn, Spawned, pack_frame, take_frames
 
 __all__ = ["ForkServer", "Forked"]
@@ -56,7 +56,8 @@ class ForkServer:
 
     def spawn(self, name: str, *, environment: dict[str, str], folder: Path, log: Path) -> Forked:
         """Fork a worker that writes to `log`. Raises HookeError where that is not possible; a server that died is replaced."""
-        log_fd = _opened(log)
+        with writing("a worker's log", log):
+            log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             order = Spawn(name, environment, str(folder))
             return self._spawned(order, log_fd) or self._spawned(order, log_fd) or self._given_up()
@@ -200,16 +201,3 @@ def _cannot_start(why: str) -> HookeError:
         mend='look at what it printed above; `on="serial"` runs without worker processes',
         next="hooke doctor",
     )
-
-
-def _opened(log: Path) -> int:
-    try:
-        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        full = error.errno == errno.ENOSPC
-        raise HookeError(
-            f"no worker can be started: its log cannot be written{' because the disk is full' if full else ''}",
-            where=str(log),
-            why=str(error),
-            mend="free some space (`hooke cache gc`) and resume" if full else "",
-        ) from error

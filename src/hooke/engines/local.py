@@ -20,6 +20,7 @@ import msgspec
 import psutil
 
 from hooke.base.errors import HookeError
+from hooke.base.refusals import writing
 from hooke.engines.crash_log import death_tail
 from hooke.engines.devices import Devices, devices_of_this_machine
 from hooke.engines.fork_server import STOPPED_S, Ended
@@ -166,7 +167,8 @@ class LocalEngine:
     def _start(self, kind: WorkerKind) -> Process:
         self._started += 1
         name = f"local-{self._started}"
-        self._context.logs.mkdir(parents=True, exist_ok=True)
+        with writing("the run's logs", self._context.logs):
+            self._context.logs.mkdir(parents=True, exist_ok=True)
         hello = Hello(
             worker=name,
             sys_path=[os.path.abspath(path) for path in sys.path],

@@ -20,6 +20,7 @@ from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.base.files import FileLock
 from hooke.base.ref import Ref
+from hooke.base.refusals import writing
 from hooke.journal.events import CodeSeen, Event, NodePlanned, RunFinished, RunStarted
 from hooke.journal.reader import read
 from hooke.journal.writer import Journal
@@ -79,10 +80,13 @@ class Driver:
 
     def drive(self) -> str:
         """Run to the end; returns the status. Raises what the journal or the store raise; the run can be resumed."""
-        folder = self.project.runs.create(self.run)
+        with writing("the run's folder", self.project.runs.folder(self.run)):
+            folder = self.project.runs.create(self.run)
         with ExitStack() as open_things:
-            lock = FileLock(folder / "driver.lock")
-            if not lock.try_acquire():
+            with writing("the run's lock", folder):
+                lock = FileLock(folder / "driver.lock")
+                acquired = lock.try_acquire()
+            if not acquired:
                 raise UsageError(
                     f"run {self.run} is being driven by another process", next=f"hooke show {self.run}"
                 )

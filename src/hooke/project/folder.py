@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hooke.base.errors import ConfigError
+from hooke.base.refusals import writing
 from hooke.journal.runs import RunsFolder
 from hooke.project.settings import FILE, Settings, read_settings
 from hooke.store.store import Store
@@ -33,11 +34,12 @@ class Project:
 
     @property
     def data(self) -> Path:
-        """`.hooke`, which holds store and journals; made with a .gitignore that leaves it out."""
+        """`.hooke`, which holds store and journals; made with a .gitignore that leaves it out. Raises HookeError."""
         folder = self.root / ".hooke"
         if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+            with writing("the project's folder", folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / ".gitignore").write_text("*\n", encoding="utf-8")
         return folder
 
     @property
