@@ -134,6 +134,7 @@ def test_three_months_go_through_in_plain_python(capsys):
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(600)
 def test_the_whole_year_beats_its_baselines():
     result = flights.flights()
     auc = dict(result["scores"].select("model", "auc").iter_rows())

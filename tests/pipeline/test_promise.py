@@ -100,7 +100,7 @@ OPERATIONS = {
     "print": print,
     "format": format,
     "f-string": lambda p: f"{p:>10}",
-    "percent": lambda p: "%s" % p,  # noqa: UP031 - the operation under test
+    "percent": lambda p: "%s" % p,
     "bytes": bytes,
     "call": lambda p: p(1),
     "attribute": lambda p: p.shape,
