@@ -158,6 +158,11 @@ class Ray:
 
     map = fan
 
+    def close(self) -> None:
+        self.ray.shutdown()
+        time.sleep(1)  # its processes write to the folder as they end
+        self.place.cleanup()
+
     def hand(self, begin: int) -> float:
         return self.ray.get(self.handed.remote(self.make.remote(begin)))
 
@@ -211,3 +216,5 @@ def second_runs() -> dict[str, list[float]]:
 if __name__ == "__main__":
     chosen = system_of(sys.argv[1])
     print(json.dumps(measure(chosen) | (second_runs() if sys.argv[1] == "hooke" else {})))
+    if isinstance(chosen, Ray):
+        chosen.close()
