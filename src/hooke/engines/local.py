@@ -45,6 +45,9 @@ MOST_UNBORN = 3
 """One worker may be killed as it starts, by chance; so many in a row have a reason."""
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
+SAFE_SHARE = 0.9
+"""Of the memory that is available, what tasks may declare together: the rest is the kernel's and the driver's."""
+
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
@@ -125,7 +128,7 @@ class LocalEngine:
                 at=self._context.clock.now(),
                 slots=self._target,
                 cpus=float(max(self._cpus, self._target)),
-                memory=psutil.virtual_memory().total,
+                memory=int(SAFE_SHARE * psutil.virtual_memory().available),
                 gpus=float(len(self._devices)),
             )
         )

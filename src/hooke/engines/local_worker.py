@@ -204,7 +204,7 @@ def _load(name: str, data: bytes) -> Callable[..., Any]:
         loaded = pickle.loads(data)
     except Exception as error:  # an import runs the user's code, which may raise anything
         raise EnvironmentMismatch(
-            f"{name}: the worker cannot import what the task needs",
+            "the worker cannot import what the task needs",
             task=name,
             why=f"{type(error).__name__}: {error}",
             mend="install the missing module where workers run, or put its folder on sys.path before the run starts",

@@ -154,7 +154,7 @@ class CallMaker:
             raise
         except Exception as error:  # whatever an argument's own pickling raises
             raise NotPicklable(
-                f"{node.task.name}: an argument cannot be sent to a worker",
+                "an argument cannot be sent to a worker",
                 task=node.task.name,
                 why=f"{type(error).__name__}: {error}",
                 mend="pass what it is made from (a path, a connection string, parameters) and make it inside the task",
@@ -207,7 +207,7 @@ def _pickled_task(task: Task[..., Any]) -> bytes:
         data: bytes = cloudpickle.dumps(task, protocol=5)
     except Exception as error:  # whatever the captured objects' own pickling raises
         raise NotPicklable(
-            f"{task.name}: its function cannot be sent to a worker",
+            "its function cannot be sent to a worker",
             task=task.name,
             why=f"{type(error).__name__}: {error}{_culprit(task.function)}",
             mend="make the captured object inside the task, or pass what it is made from as an argument; "

@@ -189,7 +189,8 @@ def check_code(function: Callable[..., Any], *, name: str, parts: Mapping[str, s
     if not differing:
         return
     raise EnvironmentMismatch(
-        f"{name}: the worker's code is not the code that this run was planned with",
+        "the worker's code is not the code that this run was planned with",
+        task=name,
         why="differing: " + ", ".join(differing[:8]) + (" ..." if len(differing) > 8 else ""),
         mend="start the run again if a file was edited meanwhile; pass values that your script sets at run time "
         "(module.NAME = ...) as arguments instead",
