@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from hooke.journal.events import AttemptFailed, CapacityChanged
 from hooke.pipeline.references import unpack
 from hooke.project.folder import Project
 from hooke.project.outcome import output_ref
@@ -155,7 +156,12 @@ class _Round:
         found = _answer(run)
         if found != expected:
             self.report.problems.append(f"salt {salt}: wrong answer\nexpected {expected}\nfound {found}")
-        self.report.problems += repeated(run.journal)
+        events = list(run.journal)
+        self.report.problems += repeated(events)
+        self.report.done["scalings"] += sum(isinstance(event, CapacityChanged) for event in events)
+        self.report.done["tasks out of memory"] += sum(
+            isinstance(event, AttemptFailed) and event.failure.kind == "OutOfMemory" for event in events
+        )
         self.report.done["items checked"] += len(expected["blends"]) + len(expected["lengths"])
 
 
