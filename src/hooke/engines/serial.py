@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, BinaryIO, TextIO
 
 from hooke.journal.events import AttemptStarted, CapacityChanged, WorkerStarted
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
@@ -46,12 +47,14 @@ class SerialEngine:
         """Queue the attempt."""
         self._queue.append(call)
 
-    def wait(self, timeout_s: float) -> list[EngineEvent]:  # noqa: ARG002 - there is nobody to wait for
-        """Run one queued attempt, if there is one, and say what came of it. Never sleeps."""
+    def wait(self, timeout_s: float) -> list[EngineEvent]:
+        """Run one queued attempt, if there is one, and say what came of it; else sleep: a retry may be due later."""
         events = self._events
         self._events = []
         if self._queue and not events:
             events = list(self._run(self._queue.popleft()))
+        elif not events:
+            time.sleep(timeout_s)
         return events
 
     def cancel(self, attempt: int) -> None:
@@ -93,29 +96,60 @@ class SerialEngine:
 
 
 class _Copy(io.TextIOBase):
-    """A text stream that writes to the terminal and to the log alike."""
+    """A text stream that writes to the terminal and, until its attempt has ended, to the log alike."""
 
     def __init__(self, stream: TextIO, log: LogFile) -> None:
         super().__init__()
-        self._stream = stream
-        self._log = log
+        self.stream = stream
+        self.log: LogFile | None = log
 
     def write(self, text: str) -> int:
-        self._log.write(text)
-        return self._stream.write(text)
+        if self.log is not None:
+            self.log.write(text)
+        return self.stream.write(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        self.stream.flush()
 
     def isatty(self) -> bool:
-        return self._stream.isatty()
+        return self.stream.isatty()
 
     def fileno(self) -> int:
-        return self._stream.fileno()
+        return self.stream.fileno()
+
+    @property
+    def buffer(self) -> BinaryIO:
+        """For those who write bytes: these reach the terminal, not the log."""
+        return self.stream.buffer
+
+    @property
+    def encoding(self) -> str:  # pyrefly: ignore[bad-override]
+        return self.stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # pyrefly: ignore[bad-override]
+        return self.stream.errors
 
 
 @contextlib.contextmanager
 def _copied(log: LogFile) -> Iterator[None]:
-    out, err = sys.stdout, sys.stderr
-    with contextlib.redirect_stdout(_Copy(out, log)), contextlib.redirect_stderr(_Copy(err, log)):
+    copies = {name: _Copy(getattr(sys, name), log) for name in ("stdout", "stderr")}
+    before = {name: copy.stream for name, copy in copies.items()}
+    for name, copy in copies.items():
+        setattr(sys, name, copy)
+    try:
         yield
+    finally:
+        for name, copy in copies.items():
+            copy.log = None
+            _restore(name, before[name])
+
+
+def _restore(name: str, former: Any) -> None:
+    """Put back what was there, unless an attempt of another thread's run still copies what is printed."""
+    current = getattr(sys, name)
+    if isinstance(current, _Copy) and current.log is not None:
+        return
+    while isinstance(former, _Copy) and former.log is None:
+        former = former.stream
+    setattr(sys, name, former)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ class Usage:
 
     def __init__(self) -> None:
         self._cpu_s = 0.0
-        self._fd = os.open(_RESET, os.O_WRONLY) if os.access(_RESET, os.W_OK) else None
+        self._fd = _opened(os.getpid())
 
     def reset(self) -> None:
         """Begin to measure."""
@@ -39,6 +40,12 @@ class Usage:
         if self._fd is None or seconds < _WORTH_READING_S:
             return cpu_s, None
         return cpu_s, _peak(_STATUS.read_text())
+
+
+@functools.cache
+def _opened(_pid: int) -> int | None:
+    """The reset of this process, opened once: a process measures for many runs, and a forked one needs its own."""
+    return os.open(_RESET, os.O_WRONLY) if os.access(_RESET, os.W_OK) else None
 
 
 def _peak(status: str) -> int | None:
