@@ -182,7 +182,10 @@ def _bytes_of(value: Any) -> int:
     if isinstance(value, Promise):
         return 0
     for name in ("nbytes", "estimated_size", "memory_usage"):
-        size = getattr(value, name, None)
+        try:
+            size = getattr(value, name, None)
+        except Exception:  # noqa: BLE001 - a property of the user's, which may raise anything
+            return 0
         if isinstance(size, int):
             return size
         if callable(size):

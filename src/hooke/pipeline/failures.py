@@ -45,7 +45,11 @@ def _mend(error: BaseException) -> str:
             f"install what brings the module {module!r} where the task ran: {sys.executable} -m pip install ...; "
             "if it is a file of yours, start from its folder or put that on PYTHONPATH"
         )
-    return error.mend if isinstance(error, HookeError) else ""
+    if isinstance(error, HookeError):
+        return error.mend
+    if isinstance(error, ValueError) and "read-only" in _message(error):
+        return "a result of another task is read-only, since all tasks share it: change a copy (x = x.copy())"
+    return ""
 
 
 def _is_own(error: BaseException) -> bool:
@@ -56,7 +60,11 @@ def _is_own(error: BaseException) -> bool:
 def _message(error: BaseException) -> str:
     if isinstance(error, HookeError):
         return error.what
-    return f"{_type_name(error)}: {error}" if str(error) else _type_name(error)
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        text = "<its text cannot be made: __str__ raised>"
+    return f"{_type_name(error)}: {text}" if text else _type_name(error)
 
 
 def _type_name(error: BaseException) -> str:

@@ -96,7 +96,14 @@ def resolve(reference: Reference, store: Store) -> Any:
 
 
 def parts_of(value: Any, path: Sequence[Any]) -> Any:
-    """The part of `value` that the keys and indexes of `path` lead to."""
+    """The part of `value` that the keys and indexes of `path` lead to. Raises what Python raises where there is none."""
     for key in path:
-        value = value[key]
+        try:
+            value = value[key]
+        except Exception as error:
+            # No line of the user's is in the traceback: the pipeline took the part, long ago.
+            error.add_note(
+                f"The pipeline takes the part [{key!r}] of a result, which is of type {type(value).__name__}."
+            )
+            raise
     return value

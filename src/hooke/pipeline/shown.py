@@ -18,11 +18,19 @@ _repr.maxlevel = 2
 
 def shown(value: Any) -> str:
     """`value` in at most about 60 characters; never raises, whatever its `__repr__` does."""
+    try:
+        text = _text_of(value)
+    except Exception:  # noqa: BLE001 - a user's property, or Python's own refusal to print an enormous number
+        text = f"<{type(value).__name__}>"
+    # In a trace a promise says that it has not run; here that is no news.
+    return text.replace("\n", " ").replace(", not run yet>", ">")[: 2 * _LONGEST]
+
+
+def _text_of(value: Any) -> str:
     shape = getattr(type(value), "shape", None) is not None and getattr(value, "shape", None)
     if isinstance(shape, tuple) and shape:
         return f"{type(value).__name__}{shape}"
-    # In a trace a promise says that it has not run; here that is no news.
-    return _repr.repr(value).replace("\n", " ").replace(", not run yet>", ">")[: 2 * _LONGEST]
+    return _repr.repr(value)
 
 
 def shown_call(arguments: Mapping[str, Any]) -> str:
