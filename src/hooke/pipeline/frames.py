@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from types import FrameType
 
-__all__ = ["Place", "shorten_path", "user_place"]
+__all__ = ["Place", "is_users", "shorten_path", "user_place"]
 
 _HOOKE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -39,7 +39,7 @@ def user_place() -> Place:
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(_HOOKE):
-            if _is_users(file) and (place := _place(frame)).text:
+            if is_users(file) and (place := _place(frame)).text:
                 return place
             outside = outside or frame
         frame = frame.f_back
@@ -52,10 +52,11 @@ def shorten_path(file: str) -> str:
     return file.removeprefix(folder)
 
 
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
+    """Whether a file of source is not Hooke's, the standard library's or an installed package's."""
     if any(part in file for part in _INSTALLED):
         return False
-    return not file.startswith((_STDLIB, "<frozen "))
+    return not file.startswith((_HOOKE, _STDLIB, "<frozen "))
 
 
 def _place(frame: FrameType) -> Place:
