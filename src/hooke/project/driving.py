@@ -17,7 +17,7 @@ from typing import Any
 import cloudpickle
 
 from hooke.base.clock import Clock, SystemClock
-from hooke.base.errors import HookeError, NotPicklable, UsageError
+from hooke.base.errors import HookeError, NotPicklable, StoreError, UsageError
 from hooke.base.files import FileLock
 from hooke.base.ref import Ref
 from hooke.base.refusals import writing
@@ -277,7 +277,17 @@ def _output(graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> Ref
     """The pipeline's return value as a stored pickle of values and references, so that opening it loads what is asked."""
     from hooke.pipeline.calls import CallMaker
 
-    return store.put(pack(graph.output, CallMaker(graph, keys, state, store).refer))
+    refer = CallMaker(graph, keys, state, store).refer
+    try:
+        return store.put(pack(graph.output, refer))
+    except HookeError:
+        raise
+    except Exception as error:  # whatever a user's __reduce__ raises
+        raise NotPicklable(
+            f"what pipeline {graph.pipeline!r} returns cannot be stored",
+            why=f"{type(error).__name__}: {error}",
+            mend="return results of tasks and plain values",
+        ) from error
 
 
 def _finish(journal: Journal, event: RunFinished) -> None:
@@ -291,7 +301,9 @@ def _finish(journal: Journal, event: RunFinished) -> None:
 def _stored(store: Store, value: Any, what: str) -> Ref:
     try:
         return store.put(cloudpickle.dumps(value))
-    except (TypeError, AttributeError, ValueError) as error:
+    except StoreError:
+        raise
+    except Exception as error:  # whatever a user's __reduce__ raises
         raise NotPicklable(
             f"{what} cannot be journalled, so the run could not be resumed",
             why=f"{type(error).__name__}: {error}",

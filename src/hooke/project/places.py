@@ -38,7 +38,7 @@ def find_place(name: str, *, workers: Workers | None, places: Mapping[str, Place
     counted = _COUNTED.fullmatch(name)
     if name in places:
         settings = places[name]
-        own = (settings.workers, settings.workers) if settings.workers else None
+        own = parse_workers(settings.workers)
         return _checked(Place(name=name, engine=settings.engine, workers=workers or own), places)
     if counted:
         count = parse_workers(int(counted["workers"]))

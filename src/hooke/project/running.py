@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hooke.base.errors import HookeError, RunStopped, UsageError
+from hooke.base.errors import RunStopped, UsageError
 from hooke.journal.events import Event
 from hooke.journal.reader import read
 from hooke.journal.task_view import TaskRow
 from hooke.journal.view import RunView
 from hooke.pipeline.failures import task_failed
+from hooke.pipeline.frames import is_users
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import unpack
 from hooke.pipeline.runner import CTRL_C
@@ -29,6 +30,7 @@ __all__ = ["Run", "run"]
 
 def run(
     pipeline: Pipeline[..., Any],
+    /,
     *args: Any,
     on: str = "local",
     workers: int | tuple[int, int] | None = None,
@@ -72,11 +74,15 @@ def _begin(driver: Driver, *, wait: bool) -> Run:
 
 
 def _start_of(pipeline: Pipeline[..., Any]) -> Path:
-    """Where to look for the project: the running script's folder, else the pipeline's file, else the working directory."""
+    """Where to look for the project: the running script's folder, else the pipeline's file, else the working directory.
+
+    The script is not always the user's: pytest, IPython or a worker of ours may run the code.
+    """
     module = sys.modules.get(pipeline.function.__module__)
-    for file in (getattr(sys.modules.get("__main__"), "__file__", None), getattr(module, "__file__", None)):
-        if file is not None and "site-packages" not in file and Path(file).is_file():
-            return Path(file)
+    for each in (sys.modules.get("__main__"), module):
+        file = Path(getattr(each, "__file__", None) or "")
+        if file.is_file() and (each is module or file.suffix == ".py") and is_users(str(file.resolve())):
+            return file
     return Path.cwd()
 
 
@@ -125,7 +131,10 @@ class Run:
             return
         if (failed := view.failure) is not None:
             raise task_failed(failed, task=view.nodes[failed.node].planned.task, run=self.id)
-        raise RunStopped(f"run {self.id} is {view.status}: it has no result", next=f"hooke resume {self.id}")
+        why = view.ended.message if view.ended is not None else ""
+        raise RunStopped(
+            f"run {self.id} is {view.status}: it has no result", why=why, next=f"hooke resume {self.id}"
+        )
 
     def tasks(self) -> list[TaskRow]:
         """Per task: how many items are waiting, running, cached, done and failed, with times and memory."""
@@ -151,7 +160,7 @@ class Run:
         def drive() -> None:
             try:
                 driver.drive()
-            except HookeError as error:
+            except BaseException as error:  # noqa: BLE001 - whoever asks for the result is told
                 self._error = error
 
         self.project.runs.create(driver.run)  # so that stop() has a place to ask, however soon it is called

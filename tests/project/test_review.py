@@ -1,0 +1,295 @@
+"""What a review found, each with the case that showed it."""
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from hooke import run as run_it
+from hooke.base.clock import SystemClock
+from hooke.base.errors import (
+    NotFingerprintable,
+    NotPicklable,
+    RunStopped,
+    UsageError,
+    UserError,
+)
+from hooke.pipeline.shown import shown
+from hooke.project.driving import Order, prepare
+from hooke.project.loading import load_entry
+from hooke.project.places import find_place
+from hooke.project.running import Run
+from hooke.project.settings import PlaceSettings
+
+ODD = """
+    import sys, time
+    import numpy as np
+    from hooke import Temporary, pipeline, task
+
+    class BadText(Exception):
+        def __str__(self):
+            raise ValueError("no text")
+
+    class BadProperties:
+        @property
+        def shape(self):
+            raise RuntimeError("no shape")
+
+        nbytes = shape
+
+    @task
+    def same(x):
+        return x
+
+    @task
+    def fail():
+        raise BadText()
+
+    @task
+    def binary():
+        sys.stdout.buffer.write(b"")
+        return sys.stdout.encoding.lower()
+
+    @task
+    def zeros():
+        return np.zeros(100_000)
+
+    @task
+    def add_in_place(a):
+        a += 1
+        return a
+
+    @task
+    def table():
+        return {"a": 1}
+
+    @task
+    def say(x, seconds):
+        print("said", x)
+        time.sleep(seconds)
+        return x
+
+    tried = []
+
+    @task(retries=1)
+    def patient():
+        tried.append(1)
+        if len(tried) == 1:
+            raise Temporary("not now", delay_s=0.5)
+        return len(tried)
+
+    @pipeline
+    def odd_argument(big: bool = False):
+        return same(10 ** 5000 if big else BadProperties())
+
+    @pipeline
+    def bad_text():
+        return fail()
+
+    @pipeline
+    def bytes_out():
+        return binary()
+
+    @pipeline
+    def in_place():
+        return add_in_place(zeros())
+
+    @pipeline
+    def no_part():
+        return same(table()["b"])
+
+    @pipeline
+    def saying(x, seconds=0.0):
+        return say(x, seconds)
+
+    @pipeline
+    def waiting():
+        return patient()
+
+    @pipeline
+    def parameter(pipeline=3):
+        return same(pipeline)
+"""
+
+
+class NotNow:
+    def __reduce__(self):
+        raise RuntimeError("not now")
+
+
+@pytest.mark.parametrize("big", [True, False])
+def test_arguments_that_cannot_be_shown_run(workshop, big):
+    workshop.write(ODD)
+    assert workshop.run(name="odd_argument", big=big).status == "finished"
+    assert shown(10**5000) == "<int>"
+
+
+def test_an_exception_without_text_fails_its_task_alone(workshop):
+    workshop.write(ODD)
+    with pytest.raises(UserError, match="BadText"):
+        workshop.run(name="bad_text").result()
+
+
+def test_bytes_can_be_printed_in_the_drivers_process(workshop):
+    workshop.write(ODD)
+    assert workshop.run(name="bytes_out").result() == sys.stdout.encoding.lower()
+
+
+def test_how_to_change_an_array_is_said(workshop):
+    workshop.write(ODD)
+    with pytest.raises(UserError, match=r"x = x\.copy\(\)"):
+        workshop.run(name="in_place").result()
+
+
+def test_a_part_that_is_not_there_is_named(workshop):
+    workshop.write(ODD)
+    with pytest.raises(UserError, match=r"takes the part \['b'\] of a result, which is of type dict"):
+        workshop.run(name="no_part").result()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_a_run_leaves_no_descriptor_open(workshop):
+    workshop.write(ODD)
+
+    def opened() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    workshop.run(name="saying", x=-1).result()
+    before = opened()
+    for x in range(3):
+        workshop.run(name="saying", x=x).result()
+    assert opened() == before
+
+
+def test_waiting_for_a_retry_costs_no_cpu(workshop):
+    workshop.write(ODD)
+    began = time.process_time()
+    assert workshop.run(name="waiting").result() == 2
+    assert time.process_time() - began < 0.4
+
+
+def test_two_runs_in_threads_leave_the_output_as_it_was(tmp_path):
+    script = tmp_path / "two.py"
+    calls = """
+    if __name__ == "__main__":
+        from hooke import run
+
+        first = run(saying, "a", 0.2, on="serial", wait=False)
+        time.sleep(0.1)
+        second = run(saying, "b", 0.4, on="serial", wait=False)
+        print(first.result(), second.result())
+        print(sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__)
+    """
+    script.write_text(textwrap.dedent(ODD) + textwrap.dedent(calls), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines()[-2:] == ["a b", "True True"], done.stderr
+
+
+@pytest.mark.parametrize("command", [["-m", "pytest"], ["-c", "import pytest; pytest.main()"], ["PYTEST"]])
+def test_the_project_of_a_test_is_where_its_pipeline_is(tmp_path, command):
+    """Not where pytest is installed."""
+    program = os.path.join(os.path.dirname(sys.executable), "pytest")
+    if command == ["PYTEST"] and not os.path.exists(program):
+        pytest.skip("pytest is installed without its command")
+    test = """
+    @pipeline
+    def nested(x):
+        return outer(x)
+
+    @task
+    def outer(x):
+        from hooke import run
+        return str(run(saying, x, on="serial").project.root)
+
+    def test_it():
+        from hooke import run
+        done = run(nested, 1, on="local:1")
+        print("root", done.project.root)
+        print("root", done.result())
+    """
+    (tmp_path / "test_it.py").write_text(textwrap.dedent(ODD) + textwrap.dedent(test), encoding="utf-8")
+    more = ["-q", "-s", "-p", "no:cacheprovider", "test_it.py"]
+    start = [program, *more] if command == ["PYTEST"] else [sys.executable, *command]
+    if command[0] == "-m":
+        start += more
+    elif command[0] == "-c":
+        start = [sys.executable, "-c", f"import pytest; pytest.main({more!r})"]
+    done = subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    roots = [line.partition("root ")[2] for line in done.stdout.splitlines() if "root " in line]
+    assert roots == [str(tmp_path)] * 2, done.stdout + done.stderr
+
+
+def test_a_pipeline_may_have_a_parameter_called_pipeline(workshop):
+    workshop.write(ODD)
+    pipeline, _ = load_entry(f"{workshop.file}:parameter")
+    assert run_it(pipeline, on="serial", pipeline=4).result() == 4
+
+
+def test_a_parameter_that_refuses_to_be_pickled_is_said(workshop):
+    workshop.write(ODD)
+    with pytest.raises(NotPicklable, match="cannot be journalled"):
+        workshop.run(name="saying", x=NotNow())
+
+
+class BrokenClock(SystemClock):
+    def monotonic(self) -> float:
+        raise PermissionError("no clock")
+
+
+def test_a_run_in_a_thread_says_what_ended_it(workshop):
+    workshop.write(ODD)
+    pipeline, _ = load_entry(f"{workshop.file}:saying")
+    order = Order(pipeline=pipeline, params={"x": 1}, on="serial")
+    driver = prepare(order, workshop.project, clock=BrokenClock())
+    run = Run(driver.project, driver.run)
+    run.follow(driver)
+    with pytest.raises(PermissionError):
+        run.result()
+
+
+def test_a_run_that_failed_before_its_tasks_says_why_to_a_reader(workshop):
+    workshop.write(
+        """
+        import threading
+        from hooke import pipeline, task
+
+        @task
+        def same(x):
+            return x
+
+        @pipeline
+        def job():
+            return same(threading.Lock())
+        """
+    )
+    with pytest.raises(NotFingerprintable):
+        workshop.run()
+    (name,) = workshop.project.runs.names()
+    with pytest.raises(RunStopped, match="fingerprint|key"):
+        Run(workshop.project, name).result()
+
+
+@pytest.mark.parametrize("workers", [-2, 0])
+def test_a_place_without_workers_is_refused(workers):
+    with pytest.raises(UsageError, match="workers"):
+        find_place("box", workers=None, places={"box": PlaceSettings(workers=workers)})
+
+
+def test_an_output_that_cannot_be_stored_is_said(workshop):
+    workshop.write(
+        """
+        import threading
+        from hooke import pipeline
+
+        @pipeline
+        def job():
+            return {"lock": threading.Lock()}
+        """
+    )
+    with pytest.raises(NotPicklable, match="what pipeline 'job' returns cannot be stored"):
+        workshop.run()
