@@ -12,6 +12,7 @@ import pytest
 from hooke import run as run_it
 from hooke.base.clock import SystemClock
 from hooke.base.errors import (
+    ConfigError,
     NotFingerprintable,
     NotPicklable,
     RunStopped,
@@ -23,7 +24,7 @@ from hooke.project.driving import Order, prepare
 from hooke.project.loading import load_entry
 from hooke.project.places import find_place
 from hooke.project.running import Run
-from hooke.project.settings import PlaceSettings
+from hooke.project.settings import PlaceSettings, read_settings
 
 ODD = """
     import sys, time
@@ -293,3 +294,35 @@ def test_an_output_that_cannot_be_stored_is_said(workshop):
     )
     with pytest.raises(NotPicklable, match="what pipeline 'job' returns cannot be stored"):
         workshop.run()
+
+
+def test_a_failure_is_told_where_its_class_cannot_be_imported(workshop):
+    workshop.write(
+        ODD.replace(
+            "    class BadText", "    class GoneError(Exception):\n        pass\n\n    class BadText"
+        ).replace("BadText()", "GoneError(7)")
+    )
+    run = workshop.run(name="bad_text")
+    with pytest.raises(UserError) as told:
+        run.result()
+    assert type(told.value.__cause__).__name__ == "GoneError"
+    del sys.modules[workshop.file.stem]
+    workshop.file.unlink()
+    with pytest.raises(UserError, match="GoneError: 7"):
+        run.result()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[journal]\ndurable = "always"',
+            r"hooke\.toml: journal\.durable = 'always'\n  mend: valid: group, each",
+        ),
+        ("[places.box]\nworkers = 0", r"hooke\.toml: places\.box\.workers = 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(tmp_path, text, said):
+    (tmp_path / "hooke.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        read_settings(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -106,7 +107,7 @@ def _pickled(error: BaseException) -> bytes | None:
 
 
 def task_failed(event: AttemptFailed, *, task: str, run: str) -> TaskFailed:
-    """The error that `Run.result()` raises for a failed attempt; its `__cause__` is the user's exception."""
+    """The error that `Run.result()` raises for a failed attempt; its `__cause__` is the user's exception, if it can be had here."""
     failure = event.failure
     error = TaskFailed.from_facts(
         msgspec.structs.asdict(failure),
@@ -116,5 +117,7 @@ def task_failed(event: AttemptFailed, *, task: str, run: str) -> TaskFailed:
         next=f"hooke logs {run} {task}",
     )
     if failure.pickled is not None:
-        error.__cause__ = pickle.loads(failure.pickled)
+        # Its class may not be importable here, in another process than the worker's; its text is in the error.
+        with contextlib.suppress(Exception):
+            error.__cause__ = pickle.loads(failure.pickled)
     return error

@@ -15,6 +15,7 @@ from hooke.base.units import parse_bytes
 __all__ = ["FILE", "JournalSettings", "PlaceSettings", "Settings", "StoreSettings", "read_settings"]
 
 FILE = "hooke.toml"
+DURABLE = ("group", "each", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +68,23 @@ def read_settings(folder: Path) -> Settings:
     places = _table(path, "places", table.get("places", {}))
     return Settings(
         store=_store(path, table.get("store", {})),
-        journal=_section(path, "journal", table.get("journal", {}), JournalSettings),
-        places={
-            name: _section(path, f"places.{name}", values, PlaceSettings) for name, values in places.items()
-        },
+        journal=_journal(path, table.get("journal", {})),
+        places={name: _place(path, f"places.{name}", values) for name, values in places.items()},
     )
+
+
+def _journal(path: Path, values: Any) -> JournalSettings:
+    made: JournalSettings = _section(path, "journal", values, JournalSettings)
+    if made.durable not in DURABLE:
+        raise ConfigError(f"{path}: journal.durable = {made.durable!r}", mend=f"valid: {', '.join(DURABLE)}")
+    return made
+
+
+def _place(path: Path, name: str, values: Any) -> PlaceSettings:
+    made: PlaceSettings = _section(path, name, values, PlaceSettings)
+    if made.workers is not None and made.workers < 1:
+        raise ConfigError(f"{path}: {name}.workers = {made.workers}", mend="give a number from 1")
+    return made
 
 
 def _store(path: Path, values: Any) -> StoreSettings:
