@@ -29,7 +29,6 @@ from hooke.engines.local_worker import READY, STALE, Hello, Task
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
-    AttemptStarted,
     CapacityChanged,
     Failure,
     WorkerStarted,
@@ -202,7 +201,7 @@ class LocalEngine:
             self._died(process)
         else:
             if call.attempt not in self._begun:  # else a worker with stale code has sent it back
-                self._events.append(_began(call, self._context.clock.now(), process.name))
+                self._events.append(call.began(self._context.clock.now(), worker=process.name))
 
     def _free(self, process: Process) -> Call | None:
         """The worker has no attempt now; the one that it had."""
@@ -231,7 +230,7 @@ class LocalEngine:
 
     def _refuse(self, call: Call, error: HookeError) -> None:
         failure = failure_of(error, arguments=call.shown)
-        self._events.append(_failed(call, self._context.clock.now(), failure))
+        self._events.append(call.failed(self._context.clock.now(), failure))
 
     def _poll(self, timeout_s: float) -> None:
         if not self._processes:
@@ -291,7 +290,7 @@ class LocalEngine:
         if call is not None:
             tail = death_tail(process.log, process.log_from)
             failure = _death(call, process.name, ended, tail)
-            self._events.append(_failed(call, now, failure, worker=process.name))
+            self._events.append(call.failed(now, failure, worker=process.name))
         code, number = _code_and_signal(ended)
         self._events.append(
             WorkerStopped(at=now, worker=process.name, cause=_how(ended), exit_code=code, signal=number)
@@ -312,33 +311,6 @@ def _task(call: Call, image: bytes | None) -> Task:
         pickle=image,
         parts=dict(call.image.parts) if image is not None else {},
         memory=call.memory,
-    )
-
-
-def _began(call: Call, now: float, worker: str) -> AttemptStarted:
-    """A worker that is given an attempt is idle, so it begins at once; to be told so by the worker would cost as much as the attempt."""
-    return AttemptStarted(
-        at=now,
-        attempt=call.attempt,
-        node=call.node,
-        lo=call.lo,
-        hi=call.hi,
-        worker=worker,
-        number=call.number,
-        expand=call.kind == "expand",
-    )
-
-
-def _failed(call: Call, now: float, failure: Failure, *, worker: str = "") -> AttemptFailed:
-    return AttemptFailed(
-        at=now,
-        attempt=call.attempt,
-        node=call.node,
-        lo=call.lo,
-        hi=call.hi,
-        worker=worker,
-        failure=failure,
-        peak_bytes=failure.peak_bytes,
     )
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, BinaryIO, TextIO
 
-from hooke.journal.events import AttemptStarted, CapacityChanged, WorkerStarted
+from hooke.journal.events import CapacityChanged, WorkerStarted
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.pipeline.execute import Work, Worker
 from hooke.pipeline.logs import LogFile
@@ -70,16 +70,7 @@ class SerialEngine:
         self._log.close()
 
     def _run(self, call: Call) -> Iterator[EngineEvent]:
-        yield AttemptStarted(
-            at=self._context.clock.now(),
-            attempt=call.attempt,
-            node=call.node,
-            lo=call.lo,
-            hi=call.hi,
-            worker=_WORKER,
-            number=call.number,
-            expand=call.kind == "expand",
-        )
+        yield call.began(self._context.clock.now(), worker=_WORKER)
         work = Work(
             attempt=call.attempt,
             node=call.node,

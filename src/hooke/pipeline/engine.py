@@ -13,6 +13,7 @@ from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
     CapacityChanged,
+    Failure,
     WorkerStarted,
     WorkerStopped,
 )
@@ -74,6 +75,32 @@ class Call:
     memory: int | None = None
     gpus: float = 0.0
     timeout_s: float | None = None
+
+    def began(self, now: float, *, worker: str) -> AttemptStarted:
+        """The event that says that a worker has begun with it."""
+        return AttemptStarted(
+            at=now,
+            attempt=self.attempt,
+            node=self.node,
+            lo=self.lo,
+            hi=self.hi,
+            worker=worker,
+            number=self.number,
+            expand=self.kind == "expand",
+        )
+
+    def failed(self, now: float, failure: Failure, *, worker: str = "") -> AttemptFailed:
+        """The event that says that it ended without a result, none of its items being done."""
+        return AttemptFailed(
+            at=now,
+            attempt=self.attempt,
+            node=self.node,
+            lo=self.lo,
+            hi=self.hi,
+            worker=worker,
+            failure=failure,
+            peak_bytes=failure.peak_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
