@@ -13,6 +13,7 @@ from hooke.journal.events import MapExpanded
 from hooke.pipeline.effects import Submit
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
+from hooke.pipeline.nesting import promises_in
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.promise import MapPromise, Promise
 from hooke.pipeline.references import Element, Items, Reference, Value, pack
@@ -114,12 +115,13 @@ class CallMaker:
             return self._pack(node, (node.task.name, recipe, list(node.iterables)))
         if node.kind == "call":
             args, kwargs = node.call_arguments()
-            return self._pack(
-                node, ([self._slim(a) for a in args], {k: self._slim(v) for k, v in kwargs.items()})
+            return self._pack_slim(
+                node, lambda slim: ([slim(value) for value in args], {k: slim(v) for k, v in kwargs.items()})
             )
         if node.id not in self._constants:
-            constants = {name: self._slim(value) for name, value in node.arguments.items()}
-            self._constants[node.id] = self._pack(node, constants)
+            self._constants[node.id] = self._pack_slim(
+                node, lambda slim: {name: slim(value) for name, value in node.arguments.items()}
+            )
         return self._pack(node, (self._constants[node.id], self._pack(node, self._rows(node, submit))))
 
     def _rows(self, node: Node, submit: Submit) -> tuple[str, Any]:
@@ -143,9 +145,20 @@ class CallMaker:
         ]
         return "columns", columns
 
+    def _pack_slim(self, node: Node, arguments: Callable[[Callable[[Any], Any]], Any]) -> bytes:
+        """Pack arguments, large ones by reference: stored once rather than sent with each attempt."""
+        data = self._pack(node, arguments(self._slim))
+        if len(data) <= LARGEST_IN_CALL:
+            return data
+        return self._pack(
+            node, arguments(self._stored)
+        )  # a dict of arrays, a model: large, but not at a glance
+
     def _slim(self, value: Any) -> Any:
-        """A large argument by reference: stored once rather than sent with each attempt."""
-        return Value(self._store.put(value)) if _bytes_of(value) > LARGEST_IN_CALL else value
+        return self._stored(value) if _bytes_of(value) > LARGEST_IN_CALL else value
+
+    def _stored(self, value: Any) -> Any:
+        return value if promises_in(value) else Value(self._store.put(value))
 
     def _pack(self, node: Node, value: Any) -> bytes:
         try:
