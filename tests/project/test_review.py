@@ -16,6 +16,7 @@ from hooke.base.errors import (
     NotFingerprintable,
     NotPicklable,
     RunStopped,
+    TraceError,
     UsageError,
     UserError,
 )
@@ -363,3 +364,35 @@ def test_a_large_argument_that_does_not_look_it_is_sent_once(workshop):
     state.apply(ItemsFound(node=1, lo=0, hi=1, ref=store.put(1), start=0, source="cache"))
     assert all(len(calls.make(Submit(0, node, 0, 1, 1)).payload) < 10_000 for node in (0, 2))
     assert workshop.run().result() == ([0.0, 1.0, 2.0, 3.0], 6.0, 6.0)
+
+
+def test_a_result_hidden_in_an_object_is_refused(workshop):
+    """The graph did not wait for it: on the local engine its task failed, as if it could not be pickled."""
+    workshop.write(
+        """
+        from hooke import pipeline, task
+
+        class Settings:
+            def __init__(self, depth):
+                self.depth = depth
+
+        @task
+        def depth():
+            return 3
+
+        @task
+        def train(settings):
+            return settings.depth
+
+        @pipeline
+        def job():
+            return train(Settings(depth()))
+
+        @pipeline
+        def mapped():
+            return train.map([Settings(depth()), Settings(depth())])
+        """
+    )
+    for name, refusal in (("job", TraceError), ("mapped", NotFingerprintable)):
+        with pytest.raises(refusal, match="objects of your own cannot carry it"):
+            workshop.run(name=name)

@@ -7,15 +7,17 @@ have keys only when their list exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hooke.base.errors import TraceError
 from hooke.keys.code import CodePrint, fingerprint_code
 from hooke.keys.combine import combine
 from hooke.keys.value import fingerprint_items, fingerprint_value
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import MapPromise, Promise
+from hooke.pipeline.refused import CARRY
 
 __all__ = ["GraphKeys", "NodeKey"]
 
@@ -81,8 +83,9 @@ class GraphKeys:
 
     def _key(self, node: Node) -> NodeKey:
         code = self._code_of(node)
+        leaf = self._leaf_of(node)
         inputs = {
-            name: fingerprint_value(value, where=f"{node.task.name}: {name}", leaf=self.of)
+            name: fingerprint_value(value, where=f"{node.task.name}: {name}", leaf=leaf)
             for name, value in node.arguments.items()
         }
         recipe = combine(
@@ -113,7 +116,7 @@ class GraphKeys:
             return {"items": combine("items", items)}
         return {
             name: self.of(column)
-            or fingerprint_value(column, where=f"{node.task.name}.map: {name}", leaf=self.of)
+            or fingerprint_value(column, where=f"{node.task.name}.map: {name}", leaf=self._leaf_of(node))
             for name, column in zip(node.columns, node.iterables, strict=True)
         }
 
@@ -125,14 +128,35 @@ class GraphKeys:
         if all(isinstance(column, MapPromise) for column in node.iterables):
             return _chained(recipe, [column for column in columns if isinstance(column, bytes)])
         rows = zip(*(_rows(column) for column in columns if column is not None), strict=True)
-        leaf = self._leaf if node.uses else None  # asking for each of a million numbers would double the time
+        leaf = (
+            self._leaf_of(node) if node.uses else None
+        )  # asking for each of a million numbers would double the time
         return fingerprint_items(rows, label=recipe, leaf=leaf)
 
     def _elements(self, column: Any) -> Sequence[Any] | bytes | None:
         return self.items(column.node) if isinstance(column, MapPromise) else column
 
-    def _leaf(self, value: object) -> str | None:
-        return value.key if isinstance(value, _Known) else self.of(value)
+    def _leaf_of(self, node: Node) -> Callable[[object], str | None]:
+        """The key of what is known by its key only, for an argument of `node`. Raises TraceError for a hidden promise."""
+        used = {use.node for use in node.uses}
+
+        def leaf(value: object) -> str | None:
+            if isinstance(value, _Known):
+                return value.key
+            if isinstance(value, Promise) and value.node not in used:
+                raise _hidden(node, value)
+            return self.of(value)
+
+        return leaf
+
+
+def _hidden(node: Node, promise: Promise) -> TraceError:
+    """The graph does not look into objects, so it would not wait for this result."""
+    return TraceError(
+        f"task {node.task.name!r} got an object with {promise!r} inside",
+        where=node.where,
+        mend=CARRY,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CHANGE", "DYNAMIC", "INSIDE", "ITERATE", "JOIN", "REFUSED"]
+__all__ = ["CARRY", "CHANGE", "DYNAMIC", "INSIDE", "ITERATE", "JOIN", "REFUSED"]
 
 INSIDE = "put it inside a task, or use .map to do it for each item of a list"
 ITERATE = (
@@ -16,11 +16,12 @@ DYNAMIC = (
 CHANGE = "return the changed value from a task"
 JOIN = "join lists of results as [*one, *other]; add values inside a task"
 
-_TEXT = "print or format it inside a task; repr(result) is allowed here"
-_COPY = (
+CARRY = (
     "pass it to a task as an argument, in a list, tuple, set, dict or dataclass; closures and objects of your "
     "own cannot carry it"
 )
+
+_TEXT = "print or format it inside a task; repr(result) is allowed here"
 
 _ARITHMETIC = {
     "add": "+",
@@ -75,9 +76,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "__array__": ("the array (NumPy)", INSIDE),
     "__array_ufunc__": ("the array (NumPy)", INSIDE),
     "__array_function__": ("the array (NumPy)", INSIDE),
-    "__copy__": ("a copy", _COPY),
-    "__deepcopy__": ("a deep copy", _COPY),
-    "__reduce_ex__": ("a pickle", _COPY),
+    "__copy__": ("a copy", CARRY),
+    "__deepcopy__": ("a deep copy", CARRY),
+    "__reduce_ex__": ("a pickle", CARRY),
     **{f"__{name}__": (f"a comparison ({sign})", INSIDE) for name, sign in _COMPARISONS.items()},
     **{f"__{name}__": (f"the number ({sign})", INSIDE) for name, sign in _NUMBERS.items()},
     **{
