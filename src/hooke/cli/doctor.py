@@ -175,7 +175,7 @@ def _journal(project: Project) -> Finding:
     from hooke.journal.writer import Journal
 
     project.runs.path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=project.data) as folder:
+    with tempfile.TemporaryDirectory(dir=project.create()) as folder:
         with Journal.create(Path(folder), "driver", clock=SystemClock()) as journal:
             journal.append(StopRequested(by="doctor"))
         events = sum(len(segment.events) for segment in read(Path(folder)))

@@ -81,7 +81,8 @@ class Driver:
     def drive(self) -> str:
         """Run to the end; returns the status. Raises what the journal or the store raise; the run can be resumed."""
         with writing("the run's folder", self.project.runs.folder(self.run)):
-            folder = self.project.runs.create(self.run)
+            self.project.create()
+        folder = self.project.runs.create(self.run)
         with ExitStack() as open_things:
             with writing("the run's lock", folder):
                 lock = FileLock(folder / "driver.lock")

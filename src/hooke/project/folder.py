@@ -34,9 +34,13 @@ class Project:
 
     @property
     def data(self) -> Path:
-        """`.hooke`, which holds store and journals; made with a .gitignore that leaves it out. Raises HookeError."""
-        folder = self.root / ".hooke"
-        if not folder.is_dir():
+        """`.hooke`, which holds store and journals, whether or not it exists: to look at a project makes nothing in it."""
+        return self.root / ".hooke"
+
+    def create(self) -> Path:
+        """Make `.hooke`, with a .gitignore that leaves it out, if it does not exist. Raises HookeError."""
+        folder = self.data
+        if not (folder / ".gitignore").is_file():
             with writing("the project's folder", folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / ".gitignore").write_text("*\n", encoding="utf-8")

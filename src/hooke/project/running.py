@@ -163,6 +163,7 @@ class Run:
             except BaseException as error:  # noqa: BLE001 - whoever asks for the result is told
                 self._error = error
 
+        self.project.create()
         self.project.runs.create(driver.run)  # so that stop() has a place to ask, however soon it is called
         self._thread = threading.Thread(target=drive, name=f"hooke-{self.id}", daemon=True)
         self._thread.start()
