@@ -3,11 +3,16 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
 from tests.cli.conftest import Desk
 from tests.cli.jobs import SLOW
+
+from hooke.project.folder import Project
+from hooke.project.running import Run
 
 pytestmark = pytest.mark.heavy
 
@@ -167,3 +172,22 @@ def test_a_resumed_run_works_where_it_began(slow, kill):
     done = slow.hooke("resume", "--project", "..", cwd=elsewhere)
     assert (done.code, done.out) == (0, f"{slow.folder}\n")
     assert done.err.splitlines()[-1].endswith("--project .."), "hints are for where they are typed"
+
+
+@pytest.mark.heavy
+def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path):
+    (tmp_path / "job.py").write_text(
+        "import time\n"
+        "from hooke import pipeline, task\n"
+        "@task\n"
+        "def slow(x):\n"
+        "    time.sleep(0.2)\n"
+        "    return x\n"
+        "@pipeline\n"
+        "def job():\n"
+        "    return slow(slow(slow(1)))\n"
+    )
+    words = f"{sys.executable} -m hooke run job.py 2>&1 | head -1"
+    subprocess.run(["bash", "-c", words], cwd=tmp_path, check=True, capture_output=True)
+    project = Project.find(tmp_path)
+    assert Run(project, project.runs.names()[0]).status == "finished"

@@ -312,3 +312,55 @@ def test_gpus_are_hidden_from_who_asks_for_none_and_refused_where_there_are_none
     assert not workshop.run(on="local:1", name="without").result()
     with pytest.raises(TaskFailed, match="asks for 9 gpus, and this machine has"):
         workshop.run(on="local:1", name="with_nine").result()
+
+
+SURROUNDINGS = """
+    import os
+    from hooke import task, pipeline
+
+    @task(cache=False)
+    def wanders(folder: str) -> str:
+        os.chdir(folder)
+        return os.getcwd()
+
+    @task(cache=False)
+    def stands(after: str) -> str:
+        return os.getcwd()
+
+    @task(cache=False)
+    def reads() -> str | None:
+        return os.environ.get("HOOKE_TEST_VARIABLE")
+
+    @task
+    def gives_up() -> None:
+        raise KeyboardInterrupt
+
+    @pipeline
+    def moves(folder: str): return stands(wanders(folder))
+    @pipeline
+    def variable(): return reads()
+    @pipeline
+    def gives(): return gives_up()
+"""
+
+
+@pytest.mark.parametrize("on", ENGINES)
+def test_a_task_that_changes_folder_does_so_for_itself_alone(workshop, on, tmp_path_factory):
+    workshop.write(SURROUNDINGS)
+    elsewhere = str(tmp_path_factory.mktemp("elsewhere"))
+    assert workshop.run(on=on, name="moves", folder=elsewhere).result() == str(workshop.folder)
+
+
+def test_warm_workers_see_the_environment_of_now(workshop, monkeypatch):
+    workshop.write(SURROUNDINGS)
+    assert workshop.run(on="local:1", name="variable").result() is None
+    monkeypatch.setenv("HOOKE_TEST_VARIABLE", "one")
+    assert workshop.run(on="local:1", name="variable").result() == "one"
+    monkeypatch.delenv("HOOKE_TEST_VARIABLE")
+    assert workshop.run(on="local:1", name="variable").result() is None
+
+
+def test_a_keyboard_interrupt_of_the_tasks_own_is_its_failure(workshop):
+    workshop.write(SURROUNDINGS)
+    with pytest.raises(UserError, match="KeyboardInterrupt"):
+        workshop.run(on="local:1", name="gives").result()

@@ -38,6 +38,7 @@ class Lines(AbstractContextManager["Lines"]):
         self._said_at: dict[str, float] = {}
         self._troubles: dict[str, int] = {}
         self._looked_at = 0.0
+        self._gone = False
 
     def __exit__(self, *_: object) -> None:
         """Nothing is left to say."""
@@ -102,7 +103,12 @@ class Lines(AbstractContextManager["Lines"]):
         self._say(f"{event.status} in {format_seconds(row.seconds)}: {', '.join(parts)}")
 
     def _say(self, line: str) -> None:
-        print(line, file=self._out, flush=True)
+        if self._gone:
+            return
+        try:
+            print(line, file=self._out, flush=True)
+        except OSError:  # nobody reads on (`| head`): the run is not for its audience
+            self._gone = True
 
 
 def _how_far(row: TaskRow) -> str:

@@ -233,6 +233,7 @@ def _become_worker(order: Spawn, fds: list[int]) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
+        os.environ.clear()
         os.environ.update(order.environment)
         os.chdir(order.folder)
         os.dup2(log, 1)

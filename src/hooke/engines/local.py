@@ -22,7 +22,7 @@ import psutil
 from hooke.base.errors import HookeError
 from hooke.base.refusals import writing
 from hooke.engines.crash_log import death_tail
-from hooke.engines.devices import Devices, devices_of_this_machine
+from hooke.engines.devices import Devices
 from hooke.engines.fork_server import STOPPED_S, Ended
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
 from hooke.engines.local_worker import READY, STALE, Hello, Task
@@ -66,8 +66,8 @@ class LocalEngine:
     ) -> None:
         """`workers` is (lowest, highest); None is as many as this process may use cpus. `devices`: this machine's GPUs."""
         self._context = context
-        self._devices = devices if devices is not None else devices_of_this_machine()
         self._pool = shared_pool() if context.warm else LocalPool()
+        self._devices = devices if devices is not None else self._pool.devices
         self._cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._target = workers[1] if workers is not None else self._cpus
         self._events: list[EngineEvent] = []
@@ -164,7 +164,11 @@ class LocalEngine:
                 return process
         if len(self._processes) >= self._target:
             self._end(free[0], f"replaced by {kind}")
-        return self._start(kind)
+        try:
+            return self._start(kind)
+        except HookeError:
+            self._devices.release(devices, call.gpus)
+            raise
 
     def _start(self, kind: WorkerKind) -> Process:
         self._started += 1
@@ -192,7 +196,7 @@ class LocalEngine:
             self._refuse(call, error)
             return
         process.known.add(call.image.digest)
-        process.log_from = os.stat(process.log).st_size
+        process.log_from = process.log.stat().st_size if process.log.exists() else 0
         self._pool.limit(process, call.memory)
         try:
             process.connection.send_bytes(pickle.dumps(_task(call, image), protocol=5))

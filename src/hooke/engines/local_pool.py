@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.forks import on_fork
+from hooke.engines.devices import devices_of_this_machine
 from hooke.engines.fork_server import Ended
 from hooke.engines.forking import ForkServer
 from hooke.engines.local_worker import Hello
@@ -61,6 +62,7 @@ class Process:
 
     pid: int
     kind: WorkerKind
+    environment: dict[str, str]
     connection: Connection
     lifeline: int
     log: Path
@@ -77,6 +79,7 @@ class LocalPool:
     """Starts and ends workers. Safe for several runs in several threads at once."""
 
     def __init__(self) -> None:
+        self.devices = devices_of_this_machine()
         self._server = ForkServer()
         self._idle: list[Process] = []
         self._lock = threading.RLock()
@@ -153,7 +156,8 @@ class LocalPool:
         for process in self._idle:
             if process.kind == kind:
                 self._idle.remove(process)
-                if _lives(process) and self.watches(process):
+                same = process.environment == _environment(kind)  # else a variable was set since
+                if same and _lives(process) and self.watches(process):
                     return process
                 _kill(process)
                 _let_go(process)
@@ -162,15 +166,17 @@ class LocalPool:
 
     def _start(self, hello: Hello, kind: WorkerKind) -> Process:
         self._started += 1
+        environment = _environment(kind)
         forked = self._server.spawn(
             f"{hello.worker}-{self._started}",
-            environment=dict(os.environ) | kind.environment,
+            environment=environment,
             folder=hello.folder,
             log=hello.log,
         )
         return Process(
             pid=forked.pid,
             kind=kind,
+            environment=environment,
             connection=forked.connection,
             lifeline=forked.lifeline,
             log=hello.log,
@@ -182,6 +188,10 @@ class LocalPool:
 def shared_pool() -> LocalPool:
     """The pool of this process; its workers end when the process does."""
     return LocalPool()
+
+
+def _environment(kind: WorkerKind) -> dict[str, str]:
+    return dict(os.environ) | kind.environment
 
 
 def _lives(process: Process) -> bool:

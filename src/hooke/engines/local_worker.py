@@ -82,10 +82,10 @@ class _Session:
 
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
-        os.chdir(hello.folder)
+        self.folder = hello.folder
         self.output = WorkerOutput(hello.log)
         store = Store.open(hello.store, secret=hello.secret)
-        self.worker = Worker(name=hello.worker, store=store, clock=SystemClock(), log=self.output)
+        self.worker = Worker(name=hello.worker, store=store, clock=SystemClock(), log=self.output, alone=True)
 
     def event(self, task: Task, kind: type[Any], **more: Any) -> Any:
         return kind(
@@ -152,6 +152,7 @@ class _Server:
             else:
                 self._say(_not_run(task, session, error))
             return
+        os.chdir(session.folder)  # whatever the task before did
         self._bound(task.memory)
         self._say(session.worker.run(_work(task, function)))
 

@@ -81,7 +81,7 @@ class SerialEngine:
             payload=call.payload,
             shown=call.shown,
         )
-        with _copied(self._log):
+        with _copied(self._log), contextlib.chdir("."):
             result = self._worker.run(work)
         yield result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from types import CellType
 from typing import Any
 
 import cloudpickle
@@ -243,7 +244,8 @@ def _captured(function: Callable[..., Any]) -> Mapping[str, Any]:
     if code is None:
         return {}
     cells: Sequence[Any] = getattr(function, "__closure__", None) or ()
-    free = {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
+    filled = [(name, cell) for name, cell in zip(code.co_freevars, cells, strict=True) if cell != CellType()]
+    free = {name: cell.cell_contents for name, cell in filled}
     found = getattr(function, "__globals__", {})
     return free | {name: found[name] for name in code.co_names if name in found}
 

@@ -65,19 +65,21 @@ class Worker:
     store: Store
     clock: Clock
     log: Log | None = None
+    alone: bool = False
+    """Whether the process is the worker's own: then a KeyboardInterrupt is the task's, not somebody's Ctrl-C."""
     usage: Usage = field(default_factory=Usage)
     _constants: OrderedDict[tuple[int, bytes], Mapping[str, Any]] = field(default_factory=OrderedDict)
 
     def run(self, work: Work) -> AttemptFinished | AttemptFailed:
-        """Run the attempt. Whatever the task raises becomes an AttemptFailed; KeyboardInterrupt passes through."""
+        """Run the attempt. Whatever the task raises becomes an AttemptFailed; Ctrl-C passes through."""
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
         try:
             self._perform(work, outcome)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit included
+        except BaseException as error:  # a task may raise anything, SystemExit included
+            if isinstance(error, KeyboardInterrupt) and not self.alone:
+                raise
             outcome.error = error
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 

@@ -61,7 +61,8 @@ class Task(Generic[P, R]):
     def map(self, /, *iterables: Iterable[Any], **constants: Any) -> list[R]:
         """The function for each item: `[f(a, b, **constants) for a, b in zip(*iterables, strict=True)]`.
 
-        Positional iterables give the items, keywords are the same for every item. In a pipeline that is being
+        Positional iterables give the items, keywords are the same for every item: one object for many of them, which
+        the function must not change. In a pipeline that is being
         traced the items run as tasks of their own; iterables may then be results of other tasks.
         Raises UsageError for no iterable, one that cannot be iterated or never ends, or unequal lengths.
         """

@@ -161,7 +161,7 @@ class Driver:
             engine.close()
 
     def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
-        if interrupts.received:
+        if interrupts.asked():
             return CTRL_C
         now = self.clock.monotonic()
         if now < self.look_again:

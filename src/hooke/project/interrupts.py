@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 __all__ = ["Interrupts"]
 
@@ -16,17 +16,28 @@ class Interrupts:
     def __init__(self, *, deferred: bool) -> None:
         """`deferred=False` leaves Python's own handling, for tasks that run in this very thread."""
         self.received = False
-        self._deferred = deferred and threading.current_thread() is threading.main_thread()
-        self._former: Any = None
+        self._answered = False
+        self._former = signal.getsignal(signal.SIGINT)
+        in_main = threading.current_thread() is threading.main_thread()
+        self._deferred = (
+            deferred and in_main and callable(self._former)
+        )  # else SIGINT is ignored, as under nohup
 
     def __enter__(self) -> Self:
         if self._deferred:
-            self._former = signal.signal(signal.SIGINT, self._note)
+            signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._deferred:
             signal.signal(signal.SIGINT, self._former)
+            if self.received and not self._answered:  # it came when the run needed nothing any more
+                signal.raise_signal(signal.SIGINT)
+
+    def asked(self) -> bool:
+        """Whether Ctrl-C asks the run to stop; whoever is told so stops it."""
+        self._answered = self._answered or self.received
+        return self.received
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         if self.received:

@@ -40,7 +40,8 @@ def run(
     """Run a pipeline at a place, cached and journalled.
 
     `on` is a place: `local` (processes of this machine), `local:8`, `serial` (this process), or a name in
-    `hooke.toml`. `workers` is a number or (low, high). With `wait=False` the run goes on in a thread.
+    `hooke.toml`. `workers` is a number or (low, high). With `wait=False` the run goes on in a thread, and no
+    longer than this process: call `result()`, or `hooke resume` takes it up.
     The other arguments are the pipeline's own.
 
     Raises UsageError and TraceError before anything runs; TaskFailed (a branch of it) when a task failed
