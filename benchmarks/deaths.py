@@ -297,7 +297,12 @@ def section(name: str, outcomes: dict[str, Outcome]) -> list[str]:
     head = HEADS.get(name, HEAD)
     lines = [f"## {death.title}", ""]
     if name != "driver":
-        lines += ["```python no-run the body of a task that dies", *textwrap.dedent(death.body).strip().splitlines(), "```", ""]
+        lines += [
+            "```python no-run the body of a task that dies",
+            *textwrap.dedent(death.body).strip().splitlines(),
+            "```",
+            "",
+        ]
     lines += [death.note, ""] if death.note else []
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     lines += [row(name, system, outcome) for system, outcome in outcomes.items()] + [""]
