@@ -364,3 +364,29 @@ def test_a_keyboard_interrupt_of_the_tasks_own_is_its_failure(workshop):
     workshop.write(SURROUNDINGS)
     with pytest.raises(UserError, match="KeyboardInterrupt"):
         workshop.run(on="local:1", name="gives").result()
+
+
+RESERVING = """
+    import mmap
+    from hooke import task, pipeline
+
+    @task(cache=False)
+    def reserves() -> int:
+        import builtins
+        builtins.kept = mmap.mmap(-1, 6 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return 1
+
+    @task(memory="100MiB", cache=False)
+    def small(after: int) -> int:
+        return len(bytearray(20 << 20)) >> 20
+
+    @pipeline
+    def job(): return small(reserves())
+"""
+
+
+def test_what_a_worker_has_reserved_does_not_count_against_the_next_limit(workshop):
+    workshop.write(RESERVING)
+    run = workshop.run(on="local:1", name="job")
+    assert run.result() == 20
+    assert not [event for event in run.journal if isinstance(event, RetryPlanned)]

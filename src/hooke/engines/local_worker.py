@@ -40,7 +40,7 @@ READY = b""
 STALE = b"stale"
 """A worker's answer to a Hello or a Task whose code it imported before an edit, for an earlier run: start a fresh worker."""
 
-SLACK_BYTES = 1 << 30
+SLACK_BYTES = 4 << 30
 """The rlimit is a net below the watch, which it must not forestall: threads and allocators reserve more than they touch."""
 
 
@@ -169,11 +169,12 @@ class _Server:
 
     def _bound(self, memory: int | None) -> None:
         """Set the net: an allocation far beyond the limit fails as a MemoryError instead of taking the machine down."""
-        if memory == self._limit:
+        if memory is None and self._limit is None:
             return
         self._limit = memory
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        soft = resource.RLIM_INFINITY if memory is None else memory + SLACK_BYTES
+        # Above what the process holds already: the attempts before it leave allocators with gigabytes reserved.
+        soft = resource.RLIM_INFINITY if memory is None else _reserved_bytes() + memory + SLACK_BYTES
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
     def _say(self, event: Event) -> None:
@@ -184,6 +185,14 @@ class _Server:
             self._connection.send_bytes(data)
         except OSError:
             sys.exit(0)
+
+
+def _reserved_bytes() -> int:
+    """What RLIMIT_DATA counts of this process now (`data` of /proc/self/statm); 0 where that is not known."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
 
 
 def _work(task: Task, function: Callable[..., Any]) -> Work:
