@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from hooke.base.formats import format_bytes
-from hooke.base.intervals import IntervalSet, SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -29,14 +27,14 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.pipeline.admission import Asked, fits, memory_after
-from hooke.pipeline.chunks import ChunkSizer
 from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Plan, Submit
-from hooke.pipeline.graph import Graph, Node
+from hooke.pipeline.graph import Graph
 from hooke.pipeline.needs import Need, needs_of
+from hooke.pipeline.node_state import NodeState, Running
 from hooke.pipeline.retries import retry_delay
 from hooke.pipeline.waiters import waiters_of
 
-__all__ = ["NodeState", "RunState"]
+__all__ = ["RunState"]
 
 HELD_RETRY_S = 0.1
 """How soon to look again for a result that another process is computing: well under a second of a human's patience."""
@@ -46,49 +44,6 @@ SKIPS_BEFORE_RESERVING = 4
 
 ISOLATED_DEATHS = frozenset({"WorkerDied", "OutOfMemory", "TimedOut"})
 """Failures that do not say which item of a chunk was to blame."""
-
-
-@dataclass(slots=True)
-class _Running:
-    node: int
-    lo: int
-    hi: int
-    expand: bool
-    asked: Asked
-    started: float | None = None
-
-
-@dataclass(slots=True)
-class NodeState:
-    """Where a node stands. `done`, `taken` and `open` share no item.
-
-    `open` holds the items that may start now, `taken` those that run or wait for their next try, `alone`
-    those that go one to an attempt: suspects of a death, and items that failed before.
-    """
-
-    node: Node
-    plan: Plan
-    needs: tuple[Need, ...]
-    items: int | None
-    demanded: bool = False
-    looked: bool = False
-    expanding: bool = False
-    settled: bool = False
-    missing: int = 0
-    done: SegmentMap = field(default_factory=SegmentMap)
-    open: IntervalSet = field(default_factory=IntervalSet)
-    taken: IntervalSet = field(default_factory=IntervalSet)
-    alone: IntervalSet = field(default_factory=IntervalSet)
-    failures: dict[int, int] = field(default_factory=dict)
-    growths: dict[int, int] = field(default_factory=dict)
-    """Item -> how often its memory was doubled."""
-    skips: int = 0
-    sizer: ChunkSizer = field(default_factory=ChunkSizer)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every item is done."""
-        return self.items is not None and len(self.done) == self.items
 
 
 class RunState:
@@ -105,7 +60,7 @@ class RunState:
             NodeState(node=node, plan=plan, needs=needs_of(graph, node), items=node.items)
             for node, plan in zip(graph.nodes, plans, strict=True)
         ]
-        self.running: dict[int, _Running] = {}
+        self.running: dict[int, Running] = {}
         self.ignored = 0
         self._capacity = CapacityChanged(slots=0, cpus=0.0)
         self._next_attempt = first_attempt
@@ -181,7 +136,7 @@ class RunState:
         self._open(state, good + 1, attempt.hi)
         self._judge(state, event, item=good)
 
-    def _take(self, attempt: int) -> _Running | None:
+    def _take(self, attempt: int) -> Running | None:
         """The running attempt of that id, no longer running; None (and counted) for a late or double answer."""
         running = self.running.pop(attempt, None)
         if running is None:
@@ -460,11 +415,11 @@ class RunState:
         number, memory = state.failures.get(lo, 0) + 1, asked.memory or None
         if state.items is None:
             state.expanding = True
-            self.running[attempt] = _Running(node, 0, 0, True, asked)
+            self.running[attempt] = Running(node, 0, 0, True, asked)
             return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = _Running(node, lo, hi, False, asked)
+        self.running[attempt] = Running(node, lo, hi, False, asked)
         return Submit(attempt, node, lo, hi, number, memory=memory)
 
     def _new_attempt(self) -> int:
