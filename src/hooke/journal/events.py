@@ -199,6 +199,8 @@ class AttemptStarted(_Event, frozen=True, kw_only=True, tag="attempt_started"):
     """1 for the first try of these items."""
     expand: bool = False
     """True for the attempt that reads a dynamic map's list; its lo and hi are 0."""
+    twin_of: int | None = None
+    """The attempt at the same items that ran long: this is a second one beside it. The first that finishes ends both."""
 
 
 class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished"):
@@ -221,7 +223,8 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     """An attempt ended without its result.
 
     Of items `lo..hi` the first `done` are finished all the same, and `ref` (a stored list) holds them;
-    the failure is that of item `lo + done`; the items after it have not run.
+    the failure is that of item `lo + done`; the items after it have not run. Where another attempt at the
+    same items goes on, nothing is kept of this one (`ref` is None), and its failure is not counted.
     """
 
     attempt: int

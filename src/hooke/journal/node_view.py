@@ -20,6 +20,7 @@ class NodeView:
     """What is known of a node. Every change costs the number of ranges at most, however many items they span.
 
     `results` holds which stored object has which items. `items` is None while a dynamic map's list does not exist.
+    `twins` counts second attempts beside one that ran long, `twins_won` those that finished first.
     `needed`, `open_children` (nodes that still need this one) and `closed` (it needs its parents no more) belong to
     `hooke.journal.demand`.
     """
@@ -37,6 +38,8 @@ class NodeView:
         "planned",
         "results",
         "running",
+        "twins",
+        "twins_won",
     )
 
     def __init__(self, planned: NodePlanned) -> None:
@@ -47,6 +50,8 @@ class NodeView:
         self.failed = IntervalSet()
         self.running: dict[int, AttemptStarted] = {}
         self.attempts = 0
+        self.twins = 0
+        self.twins_won = 0
         self.failure: AttemptFailed | None = None
         self.expansion_failed = False
         self.needed = True
@@ -75,8 +80,23 @@ class NodeView:
 
     @property
     def running_count(self) -> int:
-        """Items in attempts that run now."""
-        return sum(started.hi - started.lo for started in self.running.values())
+        """Items in attempts that run now; one that has two attempts counts once."""
+        return sum(started.hi - started.lo for started in self.firsts)
+
+    @property
+    def firsts(self) -> list[AttemptStarted]:
+        """Attempts that run now, without the second ones beside another."""
+        running = self.running
+        return [started for started in running.values() if started.twin_of not in running]
+
+    def beside(self, attempt: int) -> AttemptStarted | None:
+        """The other attempt at the same items, where both run."""
+        mine = self.running.get(attempt)
+        if mine is None or not self.twins:
+            return None
+        if mine.twin_of is not None:
+            return self.running.get(mine.twin_of)
+        return next((other for other in self.running.values() if other.twin_of == attempt), None)
 
     @property
     def waiting_count(self) -> int | None:
@@ -100,22 +120,30 @@ class NodeView:
         self.items = former.items if self.items is None else self.items
         self.results, self.cached = former.results, former.cached
         self.attempts = former.attempts
+        self.twins, self.twins_won = former.twins, former.twins_won
 
     def started(self, event: AttemptStarted) -> None:
         """An attempt began: its items are neither failed nor waiting."""
         self.attempts += 1
+        self.twins += event.twin_of is not None
         self.running[event.attempt] = event
         self.failed.remove(event.lo, event.hi)
         self.expansion_failed = self.expansion_failed and not event.expand
 
     def finished(self, event: AttemptFinished) -> int:
-        """An attempt ended well. Returns how many items have a result that had none."""
-        self.running.pop(event.attempt, None)
+        """An attempt ended well, and the other one at its items with it. Returns how many items have a result that had none."""
+        beaten, won = self.beside(event.attempt), self.running.pop(event.attempt, None)
+        if beaten is not None:
+            del self.running[beaten.attempt]
+        self.twins_won += won is not None and won.twin_of is not None
         return self._settle(event.lo, event.hi, event.ref)
 
     def broke(self, event: AttemptFailed) -> int:
         """An attempt failed, after some of its items maybe. Returns how many items have a result that had none."""
+        alone = self.beside(event.attempt) is None
         self.running.pop(event.attempt, None)
+        if not alone:  # the other one decides
+            return 0
         self.failure = event
         good = event.lo + event.done
         new = self._settle(event.lo, good, event.ref) if event.ref is not None else 0

@@ -34,6 +34,10 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     failed: int
     attempts: int
+    twins: int
+    """Second attempts beside one that ran long."""
+    twins_won: int
+    """Those of them that finished first."""
     failures: int
     seconds: float
     cpu_s: float
@@ -146,7 +150,7 @@ class TaskView:
             return 0.0
         if waiting is None or mean is None:
             return None
-        attempts = [started for node in self.nodes.values() for started in node.running.values()]
+        attempts = [started for node in self.nodes.values() for started in node.firsts]
         return waiting * mean + sum(max((a.hi - a.lo) * mean - (now - a.at), 0.0) for a in attempts)
 
     def remaining_s(self, now: float, slots: int) -> float | None:
@@ -154,7 +158,7 @@ class TaskView:
         work = self.work_s(now)
         if not work:
             return work
-        busy = sum(len(node.running) for node in self.nodes.values())
+        busy = sum(len(node.firsts) for node in self.nodes.values())
         return work / max(busy or min(slots, self.waiting or 1), 1)
 
     def began(self, at: float) -> None:
@@ -203,6 +207,8 @@ class TaskView:
             done=self.done,
             failed=self.failed,
             attempts=self.attempts,
+            twins=sum(node.twins for node in self.nodes.values()),
+            twins_won=sum(node.twins_won for node in self.nodes.values()),
             failures=self.failures,
             seconds=self.seconds,
             cpu_s=self.cpu_s,

@@ -343,6 +343,9 @@ class RunView:
         node = self.nodes.get(event.node)
         if node is None:
             return
+        beaten = node.beside(event.attempt)
+        if beaten is not None:
+            self._free(node, beaten.attempt)
         self._free(node, event.attempt)
         new = node.finished(event)
         if event.expanded is not None:

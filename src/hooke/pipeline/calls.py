@@ -64,6 +64,7 @@ class CallMaker:
             memory=submit.memory,
             gpus=plan.gpus,
             timeout_s=plan.timeout_s,
+            twin_of=submit.twin_of,
         )
 
     def image(self, node: Node) -> FunctionImage:

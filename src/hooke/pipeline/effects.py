@@ -20,6 +20,8 @@ class Plan:
     gpus: float = 0.0
     retries: int = 0
     timeout_s: float | None = None
+    repeatable: bool = True
+    """Whether two attempts at the same items may run at once: not so where the task is declared impure."""
     expected_s: Mapping[int, float] = field(default_factory=dict)
     """Item -> seconds it took last time, where known."""
 
@@ -43,6 +45,8 @@ class Submit:
     expand: bool = False
     memory: int | None = None
     """Bytes that the attempt may use."""
+    twin_of: int | None = None
+    """The attempt at the same items that runs long; this one is the second, and the first result wins."""
 
 
 @dataclass(frozen=True, slots=True)

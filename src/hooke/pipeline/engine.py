@@ -75,6 +75,8 @@ class Call:
     memory: int | None = None
     gpus: float = 0.0
     timeout_s: float | None = None
+    twin_of: int | None = None
+    """The attempt at the same items that runs long, where this is a second one beside it."""
 
     def began(self, now: float, *, worker: str) -> AttemptStarted:
         """The event that says that a worker has begun with it."""
@@ -87,6 +89,7 @@ class Call:
             worker=worker,
             number=self.number,
             expand=self.kind == "expand",
+            twin_of=self.twin_of,
         )
 
     def failed(self, now: float, failure: Failure, *, worker: str = "") -> AttemptFailed:

@@ -10,6 +10,7 @@ from hooke.pipeline.chunks import ChunkSizer
 from hooke.pipeline.effects import Plan
 from hooke.pipeline.graph import Node
 from hooke.pipeline.needs import Need
+from hooke.pipeline.stragglers import Usual
 
 __all__ = ["NodeState", "Running"]
 
@@ -24,6 +25,10 @@ class Running:
     expand: bool
     asked: Asked
     started: float | None = None
+    twin: int | None = None
+    """The other attempt at the same items, while both run."""
+    doubled: bool = False
+    """Whether there are or were two of it; there is never a third."""
 
 
 @dataclass(slots=True)
@@ -52,8 +57,40 @@ class NodeState:
     """Item -> how often its memory was doubled."""
     skips: int = 0
     sizer: ChunkSizer = field(default_factory=ChunkSizer)
+    usual: Usual = field(default_factory=Usual)
 
     @property
     def complete(self) -> bool:
         """Whether every item is done."""
         return self.items is not None and len(self.done) == self.items
+
+    @property
+    def startable(self) -> bool:
+        """Whether some items of it, or the reading of its list, may start now."""
+        if not self.looked:
+            return False
+        return bool(self.open) or (self.items is None and not self.expanding)
+
+    def choose(self, slots: int) -> tuple[int, int]:
+        """The next items: the longest one where durations are known, else a chunk from the front."""
+        longest = self.sizer.longest(self.plan.expected_s, self.open)
+        if longest is not None:
+            return longest, longest + 1
+        one_by_one = self.plan.timeout_s is not None
+        most = 1 if one_by_one else self.sizer.size(self.open.count, slots)
+        lo, hi = self.open.first(most)
+        solo = next((start for start, _ in self.alone.within(lo, hi)), hi)
+        return (lo, solo) if lo < solo else (lo, lo + 1)
+
+    def straggles_at(self, running: Running, now: float) -> float | None:
+        """When an attempt of this node is a straggler; None where it never is, or may have no second one beside it."""
+        if running.started is None or running.doubled or running.expand or self.node.kind != "map":
+            return None
+        if not self.plan.repeatable or self.items is None or 2 * len(self.done) < self.items:
+            return None  # before half is done, what finished is what was quick
+        limit_s = self.usual.limit_s(running.lo, running.hi, self.plan.expected_s)
+        if limit_s is None:
+            return None
+        due, timeout_s = running.started + limit_s, self.plan.timeout_s
+        in_time = timeout_s is None or max(due, now) < running.started + timeout_s
+        return due if in_time else None

@@ -21,6 +21,8 @@ from hooke.journal.events import (
 
 __all__ = ["Known", "Recovered", "recover"]
 
+UNHEARD_PER_SLOT = 2
+
 
 @dataclass(slots=True, kw_only=True)
 class Known:
@@ -36,7 +38,10 @@ class Recovered:
 
     known: dict[str, Known] = field(default_factory=dict)
     next_attempt: int = 1
-    """Above all that were handed out: those that the journal has heard of, and as many more as ran at once."""
+    """Above all that were handed out: those that the journal has heard of, and those that it may not have.
+
+    Of these there are at most two a slot: one that had not begun, and a second attempt that was given up before it began.
+    """
 
 
 def recover(events: Iterable[Event]) -> Recovered:
@@ -47,7 +52,9 @@ def recover(events: Iterable[Event]) -> Recovered:
         past.take(event)
     for key, segments in past.done.items():
         past.known.setdefault(key, Known()).segments = list(segments)
-    return Recovered(known=past.known, next_attempt=past.last_attempt + past.most_slots + 1)
+    return Recovered(
+        known=past.known, next_attempt=past.last_attempt + UNHEARD_PER_SLOT * past.most_slots + 1
+    )
 
 
 @dataclass(slots=True)
@@ -64,7 +71,8 @@ class _Past:
             case AttemptStarted() | AttemptFinished() | AttemptFailed():
                 self.last_attempt = max(self.last_attempt, event.attempt)
             case RunStarted():
-                self.last_attempt, self.most_slots = self.last_attempt + self.most_slots, 0
+                self.last_attempt += UNHEARD_PER_SLOT * self.most_slots
+                self.most_slots = 0
             case CapacityChanged():
                 self.most_slots = max(self.most_slots, event.slots)
             case _:

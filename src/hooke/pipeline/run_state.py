@@ -65,6 +65,7 @@ class RunState:
         self._capacity = CapacityChanged(slots=0, cpus=0.0)
         self._next_attempt = first_attempt
         self._withdrawn: list[int] = []
+        self._beaten: list[int] = []
         self._now = 0.0
         self._stop_by: str | None = None
         self._to_look: list[int] = []
@@ -112,13 +113,17 @@ class RunState:
         if attempt.expand:
             state.expanding = False
             return
+        if attempt.twin is not None:
+            del self.running[attempt.twin]
+            self._beaten.append(attempt.twin)
         state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
+        state.usual.measured(attempt.hi - attempt.lo, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
         self._record(state, attempt.lo, attempt.hi, event.ref)
 
     def _failed(self, event: AttemptFailed) -> None:
         attempt = self._take(event.attempt)
-        if attempt is None:
+        if attempt is None or self._left_to_twin(attempt):
             return
         state = self.nodes[attempt.node]
         state.taken.remove(attempt.lo, attempt.hi)
@@ -142,6 +147,13 @@ class RunState:
         if running is None:
             self.ignored += 1
         return running
+
+    def _left_to_twin(self, attempt: Running) -> bool:
+        """Whether another attempt at the items of this one, which is gone, goes on: what comes of them is its matter now."""
+        if attempt.twin is None:
+            return False
+        self.running[attempt.twin].twin = None
+        return True
 
     def _judge(self, state: NodeState, event: AttemptFailed, *, item: int) -> None:
         """Plan another try of the failed item, or fail the run."""
@@ -238,6 +250,8 @@ class RunState:
     def _withdraw(self, state: NodeState, attempt: int) -> None:
         running = self.running.pop(attempt)
         heapq.heappush(self._withdrawn, attempt)
+        if self._left_to_twin(running):
+            return
         state.taken.remove(running.lo, running.hi)
         state.expanding = state.expanding and not running.expand
 
@@ -314,8 +328,9 @@ class RunState:
         self._now = now
         if self.status is not None:
             return []
-        effects: list[Effect] = list(self._announce)
+        effects: list[Effect] = [*self._announce, *(Abandon(attempt) for attempt in self._beaten)]
         self._announce.clear()
+        self._beaten.clear()
         if self._stop_by is not None:
             return effects + self._stop()
         effects += self._expire(now)
@@ -328,7 +343,7 @@ class RunState:
             effects += [Lookup(node) for node in self._to_look]
             self._to_look = []
             return effects
-        return effects + self._submit_ready()
+        return effects + self._submit_ready() + self._submit_twins()
 
     def memory(self, node: int, item: int) -> int | None:
         """Bytes that an attempt which begins with this item may use; None for no limit."""
@@ -342,6 +357,8 @@ class RunState:
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None:
                 due.append(running.started + timeout_s)
+        # One that is due already did not fit: an event must make room for it first.
+        due += [straggles for straggles, _ in self._stragglers() if straggles > self._now]
         return min(due, default=None)
 
     def _end(self, status: str) -> Finish:
@@ -383,11 +400,11 @@ class RunState:
         while self._ready and len(self.running) < self._capacity.slots:
             entry = heapq.heappop(self._ready)
             state = self.nodes[entry[1]]
-            if not self._startable(state):
+            if not state.startable:
                 self._queued.discard(entry[1])
                 continue
-            lo, hi = (-1, -1) if state.items is None else self._choose(state)
-            asked = Asked(state.plan.cpus, self.memory(state.node.id, lo) or 0, state.plan.gpus)
+            lo, hi = (-1, -1) if state.items is None else state.choose(self._capacity.slots)
+            asked = self._asked(state, lo)
             if not fits(asked, [running.asked for running in self.running.values()], self._capacity):
                 passed.append(entry)
                 if state.skips > self.skips_before_reserving * self._capacity.slots:
@@ -405,10 +422,37 @@ class RunState:
             heapq.heappush(self._ready, entry)
         return effects
 
-    def _startable(self, state: NodeState) -> bool:
-        if not state.looked:
-            return False
-        return bool(state.open) or (state.items is None and not state.expanding)
+    def _submit_twins(self) -> list[Effect]:
+        """Second attempts for stragglers, the one longest overdue first, in slots that nothing else wants."""
+        effects: list[Effect] = []
+        for due, first in sorted(self._stragglers()):
+            if due > self._now or len(self.running) >= self._capacity.slots:
+                break
+            running = self.running[first]
+            asked = self._asked(self.nodes[running.node], running.lo)
+            if fits(asked, [other.asked for other in self.running.values()], self._capacity):
+                effects.append(self._start_twin(first, running, asked))
+        return effects
+
+    def _stragglers(self) -> list[tuple[float, int]]:
+        """When which attempt is a straggler, of those that may have a second one; none while anything else is ready."""
+        if self.failure is not None or self._ready or len(self.running) >= self._capacity.slots:
+            return []
+        candidates = [
+            (self.nodes[running.node].straggles_at(running, self._now), attempt)
+            for attempt, running in self.running.items()
+        ]
+        return [(due, attempt) for due, attempt in candidates if due is not None]
+
+    def _start_twin(self, first: int, running: Running, asked: Asked) -> Submit:
+        attempt, node, lo, hi = self._new_attempt(), running.node, running.lo, running.hi
+        running.twin, running.doubled = attempt, True
+        self.running[attempt] = Running(node, lo, hi, False, asked, twin=first, doubled=True)
+        number = self.nodes[node].failures.get(lo, 0) + 1
+        return Submit(attempt, node, lo, hi, number, memory=asked.memory or None, twin_of=first)
+
+    def _asked(self, state: NodeState, lo: int) -> Asked:
+        return Asked(state.plan.cpus, self.memory(state.node.id, lo) or 0, state.plan.gpus)
 
     def _start(self, state: NodeState, lo: int, hi: int, asked: Asked) -> Submit:
         attempt, node = self._new_attempt(), state.node.id
@@ -428,14 +472,3 @@ class RunState:
             return heapq.heappop(self._withdrawn)
         self._next_attempt += 1
         return self._next_attempt - 1
-
-    def _choose(self, state: NodeState) -> tuple[int, int]:
-        """The next items of a node: the longest one where durations are known, else a chunk from the front."""
-        longest = state.sizer.longest(state.plan.expected_s, state.open)
-        if longest is not None:
-            return longest, longest + 1
-        one_by_one = state.plan.timeout_s is not None
-        most = 1 if one_by_one else state.sizer.size(state.open.count, self._capacity.slots)
-        lo, hi = state.open.first(most)
-        solo = next((start for start, _ in state.alone.within(lo, hi)), hi)
-        return (lo, solo) if lo < solo else (lo, lo + 1)

@@ -217,6 +217,7 @@ class Runner:
             if event.attempt not in self._state.running:
                 self._state.apply(event)
                 return
+            event = self._kept(event)
             self._submitted.pop(event.attempt, None)
             self._workers.pop(event.attempt, None)
             if event.log is not None:
@@ -234,6 +235,12 @@ class Runner:
             self._commit(event, event.ref, event.done)
         if not isinstance(event, CapacityChanged):
             self._release_done()
+
+    def _kept(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
+        """The event, without the partial results of a failure where another attempt at the same items goes on."""
+        if isinstance(event, AttemptFailed) and self._state.running[event.attempt].twin is not None:
+            return msgspec.structs.replace(event, ref=None)
+        return event
 
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
         self._record(event)

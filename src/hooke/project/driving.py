@@ -191,6 +191,7 @@ class Driver:
                     gpus=asked.gpus,
                     retries=asked.retries,
                     timeout_s=asked.timeout_s,
+                    repeatable=asked.cache,
                     expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
                 )
             )

@@ -41,7 +41,8 @@ class _Book:
                     self._add(event.node, event.lo, event.hi)
             case AttemptFailed():
                 self._once(self._ended, event.attempt, "ended")
-                self._add(event.node, event.lo, event.lo + event.done)
+                if event.ref is not None:
+                    self._add(event.node, event.lo, event.lo + event.done)
             case ItemsFound():
                 self._add(event.node, event.lo, event.hi)
             case _:

@@ -257,6 +257,7 @@ def _plan(resources: Any) -> Plan:
         gpus=resources.gpus,
         retries=resources.retries,
         timeout_s=resources.timeout_s,
+        repeatable=resources.cache,
     )
 
 

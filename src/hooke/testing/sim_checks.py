@@ -25,6 +25,7 @@ from hooke.pipeline.admission import memory_after
 from hooke.pipeline.effects import Plan
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
+from hooke.testing.sim_twins import Flight, Twins
 from hooke.testing.sim_world import Handed, Record
 
 __all__ = ["Story", "broken"]
@@ -57,21 +58,12 @@ def broken(story: Story) -> list[str]:
 
 
 @dataclass(slots=True)
-class _Flight:
-    """An attempt that the driver handed out and that nobody answered yet."""
-
-    node: int
-    kind: str
-    items: range
-    began: float | None = None
-
-
-@dataclass(slots=True)
 class _Driver:
     """What holds while one driver lives."""
 
     known: list[set[int]]
-    flights: dict[int, _Flight] = field(default_factory=dict)
+    twins: Twins
+    flights: dict[int, Flight] = field(default_factory=dict)
     owed: dict[int, str] = field(default_factory=dict)
     failures: dict[tuple[int, int], int] = field(default_factory=dict)
     growths: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -102,7 +94,7 @@ class _Judge:
         self.roots = set(self.graph.roots())
 
     def _new_driver(self) -> _Driver:
-        return _Driver(known=[set() for _ in self.graph.nodes])
+        return _Driver(known=[set() for _ in self.graph.nodes], twins=Twins(self.graph, self.plans))
 
     def look(self, record: Record) -> None:
         """Take one record in."""
@@ -149,6 +141,7 @@ class _Judge:
         if status is None:
             return
         self._settle_accounts()
+        self._check_beaten()
         if driver.flights and status in {"finished", "failed", "stopped"}:
             self._wrong(f"leak: attempts {sorted(driver.flights)} were neither answered nor cancelled")
         if status == "failed" and not driver.doomed:
@@ -169,25 +162,29 @@ class _Judge:
 
     def _on_submit(self, handed: Handed) -> None:
         attempt, node = handed.attempt, handed.node
-        flight = _Flight(node, handed.kind, handed.items)
+        flight = Flight(node, handed.kind, handed.items)
         due = self._memory(node, handed.items.start if handed.items else -1)
         if (handed.memory or 0) != due:
             self._wrong(f"attempt {attempt} may use {handed.memory} bytes, and should have {due}")
         if attempt in self.started or attempt in self.driver.flights:
             self._wrong(f"attempt {attempt} was handed out twice")
         self.started.add(attempt)
+        if handed.twin_of is not None:
+            self._check_second(handed)
+            flight.doubled = True
         self._check_items(attempt, flight)
         self._check_needs(attempt, flight)
         self._check_passed(node)
         self.driver.flights[attempt] = flight
         self._check_place(attempt)
 
-    def _check_items(self, attempt: int, flight: _Flight) -> None:
+    def _check_items(self, attempt: int, flight: Flight) -> None:
         node, items = flight.node, set(flight.items)
         for other, flying in self.driver.flights.items():
-            if flying.node == node and (
-                items & set(flying.items) or (flight.kind, flying.kind) == ("expand",) * 2
-            ):
+            if flight.doubled and flying.doubled:
+                continue  # of which `_check_second` has seen to it that they are two
+            twice = (flight.kind, flying.kind) == ("expand",) * 2 and flying.node == node
+            if flight.meets(flying) or twice:
                 self._wrong(f"attempts {other} and {attempt} of node {node} run the same items at once")
         if items & self._known(node):
             self._wrong(
@@ -201,14 +198,21 @@ class _Judge:
             if self.driver.delayed.pop((node, item), 0.0) > self.now + 1e-6:
                 self._wrong(f"item {item} of node {node} did not wait for its retry")
 
-    def _check_needs(self, attempt: int, flight: _Flight) -> None:
+    def _check_second(self, handed: Handed) -> None:
+        driver = self.driver
+        for why in driver.twins.refused(handed, driver.flights, self.now):
+            self._wrong(f"attempt {handed.attempt} of node {handed.node} {why}")
+        if waiting := [node for node in self._ready() if node not in driver.held]:
+            self._wrong(f"attempt {handed.attempt} is a second one while nodes {waiting} are ready")
+
+    def _check_needs(self, attempt: int, flight: Flight) -> None:
         missing = [use for use in self.graph.nodes[flight.node].uses if not self._met(use, flight)]
         if missing:
             self._wrong(
                 f"attempt {attempt} of node {flight.node} began before its needs were done: {missing}"
             )
 
-    def _met(self, use: Any, flight: _Flight) -> bool:
+    def _met(self, use: Any, flight: Flight) -> bool:
         known = self._known(use.node)
         if use.elementwise:
             return set(flight.items) <= known
@@ -221,8 +225,8 @@ class _Judge:
         return self._complete(use.node)
 
     def _check_place(self, attempt: int) -> None:
-        place, flights = self.driver.place, self.driver.flights.values()
-        plans = [self.plans[flight.node] for flight in flights]
+        place = self.driver.place
+        plans = [self.plans[flight.node] for flight in self._flying()]
         over = (
             len(plans) > place.slots
             or _over([plan.cpus for plan in plans], place.cpus)
@@ -232,8 +236,12 @@ class _Judge:
             self._wrong(f"with attempt {attempt} more runs than the place has: {len(plans)} on {place}")
 
     def _memories(self) -> list[int]:
-        flights = self.driver.flights.values()
+        flights = self._flying()
         return [self._memory(flight.node, flight.items.start if flight.items else -1) for flight in flights]
+
+    def _flying(self) -> list[Flight]:
+        """What the engine has, those included that are beaten and not cancelled yet."""
+        return [*self.driver.flights.values(), *self.driver.twins.beaten.values()]
 
     def _on_deliver(self, event: Event) -> None:
         if isinstance(event, AttemptFinished | AttemptFailed) and event.attempt in self.driver.flights:
@@ -242,11 +250,20 @@ class _Judge:
     def _on_cancel(self, attempt: int) -> None:
         self.driver.flights.pop(attempt, None)
         self.driver.owed.pop(attempt, None)
+        self.driver.twins.beaten.pop(attempt, None)
 
     def _on_wait(self, _timeout_s: float) -> None:
         self._settle_accounts()
+        self._check_beaten()
         self._check_times()
         self._check_idle()
+        self._check_stragglers()
+
+    def _check_beaten(self) -> None:
+        beaten = self.driver.twins.beaten
+        if beaten:
+            self._wrong(f"leak: attempts {sorted(beaten)} were beaten by others and are not cancelled")
+        beaten.clear()
 
     def _settle_accounts(self) -> None:
         for attempt, answer in self.driver.owed.items():
@@ -272,10 +289,12 @@ class _Judge:
                 self.driver.flights[event.attempt].began = event.at
             case AttemptFinished():
                 self._answered(event)
+                self._beat(event)
                 self._finish(event, event.lo, event.hi)
             case AttemptFailed():
                 self._answered(event)
-                self._finish(event, event.lo, event.lo + event.done)
+                if event.ref is not None:
+                    self._finish(event, event.lo, event.lo + event.done)
                 self._count_failure(event)
             case ItemsFound():
                 self._find(event)
@@ -296,6 +315,12 @@ class _Judge:
         if flight is None and not timed_out:
             self._wrong(f"stale: an answer of attempt {event.attempt} was accepted, which is not under way")
         self.driver.owed.pop(event.attempt, None)
+
+    def _beat(self, event: AttemptFinished) -> None:
+        items = range(event.lo, event.hi)
+        self.driver.twins.measured(event.node, items, event.seconds)
+        for attempt in self.driver.twins.beat(Flight(event.node, "", items), self.driver.flights):
+            self.driver.owed.pop(attempt, None)
 
     def _finish(self, event: AttemptFinished | AttemptFailed, lo: int, hi: int) -> None:
         again = set(range(lo, hi)) & self._known(event.node)
@@ -325,6 +350,11 @@ class _Judge:
 
     def _count_failure(self, event: AttemptFailed) -> None:
         bad = event.lo + event.done
+        failed = Flight(event.node, "", range(event.lo, event.hi))
+        if any(flight.meets(failed) for flight in self.driver.flights.values()):
+            if event.ref is not None:
+                self._wrong(f"attempt {event.attempt} failed with results, while another runs its items")
+            return
         if event.failure.kind in ISOLATED_DEATHS and event.hi - bad > 1:
             return
         item = (event.node, bad if event.hi > event.lo else -1)
@@ -382,12 +412,12 @@ class _Judge:
         late = {item for (of, item), due in self.driver.delayed.items() if of == node and due > self.now}
         items = self.items[node]
         if items is None:
-            whole = _Flight(node, "expand", range(0))
+            whole = Flight(node, "expand", range(0))
             able = self.graph.nodes[node].is_dynamic and not flying and -1 not in late
             return able and all(self._met(use, whole) for use in self.graph.nodes[node].uses)
         left = set(range(items)) - self._known(node) - busy - late
         uses = self.graph.nodes[node].uses
-        return any(all(self._met(use, _Flight(node, "", range(i, i + 1))) for use in uses) for i in left)
+        return any(all(self._met(use, Flight(node, "", range(i, i + 1))) for use in uses) for i in left)
 
     def _fits(self, node: int) -> bool:
         place = self.driver.place
@@ -407,6 +437,17 @@ class _Judge:
             return
         if idle := [node for node in ready if node not in self.driver.held]:
             self._wrong(f"idle: nodes {idle} are ready and fit, and the driver sleeps")
+
+    def _check_stragglers(self) -> None:
+        """Before the driver sleeps: no straggler is alone where a slot and the rest of what it asks for are free."""
+        driver = self.driver
+        if driver.doomed or driver.stopped or len(driver.flights) >= driver.place.slots or self._ready():
+            return
+        for attempt, flight in driver.flights.items():
+            if not driver.twins.neglected(flight, self.now, by_s=LATEST_S) or not self._fits(flight.node):
+                continue
+            if 2 * len(self._known(flight.node)) >= (self.items[flight.node] or 0):
+                self._wrong(f"attempt {attempt} of node {flight.node} is a straggler, and has no second one")
 
     def _check_passed(self, started: int) -> None:
         """No ready node is passed for ever by nodes that come after it."""

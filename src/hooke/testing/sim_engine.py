@@ -18,7 +18,6 @@ from hooke.base.errors import Permanent, Temporary
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
-    AttemptStarted,
     CapacityChanged,
     Failure,
     WorkerStarted,
@@ -35,6 +34,8 @@ __all__ = ["SimEngine", "Tries"]
 
 DEADLY = frozenset({"die", "oom", "hang"})
 _HANG_S = 600.0
+_STRAGGLES_S = 300.0
+_SLOW_ITEMS = (1, 2, 3, 4, 5, 11)
 
 
 class Tries:
@@ -43,15 +44,33 @@ class Tries:
     def __init__(self, world: World) -> None:
         self._world = world
         self._left: dict[tuple[int, int], list[str]] = {}
+        self._slow: dict[int, list[int]] = {}
 
     def next(self, call: Call, item: int) -> str | None:
         """How the next try of this item fails; None where it succeeds."""
         left = self._drawn(call, item)
         return left[0] if left and self._world.faults is not NO_FAULTS else None
 
-    def spend(self, call: Call, item: int) -> None:
-        """That try has been."""
-        self._left[call.node, item].pop(0)
+    def spend(self, call: Call, item: int, bad: str) -> None:
+        """That try has been; of two attempts that ran at once and fail alike it is the same one."""
+        left = self._left[call.node, item]
+        if left and left[0] == bad:
+            left.pop(0)
+
+    def straggles(self, call: Call) -> bool:
+        """Whether this attempt is stuck for long: the first at some items of a map, at one of them maybe the next ones too."""
+        faults = self._world.faults
+        if call.kind != "map" or not faults.stragglers:
+            return False
+        if call.node not in self._slow:
+            chance = self._world.chance(f"stragglers {call.node}")
+            happens = chance.random() < faults.stragglers
+            self._slow[call.node] = chance.choices(_SLOW_ITEMS, k=3) if happens else []
+        slow = self._slow[call.node]
+        mine = [item for item in slow if call.lo <= item < call.hi]
+        if mine:
+            slow.remove(mine[0])
+        return bool(mine)
 
     def _drawn(self, call: Call, item: int) -> list[str]:
         key = (call.node, item)
@@ -99,9 +118,10 @@ class _Chunk:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         at, self.item = self.item, self.item + 1
-        error = _error(self.tries.next(self.call, at))
-        if error is not None:
-            self.tries.spend(self.call, at)
+        bad = self.tries.next(self.call, at)
+        error = _error(bad)
+        if bad is not None and error is not None:
+            self.tries.spend(self.call, at, bad)
             raise error
         return self.call.image.function(*args, **kwargs)
 
@@ -202,23 +222,12 @@ class SimEngine:
             return
         call = attempt.call
         self._out.append(WorkerStarted(at=self.world.clock.time, worker=attempt.worker))
-        self._out.append(
-            AttemptStarted(
-                at=self.world.clock.time,
-                attempt=call.attempt,
-                node=call.node,
-                lo=call.lo,
-                hi=call.hi,
-                worker=attempt.worker,
-                number=call.number,
-                expand=call.kind == "expand",
-            )
-        )
+        self._out.append(call.began(self.world.clock.time, worker=attempt.worker))
         seconds, deadly, item = self._fate(call)
         if deadly == "hang":
             self._later(_HANG_S, lambda: self._end(attempt))
             if call.hi - call.lo <= 1:
-                self.tries.spend(call, item)
+                self.tries.spend(call, item, deadly)
         elif deadly is not None or self._chance.random() < self.world.faults.deaths:
             self._later(seconds * self._chance.random(), lambda: self._die(attempt, deadly, item))
         else:
@@ -239,6 +248,9 @@ class SimEngine:
                 return seconds, bad, item
             if bad is not None:
                 break
+        if self.tries.straggles(call):
+            longest = _STRAGGLES_S if call.timeout_s is None else 0.9 * call.timeout_s
+            seconds = max(seconds, longest * self._chance.uniform(0.2, 1.0))
         return seconds, None, call.lo
 
     def _die(self, attempt: _Attempt, deadly: str | None, item: int) -> None:
@@ -247,7 +259,7 @@ class SimEngine:
             return
         call = attempt.call
         if deadly is not None and call.hi - call.lo <= 1:
-            self.tries.spend(call, item)  # found out only when it is alone
+            self.tries.spend(call, item, deadly)  # found out only when it is alone
         attempt.over = True
         kind = "OutOfMemory" if deadly == "oom" else "WorkerDied"
         failure = Failure(kind=kind, message=f"{attempt.worker} was killed", signal=9)
@@ -278,11 +290,12 @@ class SimEngine:
     def _compute(self, attempt: _Attempt) -> EngineEvent:
         """Run the attempt for real and answer."""
         call = attempt.call
-        bad = _error(self.tries.next(call, -1)) if call.kind == "expand" else None
+        bad = self.tries.next(call, -1) if call.kind == "expand" else None
+        error = _error(bad)
         event: AttemptFinished | AttemptFailed
-        if bad is not None:
-            self.tries.spend(call, -1)
-            event = AttemptFailed(failure=failure_of(bad, arguments=call.shown), **self._where(attempt))
+        if bad is not None and error is not None:
+            self.tries.spend(call, -1, bad)
+            event = AttemptFailed(failure=failure_of(error, arguments=call.shown), **self._where(attempt))
         else:
             function: Callable[..., Any] = _Chunk(call, self.tries, call.lo)
             event = self._worker.run(
@@ -359,4 +372,5 @@ class SimEngine:
 
 
 def _facts(call: Call) -> Handed:
-    return Handed(call.attempt, call.node, call.kind, range(call.lo, call.hi), call.memory)
+    items = range(call.lo, call.hi)
+    return Handed(call.attempt, call.node, call.kind, items, call.memory, call.twin_of)

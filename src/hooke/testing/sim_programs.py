@@ -118,8 +118,11 @@ class _Draw:
         self.shapes: list[tuple[str, int]] = []  # (number, pair, list, map, dynamic), length where known
 
     def program(self) -> Program:
-        for _ in range(self.random.randint(2, 9)):
-            getattr(self, "_" + self.random.choice(_SHAPES))()
+        if self.random.random() < 0.3:
+            self._narrow()
+        else:
+            for _ in range(self.random.randint(2, 9)):
+                getattr(self, "_" + self.random.choice(_SHAPES))()
         if self.random.random() < 0.2:
             self._twice()
         used = {at for step in self.steps for at, _ in step.inputs}
@@ -166,6 +169,20 @@ class _Draw:
         items = self.random.choice((0, 1, 3, 8, 40))
         step = Step("static", self._task(bump), self._uses(1), self.random.randrange(9), items)
         self._add(("map", items), step)
+
+    def _narrow(self) -> None:
+        """A map and nothing beside it, so that slots are free while its last items run."""
+        asked = Resources(
+            memory=self.random.choice((None, GIB)),
+            retries=self.random.choice((0, 1, 2)),
+            timeout_s=self.random.choice((None, None, 30.0)),
+            cache=self.random.random() < 0.9,
+        )
+        items = self.random.choice((8, 12, 40))
+        task = Task(bump, name="bump0", resources=asked)
+        self._add(("map", items), Step("static", task, items=items))
+        if self.random.random() < 0.5:
+            self._reduce()
 
     def _constants(self) -> None:
         """A map over a list that holds other results."""

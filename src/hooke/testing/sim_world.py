@@ -51,6 +51,7 @@ class Handed(NamedTuple):
     kind: str
     items: range
     memory: int | None
+    twin_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,8 @@ class Faults:
     """Of an attempt: to lose its worker."""
     doubles: float = 0.0
     """Of an answer: to come again, and of a cancelled or dead attempt: to be answered all the same."""
+    stragglers: float = 0.0
+    """Of a map: that the first attempt at one of its items takes far longer than the others, and maybe the next one too."""
     resizes: float = 0.0
     """Of the place: to change its size, at every few seconds."""
     stops: float = 0.0
@@ -98,6 +101,7 @@ def draw_faults(random: Random) -> Faults:
         crashes=some(0.7),
         rivals=some(0.3),
         stored=some(0.3),
+        stragglers=random.choice((0.0, 0.7, 1.0)),
     )
 
 
