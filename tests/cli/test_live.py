@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Desk, plain
 from tests.cli.jobs import SLOW
 
-from hooke.cli.live import picture
+from hooke.project.progress.table import picture
 
 pytestmark = pytest.mark.heavy
 

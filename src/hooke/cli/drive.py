@@ -15,13 +15,14 @@ import click
 import msgspec
 
 from hooke.base.errors import HookeError, NotFingerprintable, TaskFailed, UsageError
-from hooke.cli.progress import Progress, open_progress
 from hooke.cli.result import result_json, result_text
 from hooke.cli.screens import EXIT_STOPPED, Session, command, error_facts, error_screen, exit_code
 from hooke.pipeline.failures import user_traceback
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.driving import Driver
 from hooke.project.outcome import view_of
+from hooke.project.progress.choice import Scene, open_progress, wanted_progress
+from hooke.project.progress.progress import Progress
 from hooke.project.running import Run
 
 __all__ = ["Conduct", "user_code"]
@@ -41,7 +42,7 @@ class Conduct:
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
-        self.progress = open_progress(quiet=self.as_json, in_this_process=self.in_this_process)
+        self.progress = open_progress(self._wanted(), Scene(in_this_process=self.in_this_process))
 
     def drive(self, driver: Driver) -> int:
         """Run it to its end; returns the exit code."""
@@ -56,6 +57,14 @@ class Conduct:
         if status == "stopped":
             return self._stopped(driver.run, "cleanly")
         return self.told(Run(driver.project, driver.run))
+
+    def _wanted(self) -> str:
+        """Nobody types a command to see nothing for a while: what `auto` would show late, is shown at once."""
+        project = self.session.project
+        wanted = wanted_progress("auto", project.settings.show.progress if project is not None else "auto")
+        if self.as_json:
+            return "none"
+        return "table" if wanted == "auto" else wanted
 
     def in_folder(self) -> AbstractContextManager[None]:
         """The folder where tasks work."""

@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from hooke.project.driving import Driver, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import loading
 from hooke.project.outcome import output_ref, view_of
+from hooke.project.progress.choice import Scene, open_progress, wanted_progress
+from hooke.project.progress.html import run_html
+from hooke.project.progress.progress import Progress
 from hooke.project.table import run_table
 
 __all__ = ["Run", "run"]
@@ -35,6 +40,7 @@ def run(
     on: str = "local",
     workers: int | tuple[int, int] | None = None,
     wait: bool = True,
+    progress: str = "auto",
     **params: Any,
 ) -> Run:
     """Run a pipeline at a place, cached and journalled.
@@ -42,6 +48,9 @@ def run(
     `on` is a place: `local` (processes of this machine), `local:8`, `serial` (this process), or a name in
     `hooke.toml`. `workers` is a number or (low, high). With `wait=False` the run goes on in a thread, and no
     longer than this process: call `result()`, or `hooke resume` takes it up.
+    `progress` is what stderr shows meanwhile: `auto` (a live table on a terminal or in a notebook, elsewhere a line
+    each five seconds; nothing of a short run), `table` (at once, and lines where no table can be), `lines` (of each
+    task) or `none`. The environment variable HOOKE_PROGRESS or hooke.toml may say what `auto` is.
     The other arguments are the pipeline's own.
 
     Raises UsageError and TraceError before anything runs; TaskFailed (a branch of it) when a task failed
@@ -58,19 +67,25 @@ def run(
             f"{file} calls run() while it is imported",
             mend='put the call under `if __name__ == "__main__":`',
         )
-    order = Order(pipeline=pipeline, args=args, params=params, on=on, workers=workers)
-    driver = prepare(order, Project.find(_start_of(pipeline)))
-    return _begin(driver, wait=wait)
+    project = Project.find(_start_of(pipeline))
+    wanted = wanted_progress(progress, project.settings.show.progress)
+    driver = prepare(Order(pipeline=pipeline, args=args, params=params, on=on, workers=workers), project)
+    scene = Scene(in_this_process=driver.place.engine == "serial", background=not wait)
+    shown = open_progress(wanted, scene)
+    driver.order = replace(driver.order, observers=(shown.observe,))
+    return _begin(driver, shown, wait=wait)
 
 
-def _begin(driver: Driver, *, wait: bool) -> Run:
+def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
     handle = Run(driver.project, driver.run)
-    if wait:
-        if driver.drive() == "stopped" and handle.stopped_by == CTRL_C:
-            raise KeyboardInterrupt(f"run {driver.run} stopped cleanly; next: hooke resume {driver.run}")
-        handle.check()
-    else:
-        handle.follow(driver)
+    if not wait:
+        handle.follow(driver, shown)
+        return handle
+    with shown:
+        status = driver.drive()
+    if status == "stopped" and handle.stopped_by == CTRL_C:
+        raise KeyboardInterrupt(f"run {driver.run} stopped cleanly; next: hooke resume {driver.run}")
+    handle.check()
     return handle
 
 
@@ -99,6 +114,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.status})"
+
+    def _repr_html_(self) -> str:
+        view, now = self._view(), time.time()
+        error = str(view.error(self.id) or view.row(now).message)
+        return run_html(view.row(now), view.rows(now), stopping=self.stopped_by, error=error)
 
     @property
     def status(self) -> str:
@@ -155,12 +175,13 @@ class Run:
         """Ask the run to stop; it can be resumed."""
         self.project.runs.request_stop(self.id, "Run.stop()")
 
-    def follow(self, driver: Driver) -> None:
-        """Drive the run in a thread of this process."""
+    def follow(self, driver: Driver, shown: Progress | None = None) -> None:
+        """Drive the run in a thread of this process, inside the context `shown`."""
 
         def drive() -> None:
             try:
-                driver.drive()
+                with shown or nullcontext():
+                    driver.drive()
             except BaseException as error:  # noqa: BLE001 - whoever asks for the result is told
                 self._error = error
 

@@ -12,10 +12,21 @@ from typing import Any
 from hooke.base.errors import ConfigError, UsageError
 from hooke.base.units import parse_bytes
 
-__all__ = ["FILE", "JournalSettings", "PlaceSettings", "Settings", "StoreSettings", "read_settings"]
+__all__ = [
+    "FILE",
+    "PROGRESS",
+    "JournalSettings",
+    "PlaceSettings",
+    "Settings",
+    "ShowSettings",
+    "StoreSettings",
+    "read_settings",
+]
 
 FILE = "hooke.toml"
 DURABLE = ("group", "each", "none")
+PROGRESS = ("auto", "table", "lines", "none")
+"""What `progress` may be; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +50,14 @@ class JournalSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShowSettings:
+    """`[show]`: what is shown of a run while it goes on."""
+
+    progress: str = "auto"
+    """`auto`, `table`, `lines` or `none`, as in `run`. The environment variable HOOKE_PROGRESS goes before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceSettings:
     """`[places.NAME]`: a place by name."""
 
@@ -52,6 +71,7 @@ class Settings:
 
     store: StoreSettings = field(default_factory=StoreSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
+    show: ShowSettings = field(default_factory=ShowSettings)
     places: Mapping[str, PlaceSettings] = field(default_factory=dict)
 
 
@@ -69,6 +89,7 @@ def read_settings(folder: Path) -> Settings:
     return Settings(
         store=_store(path, table.get("store", {})),
         journal=_journal(path, table.get("journal", {})),
+        show=_show(path, table.get("show", {})),
         places={name: _place(path, f"places.{name}", values) for name, values in places.items()},
     )
 
@@ -77,6 +98,13 @@ def _journal(path: Path, values: Any) -> JournalSettings:
     made: JournalSettings = _section(path, "journal", values, JournalSettings)
     if made.durable not in DURABLE:
         raise ConfigError(f"{path}: journal.durable = {made.durable!r}", mend=f"valid: {', '.join(DURABLE)}")
+    return made
+
+
+def _show(path: Path, values: Any) -> ShowSettings:
+    made: ShowSettings = _section(path, "show", values, ShowSettings)
+    if made.progress not in PROGRESS:
+        raise ConfigError(f"{path}: show.progress = {made.progress!r}", mend=f"valid: {', '.join(PROGRESS)}")
     return made
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Self
+from typing import TextIO
 
 import psutil
 from rich.console import Console, Group, RenderableType
@@ -16,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.journal.events import Event
 from hooke.journal.task_view import TaskRow
-from hooke.journal.view import RunRow, RunView
+from hooke.journal.view import RunRow
+from hooke.project.progress.display import Snapshot, clock, most_telling
+from hooke.project.progress.terminal import TERMINAL
+from hooke.project.progress.watch import TICK_S
 
-__all__ = ["LiveTable", "Memory", "picture"]
+__all__ = ["LiveTable", "Memory", "Taken", "picture"]
 
-FRAMES_A_SECOND = 5
 SAMPLE_S = 1.0
 """How often memory is read: a read costs about 50 us a process."""
 
@@ -41,45 +39,59 @@ _STATES = {
 _PLAIN_MARKS = {"▸": ">", "✓": "+", "✗": "x", "·": "."}
 
 
-class LiveTable(AbstractContextManager["LiveTable"]):
-    """Redraws the table on stderr, and leaves its last state there."""
+class LiveTable:
+    """Redraws the table at the end of a terminal, and leaves its last state there. Raises Taken where one is drawn already."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
-        self._lock = threading.Lock()
-        self._view = RunView()
+    every_s = TICK_S
+
+    def __init__(self, out: TextIO) -> None:
+        self._console = _Console(file=out, highlight=False)
         self._memory = Memory()
         self._live = Live(
+            Text("tracing ...", style="dim"),
             console=self._console,
-            refresh_per_second=FRAMES_A_SECOND,
-            get_renderable=self._picture,
-            redirect_stdout=False,  # nothing prints there while a run is driven
+            auto_refresh=False,  # the watch's thread draws
+            redirect_stdout=False,  # what goes there may be piped elsewhere
             vertical_overflow="crop",
         )
+        if not TERMINAL.claim(self):
+            raise Taken
+        self._live.start(refresh=True)
 
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
+    def draw(self, snapshot: Snapshot) -> None:
+        """Draw a frame in the place of the last one."""
+        if snapshot.run.run:
+            self._live.update(self._picture(snapshot), refresh=True)
 
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-        self._console.print()
+    def close(self, snapshot: Snapshot) -> None:
+        """Leave the last frame, and a blank line below it."""
+        try:
+            if snapshot.run.run:
+                self._live.update(self._picture(snapshot))
+            self._live.stop()
+            self._console.print()
+        finally:
+            TERMINAL.release(self)
 
-    def observe(self, event: Event) -> None:
-        """Fold the event; the next frame shows it."""
-        with self._lock:
-            self._view.apply(event)
+    def above(self, line: str) -> None:
+        """Print a line above the table."""
+        self._console.print(Text(line))
 
-    def _picture(self) -> RenderableType:
-        now = time.time()
-        with self._lock:
-            run, tasks = self._view.row(now), self._view.rows(now)
-            workers = [worker.pid for worker in self._view.workers.values() if worker.pid]
-            stopping = self._view.stopping_by
-        if not run.run:
-            return Text("tracing ...", style="dim")
-        memory = self._memory.sample(workers, now) if run.status == "running" else None
-        return picture(run, tasks, memory=memory, stopping=stopping, console=self._console)
+    def _picture(self, snapshot: Snapshot) -> RenderableType:
+        run = snapshot.run
+        going = run.status == "running"
+        memory = self._memory.sample(snapshot.workers, snapshot.now) if going else None
+        return picture(run, snapshot.tasks, memory=memory, stopping=snapshot.stopping, console=self._console)
+
+
+class Taken(Exception):
+    """The terminal has a live table already."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process."""
+        raise BrokenPipeError
 
 
 class Memory:
@@ -116,7 +128,7 @@ def picture(
     columns = _Columns.fitting(width, max((len(task.task) for task in tasks), default=0))
     table = columns.table()
     going, plain = run.status == "running", console.options.ascii_only
-    shown = _most_telling(tasks, max(3, height - 4))
+    shown = most_telling(tasks, max(3, height - 4))
     for task in shown:
         cells = _cells(task, bar=columns.bar, plain=plain, going=going)
         style = "dim" if task.state in ("waiting", "not needed") else ""
@@ -165,7 +177,7 @@ def _title(run: RunRow, console_width: int, *, memory: int | None, stopping: str
     colour = {"running": "cyan", "finished": "green", "failed": "red"}.get(run.status, "yellow")
     status = f"stopping ({stopping})" if stopping and run.status == "running" else run.status
     name = run.run if console_width >= 90 else run.pipeline
-    title = Text.assemble((name, "bold"), " ", (status, f"bold {colour}"), f" {_clock(run.seconds)}")
+    title = Text.assemble((name, "bold"), " ", (status, f"bold {colour}"), f" {clock(run.seconds)}")
     if run.status == "running":
         title.append(f"  {run.busy} of {max(run.slots, run.workers)} workers busy")
         if memory:
@@ -181,14 +193,7 @@ def _left(run: RunRow) -> str:
     if run.remaining is None or not run.remaining.seconds:
         return ""
     how = "at least" if run.remaining.untimed else "about"
-    return f"  {how} {_clock(run.remaining.seconds)} left"
-
-
-def _clock(seconds: float) -> str:
-    """Steady to look at: `0:07`, `1:02:45`."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+    return f"  {how} {clock(run.remaining.seconds)} left"
 
 
 def _cells(task: TaskRow, *, bar: int, plain: bool, going: bool) -> list[RenderableType]:
@@ -244,14 +249,5 @@ def _rate(rate: float | None) -> str:
 def _time(task: TaskRow, *, going: bool) -> str:
     """How long it will go on, while that can be told; then the work that it was."""
     if going and task.state in ("running", "partly", "waiting"):
-        return f"{_clock(task.remaining_s + 0.5)} left" if task.remaining_s else ""
+        return f"{clock(task.remaining_s + 0.5)} left" if task.remaining_s else ""
     return format_seconds(task.seconds) if task.seconds else ""
-
-
-def _most_telling(tasks: list[TaskRow], most: int) -> list[TaskRow]:
-    """At most so many tasks, in their order: those that run or failed first, then those that wait, then the others."""
-    if len(tasks) <= most:
-        return tasks
-    order = {"running": 0, "failed": 0, "partly": 1, "waiting": 2}
-    ranked = sorted(range(len(tasks)), key=lambda at: (order.get(tasks[at].state, 3), at))
-    return [tasks[at] for at in sorted(ranked[: most - 1])]

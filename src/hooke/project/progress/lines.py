@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractContextManager
 from typing import TextIO
 
@@ -19,6 +18,8 @@ from hooke.journal.events import (
 )
 from hooke.journal.task_view import TaskRow
 from hooke.journal.view import RunView
+from hooke.project.progress.progress import gone
+from hooke.project.progress.terminal import TERMINAL
 
 __all__ = ["Lines"]
 
@@ -31,8 +32,8 @@ MOST_TROUBLES = 20
 class Lines(AbstractContextManager["Lines"]):
     """Writes at most one line per task and EVERY_S seconds besides its changes of state, however many items it has."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
-        self._out = out or sys.stderr
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
         self._view = RunView()
         self._said: dict[str, str] = {}
         self._said_at: dict[str, float] = {}
@@ -106,8 +107,10 @@ class Lines(AbstractContextManager["Lines"]):
         if self._gone:
             return
         try:
-            print(line, file=self._out, flush=True)
-        except OSError:  # nobody reads on (`| head`): the run is not for its audience
+            TERMINAL.say(line, self._out)
+        except (OSError, ValueError) as error:  # nobody reads on (`| head`): the run is not for its audience
+            if not gone(error):
+                raise
             self._gone = True
 
 

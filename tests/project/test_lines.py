@@ -3,7 +3,6 @@
 import io
 
 from hooke.base.ref import Ref
-from hooke.cli.lines import EVERY_S, MOST_TROUBLES, Lines
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -14,6 +13,7 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
+from hooke.project.progress.lines import EVERY_S, MOST_TROUBLES, Lines
 
 REF = Ref(digest="0" * 64, size=1, inline=b"x")
 
