@@ -16,6 +16,7 @@ from hooke.pipeline.task import task
 
 if TYPE_CHECKING:
     from hooke.base.errors import (
+        BeyondTheData,
         ConfigError,
         CorruptObject,
         EnvironmentMismatch,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         JournalError,
         MissingExtra,
         MissingObject,
+        NotEnoughData,
         NotFingerprintable,
         NotPicklable,
         OutOfMemory,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from hooke.project.running import Run, run
 
 __all__ = [
+    "BeyondTheData",
     "ConfigError",
     "CorruptObject",
     "EnvironmentMismatch",
@@ -50,6 +53,7 @@ __all__ = [
     "JournalError",
     "MissingExtra",
     "MissingObject",
+    "NotEnoughData",
     "NotFingerprintable",
     "NotPicklable",
     "OutOfMemory",

@@ -8,6 +8,7 @@
     ├── JournalError          a journal cannot be written or read
     ├── ConfigError           hooke.toml
     ├── MissingExtra          a library is not installed; names the exact pip command
+    ├── NotEnoughData         measurements do not determine a law or an answer: BeyondTheData
     ├── RunStopped            result() of a stopped run
     ├── TaskFailed            UserError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch
     ├── Permanent             raised by user code: do not try again
@@ -27,6 +28,7 @@ from hooke.base.formats import format_bytes
 from hooke.base.tracebacks import user_frames
 
 __all__ = [
+    "BeyondTheData",
     "ConfigError",
     "CorruptObject",
     "EnvironmentMismatch",
@@ -34,6 +36,7 @@ __all__ = [
     "JournalError",
     "MissingExtra",
     "MissingObject",
+    "NotEnoughData",
     "NotFingerprintable",
     "NotPicklable",
     "OutOfMemory",
@@ -123,6 +126,21 @@ class ConfigError(HookeError):
 
 class MissingExtra(HookeError):
     """A library that this place or format needs is not installed; `mend` is the exact command."""
+
+
+class NotEnoughData(HookeError):
+    """The measurements do not determine the law, or the answer, that was asked for.
+
+    `measure_at` is the N whose measurement would tell most, where that is known; `next` says it in words.
+    """
+
+    def __init__(self, what: str, *, measure_at: float | None = None, **context: str) -> None:
+        super().__init__(what, **context)
+        self.measure_at = measure_at
+
+
+class BeyondTheData(NotEnoughData):
+    """The answer lies where the laws that fit the measurements differ too much to give one."""
 
 
 class RunStopped(HookeError):

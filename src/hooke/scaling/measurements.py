@@ -1,0 +1,144 @@
+"""What was measured: throughput at each N, with repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hooke.base.errors import UsageError
+from hooke.scaling.families import Floats
+
+__all__ = ["Measurements"]
+
+
+@dataclass(frozen=True, slots=True, init=False, eq=False)
+class Measurements:
+    """Throughput at each N. The arrays hold one entry a measurement, in the order of N.
+
+    `n` is what was varied: workers, threads, load, items in a call. Give either `throughput`, in work a second, or
+    `seconds`, in which `work` (1 unless given) was done. Both are (len(n),), or (len(n), runs) where each N was
+    measured several times; an N may also stand in `n` several times. Where a value is itself a mean, `repeats` says
+    of how many runs, and it weighs as much. `conditions` labels what else differed: machine, kind of work, hour.
+    `work`, `repeats` and `conditions` are one for all or one for each entry of `n`.
+
+    Raises UsageError, which names the entry and the mend, for shapes that do not match and for numbers that are not
+    finite and above zero.
+    """
+
+    n: Floats
+    throughput: Floats
+    work: Floats
+    repeats: Floats
+    conditions: NDArray[np.str_]
+
+    def __init__(
+        self,
+        n: ArrayLike,
+        *,
+        throughput: ArrayLike | None = None,
+        seconds: ArrayLike | None = None,
+        work: ArrayLike = 1.0,
+        repeats: ArrayLike = 1.0,
+        conditions: str | Sequence[str] = "",
+    ) -> None:
+        levels = _positive("n", n)
+        if levels.ndim != 1 or not levels.size:
+            raise UsageError(
+                f"n has shape {levels.shape}", mend="give a flat list, one N for each measurement"
+            )
+        done = _for_each("work", work, levels)
+        values = _table(throughput, seconds, levels)
+        rates = done[:, None] / values if throughput is None else values
+        row = np.repeat(np.arange(levels.size), values.shape[1])
+        order = np.argsort(levels[row], kind="stable")
+        columns = {
+            "n": levels[row],
+            "throughput": rates.ravel(),
+            "work": done[row],
+            "repeats": _for_each("repeats", repeats, levels)[row],
+            "conditions": _labels(conditions, levels)[row],
+        }
+        for name, column in columns.items():
+            kept = column[order]
+            kept.flags.writeable = False
+            object.__setattr__(self, name, kept)
+
+    def __len__(self) -> int:
+        return self.n.size
+
+    @property
+    def levels(self) -> Floats:
+        """The distinct N, ascending."""
+        return np.unique(self.n)
+
+    @property
+    def confounded(self) -> bool:
+        """Whether no condition was measured at more than one N, so that its effect cannot be told from that of N."""
+        labels = np.unique(self.conditions)
+        return labels.size > 1 and all(
+            np.unique(self.n[self.conditions == label]).size == 1 for label in labels
+        )
+
+    def means(self) -> tuple[Floats, Floats]:
+        """The distinct N, and the mean throughput at each."""
+        levels, at = np.unique(self.n, return_inverse=True)
+        total = np.bincount(at, weights=self.repeats * self.throughput)
+        return levels, total / np.bincount(at, weights=self.repeats)
+
+
+def _positive(name: str, values: ArrayLike) -> Floats:
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{name} is not an array of numbers: {error}", mend="give numbers, the same count in each row"
+        ) from error
+    wrong = ~(np.isfinite(numbers) & (numbers > 0))
+    if wrong.any():
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        place = "".join(f"[{i}]" for i in where)
+        raise UsageError(
+            f"{name}{place} is {numbers[where]:g}",
+            mend="every number must be finite and above zero; leave it out",
+        )
+    return numbers
+
+
+def _table(throughput: ArrayLike | None, seconds: ArrayLike | None, levels: Floats) -> Floats:
+    """What was measured, as (len(n), runs)."""
+    if (throughput is None) == (seconds is None):
+        raise UsageError(
+            "measurements are either throughput or seconds",
+            mend="Measurements(n, throughput=...) in work a second, or Measurements(n, seconds=..., work=...)",
+        )
+    name = "seconds" if throughput is None else "throughput"
+    values = _positive(name, np.asarray(seconds) if throughput is None else throughput)
+    if values.ndim not in {1, 2} or len(values) != levels.size or not values.size:
+        raise UsageError(
+            f"{name} has shape {values.shape}, and n has {levels.size} entries",
+            mend=f"shape ({levels.size},), or ({levels.size}, runs) with a row for each N",
+        )
+    return values.reshape(levels.size, -1)
+
+
+def _for_each(name: str, values: ArrayLike, levels: Floats) -> Floats:
+    numbers = _positive(name, values)
+    if numbers.shape not in {(), levels.shape}:
+        raise UsageError(
+            f"{name} has shape {numbers.shape}, and n has {levels.size} entries",
+            mend=f"one number for all, or {levels.size} of them",
+        )
+    return np.broadcast_to(numbers, levels.shape)
+
+
+def _labels(conditions: str | Sequence[str], levels: Floats) -> NDArray[np.str_]:
+    labels = np.asarray(conditions, dtype=np.str_)
+    if labels.shape not in {(), levels.shape}:
+        raise UsageError(
+            f"conditions has {labels.size} labels, and n has {levels.size} entries",
+            mend=f"one label for all, or {levels.size} of them",
+        )
+    return np.broadcast_to(labels, levels.shape)
