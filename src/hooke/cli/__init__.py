@@ -1,7 +1,7 @@
-"""The command line: one file a verb, and how a run looks on a terminal, in a pipe and as JSON.
+"""The command line: one file a verb, and how a run's result looks on a terminal, in a pipe and as JSON.
 
 Knows how things are asked for and shown; knows nothing of how they are done. Imports `project` and the floors
-below, click, and rich for the live table alone.
+below, and click.
 """
 
 from __future__ import annotations

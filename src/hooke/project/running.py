@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,17 +176,20 @@ class Run:
         self.project.runs.request_stop(self.id, "Run.stop()")
 
     def follow(self, driver: Driver, shown: Progress | None = None) -> None:
-        """Drive the run in a thread of this process, inside the context `shown`."""
+        """Drive the run in a thread of this process; `shown` is entered in this one."""
+        context = ExitStack()
 
         def drive() -> None:
             try:
-                with shown or nullcontext():
+                with context:
                     driver.drive()
             except BaseException as error:  # noqa: BLE001 - whoever asks for the result is told
                 self._error = error
 
         self.project.create()
         self.project.runs.create(driver.run)  # so that stop() has a place to ask, however soon it is called
+        if shown is not None:
+            context.enter_context(shown)
         self._thread = threading.Thread(target=drive, name=f"hooke-{self.id}", daemon=True)
         self._thread.start()
 

@@ -68,6 +68,8 @@ def open_progress(wanted: str, scene: Scene) -> Progress:
         delay_s = TABLE_AFTER_S if wanted == "auto" else 0.0
         if (shell := kernel_shell()) is not None:
             context = copy_context()
+            # A run in the background takes its place now: later, its cell is over.
+            delay_s = 0.0 if scene.background else delay_s
             return Drawn(lambda: NotebookTable(shell, context), delay_s=delay_s)
         if out is not None and _takes_a_table(out, scene):
             return Drawn(lambda: _table(out, scene), delay_s=delay_s)

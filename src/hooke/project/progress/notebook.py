@@ -13,6 +13,8 @@ from hooke.project.progress.summary import summary
 
 __all__ = ["NotebookTable", "kernel_shell"]
 
+NOT_YET = "nothing has run yet"
+
 
 def kernel_shell() -> Any | None:
     """The IPython shell of the Jupyter kernel that this process is; None elsewhere, and in IPython's own terminal."""
@@ -37,21 +39,20 @@ class NotebookTable:
 
     def draw(self, snapshot: Snapshot) -> None:
         """Put the table in the place of the last one."""
-        if snapshot.run.run:
-            self._publish(snapshot)
+        begun = bool(snapshot.run.run)
+        html = run_html(snapshot.run, snapshot.tasks, stopping=snapshot.stopping)
+        told = {"text/plain": summary(snapshot), "text/html": html}
+        self._publish(told if begun else {"text/plain": NOT_YET, "text/html": f"<i>{NOT_YET}</i>"})
 
     def close(self, snapshot: Snapshot) -> None:
         """Leave the last state."""
         self.draw(snapshot)
 
-    def _publish(self, snapshot: Snapshot) -> None:
-        html = run_html(snapshot.run, snapshot.tasks, stopping=snapshot.stopping)
-        data = {"text/html": html, "text/plain": summary(snapshot)}
-        self._context.run(
-            self._shell.display_pub.publish,
-            data=data,
-            metadata={},
-            transient={"display_id": self._id},
-            update=self._shown,
-        )
+    def _publish(self, data: dict[str, str]) -> None:
+        # Only where the table first stands depends on the cell: it is found again by its id, also from later cells.
+        call = self._shell.display_pub.publish if self._shown else self._first
+        call(data=data, metadata={}, transient={"display_id": self._id}, update=self._shown)
         self._shown = True
+
+    def _first(self, **message: Any) -> None:
+        self._context.run(self._shell.display_pub.publish, **message)

@@ -75,7 +75,7 @@ class LiveTable:
 
     def above(self, line: str) -> None:
         """Print a line above the table."""
-        self._console.print(Text(line))
+        self._console.print(Text(line), soft_wrap=True)
 
     def _picture(self, snapshot: Snapshot) -> RenderableType:
         run = snapshot.run
