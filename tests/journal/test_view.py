@@ -29,10 +29,8 @@ from hooke.journal.view import RunView
 BEGUN = RunStarted(at=100.0, run="r", pipeline="p", entry="f.py:p", shown={"months": "12"}, place="local")
 
 
-def started(attempt, node=0, lo=0, hi=1, *, at, worker="w1", number=1, expand=False):
-    return AttemptStarted(
-        at=at, attempt=attempt, node=node, lo=lo, hi=hi, worker=worker, number=number, expand=expand
-    )
+def started(attempt, node=0, lo=0, hi=1, *, at, worker="w1", **facts):
+    return AttemptStarted(at=at, attempt=attempt, node=node, lo=lo, hi=hi, worker=worker, **facts)
 
 
 def finished(attempt, node=0, lo=0, hi=1, *, at, seconds=1.0, peak=None, expanded=None):
@@ -390,6 +388,75 @@ def test_counts_add_up_over_random_histories():
                 "done": len(done),
                 "failed": len(broken),
             }
+
+
+TWO_AT_ONCE = [
+    BEGUN,
+    NodePlanned(at=100.0, node=0, task="f", key="a", kind="map", items=10),
+    CapacityChanged(at=100.0, slots=4, cpus=4.0),
+    started(1, lo=0, hi=6, at=100.0, worker="w1"),
+    finished(1, lo=0, hi=6, at=106.0, seconds=6.0),
+    started(2, lo=6, hi=10, at=106.0, worker="w1"),
+    started(3, lo=6, hi=10, at=120.0, worker="w2", twin_of=2),
+]
+
+
+def test_items_that_two_attempts_run_are_counted_once():
+    view = RunView.fold(TWO_AT_ONCE)
+    going = {"items": 10, "waiting": 0, "running": 4, "cached": 0, "done": 6, "failed": 0}
+    assert counts(view, "f") == going
+    assert view.busy == 2
+    (row,) = view.rows(120.0)
+    assert (row.attempts, row.twins, row.twins_won) == (3, 1, 0)
+
+
+@pytest.mark.parametrize(("winner", "won"), [(2, 0), (3, 1)])
+def test_the_first_of_two_attempts_ends_both(winner, won):
+    view = RunView.fold([*TWO_AT_ONCE, finished(winner, lo=6, hi=10, at=125.0, seconds=4.0)])
+    assert counts(view, "f") == {
+        "items": 10,
+        "waiting": 0,
+        "running": 0,
+        "cached": 0,
+        "done": 10,
+        "failed": 0,
+    }
+    assert view.busy == 0
+    (row,) = view.rows(125.0)
+    assert (row.twins, row.twins_won, row.state) == (1, won, "done")
+    assert row.item_s == 1.0, "of what finished alone"
+    assert view.results(0).cut(6, 10)[0][2] == ref(winner)
+
+
+@pytest.mark.parametrize("first", [2, 3])
+def test_the_failure_of_one_of_two_attempts_is_not_that_of_their_items(first):
+    last = 5 - first
+    broke = AttemptFailed(
+        at=121.0, attempt=first, node=0, lo=6, hi=10, failure=Failure(kind="UserError", message="no"), done=1
+    )
+    view = RunView.fold([*TWO_AT_ONCE, broke])
+    assert counts(view, "f")["running"] == 4
+    assert counts(view, "f")["failed"] == 0
+    assert view.failure is None
+    assert view.busy == 1
+    view.apply(failed(last, lo=6, hi=10, at=122.0, done=2))
+    assert counts(view, "f") == {"items": 10, "waiting": 1, "running": 0, "cached": 0, "done": 8, "failed": 1}
+    assert view.failure is not None
+    assert view.failure.attempt == last
+
+
+def test_a_resumed_run_knows_nothing_of_the_two_that_its_driver_left():
+    again = [msgspec.structs.replace(event, at=event.at + 100.0) for event in TWO_AT_ONCE[:3]]
+    view = RunView.fold([*TWO_AT_ONCE, *again, started(20, lo=6, hi=10, at=210.0)])
+    assert counts(view, "f")["running"] == 4
+    view.apply(finished(20, lo=6, hi=10, at=211.0))
+    (row,) = view.rows(211.0)
+    assert (row.done, row.twins, row.twins_won) == (10, 1, 0)
+
+
+def test_a_journal_of_before_there_were_second_attempts_is_read():
+    old = {"event": "attempt_started", "at": 1.0, "attempt": 3, "node": 0, "lo": 0, "hi": 1}
+    assert msgspec.convert(old, AttemptStarted).twin_of is None
 
 
 def test_a_map_of_a_million_items_costs_its_attempts():

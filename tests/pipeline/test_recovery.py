@@ -74,3 +74,13 @@ def test_attempt_numbers_go_on_above_all_that_may_have_been_handed_out():
     assert recover([STARTED, planned(), slots, heard]).next_attempt == 14
     # The second driver began at 14, handed out up to 8, and died before it heard of one.
     assert recover([STARTED, planned(), slots, heard, STARTED, planned(), slots]).next_attempt == 22
+
+
+def test_of_two_attempts_at_the_same_items_the_one_that_finished_counts():
+    first = AttemptStarted(attempt=1, node=0, lo=0, hi=4)
+    second = AttemptStarted(attempt=2, node=0, lo=0, hi=4, twin_of=1)
+    broke = AttemptFailed(attempt=1, node=0, lo=0, hi=4, failure=NO, done=2)
+    finished = AttemptFinished(attempt=2, node=0, lo=0, hi=4, ref=B)
+    assert recover([STARTED, planned(), first, second, broke]).known == {}
+    recovered = recover([STARTED, planned(), first, second, broke, finished])
+    assert recovered.known["k"].segments == [(0, 4, B, 0)]

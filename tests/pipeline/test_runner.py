@@ -355,3 +355,51 @@ def test_what_a_failed_chunk_had_done_is_offered_to_others(tmp_path):
     second = Driven(tmp_path, mapped, 1, run="second", journal="second")
     assert second.run() == "finished"
     assert [event.source for event in second.of(ItemsFound)] == ["cache"]
+
+
+def test_what_a_failed_attempt_had_done_is_not_kept_while_another_at_its_items_goes_on(tmp_path):
+    driven = Driven(tmp_path, mapped, 40)
+    answer, stuck = driven.engine.answer, []
+
+    def first_chunk_is_stuck(call):
+        if call.twin_of is not None:
+            assert [one.attempt for one in stuck] == [call.twin_of]
+            began, finished = answer(call)
+            where = {"attempt": call.twin_of, "node": call.node, "lo": call.lo, "hi": call.hi}
+            failure = Failure(kind="UserError", message="no", retryable=False)
+            partly = AttemptFailed(failure=failure, done=1, ref=driven.store.put([-1]), **where)
+            return [began, partly, finished]
+        if call.hi - call.lo > 1 and not stuck:
+            stuck.append(call)
+            return answer(call)[:1]
+        return answer(call)
+
+    driven.engine.answer = first_chunk_is_stuck
+    assert driven.run() == "finished"
+    (failed,) = driven.of(AttemptFailed)
+    assert (failed.attempt, failed.done, failed.ref) == (stuck[0].attempt, 1, None)
+    recorded = [item for event in driven.of(AttemptFinished) for item in range(event.lo, event.hi)]
+    assert sorted(recorded) == list(range(40))
+    assert driven.engine.cancelled == []
+    hits = driven.store.find_items(driven.keys[0].recipe, driven.keys.items(0))
+    found = [driven.store.get(hit.ref)[hit.start + at] for hit in hits for at in range(hit.hi - hit.lo)]
+    assert sorted(found) == list(range(1, 41))
+
+
+def test_the_beaten_attempt_is_cancelled_and_its_answer_goes_nowhere(tmp_path):
+    driven = Driven(tmp_path, mapped, 6)
+    answer, late = driven.engine.answer, []
+
+    def first_is_stuck(call):
+        if call.lo == 0 and call.twin_of is None:
+            began, finished = answer(call)
+            late.append(finished)
+            return [began]
+        return [*answer(call), *(late if call.twin_of is not None else [])]
+
+    driven.engine.answer = first_is_stuck
+    assert driven.run() == "finished"
+    (second,) = [call for call in driven.engine.calls if call.twin_of is not None]
+    assert driven.engine.cancelled == [second.twin_of]
+    assert driven.state.ignored == 1
+    assert [event.attempt for event in driven.of(AttemptFinished) if event.lo == 0] == [second.attempt]

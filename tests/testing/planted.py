@@ -1,5 +1,7 @@
 """Bugs to be found: small changes of the production classes, each of a kind that schedulers have had."""
 
+from dataclasses import replace
+
 from hooke.journal.events import AttemptFinished
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner
@@ -110,3 +112,58 @@ class StartsEarly(RunState):
         if state.looked and state.missing:
             state.missing = 0
             self._reopen(state)
+
+
+class RecordsBothTwins(RunState):
+    """Double record: the first result of two attempts does not end the other one, whose result is recorded too."""
+
+    def _finished(self, event):
+        attempt = self.running.get(event.attempt)
+        if attempt is not None:
+            self._left_to_twin(attempt)
+            attempt.twin = None
+        super()._finished(event)
+
+    def _record(self, state, lo, hi, ref):
+        state.done.replace(lo, hi, ref)
+        self._settle(state, lo, hi)
+
+
+class LeavesTheBeatenRunning(RunState):
+    """Leak: the attempt whose twin was first is forgotten, and not cancelled."""
+
+    def _finished(self, event):
+        super()._finished(event)
+        self._beaten.clear()
+
+
+class FailsWithItsTwin(RunState):
+    """Lost work: the failure of one of two attempts is taken for that of their items, while the other one runs."""
+
+    def _left_to_twin(self, attempt):
+        super()._left_to_twin(attempt)
+        return False
+
+
+class RepeatsTheImpure(RunState):
+    """A task that is declared impure gets second attempts."""
+
+    def __init__(self, graph, plans, **kwargs):
+        super().__init__(graph, [replace(plan, repeatable=True) for plan in plans], **kwargs)
+
+
+class TwinsComeFirst(RunState):
+    """Idle slots that are not idle: second attempts take the place of work that is ready."""
+
+    def _submit_ready(self):
+        ready, self._ready = self._ready, []
+        twins = self._submit_twins()
+        self._ready = ready
+        return twins + super()._submit_ready()
+
+
+class ForgetsStragglers(RunState):
+    """A stuck attempt is waited for, however long."""
+
+    def _submit_twins(self):
+        return []

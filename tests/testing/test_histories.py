@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from tests.testing import planted
 
+from hooke.journal.events import AttemptFailed, AttemptFinished
 from hooke.pipeline.run_state import RunState
 from hooke.testing.sim import Faults, check, simulate
 
@@ -25,6 +26,12 @@ PLANTED = [
     planted.TriesForEver,
     planted.ForgetsTime,
     planted.StartsEarly,
+    planted.RecordsBothTwins,
+    planted.LeavesTheBeatenRunning,
+    planted.FailsWithItsTwin,
+    planted.RepeatsTheImpure,
+    planted.TwinsComeFirst,
+    planted.ForgetsStragglers,
 ]
 
 
@@ -82,6 +89,18 @@ def test_every_kind_of_fault_happens() -> None:
         *("UserError", "WorkerDied", "OutOfMemory", "TimedOut"),
         *("RetryPlanned", "MapExpanded", "StopRequested", "WorkerStopped", "ItemsFound"),
     }
+
+
+def test_second_attempts_win_lose_and_fail() -> None:
+    ends: set[tuple[str, str]] = set()
+    for seed in range(130):
+        trace = simulate(seed).trace
+        twins = [r.facts for r in trace if r.what == "submit" and r.facts.twin_of is not None]
+        role = {twin.twin_of: "first" for twin in twins} | {twin.attempt: "second" for twin in twins}
+        events = [r.facts for r in trace if r.what == "journal"]
+        ended = [event for event in events if isinstance(event, AttemptFinished | AttemptFailed)]
+        ends |= {(role[event.attempt], type(event).__name__) for event in ended if event.attempt in role}
+    assert len(ends) == 4
 
 
 def test_what_is_checked_is_what_was_played() -> None:

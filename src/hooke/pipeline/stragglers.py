@@ -16,22 +16,22 @@ TIMES_THE_SLOWEST = 2.0
 LEAST_S = 1.0
 """No attempt is a straggler before: a second one costs a worker's start, and its loser a worker's end."""
 
-ENOUGH_ATTEMPTS = 3
+ENOUGH_ITEMS = 3
 """So many must have finished before their durations say anything."""
 
 
 class Usual:
     """What the items of one map took so far, each as a share of its attempt."""
 
-    __slots__ = ("_attempts", "_slowest_s")
+    __slots__ = ("_items", "_slowest_s")
 
     def __init__(self) -> None:
-        self._attempts = 0
+        self._items = 0
         self._slowest_s = 0.0
 
     def measured(self, items: int, seconds: float) -> None:
         """Note that an attempt at `items` items finished in `seconds`."""
-        self._attempts += 1
+        self._items += items
         self._slowest_s = max(self._slowest_s, seconds / items)
 
     def limit_s(self, lo: int, hi: int, expected_s: Mapping[int, float]) -> float | None:
@@ -39,7 +39,7 @@ class Usual:
 
         `expected_s` is what items took in earlier runs: one that was long then may be long again.
         """
-        if self._attempts < ENOUGH_ATTEMPTS:
+        if self._items < ENOUGH_ITEMS:
             return None
         usual = self._slowest_s * (hi - lo)
         if expected_s:

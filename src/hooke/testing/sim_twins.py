@@ -46,7 +46,7 @@ class Twins:
     def measured(self, node: int, items: range, seconds: float) -> None:
         """An attempt at these items finished."""
         if items:
-            self.seconds.setdefault(node, []).append(seconds / len(items))
+            self.seconds.setdefault(node, []).extend([seconds / len(items)] * len(items))
 
     def beat(self, winner: Flight, flights: dict[int, Flight]) -> list[int]:
         """The winner's items are done: take those who ran them too out of the flights."""
