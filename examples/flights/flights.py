@@ -136,7 +136,7 @@ def flights(months: int = 12) -> dict[str, Any]:
         "+ previous leg": fit(best, months=train, columns=PLAIN + LEG),
         "+ airport's last hour": fit(best, months=train, columns=PLAIN + LEG + AIRPORT),
     }
-    forecasts = forecast.map(list(models.values()), months=test)
+    forecasts = [forecast(model, months=test) for model in models.values()]
     return {
         "model": models["+ airport's last hour"],
         "chosen": best,

@@ -1,17 +1,13 @@
-"""`hooke demo`: the main job on real data; then the cache; then an edit, and exactly what it reruns and why."""
+"""`hooke demo`: the main job on real data; the cache; an edit, exactly what it reruns and why; what a second worker brings."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import json
-import os
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -19,12 +15,12 @@ import click
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.formats import format_seconds
 from hooke.cli.cache_why import explained
+from hooke.cli.demo_passes import Pass, run_pass
+from hooke.cli.demo_workers import compare_workers
 from hooke.cli.extras import extras
 from hooke.cli.options import debug_option, json_option
 from hooke.cli.screens import Session
-from hooke.journal.view import RunView
 from hooke.project.folder import Project
-from hooke.project.outcome import view_of
 from hooke.project.why import why
 
 __all__ = ["demo"]
@@ -37,16 +33,6 @@ EDIT = "20 buckets instead of 10"
 
 LEFT_BEHIND = frozenset({".hooke", "__pycache__"})
 """What a demo leaves in its folder besides its files."""
-
-FRAMES = {
-    "POLARS_FMT_MAX_ROWS": "20",
-    "POLARS_FMT_MAX_COLS": "12",
-    "POLARS_FMT_STR_LEN": "40",
-    "POLARS_TABLE_WIDTH": "100",
-    "POLARS_FMT_TABLE_HIDE_COLUMN_DATA_TYPES": "1",
-    "POLARS_FMT_TABLE_HIDE_DATAFRAME_SHAPE_INFORMATION": "1",
-}
-"""How Polars shows the tables of the result."""
 
 
 @click.command()
@@ -66,7 +52,8 @@ FRAMES = {
 def demo(session: Session, *, folder: Path, place: str, months: int, as_json: bool) -> int:
     """Forecast which flights arrive late, on every departure from New York in 2013 (336,776 flights).
 
-    Runs the pipeline of examples/flights in FOLDER, runs it again, then changes one function and runs it once more.
+    Runs the pipeline of examples/flights in FOLDER, runs it again, changes one function and runs it once more; then
+    times three of the months on this machine by one worker and by two.
     """
     _check_extra()
     _prepare(folder)
@@ -81,48 +68,23 @@ def demo(session: Session, *, folder: Path, place: str, months: int, as_json: bo
     return passes[-1].code
 
 
-def _passes(command: list[str], folder: Path, project: Project) -> list[_Pass]:
-    """Three passes, or as many as end well and the one that does not, told as they come."""
-    passes: list[_Pass] = []
+def _passes(command: list[str], folder: Path, project: Project) -> list[Pass]:
+    """All passes, or as many as end well and the one that does not, told as they come."""
+    passes: list[Pass] = []
     for title in ("1. Run it", "2. Run it again: nothing has changed", f"3. Change one function: {EDIT}"):
         click.secho(f"\n{title}", bold=True)
         if len(passes) == 2:
             click.echo("\n".join(_edit(folder / EDITED)))
-        passes.append(_run(command, project))
+        passes.append(run_pass(command, project))
         if passes[-1].code:
             return passes
         _tell(passes)
     click.echo("\n" + "\n".join(_reran(project, passes[-1].run)))
-    click.echo("\n" + "\n".join(_next(folder)))
+    click.secho("\n4. Three of the months, by one worker and by two", bold=True)
+    passes += compare_workers(_files(), MAIN)
+    if not passes[-1].code:
+        click.echo("\n" + "\n".join(_next(folder)))
     return passes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pass:
-    """One run of the demo: its exit code, what it printed, its id and what its journal says."""
-
-    code: int
-    output: str = ""
-    run: str = ""
-    view: RunView | None = None
-
-    @property
-    def work_s(self) -> float:
-        """Seconds that its tasks worked, over all workers."""
-        return sum(task.seconds for task in self.view.tasks.values()) if self.view is not None else 0.0
-
-    def facts(self) -> dict[str, object]:
-        """For `--json`."""
-        facts: dict[str, object] = {"run": self.run, "exit_code": self.code}
-        if self.view is not None:
-            row = self.view.row(self.view.last_at)
-            facts |= {"calls": row.items, "ran": row.done, "work_s": self.work_s, "wall_s": self.wall_s}
-        return facts
-
-    @property
-    def wall_s(self) -> float:
-        """Seconds from start to end, as its journal has them."""
-        return self.view.seconds(self.view.last_at) if self.view is not None else 0.0
 
 
 def _check_extra() -> None:
@@ -164,29 +126,7 @@ def _prepare(folder: Path) -> None:
         shutil.copy(file, folder)
 
 
-def _run(arguments: list[str], project: Project) -> _Pass:
-    """A fresh process, as if it were typed. Its progress is seen as it comes, its result is kept."""
-    click.secho(f"$ hooke {shlex.join(arguments)}", dim=True)
-    sys.stdout.flush()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "hooke", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | FRAMES,
-    )
-    # Ctrl-C reaches the run itself, which stops cleanly and says how to go on.
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        output, _ = process.communicate()
-    finally:
-        signal.signal(signal.SIGINT, former)
-    if process.returncode:
-        return _Pass(code=process.returncode)
-    run = project.runs.find()
-    return _Pass(code=0, output=output, run=run, view=view_of(project.runs, run))
-
-
-def _tell(passes: list[_Pass]) -> None:
+def _tell(passes: list[Pass]) -> None:
     """What the last pass came to: the result of the first, and how the others differ from it."""
     first, last = passes[0], passes[-1]
     assert last.view is not None
