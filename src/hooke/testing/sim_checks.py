@@ -441,13 +441,18 @@ class _Judge:
     def _check_stragglers(self) -> None:
         """Before the driver sleeps: no straggler is alone where a slot and the rest of what it asks for are free."""
         driver = self.driver
-        if driver.doomed or driver.stopped or len(driver.flights) >= driver.place.slots or self._ready():
+        if driver.doomed or driver.stopped or len(driver.flights) >= driver.place.slots:
             return
-        for attempt, flight in driver.flights.items():
-            if not driver.twins.neglected(flight, self.now, by_s=LATEST_S) or not self._fits(flight.node):
-                continue
-            if 2 * len(self._known(flight.node)) >= (self.items[flight.node] or 0):
-                self._wrong(f"attempt {attempt} of node {flight.node} is a straggler, and has no second one")
+        alone = [
+            attempt
+            for attempt, flight in driver.flights.items()
+            if driver.twins.neglected(flight, self.now, by_s=LATEST_S)
+            and self._fits(flight.node)
+            and 2 * len(self._known(flight.node)) >= (self.items[flight.node] or 0)
+        ]
+        # A node that was wanted once may be so still for the driver, though what it was for has been found.
+        if alone and not any(self._has_ready(node) for node in range(len(self.graph.nodes))):
+            self._wrong(f"attempts {alone} are stragglers, and have no second ones")
 
     def _check_passed(self, started: int) -> None:
         """No ready node is passed for ever by nodes that come after it."""
