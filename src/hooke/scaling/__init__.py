@@ -5,10 +5,23 @@ Imports `hooke.base` only.
 """
 
 from hooke.scaling.advice import NextMeasurement
+from hooke.scaling.cost import Cost, cost
 from hooke.scaling.estimate import Estimate
 from hooke.scaling.fitting import fit
 from hooke.scaling.lack_of_fit import LackOfFit
 from hooke.scaling.law import Law, karp_flatt
 from hooke.scaling.measurements import Measurements
+from hooke.scaling.selection import Candidate
 
-__all__ = ["Estimate", "LackOfFit", "Law", "Measurements", "NextMeasurement", "fit", "karp_flatt"]
+__all__ = [
+    "Candidate",
+    "Cost",
+    "Estimate",
+    "LackOfFit",
+    "Law",
+    "Measurements",
+    "NextMeasurement",
+    "cost",
+    "fit",
+    "karp_flatt",
+]

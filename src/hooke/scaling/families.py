@@ -2,7 +2,8 @@
 
 A law is a unit rate times a curve, X(N) = g C(N) with C(1) = 1. What a family adds is the curve's shape: none, one or
 two numbers, all between bounds. Every function works on many shapes at once: `shape` is (..., p), `n` is (m,), a
-curve is (..., m) and a property of the law is (...).
+curve is (..., m) and a property of the law is (...). Infinity is a common answer, so callers silence NumPy's warnings
+of divisions.
 
 The forms are of Amdahl, "Validity of the single processor approach", AFIPS 1967 (amdahl); Gunther, "Guerrilla
 Capacity Planning", Springer 2007 (usl, its peak); Gustafson, "Reevaluating Amdahl's law", CACM 31, 1988 (gustafson).
@@ -125,8 +126,8 @@ class _Usl:
         spare = 1 / level + b - a
         rest = spare**2 - 4 * b * (1 - a)
         root = 2 * (1 - a) / (spare + np.sqrt(np.maximum(rest, 0)))
-        # At the peak itself `rest` is 0 but for rounding.
-        there = (spare > 0) & (rest >= -1e-12 * spare**2)
+        # The root of a level just above the ceiling lies below N = 1 or is not real; at the peak `rest` is rounding.
+        there = (spare > 0) & (level <= self.ceiling(shape) * (1 + 1e-12))
         return np.where(level <= 1, 1.0, np.where(there, root, np.inf))
 
     def parameters(self, shape: Floats, rate: Floats) -> dict[str, Floats]:

@@ -11,7 +11,7 @@ from hooke.scaling.fitted import Fitted, fit_family
 from hooke.scaling.law import Law
 from hooke.scaling.measurements import Measurements
 from hooke.scaling.noise import NOISES
-from hooke.scaling.selection import ranked
+from hooke.scaling.selection import MARGIN, within
 
 __all__ = ["fit"]
 
@@ -48,8 +48,9 @@ def fit(
             refusals.append(refusal)
     if refusals and (families is not None or not fits):
         raise refusals[0]
-    chosen, *others = ranked(fits)
-    return Law(fitted=chosen, others=tuple(others))
+    chosen, *others = within(fits, MARGIN)
+    ruled_out = tuple(fitted for fitted in fits if not any(fitted is stays for stays in (chosen, *others)))
+    return Law(fitted=chosen, others=tuple(others), ruled_out=ruled_out)
 
 
 def _checked(families: Sequence[str] | None, errors: str, level: float) -> Sequence[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +16,21 @@ from hooke.scaling.families import Floats
 from hooke.scaling.fitted import Fitted, Quantity
 from hooke.scaling.flags import flags_of
 from hooke.scaling.lack_of_fit import LackOfFit, lack_of_fit
-from hooke.scaling.measurements import Measurements
+from hooke.scaling.measurements import Measurements, positive
+from hooke.scaling.selection import FIRM_MARGIN, Candidate, compared, within
 
 __all__ = ["Law", "karp_flatt"]
 
-MOST_DISAGREEMENT = 1.5
-"""Beyond the data an answer is given while the ends of its interval differ by at most this factor."""
+NEAR = 1.5
+"""Within this factor of the N measured there is always an answer, however wide its interval."""
 FARTHEST = 4.0
-"""No answer beyond this multiple of the largest N measured: no fit foresees the next bottleneck."""
-WIDEST_KNEE = 2.0
-"""A knee is determined while the ends of its interval differ by at most this factor."""
+"""Beyond this factor there is none: no fit foresees the next bottleneck."""
+MOST_DISAGREEMENT = 1.5
+"""In between there is one while the ends of its interval differ by at most this factor."""
+WIDEST_KNEE = 3.0
+"""A knee is determined while the ends of its interval differ by at most this factor,"""
+PAST_THE_KNEE = 1.25
+"""and the largest N measured is at least this multiple of the interval's high end: what was not seen is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +39,13 @@ class Law:
 
     The intervals of `parameters`, `knee`, `peak`, `speedup`, `efficiency` and `karp_flatt` hold if the family is the
     right one. `predict`, `n_for` and `determined_knee` are for acting on: their intervals cover `alternatives` too,
-    and they raise BeyondTheData where these differ too much. `others` are the fits of the alternatives.
+    and they raise BeyondTheData where these differ too much. `others` are the fits of the
+    alternatives, `ruled_out` those of the other families tried.
     """
 
     fitted: Fitted
     others: tuple[Fitted, ...] = ()
+    ruled_out: tuple[Fitted, ...] = ()
 
     @property
     def family(self) -> str:
@@ -77,10 +85,15 @@ class Law:
     @property
     def alternatives(self) -> tuple[Law, ...]:
         """The other families that the measurements do not rule out, the likelier ones first."""
-        fits = (self.fitted, *self.others)
         return tuple(
-            Law(fitted=other, others=tuple(fit for fit in fits if fit is not other)) for other in self.others
+            replace(self, fitted=other, others=tuple(fit for fit in self._tenable if fit is not other))
+            for other in self.others
         )
+
+    @property
+    def comparison(self) -> tuple[Candidate, ...]:
+        """Every family that was tried, with what speaks for it."""
+        return compared(self._tenable, self.ruled_out)
 
     @property
     def lack_of_fit(self) -> LackOfFit:
@@ -97,21 +110,26 @@ class Law:
         return self.fitted.throughput(np.asarray(n, dtype=np.float64))
 
     def band(self, n: Floats) -> tuple[Floats, Floats]:
-        """The interval of X at each of `n` (m,), the alternatives covered: two of (m,)."""
-        bands = [fit.band(np.asarray(n, dtype=np.float64)) for fit in (self.fitted, *self.others)]
-        lows, highs = zip(*bands, strict=True)
-        return np.min(lows, axis=0), np.max(highs, axis=0)
+        """The interval of X at each of `n` (m,): two of (m,).
+
+        It covers the alternatives, and outside the N measured also families that are not ruled out firmly.
+        """
+        at = np.asarray(n, dtype=np.float64)
+        low, high = _hull([fit.band(at) for fit in self._tenable])
+        far_low, far_high = _hull([fit.band(at) for fit in self._not_firmly_ruled_out])
+        outside = (at < self._least) | (at > self._most)
+        return np.where(outside, far_low, low), np.where(outside, far_high, high)
 
     def predict(self, n: float, *, runs: int | None = None) -> Estimate:
         """The throughput at `n`; with `runs`, the mean of so many measurements there, their noise included.
 
         Raises BeyondTheData where the measurements do not support an answer.
         """
-        at = np.array([_positive("n", n)])
+        at = np.array([float(positive("n", n))])
         value, (low, high) = self.throughput(at), self.band(at)
         self._check_reach(float(n), float(low[0]), float(high[0]))
         if runs is not None:
-            size = self.fitted.quantile * self.scatter / math.sqrt(_positive("runs", runs))
+            size = self.fitted.quantile * self.scatter / math.sqrt(float(positive("runs", runs)))
             low, high = self.fitted.problem.noise.widened(value, (low, high), size)
         return self._estimate(f"throughput at N = {n:g}", float(value[0]), (float(low[0]), float(high[0])))
 
@@ -120,21 +138,35 @@ class Law:
 
         Raises BeyondTheData where that N lies beyond what the measurements support.
         """
-        target = _positive("throughput", throughput)
-        found = self._over_all("N", lambda fit: lambda shape, rate: fit.family.reach(target / rate, shape))
+        found = self.reaching(throughput)
         if math.isfinite(found.value):
             self.predict(found.value)
         return found
 
+    def reaching(self, throughput: float) -> Estimate:
+        """What `n_for` says, wherever that lies: for drawing and comparing."""
+        target = float(positive("throughput", throughput))
+
+        def quantity(fit: Fitted) -> Quantity:
+            return lambda shape, rate: fit.family.reach(target / rate, shape)
+
+        low, high = self._ends("N", quantity, self._tenable)
+        if low < self._least or high > self._most:
+            low, high = self._ends("N", quantity, self._not_firmly_ruled_out)
+        return self._estimate("N", self.fitted.estimate("N", quantity(self.fitted)).value, (low, high))
+
     def determined_knee(self) -> Estimate:
-        """The knee, for planning. Raises BeyondTheData where the measurements leave it open by more than a factor of 2."""
-        found = self._over_all("knee", lambda fit: fit.knee_of)
-        low, high = found.interval
-        if high > WIDEST_KNEE * low:
+        """The knee, for planning.
+
+        Raises BeyondTheData unless its whole interval was measured past, and its ends differ by a factor of 3 at most.
+        """
+        low, high = self._ends("knee", lambda fit: fit.knee_of, self._not_firmly_ruled_out)
+        if high * PAST_THE_KNEE > self._most or high > WIDEST_KNEE * low:
             raise self._refusal(
-                "the measurements do not determine the knee", f"it lies between {low:.3g} and {high:.3g}"
+                f"measurements at N = {self._least:g} to {self._most:g} do not determine the knee",
+                f"it lies between {low:.3g} and {high:.3g}",
             )
-        return found
+        return self._estimate("knee", self.knee.value, (low, high))
 
     def speedup(self, n: float) -> Estimate:
         """Throughput at `n` over the law's own at 1."""
@@ -152,10 +184,26 @@ class Law:
 
     def next_measurement(self) -> NextMeasurement:
         """The N whose measurement would narrow the knee most."""
-        return next_measurement((self.fitted, *self.others))
+        return next_measurement(self._not_firmly_ruled_out)
+
+    @property
+    def _tenable(self) -> tuple[Fitted, ...]:
+        return (self.fitted, *self.others)
+
+    @property
+    def _not_firmly_ruled_out(self) -> tuple[Fitted, ...]:
+        return tuple(within((*self._tenable, *self.ruled_out), FIRM_MARGIN))
+
+    @property
+    def _least(self) -> float:
+        return float(self.measurements.n[0])
+
+    @property
+    def _most(self) -> float:
+        return float(self.measurements.n[-1])
 
     def _of_curve(self, name: str, n: float, what: Callable[[Floats, float], Floats]) -> Estimate:
-        at = np.array([1.0, _positive("n", n)])
+        at = np.array([1.0, float(positive("n", n))])
 
         def quantity(shape: Floats, _: Floats) -> Floats:
             curve = self.fitted.family.curve(at, shape)
@@ -163,32 +211,40 @@ class Law:
 
         return self.fitted.estimate(f"{name} at N = {n:g}", quantity)
 
-    def _over_all(self, name: str, quantity: Callable[[Fitted], Quantity]) -> Estimate:
-        """This law's value, with an interval that covers the alternatives."""
-        found = [fit.estimate(name, quantity(fit)) for fit in (self.fitted, *self.others)]
-        lows, highs = zip(*(estimate.interval for estimate in found), strict=True)
-        return self._estimate(name, found[0].value, (min(lows), max(highs)))
+    def _ends(
+        self, name: str, quantity: Callable[[Fitted], Quantity], fits: Sequence[Fitted]
+    ) -> tuple[float, float]:
+        """The interval that covers those of all `fits`."""
+        low, high = _hull([fit.estimate(name, quantity(fit)).interval for fit in fits])
+        return float(low), float(high)
 
     def _estimate(self, name: str, value: float, interval: tuple[float, float]) -> Estimate:
         return Estimate(name=name, value=value, interval=interval, level=self.level)
 
     def _check_reach(self, n: float, low: float, high: float) -> None:
-        most = float(self.measurements.n.max())
-        if n > FARTHEST * most:
+        least, most = self._least, self._most
+        distance = max(n / most, least / n)
+        if distance > FARTHEST:
             raise self._refusal(
-                f"N = {n:.4g} is too far beyond the largest measured, {most:g}",
+                f"N = {n:.4g} is too far from what was measured, {least:g} to {most:g}",
                 f"no fit foresees the next bottleneck; the limit is {FARTHEST:g} times as far",
             )
-        if n > most and high > MOST_DISAGREEMENT * low:
-            names = ", ".join(fit.family.name for fit in (self.fitted, *self.others))
+        if distance > NEAR and high > MOST_DISAGREEMENT * low:
+            names = ", ".join(fit.family.name for fit in self._not_firmly_ruled_out)
             raise self._refusal(
-                f"the measurements, up to N = {most:g}, do not determine the throughput at N = {n:.4g}",
-                f"it lies between {low:.3g} and {high:.3g}; not ruled out: {names}",
+                f"measurements at N = {least:g} to {most:g} do not determine the throughput at N = {n:.4g}",
+                f"it lies between {low:.3g} and {high:.3g}; not firmly ruled out: {names}",
             )
 
     def _refusal(self, what: str, why: str) -> BeyondTheData:
         best = self.next_measurement()
         return BeyondTheData(what, why=why, next=str(best), measure_at=best.n)
+
+
+def _hull(intervals: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """The least low end and the greatest high end, of numbers or of arrays alike."""
+    lows, highs = zip(*intervals, strict=True)
+    return np.min(lows, axis=0), np.max(highs, axis=0)
 
 
 def karp_flatt(speedup: Floats, n: float) -> Floats:
@@ -197,9 +253,3 @@ def karp_flatt(speedup: Floats, n: float) -> Floats:
     One that grows with N tells of overhead, not of serial work.
     """
     return (1 / speedup - 1 / n) / (1 - 1 / n)
-
-
-def _positive(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{name} is {value!r}", mend="a finite number above zero")
-    return float(value)

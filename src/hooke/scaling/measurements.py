@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from hooke.base.errors import UsageError
 from hooke.scaling.families import Floats
 
-__all__ = ["Measurements"]
+__all__ = ["Measurements", "positive"]
 
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
@@ -44,7 +44,7 @@ class Measurements:
         repeats: ArrayLike = 1.0,
         conditions: str | Sequence[str] = "",
     ) -> None:
-        levels = _positive("n", n)
+        levels = positive("n", n)
         if levels.ndim != 1 or not levels.size:
             raise UsageError(
                 f"n has shape {levels.shape}", mend="give a flat list, one N for each measurement"
@@ -89,7 +89,8 @@ class Measurements:
         return levels, total / np.bincount(at, weights=self.repeats)
 
 
-def _positive(name: str, values: ArrayLike) -> Floats:
+def positive(name: str, values: ArrayLike) -> Floats:
+    """The numbers of `values`. Raises UsageError, which names the entry, unless all are finite and above zero."""
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -115,7 +116,7 @@ def _table(throughput: ArrayLike | None, seconds: ArrayLike | None, levels: Floa
             mend="Measurements(n, throughput=...) in work a second, or Measurements(n, seconds=..., work=...)",
         )
     name = "seconds" if throughput is None else "throughput"
-    values = _positive(name, np.asarray(seconds) if throughput is None else throughput)
+    values = positive(name, np.asarray(seconds) if throughput is None else throughput)
     if values.ndim not in {1, 2} or len(values) != levels.size or not values.size:
         raise UsageError(
             f"{name} has shape {values.shape}, and n has {levels.size} entries",
@@ -125,7 +126,7 @@ def _table(throughput: ArrayLike | None, seconds: ArrayLike | None, levels: Floa
 
 
 def _for_each(name: str, values: ArrayLike, levels: Floats) -> Floats:
-    numbers = _positive(name, values)
+    numbers = positive(name, values)
     if numbers.shape not in {(), levels.shape}:
         raise UsageError(
             f"{name} has shape {numbers.shape}, and n has {levels.size} entries",

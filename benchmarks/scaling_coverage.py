@@ -1,0 +1,239 @@
+"""How often the intervals of `hooke.scaling` hold the truth, how wide they are, and how often the truth is selected.
+
+    python -m benchmarks.scaling_coverage coverage --trials 1000
+    python -m benchmarks.scaling_coverage selection --trials 400
+
+prints the tables of docs/explanation/laws.md. Throughputs are drawn about planted laws, with errors of 2, 5 and 10 %
+(normal in log X), at 6, 10 and 30 measurements of N = 1 to 32. The oracle knows the family and the size of the errors.
+One core; at these numbers about 15 minutes each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.special import ndtri
+
+from hooke.base.errors import NotEnoughData
+from hooke.scaling import Estimate, Law, Measurements, fit
+from hooke.scaling.families import FAMILIES
+from hooke.scaling.region import region
+
+RATE = 10.0
+DESIGNS = {
+    6: (1, 2, 4, 8, 16, 32),
+    10: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+    30: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) * 3,
+}
+NOISES = (0.02, 0.05, 0.10)
+PLANTED = {
+    "linear": [()],
+    "amdahl": [(0.05,), (0.2,)],
+    "hard_knee": [(1 / 8,), (1 / 13,)],
+    "power": [(0.7,), (0.9,)],
+    "usl": [(0.03, 0.002), (0.1, 0.004)],
+    "gustafson": [(0.3,)],
+    "batch": [(0.1,)],
+}
+TRIED = ("linear", "amdahl", "hard_knee", "power", "usl")
+"""What `fit` tries unless told otherwise."""
+NEAR, FAR = (5.0, 32.0, 48.0), (96.0,)
+"""Where throughput is predicted: within and somewhat beyond the data, and at three times the largest N."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """Of one quantity in one cell: how often its interval held, how wide it was, how often there was none."""
+
+    held: int = 0
+    refused: int = 0
+    widths: list[float] = dataclasses.field(default_factory=list)
+    oracle: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, found: Estimate | None, truth: float, known: Estimate | None = None) -> None:
+        if found is None:
+            self.refused += 1
+            return
+        low, high = found.interval
+        self.held += low * (1 - 1e-9) <= truth <= high * (1 + 1e-9)
+        self.widths.append(high - low)
+        if known is not None:
+            self.oracle.append(known.interval[1] - known.interval[0])
+
+    @property
+    def coverage(self) -> float:
+        return self.held / len(self.widths) if self.widths else math.nan
+
+    @property
+    def refusals(self) -> float:
+        return self.refused / (self.refused + len(self.widths))
+
+    @property
+    def ratio(self) -> float:
+        """The median width over the oracle's; infinite where more than half of the intervals are."""
+        width = float(np.median(self.widths))
+        return width / float(np.median(self.oracle)) if math.isfinite(width) else math.inf
+
+
+def measured(
+    family: str, shape: Sequence[float], count: int, noise: float, rng: np.random.Generator
+) -> Measurements:
+    n = np.array(DESIGNS[count], dtype=float)
+    x = RATE * FAMILIES[family].curve(n, np.array(shape, dtype=float))
+    return Measurements(n, throughput=x * np.exp(noise * rng.standard_normal(n.size)))
+
+
+def trials(
+    family: str, shape: Sequence[float], count: int, noise: float, times: int
+) -> Iterator[Measurements]:
+    """As many sets of measurements, the same in each run of this program."""
+    cell = zlib.crc32(repr((family, tuple(shape), count, noise)).encode())
+    for trial in range(times):
+        yield measured(family, shape, count, noise, np.random.default_rng([cell, trial]))
+
+
+def oracle(law: Law, noise: float) -> Law:
+    """The same law with the region of one who knows the size of the errors."""
+    fitted = law.fitted
+    room = (ndtri((1 + fitted.level) / 2) * noise) ** 2
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        known = region(fitted.problem, fitted.shape[None, :], fitted.misfit, float(room))
+    return Law(fitted=dataclasses.replace(fitted, region=known))
+
+
+def truths(family: str, shape: Sequence[float]) -> dict[str, float]:
+    """The true value of each finite quantity."""
+    form, at = FAMILIES[family], np.array([shape], dtype=float).reshape(1, len(shape))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {name: float(value[0]) for name, value in form.parameters(at, np.array([RATE])).items()}
+        values["knee"] = float(form.reach(form.knee_share * form.ceiling(at), at)[0])
+        values["peak"] = float(form.peak(at)[0])
+        values |= {f"X({n:g})": RATE * float(form.curve(np.array([n]), at)[0, 0]) for n in (*NEAR, *FAR)}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def quantities(law: Law, names: Sequence[str]) -> dict[str, Estimate | None]:
+    """The law's estimate of each; None where it refuses."""
+    found: dict[str, Estimate | None] = {**law.parameters, "knee": law.knee, "peak": law.peak}
+    for n in (*NEAR, *FAR):
+        try:
+            found[f"X({n:g})"] = law.predict(n)
+        except NotEnoughData:
+            found[f"X({n:g})"] = None
+    return {name: found[name] for name in names}
+
+
+def coverage_cell(
+    family: str, shape: Sequence[float], count: int, noise: float, times: int
+) -> dict[str, Tally]:
+    """Each quantity's tally where the family is known."""
+    truth = truths(family, shape)
+    tallies: dict[str, Tally] = defaultdict(Tally)
+    for data in trials(family, shape, count, noise, times):
+        law = fit(data, families=[family])
+        known = quantities(oracle(law, noise), list(truth))
+        for name, found in quantities(law, list(truth)).items():
+            tallies[name].add(found, truth[name], known[name])
+    return tallies
+
+
+def planted(families: Sequence[str]) -> list[tuple[str, Sequence[float]]]:
+    return [(family, shape) for family in families for shape in PLANTED[family]]
+
+
+def label(family: str, shape: Sequence[float]) -> str:
+    at = np.array([shape], dtype=float).reshape(1, len(shape))
+    parameters = FAMILIES[family].parameters(at, np.array([RATE]))
+    return f"{family}, " + ", ".join(f"{name} = {float(value[0]):.3g}" for name, value in parameters.items())
+
+
+def coverage(times: int, families: Sequence[str]) -> None:
+    for family, shape in planted(families):
+        names = [name for name in truths(family, shape) if name not in {f"X({n:g})" for n in FAR}]
+        print(
+            f"\n**{label(family, shape)}**\n\n| errors | n | {' | '.join(names)} |\n|{'---|' * (2 + len(names))}"
+        )
+        for noise in NOISES:
+            for count in DESIGNS:
+                tallies = coverage_cell(family, shape, count, noise, times)
+                cells = [f"{100 * tallies[name].coverage:.1f} · {tallies[name].ratio:.2f}" for name in names]
+                print(f"| {noise:.0%} | {count} | {' | '.join(cells)} |".replace("inf", "∞"), flush=True)
+
+
+@dataclasses.dataclass
+class Selected:
+    """Of one planted law in one cell, with the family not known: what was chosen, and what followed."""
+
+    chosen: Counter[str] = dataclasses.field(default_factory=Counter)
+    reported: int = 0
+    knee: Tally = dataclasses.field(default_factory=Tally)
+    near: Tally = dataclasses.field(default_factory=Tally)
+    far: Tally = dataclasses.field(default_factory=Tally)
+
+
+def selection_cell(family: str, shape: Sequence[float], count: int, noise: float, times: int) -> Selected:
+    truth, tally = truths(family, shape), Selected()
+    for data in trials(family, shape, count, noise, times):
+        law = fit(data)
+        tally.chosen[law.family] += 1
+        tally.reported += family in {law.family, *(other.family for other in law.alternatives)}
+        for into, ask, name in (
+            (tally.knee, law.determined_knee, "knee"),
+            (tally.near, lambda law=law: law.predict(NEAR[-1]), f"X({NEAR[-1]:g})"),
+            (tally.far, lambda law=law: law.predict(FAR[0]), f"X({FAR[0]:g})"),
+        ):
+            try:
+                into.add(ask(), truth.get(name, math.inf))
+            except NotEnoughData:
+                into.refused += 1
+    return tally
+
+
+def selection(times: int) -> None:
+    print(
+        f"| truth | errors | n | {' | '.join(TRIED)} | reported | X(48) holds | X(96) holds | refused | knee holds | refused |"
+    )
+    print("|---" * (len(TRIED) + 9) + "|")
+    for family, shape in planted(TRIED):
+        for noise in NOISES:
+            for count in DESIGNS:
+                cell = selection_cell(family, shape, count, noise, times)
+                chosen = " | ".join(share(cell.chosen[name] / times) for name in TRIED)
+                follows = [
+                    cell.near.coverage,
+                    cell.far.coverage,
+                    cell.far.refusals,
+                    cell.knee.coverage,
+                    cell.knee.refusals,
+                ]
+                row = " | ".join(share(value) for value in (cell.reported / times, *follows))
+                print(f"| {label(family, shape)} | {noise:.0%} | {count} | {chosen} | {row} |", flush=True)
+
+
+def share(value: float) -> str:
+    """Per cent; blank for none."""
+    return "" if math.isnan(value) or value == 0 else f"{100 * value:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=["coverage", "selection"])
+    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--families", nargs="+", choices=list(PLANTED), default=list(PLANTED))
+    asked = parser.parse_args()
+    if asked.table == "coverage":
+        coverage(asked.trials, asked.families)
+    else:
+        selection(asked.trials)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""COST: the smallest N that beats the same work done by a plain call in one thread, without any engine.
+
+McSherry, Isard and Murray, "Scalability! But at what COST?", HotOS 2015. The plain call is measured, not assumed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+from hooke.base.errors import UsageError
+from hooke.scaling.families import Floats
+from hooke.scaling.law import Law
+from hooke.scaling.measurements import Measurements, positive
+
+__all__ = ["Cost", "cost"]
+
+LEVEL = 0.95
+"""Of the interval where no law brings a level of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The smallest N that beats the plain call; infinite for never. `plain` is the plain call's throughput."""
+
+    n: float
+    interval: tuple[float, float]
+    level: float
+    plain: float
+
+    @property
+    def never(self) -> bool:
+        """Whether no N beats the plain call."""
+        return math.isinf(self.n)
+
+    def __str__(self) -> str:
+        low, high = ("never" if math.isinf(end) else f"{end:g}" for end in self.interval)
+        ends = low if low == high else f"{low} to {high}"
+        what = "no N beats the plain call" if self.never else f"{self.n:g}"
+        return f"COST: {what} ({ends} at {self.level:.0%})"
+
+
+def cost(scaled: Law | Measurements, plain_seconds: ArrayLike, *, work: float | None = None) -> Cost:
+    """The COST of what was `scaled`, against `plain_seconds` of one plain call, measured once or several times.
+
+    `work` is what the plain call did, in the units of the measurements: what these did, unless given. Of a law the
+    answer may lie between and somewhat beyond the N measured; of bare measurements it is one of their N, or never.
+    The plain call's noise is taken to be that of the measurements.
+
+    Raises BeyondTheData where the law reaches the plain call only beyond what its measurements support.
+    """
+    measured = scaled.measurements if isinstance(scaled, Law) else scaled
+    seconds = np.atleast_1d(positive("plain_seconds", plain_seconds))
+    plain = _work(measured, work) / float(np.exp(np.log(seconds).mean()))
+    return (
+        _of_law(scaled, plain, seconds.size)
+        if isinstance(scaled, Law)
+        else _of_points(scaled, plain, seconds.size)
+    )
+
+
+def _of_law(law: Law, plain: float, runs: int) -> Cost:
+    size = law.fitted.quantile * law.scatter / math.sqrt(runs)
+    at = np.array(plain)
+    slower, faster = law.fitted.problem.noise.widened(at, (at, at), size)
+    low, high = law.reaching(float(slower)).interval[0], law.reaching(float(faster)).interval[1]
+    found = law.n_for(plain).value
+    return Cost(n=_whole(found), interval=(_whole(low), _whole(high)), level=law.level, plain=plain)
+
+
+def _of_points(measured: Measurements, plain: float, runs: int) -> Cost:
+    """By the means at each N; without repeats nothing is known of the noise, and the interval is everything."""
+    n, means = measured.means()
+    group = np.searchsorted(n, measured.n)
+    counts = np.bincount(group)
+    freedom = len(measured) - n.size
+    half = np.full(n.size, np.inf)
+    if freedom:
+        scatter = np.sqrt((np.log(measured.throughput / means[group]) ** 2).sum() / freedom)
+        half = stdtrit(freedom, (1 + LEVEL) / 2) * scatter * np.sqrt(1 / counts + 1 / runs)
+    ahead = np.log(means / plain)
+    low, value, high = (_first(n, ahead > margin) for margin in (-half, 0.0, half))
+    return Cost(n=value, interval=(low, high), level=LEVEL, plain=plain)
+
+
+def _first(n: Floats, wins: NDArray[np.bool_]) -> float:
+    return float(n[wins.argmax()]) if wins.any() else math.inf
+
+
+def _whole(n: float) -> float:
+    """The next whole N, rounding errors aside; infinite stays."""
+    return float(math.ceil(n * (1 - 1e-12))) if math.isfinite(n) else n
+
+
+def _work(measured: Measurements, work: float | None) -> float:
+    if work is not None:
+        return float(positive("work", work))
+    if np.unique(measured.work).size > 1:
+        raise UsageError(
+            "the measurements did different amounts of work, so it is not known which of them the plain call did",
+            mend="cost(..., work=...) in the units of the measurements",
+        )
+    return float(measured.work[0])
