@@ -1,5 +1,6 @@
 """`run()` in every setting that it is called from: each a real process, terminal or kernel."""
 
+import io
 import os
 import re
 import subprocess
@@ -160,7 +161,7 @@ def test_a_script_on_a_terminal(place):
     ended(child)
 
 
-def test_a_short_script_on_a_terminal_is_silent_and_loads_no_rich(place):
+def test_a_short_script_in_one_process_on_a_terminal_is_silent_and_loads_no_rich(place):
     child = place.terminal(place.write("x.py", SHORT))
     assert ended(child) == "result [0, 1, 2] False\r\n"
 
@@ -231,11 +232,12 @@ BESIDE = (
 
 def test_lines_of_a_run_in_the_background_go_above_the_table(place):
     child = place.terminal(place.write("x.py", BESIDE))
+    child.logfile_read = written = io.StringIO()
     child.expect(r"other-")
     child.expect(r"1 of 1 workers busy")
     place.go()
-    text = child.after + ended(child)
-    lines = screen(text)
+    ended(child)
+    lines = screen(written.getvalue())
     (table,) = [at for at, line in enumerate(lines) if re.match(r"job-\S+ finished", line)]
     assert [line[:7] for line in lines[table + 1 : table + 4]] == ["  task ", "✓ quick", "✓ gated"], lines
     assert any(line.startswith("gated: done") for line in lines[:table] + lines[table + 4 :]), lines
