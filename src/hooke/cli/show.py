@@ -13,7 +13,7 @@ import msgspec
 
 from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import Session, command, error_facts
-from hooke.journal.events import RetryPlanned, WorkerStopped
+from hooke.journal.events import AttemptFinished, AttemptStarted, Event, RetryPlanned, WorkerStopped
 from hooke.journal.reader import read
 from hooke.journal.view import RunView
 from hooke.project.driving import DRIVER
@@ -68,19 +68,35 @@ def _read(project: Project, run: str) -> _Story:
     alive = project.runs.alive(run)
     for segment in read(project.runs.folder(run), DRIVER):
         for event in segment.events:
+            if said := _said(story.view, event):
+                story.said.append((event.at, said))
             story.view.apply(event)
-            if isinstance(event, RetryPlanned):
-                task = story.view.nodes[event.node].planned.task
-                items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
-                story.said.append(
-                    (event.at, f"{task}{items}: attempt {event.number} follows, as {event.reason}")
-                )
-            elif isinstance(event, WorkerStopped):
-                story.said.append((event.at, f"worker {event.worker} is gone: {event.cause}"))
         if segment.torn is not None and not alive:
             story.torn = str(segment.torn)
     story.view.driver_alive(alive)
     return story
+
+
+def _said(view: RunView, event: Event) -> str:
+    """What was decided by this event, which the view has not folded yet; empty where nothing was."""
+    match event:
+        case RetryPlanned():
+            items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
+            return f"{_task(view, event.node)}{items}: attempt {event.number} follows, as {event.reason}"
+        case AttemptStarted(twin_of=int()):
+            items = f"{event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else f"{event.lo}"
+            return f"{_task(view, event.node)}[{items}]: a second attempt, {event.attempt}, as {event.twin_of} runs long"
+        case AttemptFinished() if (beaten := view.nodes[event.node].beside(event.attempt)) is not None:
+            task = _task(view, event.node)
+            return f"{task}: attempt {event.attempt} was first, and {beaten.attempt} is given up"
+        case WorkerStopped():
+            return f"worker {event.worker} is gone: {event.cause}"
+        case _:
+            return ""
+
+
+def _task(view: RunView, node: int) -> str:
+    return view.nodes[node].planned.task
 
 
 def _facts(session: Session, story: _Story) -> dict[str, Any]:
