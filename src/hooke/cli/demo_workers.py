@@ -34,7 +34,7 @@ def compare_workers(files: Sequence[Path], main: str) -> list[Pass]:
     if _cpus() < 2:
         click.echo("this machine gives Hooke one cpu, which two workers would only share: not measured")
         return []
-    click.echo("from an empty cache each time, in a folder that is then deleted; together about 20 s")
+    click.echo("from an empty cache each time, in a folder that is then deleted")
     one = _fresh(files, main, workers=1)
     if one.code:
         return [one]
