@@ -19,7 +19,7 @@ _COLOURS = {"cached": "#3b82f6", "done": "#16a34a", "failed": "#dc2626", "runnin
 _STATUS = {"running": "#06b6d4", "finished": "#16a34a", "failed": "#dc2626"}
 _HEADER = ("task", "", "done", "running", "cached", "failed", "of", "work", "peak memory")
 # Colours of text and ground are the page's own, so that the table can be read in light and dark themes.
-_TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.3em 0"
+_TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0;white-space:nowrap"
 _LEFT, _RIGHT = "text-align:left;padding:.1em .8em .1em 0", "text-align:right;padding:.1em .8em .1em 0"
 
 
