@@ -343,7 +343,8 @@ class RunState:
             effects += [Lookup(node) for node in self._to_look]
             self._to_look = []
             return effects
-        return effects + self._submit_ready() + self._submit_twins()
+        effects += self._submit_ready()
+        return effects if self._ready else effects + self._submit_twins()
 
     def memory(self, node: int, item: int) -> int | None:
         """Bytes that an attempt which begins with this item may use; None for no limit."""
@@ -357,8 +358,9 @@ class RunState:
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None:
                 due.append(running.started + timeout_s)
-        # One that is due already did not fit: an event must make room for it first.
-        due += [straggles for straggles, _ in self._stragglers() if straggles > self._now]
+        if not self._ready:
+            # One that is due already did not fit: an event must make room for it first.
+            due += [straggles for straggles, _ in self._stragglers() if straggles > self._now]
         return min(due, default=None)
 
     def _end(self, status: str) -> Finish:
