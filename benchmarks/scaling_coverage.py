@@ -41,6 +41,8 @@ PLANTED = {
     "gustafson": [(0.3,)],
     "batch": [(0.1,)],
 }
+AT_BOUNDS = [("amdahl", (0.0,)), ("usl", (0.05, 0.0))]
+"""Linear and Amdahl's law, fitted with a parameter too many: its truth is the bound."""
 TRIED = ("linear", "amdahl", "hard_knee", "power", "usl")
 """What `fit` tries unless told otherwise."""
 NEAR, FAR = (5.0, 32.0, 48.0), (96.0,)
@@ -104,7 +106,7 @@ def oracle(law: Law, noise: float) -> Law:
     room = (ndtri((1 + fitted.level) / 2) * noise) ** 2
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         known = region(fitted.problem, fitted.shape[None, :], fitted.misfit, float(room))
-    return Law(fitted=dataclasses.replace(fitted, region=known))
+    return dataclasses.replace(law, fitted=dataclasses.replace(fitted, region=known), others=(), ruled_out=())
 
 
 def truths(family: str, shape: Sequence[float]) -> dict[str, float]:
@@ -153,8 +155,8 @@ def label(family: str, shape: Sequence[float]) -> str:
     return f"{family}, " + ", ".join(f"{name} = {float(value[0]):.3g}" for name, value in parameters.items())
 
 
-def coverage(times: int, families: Sequence[str]) -> None:
-    for family, shape in planted(families):
+def coverage(times: int, laws: Sequence[tuple[str, Sequence[float]]]) -> None:
+    for family, shape in laws:
         names = [name for name in truths(family, shape) if name not in {f"X({n:g})" for n in FAR}]
         print(
             f"\n**{label(family, shape)}**\n\n| errors | n | {' | '.join(names)} |\n|{'---|' * (2 + len(names))}"
@@ -168,56 +170,67 @@ def coverage(times: int, families: Sequence[str]) -> None:
 
 @dataclasses.dataclass
 class Selected:
-    """Of one planted law in one cell, with the family not known: what was chosen, and what followed."""
+    """Of one planted law in one cell, the family not known: what was chosen, and what followed.
+
+    `needless` are refusals of a law whose family is known where the oracle answers, `answerable` the oracle's answers.
+    """
 
     chosen: Counter[str] = dataclasses.field(default_factory=Counter)
     reported: int = 0
-    knee: Tally = dataclasses.field(default_factory=Tally)
-    near: Tally = dataclasses.field(default_factory=Tally)
-    far: Tally = dataclasses.field(default_factory=Tally)
+    answers: dict[str, Tally] = dataclasses.field(default_factory=lambda: defaultdict(Tally))
+    answerable: Counter[str] = dataclasses.field(default_factory=Counter)
+    needless: Counter[str] = dataclasses.field(default_factory=Counter)
+
+
+def answers(law: Law) -> dict[str, Estimate | None]:
+    """What one would plan with: throughput at the last N and beyond it, and the knee; None where refused."""
+    questions = {f"X({n:g})": (lambda n=n: law.predict(n)) for n in (*NEAR[1:], *FAR)}
+    found: dict[str, Estimate | None] = {}
+    for name, ask in (questions | {"knee": law.determined_knee}).items():
+        try:
+            found[name] = ask()
+        except NotEnoughData:
+            found[name] = None
+    return found
 
 
 def selection_cell(family: str, shape: Sequence[float], count: int, noise: float, times: int) -> Selected:
-    truth, tally = truths(family, shape), Selected()
+    truth, cell = truths(family, shape), Selected()
     for data in trials(family, shape, count, noise, times):
-        law = fit(data)
-        tally.chosen[law.family] += 1
-        tally.reported += family in {law.family, *(other.family for other in law.alternatives)}
-        for into, ask, name in (
-            (tally.knee, law.determined_knee, "knee"),
-            (tally.near, lambda law=law: law.predict(NEAR[-1]), f"X({NEAR[-1]:g})"),
-            (tally.far, lambda law=law: law.predict(FAR[0]), f"X({FAR[0]:g})"),
-        ):
-            try:
-                into.add(ask(), truth.get(name, math.inf))
-            except NotEnoughData:
-                into.refused += 1
-    return tally
+        law, right = fit(data), fit(data, families=[family])
+        cell.chosen[law.family] += 1
+        cell.reported += family in {law.family, *(other.family for other in law.alternatives)}
+        for name, found in answers(law).items():
+            cell.answers[name].add(found, truth.get(name, math.inf))
+        told = answers(right)
+        answerable = [name for name, known in answers(oracle(right, noise)).items() if known is not None]
+        cell.answerable.update(answerable)
+        cell.needless.update(name for name in answerable if told[name] is None)
+    return cell
 
 
 def selection(times: int) -> None:
-    print(
-        f"| truth | errors | n | {' | '.join(TRIED)} | reported | X(48) holds | X(96) holds | refused | knee holds | refused |"
-    )
-    print("|---" * (len(TRIED) + 9) + "|")
+    heads = "reported | X(32) holds | X(48) holds | X(96) holds | refused | knee holds | refused | X(96) needless | knee needless"
+    print(f"| truth | errors | n | {' | '.join(TRIED)} | {heads} |\n|{'---|' * (len(TRIED) + 12)}")
     for family, shape in planted(TRIED):
         for noise in NOISES:
             for count in DESIGNS:
                 cell = selection_cell(family, shape, count, noise, times)
-                chosen = " | ".join(share(cell.chosen[name] / times) for name in TRIED)
-                follows = [
-                    cell.near.coverage,
-                    cell.far.coverage,
-                    cell.far.refusals,
-                    cell.knee.coverage,
-                    cell.knee.refusals,
+                far, knee = cell.answers["X(96)"], cell.answers["knee"]
+                numbers = [
+                    *(cell.chosen[name] / times for name in TRIED),
+                    cell.reported / times,
+                    cell.answers["X(32)"].coverage,
+                    cell.answers["X(48)"].coverage,
+                    *(far.coverage, far.refusals, knee.coverage, knee.refusals),
+                    *(cell.needless[name] / max(cell.answerable[name], 1) for name in ("X(96)", "knee")),
                 ]
-                row = " | ".join(share(value) for value in (cell.reported / times, *follows))
-                print(f"| {label(family, shape)} | {noise:.0%} | {count} | {chosen} | {row} |", flush=True)
+                row = " | ".join(share(number) for number in numbers)
+                print(f"| {label(family, shape)} | {noise:.0%} | {count} | {row} |", flush=True)
 
 
 def share(value: float) -> str:
-    """Per cent; blank for none."""
+    """Per cent; blank for none or not asked."""
     return "" if math.isnan(value) or value == 0 else f"{100 * value:.3g}"
 
 
@@ -230,7 +243,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=list(PLANTED), default=list(PLANTED))
     asked = parser.parse_args()
     if asked.table == "coverage":
-        coverage(asked.trials, asked.families)
+        coverage(asked.trials, [*planted(asked.families), *AT_BOUNDS])
     else:
         selection(asked.trials)
 

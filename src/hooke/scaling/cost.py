@@ -67,7 +67,9 @@ def _of_law(law: Law, plain: float, runs: int) -> Cost:
     size = law.fitted.quantile * law.scatter / math.sqrt(runs)
     at = np.array(plain)
     slower, faster = law.fitted.problem.noise.widened(at, (at, at), size)
-    low, high = law.reaching(float(slower)).interval[0], law.reaching(float(faster)).interval[1]
+    # Constant errors may exceed the plain call's own throughput: then any N may beat it.
+    least = max(float(slower), plain * np.finfo(float).eps)
+    low, high = law.reaching(least).interval[0], law.reaching(float(faster)).interval[1]
     found = law.n_for(plain).value
     return Cost(n=_whole(found), interval=(_whole(low), _whole(high)), level=law.level, plain=plain)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.scaling.descent import Problem
 from hooke.scaling.families import FAMILIES
 from hooke.scaling.fitted import Fitted, fit_family
+from hooke.scaling.lack_of_fit import lack_of_fit
 from hooke.scaling.law import Law
 from hooke.scaling.measurements import Measurements
 from hooke.scaling.noise import NOISES
@@ -17,6 +19,9 @@ __all__ = ["fit"]
 
 STANDARD = ("linear", "amdahl", "hard_knee", "power", "usl")
 """Tried unless named otherwise. `batch` is amdahl's curve, and `gustafson` is for work that grows with N."""
+
+SUSPECT = 0.1
+"""The p-value of lack of fit below which repeats count once: a needless means costs a little width, a missed one the level."""
 
 
 def fit(
@@ -38,19 +43,39 @@ def fit(
     """
     names = _checked(families, errors, level)
     _check_spread(measurements)
+    problems = [Problem(family=FAMILIES[name], noise=NOISES[errors], measured=measurements) for name in names]
+    fits = _fit_all(problems, level, named=families is not None)
+    if _repeats_share_errors(fits, measurements):
+        means = measurements.each_n_once()
+        problems = [replace(problem, measured=means) for problem in problems]
+        fits = _fit_all(problems, level, named=families is not None)
+    chosen, *others = within(fits, MARGIN)
+    ruled_out = tuple(fitted for fitted in fits if not any(fitted is stays for stays in (chosen, *others)))
+    return Law(measurements=measurements, fitted=chosen, others=tuple(others), ruled_out=ruled_out)
+
+
+def _fit_all(problems: Sequence[Problem], level: float, *, named: bool) -> list[Fitted]:
+    """Each problem solved. One with too many parameters is left out, unless its family was named by the caller."""
     fits: list[Fitted] = []
     refusals: list[NotEnoughData] = []
-    for name in names:
-        problem = Problem(family=FAMILIES[name], noise=NOISES[errors], measured=measurements)
+    for problem in problems:
         try:
             fits.append(fit_family(problem, level))
         except NotEnoughData as refusal:
             refusals.append(refusal)
-    if refusals and (families is not None or not fits):
+    if refusals and (named or not fits):
         raise refusals[0]
-    chosen, *others = within(fits, MARGIN)
-    ruled_out = tuple(fitted for fitted in fits if not any(fitted is stays for stays in (chosen, *others)))
-    return Law(fitted=chosen, others=tuple(others), ruled_out=ruled_out)
+    return fits
+
+
+def _repeats_share_errors(fits: Sequence[Fitted], measurements: Measurements) -> bool:
+    """Whether even the best family misses the means by more than the repeats scatter.
+
+    What the repeats of one N have in common (a cache that fits, an hour of the day) is then the larger part of the
+    errors, and counting them singly would make every interval too narrow.
+    """
+    lack = lack_of_fit(min(fits, key=lambda fitted: fitted.scatter), measurements)
+    return lack.test == "repeats" and lack.p_value < SUSPECT
 
 
 def _checked(families: Sequence[str] | None, errors: str, level: float) -> Sequence[str]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hooke.scaling.fitted import Fitted
 from hooke.scaling.lack_of_fit import lack_of_fit
+from hooke.scaling.measurements import Measurements
 
 __all__ = ["flags_of"]
 
@@ -15,9 +16,14 @@ WORTH_SAYING = 0.05
 """How far the unit rate may lie above the measured X(1) before it is said."""
 
 
-def flags_of(fitted: Fitted) -> tuple[str, ...]:
-    """Sentences on superlinear points, the unit rate, parameters at a bound and lack of fit."""
-    return (*_against_one(fitted), *_at_bounds(fitted), *_misfit(fitted))
+def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
+    """Sentences on superlinear points, the unit rate, parameters at a bound, repeats and lack of fit."""
+    return (
+        *_against_one(fitted),
+        *_at_bounds(fitted),
+        *_repeats(fitted, measured),
+        *_misfit(fitted, measured),
+    )
 
 
 def _against_one(fitted: Fitted) -> Iterator[str]:
@@ -44,7 +50,12 @@ def _at_bounds(fitted: Fitted) -> Iterator[str]:
             yield f"{family.symbols[symbol]} {symbol} is at its bound: its interval is one-sided and conservative"
 
 
-def _misfit(fitted: Fitted) -> Iterator[str]:
-    lack = lack_of_fit(fitted)
+def _repeats(fitted: Fitted, measured: Measurements) -> Iterator[str]:
+    if len(fitted.problem.measured) < len(measured):
+        yield "repeats at one N agree better among themselves than with any law tried: each N counts once"
+
+
+def _misfit(fitted: Fitted, measured: Measurements) -> Iterator[str]:
+    lack = lack_of_fit(fitted, measured)
     if lack.found:
         yield f"the {fitted.family.name} law does not fit: p = {lack.p_value:.2g} (test of {lack.test})"

@@ -10,6 +10,7 @@ from scipy.special import fdtrc
 
 from hooke.scaling.families import Floats
 from hooke.scaling.fitted import Fitted
+from hooke.scaling.measurements import Measurements
 
 __all__ = ["LackOfFit", "lack_of_fit"]
 
@@ -36,9 +37,9 @@ class LackOfFit:
         return self.p_value < SIGNIFICANT
 
 
-def lack_of_fit(fitted: Fitted) -> LackOfFit:
-    """The better of the two tests that the measurements allow."""
-    measured, noise = fitted.problem.measured, fitted.problem.noise
+def lack_of_fit(fitted: Fitted, measured: Measurements) -> LackOfFit:
+    """The better of the two tests that `measured` allow; the law may have been fitted to their means."""
+    noise = fitted.problem.noise
     predicted = fitted.throughput(measured.n)
     residuals = noise.residuals(measured.throughput, np.array(1.0), predicted) * np.sqrt(measured.repeats)
     if np.sqrt(np.mean(residuals**2)) <= 10 * noise.negligible(measured.throughput):
@@ -47,7 +48,7 @@ def lack_of_fit(fitted: Fitted) -> LackOfFit:
     between = levels.size - fitted.shape.size - 1
     if len(measured) > levels.size and between > 0:
         return LackOfFit(test="repeats", p_value=_f_test(residuals, measured.repeats, group, between))
-    return LackOfFit(test="residuals", p_value=_von_neumann(fitted, residuals))
+    return LackOfFit(test="residuals", p_value=_von_neumann(fitted, measured, residuals))
 
 
 def _f_test(residuals: Floats, weights: Floats, group: NDArray[np.intp], between: int) -> float:
@@ -60,13 +61,12 @@ def _f_test(residuals: Floats, weights: Floats, group: NDArray[np.intp], between
     return float(fdtrc(between, within, (missed / between) / (pure / within))) if pure > 0 else 0.0
 
 
-def _von_neumann(fitted: Fitted, residuals: Floats) -> float:
+def _von_neumann(fitted: Fitted, measured: Measurements, residuals: Floats) -> float:
     """The share of what the noise alone would give that is at least as smooth (von Neumann, Ann. Math. Stat. 12, 1941).
 
     Residuals of a fit are not independent, so the null distribution is drawn: normal errors, less what the
     linearised fit takes out of them.
     """
-    measured = fitted.problem.measured
     curve, slopes = (
         fitted.family.curve(measured.n, fitted.shape),
         fitted.family.log_slopes(measured.n, fitted.shape),

@@ -40,9 +40,11 @@ class Law:
     The intervals of `parameters`, `knee`, `peak`, `speedup`, `efficiency` and `karp_flatt` hold if the family is the
     right one. `predict`, `n_for` and `determined_knee` are for acting on: their intervals cover `alternatives` too,
     and they raise BeyondTheData where these differ too much. `others` are the fits of the
-    alternatives, `ruled_out` those of the other families tried.
+    alternatives, `ruled_out` those of the other families tried. Where repeats at one N agree better among themselves
+    than with any law, the fits are to the means, `fitted.problem.measured`: each N then counts once.
     """
 
+    measurements: Measurements
     fitted: Fitted
     others: tuple[Fitted, ...] = ()
     ruled_out: tuple[Fitted, ...] = ()
@@ -51,11 +53,6 @@ class Law:
     def family(self) -> str:
         """The family's name."""
         return self.fitted.family.name
-
-    @property
-    def measurements(self) -> Measurements:
-        """What the law was fitted to."""
-        return self.fitted.problem.measured
 
     @property
     def level(self) -> float:
@@ -98,12 +95,12 @@ class Law:
     @property
     def lack_of_fit(self) -> LackOfFit:
         """Whether the law misses the measurements by more than their noise."""
-        return lack_of_fit(self.fitted)
+        return lack_of_fit(self.fitted, self.measurements)
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What is unusual about the fit, in sentences; nothing of it is corrected."""
-        return flags_of(self.fitted)
+        return flags_of(self.fitted, self.measurements)
 
     def throughput(self, n: Floats) -> Floats:
         """The law's X at each of `n` (m,), wherever that lies: for drawing. `predict` is for acting on."""

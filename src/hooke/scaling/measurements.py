@@ -83,10 +83,15 @@ class Measurements:
         )
 
     def means(self) -> tuple[Floats, Floats]:
-        """The distinct N, and the mean throughput at each."""
+        """The distinct N, and the mean throughput at each, weighed by `repeats`."""
         levels, at = np.unique(self.n, return_inverse=True)
-        total = np.bincount(at, weights=self.repeats * self.throughput)
-        return levels, total / np.bincount(at, weights=self.repeats)
+        return levels, np.bincount(at, self.repeats * self.throughput) / np.bincount(at, self.repeats)
+
+    def each_n_once(self) -> Measurements:
+        """One measurement at each N, the geometric mean of those there, all of the same weight."""
+        levels, at = np.unique(self.n, return_inverse=True)
+        logs = np.bincount(at, self.repeats * np.log(self.throughput)) / np.bincount(at, self.repeats)
+        return Measurements(levels, throughput=np.exp(logs))
 
 
 def positive(name: str, values: ArrayLike) -> Floats:
