@@ -172,7 +172,8 @@ def test_a_result_is_journalled_then_believed_then_offered_to_others(tmp_path):
     driven.run()
     at = order.index(("journalled", "AttemptFinished"))
     assert order[at + 1] == ("believed", "AttemptFinished")
-    assert order[at + 2] == ("offered", "")
+    assert order.index(("offered", "")) > at + 1
+    assert order.count(("offered", "")) == order.count(("believed", "AttemptFinished"))
 
 
 def test_a_second_run_finds_what_the_first_computed(tmp_path):

@@ -24,9 +24,10 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.engines import local_worker
+from hooke.engines.channel import framed, take_frames
 from hooke.engines.worker_output import flush_output
 
-__all__ = ["Ended", "Limit", "Report", "Spawn", "Spawned", "main", "pack_frame", "take_frames"]
+__all__ = ["Ended", "Limit", "Report", "Spawn", "Spawned", "main", "pack_frame"]
 
 WATCH_S = 0.05
 """20 looks a second: a task that fills 1 GiB a second overshoots its limit by 50 MiB."""
@@ -39,7 +40,6 @@ END_S = 4.0
 
 PR_SET_CHILD_SUBREAPER = 36
 FDS_PER_SPAWN = 3
-LENGTH_BYTES = 4
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
@@ -82,20 +82,7 @@ _orders = msgspec.msgpack.Decoder(Order)
 
 def pack_frame(message: Order | Report) -> bytes:
     """A message with its length before it."""
-    data = msgspec.msgpack.encode(message)
-    return len(data).to_bytes(LENGTH_BYTES, "little") + data
-
-
-def take_frames(buffer: bytearray) -> list[bytes]:
-    """The whole messages at the front of `buffer`, which loses them."""
-    frames: list[bytes] = []
-    while len(buffer) >= LENGTH_BYTES:
-        end = LENGTH_BYTES + int.from_bytes(buffer[:LENGTH_BYTES], "little")
-        if len(buffer) < end:
-            break
-        frames.append(bytes(buffer[LENGTH_BYTES:end]))
-        del buffer[:end]
-    return frames
+    return framed(msgspec.msgpack.encode(message))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
@@ -19,7 +18,8 @@ import psutil
 from hooke.base.errors import HookeError
 from hooke.base.forks import on_fork
 from hooke.base.refusals import writing
-from hooke.engines.fork_server import STOPPED_S, Ended, Limit, Report, Spawn, Spawned, pack_frame, take_frames
+from hooke.engines.channel import Channel, take_frames
+from hooke.engines.fork_server import STOPPED_S, Ended, Limit, Report, Spawn, Spawned, pack_frame
 
 __all__ = ["ForkServer", "Forked"]
 
@@ -37,7 +37,7 @@ class Forked:
     """A worker that was forked: its process, the socket to it, and the lifeline whose closing ends it."""
 
     pid: int
-    connection: Connection
+    channel: Channel
     lifeline: int
 
 
@@ -80,7 +80,7 @@ class ForkServer:
             if pid is None:
                 ours.close()
                 os.close(life_ours)
-        return Forked(pid=pid, connection=Connection(ours.detach()), lifeline=life_ours) if pid else None
+        return Forked(pid=pid, channel=Channel(ours.detach()), lifeline=life_ours) if pid else None
 
     def alive(self) -> bool:
         """Whether the server runs, as of a moment ago."""

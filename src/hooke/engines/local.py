@@ -8,13 +8,11 @@ started.
 from __future__ import annotations
 
 import os
-import pickle
+import selectors
 import signal
 import sys
 import time
 from collections import deque
-from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as wait_for
 
 import msgspec
 import psutil
@@ -47,11 +45,20 @@ _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGI
 SAFE_SHARE = 0.9
 """Of the memory that is available, what tasks may declare together: the rest is the kernel's and the driver's."""
 
+MOST_AHEAD = 8
+"""Short calls that wait in a worker's socket behind the one that runs, so that it need not wait for the driver between."""
+
+AHEAD_BYTES = 4096
+"""The largest payload that waits there: all of them fit the socket's buffer, so that handing one over never blocks."""
+
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
 class LocalEngine:
-    """Runs attempts in worker processes, each one at a time. Workers start when there is work for them."""
+    """Runs attempts in worker processes, each one at a time. Workers start when there is work for them.
+
+    Short calls are handed to a worker ahead of time; those that have not begun when it ends go to another.
+    """
 
     capabilities = Capabilities(
         name="local", isolated=True, cancels=True, elastic=True, knows_signal=True, knows_peak_memory=True
@@ -72,10 +79,12 @@ class LocalEngine:
         self._target = workers[1] if workers is not None else self._cpus
         self._events: list[EngineEvent] = []
         self._queue: deque[Call] = deque()
-        self._processes: dict[Connection, Process] = {}
+        self._processes: dict[int, Process] = {}
+        self._selector = selectors.DefaultSelector()
         self._started = 0
         self._unborn = 0
         self._begun: set[int] = set()
+        self._given_up: set[int] = set()
         self._announce()
 
     def submit(self, call: Call) -> None:
@@ -95,9 +104,9 @@ class LocalEngine:
         """Take a queued attempt back; end the worker of one that runs."""
         self._queue = deque(call for call in self._queue if call.attempt != attempt)
         for process in list(self._processes.values()):
-            if process.call is not None and process.call.attempt == attempt:
-                self._free(process)
-                self._end(process, "its attempt was cancelled")
+            if attempt in [call.attempt for call in process.calls]:
+                self._given_up.add(attempt)
+                self._end_if_given_up(process)
         self._dispatch()
 
     def scale(self, workers: int) -> None:
@@ -111,11 +120,12 @@ class LocalEngine:
         """End every worker, busy ones at once; with `context.warm` idle ones are kept for the next run of this process."""
         self._queue.clear()
         for process in list(self._processes.values()):
-            del self._processes[process.connection]
-            if process.call is None and process.ready and self._context.warm:
+            self._forget(process)
+            if not process.calls and process.ready and self._context.warm:
                 self._pool.give_back(process)
             else:
                 self._pool.end(process)
+        self._selector.close()
         if not self._context.warm:
             self._pool.close()
 
@@ -143,18 +153,18 @@ class LocalEngine:
             if process is None:
                 self._queue.append(call)
                 continue
-            process.call = call
+            process.calls.append(call)
             if process.ready:
                 self._send(process, call)
 
     def _worker_for(self, call: Call) -> Process | None:
         """A free worker with the right thread count; a new one where the fleet may grow or a misfit can go."""
-        for process in [process for process in self._processes.values() if process.call is None]:
+        for process in [process for process in self._processes.values() if not process.calls]:
             if not self._pool.watches(process):
                 self._end(process, "the fork server that watched it is gone")
-        free = [process for process in self._processes.values() if process.call is None]
+        free = [process for process in self._processes.values() if not process.calls]
         if not free and len(self._processes) >= self._target:
-            return None
+            return self._busy_with_alike(call)
         devices = self._devices.take(call.image.name, call.gpus)
         if devices is None:
             return None
@@ -170,6 +180,23 @@ class LocalEngine:
             self._devices.release(devices, call.gpus)
             raise
 
+    def _busy_with_alike(self, call: Call) -> Process | None:
+        """The worker of this kind with the fewest calls, all short, behind which a short one may wait."""
+        if not call.short or call.gpus or len(call.payload) > AHEAD_BYTES:
+            return None
+        kind = WorkerKind(threads=max(1, int(call.cpus)))
+        alike = [
+            process
+            for process in self._processes.values()
+            if process.ready
+            and process.kind == kind
+            and process.memory == call.memory
+            and len(process.calls) <= MOST_AHEAD
+            and call.image.digest in process.known
+            and all(waiting.short for waiting in process.calls)
+        ]
+        return min(alike, key=lambda process: len(process.calls), default=None)
+
     def _start(self, kind: WorkerKind) -> Process:
         self._started += 1
         name = f"local-{self._started}"
@@ -180,11 +207,12 @@ class LocalEngine:
             sys_path=[os.path.abspath(path) for path in sys.path],
             store=self._context.store.place,
             secret=self._context.secret,
-            log=self._context.logs / f"{name}.log",
-            folder=self._context.folder,
+            log=str(self._context.logs / f"{name}.log"),
+            folder=str(self._context.folder),
         )
         process = self._pool.take(hello, kind)
-        self._processes[process.connection] = process
+        self._processes[process.pid] = process
+        self._selector.register(process.channel, selectors.EVENT_READ, process)
         return process
 
     def _send(self, process: Process, call: Call) -> None:
@@ -192,25 +220,38 @@ class LocalEngine:
         try:
             image = call.image.pickle() if new else None
         except HookeError as error:
-            self._free(process)
+            process.calls.remove(call)
+            self._devices.release(process.kind.devices, call.gpus)
             self._refuse(call, error)
             return
         process.known.add(call.image.digest)
-        process.log_from = process.log.stat().st_size if process.log.exists() else 0
         self._pool.limit(process, call.memory)
         try:
-            process.connection.send_bytes(pickle.dumps(_task(call, image), protocol=5))
-        except OSError:  # it died before it had all of this: the attempt has not begun
-            self._take_back(process)
-            self._died(process)
-        else:
-            if call.attempt not in self._begun:  # else a worker with stale code has sent it back
-                self._events.append(call.began(self._context.clock.now(), worker=process.name))
+            process.channel.send(msgspec.msgpack.encode(_task(call, image)))
+        except OSError:  # it died before it had all of this; what it said before that is read, and its end seen
+            return
+        if process.calls[0] is call:
+            self._say_begun(process)
+
+    def _say_begun(self, process: Process) -> None:
+        """Its first call runs now."""
+        call = process.calls[0]
+        if call.attempt not in self._begun:  # else a worker with stale code has sent it back
+            self._begun.add(call.attempt)
+            self._events.append(call.began(self._context.clock.now(), worker=process.name))
+
+    def _end_if_given_up(self, process: Process) -> None:
+        """A call that was cancelled while it waited ends its worker when it comes to run."""
+        if process.calls and process.calls[0].attempt in self._given_up:
+            self._free(process)
+            self._end(process, "its attempt was cancelled")
 
     def _free(self, process: Process) -> Call | None:
-        """The worker has no attempt now; the one that it had."""
-        call, process.call = process.call, None
+        """The call that the worker had to do, which it has no more."""
+        call = process.calls.popleft() if process.calls else None
         if call is not None:
+            self._given_up.discard(call.attempt)
+            self._begun.discard(call.attempt)
             self._devices.release(process.kind.devices, call.gpus)
         return call
 
@@ -240,19 +281,19 @@ class LocalEngine:
         if not self._processes:
             time.sleep(timeout_s)
             return
-        for connection in wait_for(list(self._processes), timeout_s):
-            process = self._processes.get(connection)  # pyrefly: ignore[bad-argument-type]
-            if process is not None:
-                self._read(process)
+        for key, _ in self._selector.select(timeout_s):
+            self._read(key.data)
         self._dispatch()
 
     def _read(self, process: Process) -> None:
         """Everything that this worker has said; its death where the socket is at its end."""
-        try:
-            while process.connection in self._processes and process.connection.poll():
-                self._heard(process, process.connection.recv_bytes())
-        except (EOFError, OSError):  # OSError: it was killed in the middle of a message
-            if not process.ready:
+        messages, lives = process.channel.take()
+        for data in messages:
+            self._heard(process, data)
+            if process.pid not in self._processes:
+                return
+        if not lives:
+            if process.calls and process.calls[0].attempt not in self._begun:
                 self._take_back(process)
             self._died(process)
 
@@ -260,10 +301,11 @@ class LocalEngine:
         if data == READY:
             process.ready = True
             self._unborn = 0
+            process.log_from = process.log.stat().st_size if process.log.exists() else 0
             now = self._context.clock.now()
             self._events.append(WorkerStarted(at=now, worker=process.name, pid=process.pid))
-            if process.call is not None:
-                self._send(process, process.call)
+            if process.calls:
+                self._send(process, process.calls[0])
         elif data == STALE:
             call = self._free(process)
             self._end(process, "it had imported code that was edited since")
@@ -272,22 +314,44 @@ class LocalEngine:
                     self._begun.add(call.attempt)
                 self._queue.appendleft(call)
         else:
-            self._free(process)
+            self._answered(process, _ANSWERS.decode(data))
+
+    def _answered(self, process: Process, answer: AttemptFinished | AttemptFailed) -> None:
+        """Calls are answered in the order in which they were given."""
+        self._free(process)
+        self._events.append(answer)
+        if answer.log is not None:
+            process.log_from = answer.log.end
+        if process.calls:
+            self._say_begun(process)
+            self._end_if_given_up(process)
+        else:
             self._shrink()
-            self._events.append(_ANSWERS.decode(data))
 
     def _shrink(self) -> None:
-        idle = [process for process in self._processes.values() if process.call is None]
+        idle = [process for process in self._processes.values() if not process.calls]
         for process in idle[: max(0, len(self._processes) - self._target)]:
             self._end(process, "the fleet was made smaller")
 
     def _end(self, process: Process, cause: str) -> None:
-        self._processes.pop(process.connection, None)
+        self._forget(process)
         self._pool.end(process)
         self._events.append(WorkerStopped(at=self._context.clock.now(), worker=process.name, cause=cause))
 
+    def _forget(self, process: Process) -> None:
+        """The worker is not ours any more; what it has not begun goes to another."""
+        del self._processes[process.pid]
+        self._selector.unregister(process.channel)
+        waiting = list(process.calls)[1:]
+        for call in reversed(waiting):
+            process.calls.pop()
+            if call.attempt in self._given_up:
+                self._given_up.remove(call.attempt)
+            else:
+                self._queue.appendleft(call)
+
     def _died(self, process: Process) -> None:
-        self._processes.pop(process.connection, None)
+        self._forget(process)
         ended = self._pool.ended(process)
         now = self._context.clock.now()
         call = self._free(process)

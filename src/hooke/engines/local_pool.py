@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
 
 from hooke.base.forks import on_fork
+from hooke.engines.channel import Channel
 from hooke.engines.devices import devices_of_this_machine
 from hooke.engines.fork_server import Ended
 from hooke.engines.forking import ForkServer
@@ -63,11 +63,12 @@ class Process:
     pid: int
     kind: WorkerKind
     environment: dict[str, str]
-    connection: Connection
+    channel: Channel
     lifeline: int
     log: Path
     name: str = ""
-    call: Call | None = None
+    calls: deque[Call] = field(default_factory=deque)
+    """What it was given: the first runs, the others wait in its socket."""
     log_from: int = 0
     ready: bool = False
     memory: int | None = None
@@ -94,9 +95,9 @@ class LocalPool:
         while True:
             with self._lock:
                 process = self._warm(kind) or self._start(hello, kind)
-            process.name, process.log, process.ready = hello.worker, hello.log, False
+            process.name, process.log, process.ready = hello.worker, Path(hello.log), False
             try:
-                process.connection.send_bytes(pickle.dumps(hello))
+                process.channel.send(msgspec.msgpack.encode(hello))
             except OSError:  # a warm one died just now
                 self.ended(process)
             else:
@@ -110,7 +111,7 @@ class LocalPool:
     def give_back(self, process: Process) -> None:
         """Keep an idle worker for the next run."""
         with self._lock:
-            process.call = None
+            process.calls.clear()
             self._idle.append(process)
 
     def limit(self, process: Process, memory: int | None) -> None:
@@ -170,16 +171,16 @@ class LocalPool:
         forked = self._server.spawn(
             f"{hello.worker}-{self._started}",
             environment=environment,
-            folder=hello.folder,
-            log=hello.log,
+            folder=Path(hello.folder),
+            log=Path(hello.log),
         )
         return Process(
             pid=forked.pid,
             kind=kind,
             environment=environment,
-            connection=forked.connection,
+            channel=forked.channel,
             lifeline=forked.lifeline,
-            log=hello.log,
+            log=Path(hello.log),
             generation=self._server.generation,
         )
 
@@ -196,7 +197,7 @@ def _environment(kind: WorkerKind) -> dict[str, str]:
 
 def _lives(process: Process) -> bool:
     """Whether an idle worker can take work: an idle one says nothing, so something to read is its end."""
-    return not process.connection.closed and not process.connection.poll()
+    return not process.channel.closed and process.channel.take() == ([], True)
 
 
 def _kill(process: Process) -> None:
@@ -205,8 +206,7 @@ def _kill(process: Process) -> None:
 
 
 def _let_go(process: Process) -> None:
-    if not process.connection.closed:
-        process.connection.close()
+    process.channel.close()
     if process.lifeline >= 0:
         os.close(process.lifeline)
         process.lifeline = -1

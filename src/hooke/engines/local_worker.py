@@ -15,16 +15,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.forks import on_fork
+from hooke.engines.channel import Channel
 from hooke.engines.edited_modules import ImportedFiles
 from hooke.engines.worker_output import WorkerOutput
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event
@@ -44,20 +43,18 @@ SLACK_BYTES = 4 << 30
 """The rlimit is a net below the watch, which it must not forestall: threads and allocators reserve more than they touch."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hello:
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What a worker is told at the beginning of a run."""
 
     worker: str
     sys_path: list[str]
     store: str
     secret: bytes | None
-    log: Path
-    folder: Path
+    log: str
+    folder: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """An attempt for a worker; `pickle` and `parts` come with the first attempt of each function."""
 
     attempt: int
@@ -74,7 +71,7 @@ class Task:
     memory: int | None
 
 
-_Message: TypeAlias = Hello | Task
+_messages = msgspec.msgpack.Decoder(Hello | Task)
 
 
 class _Session:
@@ -83,7 +80,7 @@ class _Session:
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
         self.folder = hello.folder
-        self.output = WorkerOutput(hello.log)
+        self.output = WorkerOutput(Path(hello.log))
         store = Store.open(hello.store, secret=hello.secret)
         self.worker = Worker(name=hello.worker, store=store, clock=SystemClock(), log=self.output, alone=True)
 
@@ -100,8 +97,8 @@ class _Session:
 
 
 class _Server:
-    def __init__(self, connection: Connection, lifeline: int) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel, lifeline: int) -> None:
+        self._channel = channel
         self._lifeline = lifeline
         self._functions: dict[str, Callable[..., Any]] = {}
         self._refused: dict[str, Task] = {}
@@ -113,7 +110,7 @@ class _Server:
 
     def after_fork(self) -> None:
         """In a process that a task forked: the socket is the worker's, whose death must be seen at its end."""
-        self._connection.close()
+        self._channel.close()
         with contextlib.suppress(OSError):
             os.close(self._lifeline)
 
@@ -121,12 +118,12 @@ class _Server:
         """Until the driver says so (an empty message) or is gone."""
         while True:
             try:
-                data = self._connection.recv_bytes()
+                data = self._channel.receive()
             except (EOFError, ConnectionResetError):
                 return
             if not data:
                 return
-            message: _Message = pickle.loads(data)
+            message = _messages.decode(data)
             if isinstance(message, Hello):
                 self._begin(message)
             else:
@@ -182,7 +179,7 @@ class _Server:
 
     def _send(self, data: bytes) -> None:
         try:
-            self._connection.send_bytes(data)
+            self._channel.send(data)
         except OSError:
             sys.exit(0)
 
@@ -241,4 +238,4 @@ def main(fd: int, lifeline: int) -> None:
     """Serve attempts from the socket `fd` until told to end or the driver is gone."""
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
-    _Server(Connection(fd), lifeline).serve()
+    _Server(Channel(fd), lifeline).serve()

@@ -65,6 +65,7 @@ class CallMaker:
             gpus=plan.gpus,
             timeout_s=plan.timeout_s,
             twin_of=submit.twin_of,
+            short=submit.short,
         )
 
     def image(self, node: Node) -> FunctionImage:

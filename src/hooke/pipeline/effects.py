@@ -47,6 +47,8 @@ class Submit:
     """Bytes that the attempt may use."""
     twin_of: int | None = None
     """The attempt at the same items that runs long; this one is the second, and the first result wins."""
+    short: bool = False
+    """Expected to end within milliseconds, so that it may wait in a worker behind others like it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,8 @@ class Call:
     timeout_s: float | None = None
     twin_of: int | None = None
     """The attempt at the same items that runs long, where this is a second one beside it."""
+    short: bool = False
+    """Expected to end within milliseconds: it may wait in a worker behind others like it."""
 
     def began(self, now: float, *, worker: str) -> AttemptStarted:
         """The event that says that a worker has begun with it."""

@@ -75,6 +75,7 @@ class Runner:
         self._state = parts.state
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._claims: dict[int, Claim] = {}
+        self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
         self._submitted: dict[int, Submit] = {}
         self._workers: dict[int, str] = {}
         """Attempt that runs -> its worker."""
@@ -91,6 +92,7 @@ class Runner:
                     self._turn()
                 except KeyboardInterrupt:  # the engine runs tasks in this thread, and Ctrl-C ended one
                     self._record(StopRequested(at=self._parts.clock.now(), by=CTRL_C))
+            self._commit_all()
         finally:
             for claim in self._claims.values():
                 claim.release()
@@ -105,6 +107,7 @@ class Runner:
         if by is not None:
             self._record(StopRequested(at=self._parts.clock.now(), by=by))
             return
+        self._commit_all()
         for event in self._parts.engine.wait(self._patience()):
             self._happened(event)
 
@@ -228,13 +231,11 @@ class Runner:
             self._workers[event.attempt] = event.worker
         self._record(event)
         if isinstance(event, AttemptFinished):
-            self._commit(event, event.ref, event.hi - event.lo)
+            self._uncommitted.append((event, event.ref, event.hi - event.lo))
             if event.expanded is not None:
                 self._expand(event.expanded, seconds=event.seconds)
         elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
-            self._commit(event, event.ref, event.done)
-        if not isinstance(event, CapacityChanged):
-            self._release_done()
+            self._uncommitted.append((event, event.ref, event.done))
 
     def _kept(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
         """The event, without the partial results of a failure where another attempt at the same items goes on."""
@@ -255,6 +256,13 @@ class Runner:
         assert event.keys is not None
         self._calls.expanded(event)
         self._parts.keys.expanded(event.node, self._parts.store.get(event.keys))
+
+    def _commit_all(self) -> None:
+        """Commit what has come, and let others have what is complete: after new work is handed out, which need not wait."""
+        for event, ref, count in self._uncommitted:
+            self._commit(event, ref, count)
+        self._uncommitted.clear()
+        self._release_done()
 
     def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
         """Let other runs find the result."""

@@ -10,6 +10,8 @@ __all__ = ["shown", "shown_call"]
 
 _LONGEST = 60
 
+_BRIEF = (int, float, bool, type(None))
+
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _LONGEST
 _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxdict = 4
@@ -18,6 +20,8 @@ _repr.maxlevel = 2
 
 def shown(value: Any) -> str:
     """`value` in at most about 60 characters; never raises, whatever its `__repr__` does."""
+    if type(value) in _BRIEF and (type(value) is not int or -1 << 63 <= value < 1 << 63):
+        return repr(value)
     try:
         text = _text_of(value)
     except Exception:  # noqa: BLE001 - a user's property, or Python's own refusal to print an enormous number

@@ -180,7 +180,10 @@ class Driver:
         return recover(event for segment in segments for event in segment.events)
 
     def _plans(self) -> list[Plan]:
-        expected = expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run)
+        maps = any(node.kind == "map" for node in self.graph.nodes)
+        expected = (
+            expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run) if maps else {}
+        )
         plans = []
         for node in self.graph.nodes:
             asked = node.task.resources

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -74,9 +75,12 @@ class EngineBench:
 
     # -- calls -------------------------------------------------------------------------------------
 
-    def submit(self, function: Callable[..., Any], *args: Any, **resources: Any) -> int:
+    def submit(
+        self, function: Callable[..., Any], *args: Any, short: bool = False, **resources: Any
+    ) -> int:
         """Submit `function(*args)` as one attempt; returns its number."""
-        return self._submit(function, lambda task: task(*args), resources, 0, 1)
+        task = Task(function, name=function.__name__, resources=Resources(**resources))
+        return self._make(lambda: task(*args), Submit(0, 0, 0, 1, 1, short=short))
 
     def submit_map(
         self,
@@ -89,7 +93,8 @@ class EngineBench:
     ) -> int:
         """Submit items `lo..hi` of `function.map(*columns, **constants)` as one attempt."""
         until = len(columns[0]) if hi is None else hi
-        return self._submit(function, lambda task: task.map(*columns, **constants), {}, lo, until)
+        task = Task(function, name=function.__name__)
+        return self._make(lambda: task.map(*columns, **constants), Submit(0, 0, lo, until, 1))
 
     def submit_reading(self, function: Callable[..., Any], ref: Ref) -> int:
         """Submit the reading of the stored list `ref`, over which `function` is mapped."""
@@ -98,17 +103,6 @@ class EngineBench:
             return Task(function, name=function.__name__).map(Task(_nothing, name="list")())
 
         return self._make(body, Submit(0, 1, 0, 0, 1, expand=True), known=ref)
-
-    def _submit(
-        self,
-        function: Callable[..., Any],
-        use: Callable[[Task[..., Any]], Any],
-        resources: dict[str, Any],
-        lo: int,
-        hi: int,
-    ) -> int:
-        task = Task(function, name=function.__name__, resources=Resources(**resources))
-        return self._make(lambda: use(task), Submit(0, 0, lo, hi, 1))
 
     def _make(self, body: Callable[[], Any], wanted: Submit, *, known: Ref | None = None) -> int:
         def suite() -> Any:
@@ -120,7 +114,7 @@ class EngineBench:
         if known is not None:
             state.nodes[0].done.record(0, 1, known)
         attempt = len(self._submitted) + 1
-        submit = Submit(attempt, wanted.node, wanted.lo, wanted.hi, 1, wanted.expand)
+        submit = replace(wanted, attempt=attempt)
         call = CallMaker(graph, GraphKeys(graph, run="suite"), state, self.store).make(submit)
         self._submitted[attempt] = call
         self.engine.submit(call)

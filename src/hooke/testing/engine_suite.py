@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from hooke.journal.events import CapacityChanged, WorkerStarted, WorkerStopped
+from hooke.journal.events import AttemptStarted, CapacityChanged, WorkerStarted, WorkerStopped
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench, MakeEngine
 from hooke.testing.engine_runs import check_a_whole_run, check_a_whole_run_with_a_death
@@ -233,6 +233,20 @@ def check_a_chunk_dies_as_a_whole(bench: EngineBench) -> None:
     assert (failed.done, failed.ref) == (0, None)
 
 
+def check_short_calls_outlive_the_worker_that_they_wait_in(bench: EngineBench) -> None:
+    if not bench.capabilities.isolated:
+        return
+    blocked, waiting, go = _blocked_with_short_calls_behind(bench)
+    pids = {started.worker: started.pid for started in bench.of(WorkerStarted)}
+    workers = {started.attempt: started.worker for started in bench.of(AttemptStarted)}
+    psutil.Process(pids[workers[blocked[0]]]).kill()
+    assert bench.failed(blocked[0]).failure.kind == "WorkerDied"
+    go.touch()
+    assert [bench.value(bench.finished(attempt).ref) for attempt in waiting] == [
+        11 + i for i in range(len(waiting))
+    ]
+
+
 # -- giving up, growing, ending ----------------------------------------------------------------------
 
 
@@ -258,6 +272,29 @@ def check_a_running_attempt_can_be_cancelled(bench: EngineBench) -> None:
         bench.cancel(attempt)
     bench.finished(waiting)
     assert not bench.answers.keys() & set(stuck)
+
+
+def check_short_calls_can_be_cancelled(bench: EngineBench) -> None:
+    if not bench.capabilities.cancels:
+        return
+    blocked, waiting, go = _blocked_with_short_calls_behind(bench)
+    given_up = [waiting[0], waiting[-1], blocked[0]]
+    for attempt in given_up:
+        bench.cancel(attempt)
+    go.touch()
+    for attempt in {*blocked, *waiting} - {*given_up}:
+        bench.finished(attempt)
+    bench.finished(bench.submit(tasks.add, 1))
+    assert bench.answers.keys().isdisjoint(given_up)
+
+
+def _blocked_with_short_calls_behind(bench: EngineBench) -> tuple[list[int], list[int], Path]:
+    """Attempts that keep all workers busy until the file exists, and short ones that may wait in those workers."""
+    go = bench.folder / "go"
+    bench.finished(bench.submit(tasks.add, 0, short=True))
+    blocked = [bench.submit(tasks.wait_for_file, str(go), short=True) for _ in range(bench.workers)]
+    bench.until(lambda: all(map(bench.is_running, blocked)), "all workers to be busy")
+    return blocked, [bench.submit(tasks.add, 1 + i, short=True) for i in range(30)], go
 
 
 def check_workers_are_added_and_retired_without_losing_work(bench: EngineBench) -> None:
@@ -359,8 +396,10 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_a_killed_worker_is_told_and_harms_nobody_else,
     check_a_worker_that_exits_is_told_with_its_code,
     check_a_chunk_dies_as_a_whole,
+    check_short_calls_outlive_the_worker_that_they_wait_in,
     check_a_queued_attempt_can_be_cancelled,
     check_a_running_attempt_can_be_cancelled,
+    check_short_calls_can_be_cancelled,
     check_workers_are_added_and_retired_without_losing_work,
     check_output_is_kept_by_attempt,
     check_peak_memory_is_known_where_declared,

@@ -1,0 +1,84 @@
+"""Messages over a socket between a driver and its processes, each with its length before it."""
+
+from __future__ import annotations
+
+import socket
+
+__all__ = ["Channel", "framed", "take_frames"]
+
+LENGTH_BYTES = 8
+
+_READ = 1 << 16
+"""Bytes per read: a burst of answers, or the largest one, in one or two."""
+
+
+def framed(message: bytes) -> bytes:
+    """A message with its length before it."""
+    return len(message).to_bytes(LENGTH_BYTES, "little") + message
+
+
+def take_frames(buffer: bytearray) -> list[bytes]:
+    """The whole messages at the front of `buffer`, which loses them."""
+    frames: list[bytes] = []
+    start = 0
+    while len(buffer) >= start + LENGTH_BYTES:
+        body = start + LENGTH_BYTES
+        end = body + int.from_bytes(buffer[start:body], "little")
+        if len(buffer) < end:
+            break
+        frames.append(bytes(buffer[body:end]))
+        start = end
+    del buffer[:start]
+    return frames
+
+
+class Channel:
+    """One end of a connected stream socket, whose descriptor it owns. Used from one thread."""
+
+    __slots__ = ("_came", "_messages", "_socket")
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._came = bytearray()
+        self._messages: list[bytes] = []
+
+    def fileno(self) -> int:
+        """The descriptor; -1 once it is closed."""
+        return self._socket.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Whether this end was closed."""
+        return self._socket.fileno() < 0
+
+    def send(self, message: bytes) -> None:
+        """Hand a message over, waiting while there is no room for it. Raises OSError where nobody will read it."""
+        self._socket.sendall(framed(message))
+
+    def receive(self) -> bytes:
+        """The next message, waiting for it. Raises EOFError or ConnectionResetError where the other end is gone."""
+        while not self._messages:
+            if not self._take(0):
+                raise EOFError
+        return self._messages.pop(0)
+
+    def take(self) -> tuple[list[bytes], bool]:
+        """The messages that have come, without waiting, and whether the other end may still send more."""
+        try:
+            more = self._take(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            more = True
+        except OSError:  # it was killed with messages of ours unread, or in the middle of one of its own
+            more = False
+        messages, self._messages = self._messages, []
+        return messages, more
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+    def _take(self, flags: int) -> bool:
+        data = self._socket.recv(_READ, flags)
+        self._came += data
+        self._messages += take_frames(self._came)
+        return bool(data)

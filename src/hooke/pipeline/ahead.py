@@ -1,0 +1,82 @@
+"""What is under way, by what it asks for: what holds a place, and what waits behind it in a worker.
+
+An attempt that is expected to be short may be handed to a worker before the one that runs there has ended, so
+that the worker need not wait for the driver in between. It asks for what that one asks for and takes its
+place, so it needs no room of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from hooke.pipeline.admission import Asked
+
+__all__ = ["Places", "ShortTasks"]
+
+SHORT_S = 0.005
+"""Ten times what handing an attempt out costs: with longer ones the worker's wait is not worth saving."""
+
+MOST_BEHIND = 4
+"""Attempts behind each one that runs: enough for the driver to be away for as many durations."""
+
+_WEIGHT = 0.2
+"""Of the newest measurement in the mean: the first ones, which import things, are soon forgotten."""
+
+
+class ShortTasks:
+    """Mean seconds per item of each task, as measured so far."""
+
+    __slots__ = ("_mean_s",)
+
+    def __init__(self) -> None:
+        self._mean_s: dict[str, float] = {}
+
+    def measured(self, task: str, items: int, seconds: float) -> None:
+        """Note that an attempt at `items` items of `task` finished in `seconds`."""
+        each_s = seconds / items
+        before_s = self._mean_s.get(task, each_s)
+        self._mean_s[task] = before_s + _WEIGHT * (each_s - before_s)
+
+    def has(self, task: str, items: int) -> bool:
+        """Whether an attempt at so many items is expected to be short; False where nothing was measured."""
+        mean_s = self._mean_s.get(task)
+        return mean_s is not None and mean_s * items <= SHORT_S
+
+
+class Places:
+    """How many attempts hold what they ask for, and how many wait behind such ones."""
+
+    __slots__ = ("_behind", "_held")
+
+    def __init__(self) -> None:
+        self._held: Counter[Asked] = Counter()
+        self._behind: Counter[Asked] = Counter()
+
+    @property
+    def held(self) -> Mapping[Asked, int]:
+        """What is asked for -> how many attempts hold it."""
+        return self._held
+
+    @property
+    def taken(self) -> int:
+        """Slots that are taken."""
+        return self._held.total()
+
+    def hold(self, asked: Asked) -> None:
+        """An attempt takes a slot, and what it asks for."""
+        self._held[asked] += 1
+
+    def wait(self, asked: Asked) -> bool:
+        """An attempt waits behind one that asks for the same; False, and it does not, where enough wait already."""
+        if self._behind[asked] >= MOST_BEHIND * self._held[asked]:
+            return False
+        self._behind[asked] += 1
+        return True
+
+    def leave(self, asked: Asked) -> None:
+        """An attempt is gone. Where others waited one of them goes on in its place, whichever of them it was."""
+        counts = self._behind if self._behind[asked] else self._held
+        counts[asked] -= 1
+        if not counts[asked]:
+            del counts[asked]
