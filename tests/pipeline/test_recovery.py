@@ -70,10 +70,11 @@ def test_attempt_numbers_go_on_above_all_that_may_have_been_handed_out():
     heard = AttemptStarted(attempt=5, node=0, lo=0, hi=1)
     slots = CapacityChanged(slots=4, cpus=4.0)
     assert recover([STARTED, planned(), heard]).next_attempt == 6
-    # A slot may have had a second attempt that was beaten before it began, and has one that has not begun yet.
-    assert recover([STARTED, planned(), slots, heard]).next_attempt == 14
-    # The second driver began at 14, handed out up to 8, and died before it heard of one.
-    assert recover([STARTED, planned(), slots, heard, STARTED, planned(), slots]).next_attempt == 22
+    # A slot may have had a second attempt that was beaten before it began, and has one that has not begun yet and four
+    # short ones behind it.
+    assert recover([STARTED, planned(), slots, heard]).next_attempt == 6 + 4 * 6
+    # The second driver began there, handed out up to 24, and died before it heard of one.
+    assert recover([STARTED, planned(), slots, heard, STARTED, planned(), slots]).next_attempt == 6 + 2 * 4 * 6
 
 
 def test_of_two_attempts_at_the_same_items_the_one_that_finished_counts():

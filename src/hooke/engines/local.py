@@ -228,7 +228,9 @@ class LocalEngine:
         self._pool.limit(process, call.memory)
         try:
             process.channel.send(msgspec.msgpack.encode(_task(call, image)))
-        except OSError:  # it died before it had all of this; what it said before that is read, and its end seen
+        except (
+            OSError
+        ):  # it died before it had all of this; what it said before that is read, and its end seen
             return
         if process.calls[0] is call:
             self._say_begun(process)

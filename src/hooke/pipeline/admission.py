@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hooke.journal.events import CapacityChanged
@@ -19,20 +19,19 @@ class Asked:
     gpus: float
 
 
-def fits(wanted: Asked, used: Iterable[Asked], place: CapacityChanged) -> bool:
-    """Whether there is room beside `used`. What asks for more than there is gets all there is, alone."""
-    used = list(used)
+def fits(wanted: Asked, used: Mapping[Asked, int], place: CapacityChanged) -> bool:
+    """Whether there is room beside `used` (what is asked for -> how often). What asks for more than there is gets all, alone."""
     return (
-        _fits(wanted.cpus, [asked.cpus for asked in used], place.cpus)
-        and _fits(wanted.memory, [asked.memory for asked in used], place.memory)
-        and _fits(wanted.gpus, [asked.gpus for asked in used], place.gpus)
+        _fits(wanted.cpus, [(asked.cpus, count) for asked, count in used.items()], place.cpus)
+        and _fits(wanted.memory, [(asked.memory, count) for asked, count in used.items()], place.memory)
+        and _fits(wanted.gpus, [(asked.gpus, count) for asked, count in used.items()], place.gpus)
     )
 
 
-def _fits(wanted: float, used: list[float] | list[int], total: float | None) -> bool:
+def _fits(wanted: float, used: Sequence[tuple[float, int]], total: float | None) -> bool:
     if total is None or not wanted:
         return True
-    return sum(min(amount, total) for amount in used) + min(wanted, total) <= total + 1e-9
+    return sum(count * min(amount, total) for amount, count in used) + min(wanted, total) <= total + 1e-9
 
 
 def memory_after(declared: int | None, growths: int, place: CapacityChanged) -> int | None:

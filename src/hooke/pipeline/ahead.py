@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from hooke.pipeline.admission import Asked
+from hooke.pipeline.graph import Node
 
-__all__ = ["Places", "ShortTasks"]
+__all__ = ["MOST_BEHIND", "Places", "ShortTasks"]
 
 SHORT_S = 0.005
 """Ten times what handing an attempt out costs: with longer ones the worker's wait is not worth saving."""
@@ -25,23 +26,22 @@ _WEIGHT = 0.2
 
 
 class ShortTasks:
-    """Mean seconds per item of each task, as measured so far."""
+    """Mean seconds of the calls of each task, as measured so far. Maps are not asked: their items go by chunk."""
 
     __slots__ = ("_mean_s",)
 
     def __init__(self) -> None:
         self._mean_s: dict[str, float] = {}
 
-    def measured(self, task: str, items: int, seconds: float) -> None:
-        """Note that an attempt at `items` items of `task` finished in `seconds`."""
-        each_s = seconds / items
-        before_s = self._mean_s.get(task, each_s)
-        self._mean_s[task] = before_s + _WEIGHT * (each_s - before_s)
+    def measured(self, node: Node, seconds: float) -> None:
+        """Note that an attempt at this node finished in `seconds`."""
+        if node.kind == "call":
+            before_s = self._mean_s.get(node.task.name, seconds)
+            self._mean_s[node.task.name] = before_s + _WEIGHT * (seconds - before_s)
 
-    def has(self, task: str, items: int) -> bool:
-        """Whether an attempt at so many items is expected to be short; False where nothing was measured."""
-        mean_s = self._mean_s.get(task)
-        return mean_s is not None and mean_s * items <= SHORT_S
+    def has(self, node: Node) -> bool:
+        """Whether an attempt at this node is expected to be short; False where no call of its task was measured."""
+        return node.kind == "call" and self._mean_s.get(node.task.name, SHORT_S) < SHORT_S
 
 
 class Places:

@@ -18,10 +18,11 @@ from hooke.journal.events import (
     NodePlanned,
     RunStarted,
 )
+from hooke.pipeline.ahead import MOST_BEHIND
 
 __all__ = ["Known", "Recovered", "recover"]
 
-UNHEARD_PER_SLOT = 2
+UNHEARD_PER_SLOT = 2 + MOST_BEHIND
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +41,8 @@ class Recovered:
     next_attempt: int = 1
     """Above all that were handed out: those that the journal has heard of, and those that it may not have.
 
-    Of these there are at most two a slot: one that had not begun, and a second attempt that was given up before it began.
+    Of these there are so many a slot: one that had not begun, those that waited behind it, and a second attempt that was
+    given up before it began.
     """
 
 

@@ -27,6 +27,7 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.pipeline.admission import Asked, fits, memory_after
+from hooke.pipeline.ahead import Places, ShortTasks
 from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Plan, Submit
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.needs import Need, needs_of
@@ -63,6 +64,8 @@ class RunState:
         self.running: dict[int, Running] = {}
         self.ignored = 0
         self._capacity = CapacityChanged(slots=0, cpus=0.0)
+        self._places = Places()
+        self._short = ShortTasks()
         self._next_attempt = first_attempt
         self._withdrawn: list[int] = []
         self._beaten: list[int] = []
@@ -114,10 +117,11 @@ class RunState:
             state.expanding = False
             return
         if attempt.twin is not None:
-            del self.running[attempt.twin]
+            self._remove(attempt.twin)
             self._beaten.append(attempt.twin)
         state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
         state.usual.measured(attempt.hi - attempt.lo, event.seconds)
+        self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
         self._record(state, attempt.lo, attempt.hi, event.ref)
 
@@ -143,9 +147,14 @@ class RunState:
 
     def _take(self, attempt: int) -> Running | None:
         """The running attempt of that id, no longer running; None (and counted) for a late or double answer."""
-        running = self.running.pop(attempt, None)
-        if running is None:
-            self.ignored += 1
+        if attempt in self.running:
+            return self._remove(attempt)
+        self.ignored += 1
+        return None
+
+    def _remove(self, attempt: int) -> Running:
+        running = self.running.pop(attempt)
+        self._places.leave(running.asked)
         return running
 
     def _left_to_twin(self, attempt: Running) -> bool:
@@ -248,7 +257,7 @@ class RunState:
         self._reopen(state)
 
     def _withdraw(self, state: NodeState, attempt: int) -> None:
-        running = self.running.pop(attempt)
+        running = self._remove(attempt)
         heapq.heappush(self._withdrawn, attempt)
         if self._left_to_twin(running):
             return
@@ -399,7 +408,7 @@ class RunState:
     def _submit_ready(self) -> list[Effect]:
         effects: list[Effect] = []
         passed: list[tuple[int, int]] = []
-        while self._ready and len(self.running) < self._capacity.slots:
+        while self._ready:
             entry = heapq.heappop(self._ready)
             state = self.nodes[entry[1]]
             if not state.startable:
@@ -407,15 +416,16 @@ class RunState:
                 continue
             lo, hi = (-1, -1) if state.items is None else state.choose(self._capacity.slots)
             asked = self._asked(state, lo)
-            if not fits(asked, [running.asked for running in self.running.values()], self._capacity):
+            short = self._short.has(state.node)
+            if not self._hold(asked) and not (short and not passed and self._wait(asked)):
                 passed.append(entry)
-                if state.skips > self.skips_before_reserving * self._capacity.slots:
+                if self._is_full() or state.skips > self.skips_before_reserving * self._capacity.slots:
                     break
                 continue
             state.skips = 0
             for _, node in passed:
                 self.nodes[node].skips += 1
-            effects.append(self._start(state, lo, hi, asked))
+            effects.append(self._start(state, lo, hi, asked, short=short))
             if state.open:
                 heapq.heappush(self._ready, entry)
             else:
@@ -428,17 +438,17 @@ class RunState:
         """Second attempts for stragglers, the one longest overdue first, in slots that nothing else wants."""
         effects: list[Effect] = []
         for due, first in sorted(self._stragglers()):
-            if due > self._now or len(self.running) >= self._capacity.slots:
+            if due > self._now or self._is_full():
                 break
             running = self.running[first]
             asked = self._asked(self.nodes[running.node], running.lo)
-            if fits(asked, [other.asked for other in self.running.values()], self._capacity):
+            if self._hold(asked):
                 effects.append(self._start_twin(first, running, asked))
         return effects
 
     def _stragglers(self) -> list[tuple[float, int]]:
         """When which attempt is a straggler, of those that may have a second one; none while anything else is ready."""
-        if self.failure is not None or self._ready or len(self.running) >= self._capacity.slots:
+        if self.failure is not None or self._ready or self._is_full():
             return []
         candidates = [
             (self.nodes[running.node].straggles_at(running, self._now), attempt)
@@ -453,10 +463,24 @@ class RunState:
         number = self.nodes[node].failures.get(lo, 0) + 1
         return Submit(attempt, node, lo, hi, number, memory=asked.memory or None, twin_of=first)
 
+    def _is_full(self) -> bool:
+        return self._places.taken >= self._capacity.slots
+
+    def _hold(self, asked: Asked) -> bool:
+        """Take a slot and what is asked for; False, and nothing is taken, where there is no room."""
+        if self._is_full() or not fits(asked, self._places.held, self._capacity):
+            return False
+        self._places.hold(asked)
+        return True
+
+    def _wait(self, asked: Asked) -> bool:
+        """Wait behind an attempt that asks for the same; not in a place that is to shrink, which it would keep from it."""
+        return self._places.taken <= self._capacity.slots and self._places.wait(asked)
+
     def _asked(self, state: NodeState, lo: int) -> Asked:
         return Asked(state.plan.cpus, self.memory(state.node.id, lo) or 0, state.plan.gpus)
 
-    def _start(self, state: NodeState, lo: int, hi: int, asked: Asked) -> Submit:
+    def _start(self, state: NodeState, lo: int, hi: int, asked: Asked, *, short: bool) -> Submit:
         attempt, node = self._new_attempt(), state.node.id
         number, memory = state.failures.get(lo, 0) + 1, asked.memory or None
         if state.items is None:
@@ -466,7 +490,7 @@ class RunState:
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
         self.running[attempt] = Running(node, lo, hi, False, asked)
-        return Submit(attempt, node, lo, hi, number, memory=memory)
+        return Submit(attempt, node, lo, hi, number, memory=memory, short=short)
 
     def _new_attempt(self) -> int:
         """An id that no engine has seen. Withdrawn ones go first, so that those unheard of are never more than the slots."""

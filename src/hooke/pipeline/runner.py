@@ -20,7 +20,6 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
-    CapacityChanged,
     Event,
     Failure,
     ItemsFound,

@@ -181,9 +181,7 @@ class Driver:
 
     def _plans(self) -> list[Plan]:
         maps = any(node.kind == "map" for node in self.graph.nodes)
-        expected = (
-            expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run) if maps else {}
-        )
+        expected = expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run) if maps else {}
         plans = []
         for node in self.graph.nodes:
             asked = node.task.resources

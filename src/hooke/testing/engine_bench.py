@@ -75,9 +75,7 @@ class EngineBench:
 
     # -- calls -------------------------------------------------------------------------------------
 
-    def submit(
-        self, function: Callable[..., Any], *args: Any, short: bool = False, **resources: Any
-    ) -> int:
+    def submit(self, function: Callable[..., Any], *args: Any, short: bool = False, **resources: Any) -> int:
         """Submit `function(*args)` as one attempt; returns its number."""
         task = Task(function, name=function.__name__, resources=Resources(**resources))
         return self._make(lambda: task(*args), Submit(0, 0, 0, 1, 1, short=short))

@@ -33,6 +33,9 @@ __all__ = ["Story", "broken"]
 LATEST_S = 1.0
 """By how much a timeout or a retry may be late: some waits of the runner, and the engine's own delay."""
 
+MOST_BEHIND = 4
+"""Short attempts behind each one that runs."""
+
 LONGEST_S = 40_000.0
 """Virtual time of a whole history: a few hours; the longest sound one needs a fifth."""
 
@@ -162,7 +165,7 @@ class _Judge:
 
     def _on_submit(self, handed: Handed) -> None:
         attempt, node = handed.attempt, handed.node
-        flight = Flight(node, handed.kind, handed.items)
+        flight = Flight(node, handed.kind, handed.items, memory=handed.memory or 0, short=handed.short)
         due = self._memory(node, handed.items.start if handed.items else -1)
         if (handed.memory or 0) != due:
             self._wrong(f"attempt {attempt} may use {handed.memory} bytes, and should have {due}")
@@ -226,18 +229,32 @@ class _Judge:
 
     def _check_place(self, attempt: int) -> None:
         place = self.driver.place
-        plans = [self.plans[flight.node] for flight in self._flying()]
+        flights = self._holding()
+        plans = [self.plans[flight.node] for flight in flights]
         over = (
             len(plans) > place.slots
             or _over([plan.cpus for plan in plans], place.cpus)
-            or _over(self._memories(), place.memory)
+            or _over(self._memories(flights), place.memory)
         )
         if over:
             self._wrong(f"with attempt {attempt} more runs than the place has: {len(plans)} on {place}")
 
-    def _memories(self) -> list[int]:
-        flights = self._flying()
-        return [self._memory(flight.node, flight.items.start if flight.items else -1) for flight in flights]
+    def _holding(self) -> list[Flight]:
+        """The fewest that can be those that run: short ones may wait, so many behind each that asks for the same."""
+        alike: dict[tuple[float, int], list[Flight]] = {}
+        for flight in sorted(self._flying(), key=lambda flight: flight.short, reverse=True):
+            (memory,) = self._memories([flight])
+            alike.setdefault((self.plans[flight.node].cpus, memory), []).append(flight)
+        return [
+            flight
+            for flights in alike.values()
+            for flight in flights[
+                min(sum(f.short for f in flights), len(flights) * MOST_BEHIND // (MOST_BEHIND + 1)) :
+            ]
+        ]
+
+    def _memories(self, flights: Sequence[Flight]) -> list[int]:
+        return [flight.memory for flight in flights]
 
     def _flying(self) -> list[Flight]:
         """What the engine has, those included that are beaten and not cancelled yet."""
@@ -425,7 +442,7 @@ class _Judge:
         grown = [
             item for of, item in self.driver.growths if of == node
         ]  # which of them is next is not known here
-        memories = [*self._memories(), max(self._memory(node, item) for item in [*grown, 0])]
+        memories = [*self._memories(self._flying()), max(self._memory(node, item) for item in [*grown, 0])]
         return not _over([plan.cpus for plan in plans], place.cpus) and not _over(memories, place.memory)
 
     def _check_idle(self) -> None:

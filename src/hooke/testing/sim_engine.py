@@ -213,7 +213,6 @@ class SimEngine:
             attempt = self._queue.popleft()
             self._named += 1
             attempt.worker = f"w{self.number}-{self._named}"
-            attempt.began = self.world.clock.time
             self._busy[attempt.worker] = attempt
             self._later(self._chance.uniform(0.0, 0.02), lambda attempt=attempt: self._start(attempt))
 
@@ -221,6 +220,7 @@ class SimEngine:
         if attempt.over:
             return
         call = attempt.call
+        attempt.began = self.world.clock.time
         self._out.append(WorkerStarted(at=self.world.clock.time, worker=attempt.worker))
         self._out.append(call.began(self.world.clock.time, worker=attempt.worker))
         seconds, deadly, item = self._fate(call)
@@ -235,7 +235,9 @@ class SimEngine:
 
     def _fate(self, call: Call) -> tuple[float, str | None, int]:
         """How long it takes, and the first of its items that takes the worker with it."""
-        pace = self.world.chance(f"pace {call.node}").choice((0.001, 0.01, 0.1, 1.0, 5.0))
+        hurried = self.world.chance("hurry").random() < 0.3  # then short attempts wait behind one another
+        paces = (0.001,) if hurried else (0.001, 0.01, 0.1, 1.0, 5.0)
+        pace = self.world.chance(f"pace {call.image.name}").choice(paces)
         pace = min(pace, (call.timeout_s or _HANG_S) / 2)
         if call.kind == "expand":
             bad = self.tries.next(call, -1)
@@ -373,4 +375,4 @@ class SimEngine:
 
 def _facts(call: Call) -> Handed:
     items = range(call.lo, call.hi)
-    return Handed(call.attempt, call.node, call.kind, items, call.memory, call.twin_of)
+    return Handed(call.attempt, call.node, call.kind, items, call.memory, call.twin_of, call.short)

@@ -124,6 +124,8 @@ class _Draw:
             for _ in range(self.random.randint(2, 9)):
                 getattr(self, "_" + self.random.choice(_SHAPES))()
         if self.random.random() < 0.2:
+            self._fan()
+        if self.random.random() < 0.2:
             self._twice()
         used = {at for step in self.steps for at, _ in step.inputs}
         unused = [at for at in range(len(self.steps)) if at not in used]
@@ -161,6 +163,12 @@ class _Draw:
 
     def _call(self) -> None:
         self._add(("number", 0), Step("call", self._task(mix), self._uses(3), self.random.randrange(9)))
+
+    def _fan(self) -> None:
+        """Many calls of one task, which may wait behind one another where they are short."""
+        task = self._task(mix)
+        for constant in range(self.random.choice((6, 15, 30))):
+            self._add(("number", 0), Step("call", task, self._uses(1), constant))
 
     def _pair(self) -> None:
         self._add(("pair", 2), Step("single", self._task(pair), self._uses(1), self.random.randrange(9)))

@@ -27,6 +27,9 @@ class Flight:
     items: range
     began: float | None = None
     doubled: bool = False
+    memory: int = 0
+    short: bool = False
+    """Whether it may wait behind another one that asks for the same."""
 
     def meets(self, other: Flight) -> bool:
         """Whether both run an item that the other runs too."""

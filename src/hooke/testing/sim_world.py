@@ -52,6 +52,7 @@ class Handed(NamedTuple):
     items: range
     memory: int | None
     twin_of: int | None = None
+    short: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
