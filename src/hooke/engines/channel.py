@@ -70,7 +70,8 @@ class Channel:
             more = True
         except OSError:  # it was killed with messages of ours unread, or in the middle of one of its own
             more = False
-        messages, self._messages = self._messages, []
+        messages = self._messages
+        self._messages = []
         return messages, more
 
     def close(self) -> None:

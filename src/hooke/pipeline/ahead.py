@@ -8,12 +8,12 @@ place, so it needs no room of its own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
-from hooke.pipeline.admission import Asked
+from hooke.journal.events import CapacityChanged
+from hooke.pipeline.admission import Asked, fits
 from hooke.pipeline.graph import Node
 
-__all__ = ["MOST_BEHIND", "Places", "ShortTasks"]
+__all__ = ["MOST_BEHIND", "Room", "ShortTasks"]
 
 SHORT_S = 0.005
 """Ten times what handing an attempt out costs: with longer ones the worker's wait is not worth saving."""
@@ -44,32 +44,35 @@ class ShortTasks:
         return node.kind == "call" and self._mean_s.get(node.task.name, SHORT_S) < SHORT_S
 
 
-class Places:
-    """How many attempts hold what they ask for, and how many wait behind such ones."""
+class Room:
+    """What a place has, how many attempts hold what they ask for of it, and how many wait behind such ones."""
 
-    __slots__ = ("_behind", "_held")
+    __slots__ = ("_behind", "_held", "capacity")
 
     def __init__(self) -> None:
+        self.capacity = CapacityChanged(slots=0, cpus=0.0)
         self._held: Counter[Asked] = Counter()
         self._behind: Counter[Asked] = Counter()
 
     @property
-    def held(self) -> Mapping[Asked, int]:
-        """What is asked for -> how many attempts hold it."""
-        return self._held
+    def is_full(self) -> bool:
+        """Whether all slots are taken."""
+        return self._held.total() >= self.capacity.slots
 
-    @property
-    def taken(self) -> int:
-        """Slots that are taken."""
-        return self._held.total()
-
-    def hold(self, asked: Asked) -> None:
-        """An attempt takes a slot, and what it asks for."""
+    def hold(self, asked: Asked) -> bool:
+        """An attempt takes a slot and what it asks for; False, and it takes nothing, where there is no room."""
+        if self.is_full or not fits(asked, self._held, self.capacity):
+            return False
         self._held[asked] += 1
+        return True
 
     def wait(self, asked: Asked) -> bool:
-        """An attempt waits behind one that asks for the same; False, and it does not, where enough wait already."""
-        if self._behind[asked] >= MOST_BEHIND * self._held[asked]:
+        """An attempt waits behind one that asks for the same; False, and it does not, where enough wait already.
+
+        Nor does it in a place that is to shrink, which it would keep from it.
+        """
+        shrinks = self._held.total() > self.capacity.slots
+        if shrinks or self._behind[asked] >= MOST_BEHIND * self._held[asked]:
             return False
         self._behind[asked] += 1
         return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hooke.base.intervals import IntervalSet, SegmentMap
-from hooke.pipeline.admission import Asked
+from hooke.journal.events import CapacityChanged
+from hooke.pipeline.admission import Asked, memory_after
 from hooke.pipeline.chunks import ChunkSizer
 from hooke.pipeline.effects import Plan
 from hooke.pipeline.graph import Node
@@ -63,6 +64,10 @@ class NodeState:
     def complete(self) -> bool:
         """Whether every item is done."""
         return self.items is not None and len(self.done) == self.items
+
+    def memory(self, item: int, place: CapacityChanged) -> int | None:
+        """Bytes that an attempt which begins with this item may use; None for no limit."""
+        return memory_after(self.plan.memory, self.growths.get(item, 0), place)
 
     @property
     def startable(self) -> bool:

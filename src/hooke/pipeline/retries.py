@@ -1,10 +1,17 @@
-"""When a failed item runs again: exponential backoff with jitter drawn from the run's seed, so that it replays."""
+"""Whether and when a failed item runs again: exponential backoff with jitter drawn from the run's seed, so that it replays."""
 
 from __future__ import annotations
 
+import heapq
 import zlib
+from collections.abc import Iterator
 
-__all__ = ["retry_delay"]
+from hooke.base.formats import format_bytes
+from hooke.journal.events import AttemptFailed, CapacityChanged, RetryPlanned
+from hooke.pipeline.admission import memory_after
+from hooke.pipeline.node_state import NodeState
+
+__all__ = ["Retries", "retry_delay"]
 
 BASE_S = 0.1
 LONGEST_S = 60.0
@@ -23,3 +30,70 @@ def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: flo
     wait = min(LONGEST_S, BASE_S * 2.0 ** min(failures - 1, _DOUBLINGS))
     draw = zlib.crc32(repr((seed, failures, salt)).encode()) / 2**32
     return wait * (0.5 + draw)
+
+
+class Retries:
+    """The items that wait for their next try, and what is to be said of it."""
+
+    __slots__ = ("_planned", "_seed", "_waiting")
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._planned: list[RetryPlanned] = []
+        self._waiting: list[tuple[float, int, int]] = []
+
+    def plan(self, state: NodeState, event: AttemptFailed, item: int, place: CapacityChanged) -> bool:
+        """Plan another try of an item (-1: the list of a map) that failed; False where there is to be none."""
+        failure = event.failure
+        failures = state.failures[item] = state.failures.get(item, 0) + 1
+        counted = failures - state.growths.get(item, 0)
+        if failure.kind == "OutOfMemory" and _grow(state, item, place):
+            more = format_bytes(state.memory(item, place) or 0)
+            self._again(state, item, event.at, f"OutOfMemory: {failure.message}; again with {more}")
+            return True
+        if not failure.retryable or counted > state.plan.retries:
+            return False
+        wait_s = retry_delay(counted, seed=self._seed, salt=(state.node.id, item), asked_s=failure.delay_s)
+        tries = f"try {counted + 1} of {state.plan.retries + 1}"
+        self._again(state, item, event.at + wait_s, f"{failure.kind}: {failure.message}; {tries}")
+        return True
+
+    def say(self, state: NodeState, items: tuple[int, int], *, number: int, due: float, reason: str) -> None:
+        """Have it journalled that these items run again."""
+        lo, hi = items
+        self._planned.append(
+            RetryPlanned(node=state.node.id, lo=lo, hi=hi, number=number, due=due, reason=reason)
+        )
+
+    def said(self) -> list[RetryPlanned]:
+        """What is to be journalled, once."""
+        said = self._planned
+        self._planned = []
+        return said
+
+    def due(self, now: float) -> Iterator[tuple[int, int]]:
+        """Node and item of those that waited long enough; they wait no more."""
+        while self._waiting and self._waiting[0][0] <= now:
+            _, node, item = heapq.heappop(self._waiting)
+            yield node, item
+
+    def next_due(self) -> float | None:
+        """When the first of them is due; None where none waits."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def _again(self, state: NodeState, item: int, due: float, reason: str) -> None:
+        heapq.heappush(self._waiting, (due, state.node.id, item))
+        if item >= 0:
+            state.taken.add(item, item + 1)
+            state.alone.add(item, item + 1)
+        self.say(state, (item, item + 1), number=state.failures[item] + 1, due=due, reason=reason)
+
+
+def _grow(state: NodeState, item: int, place: CapacityChanged) -> bool:
+    """Double what an item that ran out of memory may use; False where the place has no more."""
+    before, growths = state.memory(item, place), state.growths.get(item, 0)
+    after = memory_after(state.plan.memory, growths + 1, place)
+    if before is None or after is None or after <= before:
+        return False
+    state.growths[item] = growths + 1
+    return True

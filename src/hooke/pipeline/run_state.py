@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from hooke.base.formats import format_bytes
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -23,17 +22,17 @@ from hooke.journal.events import (
     Event,
     ItemsFound,
     MapExpanded,
-    RetryPlanned,
     StopRequested,
 )
-from hooke.pipeline.admission import Asked, fits, memory_after
-from hooke.pipeline.ahead import Places, ShortTasks
+from hooke.pipeline.admission import Asked
+from hooke.pipeline.ahead import Room, ShortTasks
 from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Plan, Submit
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.needs import Need, needs_of
 from hooke.pipeline.node_state import NodeState, Running
-from hooke.pipeline.retries import retry_delay
+from hooke.pipeline.retries import Retries
 from hooke.pipeline.waiters import waiters_of
+from hooke.pipeline.wanted import unwanted_nodes
 
 __all__ = ["RunState"]
 
@@ -63,8 +62,7 @@ class RunState:
         ]
         self.running: dict[int, Running] = {}
         self.ignored = 0
-        self._capacity = CapacityChanged(slots=0, cpus=0.0)
-        self._places = Places()
+        self._room = Room()
         self._short = ShortTasks()
         self._next_attempt = first_attempt
         self._withdrawn: list[int] = []
@@ -73,13 +71,13 @@ class RunState:
         self._stop_by: str | None = None
         self._to_look: list[int] = []
         self._held: list[tuple[float, int]] = []
-        self._delayed: list[tuple[float, int, int]] = []
-        self._announce: list[RetryPlanned] = []
+        self._retries = Retries(seed)
         self._ready: list[tuple[int, int]] = []
         self._queued: set[int] = set()
         self._depth = graph.depths()
         self._waiters = waiters_of([state.needs for state in self.nodes])
         self._unfinished_roots = set(graph.roots())
+        self._unwanted: set[int] = set()
         for root in sorted(self._unfinished_roots):
             self._demand(root)
 
@@ -102,7 +100,7 @@ class RunState:
             case Looked():
                 self._looked(event)
             case CapacityChanged():
-                self._capacity = event
+                self._room.capacity = event
             case StopRequested():
                 self._stop_by = self._stop_by or event.by
             case _:
@@ -154,7 +152,7 @@ class RunState:
 
     def _remove(self, attempt: int) -> Running:
         running = self.running.pop(attempt)
-        self._places.leave(running.asked)
+        self._room.leave(running.asked)
         return running
 
     def _left_to_twin(self, attempt: Running) -> bool:
@@ -166,47 +164,16 @@ class RunState:
 
     def _judge(self, state: NodeState, event: AttemptFailed, *, item: int) -> None:
         """Plan another try of the failed item, or fail the run."""
-        failures = state.failures[item] = state.failures.get(item, 0) + 1
-        counted = failures - state.growths.get(item, 0)
-        if event.failure.kind == "OutOfMemory" and self._grow(state, item):
-            more = format_bytes(self.memory(state.node.id, item) or 0)
-            reason = f"OutOfMemory: {event.failure.message}; again with {more}"
-            self._try_again(state, item, event.at, reason)
-        elif not event.failure.retryable or counted > state.plan.retries:
+        if not self._retries.plan(state, event, item, self._room.capacity):
             self.failure = self.failure or event
-        else:
-            salt = (state.node.id, item)
-            wait = retry_delay(counted, seed=self.seed, salt=salt, asked_s=event.failure.delay_s)
-            tries = f"try {counted + 1} of {state.plan.retries + 1}"
-            reason = f"{event.failure.kind}: {event.failure.message}; {tries}"
-            self._try_again(state, item, event.at + wait, reason)
-
-    def _grow(self, state: NodeState, item: int) -> bool:
-        """Double what an item that ran out of memory may use; False where the place has no more."""
-        before, growths = self.memory(state.node.id, item), state.growths.get(item, 0)
-        after = memory_after(state.plan.memory, growths + 1, self._capacity)
-        if before is None or after is None or after <= before:
-            return False
-        state.growths[item] = growths + 1
-        return True
-
-    def _try_again(self, state: NodeState, item: int, due: float, reason: str) -> None:
-        heapq.heappush(self._delayed, (due, state.node.id, item))
-        if item >= 0:
-            state.taken.add(item, item + 1)
-            state.alone.add(item, item + 1)
-        self._say(state, item, item + 1, state.failures[item] + 1, due, reason)
 
     def _isolate(self, state: NodeState, lo: int, hi: int, event: AttemptFailed) -> None:
         """A chunk's death does not say which item killed it: run its items one by one, so that only the culprit fails."""
         state.alone.add(lo, hi)
         self._open(state, lo, hi)
-        reason = f"{event.failure.kind} while items {lo}..{hi - 1} ran in one attempt; each runs alone to find which"
-        self._say(state, lo, hi, 1, event.at, reason)
-
-    def _say(self, state: NodeState, lo: int, hi: int, number: int, due: float, reason: str) -> None:
-        planned = RetryPlanned(node=state.node.id, lo=lo, hi=hi, number=number, due=due, reason=reason)
-        self._announce.append(planned)
+        kind = event.failure.kind
+        reason = f"{kind} while items {lo}..{hi - 1} ran in one attempt; each runs alone to find which"
+        self._retries.say(state, (lo, hi), number=1, due=event.at, reason=reason)
 
     def _found(self, event: ItemsFound) -> None:
         state = self.nodes[event.node]
@@ -254,6 +221,8 @@ class RunState:
         state.missing = sum(1 for need in waiting if not need.elementwise)
         for need in state.needs:
             self._demand(need.node)
+        if self._unwanted:
+            self._review()
         self._reopen(state)
 
     def _withdraw(self, state: NodeState, attempt: int) -> None:
@@ -309,8 +278,19 @@ class RunState:
         if state.complete:
             state.settled = True
             self._unfinished_roots.discard(node)
+            if any(not self.nodes[need.node].complete for need in state.needs):
+                self._review()  # it was found, and what was to make it is not needed now
             for child in self._waiters.pop_whole(node):
                 self._input_met(child)
+
+    def _review(self) -> None:
+        """See anew which nodes are wanted."""
+        before = self._unwanted
+        self._unwanted = unwanted_nodes(
+            self.graph, self.graph.roots(), lambda node: self.nodes[node].complete
+        )
+        for node in sorted(before - self._unwanted):
+            self._reopen(self.nodes[node])
 
     def _input_met(self, child: int) -> None:
         state = self.nodes[child]
@@ -337,8 +317,7 @@ class RunState:
         self._now = now
         if self.status is not None:
             return []
-        effects: list[Effect] = [*self._announce, *(Abandon(attempt) for attempt in self._beaten)]
-        self._announce.clear()
+        effects: list[Effect] = [*self._retries.said(), *(Abandon(attempt) for attempt in self._beaten)]
         self._beaten.clear()
         if self._stop_by is not None:
             return effects + self._stop()
@@ -355,14 +334,21 @@ class RunState:
         effects += self._submit_ready()
         return effects if self._ready else effects + self._submit_twins()
 
+    def is_over(self, node: int) -> bool:
+        """Whether this run does nothing more for the node: it is complete, or nobody wants it any more and none of it runs."""
+        if node not in self._unwanted:
+            return self.nodes[node].complete
+        return all(running.node != node for running in self.running.values())
+
     def memory(self, node: int, item: int) -> int | None:
         """Bytes that an attempt which begins with this item may use; None for no limit."""
         state = self.nodes[node]
-        return memory_after(state.plan.memory, state.growths.get(item, 0), self._capacity)
+        return state.memory(item, self._room.capacity)
 
     def next_due(self) -> float | None:
         """When `decide` must be called again although no event came; None for never."""
-        due = [queue[0][0] for queue in (self._held, self._delayed) if queue and self.failure is None]
+        waiting = [self._held[0][0] if self._held else None, self._retries.next_due()]
+        due = [at for at in waiting if at is not None and self.failure is None]
         for running in self.running.values():
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None:
@@ -396,8 +382,7 @@ class RunState:
     def _release(self, now: float) -> None:
         while self._held and self._held[0][0] <= now:
             self._to_look.append(heapq.heappop(self._held)[1])
-        while self._delayed and self._delayed[0][0] <= now:
-            _, node, item = heapq.heappop(self._delayed)
+        for node, item in self._retries.due(now):
             state = self.nodes[node]
             if item < 0:
                 self._push(state)
@@ -411,15 +396,18 @@ class RunState:
         while self._ready:
             entry = heapq.heappop(self._ready)
             state = self.nodes[entry[1]]
-            if not state.startable:
+            if not state.startable or entry[1] in self._unwanted:
                 self._queued.discard(entry[1])
                 continue
-            lo, hi = (-1, -1) if state.items is None else state.choose(self._capacity.slots)
+            lo, hi = (-1, -1) if state.items is None else state.choose(self._room.capacity.slots)
             asked = self._asked(state, lo)
             short = self._short.has(state.node)
-            if not self._hold(asked) and not (short and not passed and self._wait(asked)):
+            if not self._room.hold(asked) and not (short and not passed and self._room.wait(asked)):
                 passed.append(entry)
-                if self._is_full() or state.skips > self.skips_before_reserving * self._capacity.slots:
+                if (
+                    self._room.is_full
+                    or state.skips > self.skips_before_reserving * self._room.capacity.slots
+                ):
                     break
                 continue
             state.skips = 0
@@ -438,17 +426,17 @@ class RunState:
         """Second attempts for stragglers, the one longest overdue first, in slots that nothing else wants."""
         effects: list[Effect] = []
         for due, first in sorted(self._stragglers()):
-            if due > self._now or self._is_full():
+            if due > self._now or self._room.is_full:
                 break
             running = self.running[first]
             asked = self._asked(self.nodes[running.node], running.lo)
-            if self._hold(asked):
+            if self._room.hold(asked):
                 effects.append(self._start_twin(first, running, asked))
         return effects
 
     def _stragglers(self) -> list[tuple[float, int]]:
         """When which attempt is a straggler, of those that may have a second one; none while anything else is ready."""
-        if self.failure is not None or self._ready or self._is_full():
+        if self.failure is not None or self._ready or self._room.is_full:
             return []
         candidates = [
             (self.nodes[running.node].straggles_at(running, self._now), attempt)
@@ -462,20 +450,6 @@ class RunState:
         self.running[attempt] = Running(node, lo, hi, False, asked, twin=first, doubled=True)
         number = self.nodes[node].failures.get(lo, 0) + 1
         return Submit(attempt, node, lo, hi, number, memory=asked.memory or None, twin_of=first)
-
-    def _is_full(self) -> bool:
-        return self._places.taken >= self._capacity.slots
-
-    def _hold(self, asked: Asked) -> bool:
-        """Take a slot and what is asked for; False, and nothing is taken, where there is no room."""
-        if self._is_full() or not fits(asked, self._places.held, self._capacity):
-            return False
-        self._places.hold(asked)
-        return True
-
-    def _wait(self, asked: Asked) -> bool:
-        """Wait behind an attempt that asks for the same; not in a place that is to shrink, which it would keep from it."""
-        return self._places.taken <= self._capacity.slots and self._places.wait(asked)
 
     def _asked(self, state: NodeState, lo: int) -> Asked:
         return Asked(state.plan.cpus, self.memory(state.node.id, lo) or 0, state.plan.gpus)

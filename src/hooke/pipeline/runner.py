@@ -294,7 +294,7 @@ class Runner:
         )
 
     def _release_done(self) -> None:
-        for node in [node for node in self._claims if self._state.nodes[node].complete]:
+        for node in [node for node in self._claims if self._state.is_over(node)]:
             self._claims.pop(node).release()
 
     # -- lookups -----------------------------------------------------------------------------------
