@@ -74,7 +74,9 @@ def test_attempt_numbers_go_on_above_all_that_may_have_been_handed_out():
     # short ones behind it.
     assert recover([STARTED, planned(), slots, heard]).next_attempt == 6 + 4 * 6
     # The second driver began there, handed out up to 24, and died before it heard of one.
-    assert recover([STARTED, planned(), slots, heard, STARTED, planned(), slots]).next_attempt == 6 + 2 * 4 * 6
+    assert (
+        recover([STARTED, planned(), slots, heard, STARTED, planned(), slots]).next_attempt == 6 + 2 * 4 * 6
+    )
 
 
 def test_of_two_attempts_at_the_same_items_the_one_that_finished_counts():

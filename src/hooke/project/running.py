@@ -85,7 +85,8 @@ def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
         status = driver.drive()
     if status == "stopped" and handle.stopped_by == CTRL_C:
         raise KeyboardInterrupt(f"run {driver.run} stopped cleanly; next: hooke resume {driver.run}")
-    handle.check()
+    if status != "finished":
+        handle.check()
     return handle
 
 
