@@ -26,6 +26,8 @@ class Running:
     expand: bool
     asked: Asked
     started: float | None = None
+    skips: int = 0
+    """How often its node had been passed by others before."""
     twin: int | None = None
     """The other attempt at the same items, while both run."""
     doubled: bool = False

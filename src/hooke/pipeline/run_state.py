@@ -230,6 +230,7 @@ class RunState:
         heapq.heappush(self._withdrawn, attempt)
         if self._left_to_twin(running):
             return
+        state.skips += running.skips  # it was not its turn after all
         state.taken.remove(running.lo, running.hi)
         state.expanding = state.expanding and not running.expand
 
@@ -410,7 +411,6 @@ class RunState:
                 ):
                     break
                 continue
-            state.skips = 0
             for _, node in passed:
                 self.nodes[node].skips += 1
             effects.append(self._start(state, lo, hi, asked, short=short))
@@ -457,13 +457,14 @@ class RunState:
     def _start(self, state: NodeState, lo: int, hi: int, asked: Asked, *, short: bool) -> Submit:
         attempt, node = self._new_attempt(), state.node.id
         number, memory = state.failures.get(lo, 0) + 1, asked.memory or None
+        skips, state.skips = state.skips, 0
         if state.items is None:
             state.expanding = True
-            self.running[attempt] = Running(node, 0, 0, True, asked)
+            self.running[attempt] = Running(node, 0, 0, True, asked, skips=skips)
             return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = Running(node, lo, hi, False, asked)
+        self.running[attempt] = Running(node, lo, hi, False, asked, skips=skips)
         return Submit(attempt, node, lo, hi, number, memory=memory, short=short)
 
     def _new_attempt(self) -> int:
