@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -196,3 +197,41 @@ def test_a_closed_pool_starts_again(faults: Faults) -> None:
     shared_pool().close()
     wait_until(lambda: not fork_servers())
     assert faults.go(n=3).result() == 30
+
+
+# -- two projects of one process ---------------------------------------------------------------------
+
+BESIDE = """
+from pathlib import Path
+from hooke import pipeline, task
+
+HERE = Path(__file__).parent
+
+@task(cache=False)
+def read(n):
+    return (HERE / "beside.txt").read_text()
+
+@pipeline
+def job(n=1):
+    return read(n)
+"""
+
+
+def test_equal_code_in_another_project_reads_the_file_beside_it(tmp_path: Path) -> None:
+    """Both have the same key: a warm worker of the first must not serve the second."""
+    program = (
+        "import sys\n"
+        "from hooke import run\n"
+        "from hooke.project.loading import load_entry\n"
+        "for name in ('one', 'two'):\n"
+        "    pipeline, _ = load_entry(f'{name}/flow_{name}.py:job')\n"
+        "    print(run(pipeline, on='local:1').result())\n"
+    )
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"flow_{name}.py").write_text(BESIDE, encoding="utf-8")
+        (tmp_path / name / "beside.txt").write_text(f"beside {name}", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["beside one", "beside two"], done.stderr

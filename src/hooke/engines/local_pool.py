@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -56,6 +57,10 @@ class WorkerKind:
         }
 
 
+Home: TypeAlias = tuple[tuple[str, ...], str, str]
+"""Where a worker finds modules, its folder, and its store. Equal code in another project may mean another file beside it."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Process:
     """One worker process, and what it does for the run that has it."""
@@ -72,6 +77,7 @@ class Process:
     log_from: int = 0
     ready: bool = False
     memory: int | None = None
+    home: Home = ((), "", "")
     generation: int = 0
     known: set[str] = field(default_factory=set)
 
@@ -94,7 +100,7 @@ class LocalPool:
         """
         while True:
             with self._lock:
-                process = self._warm(kind) or self._start(hello, kind)
+                process = self._warm(kind, _home(hello)) or self._start(hello, kind)
             process.name, process.log, process.ready = hello.worker, Path(hello.log), False
             try:
                 process.channel.send(msgspec.msgpack.encode(hello))
@@ -153,16 +159,17 @@ class LocalPool:
             _let_go(process)
         self._idle = []
 
-    def _warm(self, kind: WorkerKind) -> Process | None:
+    def _warm(self, kind: WorkerKind, home: Home) -> Process | None:
         for process in self._idle:
             if process.kind == kind:
                 self._idle.remove(process)
-                same = process.environment == _environment(kind)  # else a variable was set since
+                # Else a variable was set since, or it served another project.
+                same = process.environment == _environment(kind) and process.home == home
                 if same and _lives(process) and self.watches(process):
                     return process
                 _kill(process)
                 _let_go(process)
-                return self._warm(kind)
+                return self._warm(kind, home)
         return None
 
     def _start(self, hello: Hello, kind: WorkerKind) -> Process:
@@ -181,6 +188,7 @@ class LocalPool:
             channel=forked.channel,
             lifeline=forked.lifeline,
             log=Path(hello.log),
+            home=_home(hello),
             generation=self._server.generation,
         )
 
@@ -189,6 +197,10 @@ class LocalPool:
 def shared_pool() -> LocalPool:
     """The pool of this process; its workers end when the process does."""
     return LocalPool()
+
+
+def _home(hello: Hello) -> Home:
+    return tuple(hello.sys_path), hello.folder, hello.store
 
 
 def _environment(kind: WorkerKind) -> dict[str, str]:
