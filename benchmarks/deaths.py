@@ -97,6 +97,7 @@ def outcome_of(name: str, system: str) -> Outcome:
         for file, source in write_program(name, system, text).items():
             (folder / file).write_text(source)
         environment = os.environ | {
+            "HOOKE_PROGRESS": "none",
             "HOME": text,
             "COLUMNS": "120",
             "NO_COLOR": "1",

@@ -169,9 +169,9 @@ def test_a_run_leaves_no_descriptor_open(workshop):
 
     workshop.run(name="saying", x=-1).result()
     before = opened()
-    for x in range(5):
+    for x in range(20):
         workshop.run(name="saying", x=x).result()
-    assert opened() < before + 5  # threads of earlier tests may open or close some meanwhile
+    assert opened() < before + 20  # a worker that starts, and threads of earlier tests, may open some meanwhile
 
 
 def test_waiting_for_a_retry_costs_no_cpu(workshop):
