@@ -24,11 +24,14 @@ __all__ = [
     "ItemsFound",
     "LogSpan",
     "MapExpanded",
+    "Measured",
     "NodePlanned",
+    "PlainMeasured",
     "RetryPlanned",
     "RunFinished",
     "RunStarted",
     "StopRequested",
+    "StudyStarted",
     "WorkerStarted",
     "WorkerStopped",
 ]
@@ -271,6 +274,66 @@ class RunFinished(_Event, frozen=True, kw_only=True, tag="run_finished"):
     seconds: float = 0.0
 
 
+class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
+    """A driver began to measure how far a task, or a whole pipeline, scales. A RunFinished ends the study."""
+
+    study: str
+    pipeline: str
+    entry: str
+    task: str = ""
+    """Empty where the whole pipeline is measured."""
+    unit: str = "items"
+    """What throughput counts: `items` of the task, or `runs` of the pipeline."""
+    key: str = ""
+    """A hash of code, parameters, machine and design: studies of equal key answer the same question."""
+    shown: dict[str, str] = {}
+    """Parameters as short text, for listings."""
+    place: str = "local"
+    levels: tuple[int, ...] = ()
+    """The N to be measured."""
+    repeats: int = 0
+    weak: bool = False
+    """Whether the work grows with N."""
+    seed: int = 0
+    """What the order of the measurements was drawn from."""
+    pinned: bool = False
+    """Whether workers were bound to cores of their own."""
+    cpus: int = 0
+    """Cores that the driver might use."""
+    machine: str = ""
+    folder: str = ""
+    pid: int = 0
+    host: str = ""
+    python: str = ""
+    hooke: str = ""
+
+
+class Measured(_Event, frozen=True, kw_only=True, tag="measured"):
+    """`work` was done by `n` workers in `seconds`: from the first start to the last end of the attempts at it."""
+
+    task: str
+    n: int
+    work: float
+    seconds: float
+    condition: str = ""
+    """What else differed between measurements; empty where nothing did."""
+    repeat: int = 0
+    """Which round of measurements it belongs to, from 0; each round holds every N once."""
+    cpu_s: float = 0.0
+    """Of all attempts together."""
+    segment: str = ""
+    """The segment, beside this one, that holds the attempts."""
+
+
+class PlainMeasured(_Event, frozen=True, kw_only=True, tag="plain_measured"):
+    """The same work was done by plain calls in one thread of a process without an engine."""
+
+    work: float
+    seconds: float
+    repeat: int = 0
+    cpu_s: float = 0.0
+
+
 Event: TypeAlias = (
     RunStarted
     | CodeSeen
@@ -286,4 +349,7 @@ Event: TypeAlias = (
     | RetryPlanned
     | StopRequested
     | RunFinished
+    | StudyStarted
+    | Measured
+    | PlainMeasured
 )

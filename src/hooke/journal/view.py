@@ -26,6 +26,7 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
     StopRequested,
+    StudyStarted,
     WorkerStarted,
     WorkerStopped,
 )
@@ -97,6 +98,7 @@ class RunView:
         self._folds: dict[type[Any], Callable[[Any], None]] = {
             RunStarted: self._run_started,
             RunFinished: self._run_finished,
+            StudyStarted: self._study_started,
             StopRequested: self._stop_requested,
             CodeSeen: self._code_seen,
             NodePlanned: self._node_planned,
@@ -120,8 +122,10 @@ class RunView:
         return view
 
     def apply(self, event: Event) -> None:
-        """Fold one event."""
-        self._folds[type(event)](event)
+        """Fold one event. What a study measured is no part of this view: `hooke.journal.studies` reads it."""
+        fold = self._folds.get(type(event))
+        if fold is not None:
+            fold(event)
         self.last_at = max(self.last_at, event.at)
 
     # -- what readers ask --------------------------------------------------------------------------
@@ -254,6 +258,11 @@ class RunView:
         self.begun, self.ended, self.stopping_by = event, None, None
         self.first_at = event.at if self.first_at is None else self.first_at
         self._since = event.at
+
+    def _study_started(self, event: StudyStarted) -> None:
+        """A study is listed among the runs: what a run's beginning says, it says too."""
+        alike = ("pipeline", "entry", "shown", "place", "folder", "pid", "host", "python", "hooke", "at")
+        self._run_started(RunStarted(run=event.study, **{name: getattr(event, name) for name in alike}))
 
     def _take_up_again(self) -> None:
         self.resumed += 1

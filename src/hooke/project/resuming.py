@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import JournalError, UsageError
-from hooke.journal.events import RunFinished, RunStarted
+from hooke.journal.events import RunFinished, RunStarted, StudyStarted
 from hooke.journal.reader import read
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.driving import DRIVER, Driver, Observer, Order, prepare
@@ -77,6 +77,11 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
                 started, finished = event, None
             elif isinstance(event, RunFinished):
                 finished = event
+            elif isinstance(event, StudyStarted):
+                raise UsageError(
+                    f"{run} measured how {event.pipeline!r} scales: a study is not resumed, it is taken anew",
+                    next=f"hooke measure {event.entry}",
+                )
     if started is None:
         raise UsageError(f"run {run} has no beginning in its journal: it never started", next="hooke runs")
     return started, finished

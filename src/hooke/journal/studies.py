@@ -1,0 +1,79 @@
+"""Studies of scaling, read back from their journals: what was measured, as plain facts.
+
+A study is a folder among the runs, `measure-<pipeline>-<time>-<letters>`. Its driver's segment holds a StudyStarted,
+then Measured and PlainMeasured events, then a RunFinished; the attempts behind each Measured are in a segment of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.errors import JournalError
+from hooke.journal.events import Measured, PlainMeasured, RunFinished, StudyStarted
+from hooke.journal.reader import read
+from hooke.journal.runs import RunsFolder
+
+__all__ = ["PREFIX", "StudyRecord", "find_studies", "read_study"]
+
+PREFIX = "measure-"
+"""What the id of every study begins with."""
+
+
+class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A study as its journal tells it. `finished` is None while it goes on, and for one whose driver died."""
+
+    started: StudyStarted
+    measured: tuple[Measured, ...] = ()
+    plain: tuple[PlainMeasured, ...] = ()
+    finished: RunFinished | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was to be measured has been."""
+        return self.finished is not None and self.finished.status == "finished"
+
+
+def read_study(folder: Path) -> StudyRecord | None:
+    """The study in a run's folder; None where that holds a run. Raises JournalError as `read` does."""
+    started: StudyStarted | None = None
+    measured: list[Measured] = []
+    plain: list[PlainMeasured] = []
+    finished: RunFinished | None = None
+    for segment in read(folder, "driver"):
+        for event in segment.events:
+            match event:
+                case StudyStarted():
+                    started = event
+                case Measured():
+                    measured.append(event)
+                case PlainMeasured():
+                    plain.append(event)
+                case RunFinished():
+                    finished = event
+                case _:
+                    pass
+    if started is None:
+        return None
+    return StudyRecord(started=started, measured=tuple(measured), plain=tuple(plain), finished=finished)
+
+
+def find_studies(runs: RunsFolder, *, pipeline: str = "", task: str | None = None) -> Iterator[StudyRecord]:
+    """The studies of a project, the newest first: those of one pipeline and task where these are given.
+
+    `task` is "" for studies of a whole pipeline. What cannot be read is passed over: it is one study less, and
+    `hooke runs` names it.
+    """
+    for name in runs.names():
+        if not name.startswith(PREFIX):
+            continue
+        try:
+            found = read_study(runs.folder(name))
+        except JournalError:
+            continue
+        if found is None or (pipeline and found.started.pipeline != pipeline):
+            continue
+        if task is None or found.started.task == task:
+            yield found
