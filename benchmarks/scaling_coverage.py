@@ -1,11 +1,12 @@
 """How often the intervals of `hooke.scaling` hold the truth, how wide they are, and how often the truth is selected.
 
     python -m benchmarks.scaling_coverage coverage --trials 1000
-    python -m benchmarks.scaling_coverage selection --trials 400
+    python -m benchmarks.scaling_coverage selection --trials 200
+    python -m benchmarks.scaling_coverage refusals --trials 200
 
 prints the tables of docs/explanation/laws.md. Throughputs are drawn about planted laws, with errors of 2, 5 and 10 %
 (normal in log X), at 6, 10 and 30 measurements of N = 1 to 32. The oracle knows the family and the size of the errors.
-One core; at these numbers about 15 minutes each.
+One core; at these numbers about 20, 10 and 3 minutes.
 """
 
 from __future__ import annotations
@@ -170,16 +171,11 @@ def coverage(times: int, laws: Sequence[tuple[str, Sequence[float]]]) -> None:
 
 @dataclasses.dataclass
 class Selected:
-    """Of one planted law in one cell, the family not known: what was chosen, and what followed.
-
-    `needless` are refusals of a law whose family is known where the oracle answers, `answerable` the oracle's answers.
-    """
+    """Of one planted law in one cell, the family not known: what was chosen, and what followed."""
 
     chosen: Counter[str] = dataclasses.field(default_factory=Counter)
     reported: int = 0
     answers: dict[str, Tally] = dataclasses.field(default_factory=lambda: defaultdict(Tally))
-    answerable: Counter[str] = dataclasses.field(default_factory=Counter)
-    needless: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 def answers(law: Law) -> dict[str, Estimate | None]:
@@ -197,21 +193,17 @@ def answers(law: Law) -> dict[str, Estimate | None]:
 def selection_cell(family: str, shape: Sequence[float], count: int, noise: float, times: int) -> Selected:
     truth, cell = truths(family, shape), Selected()
     for data in trials(family, shape, count, noise, times):
-        law, right = fit(data), fit(data, families=[family])
+        law = fit(data)
         cell.chosen[law.family] += 1
         cell.reported += family in {law.family, *(other.family for other in law.alternatives)}
         for name, found in answers(law).items():
             cell.answers[name].add(found, truth.get(name, math.inf))
-        told = answers(right)
-        answerable = [name for name, known in answers(oracle(right, noise)).items() if known is not None]
-        cell.answerable.update(answerable)
-        cell.needless.update(name for name in answerable if told[name] is None)
     return cell
 
 
 def selection(times: int) -> None:
-    heads = "reported | X(32) holds | X(48) holds | X(96) holds | refused | knee holds | refused | X(96) needless | knee needless"
-    print(f"| truth | errors | n | {' | '.join(TRIED)} | {heads} |\n|{'---|' * (len(TRIED) + 12)}")
+    heads = "reported | X(32) holds | X(48) holds | X(96) holds | refused | knee holds | refused"
+    print(f"| truth | errors | n | {' | '.join(TRIED)} | {heads} |\n|{'---|' * (len(TRIED) + 10)}")
     for family, shape in planted(TRIED):
         for noise in NOISES:
             for count in DESIGNS:
@@ -223,7 +215,32 @@ def selection(times: int) -> None:
                     cell.answers["X(32)"].coverage,
                     cell.answers["X(48)"].coverage,
                     *(far.coverage, far.refusals, knee.coverage, knee.refusals),
-                    *(cell.needless[name] / max(cell.answerable[name], 1) for name in ("X(96)", "knee")),
+                ]
+                row = " | ".join(share(number) for number in numbers)
+                print(f"| {label(family, shape)} | {noise:.0%} | {count} | {row} |", flush=True)
+
+
+def refusals(times: int) -> None:
+    """How often a law of the known family refuses what the oracle answers."""
+    print(
+        "| law | errors | n | X(96): oracle answers | of these refused | knee: oracle answers | of these refused |"
+    )
+    print("|---" * 7 + "|")
+    for family, shape in planted(TRIED):
+        for noise in NOISES:
+            for count in DESIGNS:
+                answerable: Counter[str] = Counter()
+                refused: Counter[str] = Counter()
+                for data in trials(family, shape, count, noise, times):
+                    law = fit(data, families=[family])
+                    told = answers(law)
+                    known = [name for name, found in answers(oracle(law, noise)).items() if found is not None]
+                    answerable.update(known)
+                    refused.update(name for name in known if told[name] is None)
+                numbers = [
+                    number
+                    for name in ("X(96)", "knee")
+                    for number in (answerable[name] / times, refused[name] / max(answerable[name], 1))
                 ]
                 row = " | ".join(share(number) for number in numbers)
                 print(f"| {label(family, shape)} | {noise:.0%} | {count} | {row} |", flush=True)
@@ -238,14 +255,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=["coverage", "selection"])
+    parser.add_argument("table", choices=["coverage", "selection", "refusals"])
     parser.add_argument("--trials", type=int, default=400)
     parser.add_argument("--families", nargs="+", choices=list(PLANTED), default=list(PLANTED))
     asked = parser.parse_args()
     if asked.table == "coverage":
         coverage(asked.trials, [*planted(asked.families), *AT_BOUNDS])
-    else:
+    elif asked.table == "selection":
         selection(asked.trials)
+    else:
+        refusals(asked.trials)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scaling.planted import TEN, curve, planted
 
+from hooke import BeyondTheData
 from hooke.scaling import Law, Measurements, fit, karp_flatt
 
 PLANTED = st.one_of(
@@ -152,3 +154,34 @@ def test_superlinear_points_and_a_unit_rate_above_x1_are_flagged_and_not_clipped
 
 def test_a_clean_fit_has_no_flags():
     assert fit(planted("usl", (0.03, 0.002), noise=0.02, seed=1), families=["usl"]).flags == ()
+
+
+LEVELS = st.lists(st.integers(1, 2000), min_size=4, max_size=9, unique=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LEVELS, st.data(), ERRORS)
+def test_any_measurements_give_a_law_or_a_refusal(levels, data, errors):
+    """Noise without any law in it, over six orders of magnitude: no warning, no nan, values inside their intervals."""
+    runs = data.draw(st.integers(1, 3))
+    count = len(levels) * runs
+    x = data.draw(st.lists(st.floats(1e-3, 1e3), min_size=count, max_size=count))
+    law = fit(Measurements(levels, throughput=np.reshape(x, (len(levels), runs))), errors=errors)
+    estimates = [
+        *law.parameters.values(),
+        law.knee,
+        law.peak,
+        law.speedup(3),
+        law.karp_flatt(3),
+        law.reaching(x[0]),
+    ]
+    for answer in (lambda: law.predict(2 * max(levels)), law.determined_knee):
+        with contextlib.suppress(BeyondTheData):
+            estimates.append(answer())
+    for estimate in estimates:
+        low, high = estimate.interval
+        inside = low <= estimate.value <= high
+        assert inside or np.isclose(estimate.value, estimate.interval, rtol=1e-9, atol=1e-12).any(), estimate
+    assert 1 <= law.next_measurement().n <= 2 * max(levels)
+    assert all(isinstance(flag, str) for flag in law.flags)
+    assert len(law.comparison) >= 1

@@ -50,8 +50,9 @@ def next_measurement(fits: Sequence[Fitted]) -> NextMeasurement:
 def _cloud(fitted: Fitted, n: Floats) -> tuple[Floats, Floats]:
     """1 / knee (2k,) and log X (2k, m) of the laws in the family's region, at both ends of the unit rate."""
     region = fitted.region
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         answer = 1 / fitted.knee_of(region.shape, region.low_rate)
         curve = np.log(fitted.family.curve(n, region.shape))
-    rates = np.log(np.concatenate([region.low_rate, region.high_rate]))
+    # With constant errors a unit rate of zero may be allowed, whose logarithm would outweigh all else.
+    rates = np.log(np.maximum([region.low_rate, region.high_rate], fitted.rate / 10)).ravel()
     return np.tile(answer, 2), rates[:, None] + np.tile(curve, (2, 1))

@@ -69,7 +69,7 @@ class Fitted:
 
     def estimate(self, name: str, quantity: Quantity, standard_error: float = math.nan) -> Estimate:
         """What follows from the law, with its interval over the region."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             value = quantity(self.shape[None, :], np.array([self.rate]))[0]
             low, high = (
                 quantity(self.region.shape, rate) for rate in (self.region.low_rate, self.region.high_rate)
