@@ -110,6 +110,16 @@ def test_too_little_is_said_with_the_mend(measurements, families, said):
     assert caught.value.mend
 
 
+def test_three_n_do_not_speak_for_three_parameters_however_often_repeated():
+    """USL goes through any three means; repeats that agree with each other do not make it right."""
+    repeats = np.exp(0.001 * np.random.default_rng(1).standard_normal((3, 50)))
+    law = fit(Measurements([1, 4, 16], throughput=np.array([[10.0], [31.0], [62.0]]) * repeats))
+    assert law.family != "usl"
+    with pytest.raises(BeyondTheData) as caught:
+        law.determined_knee()
+    assert caught.value.measure_at > 16
+
+
 def test_families_with_too_many_parameters_are_left_out_unless_named():
     law = fit(Measurements([1, 2], throughput=[1, 1.9]))
     assert [candidate.family for candidate in law.comparison] == ["linear"]

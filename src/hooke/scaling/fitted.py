@@ -11,9 +11,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from hooke.base.errors import NotEnoughData
-from hooke.scaling.descent import Problem, descend
+from hooke.scaling.descent import descend
 from hooke.scaling.estimate import Estimate
 from hooke.scaling.families import Family, Floats
+from hooke.scaling.problem import Problem
 from hooke.scaling.region import Region, region
 
 __all__ = ["Fitted", "fit_family"]

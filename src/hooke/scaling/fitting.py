@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hooke.base.errors import NotEnoughData, UsageError
-from hooke.scaling.descent import Problem
 from hooke.scaling.families import FAMILIES
 from hooke.scaling.fitted import Fitted, fit_family
 from hooke.scaling.lack_of_fit import lack_of_fit
 from hooke.scaling.law import Law
 from hooke.scaling.measurements import Measurements
 from hooke.scaling.noise import NOISES
+from hooke.scaling.problem import Problem
 from hooke.scaling.selection import MARGIN, within
 
 __all__ = ["fit"]
@@ -74,7 +74,11 @@ def _repeats_share_errors(fits: Sequence[Fitted], measurements: Measurements) ->
     What the repeats of one N have in common (a cache that fits, an hour of the day) is then the larger part of the
     errors, and counting them singly would make every interval too narrow.
     """
-    lack = lack_of_fit(min(fits, key=lambda fitted: fitted.scatter), measurements)
+    # A family with as many parameters as there are N goes through every mean, and tests nothing.
+    tested = [fitted for fitted in fits if measurements.levels.size > fitted.shape.size + 1]
+    if not tested:
+        return False
+    lack = lack_of_fit(min(tested, key=lambda fitted: fitted.scatter), measurements)
     return lack.test == "repeats" and lack.p_value < SUSPECT
 
 

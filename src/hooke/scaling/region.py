@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hooke.scaling.descent import Problem
 from hooke.scaling.families import Floats
+from hooke.scaling.problem import Problem
 
 __all__ = ["Region", "region"]
 
