@@ -48,6 +48,8 @@ class Spawn(msgspec.Struct, frozen=True, tag=True):
     name: str
     environment: dict[str, str]
     folder: str
+    cores: tuple[int, ...] = ()
+    """The cores it is bound to; none for all of them."""
 
 
 class Limit(msgspec.Struct, frozen=True, tag=True):
@@ -220,6 +222,8 @@ def _become_worker(order: Spawn, fds: list[int]) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
+        if order.cores:  # before anything counts the cores that it may use
+            os.sched_setaffinity(0, order.cores)
         os.environ.clear()
         os.environ.update(order.environment)
         os.chdir(order.folder)

@@ -54,12 +54,11 @@ class ForkServer:
         """How many servers there have been: a worker is watched by the one that forked it."""
         on_fork(self)
 
-    def spawn(self, name: str, *, environment: dict[str, str], folder: Path, log: Path) -> Forked:
+    def spawn(self, order: Spawn, *, log: Path) -> Forked:
         """Fork a worker that writes to `log`. Raises HookeError where that is not possible; a server that died is replaced."""
         with writing("a worker's log", log):
             log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            order = Spawn(name, environment, str(folder))
             return self._spawned(order, log_fd) or self._spawned(order, log_fd) or self._given_up()
         finally:
             os.close(log_fd)

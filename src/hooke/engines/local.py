@@ -61,7 +61,13 @@ class LocalEngine:
     """
 
     capabilities = Capabilities(
-        name="local", isolated=True, cancels=True, elastic=True, knows_signal=True, knows_peak_memory=True
+        name="local",
+        isolated=True,
+        cancels=True,
+        elastic=True,
+        knows_signal=True,
+        knows_peak_memory=True,
+        pins=hasattr(os, "sched_setaffinity"),
     )
 
     def __init__(
@@ -74,6 +80,7 @@ class LocalEngine:
         """`workers` is (lowest, highest); None is as many as this process may use cpus. `devices`: this machine's GPUs."""
         self._context = context
         self._pool = shared_pool() if context.warm else LocalPool()
+        self._pinned = context.pinned and self.capabilities.pins
         self._devices = devices if devices is not None else self._pool.devices
         self._cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._target = workers[1] if workers is not None else self._cpus
@@ -168,7 +175,7 @@ class LocalEngine:
         devices = self._devices.take(call.image.name, call.gpus)
         if devices is None:
             return None
-        kind = WorkerKind(threads=max(1, int(call.cpus)), devices=devices)
+        kind = self._kind(call, devices)
         for process in free:
             if process.kind == kind:
                 return process
@@ -180,11 +187,14 @@ class LocalEngine:
             self._devices.release(devices, call.gpus)
             raise
 
+    def _kind(self, call: Call, devices: tuple[str, ...] = ()) -> WorkerKind:
+        return WorkerKind(threads=max(1, int(call.cpus)), devices=devices, pinned=self._pinned)
+
     def _busy_with_alike(self, call: Call) -> Process | None:
         """The worker of this kind with the fewest calls, all short, behind which a short one may wait."""
         if not call.short or call.gpus or len(call.payload) > AHEAD_BYTES:
             return None
-        kind = WorkerKind(threads=max(1, int(call.cpus)))
+        kind = self._kind(call)
         alike = [
             process
             for process in self._processes.values()

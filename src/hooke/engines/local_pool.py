@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,8 +16,9 @@ import msgspec
 
 from hooke.base.forks import on_fork
 from hooke.engines.channel import Channel
+from hooke.engines.cores import Cores, cores_of_this_machine
 from hooke.engines.devices import devices_of_this_machine
-from hooke.engines.fork_server import Ended
+from hooke.engines.fork_server import Ended, Spawn
 from hooke.engines.forking import ForkServer
 from hooke.engines.local_worker import Hello
 from hooke.pipeline.engine import Call
@@ -30,9 +31,20 @@ THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
     "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "LOKY_MAX_CPU_COUNT",
+    "PYTHON_CPU_COUNT",
 )
-"""What libraries read their thread count from when they are imported; torch reads OMP_NUM_THREADS."""
+"""What libraries read their thread count from when they are imported.
+
+torch and pyarrow read OMP_NUM_THREADS, joblib and scikit-learn LOKY_MAX_CPU_COUNT. Python reads PYTHON_CPU_COUNT when it
+starts (since 3.13), so it is for the interpreters that a task starts: a worker is forked.
+"""
 
 REPORT_S = 2.0
 """How long the fork server may take to say how a worker ended."""
@@ -40,10 +52,12 @@ REPORT_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerKind:
-    """What is fixed when a worker starts, because libraries read it when they are imported: threads and GPUs."""
+    """What is fixed when a worker starts, because libraries read it when they are imported: threads, GPUs, cores."""
 
     threads: int
     devices: tuple[str, ...] = ()
+    pinned: bool = False
+    """Whether it is bound to as many cores as it has threads."""
 
     def __str__(self) -> str:
         gpus = f" and GPU {', '.join(self.devices)}" if self.devices else ""
@@ -78,6 +92,8 @@ class Process:
     ready: bool = False
     memory: int | None = None
     home: Home = ((), "", "")
+    cores: tuple[int, ...] = ()
+    """What it is bound to; none where it is not pinned."""
     generation: int = 0
     known: set[str] = field(default_factory=set)
 
@@ -100,7 +116,7 @@ class LocalPool:
         """
         while True:
             with self._lock:
-                process = self._warm(kind, _home(hello)) or self._start(hello, kind)
+                process = self._placed(hello, kind)
             process.name, process.log, process.ready = hello.worker, Path(hello.log), False
             try:
                 process.channel.send(msgspec.msgpack.encode(hello))
@@ -118,6 +134,7 @@ class LocalPool:
         """Keep an idle worker for the next run."""
         with self._lock:
             process.calls.clear()
+            self._unbound(process)
             self._idle.append(process)
 
     def limit(self, process: Process, memory: int | None) -> None:
@@ -141,6 +158,8 @@ class LocalPool:
                 ended = self._server.ended(process.pid, within_s=REPORT_S)
                 if ended is not None:
                     ended = msgspec.structs.replace(ended, cause="connection")
+            self._unbound(process)
+            process.cores = ()
         _let_go(process)
         return ended
 
@@ -159,9 +178,29 @@ class LocalPool:
             _let_go(process)
         self._idle = []
 
-    def _warm(self, kind: WorkerKind, home: Home) -> Process | None:
+    def _placed(self, hello: Hello, kind: WorkerKind) -> Process:
+        """A worker, bound to the least used cores if it is to be: a warm one must be bound to these already."""
+        if not kind.pinned:
+            return self._warm(kind, (), _home(hello)) or self._start(hello, kind, ())
+        cores = self._cores.take(kind.threads)
+        try:
+            return self._warm(kind, cores, _home(hello)) or self._start(hello, kind, cores)
+        except BaseException:
+            self._cores.release(cores)
+            raise
+
+    @cached_property
+    def _cores(self) -> Cores:
+        return cores_of_this_machine()
+
+    def _unbound(self, process: Process) -> None:
+        """Nothing runs on its cores now."""
+        if process.cores:
+            self._cores.release(process.cores)
+
+    def _warm(self, kind: WorkerKind, cores: tuple[int, ...], home: Home) -> Process | None:
         for process in self._idle:
-            if process.kind == kind:
+            if process.kind == kind and process.cores == cores:
                 self._idle.remove(process)
                 # Else a variable was set since, or it served another project.
                 same = process.environment == _environment(kind) and process.home == home
@@ -169,18 +208,14 @@ class LocalPool:
                     return process
                 _kill(process)
                 _let_go(process)
-                return self._warm(kind, home)
+                return self._warm(kind, cores, home)
         return None
 
-    def _start(self, hello: Hello, kind: WorkerKind) -> Process:
+    def _start(self, hello: Hello, kind: WorkerKind, cores: tuple[int, ...]) -> Process:
         self._started += 1
         environment = _environment(kind)
-        forked = self._server.spawn(
-            f"{hello.worker}-{self._started}",
-            environment=environment,
-            folder=Path(hello.folder),
-            log=Path(hello.log),
-        )
+        order = Spawn(f"{hello.worker}-{self._started}", environment, hello.folder, cores)
+        forked = self._server.spawn(order, log=Path(hello.log))
         return Process(
             pid=forked.pid,
             kind=kind,
@@ -189,6 +224,7 @@ class LocalPool:
             lifeline=forked.lifeline,
             log=Path(hello.log),
             home=_home(hello),
+            cores=cores,
             generation=self._server.generation,
         )
 

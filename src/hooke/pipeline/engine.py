@@ -39,6 +39,8 @@ class Capabilities:
     """`scale` changes the number of workers while attempts run."""
     knows_signal: bool = False
     knows_peak_memory: bool = False
+    pins: bool = False
+    """Workers can be bound to cores of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,8 @@ class EngineContext:
     """What workers open the store with, where it is shared."""
     warm: bool = False
     """Whether idle workers may outlive the run, to serve the next one of this process."""
+    pinned: bool = False
+    """Whether each worker is to be bound to as many cores as it has threads, where the engine can."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
 
