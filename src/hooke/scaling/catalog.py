@@ -1,0 +1,280 @@
+"""Price lists: which instance types there are, what they have, and what an hour of one costs."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from hooke.base.errors import UsageError
+from hooke.base.units import parse_seconds
+
+__all__ = ["COLUMNS", "Catalog", "Machine", "Range", "as_range", "parse_catalog", "parse_range"]
+
+T = TypeVar("T")
+
+Range = tuple[float, float]
+"""(low, high)."""
+
+COLUMNS = ("instance_type", "gpu", "gpus", "vcpus", "memory_gib", "usd_per_hour", "spot_usd_per_hour")
+OPTIONAL = ("startup", "speed")
+FACTS = ("source", "date", "startup")
+"""What a line `# NAME: TEXT` before the header may say."""
+
+_FACT = re.compile(r"#\s*(?P<name>\w+)\s*:\s*(?P<text>.*\S)\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """An instance type. None is: not known.
+
+    `memory` is in bytes, prices are US dollars an hour of a whole instance. `startup_s` is from asking for one until
+    it works. `speed` is how many times as fast as the machine that was measured one of its vCPUs (or GPUs) does the
+    work while all of them are busy.
+    """
+
+    catalog: str
+    name: str
+    gpu: str = ""
+    gpus: int = 0
+    vcpus: int | None = None
+    memory: int | None = None
+    usd_per_hour: float | None = None
+    spot_usd_per_hour: float | None = None
+    startup_s: Range | None = None
+    speed: Range | None = None
+
+    @property
+    def id(self) -> str:
+        """`lambda:gpu_1x_a10`."""
+        return f"{self.catalog}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """A price list, with where its prices are from and of when."""
+
+    name: str
+    source: str
+    date: str
+    machines: tuple[Machine, ...]
+
+    def given(
+        self, *, speed: Mapping[str, Any] | None = None, startup: Mapping[str, Any] | None = None
+    ) -> Catalog:
+        """The list with speeds by `catalog:instance_type`, and start-up lags by that or by the name of the catalog.
+
+        A speed is a number or (low, high); a lag is seconds, text such as "3m", or a pair of those. Names of other
+        catalogs are left alone. Raises UsageError for an instance type that is not in the list.
+        """
+        speeds = self._by_machine(speed or {}, "speed", parse_range)
+        lags = self._by_machine(startup or {}, "startup", _lag)
+        return replace(
+            self,
+            machines=tuple(
+                replace(
+                    machine,
+                    speed=speeds.get(machine.id, machine.speed),
+                    startup_s=lags.get(machine.id, lags.get(self.name, machine.startup_s)),
+                )
+                for machine in self.machines
+            ),
+        )
+
+    def _by_machine(
+        self, given: Mapping[str, Any], what: str, parse: Callable[[str, Any], T]
+    ) -> dict[str, T]:
+        mine = {name: value for name, value in given.items() if name.partition(":")[0] == self.name}
+        valid = [machine.id for machine in self.machines] + ([self.name] if what == "startup" else [])
+        for name in mine:
+            if name not in valid:
+                near = get_close_matches(name, valid, n=1)
+                meant = f"did you mean {near[0]!r}? " if near else ""
+                raise UsageError(
+                    f"{what}: there is no {name!r} in the catalog {self.name!r}",
+                    mend=f"{meant}valid: {', '.join(valid)}",
+                )
+        return {name: parse(f"{what} of {name}", value) for name, value in mine.items()}
+
+
+def parse_range(name: str, value: Any) -> Range:
+    """A number above zero, (low, high), or text such as "1.3" or "1.3-1.5". Raises UsageError, which says `name`."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split("-")]
+    return as_range(name, value, _number, "a number above 0, or low and high, such as 1.3 or 1.3-1.5")
+
+
+def _lag(name: str, value: Any) -> Range:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split("-")]
+    return as_range(name, value, parse_seconds, "a length of time, or low and high, such as 3m or 3m-5m")
+
+
+def as_range(name: str, value: Any, parse: Callable[[Any], float], valid: str) -> Range:
+    """One value or two, each as `parse` reads it, as (low, high). Raises UsageError, which says `name` and what is `valid`."""
+    parts: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
+    numbers: list[float] = []
+    with contextlib.suppress(UsageError, ValueError, TypeError):  # what was read so far is too short
+        numbers += [parse(part) for part in parts]
+    if len(numbers) != len(parts) or len(parts) not in {1, 2} or numbers[0] > numbers[-1]:
+        shown = "-".join(map(str, parts))
+        raise UsageError(f"{name}: {shown!r} is not possible", mend=f"give {valid}")
+    return numbers[0], numbers[-1]
+
+
+def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
+    """The price list in a CSV file's `text`; `file` is for messages.
+
+    Columns are `COLUMNS`, and where wanted `startup` and `speed`, in any order; an empty cell is not known. Before the
+    header, lines `# source: ...`, `# date: ...` and `# startup: ...` hold for the whole list.
+    Raises UsageError, which names the file, the line, the column and the mend.
+    """
+    lines = text.removeprefix("\ufeff").splitlines()
+    facts, first = _facts(lines, file)
+    reader = csv.reader(lines[first:])
+    header = [cell.strip() for cell in next(reader, [])]
+    _check_header(header, f"{file}, line {first + 1}")
+    general = _lag(f"{file}, startup", facts["startup"]) if "startup" in facts else None
+    machines: dict[str, Machine] = {}
+    for cells in reader:
+        where = f"{file}, line {first + reader.line_num}"
+        if not any(cell.strip() for cell in cells):
+            continue
+        machine = _machine(_Row.of(header, cells, where), catalog=name, startup_s=general)
+        if machine.name in machines:
+            raise UsageError(
+                f"{where}, column instance_type: {machine.name!r} is there twice",
+                mend="leave one of them out",
+            )
+        machines[machine.name] = machine
+    if not machines:
+        raise UsageError(
+            f"{file} lists no instance type", mend=f"one line each, below the header {','.join(COLUMNS)}"
+        )
+    return Catalog(
+        name=name,
+        source=facts.get("source", file),
+        date=facts.get("date", "not stated"),
+        machines=tuple(machines.values()),
+    )
+
+
+def _facts(lines: list[str], file: str) -> tuple[dict[str, str], int]:
+    """What the comment lines say, and the index of the header."""
+    facts: dict[str, str] = {}
+    for at, line in enumerate(lines):
+        if line.strip() and not line.startswith("#"):
+            return facts, at
+        match = _FACT.fullmatch(line)
+        if match is not None and match["name"] in FACTS:
+            facts[match["name"]] = match["text"]
+    raise UsageError(f"{file} has no header", mend=f"the first line: {','.join(COLUMNS)}")
+
+
+def _check_header(header: list[str], where: str) -> None:
+    missing = [column for column in COLUMNS if column not in header]
+    unknown = [column for column in header if column not in (*COLUMNS, *OPTIONAL)]
+    twice = [column for column in header if header.count(column) > 1]
+    wrong = next(
+        (
+            f"{text} {columns[0]!r}"
+            for text, columns in (
+                ("the header lacks the column", missing),
+                ("the header has an unknown column", unknown),
+                ("the header has twice", twice),
+            )
+            if columns
+        ),
+        "",
+    )
+    if wrong:
+        raise UsageError(
+            f"{where}: {wrong}",
+            mend=f"columns: {', '.join(COLUMNS)}; where wanted also {', '.join(OPTIONAL)}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line's cells by column, and where it stands."""
+
+    cells: Mapping[str, str]
+    where: str
+
+    @classmethod
+    def of(cls, header: list[str], cells: list[str], where: str) -> _Row:
+        if len(cells) != len(header):
+            raise UsageError(
+                f"{where} has {len(cells)} cells, and the header has {len(header)}",
+                mend="one cell for each column, empty where it is not known",
+            )
+        return cls(dict(zip(header, (cell.strip() for cell in cells), strict=True)), where)
+
+    def get(self, column: str, parse: Callable[[str], T], valid: str) -> T | None:
+        """The cell as `parse` reads it; None where it is empty or there is no such column."""
+        text = self.cells.get(column, "")
+        if not text:
+            return None
+        try:
+            return parse(text)
+        except (ValueError, UsageError) as error:
+            raise UsageError(
+                f"{self.where}, column {column}: {text!r} is not {valid}",
+                mend="mend the cell, or leave it empty",
+            ) from error
+
+
+def _machine(row: _Row, *, catalog: str, startup_s: Range | None) -> Machine:
+    name = row.cells["instance_type"]
+    if not name:
+        raise UsageError(f"{row.where}, column instance_type: is empty", mend="give the instance type a name")
+    memory = row.get("memory_gib", _number, "a number of GiB above 0")
+    price, spot = (
+        row.get(f"{kind}usd_per_hour", _number, "a price in US dollars above 0") for kind in ("", "spot_")
+    )
+    if price is None and spot is None:
+        raise UsageError(
+            f"{row.where}, column usd_per_hour: {name!r} has no price", mend="give one, or leave the line out"
+        )
+    return Machine(
+        catalog=catalog,
+        name=name,
+        gpu=row.cells["gpu"],
+        gpus=row.get("gpus", _count, "a whole number from 0") or 0,
+        vcpus=row.get("vcpus", _some, "a whole number from 1"),
+        memory=None if memory is None else round(memory * 2**30),
+        usd_per_hour=price,
+        spot_usd_per_hour=spot,
+        startup_s=row.get(
+            "startup", lambda text: _lag("startup", text), "a length of time such as 3m or 3m-5m"
+        )
+        or startup_s,
+        speed=row.get(
+            "speed", lambda text: parse_range("speed", text), "a number above 0 such as 1.3 or 1.3-1.5"
+        ),
+    )
+
+
+def _number(text: Any) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def _some(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number

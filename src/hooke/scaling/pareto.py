@@ -1,0 +1,179 @@
+"""Which of the predicted rows are worth a look, and which one is recommended, with the reason in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hooke.base.units import format_seconds
+from hooke.scaling.estimate import Estimate
+from hooke.scaling.planning import Row
+
+__all__ = ["Advice", "Wish", "front", "measured", "recommend", "shown_seconds", "shown_usd"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the work may take: seconds until its end, US dollars in all; None is: as it comes."""
+
+    deadline_s: float | None = None
+    budget_usd: float | None = None
+
+    def granted(self, row: Row) -> bool:
+        """Whether the row keeps to it at the far ends of its intervals."""
+        if row.seconds is None or row.usd is None:
+            return False
+        in_time = self.deadline_s is None or row.seconds.interval[1] <= self.deadline_s
+        return in_time and (self.budget_usd is None or row.usd.interval[1] <= self.budget_usd)
+
+    def __str__(self) -> str:
+        parts = [
+            "" if self.deadline_s is None else f"the deadline of {format_seconds(self.deadline_s)}",
+            "" if self.budget_usd is None else f"the budget of ${self.budget_usd:,.2f}",
+        ]
+        return " and ".join(filter(None, parts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """The row to take, None where none can be named, and why. `measure` is (task, N) that would tell more."""
+
+    row: Row | None
+    reason: str
+    measure: tuple[str, int] | None = None
+
+
+def front(rows: Sequence[Row]) -> list[Row]:
+    """The rows that no other beats in time without costing more, nor in money without taking longer; the cheapest first.
+
+    Compared are the values at the listed price, not the ends of the intervals and not spot prices.
+    """
+    priced = [
+        (row.usd.value, row.seconds.value, row)
+        for row in rows
+        if row.usd is not None and row.seconds is not None
+    ]
+    kept: list[Row] = []
+    fastest = float("inf")
+    for _, seconds, row in sorted(priced, key=lambda each: each[:2]):
+        if seconds < fastest:
+            kept.append(row)
+            fastest = seconds
+    return kept
+
+
+def recommend(rows: Sequence[Row], wish: Wish) -> Advice:
+    """The cheapest row that keeps to the wish, the fastest of equals; with a budget alone the fastest that keeps to it."""
+    known = [row for row in rows if row.seconds is not None and row.usd is not None]
+    measure = _first_measurement(rows)
+    if not known:
+        return Advice(row=None, reason=_nothing_known(rows, measure), measure=measure)
+    granted = [row for row in known if wish.granted(row)]
+    if not granted:
+        return _none_granted(known, wish, measure)
+    if wish.budget_usd is not None and wish.deadline_s is None:
+        return _within_budget(granted, wish)
+    local = [row for row in granted if row.configuration.is_local]
+    if local and wish.deadline_s is not None:
+        row = min(local, key=_seconds)
+        return Advice(row=row, reason=f"you do not need a cluster: {_what(row)}, within {wish}")
+    if wish.deadline_s is None:
+        return _without_wish(known)
+    row = min(granted, key=lambda each: (_usd(each), _seconds(each)))
+    return Advice(row=row, reason=f"the cheapest that keeps to {wish}: {_what(row)}{_spot(row)}")
+
+
+def _without_wish(known: Sequence[Row]) -> Advice:
+    cheapest, fastest = min(known, key=lambda row: (_usd(row), _seconds(row))), min(known, key=_seconds)
+    if fastest.configuration.is_local:
+        others = any(not row.configuration.is_local for row in known)
+        why = (
+            "no configuration that can be predicted is faster" if others else "nothing else can be predicted"
+        )
+        need = "you do not need a cluster: " if others else ""
+        return Advice(row=fastest, reason=f"{need}{_what(fastest)}, and {why}")
+    if cheapest is fastest:
+        return Advice(
+            row=cheapest, reason=f"the cheapest and the fastest: {_what(cheapest)}{_spot(cheapest)}"
+        )
+    return Advice(
+        row=cheapest,
+        reason=f"the cheapest: {_what(cheapest)}; the fastest is {_what(fastest)}. A deadline or a budget would decide between them",
+    )
+
+
+def _within_budget(granted: Sequence[Row], wish: Wish) -> Advice:
+    row = min(granted, key=lambda each: (_seconds(each), _usd(each)))
+    if row.configuration.is_local:
+        return Advice(
+            row=row, reason=f"you do not need a cluster: nothing faster keeps to {wish}: {_what(row)}"
+        )
+    return Advice(row=row, reason=f"the fastest that keeps to {wish}: {_what(row)}{_spot(row)}")
+
+
+def _none_granted(known: Sequence[Row], wish: Wish, measure: tuple[str, int] | None) -> Advice:
+    row = min(known, key=_seconds) if wish.deadline_s is not None else min(known, key=_usd)
+    best = "fastest" if wish.deadline_s is not None else "cheapest"
+    more = f"; not enough data for others: {measured(measure)}" if measure is not None else ""
+    return Advice(
+        row=None,
+        reason=f"none is sure to keep to {wish}: the {best} that can be predicted is {_what(row)}{more}",
+        measure=measure,
+    )
+
+
+def _nothing_known(rows: Sequence[Row], measure: tuple[str, int] | None) -> str:
+    if measure is not None:
+        why = next(row.refused for row in rows if row.measure == measure)
+        return f"not enough data: {measured(measure)} ({why})"
+    reasons = sorted({row.refused for row in rows})
+    return f"nothing can be predicted: {'; '.join(reasons) or 'no configuration was given'}"
+
+
+def measured(measure: tuple[str, int]) -> str:
+    """`measure features at N=4`."""
+    task, n = measure
+    return f"measure {task} at N={n}"
+
+
+def _first_measurement(rows: Sequence[Row]) -> tuple[str, int] | None:
+    """That which the smallest refused configuration lacks: larger ones ask for more than it takes to begin."""
+    lacking = [row for row in rows if row.measure is not None]
+    return min(lacking, key=lambda row: row.configuration.workers).measure if lacking else None
+
+
+def _what(row: Row) -> str:
+    assert row.seconds is not None
+    assert row.usd is not None
+    money = "" if row.configuration.is_local else f" for {shown_usd(row.usd)}"
+    return f"{row.configuration} in {shown_seconds(row.seconds)}{money}"
+
+
+def _spot(row: Row) -> str:
+    return (
+        f" ({shown_usd(row.spot_usd)} at the spot price, if nothing is preempted)"
+        if row.spot_usd is not None
+        else ""
+    )
+
+
+def _seconds(row: Row) -> float:
+    assert row.seconds is not None
+    return row.seconds.value
+
+
+def _usd(row: Row) -> float:
+    assert row.usd is not None
+    return row.usd.value
+
+
+def shown_seconds(estimate: Estimate) -> str:
+    """`3m 05s (2m 40s to 3m 50s)`."""
+    low, high = (format_seconds(end) for end in estimate.interval)
+    return f"{format_seconds(estimate.value)} ({low} to {high})"
+
+
+def shown_usd(estimate: Estimate) -> str:
+    """`$1.20 ($1.00 to $1.50)`."""
+    low, high = (f"${end:,.2f}" for end in estimate.interval)
+    return f"${estimate.value:,.2f} ({low} to {high})"

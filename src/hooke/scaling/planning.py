@@ -1,0 +1,262 @@
+"""Predicted time, money and efficiency of work that is left to do, for each configuration considered.
+
+How it is done, and how far it can be trusted: docs/explanation/planning.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hooke.scaling.catalog import Machine
+from hooke.scaling.contention import Ends
+from hooke.scaling.estimate import Estimate
+from hooke.scaling.schedule import Calls, Room, makespan
+from hooke.scaling.slices import slices_of
+from hooke.scaling.timing import LEVEL
+from hooke.scaling.workload import PerCall, Work, Workload
+
+__all__ = ["LOCAL", "Configuration", "Planner", "Row"]
+
+LOCAL = "local"
+"""The catalog of this machine."""
+MOST_BOUNDS = 1.5
+"""Tasks whose contention is not known are let in while what they may make of the total differs by this factor at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """`instances` of a type, with `workers` slots in all."""
+
+    machine: Machine
+    instances: int = 1
+    workers: int = 1
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this machine, which costs nothing."""
+        return self.machine.catalog == LOCAL
+
+    def __str__(self) -> str:
+        if self.is_local:
+            return f"this machine, {self.workers} worker{'s' * (self.workers != 1)}"
+        return f"{self.instances} x {self.machine.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A configuration with what is predicted of it; where nothing is, `refused` says why.
+
+    `seconds` is from asking for the machines until the last result, start-up included; `usd` the price of all of them
+    for that long, `spot_usd` the same at the spot price if nothing is preempted. `efficiency` is the time of one worker
+    over workers times seconds. `work_s` is task -> seconds of all its calls. `measure` is (task, N) that would help.
+    """
+
+    configuration: Configuration
+    seconds: Estimate | None = None
+    usd: Estimate | None = None
+    spot_usd: Estimate | None = None
+    efficiency: Estimate | None = None
+    work_s: Mapping[str, Estimate] = field(default_factory=dict)
+    refused: str = ""
+    measure: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Seconds of the schedule on machines as fast as the one that was measured, or why there are none."""
+
+    seconds: Ends = (0.0, 0.0, 0.0)
+    work: Mapping[str, Ends] = field(default_factory=dict)
+    refused: str = ""
+    measure: tuple[str, int] | None = None
+
+
+class Planner:
+    """Predicts rows for one workload. Schedules are kept by what they depend on, so that hundreds of rows are cheap.
+
+    `overhead_s` is what a run takes beside its calls: (low, value, high).
+    """
+
+    def __init__(self, workload: Workload, *, overhead_s: Ends = (0.0, 0.0, 0.0)) -> None:
+        self.workload = workload
+        self._overhead_s = overhead_s
+        self._outcomes: dict[tuple[Room, tuple[int, ...]], _Outcome] = {}
+
+    def row(self, configuration: Configuration) -> Row:
+        """What is predicted of a configuration."""
+        machine, works = configuration.machine, self.workload.works
+        refused = _missing(machine)
+        fits = () if refused else tuple(_fits(work, configuration) for work in works)
+        small = [work.task for work, most in zip(works, fits, strict=False) if not most]
+        if small:
+            refused = f"one instance is too small for {small[0]}"
+        if refused:
+            return Row(configuration=configuration, refused=refused)
+        outcome = self._outcome(_room(configuration), fits)
+        if outcome.refused:
+            return Row(configuration=configuration, refused=outcome.refused, measure=outcome.measure)
+        return self._priced(configuration, outcome)
+
+    def _priced(self, configuration: Configuration, outcome: _Outcome) -> Row:
+        machine = configuration.machine
+        speed, startup = machine.speed or (1.0, 1.0), machine.startup_s or (0.0, 0.0)
+        lags = (startup[0], sum(startup) / 2, startup[1])
+        ran = _divided(outcome.seconds, speed)
+        seconds = _each(sum, ran, lags, self._overhead_s)
+
+        def price(name: str, usd_per_hour: float | None) -> Estimate | None:
+            if usd_per_hour is None:
+                return None
+            low, value, high = (configuration.instances * usd_per_hour * each / 3600 for each in seconds)
+            return _estimate(name, (low, value, high))
+
+        return Row(
+            configuration=configuration,
+            seconds=_estimate("seconds", seconds),
+            usd=price("US dollars", machine.usd_per_hour),
+            spot_usd=price("US dollars at the spot price", machine.spot_usd_per_hour),
+            efficiency=self._efficiency(configuration, seconds, speed),
+            work_s={
+                task: _estimate(f"seconds of {task}", _divided(ends, speed))
+                for task, ends in outcome.work.items()
+            },
+        )
+
+    def _efficiency(
+        self, configuration: Configuration, seconds: Ends, speed: tuple[float, float]
+    ) -> Estimate | None:
+        """Both ends of time and of work belong together: a day that is slow for many workers is slow for one."""
+        alone = self._outcome(Room(slots=1, cpus=math.inf), (1,) * len(self.workload.works))
+        if alone.refused or not all(seconds):
+            return None
+        work = _each(sum, _divided(alone.seconds, speed), self._overhead_s)
+        shares = [each / (configuration.workers * s) for each, s in zip(work, seconds, strict=True)]
+        return _estimate("efficiency", (min(shares), shares[1], max(shares)))
+
+    def _outcome(self, room: Room, fits: tuple[int, ...]) -> _Outcome:
+        key = (room, fits)
+        if key not in self._outcomes:
+            self._outcomes[key] = self._scheduled(room, fits)
+        return self._outcomes[key]
+
+    def _scheduled(self, room: Room, fits: tuple[int, ...]) -> _Outcome:
+        load = self.workload
+        at_once = [
+            max(1, min(room.slots, most, load.items[work.task]))
+            for work, most in zip(load.works, fits, strict=True)
+        ]
+        per_call = [load.per_call(number, n) for number, n in enumerate(at_once)]
+        schedule = _Schedule(load.works, per_call, at_once, fits, room)
+        refusal = schedule.undetermined()
+        if refusal is not None:
+            return refusal
+        low, value, high = (schedule.seconds([each.seconds[end] for each in per_call]) for end in range(3))
+        work: dict[str, Ends] = {}
+        for each, per in zip(load.works, per_call, strict=True):
+            mine = (
+                per.seconds[0] * (each.items or 0),
+                per.seconds[1] * (each.items or 0),
+                per.seconds[2] * (each.items or 0),
+            )
+            work[each.task] = _each(sum, work.get(each.task, (0.0, 0.0, 0.0)), mine)
+        # A list schedule may end sooner with longer calls (Graham's anomalies); an interval may not.
+        return _Outcome(seconds=(min(low, value), value, max(value, high)), work=work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Schedule:
+    works: Sequence[Work]
+    per_call: Sequence[PerCall]
+    at_once: Sequence[int]
+    fits: Sequence[int]
+    room: Room
+
+    def seconds(self, means: Sequence[float]) -> float:
+        """Until the last call ends, with calls of these means."""
+        return makespan(
+            [
+                Calls(
+                    slices=slices_of(work.items or 0, mean, at_once=n, shape=per.shape),
+                    items=work.items or 0,
+                    needs=work.needs,
+                    cpus=work.cpus,
+                    memory=float(work.memory or 0),
+                    gpus=work.gpus,
+                    most=most,
+                )
+                for work, per, mean, n, most in zip(
+                    self.works, self.per_call, means, self.at_once, self.fits, strict=True
+                )
+            ],
+            self.room,
+        )
+
+    def undetermined(self) -> _Outcome | None:
+        """The refusal where tasks whose contention is not known leave the total open."""
+        unknown = [(work, per) for work, per in zip(self.works, self.per_call, strict=True) if per.open]
+        if not unknown:
+            return None
+        base = [per.seconds[1] / per.bounds[1] for per in self.per_call]
+        least, most = (
+            self.seconds([mean * per.bounds[end] for mean, per in zip(base, self.per_call, strict=True)])
+            for end in (0, 2)
+        )
+        if most <= MOST_BOUNDS * least:
+            return None
+        work, per = max(
+            unknown, key=lambda each: (each[0].items or 0) * (each[1].seconds[2] - each[1].seconds[0])
+        )
+        return _Outcome(
+            refused=f"{work.task}: {per.open}, so that the time may differ by a factor of {most / least:.2g}",
+            measure=(work.task, per.measure_at),
+        )
+
+
+def _missing(machine: Machine) -> str:
+    """What is not known of an instance type, so that nothing can be predicted of it."""
+    if machine.speed is None:
+        return "speed not known"
+    if machine.startup_s is None:
+        return "start-up lag not known"
+    return "its vCPUs are not listed" if machine.vcpus is None else ""
+
+
+def _room(configuration: Configuration) -> Room:
+    machine, instances = configuration.machine, configuration.instances
+    cpus = (machine.vcpus or 1) * instances
+    return Room(
+        slots=configuration.workers,
+        # A local place with more workers than cpus counts as having a cpu for each.
+        cpus=float(max(cpus, configuration.workers)),
+        memory=float("inf") if machine.memory is None else float(machine.memory * instances),
+        gpus=float(machine.gpus * instances),
+    )
+
+
+def _fits(work: Work, configuration: Configuration) -> int:
+    """How many calls fit the instances at once, each within one of them. On this machine what is too large runs alone."""
+    machine = configuration.machine
+    cpus = max(machine.vcpus or 1, configuration.workers if configuration.is_local else 1)
+    most = cpus / work.cpus
+    if work.memory is not None and machine.memory is not None:
+        most = min(most, machine.memory / work.memory)
+    if work.gpus:
+        most = min(most, machine.gpus / work.gpus)
+    whole = math.floor(most + 1e-9)
+    return max(whole, 1) if configuration.is_local else whole * configuration.instances
+
+
+def _divided(ends: Ends, speed: tuple[float, float]) -> Ends:
+    low, high = speed
+    return ends[0] / high, ends[1] / math.sqrt(low * high), ends[2] / low
+
+
+def _each(what: Callable[[tuple[float, ...]], float], *ends: Ends) -> Ends:
+    low, value, high = (what(together) for together in zip(*ends, strict=True))
+    return low, value, high
+
+
+def _estimate(name: str, ends: Ends) -> Estimate:
+    return Estimate(name=name, value=ends[1], interval=(ends[0], ends[2]), level=LEVEL)

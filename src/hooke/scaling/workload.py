@@ -1,0 +1,135 @@
+"""What is left to do, and how long each call of it will take with so many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hooke.scaling.contention import Ends, nearest_level, slowdown
+from hooke.scaling.law import Law
+from hooke.scaling.schedule import Need
+from hooke.scaling.timing import Timing, run_spread, seconds_factor
+
+__all__ = ["Facts", "PerCall", "Untimed", "Work", "Workload"]
+
+SAME_SIZE = 1.5
+"""A call that reads more items than this multiple of those that the timed ones read, or fewer, was not timed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is left to do of one graph node: a call, or items of a map; `items` is None where that is not known yet.
+
+    `needs` number other entries of the same sequence, which come before it. `reads` is as in `Timing`. cpus, memory
+    (bytes) and gpus are those of one call.
+    """
+
+    task: str
+    items: int | None = 1
+    needs: tuple[Need, ...] = ()
+    reads: int = 0
+    cpus: float = 1.0
+    memory: int | None = None
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a task: its timings in earlier runs, and its law of scaling, if there is one."""
+
+    timings: Sequence[Timing] = ()
+    law: Law | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untimed:
+    """A task that no total can count, and why."""
+
+    task: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.task} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerCall:
+    """Seconds of one call of a node, with so many at once.
+
+    Where it is not known how much so many slow each other down, `open` says why, and `bounds` are what that may make of
+    the seconds, as factors. `measure_at` is the N whose measurement would tell.
+    """
+
+    seconds: Ends = (0.0, 0.0, 0.0)
+    shape: Sequence[float] = ()
+    bounds: Ends = (1.0, 1.0, 1.0)
+    open: str = ""
+    measure_at: int = 0
+
+
+class Workload:
+    """Work in topological order, with what is known of its tasks. What cannot be counted takes no time, and is in `untimed`."""
+
+    def __init__(self, works: Sequence[Work], facts: Mapping[str, Facts]) -> None:
+        self.works = tuple(works)
+        self._facts = facts
+        self.untimed = tuple({each.task: each for each in self._uncounted()}.values())
+        self._without = {each.task for each in self.untimed}
+        self.items: dict[str, int] = {}
+        for work in works:
+            self.items[work.task] = self.items.get(work.task, 0) + (work.items or 0)
+        self.spread = run_spread([same for work in self._one_each() for same in self._comparable(work)])
+        self._per_call: dict[tuple[int, int], PerCall] = {}
+
+    def per_call(self, number: int, at_once: int) -> PerCall:
+        """What one call of work `number` takes while `at_once` of its task may run."""
+        key = (number, at_once)
+        if key not in self._per_call:
+            work = self.works[number]
+            self._per_call[key] = PerCall() if work.task in self._without else self._predicted(work, at_once)
+        return self._per_call[key]
+
+    def _predicted(self, work: Work, at_once: int) -> PerCall:
+        law, timings = self._facts[work.task].law, nearest_level(self._timings(work), at_once)
+        timed = timings[0].at_once
+        slow = slowdown(law if self.items[work.task] > 1 else None, timed=timed, n=at_once)
+        mean = sum(each.items * each.seconds for each in timings) / sum(each.items for each in timings)
+        factor = seconds_factor(timings, self.spread, items=self.items[work.task])
+        known = [seconds for each in timings for seconds in each.known.values()]
+        low, value, high = slow.ends
+        return PerCall(
+            seconds=(mean * low / factor, mean * value, mean * high * factor),
+            shape=[seconds / mean for seconds in known] if mean else (),
+            bounds=slow.ends if slow.open else (1.0, 1.0, 1.0),
+            open=slow.open,
+            measure_at=slow.measure_at,
+        )
+
+    def _timings(self, work: Work) -> list[Timing]:
+        """Those of calls that read about as much."""
+        return [
+            each
+            for each in self._facts.get(work.task, Facts()).timings
+            if each.items and each.reads <= SAME_SIZE * work.reads and work.reads <= SAME_SIZE * each.reads
+        ]
+
+    def _uncounted(self) -> Iterator[Untimed]:
+        for work in self.works:
+            timings = self._facts.get(work.task, Facts()).timings
+            if work.items is None:
+                yield Untimed(task=work.task, why="how many items it will have is not known before it runs")
+            elif not timings:
+                yield Untimed(task=work.task, why="never measured")
+            elif not self._timings(work):
+                sizes = ", ".join(str(size) for size in sorted({each.reads for each in timings}))
+                yield Untimed(
+                    task=work.task, why=f"a call reads {work.reads} items, and was measured with {sizes}"
+                )
+
+    def _one_each(self) -> Iterator[Work]:
+        yield from {work.task: work for work in self.works if work.task not in self._without}.values()
+
+    def _comparable(self, work: Work) -> Iterator[list[Timing]]:
+        timings = self._timings(work)
+        for level in {each.at_once for each in timings}:
+            yield [each for each in timings if each.at_once == level]

@@ -1,0 +1,341 @@
+"""The pure planner: schedules, predictions, the front and what is recommended."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hooke.scaling import Measurements, fit
+from hooke.scaling.catalog import Machine
+from hooke.scaling.pareto import Wish, front, recommend
+from hooke.scaling.planning import Configuration, Planner
+from hooke.scaling.schedule import Calls, Need, Room, makespan
+from hooke.scaling.slices import slices_of
+from hooke.scaling.timing import Timing, run_spread, seconds_factor
+from hooke.scaling.workload import Facts, Work, Workload
+
+HERE = Machine(
+    catalog="local", name="this machine", vcpus=4, usd_per_hour=0.0, startup_s=(0, 0), speed=(1, 1)
+)
+
+
+def machine(vcpus: int = 4, usd: float = 0.4, **more) -> Machine:
+    return Machine(
+        catalog="x",
+        name=f"m{vcpus}",
+        **{"vcpus": vcpus, "usd_per_hour": usd, "startup_s": (30, 60), "speed": (1.0, 1.2)} | more,
+    )
+
+
+def here(workers: int) -> Configuration:
+    return Configuration(machine=HERE, workers=workers)
+
+
+def rented(instances: int = 1, of: Machine | None = None) -> Configuration:
+    of = of or machine()
+    return Configuration(machine=of, instances=instances, workers=instances * (of.vcpus or 1))
+
+
+def amdahl(serial: float, n=(1, 2, 4, 8, 16), seed: int = 0):
+    n = np.repeat(np.asarray(n, float), 3)
+    noise = np.exp(np.random.default_rng(seed).normal(0, 0.02, n.size))
+    return fit(Measurements(n, throughput=n / (1 + serial * (n - 1)) * noise))
+
+
+class TestSchedule:
+    def test_two_chains_side_by_side(self):
+        one = [
+            Calls(slices=slices_of(1, 2.0, at_once=1), items=1, needs=needs)
+            for needs in ((), (Need(0),), (), (Need(2),))
+        ]
+        assert makespan(one, Room(slots=1, cpus=1)) == 8
+        assert makespan(one, Room(slots=2, cpus=2)) == 4
+        assert makespan(one, Room(slots=9, cpus=9)) == 4
+
+    def test_in_step_maps_overlap(self):
+        maps = [
+            Calls(slices=slices_of(4, 1.0, at_once=2), items=4),
+            Calls(slices=slices_of(4, 1.0, at_once=2), items=4, needs=(Need(0, in_step=True),)),
+        ]
+        assert makespan(maps, Room(slots=8, cpus=8)) == 2
+        assert makespan(maps, Room(slots=2, cpus=2)) == 4
+
+    def test_cpus_and_memory_limit(self):
+        wide = [Calls(slices=slices_of(4, 1.0, at_once=4), items=4, cpus=2)]
+        assert makespan(wide, Room(slots=4, cpus=4)) == 2
+        large = [Calls(slices=slices_of(4, 1.0, at_once=4), items=4, memory=3.0)]
+        assert makespan(large, Room(slots=4, cpus=4, memory=5.0)) == 4
+        assert makespan(large, Room(slots=4, cpus=4, memory=1.0)) == 4, (
+            "what asks for more than there is runs alone"
+        )
+
+    @given(
+        items=st.lists(st.integers(0, 400), min_size=1, max_size=5),
+        seconds=st.floats(0.01, 10),
+        slots=st.integers(1, 300),
+        data=st.data(),
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_between_graham_and_the_bounds(self, items, seconds, slots, data):
+        nodes = []
+        for at, count in enumerate(items):
+            parents = data.draw(st.sets(st.integers(0, at - 1), max_size=2)) if at else set()
+            nodes.append(
+                Calls(
+                    slices=slices_of(count, seconds, at_once=slots),
+                    items=count,
+                    needs=tuple(map(Need, sorted(parents))),
+                )
+            )
+        chain: list[float] = []
+        for node in nodes:
+            own = max((piece.seconds for piece in node.slices), default=0.0)
+            chain.append(own + max((chain[need.calls] for need in node.needs), default=0.0))
+        work = sum(piece.width * piece.seconds for node in nodes for piece in node.slices)
+        took = makespan(nodes, Room(slots=slots, cpus=slots))
+        assert took >= max(work / slots, *chain) * (1 - 1e-9)
+        wide = max((piece.width for node in nodes for piece in node.slices), default=1)
+        assert took <= (work / max(slots - wide + 1, 1) + max(chain)) * (1 + 1e-9)
+
+    @given(items=st.integers(1, 10**6), at_once=st.integers(1, 2000), mean=st.floats(1e-4, 100))
+    @settings(max_examples=300, deadline=None)
+    def test_slices_are_few_and_take_whole_rounds(self, items, at_once, mean):
+        pieces = slices_of(items, mean, at_once=at_once)
+        assert len(pieces) <= 128
+        assert pieces[-1].end == items
+        assert [piece.end for piece in pieces] == sorted(piece.end for piece in pieces)
+        took = makespan([Calls(slices=pieces, items=items)], Room(slots=at_once, cpus=at_once))
+        rounds = math.ceil(items / at_once)
+        assert rounds * mean * (1 - 1e-9) <= took <= (rounds * 1.1 + 1) * mean
+
+    def test_shapes_keep_the_mean(self):
+        pieces = slices_of(50, 2.0, at_once=4, shape=[0.1, 0.2, 5.0])
+        assert sum(piece.seconds for piece in pieces) == pytest.approx(100)
+        assert len({round(piece.seconds, 6) for piece in pieces}) == 3
+
+
+class TestTimings:
+    def test_runs_that_differ_widen(self):
+        same = [Timing(items=10, seconds=1.0)] * 5
+        apart = [Timing(items=10, seconds=s) for s in (0.5, 1.0, 2.0, 1.5, 0.7)]
+        assert run_spread([apart]).value > run_spread([same]).value
+        few, many = (seconds_factor(same[:n], run_spread([same[:n]]), items=10) for n in (1, 5))
+        assert 1 < many < few
+
+    def test_coverage_of_a_run_that_comes(self):
+        """Of 400 sets of three runs and a fourth one, at a spread that is not the prior's, nine of ten are inside."""
+        inside = 0
+        for seed in range(400):
+            runs = np.exp(np.random.default_rng(seed).normal(0, 0.2, (5, 4)))
+            tasks = [[Timing(items=1, seconds=float(s)) for s in row[:3]] for row in runs]
+            factor = seconds_factor(tasks[0], run_spread(tasks), items=1)
+            mean = float(np.mean(runs[0][:3]))
+            inside += mean / factor <= runs[0][3] <= mean * factor
+        assert inside >= 360
+
+
+def workload(items: int = 40, *, law=None, at_once: int = 4, seconds: float = 10.0) -> Workload:
+    works = [
+        Work(task="read"),
+        Work(task="features", items=items, needs=(Need(0),)),
+        Work(task="train", needs=(Need(1),), reads=items),
+    ]
+    facts = {
+        "read": Facts(timings=[Timing(items=1, seconds=2.0)]),
+        "features": Facts(timings=[Timing(items=items, seconds=seconds, at_once=at_once)], law=law),
+        "train": Facts(timings=[Timing(items=1, seconds=20.0, reads=items)]),
+    }
+    return Workload(works, facts)
+
+
+class TestRows:
+    def test_the_machine_that_was_measured(self):
+        row = Planner(workload()).row(here(4))
+        assert row.seconds.value == pytest.approx(2 + 100 + 20)
+        assert row.usd.value == 0
+        assert row.work_s["features"].value == 400
+        assert row.efficiency is None, "what one worker takes was not measured"
+
+    @given(
+        serial=st.floats(0.0, 0.3),
+        instances=st.integers(1, 4),
+        low=st.floats(0.5, 2),
+        width=st.floats(1, 2),
+        lag=st.floats(0, 100),
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_intervals_hold_their_values(self, serial, instances, low, width, lag):
+        of = machine(speed=(low, low * width), startup_s=(lag, 2 * lag), spot_usd_per_hour=0.1)
+        row = Planner(workload(law=amdahl(serial)), overhead_s=(0.1, 0.2, 0.5)).row(rented(instances, of))
+        for estimate in (row.seconds, row.usd, row.spot_usd, row.efficiency, *row.work_s.values()):
+            assert estimate.interval[0] <= estimate.value <= estimate.interval[1]
+            assert estimate.interval[0] >= 0
+
+    @given(serial=st.floats(0.0, 0.2), usd=st.floats(0.01, 50))
+    @settings(max_examples=30, deadline=None)
+    def test_more_instances_cost_more_an_hour(self, serial, usd):
+        planner = Planner(workload(law=amdahl(serial)))
+        rows = [planner.row(rented(n, machine(usd=usd))) for n in (1, 2, 3, 4)]
+        hourly = [row.usd.value / row.seconds.value for row in rows]
+        assert hourly == sorted(hourly)
+
+    def test_prices_are_of_whole_instances_and_include_starting_up(self):
+        row = Planner(workload(law=amdahl(0.0))).row(
+            rented(2, machine(usd=3.6, startup_s=(100, 100), speed=(1, 1)))
+        )
+        assert row.usd.value == pytest.approx(2 * 3.6 / 3600 * row.seconds.value)
+        assert row.seconds.value > 100
+
+    def test_speed_divides_time(self):
+        slow, fast = (
+            Planner(workload()).row(rented(1, machine(speed=(s, s), startup_s=(0, 0)))) for s in (1.0, 2.0)
+        )
+        assert slow.seconds.value == pytest.approx(2 * fast.seconds.value)
+
+    @pytest.mark.parametrize(
+        ("wrong", "why"),
+        [
+            ({"speed": None}, "speed not known"),
+            ({"startup_s": None}, "start-up lag not known"),
+            ({"vcpus": None}, "vCPUs"),
+        ],
+    )
+    def test_what_is_not_known_is_never_invented(self, wrong, why):
+        row = Planner(workload()).row(rented(1, machine(**wrong)))
+        assert why in row.refused
+        assert row.seconds is None and row.usd is None
+
+    def test_a_task_must_fit_one_instance(self):
+        works = [Work(task="big", memory=8 * 2**30), Work(task="gpu", gpus=1)]
+        load = Workload(works, {name: Facts(timings=[Timing(items=1, seconds=1)]) for name in ("big", "gpu")})
+        assert "too small for big" in Planner(load).row(rented(4, machine(memory=4 * 2**30))).refused
+        assert "too small for gpu" in Planner(load).row(rented(4, machine(memory=8 * 2**30))).refused
+        assert not Planner(load).row(rented(4, machine(memory=8 * 2**30, gpus=1))).refused
+
+    def test_a_law_slows_calls_down(self):
+        without, with_law = (Planner(workload(law=law)).row(here(4)) for law in (None, amdahl(0.2)))
+        assert with_law.seconds.value == pytest.approx(without.seconds.value, rel=1e-6), (
+            "four at once were timed"
+        )
+        two = Planner(workload(law=amdahl(0.2))).row(here(2))
+        # With four at once a call takes (1 + 3 s) / (1 + s) of what it takes with two.
+        assert two.work_s["features"].value == pytest.approx(400 * 1.2 / 1.6, rel=0.05)
+
+    def test_far_beyond_the_data_the_n_is_named(self):
+        row = Planner(workload(items=4000, law=amdahl(0.05, n=(1, 2, 4)))).row(rented(50))
+        assert row.refused.startswith("features: N = 200 is too far")
+        task, n = row.measure
+        assert task == "features" and n <= 8
+
+    def test_without_a_law_nothing_beyond_what_was_timed(self):
+        row = Planner(workload(items=4000)).row(rented(50))
+        assert row.refused.startswith("features: it has no law")
+        assert row.measure == ("features", 8)
+
+    def test_a_small_share_without_a_law_is_let_in_with_a_wider_interval(self):
+        small = Planner(workload(seconds=0.01)).row(rented(4))
+        assert not small.refused
+        assert (
+            small.work_s["features"].interval[1]
+            > 2 * Planner(workload(seconds=0.01)).row(here(4)).work_s["features"].interval[1]
+        )
+
+    def test_what_no_total_can_count_is_said(self):
+        works = [
+            Work(task="known"),
+            Work(task="new", needs=(Need(0),)),
+            Work(task="list", items=None, needs=(Need(1),)),
+            Work(task="larger", reads=1200),
+        ]
+        facts = {
+            "known": Facts(timings=[Timing(items=1, seconds=1)]),
+            "list": Facts(timings=[Timing(items=1, seconds=1)]),
+            "larger": Facts(timings=[Timing(items=1, seconds=1, reads=12)]),
+        }
+        load = Workload(works, facts)
+        assert [each.task for each in load.untimed] == ["new", "list", "larger"]
+        assert "reads 1200 items, and was measured with 12" in load.untimed[2].why
+        assert Planner(load).row(here(1)).seconds.value == 1
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(1, 16), st.integers(1, 6), st.floats(0.1, 10), st.floats(0.2, 3)),
+    min_size=1,
+    max_size=12,
+)
+
+
+class TestAdvice:
+    @staticmethod
+    def rows(drawn):
+        planner = Planner(workload(law=amdahl(0.05)))
+        return [planner.row(rented(n, machine(vcpus=v, usd=usd, speed=(s, s)))) for v, n, usd, s in drawn]
+
+    @given(drawn=ROWS)
+    @settings(max_examples=40, deadline=None)
+    def test_no_row_of_the_front_is_beaten(self, drawn):
+        rows = self.rows(drawn)
+        kept = front(rows)
+        priced = [row for row in rows if row.seconds is not None]
+        assert bool(kept) == bool(priced)
+        for row in kept:
+            assert not any(
+                other.usd.value <= row.usd.value
+                and other.seconds.value <= row.seconds.value
+                and (other.usd.value, other.seconds.value) != (row.usd.value, row.seconds.value)
+                for other in priced
+            )
+
+    @given(drawn=ROWS, deadline=st.none() | st.floats(60, 1000), budget=st.none() | st.floats(0.01, 2))
+    @settings(max_examples=60, deadline=None)
+    def test_what_is_recommended_keeps_to_the_wish(self, drawn, deadline, budget):
+        wish = Wish(deadline_s=deadline, budget_usd=budget)
+        rows = self.rows(drawn)
+        advice = recommend(rows, wish)
+        assert advice.reason
+        if advice.row is not None:
+            assert wish.granted(advice.row)
+        elif any(row.seconds is not None for row in rows):
+            assert not any(wish.granted(row) for row in rows)
+
+    def test_no_cluster_when_this_machine_is_in_time(self):
+        planner = Planner(workload(law=amdahl(0.05)))
+        rows = [planner.row(each) for each in (here(1), here(2), here(4), rented(1), rented(4))]
+        advice = recommend(rows, Wish(deadline_s=3600))
+        assert advice.reason.startswith("you do not need a cluster: this machine, 4 workers")
+        assert advice.row.configuration.workers == 4
+
+    def test_no_cluster_when_none_is_faster(self):
+        planner = Planner(workload(items=4, law=amdahl(0.0)))
+        rows = [planner.row(each) for each in (here(4), rented(1, machine(startup_s=(1000, 1000))))]
+        assert recommend(rows, Wish()).reason.startswith("you do not need a cluster")
+
+    def test_a_deadline_that_this_machine_misses_buys_the_cheapest(self):
+        planner = Planner(workload(items=400, law=amdahl(0.0)))
+        rows = [planner.row(each) for each in (here(4), *(rented(n) for n in range(1, 7)))]
+        advice = recommend(rows, Wish(deadline_s=1200))
+        others = [row for row in rows if Wish(deadline_s=1200).granted(row)]
+        assert advice.row.usd.value == min(row.usd.value for row in others)
+        assert "cheapest that keeps to the deadline of 20m 00s" in advice.reason
+
+    def test_a_budget_buys_the_fastest(self):
+        planner = Planner(workload(items=400, law=amdahl(0.0)))
+        rows = [planner.row(each) for each in (here(4), *(rented(n) for n in range(1, 7)))]
+        advice = recommend(rows, Wish(budget_usd=1000))
+        assert advice.row.seconds.value == min(row.seconds.value for row in rows)
+
+    def test_an_impossible_wish_names_the_best(self):
+        advice = recommend([Planner(workload()).row(here(4))], Wish(deadline_s=1))
+        assert advice.row is None
+        assert (
+            "none is sure to keep to the deadline of 1.00 s: the fastest that can be predicted is this machine"
+            in advice.reason
+        )
+
+    def test_not_enough_data_names_the_measurement(self):
+        advice = recommend([Planner(workload(items=4000)).row(rented(50))], Wish())
+        assert advice.row is None
+        assert advice.reason.startswith("not enough data: measure features at N=8")
+        assert advice.measure == ("features", 8)
