@@ -6,10 +6,12 @@ Workers are warm: each system ran something before the clock starts. Two workers
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -213,8 +215,31 @@ def second_runs() -> dict[str, list[float]]:
     return figures
 
 
+def handed_on() -> dict[str, list[float]]:
+    """Hooke alone: ms of the hand-over and of a bare write of as many bytes beside its store, each to pages that are free at once.
+
+    The system gives the pages of a deleted file out again at once; fresh ones it may have to get first, from
+    other files or, on a virtual machine, from the host.
+    """
+    store, bare, data = Path(".hooke/store"), Path("bare"), memoryview(np.ones(LARGE)).cast("B")
+    figures: dict[str, list[float]] = {"hand, free pages": [], "write, free pages": []}
+    for repeat in range(1, 6):
+        shutil.rmtree(store, ignore_errors=True)
+        figures["write, free pages"].append(1e3 * timed(write, bare, data))
+        bare.unlink()
+        figures["hand, free pages"].append(1e3 * Hooke().hand(1000 + repeat))
+    return figures
+
+
+def write(path: Path, data: memoryview) -> None:
+    """All of `data` to a new file, in the largest pieces that the store writes."""
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, len(data), 64 << 20):
+            file.write(data[start : start + (64 << 20)])
+
+
 if __name__ == "__main__":
     chosen = system_of(sys.argv[1])
-    print(json.dumps(measure(chosen) | (second_runs() if sys.argv[1] == "hooke" else {})))
+    print(json.dumps(measure(chosen) | (second_runs() | handed_on() if sys.argv[1] == "hooke" else {})))
     if isinstance(chosen, Ray):
         chosen.close()
