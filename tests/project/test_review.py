@@ -171,7 +171,8 @@ def test_a_run_leaves_no_descriptor_open(workshop):
     before = opened()
     for x in range(20):
         workshop.run(name="saying", x=x).result()
-    assert opened() < before + 20  # a worker that starts, and threads of earlier tests, may open some meanwhile
+    started = 20  # a worker that starts, and threads of earlier tests, may open some meanwhile
+    assert opened() < before + started
 
 
 def test_waiting_for_a_retry_costs_no_cpu(workshop):
