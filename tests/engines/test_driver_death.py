@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.heavy
+
 GONE_WITHIN_S = 2.0
 
 

@@ -16,6 +16,8 @@ import flight_features as ff
 
 import flights
 
+pytestmark = pytest.mark.heavy
+
 NOTICE = timedelta(minutes=ff.NOTICE_MINUTES)
 START = datetime(2013, 3, 1, tzinfo=UTC)
 

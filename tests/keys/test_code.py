@@ -148,6 +148,7 @@ def test_callables_of_every_kind_have_keys_of_their_own():
     assert len({fingerprint_code(kind).key for kind in kinds}) == len(kinds)
 
 
+@pytest.mark.heavy
 def test_libraries_classes_are_stable_across_processes_hash_seeds_and_use():
     def lines(seed):
         done = subprocess.run(
@@ -164,6 +165,7 @@ def test_libraries_classes_are_stable_across_processes_hash_seeds_and_use():
     assert len(set(first["before"].values())) == len(first["before"])
 
 
+@pytest.mark.heavy
 def test_reformatting_the_standard_library_moves_no_key():
     moved, total = [], 0
     for path in sorted(pathlib.Path(sysconfig.get_paths()["stdlib"]).glob("[a-h]*.py")):

@@ -16,6 +16,8 @@ from hooke.project.folder import Project
 from hooke.project.resuming import last_resumable, resume
 from hooke.project.running import Run
 
+pytestmark = pytest.mark.heavy
+
 SLOW = """
     import os, sys, time
     from pathlib import Path

@@ -10,6 +10,8 @@ from tests.scaling.planted import TEN, planted
 
 from hooke.scaling import Measurements, fit
 
+pytestmark = pytest.mark.heavy
+
 LAWS = {"linear": (), "amdahl": (0.05,), "hard_knee": (1 / 8,), "power": (0.7,), "usl": (0.1, 0.004)}
 
 

@@ -6,6 +6,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.heavy
+
 WITHOUT = """
 import sys
 class Absent:

@@ -91,6 +91,7 @@ def test_every_kind_of_fault_happens() -> None:
     }
 
 
+@pytest.mark.heavy
 def test_second_attempts_win_lose_and_fail() -> None:
     ends: set[tuple[str, str]] = set()
     for seed in range(130):
