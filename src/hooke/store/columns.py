@@ -133,7 +133,10 @@ def _halves(keys: bytes) -> tuple[Words, Words]:
 
 
 def _sorted(entries: list[Entry], high: Words, low: Words, entry: Numbers, place: Numbers) -> Columns:
-    order = np.lexsort((entry, low, high))
+    # Parts are sorted each, which a stable sort makes use of; only where first halves are equal does the rest decide.
+    order = np.argsort(high, kind="stable")
+    if (high[order[1:]] == high[order[:-1]]).any():
+        order = np.lexsort((entry, low, high))
     high, low = high[order], low[order]
     last = np.ones(len(high), bool)
     last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
