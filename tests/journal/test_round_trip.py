@@ -13,7 +13,7 @@ from hooke.base.errors import JournalError, UsageError
 from hooke.base.ref import Ref
 from hooke.journal import events, segments
 from hooke.journal.events import Failure, RunFinished, StopRequested
-from hooke.journal.reader import SegmentReader, read
+from hooke.journal.reader import SegmentReader, last_event, read
 from hooke.journal.writer import Journal
 
 
@@ -28,6 +28,8 @@ def test_what_is_appended_is_read_back(written, durable):
         assert list(segment.events) == [stamped(event) for event in written]
         assert segment.name == "driver"
         assert segment.torn is None
+        assert last_event(folder, "driver") == (segment.events[-1] if written else None)
+        assert last_event(folder, "other") is None
 
 
 class Hand:

@@ -19,7 +19,7 @@ from hooke.base.errors import JournalError
 from hooke.journal.events import VERSION, Event
 from hooke.journal.segments import SUFFIX, RecordScan, TornTail, corrupt, read_version, segment_files
 
-__all__ = ["Segment", "SegmentReader", "follow", "read"]
+__all__ = ["Segment", "SegmentReader", "follow", "last_event", "read"]
 
 _decoder = msgspec.msgpack.Decoder(Event)
 
@@ -49,15 +49,25 @@ class SegmentReader:
         self._scan = RecordScan(self._fd)
 
     def __iter__(self) -> Iterator[Event]:
+        for payload in self._payloads():
+            yield self._decode(payload)
+
+    def _payloads(self) -> Iterator[bytes]:
         if self.version is None:
             self.version = read_version(self._fd, self.path)
         if self.version is None:
             return
-        for payload in self._scan:
-            yield self._decode(payload)
+        yield from self._scan
         damage = self._scan.damage
         if damage is not None and damage.following:
             raise corrupt(self.path, damage, self._scan.records)
+
+    def last(self) -> Event | None:
+        """The last of the events that came since, the others unread; None if none came. Raises as an iteration does."""
+        payload = None
+        for payload in self._payloads():
+            pass
+        return None if payload is None else self._decode(payload)
 
     @property
     def torn(self) -> TornTail | None:
@@ -124,6 +134,18 @@ def follow(
                 return
             if not came:
                 time.sleep(poll_s)
+
+
+def last_event(folder: Path, segment: str) -> Event | None:
+    """The last whole event of a segment in a run's folder, without decoding those before it; None where there is none.
+
+    Raises as `read` does.
+    """
+    file = folder / f"{segment}{SUFFIX}"
+    if not file.exists():
+        return None
+    with SegmentReader(file) as reader:
+        return reader.last()
 
 
 def _gather(readers: Iterable[SegmentReader]) -> tuple[list[list[Event]], JournalError | None]:

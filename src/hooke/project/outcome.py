@@ -7,20 +7,25 @@ from pathlib import Path
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
 from hooke.journal.events import RunFinished
-from hooke.journal.reader import read
+from hooke.journal.reader import last_event, read
 from hooke.journal.runs import RunsFolder
 from hooke.journal.view import RunView
 
-__all__ = ["output_ref", "view_of"]
+__all__ = ["ending", "output_ref", "view_of"]
+
+
+def ending(folder: Path) -> RunFinished | None:
+    """How the run in `folder` ended; None where it goes on, was resumed since, or its driver died."""
+    last = last_event(folder, "driver") if folder.exists() else None
+    return last if isinstance(last, RunFinished) else None
 
 
 def output_ref(folder: Path) -> Ref:
     """The stored output of a finished run. Raises UsageError where there is none."""
-    for segment in read(folder, "driver"):
-        for event in reversed(segment.events):
-            if isinstance(event, RunFinished) and event.output is not None:
-                return event.output
-    raise UsageError(f"run {folder.name} has no result", next=f"hooke show {folder.name}")
+    ended = ending(folder)
+    if ended is None or ended.output is None:
+        raise UsageError(f"run {folder.name} has no result", next=f"hooke show {folder.name}")
+    return ended.output
 
 
 def view_of(runs: RunsFolder, run: str) -> RunView:

@@ -24,7 +24,7 @@ from hooke.pipeline.runner import CTRL_C
 from hooke.project.driving import Driver, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import loading
-from hooke.project.outcome import output_ref, view_of
+from hooke.project.outcome import ending, output_ref, view_of
 from hooke.project.progress.choice import Scene, open_progress, wanted_progress
 from hooke.project.progress.html import run_html
 from hooke.project.progress.progress import Progress
@@ -148,9 +148,10 @@ class Run:
         """Raise what ended the run, if it did not finish."""
         if self._error is not None:
             raise self._error
-        view = self._view()
-        if view.status == "finished":
+        ended = ending(self.folder)
+        if ended is not None and ended.status == "finished":
             return
+        view = self._view()
         if (failed := view.failure) is not None:
             raise task_failed(failed, task=view.nodes[failed.node].planned.task, run=self.id)
         why = view.ended.message if view.ended is not None else ""
