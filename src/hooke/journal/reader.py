@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -64,10 +65,8 @@ class SegmentReader:
 
     def last(self) -> Event | None:
         """The last of the events that came since, the others unread; None if none came. Raises as an iteration does."""
-        payload = None
-        for payload in self._payloads():
-            pass
-        return None if payload is None else self._decode(payload)
+        latest = deque(self._payloads(), maxlen=1)
+        return self._decode(latest[0]) if latest else None
 
     @property
     def torn(self) -> TornTail | None:
