@@ -79,9 +79,10 @@ class HandEngine:
         self.waited = []
         self.events = [CapacityChanged(slots=2, cpus=2.0)]
 
-    def submit(self, call):
-        self.calls.append(call)
-        self.events += self.answer(call)
+    def submit(self, calls):
+        for call in calls:
+            self.calls.append(call)
+            self.events += self.answer(call)
 
     def answer(self, call):
         where = {

@@ -46,7 +46,11 @@ class Instant:
         self.most_payload = 0
         self.events = [CapacityChanged(slots=8, cpus=8.0)]
 
-    def submit(self, call):
+    def submit(self, calls):
+        for call in calls:
+            self.answer(call)
+
+    def answer(self, call):
         self.calls += 1
         self.most_payload = max(self.most_payload, len(call.payload))
         where = {"at": 1.0, "attempt": call.attempt, "node": call.node, "lo": call.lo, "hi": call.hi}

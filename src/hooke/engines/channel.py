@@ -35,11 +35,12 @@ def take_frames(buffer: bytearray) -> list[bytes]:
 class Channel:
     """One end of a connected stream socket, whose descriptor it owns. Used from one thread."""
 
-    __slots__ = ("_came", "_messages", "_socket")
+    __slots__ = ("_came", "_held", "_messages", "_socket")
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._came = bytearray()
+        self._held = bytearray()
         self._messages: list[bytes] = []
 
     def fileno(self) -> int:
@@ -51,9 +52,24 @@ class Channel:
         """Whether this end was closed."""
         return self._socket.fileno() < 0
 
+    @property
+    def holds(self) -> bool:
+        """Whether a message waits for `flush`."""
+        return bool(self._held)
+
     def send(self, message: bytes) -> None:
         """Hand a message over, waiting while there is no room for it. Raises OSError where nobody will read it."""
-        self._socket.sendall(framed(message))
+        self.hold(message)
+        self.flush()
+
+    def hold(self, message: bytes) -> None:
+        """Keep a message until the next `flush` or `send`: each of these wakes the other end once, which costs more than the message."""
+        self._held += framed(message)
+
+    def flush(self) -> None:
+        """Hand over what is held, waiting while there is no room for it. Raises OSError where nobody will read it."""
+        held, self._held = self._held, bytearray()
+        self._socket.sendall(held)
 
     def receive(self) -> bytes:
         """The next message, waiting for it. Raises EOFError or ConnectionResetError where the other end is gone."""

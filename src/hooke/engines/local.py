@@ -7,12 +7,14 @@ started.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 import psutil
@@ -94,9 +96,9 @@ class LocalEngine:
         self._given_up: set[int] = set()
         self._announce()
 
-    def submit(self, call: Call) -> None:
-        """Queue the attempt and hand it to a worker as soon as one is free."""
-        self._queue.append(call)
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Queue the attempts and hand each to a worker as soon as one is free."""
+        self._queue.extend(calls)
         self._dispatch()
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
@@ -162,7 +164,10 @@ class LocalEngine:
                 continue
             process.calls.append(call)
             if process.ready:
-                self._send(process, call)
+                self._prepare(process, call)
+        for process in self._processes.values():
+            if process.channel.holds:
+                self._send(process)
 
     def _worker_for(self, call: Call) -> Process | None:
         """A free worker with the right thread count; a new one where the fleet may grow or a misfit can go."""
@@ -225,7 +230,7 @@ class LocalEngine:
         self._selector.register(process.channel, selectors.EVENT_READ, process)
         return process
 
-    def _send(self, process: Process, call: Call) -> None:
+    def _prepare(self, process: Process, call: Call) -> None:
         new = call.image.digest not in process.known
         try:
             image = call.image.pickle() if new else None
@@ -236,14 +241,14 @@ class LocalEngine:
             return
         process.known.add(call.image.digest)
         self._pool.limit(process, call.memory)
-        try:
-            process.channel.send(msgspec.msgpack.encode(_task(call, image)))
-        except (
-            OSError
-        ):  # it died before it had all of this; what it said before that is read, and its end seen
-            return
+        process.channel.hold(msgspec.msgpack.encode(_task(call, image)))
         if process.calls[0] is call:
             self._say_begun(process)
+
+    def _send(self, process: Process) -> None:
+        # It may have died before it has all of this; what it said before that is read, and its end seen.
+        with contextlib.suppress(OSError):
+            process.channel.flush()
 
     def _say_begun(self, process: Process) -> None:
         """Its first call runs now."""
@@ -317,7 +322,7 @@ class LocalEngine:
             now = self._context.clock.now()
             self._events.append(WorkerStarted(at=now, worker=process.name, pid=process.pid))
             if process.calls:
-                self._send(process, process.calls[0])
+                self._prepare(process, process.calls[0])
         elif data == STALE:
             call = self._free(process)
             self._end(process, "it had imported code that was edited since")

@@ -7,7 +7,7 @@ import io
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, TextIO
 
 from hooke.journal.events import CapacityChanged, WorkerStarted
@@ -43,9 +43,9 @@ class SerialEngine:
         self._log = LogFile(context.logs / f"{_WORKER}.log")
         self._worker = Worker(name=_WORKER, store=context.store, clock=context.clock, log=self._log)
 
-    def submit(self, call: Call) -> None:
-        """Queue the attempt."""
-        self._queue.append(call)
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Queue the attempts."""
+        self._queue.extend(calls)
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """Run one queued attempt, if there is one, and say what came of it; else sleep: a retry may be due later."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -131,7 +131,7 @@ class EngineContext:
 class Engine(Protocol):
     """A place that runs ready attempts.
 
-    - `submit` never blocks on the attempt and never raises for what the attempt does. Each submitted
+    - `submit` never blocks on the attempts and never raises for what they do. Each submitted
       attempt is answered by exactly one AttemptFinished or AttemptFailed from `wait`, unless it was
       cancelled or the engine closed; before it by at most one AttemptStarted.
     - An AttemptFinished is given only when its result is durable: in the store, or inline in its Ref.
@@ -146,8 +146,8 @@ class Engine(Protocol):
 
     capabilities: Capabilities
 
-    def submit(self, call: Call) -> None:
-        """Take the attempt. It may begin at once or queue."""
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take these attempts. Each may begin at once or queue."""
         ...
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:

@@ -30,7 +30,7 @@ from hooke.journal.writer import Journal
 from hooke.keys.combine import combine
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Submit
-from hooke.pipeline.engine import Engine, EngineEvent
+from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.logs import last_lines
@@ -74,6 +74,8 @@ class Runner:
         self._state = parts.state
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._claims: dict[int, Claim] = {}
+        self._made: list[Call] = []
+        """Decided in this turn, and not yet with the engine."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
         self._submitted: dict[int, Submit] = {}
         self._workers: dict[int, str] = {}
@@ -100,6 +102,7 @@ class Runner:
     def _turn(self) -> None:
         effects = self._state.decide(self._now())
         under_way = [self._perform(effect) for effect in effects]
+        self._hand_out()
         if self._state.status is not None or not all(under_way):
             return
         by = self._parts.stop_requested()
@@ -145,8 +148,14 @@ class Runner:
         except HookeError as error:
             self._fail(submit, failure_of(error, arguments=self._shown(submit.node)))
             return False
-        self._parts.engine.submit(call)
+        self._made.append(call)
         return True
+
+    def _hand_out(self) -> None:
+        """Give the engine what was decided, together: it costs less than one by one."""
+        if self._made:
+            self._parts.engine.submit(self._made)
+            self._made = []
 
     def _claim(self, submit: Submit) -> bool:
         """Make this node ours before its first attempt. False: another process has or had it, and the attempt is off."""

@@ -115,7 +115,7 @@ class EngineBench:
         submit = replace(wanted, attempt=attempt)
         call = CallMaker(graph, GraphKeys(graph, run="suite"), state, self.store).make(submit)
         self._submitted[attempt] = call
-        self.engine.submit(call)
+        self.engine.submit([call])
         return attempt
 
     def cancel(self, attempt: int) -> None:

@@ -7,7 +7,7 @@ over, so results travel through the real store by real references.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -168,11 +168,12 @@ class SimEngine:
 
     # -- the protocol ------------------------------------------------------------------------------
 
-    def submit(self, call: Call) -> None:
+    def submit(self, calls: Sequence[Call]) -> None:
         """See Engine."""
-        self.world.note("submit", _facts(call))
-        attempt = self._attempts[call.attempt] = _Attempt(call)
-        self._queue.append(attempt)
+        for call in calls:
+            self.world.note("submit", _facts(call))
+            attempt = self._attempts[call.attempt] = _Attempt(call)
+            self._queue.append(attempt)
         self._dispatch()
         self.world.step()
 
