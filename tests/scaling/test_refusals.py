@@ -57,6 +57,12 @@ def test_linear_to_four_says_nothing_of_eight():
         assert caught.value.measure_at == 8
 
 
+def test_where_no_law_has_a_knee_the_farthest_n_is_advised():
+    """All that superlinear growth allows has none: to measure N = 1 again would not find one."""
+    law = fit(planted("power", (1.1,), n=(1, 2, 4, 8, 16) * 2, noise=0.01), families=["power"])
+    assert law.next_measurement().n == 32
+
+
 def test_no_law_reaches_farther_than_four_times_the_data():
     law = fit(planted("hard_knee", (1 / 8,), noise=0.001, seed=1))
     assert law.predict(100).value == pytest.approx(80, rel=0.01)

@@ -32,7 +32,8 @@ def next_measurement(fits: Sequence[Fitted]) -> NextMeasurement:
 
     Over the laws that the measurements allow, a throughput tells about the answer as far as the two are correlated
     and its own spread exceeds the noise. The gain is Cov^2 / (Var X + noise^2) / Var answer, the reduction of variance
-    in a linear model with normal errors. The answer is 1 / knee, which is 0 for a law without one.
+    in a linear model with normal errors. The answer is 1 / knee, which is 0 for a law without one. Where no law that the
+    measurements allow has a knee, the farthest N is advised: there one would show first.
     """
     most = float(fits[0].problem.measured.n.max())
     candidates = np.unique(np.round(np.geomspace(1, max(FARTHER * most, 2), 64)))
@@ -44,7 +45,8 @@ def next_measurement(fits: Sequence[Fitted]) -> NextMeasurement:
     gains = (
         together**2 / ((spread**2).mean(axis=0) + noise**2) / max((answer**2).mean(), np.finfo(float).tiny)
     )
-    return NextMeasurement(n=int(candidates[gains.argmax()]), gain=float(gains.max()))
+    best = gains.argmax() if gains.any() else -1
+    return NextMeasurement(n=int(candidates[best]), gain=float(gains[best]))
 
 
 def _cloud(fitted: Fitted, n: Floats) -> tuple[Floats, Floats]:

@@ -1,0 +1,48 @@
+"""A curve as HTML: for a notebook, and as a page of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from hooke.charts.values import COLUMNS, cells_of
+from hooke.scaling.law import Law
+
+__all__ = ["html_of", "page_of"]
+
+_TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0;white-space:nowrap"
+_CELL = "text-align:right;padding:.1em 0 .1em 1.2em"
+_BODY = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:64rem;margin:2rem auto;padding:0 1rem"
+
+
+def html_of(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
+    """`picture` is trusted markup; all the rest is escaped. Nothing is loaded and no script runs.
+
+    Colours of text and ground are the page's own, so that it can be read in light and dark themes.
+    """
+    names = (COLUMNS[0], f"{unit}/s", *COLUMNS[2:])
+    head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in names)
+    rows = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
+        for row in cells_of(law)
+    )
+    told = "".join(f"<div>{escape(note)}</div>" for note in notes)
+    return (
+        f'<div class="hooke-curve">{picture}'
+        f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{told}</div>'
+    )
+
+
+def page_of(spec: Mapping[str, Any], script: str, below: str, *, title: str) -> str:
+    """A page with the Plotly figure of `spec`, drawn by `script` (Plotly's program) within it, and `below`, trusted markup."""
+    # `</` would end the script early, wherever it stood in a name.
+    data = json.dumps(spec, allow_nan=False).replace("</", "<\\/")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<script>{script}</script></head>\n<body style="{_BODY}"><div id="curve"></div>\n'
+        f"<script>const curve = {data};\n"
+        'Plotly.newPlot("curve", curve.data, curve.layout, {responsive: true, displaylogo: false})</script>\n'
+        f"{below}</body></html>\n"
+    )

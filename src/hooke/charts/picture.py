@@ -1,0 +1,261 @@
+"""What is drawn of a law, as plain numbers: whoever draws adds ink, and decides nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hooke.base.errors import BeyondTheData
+from hooke.charts.axis import Axis
+from hooke.charts.points import Points, points_of
+from hooke.charts.values import number
+from hooke.scaling.cost import Cost
+from hooke.scaling.estimate import Estimate
+from hooke.scaling.families import Floats
+from hooke.scaling.law import Law
+
+__all__ = ["Line", "Mark", "Panel", "Picture", "law_name", "picture_of"]
+
+GRID = 200
+BEYOND = 1.25
+"""How far the law is drawn, as a multiple of the largest N measured, where nothing asks for more,"""
+FARTHEST = 2.0
+"""and where the knee, the peak or COST lies beyond."""
+HEADROOM = 1.12
+LAWS = {
+    "amdahl": "Amdahl's law",
+    "batch": "law of batches",
+    "gustafson": "Gustafson's law",
+    "hard_knee": "hard-knee law",
+    "linear": "linear law",
+    "power": "power law",
+    "usl": "USL",
+}
+CROWDED = 0.5
+"""N is drawn by its logarithm where more than this share of the points would lie in the first tenth of the axis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A curve (m,) with a band, along N (m,): `dashed` where nothing was measured."""
+
+    n: Floats
+    value: Floats
+    low: Floats
+    high: Floats
+    dashed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One quantity over N, on the axis `y`. `ideal` is what it would be were nothing shared, `plain` the plain call's."""
+
+    quantity: str
+    y: Axis
+    points: Points
+    lines: tuple[Line, ...]
+    ideal: Line
+    plain: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """An N worth knowing: `kind` is knee, peak or COST; `value` is the law's in each panel."""
+
+    kind: str
+    n: float
+    interval: tuple[float, float]
+    values: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        """`knee 60 (50 to 74)`."""
+        low, high = self.interval
+        shown = f"{self.kind} {_short(self.n)}"
+        return shown if low == high else f"{shown} ({_short(low)} to {_short(high)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Speed-up and efficiency side by side, on the axis `x` of N, which was measured between the two of `measured`.
+
+    `unit_text` says what speed-up 1 is, `missing` why there is no knee where there is none, `caption` what the signs
+    mean, `notes` all that is to be read below.
+    """
+
+    title: str
+    unit_text: str
+    law_text: str
+    band_text: str
+    caption: str
+    x: Axis
+    panels: tuple[Panel, Panel]
+    marks: tuple[Mark, ...]
+    missing: str
+    notes: tuple[str, ...]
+    measured: tuple[float, float]
+
+
+def picture_of(law: Law, *, title: str, unit: str, cost: Cost | None) -> Picture:
+    """The picture of a law over the number of workers. `unit` is what throughput counts."""
+    rate = float(law.throughput(np.array([1.0]))[0])
+    points = points_of(law)
+    marks, notes = _marks(law, cost)
+    low, high = min(1.0, float(points.n[0])), _farthest(law, marks)
+    crowded = float(np.mean(points.n < low + (high - low) / 10)) > CROWDED
+    x = Axis(label="workers", low=low if crowded else 0.0, high=high, logarithmic=crowded, whole=True)
+    ends = points.n[[0, -1]]
+    grid = np.unique([*np.geomspace(low, high, GRID // 2), *np.linspace(low, high, GRID // 2), *ends])
+    grid = grid[(grid >= low) & (grid <= high)]
+    speedup = _speedup(law, rate, points, grid, cost, logarithmic=crowded)
+    return Picture(
+        title=title,
+        unit_text=f"1 is {number(rate, 3)} {unit}/s",
+        law_text=law_name(law.family),
+        band_text=f"{law.level:.0%} band",
+        caption=_caption(points, law.level),
+        x=x,
+        panels=(speedup, _efficiency(speedup)),
+        marks=tuple(
+            replace(mark, values=_values(law, rate, mark)) for mark in sorted(marks, key=lambda mark: mark.n)
+        ),
+        missing="" if any(mark.kind == "knee" for mark in marks) else _missing(law),
+        notes=(*_said(law), *notes),
+        measured=(float(ends[0]), float(ends[1])),
+    )
+
+
+def _values(law: Law, rate: float, mark: Mark) -> tuple[float, ...]:
+    speedup = float(law.throughput(np.array([mark.n]))[0]) / rate
+    return speedup, speedup / mark.n
+
+
+def _speedup(
+    law: Law, rate: float, points: Points, grid: Floats, cost: Cost | None, *, logarithmic: bool
+) -> Panel:
+    value, (low, high) = law.throughput(grid) / rate, law.band(grid)
+    shown, plain = points.over(rate), None if cost is None else cost.plain / rate
+    solid = (grid >= points.n[0]) & (grid <= points.n[-1])
+    most = max(float(shown.high.max()), float((high[solid] / rate).max()), float(value.max()))
+    if plain is not None:
+        most = max(most, min(plain, FARTHEST * most))
+    least = min(float(shown.low.min()), float(value.min()))
+    bottom, top = (least / HEADROOM, most * HEADROOM**2) if logarithmic else (0.0, most * HEADROOM)
+    # An end far outside, infinite ones included, is drawn as one just outside.
+    low, high = (np.clip(end / rate, bottom / 10, top * 10) for end in (low, high))
+    return Panel(
+        quantity="speed-up",
+        y=Axis(label="speed-up", low=bottom, high=top, logarithmic=logarithmic),
+        points=shown,
+        lines=tuple(_lines(grid, points, (value, low, high))),
+        ideal=Line(n=grid, value=grid, low=grid, high=grid, dashed=False),
+        plain=plain,
+    )
+
+
+def _efficiency(speedup: Panel) -> Panel:
+    lines = tuple(map(_over_n, speedup.lines))
+    points = speedup.points.over(speedup.points.n)
+    most = max(1.0, float(points.high.max()), *(float(line.value.max()) for line in lines))
+    return Panel(
+        quantity="efficiency",
+        y=Axis(label="efficiency", low=0.0, high=HEADROOM * most, percent=True),
+        points=points,
+        lines=lines,
+        ideal=_over_n(speedup.ideal),
+    )
+
+
+def _over_n(line: Line) -> Line:
+    return replace(line, value=line.value / line.n, low=line.low / line.n, high=line.high / line.n)
+
+
+def _lines(grid: Floats, points: Points, curves: tuple[Floats, Floats, Floats]) -> Iterator[Line]:
+    """Dashed before the least N measured and after the largest, solid between; neighbours share their end."""
+    first, last = points.n[0], points.n[-1]
+    parts: list[tuple[NDArray[np.bool_], bool]] = [
+        (grid <= first, True),
+        ((grid >= first) & (grid <= last), False),
+        (grid >= last, True),
+    ]
+    for part, dashed in parts:
+        if part.sum() > 1:
+            value, low, high = (curve[part] for curve in curves)
+            yield Line(n=grid[part], value=value, low=low, high=high, dashed=dashed)
+
+
+def _farthest(law: Law, marks: list[Mark]) -> float:
+    most = float(law.measurements.n[-1])
+    wanted = [min(mark.n * 1.1, mark.interval[1] * 1.05) for mark in marks]
+    return max([BEYOND * most, *wanted])
+
+
+def _marks(law: Law, cost: Cost | None) -> tuple[list[Mark], list[str]]:
+    """Knee, peak and COST where they may be drawn, and what is said where not."""
+    marks: list[Mark] = []
+    notes: list[str] = []
+    try:
+        marks.append(_mark("knee", law.determined_knee()))
+    except BeyondTheData as refusal:
+        reason = f": {refusal.why}" if math.isfinite(law.knee.interval[0]) else ""
+        notes.append(f"{_missing(law, reason)}")
+    if (
+        not notes
+        and law.peak.value != marks[0].n
+        and law.peak.bounded
+        and law.peak.interval[1] <= FARTHEST * law.measurements.n[-1]
+    ):
+        marks.append(_mark("peak", law.peak))
+    if cost is not None and not cost.never and cost.n <= FARTHEST * law.measurements.n[-1]:
+        marks.append(Mark(kind="COST", n=cost.n, interval=cost.interval, values=()))
+    if cost is not None:
+        notes.append(f"{cost}; the plain call is one thread without the engine")
+    return marks, notes
+
+
+def _missing(law: Law, reason: str = "") -> str:
+    """That there is no knee, and what to do about it."""
+    none = math.isinf(law.knee.interval[0])
+    what = f"no knee up to N = {law.measurements.n[-1]:g}" if none else "knee not determined"
+    return f"{what}{reason}; to find it, {law.next_measurement()}"
+
+
+def _mark(kind: str, found: Estimate) -> Mark:
+    return Mark(kind=kind, n=found.value, interval=found.interval, values=())
+
+
+def _said(law: Law) -> Iterator[str]:
+    estimates = law.parameters.items()
+    numbers = ", ".join(f"{symbol} = {_interval(each)}" for symbol, each in estimates)
+    yield f"{law_name(law.family)}: {numbers}"
+    if law.alternatives:
+        yield f"not ruled out: {', '.join(law_name(each.family) for each in law.alternatives)}; the band covers them"
+    yield from law.flags
+
+
+def law_name(family: str) -> str:
+    """What people call the law of a family: `Amdahl's law`."""
+    return LAWS.get(family, f"{family} law")
+
+
+def _caption(points: Points, level: float) -> str:
+    source = "repeats" if points.repeats_tell else "the scatter about the law"
+    return (
+        f"Points: means with {level:.0%} intervals from {source}. Shaded: the {level:.0%} band of the law. "
+        "Dashed: beyond what was measured."
+    )
+
+
+def _interval(each: Estimate) -> str:
+    value, low, high = (number(end, 3) for end in (each.value, *each.interval))
+    return f"{value} ({low} to {high})"
+
+
+def _short(n: float) -> str:
+    if not math.isfinite(n):
+        return "never"
+    return number(n, 3)

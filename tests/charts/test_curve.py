@@ -1,0 +1,233 @@
+"""A curve and the ways to look at it."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import struct
+import subprocess
+import sys
+import unicodedata
+import zlib
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from tests.charts.curves import KINDS, a_curve
+
+from hooke import MissingExtra, NotEnoughData, UsageError
+from hooke.charts import interactive
+from hooke.charts.curve import Curve
+from hooke.charts.lettering import letters, text_width
+from hooke.charts.page import page_of
+from hooke.scaling import Measurements
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+class TestCurve:
+    def test_it_is_the_fit_of_its_measurements(self):
+        curve = a_curve("usl")
+        assert curve.law.family == "usl"
+        assert curve.cost is not None
+        assert curve.cost.n == 3
+        assert repr(curve) == (
+            "Curve(features, run delays-20261125-004622-x7k2: usl, N = 1, 2, 4, 8, 16, 24, 32, 48, 64)"
+        )
+
+    def test_one_n_is_refused_with_the_next_one_to_measure(self):
+        with pytest.raises(NotEnoughData) as caught:
+            Curve(Measurements([2, 2, 2], throughput=[3, 3, 3]), name="features")
+        assert caught.value.measure_at == 4
+
+    def test_a_cost_too_far_away_is_a_note(self):
+        measured = Measurements([1, 2, 3, 4], throughput=[10.0, 19.9, 30.1, 40])
+        curve = Curve(measured, 1 / 400, name="features")
+        assert curve.cost is None
+        assert any(note.startswith("COST not determined") for note in curve.picture().notes)
+
+    @every_kind
+    def test_its_facts_are_json(self, kind):
+        facts = json.loads(json.dumps(a_curve(kind).facts(), allow_nan=False))
+        assert facts["family"] == a_curve(kind).law.family
+        assert len(facts["points"]) == a_curve(kind).measurements.levels.size
+
+    def test_an_unknown_ending_is_refused(self, tmp_path):
+        with pytest.raises(UsageError, match=r"\.svg, \.png, \.html"):
+            a_curve("usl").save(tmp_path / "curve.jpeg")
+        assert not list(tmp_path.iterdir())
+
+    def test_what_was_saved_replaces_what_was_there(self, tmp_path):
+        path = a_curve("usl").save(tmp_path / "curve.svg")
+        first = path.read_bytes()
+        assert a_curve("usl").save(path).read_bytes() == first
+        assert [each.name for each in tmp_path.iterdir()] == ["curve.svg"]
+
+
+class TestSvg:
+    @every_kind
+    def test_it_is_well_formed_and_holds_every_point(self, kind):
+        root = ElementTree.fromstring(a_curve(kind).svg())
+        points = [each for each in root.iter(f"{SVG}circle") if each.get("class") == "point"]
+        assert len(points) == 2 * a_curve(kind).measurements.levels.size
+        beyond = [each for each in root.iter(f"{SVG}path") if each.get("class") == "beyond"]
+        assert beyond
+        assert all(each.get("stroke-dasharray") for each in beyond)
+
+    def test_names_of_users_are_text(self):
+        curve = Curve(a_curve("usl").measurements, name='<script>alert("x")</script> & more')
+        title = next(ElementTree.fromstring(curve.svg()).iter(f"{SVG}text"))
+        assert title.text == '<script>alert("x")</script> & more'
+
+    def test_within_a_page_text_takes_the_colour_of_the_page(self):
+        shown = a_curve("usl")._repr_html_()
+        assert "currentColor" in shown
+        assert "#222222" not in shown
+        assert "<rect" not in shown
+
+
+class TestPng:
+    def test_it_is_a_png_of_the_size_asked_for(self):
+        data = a_curve("few").png(scale=1)
+        width, height, depth, colours = struct.unpack(">IIBB", data[16:26])
+        assert data[:8] == b"\x89PNG\r\n\x1a\n"
+        assert (width, depth, colours) == (691, 8, 2)
+        rows = decoded(data)
+        assert rows.shape == (height, width, 3)
+
+    def test_points_are_dark_and_the_ground_is_white(self):
+        data = a_curve("few").png(scale=1)
+        picture = decoded(data)
+        assert (picture[0, 0] == 255).all()
+        root = ElementTree.fromstring(a_curve("few").svg())
+        for point in root.iter(f"{SVG}circle"):
+            x, y = (int(float(point.get(name, "")) * 96 / 72) for name in ("cx", "cy"))
+            assert (picture[y, x] < 60).all()
+
+    def test_the_same_curve_gives_the_same_bytes(self):
+        assert a_curve("two").png(scale=0.5) == a_curve("two").png(scale=0.5)
+
+    @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf"), 100])
+    def test_a_size_that_is_none_is_refused(self, scale):
+        with pytest.raises(UsageError, match="scale"):
+            a_curve("two").png(scale=scale)
+
+    def test_every_letter_of_ascii_is_drawn(self):
+        for code in range(33, 127):
+            strokes = list(letters(chr(code), 20.0))
+            assert strokes, chr(code)
+            box = list(letters("\N{SNOWMAN}", 20.0))
+            assert [each.tolist() for each in strokes] != [each.tolist() for each in box], chr(code)
+            everything = np.concatenate(strokes)
+            assert everything[:, 0].min() > -0.7, chr(code)
+            assert everything[:, 0].max() < text_width(chr(code), 20.0) + 0.7, chr(code)
+
+    def test_what_has_no_glyph_is_a_box(self):
+        (stroke,) = letters(unicodedata.lookup("SNOWMAN"), 20.0)
+        assert stroke.tolist()[0] == stroke.tolist()[-1]
+
+
+class TestPlotly:
+    @every_kind
+    def test_its_spec_holds_what_was_measured(self, kind):
+        curve = a_curve(kind)
+        spec = json.loads(json.dumps(interactive.spec_of(curve.picture()), allow_nan=False))
+        points = [trace for trace in spec["data"] if trace.get("name") == "measured"]
+        assert [trace["xaxis"] for trace in points] == ["x", "x2"]
+        assert all(trace["x"] == curve.measurements.levels.tolist() for trace in points)
+        dashed = [trace for trace in spec["data"] if trace.get("line", {}).get("dash") == "dash"]
+        most = curve.measurements.levels[-1]
+        assert most in {trace["x"][0] for trace in dashed}
+
+    def test_a_name_cannot_leave_its_place(self):
+        curve = Curve(a_curve("two").measurements, name="</script><script>alert(1)</script>")
+        made = curve.picture()
+        page = page_of(interactive.spec_of(made), "", "", title=made.title)
+        parser = Scripts()
+        parser.feed(page)
+        assert parser.count == 2
+
+    def test_without_plotly_it_says_how_to_get_it(self, monkeypatch, tmp_path):
+        monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+        monkeypatch.setitem(sys.modules, "plotly.offline", None)
+        for ask in (
+            a_curve("two").plot,
+            a_curve("two").html,
+            lambda: a_curve("two").save(tmp_path / "c.html"),
+        ):
+            with pytest.raises(MissingExtra, match="plotly") as caught:
+                ask()
+            assert 'pip install "hooke[plot]"' in caught.value.mend
+        assert not list(tmp_path.iterdir())
+
+    def test_with_plotly_it_is_a_figure_and_a_page_that_loads_nothing(self, tmp_path):
+        plotly = pytest.importorskip("plotly.graph_objects", reason="the extra `plot` is not installed")
+        assert isinstance(a_curve("usl").plot(), plotly.Figure)
+        page = a_curve("usl").save(tmp_path / "c.html").read_text("utf-8")
+        parser = Scripts()
+        parser.feed(page)
+        assert parser.count == 2
+        assert not parser.loaded
+
+
+class TestText:
+    @every_kind
+    @pytest.mark.parametrize("width", [40, 60, 80, 132])
+    def test_the_plot_fits_the_terminal(self, kind, width):
+        curve = a_curve(kind)
+        table = curve.table().splitlines()
+        for line in curve.text(width=width).splitlines():
+            assert len(line) <= width or line in {*table, curve.title}
+
+    def test_plain_text_is_ascii_without_colours(self):
+        assert a_curve("usl").text(width=80, plain=True).isascii()
+        assert "\x1b" not in a_curve("usl").text(width=80)
+        assert "\x1b[38;5;" in a_curve("usl").text(width=80, colour=True)
+
+    def test_every_point_and_mark_is_there(self):
+        text = a_curve("hard knee").text(width=100)
+        plot = text[text.index("speed-up;") : text.index("● measured")]
+        assert plot.count("●") == 2 * a_curve("hard knee").measurements.levels.size
+        assert plot.count("◆") == 2
+
+    def test_print_shows_it(self):
+        assert "Amdahl's law" in str(a_curve("few"))
+
+
+def test_nothing_heavy_is_imported_to_draw():
+    code = (
+        "import sys, hooke.charts.curve as c; from hooke.scaling import Measurements as M;"
+        "c.Curve(M([1, 2, 4, 8], throughput=[1, 2, 3.5, 6])).png();"
+        "sys.exit(bool({'matplotlib', 'plotly', 'PIL', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """The pixels of a PNG, each chunk's checksum checked."""
+    at, packed, size = 8, b"", (0, 0)
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length]) == (zlib.crc32(kind + body),)
+        size = struct.unpack(">II", body[:8]) if kind == b"IHDR" else size
+        packed += body if kind == b"IDAT" else b""
+        at += 12 + length
+    width, height = size
+    rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, 1 + 3 * width)
+    assert not rows[:, 0].any()
+    return rows[:, 1:].reshape(height, width, 3)
+
+
+class Scripts(html.parser.HTMLParser):
+    """Counts scripts, and names what they or anything else would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.count += tag == "script"
+        self.loaded += [value for name, value in attrs if name in {"src", "href"}]
