@@ -22,11 +22,11 @@ RUNNABLE = [
 
 
 def environment() -> dict[str, str]:
-    """The tests' own, with this environment's commands first and the project importable."""
+    """The tests' own, with this environment's commands first, the project importable and this checkout's Hooke."""
     commands = str(Path(sys.executable).parent)
     return os.environ | {
         "PATH": commands + os.pathsep + os.environ.get("PATH", ""),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
         "COLUMNS": "100",
         "NO_COLOR": "1",
     }
