@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from hooke.keys.file import File
+    from hooke.project.measuring import Study, measure
     from hooke.project.running import Run, run
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "RunStopped",
     "StoreError",
     "StoreFull",
+    "Study",
     "TaskFailed",
     "Temporary",
     "TimedOut",
@@ -69,12 +71,19 @@ __all__ = [
     "UsageError",
     "UserError",
     "WorkerDied",
+    "measure",
     "pipeline",
     "run",
     "task",
 ]
 
-_ELSEWHERE = {"File": "hooke.keys.file", "Run": "hooke.project.running", "run": "hooke.project.running"}
+_ELSEWHERE = {
+    "File": "hooke.keys.file",
+    "Run": "hooke.project.running",
+    "Study": "hooke.project.measuring",
+    "measure": "hooke.project.measuring",
+    "run": "hooke.project.running",
+}
 
 
 if not TYPE_CHECKING:  # a checker that saw it would take every name for one of ours

@@ -1,4 +1,4 @@
-"""A pipeline's parameters as options of `hooke run`."""
+"""A pipeline's parameters as options of `hooke run` and of the verbs like it."""
 
 from __future__ import annotations
 
@@ -47,11 +47,12 @@ class Option:
 
 
 class Parameters:
-    """What `hooke run FILE` accepts besides its own options. `target` is the FILE as it was typed, for messages."""
+    """What `hooke VERB FILE` accepts besides its own options. `target` is the FILE as it was typed, for messages."""
 
-    def __init__(self, pipeline: Pipeline[..., Any], *, target: str) -> None:
+    def __init__(self, pipeline: Pipeline[..., Any], *, target: str, verb: str = "run") -> None:
         self.pipeline = pipeline
         self.target = target
+        self.verb = verb
         self.signature = pipeline.signature
         self._tokens: tuple[str, ...] = ()
         hints = _hints(pipeline)
@@ -68,7 +69,7 @@ class Parameters:
         try:
             return self._parsed(list(tokens))
         except UsageError as error:
-            error.next = error.next or shlex.join(["hooke", "run", self.target, "--help"])
+            error.next = error.next or shlex.join(["hooke", self.verb, self.target, "--help"])
             raise
 
     def rows(self) -> list[tuple[str, str]]:
@@ -115,7 +116,7 @@ class Parameters:
             f"pipeline {self.pipeline.name!r} has no parameter {flag}",
             where=self.target,
             mend=meant + self._valid(),
-            next=shlex.join(["hooke", "run", self.target, *mended]) if near else "",
+            next=shlex.join(["hooke", self.verb, self.target, *mended]) if near else "",
         )
 
     def _value(self, option: Option, flag: str, text: str | None, rest: list[str]) -> Any:
@@ -137,7 +138,7 @@ class Parameters:
                 f"pipeline {self.pipeline.name!r} needs {names}",
                 where=self.target,
                 mend=self._valid(),
-                next=f"hooke run {shlex.quote(self.target)} {' '.join(str(option) for option in missing)}",
+                next=f"hooke {self.verb} {shlex.quote(self.target)} {' '.join(str(option) for option in missing)}",
             )
 
     def _bound(

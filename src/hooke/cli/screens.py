@@ -67,7 +67,12 @@ def exit_code(error: HookeError) -> int:
 
 def command(text: str, project: Project | None) -> str:
     """A command to type next, with `--project` where the working directory belongs to another project."""
-    if project is None or not text.startswith("hooke ") or text.startswith("hooke run ") or _is_here(project):
+    if (
+        project is None
+        or not text.startswith("hooke ")
+        or text.startswith(("hooke run ", "hooke measure "))
+        or _is_here(project)
+    ):
         return text
     folder = os.path.relpath(project.root)
     return f"{text} --project {shlex.quote(folder if len(folder) < len(str(project.root)) else str(project.root))}"

@@ -15,6 +15,7 @@ from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import Session, command, error_facts
 from hooke.journal.events import AttemptFinished, AttemptStarted, Event, RetryPlanned, WorkerStopped
 from hooke.journal.reader import read
+from hooke.journal.studies import StudyRecord, read_study
 from hooke.journal.view import RunView
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
@@ -43,10 +44,13 @@ class _Story:
 def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> int:
     """Show RUN (by default the last one): its tasks, what failed and why, what was tried again.
 
-    RUN may be the beginning of an id.
+    Of a study of `hooke measure`, what was measured. RUN may be the beginning of an id.
     """
     where = the_project(session, project)
     name = where.runs.find(run)
+    study = read_study(where.runs.folder(name))
+    if study is not None:
+        return _show_study(study, as_json=as_json)
     story = _read(where, name)
     if as_json:
         click.echo(json.dumps(_facts(session, story), indent=2))
@@ -60,6 +64,16 @@ def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> 
     if story.torn:
         click.echo(f"\nthe journal's end was torn and is cut: {story.torn}")
     click.echo(f"next: {command(_next(story.view, name), where)}", err=True)
+    return 0
+
+
+def _show_study(record: StudyRecord, *, as_json: bool) -> int:
+    from hooke.studies.report import (
+        facts_of,
+        text_of,
+    )  # SciPy takes half a second, which no run need wait for
+
+    click.echo(json.dumps(facts_of(record), indent=2) if as_json else text_of(record))
     return 0
 
 

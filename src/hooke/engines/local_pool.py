@@ -23,7 +23,7 @@ from hooke.engines.forking import ForkServer
 from hooke.engines.local_worker import Hello
 from hooke.pipeline.engine import Call
 
-__all__ = ["LocalPool", "Process", "WorkerKind", "shared_pool"]
+__all__ = ["THREAD_VARIABLES", "LocalPool", "Process", "WorkerKind", "shared_pool"]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

@@ -291,6 +291,10 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     place: str = "local"
     levels: tuple[int, ...] = ()
     """The N to be measured."""
+    sizes: tuple[int, ...] = ()
+    """The numbers of items to be measured, by the one N; empty where it is N that is varied."""
+    plain: str = ""
+    """The function that does the same work in its own way, as the baseline; empty where that is the calls as they are."""
     repeats: int = 0
     weak: bool = False
     """Whether the work grows with N."""

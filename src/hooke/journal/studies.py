@@ -2,10 +2,12 @@
 
 A study is a folder among the runs, `measure-<pipeline>-<time>-<letters>`. Its driver's segment holds a StudyStarted,
 then Measured and PlainMeasured events, then a RunFinished; the attempts behind each Measured are in a segment of its own.
+A later driver that goes on with it says StudyStarted again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,13 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
     finished: RunFinished | None = None
 
     @property
+    def rounds(self) -> int:
+        """How many rounds are whole: each N, or size, once, and the plain calls once."""
+        levels = len(self.started.sizes or self.started.levels)
+        counts = Counter(each.repeat for each in self.measured)
+        return sum(counts[each.repeat] == levels for each in self.plain)
+
+    @property
     def complete(self) -> bool:
         """Whether all that was to be measured has been."""
         return self.finished is not None and self.finished.status == "finished"
@@ -39,25 +48,31 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
 def read_study(folder: Path) -> StudyRecord | None:
     """The study in a run's folder; None where that holds a run. Raises JournalError as `read` does."""
     started: StudyStarted | None = None
-    measured: list[Measured] = []
-    plain: list[PlainMeasured] = []
+    # A round that an earlier driver did not finish is measured anew, and what it had of it no longer counts.
+    measured: dict[tuple[int, int, float], Measured] = {}
+    plain: dict[int, PlainMeasured] = {}
     finished: RunFinished | None = None
     for segment in read(folder, "driver"):
         for event in segment.events:
             match event:
                 case StudyStarted():
-                    started = event
+                    started, finished = event, None
                 case Measured():
-                    measured.append(event)
+                    measured[event.repeat, event.n, event.work] = event
                 case PlainMeasured():
-                    plain.append(event)
+                    plain[event.repeat] = event
                 case RunFinished():
                     finished = event
                 case _:
                     pass
     if started is None:
         return None
-    return StudyRecord(started=started, measured=tuple(measured), plain=tuple(plain), finished=finished)
+    return StudyRecord(
+        started=started,
+        measured=tuple(measured.values()),
+        plain=tuple(plain.values()),
+        finished=finished,
+    )
 
 
 def find_studies(runs: RunsFolder, *, pipeline: str = "", task: str | None = None) -> Iterator[StudyRecord]:

@@ -79,8 +79,8 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
                 finished = event
             elif isinstance(event, StudyStarted):
                 raise UsageError(
-                    f"{run} measured how {event.pipeline!r} scales: a study is not resumed, it is taken anew",
-                    next=f"hooke measure {event.entry}",
+                    f"{run} measured how {event.pipeline!r} scales: the command that began it goes on with it",
+                    next=f"hooke measure {event.entry}" + (f" --task {event.task}" if event.task else ""),
                 )
     if started is None:
         raise UsageError(f"run {run} has no beginning in its journal: it never started", next="hooke runs")

@@ -30,7 +30,7 @@ from hooke.project.progress.html import run_html
 from hooke.project.progress.progress import Progress
 from hooke.project.table import run_table
 
-__all__ = ["Run", "run"]
+__all__ = ["Run", "project_of", "run"]
 
 
 def run(
@@ -67,7 +67,7 @@ def run(
             f"{file} calls run() while it is imported",
             mend='put the call under `if __name__ == "__main__":`',
         )
-    project = Project.find(_start_of(pipeline))
+    project = project_of(pipeline)
     wanted = wanted_progress(progress, project.settings.show.progress)
     driver = prepare(Order(pipeline=pipeline, args=args, params=params, on=on, workers=workers), project)
     scene = Scene(in_this_process=driver.place.engine == "serial", background=not wait)
@@ -88,6 +88,11 @@ def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
     if status != "finished":
         handle.check()
     return handle
+
+
+def project_of(pipeline: Pipeline[..., Any]) -> Project:
+    """The project of a pipeline that is called from Python."""
+    return Project.find(_start_of(pipeline))
 
 
 def _start_of(pipeline: Pipeline[..., Any]) -> Path:

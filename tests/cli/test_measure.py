@@ -1,0 +1,180 @@
+"""`hooke measure` as it is typed. What is timed sleeps, so that a busy machine changes no answer that is asked for."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from tests.cli.conftest import Desk
+
+from hooke.journal.studies import StudyRecord, read_study
+
+pytestmark = pytest.mark.heavy
+
+NAPS = """
+    import os
+    import time
+    from pathlib import Path
+
+    from hooke import pipeline, task
+
+    HERE = Path(__file__).parent
+
+
+    @task
+    def nap(x: int, *, seconds: float) -> int:
+        with open(HERE / "ran", "a") as file:
+            file.write(f"{os.getpid()}\\n")
+        time.sleep(seconds)
+        return x
+
+
+    @pipeline
+    def naps(n: int = 4, seconds: float = 0.03) -> list[int]:
+        print("traced")
+        return nap.map(range(n), seconds=seconds)
+
+
+    def at_once(xs, *, seconds):
+        time.sleep(seconds)
+"""
+MEASURE = ("measure", "naps.py", "--task", "nap", "--workers", "1,2", "--repeats", "2")
+
+
+@pytest.fixture
+def naps(desk: Desk) -> Desk:
+    desk.write("naps.py", NAPS)
+    return desk
+
+
+def record(desk: Desk) -> StudyRecord:
+    found = read_study(desk.project.runs.folder(desk.last()))
+    assert found is not None
+    return found
+
+
+def test_a_study_is_shown_and_shown_again(naps):
+    done = naps.hooke(*MEASURE, "--n", "6")
+    assert done.code == 0, done.err
+    assert "nap of naps(n=6), strong scaling: 2 repeats" in done.out
+    assert "\nplain " in done.out
+    assert "COST " in done.out
+    assert "next  measure at N = 4" in done.out
+    assert "traced" not in done.out
+    assert "round 2 of 2 is done" in done.err
+    study = naps.last()
+    assert f"next: hooke show {study}" in done.err
+    assert naps.hooke("show").out == done.out
+    assert study in naps.hooke("runs").out
+    again = naps.hooke(*MEASURE, "--n", "6")
+    assert again.out == done.out
+    assert "known already; --fresh measures it anew" in again.err
+
+
+def test_json_is_for_programs(naps):
+    done = naps.hooke(*MEASURE, "--plain", "at_once", "--json")
+    facts = json.loads(done.out)
+    assert [row["n"] for row in facts["rows"]] == [1, 2]
+    assert facts["plain"] == "at_once"
+    assert facts["law"]["measure_at"] == 4
+    assert facts["cost"]["never"] is True
+    assert done.err == "traced\n"
+    assert json.loads(naps.hooke("show", "--json").out) == facts
+    refused = naps.hooke("measure", "naps.py", "--task", "np", "--json")
+    assert refused.code == 2
+    assert "did you mean nap?" in json.loads(refused.out)["error"]["mend"]
+
+
+def test_ctrl_c_keeps_the_rounds_that_are_done_and_the_same_command_goes_on(naps, kill):
+    process = naps.start(*MEASURE, "--repeats", "3", "--seconds", "0.1")
+    kill(process)
+    naps.until(lambda: naps.project.runs.names() and _rounds(naps) == 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped; what had been measured is kept" in err
+    typed = f"hooke {' '.join(MEASURE)} --repeats 3 --seconds 0.1"
+    assert f"next: {typed}" in err
+    assert record(naps).rounds < 3
+    kept = record(naps).measured[:2]
+    done = naps.hooke(*MEASURE, "--repeats", "3", "--seconds", "0.1")
+    assert done.code == 0, done.err
+    assert record(naps).measured[:2] == kept
+    assert record(naps).complete
+    assert len(naps.project.runs.names()) == 1
+
+
+def test_a_killed_driver_leaves_no_process_and_the_study_goes_on(naps, kill):
+    process = naps.start(*MEASURE, "--repeats", "3", "--seconds", "0.1")
+    kill(process)
+    naps.until(lambda: naps.project.runs.names() and _rounds(naps) == 1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert children
+    naps.until(lambda: not any(_lives(child) for child in children))
+    refused = naps.hooke("resume")
+    assert refused.code == 2
+    assert "no run is left to resume" in refused.err
+    named = naps.hooke("resume", naps.last())
+    assert "next: hooke measure" in named.err
+    assert naps.hooke(*MEASURE, "--repeats", "3", "--seconds", "0.1").code == 0
+    assert record(naps).complete
+    assert len(naps.project.runs.names()) == 1
+    assert not (naps.project.runs.folder(naps.last()) / "store").exists()
+
+
+def test_two_studies_at_once_would_measure_one_another(naps, kill):
+    process = naps.start(*MEASURE, "--seconds", "0.5")
+    kill(process)
+    naps.until(lambda: (naps.folder / "ran").exists())
+    second = naps.hooke("measure", "naps.py", "--workers", "1,2")
+    assert second.code == 2
+    assert "would measure one another" in second.err
+    third = naps.hooke("stop", naps.last())
+    assert third.code == 0
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_a_script_measures_its_own_pipeline(naps):
+    script = '\n\n    if __name__ == "__main__":\n        from hooke import measure\n'
+    script += '        print(measure(naps, task="nap", workers=[1, 2], repeats=1, plain=at_once).cost)\n'
+    naps.write("naps.py", NAPS + script)
+    done = subprocess.run(
+        [sys.executable, "naps.py"], cwd=naps.folder, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("traced\nCOST: no N beats the plain call")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("--workers", "1-4"), "--workers '1-4' is no list of whole numbers"),
+        (("--sizes", "a"), "--sizes 'a' is no list"),
+        (("--plain", "nothing"), "has no function 'nothing' for --plain"),
+        (("--tsk", "nap"), "no parameter --tsk"),
+        (("--repeats", "0"), "Invalid value for '--repeats'"),
+        (("--on", "nowhere"), "no place is called 'nowhere'"),
+    ],
+)
+def test_what_was_mistyped_is_said(naps, typed, said):
+    done = naps.hooke("measure", "naps.py", *typed)
+    assert done.code == 2
+    assert said in done.err
+    assert not (naps.folder / ".hooke").exists()
+
+
+def _rounds(desk: Desk) -> int:
+    found = read_study(desk.project.runs.folder(desk.last()))
+    return found.rounds if found is not None else 0
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,238 @@
+"""Whole studies on real workers. What is timed sleeps, so that a busy machine changes no answer that is asked for."""
+
+import pytest
+
+from hooke.base.errors import HookeError, NotEnoughData, UsageError, UserError
+from hooke.journal.reader import read
+from hooke.journal.studies import find_studies
+from hooke.project.loading import load_entry
+from hooke.project.measuring import Study, measure
+from hooke.scaling import fit
+
+pytestmark = pytest.mark.heavy
+
+NAPS = """
+    import os
+    import time
+    from pathlib import Path
+
+    from hooke import pipeline, task
+
+    HERE = Path(__file__).parent
+
+
+    def note(what):
+        with open(HERE / "ran", "a") as file:
+            file.write(f"{what} {os.getpid()}\\n")
+
+
+    @task
+    def start(x: int) -> int:
+        note("start")
+        return x
+
+
+    @task
+    def nap(x: int, *, seconds: float) -> int:
+        note("nap")
+        time.sleep(seconds)
+        return x
+
+
+    @task
+    def total(xs: list[int]) -> int:
+        return sum(xs)
+
+
+    @pipeline
+    def naps(n: int = 8, seconds: float = 0.03) -> int:
+        return total(nap.map(start.map(range(n)), seconds=seconds))
+
+
+    def at_once(xs, *, seconds):
+        note(f"at_once {len(xs)} items for")
+        time.sleep(seconds)
+
+
+    @pipeline
+    def crowd(repeats: int = 2) -> int:
+        return total(nap.map(range(repeats), seconds=0.01))
+
+
+    @pipeline
+    def moody() -> int:
+        return total(fickle.map([0]))
+
+
+    @task
+    def fickle(x: int) -> int:
+        # Calls 1 and 2 warm up; each round of two N and the plain calls is then fast or slow as a whole.
+        with open(HERE / "moods", "a") as file:
+            file.write("x")
+        calls = (HERE / "moods").stat().st_size
+        time.sleep(0.5 if (calls - 3) // 3 % 2 else 0.005)
+        return x
+
+"""
+
+
+def pipeline_of(workshop, name="naps"):
+    return load_entry(f"{workshop.file}:{name}")[0]
+
+
+def ran(workshop):
+    path = workshop.folder / "ran"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def take(workshop, *args, name="naps", workers=(1, 2), repeats=2, **more) -> Study:
+    return measure(
+        pipeline_of(workshop, name), *args, workers=list(workers), repeats=repeats, progress="none", **more
+    )
+
+
+def test_a_task_is_measured_at_each_n_beside_plain_calls(workshop):
+    workshop.write(NAPS)
+    study = take(workshop, task="nap", workers=(1, 2, 4), repeats=3)
+    assert study.status == "finished"
+    assert [(row.n, row.work, row.repeats) for row in study.rows] == [(1, 8, 3), (2, 8, 3), (4, 8, 3)]
+    assert study.rows[0].seconds > 8 * 0.03
+    assert min(study.plain_seconds) > 8 * 0.03
+    assert len(study.measurements) == 9
+    # Sleepers do not stand in one another's way, whatever else the machine does.
+    assert study.rows[2].speedup > 1.5
+    assert study.law.family == fit(study.measurements).family
+    assert 1 <= study.cost.n <= 4
+    assert "nap of naps" in str(study)
+    # What it needs ran once for each item; it itself once to warm up and once a turn, the plain calls' first item twice.
+    names = [line.split()[0] for line in ran(workshop)]
+    assert names.count("start") == 8
+    assert names.count("nap") == 8 * (1 + 9) + 8 * 3 + 1
+    assert not (study.folder / "store").exists()
+
+
+def test_an_equal_study_is_the_answer_until_the_code_changes(workshop):
+    workshop.write(NAPS)
+    study = take(workshop, task="nap")
+    before = len(ran(workshop))
+    assert take(workshop, 8, task="nap").id == study.id
+    assert len(ran(workshop)) == before
+    more = take(workshop, task="nap", repeats=3)
+    assert more.id == study.id
+    assert [row.repeats for row in more.rows] == [3, 3]
+    assert take(workshop, task="nap", fresh=True).id != study.id
+    assert take(workshop, task="nap", seconds=0.02).id != study.id
+    workshop.edit("time.sleep(seconds)\n    return", "time.sleep(seconds * 1)\n    return")
+    assert len(list(find_studies(workshop.project.runs))) == 3
+    assert take(workshop, task="nap").id not in {study.id, more.id}
+
+
+def test_what_the_cache_has_of_the_inputs_is_not_computed_again(workshop):
+    workshop.write(NAPS)
+    workshop.run(name="naps")
+    before = ran(workshop)
+    take(workshop, task="nap", repeats=1)
+    assert not [line for line in ran(workshop)[len(before) :] if line.startswith("start")]
+    # Nor does a study leave anything in the cache.
+    assert workshop.ran(workshop.run(name="naps")) == {}
+
+
+def test_a_whole_pipeline_is_measured_in_runs(workshop):
+    workshop.write(NAPS)
+    study = take(workshop, n=4)
+    assert [(row.n, row.work) for row in study.rows] == [(1, 1), (2, 1)]
+    assert study.facts()["unit"] == "runs"
+    assert study.facts()["task"] == ""
+
+
+def test_weak_scaling_and_sizes(workshop):
+    workshop.write(NAPS)
+    study = take(workshop, task="nap", weak=True)
+    assert [(row.n, row.work) for row in study.rows] == [(1, 4), (2, 8)]
+    sizes = take(workshop, task="nap", workers=(1,), sizes=[1, 4, 8])
+    assert [(row.n, row.work) for row in sizes.rows] == [(1, 1), (1, 4), (1, 8)]
+    assert sizes.law.family == "batch"
+    assert sizes.law.parameters["a"].value > 0.03
+
+
+def test_a_baseline_of_ones_own_is_given_the_whole_map(workshop):
+    workshop.write(NAPS)
+    module = pipeline_of(workshop).function.__globals__
+    study = take(workshop, task="nap", plain=module["at_once"])
+    assert "at_once 8 items" in "\n".join(ran(workshop))
+    assert max(study.plain_seconds) < min(row.seconds for row in study.rows)
+    assert study.cost.never
+    assert "one plain thread (at_once)" in str(study)
+    assert take(workshop, task="nap").id != study.id
+
+
+def test_a_machine_that_is_too_noisy_is_told_from_one_that_is_not(workshop):
+    workshop.write(NAPS)
+    with pytest.raises(NotEnoughData, match="too noisy") as error:
+        take(workshop, name="moody", task="fickle", repeats=6)
+    assert "repeats" in error.value.mend
+    (record,) = find_studies(workshop.project.runs)
+    assert record.rounds == 2
+    assert record.finished is not None
+    assert record.finished.status == "failed"
+    assert "too noisy" in record.finished.message
+
+
+def test_a_task_that_fails_ends_the_study_as_it_would_a_run(workshop):
+    workshop.write(NAPS.replace("time.sleep(seconds)\n        return x", "raise ValueError('no')", 1))
+    with pytest.raises(UserError, match="no"):
+        take(workshop, task="nap")
+
+
+def test_a_plain_call_that_fails_is_told_as_that(workshop):
+    workshop.write(NAPS.replace('note(f"at_once', 'raise ValueError("not here")\n        note(f"at_once'))
+    with pytest.raises(
+        HookeError, match="the plain call, which is the baseline, raised ValueError: not here"
+    ):
+        take(workshop, task="nap", plain=pipeline_of(workshop).function.__globals__["at_once"])
+
+
+def test_a_plain_call_that_dies_is_told_as_that(workshop):
+    workshop.write(NAPS.replace('note(f"at_once', 'os.kill(os.getpid(), 9)\n        note(f"at_once'))
+    with pytest.raises(HookeError, match="died: killed by SIGKILL"):
+        take(workshop, task="nap", plain=pipeline_of(workshop).function.__globals__["at_once"])
+
+
+def test_the_attempts_behind_each_measurement_are_kept(workshop):
+    workshop.write(NAPS)
+    study = take(workshop, task="nap", repeats=1)
+    segments = {segment.name for segment in read(study.folder)}
+    (record,) = find_studies(workshop.project.runs)
+    assert {each.segment for each in record.measured} < segments
+
+
+def test_names_of_ours_are_refused_where_it_is_not_clear_whose_they_are(workshop):
+    workshop.write(NAPS)
+    with pytest.raises(UsageError, match="has a parameter 'repeats'"):
+        take(workshop, name="crowd")
+    assert take(workshop, 3, name="crowd", task="nap", repeats=1).rows[0].work == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"on": "serial"}, "fixed number of workers"),
+        ({"task": "nope"}, "no task 'nope'"),
+        ({"workers": (1,)}, "one N only"),
+        ({"task": "total", "weak": True}, "called, not mapped"),
+        ({"task": "nap", "workers": (1,), "sizes": [1, 2, 9]}, "fewer than the size 9"),
+        ({"repeats": 0}, "repeats=0"),
+        ({"progress": "loud"}, "progress='loud'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(workshop, more, said):
+    workshop.write(NAPS)
+    with pytest.raises(UsageError, match=said):
+        measure(pipeline_of(workshop), **({"workers": [1, 2], "progress": "none"} | more))
+    assert not (workshop.folder / ".hooke").exists()
+
+
+def test_a_task_is_no_pipeline(workshop):
+    workshop.write(NAPS)
+    with pytest.raises(UsageError, match="takes a pipeline"):
+        measure(pipeline_of(workshop).function.__globals__["nap"])
