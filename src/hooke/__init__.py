@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from hooke.keys.file import File
     from hooke.project.measuring import Study, measure
+    from hooke.project.planning.plan import Plan, plan
     from hooke.project.running import Run, run
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "NotPicklable",
     "OutOfMemory",
     "Permanent",
+    "Plan",
     "Run",
     "RunStopped",
     "StoreError",
@@ -73,15 +75,18 @@ __all__ = [
     "WorkerDied",
     "measure",
     "pipeline",
+    "plan",
     "run",
     "task",
 ]
 
 _ELSEWHERE = {
     "File": "hooke.keys.file",
+    "Plan": "hooke.project.planning.plan",
     "Run": "hooke.project.running",
     "Study": "hooke.project.measuring",
     "measure": "hooke.project.measuring",
+    "plan": "hooke.project.planning.plan",
     "run": "hooke.project.running",
 }
 

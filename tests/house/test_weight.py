@@ -43,7 +43,9 @@ def test_import_hooke_has_no_side_effect() -> None:
     loaded_after(code)
 
 
-@pytest.mark.parametrize("name", ["task", "pipeline", "run", "Run", "measure", "Study", "File"])
+@pytest.mark.parametrize(
+    "name", ["task", "pipeline", "run", "Run", "measure", "Study", "plan", "Plan", "File"]
+)
 def test_public_names_are_reached_lazily(name: str) -> None:
     loaded_after(f"import hooke\nassert {name!r} in hooke.__all__ and {name!r} in dir(hooke)\nhooke.{name}")
 

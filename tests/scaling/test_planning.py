@@ -120,19 +120,19 @@ class TestTimings:
     def test_runs_that_differ_widen(self):
         same = [Timing(items=10, seconds=1.0)] * 5
         apart = [Timing(items=10, seconds=s) for s in (0.5, 1.0, 2.0, 1.5, 0.7)]
-        assert run_spread([apart]).value > run_spread([same]).value
-        few, many = (seconds_factor(same[:n], run_spread([same[:n]]), items=10) for n in (1, 5))
+        assert run_spread(apart).value > run_spread(same).value
+        few, many = (seconds_factor(same[:n], run_spread(same[:n]), items=10) for n in (1, 5))
         assert 1 < many < few
 
     def test_coverage_of_a_run_that_comes(self):
         """Of 400 sets of three runs and a fourth one, at a spread that is not the prior's, nine of ten are inside."""
         inside = 0
         for seed in range(400):
-            runs = np.exp(np.random.default_rng(seed).normal(0, 0.2, (5, 4)))
-            tasks = [[Timing(items=1, seconds=float(s)) for s in row[:3]] for row in runs]
-            factor = seconds_factor(tasks[0], run_spread(tasks), items=1)
-            mean = float(np.mean(runs[0][:3]))
-            inside += mean / factor <= runs[0][3] <= mean * factor
+            runs = np.exp(np.random.default_rng(seed).normal(0, 0.2, 4))
+            timings = [Timing(items=1, seconds=float(s)) for s in runs[:3]]
+            factor = seconds_factor(timings, run_spread(timings), items=1)
+            mean = float(np.mean(runs[:3]))
+            inside += mean / factor <= runs[3] <= mean * factor
         assert inside >= 360
 
 

@@ -35,6 +35,7 @@ VERBS = {
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",
     "measure": "Measure how far a task or a pipeline scales, and whether it beats one plain thread.",
+    "plan": "Predict time and money, here and on other machines.",
     "doctor": "Check what is installed and what works here.",
     "demo": "Run the main job on real data, cache and edit included.",
     "completion": "Print the completion script of a shell.",

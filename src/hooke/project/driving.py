@@ -7,7 +7,7 @@ import platform
 import random
 import socket
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from hooke.base.ref import Ref
 from hooke.base.refusals import writing
 from hooke.journal.events import CodeSeen, Event, NodePlanned, RunFinished, RunStarted
 from hooke.journal.reader import read
+from hooke.journal.view import RunView
 from hooke.journal.writer import Journal
 from hooke.pipeline.effects import Plan
 from hooke.pipeline.engine import EngineContext
@@ -40,9 +41,10 @@ from hooke.project.folder import Project
 from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
 from hooke.project.places import Place, find_place, open_engine, parse_workers
+from hooke.project.predictions import check
 from hooke.store.store import Store
 
-__all__ = ["DRIVER", "Driver", "Order", "prepare"]
+__all__ = ["DRIVER", "Driver", "Order", "new_run_id", "prepare", "shown_parameters"]
 
 DRIVER = "driver"
 """The segment that the run state's events are in."""
@@ -116,17 +118,31 @@ class Driver:
             status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             _finish(journal, RunFinished(status=status, message=message.removesuffix(": ")))
             raise
-        failure = state.failure
+        failure, seconds = state.failure, self.clock.monotonic() - began
+        if status == "finished":
+            self._check_plan(journal, seconds)
         journal.append(
             RunFinished(
                 status=status,
                 output=output,
                 node=failure.node if failure else None,
                 message=failure.failure.message if failure else "",
-                seconds=self.clock.monotonic() - began,
+                seconds=seconds,
             )
         )
         return status
+
+    def _check_plan(self, journal: Journal, seconds: float) -> None:
+        """Say how the run turned out against the plan that was made for it, if one was."""
+        plans = self.project.plans
+        if self.order.run is not None or self.place.engine != "local" or not plans.names(self.graph.pipeline):
+            return
+        events = [event for segment in read(journal.path) for event in segment.events]
+        view = RunView.fold(events)
+        made = plans.made_for(view.begun) if view.begun is not None else None
+        checked = check(made, view, seconds=seconds) if made is not None else None
+        if checked is not None:
+            journal.append(checked)
 
     def _run(
         self, state: RunState, keys: GraphKeys, store: Store, journal: Journal, recovered: Recovered
@@ -207,7 +223,7 @@ class Driver:
             entry=str(entry),
             pickled=_stored(store, order.pipeline, "the pipeline") if entry.file is None else None,
             arguments=_stored(store, (order.args, dict(order.params)), "a parameter"),
-            shown=_shown_parameters(order),
+            shown=shown_parameters(order.args, order.params),
             place=order.on,
             workers=parse_workers(order.workers),
             store=store.place,
@@ -314,6 +330,7 @@ def _stored(store: Store, value: Any, what: str) -> Ref:
         ) from error
 
 
-def _shown_parameters(order: Order) -> dict[str, str]:
-    positional = {f"[{at}]": shown(value) for at, value in enumerate(order.args)}
-    return positional | {name: shown(value) for name, value in order.params.items()}
+def shown_parameters(args: Sequence[Any], params: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters of a pipeline as short text, by name or position."""
+    positional = {f"[{at}]": shown(value) for at, value in enumerate(args)}
+    return positional | {name: shown(value) for name, value in params.items()}

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from hooke.base.errors import ConfigError
 from hooke.base.refusals import writing
 from hooke.journal.runs import RunsFolder
+from hooke.project.predictions import PlansFolder
 from hooke.project.settings import FILE, Settings, read_settings
 from hooke.store.store import Store
 
@@ -50,6 +51,11 @@ class Project:
     def runs(self) -> RunsFolder:
         """The runs of this project."""
         return RunsFolder(self.data / "runs")
+
+    @property
+    def plans(self) -> PlansFolder:
+        """The plans of this project."""
+        return PlansFolder(self.data / "plans")
 
     def store(self) -> Store:
         """The store of this project. Raises ConfigError where a shared one has no secret."""

@@ -17,6 +17,7 @@ __all__ = [
     "PROGRESS",
     "JournalSettings",
     "PlaceSettings",
+    "PlanSettings",
     "Settings",
     "ShowSettings",
     "StoreSettings",
@@ -66,12 +67,25 @@ class PlaceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSettings:
+    """`[plan]`: where a pipeline could run, for `plan`."""
+
+    catalog: tuple[str, ...] | None = None
+    """Price lists: names of shipped ones, or CSV files below the project's folder. None: all that are shipped."""
+    speed: Mapping[str, Any] = field(default_factory=dict)
+    """`"lambda:gpu_1x_a10" = "1.3-1.5"`: how many times as fast as the machine that was measured."""
+    startup: Mapping[str, Any] = field(default_factory=dict)
+    """`digitalocean = "1m-2m"`: time from asking for an instance until it works, of a list or of one type in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of `hooke.toml`. What it does not say has the default given here."""
 
     store: StoreSettings = field(default_factory=StoreSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
     show: ShowSettings = field(default_factory=ShowSettings)
+    plan: PlanSettings = field(default_factory=PlanSettings)
     places: Mapping[str, PlaceSettings] = field(default_factory=dict)
 
 
@@ -90,6 +104,7 @@ def read_settings(folder: Path) -> Settings:
         store=_store(path, table.get("store", {})),
         journal=_journal(path, table.get("journal", {})),
         show=_show(path, table.get("show", {})),
+        plan=_plan(path, table.get("plan", {})),
         places={name: _place(path, f"places.{name}", values) for name, values in places.items()},
     )
 
@@ -106,6 +121,26 @@ def _show(path: Path, values: Any) -> ShowSettings:
     if made.progress not in PROGRESS:
         raise ConfigError(f"{path}: show.progress = {made.progress!r}", mend=f"valid: {', '.join(PROGRESS)}")
     return made
+
+
+def _plan(path: Path, values: Any) -> PlanSettings:
+    table = _table(path, "plan", values)
+    _refuse_unknown(path, "plan.", table, [f.name for f in fields(PlanSettings)])
+    catalog = table.get("catalog")
+    names = [catalog] if isinstance(catalog, str) else catalog
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(
+            f"{path}: plan.catalog = {catalog!r}", mend='write catalog = ["lambda", "ours.csv"]'
+        )
+    return PlanSettings(
+        catalog=None if names is None else tuple(_list_file(path, name) for name in names),
+        speed=_table(path, "plan.speed", table.get("speed", {})),
+        startup=_table(path, "plan.startup", table.get("startup", {})),
+    )
+
+
+def _list_file(path: Path, name: str) -> str:
+    return str(path.parent / name) if name.endswith(".csv") else name
 
 
 def _place(path: Path, name: str, values: Any) -> PlaceSettings:

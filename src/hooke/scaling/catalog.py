@@ -33,8 +33,8 @@ class Machine:
     """An instance type. None is: not known.
 
     `memory` is in bytes, prices are US dollars an hour of a whole instance. `startup_s` is from asking for one until
-    it works. `speed` is how many times as fast as the machine that was measured one of its vCPUs (or GPUs) does the
-    work while all of them are busy.
+    it works. `speed` is how many times as fast as the machine that was measured it does the same call, with as
+    many of them at once.
     """
 
     catalog: str

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hooke.base.units import format_seconds
 from hooke.scaling.estimate import Estimate
 from hooke.scaling.planning import Row
+from hooke.scaling.workload import Untimed
 
 __all__ = ["Advice", "Wish", "front", "measured", "recommend", "shown_seconds", "shown_usd"]
 
@@ -62,12 +63,17 @@ def front(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def recommend(rows: Sequence[Row], wish: Wish) -> Advice:
-    """The cheapest row that keeps to the wish, the fastest of equals; with a budget alone the fastest that keeps to it."""
+def recommend(rows: Sequence[Row], wish: Wish, untimed: Sequence[Untimed] = ()) -> Advice:
+    """The cheapest row that keeps to the wish, the fastest of equals; with a budget alone the fastest that keeps to it.
+
+    `untimed` are tasks that no row counts: nothing is then sure to keep to a wish.
+    """
     known = [row for row in rows if row.seconds is not None and row.usd is not None]
     measure = _first_measurement(rows)
     if not known:
         return Advice(row=None, reason=_nothing_known(rows, measure), measure=measure)
+    if untimed:
+        return _in_part(known, wish, ", ".join(map(str, untimed)))
     granted = [row for row in known if wish.granted(row)]
     if not granted:
         return _none_granted(known, wish, measure)
@@ -81,6 +87,17 @@ def recommend(rows: Sequence[Row], wish: Wish) -> Advice:
         return _without_wish(known)
     row = min(granted, key=lambda each: (_usd(each), _seconds(each)))
     return Advice(row=row, reason=f"the cheapest that keeps to {wish}: {_what(row)}{_spot(row)}")
+
+
+def _in_part(known: Sequence[Row], wish: Wish, untimed: str) -> Advice:
+    if str(wish):
+        row = min(known, key=_seconds)
+        return Advice(
+            row=None,
+            reason=f"not enough data to keep to {wish}: no total counts {untimed}; the rest takes at best {_what(row)}",
+        )
+    advice = _without_wish(known)
+    return Advice(row=advice.row, reason=f"{advice.reason}; not counted: {untimed}")
 
 
 def _without_wish(known: Sequence[Row]) -> Advice:

@@ -76,13 +76,21 @@ class _Outcome:
 class Planner:
     """Predicts rows for one workload. Schedules are kept by what they depend on, so that hundreds of rows are cheap.
 
+    `elsewhere` is the same work with what is known of it on other machines, where that is less than on this one.
     `overhead_s` is what a run takes beside its calls: (low, value, high).
     """
 
-    def __init__(self, workload: Workload, *, overhead_s: Ends = (0.0, 0.0, 0.0)) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        *,
+        elsewhere: Workload | None = None,
+        overhead_s: Ends = (0.0, 0.0, 0.0),
+    ) -> None:
         self.workload = workload
+        self._elsewhere = elsewhere or workload
         self._overhead_s = overhead_s
-        self._outcomes: dict[tuple[Room, tuple[int, ...]], _Outcome] = {}
+        self._outcomes: dict[tuple[bool, Room, tuple[int, ...]], _Outcome] = {}
 
     def row(self, configuration: Configuration) -> Row:
         """What is predicted of a configuration."""
@@ -94,7 +102,7 @@ class Planner:
             refused = f"one instance is too small for {small[0]}"
         if refused:
             return Row(configuration=configuration, refused=refused)
-        outcome = self._outcome(_room(configuration), fits)
+        outcome = self._outcome(_room(configuration), fits, is_local=configuration.is_local)
         if outcome.refused:
             return Row(configuration=configuration, refused=outcome.refused, measure=outcome.measure)
         return self._priced(configuration, outcome)
@@ -128,41 +136,40 @@ class Planner:
         self, configuration: Configuration, seconds: Ends, speed: tuple[float, float]
     ) -> Estimate | None:
         """Both ends of time and of work belong together: a day that is slow for many workers is slow for one."""
-        alone = self._outcome(Room(slots=1, cpus=math.inf), (1,) * len(self.workload.works))
+        fits = (1,) * len(self.workload.works)
+        alone = self._outcome(Room(slots=1, cpus=math.inf), fits, is_local=configuration.is_local)
         if alone.refused or not all(seconds):
             return None
         work = _each(sum, _divided(alone.seconds, speed), self._overhead_s)
         shares = [each / (configuration.workers * s) for each, s in zip(work, seconds, strict=True)]
         return _estimate("efficiency", (min(shares), shares[1], max(shares)))
 
-    def _outcome(self, room: Room, fits: tuple[int, ...]) -> _Outcome:
-        key = (room, fits)
+    def _outcome(self, room: Room, fits: tuple[int, ...], *, is_local: bool) -> _Outcome:
+        key = (is_local, room, fits)
         if key not in self._outcomes:
-            self._outcomes[key] = self._scheduled(room, fits)
+            load = self.workload if is_local else self._elsewhere
+            self._outcomes[key] = _scheduled(load, room, fits)
         return self._outcomes[key]
 
-    def _scheduled(self, room: Room, fits: tuple[int, ...]) -> _Outcome:
-        load = self.workload
-        at_once = [
-            max(1, min(room.slots, most, load.items[work.task]))
-            for work, most in zip(load.works, fits, strict=True)
-        ]
-        per_call = [load.per_call(number, n) for number, n in enumerate(at_once)]
-        schedule = _Schedule(load.works, per_call, at_once, fits, room)
-        refusal = schedule.undetermined()
-        if refusal is not None:
-            return refusal
-        low, value, high = (schedule.seconds([each.seconds[end] for each in per_call]) for end in range(3))
-        work: dict[str, Ends] = {}
-        for each, per in zip(load.works, per_call, strict=True):
-            mine = (
-                per.seconds[0] * (each.items or 0),
-                per.seconds[1] * (each.items or 0),
-                per.seconds[2] * (each.items or 0),
-            )
-            work[each.task] = _each(sum, work.get(each.task, (0.0, 0.0, 0.0)), mine)
-        # A list schedule may end sooner with longer calls (Graham's anomalies); an interval may not.
-        return _Outcome(seconds=(min(low, value), value, max(value, high)), work=work)
+
+def _scheduled(load: Workload, room: Room, fits: tuple[int, ...]) -> _Outcome:
+    at_once = [
+        max(1, min(room.slots, most, load.items[work.task]))
+        for work, most in zip(load.works, fits, strict=True)
+    ]
+    per_call = [load.per_call(number, n) for number, n in enumerate(at_once)]
+    schedule = _Schedule(load.works, per_call, at_once, fits, room)
+    refusal = schedule.undetermined()
+    if refusal is not None:
+        return refusal
+    low, value, high = (schedule.seconds([each.seconds[end] for each in per_call]) for end in range(3))
+    work: dict[str, Ends] = {}
+    for each, per in zip(load.works, per_call, strict=True):
+        items = each.items or 0
+        mine = (per.seconds[0] * items, per.seconds[1] * items, per.seconds[2] * items)
+        work[each.task] = _each(sum, work.get(each.task, (0.0, 0.0, 0.0)), mine)
+    # A list schedule may end sooner with longer calls (Graham's anomalies); an interval may not.
+    return _Outcome(seconds=(min(low, value), value, max(value, high)), work=work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +200,18 @@ class _Schedule:
             self.room,
         )
 
+    def _roughly(self, means: Sequence[float]) -> float:
+        """The greater of the rounds of each node on the slots that it may have, all together, and of the longest chain."""
+        rounds = [
+            math.ceil((work.items or 0) / n) * mean
+            for work, mean, n in zip(self.works, means, self.at_once, strict=True)
+        ]
+        ends: list[float] = []
+        for work, mine in zip(self.works, rounds, strict=True):
+            ends.append(mine + max((ends[need.calls] for need in work.needs), default=0.0))
+        whole = sum((work.items or 0) * mean for work, mean in zip(self.works, means, strict=True))
+        return max([whole / self.room.slots, *ends])
+
     def undetermined(self) -> _Outcome | None:
         """The refusal where tasks whose contention is not known leave the total open."""
         unknown = [(work, per) for work, per in zip(self.works, self.per_call, strict=True) if per.open]
@@ -200,7 +219,7 @@ class _Schedule:
             return None
         base = [per.seconds[1] / per.bounds[1] for per in self.per_call]
         least, most = (
-            self.seconds([mean * per.bounds[end] for mean, per in zip(base, self.per_call, strict=True)])
+            self._roughly([mean * per.bounds[end] for mean, per in zip(base, self.per_call, strict=True)])
             for end in (0, 2)
         )
         if most <= MOST_BOUNDS * least:

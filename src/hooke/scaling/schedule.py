@@ -109,6 +109,8 @@ class _Simulation:
         return True
 
     def _start(self, now: float) -> None:
+        if self.slots <= 0:
+            return
         kept: list[tuple[int, int]] = []
         for place in self.open:
             node = place[1]

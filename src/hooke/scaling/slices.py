@@ -12,7 +12,9 @@ __all__ = ["MOST_SINGLE", "slices_of"]
 MOST_SINGLE = 128
 """Up to so many items each is a piece of its own."""
 MOST_LANES = 32
-"""Of more items, so many pieces at most run side by side, each as wide as is needed to fill the slots."""
+"""Of more items, so many pieces at most run side by side, each as wide as is needed to fill the slots,"""
+MOST_PIECES = 64
+"""and there are so many in all."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -27,7 +29,7 @@ def slices_of(items: int, mean_s: float, *, at_once: int, shape: Sequence[float]
     width = max(1, math.ceil(min(at_once, items) / MOST_LANES))
     lanes = max(1, min(at_once, items) // width)
     rounds = math.ceil(items / (lanes * width))
-    deep = max(1, min(rounds, MOST_SINGLE // lanes))
+    deep = max(1, min(rounds, MOST_PIECES // lanes))
     seconds = mean_s * rounds / deep
     count = lanes * deep
     return [Slice(width, seconds, items * (at + 1) // count) for at in range(count)]

@@ -50,15 +50,15 @@ class Spread:
         return float(stdtrit(self.freedom, (1 + LEVEL) / 2))
 
 
-def run_spread(tasks: Sequence[Sequence[Timing]]) -> Spread:
-    """How much runs differ, from tasks timed in several runs at the same concurrency, drawn towards the prior.
+def run_spread(timings: Sequence[Timing]) -> Spread:
+    """How much runs of a task differ, from its timings in several runs, drawn towards the prior.
 
-    Pooled over tasks, since one alone has too few runs: (f0 s0^2 + sum of squares) / (f0 + f) with f0 + f degrees of freedom.
+    (f0 s0^2 + sum of squares) / (f0 + f) with f0 + f degrees of freedom. Only runs with as many at once are compared.
     """
     squares, freedom = PRIOR_FREEDOM * PRIOR_SPREAD**2, PRIOR_FREEDOM
-    for timings in tasks:
-        logs = [math.log(timing.seconds) for timing in timings if timing.seconds > 0]
-        if len(logs) > 1:
+    for level in {timing.at_once for timing in timings}:
+        logs = [math.log(each.seconds) for each in timings if each.at_once == level and each.seconds > 0]
+        if logs:
             mean = sum(logs) / len(logs)
             squares += sum((log - mean) ** 2 for log in logs)
             freedom += len(logs) - 1
@@ -66,7 +66,7 @@ def run_spread(tasks: Sequence[Sequence[Timing]]) -> Spread:
 
 
 def seconds_factor(timings: Sequence[Timing], spread: Spread, *, items: int) -> float:
-    """How far the mean seconds of `items` items may lie from the timed ones', as a factor above 1.
+    """How far the mean seconds of `items` items may lie from that of these timings, as a factor above 1.
 
     Its squared logarithm is t^2 (s_run^2 (1 + 1 / runs) + s_item^2 (1 / timed + 1 / items)): this run differs as runs
     do, and these items as items do. Where each run had as many items, they are taken to be the same ones.

@@ -10,7 +10,7 @@ from hooke.scaling.law import Law
 from hooke.scaling.schedule import Need
 from hooke.scaling.timing import Timing, run_spread, seconds_factor
 
-__all__ = ["Facts", "PerCall", "Untimed", "Work", "Workload"]
+__all__ = ["SAME_SIZE", "Facts", "PerCall", "Untimed", "Work", "Workload"]
 
 SAME_SIZE = 1.5
 """A call that reads more items than this multiple of those that the timed ones read, or fewer, was not timed."""
@@ -21,10 +21,11 @@ class Work:
     """What is left to do of one graph node: a call, or items of a map; `items` is None where that is not known yet.
 
     `needs` number other entries of the same sequence, which come before it. `reads` is as in `Timing`. cpus, memory
-    (bytes) and gpus are those of one call.
+    (bytes) and gpus are those of one call. `like` names the facts that hold for it, where these are not its task's.
     """
 
     task: str
+    like: str = ""
     items: int | None = 1
     needs: tuple[Need, ...] = ()
     reads: int = 0
@@ -35,10 +36,14 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a task: its timings in earlier runs, and its law of scaling, if there is one."""
+    """What is known of a task: its timings in earlier runs, and its law of scaling; `lacking` says why there is none."""
 
     timings: Sequence[Timing] = ()
     law: Law | None = None
+    lacking: str = "it has no law"
+
+
+NOTHING = Facts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +83,6 @@ class Workload:
         self.items: dict[str, int] = {}
         for work in works:
             self.items[work.task] = self.items.get(work.task, 0) + (work.items or 0)
-        self.spread = run_spread([same for work in self._one_each() for same in self._comparable(work)])
         self._per_call: dict[tuple[int, int], PerCall] = {}
 
     def per_call(self, number: int, at_once: int) -> PerCall:
@@ -90,11 +94,13 @@ class Workload:
         return self._per_call[key]
 
     def _predicted(self, work: Work, at_once: int) -> PerCall:
-        law, timings = self._facts[work.task].law, nearest_level(self._timings(work), at_once)
+        facts, comparable = self._of(work), self._timings(work)
+        timings = nearest_level(comparable, at_once)
         timed = timings[0].at_once
-        slow = slowdown(law if self.items[work.task] > 1 else None, timed=timed, n=at_once)
+        law = facts.law if self.items[work.task] > 1 else None
+        slow = slowdown(law, timed=timed, n=at_once, lacking=facts.lacking)
         mean = sum(each.items * each.seconds for each in timings) / sum(each.items for each in timings)
-        factor = seconds_factor(timings, self.spread, items=self.items[work.task])
+        factor = seconds_factor(timings, run_spread(comparable), items=self.items[work.task])
         known = [seconds for each in timings for seconds in each.known.values()]
         low, value, high = slow.ends
         return PerCall(
@@ -105,17 +111,20 @@ class Workload:
             measure_at=slow.measure_at,
         )
 
+    def _of(self, work: Work) -> Facts:
+        return self._facts.get(work.like or work.task, NOTHING)
+
     def _timings(self, work: Work) -> list[Timing]:
         """Those of calls that read about as much."""
         return [
             each
-            for each in self._facts.get(work.task, Facts()).timings
+            for each in self._of(work).timings
             if each.items and each.reads <= SAME_SIZE * work.reads and work.reads <= SAME_SIZE * each.reads
         ]
 
     def _uncounted(self) -> Iterator[Untimed]:
         for work in self.works:
-            timings = self._facts.get(work.task, Facts()).timings
+            timings = self._of(work).timings
             if work.items is None:
                 yield Untimed(task=work.task, why="how many items it will have is not known before it runs")
             elif not timings:
@@ -125,11 +134,3 @@ class Workload:
                 yield Untimed(
                     task=work.task, why=f"a call reads {work.reads} items, and was measured with {sizes}"
                 )
-
-    def _one_each(self) -> Iterator[Work]:
-        yield from {work.task: work for work in self.works if work.task not in self._without}.values()
-
-    def _comparable(self, work: Work) -> Iterator[list[Timing]]:
-        timings = self._timings(work)
-        for level in {each.at_once for each in timings}:
-            yield [each for each in timings if each.at_once == level]

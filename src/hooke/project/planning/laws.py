@@ -1,0 +1,109 @@
+"""The law of scaling of a task, as far as its project's studies and runs tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hooke.base.errors import NotEnoughData
+from hooke.journal.runs import RunsFolder
+from hooke.journal.studies import StudyRecord, find_studies
+from hooke.journal.throughput import ThroughputRow, throughput
+from hooke.project.planning.timings import RunTimes
+from hooke.project.planning.work import Left
+from hooke.scaling import Law, Measurements, fit
+
+__all__ = ["Levels", "TaskLaw", "law_of", "levels_of", "studies_of"]
+
+CORE_TOLERANCE = 1.1
+"""A share of a core that the system's own work may take before N calls count as wanting more cores than there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """Throughputs of a task with so many at once, and where they are from. `cpu_share` is cores that one call keeps busy."""
+
+    n: tuple[int, ...] = ()
+    rate: tuple[float, ...] = ()
+    source: str = ""
+    cpu_share: float = 1.0
+
+    def within(self, cores: int) -> Levels:
+        """Those for which there were cores enough: beyond, it is the machine that was measured, not the task."""
+        most = CORE_TOLERANCE * cores / max(self.cpu_share, 1e-3)
+        kept = [at for at, n in enumerate(self.n) if n <= most or n == 1]
+        return Levels(
+            n=tuple(self.n[at] for at in kept),
+            rate=tuple(self.rate[at] for at in kept),
+            source=self.source,
+            cpu_share=self.cpu_share,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLaw:
+    """The law, and from what; where there is none, `lacking` says why, in words that follow the task's name."""
+
+    law: Law | None = None
+    lacking: str = "it has no law"
+    source: str = ""
+
+
+def law_of(levels: Levels) -> TaskLaw:
+    """The law that the throughputs speak for."""
+    if not levels.n:
+        return TaskLaw()
+    distinct = sorted(set(levels.n))
+    shown = ", ".join(map(str, distinct))
+    try:
+        if len(distinct) < 2:
+            raise NotEnoughData("one N only")
+        law = fit(Measurements(levels.n, throughput=levels.rate))
+    except NotEnoughData:
+        return TaskLaw(lacking=f"its throughput was measured at N = {shown} only", source=levels.source)
+    return TaskLaw(law=law, source=levels.source)
+
+
+def studies_of(runs: RunsFolder, *, pipeline: str, host: str) -> dict[str, StudyRecord]:
+    """Task -> its newest study of strong scaling on that host which measured something."""
+    found: dict[str, StudyRecord] = {}
+    for study in find_studies(runs, pipeline=pipeline):
+        started = study.started
+        if started.host == host and not started.weak and study.measured and started.task:
+            found.setdefault(started.task, study)
+    return found
+
+
+def levels_of(work: Left, study: StudyRecord | None, runs: Sequence[RunTimes]) -> Levels:
+    """What a study measured of the task; without one, what runs of its present code measured by the way."""
+    if study is not None:
+        measured = [each for each in study.measured if each.seconds > 0 and each.work > 0]
+        alone = [each for each in measured if each.n == min(every.n for every in measured)]
+        busy = sum(each.n * each.seconds for each in alone)
+        return Levels(
+            n=tuple(each.n for each in measured),
+            rate=tuple(each.work / each.seconds for each in measured),
+            source=study.started.study,
+            cpu_share=sum(each.cpu_s for each in alone) / busy if busy else 1.0,
+        )
+    rows = [row for run in runs for row in _rows(run) if row.task == work.task and row.code == work.code]
+    rows = _alike(rows)
+    shares = [each.cpu_share for run in runs for each in run.timed if each.task == work.task]
+    return Levels(
+        n=tuple(row.n for row in rows),
+        rate=tuple(row.rate for row in rows),
+        source=", ".join(dict.fromkeys(row.run for row in rows)),
+        cpu_share=max(shares, default=1.0),
+    )
+
+
+def _rows(run: RunTimes) -> Iterable[ThroughputRow]:
+    return (row for row in throughput(run.events).rows if row.items > 0)
+
+
+def _alike(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
+    """Those of one kind of work, by the arguments that are the same for all items: the kind with most N, newest first."""
+    kinds: dict[tuple[tuple[str, str], ...], list[ThroughputRow]] = {}
+    for row in rows:
+        kinds.setdefault(tuple(sorted(row.constants.items())), []).append(row)
+    return max(kinds.values(), key=lambda kind: len({row.n for row in kind}), default=[])

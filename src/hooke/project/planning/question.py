@@ -1,0 +1,76 @@
+"""What somebody asks of a plan, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hooke.base.errors import UsageError
+from hooke.base.units import parse_seconds
+from hooke.pipeline.pipeline import Pipeline
+from hooke.project.driving import shown_parameters
+from hooke.project.planning.machines import Catalogs, cpus_here
+from hooke.project.planning.work import Times
+from hooke.scaling.pareto import Wish
+
+__all__ = ["Question", "parsed_wish"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What somebody wants to know. `workers` are the numbers considered on this machine; None: powers of 2 up to its cpus."""
+
+    pipeline: Pipeline[..., Any]
+    args: tuple[Any, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    wish: Wish = field(default_factory=Wish)
+    workers: Sequence[int] | None = None
+    times: Times = field(default_factory=dict)
+    catalog: Catalogs = None
+    speed: Mapping[str, Any] = field(default_factory=dict)
+    startup: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The pipeline's parameters as text."""
+        return shown_parameters(self.args, self.params)
+
+    @property
+    def title(self) -> str:
+        """The question in a line."""
+        shown = ", ".join(f"{name}={text}" for name, text in self.shown.items())
+        wish = f", within {self.wish}" if str(self.wish) else ""
+        times = "".join(f", {factor:g} times the items of {task}" for task, factor in self.times.items())
+        return f"plan of {self.pipeline.name}({shown}){times}{wish}"
+
+    def levels(self) -> list[int]:
+        """The numbers of workers on this machine. Raises UsageError."""
+        if self.workers is None:
+            doubled = [1 << power for power in range(cpus_here().bit_length())]
+            return sorted({*doubled, cpus_here()})
+        wrong = [n for n in self.workers if isinstance(n, bool) or not isinstance(n, int) or n < 1]
+        if wrong or not self.workers:
+            raise UsageError(
+                f"workers={list(self.workers)!r} is not possible",
+                mend="give numbers from 1, such as [1, 2, 4]",
+            )
+        return sorted(set(self.workers))
+
+
+def parsed_wish(deadline: str | float | None, budget: str | float | None) -> Wish:
+    """`"30m"` or seconds, and `"$20"` or US dollars, as a wish. Raises UsageError."""
+    seconds = None if deadline is None else parse_seconds(deadline)
+    if seconds == 0:
+        raise UsageError(f"deadline {deadline!r} is no time at all", mend='such as "30m"')
+    return Wish(deadline_s=seconds, budget_usd=None if budget is None else _usd(budget))
+
+
+def _usd(budget: str | float) -> float:
+    try:
+        amount = float(budget.strip().lstrip("$").replace(",", "") if isinstance(budget, str) else budget)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise UsageError(f"budget {budget!r} is no amount of US dollars", mend='write "$20", or 20')
+    return amount

@@ -1,0 +1,112 @@
+"""A plan as text, and as a small HTML table for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from hooke.project.planning.answer import Answer
+from hooke.project.table import aligned
+from hooke.scaling.estimate import Estimate
+from hooke.scaling.pareto import shown_seconds, shown_usd
+from hooke.scaling.planning import Row
+
+__all__ = ["plan_html", "plan_text"]
+
+COLUMNS = ("", "configuration", "time", "cost", "at spot price", "efficiency")
+MOST_NAMED = 3
+"""Instance types named where many lack the same."""
+_CELL = "text-align:left;padding:.1em .8em .1em 0"
+
+
+def plan_text(plan: Answer) -> str:
+    """The plan as a table, with what it rests on and what it leaves out."""
+    lines = [plan.title, *(f"  {line}" for line in _left(plan))]
+    rows = plan.main_rows
+    if rows:
+        cells = [_cells(plan, row) for row in rows]
+        kept = [at for at in range(len(COLUMNS)) if at == 0 or any(row[at] for row in cells)]
+        lines += ["", *aligned([COLUMNS[at] for at in kept], [[row[at] for at in kept] for row in cells])]
+    lines += ["", *_said(plan)]
+    return "\n".join(lines)
+
+
+def plan_html(plan: Answer) -> str:
+    """The same for a notebook. All text is escaped; nothing is loaded and no script runs."""
+    rows = plan.main_rows
+    head = "".join(f'<th style="{_CELL}">{name}</th>' for name in COLUMNS)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in _cells(plan, row)) + "</tr>"
+        for row in rows
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+    above = "".join(f"<div>{escape(line)}</div>" for line in _left(plan))
+    below = "".join(f"<div>{escape(line)}</div>" for line in _said(plan))
+    return f'<div class="hooke-plan"><div><b>{escape(plan.title)}</b></div>{above}{table}{below}</div>'
+
+
+def _left(plan: Answer) -> Iterator[str]:
+    left = sum(each.left or 0 for each in plan.tasks)
+    cached = sum(each.cached for each in plan.tasks)
+    tasks = [
+        f"{each.task} {'?' if each.left is None else each.left}" for each in plan.tasks if each.left != 0
+    ]
+    if tasks:
+        yield f"{left} calls and items are left to do: {', '.join(tasks)}"
+    if cached:
+        yield f"left out: {cached}, whose results are stored or not needed"
+    for each in plan.tasks:
+        if each.untimed:
+            yield f"not counted: {each.task}, {each.untimed}"
+
+
+def _said(plan: Answer) -> Iterator[str]:
+    yield f"recommended: {plan.advice.reason}" if plan.advice.row is not None else plan.advice.reason
+    yield from _refused(plan.rows)
+    yield from plan.notes
+    used = {row.configuration.machine.catalog for row in plan.rows if row.usd or row.spot_usd}
+    for catalog in plan.catalogs:
+        if catalog.name in used:
+            yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
+
+
+def _refused(rows: Sequence[Row]) -> Iterator[str]:
+    """Why other machines have no row, in a line for each reason."""
+    lacking: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.refused and not row.configuration.is_local:
+            lacking.setdefault(row.refused, {})[row.configuration.machine.id] = None
+    predicted = {row.configuration.machine.id for row in rows if not row.refused}
+    for reason, types in lacking.items():
+        names = [name for name in types if name not in predicted]
+        if not names:
+            continue
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        yield f"not predicted: {', '.join(names[:MOST_NAMED])}{more}: {reason}{_mend(reason, names[0])}"
+
+
+def _mend(reason: str, name: str) -> str:
+    if reason.startswith("speed"):
+        return f"; say how many times as fast as this machine one is: --speed {name}=RATIO"
+    if reason.startswith("start-up"):
+        return f"; --startup {name.partition(':')[0]}=3m-5m"
+    return ""
+
+
+def _cells(plan: Answer, row: Row) -> tuple[str, ...]:
+    mark = "*" if row is plan.advice.row else ""
+    if row.seconds is None:
+        return mark, str(row.configuration), f"not predicted: {row.refused}", "", "", ""
+    return (
+        mark,
+        str(row.configuration),
+        shown_seconds(row.seconds),
+        "" if row.configuration.is_local or row.usd is None else shown_usd(row.usd),
+        "" if row.spot_usd is None else shown_usd(row.spot_usd),
+        "" if row.efficiency is None else _share(row.efficiency),
+    )
+
+
+def _share(estimate: Estimate) -> str:
+    low, high = estimate.interval
+    return f"{estimate.value:.0%} ({low:.0%} to {high:.0%})"

@@ -1,0 +1,215 @@
+"""How long the calls of a task took in earlier runs, read from their journals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hooke.base.errors import JournalError
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Event,
+    NodePlanned,
+    RunFinished,
+    RunStarted,
+)
+from hooke.journal.reader import read
+from hooke.journal.runs import RunsFolder
+from hooke.journal.studies import PREFIX
+from hooke.journal.view import RunView
+from hooke.project.planning.work import Left, reads_of
+from hooke.scaling.timing import Timing
+
+__all__ = ["RunTimes", "Timed", "past_runs", "run_times"]
+
+LARGEST_JOURNAL = 16 * 1024 * 1024
+"""Bytes: what a larger one would add to the others is not worth the seconds that it takes to read."""
+MOST_RUNS = 20
+"""Journals read, the newest: older ones tell of a machine, and of code, that may be gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """The calls of like nodes in one run: one task, equal code and arguments. `cpu_share` is cpu seconds over seconds."""
+
+    task: str
+    kind: str
+    code: Mapping[str, str]
+    inputs: Mapping[str, str]
+    timing: Timing
+    cpu_share: float
+
+    def likeness(self, work: Left) -> int:
+        """2 where code and arguments are those of `work`, 1 where the code is, else 0."""
+        if self.code != work.code:
+            return 0
+        return 1 + all(self.inputs.get(name) == key for name, key in work.constants.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTimes:
+    """What one run tells: its timings, and, where it ran from beginning to end, the seconds beside its attempts."""
+
+    run: str
+    host: str
+    timed: Sequence[Timed]
+    beside_s: float | None
+    events: Sequence[Event]
+
+
+@dataclass(slots=True)
+class _Span:
+    items: int
+    first: int
+    seconds: float
+    cpu_s: float
+    began: float
+    ended: float
+
+
+@dataclass(slots=True)
+class _Spans:
+    """Attempts of one run by node, and the gaps between one and the next of the same node on a worker."""
+
+    nodes: dict[int, list[_Span]] = field(default_factory=lambda: defaultdict(list))
+    gaps: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _begun: dict[int, AttemptStarted] = field(default_factory=dict)
+    _last: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def apply(self, event: Event) -> None:
+        """Fold one event."""
+        if isinstance(event, AttemptStarted):
+            self._begun[event.attempt] = event
+            node, ended = self._last.get(event.worker, (-1, 0.0))
+            if node == event.node:
+                self.gaps[node].append(max(event.at - ended, 0.0))
+        elif isinstance(event, AttemptFinished) and event.hi > event.lo:
+            begun = self._begun.pop(event.attempt, None)
+            if begun is not None and begun.twin_of is None:
+                took = max(event.seconds, event.at - begun.at)
+                items = event.hi - event.lo
+                self.nodes[event.node].append(_Span(items, event.lo, took, event.cpu_s, begun.at, event.at))
+            self._last[event.worker] = (event.node, event.at)
+
+
+def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
+    """What the newest runs of a project tell, the newest first. A journal that is damaged, or very large, tells nothing."""
+    names = [name for name in runs.names() if not name.startswith(PREFIX)]
+    for name in names[:MOST_RUNS]:
+        file = runs.folder(name) / "driver.journal"
+        if not file.is_file() or file.stat().st_size > LARGEST_JOURNAL:
+            continue
+        try:
+            events = [event for segment in read(file) for event in segment.events]
+        except JournalError:  # `hooke runs` names it
+            continue
+        found = run_times(events)
+        if found is not None:
+            yield found
+
+
+def run_times(events: Sequence[Event]) -> RunTimes | None:
+    """What one run's events tell; None where they have no beginning."""
+    view, spans = RunView(), _Spans()
+    slots = 0
+    for event in events:
+        view.apply(event)
+        spans.apply(event)
+        if isinstance(event, CapacityChanged):
+            slots = max(slots, event.slots)
+    if view.begun is None:
+        return None
+    room = next((event for event in reversed(events) if isinstance(event, CapacityChanged)), None)
+    groups: dict[object, list[int]] = defaultdict(list)
+    for number in spans.nodes:
+        if number in view.nodes:
+            groups[_kind_of(view, number)].append(number)
+    timed = [
+        _timed(view, spans, numbers, _at_once(view, numbers, room, slots)) for numbers in groups.values()
+    ]
+    return RunTimes(
+        run=view.run,
+        host=view.begun.host,
+        timed=timed,
+        beside_s=_beside(events, spans),
+        events=events,
+    )
+
+
+def _kind_of(view: RunView, number: int) -> object:
+    planned = view.nodes[number].planned
+    literal = tuple(sorted(planned.inputs.items())) if planned.kind == "call" else (number,)
+    return planned.task, planned.kind, tuple(sorted(planned.code.items())), _reads(view, number), literal
+
+
+def _reads(view: RunView, number: int) -> int:
+    node = view.nodes[number]
+    above = [view.nodes[parent] for parent in node.planned.parents if parent in view.nodes]
+    return reads_of(node.planned.kind, node.items, [(each.planned.kind, each.items) for each in above])
+
+
+def _timed(view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int) -> Timed:
+    planned = view.nodes[numbers[0]].planned
+    own = [span for number in numbers for span in spans.nodes[number]]
+    gaps = [gap for number in numbers for gap in spans.gaps[number]]
+    gap = statistics.median(gaps) if gaps else 0.0
+    items = sum(span.items for span in own)
+    seconds = sum(span.seconds + gap for span in own)
+    single = {span.first: span.seconds + gap for span in own if span.items == 1}
+    return Timed(
+        task=planned.task,
+        kind=planned.kind,
+        code=planned.code,
+        inputs=planned.inputs,
+        timing=Timing(
+            items=items,
+            seconds=seconds / items,
+            spread=_spread(own),
+            known=single if len(single) == items and planned.kind == "map" else {},
+            at_once=at_once,
+            reads=_reads(view, numbers[0]),
+        ),
+        cpu_share=sum(span.cpu_s for span in own) / seconds if seconds else 0.0,
+    )
+
+
+def _spread(spans: Sequence[_Span]) -> float:
+    """The standard deviation of ln seconds among items; among chunks of m items it is 1 / sqrt(m) of that."""
+    logs = [(math.log(span.seconds / span.items), span.items) for span in spans if span.seconds > 0]
+    if len(logs) < 2:
+        return 0.0
+    mean = sum(log for log, _ in logs) / len(logs)
+    return math.sqrt(sum(items * (log - mean) ** 2 for log, items in logs) / (len(logs) - 1))
+
+
+def _at_once(view: RunView, numbers: Sequence[int], room: CapacityChanged | None, slots: int) -> int:
+    """How many of them could run at once: those that fitted, and no more than there were."""
+    planned = view.nodes[numbers[0]].planned
+    there = sum(
+        node.items or 1 for node in view.nodes.values() if node.planned.task == planned.task and node.attempts
+    )
+    return max(1, min([there, slots or 1, *_fitting(planned, room)]))
+
+
+def _fitting(planned: NodePlanned, room: CapacityChanged | None) -> Iterator[int]:
+    if room is None:
+        return
+    for asked, most in ((planned.cpus, room.cpus), (planned.memory, room.memory), (planned.gpus, room.gpus)):
+        if asked and most and math.isfinite(most):
+            yield max(int(most / asked + 1e-9), 1)
+
+
+def _beside(events: Sequence[Event], spans: _Spans) -> float | None:
+    """Seconds of a run before its first attempt and after its last; None of one that was resumed or did not finish."""
+    started = [event for event in events if isinstance(event, RunStarted)]
+    ended = [event for event in events if isinstance(event, RunFinished) and event.status == "finished"]
+    own = [span for node in spans.nodes.values() for span in node]
+    if len(started) != 1 or not ended or not own:
+        return None
+    worked = max(span.ended for span in own) - min(span.began for span in own)
+    return max(ended[-1].seconds - worked, 0.0)

@@ -1,0 +1,110 @@
+"""`hooke plan` as it is typed."""
+
+import json
+
+import pytest
+from tests.cli.conftest import Desk
+
+pytestmark = pytest.mark.heavy
+
+NAPS = """
+    import time
+
+    from hooke import pipeline, task
+
+
+    @task
+    def nap(x: int, length: float = 0.05) -> int:
+        time.sleep(length)
+        return x
+
+
+    @task
+    def total(xs: list[int]) -> int:
+        return sum(xs)
+
+
+    @pipeline
+    def naps(n: int = 8, first: int = 0, speed: str = "any") -> int:
+        return total(nap.map(range(first, first + n)))
+"""
+OURS = """# source: our own list
+# date: 2026-11-25
+# startup: 1m-2m
+instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour,speed
+pair,,0,2,8,0.10,0.03,0.8-1.2
+"""
+
+
+@pytest.fixture
+def naps(desk: Desk) -> Desk:
+    desk.write("naps.py", NAPS)
+    return desk
+
+
+def test_before_anything_ran(naps):
+    done = naps.hooke("plan", "naps.py")
+    assert done.code == 1
+    assert "not enough data: nothing tells how long it takes: nap (never measured)" in done.out
+    assert "next: hooke run naps.py:naps" in done.err
+    assert not (naps.folder / ".hooke").exists()
+
+
+def test_after_a_run_and_checked_after_the_next(naps):
+    assert naps.hooke("run", "naps.py", "--workers", "2").code == 0
+    done = naps.hooke("plan", "naps.py", "--first", "100", "--workers", "2", "--deadline", "1h")
+    assert done.code == 0, done.out + done.err
+    assert "*  this machine, 2 workers" in done.out
+    assert "recommended: you do not need a cluster: this machine, 2 workers in " in done.out
+    assert "next: hooke run naps.py:naps --workers 2 --first 100" in done.err
+    assert naps.hooke("run", "naps.py", "--workers", "2", "--first", "100").code == 0
+    checked = naps.hooke("plan", "--check", naps.last())
+    assert checked.code == 0
+    assert "on this machine, 2 workers, against plan naps-" in checked.out
+    facts = json.loads(naps.hooke("plan", "--check", naps.last(), "--json").out)
+    assert {each["task"]: each["ran"] for each in facts["tasks"]} == {"nap": 8, "total": 1}
+
+
+def test_json_has_every_row_and_where_prices_are_from(naps):
+    (naps.folder / "ours.csv").write_text(OURS)
+    assert naps.hooke("run", "naps.py", "--workers", "2").code == 0
+    done = naps.hooke("plan", "naps.py", "--first", "9", "--catalog", "ours.csv", "--workers", "2", "--json")
+    facts = json.loads(done.out)
+    pair = next(row for row in facts["rows"] if row["configuration"] == "1 x ours:pair")
+    low, value, high = pair["seconds"]
+    assert 60 < low < value < high
+    assert facts["prices"] == [{"catalog": "ours", "source": "our own list", "date": "2026-11-25"}]
+    assert facts["tasks"][0] == {"task": "nap", "left": 8, "cached": 0, "untimed": ""}
+
+
+def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):
+    done = naps.hooke("plan", "naps.py", "--", "--speed", "low")
+    assert "plan of naps(speed='low')" in done.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "what"),
+    [
+        ((), "which pipeline?"),
+        (("naps.py", "--frist", "1"), "did you mean --first?"),
+        (("naps.py", "--deadline", "soon"), "is no length of time"),
+        (("naps.py", "--workers", "two"), "--workers 'two' is no list of whole numbers"),
+        (("naps.py", "--speed", "x"), "--speed 'x' is no pair"),
+        (("naps.py", "--times", "nap=many"), "'many' is no number"),
+        (("naps.py", "--times", "nip=2"), "did you mean nap?"),
+        (("naps.py", "--catalog", "ours.csv"), "there is no price list 'ours.csv'"),
+        (("naps.py", "--check", "x"), "naps.py is a file"),
+        (("--check", "x"), "there are no runs yet"),
+    ],
+)
+def test_what_is_wrong_is_named(naps, typed, what):
+    done = naps.hooke("plan", *typed)
+    assert done.code == 2
+    assert what in done.err
+
+
+def test_a_wrong_cell_is_named_by_row_and_column(naps):
+    (naps.folder / "ours.csv").write_text(OURS.replace("0.10", "cheap"))
+    done = naps.hooke("plan", "naps.py", "--catalog", "ours.csv")
+    assert done.code == 2
+    assert "ours.csv, line 5, column usd_per_hour: 'cheap' is not a price in US dollars above 0" in done.err

@@ -1,0 +1,335 @@
+"""Plans of real projects: what earlier runs and studies tell, what is left, what is refused, how runs turned out."""
+
+import socket
+
+import msgspec
+import pytest
+
+from hooke import UsageError
+from hooke.journal.events import Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
+from hooke.journal.writer import Journal
+from hooke.project.loading import load_entry
+from hooke.project.planning.machines import cpus_here, read_catalogs
+from hooke.project.planning.plan import make_plan
+from hooke.project.planning.question import Question, parsed_wish
+from hooke.project.planning.timings import past_runs
+
+JOB = """
+    import time
+    from hooke import pipeline, task
+
+    @task
+    def read(day: int) -> int:
+        time.sleep(0.004)
+        return day
+
+    @task
+    def part(x: int, day: int) -> int:
+        time.sleep(0.002)
+        return x * day
+
+    @task
+    def total(xs: list[int], bonus: int = 0) -> int:
+        time.sleep(0.002)
+        return sum(xs) + bonus
+
+    @pipeline
+    def job(n: int = 12, day: int = 0, bonus: int = 0) -> int:
+        return total(part.map(range(n), day=read(day)), bonus)
+"""
+
+
+@pytest.fixture
+def job(workshop):
+    workshop.write(JOB)
+    return workshop
+
+
+def planned(shop, *, deadline=None, budget=None, **more):
+    question = {
+        name: more.pop(name) for name in ("workers", "times", "catalog", "speed", "startup") if name in more
+    }
+    pipeline, _ = load_entry(str(shop.file))
+    asked = Question(pipeline=pipeline, params=more, wish=parsed_wish(deadline, budget), **question)
+    return make_plan(asked, shop.project)
+
+
+def study(shop, *, task="part", levels=(1, 2, 4, 8), seconds=1.0, cpu_share=0.02, pipeline="job"):
+    """A study as `hooke measure` journals it, of a task that scales perfectly: its shape is what a plan reads."""
+    folder = shop.project.runs.create(f"measure-{pipeline}-20261125-000000-abcd")
+    with Journal.create(folder, "driver", durable="none") as journal:
+        journal.append(
+            StudyStarted(
+                study=folder.name,
+                pipeline=pipeline,
+                entry="x",
+                task=task,
+                levels=levels,
+                host=socket.gethostname(),
+            )
+        )
+        for repeat in range(3):
+            for n in levels:
+                took = seconds * 24 / n * (1 + 0.01 * ((repeat + n) % 3))
+                journal.append(
+                    Measured(
+                        task=task, n=n, work=24, seconds=took, repeat=repeat, cpu_s=24 * seconds * cpu_share
+                    )
+                )
+        journal.append(RunFinished(status="finished"))
+
+
+class TestNothingKnown:
+    def test_it_says_what_never_ran_and_how_to_time_it(self, job):
+        plan = planned(job)
+        assert plan.recommended is None and not plan.rows
+        assert plan.reason == (
+            "not enough data: nothing tells how long it takes: "
+            "read (never measured), part (never measured), total (never measured)"
+        )
+        assert plan.next.startswith("hooke run ") and plan.next.endswith(":job")
+        assert [(each.task, each.left, each.cached) for each in plan.tasks] == [
+            ("read", 1, 0),
+            ("part", 12, 0),
+            ("total", 1, 0),
+        ]
+
+    def test_looking_leaves_nothing_behind(self, job):
+        planned(job)
+        assert not job.project.data.exists()
+
+
+class TestLeft:
+    def test_stored_results_are_left_out(self, job):
+        job.run(n=8)
+        assert planned(job, n=8).reason == "nothing is left to do: every result is stored"
+        plan = planned(job, n=12)
+        assert {each.task: (each.left, each.cached) for each in plan.tasks} == {
+            "read": (0, 1),
+            "part": (4, 8),
+            "total": (1, 0),
+        }
+
+    def test_what_only_stored_results_need_is_not_counted(self, job):
+        job.run(n=8)
+        job.project.store().remove(
+            next(entry.key for entry in job.project.store().entries() if entry.task == "read")
+        )
+        plan = planned(job, n=8)
+        assert not any(each.left for each in plan.tasks)
+
+    def test_an_edit_runs_again_and_its_timing_is_said_to_be_of_other_code(self, job):
+        job.run(n=8)
+        job.edit("return sum(xs) + bonus", "return sum(xs) - bonus")
+        plan = planned(job, n=8, workers=[1])
+        assert {each.task: each.left for each in plan.tasks} == {"read": 0, "part": 0, "total": 1}
+        assert "timed with other code: total" in plan.notes
+        assert plan.rows[0].seconds is not None
+
+    def test_other_arguments_are_said(self, job):
+        job.run(n=8)
+        assert "timed with other arguments: total" in planned(job, n=8, bonus=3, workers=[1]).notes
+        assert not any("other" in note for note in planned(job, n=9, workers=[1]).notes)
+
+    def test_a_dynamic_map_counts_once_its_list_is_stored(self, workshop):
+        workshop.write("""
+            from hooke import pipeline, task
+
+            @task
+            def names(n: int) -> list[int]:
+                return list(range(n))
+
+            @task
+            def size(x: int) -> int:
+                return x
+
+            @task
+            def twice(x: int) -> int:
+                return 2 * x
+
+            @pipeline
+            def job(n: int = 3) -> list[int]:
+                return twice.map(size.map(names(n)))
+        """)
+        workshop.run(n=3)
+        unknown = planned(workshop, n=5, workers=[1])
+        assert [(each.task, each.left) for each in unknown.tasks] == [
+            ("names", 1),
+            ("size", None),
+            ("twice", None),
+        ]
+        assert "not known before it runs" in unknown.tasks[1].untimed
+        workshop.edit("return 2 * x", "return 3 * x")
+        known = planned(workshop, n=3, workers=[1])
+        assert [(each.task, each.left) for each in known.tasks] == [("names", 0), ("size", 0), ("twice", 3)]
+
+
+class TestTimes:
+    def test_other_data_count_nothing_stored_and_what_reads_them_is_not_known(self, job):
+        job.run(n=12)
+        plan = planned(job, n=12, times={"part": 100}, workers=[1])
+        assert {each.task: each.left for each in plan.tasks} == {"read": 1, "part": 1200, "total": 1}
+        assert [str(each) for each in plan.untimed] == [
+            "total (a call reads 1200 items, and was measured with 12)"
+        ]
+        assert plan.recommended is not None
+        assert "; not counted: total" in plan.reason
+        assert 1200 * 0.002 < plan.recommended.work_s["part"].value < 1200 * 0.02
+
+    def test_with_a_deadline_what_is_not_counted_forbids_a_promise(self, job):
+        job.run(n=12)
+        plan = planned(job, n=12, times={"part": 100}, workers=[1], deadline="1h")
+        assert plan.recommended is None
+        assert "not enough data to keep to the deadline of 1h 00m: no total counts total" in plan.reason
+
+    def test_the_same_from_python(self, job):
+        job.run(n=12)
+        plan = planned(job, n=12).times({"part": 3})
+        assert {each.task: each.left for each in plan.tasks}["part"] == 36
+
+    @pytest.mark.parametrize(
+        ("times", "what"), [({"parts": 2}, "did you mean part?"), ({"part": 0}, "above 0")]
+    )
+    def test_refusals(self, job, times, what):
+        with pytest.raises(UsageError) as caught:
+            planned(job, times=times)
+        assert what in caught.value.mend
+
+
+class TestMachines:
+    CSV = "instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour,startup,speed\nbig,,0,8,16,0.80,0.20,10s,1.0-1.2\n"
+
+    def test_a_speed_is_never_invented(self, job):
+        job.run(n=12)
+        plan = planned(job, n=13, workers=[1])
+        others = [row for row in plan.rows if not row.configuration.is_local]
+        assert len(others) > 200 and all(row.refused for row in others)
+        assert "--speed coreweave:" in str(plan)
+
+    def test_a_law_buys_machines(self, job):
+        job.run(n=12)
+        study(job, seconds=0.0025)
+        (job.folder / "ours.csv").write_text(self.CSV)
+        plan = planned(job, n=13, day=1, catalog="ours.csv", workers=[1, 2, 8])
+        rows = {str(row.configuration): row for row in plan.rows}
+        assert rows["1 x ours:big"].seconds is not None
+        assert rows["1 x ours:big"].spot_usd is not None
+        assert rows["this machine, 8 workers"].seconds.value < rows["this machine, 1 worker"].seconds.value
+        assert any(note.startswith("scaling of part: from measure-job-") for note in plan.notes)
+        assert plan.reason.startswith("you do not need a cluster")
+
+    def test_a_law_beyond_the_cores_says_nothing_of_other_machines(self, job):
+        """A task that keeps a core busy, measured past the cores: here that is its law, elsewhere it is not."""
+        job.run(n=12)
+        levels = tuple(cpus_here() * n for n in (1, 2, 4))
+        study(job, seconds=0.0025, cpu_share=1.0, levels=levels)
+        (job.folder / "ours.csv").write_text(self.CSV)
+        plan = planned(job, n=400, day=1, catalog="ours.csv", workers=[2 * cpus_here()])
+        here, *others = plan.rows
+        assert here.seconds is not None
+        assert all(f"as far as the {cpus_here()} cores" in row.refused for row in others)
+
+    def test_not_enough_data_names_the_measurement_and_the_command(self, job):
+        job.run(n=12)
+        plan = planned(job, n=500, day=3, workers=[4])
+        assert plan.reason.startswith("not enough data: measure part at N=")
+        assert "hooke measure" in plan.next and "--task part --workers 1,2" in plan.next
+        assert plan.next.endswith("--n 500 --day 3")
+
+    def test_timings_of_another_host_are_said_and_not_taken_for_this_one(self, job):
+        run = job.run(n=12)
+        events = [
+            msgspec.structs.replace(event, host="elsewhere") if isinstance(event, RunStarted) else event
+            for event in run.journal
+        ]
+        (run.folder / "driver.journal").unlink()
+        with Journal.create(run.folder, "driver", durable="none") as journal:
+            for event in events:
+                journal.append(event)
+        plan = planned(job, n=13, workers=[1])
+        assert plan.rows[0].refused == "speed not known"
+        assert "what was measured was measured on elsewhere, not here" in plan.notes
+        assert planned(job, n=13, workers=[1], speed={"local": "2"}).rows[0].seconds is not None
+
+    @pytest.mark.parametrize(
+        ("catalog", "what"),
+        [("none.csv", "there is no price list"), (["lambda", "lambda"], "two price lists are called")],
+    )
+    def test_catalogs_that_are_not_there(self, catalog, what):
+        with pytest.raises(UsageError, match=what):
+            read_catalogs(catalog)
+
+    def test_hooke_toml_says_lists_speeds_and_lags(self, job):
+        (job.folder / "ours.csv").write_text(self.CSV.replace("10s,1.0-1.2", ","))
+        (job.folder / "hooke.toml").write_text(
+            '[plan]\ncatalog = ["ours.csv"]\n[plan.speed]\n"ours:big" = "1.1"\n[plan.startup]\nours = "1m-2m"\n'
+        )
+        job.run(n=12)
+        plan = planned(job, n=13, workers=[1])
+        (machine,) = plan.catalogs[0].machines
+        assert (machine.speed, machine.startup_s) == ((1.1, 1.1), (60, 120))
+
+
+class TestChecked:
+    def test_a_run_is_set_against_its_plan(self, job):
+        job.run(n=12, on="local", workers=1)
+        plan = planned(job, n=12, day=1, workers=[1])
+        run = job.run(n=12, day=1, on="local", workers=1)
+        (checked,) = [event for event in run.journal if isinstance(event, PlanChecked)]
+        assert checked.configuration == "this machine, 1 worker"
+        assert checked.predicted_s[1] == pytest.approx(plan.rows[0].seconds.value)
+        assert {(each.task, each.planned, each.ran) for each in checked.tasks} == {
+            ("read", 1, 1),
+            ("part", 12, 12),
+            ("total", 1, 1),
+        }
+        assert checked.seconds > 12 * 0.002
+
+    def test_a_run_that_was_not_planned_says_nothing(self, job):
+        job.run(n=12)
+        planned(job, n=12, day=1, workers=[1])
+        for run in (job.run(n=12, day=2), job.run(n=12, day=1, on="serial")):
+            assert not any(isinstance(event, PlanChecked) for event in run.journal)
+
+
+class TestTimings:
+    def test_items_of_a_map_are_known_one_by_one(self, job):
+        job.run(n=12)
+        (told,) = past_runs(job.project.runs)
+        part = next(each for each in told.timed if each.task == "part")
+        assert part.timing.items == 12 and part.timing.reads == 0
+        assert 0.002 <= part.timing.seconds < 0.02
+        assert part.cpu_share < 0.7
+        total = next(each for each in told.timed if each.task == "total")
+        assert total.timing.reads == 12
+        assert told.beside_s is not None
+
+    def test_a_damaged_journal_tells_nothing_and_hurts_nobody(self, job):
+        run = job.run(n=12)
+        content = bytearray((run.folder / "driver.journal").read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        (run.folder / "driver.journal").write_bytes(content)
+        assert list(past_runs(job.project.runs)) == []
+        assert planned(job, n=12).recommended is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "what"),
+    [
+        ({"deadline": "soon"}, "length of time"),
+        ({"deadline": "0s"}, "no time at all"),
+        ({"budget": "much"}, "no amount"),
+        ({"budget": -1}, "no amount"),
+        ({"workers": [0]}, "not possible"),
+        ({"workers": []}, "not possible"),
+    ],
+)
+def test_wishes_that_are_none(job, wish, what):
+    with pytest.raises(UsageError, match=what):
+        planned(job, n=2, **wish)
+
+
+def test_a_notebook_gets_a_table_in_which_nothing_is_live(job):
+    job.run(n=12)
+    shown = planned(job, n=13, workers=[1], budget="$5")._repr_html_()
+    assert "<table>" in shown and "this machine, 1 worker" in shown and "<script" not in shown
