@@ -12,6 +12,7 @@ import sysconfig
 import threading
 import types
 
+import cloudpickle
 import pytest
 
 from hooke.base.errors import HookeError, NotFingerprintable
@@ -310,3 +311,20 @@ def test_files_key_by_content(tmp_path):
 ENV = {
     name: value for name, value in __import__("os").environ.items() if name in {"PATH", "PYTHONPATH", "HOME"}
 }
+
+
+def test_a_class_that_came_by_value_has_the_key_of_the_class_that_it_is():
+    """A worker keys the items of a list that a task returned: by what cloudpickle made of the script's classes."""
+    made = module(
+        "import dataclasses\n@dataclasses.dataclass\nclass Point:\n"
+        "    x: int\n    tags: list = dataclasses.field(default_factory=list)\n"
+        "    def __lt__(self, other): return False\n"
+    )
+    child = "import pickle, sys; from hooke.keys import fingerprint_code as code; "
+    child += "print(code(pickle.loads(sys.stdin.buffer.read())).key)"
+    data = cloudpickle.dumps(made.Point)
+    done = subprocess.run([sys.executable, "-c", child], input=data, capture_output=True, check=True)
+    key = fingerprint_code(made.Point).key
+    assert done.stdout.decode().strip() == key
+    made.Point.__lt__ = lambda self, other: True
+    assert fingerprint_code(made.Point).key != key

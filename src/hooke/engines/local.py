@@ -26,6 +26,7 @@ from hooke.engines.devices import Devices
 from hooke.engines.fork_server import STOPPED_S, Ended
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
 from hooke.engines.local_worker import READY, STALE, Hello, Task
+from hooke.engines.script import script_of_this_process
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -224,6 +225,7 @@ class LocalEngine:
             secret=self._context.secret,
             log=str(self._context.logs / f"{name}.log"),
             folder=str(self._context.folder),
+            script=script_of_this_process(),
         )
         process = self._pool.take(hello, kind)
         self._processes[process.pid] = process

@@ -25,6 +25,7 @@ from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.forks import on_fork
 from hooke.engines.channel import Channel
 from hooke.engines.edited_modules import ImportedFiles
+from hooke.engines.script import Script, StandIn
 from hooke.engines.worker_output import WorkerOutput
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event
 from hooke.pipeline.execute import Work, Worker, check_code
@@ -52,6 +53,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     secret: bytes | None
     log: str
     folder: str
+    script: Script = Script()
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -80,6 +82,7 @@ class _Session:
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
         self.folder = hello.folder
+        self.script = StandIn(hello.script)
         self.output = WorkerOutput(Path(hello.log))
         store = Store.open(hello.store, secret=hello.secret)
         self.worker = Worker(name=hello.worker, store=store, clock=SystemClock(), log=self.output, alone=True)
@@ -151,6 +154,7 @@ class _Server:
             return
         os.chdir(session.folder)  # whatever the task before did
         self._bound(task.memory)
+        session.script.show(function)
         self._say(session.worker.run(_work(task, function)))
 
     def _function(self, task: Task) -> Callable[..., Any]:

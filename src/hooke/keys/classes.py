@@ -137,8 +137,12 @@ def _validators(groups: Any) -> Iterator[tuple[str, str, object]]:
 
 
 def _facts(field: dataclasses.Field[Any]) -> list[object]:
-    missing = dataclasses.MISSING
-    given = [("missing",) if value is missing else value for value in (field.default, field.default_factory)]
+    # By type: a class that came by value has another instance of it.
+    missing = type(dataclasses.MISSING)
+    given = [
+        ("missing",) if isinstance(value, missing) else value
+        for value in (field.default, field.default_factory)
+    ]
     flags = [field.init, field.repr, field.hash, field.compare, getattr(field, "kw_only", False)]
     return [field.type, *given, *flags, dict(field.metadata)]
 
@@ -152,10 +156,17 @@ def _generated(kind: type) -> frozenset[str]:
     if issubclass(kind, tuple) and "_fields" in own:
         return _TUPLE | frozenset(own["_fields"])
     if "__dataclass_fields__" in own or "__attrs_attrs__" in own:
-        return frozenset(name for name, value in own.items() if _is_written(value))
+        return frozenset(name for name, value in own.items() if _is_written(name, value))
     return frozenset()
 
 
-def _is_written(value: object) -> bool:
+def _is_written(name: str, value: object) -> bool:
     code = getattr(getattr(value, "__wrapped__", value), "__code__", None)
-    return code is not None and code.co_filename.startswith(("<string>", "<attrs generated"))
+    if code is None:
+        return False
+    by_value = code.co_filename == "<dynamic-code>"  # as cloudpickle names the file of all that it carries
+    return (
+        code.co_qualname.startswith("__create_fn__.<locals>.")
+        or code.co_filename.startswith("<attrs generated")
+        or (by_value and code.co_qualname == name)
+    )

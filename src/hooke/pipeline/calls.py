@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import CellType
 from typing import Any
 
-import cloudpickle
-
 from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.journal.events import MapExpanded
 from hooke.pipeline.effects import Submit
@@ -21,6 +19,7 @@ from hooke.pipeline.references import Element, Items, Reference, Value, pack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.shown import shown, shown_call
 from hooke.pipeline.task import Task
+from hooke.store import by_value
 from hooke.store.store import Store
 
 __all__ = ["CallMaker"]
@@ -223,16 +222,15 @@ def _once(make: Callable[[], bytes]) -> Callable[[], bytes]:
 def _pickled_task(task: Task[..., Any]) -> bytes:
     """The task by reference where a worker can import it, else by value."""
     try:
-        data: bytes = cloudpickle.dumps(task, protocol=5)
+        return by_value.dumps(task)
     except Exception as error:  # whatever the captured objects' own pickling raises
         raise NotPicklable(
             "its function cannot be sent to a worker",
             task=task.name,
             why=f"{type(error).__name__}: {error}{_culprit(task.function)}",
             mend="make the captured object inside the task, or pass what it is made from as an argument; "
-            'or run in this process with on="serial"',
+            'move a class or a function that does not pickle to a module; or run in this process with on="serial"',
         ) from error
-    return data
 
 
 def _culprit(function: Callable[..., Any]) -> str:
@@ -254,7 +252,7 @@ def _captured(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 def _pickles(value: Any) -> bool:
     try:
-        cloudpickle.dumps(value)
+        by_value.dumps(value)
     except Exception:  # noqa: BLE001 - the question is whether it does
         return False
     return True

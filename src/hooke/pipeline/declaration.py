@@ -92,11 +92,11 @@ def reduce_declared(declared: Any) -> str | tuple[Any, ...]:
     if _BY_VALUE.get():
         state = {name: value for name, value in vars(declared).items() if name not in _RECOMPUTED}
         return object.__new__, (type(declared),), state
-    import cloudpickle
+    from hooke.store import by_value  # cloudpickle, which `import hooke` does without
 
     token = _BY_VALUE.set(True)
     try:
-        return pickle.loads, (cloudpickle.dumps(declared),)
+        return pickle.loads, (by_value.dumps(declared),)
     finally:
         _BY_VALUE.reset(token)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from hooke.base.errors import EnvironmentMismatch
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
 from hooke.keys.code import fingerprint_code
+from hooke.keys.modules import module_title
 from hooke.pipeline.expansion import Expansion, expand
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.references import unpack
@@ -186,7 +188,9 @@ def check_code(function: Callable[..., Any], *, name: str, parts: Mapping[str, s
     differing = sorted(
         name
         for name in mine.keys() | parts.keys()
-        if mine.get(name) != parts.get(name) and not _is_elsewhere(name, mine, parts)
+        if mine.get(name) != parts.get(name)
+        and not _is_elsewhere(name, mine, parts)
+        and not _came_along(name)
     )
     if not differing:
         return
@@ -197,6 +201,14 @@ def check_code(function: Callable[..., Any], *, name: str, parts: Mapping[str, s
         mend="start the run again if a file was edited meanwhile; pass values that your script sets at run time "
         "(module.NAME = ...) as arguments instead",
     )
+
+
+def _came_along(name: str) -> bool:
+    """Whether it is of the script or the notebook: that came with the function, as the driver had it.
+
+    A class looks another after that (slots without their descriptors), so it could not be compared either.
+    """
+    return name.startswith(module_title(vars(sys.modules["__main__"])) + ".")
 
 
 def _is_elsewhere(name: str, mine: Mapping[str, str], parts: Mapping[str, str]) -> bool:

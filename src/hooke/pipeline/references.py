@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import cloudpickle
-
 from hooke.base.ref import Ref
 from hooke.pipeline.promise import Promise
+from hooke.store.by_value import ByValuePickler
 from hooke.store.store import Store
 
 __all__ = ["Element", "Items", "Reference", "Value", "pack", "parts_of", "resolve", "unpack"]
@@ -65,7 +64,7 @@ class _NotSimpleError(Exception):
     pass
 
 
-class _Packer(cloudpickle.Pickler):
+class _Packer(ByValuePickler):
     def __init__(self, file: io.BytesIO, refer: Callable[[Promise], Reference]) -> None:
         super().__init__(file, protocol=5)
         self._refer = refer

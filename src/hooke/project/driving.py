@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-import cloudpickle
-
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, NotPicklable, StoreError, UsageError
 from hooke.base.files import FileLock
@@ -42,6 +40,7 @@ from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
 from hooke.project.places import Place, find_place, open_engine, parse_workers
 from hooke.project.predictions import check
+from hooke.store import by_value
 from hooke.store.store import Store
 
 __all__ = ["DRIVER", "Driver", "Order", "new_run_id", "prepare", "shown_parameters"]
@@ -319,7 +318,7 @@ def _finish(journal: Journal, event: RunFinished) -> None:
 
 def _stored(store: Store, value: Any, what: str) -> Ref:
     try:
-        return store.put(cloudpickle.dumps(value))
+        return store.put(by_value.dumps(value))
     except StoreError:
         raise
     except Exception as error:  # whatever a user's __reduce__ raises

@@ -6,11 +6,11 @@ import pickle
 import threading
 from typing import Any, TypeAlias
 
-import cloudpickle
 from blake3 import blake3
 
 from hooke.store import layout
 from hooke.store.backend import Sink
+from hooke.store.by_value import ByValuePickler
 from hooke.store.codecs import Blob, reduce_known
 from hooke.store.main_classes import reduce_class
 
@@ -75,7 +75,7 @@ def encode(value: Any) -> Encoded:
     return Encoded(stream, buffers)
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(ByValuePickler):
     """Cloudpickle's, so that what is defined in a script or a notebook travels by value; large parts go aside."""
 
     def __init__(self, file: Any, buffers: list[Buffer]) -> None:
