@@ -231,7 +231,7 @@ def _mark(kind: str, found: Estimate) -> Mark:
 def _said(law: Law) -> Iterator[str]:
     estimates = law.parameters.items()
     numbers = ", ".join(f"{symbol} = {_interval(each)}" for symbol, each in estimates)
-    yield f"{law_name(law.family)}: {numbers}"
+    yield f"{law_name(law.family)}: {numbers}; speed-up, efficiency and serial fraction are of the law"
     if law.alternatives:
         yield f"not ruled out: {', '.join(law_name(each.family) for each in law.alternatives)}; the band covers them"
     yield from law.flags

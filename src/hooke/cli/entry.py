@@ -31,6 +31,7 @@ VERBS = {
     "runs": "List the runs of a project.",
     "show": "Show a run: its tasks, what failed and why.",
     "logs": "Print what the tasks of a run printed.",
+    "curve": "Show how far a task scales, as a run or a study measured it.",
     "debug": "Run one task again in this process, with its real inputs, under pdb.",
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",

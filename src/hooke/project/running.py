@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hooke.base.errors import RunStopped, UsageError
 from hooke.journal.events import Event
@@ -29,6 +29,9 @@ from hooke.project.progress.choice import Scene, open_progress, wanted_progress
 from hooke.project.progress.html import run_html
 from hooke.project.progress.progress import Progress
 from hooke.project.table import run_table
+
+if TYPE_CHECKING:
+    from hooke.charts.curve import Curve
 
 __all__ = ["Run", "project_of", "run"]
 
@@ -173,6 +176,17 @@ class Run:
         """Every event of the run so far, in order."""
         for segment in read(self.folder):
             yield from segment.events
+
+    def curve(self, task: str = "") -> Curve:
+        """How far a task scales, from what this run measured by the way; by default the task that took longest.
+
+        Where the project's other runs did the same work at another N they count too. Raises UsageError for a task
+        that there is not; NotEnoughData, with what to run next, where one N was measured only or N changed together
+        with the kind of work.
+        """
+        from hooke.project.curves import curve_of  # SciPy takes a third of a second, and few runs are asked
+
+        return curve_of(self.project.runs, self.id, task)
 
     def show(self) -> None:
         """Print the run's table."""

@@ -1,0 +1,238 @@
+"""Curves from journals: of a study that was made on purpose, or of what ordinary runs measured by the way."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hooke.base.errors import JournalError, NotEnoughData, UsageError
+from hooke.charts.curve import Curve
+from hooke.journal.events import Event, NodePlanned, RunStarted
+from hooke.journal.reader import read
+from hooke.journal.runs import RunsFolder
+from hooke.journal.studies import PREFIX, StudyRecord, read_study
+from hooke.journal.throughput import Dropped, ThroughputRow, throughput
+from hooke.project.likeness import Likeness, differences, likeness_of
+from hooke.scaling.measurements import Measurements
+
+__all__ = ["Sampled", "curve_of", "sampled", "study_curve"]
+
+MOST_KINDS = 3
+"""Kinds of work that a refusal lists."""
+MOST_RUNS = 50
+"""Runs of the project that are read for more of the same work, the newest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """What one run's journal tells of a task's throughput, and what it could not use. `unit` is items or calls."""
+
+    run: str
+    entry: str
+    task: str
+    unit: str
+    rows: tuple[ThroughputRow, ...]
+    dropped: tuple[Dropped, ...]
+
+    @property
+    def busy_s(self) -> float:
+        """The workers' seconds in the task, as far as they are in rows."""
+        return sum(row.busy_s for row in self.rows)
+
+
+def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
+    """The curve of a study, or of a run's `task`: by default the one of those measured that took its workers longest.
+
+    One run mostly has one N, so the project's other runs count too where they did the same work: equal code, equal
+    arguments but for the items, equal cpus, at the same place on the same host.
+
+    Raises UsageError for a task that the run does not have, NotEnoughData where no law can be told: too little was
+    measured, at one N only, or N changed together with the kind of work. It says what to run next.
+    """
+    study = read_study(runs.folder(run)) if run.startswith(PREFIX) else None
+    if study is not None:
+        return study_curve(study, task)
+    own = _chosen(sampled(_events(runs, run)), run, task)
+    if not own.rows:
+        raise NotEnoughData(
+            f"run {run} measured nothing of {own.task} at any one N",
+            why=_told_of(own.dropped) or "none of it ran: it was cached, or is not needed",
+            mend="more items, or items that take longer, on a number of workers that does not change",
+            next=f"hooke show {run}",
+        )
+    groups = _by_likeness([*own.rows, *_elsewhere(runs, own)])
+    mine = list(_by_likeness(own.rows))
+    best = max(mine, key=lambda kind: (len(_levels(groups[kind])), sum(row.items for row in groups[kind])))
+    if len(_levels(groups[best])) < 2:
+        raise _one_n(own, best, groups)
+    return _fitted(own, groups[best], _left_out(own, best))
+
+
+def sampled(events: Sequence[Event]) -> list[Sampled]:
+    """Each task of one run, in the order in which they were planned."""
+    begun = next((event for event in events if isinstance(event, RunStarted)), None)
+    if begun is None:
+        return []
+    kinds: dict[str, str] = {}
+    for event in events:
+        if isinstance(event, NodePlanned):
+            kinds.setdefault(event.task, event.kind)
+    told = throughput(events)
+    return [
+        Sampled(
+            run=begun.run,
+            entry=begun.entry,
+            task=task,
+            unit="items" if kind == "map" else "calls",
+            rows=tuple(row for row in told.rows if row.task == task),
+            dropped=tuple(each for each in told.dropped if each.task == task),
+        )
+        for task, kind in kinds.items()
+    ]
+
+
+def study_curve(study: StudyRecord, task: str = "") -> Curve:
+    """The curve of a study, with the COST against its plain calls. Raises UsageError, NotEnoughData."""
+    begun = study.started
+    if task not in {"", begun.task}:
+        raise UsageError(
+            f"study {begun.study} has no task {task!r}",
+            mend=f"it measured {begun.task or 'the whole pipeline'}",
+        )
+    if not study.measured:
+        raise NotEnoughData(f"study {begun.study} has measured nothing yet", next=f"hooke show {begun.study}")
+    measured = Measurements(
+        [each.n for each in study.measured],
+        throughput=[each.work / each.seconds for each in study.measured],
+        conditions=[each.condition for each in study.measured],
+    )
+    plain = [each.seconds / each.work for each in study.plain]
+    notes = [] if study.complete else ["the study is not complete: what it had measured so far is shown"]
+    if begun.weak:
+        notes.append("weak scaling: the work grew with N")
+    return Curve(
+        measured,
+        plain or None,
+        name=begun.task or begun.pipeline,
+        source=f"study {begun.study}",
+        unit=begun.unit,
+        notes=notes,
+    )
+
+
+def _events(runs: RunsFolder, run: str) -> list[Event]:
+    return [event for segment in read(runs.folder(run), "driver") for event in segment.events]
+
+
+def _chosen(tasks: Sequence[Sampled], run: str, task: str) -> Sampled:
+    if not tasks:
+        raise NotEnoughData(f"run {run} has no task yet", next=f"hooke show {run}")
+    if task:
+        found = next((each for each in tasks if each.task == task), None)
+        if found is None:
+            names = ", ".join(each.task for each in tasks)
+            raise UsageError(f"run {run} has no task {task!r}", mend=f"its tasks: {names}")
+        return found
+    return max(tasks, key=lambda each: (each.busy_s, sum(lost.items for lost in each.dropped)))
+
+
+def _elsewhere(runs: RunsFolder, own: Sampled) -> Iterator[ThroughputRow]:
+    """What other runs of the project measured of the task."""
+    others = [name for name in runs.names() if name != own.run]
+    for name in others[:MOST_RUNS]:
+        try:
+            events = _events(runs, name)
+        except JournalError:
+            continue  # `hooke runs` names what cannot be read
+        if any(isinstance(event, NodePlanned) and event.task == own.task for event in events):
+            yield from (row for row in throughput(events).rows if row.task == own.task)
+
+
+def _by_likeness(rows: Iterable[ThroughputRow]) -> dict[Likeness, list[ThroughputRow]]:
+    groups: dict[Likeness, list[ThroughputRow]] = defaultdict(list)
+    for row in rows:
+        groups[likeness_of(row)].append(row)
+    return groups
+
+
+def _levels(rows: Iterable[ThroughputRow]) -> list[int]:
+    return sorted({row.n for row in rows})
+
+
+def _fitted(own: Sampled, rows: Sequence[ThroughputRow], notes: Sequence[str]) -> Curve:
+    names = list(dict.fromkeys(row.run for row in rows))
+    others = [name for name in names if name != own.run]
+    more = f" and {len(others)} more" if others else ""
+    said = [*notes]
+    if others:
+        said.append(f"the same work in other runs counts too: {_some(others)}")
+    if _each_n_at_one_time(rows):
+        said.append("each N was measured at one time only: what else changed in between counts as N")
+    if own.dropped:
+        said.append(f"not counted in run {own.run}: {_told_of(own.dropped)}")
+    try:
+        return Curve(
+            Measurements([row.n for row in rows], throughput=[row.rate for row in rows]),
+            name=own.task,
+            source=f"run {own.run}{more}",
+            unit=own.unit,
+            notes=said,
+        )
+    except NotEnoughData as refusal:
+        refusal.where = f"{own.task} in run {own.run}{more}"
+        raise
+
+
+def _each_n_at_one_time(rows: Sequence[ThroughputRow]) -> bool:
+    ordered = np.array([row.n for row in sorted(rows, key=lambda row: row.began_at)])
+    return int(np.count_nonzero(np.diff(ordered))) == len(_levels(rows)) - 1
+
+
+def _one_n(own: Sampled, kind: Likeness, groups: Mapping[Likeness, Sequence[ThroughputRow]]) -> NotEnoughData:
+    """The run's kind of work was done at one N only; where other kinds were done at others, N changed with the kind."""
+    (n,) = _levels(groups[kind])
+    others = {each: rows for each, rows in groups.items() if each != kind and set(_levels(rows)) - {n}}
+    best = min((level for rows in others.values() for level in _levels(rows) if level != n), default=0)
+    best = best or (1 if n > 1 else 2)
+    what = f"{own.task} was measured at N = {n} only, which does not tell how it scales"
+    if others:
+        what = f"{own.task} did this kind of work at N = {n} only, and another kind at other N: N changed together with the work"
+    return NotEnoughData(
+        what,
+        where=f"run {own.run}",
+        why="\n".join(_kinds(kind, n, others)) if others else "",
+        mend=f"run it with workers={best} too, on items that are not cached; equal work in runs of one project counts together",
+        next="" if own.entry == "pickle" else f"hooke run {shlex.quote(own.entry)} --workers {best}",
+        measure_at=float(best),
+    )
+
+
+def _kinds(kind: Likeness, n: int, others: Mapping[Likeness, Sequence[ThroughputRow]]) -> Iterator[str]:
+    yield f"N = {n}: {kind.text or 'as in this run'}"
+    for other, rows in [*others.items()][:MOST_KINDS]:
+        yield f"N = {', '.join(map(str, _levels(rows)))}: {differences(kind, other)}"
+    if len(others) > MOST_KINDS:
+        yield f"and {len(others) - MOST_KINDS} kinds more"
+
+
+def _left_out(own: Sampled, best: Likeness) -> list[str]:
+    """What other kinds of work the run itself did, and how they differ."""
+    return [
+        f"left out: {sum(row.items for row in rows):.0f} {own.unit} at N = {', '.join(map(str, _levels(rows)))}, "
+        f"{differences(best, kind)}"
+        for kind, rows in _by_likeness(own.rows).items()
+        if kind != best
+    ]
+
+
+def _told_of(dropped: Sequence[Dropped]) -> str:
+    """`12 as the time was too short, 3 as another task ran beside it`; parts of items are rounded up."""
+    return ", ".join(f"{int(np.ceil(each.items))} as {each.why}" for each in dropped)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
