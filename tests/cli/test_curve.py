@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 from tests.cli.conftest import Desk
-from tests.journal.test_studies import ENDED, MEASURED, PLAIN, begun, written
-from tests.project.test_curves import STUDY, name_of, put
+from tests.journal.test_studies import ENDED, PLAIN, begun, written
+from tests.project.test_curves import STUDY, THREE, name_of, put
 
 pytestmark = pytest.mark.heavy
 
@@ -66,7 +66,7 @@ def test_json_is_for_programs(measured):
 
 
 def test_a_study_has_its_cost(desk):
-    written(desk.project.runs, STUDY, begun(STUDY), *MEASURED, PLAIN, ENDED)
+    written(desk.project.runs, STUDY, begun(STUDY), *THREE, PLAIN, ENDED)
     done = desk.hooke("curve", STUDY)
     assert done.code == 0
     assert "COST: 2" in done.out
@@ -97,6 +97,8 @@ def test_runs_of_ones_own_have_a_curve(desk):
     assert refused.err.splitlines()[0] == "wait was measured at N = 2 only, which does not tell how it scales"
     assert refused.err.splitlines()[-1].endswith("job.py:waits --workers 1")
     assert desk.hooke("run", "job.py", "--workers", "1", "--first", "60").code == 0
+    assert "times as much by 2 times as many workers" in desk.hooke("curve").err
+    assert desk.hooke("run", "job.py", "--workers", "4", "--first", "120").code == 0
     facts = json.loads(desk.hooke("curve", "--json").out)
-    assert [point["n"] for point in facts["points"]] == [1, 2]
+    assert [point["n"] for point in facts["points"]] == [1, 2, 4]
     assert facts["points"][1]["throughput"] > 1.2 * facts["points"][0]["throughput"]

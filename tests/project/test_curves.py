@@ -12,6 +12,7 @@ from hooke.journal.events import Event, Measured, NodePlanned, RunFinished, RunS
 from hooke.journal.runs import RunsFolder
 from hooke.project.curves import curve_of
 
+THREE = (*MEASURED, Measured(at=14.0, task="features", n=4, work=12.0, seconds=0.6, segment="attempts-003"))
 STUDY = "measure-delays-20261125-010203-abcd"
 
 
@@ -47,7 +48,7 @@ class TestOneRun:
         assert any(note.startswith("each N was measured at one time only") for note in curve.notes)
 
     def test_that_came_back_to_an_n_says_nothing_of_time(self, runs):
-        curve = curve_of(runs, put(runs, 1, [(0.0, 1), (20.0, 2), (40.0, 1), (60.0, 2)], items=200))
+        curve = curve_of(runs, put(runs, 1, [(0.0, 1), (20.0, 2), (40.0, 4), (60.0, 1)], items=340))
         assert not any("at one time only" in note for note in curve.notes)
 
     @pytest.mark.parametrize(("n", "best"), [(1, 2), (2, 1), (4, 1)])
@@ -56,6 +57,13 @@ class TestOneRun:
             curve_of(runs, put(runs, 1, [(0.0, n)]))
         assert caught.value.measure_at == best
         assert caught.value.next == f"hooke run f.py:p --workers {best}"
+
+    @pytest.mark.parametrize(("levels", "best"), [((1, 2), 4), ((2, 4), 1)])
+    def test_of_two_n_is_refused_with_their_ratio(self, runs, levels, best):
+        with pytest.raises(NotEnoughData, match="two N, which cannot tell one law from another") as caught:
+            curve_of(runs, put(runs, 1, [(0.0, levels[0]), (20.0, levels[1])]))
+        assert caught.value.measure_at == best
+        assert "2.00 times as much by 2 times as many workers" in caught.value.why
 
     def test_that_measured_nothing_says_why(self, runs):
         with pytest.raises(NotEnoughData, match="measured nothing of a") as caught:
@@ -77,7 +85,7 @@ class TestOneRun:
         assert "size=9" in caught.value.why
 
     def test_without_a_name_the_task_that_took_longest_is_meant(self, runs):
-        name = put(runs, 1, [(0.0, 1), (30.0, 2)], maps=[("a", 200, 0.3), ("b", 40, 0.05)])
+        name = put(runs, 1, [(0.0, 1), (20.0, 2), (30.0, 3)], maps=[("a", 200, 0.3), ("b", 40, 0.05)])
         assert curve_of(runs, name).name == "a"
 
     def test_a_task_that_is_not_there_is_refused_with_those_that_are(self, runs):
@@ -112,19 +120,20 @@ class TestSeveralRuns:
 
     def test_what_cannot_be_read_is_passed_over(self, runs):
         put(runs, 1, [(0.0, 1)])
+        put(runs, 4, [(0.0, 3)])
         damaged = runs.folder(put(runs, 2, [(0.0, 4)])) / "driver.journal"
         damaged.write_bytes(b"no journal" + damaged.read_bytes())
-        assert curve_of(runs, put(runs, 3, [(0.0, 2)])).measurements.levels.tolist() == [1, 2]
+        assert curve_of(runs, put(runs, 3, [(0.0, 2)])).measurements.levels.tolist() == [1, 2, 3]
 
     def test_a_study_among_them_is_none_of_them(self, runs):
-        put(runs, 1, [(0.0, 1)])
-        written(runs, STUDY, begun(STUDY), *MEASURED, ENDED)
-        assert curve_of(runs, put(runs, 2, [(0.0, 2)])).measurements.levels.tolist() == [1, 2]
+        written(runs, STUDY, begun(STUDY), *THREE, ENDED)
+        curve = curve_of(runs, put(runs, 1, [(0.0, 1), (20.0, 2), (40.0, 4)], items=200))
+        assert curve.source == f"run {name_of(1)}"
 
 
 class TestStudies:
     def test_a_study_has_its_cost(self, runs):
-        written(runs, STUDY, begun(STUDY), *MEASURED, PLAIN, ENDED)
+        written(runs, STUDY, begun(STUDY), *THREE, PLAIN, ENDED)
         curve = curve_of(runs, STUDY)
         assert curve.title == f"features, study {STUDY}"
         assert curve.cost is not None
@@ -133,14 +142,14 @@ class TestStudies:
         assert not curve.notes
 
     def test_one_that_goes_on_is_shown_as_far_as_it_is(self, runs):
-        written(runs, STUDY, begun(STUDY), *MEASURED)
+        written(runs, STUDY, begun(STUDY), *THREE)
         assert curve_of(runs, STUDY).notes == (
             "the study is not complete: what it had measured so far is shown",
         )
 
     def test_one_that_measured_nothing_is_refused(self, runs):
         written(runs, STUDY, begun(STUDY), RunFinished(at=11.0, status="stopped"))
-        with pytest.raises(NotEnoughData, match="nothing yet"):
+        with pytest.raises(NotEnoughData, match="no measurement"):
             curve_of(runs, STUDY)
 
     def test_confounded_measurements_are_refused(self, runs):
@@ -152,8 +161,19 @@ class TestStudies:
         with pytest.raises(NotEnoughData, match="N changed together with the conditions"):
             curve_of(runs, STUDY)
 
-    def test_another_task_is_refused(self, runs):
+    def test_two_n_are_refused(self, runs):
         written(runs, STUDY, begun(STUDY), *MEASURED, ENDED)
+        with pytest.raises(NotEnoughData, match="cannot tell one law from another"):
+            curve_of(runs, STUDY)
+
+    def test_sizes_are_no_curve_over_workers(self, runs):
+        swept = msgspec.structs.replace(begun(STUDY), sizes=(10, 100, 1000))
+        written(runs, STUDY, swept, *THREE, ENDED)
+        with pytest.raises(UsageError, match="measured sizes by one N"):
+            curve_of(runs, STUDY)
+
+    def test_another_task_is_refused(self, runs):
+        written(runs, STUDY, begun(STUDY), *THREE, ENDED)
         with pytest.raises(UsageError, match="no task 'train'"):
             curve_of(runs, STUDY, "train")
         assert curve_of(runs, STUDY, "features").name == "features"

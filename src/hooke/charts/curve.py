@@ -36,11 +36,12 @@ DOTS = 96 / 72
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class Curve:
-    """Throughput over N, with its law: `print` shows table and plot, a notebook the picture, `save` writes a file.
+    """Throughput over the number of workers, with its law.
 
-    `measurements` are fitted at once. `plain_seconds`, one or several, are how long the same work took as plain calls in
-    one thread: with them there is a COST. `name` says what was measured, `source` where, `unit` what throughput
-    counts; `notes` are said below every picture.
+    `print` shows table and plot, a notebook the picture, and `save` writes a file. `measured` are measurements, which are
+    fitted at once, or a law with its own. `plain_seconds`, one or several, are how long a unit of work took as a plain
+    call in one thread: with them there is a COST. `name` says what was measured, `source` where, `unit` what
+    throughput counts; `notes` are said below every picture.
 
     Raises NotEnoughData where the measurements do not determine a law (one N only, N changed together with conditions),
     with the N to measure next.
@@ -56,7 +57,7 @@ class Curve:
 
     def __init__(
         self,
-        measurements: Measurements,
+        measured: Law | Measurements,
         plain_seconds: ArrayLike | None = None,
         *,
         name: str = "",
@@ -64,10 +65,10 @@ class Curve:
         unit: str = "items",
         notes: Sequence[str] = (),
     ) -> None:
-        law = fit(measurements)
+        law = fit(measured) if isinstance(measured, Measurements) else measured
         found, refused = _cost_of(law, plain_seconds)
         values: Mapping[str, Any] = {
-            "measurements": measurements,
+            "measurements": law.measurements,
             "law": law,
             "cost": found,
             "name": name,
@@ -170,7 +171,7 @@ def _cost_of(law: Law, plain_seconds: ArrayLike | None) -> tuple[Cost | None, tu
     if plain_seconds is None:
         return None, ()
     try:
-        return cost(law, plain_seconds), ()
+        return cost(law, plain_seconds, work=1.0), ()
     except BeyondTheData as refusal:
         return None, (f"COST not determined: {refusal.what}; {refusal.next}",)
 

@@ -18,9 +18,12 @@ from hooke.journal.studies import PREFIX, StudyRecord, read_study
 from hooke.journal.throughput import Dropped, ThroughputRow, throughput
 from hooke.project.likeness import Likeness, differences, likeness_of
 from hooke.scaling.measurements import Measurements
+from hooke.studies.measured import law_of
 
 __all__ = ["Sampled", "curve_of", "sampled", "study_curve"]
 
+LEAST_LEVELS = 3
+"""Through two points goes a line, and a curve that is about to bend."""
 MOST_KINDS = 3
 """Kinds of work that a refusal lists."""
 MOST_RUNS = 50
@@ -51,7 +54,7 @@ def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
     arguments but for the items, equal cpus, at the same place on the same host.
 
     Raises UsageError for a task that the run does not have, NotEnoughData where no law can be told: too little was
-    measured, at one N only, or N changed together with the kind of work. It says what to run next.
+    measured, at fewer than three N, or N changed together with the kind of work. It says what to run next.
     """
     study = read_study(runs.folder(run)) if run.startswith(PREFIX) else None
     if study is not None:
@@ -67,8 +70,11 @@ def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
     groups = _by_likeness([*own.rows, *_elsewhere(runs, own)])
     mine = list(_by_likeness(own.rows))
     best = max(mine, key=lambda kind: (len(_levels(groups[kind])), sum(row.items for row in groups[kind])))
-    if len(_levels(groups[best])) < 2:
+    levels = _levels(groups[best])
+    if len(levels) < 2:
         raise _one_n(own, best, groups)
+    if len(levels) < LEAST_LEVELS:
+        raise _two_n(own, groups[best])
     return _fitted(own, groups[best], _left_out(own, best))
 
 
@@ -103,19 +109,16 @@ def study_curve(study: StudyRecord, task: str = "") -> Curve:
             f"study {begun.study} has no task {task!r}",
             mend=f"it measured {begun.task or 'the whole pipeline'}",
         )
-    if not study.measured:
-        raise NotEnoughData(f"study {begun.study} has measured nothing yet", next=f"hooke show {begun.study}")
-    measured = Measurements(
-        [each.n for each in study.measured],
-        throughput=[each.work / each.seconds for each in study.measured],
-        conditions=[each.condition for each in study.measured],
-    )
+    if begun.sizes:
+        raise UsageError(
+            f"study {begun.study} measured sizes by one N, not several N", next=f"hooke show {begun.study}"
+        )
     plain = [each.seconds / each.work for each in study.plain]
     notes = [] if study.complete else ["the study is not complete: what it had measured so far is shown"]
     if begun.weak:
         notes.append("weak scaling: the work grew with N")
     return Curve(
-        measured,
+        law_of(study),
         plain or None,
         name=begun.task or begun.pipeline,
         source=f"study {begun.study}",
@@ -205,10 +208,35 @@ def _one_n(own: Sampled, kind: Likeness, groups: Mapping[Likeness, Sequence[Thro
         what,
         where=f"run {own.run}",
         why="\n".join(_kinds(kind, n, others)) if others else "",
-        mend=f"run it with workers={best} too, on items that are not cached; equal work in runs of one project counts together",
-        next="" if own.entry == "pickle" else f"hooke run {shlex.quote(own.entry)} --workers {best}",
+        mend=_mend(best),
+        next=_command(own, best),
         measure_at=float(best),
     )
+
+
+def _two_n(own: Sampled, rows: Sequence[ThroughputRow]) -> NotEnoughData:
+    """Two N have a ratio, and no law."""
+    levels, means = Measurements([row.n for row in rows], throughput=[row.rate for row in rows]).means()
+    told = " and ".join(
+        f"{mean:.4g} {own.unit}/s at N = {n:g}" for n, mean in zip(levels, means, strict=True)
+    )
+    best = 1 if levels[0] > 1 else 2 * int(levels[-1])
+    return NotEnoughData(
+        f"{own.task} was measured at two N, which cannot tell one law from another",
+        where=f"run {own.run}",
+        why=f"{told}: {means[1] / means[0]:.2f} times as much by {levels[1] / levels[0]:g} times as many workers",
+        mend=_mend(best),
+        next=_command(own, best),
+        measure_at=float(best),
+    )
+
+
+def _mend(n: int) -> str:
+    return f"run it with workers={n} too, on items that are not cached; equal work in runs of one project counts together"
+
+
+def _command(own: Sampled, n: int) -> str:
+    return "" if own.entry == "pickle" else f"hooke run {shlex.quote(own.entry)} --workers {n}"
 
 
 def _kinds(kind: Likeness, n: int, others: Mapping[Likeness, Sequence[ThroughputRow]]) -> Iterator[str]:

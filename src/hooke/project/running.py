@@ -181,8 +181,8 @@ class Run:
         """How far a task scales, from what this run measured by the way; by default the task that took longest.
 
         Where the project's other runs did the same work at another N they count too. Raises UsageError for a task
-        that there is not; NotEnoughData, with what to run next, where one N was measured only or N changed together
-        with the kind of work.
+        that there is not; NotEnoughData, with what to run next, where fewer than three N were measured or N changed
+        together with the kind of work.
         """
         from hooke.project.curves import curve_of  # SciPy takes a third of a second, and few runs are asked
 
