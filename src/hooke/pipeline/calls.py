@@ -229,7 +229,7 @@ def _pickled_task(task: Task[..., Any]) -> bytes:
             task=task.name,
             why=f"{type(error).__name__}: {error}{_culprit(task.function)}",
             mend="make the captured object inside the task, or pass what it is made from as an argument; "
-            'move a class or a function that does not pickle to a module; or run in this process with on="serial"',
+            'move a class or a function to a module; or run in this process with on="serial"',
         ) from error
 
 
