@@ -37,6 +37,7 @@ VERBS = {
     "cache": "Look at stored results, explain them, make room.",
     "measure": "Measure how far a task or a pipeline scales, and whether it beats one plain thread.",
     "plan": "Predict time and money, here and on other machines.",
+    "advise": "Say which cpus and memory to declare for each task, from what earlier runs used.",
     "doctor": "Check what is installed and what works here.",
     "demo": "Run the main job on real data, cache and edit included.",
     "completion": "Print the completion script of a shell.",
