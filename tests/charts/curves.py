@@ -30,6 +30,9 @@ _MADE = {
     "crowded": lambda: (planted("amdahl", (0.01,), n=(1, 2, 3, 4, 6, 8, 10, 500), noise=0.02), 1 / 25),
     "from 4 on": lambda: (planted("amdahl", (0.02,), n=(4, 6, 8, 12, 16), noise=0.01), None),
     "noisy": lambda: (Measurements([1, 2, 4, 8], throughput=[[5, 20], [8, 44], [10, 61], [90, 15]]), 1 / 9),
+    "steep": lambda: (planted("usl", (0.3, 0.0008), n=(2, 9, 15, 55, 75, 121), noise=0.02), 1 / 55),
+    "wild": lambda: (Measurements([1, 37], throughput=[[0.01, 0.004], [0.03, 0.001]]), None),
+    "steady": lambda: (planted("power", (0.98,), n=_often((3, 7, 58), 2), rate=101.0, noise=0.005), None),
 }  # fmt: skip
 KINDS = tuple(_MADE)
 

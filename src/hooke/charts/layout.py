@@ -160,7 +160,8 @@ def _names_at_ends(frame: Frame, picture: Picture) -> Iterator[Words]:
     if _leaves_right(panel):
         named.append((float(frame.down(panel.ideal.value[-1])), GREY, ("ideal",)))
     named.sort(key=lambda each: each[0])
-    middles = _apart([each[0] for each in named], [LINE * len(each[2]) for each in named])
+    heights = [LINE * len(each[2]) for each in named]
+    middles = _below(_apart([each[0] for each in named], heights), heights, frame.top)
     for middle, (_, colour, lines) in zip(middles, named, strict=True):
         first = middle - LINE * (len(lines) - 1) / 2 + 0.35 * TEXT
         for at, text in enumerate(lines):
@@ -186,6 +187,15 @@ def _apart(middles: Sequence[float], heights: Sequence[float]) -> list[float]:
     return [shift + offset for shift, offset in zip(shifts, offsets.tolist(), strict=True)]
 
 
+def _below(middles: Sequence[float], heights: Sequence[float], top: float) -> list[float]:
+    """The blocks moved down where the first reaches above `top`."""
+    moved: list[float] = []
+    for middle, height in zip(middles, heights, strict=True):
+        moved.append(max(middle, top + height / 2))
+        top = moved[-1] + height / 2 + 1
+    return moved
+
+
 def _leaves_right(panel: Panel) -> bool:
     return bool(panel.ideal.value[-1] < panel.y.high)
 
@@ -203,9 +213,9 @@ def _ideal_name(frame: Frame, picture: Picture) -> Iterator[Words]:
         base = frame.top + float(down)
         there = [float(np.interp(height, y[::-1], x[::-1])) for height in (base, base - 0.8 * TEXT)]
         places.append(Words(x=there[0] - 4, y=base, anchor="end", **style))
-        places.append(Words(x=there[1] + 4, y=base, **style))
+        places += [Words(x=there[1] + away, y=base, **style) for away in (4, 12, 20, 28, 36)]
     free = (words for words in places if _is_free(words, frame, taken))
-    yield next(free, places[0])
+    yield next(free, places[1])
 
 
 def _taken(frame: Frame, picture: Picture) -> list[tuple[float, float, float, float]]:

@@ -26,6 +26,8 @@ BEYOND = 1.25
 FARTHEST = 2.0
 """and where the knee, the peak or COST lies beyond."""
 HEADROOM = 1.12
+TALLEST = 2.0
+"""How far the axes go for bars and bands, as a multiple of what was measured: beyond these are cut, or they hide it."""
 LAWS = {
     "amdahl": "Amdahl's law",
     "batch": "law of batches",
@@ -140,7 +142,8 @@ def _speedup(
     value, (low, high) = law.throughput(grid) / rate, law.band(grid)
     shown, plain = points.over(rate), None if cost is None else cost.plain / rate
     solid = (grid >= points.n[0]) & (grid <= points.n[-1])
-    most = max(float(shown.high.max()), float((high[solid] / rate).max()), float(value.max()))
+    told = max(float(shown.value.max()), float(value.max()))
+    most = min(max(told, float(shown.high.max()), float((high[solid] / rate).max())), TALLEST * told)
     if plain is not None:
         most = max(most, min(plain, FARTHEST * most))
     least = min(float(shown.low.min()), float(value.min()))
@@ -160,7 +163,8 @@ def _speedup(
 def _efficiency(speedup: Panel) -> Panel:
     lines = tuple(map(_over_n, speedup.lines))
     points = speedup.points.over(speedup.points.n)
-    most = max(1.0, float(points.high.max()), *(float(line.value.max()) for line in lines))
+    told = max(1.0, float(points.value.max()), *(float(line.value.max()) for line in lines))
+    most = min(max(told, float(points.high.max())), TALLEST * told)
     return Panel(
         quantity="efficiency",
         y=Axis(label="efficiency", low=0.0, high=HEADROOM * most, percent=True),

@@ -23,10 +23,10 @@ _COLOURS = {
     "law": 33,
     "band": 33,
     "ideal": 244,
-    "plain": 172,
+    "plain": 132,
     "knee": 166,
     "peak": 36,
-    "COST": 172,
+    "COST": 132,
     "axis": 244,
 }
 """The palette of the other pictures (Okabe & Ito), in the 256 colours of terminals; points in the text's own."""
