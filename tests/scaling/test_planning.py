@@ -1,6 +1,7 @@
 """The pure planner: schedules, predictions, the front and what is recommended."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hooke.scaling.catalog import Machine
 from hooke.scaling.pareto import Wish, front, recommend
 from hooke.scaling.planning import Configuration, Planner
 from hooke.scaling.schedule import Calls, Need, Room, makespan
+from hooke.scaling.sizes import law_of_size, sized
 from hooke.scaling.slices import slices_of
 from hooke.scaling.timing import Timing, run_spread, seconds_factor
 from hooke.scaling.workload import Facts, Work, Workload
@@ -38,6 +40,7 @@ def rented(instances: int = 1, of: Machine | None = None) -> Configuration:
     return Configuration(machine=of, instances=instances, workers=instances * (of.vcpus or 1))
 
 
+@cache
 def amdahl(serial: float, n=(1, 2, 4, 8, 16), seed: int = 0):
     n = np.repeat(np.asarray(n, float), 3)
     noise = np.exp(np.random.default_rng(seed).normal(0, 0.02, n.size))
@@ -77,7 +80,7 @@ class TestSchedule:
         slots=st.integers(1, 300),
         data=st.data(),
     )
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=60, deadline=None)
     def test_between_graham_and_the_bounds(self, items, seconds, slots, data):
         nodes = []
         for at, count in enumerate(items):
@@ -100,7 +103,7 @@ class TestSchedule:
         assert took <= (work / max(slots - wide + 1, 1) + max(chain)) * (1 + 1e-9)
 
     @given(items=st.integers(1, 10**6), at_once=st.integers(1, 2000), mean=st.floats(1e-4, 100))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def test_slices_are_few_and_take_whole_rounds(self, items, at_once, mean):
         pieces = slices_of(items, mean, at_once=at_once)
         assert len(pieces) <= 128
@@ -136,6 +139,57 @@ class TestTimings:
         assert inside >= 360
 
 
+class TestSizes:
+    """Calls that read another number of items than those that were timed."""
+
+    SIZES = (3, 6, 12, 24)
+
+    @staticmethod
+    def timed(sizes, seconds, seed=0):
+        noise = np.exp(np.random.default_rng(seed).normal(0, 0.03, 4 * len(sizes)))
+        return [
+            Timing(items=1, seconds=seconds(size) * float(each), reads=size)
+            for size, each in zip(sizes * 4, noise, strict=True)
+        ]
+
+    def test_the_same_size_is_as_it_was_and_a_near_one_is_bounded(self):
+        timings = self.timed((10, 40), lambda n: n)
+        assert sized(timings, 40, None).ends == (1, 1, 1)
+        near = sized(timings, 50, None)
+        assert {each.reads for each in near.timings} == {40}
+        assert near.ends == (1, pytest.approx(math.sqrt(1.25)), 1.25)
+        assert sized(timings, 15, None) is not None and sized(timings, 20, None) is None
+
+    def test_nothing_leads_from_no_items_to_some(self):
+        assert sized([Timing(items=1, seconds=1, reads=0)], 1, None) is None
+        assert sized([Timing(items=1, seconds=1, reads=5)], 0, None) is None
+        assert sized([Timing(items=0, seconds=0, reads=5)], 5, None) is None
+
+    @pytest.mark.parametrize(
+        "seconds",
+        [lambda n: 1 + 0.5 * n, lambda n: 0.1 * n**1.5, lambda n: 2.0 + 0 * n],
+        ids=["linear", "power", "constant"],
+    )
+    def test_three_sizes_and_more_have_a_law(self, seconds):
+        inside = 0
+        for seed in range(20):
+            timings = self.timed(self.SIZES, seconds, seed)
+            found = sized(timings, 48, law_of_size(timings))
+            if found is None:
+                continue
+            truth = seconds(48) / seconds(24)
+            inside += found.ends[0] <= truth <= found.ends[2]
+            assert found.ends[2] / found.ends[0] < 1.6
+        assert inside >= 16, "refusals count as misses"
+
+    def test_no_farther_than_a_law_leads(self):
+        timings = self.timed(self.SIZES, lambda n: 1 + 0.5 * n)
+        law = law_of_size(timings)
+        assert sized(timings, 60, law) is not None
+        assert sized(timings, 24 * 4 + 1, law) is None
+        assert law_of_size(timings[:2]) is None
+
+
 def workload(items: int = 40, *, law=None, at_once: int = 4, seconds: float = 10.0) -> Workload:
     works = [
         Work(task="read"),
@@ -159,13 +213,13 @@ class TestRows:
         assert row.efficiency is None, "what one worker takes was not measured"
 
     @given(
-        serial=st.floats(0.0, 0.3),
+        serial=st.sampled_from([0.0, 0.02, 0.1, 0.3]),
         instances=st.integers(1, 4),
         low=st.floats(0.5, 2),
         width=st.floats(1, 2),
         lag=st.floats(0, 100),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=25, deadline=None)
     def test_intervals_hold_their_values(self, serial, instances, low, width, lag):
         of = machine(speed=(low, low * width), startup_s=(lag, 2 * lag), spot_usd_per_hour=0.1)
         row = Planner(workload(law=amdahl(serial)), overhead_s=(0.1, 0.2, 0.5)).row(rented(instances, of))
@@ -173,7 +227,7 @@ class TestRows:
             assert estimate.interval[0] <= estimate.value <= estimate.interval[1]
             assert estimate.interval[0] >= 0
 
-    @given(serial=st.floats(0.0, 0.2), usd=st.floats(0.01, 50))
+    @given(serial=st.sampled_from([0.0, 0.05, 0.2]), usd=st.floats(0.01, 50))
     @settings(max_examples=30, deadline=None)
     def test_more_instances_cost_more_an_hour(self, serial, usd):
         planner = Planner(workload(law=amdahl(serial)))
@@ -260,6 +314,12 @@ class TestRows:
         assert Planner(load).row(here(1)).seconds.value == 1
 
 
+@cache
+def shared_planner() -> Planner:
+    """One for all examples: what it has scheduled it need not schedule again."""
+    return Planner(workload(law=amdahl(0.05)))
+
+
 ROWS = st.lists(
     st.tuples(st.integers(1, 16), st.integers(1, 6), st.floats(0.1, 10), st.floats(0.2, 3)),
     min_size=1,
@@ -270,7 +330,7 @@ ROWS = st.lists(
 class TestAdvice:
     @staticmethod
     def rows(drawn):
-        planner = Planner(workload(law=amdahl(0.05)))
+        planner = shared_planner()
         return [planner.row(rented(n, machine(vcpus=v, usd=usd, speed=(s, s)))) for v, n, usd, s in drawn]
 
     @given(drawn=ROWS)

@@ -73,7 +73,7 @@ def recommend(rows: Sequence[Row], wish: Wish, untimed: Sequence[Untimed] = ()) 
     if not known:
         return Advice(row=None, reason=_nothing_known(rows, measure), measure=measure)
     if untimed:
-        return _in_part(known, wish, ", ".join(map(str, untimed)))
+        return _in_part(known, wish, ", ".join(each.task for each in untimed))
     granted = [row for row in known if wish.granted(row)]
     if not granted:
         return _none_granted(known, wish, measure)

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from hooke.scaling.contention import Ends, nearest_level, slowdown
 from hooke.scaling.law import Law
 from hooke.scaling.schedule import Need
+from hooke.scaling.sizes import Sized, sized, sizes_needed
 from hooke.scaling.timing import Timing, run_spread, seconds_factor
 
-__all__ = ["SAME_SIZE", "Facts", "PerCall", "Untimed", "Work", "Workload"]
-
-SAME_SIZE = 1.5
-"""A call that reads more items than this multiple of those that the timed ones read, or fewer, was not timed."""
+__all__ = ["Facts", "PerCall", "Untimed", "Work", "Workload"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +34,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a task: its timings in earlier runs, and its law of scaling; `lacking` says why there is none."""
+    """What is known of a task: its timings in earlier runs, and its law of scaling; `lacking` says why there is none.
+
+    `by_size` is the law of calls that read more items or fewer.
+    """
 
     timings: Sequence[Timing] = ()
     law: Law | None = None
     lacking: str = "it has no law"
+    by_size: Law | None = None
 
 
 NOTHING = Facts()
@@ -94,15 +96,16 @@ class Workload:
         return self._per_call[key]
 
     def _predicted(self, work: Work, at_once: int) -> PerCall:
-        facts, comparable = self._of(work), self._timings(work)
-        timings = nearest_level(comparable, at_once)
+        facts, basis = self._of(work), self._sized(work)
+        assert basis is not None
+        timings = nearest_level(basis.timings, at_once)
         timed = timings[0].at_once
         law = facts.law if self.items[work.task] > 1 else None
         slow = slowdown(law, timed=timed, n=at_once, lacking=facts.lacking)
         mean = sum(each.items * each.seconds for each in timings) / sum(each.items for each in timings)
-        factor = seconds_factor(timings, run_spread(comparable), items=self.items[work.task])
+        factor = seconds_factor(timings, run_spread(basis.timings), items=self.items[work.task])
         known = [seconds for each in timings for seconds in each.known.values()]
-        low, value, high = slow.ends
+        low, value, high = (one * other for one, other in zip(slow.ends, basis.ends, strict=True))
         return PerCall(
             seconds=(mean * low / factor, mean * value, mean * high * factor),
             shape=[seconds / mean for seconds in known] if mean else (),
@@ -114,13 +117,9 @@ class Workload:
     def _of(self, work: Work) -> Facts:
         return self._facts.get(work.like or work.task, NOTHING)
 
-    def _timings(self, work: Work) -> list[Timing]:
-        """Those of calls that read about as much."""
-        return [
-            each
-            for each in self._of(work).timings
-            if each.items and each.reads <= SAME_SIZE * work.reads and work.reads <= SAME_SIZE * each.reads
-        ]
+    def _sized(self, work: Work) -> Sized | None:
+        facts = self._of(work)
+        return sized(facts.timings, work.reads, facts.by_size)
 
     def _uncounted(self) -> Iterator[Untimed]:
         for work in self.works:
@@ -129,8 +128,7 @@ class Workload:
                 yield Untimed(task=work.task, why="how many items it will have is not known before it runs")
             elif not timings:
                 yield Untimed(task=work.task, why="never measured")
-            elif not self._timings(work):
+            elif self._sized(work) is None:
                 sizes = ", ".join(str(size) for size in sorted({each.reads for each in timings}))
-                yield Untimed(
-                    task=work.task, why=f"a call reads {work.reads} items, and was measured with {sizes}"
-                )
+                why = f"a call reads {work.reads} items, and was measured with {sizes}"
+                yield Untimed(task=work.task, why=f"{why}; {sizes_needed(work.reads)}")

@@ -12,8 +12,10 @@ from hooke.journal.studies import StudyRecord
 from hooke.project.planning.laws import CORE_TOLERANCE, Levels, law_of, levels_of, studies_of
 from hooke.project.planning.timings import RunTimes, Timed, past_runs
 from hooke.project.planning.work import Left
+from hooke.scaling.law import Law
+from hooke.scaling.sizes import SAME_SIZE, law_of_size
 from hooke.scaling.timing import Timing
-from hooke.scaling.workload import SAME_SIZE, Facts
+from hooke.scaling.workload import Facts
 
 __all__ = ["Known", "Past", "known"]
 
@@ -82,13 +84,16 @@ def known(left: Sequence[Left], past: Past, *, cores: int, shown: Mapping[str, s
         timings, why = _timings(work, past, shown)
         if why:
             others.setdefault(why, {})[work.task] = None
-        task = work.task
-        here[work.like] = Facts(timings=timings, law=near[task].law, lacking=near[task].lacking)
+        task, by_size = work.task, _by_size(work, past, timings)
+        here[work.like] = Facts(
+            timings=timings, law=near[task].law, lacking=near[task].lacking, by_size=by_size
+        )
         cut = len(set(levels[task].within(cores).n)) < len(set(levels[task].n)) or far[task].law is None
         elsewhere[work.like] = Facts(
             timings=_within(timings, levels[task], cores),
             law=far[task].law,
             lacking=_with_cores(far[task].lacking, cores) if cut else far[task].lacking,
+            by_size=by_size,
         )
     notes = [f"{why}: {', '.join(tasks)}" for why, tasks in others.items()]
     notes += _sources({task: law.source for task, law in near.items() if law.law is not None})
@@ -131,6 +136,20 @@ def _timings(work: Left, past: Past, shown: Mapping[str, str] | None) -> tuple[l
     chosen = [it for it in ranked if (_fits(it[2], work), it[0]) == (_fits(best[2], work), best[0])]
     why = ("timed with other code", "timed with other arguments", "")[best[0]]
     return list(_merged((run, each) for _, run, each in chosen)), why
+
+
+def _by_size(work: Left, past: Past, timings: Sequence[Timing]) -> Law | None:
+    """The law of calls of other sizes, where none of this size was timed; from all that was timed with this code."""
+    if not work.reads or any(each.reads == work.reads for each in timings):
+        return None
+    return law_of_size(
+        [
+            each.timing
+            for run in past.runs
+            for each in run.timed
+            if each.task == work.task and each.likeness(work) == 2
+        ]
+    )
 
 
 def _fits(timed: Timed, work: Left) -> bool:

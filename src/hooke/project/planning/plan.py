@@ -227,6 +227,5 @@ def _next(question: Question, advice: Advice, told: Known, untimed: Sequence[Unt
     if local and advice.row is not None and not question.times:
         workers = str(advice.row.configuration.workers)
         return command_for("run", question.pipeline, question.params, "--workers", workers)
-    if untimed:
-        return command_for("run", question.pipeline, question.params)
-    return ""
+    # Data of which there is more elsewhere cannot be run here.
+    return command_for("run", question.pipeline, question.params) if untimed and not question.times else ""

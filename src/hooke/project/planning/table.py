@@ -8,7 +8,7 @@ from html import escape
 from hooke.project.planning.answer import Answer
 from hooke.project.table import aligned
 from hooke.scaling.estimate import Estimate
-from hooke.scaling.pareto import shown_seconds, shown_usd
+from hooke.scaling.pareto import measured, shown_seconds, shown_usd
 from hooke.scaling.planning import Row
 
 __all__ = ["plan_html", "plan_text"]
@@ -71,18 +71,22 @@ def _said(plan: Answer) -> Iterator[str]:
 
 
 def _refused(rows: Sequence[Row]) -> Iterator[str]:
-    """Why other machines have no row, in a line for each reason."""
+    """Why a configuration, or all of an instance type, has no row: in a line for each reason."""
     lacking: dict[str, dict[str, None]] = {}
+    predicted = {_name(row) for row in rows if not row.refused}
     for row in rows:
-        if row.refused and not row.configuration.is_local:
-            lacking.setdefault(row.refused, {})[row.configuration.machine.id] = None
-    predicted = {row.configuration.machine.id for row in rows if not row.refused}
+        if row.refused and _name(row) not in predicted:
+            measure = f"; {measured(row.measure)}" if row.measure is not None else ""
+            lacking.setdefault(f"{row.refused}{measure}", {})[_name(row)] = None
     for reason, types in lacking.items():
-        names = [name for name in types if name not in predicted]
-        if not names:
-            continue
+        names = list(types)
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         yield f"not predicted: {', '.join(names[:MOST_NAMED])}{more}: {reason}{_mend(reason, names[0])}"
+
+
+def _name(row: Row) -> str:
+    """What is said to have no row: this machine with so many workers, or an instance type."""
+    return str(row.configuration) if row.configuration.is_local else row.configuration.machine.id
 
 
 def _mend(reason: str, name: str) -> str:
@@ -96,7 +100,7 @@ def _mend(reason: str, name: str) -> str:
 def _cells(plan: Answer, row: Row) -> tuple[str, ...]:
     mark = "*" if row is plan.advice.row else ""
     if row.seconds is None:
-        return mark, str(row.configuration), f"not predicted: {row.refused}", "", "", ""
+        return mark, str(row.configuration), "not predicted", "", "", ""
     return (
         mark,
         str(row.configuration),
