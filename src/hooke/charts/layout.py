@@ -208,7 +208,7 @@ def _ideal_name(frame: Frame, picture: Picture) -> Iterator[Words]:
     *_, (x, y) = frame.inside(panel.ideal.n, panel.ideal.value)
     style = {"kind": "name", "text": "ideal", "colour": GREY, "size": TEXT}
     taken = _taken(frame, picture)
-    places = []
+    places: list[Words] = []
     for down in np.arange(0.8 * TEXT, frame.height / 2, TEXT):
         base = frame.top + float(down)
         there = [float(np.interp(height, y[::-1], x[::-1])) for height in (base, base - 0.8 * TEXT)]
