@@ -70,6 +70,14 @@ class TestOneRun:
             curve_of(runs, put(runs, 1, [(0.0, 4)], items=4))
         assert caught.value.why == "4 as its workers were starting"
 
+    def test_that_took_all_from_the_cache_sends_to_one_that_did_not(self, runs):
+        planned = History([("a", 4, 0.5)], [(0.0, 1)], run=name_of(1)).play()[:2]
+        written(runs, name_of(1), *later(planned))
+        with pytest.raises(NotEnoughData, match="measured nothing of a") as caught:
+            curve_of(runs, name_of(1))
+        assert caught.value.mend == "name a run that computed it"
+        assert caught.value.next == "hooke runs"
+
     def test_whose_n_changed_with_the_work_is_refused(self, runs):
         maps = [("a", 60, 0.5), ("a", 60, 0.25)]
         history = History(maps, [(0.0, 1), (30.0, 2)], run=name_of(1))

@@ -61,12 +61,7 @@ def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
         return study_curve(study, task)
     own = _chosen(sampled(_events(runs, run)), run, task)
     if not own.rows:
-        raise NotEnoughData(
-            f"run {run} measured nothing of {own.task} at any one N",
-            why=_told_of(own.dropped) or "none of it ran: it was cached, or is not needed",
-            mend="more items, or items that take longer, on a number of workers that does not change",
-            next=f"hooke show {run}",
-        )
+        raise _nothing(own)
     groups = _by_likeness([*own.rows, *_elsewhere(runs, own)])
     mine = list(_by_likeness(own.rows))
     best = max(mine, key=lambda kind: (len(_levels(groups[kind])), sum(row.items for row in groups[kind])))
@@ -193,6 +188,24 @@ def _fitted(own: Sampled, rows: Sequence[ThroughputRow], notes: Sequence[str]) -
 def _each_n_at_one_time(rows: Sequence[ThroughputRow]) -> bool:
     ordered = np.array([row.n for row in sorted(rows, key=lambda row: row.began_at)])
     return int(np.count_nonzero(np.diff(ordered))) == len(_levels(rows)) - 1
+
+
+def _nothing(own: Sampled) -> NotEnoughData:
+    """The run has no row of the task: it took all of it from the cache, or its time could not be used."""
+    what = f"run {own.run} measured nothing of {own.task} at any one N"
+    if not own.dropped:
+        return NotEnoughData(
+            what,
+            why="none of it ran here: it was cached, is not needed, or has not begun",
+            mend="name a run that computed it",
+            next="hooke runs",
+        )
+    return NotEnoughData(
+        what,
+        why=_told_of(own.dropped),
+        mend="more items, or items that take longer, on a number of workers that does not change",
+        next=f"hooke show {own.run}",
+    )
 
 
 def _one_n(own: Sampled, kind: Likeness, groups: Mapping[Likeness, Sequence[ThroughputRow]]) -> NotEnoughData:
