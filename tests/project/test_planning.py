@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from hooke import UsageError
-from hooke.journal.events import Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
+from hooke.journal.events import AttemptFinished, Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
 from hooke.journal.writer import Journal
 from hooke.project.loading import load_entry
 from hooke.project.planning.machines import cpus_here, read_catalogs
@@ -49,7 +49,7 @@ def planned(shop, *, deadline=None, budget=None, **more):
     question = {
         name: more.pop(name) for name in ("workers", "times", "catalog", "speed", "startup") if name in more
     }
-    pipeline, _ = load_entry(str(shop.file))
+    pipeline, _ = load_entry(f"{shop.file}:{more.pop('name', 'job')}")
     asked = Question(pipeline=pipeline, params=more, wish=parsed_wish(deadline, budget), **question)
     return make_plan(asked, shop.project)
 
@@ -237,16 +237,37 @@ class TestMachines:
         assert "hooke measure" in plan.next and "--task part --workers 1,2" in plan.next
         assert plan.next.endswith("--n 500 --day 3")
 
+    def test_a_speed_is_measured_where_both_machines_ran_the_same(self, job):
+        run = job.run(n=12)
+        self.copied(job, run, host="fast", seconds=0.5)
+        (job.folder / "ours.csv").write_text(self.CSV)
+        speed = {"ours:big": "@fast"}
+        (machine,) = planned(job, n=13, catalog="ours.csv", speed=speed).catalogs[0].machines
+        low, high = machine.speed
+        assert low < 2 < high < 6 * low
+        with pytest.raises(UsageError, match="no task was timed on slow and on") as caught:
+            planned(job, n=13, catalog="ours.csv", speed={"ours:big": "@slow"})
+        assert "others that ran it: fast" in caught.value.mend
+
+    @staticmethod
+    def copied(shop, run, *, host, seconds=1.0):
+        """The run again as if another machine had done it, in so many times the time."""
+        folder = shop.project.runs.create(f"{run.id[:-4]}zzzz")
+        with Journal.create(folder, "driver", durable="none") as journal:
+            start = None
+            for event in run.journal:
+                start = start or event.at
+                event = msgspec.structs.replace(event, at=start + (event.at - start) * seconds)
+                if isinstance(event, RunStarted):
+                    event = msgspec.structs.replace(event, host=host)
+                elif isinstance(event, AttemptFinished):
+                    event = msgspec.structs.replace(event, seconds=event.seconds * seconds)
+                journal.append(event)
+
     def test_timings_of_another_host_are_said_and_not_taken_for_this_one(self, job):
         run = job.run(n=12)
-        events = [
-            msgspec.structs.replace(event, host="elsewhere") if isinstance(event, RunStarted) else event
-            for event in run.journal
-        ]
+        self.copied(job, run, host="elsewhere")
         (run.folder / "driver.journal").unlink()
-        with Journal.create(run.folder, "driver", durable="none") as journal:
-            for event in events:
-                journal.append(event)
         plan = planned(job, n=13, workers=[1])
         assert plan.rows[0].refused == "speed not known"
         assert "what was measured was measured on elsewhere, not here" in plan.notes
@@ -291,6 +312,34 @@ class TestChecked:
         planned(job, n=12, day=1, workers=[1])
         for run in (job.run(n=12, day=2), job.run(n=12, day=1, on="serial")):
             assert not any(isinstance(event, PlanChecked) for event in run.journal)
+
+
+class TestOtherPipelines:
+    TWO = (
+        JOB
+        + """
+
+    @task(name="part")
+    def other(x: int, day: int) -> int:
+        return x
+
+    @pipeline
+    def second(n: int = 12, day: int = 0) -> list[int]:
+        return other.map(range(n), day=day)
+
+    @pipeline
+    def third(n: int = 12, day: int = 0) -> list[int]:
+        return part.map(range(n), day=day)
+"""
+    )
+
+    def test_a_task_counts_by_its_code_not_by_its_name(self, workshop):
+        workshop.write(self.TWO)
+        workshop.run(name="second")
+        assert [str(each) for each in planned(workshop, name="job").untimed][1] == "part (never measured)"
+        assert planned(workshop, name="third").untimed != ()
+        workshop.run(name="third", day=5)
+        assert [each.task for each in planned(workshop, name="job").untimed] == ["read", "total"]
 
 
 class TestTimings:

@@ -50,8 +50,8 @@ __all__ = ["plan"]
     "--speed",
     "speeds",
     multiple=True,
-    metavar="TYPE=RATIO",
-    help="How many times as fast as the machine measured: lambda:gpu_1x_a10=1.3, or 1.2-1.5.",
+    metavar="TYPE=RATIO|@HOST",
+    help="How many times as fast as the machine measured: lambda:gpu_1x_a10=1.3, or 1.2-1.5, or =@HOST by its runs.",
 )
 @click.option(
     "--startup",

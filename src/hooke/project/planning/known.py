@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hooke.journal.runs import RunsFolder
 from hooke.journal.studies import StudyRecord
 from hooke.project.planning.laws import CORE_TOLERANCE, Levels, law_of, levels_of, studies_of
+from hooke.project.planning.machines import cpus_here
 from hooke.project.planning.timings import RunTimes, Timed, past_runs
 from hooke.project.planning.work import Left
 from hooke.scaling.law import Law
@@ -25,12 +26,17 @@ NO_BESIDE = (0.0, 0.3, 3.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """The journals of a project, as far as they are of one machine: this one, else the one that ran last."""
+    """The journals of a project, as far as they are of one machine: this one, else the one that ran last.
 
+    `everywhere` are the runs of all machines. Of other pipelines only those tasks count whose code is the same.
+    """
+
+    pipeline: str
     host: str
     is_here: bool
     runs: Sequence[RunTimes]
     studies: Mapping[str, StudyRecord]
+    everywhere: Sequence[RunTimes]
 
     @classmethod
     def read(cls, runs: RunsFolder, *, pipeline: str, host: str) -> Past:
@@ -41,11 +47,20 @@ class Past:
         studies = studies_of(runs, pipeline=pipeline, host=host)
         of = host if here or studies else there
         return cls(
+            pipeline=pipeline,
             host=of,
             is_here=of == host,
             runs=[run for run in found if run.host == of],
+            everywhere=found,
             studies=studies if of == host else studies_of(runs, pipeline=pipeline, host=of),
         )
+
+    @property
+    def cores(self) -> int:
+        """How many cores the machine has, as far as its runs tell: none had fewer cpus to give."""
+        if self.is_here:
+            return cpus_here()
+        return int(min((run.cpus for run in self.runs if math.isfinite(run.cpus)), default=1.0))
 
     @property
     def beside_s(self) -> tuple[float, float, float]:
@@ -69,11 +84,12 @@ class Known:
     cpu_share: Mapping[str, float]
 
 
-def known(left: Sequence[Left], past: Past, *, cores: int, shown: Mapping[str, str] | None) -> Known:
-    """What is known of these nodes. `cores` is how many the machine that was measured has.
+def known(left: Sequence[Left], past: Past, *, shown: Mapping[str, str] | None) -> Known:
+    """What is known of these nodes.
 
     `shown` are the pipeline's parameters as text; None where the data are others than these say.
     """
+    cores = past.cores
     here: dict[str, Facts] = {}
     elsewhere: dict[str, Facts] = {}
     others: dict[str, dict[str, None]] = {}
@@ -125,7 +141,7 @@ def _timings(work: Left, past: Past, shown: Mapping[str, str] | None) -> tuple[l
         (each.likeness(work), run.run, each)
         for run in past.runs
         for each in run.timed
-        if each.task == work.task
+        if each.task == work.task and (run.pipeline == past.pipeline or each.likeness(work))
     ]
     best = max(ranked, key=lambda it: (_fits(it[2], work), it[0]), default=None)
     if best is None:

@@ -30,6 +30,7 @@ from hooke.project.planning.machines import (
     this_machine,
 )
 from hooke.project.planning.question import Question, parsed_wish
+from hooke.project.planning.speeds import speeds
 from hooke.project.planning.table import plan_html, plan_text
 from hooke.project.planning.work import Survey, Times
 from hooke.project.running import project_of
@@ -81,7 +82,7 @@ def plan(
     deadline: str | float | None = None,
     budget: str | float | None = None,
     catalog: Catalogs = None,
-    workers: Sequence[int] | None = None,
+    workers: Sequence[int] | int | None = None,
     **params: Any,
 ) -> Plan:
     """What `run` would take of time and money, here and on the instance types of price lists, with intervals.
@@ -130,12 +131,12 @@ def _answered(question: Question, project: Project) -> Plan:
     settings = project.settings.plan
     lists = read_catalogs(question.catalog if question.catalog is not None else settings.catalog)
     speed, startup = {**settings.speed, **question.speed}, {**settings.startup, **question.startup}
-    catalogs = given(lists, speed=speed, startup=startup)
     graph = trace(question.pipeline, question.args, question.params)
     survey = Survey(graph, GraphKeys(graph, run=UNRUN), project.store(), question.times)
     past = Past.read(project.runs, pipeline=graph.pipeline, host=socket.gethostname())
-    shown = None if question.times else question.shown
-    told = known(survey.left, past, cores=cpus_here(), shown=shown)
+    speed = speeds(speed, past.everywhere, here=past.host)
+    catalogs = given(lists, speed=speed, startup=startup)
+    told = known(survey.left, past, shown=None if question.times else question.shown)
     here, elsewhere = (Workload(survey.works, facts) for facts in (told.here, told.elsewhere))
     planner = Planner(here, elsewhere=elsewhere, overhead_s=past.beside_s)
     machine = this_machine(speed, measured_here=past.is_here)

@@ -25,7 +25,7 @@ class Question:
     args: tuple[Any, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     wish: Wish = field(default_factory=Wish)
-    workers: Sequence[int] | None = None
+    workers: Sequence[int] | int | None = None
     times: Times = field(default_factory=dict)
     catalog: Catalogs = None
     speed: Mapping[str, Any] = field(default_factory=dict)
@@ -49,13 +49,13 @@ class Question:
         if self.workers is None:
             doubled = [1 << power for power in range(cpus_here().bit_length())]
             return sorted({*doubled, cpus_here()})
-        wrong = [n for n in self.workers if isinstance(n, bool) or not isinstance(n, int) or n < 1]
-        if wrong or not self.workers:
+        several = [self.workers] if isinstance(self.workers, int) else list(self.workers)
+        wrong = [n for n in several if isinstance(n, bool) or not isinstance(n, int) or n < 1]
+        if wrong or not several:
             raise UsageError(
-                f"workers={list(self.workers)!r} is not possible",
-                mend="give numbers from 1, such as [1, 2, 4]",
+                f"workers={several!r} is not possible", mend="give numbers from 1, such as [1, 2, 4]"
             )
-        return sorted(set(self.workers))
+        return sorted(set(several))
 
 
 def parsed_wish(deadline: str | float | None, budget: str | float | None) -> Wish:

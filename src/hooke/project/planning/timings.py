@@ -53,10 +53,12 @@ class Timed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTimes:
-    """What one run tells: its timings, and, where it ran from beginning to end, the seconds beside its attempts."""
+    """What one run tells: its timings, the cpus of its place, and, where it ran from beginning to end, the seconds beside its attempts."""
 
     run: str
+    pipeline: str
     host: str
+    cpus: float
     timed: Sequence[Timed]
     beside_s: float | None
     events: Sequence[Event]
@@ -134,7 +136,9 @@ def run_times(events: Sequence[Event]) -> RunTimes | None:
     ]
     return RunTimes(
         run=view.run,
+        pipeline=view.begun.pipeline,
         host=view.begun.host,
+        cpus=room.cpus if room is not None else math.inf,
         timed=timed,
         beside_s=_beside(events, spans),
         events=events,
