@@ -13,9 +13,9 @@ __all__ = ["LEVEL", "PRIOR_FREEDOM", "PRIOR_SPREAD", "Spread", "Timing", "run_sp
 LEVEL = 0.95
 """The probability with which each interval is meant to hold."""
 
-PRIOR_SPREAD = 0.2
+PRIOR_SPREAD = 0.25
 """How much two runs of one task differ, as the standard deviation of ln seconds, before any were compared: measured on
-shared machines of two cores (docs/explanation/planning.md)."""
+two cores that others used too (docs/decisions/0015-planning.md)."""
 PRIOR_FREEDOM = 4.0
 """How many comparisons that is worth: those that were made soon outweigh it."""
 
