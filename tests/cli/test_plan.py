@@ -73,8 +73,25 @@ def test_json_has_every_row_and_where_prices_are_from(naps):
     pair = next(row for row in facts["rows"] if row["configuration"] == "1 x ours:pair")
     low, value, high = pair["seconds"]
     assert 60 < low < value < high
-    assert facts["prices"] == [{"catalog": "ours", "source": "our own list", "date": "2026-11-25"}]
+    (prices,) = facts["prices"]
+    assert (prices["catalog"], prices["source"], prices["date"]) == ("ours", "our own list", "2026-11-25")
     assert facts["tasks"][0] == {"task": "nap", "left": 8, "cached": 0, "untimed": ""}
+
+
+def test_the_command_that_a_refusal_names_mends_it(naps):
+    """As a user would: run, ask for more workers than were measured, type what is said, ask again."""
+    assert naps.hooke("run", "naps.py", "--workers", "2").code == 0
+    typed = ("plan", "naps.py", "--first", "50", "--n", "64", "--workers", "4")
+    refused = naps.hooke(*typed)
+    assert refused.code == 1
+    assert "not enough data: measure nap at N=4" in refused.out
+    command = refused.err.rpartition("next: hooke ")[2].split()
+    assert command[0] == "measure"
+    assert naps.hooke(*command).code == 0
+    again = naps.hooke(*typed)
+    assert again.code == 0, again.out
+    assert "*  this machine, 4 workers" in again.out
+    assert "scaling of nap: from measure-naps-" in again.out
 
 
 def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):

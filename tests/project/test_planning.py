@@ -314,6 +314,14 @@ class TestChecked:
             assert not any(isinstance(event, PlanChecked) for event in run.journal)
 
 
+def test_a_plan_that_cannot_be_kept_is_told_all_the_same(job):
+    job.run(n=12)
+    (job.project.data / "plans").write_text("in the way")
+    plan = planned(job, n=13, workers=[1])
+    assert plan.recommended is not None
+    assert any(note.startswith("this plan could not be kept: ") for note in plan.notes)
+
+
 class TestOtherPipelines:
     TWO = (
         JOB

@@ -23,6 +23,8 @@ def test_shipped_lists_say_where_their_prices_are_from(file):
     assert found.machines
     assert len(found.source) > 10 and found.date
     assert all(machine.speed is None for machine in found.machines), "a speed is measured, never shipped"
+    lags = [machine for machine in found.machines if machine.startup_s is not None]
+    assert not lags or len(found.startup_source) > 10
 
 
 def test_shipped_prices_are_a_table():

@@ -367,6 +367,11 @@ class TestAdvice:
         assert advice.reason.startswith("you do not need a cluster: this machine, 4 workers")
         assert advice.row.configuration.workers == 4
 
+    def test_no_more_workers_than_bring_anything(self):
+        planner = Planner(workload(items=4, law=amdahl(0.0)))
+        advice = recommend([planner.row(here(n)) for n in (1, 2, 4, 8, 16)], Wish())
+        assert advice.row.configuration.workers == 4
+
     def test_no_cluster_when_none_is_faster(self):
         planner = Planner(workload(items=4, law=amdahl(0.0)))
         rows = [planner.row(each) for each in (here(4), rented(1, machine(startup_s=(1000, 1000))))]

@@ -22,7 +22,7 @@ Range = tuple[float, float]
 
 COLUMNS = ("instance_type", "gpu", "gpus", "vcpus", "memory_gib", "usd_per_hour", "spot_usd_per_hour")
 OPTIONAL = ("startup", "speed")
-FACTS = ("source", "date", "startup")
+FACTS = ("source", "date", "startup", "startup_source")
 """What a line `# NAME: TEXT` before the header may say."""
 
 _FACT = re.compile(r"#\s*(?P<name>\w+)\s*:\s*(?P<text>.*\S)\s*")
@@ -56,12 +56,13 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """A price list, with where its prices are from and of when."""
+    """A price list, with where its prices are from and of when, and where its start-up lags are from."""
 
     name: str
     source: str
     date: str
     machines: tuple[Machine, ...]
+    startup_source: str = ""
 
     def given(
         self, *, speed: Mapping[str, Any] | None = None, startup: Mapping[str, Any] | None = None
@@ -130,7 +131,7 @@ def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
     """The price list in a CSV file's `text`; `file` is for messages.
 
     Columns are `COLUMNS`, and where wanted `startup` and `speed`, in any order; an empty cell is not known. Before the
-    header, lines `# source: ...`, `# date: ...` and `# startup: ...` hold for the whole list.
+    header, lines `# source: ...`, `# date: ...`, `# startup: ...` and `# startup_source: ...` hold for the whole list.
     Raises UsageError, which names the file, the line, the column and the mend.
     """
     lines = text.removeprefix("\ufeff").splitlines()
@@ -160,6 +161,7 @@ def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
         source=facts.get("source", file),
         date=facts.get("date", "not stated"),
         machines=tuple(machines.values()),
+        startup_source=facts.get("startup_source", ""),
     )
 
 

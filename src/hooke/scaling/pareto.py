@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hooke.base.units import format_seconds
 from hooke.scaling.estimate import Estimate
+from hooke.scaling.families import KNEE_SHARE
 from hooke.scaling.planning import Row
 from hooke.scaling.workload import Untimed
 
@@ -81,7 +82,7 @@ def recommend(rows: Sequence[Row], wish: Wish, untimed: Sequence[Untimed] = ()) 
         return _within_budget(granted, wish)
     local = [row for row in granted if row.configuration.is_local]
     if local and wish.deadline_s is not None:
-        row = min(local, key=_seconds)
+        row = _at_the_knee(local)
         return Advice(row=row, reason=f"you do not need a cluster: {_what(row)}, within {wish}")
     if wish.deadline_s is None:
         return _without_wish(known)
@@ -103,6 +104,7 @@ def _in_part(known: Sequence[Row], wish: Wish, untimed: str) -> Advice:
 def _without_wish(known: Sequence[Row]) -> Advice:
     cheapest, fastest = min(known, key=lambda row: (_usd(row), _seconds(row))), min(known, key=_seconds)
     if fastest.configuration.is_local:
+        fastest = _at_the_knee([row for row in known if row.configuration.is_local])
         others = any(not row.configuration.is_local for row in known)
         why = (
             "no configuration that can be predicted is faster" if others else "nothing else can be predicted"
@@ -119,9 +121,19 @@ def _without_wish(known: Sequence[Row]) -> Advice:
     )
 
 
+def _at_the_knee(local: Sequence[Row]) -> Row:
+    """Of this machine's rows the one with the fewest workers that is practically as fast as any of them."""
+    best = min(map(_seconds, local))
+    return min(
+        (row for row in local if KNEE_SHARE * _seconds(row) <= best),
+        key=lambda row: row.configuration.workers,
+    )
+
+
 def _within_budget(granted: Sequence[Row], wish: Wish) -> Advice:
     row = min(granted, key=lambda each: (_seconds(each), _usd(each)))
     if row.configuration.is_local:
+        row = _at_the_knee([each for each in granted if each.configuration.is_local])
         return Advice(
             row=row, reason=f"you do not need a cluster: nothing faster keeps to {wish}: {_what(row)}"
         )

@@ -26,7 +26,13 @@ def plan_facts(plan: Answer) -> dict[str, Any]:
         ],
         "rows": [_row(plan, row) for row in plan.rows],
         "prices": [
-            {"catalog": each.name, "source": each.source, "date": each.date} for each in plan.catalogs
+            {
+                "catalog": each.name,
+                "source": each.source,
+                "date": each.date,
+                "startup_source": each.startup_source,
+            }
+            for each in plan.catalogs
         ],
         "notes": list(plan.notes),
     }

@@ -68,6 +68,8 @@ def _said(plan: Answer) -> Iterator[str]:
     for catalog in plan.catalogs:
         if catalog.name in used:
             yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
+            if catalog.startup_source:
+                yield f"start-up of {catalog.name}: {catalog.startup_source}"
 
 
 def _refused(rows: Sequence[Row]) -> Iterator[str]:
