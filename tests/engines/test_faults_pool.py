@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import psutil
 import pytest
 from tests.engines.faults import Faults, events_of, fork_servers, gone, wait_until
 
+from hooke.engines.fork_server import Spawn
+from hooke.engines.forking import ForkServer
 from hooke.engines.local import LocalEngine
 from hooke.engines.local_pool import shared_pool
 from hooke.journal.events import AttemptStarted, WorkerStarted
@@ -54,6 +57,26 @@ def test_a_run_survives_its_fork_server(faults: Faults, how: str) -> None:
     again = faults.go(n=7)
     assert again.result() == 210
     gone(faults.pids("server.pid"))
+
+
+def test_a_driver_with_more_descriptors_than_select_takes(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    server = ForkServer()
+    try:
+        worker = server.spawn(Spawn("w", dict(os.environ), str(tmp_path)), log=tmp_path / "w.log")
+        assert worker.channel.fileno() > 1023
+        worker.channel.close()
+        ended = server.ended(worker.pid, within_s=10)
+        assert ended is not None
+        assert ended.status == 0
+        os.close(worker.lifeline)
+    finally:
+        server.close()
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_worker_that_is_killed_between_two_runs(faults: Faults) -> None:

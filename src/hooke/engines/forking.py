@@ -182,7 +182,7 @@ class ForkServer:
 
     def _read(self, timeout_s: float) -> bool:
         """Take in what the server says; False where nothing came in time or it is gone."""
-        if self._socket is None or not select.select([self._socket], [], [], timeout_s)[0]:
+        if self._socket is None or not _comes(self._socket, timeout_s):
             return False
         try:
             data = self._socket.recv(65536)
@@ -191,6 +191,13 @@ class ForkServer:
         self._buffer += data
         self._reports += [_reports.decode(frame) for frame in take_frames(self._buffer)]
         return bool(data)
+
+
+def _comes(connected: socket.socket, timeout_s: float) -> bool:
+    """Whether there is something to read in time. Not by `select`, which takes no descriptor above 1023."""
+    waiting = select.poll()
+    waiting.register(connected, select.POLLIN)
+    return bool(waiting.poll(timeout_s * 1000))
 
 
 def _cannot_start(why: str) -> HookeError:
