@@ -91,10 +91,12 @@ class TestRun:
             (["job.py", "--workers", "many"], "--workers 4"),
             (["job.py", "--workers", "3-2"], "not possible"),
             (["broken.py"], "cannot be imported: ZeroDivisionError"),
+            (["job.old.py"], "the name of a module has no dot"),
         ],
     )
     def test_what_cannot_be_run_is_said(self, job, arguments, said):
         job.write("broken.py", "1 / 0")
+        job.write("job.old.py", "1 / 0")
         done = job.hooke("run", *arguments)
         assert done.code == 2
         assert said in done.err

@@ -410,6 +410,15 @@ class TestWhatCannotBeATask:
             task(lambda: 1)
         assert 'task(name="double")(lambda x: 2 * x)' in caught.value.mend
 
+    def test_names_with_other_letters_than_a_to_z(self):
+        def size():
+            return 1
+
+        size.__qualname__ = "größe"
+        with pytest.raises(UsageError, match="without a usable name: größe") as caught:
+            task(size)
+        assert "letters (a to z)" in caught.value.mend
+
     @pytest.mark.parametrize("value", ["fast", 3, [max], property(lambda self: 1)])
     def test_what_is_not_a_function(self, value):
         with pytest.raises(UsageError, match="which is not a function"):

@@ -2,8 +2,17 @@
 
 import pytest
 
-from hooke.base.errors import EnvironmentMismatch, NotPicklable, TaskFailed, TimedOut, UserError, WorkerDied
+from hooke.base.errors import (
+    EnvironmentMismatch,
+    NotPicklable,
+    TaskFailed,
+    TimedOut,
+    UsageError,
+    UserError,
+    WorkerDied,
+)
 from hooke.journal.events import AttemptStarted, ItemsFound, RetryPlanned
+from hooke.project.places import parse_workers
 
 ENGINES = ("serial", "local:2")
 
@@ -390,3 +399,10 @@ def test_what_a_worker_has_reserved_does_not_count_against_the_next_limit(worksh
     run = workshop.run(on="local:1", name="job")
     assert run.result() == 20
     assert not [event for event in run.journal if isinstance(event, RetryPlanned)]
+
+
+@pytest.mark.parametrize("workers", [0, "many", (3, 1), (1, 2, 3), 2.5, True, ("1", "2")])
+def test_a_number_of_workers_that_is_none_is_refused(workers):
+    with pytest.raises(UsageError, match="is not possible") as caught:
+        parse_workers(workers)
+    assert caught.value.mend == "give a number from 1, or (low, high)"

@@ -17,6 +17,8 @@ __all__ = ["adopt", "check_function", "check_name", "is_importable", "reduce_dec
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
+_VALID = "a name is text of letters (a to z), digits, '_', '-' and '.', and begins with a letter or '_'"
+
 _RECOMPUTED = frozenset({"signature", "shape"})
 
 _BY_VALUE: ContextVar[bool] = ContextVar("hooke_by_value", default=False)
@@ -60,13 +62,13 @@ def check_name(decorator: str, function: Callable[..., Any], name: object) -> st
             return own
         raise UsageError(
             f"@{decorator} got a function without a usable name: {own}",
-            mend=f'name it: {decorator}(name="double")(lambda x: 2 * x)',
+            mend=f'name it: {decorator}(name="double")(lambda x: 2 * x); {_VALID}',
         )
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
     raise UsageError(
         f"@{decorator} got name={name!r} for {_given_name(function)!r}",
-        mend="a name is text of letters, digits, '_', '-' and '.', and begins with a letter or '_'",
+        mend=_VALID,
     )
 
 

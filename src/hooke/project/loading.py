@@ -86,6 +86,10 @@ def _choose(path: Path, name: str, found: dict[str, Pipeline[..., Any]]) -> Pipe
 
 
 def _import(path: Path) -> ModuleType:
+    if "." in path.stem:
+        raise UsageError(
+            f"{path} cannot be imported: the name of a module has no dot", mend="give the file another name"
+        )
     root, dotted = _module_name(path)
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))

@@ -61,8 +61,11 @@ def parse_workers(workers: int | tuple[int, int] | None) -> Workers | None:
     """`n` or `(low, high)` as (low, high). Raises UsageError."""
     if workers is None:
         return None
-    low, high = (workers, workers) if isinstance(workers, int) else workers
-    if isinstance(low, bool) or not 0 <= low <= high or high < 1:
+    try:
+        low, high = (workers, workers) if isinstance(workers, int) else workers
+    except (TypeError, ValueError):
+        low, high = 0, 0
+    if type(low) is not int or type(high) is not int or not 0 <= low <= high or high < 1:
         raise UsageError(f"workers={workers!r} is not possible", mend="give a number from 1, or (low, high)")
     return low, high
 
