@@ -250,3 +250,12 @@ def test_the_wind_of_a_thousand_miles_an_hour_is_no_observation(months, tables):
     assert tables["weather"]["wind_speed"].max() > 1000
     rows = ff.features(months[1], months[0], **tables)
     assert rows["wind_speed"].max() < 100
+
+
+def test_one_call_for_all_months_gives_the_same(year, tables, airports):
+    months = flights.month.map(range(1, 13), year=year, airports=airports)
+    before = [None, *months[:-1]]
+    for one, other in zip(
+        ff.features.map(months, before, **tables), ff.features_at_once(months, before, **tables), strict=True
+    ):
+        assert_frame_equal(one, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import shlex
 import sys
@@ -18,6 +19,7 @@ from hooke.cli.options import debug_option, json_option
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import EXIT_STOPPED, Session, command, error_facts, error_screen, exit_code
 from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.task import Task
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.project.measuring import Study, take_study
@@ -41,7 +43,9 @@ __all__ = ["measure"]
     "--weak", is_flag=True, help="The same work for each worker at every N, instead of for all together."
 )
 @click.option(
-    "--plain", metavar="FUNCTION", help="A function of FILE.py that does the same work: the baseline."
+    "--plain",
+    metavar="FUNCTION",
+    help="A function beside the task that does the same work in one call: the baseline.",
 )
 @click.option("--on", "place", default="local", show_default=True, metavar="PLACE", help="Where.")
 @click.option("--fresh", is_flag=True, help="Measure anew what is known already.")
@@ -87,7 +91,7 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
             repeats=repeats,
             sizes=_numbers("--sizes", sizes) or (),
             weak=weak,
-            plain=_function(pipeline, plain, target),
+            plain=_function(pipeline, plain, task=task, target=target),
             on=place,
             fresh=fresh,
             command=typed,
@@ -146,17 +150,21 @@ def _numbers(option: str, text: str | None) -> Sequence[int] | None:
         ) from None
 
 
-def _function(pipeline: Pipeline[..., Any], name: str | None, target: str) -> Callable[..., Any] | None:
-    """The function of that name beside the pipeline."""
+def _function(
+    pipeline: Pipeline[..., Any], name: str | None, *, task: str | None, target: str
+) -> Callable[..., Any] | None:
+    """The function of that name beside the pipeline, or beside the task."""
     if name is None:
         return None
     beside = vars(sys.modules[pipeline.function.__module__])
+    for each in list(beside.values()):
+        if isinstance(each, Task) and each.name == task:
+            beside = vars(sys.modules[each.function.__module__]) | beside
     found = beside.get(name)
-    if not callable(found):
-        functions = sorted(
-            each for each, value in beside.items() if callable(value) and not each.startswith("_")
-        )
+    if not inspect.isfunction(found):
+        functions = sorted(each for each, value in beside.items() if inspect.isfunction(value))
         raise UsageError(
-            f"{target} has no function {name!r} for --plain", mend=f"it has: {', '.join(functions) or 'none'}"
+            f"{target} has no function {name!r} for --plain",
+            mend=f"there are: {', '.join(functions) or 'none'}",
         )
     return found

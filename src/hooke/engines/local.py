@@ -96,6 +96,8 @@ class LocalEngine:
         self._begun: set[int] = set()
         self._given_up: set[int] = set()
         self._announce()
+        if context.ready_for is not None:
+            self._start_all(context.ready_for)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Queue the attempts and hand each to a worker as soon as one is free."""
@@ -212,6 +214,15 @@ class LocalEngine:
             and all(waiting.short for waiting in process.calls)
         ]
         return min(alike, key=lambda process: len(process.calls), default=None)
+
+    def _start_all(self, cpus: float) -> None:
+        """Start every worker before there is work for it. Raises HookeError, after which none is left."""
+        try:
+            for _ in range(self._target):
+                self._start(WorkerKind(threads=max(1, int(cpus)), pinned=self._pinned))
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, kind: WorkerKind) -> Process:
         self._started += 1

@@ -124,6 +124,8 @@ class EngineContext:
     """Whether idle workers may outlive the run, to serve the next one of this process."""
     pinned: bool = False
     """Whether each worker is to be bound to as many cores as it has threads, where the engine can."""
+    ready_for: float | None = None
+    """Cpus of tasks for which all workers are to start at once, where the engine can; None leaves that to the work."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
 

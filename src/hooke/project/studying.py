@@ -61,6 +61,8 @@ class StudyOrder:
     weak: bool = False
     plain: Callable[..., Any] | None = None
     on: str = "local"
+    seed: int = 0
+    """What the order of the measurements is drawn from."""
     fresh: bool = False
     command: str = ""
     observers: tuple[Callable[[Event], None], ...] = ()
@@ -224,7 +226,9 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
     clock = clock or SystemClock()
     place = _place(order, project)
     levels = levels_of(order.workers, cores=cores_here(), sizes=order.sizes)
-    design = Design(levels=levels, sizes=tuple(order.sizes), repeats=order.repeats, weak=order.weak)
+    design = Design(
+        levels=levels, sizes=tuple(order.sizes), repeats=order.repeats, weak=order.weak, seed=order.seed
+    )
     part = excerpt(trace(order.pipeline, order.args, order.params), order.task)
     subject = Subject(
         pipeline=order.pipeline, args=order.args, params=order.params, part=part, plain=order.plain

@@ -24,6 +24,7 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.store.store import Store
 from hooke.studies.excerpt import Excerpt
+from hooke.studies.ready import ReadyEngine
 
 __all__ = ["Bench", "Ran", "Taken", "attempts_taken"]
 
@@ -83,12 +84,15 @@ class Bench:
             clock=self.clock,
             warm=True,
             pinned=self.pinned,
+            ready_for=_cpus_of_all(part),
         )
         # Not synced: a power loss costs the study, not the user's results.
         with Journal.create(self.folder, segment, durable="none", clock=self.clock) as journal:
             journal.observers.append(events.append)
-            engine = self.open_engine(context, workers)
+            engine = ReadyEngine(engine=self.open_engine(context, workers))
             try:
+                if context.ready_for is not None:
+                    engine.await_workers(workers, self.clock)
                 runner = Runner(
                     RunnerParts(
                         run=self.study,
@@ -169,6 +173,17 @@ def attempts_taken(events: Iterable[Event], measured: Sequence[int]) -> Taken:
             mend="give the pipeline parameters with which the task has work to do",
         )
     return Taken(seconds=max(ends) - min(starts), cpu_s=cpu_s, items=items)
+
+
+def _cpus_of_all(part: Excerpt) -> float | None:
+    """The cpus that each measured task asks for; None where they differ, so that workers start as there is work."""
+    asked = {
+        (node.task.resources.cpus, node.task.resources.gpus)
+        for node in part.nodes
+        if node.id in part.measured
+    }
+    cpus, gpus = asked.pop()
+    return None if asked or gpus else cpus
 
 
 def _check_room(events: Iterable[Event], part: Excerpt, workers: int) -> None:

@@ -1,0 +1,77 @@
+"""The planted bottlenecks of examples/scaling are found where they were planted. Two of them only sleep."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hooke.project.loading import load_entry
+from hooke.project.measuring import Study, measure
+from hooke.scaling import fit
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+
+FILE = Path(__file__).parents[2] / "examples" / "scaling" / "bottlenecks.py"
+LEVEL = 0.999
+"""Of the intervals that must hold the truth: at 95 % one test in twenty would fail."""
+
+
+@pytest.fixture
+def bottleneck(tmp_path, monkeypatch):
+    """A pipeline of the example, as if it lay in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    copy = tmp_path / "bottlenecks.py"
+    copy.write_text(FILE.read_text("utf-8"), "utf-8")
+    sys.modules.pop("bottlenecks", None)
+    yield lambda name: load_entry(f"{copy}:{name}")[0]
+    sys.modules.pop("bottlenecks", None)
+
+
+def test_a_serial_fraction_is_recovered_up_to_32_workers(bottleneck):
+    seconds, serial = 6.4, 0.05
+    study = measure(
+        bottleneck("sleeping"),
+        seconds=seconds,
+        serial=serial,
+        workers=[1, 2, 4, 8, 16, 32],
+        repeats=2,
+        progress="none",
+    )
+    assert study.law.family in {
+        "amdahl",
+        "usl",
+    }  # the latter is the former, and what 32 workers cost one another
+    low, high = fit(study.measurements, families=[study.law.family], level=LEVEL).parameters["a"].interval
+    assert low <= serial <= high
+    for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+        truth = 1 / (seconds * (serial + (1 - serial) / n))
+        assert study.law.predict(n).value == pytest.approx(truth, rel=0.1), n
+    assert study.cost.n == 2
+
+
+def test_a_door_is_a_hard_knee(bottleneck):
+    study: Study = measure(
+        bottleneck("locking"),
+        task="enter",
+        held=0.25,
+        seconds=0.04,
+        workers=[1, 2, 3, 4, 6, 8, 12],
+        repeats=2,
+        progress="none",
+    )
+    assert "hard_knee" in {study.law.family, *(each.family for each in study.law.alternatives)}
+    most = max(row.throughput for row in study.rows)
+    assert most == pytest.approx(1 / (0.25 * 0.04), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "more"),
+    [
+        ("computing", "compute", {"items": 4, "rounds": 20_000}),
+        ("streaming", "stream", {"items": 4, "megabytes": 8, "passes": 2}),
+    ],
+)
+def test_the_others_are_measured_too(bottleneck, name, task, more):
+    study = measure(bottleneck(name), task=task, workers=[1, 2], repeats=1, progress="none", **more)
+    assert [(row.n, row.work) for row in study.rows] == [(1, 4), (2, 4)]
