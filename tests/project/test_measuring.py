@@ -104,6 +104,8 @@ def test_a_task_is_measured_at_each_n_beside_plain_calls(workshop):
     assert study.law.family == fit(study.measurements).family
     assert 1 <= study.cost.n <= 4
     assert "nap of naps" in str(study)
+    assert study.curve.law.family == study.law.family
+    assert "<svg" in study._repr_html_()
     # What it needs ran once for each item; it itself once to warm up and once a turn, the plain calls' first item twice.
     names = [line.split()[0] for line in ran(workshop)]
     assert names.count("start") == 8
@@ -143,6 +145,7 @@ def test_a_whole_pipeline_is_measured_in_runs(workshop):
     assert [(row.n, row.work) for row in study.rows] == [(1, 1), (2, 1)]
     assert study.facts()["unit"] == "runs"
     assert study.facts()["task"] == ""
+    assert study._repr_html_().startswith("<pre>naps(n=4), strong scaling")
 
 
 def test_weak_scaling_and_sizes(workshop):

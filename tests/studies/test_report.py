@@ -38,6 +38,12 @@ def test_a_study_tells_law_cost_and_what_is_missing():
     assert "next  measure at N = 16 (this machine has 4 cores)" in text
 
 
+def test_items_that_cannot_be_shared_out_are_said_to_bound_it():
+    text = text_of(record_of(lambda n: 10 / n, levels=(1, 2, 60)))
+    assert "N = 60: 100 items do not go evenly into 60, so that it is at most 50 times one" in text
+    assert "N = 2:" not in text
+
+
 def test_never_is_an_answer():
     text = text_of(record_of(lambda n: 10.0 / min(n, 2), plain=1.0))
     assert "COST  never: no number of workers beats one plain thread" in text
@@ -55,6 +61,11 @@ def test_two_n_tell_no_law_but_a_cost():
     assert error.value.measure_at == 4
     assert cost_of(record).n == 2
     assert "next  measure at N = 4" in text_of(record)
+
+
+def test_without_a_law_never_is_said_of_what_was_measured_only():
+    text = text_of(record_of(amdahl(0.1), levels=(1, 2), plain=1.0))
+    assert "COST  none of the N measured beats one plain thread" in text
 
 
 def test_work_that_grows_is_fitted_by_its_own_law():

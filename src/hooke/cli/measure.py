@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import HookeError, NotEnoughData, UsageError
 from hooke.cli.drive import user_code
 from hooke.cli.options import debug_option, json_option
 from hooke.cli.parameters import Parameters
@@ -119,8 +119,17 @@ def _told(study: Study, *, as_json: bool, again: bool) -> int:
     sys.stdout.flush()
     if again:
         click.echo("known already; --fresh measures it anew", err=True)
-    click.echo(f"next: {command(f'hooke show {study.id}', study.project)}", err=True)
+    click.echo(f"next: {command(f'hooke {_looked_at_by(study)} {study.id}', study.project)}", err=True)
     return 0
+
+
+def _looked_at_by(study: Study) -> str:
+    """The verb that shows most of it: a picture where there is a law."""
+    try:
+        _ = study.curve
+    except (NotEnoughData, UsageError):
+        return "show"
+    return "curve"
 
 
 def _refused(error: HookeError, session: Session, *, as_json: bool) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import NotEnoughData, UsageError
+from hooke.charts.curve import Curve
 from hooke.journal.studies import StudyRecord, read_study
 from hooke.pipeline.pipeline import Pipeline
+from hooke.project.curves import study_curve
 from hooke.project.folder import Project
 from hooke.project.loading import loading
 from hooke.project.progress.choice import wanted_progress
@@ -117,6 +120,13 @@ class Study:
     def __str__(self) -> str:
         return text_of(self._record())
 
+    def _repr_html_(self) -> str:
+        text = f"<pre>{escape(str(self))}</pre>"
+        try:
+            return f"{self.curve._repr_html_()}{text}"
+        except (NotEnoughData, UsageError):  # the text says why there is no picture
+            return text
+
     @property
     def status(self) -> str:
         """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died). All but the first two can go on."""
@@ -144,6 +154,11 @@ class Study:
     def cost(self) -> Cost:
         """The smallest N that beats the plain calls, or never. Raises NotEnoughData, BeyondTheData."""
         return cost_of(self._record())
+
+    @property
+    def curve(self) -> Curve:
+        """The law as a picture. Raises NotEnoughData as `law` does, and UsageError where sizes were swept."""
+        return study_curve(self._record())
 
     @property
     def plain_seconds(self) -> list[float]:

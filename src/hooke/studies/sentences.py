@@ -15,10 +15,14 @@ from hooke.studies.rows import plain_throughput, rows_of
 
 __all__ = ["law_sentence", "sentences_of"]
 
+EVEN = 0.9
+"""Below this share of N, the most that whole items allow is worth saying."""
+
 
 def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
     """(about what, sentence), a refusal in the place of what the measurements do not tell."""
     missing: float | None = None
+    by_law = False
     try:
         law = law_of(record)
     except NotEnoughData as refusal:
@@ -26,8 +30,9 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
         missing = refusal.measure_at
     else:
         yield from _of_law(law, record)
-        missing = law.next_measurement().n
-    yield "COST", _cost(record)
+        missing, by_law = law.next_measurement().n, True
+    yield from (("", said) for said in _uneven(record))
+    yield "COST", _cost(record, by_law=by_law)
     yield from (("noise", said) for said in _noise(record))
     if missing and not record.started.sizes:
         cores = record.started.cpus
@@ -76,29 +81,45 @@ def law_sentence(law: Law, unit: str = "items") -> str:
             return f"batch: {per_item} for each of the {unit}, and {per_call} once"
 
 
-def cost_sentence(cost: Cost, record: StudyRecord) -> str:
-    """Which N beats the plain calls, or that none does."""
+def cost_sentence(cost: Cost, record: StudyRecord, *, by_law: bool) -> str:
+    """Which N beats the plain calls, or that none does: none at all `by_law`, else none of those measured."""
     low, high = ("never" if math.isinf(end) else f"{end:g}" for end in cost.interval)
     sure = "" if low == high else f" ({low} to {high} at {cost.level:.0%})"
     what = record.started.unit if record.started.sizes else "workers"
     plain = _plain_thread(record)
     if cost.never:
-        return f"never: no number of {what} beats {plain}{sure}"
+        none = f"never: no number of {what}" if by_law else _none_measured(record)
+        return f"{none} beats {plain}{sure}"
     what = what if cost.n != 1 or record.started.sizes else "worker"
     beats = "beats" if what == "worker" else "beat"
     return f"{cost.n:g} {what} {beats} {plain}{sure}"
 
 
-def _cost(record: StudyRecord) -> str:
+def _uneven(record: StudyRecord) -> Iterator[str]:
+    """The N among which so few items cannot be shared out evenly: that bounds throughput, whatever the task does."""
+    if record.started.unit != "items" or record.started.sizes:
+        return
+    for row in rows_of(record):
+        best = row.work / math.ceil(row.work / row.n)
+        if best < EVEN * row.n:
+            yield f"N = {row.n}: {row.work:g} items do not go evenly into {row.n}, so that it is at most {best:.3g} times one"
+
+
+def _cost(record: StudyRecord, *, by_law: bool) -> str:
     """The COST; where the law meets the plain calls too far away, what was measured still says."""
     try:
-        return cost_sentence(cost_of(record), record)
+        return cost_sentence(cost_of(record), record, by_law=by_law)
     except NotEnoughData as refusal:
         ahead = record.plain and max(row.throughput for row in rows_of(record)) < plain_throughput(record)
         if not ahead:
             return _refused(refusal)
-        measured = "sizes" if record.started.sizes else "N"
-        return f"none of the {measured} measured beats {_plain_thread(record)}; whether more do is {_refused(refusal)}"
+        return (
+            f"{_none_measured(record)} beats {_plain_thread(record)}; whether more do is {_refused(refusal)}"
+        )
+
+
+def _none_measured(record: StudyRecord) -> str:
+    return f"none of the {'sizes' if record.started.sizes else 'N'} measured"
 
 
 def _plain_thread(record: StudyRecord) -> str:
