@@ -90,7 +90,7 @@ def test_sizes_give_what_an_item_and_what_a_call_costs():
 
 def test_noise_that_leaves_too_little_is_said():
     text = text_of(record_of(amdahl(0.0), levels=(1, 2), noise=0.6))
-    assert "noise each N is known to" in text
+    assert "noise too much to conclude: each N is known to" in text
     assert "nothing was repeated" in text_of(record_of(amdahl(0.0), repeats=1))
 
 

@@ -132,10 +132,8 @@ def _noise(record: StudyRecord) -> Iterator[str]:
     if not spread.freedom:
         yield "nothing was repeated, so it is not known: measure with repeats"
     elif rounds and spread.half_width(rounds) > ENOUGH:
-        yield (
-            f"each N is known to {spread.half_width(rounds):.0%} only; {spread.repeats_needed()} repeats would make "
-            f"it {ENOUGH:.0%}"
-        )
+        known, needed = spread.half_width(rounds), spread.repeats_needed()
+        yield f"too much to conclude: each N is known to {known:.0%} only; {needed} repeats would make it {ENOUGH:.0%}"
 
 
 def _answer(ask: Callable[[], str]) -> str:
