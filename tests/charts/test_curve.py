@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from plotly.graph_objects import Figure
 from tests.charts.curves import KINDS, a_curve
 
 from hooke import MissingExtra, NotEnoughData, UsageError
@@ -162,8 +163,7 @@ class TestPlotly:
         assert not list(tmp_path.iterdir())
 
     def test_with_plotly_it_is_a_figure_and_a_page_that_loads_nothing(self, tmp_path):
-        plotly = pytest.importorskip("plotly.graph_objects", reason="the extra `plot` is not installed")
-        assert isinstance(a_curve("usl").plot(), plotly.Figure)
+        assert isinstance(a_curve("usl").plot(), Figure)
         page = a_curve("usl").save(tmp_path / "c.html").read_text("utf-8")
         parser = Scripts()
         parser.feed(page)
