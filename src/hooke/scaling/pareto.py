@@ -11,7 +11,16 @@ from hooke.scaling.families import KNEE_SHARE
 from hooke.scaling.planning import Row
 from hooke.scaling.workload import Untimed
 
-__all__ = ["Advice", "Wish", "front", "measured", "recommend", "shown_seconds", "shown_usd"]
+__all__ = [
+    "Advice",
+    "Wish",
+    "first_measurement",
+    "front",
+    "measured",
+    "recommend",
+    "shown_seconds",
+    "shown_usd",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +79,7 @@ def recommend(rows: Sequence[Row], wish: Wish, untimed: Sequence[Untimed] = ()) 
     `untimed` are tasks that no row counts: nothing is then sure to keep to a wish.
     """
     known = [row for row in rows if row.seconds is not None and row.usd is not None]
-    measure = _first_measurement(rows)
+    measure = first_measurement(rows)
     if not known:
         return Advice(row=None, reason=_nothing_known(rows, measure), measure=measure)
     if untimed:
@@ -165,8 +174,8 @@ def measured(measure: tuple[str, int]) -> str:
     return f"measure {task} at N={n}"
 
 
-def _first_measurement(rows: Sequence[Row]) -> tuple[str, int] | None:
-    """That which the smallest refused configuration lacks: larger ones ask for more than it takes to begin."""
+def first_measurement(rows: Sequence[Row]) -> tuple[str, int] | None:
+    """(task, N) that the smallest refused configuration lacks: larger ones ask for more than it takes to begin."""
     lacking = [row for row in rows if row.measure is not None]
     return min(lacking, key=lambda row: row.configuration.workers).measure if lacking else None
 

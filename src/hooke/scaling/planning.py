@@ -162,7 +162,9 @@ def _scheduled(load: Workload, room: Room, fits: tuple[int, ...]) -> _Outcome:
     refusal = schedule.undetermined()
     if refusal is not None:
         return refusal
-    low, value, high = (schedule.seconds([each.seconds[end] for each in per_call]) for end in range(3))
+    low, value, high = (
+        schedule.seconds([each.seconds[end] + each.gap_s[end] for each in per_call]) for end in range(3)
+    )
     work: dict[str, Ends] = {}
     for each, per in zip(load.works, per_call, strict=True):
         items = each.items or 0

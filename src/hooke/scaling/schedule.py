@@ -7,6 +7,7 @@ No list schedule takes longer than the work shared by all slots plus the longest
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,8 @@ class _Simulation:
                 self.children[need.calls].append(node)
                 depth[node] = max(depth[node], depth[need.calls] + 1)
         self.order = [(-deep, node) for node, deep in enumerate(depth)]
-        self.open = sorted(self.order[node] for node, calls in enumerate(nodes) if self._ready(node))
+        self.is_open = [self._ready(node) for node in range(len(nodes))]
+        self.open = sorted(self.order[node] for node, ready in enumerate(self.is_open) if ready)
         self.ends: list[tuple[float, int, int]] = []
 
     def run(self) -> float:
@@ -109,14 +111,16 @@ class _Simulation:
         return True
 
     def _start(self, now: float) -> None:
-        if self.slots <= 0:
-            return
         kept: list[tuple[int, int]] = []
-        for place in self.open:
+        for at, place in enumerate(self.open):
+            if self.slots <= 0:
+                kept += self.open[at:]
+                break
             node = place[1]
             while self.slots > 0 and self._fits(node):
                 self._take(node, now)
-                if not self._ready(node):
+                self.is_open[node] = self._ready(node)
+                if not self.is_open[node]:
                     break
             else:
                 kept.append(place)
@@ -150,9 +154,9 @@ class _Simulation:
         self.running[node] -= piece.width
         self.ended[node] += piece.end - (calls.slices[at - 1].end if at else 0)
         for other in self.children[node]:
-            if self.order[other] not in self.open and self._ready(other):
-                self.open.append(self.order[other])
-                self.open.sort()
+            if not self.is_open[other] and self._ready(other):
+                self.is_open[other] = True
+                insort(self.open, self.order[other])
 
     def _use(self, calls: Calls, width: int) -> None:
         self.slots -= width

@@ -22,7 +22,7 @@ PRIOR_FREEDOM = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What one run tells of one task: `items` took `seconds` each on average.
+    """What one run tells of one task: `items` took `seconds` each on average, and `gap_s` from each to the worker's next.
 
     `spread` is the standard deviation of ln seconds among its items, and `known` the seconds of single ones by number.
     `at_once` is how many of them could run at once: those that fitted, and no more than there were. `reads` is how many
@@ -31,6 +31,7 @@ class Timing:
 
     items: int
     seconds: float
+    gap_s: float = 0.0
     spread: float = 0.0
     known: Mapping[int, float] = field(default_factory=dict)
     at_once: int = 1

@@ -36,12 +36,13 @@ class Work:
 class Facts:
     """What is known of a task: its timings in earlier runs, and its law of scaling; `lacking` says why there is none.
 
-    `by_size` is the law of calls that read more items or fewer.
+    `limit` is what is to be said where neither reaches far enough; `by_size` is the law of calls that read more items or fewer.
     """
 
     timings: Sequence[Timing] = ()
     law: Law | None = None
     lacking: str = "it has no law"
+    limit: str = ""
     by_size: Law | None = None
 
 
@@ -61,13 +62,14 @@ class Untimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerCall:
-    """Seconds of one call of a node, with so many at once.
+    """Seconds of one call of a node, with so many at once, and from there to the worker's next.
 
     Where it is not known how much so many slow each other down, `open` says why, and `bounds` are what that may make of
     the seconds, as factors. `measure_at` is the N whose measurement would tell.
     """
 
     seconds: Ends = (0.0, 0.0, 0.0)
+    gap_s: Ends = (0.0, 0.0, 0.0)
     shape: Sequence[float] = ()
     bounds: Ends = (1.0, 1.0, 1.0)
     open: str = ""
@@ -102,15 +104,18 @@ class Workload:
         timed = timings[0].at_once
         law = facts.law if self.items[work.task] > 1 else None
         slow = slowdown(law, timed=timed, n=at_once, lacking=facts.lacking)
-        mean = sum(each.items * each.seconds for each in timings) / sum(each.items for each in timings)
+        items = sum(each.items for each in timings)
+        mean = sum(each.items * each.seconds for each in timings) / items
+        gap = sum(each.items * each.gap_s for each in timings) / items
         factor = seconds_factor(timings, run_spread(basis.timings), items=self.items[work.task])
         known = [seconds for each in timings for seconds in each.known.values()]
         low, value, high = (one * other for one, other in zip(slow.ends, basis.ends, strict=True))
         return PerCall(
             seconds=(mean * low / factor, mean * value, mean * high * factor),
+            gap_s=(gap / factor, gap, gap * factor),
             shape=[seconds / mean for seconds in known] if mean else (),
             bounds=slow.ends if slow.open else (1.0, 1.0, 1.0),
-            open=slow.open,
+            open=f"{slow.open}{facts.limit}" if slow.open else "",
             measure_at=slow.measure_at,
         )
 

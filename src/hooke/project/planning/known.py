@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hooke.journal.runs import RunsFolder
 from hooke.journal.studies import StudyRecord
-from hooke.project.planning.laws import CORE_TOLERANCE, Levels, law_of, levels_of, studies_of
+from hooke.project.planning.laws import CORE_TOLERANCE, Levels, law_of, levels_of, rows_of, studies_of
 from hooke.project.planning.machines import cpus_here
 from hooke.project.planning.timings import RunTimes, Timed, past_runs
 from hooke.project.planning.work import Left
@@ -22,6 +22,10 @@ __all__ = ["Known", "Past", "known"]
 
 NO_BESIDE = (0.0, 0.3, 3.0)
 """The same where no run has been seen from beginning to end: workers start, and import what they need."""
+
+
+OTHER_ARGUMENTS = "timed with other arguments"
+OTHER_CODE = "timed with other code"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,22 +97,24 @@ def known(left: Sequence[Left], past: Past, *, shown: Mapping[str, str] | None) 
     here: dict[str, Facts] = {}
     elsewhere: dict[str, Facts] = {}
     others: dict[str, dict[str, None]] = {}
-    levels = {each.task: levels_of(each, past.studies.get(each.task), past.runs) for each in left}
+    rows, first = rows_of(past.runs), {each.task: each for each in reversed(left)}
+    levels = {task: levels_of(each, past.studies.get(task), past.runs, rows) for task, each in first.items()}
+    timings_of = _Timings(past, shown)
     near = {task: law_of(each) for task, each in levels.items()}
     far = {task: law_of(each.within(cores)) for task, each in levels.items()}
     for work in left:
-        timings, why = _timings(work, past, shown)
+        timings, why = timings_of(work)
         if why:
             others.setdefault(why, {})[work.task] = None
         task, by_size = work.task, _by_size(work, past, timings)
         here[work.like] = Facts(
             timings=timings, law=near[task].law, lacking=near[task].lacking, by_size=by_size
         )
-        cut = len(set(levels[task].within(cores).n)) < len(set(levels[task].n)) or far[task].law is None
         elsewhere[work.like] = Facts(
             timings=_within(timings, levels[task], cores),
             law=far[task].law,
-            lacking=_with_cores(far[task].lacking, cores) if cut else far[task].lacking,
+            lacking=far[task].lacking,
+            limit=f", as far as the {cores} cores of the machine that was measured go",
             by_size=by_size,
         )
     notes = [f"{why}: {', '.join(tasks)}" for why, tasks in others.items()]
@@ -123,10 +129,6 @@ def _sources(sources: Mapping[str, str]) -> Iterator[str]:
         yield f"scaling of {tasks}: from {source}"
 
 
-def _with_cores(lacking: str, cores: int) -> str:
-    return f"{lacking}, as far as the {cores} cores of the machine that was measured go"
-
-
 def _within(timings: Sequence[Timing], levels: Levels, cores: int) -> list[Timing]:
     """Those taken with cores enough for all at once; where there are none, those with the fewest at once."""
     most = CORE_TOLERANCE * cores / max(levels.cpu_share, 1e-3)
@@ -135,23 +137,79 @@ def _within(timings: Sequence[Timing], levels: Levels, cores: int) -> list[Timin
     return kept or [each for each in timings if each.at_once == least]
 
 
-def _timings(work: Left, past: Past, shown: Mapping[str, str] | None) -> tuple[list[Timing], str]:
-    """The durations that are most like what is left, and how they are not; a study's where no run timed it."""
-    ranked = [
-        (each.likeness(work), run.run, each)
-        for run in past.runs
-        for each in run.timed
-        if each.task == work.task and (run.pipeline == past.pipeline or each.likeness(work))
-    ]
-    best = max(ranked, key=lambda it: (_fits(it[2], work), it[0]), default=None)
-    if best is None:
-        study = past.studies.get(work.task)
-        # A study says nothing of how many items each call read, but for its parameters.
-        same = study is not None and (not work.reads or study.started.shown == shown)
-        return list(_of_study(work, study)) if study is not None and same else [], ""
-    chosen = [it for it in ranked if (_fits(it[2], work), it[0]) == (_fits(best[2], work), best[0])]
-    why = ("timed with other code", "timed with other arguments", "")[best[0]]
-    return list(_merged((run, each) for _, run, each in chosen)), why
+class _Timings:
+    """Finds the durations that are most like what is left. What differs by constants only is looked up, not searched for."""
+
+    def __init__(self, past: Past, shown: Mapping[str, str] | None) -> None:
+        self._past = past
+        self._shown = shown
+        self._tasks: dict[str, list[tuple[RunTimes, Timed]]] = {}
+        self._exact: dict[object, dict[object, list[tuple[str, Timed]]]] = {}
+        self._other: dict[object, tuple[list[Timing], str]] = {}
+        for run in past.runs:
+            for timed in run.timed:
+                self._tasks.setdefault(timed.task, []).append((run, timed))
+
+    def __call__(self, work: Left) -> tuple[list[Timing], str]:
+        """The durations, and how their calls are not like those of `work`; a study's where no run timed it."""
+        exact = self._alike(work)
+        if any(_fits(timed.timing, work) for _, timed in exact):
+            return list(_merged(exact)), ""
+        key = (work.task, _pairs(work.code), work.reads)
+        if key not in self._other:
+            self._other[key] = self._nearest(work)
+        found, why = self._other[key]
+        if exact and not any(_fits(each, work) for each in found):
+            return list(_merged(exact)), ""
+        return found or self._of_study(work), why
+
+    def _alike(self, work: Left) -> list[tuple[str, Timed]]:
+        """Those of equal code and constants."""
+        names = tuple(sorted(work.constants))
+        if (work.task, names) not in self._exact:
+            self._exact[work.task, names] = self._indexed(work.task, names)
+        index = self._exact[work.task, names]
+        return index.get((_pairs(work.code), tuple(work.constants[name] for name in names)), [])
+
+    def _indexed(self, task: str, names: Sequence[str]) -> dict[object, list[tuple[str, Timed]]]:
+        """The task's durations by code and by the values of these constants."""
+        index: dict[object, list[tuple[str, Timed]]] = {}
+        for run, timed in self._tasks.get(task, ()):
+            values = tuple(timed.inputs.get(name, "") for name in names)
+            index.setdefault((_pairs(timed.code), values), []).append((run.run, timed))
+        return index
+
+    def _nearest(self, work: Left) -> tuple[list[Timing], str]:
+        """Those of equal code, else of any code of this pipeline's task; of calls that read about as much, if there are such."""
+        there = self._tasks.get(work.task, ())
+        same = [(run.run, timed) for run, timed in there if timed.code == work.code]
+        own = [(run.run, timed) for run, timed in there if run.pipeline == self._past.pipeline]
+        for found, why in ((same, OTHER_ARGUMENTS), (own, OTHER_CODE)):
+            fitting = [(run, timed) for run, timed in found if _fits(timed.timing, work)]
+            if fitting:
+                return list(_merged(fitting)), why
+        found, why = (same, OTHER_ARGUMENTS) if same else (own, OTHER_CODE)
+        return list(_merged(found)), why if found else ""
+
+    def _of_study(self, work: Left) -> list[Timing]:
+        """What a study measured: it says nothing of how many items each call read, but for its parameters."""
+        study = self._past.studies.get(work.task)
+        if study is None or (work.reads and study.started.shown != self._shown):
+            return []
+        return [
+            Timing(
+                items=max(round(each.work), 1),
+                seconds=each.n * each.seconds / each.work,
+                at_once=each.n,
+                reads=work.reads,
+            )
+            for each in study.measured
+            if each.work > 0
+        ]
+
+
+def _pairs(parts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(parts.items()))
 
 
 def _by_size(work: Left, past: Past, timings: Sequence[Timing]) -> Law | None:
@@ -168,9 +226,9 @@ def _by_size(work: Left, past: Past, timings: Sequence[Timing]) -> Law | None:
     )
 
 
-def _fits(timed: Timed, work: Left) -> bool:
-    reads = timed.timing.reads
-    return reads <= SAME_SIZE * work.reads and work.reads <= SAME_SIZE * reads
+def _fits(timing: Timing, work: Left) -> bool:
+    """Whether its calls read about as much."""
+    return timing.reads <= SAME_SIZE * work.reads and work.reads <= SAME_SIZE * timing.reads
 
 
 def _merged(chosen: Iterable[tuple[str, Timed]]) -> Iterator[Timing]:
@@ -187,16 +245,10 @@ def _merged(chosen: Iterable[tuple[str, Timed]]) -> Iterator[Timing]:
         logs = [math.log(each.seconds / seconds) if each.seconds > 0 else 0.0 for each in timings]
         squares = sum(each.items * (each.spread**2 + log**2) for each, log in zip(timings, logs, strict=True))
         yield Timing(
-            items=items, seconds=seconds, spread=math.sqrt(squares / items), at_once=at_once, reads=reads
+            items=items,
+            seconds=seconds,
+            gap_s=sum(each.items * each.gap_s for each in timings) / items,
+            spread=math.sqrt(squares / items),
+            at_once=at_once,
+            reads=reads,
         )
-
-
-def _of_study(work: Left, study: StudyRecord) -> Iterator[Timing]:
-    for each in study.measured:
-        if each.work > 0:
-            yield Timing(
-                items=max(round(each.work), 1),
-                seconds=each.n * each.seconds / each.work,
-                at_once=each.n,
-                reads=work.reads,
-            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hooke.base.errors import NotEnoughData
@@ -13,10 +13,14 @@ from hooke.project.planning.timings import RunTimes
 from hooke.project.planning.work import Left
 from hooke.scaling import Law, Measurements, fit
 
-__all__ = ["Levels", "TaskLaw", "law_of", "levels_of", "studies_of"]
+__all__ = ["Levels", "TaskLaw", "law_of", "levels_of", "rows_of", "studies_of"]
 
 CORE_TOLERANCE = 1.1
 """A share of a core that the system's own work may take before N calls count as wanting more cores than there are."""
+
+
+LEAST_LEVELS = 3
+"""Through two points goes a line, and a curve that is about to bend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +60,8 @@ def law_of(levels: Levels) -> TaskLaw:
     distinct = sorted(set(levels.n))
     shown = ", ".join(map(str, distinct))
     try:
-        if len(distinct) < 2:
-            raise NotEnoughData("one N only")
+        if len(distinct) < LEAST_LEVELS:
+            raise NotEnoughData(f"fewer than {LEAST_LEVELS} N")
         law = fit(Measurements(levels.n, throughput=levels.rate))
     except NotEnoughData:
         return TaskLaw(lacking=f"its throughput was measured at N = {shown} only", source=levels.source)
@@ -69,13 +73,20 @@ def studies_of(runs: RunsFolder, *, pipeline: str, host: str) -> dict[str, Study
     found: dict[str, StudyRecord] = {}
     for study in find_studies(runs, pipeline=pipeline):
         started = study.started
-        if started.host == host and not started.weak and study.measured and started.task:
+        if started.host == host and not (started.weak or started.sizes) and study.measured and started.task:
             found.setdefault(started.task, study)
     return found
 
 
-def levels_of(work: Left, study: StudyRecord | None, runs: Sequence[RunTimes]) -> Levels:
-    """What a study measured of the task; without one, what runs of its present code measured by the way."""
+def rows_of(runs: Sequence[RunTimes]) -> list[ThroughputRow]:
+    """What the runs measured by the way of any task's throughput, the newest first."""
+    return [row for run in runs for row in throughput(run.events).rows if row.items > 0]
+
+
+def levels_of(
+    work: Left, study: StudyRecord | None, runs: Sequence[RunTimes], rows: Sequence[ThroughputRow]
+) -> Levels:
+    """What a study measured of the task; without one, what `runs` of its present code measured by the way, in `rows`."""
     if study is not None:
         measured = [each for each in study.measured if each.seconds > 0 and each.work > 0]
         alone = [each for each in measured if each.n == min(every.n for every in measured)]
@@ -86,8 +97,7 @@ def levels_of(work: Left, study: StudyRecord | None, runs: Sequence[RunTimes]) -
             source=study.started.study,
             cpu_share=sum(each.cpu_s for each in alone) / busy if busy else 1.0,
         )
-    rows = [row for run in runs for row in _rows(run) if row.task == work.task and row.code == work.code]
-    rows = _alike(rows)
+    rows = _alike([row for row in rows if row.task == work.task and row.code == work.code])
     shares = [each.cpu_share for run in runs for each in run.timed if each.task == work.task]
     return Levels(
         n=tuple(row.n for row in rows),
@@ -95,10 +105,6 @@ def levels_of(work: Left, study: StudyRecord | None, runs: Sequence[RunTimes]) -
         source=", ".join(dict.fromkeys(row.run for row in rows)),
         cpu_share=max(shares, default=1.0),
     )
-
-
-def _rows(run: RunTimes) -> Iterable[ThroughputRow]:
-    return (row for row in throughput(run.events).rows if row.items > 0)
 
 
 def _alike(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:

@@ -34,7 +34,7 @@ from hooke.project.planning.speeds import speeds
 from hooke.project.planning.table import plan_html, plan_text
 from hooke.project.planning.work import Survey, Times
 from hooke.project.running import project_of
-from hooke.scaling.pareto import Advice, Wish, recommend
+from hooke.scaling.pareto import Advice, Wish, first_measurement, recommend
 from hooke.scaling.planning import Planner, Row
 from hooke.scaling.timing import LEVEL
 from hooke.scaling.workload import Untimed, Workload
@@ -151,7 +151,7 @@ def _answered(question: Question, project: Project) -> Plan:
         untimed=here.untimed,
         catalogs=tuple(catalogs),
         notes=_notes(told, past),
-        next=_next(question, advice, told, here.untimed),
+        next=_next(question, advice, told, rows, here.untimed),
         question=question,
         project=project,
     )
@@ -218,9 +218,13 @@ def _notes(told: Known, past: Past) -> tuple[str, ...]:
     return (*elsewhere, *told.notes)
 
 
-def _next(question: Question, advice: Advice, told: Known, untimed: Sequence[Untimed]) -> str:
-    if advice.measure is not None:
-        task, n = advice.measure
+def _next(
+    question: Question, advice: Advice, told: Known, rows: Sequence[Row], untimed: Sequence[Untimed]
+) -> str:
+    # Data of which there is more elsewhere cannot be run here, but what it takes can be measured.
+    measure = advice.measure or (first_measurement(rows) if question.times else None)
+    if measure is not None:
+        task, n = measure
         typed = measure_command(question.pipeline, question.params, task=task, n=n)
         cores = n * told.cpu_share.get(task, 1.0)
         return typed if cores <= cpus_here() * 1.1 else f"{typed}, on a machine of {round(cores)} cores"
@@ -228,5 +232,5 @@ def _next(question: Question, advice: Advice, told: Known, untimed: Sequence[Unt
     if local and advice.row is not None and not question.times:
         workers = str(advice.row.configuration.workers)
         return command_for("run", question.pipeline, question.params, "--workers", workers)
-    # Data of which there is more elsewhere cannot be run here.
-    return command_for("run", question.pipeline, question.params) if untimed and not question.times else ""
+    runs = bool(untimed) and not question.times
+    return command_for("run", question.pipeline, question.params) if runs else ""

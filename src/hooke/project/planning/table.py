@@ -74,14 +74,14 @@ def _said(plan: Answer) -> Iterator[str]:
 
 def _refused(rows: Sequence[Row]) -> Iterator[str]:
     """Why a configuration, or all of an instance type, has no row: in a line for each reason."""
-    lacking: dict[str, dict[str, None]] = {}
-    predicted = {_name(row) for row in rows if not row.refused}
-    for row in rows:
-        if row.refused and _name(row) not in predicted:
+    lacking: dict[str, list[str]] = {}
+    told = {_name(row) for row in rows if not row.refused}
+    for row in rows:  # the fewest instances of a type come first, and lack least
+        if _name(row) not in told:
+            told.add(_name(row))
             measure = f"; {measured(row.measure)}" if row.measure is not None else ""
-            lacking.setdefault(f"{row.refused}{measure}", {})[_name(row)] = None
-    for reason, types in lacking.items():
-        names = list(types)
+            lacking.setdefault(f"{row.refused}{measure}", []).append(_name(row))
+    for reason, names in lacking.items():
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         yield f"not predicted: {', '.join(names[:MOST_NAMED])}{more}: {reason}{_mend(reason, names[0])}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,8 @@ from hooke.scaling.timing import Timing
 
 __all__ = ["RunTimes", "Timed", "past_runs", "run_times"]
 
-LARGEST_JOURNAL = 16 * 1024 * 1024
-"""Bytes: what a larger one would add to the others is not worth the seconds that it takes to read."""
+MOST_BYTES = 16 * 1024 * 1024
+"""Of journals in all: what more would add is not worth the seconds that it takes to read. One larger than this tells nothing."""
 MOST_RUNS = 20
 """Journals read, the newest: older ones tell of a machine, and of code, that may be gone."""
 
@@ -76,36 +75,46 @@ class _Span:
 
 @dataclass(slots=True)
 class _Spans:
-    """Attempts of one run by node, and the gaps between one and the next of the same node on a worker."""
+    """Attempts of one run by node, and by task the gaps between one and the next of the same task on a worker."""
 
     nodes: dict[int, list[_Span]] = field(default_factory=lambda: defaultdict(list))
-    gaps: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    gaps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _tasks: dict[int, str] = field(default_factory=dict)
     _begun: dict[int, AttemptStarted] = field(default_factory=dict)
-    _last: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _last: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def apply(self, event: Event) -> None:
         """Fold one event."""
-        if isinstance(event, AttemptStarted):
+        if isinstance(event, NodePlanned):
+            self._tasks[event.node] = event.task
+        elif isinstance(event, AttemptStarted):
             self._begun[event.attempt] = event
-            node, ended = self._last.get(event.worker, (-1, 0.0))
-            if node == event.node:
-                self.gaps[node].append(max(event.at - ended, 0.0))
+            task, ended = self._last.get(event.worker, ("", 0.0))
+            if task == self._tasks.get(event.node):
+                self.gaps[task].append(max(event.at - ended, 0.0))
         elif isinstance(event, AttemptFinished) and event.hi > event.lo:
             begun = self._begun.pop(event.attempt, None)
             if begun is not None and begun.twin_of is None:
                 took = max(event.seconds, event.at - begun.at)
                 items = event.hi - event.lo
                 self.nodes[event.node].append(_Span(items, event.lo, took, event.cpu_s, begun.at, event.at))
-            self._last[event.worker] = (event.node, event.at)
+            self._last[event.worker] = (self._tasks.get(event.node, ""), event.at)
+
+    def gap(self, task: str) -> float:
+        """What a worker usually does between two calls of the task: the lower quartile, as some also wait for other tasks."""
+        gaps = sorted(self.gaps.get(task, ()))
+        return gaps[len(gaps) // 4] if gaps else 0.0
 
 
 def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
-    """What the newest runs of a project tell, the newest first. A journal that is damaged, or very large, tells nothing."""
+    """What the newest runs of a project tell, the newest first. A journal that is damaged, or too large, tells nothing."""
     names = [name for name in runs.names() if not name.startswith(PREFIX)]
+    left = MOST_BYTES
     for name in names[:MOST_RUNS]:
         file = runs.folder(name) / "driver.journal"
-        if not file.is_file() or file.stat().st_size > LARGEST_JOURNAL:
+        if not file.is_file() or file.stat().st_size > left:
             continue
+        left -= file.stat().st_size
         try:
             events = [event for segment in read(file) for event in segment.events]
         except JournalError:  # `hooke runs` names it
@@ -131,8 +140,10 @@ def run_times(events: Sequence[Event]) -> RunTimes | None:
     for number in spans.nodes:
         if number in view.nodes:
             groups[_kind_of(view, number)].append(number)
+    there = _there(view)
     timed = [
-        _timed(view, spans, numbers, _at_once(view, numbers, room, slots)) for numbers in groups.values()
+        _timed(view, spans, numbers, _at_once(view.nodes[numbers[0]].planned, there, room, slots))
+        for numbers in groups.values()
     ]
     return RunTimes(
         run=view.run,
@@ -160,11 +171,9 @@ def _reads(view: RunView, number: int) -> int:
 def _timed(view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int) -> Timed:
     planned = view.nodes[numbers[0]].planned
     own = [span for number in numbers for span in spans.nodes[number]]
-    gaps = [gap for number in numbers for gap in spans.gaps[number]]
-    gap = statistics.median(gaps) if gaps else 0.0
     items = sum(span.items for span in own)
-    seconds = sum(span.seconds + gap for span in own)
-    single = {span.first: span.seconds + gap for span in own if span.items == 1}
+    seconds = sum(span.seconds for span in own)
+    single = {span.first: span.seconds for span in own if span.items == 1}
     return Timed(
         task=planned.task,
         kind=planned.kind,
@@ -173,6 +182,7 @@ def _timed(view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int) -
         timing=Timing(
             items=items,
             seconds=seconds / items,
+            gap_s=spans.gap(planned.task) * len(own) / items,
             spread=_spread(own),
             known=single if len(single) == items and planned.kind == "map" else {},
             at_once=at_once,
@@ -191,13 +201,18 @@ def _spread(spans: Sequence[_Span]) -> float:
     return math.sqrt(sum(items * (log - mean) ** 2 for log, items in logs) / (len(logs) - 1))
 
 
-def _at_once(view: RunView, numbers: Sequence[int], room: CapacityChanged | None, slots: int) -> int:
-    """How many of them could run at once: those that fitted, and no more than there were."""
-    planned = view.nodes[numbers[0]].planned
-    there = sum(
-        node.items or 1 for node in view.nodes.values() if node.planned.task == planned.task and node.attempts
-    )
-    return max(1, min([there, slots or 1, *_fitting(planned, room)]))
+def _there(view: RunView) -> Mapping[str, int]:
+    """Task -> its items and calls that the run tried."""
+    counts: dict[str, int] = {}
+    for node in view.nodes.values():
+        if node.attempts:
+            counts[node.planned.task] = counts.get(node.planned.task, 0) + (node.items or 1)
+    return counts
+
+
+def _at_once(planned: NodePlanned, there: Mapping[str, int], room: CapacityChanged | None, slots: int) -> int:
+    """How many of a task could run at once: those that fitted, and no more than there were."""
+    return max(1, min([there[planned.task], slots or 1, *_fitting(planned, room)]))
 
 
 def _fitting(planned: NodePlanned, room: CapacityChanged | None) -> Iterator[int]:
