@@ -1,7 +1,7 @@
 """What a fitted law looks like: a picture of plain numbers, and who draws it (a terminal, a page, paper, Plotly).
 
-Knows what a law and its intervals are; knows nothing of runs, tasks or journals. SVG, PNG and text are drawn here, by
-NumPy at most; Plotly stays in `interactive`, and is imported when a figure is asked for.
+Knows what a law and its intervals are; knows nothing of runs, tasks or journals. SVG and text are drawn here,
+by NumPy at most; Pillow stays in `pixels` and Plotly in `interactive`, each imported when it is asked for.
 Imports `hooke.base` and `hooke.scaling` only.
 """
 

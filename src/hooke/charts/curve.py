@@ -94,19 +94,25 @@ class Curve:
         try:
             return interactive.figure(self.picture())
         except ImportError as error:
-            raise _missing(error) from error
+            raise _missing(error, "plotly") from error
 
     def svg(self) -> str:
         """The picture as an SVG file's text, 7.2 inches wide, on white."""
         return svg_of(laid_out(self.picture()))
 
     def png(self, *, scale: float = 2.0) -> bytes:
-        """The picture as a PNG file's bytes, drawn without a browser or a display, at 96 dots an inch times `scale`."""
+        """The picture as a PNG file's bytes, drawn without a browser or a display, at 96 dots an inch times `scale`.
+
+        Raises UsageError for a scale that is out of bounds, MissingExtra where Pillow is not installed.
+        """
         if not (math.isfinite(scale) and 0.25 <= scale <= 16):
             raise UsageError(
                 f"scale is {scale!r}", mend="a number from 0.25 to 16, such as 2 for sharp screens"
             )
-        return png_of(laid_out(self.picture()), DOTS * scale)
+        try:
+            return png_of(laid_out(self.picture()), DOTS * scale)
+        except ImportError as error:
+            raise _missing(error, "Pillow") from error
 
     def html(self) -> str:
         """A page of its own with the Plotly figure, the table and the notes; it loads nothing. Raises MissingExtra."""
@@ -115,7 +121,7 @@ class Curve:
             below = html_of("", self.law, unit=self.unit, notes=made.notes)
             return page_of(interactive.spec_of(made), interactive.script(), below, title=made.title)
         except ImportError as error:
-            raise _missing(error) from error
+            raise _missing(error, "plotly") from error
 
     def save(self, path: str | Path, *, scale: float = 2.0) -> Path:
         """Write `.svg`, `.png` (see `png`) or `.html` (see `html`), as the path ends; returns the path.
@@ -176,9 +182,9 @@ def _cost_of(law: Law, plain_seconds: ArrayLike | None) -> tuple[Cost | None, tu
         return None, (f"COST not determined: {refusal.what}; {refusal.next}",)
 
 
-def _missing(error: ImportError) -> MissingExtra:
+def _missing(error: ImportError, package: str) -> MissingExtra:
     return MissingExtra(
-        "this picture needs plotly, which is not installed",
+        f"this picture needs {package}, which is not installed",
         why=str(error),
         mend='pip install "hooke[plot]"; save("curve.svg") and print draw without it',
     )

@@ -27,7 +27,7 @@ __all__ = ["curve"]
     metavar="FILE",
     multiple=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the picture too: FILE.svg, FILE.png, or FILE.html (needs the extra `plot`). Can be given again.",
+    help="Write the picture too: FILE.svg, or with the extra `plot` FILE.png or FILE.html. Can be given again.",
 )
 @json_option
 @in_project
