@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import HookeError, TraceError, UsageError
 from hooke.base.formats import format_seconds
 from hooke.cli.drive import user_code
 from hooke.cli.options import in_project, json_option, the_project
@@ -118,10 +119,17 @@ def plan(  # noqa: PLR0913 - one parameter for each option of the command
         )
         return _told(user_code(lambda: make_plan(question, where), pipeline), session, as_json=as_json)
     except HookeError as error:
+        error.next = error.next or _again(error, target, parameters)
         if as_json:
             click.echo(json.dumps({"plan": None, "error": error_facts(error, session)}, indent=2))
         click.echo(error_screen(error, session), err=True)
         return exit_code(error)
+
+
+def _again(error: HookeError, target: str, tokens: Sequence[str]) -> str:
+    """The command itself, where it is the file that is to be mended; else what there is to choose from."""
+    mends_file = isinstance(error, TraceError) or error.__cause__ is not None
+    return shlex.join(["hooke", "plan", *((target, *tokens) if mends_file else ("--help",))])
 
 
 def _told(made: Plan, session: Session, *, as_json: bool) -> int:

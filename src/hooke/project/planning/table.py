@@ -96,6 +96,8 @@ def _mend(reason: str, name: str) -> str:
         return f"; say how many times as fast as this machine one is: --speed {name}=RATIO"
     if reason.startswith("start-up"):
         return f"; --startup {name.partition(':')[0]}=3m-5m"
+    if reason.startswith("its vCPUs"):
+        return "; a list of your own may have them"
     return ""
 
 
