@@ -230,6 +230,16 @@ class TestMachines:
         assert here.seconds is not None
         assert all(f"as far as the {cpus_here()} cores" in row.refused for row in others)
 
+    def test_a_task_that_waits_is_not_limited_by_the_cores(self, job):
+        """Of a sleeping task each N counts, however few the cores; what lies beyond is too far, and cores are not named."""
+        job.run(n=12)
+        study(job, seconds=0.0025, levels=(1, 2, 4))
+        (job.folder / "ours.csv").write_text(self.CSV)
+        plan = planned(job, n=2000, day=1, catalog="ours.csv", workers=[4])
+        _, *others = plan.rows
+        assert others[-1].refused.startswith("part: N = 128 is too far from what was measured, 1 to 4")
+        assert "cores" not in others[-1].refused
+
     def test_not_enough_data_names_the_measurement_and_the_command(self, job):
         job.run(n=12)
         plan = planned(job, n=500, day=3, workers=[4])

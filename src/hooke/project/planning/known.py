@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hooke.journal.runs import RunsFolder
 from hooke.journal.studies import StudyRecord
-from hooke.project.planning.laws import CORE_TOLERANCE, Levels, law_of, levels_of, rows_of, studies_of
+from hooke.project.planning.laws import Levels, law_of, levels_of, rows_of, studies_of
 from hooke.project.planning.machines import cpus_here
 from hooke.project.planning.timings import RunTimes, Timed, past_runs
 from hooke.project.planning.work import Left
@@ -64,7 +64,9 @@ class Past:
         """How many cores the machine has, as far as its runs tell: none had fewer cpus to give."""
         if self.is_here:
             return cpus_here()
-        return int(min((run.cpus for run in self.runs if math.isfinite(run.cpus)), default=1.0))
+        told = [run.cpus for run in self.runs if math.isfinite(run.cpus)]
+        told += [study.started.cpus for study in self.studies.values() if study.started.cpus]
+        return int(min(told, default=1))
 
     @property
     def beside_s(self) -> tuple[float, float, float]:
@@ -114,7 +116,7 @@ def known(left: Sequence[Left], past: Past, *, shown: Mapping[str, str] | None) 
             timings=_within(timings, levels[task], cores),
             law=far[task].law,
             lacking=far[task].lacking,
-            limit=f", as far as the {cores} cores of the machine that was measured go",
+            limit=_limit(levels[task], cores),
             by_size=by_size,
         )
     notes = [f"{why}: {', '.join(tasks)}" for why, tasks in others.items()]
@@ -129,10 +131,16 @@ def _sources(sources: Mapping[str, str]) -> Iterator[str]:
         yield f"scaling of {tasks}: from {source}"
 
 
+def _limit(levels: Levels, cores: int) -> str:
+    """What is to be said where no more could have been measured with the cores that there were."""
+    if 2 * max(levels.n, default=1) <= levels.most(cores):
+        return ""
+    return f", as far as the {cores} cores of the machine that was measured go"
+
+
 def _within(timings: Sequence[Timing], levels: Levels, cores: int) -> list[Timing]:
     """Those taken with cores enough for all at once; where there are none, those with the fewest at once."""
-    most = CORE_TOLERANCE * cores / max(levels.cpu_share, 1e-3)
-    kept = [each for each in timings if each.at_once <= most]
+    kept = [each for each in timings if each.at_once <= levels.most(cores)]
     least = min((each.at_once for each in timings), default=1)
     return kept or [each for each in timings if each.at_once == least]
 

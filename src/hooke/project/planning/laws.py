@@ -32,10 +32,13 @@ class Levels:
     source: str = ""
     cpu_share: float = 1.0
 
+    def most(self, cores: int) -> float:
+        """How many calls at once so many cores are enough for."""
+        return CORE_TOLERANCE * cores / max(self.cpu_share, 1e-3)
+
     def within(self, cores: int) -> Levels:
         """Those for which there were cores enough: beyond, it is the machine that was measured, not the task."""
-        most = CORE_TOLERANCE * cores / max(self.cpu_share, 1e-3)
-        kept = [at for at, n in enumerate(self.n) if n <= most or n == 1]
+        kept = [at for at, n in enumerate(self.n) if n <= self.most(cores) or n == 1]
         return Levels(
             n=tuple(self.n[at] for at in kept),
             rate=tuple(self.rate[at] for at in kept),
