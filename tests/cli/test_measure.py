@@ -87,6 +87,22 @@ def test_json_is_for_programs(naps):
     assert "did you mean nap?" in json.loads(refused.out)["error"]["mend"]
 
 
+def test_a_study_is_no_run_that_others_mean(naps):
+    naps.edit("naps.py", "def naps(", "def sleepers(")  # `nap` would be the beginning of a run's name
+    assert naps.hooke("run", "naps.py").code == 0
+    run = naps.last()
+    assert naps.hooke(*MEASURE, "--workers", "1,2,4").code == 0
+    study = naps.last()
+    assert naps.hooke("cache", "why", "nap").code == 0
+    assert naps.hooke("logs").code == 0
+    for typed in (("curve",), ("curve", "nap"), ("curve", study, "nap")):
+        assert f"study {study}" in naps.hooke(*typed).out, typed
+    assert f"run {run}" in naps.hooke("show", run).out
+    wrong = naps.hooke("curve", study, "np")
+    assert wrong.code == 2
+    assert "did you mean nap?" in wrong.err
+
+
 def test_ctrl_c_keeps_the_rounds_that_are_done_and_the_same_command_goes_on(naps, kill):
     process = naps.start(*MEASURE, "--repeats", "3", "--seconds", "0.1")
     kill(process)

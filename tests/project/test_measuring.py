@@ -173,7 +173,7 @@ def test_a_machine_that_is_too_noisy_is_told_from_one_that_is_not(workshop):
     workshop.write(NAPS)
     with pytest.raises(NotEnoughData, match="too noisy") as error:
         take(workshop, name="moody", task="fickle", repeats=6)
-    assert "repeats" in error.value.mend
+    assert "repeats=" in error.value.mend
     (record,) = find_studies(workshop.project.runs)
     assert record.rounds == 2
     assert record.finished is not None

@@ -68,6 +68,14 @@ def test_without_a_law_never_is_said_of_what_was_measured_only():
     assert "COST  none of the N measured beats one plain thread" in text
 
 
+def test_three_n_that_no_law_fits_tell_none():
+    record = record_of({1: 10.0, 2: 5.0, 4: 9.0}.__getitem__, levels=(1, 2, 4), noise=0.005)
+    with pytest.raises(NotEnoughData, match="N = 1, 2, 4 alone cannot tell one law from another") as error:
+        law_of(record)
+    assert error.value.measure_at is not None
+    assert cost_of(record).n == 2
+
+
 def test_work_that_grows_is_fitted_by_its_own_law():
     record = record_of(lambda n: n / (n - 0.5 * (n - 1)), weak=True, levels=(1, 2, 4, 8, 16))
     law = law_of(record)

@@ -41,7 +41,7 @@ def curve(
     too where they did the same work at another number of workers. Exit code 1 where no law can be told.
     """
     where = the_project(session, project)
-    name, only = run_and_task(where, run, task, verb="curve")
+    name, only = run_and_task(where, run, task, verb="curve", studies=True)
     found = curve_of(where.runs, name, only)
     for file in files:
         found.save(file)

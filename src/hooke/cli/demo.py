@@ -1,4 +1,4 @@
-"""`hooke demo`: the main job on real data; the cache; an edit, exactly what it reruns and why; what a second worker brings."""
+"""`hooke demo`: the main job on real data; the cache; an edit and what it reruns; a second worker; how far it scales."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.formats import format_seconds
 from hooke.cli.cache_why import explained
 from hooke.cli.demo_passes import Pass, run_pass
+from hooke.cli.demo_scaling import Said, scale_features
 from hooke.cli.demo_workers import compare_workers
 from hooke.cli.extras import extras
 from hooke.cli.options import debug_option, json_option
@@ -30,6 +31,7 @@ EDITED = "flight_models.py"
 BEFORE = "return (probability * 10).floor().clip(0, 9).cast(pl.Int64)"
 AFTER = "return (probability * 20).floor().clip(0, 19).cast(pl.Int64)"
 EDIT = "20 buckets instead of 10"
+SCALING = "5. How far the features scale, whether that beats one plain Polars call, and what 100 times the data would take"
 
 LEFT_BEHIND = frozenset({".hooke", "__pycache__"})
 """What a demo leaves in its folder besides its files."""
@@ -52,20 +54,25 @@ LEFT_BEHIND = frozenset({".hooke", "__pycache__"})
 def demo(session: Session, *, folder: Path, place: str, months: int, as_json: bool) -> int:
     """Forecast which flights arrive late, on every departure from New York in 2013 (336,776 flights).
 
-    Runs the pipeline of examples/flights in FOLDER, runs it again, changes one function and runs it once more; then
-    times three of the months on this machine by one worker and by two.
+    Runs the pipeline of examples/flights in FOLDER, runs it again, changes one function and runs it once more. Then, on
+    this machine: times three of the months by one worker and by two, measures how far the features scale and whether
+    that beats one plain Polars call, and plans a hundred times the data.
     """
     _check_extra()
     _prepare(folder)
     session.project = Project.find(folder)
-    command = ["run", str(folder / MAIN)]
-    command += ["--on", place] if place != "local" else []
-    command += ["--months", str(months)] if months != 12 else []
+    parameters = ["--months", str(months)] if months != 12 else []
+    on = ["--on", place] if place != "local" else []
+    command = ["run", str(folder / MAIN), *on, *parameters]
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        passes = _passes(command, folder, session.project)
+        parts: list[Pass | Said] = [*_passes(command, folder, session.project)]
+        if not parts[-1].code:
+            click.secho(f"\n{SCALING}", bold=True)
+            parts += scale_features(folder / MAIN, parameters)
+            click.echo("\n" + "\n".join(_next(folder)) if not parts[-1].code else "")
     if as_json:
-        click.echo(json.dumps([done.facts() for done in passes], indent=2))
-    return passes[-1].code
+        click.echo(json.dumps([done.facts() for done in parts], indent=2))
+    return parts[-1].code
 
 
 def _passes(command: list[str], folder: Path, project: Project) -> list[Pass]:
@@ -81,10 +88,7 @@ def _passes(command: list[str], folder: Path, project: Project) -> list[Pass]:
         _tell(passes)
     click.echo("\n" + "\n".join(_reran(project, passes[-1].run)))
     click.secho("\n4. Three of the months, by one worker and by two", bold=True)
-    passes += compare_workers(_files(), MAIN)
-    if not passes[-1].code:
-        click.echo("\n" + "\n".join(_next(folder)))
-    return passes
+    return passes + compare_workers(_files(), MAIN)
 
 
 def _check_extra() -> None:
@@ -164,9 +168,9 @@ def _reran(project: Project, run: str) -> list[str]:
 def _next(folder: Path) -> list[str]:
     where = f"--project {shlex.quote(str(folder))}"
     commands = {
-        f"hooke show {where}": "the last run's tasks",
-        f"hooke cache why calibration {where}": "why one of them ran",
-        f"hooke runs {where}": "all three runs",
+        f"hooke cache why calibration {where}": "why a task of the last run ran",
+        f"hooke show {where}": "what was measured",
+        f"hooke runs {where}": "all runs and the study",
         f"hooke cache ls {where}": "what is stored",
         f"$EDITOR {folder / EDITED}": "edit something, then:",
         f"hooke run {folder / MAIN}": "see what it reruns",

@@ -173,6 +173,7 @@ class StudyDriver:
             journal=journal,
             cache=self.project.store(),
             core=min(os.sched_getaffinity(0)) if self.pinned else None,
+            command=self.order.command,
             measured=list(known.measured) if known is not None else [],
             plain=list(known.plain) if known is not None else [],
         )

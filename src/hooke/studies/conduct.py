@@ -72,6 +72,8 @@ class Conduct:
     """The project's store, which is only read."""
     core: int | None = None
     """What the plain calls are bound to; None leaves them free."""
+    command: str = ""
+    """What goes on with the study when it is typed."""
     measured: list[Measured] = field(default_factory=list)
     plain: list[PlainMeasured] = field(default_factory=list)
     _segments: int = 0
@@ -173,6 +175,13 @@ class Conduct:
             f"the machine is too noisy to conclude: measurements of the same N spread by {spread.share:.0%}",
             why=f"after {done} repeats each N is known to {spread.half_width(done):.0%}, and {self.design.repeats} "
             f"repeats would not bring it below {ENOUGH:.0%}",
-            mend=f"--repeats {needed} (repeats={needed}) would do, and goes on with the rounds that are done; "
+            mend=f"repeats={needed} (--repeats {needed}) would do, and goes on with the rounds that are done; "
             "a machine on which nothing else runs needs fewer",
+            next=_with_repeats(self.command, needed) if self.command else "",
         )
+
+
+def _with_repeats(command: str, repeats: int) -> str:
+    """The command with another number of repeats: of an option given twice the last counts."""
+    ours, separator, parameters = command.partition(" -- ")
+    return f"{ours} --repeats {repeats}{separator}{parameters}"

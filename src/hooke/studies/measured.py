@@ -10,6 +10,7 @@ from hooke.base.errors import NotEnoughData
 from hooke.journal.events import Measured, PlainMeasured
 from hooke.journal.studies import StudyRecord
 from hooke.scaling import Cost, Law, Measurements, cost, fit
+from hooke.scaling.families import Floats
 from hooke.studies.noise import Spread, spread_of
 
 __all__ = ["cost_of", "law_of", "measurements_of", "spread_in"]
@@ -38,12 +39,26 @@ def law_of(record: StudyRecord) -> Law:
     if levels.size < 3:
         missing = 2 * int(levels[-1])
         raise NotEnoughData(
-            f"N = {', '.join(f'{n:g}' for n in levels)} alone cannot tell one law from another",
+            f"N = {_listed(levels)} alone cannot tell one law from another",
             why="through two points goes a line, and a curve that is about to bend",
             next=f"measure at N = {missing}",
             measure_at=float(missing),
         )
-    return fit(measured, families=_families(record, levels.size))
+    law = fit(measured, families=_families(record, levels.size))
+    if levels.size == 3 and not record.started.sizes and law.lack_of_fit.found:
+        # Laws of two parameters are left one number to be judged by, which rules none of them out.
+        best = law.next_measurement()
+        raise NotEnoughData(
+            f"N = {_listed(levels)} alone cannot tell one law from another",
+            why=f"the simplest that is not ruled out, {law.family}, misses them by more than repeats of one N differ",
+            next=str(best),
+            measure_at=float(best.n),
+        )
+    return law
+
+
+def _listed(levels: Floats) -> str:
+    return ", ".join(f"{n:g}" for n in levels)
 
 
 def _families(record: StudyRecord, levels: int) -> tuple[str, ...] | None:
