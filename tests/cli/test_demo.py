@@ -5,10 +5,11 @@ import re
 
 import pytest
 
+from hooke.base.cpus import cpus_here
 from hooke.base.ref import Ref
 from hooke.cli.demo import AFTER, BEFORE, EDITED, MAIN, _files, _prepare
 from hooke.cli.demo_passes import Pass
-from hooke.cli.demo_workers import _compared, _cpus, compare_workers
+from hooke.cli.demo_workers import _compared, compare_workers
 from hooke.journal.events import AttemptFinished, AttemptStarted, NodePlanned, RunFinished, RunStarted
 from hooke.journal.view import RunView
 
@@ -48,7 +49,7 @@ def test_it_runs_caches_explains_an_edit_and_compares_workers(desk):
     first, second, third = re.findall(r"^(\d+) of \d+ calls ran", done.out, re.MULTILINE)
     assert int(first) > 20
     assert (second, third) == ("0", "1")
-    compared = ["the same"] if _cpus() > 1 else []
+    compared = ["the same"] if cpus_here() > 1 else []
     assert re.findall(r"; (the same|another) result$", done.out, re.MULTILINE) == [
         "the same",
         "another",

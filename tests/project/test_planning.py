@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from hooke import UsageError
+from hooke.base.cpus import cpus_here
 from hooke.journal.events import AttemptFinished, Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
 from hooke.journal.writer import Journal
 from hooke.project.loading import load_entry
-from hooke.project.planning.machines import cpus_here, read_catalogs
+from hooke.project.planning.machines import read_catalogs
 from hooke.project.planning.plan import make_plan
 from hooke.project.planning.question import Question, parsed_wish
 from hooke.project.planning.timings import past_runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from hooke.base.cpus import cpus_here
 from hooke.base.formats import format_seconds
 from hooke.cli.demo_passes import Pass, run_pass
 from hooke.project.folder import Project
@@ -31,7 +31,7 @@ def compare_workers(files: Sequence[Path], main: str) -> list[Pass]:
 
     Returns both passes, only the first where that one failed, none where this process may use one cpu only.
     """
-    if _cpus() < 2:
+    if cpus_here() < 2:
         click.echo("this machine gives Hooke one cpu, which two workers would only share: not measured")
         return []
     click.echo("from an empty cache each time, in a folder that is then deleted")
@@ -42,10 +42,6 @@ def compare_workers(files: Sequence[Path], main: str) -> list[Pass]:
     if not two.code:
         click.echo("\n" + "\n".join(_compared(one, two)))
     return [one, two]
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fresh(files: Sequence[Path], main: str, *, workers: int) -> Pass:

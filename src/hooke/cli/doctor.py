@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.cli.extras import Extra, extras
@@ -122,7 +123,7 @@ def _extra(extra: Extra) -> Finding:
 def _machine() -> Finding:
     import psutil
 
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = cpus_here()
     memory = psutil.virtual_memory()
     text = f"{cpus} cpus, {format_bytes(memory.available)} of {format_bytes(memory.total)} memory free"
     return Finding(name="machine", state="ok", text=f"{text}, {platform.system()} {platform.release()}")

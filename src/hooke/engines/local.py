@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import msgspec
 import psutil
 
+from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError
 from hooke.base.refusals import writing
 from hooke.engines.crash_log import death_tail
@@ -85,7 +86,7 @@ class LocalEngine:
         self._pool = shared_pool() if context.warm else LocalPool()
         self._pinned = context.pinned and self.capabilities.pins
         self._devices = devices if devices is not None else self._pool.devices
-        self._cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._cpus = cpus_here()
         self._target = workers[1] if workers is not None else self._cpus
         self._events: list[EngineEvent] = []
         self._queue: deque[Call] = deque()

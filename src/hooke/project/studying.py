@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
+from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.base.refusals import writing
@@ -36,7 +37,7 @@ from hooke.studies.conduct import Conduct, Subject
 from hooke.studies.design import Design, levels_of
 from hooke.studies.excerpt import excerpt
 from hooke.studies.identity import study_key
-from hooke.studies.machine import cores_here, machine_facts
+from hooke.studies.machine import machine_facts
 
 __all__ = ["StudyDriver", "StudyOrder", "prepare_study"]
 
@@ -209,7 +210,7 @@ class StudyDriver:
             weak=design.weak,
             seed=design.seed,
             pinned=self.pinned,
-            cpus=cores_here(),
+            cpus=cpus_here(),
             machine=machine_facts(),
             folder=os.getcwd(),
             pid=os.getpid(),
@@ -226,7 +227,7 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
     """
     clock = clock or SystemClock()
     place = _place(order, project)
-    levels = levels_of(order.workers, cores=cores_here(), sizes=order.sizes)
+    levels = levels_of(order.workers, cores=cpus_here(), sizes=order.sizes)
     design = Design(
         levels=levels, sizes=tuple(order.sizes), repeats=order.repeats, weak=order.weak, seed=order.seed
     )
@@ -276,7 +277,7 @@ def _known(project: Project, order: StudyOrder, task: str, key: str) -> StudyRec
 def _pins(place: Place, subject: Subject, design: Design) -> bool:
     """Whether workers are bound to cores: where the place can, and each of the most workers has its own."""
     can = ENGINES.load(place.engine).capabilities.pins
-    return can and design.most * subject.threads <= cores_here()
+    return can and design.most * subject.threads <= cpus_here()
 
 
 def _name_of(function: Callable[..., Any] | None) -> str:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
 import psutil
 
+from hooke.base.cpus import cpus_here
 from hooke.base.formats import format_bytes
 
-__all__ = ["cores_here", "machine_facts"]
-
-
-def cores_here() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+__all__ = ["machine_facts"]
 
 
 def machine_facts() -> str:
     """Processor, cores and memory, such as `AMD EPYC 9654, 2 cores, 8.00 GiB`: what throughput depends on."""
-    return f"{_processor()}, {cores_here()} cores, {format_bytes(psutil.virtual_memory().total)}"
+    return f"{_processor()}, {cpus_here()} cores, {format_bytes(psutil.virtual_memory().total)}"
 
 
 def _processor() -> str:

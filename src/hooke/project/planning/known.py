@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hooke.base.cpus import cpus_here
 from hooke.journal.runs import RunsFolder
 from hooke.journal.studies import StudyRecord
 from hooke.project.planning.laws import Levels, law_of, levels_of, rows_of, studies_of
-from hooke.project.planning.machines import cpus_here
 from hooke.project.planning.timings import RunTimes, Timed, past_runs
 from hooke.project.planning.work import Left
 from hooke.scaling.law import Law

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from hooke.base.cpus import cpus_here
 from hooke.base.errors import UsageError
 from hooke.engines.devices import devices_of_this_machine
 from hooke.scaling.catalog import Catalog, Machine, parse_catalog, parse_range
@@ -84,11 +85,6 @@ def configurations(
         for machine in catalog.machines:
             for count in INSTANCES:
                 yield Configuration(machine=machine, instances=count, workers=count * (machine.vcpus or 1))
-
-
-def cpus_here() -> int:
-    """How many cpus this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shipped_names() -> list[str]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hooke.base.cpus import cpus_here
 from hooke.base.errors import UsageError
 from hooke.base.units import parse_seconds
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.driving import shown_parameters
-from hooke.project.planning.machines import Catalogs, cpus_here
+from hooke.project.planning.machines import Catalogs
 from hooke.project.planning.work import Times
 from hooke.scaling.pareto import Wish
 
