@@ -191,3 +191,37 @@ def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path):
     subprocess.run(["bash", "-c", words], cwd=tmp_path, check=True, capture_output=True)
     project = Project.find(tmp_path)
     assert Run(project, project.runs.names()[0]).status == "finished"
+
+
+def test_workers_have_the_flags_of_the_driver_and_the_cache_knows_them(desk):
+    desk.write(
+        "strict.py",
+        """
+        import sys
+
+        from hooke import pipeline, task
+
+        @task
+        def checked(n: int) -> str:
+            assert n < 0, "too many"
+            return f"{n} {' '.join(sys.warnoptions)}"
+
+        @pipeline
+        def job(n: int = 1) -> str:
+            return checked(n)
+        """,
+    )
+    command = [sys.executable, "-O", "-W", "ignore::ImportWarning", "-m", "hooke", "run", "strict.py"]
+    loose = subprocess.run(
+        [*command, "--on", "local:1"],
+        cwd=desk.folder,
+        env=desk.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert loose.stdout.strip() == "1 ignore::ImportWarning"
+    refused = desk.hooke("run", "strict.py", "--on", "local:1")
+    assert refused.code == 1
+    assert "too many" in refused.err

@@ -65,6 +65,7 @@ HELD = """
         return quick.map(range(5)), held.map(range(2), how=how)
 
     if __name__ == "__main__":
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests would hand on that it is ignored
         print("result", run(job, on="local:2", how=sys.argv[1]).result())
 """
 

@@ -42,12 +42,13 @@ def test_what_attempts_used(job):
 
 
 def test_only_the_newest_code_counts(job):
-    job.run()
+    before = advise(job.project.runs, run=job.run().id)
     job.edit("200 * 2**20", "100 * 2**20")
     job.run(first=10)
     found = advise(job.project.runs)
     assert found["hold"].attempts == 3
-    assert found["hold"].peak_bytes < 200 * 2**20
+    # Less, not little: the place `serial` measures the process of the tests, which holds more than the task.
+    assert found["hold"].peak_bytes < before["hold"].peak_bytes - 50 * 2**20
     assert found["wait"].attempts == 6
     assert advise(job.project.runs, pipeline="other") == {}
 

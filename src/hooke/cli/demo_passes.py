@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import click
 
+from hooke.cli.demo_typed import typed
 from hooke.cli.screens import EXIT_STOPPED
 from hooke.journal.view import RunView
 from hooke.project.folder import Project
@@ -65,25 +62,11 @@ class Pass:
 
 def run_pass(arguments: list[str], project: Project, *, quiet: bool = False) -> Pass:
     """A fresh process, as if it were typed. Its result is kept; its progress is seen as it comes, or, `quiet`, if it fails."""
-    click.secho(f"$ hooke {shlex.join(arguments)}", dim=True)
-    sys.stdout.flush()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "hooke", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if quiet else None,
-        text=True,
-        env=os.environ | FRAMES,
-    )
-    # Ctrl-C reaches the run itself, which stops cleanly and says how to go on.
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        output, errors = process.communicate()
-    finally:
-        signal.signal(signal.SIGINT, former)
-    if process.returncode:
+    ended = typed(arguments, live=not quiet, env=os.environ | FRAMES)
+    if ended.returncode:
         # Who stopped a quiet run needs no advice on how to resume it.
-        if errors and process.returncode != EXIT_STOPPED:
-            click.echo(errors, err=True, nl=False)
-        return Pass(code=process.returncode)
+        if ended.stderr and ended.returncode != EXIT_STOPPED:
+            click.echo(ended.stderr, err=True, nl=False)
+        return Pass(code=ended.returncode)
     run = project.runs.find()
-    return Pass(code=0, output=output, run=run, view=view_of(project.runs, run))
+    return Pass(code=0, output=ended.stdout, run=run, view=view_of(project.runs, run))

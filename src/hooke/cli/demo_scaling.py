@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from hooke.cli.demo_typed import as_typed, typed
 from hooke.cli.screens import EXIT_FAILED
 
 __all__ = ["Said", "scale_features"]
@@ -54,31 +51,18 @@ def scale_features(main: Path, months: list[str]) -> list[Said]:
     )
     said: list[Said] = []
     for arguments in commands:
-        said.append(_typed(arguments))
+        said.append(_said(arguments))
         if said[-1].code:
             break
     return said
 
 
-def _typed(arguments: list[str]) -> Said:
-    """A fresh process. What it prints is printed, and what it says instead where it has no answer."""
-    command = f"hooke {shlex.join(arguments)}"
-    click.secho(f"\n$ {command}", dim=True)
-    sys.stdout.flush()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "hooke", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    # Ctrl-C reaches the command itself, which keeps what it has and says how to go on.
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        output, errors = process.communicate()
-    finally:
-        signal.signal(signal.SIGINT, former)
-    click.echo(output.rstrip())
-    said = Said(command=command, exit_code=process.returncode)
-    if process.returncode:
-        click.echo(errors.rstrip(), err=bool(said.code))
+def _said(arguments: list[str]) -> Said:
+    """What it prints is printed, and what it says instead where it has no answer."""
+    click.echo()
+    ended = typed(arguments)
+    click.echo(ended.stdout.rstrip())
+    said = Said(command=as_typed(arguments), exit_code=ended.returncode)
+    if ended.returncode:
+        click.echo(ended.stderr.rstrip(), err=bool(said.code))
     return said

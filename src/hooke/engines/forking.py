@@ -7,7 +7,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 
 from hooke.base.errors import HookeError
 from hooke.base.forks import on_fork
+from hooke.base.processes import python_module
 from hooke.base.refusals import writing
 from hooke.engines.channel import Channel, take_frames
 from hooke.engines.fork_server import STOPPED_S, Ended, Limit, Report, Spawn, Spawned, pack_frame
@@ -50,6 +50,7 @@ class ForkServer:
         self._buffer = bytearray()
         self._reports: list[Report] = []
         self._looked_at = 0.0
+        self._code: int | None = None
         self.generation = 0
         """How many servers there have been: a worker is watched by the one that forked it."""
         on_fork(self)
@@ -72,6 +73,8 @@ class ForkServer:
             self._send(pack_frame(order), [theirs.fileno(), life_theirs, log_fd])
             pid = self._pid_of(order.name)
         except (BrokenPipeError, ConnectionResetError):
+            # Its end of the socket closes a moment before the kernel says that it has ended.
+            self.close()
             return None
         finally:
             theirs.close()
@@ -117,7 +120,7 @@ class ForkServer:
             if self._popen.poll() is None:
                 self._popen.kill()
                 self._popen.wait()
-            self._popen = None
+            self._code, self._popen = self._popen.returncode, None
 
     def after_fork(self) -> None:
         """In a forked child of the driver: the server is the parent's."""
@@ -138,7 +141,7 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         with theirs:
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hooke.engines.fork_server", str(theirs.fileno())],
+                python_module("hooke.engines.fork_server", str(theirs.fileno())),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
@@ -177,7 +180,7 @@ class ForkServer:
         return self._popen.poll() is None
 
     def _given_up(self) -> Forked:
-        code = self._popen.poll() if self._popen is not None else None
+        code = self._popen.poll() if self._popen is not None else self._code
         raise _cannot_start(f"the fork server ended with exit code {code}, twice")
 
     def _read(self, timeout_s: float) -> bool:

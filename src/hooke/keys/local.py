@@ -16,8 +16,8 @@ from typing import Any
 
 __all__ = ["PYTHON", "Origin", "origin_of", "project_root"]
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-"""The version of Python that counts: bytecode and the standard library change with it."""
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}" + ("", " -O", " -OO")[sys.flags.optimize]
+"""The Python that counts: bytecode and the standard library change with its version, what `assert` does with `-O`."""
 
 _MARKERS = (("hooke.toml",), ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg"))
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from hooke.base.errors import HookeError
+from hooke.base.processes import python_module
 from hooke.base.refusals import writing
 from hooke.engines.channel import Channel
 from hooke.engines.local_pool import THREAD_VARIABLES
@@ -78,15 +79,7 @@ class PlainCalls:
         core = [] if self.core is None else [str(self.core)]
         with theirs, writing("the log of the plain calls", self.log), self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "hooke.studies.plain_process",
-                    str(theirs.fileno()),
-                    str(life_theirs),
-                    *core,
-                ],
+                python_module("hooke.studies.plain_process", str(theirs.fileno()), str(life_theirs), *core),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
