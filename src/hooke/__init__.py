@@ -44,6 +44,19 @@ if TYPE_CHECKING:
     from hooke.project.measuring import Study, measure
     from hooke.project.planning.plan import Plan, plan
     from hooke.project.running import Run, run
+    from hooke.project.scripts import ScriptRun, start_run
+    from hooke.tracking.log import (
+        log_artifact,
+        log_figure,
+        log_metric,
+        log_metrics,
+        log_param,
+        log_params,
+        log_table,
+        log_text,
+        set_tag,
+        set_tags,
+    )
 
 __all__ = [
     "BeyondTheData",
@@ -63,6 +76,7 @@ __all__ = [
     "Plan",
     "Run",
     "RunStopped",
+    "ScriptRun",
     "StoreError",
     "StoreFull",
     "Study",
@@ -73,10 +87,21 @@ __all__ = [
     "UsageError",
     "UserError",
     "WorkerDied",
+    "log_artifact",
+    "log_figure",
+    "log_metric",
+    "log_metrics",
+    "log_param",
+    "log_params",
+    "log_table",
+    "log_text",
     "measure",
     "pipeline",
     "plan",
     "run",
+    "set_tag",
+    "set_tags",
+    "start_run",
     "task",
 ]
 
@@ -84,10 +109,22 @@ _ELSEWHERE = {
     "File": "hooke.keys.file",
     "Plan": "hooke.project.planning.plan",
     "Run": "hooke.project.running",
+    "ScriptRun": "hooke.project.scripts",
     "Study": "hooke.project.measuring",
+    "log_artifact": "hooke.tracking.log",
+    "log_figure": "hooke.tracking.log",
+    "log_metric": "hooke.tracking.log",
+    "log_metrics": "hooke.tracking.log",
+    "log_param": "hooke.tracking.log",
+    "log_params": "hooke.tracking.log",
+    "log_table": "hooke.tracking.log",
+    "log_text": "hooke.tracking.log",
     "measure": "hooke.project.measuring",
     "plan": "hooke.project.planning.plan",
     "run": "hooke.project.running",
+    "set_tag": "hooke.tracking.log",
+    "set_tags": "hooke.tracking.log",
+    "start_run": "hooke.project.scripts",
 }
 
 

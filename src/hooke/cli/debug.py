@@ -15,6 +15,7 @@ from hooke.cli.screens import EXIT_FAILED, Session, command
 from hooke.pipeline.failures import user_traceback
 from hooke.pipeline.shown import shown
 from hooke.project.replay import Replay, replay
+from hooke.tracking.current import MUTED, logging_into
 
 __all__ = ["debug"]
 
@@ -43,13 +44,15 @@ def debug(
 
 
 def _step(again: Replay) -> int:
-    pdb.runcall(again.function, *again.args, **again.kwargs)
+    with logging_into(MUTED):
+        pdb.runcall(again.function, *again.args, **again.kwargs)
     return 0
 
 
 def _until_it_fails(again: Replay) -> int:
     try:
-        result = again.function(*again.args, **again.kwargs)
+        with logging_into(MUTED):
+            result = again.function(*again.args, **again.kwargs)
     except Exception as error:  # noqa: BLE001 - whatever the task raises is what is looked for
         click.echo(user_traceback(error), err=True)
         pdb.post_mortem(sys.exc_info()[2])

@@ -37,7 +37,7 @@ def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -
     name = where.runs.find(run) if run else last_resumable(where)
     _say_torn(where, name)
     begun = view_of(where.runs, name).begun
-    serial = begun is not None and _is_serial(where, begun.place)
+    serial = begun is not None and begun.kind == "pipeline" and _is_serial(where, begun.place)
     conduct = Conduct(session=session, as_json=as_json, in_this_process=serial)
     if begun is not None and begun.folder != os.getcwd() and Path(begun.folder).is_dir():
         conduct.folder = Path(begun.folder)

@@ -19,6 +19,7 @@ from hooke.journal.studies import StudyRecord, read_study
 from hooke.journal.view import RunView
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
+from hooke.project.shipping.report import tracking_facts, tracking_lines
 from hooke.project.table import moment, run_table
 
 __all__ = ["show"]
@@ -53,7 +54,7 @@ def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> 
         return _show_study(study, as_json=as_json)
     story = _read(where, name)
     if as_json:
-        click.echo(json.dumps(_facts(session, story), indent=2))
+        click.echo(json.dumps(_facts(session, story) | {"logged": tracking_facts(where, name)}, indent=2))
         return 0
     click.echo(run_table(story.view, name))
     if story.said:
@@ -61,6 +62,9 @@ def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> 
         click.echo("\n".join(f"  {moment(at)}  {text}" for at, text in story.said[-MOST_SAID:]))
         if len(story.said) > MOST_SAID:
             click.echo(f"  and {len(story.said) - MOST_SAID} before: hooke show --json {name}")
+    if lines := tracking_lines(where, name):
+        click.echo("\nwhat was logged")
+        click.echo("\n".join(f"  {line}" for line in lines))
     if story.torn:
         click.echo(f"\nthe journal's end was torn and is cut: {story.torn}")
     click.echo(f"next: {command(_next(story.view, name), where)}", err=True)

@@ -31,6 +31,7 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, Event
 from hooke.pipeline.execute import Work, Worker, check_code
 from hooke.pipeline.failures import failure_of
 from hooke.store.store import Store
+from hooke.tracking.tracker import Tracker
 
 __all__ = ["READY", "STALE", "Hello", "Task", "main"]
 
@@ -53,6 +54,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     secret: bytes | None
     log: str
     folder: str
+    tracking: str | None = None
+    """The run's folder, for what tasks log."""
     script: Script = Script()
 
 
@@ -85,7 +88,21 @@ class _Session:
         self.script = StandIn(hello.script)
         self.output = WorkerOutput(Path(hello.log))
         store = Store.open(hello.store, secret=hello.secret)
-        self.worker = Worker(name=hello.worker, store=store, clock=SystemClock(), log=self.output, alone=True)
+        self.tracker = Tracker(Path(hello.tracking), hello.worker) if hello.tracking is not None else None
+        self.worker = Worker(
+            name=hello.worker,
+            store=store,
+            clock=SystemClock(),
+            log=self.output,
+            alone=True,
+            tracker=self.tracker,
+        )
+
+    def close(self) -> None:
+        """The run is over, or the worker."""
+        self.output.close()
+        if self.tracker is not None:
+            self.tracker.close()
 
     def event(self, task: Task, kind: type[Any], **more: Any) -> Any:
         return kind(
@@ -125,6 +142,8 @@ class _Server:
             except (EOFError, ConnectionResetError):
                 return
             if not data:
+                if self._session is not None:
+                    self._session.close()
                 return
             message = _messages.decode(data)
             if isinstance(message, Hello):
@@ -138,7 +157,7 @@ class _Server:
             if self._files.edited():
                 self._send(STALE)
                 return
-            self._session.output.close()
+            self._session.close()
         self._session = _Session(hello)
         self._sessions += 1
         self._send(READY)

@@ -14,6 +14,7 @@ from hooke.journal.events import CapacityChanged, WorkerStarted
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.pipeline.execute import Work, Worker
 from hooke.pipeline.logs import LogFile
+from hooke.tracking.tracker import Tracker
 
 __all__ = ["SerialEngine"]
 
@@ -41,7 +42,10 @@ class SerialEngine:
             WorkerStarted(worker=_WORKER, at=context.clock.now()),
         ]
         self._log = LogFile(context.logs / f"{_WORKER}.log")
-        self._worker = Worker(name=_WORKER, store=context.store, clock=context.clock, log=self._log)
+        self._tracker = Tracker(context.tracking, _WORKER) if context.tracking is not None else None
+        self._worker = Worker(
+            name=_WORKER, store=context.store, clock=context.clock, log=self._log, tracker=self._tracker
+        )
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Queue the attempts."""
@@ -68,6 +72,8 @@ class SerialEngine:
         """Forget what is queued."""
         self._queue.clear()
         self._log.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def _run(self, call: Call) -> Iterator[EngineEvent]:
         yield call.began(self._context.clock.now(), worker=_WORKER)

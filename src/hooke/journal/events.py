@@ -14,6 +14,7 @@ import msgspec
 from hooke.base.ref import Ref
 
 __all__ = [
+    "ArtifactLogged",
     "AttemptFailed",
     "AttemptFinished",
     "AttemptStarted",
@@ -26,11 +27,13 @@ __all__ = [
     "MapExpanded",
     "Measured",
     "NodePlanned",
+    "NotesLogged",
     "PlainMeasured",
     "PlanChecked",
     "PlanMade",
     "PlannedRow",
     "PlannedTask",
+    "PointsLogged",
     "RetryPlanned",
     "RunFinished",
     "RunStarted",
@@ -103,6 +106,10 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     python: str = ""
     hooke: str = ""
     resumed: bool = False
+    kind: str = "pipeline"
+    """`pipeline`, or `script`: a run of `start_run()`, which has no graph and cannot be resumed."""
+    experiment: str = ""
+    """What trackers file the run under; empty is the pipeline's name."""
 
 
 class CodeSeen(_Event, frozen=True, kw_only=True, tag="code_seen"):
@@ -413,6 +420,37 @@ class PlanChecked(_Event, frozen=True, kw_only=True, tag="plan_checked"):
     tasks: tuple[TaskChecked, ...] = ()
 
 
+class _Logged(_Event, frozen=True, kw_only=True, tag="logged"):
+    """What user code logged: of the attempt `attempt`, and of its item `item` in a map; of the run where these are None."""
+
+    attempt: int | None = None
+    item: int | None = None
+
+
+class PointsLogged(_Logged, frozen=True, kw_only=True, tag="points_logged"):
+    """Values of metrics, each as (name, value, step)."""
+
+    points: tuple[tuple[str, float, int], ...]
+
+
+class NotesLogged(_Logged, frozen=True, kw_only=True, tag="notes_logged"):
+    """Parameters and tags; of one name the last counts."""
+
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+
+
+class ArtifactLogged(_Logged, frozen=True, kw_only=True, tag="artifact_logged"):
+    """A file that was kept with the run; of one path the last counts."""
+
+    path: str
+    """As the user named it, with `/` between folders."""
+    file: str
+    """Where it lies, below the run's folder."""
+    size: int
+    """Bytes."""
+
+
 Event: TypeAlias = (
     RunStarted
     | CodeSeen
@@ -433,4 +471,7 @@ Event: TypeAlias = (
     | PlanChecked
     | Measured
     | PlainMeasured
+    | PointsLogged
+    | NotesLogged
+    | ArtifactLogged
 )

@@ -18,7 +18,15 @@ import msgspec
 
 from hooke.base.errors import JournalError
 from hooke.journal.events import VERSION, Event
-from hooke.journal.segments import SUFFIX, RecordScan, TornTail, corrupt, read_version, segment_files
+from hooke.journal.segments import (
+    HEADER_BYTES,
+    SUFFIX,
+    RecordScan,
+    TornTail,
+    corrupt,
+    read_version,
+    segment_files,
+)
 
 __all__ = ["Segment", "SegmentReader", "follow", "last_event", "read"]
 
@@ -43,11 +51,17 @@ class SegmentReader:
     on what a newer Hooke wrote. Close it, or use it in `with`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, offset: int = HEADER_BYTES) -> None:
+        """`offset` is where to begin: one that an earlier reader of the segment had."""
         self.path = path
         self.version: int | None = None
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._scan = RecordScan(self._fd)
+        self._scan = RecordScan(self._fd, offset)
+
+    @property
+    def offset(self) -> int:
+        """The end of the last event that was read: an iteration may be left at any event, and another goes on from there."""
+        return self._scan.offset
 
     def __iter__(self) -> Iterator[Event]:
         for payload in self._payloads():

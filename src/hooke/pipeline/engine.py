@@ -126,6 +126,8 @@ class EngineContext:
     """Whether each worker is to be bound to as many cores as it has threads, where the engine can."""
     ready_for: float | None = None
     """Cpus of tasks for which all workers are to start at once, where the engine can; None leaves that to the work."""
+    tracking: Path | None = None
+    """The run's folder, into which tasks log metrics; None keeps nothing of what they log (a measurement)."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
 

@@ -23,6 +23,8 @@ from hooke.pipeline.references import unpack
 from hooke.pipeline.shown import shown
 from hooke.pipeline.usage import Usage
 from hooke.store.store import Store
+from hooke.tracking.current import MUTED, logging_into
+from hooke.tracking.tracker import Tracker
 
 __all__ = ["Log", "Work", "Worker", "check_code"]
 
@@ -69,11 +71,24 @@ class Worker:
     log: Log | None = None
     alone: bool = False
     """Whether the process is the worker's own: then a KeyboardInterrupt is the task's, not somebody's Ctrl-C."""
+    tracker: Tracker | None = None
+    """Where tasks log to; None keeps nothing of it."""
     usage: Usage = field(default_factory=Usage)
     _constants: OrderedDict[tuple[int, bytes], Mapping[str, Any]] = field(default_factory=OrderedDict)
 
     def run(self, work: Work) -> AttemptFinished | AttemptFailed:
         """Run the attempt. Whatever the task raises becomes an AttemptFailed; Ctrl-C passes through."""
+        if self.tracker is None:
+            with logging_into(MUTED):
+                return self._run(work)
+        self.tracker.attempt = work.attempt
+        try:
+            with logging_into(self.tracker):
+                return self._run(work)
+        finally:
+            self.tracker.attempt = self.tracker.item = None
+
+    def _run(self, work: Work) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
@@ -99,10 +114,12 @@ class Worker:
         constants = self._constants_of(work.node, constants_data)
         layout, items = unpack(columns_data, self.store)
         rows = items if layout == "rows" else zip(*items, strict=True)
-        function, results = work.function, outcome.results
+        function, results, tracker = work.function, outcome.results, self.tracker
         arguments: Sequence[Any] = ()
         try:
-            for arguments in rows:
+            for item, arguments in enumerate(rows, work.lo):
+                if tracker is not None:
+                    tracker.item = item
                 results.append(function(*arguments, **constants))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown by its range, which does not say what failed

@@ -40,8 +40,13 @@ from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
 from hooke.project.places import Place, find_place, open_engine, parse_workers
 from hooke.project.predictions import check
+from hooke.project.shipping.background import Shipping
 from hooke.store import by_value
 from hooke.store.store import Store
+from hooke.tracking.current import logging_into
+from hooke.tracking.system import SEGMENT as SYSTEM
+from hooke.tracking.system import SystemMetrics
+from hooke.tracking.tracker import Tracker
 
 __all__ = ["DRIVER", "Driver", "Order", "new_run_id", "prepare", "shown_parameters"]
 
@@ -77,6 +82,8 @@ class Driver:
     graph: Graph
     place: Place
     clock: Clock
+    tracker: Tracker
+    """What the pipeline's body logged while it was traced."""
     look_again: float = 0.0
 
     def drive(self) -> str:
@@ -93,6 +100,7 @@ class Driver:
                     f"run {self.run} is being driven by another process", next=f"hooke show {self.run}"
                 )
             open_things.callback(lock.release)
+            open_things.enter_context(Shipping(self.project, folder))
             store = self.project.store()
             open_things.enter_context(store.live(self.run))
             recovered = self._recovered()
@@ -100,6 +108,11 @@ class Driver:
                 Journal.create(folder, DRIVER, durable=self._durable(), clock=self.clock)
             )
             journal.observers.extend(self.order.observers)
+            if self.order.run is None:
+                self.tracker.begin()
+            open_things.callback(self.tracker.close)
+            every_s = self.project.settings.tracking.system_metrics_s
+            open_things.enter_context(SystemMetrics(Tracker(folder, SYSTEM), every_s=every_s))
             return self._drive(store, journal, recovered)
 
     def _drive(self, store: Store, journal: Journal, recovered: Recovered) -> str:
@@ -153,6 +166,7 @@ class Driver:
             logs=self.project.runs.folder(self.run) / "logs",
             clock=self.clock,
             warm=True,
+            tracking=self.project.runs.folder(self.run),
         )
         engine = open_engine(self.place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)
@@ -233,6 +247,7 @@ class Driver:
             python=platform.python_version(),
             hooke=version("hooke"),
             resumed=order.run is not None,
+            experiment=self.project.settings.tracking.experiment,
         )
 
     def _journal_plan(self, journal: Journal, keys: GraphKeys) -> None:
@@ -279,9 +294,13 @@ def prepare(order: Order, project: Project, *, clock: Clock | None = None) -> Dr
     workers = parse_workers(order.workers)
     place = find_place(order.on, workers=workers, places=project.settings.places)
     clock = clock or SystemClock()
-    graph = trace(order.pipeline, order.args, order.params)
     run = order.run or new_run_id(order.pipeline.name, clock.now())
-    return Driver(project=project, order=order, run=run, graph=graph, place=place, clock=clock)
+    tracker = Tracker(project.runs.folder(run), DRIVER, held=True)
+    with logging_into(tracker):
+        graph = trace(order.pipeline, order.args, order.params)
+    return Driver(
+        project=project, order=order, run=run, graph=graph, place=place, clock=clock, tracker=tracker
+    )
 
 
 def new_run_id(pipeline: str, now: float) -> str:

@@ -74,6 +74,12 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
     for segment in read(project.runs.folder(run), DRIVER):
         for event in segment.events:
             if isinstance(event, RunStarted):
+                if event.kind == "script":
+                    raise UsageError(
+                        f"run {run} is that of a script, which has no tasks to go on with",
+                        mend=f"run {event.entry or 'it'} again: what it had logged is kept",
+                        next=f"hooke show {run}",
+                    )
                 started, finished = event, None
             elif isinstance(event, RunFinished):
                 finished = event

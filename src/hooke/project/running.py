@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hooke.base.errors import RunStopped, UsageError
@@ -24,6 +25,7 @@ from hooke.pipeline.runner import CTRL_C
 from hooke.project.driving import Driver, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import loading
+from hooke.project.logged import Logged, logged_in
 from hooke.project.outcome import ending, output_ref, view_of
 from hooke.project.progress.choice import Scene, open_progress, wanted_progress
 from hooke.project.progress.html import run_html
@@ -33,7 +35,7 @@ from hooke.project.table import run_table
 if TYPE_CHECKING:
     from hooke.charts.curve import Curve
 
-__all__ = ["Run", "project_of", "run"]
+__all__ = ["Run", "project_of", "run", "start_of"]
 
 
 def run(
@@ -95,15 +97,14 @@ def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
 
 def project_of(pipeline: Pipeline[..., Any]) -> Project:
     """The project of a pipeline that is called from Python."""
-    return Project.find(_start_of(pipeline))
+    return Project.find(start_of(sys.modules.get(pipeline.function.__module__)))
 
 
-def _start_of(pipeline: Pipeline[..., Any]) -> Path:
-    """Where to look for the project: the running script's folder, else the pipeline's file, else the working directory.
+def start_of(module: ModuleType | None = None) -> Path:
+    """Where to look for the project: the running script's file, else the module's, else the working directory.
 
     The script is not always the user's: pytest, IPython or a worker of ours may run the code.
     """
-    module = sys.modules.get(pipeline.function.__module__)
     for each in (sys.modules.get("__main__"), module):
         file = Path(getattr(each, "__file__", None) or "")
         if file.is_file() and (each is module or file.suffix == ".py") and is_users(str(file.resolve())):
@@ -187,6 +188,10 @@ class Run:
         from hooke.project.curves import curve_of  # SciPy takes a third of a second, and few runs are asked
 
         return curve_of(self.project.runs, self.id, task)
+
+    def logged(self) -> Logged:
+        """What was logged in the run: `.points` (one row a value), `.params`, `.tags`, `.artifacts`, `.refused`."""
+        return logged_in(self.folder)
 
     def show(self) -> None:
         """Print the run's table."""

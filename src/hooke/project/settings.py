@@ -21,6 +21,7 @@ __all__ = [
     "Settings",
     "ShowSettings",
     "StoreSettings",
+    "TrackingSettings",
     "read_settings",
 ]
 
@@ -79,6 +80,20 @@ class PlanSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingSettings:
+    """`[tracking]`: what is recorded of runs beside what they log, and which trackers it is shipped to."""
+
+    sinks: tuple[str, ...] | None = None
+    """Names of sinks. None: `mlflow` where it is installed."""
+    experiment: str = ""
+    """What trackers file runs under. Empty: the name of the pipeline, or of the script."""
+    system_metrics_s: float = 10.0
+    """Seconds between samples of the machine's use; 0 takes none."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """`[tracking.mlflow]`, or another sink's: what it is made with (`uri`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of `hooke.toml`. What it does not say has the default given here."""
 
@@ -86,6 +101,7 @@ class Settings:
     journal: JournalSettings = field(default_factory=JournalSettings)
     show: ShowSettings = field(default_factory=ShowSettings)
     plan: PlanSettings = field(default_factory=PlanSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
     places: Mapping[str, PlaceSettings] = field(default_factory=dict)
 
 
@@ -105,6 +121,7 @@ def read_settings(folder: Path) -> Settings:
         journal=_journal(path, table.get("journal", {})),
         show=_show(path, table.get("show", {})),
         plan=_plan(path, table.get("plan", {})),
+        tracking=_tracking(path, table.get("tracking", {})),
         places={name: _place(path, f"places.{name}", values) for name, values in places.items()},
     )
 
@@ -137,6 +154,25 @@ def _plan(path: Path, values: Any) -> PlanSettings:
         speed=_table(path, "plan.speed", table.get("speed", {})),
         startup=_table(path, "plan.startup", table.get("startup", {})),
     )
+
+
+def _tracking(path: Path, values: Any) -> TrackingSettings:
+    table = dict(_table(path, "tracking", values))
+    options = {name: table.pop(name) for name, value in list(table.items()) if isinstance(value, Mapping)}
+    valid = [f.name for f in fields(TrackingSettings) if f.name != "options"]
+    _refuse_unknown(path, "tracking.", table, valid)
+    sinks, every = table.get("sinks"), table.get("system_metrics_s", 0)
+    if sinks is not None and not (isinstance(sinks, list) and all(isinstance(name, str) for name in sinks)):
+        raise ConfigError(
+            f"{path}: tracking.sinks = {sinks!r}", mend='write sinks = ["mlflow"], or [] for none'
+        )
+    if isinstance(every, bool) or not isinstance(every, int | float) or every < 0:
+        raise ConfigError(f"{path}: tracking.system_metrics_s = {every!r}", mend="give seconds, 0 for never")
+    if not isinstance(table.get("experiment", ""), str):
+        raise ConfigError(f"{path}: tracking.experiment = {table['experiment']!r} must be text")
+    if sinks is not None:
+        table["sinks"] = tuple(sinks)
+    return TrackingSettings(**table, options=options)
 
 
 def _list_file(path: Path, name: str) -> str:

@@ -21,6 +21,7 @@ import msgspec
 from hooke.engines.channel import Channel
 from hooke.pipeline.references import unpack
 from hooke.store.store import Store
+from hooke.tracking.current import MUTED, enter
 
 __all__ = ["Broken", "Loaded", "Setup", "Timed", "main"]
 
@@ -73,6 +74,7 @@ def main(fd: int, lifeline: int, core: int | None) -> None:
         _results = [call() for call in work]
         return Timed(time.perf_counter() - wall, time.process_time() - cpu)
 
+    enter(MUTED)
     answer = _told(load)
     while True:
         channel.send(msgspec.msgpack.encode(answer))

@@ -1,0 +1,44 @@
+"""Which sinks a project ships into, and how they are made."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from importlib.util import find_spec
+
+from hooke.base.errors import ConfigError
+from hooke.base.registry import Registry
+from hooke.journal.sink import Sink
+from hooke.project.folder import Project
+
+__all__ = ["SINKS", "open_sinks", "sink_names"]
+
+SINKS = Registry("hooke.sinks", {"mlflow": "hooke.sinks.mlflow:MlflowSink"}, extras={"mlflow": "mlflow"})
+
+VARIABLE = "HOOKE_SINKS"
+"""Names of sinks, with commas between; `none` is none of them. Goes before hooke.toml."""
+
+
+def sink_names(project: Project) -> tuple[str, ...]:
+    """The sinks of the project. Imports none of them."""
+    if (said := os.environ.get(VARIABLE)) is not None:
+        return tuple(name for each in said.split(",") if (name := each.strip()) not in ("", "none"))
+    listed = project.settings.tracking.sinks
+    if listed is not None:
+        return listed
+    return ("mlflow",) if find_spec("mlflow") is not None else ()
+
+
+def open_sinks(project: Project) -> dict[str, Sink]:
+    """The project's sinks, made. Raises MissingExtra, UsageError for an unknown name, ConfigError for an unknown option."""
+    opened: dict[str, Sink] = {}
+    with ExitStack() as undo:
+        for name in sink_names(project):
+            kind, options = SINKS.load(name), project.settings.tracking.options.get(name, {})
+            try:
+                opened[name] = kind(project.root, **options)
+            except TypeError as error:
+                raise ConfigError(f"hooke.toml: [tracking.{name}]: {error}") from error
+            undo.callback(opened[name].close)
+        undo.pop_all()
+    return opened

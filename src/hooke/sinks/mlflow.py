@@ -1,0 +1,290 @@
+"""MLflow: a run of Hooke is a run of MLflow, and an attempt, or an item, that logged something is a run nested in it.
+
+A run is found by its tag `hooke.run_id` before one is made, and MLflow keeps points of equal key, step, time and value
+once: so a batch may come twice. MLflow's times are whole milliseconds: what a user logs twice within one is merged too,
+which is counted here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from hooke.base.errors import HookeError
+from hooke.base.files import FileLock
+from hooke.journal.sink import Batch, Points, Receipt, ShippedRun, SinkAway
+
+__all__ = ["MlflowSink"]
+
+# Of MLflow's REST API, mlflow/utils/validation.py; SQLite's store takes more, a server does not.
+MOST_METRICS = 1000
+MOST_NOTES = 100
+MOST_KEY = 250
+MOST_PARAM = 6000
+MOST_TAG = 8000
+_FORBIDDEN = re.compile(r"[^\w.\- :/]")
+
+STATUS = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "stopped": "KILLED",
+    "lost": "KILLED",
+}
+PERMANENT = {
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+}
+"""Codes of MLflow's errors that waiting does not cure. A server that is away has INTERNAL_ERROR or TEMPORARILY_UNAVAILABLE."""
+
+
+class MlflowSink:
+    """Writes into the MLflow of `MLFLOW_TRACKING_URI`, else of `uri`, else `mlflow.db` in `folder` (MLflow's own default there).
+
+    Its artifacts lie where MLflow puts them: `mlruns/` in `folder` for the default.
+    """
+
+    def __init__(self, folder: Path, *, uri: str = "") -> None:
+        # The shipper waits itself, and keeps its place meanwhile; MLflow would block for four minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self._folder = folder
+        self._client: MlflowClient | None = None
+        self._experiments: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
+        self._params: dict[str, dict[str, str]] = {}
+        self._latest: dict[tuple[str, str], tuple[int, set[tuple[int, str]]]] = {}
+
+    def write(self, batch: Batch) -> Receipt:
+        """Log it in as few requests as MLflow's limits allow."""
+        receipt = Receipt()
+        run_id = self._run(batch.run)
+        names = _Names(receipt)
+        metrics = list(self._metrics(batch.run.key, batch.points, names, receipt))
+        params = self._new_params(batch, run_id, names, receipt)
+        tags = [
+            RunTag(names.of(name), _cut(value, MOST_TAG, f"tag {name!r}", receipt))
+            for name, value in batch.tags.items()
+        ]
+        for at in range(0, len(metrics), MOST_METRICS):
+            self._log(run_id, receipt, metrics=metrics[at : at + MOST_METRICS])
+        for at in range(0, max(len(params), len(tags)), MOST_NOTES):
+            self._log(run_id, receipt, params=params[at : at + MOST_NOTES], tags=tags[at : at + MOST_NOTES])
+        for path, file in batch.artifacts.items():
+            self._log_file(run_id, path, file, receipt)
+        return receipt
+
+    def finish(self, run: ShippedRun) -> None:
+        """Set status and end."""
+        run_id = self._run(run)
+        ended = _ms(run.ended_at) if run.ended_at is not None else None
+        self._ask(lambda client: client.set_terminated(run_id, STATUS[run.status], ended))
+
+    def close(self) -> None:
+        """Nothing is kept open between requests."""
+        self._client = None
+
+    def _ask(self, question: Callable[[MlflowClient], Any]) -> Any:
+        try:
+            return question(self._connected())
+        except MlflowException as error:
+            if error.error_code in PERMANENT:
+                raise
+            raise self._away(error) from error
+        except OSError as error:  # the disk, or a socket
+            raise self._away(error) from error
+
+    def _away(self, error: Exception) -> SinkAway:
+        return SinkAway("MLflow does not take it now", where=self.uri, why=_first_line(error))
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            # Two that make the schema at once break it; the lock is for those outside the project's shipper.
+            (self._folder / ".hooke").mkdir(exist_ok=True)
+            # MLflow resolves its default place of artifacts against the working directory, once.
+            with FileLock(self._folder / ".hooke" / "mlflow.lock"), contextlib.chdir(self._folder):
+                client = MlflowClient(tracking_uri=self.uri)
+                client.search_experiments(max_results=1)
+            self._client = client
+        return self._client
+
+    def _run(self, run: ShippedRun) -> str:
+        if run.key not in self._ids:
+            self._ids[run.key] = self._found(run) or self._made(run)
+        return self._ids[run.key]
+
+    def _found(self, run: ShippedRun) -> str | None:
+        experiment = self._experiment(run.experiment)
+        question = f"tags.`hooke.run_id` = '{run.key}'"
+        found = self._ask(lambda client: client.search_runs([experiment], question, max_results=1))
+        if not found:
+            return None
+        self._params[found[0].info.run_id] = dict(found[0].data.params)
+        known: str = found[0].info.run_id
+        return known
+
+    def _made(self, run: ShippedRun) -> str:
+        tags = {"hooke.run_id": run.key, "mlflow.source.type": "LOCAL"} | {
+            name: value[:MOST_TAG] for name, value in run.tags.items()
+        }
+        if entry := run.tags.get("hooke.entry"):
+            tags["mlflow.source.name"] = entry
+        if run.parent is not None:
+            tags["mlflow.parentRunId"] = self._ids.get(run.parent) or self._parent(run)
+        experiment = self._experiment(run.experiment)
+        made = self._ask(
+            lambda client: client.create_run(
+                experiment, start_time=_ms(run.started_at), tags=tags, run_name=run.name
+            )
+        )
+        self._params[made.info.run_id] = {}
+        run_id: str = made.info.run_id
+        return run_id
+
+    def _parent(self, run: ShippedRun) -> str:
+        """The run that this one is nested in: its batch came before, in this process or in one before it."""
+        assert run.parent is not None
+        parent = ShippedRun(
+            key=run.parent,
+            parent=None,
+            name=run.parent,
+            experiment=run.experiment,
+            started_at=run.started_at,
+        )
+        return self._run(parent)
+
+    def _experiment(self, name: str) -> str:
+        if name not in self._experiments:
+            self._experiments[name] = self._ask(lambda client: _experiment(client, name))
+        return self._experiments[name]
+
+    def _metrics(self, key: str, points: Points, names: _Names, receipt: Receipt) -> Iterator[Metric]:
+        for name, value, step, at in zip(*points, strict=True):
+            metric = Metric(names.of(name), value, _ms(at), step)
+            moment, seen = self._latest.get((key, metric.key), (-1, set()))
+            if moment != metric.timestamp:
+                moment, seen = metric.timestamp, set()
+                self._latest[key, metric.key] = (moment, seen)
+            mark = (step, "nan" if math.isnan(value) else repr(value))
+            receipt.merged += mark in seen
+            seen.add(mark)
+            yield metric
+
+    def _new_params(self, batch: Batch, run_id: str, names: _Names, receipt: Receipt) -> list[Param]:
+        """Those that MLflow has not: it refuses to change one."""
+        known = self._params[run_id]
+        new: list[Param] = []
+        for name, text in batch.params.items():
+            key, value = names.of(name), _cut(text, MOST_PARAM, f"parameter {name!r}", receipt)
+            if known.setdefault(key, value) != value:
+                receipt.notes.append(
+                    f"parameter {name!r} was logged again as {value[:80]!r}: MLflow keeps {known[key][:80]!r}"
+                )
+            else:
+                new.append(Param(key, value))
+        return new
+
+    def _log(self, run_id: str, receipt: Receipt, **entities: Any) -> None:
+        """Log them; what MLflow refuses for good is looked for by halves, so that it takes nothing else along."""
+        try:
+            self._ask(lambda client: client.log_batch(run_id, **entities))
+        except MlflowException as error:
+            count = sum(map(len, entities.values()))
+            if count == 1:
+                receipt.notes.append(f"MLflow refused {_first_line(error)}")
+                return
+            for half in _halves(entities):
+                self._log(run_id, receipt, **half)
+
+    def _log_file(self, run_id: str, path: str, file: Path, receipt: Receipt) -> None:
+        folder, _, name = path.rpartition("/")
+        if not file.exists():
+            receipt.notes.append(f"artifact {path!r} is not there any more: {file}")
+            return
+        if name != file.name:
+            receipt.notes.append(f"artifact {path!r} has another name on the disk: {file}")
+        try:
+            self._ask(lambda client: client.log_artifact(run_id, str(file), folder or None))
+        except MlflowException as error:
+            receipt.notes.append(f"MLflow refused the artifact {path!r}: {_first_line(error)}")
+
+
+class _Names:
+    """Names as MLflow takes them. One that had to be changed is said in the receipt."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        self._receipt = receipt
+        self._known: dict[str, str] = {}
+
+    def of(self, name: str) -> str:
+        """The name to use."""
+        known = self._known.get(name)
+        if known is None:
+            known = _FORBIDDEN.sub("_", name)[:MOST_KEY]
+            # MLflow takes names for paths, and refuses what a path would simplify.
+            known = "/".join(part for part in known.split("/") if part not in ("", ".", "..")) or "_"
+            self._known[name] = known
+            if known != name:
+                self._receipt.notes.append(
+                    f"{name[:80]!r} is called {known[:80]!r} in MLflow, which does not take that name"
+                )
+        return known
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        try:
+            made: str = client.create_experiment(name)
+        except MlflowException:
+            known = client.get_experiment_by_name(name)  # another was faster
+            if known is None:
+                raise
+        else:
+            return made
+    if known.lifecycle_stage != "active":
+        raise HookeError(
+            f"the experiment {name!r} has been deleted in MLflow",
+            mend=f"restore it: mlflow experiments restore --experiment-id {known.experiment_id}; "
+            "or give runs another with [tracking] experiment in hooke.toml",
+        )
+    found: str = known.experiment_id
+    return found
+
+
+def _halves(entities: dict[str, list[Any]]) -> Iterator[dict[str, list[Any]]]:
+    flat = [(kind, each) for kind, values in entities.items() for each in values]
+    middle = len(flat) // 2
+    for part in (flat[:middle], flat[middle:]):
+        half: dict[str, list[Any]] = {}
+        for kind, each in part:
+            half.setdefault(kind, []).append(each)
+        yield half
+
+
+def _cut(value: str, most: int, what: str, receipt: Receipt) -> str:
+    if len(value) > most:
+        receipt.notes.append(f"{what} has {len(value)} characters: MLflow keeps the first {most}")
+    return value[:most]
+
+
+def _ms(at: float) -> int:
+    return int(at * 1000)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]

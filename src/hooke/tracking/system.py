@@ -1,0 +1,94 @@
+"""Use of the machine while a run goes on, sampled by a thread, under the names that MLflow gives them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, Self
+
+import psutil
+
+from hooke.tracking.tracker import Tracker
+
+__all__ = ["SEGMENT", "SystemMetrics"]
+
+SEGMENT = "system"
+"""The name of the tracker that these are logged with."""
+MEGABYTE = 1e6
+
+
+class SystemMetrics:
+    """Logs cpu, memory, disk, network and GPUs (of NVIDIA, where `pynvml` is installed) each `every_s` seconds. Use it in `with`."""
+
+    def __init__(self, tracker: Tracker, *, every_s: float) -> None:
+        self._tracker = tracker
+        self._every_s = every_s
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._every_s > 0:
+            self._thread = threading.Thread(target=self._watch, name="hooke-system-metrics", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._tracker.close()
+
+    def _watch(self) -> None:
+        psutil.cpu_percent()  # the next call counts from here
+        network = psutil.net_io_counters()
+        with contextlib.ExitStack() as opened:
+            gpus = opened.enter_context(_gpus())
+            while not self._ended.wait(self._every_s):
+                self._tracker.log_metrics(_sample(str(self._tracker.folder), network) | _gpu_sample(gpus))
+
+
+def _sample(folder: str, network: Any) -> dict[str, float]:
+    memory, disk, now = psutil.virtual_memory(), psutil.disk_usage(folder), psutil.net_io_counters()
+    found = {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_megabytes": memory.used / MEGABYTE,
+        "system/system_memory_usage_percentage": memory.used / memory.total * 100,
+        "system/disk_usage_megabytes": disk.used / MEGABYTE,
+        "system/disk_usage_percentage": disk.percent,
+        "system/disk_available_megabytes": disk.free / MEGABYTE,
+    }
+    if network is not None and now is not None:
+        found["system/network_receive_megabytes"] = (now.bytes_recv - network.bytes_recv) / MEGABYTE
+        found["system/network_transmit_megabytes"] = (now.bytes_sent - network.bytes_sent) / MEGABYTE
+    return found
+
+
+@contextlib.contextmanager
+def _gpus() -> Iterator[list[tuple[Any, Any]]]:
+    """NVIDIA's library with a handle of each GPU; none where there is no library or no driver."""
+    try:
+        import pynvml  # pyrefly: ignore[missing-import]
+    except ModuleNotFoundError:
+        yield []
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield []
+        return
+    try:
+        yield [(pynvml, pynvml.nvmlDeviceGetHandleByIndex(at)) for at in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu_sample(gpus: list[tuple[Any, Any]]) -> dict[str, float]:
+    found = {}
+    for at, (nvml, handle) in enumerate(gpus):
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        found[f"system/gpu_{at}_memory_usage_megabytes"] = memory.used / MEGABYTE
+        found[f"system/gpu_{at}_memory_usage_percentage"] = memory.used / memory.total * 100
+        found[f"system/gpu_{at}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+        found[f"system/gpu_{at}_power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
+    return found

@@ -1,0 +1,246 @@
+"""The logging of one process into one run."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from operator import index
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hooke.base.clock import SystemClock
+from hooke.base.errors import HookeError, UsageError
+from hooke.base.files import write_atomic
+from hooke.base.forks import on_fork
+from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
+from hooke.journal.writer import Durability, Journal
+from hooke.tracking.refused import SUFFIX, Refusals
+
+__all__ = ["ARTIFACTS", "PREFIX", "Tracker"]
+
+PREFIX = "track-"
+"""What the names of segments begin with that hold what was logged."""
+ARTIFACTS = "artifacts"
+"""The folder of a run in which its artifacts lie."""
+
+_Step = int | None
+
+
+class Tracker:
+    """Logs into the run of one folder, from one process: its segment and its artifacts. Nothing is made before the first call.
+
+    No method raises for what it could not log, `close` included: that is counted in `refusals`. What is logged belongs
+    to the attempt and the item that were last told (`attempt`, `item`), and to the run where these are None.
+    Safe to share between threads; a forked child has a segment of its own, and counts steps on from the fork.
+    """
+
+    def __init__(self, folder: Path, name: str, *, durable: Durability = "group", held: bool = False) -> None:
+        self.folder = folder
+        self.attempt: int | None = None
+        self.item: int | None = None
+        self._name = name
+        self.refusals = self._count()
+        self._durable: Durability = durable
+        self._journal: Journal | None = None
+        self._held: list[Event] | None = [] if held else None
+        self._closed = False
+        self._opening = threading.Lock()
+        self._steps: dict[tuple[int | None, int | None, str], Iterator[int]] = {}
+        on_fork(self)
+
+    @property
+    def segment(self) -> str:
+        """The name of this process's segment."""
+        return f"{PREFIX}{self._name}-{os.getpid()}"
+
+    def log_metric(self, name: str, value: Any, step: _Step = None) -> None:
+        """One value of a metric; without a step, the next one of that name."""
+        try:
+            self._points(((_named(name), float(value), self._step(name, step)),))
+        except Exception as error:  # noqa: BLE001 - a training loop must not end for its log
+            self._refuse(1, error, f"metric {name!r}")
+
+    def log_metrics(self, values: Mapping[str, Any], step: _Step = None) -> None:
+        """Values of several metrics, in one record."""
+        try:
+            self._points(
+                tuple((_named(name), float(value), self._step(name, step)) for name, value in values.items())
+            )
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(_length(values), error, "metrics")
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Parameters, kept as text."""
+        try:
+            self._append(
+                NotesLogged(
+                    at=time.time(),
+                    params={_named(name): str(value) for name, value in params.items()},
+                    attempt=self.attempt,
+                    item=self.item,
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(_length(params), error, "parameters")
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Tags, kept as text."""
+        try:
+            self._append(
+                NotesLogged(
+                    at=time.time(),
+                    tags={_named(name): str(value) for name, value in tags.items()},
+                    attempt=self.attempt,
+                    item=self.item,
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(_length(tags), error, "tags")
+
+    def log_files(self, source: Path, name: str | None = None) -> None:
+        """A copy of a file, or of all files below a folder."""
+        try:
+            if source.is_dir():
+                files = sorted(each for each in source.rglob("*") if each.is_file())
+                paths = [f"{name or source.name}/{each.relative_to(source).as_posix()}" for each in files]
+            else:
+                files, paths = [source], [name or source.name]
+            for file, path in zip(files, paths, strict=True):
+                self._keep(path, lambda target, file=file: shutil.copyfile(file, target))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(1, error, f"artifact {str(source)!r}")
+
+    def log_made(self, name: str, make: Callable[[], bytes]) -> None:
+        """A file whose content `make` returns."""
+        try:
+            data = make()
+            self._keep(name, lambda target: write_atomic(target, data))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(1, error, f"artifact {name!r}")
+
+    def begin(self) -> None:
+        """Write what was held back: with `held` nothing is written before this. Files cannot be held."""
+        held, self._held = self._held or [], None
+        for event in held:
+            try:
+                self._append(event)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._refuse(1, error, "what the pipeline's body logged")
+        if self.refusals.total is not None:
+            with contextlib.suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self.refusals.keep()
+
+    def close(self) -> None:
+        """Sync and close. What is logged after that is refused."""
+        self._closed = True
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            try:
+                journal.close()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._refuse(1, error, "the end of what was logged")
+        self.refusals.close()
+
+    def after_fork(self) -> None:
+        """In a child: begin a segment of its own, and a count of what is refused."""
+        self._opening = threading.Lock()
+        self._journal = None
+        self.refusals = self._count()
+
+    def _count(self) -> Refusals:
+        return Refusals(self.folder / f".{self.segment}{SUFFIX}")
+
+    def _step(self, name: str, step: _Step) -> int:
+        if step is not None:
+            return index(step)
+        key = (self.attempt, self.item, name)
+        counter = self._steps.get(key)
+        if counter is None:
+            counter = self._steps.setdefault(key, itertools.count())
+        return next(counter)
+
+    def _points(self, points: tuple[tuple[str, float, int], ...]) -> None:
+        self._append(PointsLogged(at=time.time(), points=points, attempt=self.attempt, item=self.item))
+
+    def _append(self, event: Event) -> None:
+        if self._held is not None:
+            self._held.append(event)
+            return
+        journal = self._journal
+        if journal is None:
+            journal = self._opened()
+        journal.append(event)
+
+    def _opened(self) -> Journal:
+        with self._opening:
+            if self._closed:
+                raise UsageError("its run has ended")
+            if self._journal is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                # Before the segment: the first refusal may be that there is no room for it.
+                with contextlib.suppress(OSError):
+                    self.refusals.reserve()
+                self._journal = Journal.create(
+                    self.folder, self.segment, durable=self._durable, clock=SystemClock()
+                )
+            return self._journal
+
+    def _keep(self, path: str, write: Callable[[Path], object]) -> None:
+        if self._held is not None:
+            raise UsageError("a pipeline's body is traced before its run has a folder: log files in a task")
+        attempt, item = self.attempt, self.item
+        owner = "run" if attempt is None else f"{attempt}" if item is None else f"{attempt}-{item}"
+        file = Path(ARTIFACTS, owner, *_parts(path))
+        target = self.folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        whole = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            write(whole)
+            size = whole.stat().st_size
+            whole.replace(target)
+        except BaseException:
+            whole.unlink(missing_ok=True)
+            raise
+        self._append(
+            ArtifactLogged(
+                at=time.time(),
+                path=str(PurePosixPath(path)),
+                file=file.as_posix(),
+                size=size,
+                attempt=attempt,
+                item=item,
+            )
+        )
+
+    def _refuse(self, calls: int, error: Exception, what: str) -> None:
+        if isinstance(error, HookeError):
+            why = f"{error.what}: {error.why}" if error.why else error.what
+        else:
+            why = f"{type(error).__name__}: {error}"
+        if self._held is None:
+            with contextlib.suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+        self.refusals.add(calls, f"{what}: {why}", time.time())
+
+
+def _named(name: Any) -> str:
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"a name is text, not {name!r}")
+    return name
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or PurePosixPath(path).is_absolute():
+        raise UsageError(f"{path!r} is no path below the run's artifacts")
+    return parts
+
+
+def _length(values: Any) -> int:
+    return max(len(values), 1) if isinstance(values, Mapping) else 1

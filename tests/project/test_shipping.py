@@ -1,0 +1,307 @@
+"""Shipping what was logged: real journals, a tracker in memory, and a shipper that dies at any moment."""
+
+import itertools
+import random
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+
+from hooke.base.errors import HookeError, JournalError
+from hooke.base.files import FileLock
+from hooke.base.ref import Ref
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    Failure,
+    NodePlanned,
+    RunFinished,
+    RunStarted,
+)
+from hooke.journal.runs import LOCK, RunsFolder
+from hooke.journal.writer import Journal
+from hooke.project.folder import Project
+from hooke.project.shipping import outbox
+from hooke.project.shipping.cursor import load_cursor
+from hooke.project.shipping.report import tracking_lines
+from hooke.project.shipping.shipper import Shipper, standing
+from hooke.testing import MemorySink
+from hooke.tracking.tracker import Tracker
+
+
+class Logbook:
+    """A run whose journals a test writes, and what must arrive of it."""
+
+    def __init__(self, runs: RunsFolder, run: str = "sweep-20261125-120000-abcd") -> None:
+        self.runs, self.run = runs, run
+        self.folder = runs.create(run)
+        self.lock = FileLock(self.folder / LOCK)
+        assert self.lock.try_acquire()
+        self.driver = Journal.create(self.folder, "driver", durable="none")
+        self.driver.append(RunStarted(run=run, pipeline="sweep", entry="job.py:sweep", shown={"n": "4"}))
+        self.driver.append(NodePlanned(node=0, task="fit", key="k", kind="map", items=8))
+        self.driver.append(NodePlanned(node=1, task="best", key="l"))
+        self.trackers = [Tracker(self.folder, f"local-{at}", durable="none") for at in range(2)]
+
+    def begin(self, attempt: int, node: int = 0, number: int = 1) -> None:
+        self.driver.append(AttemptStarted(attempt=attempt, node=node, lo=0, hi=1, number=number))
+
+    def log(self, attempt: int | None, item: int | None, value: float, worker: int = 0) -> None:
+        tracker = self.trackers[worker]
+        tracker.attempt, tracker.item = attempt, item
+        tracker.log_metric("loss", value)
+
+    def succeed(self, attempt: int) -> None:
+        self.driver.append(
+            AttemptFinished(attempt=attempt, node=0, lo=0, hi=1, ref=Ref(digest="0" * 64, size=1))
+        )
+
+    def fail(self, attempt: int) -> None:
+        failure = Failure(kind="UserError", message="too bad")
+        self.driver.append(AttemptFailed(attempt=attempt, node=0, lo=0, hi=1, failure=failure))
+
+    def end(self, status: str | None = "finished") -> None:
+        if status is not None:
+            self.driver.append(RunFinished(status=status))
+        self.driver.close()
+        for tracker in self.trackers:
+            tracker.close()
+        self.lock.release()
+
+
+@pytest.fixture
+def book(tmp_path):
+    book = Logbook(RunsFolder(tmp_path / "runs"))
+    yield book
+    if book.lock.held:
+        book.end(None)
+
+
+def values(sink: MemorySink, key: str) -> list[float]:
+    return [value for _, value, _, _ in sink.runs[key].points]
+
+
+def test_a_run_is_shipped_as_it_goes_and_told_how_it_ended(book):
+    sink = MemorySink()
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+        book.log(None, None, 1.0)
+        assert not shipper.ship(book.run)
+        assert sink.runs[book.run].params == {"n": "4"}
+        for attempt in (1, 2, 3):
+            book.begin(attempt, node=int(attempt == 3), number=2 if attempt == 2 else 1)
+            book.log(attempt, None if attempt == 3 else 5, attempt / 10, worker=1)
+        book.succeed(1)
+        book.fail(2)
+        assert not shipper.ship(book.run)
+        assert {key: seen.name for key, seen in sink.runs.items()} == {
+            book.run: book.run,
+            f"{book.run}/1/5": "fit[5]",
+            f"{book.run}/2/5": "fit[5] (attempt 2)",
+            f"{book.run}/3": "best",
+        }
+        assert [seen.status for seen in sink.runs.values()] == ["running", "finished", "failed", "running"]
+        writes = sink.writes
+        assert not shipper.ship(book.run)
+        assert sink.writes == writes, "what is there is not written again"
+        book.end()
+        assert shipper.ship(book.run)
+    assert [seen.status for seen in sink.runs.values()] == ["finished", "finished", "failed", "stopped"]
+    stand = standing(book.runs, book.run, "memory")
+    assert (stand.points, stand.pending_bytes, stand.told) == (4, 0, True)
+
+
+def test_an_attempt_that_logs_before_its_driver_has_heard_of_it_waits(book):
+    sink = MemorySink()
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+        book.log(None, None, 0.5)
+        book.log(7, 0, 1.0)
+        book.log(None, None, 2.0)
+        shipper.ship(book.run)
+        assert set(sink.runs) == {book.run}
+        assert values(sink, book.run) == [0.5]
+        book.begin(7)
+        shipper.ship(book.run)
+        assert values(sink, f"{book.run}/7/0") == [1.0]
+        assert values(sink, book.run) == [0.5, 2.0]
+        book.log(8, 0, 3.0)
+        book.end(None)
+        assert shipper.ship(book.run)
+    assert values(sink, f"{book.run}/8/0") == [3.0], "of a driver that died all is shipped"
+    assert sink.runs[book.run].status == "lost"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_shipper_that_dies_anywhere_loses_nothing_and_doubles_nothing(book, monkeypatch, seed):
+    chance = random.Random(seed)
+    monkeypatch.setattr(outbox, "MOST_EVENTS", chance.choice([1, 3, 50]))
+    sink, expected, begun = MemorySink(), {}, [None]
+    for step in range(120):
+        what = chance.random()
+        if what < 0.1:
+            begun.append(len(begun))
+            book.begin(len(begun) - 1)
+        elif what < 0.8:
+            attempt = chance.choice(begun)
+            item = None if attempt is None else chance.randrange(2)
+            book.log(attempt, item, float(step), worker=chance.randrange(2))
+            key = book.run if attempt is None else f"{book.run}/{attempt}/{item}"
+            expected.setdefault(key, []).append(float(step))
+        elif what < 0.85:
+            sink.away = not sink.away
+        else:
+            sink.dies_after = chance.choice([None, 0, 1, 3])
+            try:
+                with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+                    shipper.ship(book.run)
+            except SystemExit:
+                pass
+    book.end()
+    sink.away, sink.dies_after = False, None
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+        assert shipper.ship(book.run)
+    expected.setdefault(book.run, [])
+    assert {key: sorted(values(sink, key)) for key in sink.runs} == expected
+    assert standing(book.runs, book.run, "memory").pending_bytes == 0
+
+
+class Turned:
+    """A clock that the shipper's sleep turns."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def test_an_outage_is_waited_out_in_growing_pauses_and_then_given_up(book):
+    book.log(None, None, 1.0)
+    book.end()
+    sink, clock = MemorySink(), Turned()
+    sink.away = True
+    asked = []
+    write = sink.write
+    sink.write = lambda batch: asked.append(clock.time) or write(batch)
+    with Shipper(runs=book.runs, sinks={"memory": sink}, clock=clock, sleep=clock.sleep) as shipper:
+        assert not shipper.follow(idle_s=2.0, patience_s=600.0)
+        pauses = [round(later - sooner) for sooner, later in itertools.pairwise(asked)]
+        assert pauses[:6] == [1, 2, 4, 8, 16, 32]
+        assert set(pauses[6:]) == {60}
+        cursor = load_cursor(book.folder, "memory")
+        assert cursor.away_since == 1000.0
+        assert cursor.trouble == "the tracker is away"
+        sink.away = False
+        assert shipper.follow(idle_s=2.0, patience_s=600.0)
+    assert values(sink, book.run) == [1.0]
+    cursor = load_cursor(book.folder, "memory")
+    assert (cursor.trouble, cursor.away_since) == ("", None)
+
+
+def test_trouble_that_waiting_does_not_cure_is_said_and_stops_no_other_run(book):
+    book.log(None, None, 1.0)
+    book.end()
+    other = Logbook(book.runs, "other-20261125-120001-abcd")
+    other.log(None, None, 2.0)
+    other.end()
+    sink = MemorySink()
+    write = sink.write
+
+    def refuse(batch):
+        if batch.run.key == book.run:
+            raise HookeError("the experiment 'sweep' has been deleted", mend="restore it")
+        return write(batch)
+
+    sink.write = refuse
+    clock = Turned()
+    with Shipper(runs=book.runs, sinks={"memory": sink}, clock=clock, sleep=clock.sleep) as shipper:
+        assert shipper.follow(idle_s=2.0, patience_s=60.0)
+    assert values(sink, other.run) == [2.0]
+    assert load_cursor(book.folder, "memory").trouble == "the experiment 'sweep' has been deleted"
+
+
+def test_a_resumed_run_is_told_anew(book):
+    sink = MemorySink()
+    book.log(None, None, 1.0)
+    book.end(None)
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+        assert shipper.ship(book.run)
+    assert sink.runs[book.run].status == "lost"
+    driver = Journal.create(book.folder, "driver", durable="none")
+    driver.append(RunStarted(run=book.run, pipeline="sweep", entry="job.py:sweep", resumed=True))
+    driver.append(RunFinished(status="finished"))
+    driver.close()
+    assert not standing(book.runs, book.run, "memory").told
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+        assert shipper.ship(book.run)
+    assert sink.runs[book.run].status == "finished"
+
+
+def test_a_damaged_cursor_is_named_with_the_mend(book):
+    (book.folder / "sinks").mkdir()
+    (book.folder / "sinks" / "memory.json").write_text("{")
+    with pytest.raises(JournalError, match="what was shipped cannot be told") as refused:
+        standing(book.runs, book.run, "memory")
+    assert "remove the file" in refused.value.mend
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+def test_a_run_ships_itself_into_mlflow_and_sync_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOOKE_SINKS", "mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "train.py").write_text(
+        "import hooke\nwith hooke.start_run('tried'):\n    for at in range(100):\n        hooke.log_metric('x', at)\n"
+    )
+    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=60)
+    project = Project.find(tmp_path)
+    run = project.runs.find()
+    deadline = time.monotonic() + 120
+    while not standing(project.runs, run, "mlflow").told:
+        assert time.monotonic() < deadline, (project.data / "shipper.log").read_text()
+        time.sleep(0.1)
+    assert tracking_lines(project, run) == ["100 points of 1 metric", "mlflow: all 100 points there"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hooke", "sync", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (row,) = msgspec.json.decode(done.stdout)
+    assert row == {
+        "run": run,
+        "sink": "mlflow",
+        "points": 100,
+        "merged": 0,
+        "pending_bytes": 0,
+        "told": True,
+        "trouble": None,
+        "notes": [],
+    }
+    while FileLock(project.data / "shipper.lock").taken():
+        assert time.monotonic() < deadline, "the shipper ends by itself"
+        time.sleep(0.1)
+
+
+@pytest.mark.heavy
+def test_sync_where_there_is_nothing_to_ship_into(tmp_path, monkeypatch):
+    done = subprocess.run(
+        [sys.executable, "-m", "hooke", "sync"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "this project ships into no tracker" in done.stderr
+    monkeypatch.setenv("HOOKE_SINKS", "mlfow")
+    done = subprocess.run(
+        [sys.executable, "-m", "hooke", "sync"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no sink is called 'mlfow'" in done.stderr
