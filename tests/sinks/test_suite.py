@@ -166,3 +166,20 @@ def test_a_real_mlflow_server_also_one_that_goes_away(server, tmp_path):
     server.start()
     sink.write(batch)
     assert len(seen_in_mlflow(server.uri, "outage")["away"].points) == 1
+
+
+@HEAVY
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [
+        ("", "sqlite:////project/mlflow.db"),
+        ("sqlite:///runs.db", "sqlite:////project/runs.db"),
+        ("sqlite:////data/runs.db", "sqlite:////data/runs.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+    ],
+)
+def test_where_mlflow_is(uri, meant):
+    from hooke.sinks.mlflow import tracking_uri
+
+    assert tracking_uri(Path("/project"), uri) == meant

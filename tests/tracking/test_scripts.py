@@ -126,16 +126,15 @@ def test_a_killed_script_loses_nothing_that_returned(tmp_path, how):
         [sys.executable, "train.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        for _ in range(500):
-            process.stdout.readline()
+        lines = [process.stdout.readline() for _ in range(500)]
         process.send_signal(how)
-        said = process.stdout.read().split("\n")
-    acknowledged = int([line for line in said if line][-2])
+        lines += process.stdout.read().splitlines(keepends=True)
+    acknowledged = sum(line.endswith("\n") for line in lines)
     run = last(tmp_path)
     assert run.status == "lost"
     values = [point.value for point in run.logged().points]
     assert values == list(range(len(values)))
-    assert len(values) > acknowledged >= 500
+    assert len(values) >= acknowledged >= 500
 
 
 def test_a_forked_child_logs_and_ends_nothing(tmp_path):

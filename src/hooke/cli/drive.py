@@ -24,6 +24,7 @@ from hooke.project.outcome import view_of
 from hooke.project.progress.choice import Scene, open_progress, wanted_progress
 from hooke.project.progress.progress import Progress
 from hooke.project.running import Run
+from hooke.project.shipping.report import refused_lines
 
 __all__ = ["Conduct", "user_code"]
 
@@ -72,6 +73,8 @@ class Conduct:
 
     def told(self, run: Run) -> int:
         """Print a run's result, or why it has none; returns the exit code."""
+        for line in refused_lines(run.folder):
+            self._say(f"of what was logged {line}")
         try:
             value = run.result()
         except HookeError as error:

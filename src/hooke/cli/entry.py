@@ -34,6 +34,7 @@ VERBS = {
     "curve": "Show how far a task scales, as a run or a study measured it.",
     "debug": "Run one task again in this process, with its real inputs, under pdb.",
     "sync": "Bring what runs logged into the trackers, as far as it is not there yet.",
+    "ui": "Serve MLflow's pages on what runs logged.",
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",
     "measure": "Measure how far a task or a pipeline scales, and whether it beats one plain thread.",

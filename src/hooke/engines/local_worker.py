@@ -31,6 +31,7 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, Event
 from hooke.pipeline.execute import Work, Worker, check_code
 from hooke.pipeline.failures import failure_of
 from hooke.store.store import Store
+from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
 from hooke.tracking.tracker import Tracker
 
 __all__ = ["READY", "STALE", "Hello", "Task", "main"]

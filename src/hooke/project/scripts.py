@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import platform
 import re
@@ -25,12 +26,16 @@ from hooke.project.driving import DRIVER, new_run_id
 from hooke.project.folder import Project
 from hooke.project.running import Run, start_of
 from hooke.project.shipping.background import Shipping
+from hooke.project.shipping.report import refused_lines
+from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
 from hooke.tracking.current import active, enter, leave
 from hooke.tracking.system import SEGMENT as SYSTEM
 from hooke.tracking.system import SystemMetrics
 from hooke.tracking.tracker import Tracker
 
 __all__ = ["ScriptRun", "start_run"]
+
+_log = logging.getLogger("hooke")
 
 
 def start_run(
@@ -127,6 +132,8 @@ class ScriptRun(Run):
         leave(self.tracker)
         self._system.__exit__(None, None, None)
         self.tracker.close()
+        for line in refused_lines(self.folder):
+            _log.warning("run %s: of what was logged %s", self.id, line)
         try:
             seconds = SystemClock().monotonic() - self._began
             self._driver.append(RunFinished(status=status, message=message, seconds=seconds))

@@ -23,7 +23,7 @@ from hooke.base.errors import HookeError
 from hooke.base.files import FileLock
 from hooke.journal.sink import Batch, Points, Receipt, ShippedRun, SinkAway
 
-__all__ = ["MlflowSink"]
+__all__ = ["MlflowSink", "tracking_uri"]
 
 # Of MLflow's REST API, mlflow/utils/validation.py; SQLite's store takes more, a server does not.
 MOST_METRICS = 1000
@@ -61,7 +61,7 @@ class MlflowSink:
         # The shipper waits itself, and keeps its place meanwhile; MLflow would block for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri(folder, uri)
         self._folder = folder
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
@@ -243,6 +243,14 @@ class _Names:
                     f"{name[:80]!r} is called {known[:80]!r} in MLflow, which does not take that name"
                 )
         return known
+
+
+def tracking_uri(folder: Path, uri: str = "") -> str:
+    """What hooke.toml names, a relative SQLite file being one of the project; else MLflow's own default there."""
+    if not uri:
+        return f"sqlite:///{folder / 'mlflow.db'}"
+    scheme, file = "sqlite:///", uri.removeprefix("sqlite:///")
+    return f"{scheme}{folder / file}" if uri.startswith(scheme) else uri
 
 
 def _experiment(client: MlflowClient, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any, Self
@@ -16,6 +17,8 @@ __all__ = ["SEGMENT", "SystemMetrics"]
 SEGMENT = "system"
 """The name of the tracker that these are logged with."""
 MEGABYTE = 1e6
+
+_log = logging.getLogger("hooke")
 
 
 class SystemMetrics:
@@ -45,7 +48,12 @@ class SystemMetrics:
         with contextlib.ExitStack() as opened:
             gpus = opened.enter_context(_gpus())
             while not self._ended.wait(self._every_s):
-                self._tracker.log_metrics(_sample(str(self._tracker.folder), network) | _gpu_sample(gpus))
+                try:
+                    sample = _sample(str(self._tracker.folder), network) | _gpu_sample(gpus)
+                except OSError as error:  # somebody removed the run's folder
+                    _log.warning("the machine is not sampled any more: %s", error)
+                    return
+                self._tracker.log_metrics(sample)
 
 
 def _sample(folder: str, network: Any) -> dict[str, float]:

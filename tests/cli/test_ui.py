@@ -1,0 +1,48 @@
+"""`hooke ui`: a real MLflow server, on this machine alone."""
+
+import os
+import signal
+import socket
+import time
+import urllib.request
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.mark.timeout(200)
+def test_mlflow_is_served_in_its_light_form(desk):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    process = desk.start("ui", "--mlflow", "--port", str(port))
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                    assert answer.status == 200
+                break
+            except OSError:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline, "it does not answer"
+                time.sleep(0.2)
+        server = psutil.Process(process.pid)
+        assert len(server.children(recursive=True)) <= 4
+        assert (desk.folder / "mlflow.db").exists()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_where_there_is_a_server_its_address_is_said(desk):
+    desk.write("hooke.toml", '[tracking.mlflow]\nuri = "http://127.0.0.1:1234"\n')
+    assert desk.hooke("ui", "--mlflow").out == "runs are shipped to a server: http://127.0.0.1:1234\n"
+
+
+def test_which_pages_has_to_be_said(desk):
+    done = desk.hooke("ui")
+    assert done.code == 2
+    assert "--mlflow" in done.err
