@@ -199,6 +199,7 @@ def test_two_runs_in_threads_leave_the_output_as_it_was(tmp_path):
     assert done.stdout.splitlines()[-2:] == ["a b", "True True"], done.stderr
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("command", [["-m", "pytest"], ["-c", "import pytest; pytest.main()"], ["PYTEST"]])
 def test_the_project_of_a_test_is_where_its_pipeline_is(tmp_path, command):
     """Not where pytest is installed."""

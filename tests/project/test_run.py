@@ -288,6 +288,7 @@ HUNGRY = """
 """
 
 
+@pytest.mark.heavy
 def test_out_of_memory_runs_again_with_double(workshop):
     workshop.write(HUNGRY)
     run = workshop.run(on="local:2", name="grows")

@@ -197,7 +197,7 @@ class _HardKnee:
         return 1 / np.maximum(1 / n, shape)
 
     def log_slopes(self, n: Floats, shape: Floats) -> Floats:
-        return np.where(shape > 1 / n, -1 / shape, 0.0)[..., None]
+        return np.where(shape > 1 / n, -1 / np.where(shape > 0.0, shape, 1.0), 0.0)[..., None]
 
     def ceiling(self, shape: Floats) -> Floats:
         return 1 / shape[..., 0]
