@@ -237,6 +237,7 @@ class LocalEngine:
             secret=self._context.secret,
             log=str(self._context.logs / f"{name}.log"),
             folder=str(self._context.folder),
+            durable=self._context.durable,
             tracking=None if self._context.tracking is None else str(self._context.tracking),
             script=script_of_this_process(),
         )

@@ -28,6 +28,7 @@ from hooke.engines.edited_modules import ImportedFiles
 from hooke.engines.script import Script, StandIn
 from hooke.engines.worker_output import WorkerOutput
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event
+from hooke.journal.writer import Durability
 from hooke.pipeline.execute import Work, Worker, check_code
 from hooke.pipeline.failures import failure_of
 from hooke.store.store import Store
@@ -57,6 +58,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     folder: str
     tracking: str | None = None
     """The run's folder, for what tasks log."""
+    durable: Durability = "group"
     script: Script = Script()
 
 
@@ -89,7 +91,11 @@ class _Session:
         self.script = StandIn(hello.script)
         self.output = WorkerOutput(Path(hello.log))
         store = Store.open(hello.store, secret=hello.secret)
-        self.tracker = Tracker(Path(hello.tracking), hello.worker) if hello.tracking is not None else None
+        self.tracker = (
+            Tracker(Path(hello.tracking), hello.worker, durable=hello.durable)
+            if hello.tracking is not None
+            else None
+        )
         self.worker = Worker(
             name=hello.worker,
             store=store,

@@ -42,7 +42,11 @@ class SerialEngine:
             WorkerStarted(worker=_WORKER, at=context.clock.now()),
         ]
         self._log = LogFile(context.logs / f"{_WORKER}.log")
-        self._tracker = Tracker(context.tracking, _WORKER) if context.tracking is not None else None
+        self._tracker = (
+            Tracker(context.tracking, _WORKER, durable=context.durable)
+            if context.tracking is not None
+            else None
+        )
         self._worker = Worker(
             name=_WORKER, store=context.store, clock=context.clock, log=self._log, tracker=self._tracker
         )

@@ -21,8 +21,6 @@ class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt: its task, and how it stands: `running`, `finished` or `failed`."""
 
     task: str
-    mapped: bool
-    """Whether it was at items of a map."""
     number: int
     started_at: float
     ended_at: float | None = None
@@ -54,7 +52,6 @@ class AttemptsView:
                 planned = self._nodes[event.node]
                 self.attempts[event.attempt] = AttemptFacts(
                     task=planned.task,
-                    mapped=planned.kind == "map",
                     number=event.number,
                     started_at=event.at,
                 )

@@ -17,6 +17,7 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from hooke.journal.writer import Durability
 from hooke.store.store import Store
 
 __all__ = ["Call", "Capabilities", "Engine", "EngineContext", "EngineEvent", "FunctionImage"]
@@ -128,6 +129,8 @@ class EngineContext:
     """Cpus of tasks for which all workers are to start at once, where the engine can; None leaves that to the work."""
     tracking: Path | None = None
     """The run's folder, into which tasks log metrics; None keeps nothing of what they log (a measurement)."""
+    durable: Durability = "group"
+    """When what tasks log survives a power loss."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
 

@@ -167,6 +167,7 @@ class Driver:
             clock=self.clock,
             warm=True,
             tracking=self.project.runs.folder(self.run),
+            durable=self._durable(),
         )
         engine = open_engine(self.place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)
@@ -295,7 +296,8 @@ def prepare(order: Order, project: Project, *, clock: Clock | None = None) -> Dr
     place = find_place(order.on, workers=workers, places=project.settings.places)
     clock = clock or SystemClock()
     run = order.run or new_run_id(order.pipeline.name, clock.now())
-    tracker = Tracker(project.runs.folder(run), DRIVER, held=True)
+    durable: Any = project.settings.journal.durable
+    tracker = Tracker(project.runs.folder(run), DRIVER, durable=durable, held=True)
     with logging_into(tracker):
         graph = trace(order.pipeline, order.args, order.params)
     return Driver(

@@ -40,15 +40,14 @@ STATUS = {
     "stopped": "KILLED",
     "lost": "KILLED",
 }
-PERMANENT = {
-    "BAD_REQUEST",
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "RESOURCE_DOES_NOT_EXIST",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-}
-"""Codes of MLflow's errors that waiting does not cure. A server that is away has INTERNAL_ERROR or TEMPORARILY_UNAVAILABLE."""
+REFUSED = {"BAD_REQUEST", "INVALID_PARAMETER_VALUE"}
+"""Codes of MLflow's errors that are about what was sent: it will never take that."""
+BLOCKED = {"INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
+"""Codes that are about the run, as when somebody deleted it there. All others, a token that is not valid now too, may pass."""
+
+
+class _Refused(HookeError):
+    """MLflow will never take what was sent."""
 
 
 class MlflowSink:
@@ -102,8 +101,12 @@ class MlflowSink:
         try:
             return question(self._connected())
         except MlflowException as error:
-            if error.error_code in PERMANENT:
-                raise
+            if error.error_code in REFUSED:
+                raise _Refused("MLflow refused", where=self.uri, why=_first_line(error)) from error
+            if error.error_code in BLOCKED:
+                raise HookeError(
+                    "the run cannot be written in MLflow", where=self.uri, why=_first_line(error)
+                ) from error
             raise self._away(error) from error
         except OSError as error:  # the disk, or a socket
             raise self._away(error) from error
@@ -202,10 +205,10 @@ class MlflowSink:
         """Log them; what MLflow refuses for good is looked for by halves, so that it takes nothing else along."""
         try:
             self._ask(lambda client: client.log_batch(run_id, **entities))
-        except MlflowException as error:
+        except _Refused as error:
             count = sum(map(len, entities.values()))
             if count == 1:
-                receipt.notes.append(f"MLflow refused {_first_line(error)}")
+                receipt.notes.append(f"MLflow refused {error.why}")
                 return
             for half in _halves(entities):
                 self._log(run_id, receipt, **half)
@@ -219,8 +222,8 @@ class MlflowSink:
             receipt.notes.append(f"artifact {path!r} has another name on the disk: {file}")
         try:
             self._ask(lambda client: client.log_artifact(run_id, str(file), folder or None))
-        except MlflowException as error:
-            receipt.notes.append(f"MLflow refused the artifact {path!r}: {_first_line(error)}")
+        except _Refused as error:
+            receipt.notes.append(f"MLflow refused the artifact {path!r}: {error.why}")
 
 
 class _Names:

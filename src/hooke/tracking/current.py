@@ -30,7 +30,7 @@ _said = False
 
 def current(call: str) -> Tracker | None:
     """Where `call` logs to; None where nothing is to be logged. That there is no run is said once a process."""
-    tracker = _here.get() or (_process[-1] if _process else None)
+    tracker = active()
     if isinstance(tracker, Tracker):
         return tracker
     if tracker is None:

@@ -94,9 +94,7 @@ class Outbox:
             )
         known = self.view.attempts.get(attempt)
         if known is None:
-            known = AttemptFacts(
-                task=f"attempt {attempt}", mapped=item is not None, number=1, started_at=self.view.first_at
-            )
+            known = AttemptFacts(task=f"attempt {attempt}", number=1, started_at=self.view.first_at)
         return ShippedRun(
             key=f"{begun.run}/{attempt}" + (f"/{item}" if item is not None else ""),
             parent=begun.run,

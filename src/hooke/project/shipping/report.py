@@ -33,7 +33,7 @@ def tracking_lines(project: Project, run: str) -> list[str]:
 
 
 def refused_lines(folder: Path) -> list[str]:
-    """What could not be logged in a run: `12 calls refused: metric 'loss': disk full (14:02:11 to 14:02:13)`."""
+    """What could not be logged in a run: `12 calls were refused, at 14:02:11 to 14:02:13: metric 'loss': ...`."""
     lines = []
     for refused in refusals_in(folder).values():
         calls = f"{refused.calls:,} calls were" if refused.calls > 1 else "1 call was"

@@ -155,10 +155,10 @@ class Shipper:
 
     def _is_pending(self, run: str) -> bool:
         folder = self.runs.folder(run)
-        return has_logged(folder) and any(
-            standing(self.runs, run, name).pending_bytes or not standing(self.runs, run, name).told
-            for name in self.sinks
-        )
+        if not has_logged(folder):
+            return False
+        stands = [standing(self.runs, run, name) for name in self.sinks]
+        return any(each.pending_bytes or not each.told for each in stands)
 
     def _shipped(self) -> int:
         return sum(sum(lane.cursor.offsets.values()) for lane in self._lanes.values())
