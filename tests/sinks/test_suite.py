@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hooke.base.errors import HookeError
 from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
 from hooke.testing import MemorySink, check_sink
 from hooke.testing.sink_suite import SeenRun
@@ -166,6 +167,30 @@ def test_a_real_mlflow_server_also_one_that_goes_away(server, tmp_path):
     server.start()
     sink.write(batch)
     assert len(seen_in_mlflow(server.uri, "outage")["away"].points) == 1
+
+
+@HEAVY
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_was_deleted_in_mlflow_loses_no_points(tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    from hooke.sinks.mlflow import MlflowSink
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run = ShippedRun(key="k", parent=None, name="gone", experiment="e", started_at=1.0)
+    sink = MlflowSink(tmp_path)
+    sink.write(Batch(run=run, points=Points(["x"], [1.0], [0], [1.0])))
+    client = MlflowClient(tracking_uri=uri)
+    (known,) = client.search_runs([client.get_experiment_by_name("e").experiment_id])
+    client.delete_run(known.info.run_id)
+    more = Batch(run=run, points=Points(["x", "x"], [2.0, 3.0], [1, 2], [2.0, 3.0]))
+    with pytest.raises(HookeError, match="the run gone has been deleted in MLflow") as refused:
+        sink.write(more)
+    assert not isinstance(refused.value, SinkAway)
+    client.restore_run(known.info.run_id)
+    sink.write(more)
+    assert len(seen_in_mlflow(uri, "e")["k"].points) == 3
 
 
 @HEAVY

@@ -207,11 +207,22 @@ class MlflowSink:
             self._ask(lambda client: client.log_batch(run_id, **entities))
         except _Refused as error:
             count = sum(map(len, entities.values()))
+            self._check_active(run_id)
             if count == 1:
                 receipt.notes.append(f"MLflow refused {error.why}")
                 return
             for half in _halves(entities):
                 self._log(run_id, receipt, **half)
+
+    def _check_active(self, run_id: str) -> None:
+        """Raise HookeError if somebody deleted the run: then it is not what was sent that MLflow refuses."""
+        info = self._ask(lambda client: client.get_run(run_id).info)
+        if info.lifecycle_stage != "active":
+            raise HookeError(
+                f"the run {info.run_name} has been deleted in MLflow",
+                where=self.uri,
+                mend=f"restore it: mlflow runs restore --run-id {run_id}; what it logged is kept in the journal",
+            )
 
     def _log_file(self, run_id: str, path: str, file: Path, receipt: Receipt) -> None:
         folder, _, name = path.rpartition("/")
