@@ -51,10 +51,10 @@ def test_kill_9_loses_no_returned_event(tmp_path, durable):
         returned = [int(line) for line in told if line.strip()]
         (segment,) = read(tmp_path)
         numbers = [event.exit_code for event in segment.events]
-        # The last event may be written and not yet told.
+        # The last event may be written and not yet told; the kernel may end its write at a page's edge.
         assert numbers == list(range(1, len(numbers) + 1))
         assert returned[-1] <= len(numbers) <= returned[-1] + 1
-        assert segment.torn is None
+        assert segment.torn is None or len(numbers) == returned[-1]
 
 
 def test_each_forked_process_has_a_segment_of_its_own(tmp_path):
