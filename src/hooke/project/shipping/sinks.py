@@ -13,7 +13,11 @@ from hooke.project.folder import Project
 
 __all__ = ["SINKS", "open_sinks", "sink_names"]
 
-SINKS = Registry("hooke.sinks", {"mlflow": "hooke.sinks.mlflow:MlflowSink"}, extras={"mlflow": "mlflow"})
+SINKS = Registry(
+    "hooke.sinks",
+    {"comet": "hooke.sinks.comet:CometSink", "mlflow": "hooke.sinks.mlflow:MlflowSink"},
+    extras={"comet": "comet", "mlflow": "mlflow"},
+)
 
 VARIABLE = "HOOKE_SINKS"
 """Names of sinks, with commas between; `none` is none of them. Goes before hooke.toml."""

@@ -1,0 +1,160 @@
+"""Comet's archives: read as plain zips, and by Comet's own commands."""
+
+import json
+import math
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from hooke.base.errors import HookeError
+from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
+from hooke.sinks.comet import CometSink
+from hooke.sinks.comet_archive import experiment_key
+from hooke.testing import check_sink
+from hooke.testing.sink_suite import SeenRun
+
+STATUSES = {
+    "finished": "finished",
+    "failed": "failed",
+    "lost": "stopped",
+    "stopped": "stopped",
+    "running": "running",
+}
+
+
+def archives(folder: Path) -> list[Path]:
+    assert not list(folder.glob(".*")), "nothing half-written stays"
+    return sorted(folder.glob("*.zip"))
+
+
+def seen_in_archive(file: Path) -> tuple[dict, SeenRun]:
+    """What Comet's uploader would send, by the format alone."""
+    with ZipFile(file) as archive:
+        experiment = json.loads(archive.read("experiment.json"))
+        seen = SeenRun()
+        for line in archive.read("messages.json").decode().splitlines():
+            message = json.loads(line)
+            payload = message["payload"]
+            match message["type"]:
+                case "metric_msg":
+                    metric = payload["metric"]
+                    seen.points.append(
+                        (
+                            metric["metricName"],
+                            metric["metricValue"],
+                            metric["step"],
+                            payload["local_timestamp"],
+                        )
+                    )
+                case "parameter_msg":
+                    seen.params[payload["param"]["paramName"]] = payload["param"]["paramValue"]
+                case "ws_msg":
+                    seen.tags[payload["log_other"]["key"]] = payload["log_other"]["val"]
+                case "file_upload":
+                    name = payload["additional_params"]["fileName"]
+                    seen.artifacts[name] = archive.read(payload["file_path"])
+    seen.name = seen.tags["Name"]
+    seen.parent = seen.tags.get("hooke.parent")
+    seen.status = STATUSES[seen.tags["hooke.status"]]
+    return experiment, seen
+
+
+def seen_in_archives(folder: Path, experiment: str) -> dict[str, SeenRun]:
+    read = [seen_in_archive(file) for file in archives(folder)]
+    assert len({facts["offline_id"] for facts, _ in read}) == len(read)
+    return {seen.tags["hooke.run_id"]: seen for facts, seen in read if facts["project_name"] == experiment}
+
+
+def a_run(key: str = "k", **fields) -> ShippedRun:
+    return ShippedRun(key=key, parent=None, name=key, experiment="e", started_at=1.0, **fields)
+
+
+def a_batch(*values: float, run: ShippedRun | None = None, **fields) -> Batch:
+    steps = list(range(len(values)))
+    points = Points(["x"] * len(values), list(values), steps, [1.5 + step for step in steps])
+    return Batch(run=run or a_run(), points=points, **fields)
+
+
+def test_archives_pass_the_suite(tmp_path):
+    check_sink(lambda: CometSink(tmp_path), lambda name: seen_in_archives(tmp_path / "comet", name))
+    assert not list((tmp_path / ".hooke" / "comet").iterdir()), "no draft stays behind its archive"
+
+
+def test_a_run_that_ended_has_its_archive_at_once_and_one_that_is_resumed_a_new_one(tmp_path):
+    sink = CometSink(tmp_path)
+    note = tmp_path / "note.txt"
+    note.write_text("first")
+    sink.write(a_batch(0.5, math.nan, params={"rate": "0.1"}, artifacts={"deep/note.txt": note}))
+    assert not archives(tmp_path / "comet"), "a run that goes on has a draft"
+    sink.finish(a_run(status="failed", ended_at=9.0))
+    (file,) = archives(tmp_path / "comet")
+    facts, seen = seen_in_archive(file)
+    assert (facts["start_time"], facts["stop_time"]) == (1000, 9000)
+    assert facts["customer_error_reported"] and facts["customer_error_message"] == "the run was failed"
+    note.unlink()
+    again = CometSink(tmp_path)
+    again.write(a_batch(0.5, math.nan, 3.0, params={"rate": "0.2"}))
+    again.finish(a_run(status="finished", ended_at=12.0))
+    assert archives(tmp_path / "comet") == [file]
+    facts, seen = seen_in_archive(file)
+    assert [repr(value) for _, value, _, _ in seen.points] == ["0.5", "nan", "3.0"]
+    assert (seen.params, seen.artifacts) == ({"rate": "0.2"}, {"deep/note.txt": b"first"})
+    assert (seen.status, facts["stop_time"], facts["customer_error_reported"]) == ("finished", 12000, False)
+    assert facts["offline_id"] == experiment_key("k")
+
+
+def test_equal_values_of_one_step_are_two_points_unless_they_are_one_that_came_twice(tmp_path):
+    sink = CometSink(tmp_path)
+    points = Points(["x", "x"], [1.0, 1.0], [0, 0], [1.5, 1.5001])
+    for _ in range(2):
+        receipt = sink.write(Batch(run=a_run(), points=points))
+        sink.close()
+        assert receipt.merged == 0
+    _, seen = seen_in_archive(archives(tmp_path / "comet")[0])
+    assert len(seen.points) == 2
+
+
+@pytest.mark.parametrize("key", ["größe ✓/1/0", "a/1", "a-1", "../up", "x" * 300])
+def test_a_key_gives_a_name_of_a_file_in_the_folder(tmp_path, key):
+    sink = CometSink(tmp_path, archives="deep/comet")
+    sink.write(a_batch(1.0, run=a_run(key)))
+    sink.write(a_batch(2.0, run=a_run("a/1")))
+    sink.close()
+    assert set(seen_in_archives(tmp_path / "deep" / "comet", "e")) == {key, "a/1"}
+
+
+def test_archives_that_are_not_ours_to_read_are_said_and_left(tmp_path):
+    sink = CometSink(tmp_path)
+    sink.write(a_batch(1.0))
+    sink.close()
+    (file,) = archives(tmp_path / "comet")
+    torn = file.read_bytes()[:-30]
+    file.write_bytes(torn)
+    with pytest.raises(HookeError, match=f"the archive {file} cannot be read") as refused:
+        CometSink(tmp_path).write(a_batch(1.0))
+    assert not isinstance(refused.value, SinkAway)
+    assert file.read_bytes() == torn
+    file.unlink()
+    CometSink(tmp_path).write(a_batch(2.0))
+    (draft,) = (tmp_path / ".hooke" / "comet").glob("*.draft")
+    draft.write_bytes(b"no database at all" * 100)
+    with pytest.raises(HookeError, match="the draft of an archive is damaged"):
+        CometSink(tmp_path).write(a_batch(2.0))
+
+
+def test_what_an_earlier_crash_left_is_made_good(tmp_path, caplog):
+    drafts = tmp_path / ".hooke" / "comet"
+    drafts.mkdir(parents=True)
+    sink = CometSink(tmp_path)
+    sink.write(a_batch(1.0, run=a_run("killed before its archive")))
+    half = tmp_path / "comet" / f".{CometSink(tmp_path)._archives.path('killed before its archive').name}.tmp"
+    half.parent.mkdir()
+    half.write_bytes(b"PK half")
+    (drafts / f"{experiment_key('k')}.draft").touch()
+    (drafts / f"{experiment_key('k')}.files").mkdir()
+    (drafts / f"{experiment_key('k')}.files" / "asset-of-before").touch()
+    CometSink(tmp_path).close()
+    assert [len(seen.points) for seen in seen_in_archives(tmp_path / "comet", "e").values()] == [1]
+    assert not list(drafts.glob("*.draft"))
+    assert not caplog.records
