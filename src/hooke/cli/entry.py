@@ -34,6 +34,7 @@ VERBS = {
     "curve": "Show how far a task scales, as a run or a study measured it.",
     "debug": "Run one task again in this process, with its real inputs, under pdb.",
     "sync": "Bring what runs logged into the trackers, as far as it is not there yet.",
+    "import": "Bring in runs of another tracker: hooke import neptune PATH",
     "ui": "Serve MLflow's pages on what runs logged.",
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",
@@ -45,10 +46,12 @@ VERBS = {
     "completion": "Print the completion script of a shell.",
 }
 """Verb -> its line in `hooke --help`, which imports none of them."""
+MODULES = {"import": "imports"}
+"""Verbs that Python has another use for."""
 
 
 class Verbs(Commands):
-    """Commands by name: verb V is `V` in the module `hooke.cli.V`. Its help is known without importing it."""
+    """Commands by name: verb V is `V` in the module `hooke.cli.V`, or as MODULES says. Its help is known without importing it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """In the order in which one meets them."""
@@ -58,7 +61,8 @@ class Verbs(Commands):
         """The verb, imported; None where there is no such verb."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(import_module(f"hooke.cli.{cmd_name}"), cmd_name)
+        name = MODULES.get(cmd_name, cmd_name)
+        command: click.Command = getattr(import_module(f"hooke.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature

@@ -131,6 +131,8 @@ def _facts(session: Session, story: _Story) -> dict[str, Any]:
 def _next(view: RunView, run: str) -> str:
     if view.status == "running":
         return f"hooke logs --follow {run}"
+    if view.begun is not None and view.begun.kind == "imported":
+        return f"hooke sync {run}"
     if view.status == "finished":
         return f"hooke logs {run}, or hooke cache why {run} TASK"
     return f"hooke resume {run}"

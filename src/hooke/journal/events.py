@@ -107,7 +107,7 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     hooke: str = ""
     resumed: bool = False
     kind: str = "pipeline"
-    """`pipeline`, or `script`: a run of `start_run()`, which has no graph and cannot be resumed."""
+    """`pipeline`; `script`, a run of `start_run()`; or `imported` from another tracker. The last two have no graph."""
     experiment: str = ""
     """What trackers file the run under; empty is the pipeline's name."""
 
@@ -431,6 +431,8 @@ class PointsLogged(_Logged, frozen=True, kw_only=True, tag="points_logged"):
     """Values of metrics, each as (name, value, step)."""
 
     points: tuple[tuple[str, float, int], ...]
+    times: tuple[float, ...] = ()
+    """When each was logged, where `at` does not say it for all: points that were imported."""
 
 
 class NotesLogged(_Logged, frozen=True, kw_only=True, tag="notes_logged"):

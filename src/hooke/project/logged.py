@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,20 +77,26 @@ def logged_in(folder: Path) -> Logged:
     params: dict[object, Note] = {}
     tags: dict[object, Note] = {}
     artifacts: dict[object, Artifact] = {}
+    apart = False
     for event in sorted(_events(segments), key=lambda event: event.at):
         if not isinstance(event, PointsLogged | NotesLogged | ArtifactLogged):
             continue
         whose = (_task(view, event.attempt), event.item, event.attempt)
         match event:
             case PointsLogged():
+                times = event.times or itertools.repeat(event.at)
                 logged.points += [
-                    Point(name, value, step, event.at, *whose) for name, value, step in event.points
+                    Point(name, value, step, at, *whose)
+                    for (name, value, step), at in zip(event.points, times, strict=False)
                 ]
+                apart = apart or bool(event.times)
             case NotesLogged():
                 params |= {(name, whose): Note(name, value, *whose) for name, value in event.params.items()}
                 tags |= {(name, whose): Note(name, value, *whose) for name, value in event.tags.items()}
             case ArtifactLogged():
                 artifacts[event.path, whose] = Artifact(event.path, folder / event.file, event.size, *whose)
+    if apart:  # events with times of their own overlap
+        logged.points.sort(key=lambda point: point.at)
     logged.params, logged.tags = list(params.values()), list(tags.values())
     logged.artifacts = list(artifacts.values())
     return logged

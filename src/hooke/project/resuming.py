@@ -80,6 +80,11 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
                         mend=f"run {event.entry or 'it'} again: what it had logged is kept",
                         next=f"hooke show {run}",
                     )
+                if event.kind == "imported":
+                    raise UsageError(
+                        f"run {run} was imported from {event.place}: it has no tasks to go on with",
+                        next=f"hooke show {run}",
+                    )
                 started, finished = event, None
             elif isinstance(event, RunFinished):
                 finished = event

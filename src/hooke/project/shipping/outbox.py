@@ -21,6 +21,8 @@ __all__ = ["Load", "Outbox", "has_logged", "logged_segments"]
 
 MOST_EVENTS = 10_000
 """Events of a segment in one load: with the cursor kept after each, this is what a crash makes ship again."""
+MOST_POINTS = 50_000
+"""Points of a segment in one load: an imported event holds thousands, and a load is kept in memory."""
 
 _Logged = PointsLogged | NotesLogged | ArtifactLogged
 
@@ -148,7 +150,15 @@ class Outbox:
         if reader is None or reader.offset != offset:
             # What was read and not shipped is read again.
             reader = self._readers[file.stem] = self._opened.enter_context(SegmentReader(file, offset))
-        return [(event, reader.offset) for event in islice(reader, MOST_EVENTS) if isinstance(event, _Logged)]
+        found: list[tuple[_Logged, int]] = []
+        points = 0
+        for event in islice(reader, MOST_EVENTS):
+            if isinstance(event, _Logged):
+                found.append((event, reader.offset))
+            points += len(event.points) if isinstance(event, PointsLogged) else 0
+            if points >= MOST_POINTS:
+                break
+        return found
 
     def _read_driver(self) -> None:
         if self._driver is None:
@@ -173,7 +183,7 @@ class Outbox:
                         points.names.append(name)
                         points.values.append(value)
                         points.steps.append(step)
-                        points.times.append(event.at)
+                    points.times.extend(event.times or (event.at for _ in event.points))
                 case NotesLogged():
                     params |= event.params
                     tags |= event.tags

@@ -1,0 +1,83 @@
+"""Which runs of Neptune lie below a path: parts of a dump, and logs that were never sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hooke.base.errors import HookeError, MissingExtra, UsageError
+from hooke.project.importing.source import Source
+
+__all__ = ["Found", "find"]
+
+
+@dataclass(slots=True)
+class Found:
+    """Runs, the dump's first, and what looks like one and cannot be read."""
+
+    sources: list[Source] = field(default_factory=list)
+    broken: list[HookeError] = field(default_factory=list)
+
+    def add(self, several: Iterable[Source | HookeError]) -> None:
+        """Sort them by what they are."""
+        for each in several:
+            (self.broken if isinstance(each, HookeError) else self.sources).append(each)  # type: ignore[arg-type]
+
+
+def find(path: Path, files: Path | None = None) -> Found:
+    """All runs at `path`: a dump's folder (or the one with its `data` and `files`), a log, or a folder with some below.
+
+    Raises UsageError where there is neither; MissingExtra.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder", mend=WHAT)
+    if files is not None and not files.is_dir():
+        raise UsageError(f"--files {files}: there is no such folder")
+    found = Found()
+    _find_dump(path, files, found)
+    if not found.sources and not found.broken:
+        raise UsageError(
+            "there is nothing of Neptune to import",
+            where=str(path),
+            why="no PROJECT/RUN_part_N.parquet is below it",
+            mend=WHAT,
+        )
+    return found
+
+
+WHAT = "name what `neptune-exporter export` wrote (the folder with data/ and files/, or --data-path with --files)"
+
+
+def _find_dump(path: Path, files: Path | None, found: Found) -> None:
+    parts = [path] if path.suffix == ".parquet" else []
+    data = path
+    if path.is_dir():
+        data = path / "data" if (path / "data").is_dir() else path
+        parts = sorted({*data.glob("*_part_*.parquet"), *data.glob("*/*_part_*.parquet")})
+    if not parts:
+        return
+    try:
+        from hooke.project.importing.neptune_dump import PART, dumped_runs
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pyarrow":
+            raise
+        raise MissingExtra(
+            f"a dump of neptune-exporter needs {error.name}, which is not installed",
+            why=str(error),
+            mend='pip install "hooke[neptune]"',
+        ) from error
+    runs: dict[str, list[tuple[int, Path]]] = {}
+    for file in parts:
+        if (named := PART.fullmatch(file.name)) is not None:
+            runs.setdefault(str(file.parent / named[1]), []).append((int(named[2]), file))
+    sorted_parts = {prefix: [file for _, file in sorted(some)] for prefix, some in runs.items()}
+    found.add(dumped_runs(sorted_parts, files or _files_beside(data)))
+
+
+def _files_beside(data: Path) -> Path:
+    """The exporter's default: `files` beside `data`; else the files are with the data."""
+    for candidate in (data.parent / "files", data / "files", data.parent.parent / "files"):
+        if candidate.is_dir():
+            return candidate
+    return data
