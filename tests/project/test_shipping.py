@@ -19,8 +19,10 @@ from hooke.journal.events import (
     Failure,
     NodePlanned,
     RunFinished,
+    RunMadeOf,
     RunStarted,
 )
+from hooke.journal.made_of import MadeOf
 from hooke.journal.runs import LOCK, RunsFolder
 from hooke.journal.writer import Journal
 from hooke.project.folder import Project
@@ -305,3 +307,36 @@ def test_sync_where_there_is_nothing_to_ship_into(tmp_path, monkeypatch):
     )
     assert done.returncode == 2
     assert "no sink is called 'mlfow'" in done.stderr
+
+
+def test_what_the_run_is_made_of_is_told_once_however_late_it_is_known(book):
+    sink = MemorySink()
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+        book.log(None, None, 1.0)
+        shipper.ship(book.run)
+        assert "hooke.git.commit" not in sink.runs[book.run].tags
+        (book.folder / "uncommitted.diff").write_text("x" * 20_000)
+        book.driver.append(
+            RunMadeOf(
+                record=MadeOf(
+                    commit="abc", branch="trunk", dirty=True, diff="uncommitted.diff", diff_bytes=20_000
+                )
+            )
+        )
+        shipper.ship(book.run)
+        writes = sink.writes
+        shipper.ship(book.run)
+        book.end()
+        assert shipper.ship(book.run)
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as another:
+        assert another.ship(book.run)
+    assert sink.writes == writes, "once"
+    tags = sink.runs[book.run].tags
+    assert (tags["hooke.git.commit"], tags["hooke.git.branch"], tags["hooke.git.dirty"]) == (
+        "abc",
+        "trunk",
+        "True",
+    )
+    diff = tags["hooke.git.diff"]
+    assert len(diff) == 8000
+    assert diff.endswith("[cut: the whole has 20000 bytes, see uncommitted.diff in the run's folder]")

@@ -201,7 +201,7 @@ class LocalEngine:
 
     def _busy_with_alike(self, call: Call) -> Process | None:
         """The worker of this kind with the fewest calls, all short, behind which a short one may wait."""
-        if not call.short or call.gpus or len(call.payload) > AHEAD_BYTES:
+        if not call.short or call.gpus or len(call.payload) + len(call.keys) > AHEAD_BYTES:
             return None
         kind = self._kind(call)
         alike = [
@@ -412,6 +412,7 @@ def _task(call: Call, image: bytes | None) -> Task:
         pickle=image,
         parts=dict(call.image.parts) if image is not None else {},
         memory=call.memory,
+        keys=call.keys,
     )
 
 

@@ -77,6 +77,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     pickle: bytes | None
     parts: dict[str, str]
     memory: int | None
+    keys: bytes = b""
 
 
 _messages = msgspec.msgpack.Decoder(Hello | Task)
@@ -233,6 +234,7 @@ def _work(task: Task, function: Callable[..., Any]) -> Work:
         payload=task.payload,
         shown=task.shown,
         memory=task.memory,
+        keys=task.keys,
     )
 
 

@@ -90,6 +90,7 @@ class SerialEngine:
             function=call.image.function,
             payload=call.payload,
             shown=call.shown,
+            keys=call.keys,
         )
         with _copied(self._log), contextlib.chdir("."):
             result = self._worker.run(work)

@@ -11,8 +11,10 @@ from hooke.journal.events import (
     Event,
     NodePlanned,
     RunFinished,
+    RunMadeOf,
     RunStarted,
 )
+from hooke.journal.made_of import MadeOf
 
 __all__ = ["AttemptFacts", "AttemptsView"]
 
@@ -34,6 +36,7 @@ class AttemptsView:
         self.begun: RunStarted | None = None
         self.first_at = 0.0
         self.ended: RunFinished | None = None
+        self.made_of: MadeOf | None = None
         self.attempts: dict[int, AttemptFacts] = {}
         self._nodes: dict[int, NodePlanned] = {}
 
@@ -46,6 +49,8 @@ class AttemptsView:
                 self.ended = None
             case RunFinished():
                 self.ended = event
+            case RunMadeOf():
+                self.made_of = self.made_of or event.record
             case NodePlanned():
                 self._nodes[event.node] = event
             case AttemptStarted():

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.base.ref import Ref
+from hooke.journal.made_of import MadeOf
 
 __all__ = [
     "ArtifactLogged",
@@ -36,6 +37,7 @@ __all__ = [
     "PointsLogged",
     "RetryPlanned",
     "RunFinished",
+    "RunMadeOf",
     "RunStarted",
     "StopRequested",
     "StudyStarted",
@@ -110,6 +112,12 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     """`pipeline`; `script`, a run of `start_run()`; or `imported` from another tracker. The last two have no graph."""
     experiment: str = ""
     """What trackers file the run under; empty is the pipeline's name."""
+
+
+class RunMadeOf(_Event, frozen=True, kw_only=True, tag="run_made_of"):
+    """What the run is made of. It is gathered beside the run, so it may come anywhere between start and end; again after each resume."""
+
+    record: MadeOf
 
 
 class CodeSeen(_Event, frozen=True, kw_only=True, tag="code_seen"):
@@ -455,6 +463,7 @@ class ArtifactLogged(_Logged, frozen=True, kw_only=True, tag="artifact_logged"):
 
 Event: TypeAlias = (
     RunStarted
+    | RunMadeOf
     | CodeSeen
     | NodePlanned
     | MapExpanded

@@ -35,7 +35,9 @@ def fingerprint_code(function: Any, *, follow: frozenset[str] = EVERYTHING) -> C
     root = Part(kind="function", name="")
     walk.bind(root, "", function, made=Part(kind="global", name=type(function).__qualname__))
     key = walk.finish(root)
-    return CodePrint(key=key, parts=walk.parts(), notes=tuple(walk.notes))
+    return CodePrint(
+        key=key, parts=walk.parts(), notes=tuple(walk.notes), foreign=tuple(filter(None, walk.foreigners))
+    )
 
 
 def _reach(walk: CodeWalk, part: Part, label: str, value: Any) -> bool:

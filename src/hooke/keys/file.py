@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from blake3 import blake3
@@ -11,7 +14,20 @@ from blake3 import blake3
 from hooke.base.errors import UsageError
 from hooke.keys.combine import Key, combine
 
-__all__ = ["File"]
+__all__ = ["File", "files_keyed"]
+
+_keyed: ContextVar[dict[str, Key] | None] = ContextVar("hooke_files_keyed", default=None)
+
+
+@contextmanager
+def files_keyed() -> Iterator[dict[str, Key]]:
+    """Collects the files whose keys are asked for inside: absolute path -> key."""
+    files: dict[str, Key] = {}
+    token = _keyed.set(files)
+    try:
+        yield files
+    finally:
+        _keyed.reset(token)
 
 
 class File(os.PathLike[str]):
@@ -38,7 +54,8 @@ class File(os.PathLike[str]):
         """The key of the content; read again when size, modification time or inode change. Raises UsageError."""
         try:
             facts = self.path.stat()
-            return _content_key(str(self.path.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ino)
+            resolved = str(self.path.resolve())
+            key = _content_key(resolved, facts.st_size, facts.st_mtime_ns, facts.st_ino)
         except OSError as error:
             raise UsageError(
                 f"cannot read {self.path}",
@@ -46,6 +63,9 @@ class File(os.PathLike[str]):
                 why=str(error),
                 mend="give hooke.File the path of a readable file",
             ) from error
+        if (files := _keyed.get()) is not None:
+            files[str(self.path.absolute())] = key
+        return key
 
 
 @functools.lru_cache(maxsize=4096)

@@ -28,11 +28,15 @@ class CodePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodePrint:
-    """The key of a function's code with its parts, the function first; `notes` say where static reach failed."""
+    """The key of a function's code with its parts, the function first; `notes` say where static reach failed.
+
+    `foreign` are the qualified names of what it reaches of the standard library and of distributions.
+    """
 
     key: Key
     parts: tuple[CodePart, ...]
     notes: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ class CodeWalk:
     def __init__(self, *, reader: Reader, follow: frozenset[str] = EVERYTHING) -> None:
         self.follow = follow
         self.notes: dict[str, None] = {}
+        self.foreigners: dict[str, None] = {}
         self._reader = reader
         self._parts: list[Part] = []
         self._places: dict[object, int] = {}
@@ -106,6 +107,7 @@ class CodeWalk:
 
     def foreign(self, part: Part, label: str, qualifier: str, origin: Origin) -> None:
         """An edge to something of the standard library or a distribution, by its qualified name."""
+        self.foreigners[qualifier] = None
         counted = origin.version if "distributions" in self.follow else ""
         title = f"{origin.distribution} {origin.version}".strip()
 

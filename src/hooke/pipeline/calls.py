@@ -17,6 +17,7 @@ from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.promise import MapPromise, Promise
 from hooke.pipeline.references import Element, Items, Reference, Value, pack
 from hooke.pipeline.run_state import RunState
+from hooke.pipeline.seeds import KEY_BYTES, draws_nothing
 from hooke.pipeline.shown import shown, shown_call
 from hooke.pipeline.task import Task
 from hooke.store import by_value
@@ -38,6 +39,7 @@ class CallMaker:
         self._store = store
         self._images: dict[int, FunctionImage] = {}
         self._constants: dict[int, bytes] = {}
+        self._certain: dict[int, bool] = {}
         self.expansions: dict[int, MapExpanded] = {}
         """The lists of dynamic maps that exist."""
 
@@ -65,7 +67,21 @@ class CallMaker:
             timeout_s=plan.timeout_s,
             twin_of=submit.twin_of,
             short=submit.short,
+            keys=self._item_keys(node, submit),
         )
+
+    def _item_keys(self, node: Node, submit: Submit) -> bytes:
+        if submit.expand:
+            return b""
+        if node.kind == "call":
+            return bytes.fromhex(self._keys[node.id].key)
+        if node.id not in self._certain:
+            code = self._keys[node.id].code
+            self._certain[node.id] = draws_nothing(code, node.arguments.values(), node.iterables)
+        if self._certain[node.id]:
+            return b""
+        keys = self._keys.items(node.id)
+        return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
 
     def image(self, node: Node) -> FunctionImage:
         """The function of a node's task as it goes to workers."""

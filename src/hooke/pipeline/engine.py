@@ -82,6 +82,8 @@ class Call:
     """The attempt at the same items that runs long, where this is a second one beside it."""
     short: bool = False
     """Expected to end within milliseconds: it may wait in a worker behind others like it."""
+    keys: bytes = b""
+    """Of the call or of each item, 16 bytes each: chance is seeded from them. Empty seeds nothing."""
 
     def began(self, now: float, *, worker: str) -> AttemptStarted:
         """The event that says that a worker has begun with it."""

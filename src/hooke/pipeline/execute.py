@@ -20,6 +20,7 @@ from hooke.keys.modules import module_title
 from hooke.pipeline.expansion import Expansion, expand
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.references import unpack
+from hooke.pipeline.seeds import KEY_BYTES, chance, seed_from
 from hooke.pipeline.shown import shown
 from hooke.pipeline.usage import Usage
 from hooke.store.store import Store
@@ -59,6 +60,8 @@ class Work:
     payload: bytes
     shown: str
     memory: int | None = None
+    keys: bytes = b""
+    """As in the Call."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,7 +96,8 @@ class Worker:
         self.usage.reset()
         outcome = _Outcome()
         try:
-            self._perform(work, outcome)
+            with chance(restored=not self.alone):
+                self._perform(work, outcome)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
                 raise
@@ -103,6 +107,8 @@ class Worker:
     def _perform(self, work: Work, outcome: _Outcome) -> None:
         if work.kind == "call":
             args, kwargs = unpack(work.payload, self.store)
+            if work.keys:
+                seed_from(work.keys)
             outcome.ref = self.store.put(work.function(*args, **kwargs))
         elif work.kind == "expand":
             outcome.expansion = expand(unpack(work.payload, self.store), self.store)
@@ -114,12 +120,15 @@ class Worker:
         constants = self._constants_of(work.node, constants_data)
         layout, items = unpack(columns_data, self.store)
         rows = items if layout == "rows" else zip(*items, strict=True)
-        function, results, tracker = work.function, outcome.results, self.tracker
+        function, results, tracker, keys = work.function, outcome.results, self.tracker, work.keys
         arguments: Sequence[Any] = ()
         try:
             for item, arguments in enumerate(rows, work.lo):
                 if tracker is not None:
                     tracker.item = item
+                if keys:
+                    at = KEY_BYTES * (item - work.lo)
+                    seed_from(keys[at : at + KEY_BYTES])
                 results.append(function(*arguments, **constants))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown by its range, which does not say what failed

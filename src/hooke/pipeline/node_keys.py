@@ -37,9 +37,11 @@ class NodeKey:
 class GraphKeys:
     """Computes and holds the keys of one graph. Raises NotFingerprintable naming task and argument."""
 
-    def __init__(self, graph: Graph, *, run: str) -> None:
+    def __init__(self, graph: Graph, *, run: str, seed: int = 0) -> None:
+        """`seed` other than 0 is part of every key: with another one all is drawn, so all runs, anew."""
         self.graph = graph
         self._run = run
+        self._seed = seed
         self._code: dict[int, CodePrint] = {}
         self._items: dict[int, bytes] = {}
         self.nodes: list[NodeKey] = []
@@ -91,6 +93,8 @@ class GraphKeys:
         recipe = combine(
             node.kind, code.key, *(part for name in sorted(inputs) for part in (name, inputs[name]))
         )
+        if self._seed:
+            recipe = combine("seeded", recipe, self._seed)
         if not node.task.resources.cache:
             # Nothing that follows from it may be taken from another run, so the run is part of the recipe.
             recipe = combine("uncached", recipe, self._run, node.id)

@@ -23,6 +23,7 @@ from hooke.journal.events import CodeSeen, Event, NodePlanned, RunFinished, RunS
 from hooke.journal.reader import read
 from hooke.journal.view import RunView
 from hooke.journal.writer import Journal
+from hooke.keys.file import files_keyed
 from hooke.pipeline.effects import Plan
 from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.graph import Graph
@@ -40,6 +41,7 @@ from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
 from hooke.project.places import Place, find_place, open_engine, parse_workers
 from hooke.project.predictions import check
+from hooke.project.provenance.recording import Recording
 from hooke.project.shipping.background import Shipping
 from hooke.store import by_value
 from hooke.store.store import Store
@@ -69,6 +71,8 @@ class Order:
     on: str = "local"
     workers: int | tuple[int, int] | None = None
     run: str | None = None
+    name: str = ""
+    """The id of a new run; empty makes one."""
     observers: tuple[Observer, ...] = ()
 
 
@@ -84,6 +88,8 @@ class Driver:
     clock: Clock
     tracker: Tracker
     """What the pipeline's body logged while it was traced."""
+    seed: int
+    """Part of every key."""
     look_again: float = 0.0
 
     def drive(self) -> str:
@@ -119,13 +125,18 @@ class Driver:
         began = self.clock.monotonic()
         seed = random.SystemRandom().getrandbits(31)
         journal.append(self._started(store, seed=seed))
+        made_of = Recording(self.project.root, journal.folder, journal.append, seed=self.seed)
         try:
-            keys = GraphKeys(self.graph, run=self.run)
+            with files_keyed() as files:
+                keys = GraphKeys(self.graph, run=self.run, seed=self.seed)
+            made_of.start(files)
             self._journal_plan(journal, keys)
             state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
             status = self._run(state, keys, store, journal, recovered)
             output = _output(self.graph, keys, state, store) if status == "finished" else None
+            made_of.join()
         except BaseException as error:
+            made_of.join(patience_s=1.0)
             message = str(error) if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
             status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             _finish(journal, RunFinished(status=status, message=message.removesuffix(": ")))
@@ -295,13 +306,20 @@ def prepare(order: Order, project: Project, *, clock: Clock | None = None) -> Dr
     workers = parse_workers(order.workers)
     place = find_place(order.on, workers=workers, places=project.settings.places)
     clock = clock or SystemClock()
-    run = order.run or new_run_id(order.pipeline.name, clock.now())
+    run = order.run or order.name or new_run_id(order.pipeline.name, clock.now())
     durable: Any = project.settings.journal.durable
     tracker = Tracker(project.runs.folder(run), DRIVER, durable=durable, held=True)
     with logging_into(tracker):
         graph = trace(order.pipeline, order.args, order.params)
     return Driver(
-        project=project, order=order, run=run, graph=graph, place=place, clock=clock, tracker=tracker
+        project=project,
+        order=order,
+        run=run,
+        graph=graph,
+        place=place,
+        clock=clock,
+        tracker=tracker,
+        seed=project.seed,
     )
 
 

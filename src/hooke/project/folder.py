@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +14,10 @@ from hooke.project.predictions import PlansFolder
 from hooke.project.settings import FILE, Settings, read_settings
 from hooke.store.store import Store
 
-__all__ = ["Project"]
+__all__ = ["SEED", "Project"]
+
+SEED = "HOOKE_SEED"
+"""The environment variable that goes before `[run] seed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,17 @@ class Project:
         if not urlsplit(url).scheme:
             url = str(self.root / url)
         return Store.open(url, secret=self.secret())
+
+    @property
+    def seed(self) -> int:
+        """What is part of every key: HOOKE_SEED, else `[run] seed`, else 0. Raises ConfigError."""
+        said = os.environ.get(SEED)
+        if said is None:
+            return self.settings.run.seed
+        try:
+            return int(said)
+        except ValueError:
+            raise ConfigError(f"{SEED}={said!r} is no whole number", mend=f"{SEED}=7, or unset it") from None
 
     def secret(self) -> bytes | None:
         """What signs the objects of a shared store; None where hooke.toml names none. Raises ConfigError."""

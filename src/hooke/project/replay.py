@@ -43,7 +43,7 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     """
     driver = reopen(project, run)
     store = project.store()
-    keys = GraphKeys(driver.graph, run=run)
+    keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
     state = RunState(driver.graph, [Plan() for _ in driver.graph.nodes])
     calls = CallMaker(driver.graph, keys, state, store)
     segments = read(project.runs.folder(run), DRIVER)

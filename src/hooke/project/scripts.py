@@ -24,6 +24,7 @@ from hooke.journal.writer import Journal
 from hooke.pipeline.shown import shown
 from hooke.project.driving import DRIVER, new_run_id
 from hooke.project.folder import Project
+from hooke.project.provenance.recording import Recording
 from hooke.project.running import Run, start_of
 from hooke.project.shipping.background import Shipping
 from hooke.project.shipping.report import refused_lines
@@ -107,6 +108,8 @@ class ScriptRun(Run):
                 shown={f"[{at}]": shown(word) for at, word in enumerate(sys.argv[1:])} if entry else {},
             )
         )
+        self._made_of = Recording(project.root, self.folder, self._driver.append, script=True)
+        self._made_of.start()
         self.tracker = Tracker(self.folder, "script", durable=durable)
         self._system = SystemMetrics(
             Tracker(self.folder, SYSTEM), every_s=project.settings.tracking.system_metrics_s
@@ -135,6 +138,7 @@ class ScriptRun(Run):
         for line in refused_lines(self.folder):
             _log.warning("run %s: of what was logged %s", self.id, line)
         try:
+            self._made_of.join()
             seconds = SystemClock().monotonic() - self._began
             self._driver.append(RunFinished(status=status, message=message, seconds=seconds))
             self._driver.close()

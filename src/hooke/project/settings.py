@@ -18,6 +18,7 @@ __all__ = [
     "JournalSettings",
     "PlaceSettings",
     "PlanSettings",
+    "RunSettings",
     "Settings",
     "ShowSettings",
     "StoreSettings",
@@ -57,6 +58,14 @@ class ShowSettings:
 
     progress: str = "auto"
     """`auto`, `table`, `lines` or `none`, as in `run`. The environment variable HOOKE_PROGRESS goes before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """`[run]`: what holds for every run."""
+
+    seed: int = 0
+    """Part of every key, and so of what each task's random numbers follow from. The environment variable HOOKE_SEED goes before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +109,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
     show: ShowSettings = field(default_factory=ShowSettings)
+    run: RunSettings = field(default_factory=RunSettings)
     plan: PlanSettings = field(default_factory=PlanSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     places: Mapping[str, PlaceSettings] = field(default_factory=dict)
@@ -120,6 +130,7 @@ def read_settings(folder: Path) -> Settings:
         store=_store(path, table.get("store", {})),
         journal=_journal(path, table.get("journal", {})),
         show=_show(path, table.get("show", {})),
+        run=_run(path, table.get("run", {})),
         plan=_plan(path, table.get("plan", {})),
         tracking=_tracking(path, table.get("tracking", {})),
         places={name: _place(path, f"places.{name}", values) for name, values in places.items()},
@@ -137,6 +148,11 @@ def _show(path: Path, values: Any) -> ShowSettings:
     made: ShowSettings = _section(path, "show", values, ShowSettings)
     if made.progress not in PROGRESS:
         raise ConfigError(f"{path}: show.progress = {made.progress!r}", mend=f"valid: {', '.join(PROGRESS)}")
+    return made
+
+
+def _run(path: Path, values: Any) -> RunSettings:
+    made: RunSettings = _section(path, "run", values, RunSettings)
     return made
 
 

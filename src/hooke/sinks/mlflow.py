@@ -40,6 +40,14 @@ STATUS = {
     "stopped": "KILLED",
     "lost": "KILLED",
 }
+TAGS = {
+    f"hooke.{ours}": f"mlflow.{theirs}"
+    for ours, theirs in (
+        ("user", "user"),
+        *((f"git.{part}", f"source.git.{part}") for part in ("commit", "branch", "dirty", "repoURL", "diff")),
+    )
+}
+"""What MLflow has names of its own for."""
 REFUSED = {"BAD_REQUEST", "INVALID_PARAMETER_VALUE"}
 """Codes of MLflow's errors that are about what was sent: it will never take that."""
 BLOCKED = {"INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
@@ -76,7 +84,7 @@ class MlflowSink:
         metrics = list(self._metrics(batch.run.key, batch.points, names, receipt))
         params = self._new_params(batch, run_id, names, receipt)
         tags = [
-            RunTag(names.of(name), _cut(value, MOST_TAG, f"tag {name!r}", receipt))
+            RunTag(TAGS.get(name) or names.of(name), _cut(value, MOST_TAG, f"tag {name!r}", receipt))
             for name, value in batch.tags.items()
         ]
         for at in range(0, len(metrics), MOST_METRICS):

@@ -11,6 +11,7 @@ from typing import Self
 
 from hooke.journal.attempts import AttemptFacts, AttemptsView
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
+from hooke.journal.made_of import MadeOf
 from hooke.journal.reader import SegmentReader
 from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
 from hooke.journal.sink import Batch, Points, ShippedRun
@@ -23,6 +24,12 @@ MOST_EVENTS = 10_000
 """Events of a segment in one load: with the cursor kept after each, this is what a crash makes ship again."""
 MOST_POINTS = 50_000
 """Points of a segment in one load: an imported event holds thousands, and a load is kept in memory."""
+
+MADE_OF = "run-made-of"
+"""Beside the segments in the offsets: that the tracker has been told what the run is made of."""
+
+MOST_DIFF = 8000
+"""Characters of the uncommitted diff in a tag; MLflow takes no longer one."""
 
 _Logged = PointsLogged | NotesLogged | ArtifactLogged
 
@@ -66,10 +73,14 @@ class Outbox:
                 gathered.setdefault((event.attempt, event.item), []).append(event)
                 load.offsets[name] = end
                 load.events += 1
+        new = self.view.made_of is not None and MADE_OF not in load.offsets
+        if new:
+            load.offsets[MADE_OF] = 1
         for whose, events in gathered.items():
-            if events or (whose == (None, None) and not self._known):
+            if events or (whose == (None, None) and (new or not self._known)):
                 events.sort(key=lambda event: event.at)
-                load.batches.append(self._batch(self.shipped(*whose), events))
+                tags = self._made_of() if new and whose == (None, None) else {}
+                load.batches.append(self._batch(self.shipped(*whose), events, tags))
         return load
 
     def shipped_up_to(self, load: Load) -> None:
@@ -169,12 +180,12 @@ class Outbox:
         for event in self._driver:
             self.view.apply(event)
 
-    def _batch(self, run: ShippedRun, events: list[_Logged]) -> Batch:
+    def _batch(self, run: ShippedRun, events: list[_Logged], made_of: dict[str, str]) -> Batch:
         points = Points([], [], [], [])
         begun = self.view.begun
         assert begun is not None
         params = dict(begun.shown) if run.parent is None and not self._known else {}
-        tags: dict[str, str] = {}
+        tags = dict(made_of)
         artifacts: dict[str, Path] = {}
         for event in events:
             match event:
@@ -190,6 +201,31 @@ class Outbox:
                 case ArtifactLogged():
                     artifacts[event.path] = self.folder / event.file
         return Batch(run=run, points=points, params=params, tags=tags, artifacts=artifacts)
+
+    def _made_of(self) -> dict[str, str]:
+        made_of = self.view.made_of
+        assert made_of is not None
+        facts = {
+            "hooke.user": made_of.user,
+            "hooke.git.commit": made_of.commit,
+            "hooke.git.branch": made_of.branch,
+            "hooke.git.dirty": "" if made_of.dirty is None else str(made_of.dirty),
+            "hooke.git.repoURL": made_of.remote,
+            "hooke.git.tree": made_of.tree,
+            "hooke.git.diff": self._diff(made_of) if made_of.diff else "",
+            "hooke.environment": made_of.environment,
+        }
+        return {name: value for name, value in facts.items() if value}
+
+    def _diff(self, made_of: MadeOf) -> str:
+        try:
+            text = (self.folder / made_of.diff).read_bytes().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+        if len(text) <= MOST_DIFF:
+            return text
+        note = f"\n[cut: the whole has {made_of.diff_bytes} bytes, see {made_of.diff} in the run's folder]"
+        return text[: MOST_DIFF - len(note)] + note
 
     def _tags(self) -> dict[str, str]:
         begun = self.view.begun

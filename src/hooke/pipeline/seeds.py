@@ -1,0 +1,141 @@
+"""Chance that repeats: what random numbers a call or an item draws follows from its key, not from where or after what it runs.
+
+Seeded are `random`, NumPy's legacy global state and PyTorch, the latter two where they are imported, or as soon as the
+call imports them. Generators that a task makes itself (`numpy.random.default_rng()`) are its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import random
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from hooke.keys.parts import CodePrint
+
+__all__ = ["KEY_BYTES", "chance", "draws_nothing", "seed_from"]
+
+KEY_BYTES = 16
+"""Of a key: what each item has in `Call.keys`."""
+
+
+_CERTAIN = frozenset(
+    {
+        "abc", "bisect", "builtins", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
+        "functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "os", "pathlib", "re", "string", "struct",
+        "time", "types", "typing", "zlib",
+    }
+)  # fmt: skip
+"""Modules that draw nothing from a global generator."""
+_PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
+
+
+def draws_nothing(code: CodePrint, arguments: Iterable[object], columns: Iterable[Any]) -> bool:
+    """Whether it is sure that no item of a map draws random numbers: seeding costs more than a short item takes.
+
+    Sure is what reaches modules of a list only, and gets numbers and text only: other objects may bring code along.
+    """
+    if code.notes or not all(name.partition(".")[0] in _CERTAIN for name in code.foreign):
+        return False
+    if not all(type(value) in _PLAIN for value in arguments):
+        return False
+    return all(isinstance(column, range) or _is_plain(column) for column in columns)
+
+
+def _is_plain(column: Any) -> bool:
+    return type(column) in {list, tuple} and all(type(value) in _PLAIN for value in column)
+
+
+@contextlib.contextmanager
+def chance(*, restored: bool) -> Iterator[None]:
+    """An attempt, in which `seed_from` is called. `restored` gives `random` and NumPy back the state that they had before."""
+    before = _states() if restored else {}
+    sys.meta_path.insert(0, _watch)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_watch)
+        _watch.number = None
+        for set_state, state in before.values():
+            set_state(state)
+
+
+def seed_from(key: bytes) -> None:
+    """Seed the global generators with the first eight bytes of a key."""
+    number = int.from_bytes(key[:8], "little")
+    random.seed(number)
+    _watch.number = number
+    for name, seed in _SEEDED.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            seed(module, number)
+
+
+def _seed_numpy(module: Any, number: int) -> None:
+    if (seed := getattr(module, "seed", None)) is not None:
+        seed(number & 0xFFFF_FFFF)
+
+
+def _seed_torch(module: Any, number: int) -> None:
+    if not hasattr(module, "manual_seed"):  # another thread imports it now
+        return
+    if getattr(module.version, "cuda", None) or getattr(module.version, "hip", None):
+        module.manual_seed(number)
+    else:
+        module.default_generator.manual_seed(
+            number
+        )  # manual_seed notes a stack for each GPU that there is not
+
+
+_SEEDED = {"numpy.random": _seed_numpy, "torch": _seed_torch}
+
+
+def _states() -> dict[str, tuple[Any, Any]]:
+    states: dict[str, tuple[Any, Any]] = {"random": (random.setstate, random.getstate())}
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None and hasattr(numpy_random, "get_state"):
+        states["numpy.random"] = (numpy_random.set_state, numpy_random.get_state())
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_rng_state"):
+        states["torch"] = (torch.set_rng_state, torch.get_rng_state())
+    return states
+
+
+class _Watch:
+    """A finder of modules that finds none itself: it sees that a library is imported, and seeds it when that is done."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._looking = False
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What the finders after this one find."""
+        if name not in _SEEDED or self._looking:
+            return None
+        self._looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._looking = False
+        if spec is not None and spec.loader is not None:
+            self._seed_after(spec.loader, name)
+        return spec
+
+    def _seed_after(self, loader: Any, name: str) -> None:
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            if self.number is not None:
+                _SEEDED[name](module, self.number)
+
+        loader.exec_module = exec_module
+
+
+_watch = _Watch()

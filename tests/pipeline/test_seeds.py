@@ -1,0 +1,109 @@
+"""Chance that repeats: the same numbers whatever ran before, wherever it runs, however its library came to be imported."""
+
+import math
+import random
+import subprocess
+import sys
+from random import gauss
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooke.keys.code import fingerprint_code
+from hooke.pipeline.seeds import chance, draws_nothing, seed_from
+
+KEYS = st.binary(min_size=16, max_size=16)
+
+
+def draws() -> tuple[float, float]:
+    return random.random(), float(np.random.rand())
+
+
+@given(KEYS, KEYS, st.integers(0, 5))
+def test_what_is_drawn_follows_from_the_key_alone(key, other, before):
+    with chance(restored=True):
+        seed_from(other)
+        for _ in range(before):
+            random.gauss(0, 1)
+            np.random.randn()
+        seed_from(key)
+        first = draws()
+        seed_from(other)
+        another = draws()
+        seed_from(key)
+        assert draws() == first
+        assert (another == first) == (key[:8] == other[:8])
+
+
+def test_a_process_of_somebody_elses_has_its_own_chance_back():
+    random.seed(3)
+    np.random.seed(3)
+    expected = draws()
+    random.seed(3)
+    np.random.seed(3)
+    with chance(restored=True):
+        seed_from(bytes(16))
+        draws()
+    assert draws() == expected
+
+
+LATE = """
+import sys
+from random import gauss
+from hooke.pipeline.seeds import chance, draws_nothing, seed_from
+assert "numpy.random" not in sys.modules
+with chance(restored=False):
+    seed_from(b"0123456789abcdef")
+    import numpy as np
+    first = np.random.rand()
+    seed_from(b"0123456789abcdef")
+    print(np.random.rand() == first, len(sys.meta_path))
+print(len(sys.meta_path))
+"""
+
+
+def test_a_library_that_the_call_imports_is_seeded_as_soon_as_it_is_there():
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=True)
+    same, inside, outside = done.stdout.split()
+    assert same == "True"
+    assert int(outside) == int(inside) - 1
+
+
+def doubled(x: int) -> int:
+    return math.ceil(x) * 2
+
+
+def module_draw(x: int) -> float:
+    return x + random.random()
+
+
+def bound_draw(x: int) -> float:
+    return x + gauss(0, 1)
+
+
+def numpy_draw(x: int) -> float:
+    return float(np.random.rand())
+
+
+def late_draw(x: int) -> float:
+    import random as chances
+
+    return chances.random()
+
+
+def hidden_draw(x: int) -> float:
+    return __import__("random").random()
+
+
+def indirect_draw(x: int) -> float:
+    return module_draw(x)
+
+
+def test_only_what_surely_draws_nothing_is_left_unseeded():
+    assert draws_nothing(fingerprint_code(doubled), [2, "text"], [range(3), [1, 2.0]])
+    for draws_some in (module_draw, bound_draw, numpy_draw, late_draw, hidden_draw, indirect_draw):
+        assert not draws_nothing(fingerprint_code(draws_some), [], [range(3)]), draws_some
+    assert not draws_nothing(fingerprint_code(doubled), [module_draw], [range(3)]), "an argument may draw"
+    assert not draws_nothing(fingerprint_code(doubled), [], [[1, module_draw]])
+    assert not draws_nothing(fingerprint_code(doubled), [], [object()]), "a list that does not exist yet"
