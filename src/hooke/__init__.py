@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from hooke.keys.file import File
+    from hooke.project.comparing.comparison import Comparison
+    from hooke.project.comparing.runs import Runs, compare, runs
     from hooke.project.measuring import Study, measure
     from hooke.project.planning.plan import Plan, plan
     from hooke.project.running import Run, run
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BeyondTheData",
+    "Comparison",
     "ConfigError",
     "CorruptObject",
     "EnvironmentMismatch",
@@ -76,6 +79,7 @@ __all__ = [
     "Plan",
     "Run",
     "RunStopped",
+    "Runs",
     "ScriptRun",
     "StoreError",
     "StoreFull",
@@ -87,6 +91,7 @@ __all__ = [
     "UsageError",
     "UserError",
     "WorkerDied",
+    "compare",
     "log_artifact",
     "log_figure",
     "log_metric",
@@ -99,6 +104,7 @@ __all__ = [
     "pipeline",
     "plan",
     "run",
+    "runs",
     "set_tag",
     "set_tags",
     "start_run",
@@ -106,11 +112,14 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Comparison": "hooke.project.comparing.comparison",
     "File": "hooke.keys.file",
     "Plan": "hooke.project.planning.plan",
     "Run": "hooke.project.running",
+    "Runs": "hooke.project.comparing.runs",
     "ScriptRun": "hooke.project.scripts",
     "Study": "hooke.project.measuring",
+    "compare": "hooke.project.comparing.runs",
     "log_artifact": "hooke.tracking.log",
     "log_figure": "hooke.tracking.log",
     "log_metric": "hooke.tracking.log",
@@ -122,6 +131,7 @@ _ELSEWHERE = {
     "measure": "hooke.project.measuring",
     "plan": "hooke.project.planning.plan",
     "run": "hooke.project.running",
+    "runs": "hooke.project.comparing.runs",
     "set_tag": "hooke.tracking.log",
     "set_tags": "hooke.tracking.log",
     "start_run": "hooke.project.scripts",

@@ -141,7 +141,7 @@ class TestPlotly:
     def test_a_name_cannot_leave_its_place(self):
         curve = Curve(a_curve("two").measurements, name="</script><script>alert(1)</script>")
         made = curve.picture()
-        page = page_of(interactive.spec_of(made), "", "", title=made.title)
+        page = page_of([interactive.spec_of(made)], "", "", title=made.title)
         parser = Scripts()
         parser.feed(page)
         assert parser.count == 2

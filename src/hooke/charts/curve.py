@@ -119,7 +119,7 @@ class Curve:
         made = self.picture()
         try:
             below = html_of("", self.law, unit=self.unit, notes=made.notes)
-            return page_of(interactive.spec_of(made), interactive.script(), below, title=made.title)
+            return page_of([interactive.spec_of(made)], interactive.script(), below, title=made.title)
         except ImportError as error:
             raise _missing(error, "plotly") from error
 

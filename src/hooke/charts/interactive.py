@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,7 @@ from hooke.charts.axis import Axis
 from hooke.charts.palette import COLOURS, GREY, INK, SHAPES
 from hooke.charts.picture import Line, Mark, Panel, Picture
 
-__all__ = ["figure", "script", "spec_of"]
+__all__ = ["figure", "figure_of", "script", "spec_of"]
 
 HALVES = ((0.0, 0.44), (0.56, 1.0))
 """Of the width, for the two panels."""
@@ -22,7 +22,12 @@ _SYMBOLS = {"triangle": "triangle-up"}
 
 def figure(picture: Picture) -> Any:
     """The `plotly.graph_objects.Figure`. Raises ImportError where Plotly is not installed."""
-    return import_module("plotly.graph_objects").Figure(spec_of(picture))
+    return figure_of(spec_of(picture))
+
+
+def figure_of(spec: Mapping[str, Any]) -> Any:
+    """The figure of traces and layout in Plotly's words. Raises ImportError where Plotly is not installed."""
+    return import_module("plotly.graph_objects").Figure(spec)
 
 
 def script() -> str:

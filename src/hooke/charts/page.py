@@ -35,14 +35,15 @@ def html_of(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
     )
 
 
-def page_of(spec: Mapping[str, Any], script: str, below: str, *, title: str) -> str:
-    """A page with the Plotly figure of `spec`, drawn by `script` (Plotly's program) within it, and `below`, trusted markup."""
+def page_of(specs: Sequence[Mapping[str, Any]], script: str, below: str, *, title: str) -> str:
+    """A page with the Plotly figures of `specs`, drawn by `script` (Plotly's program) within it, and `below`, trusted markup."""
     # `</` would end the script early, wherever it stood in a name.
-    data = json.dumps(spec, allow_nan=False).replace("</", "<\\/")
+    data = json.dumps(list(specs), allow_nan=False).replace("</", "<\\/")
+    places = "".join(f'<div id="figure{at}"></div>\n' for at in range(len(specs)))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<script>{script}</script></head>\n<body style="{_BODY}"><div id="curve"></div>\n'
-        f"<script>const curve = {data};\n"
-        'Plotly.newPlot("curve", curve.data, curve.layout, {responsive: true, displaylogo: false})</script>\n'
+        f'<script>{script}</script></head>\n<body style="{_BODY}">{places}'
+        f"<script>const figures = {data};\n"
+        "figures.forEach((each, at) => Plotly.newPlot(`figure${at}`, each.data, each.layout, {responsive: true, displaylogo: false}))</script>\n"
         f"{below}</body></html>\n"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["COLOURS", "GREY", "INK", "LAW_ON_EITHER", "SHAPES"]
+__all__ = ["COLOURS", "GREY", "INK", "LAW_ON_EITHER", "SERIES", "SHAPES"]
 
 COLOURS: Mapping[str, str] = {
     "law": "#0072b2",
@@ -24,3 +24,5 @@ INK = "#222222"
 GREY = "#757575"
 """The ideal line, axes and their numbers: a contrast of 4.6 to white, and of 4.0 to near-black."""
 SHAPES: Mapping[str, str] = {"knee": "diamond", "peak": "triangle", "COST": "square"}
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0568f", "#e69f00", "#56b4e9", "#222222", "#757575")
+"""Of lines that are told apart by name; after eight they come again."""

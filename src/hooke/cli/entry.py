@@ -29,6 +29,7 @@ VERBS = {
     "run": "Run a pipeline: hooke run FILE.py[:PIPELINE] [--PARAMETER VALUE ...]",
     "resume": "Go on with a run that was stopped, failed or killed.",
     "runs": "List the runs of a project.",
+    "compare": "Show what differs between runs, side by side.",
     "show": "Show a run: its tasks, what failed and why.",
     "logs": "Print what the tasks of a run printed.",
     "curve": "Show how far a task scales, as a run or a study measured it.",

@@ -1,9 +1,11 @@
-"""`hooke runs`: the runs of a project, the newest first."""
+"""`hooke runs`: the runs of a project, the newest first, or as they are asked for."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from hooke.base.formats import format_seconds
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import Session, command
 from hooke.journal.view import RunRow
+from hooke.project.comparing.facts import Facts, facts_of
+from hooke.project.comparing.names import Names
+from hooke.project.comparing.select import Query, cell_of, selected
 from hooke.project.folder import Project
 from hooke.project.outcome import view_of
 from hooke.project.table import aligned, moment
@@ -22,35 +27,114 @@ from hooke.project.table import aligned, moment
 __all__ = ["runs"]
 
 COLUMNS = ("run", "pipeline", "status", "started", "took", "done", "cached", "failed", "parameters")
+ASKED = ("run", "pipeline", "status", "started", "took")
+"""The columns before those of metrics."""
 
 
 @click.command()
 @click.option(
     "--limit", default=20, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many."
 )
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Show the last value of a metric; NAME.min and NAME.max show the least and the greatest. Can be given again.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Only runs that fit, as params.depth>6, tags.team=ours, metrics.auc.max>=0.9, status=failed, pipeline!=demo. "
+    "Can be given again; all must hold.",
+)
+@click.option(
+    "--sort",
+    default="",
+    metavar="NAME",
+    help="Sort by a metric, params.NAME, tags.NAME, started, took, status or pipeline; -NAME begins with the greatest.",
+)
 @json_option
 @in_project
 @click.pass_obj
-def runs(session: Session, *, limit: int, as_json: bool, project: Path | None) -> int:
+def runs(  # noqa: PLR0913 - one parameter for each option of the command
+    session: Session,
+    *,
+    limit: int,
+    metrics: tuple[str, ...],
+    where: tuple[str, ...],
+    sort: str,
+    as_json: bool,
+    project: Path | None,
+) -> int:
     """List runs, the newest first.
 
-    `lost` are those whose driver died; they can be resumed.
+    `lost` are those whose driver died; they can be resumed. What a task logged is NAME, or TASK.NAME where several tasks
+    logged a NAME. Numbers are compared as numbers.
     """
-    where = the_project(session, project)
-    names = where.runs.names()
-    rows = [(name, _row(where, name)) for name in names[:limit]]
+    query = Query.of(where, sort)
+    the = the_project(session, project)
+    if metrics or where or sort:
+        return _asked(the, query, metrics, limit, as_json=as_json)
+    names = the.runs.names()
+    rows = [(name, _row(the, name)) for name in names[:limit]]
     if as_json:
         click.echo(json.dumps([_facts(name, row) for name, row in rows], indent=2))
         return 0
     if not rows:
-        click.echo(f"no runs yet in {where.root}\nnext: hooke run FILE.py", err=True)
+        click.echo(f"no runs yet in {the.root}\nnext: hooke run FILE.py", err=True)
         return 0
     lines = aligned(COLUMNS, [_cells(name, row) for name, row in rows], right=range(4, 8))
     click.echo("\n".join(lines))
     if len(names) > limit:
         click.echo(f"and {len(names) - limit} older ones: hooke runs --limit {len(names)}", err=True)
-    click.echo(f"next: {command(f'hooke show {names[0]}', where)}", err=True)
+    click.echo(f"next: {command(f'hooke show {names[0]}', the)}", err=True)
     return 0
+
+
+def _asked(project: Project, query: Query, metrics: Sequence[str], limit: int, *, as_json: bool) -> int:
+    """The runs that fit, in the order that was asked for, with the metrics that were."""
+    known, unreadable = _read(project)
+    for name, error in unreadable:
+        click.echo(f"left out, as it cannot be read: {name}: {error.what}", err=True)
+    names = Names("metrics", known)
+    asked = {text: names.metric(text) for text in metrics} if known else {}
+    found = selected(known, query)
+    values = [{text: cell_of(facts, metric) for text, metric in asked.items()} for facts in found]
+    if as_json:
+        listed = [
+            _facts(facts.run, facts.row) | {"metrics": _finite(cells)}
+            for facts, cells in zip(found, values, strict=True)
+        ]
+        click.echo(json.dumps(listed[:limit], indent=2))
+        return 0
+    if not found:
+        none = f"no run fits; there are {len(known)}" if known else f"no runs yet in {project.root}"
+        click.echo(f"{none}\nnext: hooke {'runs' if known else 'run FILE.py'}", err=True)
+        return 0
+    header = (*ASKED, *asked, "parameters")
+    lines = [
+        (*_cells(facts.run, facts.row)[: len(ASKED)], *map(_number, cells.values()), _parameters(facts.row))
+        for facts, cells in zip(found[:limit], values, strict=False)
+    ]
+    click.echo("\n".join(aligned(header, lines, right=range(4, 5 + len(asked)))))
+    if len(found) > limit:
+        click.echo(f"and {len(found) - limit} more: --limit {len(found)}", err=True)
+    if len(found) > 1:
+        click.echo(f"next: {command(f'hooke compare {found[0].run} {found[1].run}', project)}", err=True)
+    return 0
+
+
+def _read(project: Project) -> tuple[list[Facts], list[tuple[str, HookeError]]]:
+    known: list[Facts] = []
+    unreadable: list[tuple[str, HookeError]] = []
+    for name in project.runs.names():
+        try:
+            known.append(facts_of(project.runs, name))
+        except HookeError as error:
+            unreadable.append((name, error))
+    return known, unreadable
 
 
 def _row(project: Project, name: str) -> RunRow | HookeError:
@@ -67,12 +151,22 @@ def _facts(name: str, row: RunRow | HookeError) -> dict[str, Any]:
     return facts | {"run": name}
 
 
+def _finite(cells: dict[str, float | None]) -> dict[str, float | str | None]:
+    """JSON has no nan and no infinity: they are text."""
+    return {
+        name: value if value is None or math.isfinite(value) else str(value) for name, value in cells.items()
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
 def _cells(name: str, row: RunRow | HookeError) -> tuple[str, ...]:
     if isinstance(row, HookeError):
         return (name, "", "unreadable", "", "", "", "", "", row.what)
     if not row.run:
         return (name, "", "never began", "", "", "", "", "", "")
-    parameters = " ".join(f"{key}={value}" for key, value in row.parameters.items())
     return (
         name,
         row.pipeline,
@@ -82,5 +176,10 @@ def _cells(name: str, row: RunRow | HookeError) -> tuple[str, ...]:
         str(row.done),
         str(row.cached),
         str(row.failed),
-        parameters if len(parameters) <= 60 else parameters[:57] + "...",
+        _parameters(row),
     )
+
+
+def _parameters(row: RunRow) -> str:
+    parameters = " ".join(f"{key}={value}" for key, value in row.parameters.items())
+    return parameters if len(parameters) <= 60 else parameters[:57] + "..."

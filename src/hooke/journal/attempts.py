@@ -27,6 +27,7 @@ class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     ended_at: float | None = None
     status: str = "running"
+    node: int = -1
 
 
 class AttemptsView:
@@ -59,6 +60,7 @@ class AttemptsView:
                     task=planned.task,
                     number=event.number,
                     started_at=event.at,
+                    node=event.node,
                 )
             case AttemptFinished() | AttemptFailed():
                 known = self.attempts.get(event.attempt)

@@ -112,6 +112,8 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     """`pipeline`; `script`, a run of `start_run()`; or `imported` from another tracker. The last two have no graph."""
     experiment: str = ""
     """What trackers file the run under; empty is the pipeline's name."""
+    parameters: dict[str, str] = {}
+    """All parameters by name, as short text, also those that were given by position or left at their default."""
 
 
 class RunMadeOf(_Event, frozen=True, kw_only=True, tag="run_made_of"):

@@ -260,6 +260,7 @@ class Driver:
             hooke=version("hooke"),
             resumed=order.run is not None,
             experiment=self.project.settings.tracking.experiment,
+            parameters=_parameters(order),
         )
 
     def _journal_plan(self, journal: Journal, keys: GraphKeys) -> None:
@@ -366,6 +367,13 @@ def _stored(store: Store, value: Any, what: str) -> Ref:
             why=f"{type(error).__name__}: {error}",
             mend="pass what it is made from, and make it inside a task",
         ) from error
+
+
+def _parameters(order: Order) -> dict[str, str]:
+    """All of them by name. The trace has bound them before."""
+    bound = order.pipeline.signature.bind(*order.args, **order.params)
+    bound.apply_defaults()
+    return {name: shown(value) for name, value in bound.arguments.items()}
 
 
 def shown_parameters(args: Sequence[Any], params: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,87 @@
+"""The conditions of `hooke runs --where`, in a small language of their own."""
+
+import contextlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooke import UsageError
+from hooke.project.comparing.where import FIELDS, GROUPS, Condition, holds, parse_condition
+
+operators = st.sampled_from(["=", "==", "!=", "<", "<=", ">", ">="])
+odd = "ab.é /<>=!'\n\t0-6_#é\u2028"
+names = st.text(odd + '"', min_size=1).map(str.strip).filter(bool)
+texts = st.text(odd + "`")
+conditions = st.one_of(
+    st.builds(Condition, group=st.sampled_from(GROUPS), name=names, operator=operators, value=texts),
+    st.builds(Condition, group=st.sampled_from(FIELDS), name=st.just(""), operator=operators, value=texts),
+)
+
+
+@given(conditions)
+def test_what_is_written_is_read_back(condition):
+    assert parse_condition(str(condition)) == condition
+
+
+@given(st.text(odd + "psgtam."))
+def test_any_other_text_is_refused_as_an_error_of_the_user(text):
+    with contextlib.suppress(UsageError):
+        condition = parse_condition(text)
+        assert parse_condition(str(condition)).group in (*GROUPS, *FIELDS)
+
+
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False), operators)
+def test_numbers_are_compared_as_numbers(left, right, operator):
+    condition = Condition(group="metrics", name="x", operator=operator, value=repr(right))
+    expected = eval(f"left {'==' if operator == '=' else operator} right", {}, {"left": left, "right": right})
+    assert holds(condition, [left]) == holds(condition, [repr(left)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "group", "name", "operator", "value"),
+    [
+        ("params.depth>6", "params", "depth", ">", "6"),
+        (" params . depth >= 6 ", "params", "depth", ">=", "6"),
+        ("params.learning rate<1e-3", "params", "learning rate", "<", "1e-3"),
+        ("metrics.val/auc.max>0.9", "metrics", "val/auc.max", ">", "0.9"),
+        ("params.`a>b`=x", "params", "a>b", "=", "x"),
+        ('tags.note="salt and pepper"', "tags", "note", "=", "salt and pepper"),
+        ("status=finished", "status", "", "=", "finished"),
+        ("pipeline != demo", "pipeline", "", "!=", "demo"),
+        ('tags.empty=""', "tags", "empty", "=", ""),
+    ],
+)
+def test_conditions_as_they_are_typed(text, group, name, operator, value):
+    assert parse_condition(text) == Condition(group=group, name=name, operator=operator, value=value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("param.depth>6", "did you mean params.depth?"),
+        ("stat=failed", "did you mean status?"),
+        ("params>6", "params of which name?"),
+        ("status.x=1", "status has no parts"),
+        ("params.depth", "one comparison"),
+        ("params.depth>", "nothing to compare with"),
+        ("params.a>1 and params.b<2", "cannot be read"),
+        ("tags.a=x and y", "more than one comparison"),
+        ("", "one comparison"),
+    ],
+)
+def test_what_cannot_be_read_says_how_it_is_written(text, said):
+    with pytest.raises(UsageError) as caught:
+        parse_condition(text)
+    assert said in str(caught.value)
+
+
+def test_several_values_fit_if_one_does_and_none_never():
+    deep = parse_condition("params.depth>6")
+    assert holds(deep, ["2", "10"])
+    assert not holds(deep, ["2", "6"])
+    assert not holds(deep, [])
+    assert not holds(parse_condition("params.depth!=6"), [])
+    assert not holds(parse_condition("metrics.loss<=1"), [math.nan])
+    assert holds(parse_condition("params.kind<=b"), ["a"])
