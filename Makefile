@@ -18,7 +18,7 @@ demo: $(VENV)/.installed-demo  ## run the main job on real flights data
 	@echo "  (hooke is in $(BIN): type '. $(BIN)/activate' first)"
 
 test: venv  ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 unit: venv  ## run the tests that take under a minute together
 	$(BIN)/python -m pytest -m "not heavy" -n 2

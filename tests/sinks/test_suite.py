@@ -1,20 +1,15 @@
 """Every sink passes the suite: the one in memory, MLflow's SQLite store and a real MLflow server."""
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from tests.sinks.mlflow_places import seen_in_mlflow
 
 from hooke.base.errors import HookeError
 from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
 from hooke.testing import MemorySink, check_sink
-from hooke.testing.sink_suite import SeenRun
 
 HEAVY = pytest.mark.heavy
 
@@ -44,47 +39,6 @@ def test_memory():
     check_sink(lambda: sink, lambda name: {key: sink.runs[key] for key in experiments[name]})
 
 
-def seen_in_mlflow(uri: str, experiment: str) -> dict[str, SeenRun]:
-    """Through MLflow's own client."""
-    from mlflow import MlflowClient
-    from mlflow.artifacts import download_artifacts
-
-    client = MlflowClient(tracking_uri=uri)
-    (known,) = [each for each in client.search_experiments() if each.name == experiment]
-    runs = client.search_runs([known.experiment_id])
-    keys = {run.info.run_id: run.data.tags["hooke.run_id"] for run in runs}
-    found = {}
-    for run in runs:
-        points = [
-            (name, point.value, point.step, point.timestamp)
-            for name in run.data.metrics
-            for point in client.get_metric_history(run.info.run_id, name)
-        ]
-        artifacts = {}
-        stack = [""]
-        while stack:
-            for each in client.list_artifacts(run.info.run_id, stack.pop()):
-                if each.is_dir:
-                    stack.append(each.path)
-                else:
-                    file = download_artifacts(
-                        run_id=run.info.run_id, artifact_path=each.path, tracking_uri=uri
-                    )
-                    artifacts[each.path] = Path(file).read_bytes()
-        parent = run.data.tags.get("mlflow.parentRunId")
-        status = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
-        found[keys[run.info.run_id]] = SeenRun(
-            name=run.info.run_name,
-            parent=keys[parent] if parent else None,
-            status=status[run.info.status],
-            points=points,
-            params=dict(run.data.params),
-            tags=dict(run.data.tags),
-            artifacts=artifacts,
-        )
-    return found
-
-
 @HEAVY
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")
@@ -97,53 +51,6 @@ def test_mlflow_in_sqlite(tmp_path, monkeypatch):
     check_sink(lambda: MlflowSink(tmp_path), lambda name: seen_in_mlflow(uri, name))
     assert os.getcwd() == before
     assert (tmp_path / "mlruns").is_dir()
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A real `mlflow server` in its light form; stopped and started again by the test."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    folder = tmp_path / "server"
-    folder.mkdir()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    running = Server(port, folder)
-    running.start()
-    yield running
-    running.stop()
-
-
-class Server:
-    def __init__(self, port: int, folder: Path) -> None:
-        self.uri = f"http://127.0.0.1:{port}"
-        self._port, self._folder = port, folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        light = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | light
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=self._folder, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                assert time.monotonic() < deadline, (self._folder / "log").read_text()[-2000:]
-                time.sleep(0.2)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
 
 
 @HEAVY
