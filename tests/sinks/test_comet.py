@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -10,7 +12,7 @@ import pytest
 from hooke.base.errors import HookeError
 from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
 from hooke.sinks.comet import CometSink
-from hooke.sinks.comet_archive import experiment_key
+from hooke.sinks.comet_messages import experiment_key
 from hooke.testing import check_sink
 from hooke.testing.sink_suite import SeenRun
 
@@ -139,7 +141,7 @@ def test_archives_that_are_not_ours_to_read_are_said_and_left(tmp_path):
     CometSink(tmp_path).write(a_batch(2.0))
     (draft,) = (tmp_path / ".hooke" / "comet").glob("*.draft")
     draft.write_bytes(b"no database at all" * 100)
-    with pytest.raises(HookeError, match="the draft of an archive is damaged"):
+    with pytest.raises(HookeError, match="the draft of an archive for Comet is damaged"):
         CometSink(tmp_path).write(a_batch(2.0))
 
 
@@ -148,13 +150,38 @@ def test_what_an_earlier_crash_left_is_made_good(tmp_path, caplog):
     drafts.mkdir(parents=True)
     sink = CometSink(tmp_path)
     sink.write(a_batch(1.0, run=a_run("killed before its archive")))
-    half = tmp_path / "comet" / f".{CometSink(tmp_path)._archives.path('killed before its archive').name}.tmp"
+    half = (
+        tmp_path
+        / "comet"
+        / f".{CometSink(tmp_path)._way._archives.path('killed before its archive').name}.tmp"
+    )
     half.parent.mkdir()
     half.write_bytes(b"PK half")
     (drafts / f"{experiment_key('k')}.draft").touch()
     (drafts / f"{experiment_key('k')}.files").mkdir()
     (drafts / f"{experiment_key('k')}.files" / "asset-of-before").touch()
+    (drafts / "0.files").mkdir()
     CometSink(tmp_path).close()
     assert [len(seen.points) for seen in seen_in_archives(tmp_path / "comet", "e").values()] == [1]
-    assert not list(drafts.glob("*.draft"))
+    assert not list(drafts.iterdir())
     assert not caplog.records
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("seed", range(8))
+def test_shippers_that_are_killed_at_any_moment_lose_nothing_and_double_nothing(tmp_path, seed):
+    child = Path(__file__).with_name("comet_killed.py")
+    done = subprocess.run(
+        [sys.executable, str(child), str(tmp_path), str(seed)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    points, killed = map(int, done.stdout.split())
+    assert killed
+    (seen,) = seen_in_archives(tmp_path / "comet", "sweep").values()
+    assert [step for _, _, step, _ in seen.points] == list(range(points))
+    assert seen.artifacts == {"a.bin": (tmp_path / "a.bin").read_bytes()}
+    assert (seen.status, seen.params) == (STATUSES["lost"], {"n": "4"})
+    assert not list((tmp_path / ".hooke" / "comet").iterdir())

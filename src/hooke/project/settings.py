@@ -99,7 +99,7 @@ class TrackingSettings:
     system_metrics_s: float = 10.0
     """Seconds between samples of the machine's use; 0 takes none."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """`[tracking.mlflow]` with `uri`, `[tracking.comet]` with `archives` and `workspace`, or another sink's: what it is made with."""
+    """`[tracking.mlflow]` with `uri`, `[tracking.comet]` with `archives`, `workspace` and `online`, or another sink's: what it is made with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

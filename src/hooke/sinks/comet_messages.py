@@ -1,0 +1,187 @@
+"""The format of Comet's offline archives: what `comet offline` shows and `comet upload` sends, one zip an experiment.
+
+In an archive lie `experiment.json`, `messages.json` with a message a line, and the files that messages name. A point's line
+bears, beside what Comet knows, its time as a float, which Comet passes over: so equal lines are one point that came twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+
+import msgspec
+
+from hooke.base.files import sync_folder
+from hooke.journal.sink import Batch, Points, Receipt, ShippedRun
+
+__all__ = [
+    "EXPERIMENT",
+    "MESSAGES",
+    "Line",
+    "Names",
+    "experiment",
+    "experiment_key",
+    "file_lines",
+    "name_of",
+    "note_lines",
+    "pack",
+    "point_lines",
+    "run_lines",
+    "status_line",
+]
+
+EXPERIMENT = "experiment.json"
+MESSAGES = "messages.json"
+
+Line: TypeAlias = tuple[str, str]
+"""What a message is about (of one the last counts), and the message."""
+
+
+class Names:
+    """Names as Comet's readers take them: of one line. One that had to be changed is said in the receipt."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        self._receipt = receipt
+        self._known: dict[str, str] = {}
+
+    def of(self, name: str) -> str:
+        """The name to use."""
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = name.replace("\n", " ")
+            if known != name:
+                self._receipt.notes.append(
+                    f"{name[:80]!r} is called {known[:80]!r} in Comet: a name has no line break there"
+                )
+        return known
+
+
+def experiment_key(key: str) -> str:
+    """Comet's key of the experiment for this run: 32 letters that follow from the run's own key."""
+    return hashlib.sha256(f"hooke:{key}".encode()).hexdigest()[:32]
+
+
+def experiment(run: ShippedRun, *, workspace: str, last_at: float) -> dict[str, Any]:
+    """What `experiment.json` holds. `last_at` is the time of its last point, for a run of which nobody knows when it ended."""
+    failed = run.status in ("failed", "lost")
+    return {
+        "offline_id": experiment_key(run.key),
+        "user_provided_experiment_key": True,
+        "resume_strategy": "get_or_create",
+        "comet_start_sourced": False,
+        "project_name": run.experiment,
+        "workspace": workspace or None,
+        "start_time": _ms(run.started_at),
+        "stop_time": _ms(run.ended_at if run.ended_at is not None else last_at),
+        "tags": [run.parent or run.key],
+        "customer_error_reported": failed,
+        "customer_error_message": f"the run was {run.status}" if failed else None,
+        "hooke": msgspec.to_builtins(run),
+    }
+
+
+def run_lines(run: ShippedRun) -> list[Line]:
+    """What is said of the run itself."""
+    # Comet takes `Name` for the experiment's. It nests nothing: the run above is a note, and the tag that all of it bear.
+    notes = {"Name": run.name, "hooke.run_id": run.key} | run.tags
+    if run.parent is not None:
+        notes["hooke.parent"] = run.parent
+    return [_other(name, value, run) for name, value in notes.items()]
+
+
+def status_line(run: ShippedRun) -> Line:
+    """How the run stands."""
+    return _other("hooke.status", run.status, run)
+
+
+def point_lines(points: Points, names: Names) -> Iterator[str]:
+    """The points, in their order."""
+    for name, value, step, at in zip(*points, strict=True):
+        metric = {"metricName": names.of(name), "metricValue": value, "step": step, "epoch": None}
+        # NaN and Infinity as Python's JSON has them: by the text "NaN", which Comet writes, `comet offline` is broken off.
+        yield _message("metric_msg", {"local_timestamp": _ms(at), "metric": metric}, at=at)
+
+
+def note_lines(batch: Batch, names: Names) -> list[Line]:
+    """Parameters and tags."""
+    lines = []
+    for given, value in batch.params.items():
+        name = names.of(given)
+        param = {"paramName": name, "paramValue": value, "step": None, "source": "manual"}
+        payload = {"local_timestamp": _ms(batch.run.started_at), "param": param}
+        lines.append((f"param:{name}", _message("parameter_msg", payload)))
+    return lines + [_other(names.of(name), value, batch.run) for name, value in batch.tags.items()]
+
+
+def file_lines(batch: Batch, names: Names, receipt: Receipt) -> Iterator[tuple[Line, str, Path]]:
+    """The artifacts that are there, each with its name inside an archive and where it lies now."""
+    for given, file in batch.artifacts.items():
+        if not file.exists():
+            receipt.notes.append(f"artifact {given!r} is not there any more: {file}")
+            continue
+        path = names.of(given)
+        inside = f"asset-{hashlib.sha256(path.encode()).hexdigest()[:24]}"
+        payload = {
+            "additional_params": {"fileName": path, "context": None, "step": None, "overwrite": True},
+            "clean": True,
+            "file_path": inside,
+            "local_timestamp": _ms(batch.run.started_at),
+            "metadata": None,
+            "upload_type": "asset",
+        }
+        yield (f"file:{path}", _message("file_upload", payload)), inside, file
+
+
+def name_of(line: str) -> str | None:
+    """What the message of an archive is about; None for a point. Raises ValueError, KeyError for one that is none of ours."""
+    message = json.loads(line)
+    payload = message["payload"]
+    match message["type"]:
+        case "metric_msg":
+            return None
+        case "parameter_msg":
+            return f"param:{payload['param']['paramName']}"
+        case "ws_msg":
+            return f"other:{payload['log_other']['key']}"
+        case "file_upload":
+            return f"file:{payload['additional_params']['fileName']}"
+        case other:
+            raise ValueError(f"a message of type {other!r}")
+
+
+def pack(
+    archive: Path, facts: Mapping[str, Any], lines: Iterable[str], files: Iterable[tuple[str, Path]]
+) -> None:
+    """Write an archive whole, in place of one that is there. Raises OSError."""
+    # Always of this name: what a kill leaves is written over by whoever tries again.
+    part = archive.with_name(f".{archive.name}.tmp")
+    with ZipFile(part, "w", ZIP_DEFLATED, strict_timestamps=False) as made:
+        made.writestr(EXPERIMENT, json.dumps(facts))
+        with made.open(MESSAGES, "w", force_zip64=True) as messages:
+            for line in lines:
+                messages.write(line.encode() + b"\n")
+        for inside, file in files:
+            made.write(file, inside, ZIP_STORED)  # weights and pictures hardly shrink
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+    part.replace(archive)
+    sync_folder(archive.parent)
+
+
+def _other(name: str, value: str, run: ShippedRun) -> Line:
+    # The older form of the message: `comet offline` shows the newer one as two rows without a name.
+    payload = {"local_timestamp": _ms(run.started_at), "log_other": {"key": name, "val": value}}
+    return f"other:{name}", _message("ws_msg", payload)
+
+
+def _message(kind: str, payload: dict[str, Any], **beside: float) -> str:
+    return json.dumps({"type": kind, "payload": payload} | beside)
+
+
+def _ms(at: float) -> int:
+    return int(at * 1000)

@@ -1,0 +1,192 @@
+"""Comet's service: what comes is made into small archives, which Comet's own uploader sends, below its documented limits.
+
+At least once: Comet does not say which values of a batch it has, so a batch that comes again is sent again. The uploader
+logs what it could not send and goes on; here that is a service that is away. Never tried against the service itself, for
+want of an account: the tests have the uploader talk to a server of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import MissingExtra
+from hooke.journal.sink import Batch, Points, Receipt, ShippedRun, SinkAway
+from hooke.sinks.comet_limits import METRICS, MOST_VALUES, NOTES, allowance, thinned
+from hooke.sinks.comet_messages import (
+    Names,
+    experiment,
+    file_lines,
+    note_lines,
+    pack,
+    point_lines,
+    run_lines,
+    status_line,
+)
+
+__all__ = ["Service"]
+
+MOST_POINTS = 2_000
+"""In one archive: what the bucket of metrics holds, so that it is refilled between two."""
+_CALM = {
+    # The shipper waits itself, and keeps its place meanwhile.
+    "COMET_HTTP_SESSION_RETRY_TOTAL": "1",
+    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL": "1",
+    "COMET_LOGGING_CONSOLE": "ERROR",
+    # Comet's client would send its own errors to its makers.
+    "COMET_ERROR_TRACKING_ENABLE": "false",
+    "COMET_DISABLE_AUTO_LOGGING": "1",
+}
+
+
+class Service:
+    """Sends to the service of `COMET_URL_OVERRIDE`, else Comet's own. Raises MissingExtra where its client is not installed.
+
+    What was sent of each metric is known to this process: after a new start a long run is sent in full again for a while,
+    and Comet samples it itself.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        workspace: str = "",
+        clock: Clock | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._upload = _uploader()
+        self._key = key
+        self._workspace = workspace
+        self._clock = clock or SystemClock()
+        self._sleep = sleep
+        self._metrics, self._notes = METRICS, NOTES
+        self._begun: set[str] = set()
+        self._sent: Counter[tuple[str, str]] = Counter()
+        self._last_at: dict[str, float] = {}
+
+    def write(self, batch: Batch) -> Receipt:
+        """Send it, waiting as long as Comet's limits ask. Raises SinkAway."""
+        receipt = Receipt()
+        names, run = Names(receipt), batch.run
+        points = self._allowed(batch, receipt)
+        notes = note_lines(batch, names)
+        if run.key not in self._begun:
+            notes = [*run_lines(run), status_line(run), *notes]
+        files = list(file_lines(batch, names, receipt))
+        lines = [line for _, line in notes] + [line for (_, line), _, _ in files]
+        first, *more = _parts(points, MOST_POINTS)
+        insides = [(inside, file) for _, inside, file in files]
+        self._send(run, [*lines, *point_lines(first, names)], insides, points=first)
+        for part in more:
+            self._send(run, list(point_lines(part, names)), [], points=part)
+        self._begun.add(run.key)
+        self._sent.update((run.key, name) for name in points.names)
+        return receipt
+
+    def finish(self, run: ShippedRun) -> None:
+        """Say how it ended. Raises SinkAway."""
+        self._send(run, [status_line(run)[1]], [], points=Points([], [], [], []))
+
+    def close(self) -> None:
+        """Nothing is kept open between archives."""
+
+    def _allowed(self, batch: Batch, receipt: Receipt) -> Points:
+        """What may be sent of the points."""
+        of_name: dict[str, list[int]] = defaultdict(list)
+        for at, name in enumerate(batch.points.names):
+            of_name[name].append(at)
+        chosen: list[int] = []
+        for name, all_of_it in of_name.items():
+            values = [batch.points.values[at] for at in all_of_it]
+            kept = thinned(values, allowance(self._sent[batch.run.key, name]))
+            chosen += [all_of_it[at] for at in kept]
+            if len(kept) < len(values):
+                receipt.notes.append(
+                    f"of metric {name!r} Comet keeps {MOST_VALUES:,} values: of what comes late only the least, "
+                    "the greatest and the last of each batch are sent; the journal has all"
+                )
+        return _chosen(batch.points, sorted(chosen))
+
+    def _send(
+        self, run: ShippedRun, lines: Sequence[str], files: Iterable[tuple[str, Path]], *, points: Points
+    ) -> None:
+        """Send an archive of `lines`, those of `points` among them."""
+        count, now = len(points.names), self._clock.monotonic()
+        self._metrics, pause = self._metrics.take(count, now)
+        self._notes, other_pause = self._notes.take(len(lines) - count, now)
+        if longer := max(pause, other_pause):
+            self._sleep(longer)
+        last_at = max(points.times, default=self._last_at.get(run.key, run.started_at))
+        self._last_at[run.key] = last_at
+        facts = experiment(run, workspace=self._workspace, last_at=last_at)
+        try:
+            with TemporaryDirectory(prefix="hooke-comet-") as folder, _Heard() as heard:
+                archive = Path(folder) / "part.zip"
+                pack(archive, facts, lines, files)
+                taken = self._upload(str(archive), self._key, force_upload=False)
+        except Exception as error:  # whatever its client raises: of types that it does not promise
+            raise SinkAway("Comet does not take it now", why=f"{type(error).__name__}: {error}") from error
+        if not taken or heard.errors:
+            why = heard.errors[0] if heard.errors else "its uploader does not say why"
+            raise SinkAway("Comet does not take it now", why=why)
+
+
+class _Heard(logging.Handler):
+    """The errors that Comet's client logs meanwhile, which is how it says that something was not sent. Use it in `with`."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors: list[str] = []
+        self._logger = logging.getLogger("comet_ml")
+        self._level = self._logger.level
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note it."""
+        self.errors.append(record.getMessage().strip().partition("\n")[0][:300])
+
+    def __enter__(self) -> Self:
+        self._level = self._logger.level
+        self._logger.setLevel(min(self._level, logging.ERROR))  # whatever its settings say is to be shown
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._level)
+
+
+def _uploader() -> Callable[..., bool]:
+    for name, value in _CALM.items():
+        os.environ.setdefault(name, value)
+    try:
+        from comet_ml.offline import upload_single_offline_experiment
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"sending to Comet needs {error.name}, which is not installed",
+            why="COMET_API_KEY is set; archives need nothing of Comet's: [tracking.comet] online = false",
+            mend='pip install "hooke[comet]"',
+        ) from error
+    upload: Callable[..., bool] = upload_single_offline_experiment
+    return upload
+
+
+def _chosen(points: Points, which: Sequence[int]) -> Points:
+    return Points(
+        [points.names[at] for at in which],
+        [points.values[at] for at in which],
+        [points.steps[at] for at in which],
+        [points.times[at] for at in which],
+    )
+
+
+def _parts(points: Points, size: int) -> Iterator[Points]:
+    """At least one, which may be empty."""
+    for start in range(0, max(1, len(points.names)), size):
+        yield _chosen(points, range(start, min(start + size, len(points.names))))

@@ -1,0 +1,242 @@
+"""Comet's own uploader, talking to a server of these tests: what would reach the service. The service itself was never tried."""
+
+import gzip
+import json
+import math
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+
+from hooke.base.errors import ConfigError, MissingExtra
+from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
+from hooke.sinks.comet import CometSink
+from hooke.sinks.comet_limits import IN_FULL
+from hooke.sinks.comet_messages import experiment_key
+
+RUN = ShippedRun(
+    key="r/1", parent="r", name="fit", experiment="e", started_at=1_795_600_000.0, tags={"hooke.task": "fit"}
+)
+
+
+class Comet:
+    """Answers what the uploader of comet_ml 3.58 asks, and keeps what it is sent. `fails` is the end of a path it refuses."""
+
+    def __init__(self) -> None:
+        self.fails = ""
+        self.metrics: list[tuple[str, object, int, int]] = []
+        self.params: dict[str, str] = {}
+        self.others: dict[str, str] = {}
+        self.assets: dict[str, bytes] = {}
+        self.runs: list[dict] = []
+        self.told: list[dict] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self.server.server_port}/clientlib/"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def take(self, path: str, body: bytes) -> None:
+        where = urlsplit(path)
+        if where.path.endswith("asset/upload"):
+            self.assets[parse_qs(where.query)["fileName"][0]] = (
+                body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0].rstrip(b"\r\n-")
+            )
+            return
+        sent = json.loads(body)
+        assert sent["experimentKey"] == experiment_key(RUN.key)
+        match where.path.rpartition("/")[2]:
+            case "run":
+                self.runs.append(sent)
+            case "metric":
+                values = sent["values"]
+                self.metrics += [
+                    (v["metricName"], v["metricValue"], v["step"], v["timestamp"]) for v in values
+                ]
+            case "parameter":
+                self.params |= {v["parameterName"]: v["parameterValue"] for v in sent["values"]}
+            case "log-other":
+                self.others[sent["key"]] = sent["value"]
+            case _:
+                self.told.append(sent)
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        comet = self
+        beat = {
+            "is_alive_beat_duration_millis": 10_000,
+            "gpu_monitor_interval_millis": 10_000,
+            "cpu_monitor_interval_millis": 10_000,
+        }
+        answer = {
+            "runId": "run",
+            "projectId": "p",
+            "focusUrl": "http://127.0.0.1/",
+            "msg": "ok",
+            "version": "3.3.0",
+        } | beat
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                refused = bool(comet.fails) and urlsplit(self.path).path.endswith(comet.fails)
+                if body and not refused:
+                    comet.take(self.path, body)
+                data = json.dumps(answer).encode()
+                self.send_response(500 if refused else 200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = do_PUT = _answer  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def comet(tmp_path, monkeypatch):
+    served = Comet()
+    monkeypatch.setenv("COMET_API_KEY", "k" * 25)
+    monkeypatch.setenv("COMET_URL_OVERRIDE", served.url)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+
+
+def points(*values: float, name: str = "x", first: int = 0) -> Points:
+    steps = list(range(first, first + len(values)))
+    return Points([name] * len(values), list(values), steps, [RUN.started_at + step / 100 for step in steps])
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
+    note = tmp_path / "note.txt"
+    note.write_text("note")
+    sink = CometSink(tmp_path, workspace="ours")
+    receipt = sink.write(
+        Batch(
+            run=RUN,
+            points=points(1.0, math.nan, math.inf),
+            params={"rate": "0.1"},
+            tags={"team": "us"},
+            artifacts={"deep/note.txt": note},
+        )
+    )
+    assert receipt.notes == []
+    assert sorted(comet.metrics, key=lambda each: each[2]) == [
+        ("x", 1.0, 0, 1_795_600_000_000),
+        ("x", "NaN", 1, 1_795_600_000_010),
+        ("x", "Infinity", 2, 1_795_600_000_020),
+    ]
+    assert comet.params == {"rate": "0.1"}
+    assert comet.others == {
+        "Name": "fit",
+        "hooke.run_id": "r/1",
+        "hooke.task": "fit",
+        "hooke.parent": "r",
+        "hooke.status": "running",
+        "team": "us",
+    }
+    assert comet.assets == {"deep/note.txt": b"note"}
+    assert (comet.runs[0]["projectName"], comet.runs[0]["teamName"]) == ("e", "ours")
+    sink.finish(msgspec.structs.replace(RUN, status="failed", ended_at=RUN.started_at + 9))
+    assert comet.others["hooke.status"] == "failed"
+    assert any(told.get("error") == "the run was failed" for told in comet.told)
+    assert any(told.get("endTimestamp") == 1_795_600_009_000 for told in comet.told)
+    sink.close()
+    assert not (tmp_path / "comet").exists()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "fails", ["add/run", "experiment/metric", "experiment/parameter", "log-other", "asset/upload"]
+)
+def test_what_the_uploader_could_not_send_is_sent_again(comet, tmp_path, fails):
+    note = tmp_path / "note.txt"
+    note.write_text("note")
+    batch = Batch(run=RUN, points=points(1.0, 2.0), params={"rate": "0.1"}, artifacts={"note.txt": note})
+    sink = CometSink(tmp_path)
+    comet.fails = fails
+    began = time.monotonic()
+    with pytest.raises(SinkAway, match="Comet does not take it now") as away:
+        sink.write(batch)
+    print(fails, time.monotonic() - began, away.value.why)
+    assert time.monotonic() - began < 60, "the shipper is not held up by Comet's own retries"
+    assert away.value.why
+    comet.fails = ""
+    sink.write(batch)
+    assert {value for _, value, _, _ in comet.metrics} == {1.0, 2.0}
+    assert comet.params == {"rate": "0.1"}
+    assert comet.assets == {"note.txt": b"note"}
+    assert comet.others["Name"] == "fit"
+
+
+class Turned:
+    """A clock that the sink's sleep turns."""
+
+    def __init__(self) -> None:
+        self.time, self.slept = 1000.0, []
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.time += seconds
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_a_long_run_keeps_its_extremes_and_stays_below_the_limits(comet, tmp_path):
+    from hooke.sinks.comet_online import Service
+
+    clock = Turned()
+    service = Service("k" * 25, clock=clock, sleep=clock.sleep)
+    service.write(Batch(run=RUN, points=points(*map(float, range(IN_FULL)))))
+    assert len(comet.metrics) == IN_FULL
+    assert sum(clock.slept) == pytest.approx((IN_FULL - 2000) / 150, rel=0.01)
+    late = [5.0, 1e9, -1e9, 5.0, 7.0]
+    receipt = service.write(Batch(run=RUN, points=points(*late, first=IN_FULL)))
+    assert [value for _, value, _, _ in comet.metrics[IN_FULL:]] == [1e9, -1e9, 7.0]
+    (said,) = receipt.notes
+    assert said.startswith("of metric 'x' Comet keeps 15,000 values")
+
+
+def test_which_way_it_goes_follows_from_the_key_and_the_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMET_API_KEY", "k" * 25)
+    monkeypatch.setitem(sys.modules, "comet_ml", None)
+    monkeypatch.delitem(sys.modules, "comet_ml.offline", raising=False)
+    with pytest.raises(MissingExtra, match="sending to Comet needs comet_ml") as missing:
+        CometSink(tmp_path)
+    assert missing.value.mend == 'pip install "hooke[comet]"'
+    sink = CometSink(tmp_path, online=False)
+    sink.write(Batch(run=RUN, points=points(1.0)))
+    sink.close()
+    assert len(list((tmp_path / "comet").iterdir())) == 1
+    monkeypatch.delenv("COMET_API_KEY")
+    CometSink(tmp_path).close()
+    with pytest.raises(ConfigError, match="online = true") as refused:
+        CometSink(tmp_path, online=True)
+    assert refused.value.why == "COMET_API_KEY is not set"
+    with pytest.raises(ConfigError, match=r"tracking.comet.archives = 5 must be text"):
+        CometSink(tmp_path, archives=5)
+    with pytest.raises(ConfigError, match=r"tracking.comet.online = 'yes'"):
+        CometSink(tmp_path, online="yes")
