@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Temporary,
         TimedOut,
         TraceError,
+        UntrustedModel,
         UsageError,
         UserError,
         WorkerDied,
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
     from hooke.keys.file import File
     from hooke.project.comparing.comparison import Comparison
     from hooke.project.comparing.runs import Runs, compare, runs
+    from hooke.project.loaded_models import load_model
     from hooke.project.measuring import Study, measure
     from hooke.project.planning.plan import Plan, plan
+    from hooke.project.registering import ModelVersion, register
     from hooke.project.running import Run, run
     from hooke.project.scripts import ScriptRun, start_run
     from hooke.tracking.log import (
@@ -71,6 +74,7 @@ __all__ = [
     "JournalError",
     "MissingExtra",
     "MissingObject",
+    "ModelVersion",
     "NotEnoughData",
     "NotFingerprintable",
     "NotPicklable",
@@ -88,10 +92,12 @@ __all__ = [
     "Temporary",
     "TimedOut",
     "TraceError",
+    "UntrustedModel",
     "UsageError",
     "UserError",
     "WorkerDied",
     "compare",
+    "load_model",
     "log_artifact",
     "log_figure",
     "log_metric",
@@ -103,6 +109,7 @@ __all__ = [
     "measure",
     "pipeline",
     "plan",
+    "register",
     "run",
     "runs",
     "set_tag",
@@ -114,12 +121,14 @@ __all__ = [
 _ELSEWHERE = {
     "Comparison": "hooke.project.comparing.comparison",
     "File": "hooke.keys.file",
+    "ModelVersion": "hooke.project.registering",
     "Plan": "hooke.project.planning.plan",
     "Run": "hooke.project.running",
     "Runs": "hooke.project.comparing.runs",
     "ScriptRun": "hooke.project.scripts",
     "Study": "hooke.project.measuring",
     "compare": "hooke.project.comparing.runs",
+    "load_model": "hooke.project.loaded_models",
     "log_artifact": "hooke.tracking.log",
     "log_figure": "hooke.tracking.log",
     "log_metric": "hooke.tracking.log",
@@ -130,6 +139,7 @@ _ELSEWHERE = {
     "log_text": "hooke.tracking.log",
     "measure": "hooke.project.measuring",
     "plan": "hooke.project.planning.plan",
+    "register": "hooke.project.registering",
     "run": "hooke.project.running",
     "runs": "hooke.project.comparing.runs",
     "set_tag": "hooke.tracking.log",

@@ -8,6 +8,7 @@ import pytest
 from tests.sinks.mlflow_places import seen_in_mlflow
 
 from hooke.base.errors import HookeError
+from hooke.base.mlflow_place import tracking_uri
 from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
 from hooke.testing import MemorySink, check_sink
 
@@ -100,8 +101,6 @@ def test_a_run_that_was_deleted_in_mlflow_loses_no_points(tmp_path, monkeypatch)
     assert len(seen_in_mlflow(uri, "e")["k"].points) == 3
 
 
-@HEAVY
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("uri", "meant"),
     [
@@ -112,6 +111,4 @@ def test_a_run_that_was_deleted_in_mlflow_loses_no_points(tmp_path, monkeypatch)
     ],
 )
 def test_where_mlflow_is(uri, meant):
-    from hooke.sinks.mlflow import tracking_uri
-
     assert tracking_uri(Path("/project"), uri) == meant

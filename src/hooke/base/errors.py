@@ -7,6 +7,7 @@
     ├── StoreError            CorruptObject, MissingObject, StoreFull
     ├── JournalError          a journal cannot be written or read
     ├── ConfigError           hooke.toml
+    ├── UntrustedModel        a model whose format may run code, and which this project does not know
     ├── MissingExtra          a library is not installed; names the exact pip command
     ├── NotEnoughData         measurements do not determine a law or an answer: BeyondTheData
     ├── RunStopped            result() of a stopped run
@@ -48,6 +49,7 @@ __all__ = [
     "Temporary",
     "TimedOut",
     "TraceError",
+    "UntrustedModel",
     "UsageError",
     "UserError",
     "WorkerDied",
@@ -122,6 +124,10 @@ class JournalError(HookeError):
 
 class ConfigError(HookeError):
     """`hooke.toml` says what it must not."""
+
+
+class UntrustedModel(HookeError):
+    """A model that may run code when it is read, and that nobody here said to trust; `what` names what is not trusted."""
 
 
 class MissingExtra(HookeError):

@@ -36,6 +36,7 @@ VERBS = {
     "debug": "Run one task again in this process, with its real inputs, under pdb.",
     "sync": "Bring what runs logged into the trackers, as far as it is not there yet.",
     "import": "Bring in runs of another tracker: hooke import neptune PATH",
+    "models": "List registered models and their versions; say which to trust.",
     "ui": "Serve MLflow's pages on what runs logged.",
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",

@@ -21,9 +21,10 @@ from mlflow.exceptions import MlflowException
 
 from hooke.base.errors import HookeError
 from hooke.base.files import FileLock
+from hooke.base.mlflow_place import tracking_uri
 from hooke.journal.sink import Batch, Points, Receipt, ShippedRun, SinkAway
 
-__all__ = ["MlflowSink", "tracking_uri"]
+__all__ = ["MlflowSink"]
 
 # Of MLflow's REST API, mlflow/utils/validation.py; SQLite's store takes more, a server does not.
 MOST_METRICS = 1000
@@ -265,14 +266,6 @@ class _Names:
                     f"{name[:80]!r} is called {known[:80]!r} in MLflow, which does not take that name"
                 )
         return known
-
-
-def tracking_uri(folder: Path, uri: str = "") -> str:
-    """What hooke.toml names, a relative SQLite file being one of the project; else MLflow's own default there."""
-    if not uri:
-        return f"sqlite:///{folder / 'mlflow.db'}"
-    scheme, file = "sqlite:///", uri.removeprefix("sqlite:///")
-    return f"{scheme}{folder / file}" if uri.startswith(scheme) else uri
 
 
 def _experiment(client: MlflowClient, name: str) -> str:

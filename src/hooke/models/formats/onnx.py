@@ -1,0 +1,89 @@
+"""ONNX: a graph of operators, kept as it is and run by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.models.format import Saved, Terms, versions_of
+
+__all__ = ["OnnxFormat", "OnnxModel"]
+
+FILE = "model.onnx"
+PROVIDERS = ["CPUExecutionProvider"]
+
+
+class OnnxModel:
+    """A graph that is ready to run. `inputs` and `outputs` are its names, in order; `session` is onnxruntime's own."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.session = session
+        self.inputs = [each.name for each in session.get_inputs()]
+        self.outputs = [each.name for each in session.get_outputs()]
+
+    def predict(self, rows: Any) -> Any:
+        """The outputs for `rows`: an array for the only input, or a mapping of arrays by name. One output comes as an array, more as a mapping.
+
+        Raises UsageError for inputs that the graph does not have.
+        """
+        if not isinstance(rows, Mapping):
+            if len(self.inputs) != 1:
+                raise UsageError(
+                    f"the model has {len(self.inputs)} inputs and was given one array",
+                    mend=f"give a mapping with {', '.join(self.inputs)}",
+                )
+            rows = {self.inputs[0]: rows}
+        if set(rows) != set(self.inputs):
+            raise UsageError(
+                f"the model has no inputs {', '.join(map(str, rows))}",
+                mend=f"its inputs: {', '.join(self.inputs)}",
+            )
+        found = self.session.run(None, {name: np.asarray(value) for name, value in rows.items()})
+        return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
+
+
+class OnnxFormat:
+    """Takes bytes, or onnx's ModelProto, with the weights inside."""
+
+    def save(self, model: Any, folder: Path, terms: Terms) -> Saved:
+        """Raises HookeError for what onnxruntime does not run."""
+        if not isinstance(model, bytes) and not hasattr(model, "SerializeToString"):
+            raise UsageError(f"{terms.label}: ONNX holds bytes or a ModelProto, not {type(model).__name__}")
+        (folder / FILE).write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+        self.load(folder, {}, terms)
+        versions = versions_of("onnx", "onnxruntime", "numpy")
+        flavor = {
+            "onnx_version": versions.get("onnx", ""),
+            "data": FILE,
+            "providers": PROVIDERS,
+            "onnx_session_options": None,
+            "code": None,
+        }
+        return Saved(
+            details={},
+            flavors={"onnx": flavor, "python_function": {"loader_module": "mlflow.onnx", "data": FILE}},
+            libraries=versions,
+        )
+
+    def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:  # noqa: ARG002 - as every format's
+        """An OnnxModel. Raises HookeError for what onnxruntime does not run."""
+        try:
+            return OnnxModel(onnxruntime.InferenceSession(str(folder / FILE), providers=PROVIDERS))
+        except Exception as error:  # its errors have no root of their own
+            raise HookeError(
+                f"onnxruntime does not run {terms.label}",
+                why=f"{type(error).__name__}: {error}",
+                mend="give the bytes of a whole ONNX file (weights in files beside it are not taken), of operators that this onnxruntime knows",
+            ) from error
+
+    def predict(self, model: Any, rows: Any) -> Any:
+        """Through onnxruntime."""
+        if isinstance(model, OnnxModel):
+            return model.predict(rows)
+        data = model if isinstance(model, bytes) else model.SerializeToString()
+        return OnnxModel(onnxruntime.InferenceSession(data, providers=PROVIDERS)).predict(rows)

@@ -1,0 +1,86 @@
+"""skops, for scikit-learn: a zip of arrays and a tree of type names, of which only trusted ones are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import skops.io
+from skops.io.exceptions import UnsupportedTypeException
+
+from hooke.base.errors import HookeError, UntrustedModel
+from hooke.models.format import Saved, Terms, versions_of
+
+__all__ = ["SkopsFormat"]
+
+FILE = "model.skops"
+OWN = frozenset({"numpy", "scipy", "sklearn"})
+"""Roots of the types that a model of scikit-learn is made of. skops knows most; a few, as the trees of a forest, it leaves to us."""
+
+
+class SkopsFormat:
+    """What skops itself does not trust is made only if the project knows the model, or if the caller names the type."""
+
+    def save(self, model: Any, folder: Path, terms: Terms) -> Saved:
+        """Raises UntrustedModel with the types that are neither scikit-learn's nor in `terms.trust`."""
+        try:
+            skops.io.dump(model, folder / FILE)
+        except (UnsupportedTypeException, AttributeError, TypeError) as error:
+            raise _cannot(terms.label, error) from error
+        needed = skops.io.get_untrusted_types(file=folder / FILE)
+        foreign = [name for name in needed if name.partition(".")[0] not in OWN and name not in terms.trust]
+        if foreign:
+            raise _untrusted(terms.label, foreign, verb="hooke.register(...")
+        try:
+            skops.io.load(folder / FILE, trusted=needed)
+        except Exception as error:  # whatever the types' own constructors raise
+            raise _cannot(terms.label, error) from error
+        versions = versions_of("scikit-learn", "skops", "numpy", "scipy")
+        flavors: dict[str, Mapping[str, Any]] = {
+            "sklearn": {
+                "pickled_model": FILE,
+                "sklearn_version": versions["scikit-learn"],
+                "serialization_format": "skops",
+                "skops_trusted_types": needed,
+                "code": None,
+            }
+        }
+        if hasattr(model, "predict"):
+            flavors["python_function"] = {
+                "loader_module": "mlflow.sklearn",
+                "model_path": FILE,
+                "predict_fn": "predict",
+            }
+        return Saved(details={"types": needed}, flavors=flavors, libraries=versions)
+
+    def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:
+        """Raises UntrustedModel with the names of types that nobody trusted."""
+        needed = skops.io.get_untrusted_types(file=folder / FILE)
+        trusted = {*terms.trust, *(details["types"] if terms.known else ())}
+        if foreign := [name for name in needed if name not in trusted]:
+            raise _untrusted(
+                terms.label, foreign, verb="hooke.load_model(...", next=f"hooke models trust {terms.label}"
+            )
+        return skops.io.load(folder / FILE, trusted=needed)
+
+    def predict(self, model: Any, rows: Any) -> Any:
+        """By its `predict`."""
+        return model.predict(rows)
+
+
+def _untrusted(label: str, foreign: list[str], *, verb: str, next: str = "") -> UntrustedModel:
+    return UntrustedModel(
+        f"{label} is made of types that are not trusted: {', '.join(foreign)}",
+        why="a type of unknown code may do anything when it is made",
+        mend=f"if you know them: {verb}, trust={foreign!r})",
+        next=next,
+    )
+
+
+def _cannot(label: str, error: Exception) -> HookeError:
+    return HookeError(
+        f"skops cannot hold {label}",
+        why=f"{type(error).__name__}: {error}",
+        mend='classes and functions must be found by name in a module; or register(..., format="pickle")',
+    )

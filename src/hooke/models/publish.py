@@ -1,0 +1,157 @@
+"""Registers a saved model: `python -m hooke.models.publish`, an Order on stdin, a Done on stdout.
+
+A process of its own: the import of MLflow takes seconds and 300 MB, which whoever trains should not pay.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.files import FileLock
+from hooke.models.election import Aim, holder_of, not_better, parse_aim, settling
+from hooke.models.orders import Done, Order
+from hooke.models.registries.mlflow import MlflowRegistry
+from hooke.models.registry import WANTS, Version
+
+__all__ = ["lock_of", "publish"]
+
+LOCK_WAIT_S = 600.0
+REQUIREMENTS = "requirements.txt"
+"""Where MLflow looks for what a model needs."""
+
+
+def publish(order: Order) -> Done:
+    """Register it. Raises HookeError; then at most its files are in MLflow, and no version of them."""
+    registry = _connected(order)
+    run, experiment = registry.find_run(order.run_key, order.wait_s) if order.run_key else ("", "")
+    example, answer = pickle.loads(order.example)
+    with _alone(lock_of(order.uri, Path(order.root))):
+        aim = parse_aim(order.if_better) if order.if_better else None
+        if aim is not None and (why := _worse(registry, order, aim)):
+            return Done(why=why)
+        (Path(order.folder) / REQUIREMENTS).write_text(_requirements(order.libraries), encoding="utf-8")
+        registry.describe(Path(order.folder), order.flavors, example, answer)
+        tags = order.tags | ({WANTS: order.alias} if aim is not None else {})
+        mine = registry.create(Path(order.folder), name=order.name, run=run, experiment=experiment, tags=tags)
+        done = Done(number=mine.number, mlflow_run=mine.mlflow_run)
+        if not order.alias:
+            return done
+        if aim is None:
+            registry.give(mine, order.alias)
+            return msgspec.structs.replace(done, moved=True)
+        return _settled(registry, order.alias, aim, mine, done)
+
+
+def lock_of(uri: str, root: Path) -> Path | None:
+    """The lock that all who write into a registry in a SQLite file take; a server is alone with its own."""
+    scheme = "sqlite:///"
+    if not uri.startswith(scheme):
+        return None
+    file = root / uri.removeprefix(scheme)
+    return file.with_name(f".{file.name}.hooke.lock")
+
+
+def _requirements(libraries: Mapping[str, str]) -> str:
+    return "".join(f"{name}=={version}\n" for name, version in sorted(libraries.items()))
+
+
+def _connected(order: Order) -> MlflowRegistry:
+    """Two that make MLflow's tables at once break them: so do it under the lock that the shipper takes, too."""
+    os.environ["MLFLOW_TRACKING_URI"] = order.uri
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    lock = Path(order.root) / ".hooke" / "mlflow.lock"
+    with _alone(lock if order.uri.startswith("sqlite:") else None):
+        registry = MlflowRegistry(order.uri)
+        registry.names()
+        return registry
+
+
+def _worse(registry: MlflowRegistry, order: Order, aim: Aim) -> str:
+    """Why the alias does not move, known before anything is written; empty where it may."""
+    holder = holder_of(order.alias, registry.versions(order.name))
+    if holder is None:
+        return ""
+    held = holder.metrics.get(aim.metric)
+    if held is None and holder.mlflow_run:
+        held = registry.metric_of_run(holder.mlflow_run, aim.metric)
+    if held is None:
+        raise HookeError(
+            f"{order.name}@{order.alias} has no metric {aim.metric!r} to be compared with",
+            where=f"version {holder.number}; its metrics: {', '.join(holder.metrics) or 'none'}",
+            mend="register once without if_better=, with metrics={...}, to take the alias",
+        )
+    mine = order.metrics[aim.metric]
+    return "" if aim.better(mine, held) else not_better(aim, mine, held, holder)
+
+
+def _settled(registry: MlflowRegistry, alias: str, aim: Aim, mine: Version, done: Done) -> Done:
+    best = _settle(registry, alias, aim, mine)
+    if best.number == mine.number:
+        return msgspec.structs.replace(done, moved=True)
+    held = best.metrics.get(aim.metric, math.nan)
+    why = not_better(aim, mine.metrics[aim.metric], held, best)
+    return msgspec.structs.replace(done, why=f"{why}, which was registered meanwhile")
+
+
+def _settle(registry: MlflowRegistry, alias: str, aim: Aim, mine: Version) -> Version:
+    steps = settling(aim, alias, mine)
+    best = next(steps)
+    try:
+        while True:
+            if best is not None:
+                registry.give(best, alias)
+                best = next(steps)
+            else:
+                best = steps.send(registry.versions(mine.name))
+    except StopIteration as settled:
+        found: Version = settled.value
+        return found
+
+
+@contextmanager
+def _alone(lock: Path | None) -> Iterator[None]:
+    if lock is None:
+        yield
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held, deadline = FileLock(lock), time.monotonic() + LOCK_WAIT_S
+    while not held.try_acquire():
+        if time.monotonic() > deadline:
+            raise HookeError(
+                "another process has been registering a model for too long",
+                where=str(lock),
+                mend="end it, or try again",
+            )
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _main() -> int:
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is none of ours
+    order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Order)
+    os.chdir(order.root)
+    try:
+        done = publish(order)
+    except HookeError as error:
+        done = Done(error={name: getattr(error, name) for name in ("what", "where", "why", "mend", "next")})
+    with out:
+        out.write(msgspec.msgpack.encode(done))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,141 @@
+"""MLflow's registry behind its server, asked by HTTP without MLflow: its import takes seconds, and this milliseconds."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from hooke.base.errors import HookeError, MissingObject
+from hooke.models.registry import Version
+
+__all__ = ["RestRegistry"]
+
+API = "api/2.0/mlflow"
+ARTIFACTS = "api/2.0/mlflow-artifacts/artifacts"
+TIMEOUT_S = 30.0
+PAGE = 200
+
+
+class RestRegistry:
+    """Asks the server at `uri`. `environment` may name a user or a token, as MLflow's client wants them.
+
+    Files that do not go through the server are fetched by `elsewhere`.
+    """
+
+    def __init__(
+        self, uri: str, environment: Mapping[str, str], *, elsewhere: Callable[[Version, str, Path], None]
+    ) -> None:
+        self.uri = uri.rstrip("/")
+        self._headers = _authorization(environment)
+        self._elsewhere = elsewhere
+
+    def names(self) -> list[str]:
+        """Of all models, sorted."""
+        models = self._pages("registered-models/search", "registered_models", max_results=PAGE)
+        return sorted(model["name"] for model in models)
+
+    def versions(self, name: str) -> list[Version]:
+        """Of one model, the newest first."""
+        aliases = defaultdict(list)
+        try:
+            model = self._asked("registered-models/get", name=name)["registered_model"]
+        except MissingObject:
+            return []
+        for each in model.get("aliases", ()):
+            aliases[int(each["version"])].append(each["alias"])
+        found = [
+            Version(
+                name=name,
+                number=int(each["version"]),
+                aliases=tuple(sorted(aliases[int(each["version"])])),
+                tags={tag["key"]: tag.get("value", "") for tag in each.get("tags", ())},
+                mlflow_run=each.get("run_id", ""),
+                location=each.get("source", ""),
+                created_at=int(each.get("creation_timestamp", 0)) / 1000,
+            )
+            for each in self._pages(
+                "model-versions/search", "model_versions", filter=f"name = '{name}'", max_results=PAGE
+            )
+        ]
+        return sorted(found, key=lambda each: -each.number)
+
+    def fetch(self, version: Version, file: str, target: Path) -> None:
+        """Write one of its files to `target`."""
+        answer = self._asked(
+            "model-versions/get-download-uri", name=version.name, version=str(version.number)
+        )
+        location = urlsplit(answer["artifact_uri"])
+        if location.scheme != "mlflow-artifacts" or location.netloc:
+            self._elsewhere(version, file, target)
+            return
+        path = f"{ARTIFACTS}/{quote(location.path.strip('/'))}/{quote(file)}"
+        with self._open(path) as answered, target.open("wb") as out:
+            shutil.copyfileobj(answered, out)
+
+    def _pages(self, path: str, field: str, **question: object) -> Iterator[dict[str, Any]]:
+        token = ""
+        while True:
+            answer = self._asked(path, **question, **({"page_token": token} if token else {}))
+            yield from answer.get(field, ())
+            token = answer.get("next_page_token", "")
+            if not token:
+                return
+
+    def _asked(self, path: str, **question: object) -> dict[str, Any]:
+        with self._open(f"{API}/{path}?{urlencode(question)}") as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator[HTTPResponse]:
+        request = urllib.request.Request(f"{self.uri}/{path}", headers=self._headers)  # noqa: S310 - http(s) alone leads here
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - as above
+                yield answer
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refused(error, path) from error
+        except (
+            urllib.error.URLError,
+            TimeoutError,
+            ConnectionError,
+            HTTPException,
+            json.JSONDecodeError,
+        ) as error:
+            raise HookeError(
+                "MLflow's server does not answer",
+                where=self.uri,
+                why=f"{type(error).__name__}: {getattr(error, 'reason', error)}",
+                mend="is it running, and is MLFLOW_TRACKING_URI right? An alias is looked up anew each time; nothing old is taken instead",
+            ) from error
+
+    def _refused(self, error: urllib.error.HTTPError, path: str) -> HookeError:
+        if error.code == 404:
+            return MissingObject(
+                "MLflow's server has not got it", where=f"{self.uri}/{path.partition('?')[0]}"
+            )
+        mend = ""
+        if error.code in (401, 403):
+            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        return HookeError(
+            "MLflow's server refuses", where=self.uri, why=f"{error.code} {error.reason}", mend=mend
+        )
+
+
+def _authorization(environment: Mapping[str, str]) -> dict[str, str]:
+    if user := environment.get("MLFLOW_TRACKING_USERNAME"):
+        pair = f"{user}:{environment.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    if token := environment.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    return {}

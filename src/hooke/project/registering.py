@@ -1,0 +1,330 @@
+"""`register`: give a model a name, a version and an alias."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from hooke.base.errors import HookeError, NotFingerprintable, UsageError
+from hooke.base.processes import python_module
+from hooke.base.refusals import writing
+from hooke.keys.code import fingerprint_code
+from hooke.keys.local import origin_of
+from hooke.models.bundle import MANIFEST, decode, seal, size_of
+from hooke.models.election import Aim, holder_of, not_better, parse_aim
+from hooke.models.format import FORMATS, Format, Saved, Terms, format_of
+from hooke.models.names import check_alias, check_name
+from hooke.models.orders import Done, Order
+from hooke.models.registry import CODE, DIGEST, FORMAT, METRICS, RUN, SIZE
+from hooke.pipeline.promise import Promise
+from hooke.project.folder import Project
+from hooke.project.loaded_models import keep
+from hooke.project.model_source import Source, measured, source_of
+from hooke.project.registry import missing_mlflow, models_of, project_here, registry_of, registry_uri
+from hooke.project.running import Run
+from hooke.project.shipping.background import ensure_shipper
+from hooke.project.shipping.outbox import has_logged
+from hooke.project.shipping.sinks import sink_names
+from hooke.tracking.current import Muted, active
+
+__all__ = ["ModelVersion", "register"]
+
+SHIPPED_WITHIN_S = 20.0
+"""How long a version waits for its run to be shipped: MLflow's import in the shipper's process, and some."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """What became of `register`.
+
+    `number` is None where nothing was registered; `moved` says whether `alias` is this version's now, and `why` why not.
+    """
+
+    name: str
+    number: int | None
+    alias: str
+    moved: bool
+    why: str
+    format: str
+    digest: str
+    metrics: Mapping[str, float]
+    run: str
+    """The run that it comes from, as trackers know it; empty for none."""
+    mlflow_run: str = ""
+    """MLflow's id of that run, where it had been shipped."""
+    notes: tuple[str, ...] = ()
+    """What whoever loads it should know."""
+
+    @property
+    def registered(self) -> bool:
+        """Whether there is a new version."""
+        return self.number is not None
+
+    @property
+    def uri(self) -> str:
+        """As plain MLflow takes it: `models:/flights/3`; empty where nothing was registered."""
+        return f"models:/{self.name}/{self.number}" if self.registered else ""
+
+    def __str__(self) -> str:
+        if not self.registered:
+            return f"{self.name} is not registered: {self.why}"
+        alias = (
+            f", now @{self.alias}" if self.moved else f", not @{self.alias}: {self.why}" if self.alias else ""
+        )
+        return f"{self.name}:{self.number} ({self.format}){alias}"
+
+
+# Nine parameters: the facts of one version, each named by the caller and with a default.
+def register(  # noqa: PLR0913
+    model: Any,
+    name: str,
+    *,
+    alias: str = "",
+    if_better: str = "",
+    metrics: Mapping[str, float] | None = None,
+    input_example: Any = None,
+    run: Run | None = None,
+    format: str = "",
+    trust: Sequence[str] = (),
+) -> ModelVersion:
+    """Register a model in MLflow as the next version of `name`, and give that version `alias`.
+
+    With `if_better="auc"` that is done only if the metric is better than that of the version that has the alias now, and
+    more is better; with `"-loss"` less is. An equal one is not better. The metrics are those that were logged last by whoever
+    calls (a task's attempt, a script's `start_run()`), those of `run` otherwise, or those given. Of several that register at
+    once, in any processes and on any machines, the best has the alias in the end.
+
+    The format is chosen by the model: skops for scikit-learn, safetensors for PyTorch, ONNX for a ModelProto or bytes, else
+    a pickle, which only this project will read (`hooke models trust` lets another). `format` names another one. `trust` names
+    types of skops that are not scikit-learn's own. With `input_example` MLflow gets the signature, too.
+
+    It takes some seconds, in a process of its own that imports MLflow; this one does not. While a task is measured or
+    debugged nothing is registered.
+
+    Raises UsageError, UntrustedModel, MissingExtra; HookeError where the registry does not answer, and for a model that
+    the format cannot hold.
+    """
+    aim = _checked(model, name, alias, if_better)
+    if isinstance(active(), Muted):
+        muted = _Wish(
+            name=name, alias=alias, if_better=if_better, metrics=metrics or {}, format=format, run=""
+        )
+        return _nothing(muted, "a task that is measured or debugged registers nothing")
+    source = source_of(run)
+    wish = _Wish(
+        name=name,
+        alias=alias,
+        if_better=if_better,
+        metrics=_metrics(source, metrics, aim),
+        format=format or format_of(model),
+        run=source.key,
+    )
+    project, writer = project_here(), FORMATS.load(wish.format)()
+    if find_spec("mlflow") is None:
+        raise missing_mlflow()
+    if aim is not None and (why := _worse(project, wish, aim)):
+        return _nothing(wish, why)
+    models = models_of(project)
+    project.create()
+    with writing("a model", models.folder):
+        models.folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=models.folder) as made:
+            folder = Path(made, "model")
+            folder.mkdir()
+            saved = writer.save(model, folder, Terms(label=name, trust=tuple(trust)))
+            code, example = _code(model), _example(writer, model, input_example)
+            digest = seal(
+                folder, format=wish.format, details=saved.details, code=code, libraries=saved.libraries
+            )
+            done = _put(project, source, _order(project, source, wish, saved, folder, example), digest)
+    return _said(wish, done, digest=digest, notes=saved.notes)
+
+
+def _put(project: Project, source: Source, order: Order, digest: str) -> Done:
+    """Have the folder registered, and keep it as the project's own copy."""
+    models = models_of(project)
+    models.known.add(digest, f"registered as {order.name}" + (f" by run {source.key}" if source.key else ""))
+    done = _publish(order)
+    if done.number is not None:
+        keep(Path(order.folder), models.copy(digest))
+        source.note(f"hooke.model.{order.name}", str(done.number))
+    return done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What is asked for, complete."""
+
+    name: str
+    alias: str
+    if_better: str
+    metrics: Mapping[str, float]
+    format: str
+    run: str
+
+
+def _checked(model: Any, name: str, alias: str, if_better: str) -> Aim | None:
+    check_name(name)
+    if alias:
+        check_alias(alias)
+    if isinstance(model, Promise):
+        raise UsageError(
+            "the model does not exist yet: a pipeline's body is traced before anything runs",
+            mend="call register() inside a task, or after run(...) with its result()",
+        )
+    if not if_better:
+        return None
+    if not alias:
+        raise UsageError(
+            f"if_better={if_better!r} compares with the version that has the alias, and no alias is given",
+            mend='give one: alias="champion"',
+        )
+    return parse_aim(if_better)
+
+
+def _metrics(source: Source, given: Mapping[str, float] | None, aim: Aim | None) -> dict[str, float]:
+    """What was measured of the model; with an aim that metric is among it, and a number."""
+    if given is not None:
+        values = {str(name): float(value) for name, value in given.items()}
+    else:
+        values = dict(measured(source, aim.metric if aim is not None else ""))
+    if aim is None:
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+    if not math.isfinite(values.get(aim.metric, math.nan)):
+        there = ", ".join(values) or "none"
+        where = (
+            f"run {source.key} has logged no such number"
+            if source.key
+            else "this is no run, and none was given"
+        )
+        raise UsageError(
+            f"if_better={str(aim)!r}: there is no metric {aim.metric!r} of this model",
+            why=f"{where}; metrics there are: {there}",
+            mend=f"log it before, name the run with run=, or give it: metrics={{{aim.metric!r}: ...}}",
+        )
+    return values
+
+
+def _worse(project: Project, wish: _Wish, aim: Aim) -> str:
+    """Why it is not worth saving, as far as that is known without MLflow."""
+    holder = holder_of(wish.alias, registry_of(project).versions(wish.name))
+    if holder is None or (held := holder.metrics.get(aim.metric)) is None:
+        return ""
+    mine = wish.metrics[aim.metric]
+    return "" if aim.better(mine, held) else not_better(aim, mine, held, holder)
+
+
+def _nothing(wish: _Wish, why: str) -> ModelVersion:
+    return _said(wish, Done(why=why), digest="", notes=())
+
+
+def _said(wish: _Wish, done: Done, *, digest: str, notes: tuple[str, ...]) -> ModelVersion:
+    return ModelVersion(
+        name=wish.name,
+        number=done.number,
+        alias=wish.alias,
+        moved=done.moved,
+        why=done.why,
+        format=wish.format,
+        digest=digest,
+        metrics=wish.metrics,
+        run=wish.run,
+        mlflow_run=done.mlflow_run,
+        notes=notes,
+    )
+
+
+def _order(
+    project: Project, source: Source, wish: _Wish, saved: Saved, folder: Path, example: bytes
+) -> Order:
+    data = (folder / MANIFEST).read_bytes()
+    digest = blake3(data).hexdigest()
+    manifest = decode(data, digest, where=str(folder))
+    tags = {
+        DIGEST: digest,
+        FORMAT: wish.format,
+        SIZE: str(size_of(folder, manifest)),
+        METRICS: json.dumps(dict(sorted(wish.metrics.items()))),
+        RUN: wish.run,
+        CODE: manifest.code,
+    }
+    return Order(
+        uri=registry_uri(project),
+        root=str(project.root),
+        folder=str(folder),
+        name=wish.name,
+        alias=wish.alias,
+        if_better=wish.if_better,
+        metrics=dict(wish.metrics),
+        tags={name: value for name, value in tags.items() if value},
+        flavors={name: dict(facts) for name, facts in saved.flavors.items()},
+        libraries=dict(saved.libraries),
+        run_key=wish.run,
+        wait_s=_wait_s(project, source),
+        example=example,
+    )
+
+
+def _wait_s(project: Project, source: Source) -> float:
+    """How long the run may take to reach MLflow, where it is on its way there."""
+    if source.folder is None or "mlflow" not in sink_names(project):
+        return 0.0
+    source.note("hooke.registers", "model")  # an attempt that logs nothing is not shipped
+    if not has_logged(source.folder):
+        return 0.0
+    ensure_shipper(project, source.folder)
+    return SHIPPED_WITHIN_S
+
+
+def _code(model: Any) -> str:
+    """Fingerprint of the code of the model's class, where that is the project's own."""
+    kind = type(model)
+    if not origin_of(kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None)).local:
+        return ""
+    try:
+        return fingerprint_code(kind).key
+    except NotFingerprintable:
+        return ""
+
+
+def _example(writer: Format, model: Any, rows: Any) -> bytes:
+    """Input example and answer, for the child: frames of Polars as pandas, which is what MLflow takes."""
+    if rows is None:
+        return pickle.dumps((None, None))
+    try:
+        pair = [rows, writer.predict(model, rows)]
+    except Exception as error:  # the user's model may raise anything
+        raise UsageError(
+            "the model does not take its input_example", why=f"{type(error).__name__}: {error}"
+        ) from error
+    return pickle.dumps(tuple(each.to_pandas() if hasattr(each, "to_pandas") else each for each in pair))
+
+
+def _publish(order: Order) -> Done:
+    asked = subprocess.run(
+        python_module("hooke.models.publish"),
+        input=msgspec.msgpack.encode(order),
+        capture_output=True,
+        check=False,
+    )
+    if asked.returncode:
+        raise HookeError(
+            f"{order.name} is not registered: the process that does it ended with {asked.returncode}",
+            why=asked.stderr.decode(errors="replace")[-2000:].strip(),
+        )
+    done = msgspec.msgpack.decode(asked.stdout, type=Done)
+    if done.error is not None:
+        raise HookeError(done.error.pop("what"), **done.error)
+    return done

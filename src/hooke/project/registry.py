@@ -1,0 +1,93 @@
+"""Which registry of models a project uses, and the models that it has seen."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hooke.base.errors import MissingExtra
+from hooke.base.mlflow_place import tracking_uri
+from hooke.models.known import KnownModels
+from hooke.models.registries.rest import RestRegistry
+from hooke.models.registries.sqlite import SqliteRegistry
+from hooke.models.registry import Registry, Version
+from hooke.project.folder import Project
+from hooke.project.running import start_of
+from hooke.tracking.current import active
+from hooke.tracking.tracker import Tracker
+
+__all__ = ["ProjectModels", "missing_mlflow", "models_of", "project_here", "registry_of", "registry_uri"]
+
+_OTHER_TLS = (
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+)
+_OTHER_WAYS = (*_OTHER_TLS, "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_WORKSPACE")
+"""Variables that only MLflow's own client obeys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectModels:
+    """A folder with the copies of models that were registered or loaded here, by digest, and with what is known of them."""
+
+    folder: Path
+
+    @property
+    def known(self) -> KnownModels:
+        """Which models this project trusts."""
+        return KnownModels(self.folder / "known")
+
+    def copy(self, digest: str) -> Path:
+        """Where the copy of this model lies, if there is one."""
+        return self.folder / digest
+
+
+def project_here() -> Project:
+    """The project of the run that this process logs into, else that of the script, else the working directory's."""
+    tracker = active()
+    return Project.find(tracker.folder.parents[2] if isinstance(tracker, Tracker) else start_of())
+
+
+def models_of(project: Project) -> ProjectModels:
+    """Those below `.hooke/models`."""
+    return ProjectModels(folder=project.data / "models")
+
+
+def registry_uri(project: Project) -> str:
+    """MLFLOW_REGISTRY_URI, else MLFLOW_TRACKING_URI, else what hooke.toml names for MLflow, else `mlflow.db` of the project."""
+    said = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
+    options = project.settings.tracking.options.get("mlflow", {})
+    return said or tracking_uri(project.root, str(options.get("uri", "")))
+
+
+def registry_of(project: Project) -> Registry:
+    """Reads the project's registry: MLflow is imported only for one that is neither an SQLite file nor a plain server."""
+    uri = registry_uri(project)
+
+    def elsewhere(version: Version, file: str, target: Path) -> None:
+        _through_mlflow(uri).fetch(version, file, target)
+
+    plain = not any(os.environ.get(name) for name in _OTHER_WAYS)
+    scheme = "sqlite:///"
+    if uri.startswith(scheme) and plain:
+        return SqliteRegistry(project.root / uri.removeprefix(scheme), elsewhere=elsewhere)
+    if uri.startswith(("http://", "https://")) and plain:
+        return RestRegistry(uri, os.environ, elsewhere=elsewhere)
+    return _through_mlflow(uri)
+
+
+def _through_mlflow(uri: str) -> Registry:
+    try:
+        from hooke.models.registries.mlflow import MlflowRegistry
+    except ModuleNotFoundError as error:
+        raise missing_mlflow() from error
+    return MlflowRegistry(uri)
+
+
+def missing_mlflow() -> MissingExtra:
+    """The error where MLflow is needed and not installed."""
+    return MissingExtra(
+        "the registry of models needs mlflow, which is not installed", mend='pip install "hooke[mlflow]"'
+    )

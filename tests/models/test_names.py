@@ -1,0 +1,59 @@
+"""What a model may be called, and how a version is asked for."""
+
+import pytest
+
+from hooke.base.errors import UsageError
+from hooke.models.names import Wanted, check_alias, check_name, parse_wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("flights", Wanted(name="flights")),
+        ("flights@champion", Wanted(name="flights", alias="champion")),
+        ("late-flights.v2:3", Wanted(name="late-flights.v2", number=3)),
+    ],
+)
+def test_the_three_forms(text, meant):
+    assert parse_wanted(text) == meant
+    assert str(meant) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "@",
+        "x@",
+        "@champion",
+        "a b@",
+        "a b",
+        "x:",
+        "x:0",
+        "x:-1",
+        "x:one",
+        "x@a:1",
+        "x:1@a",
+        "x@a b",
+        "x/1",
+        "../x",
+        "x\n",
+        "x@\n",
+    ],
+)
+def test_anything_else_is_refused_with_the_forms(text):
+    with pytest.raises(UsageError, match="NAME@ALIAS") as refused:
+        parse_wanted(text)
+    assert repr(text) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a@b", "a:1", "a/b", "..", ".hidden"])
+def test_a_name_is_letters(name):
+    with pytest.raises(UsageError, match="cannot be a model's name"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("alias", ["latest", "LATEST", "v1", "V12", "a b", "a.b", "a@b"])
+def test_what_mlflow_reserves_is_no_alias(alias):
+    with pytest.raises(UsageError, match="cannot be an alias"):
+        check_alias(alias)
