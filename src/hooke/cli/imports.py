@@ -32,7 +32,9 @@ def imports() -> None:
     """Bring runs of another tracker into this project."""
 
 
-@imports.command("neptune", short_help="Runs of Neptune, from a dump of neptune-exporter.")
+@imports.command(
+    "neptune", short_help="Runs of Neptune, from a dump of neptune-exporter or from offline logs."
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--files",
@@ -75,7 +77,7 @@ def imports() -> None:
 def neptune(
     session: Session, *, as_json: bool, project: Path | None, step_multiplier: str | None, **wanted: Any
 ) -> int:
-    """Import the runs of Neptune at PATH: a dump of neptune-exporter.
+    """Import the runs of Neptune at PATH: a dump of neptune-exporter, or logs that its clients never sent.
 
     Each becomes a run of this project with the times of then; `hooke sync` brings them into MLflow. A run that is here
     already is left as it is. What MLflow has no place for is listed, with how it is kept. Exit code 1 if a run failed.

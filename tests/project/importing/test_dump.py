@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.project.importing.conftest import bring, brought, content, table
 from tests.project.importing.dumps import (
     MADE,
     PROJECT,
@@ -27,32 +28,6 @@ from hooke.project.importing.landing import run_id
 from hooke.project.importing.neptune import Wanted, import_neptune
 from hooke.project.importing.source import MICRO, exact_step
 from hooke.project.running import Run
-
-
-@pytest.fixture
-def project(tmp_path):
-    root = tmp_path / "project"
-    root.mkdir()
-    return Project.find(root)
-
-
-def bring(project, path, **wanted):
-    return list(import_neptune(project, Wanted(path=path, **wanted)))
-
-
-def brought(project, path, **wanted):
-    (done,) = bring(project, path, **wanted)
-    assert done.error is None, str(done.error)
-    return done, Run(project, done.run)
-
-
-def artifact(run, path):
-    (found,) = [each for each in run.logged().artifacts if each.path == path]
-    return found.file.read_text(encoding="utf-8")
-
-
-def table(run, path):
-    return list(csv.DictReader(artifact(run, path).splitlines(keepends=True)))
 
 
 def test_every_type_comes_back(tmp_path, project):
@@ -88,10 +63,10 @@ def test_what_has_no_place_in_a_tracker_is_in_artifacts(tmp_path, project):
         ("0", "hello\nworld"),
         ("1.5", 'a, "b"'),
     ]
-    weights = json.loads(artifact(run, "weights.json"))
+    weights = json.loads(content(run, "weights.json"))
     assert weights["columns"] == ["step", "time", "type", "edges", "values"]
     assert weights["data"] == [["1", f"{at(3).timestamp():.0f}", "COUNTING", [0, 1, 2.5], [3, 4]]]
-    attributes = json.loads(artifact(run, "neptune/attributes.json"))
+    attributes = json.loads(content(run, "neptune/attributes.json"))
     assert attributes["depth"] == {"type": "int", "value": 6}
     assert attributes["sys/tags"] == {"type": "string_set", "value": ["a", "b, c"]}
     for path, source in [
@@ -103,12 +78,12 @@ def test_what_has_no_place_in_a_tracker_is_in_artifacts(tmp_path, project):
         ("pictures/step_0.png", "0.png"),
         ("pictures/step_0.5.png", "1.png"),
     ]:
-        assert artifact(run, path) == f"content of {source}"
+        assert content(run, path) == f"content of {source}"
     counts = done.losses.counts
     assert counts["metric values at decimal steps"] == 5
     assert counts["values of text series"] == counts["files of file series"] == counts["sets of strings"] == 2
     assert counts["files that the export itself lacks"] == counts["forks of another run"] == 1
-    report = artifact(run, "neptune/report.md")
+    report = content(run, "neptune/report.md")
     assert "| metric values at decimal steps | 5 | step times 1000000, exact;" in report
     assert "- gone" in report
 
@@ -210,7 +185,7 @@ def test_a_missing_file_may_be_skipped(tmp_path, project):
     write_dump(tmp_path / "dump", [row("plan", "file", {"path": "plan.txt"}), row("lr", "float", 0.1)])
     done, run = brought(project, tmp_path / "dump", skip_missing=True)
     assert done.losses.counts["files that are not where the export says"] == 1
-    assert "- plan" in artifact(run, "neptune/report.md")
+    assert "- plan" in content(run, "neptune/report.md")
 
 
 def test_files_may_lie_elsewhere(tmp_path, project):
@@ -219,7 +194,7 @@ def test_files_may_lie_elsewhere(tmp_path, project):
     (failed,) = bring(project, tmp_path / "dump" / "data")
     assert "--files" in failed.error.mend
     _, run = brought(project, tmp_path / "dump" / "data", files=tmp_path / "elsewhere")
-    assert artifact(run, "config.yaml") == "content of config.yaml"
+    assert content(run, "config.yaml") == "content of config.yaml"
 
 
 def test_an_export_that_was_cut_off_is_said(tmp_path, project):
@@ -306,7 +281,7 @@ def test_what_goes_in_comes_back(tmp_path, points, texts, notes):
             assert [(line["value"], line["step"]) for line in csv.DictReader(file)] == [
                 (text, exact_step(step)) for text, step in texts
             ]
-    attributes = json.loads(artifact(run, "neptune/attributes.json"))
+    attributes = json.loads(content(run, "neptune/attributes.json"))
     assert {name: attributes[f"note/{name}"]["value"] for name in notes} == notes
 
 

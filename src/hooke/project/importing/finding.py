@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
+from hooke.project.importing.neptune_classic import LOG
+from hooke.project.importing.neptune_classic import offline_runs as classic_runs
 from hooke.project.importing.source import Source
 
 __all__ = ["Found", "find"]
+
+DATABASE = "run_operations.sqlite3"
 
 
 @dataclass(slots=True)
@@ -36,17 +41,21 @@ def find(path: Path, files: Path | None = None) -> Found:
         raise UsageError(f"--files {files}: there is no such folder")
     found = Found()
     _find_dump(path, files, found)
+    _find_logs(path, found)
     if not found.sources and not found.broken:
         raise UsageError(
             "there is nothing of Neptune to import",
             where=str(path),
-            why="no PROJECT/RUN_part_N.parquet is below it",
+            why="below it is no PROJECT/RUN_part_N.parquet, no run_operations.sqlite3 and no run__ID/data-N.log",
             mend=WHAT,
         )
     return found
 
 
-WHAT = "name what `neptune-exporter export` wrote (the folder with data/ and files/, or --data-path with --files)"
+WHAT = (
+    "name what `neptune-exporter export` wrote (the folder with data/ and files/, or --data-path with --files), "
+    "or a folder with offline logs (.neptune, or the log_directory of neptune-scale)"
+)
 
 
 def _find_dump(path: Path, files: Path | None, found: Found) -> None:
@@ -60,19 +69,43 @@ def _find_dump(path: Path, files: Path | None, found: Found) -> None:
     try:
         from hooke.project.importing.neptune_dump import PART, dumped_runs
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pyarrow":
-            raise
-        raise MissingExtra(
-            f"a dump of neptune-exporter needs {error.name}, which is not installed",
-            why=str(error),
-            mend='pip install "hooke[neptune]"',
-        ) from error
+        raise _missing("a dump of neptune-exporter", error) from error
     runs: dict[str, list[tuple[int, Path]]] = {}
     for file in parts:
         if (named := PART.fullmatch(file.name)) is not None:
             runs.setdefault(str(file.parent / named[1]), []).append((int(named[2]), file))
     sorted_parts = {prefix: [file for _, file in sorted(some)] for prefix, some in runs.items()}
     found.add(dumped_runs(sorted_parts, files or _files_beside(data)))
+
+
+def _find_logs(path: Path, found: Found) -> None:
+    databases: list[Path] = []
+    logs: list[Path] = []
+    for folder, _, names in os.walk(path) if path.is_dir() else [(path.parent, (), [path.name])]:
+        for name in names:
+            if name == DATABASE or (not path.is_dir() and name.endswith(".sqlite3")):
+                databases.append(Path(folder, name))
+            elif LOG.fullmatch(name):
+                logs.append(Path(folder, name))
+    found.add(classic_runs(sorted(logs)))
+    if not databases:
+        return
+    try:
+        from hooke.project.importing.neptune_scale import offline_runs
+    except ModuleNotFoundError as error:
+        raise _missing("a log of neptune-scale", error) from error
+    found.add(offline_runs(sorted(databases)))
+
+
+def _missing(what: str, error: ModuleNotFoundError) -> Exception:
+    """What to raise for a library that is not there."""
+    if (error.name or "").partition(".")[0] not in ("pyarrow", "neptune_api", "google"):
+        return error
+    return MissingExtra(
+        f"{what} needs {error.name}, which is not installed",
+        why=str(error),
+        mend='pip install "hooke[neptune]"',
+    )
 
 
 def _files_beside(data: Path) -> Path:

@@ -114,7 +114,7 @@ class Landing:
                 RunFinished(
                     at=_at(ended),
                     status="failed" if failed else "finished",
-                    message="the run was marked as failed in Neptune" if failed else "",
+                    message="the run was marked as failed in Neptune" if failed else self._glance.ended,
                     seconds=ended - began,
                 )
             )
@@ -172,7 +172,10 @@ class Landing:
                 self._keep(path, file.path, at, lambda target, each=each: shutil.copyfile(each, target))
             return
         suffix = PurePosixPath(file.name).suffix
-        path = f"{file.path}/step_{exact_step(file.micros)}" if file.series else file.path
+        path = file.path
+        if file.series:
+            (step,) = self._counted([file.path], [file.micros])
+            path = f"{file.path}/step_{exact_step(step)}"
         if file.series or PurePosixPath(path).suffix != suffix:
             path += suffix
         content = file.content

@@ -187,9 +187,7 @@ def _record(source: Source, fingerprint: str) -> dict[str, object]:
 
 
 def _fingerprint(source: Source) -> str:
-    """Of names and sizes: what a source that grew, or another one, does not share."""
-    sizes = sorted((file.name, file.stat().st_size) for file in source.files)
-    return hashlib.blake2b(json.dumps(sizes).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(sorted(source.fingerprint())).encode(), digest_size=8).hexdigest()
 
 
 def _failed(error: HookeError) -> Imported:

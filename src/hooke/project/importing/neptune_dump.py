@@ -30,6 +30,7 @@ from hooke.project.importing.source import (
     Text,
     Value,
     finest_of,
+    sizes_of,
 )
 
 __all__ = ["DumpedRun", "dumped_runs"]
@@ -76,6 +77,10 @@ class DumpedRun:
     folder: Path
     """What paths of files in the dump are relative to."""
     kind: str = "a dump of neptune-exporter"
+
+    def fingerprint(self) -> list[tuple[str, int]]:
+        """Names and sizes of the parts."""
+        return sizes_of(self.files)
 
     def glance(self) -> Glance:
         """Reads three columns."""

@@ -20,6 +20,7 @@ __all__ = [
     "Value",
     "exact_step",
     "finest_of",
+    "sizes_of",
 ]
 
 MICRO = 1_000_000
@@ -95,6 +96,8 @@ class Glance(NamedTuple):
     """The least power of ten, 1 to MICRO, that makes every step of its metrics whole."""
     began: float | None
     """When it was made, in seconds since the epoch; None where the source does not say."""
+    ended: str = ""
+    """What to say of how it ended, where the source does not tell."""
 
 
 class Source(Protocol):
@@ -120,6 +123,10 @@ class Source(Protocol):
         """The format, for people."""
         ...
 
+    def fingerprint(self) -> list[tuple[str, int]]:
+        """What is another when there is more in the files, by file. Raises as `items` does."""
+        ...
+
     def glance(self) -> Glance:
         """What must be known first. Raises as `items` does."""
         ...
@@ -136,6 +143,11 @@ def finest_of(micros: Iterable[int], so_far: int = 1) -> int:
         while scale < MICRO and each * scale % MICRO:
             scale *= 10
     return scale
+
+
+def sizes_of(files: Iterable[Path]) -> list[tuple[str, int]]:
+    """A fingerprint of files that only grow. Raises OSError."""
+    return [(file.name, file.stat().st_size) for file in files]
 
 
 def exact_step(micros: int | None) -> str:
