@@ -73,7 +73,7 @@ def test_log_metric_beside_a_bare_write_and_mlflow(benchmark, project):
 def test_points_into_mlflow(benchmark, project):
     from hooke.sinks.mlflow import MlflowSink
 
-    count = 100_000
+    count = 1_000_000
     sink = MlflowSink(project)
     run = ShippedRun(key="r", parent=None, name="r", experiment="e", started_at=1.0)
     sink.write(Batch(run=run, points=Points([], [], [], [])))
@@ -81,6 +81,54 @@ def test_points_into_mlflow(benchmark, project):
     began = time.perf_counter()
     benchmark.pedantic(sink.write, args=(Batch(run=run, points=points),), rounds=1)
     benchmark.extra_info["points a second"] = count / (time.perf_counter() - began)
+
+
+TRAINING = """
+    import time
+    import numpy as np
+    import hooke
+
+    def epoch(steps, log):
+        \"\"\"Seconds that `steps` steps of about a millisecond took, each with one point.\"\"\"
+        a, began = np.ones((160, 160)), time.perf_counter()
+        for step in range(steps):
+            for _ in range(6):
+                a = a @ a / 160
+            if log:
+                hooke.log_metric("loss", a[0, 0])
+        return time.perf_counter() - began
+
+    with hooke.start_run():
+        epoch(500, True)
+        found = {False: [], True: []}
+        for lap in range(40):
+            log = lap % 4 in (1, 2)
+            found[log].append(epoch(500, log))
+    plain, logged = (sorted(found[log]) for log in (False, True))
+    print(500 / plain[0], min(logged) / min(plain) - 1, logged[10] / plain[10] - 1)
+"""
+
+
+@pytest.mark.benchmark(group="tracking: a training loop at 1,000 points a second")
+@pytest.mark.parametrize("sinks", ["none", "mlflow"])
+def test_overhead_of_a_training_loop(benchmark, tmp_path, sinks):
+    """Beside the same loop without the call; with `mlflow` the shipper works meanwhile, on another core."""
+    (tmp_path / "train.py").write_text(textwrap.dedent(TRAINING))
+    done = subprocess.run(
+        [sys.executable, "train.py"],
+        cwd=tmp_path,
+        env=os.environ | {"HOOKE_SINKS": sinks, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    steps, fastest, middle = map(float, done.stdout.split())
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info |= {
+        "points a second": steps,
+        "overhead, fastest": fastest,
+        "overhead, median": middle,
+    }
 
 
 OURS = """

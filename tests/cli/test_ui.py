@@ -1,5 +1,6 @@
 """`hooke ui`: a real MLflow server, on this machine alone."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -29,11 +30,16 @@ def test_mlflow_is_served_in_its_light_form(desk):
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < deadline, "it does not answer"
                 time.sleep(0.2)
-        server = psutil.Process(process.pid)
-        assert len(server.children(recursive=True)) <= 4
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) <= 4
         assert (desk.folder / "mlflow.db").exists()
+        process.terminate()
+        process.wait(timeout=30)
+        _, left = psutil.wait_procs(below, timeout=30)
+        assert not left
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 

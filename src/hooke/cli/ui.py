@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +24,7 @@ LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 @click.option("--port", default=5000, show_default=True, metavar="PORT", type=click.IntRange(1, 65535))
 @in_project
 @click.pass_obj
-def ui(session: Session, *, mlflow: bool, port: int, project: Path | None) -> int:  # noqa: ARG001 - required, so always true
+def ui(session: Session, *, mlflow: bool, port: int, project: Path | None) -> None:  # noqa: ARG001 - required, so always true
     """Serve pages on this machine alone (127.0.0.1), until Ctrl-C.
 
     They show the place that the project's runs are shipped to: with MLFLOW_TRACKING_URI, or an `uri` of http:// in
@@ -41,10 +40,12 @@ def ui(session: Session, *, mlflow: bool, port: int, project: Path | None) -> in
     uri = os.environ.get("MLFLOW_TRACKING_URI") or options.get("uri") or default
     if uri.startswith(("http://", "https://")):
         click.echo(f"runs are shipped to a server: {uri}")
-        return 0
+        return
     click.echo(f"MLflow on {uri}: http://127.0.0.1:{port} in some seconds; Ctrl-C ends it", err=True)
     sys.stderr.flush()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", uri]
     # In the project's folder: MLflow's default place of artifacts is relative to it.
-    return subprocess.run(command, cwd=where.root, env=os.environ | LIGHT, check=False).returncode
+    os.chdir(where.root)
+    # In place of this process: then a signal to it ends the server, and leaves nothing behind.
+    os.execve(sys.executable, command, os.environ | LIGHT)  # noqa: S606 - no shell is meant
