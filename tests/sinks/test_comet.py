@@ -53,6 +53,8 @@ def seen_in_archive(file: Path) -> tuple[dict, SeenRun]:
                     seen.params[payload["param"]["paramName"]] = payload["param"]["paramValue"]
                 case "ws_msg":
                     seen.tags[payload["log_other"]["key"]] = payload["log_other"]["val"]
+                case "git_metadata":
+                    seen.tags["git"] = payload["git_metadata"]["parent"]
                 case "file_upload":
                     name = payload["additional_params"]["fileName"]
                     seen.artifacts[name] = archive.read(payload["file_path"])
@@ -87,7 +89,10 @@ def test_a_run_that_ended_has_its_archive_at_once_and_one_that_is_resumed_a_new_
     sink = CometSink(tmp_path)
     note = tmp_path / "note.txt"
     note.write_text("first")
-    sink.write(a_batch(0.5, math.nan, params={"rate": "0.1"}, artifacts={"deep/note.txt": note}))
+    made_of = {"hooke.git.commit": "c0ffee", "hooke.git.branch": "main"}
+    sink.write(
+        a_batch(0.5, math.nan, params={"rate": "0.1"}, tags=made_of, artifacts={"deep/note.txt": note})
+    )
     assert not archives(tmp_path / "comet"), "a run that goes on has a draft"
     sink.finish(a_run(status="failed", ended_at=9.0))
     (file,) = archives(tmp_path / "comet")
@@ -103,16 +108,17 @@ def test_a_run_that_ended_has_its_archive_at_once_and_one_that_is_resumed_a_new_
     assert [repr(value) for _, value, _, _ in seen.points] == ["0.5", "nan", "3.0"]
     assert (seen.params, seen.artifacts) == ({"rate": "0.2"}, {"deep/note.txt": b"first"})
     assert (seen.status, facts["stop_time"], facts["customer_error_reported"]) == ("finished", 12000, False)
+    assert seen.tags["git"] == "c0ffee" and seen.tags["hooke.git.branch"] == "main"
     assert facts["offline_id"] == experiment_key("k")
 
 
 def test_equal_values_of_one_step_are_two_points_unless_they_are_one_that_came_twice(tmp_path):
     sink = CometSink(tmp_path)
-    points = Points(["x", "x"], [1.0, 1.0], [0, 0], [1.5, 1.5001])
+    points = Points(["x", "x", "x"], [1.0, 1.0, 1.0], [0, 0, 0], [1.5, 1.5001, 1.5])
     for _ in range(2):
         receipt = sink.write(Batch(run=a_run(), points=points))
         sink.close()
-        assert receipt.merged == 0
+        assert receipt.merged == 1, "the third is in all the same as the first"
     _, seen = seen_in_archive(archives(tmp_path / "comet")[0])
     assert len(seen.points) == 2
 

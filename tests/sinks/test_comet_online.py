@@ -130,7 +130,7 @@ def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
             run=RUN,
             points=points(1.0, math.nan, math.inf),
             params={"rate": "0.1"},
-            tags={"team": "us"},
+            tags={"team": "us", "hooke.git.commit": "c0ffee"},
             artifacts={"deep/note.txt": note},
         )
     )
@@ -148,7 +148,9 @@ def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
         "hooke.parent": "r",
         "hooke.status": "running",
         "team": "us",
+        "hooke.git.commit": "c0ffee",
     }
+    assert any("c0ffee" in str(told) for told in comet.told), "Comet's own page of git has it"
     assert comet.assets == {"deep/note.txt": b"note"}
     assert (comet.runs[0]["projectName"], comet.runs[0]["teamName"]) == ("e", "ours")
     sink.finish(msgspec.structs.replace(RUN, status="failed", ended_at=RUN.started_at + 9))

@@ -91,6 +91,7 @@ def check_by_comets_own_schemas(file: Path) -> None:
         "metric_msg": schemas.get_metric_msg_validator(),
         "parameter_msg": schemas.get_parameter_msg_validator(),
         "ws_msg": schemas.get_ws_msg_validator(),
+        "git_metadata": schemas.get_git_metadata_msg_validator(),
         "file_upload": schemas.get_upload_msg_validator(),
     }
     with ZipFile(file) as archive:
@@ -183,7 +184,7 @@ def test_comets_own_checks_take_odd_names_and_what_it_shows_is_what_was_logged(t
                 [1.0, 2.0, 3.0, 4.0],
             ),
             params={"empty": "", "two\nlines": "a\nb", "ü": "✓"},
-            tags={"note": "line\nline"},
+            tags={"note": "line\nline", "hooke.git.commit": "c0ffee"},
             artifacts={"deep/ü.txt": note},
         )
     )

@@ -69,6 +69,7 @@ class Archives:
         receipt = Receipt()
         names = Names(receipt)
         lines = [(line,) for line in point_lines(batch.points, names)]
+        receipt.merged = len(lines) - len(set(lines))
         notes = note_lines(batch, names)
         with self._draft(batch.run.key) as draft:
             self._begin(draft, batch.run)

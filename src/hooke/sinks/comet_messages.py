@@ -115,6 +115,8 @@ def note_lines(batch: Batch, names: Names) -> list[Line]:
         param = {"paramName": name, "paramValue": value, "step": None, "source": "manual"}
         payload = {"local_timestamp": _ms(batch.run.started_at), "param": param}
         lines.append((f"param:{name}", _message("parameter_msg", payload)))
+    if "hooke.git.commit" in batch.tags:
+        lines.append(_git(batch.tags))
     return lines + [_other(names.of(name), value, batch.run) for name, value in batch.tags.items()]
 
 
@@ -148,6 +150,8 @@ def name_of(line: str) -> str | None:
             return f"param:{payload['param']['paramName']}"
         case "ws_msg":
             return f"other:{payload['log_other']['key']}"
+        case "git_metadata":
+            return "git"
         case "file_upload":
             return f"file:{payload['additional_params']['fileName']}"
         case other:
@@ -177,6 +181,19 @@ def _other(name: str, value: str, run: ShippedRun) -> Line:
     # The older form of the message: `comet offline` shows the newer one as two rows without a name.
     payload = {"local_timestamp": _ms(run.started_at), "log_other": {"key": name, "val": value}}
     return f"other:{name}", _message("ws_msg", payload)
+
+
+def _git(tags: Mapping[str, str]) -> Line:
+    """What Comet has a page of its own for."""
+    facts = {
+        "user": tags.get("hooke.user"),
+        "root": None,
+        "branch": tags.get("hooke.git.branch"),
+        "parent": tags["hooke.git.commit"],
+        "status": None,
+        "origin": tags.get("hooke.git.repoURL"),
+    }
+    return "git", _message("git_metadata", {"git_metadata": facts})
 
 
 def _message(kind: str, payload: dict[str, Any], **beside: float) -> str:
