@@ -227,7 +227,7 @@ def test_trouble_that_waiting_does_not_cure_is_said_and_stops_no_other_run(book)
     with Shipper(runs=book.runs, sinks={"memory": sink}, clock=clock, sleep=clock.sleep) as shipper:
         assert shipper.follow(idle_s=2.0, patience_s=60.0)
     assert values(sink, other.run) == [2.0]
-    assert load_cursor(book.folder, "memory").trouble == "the experiment 'sweep' has been deleted"
+    assert load_cursor(book.folder, "memory").trouble == "the experiment 'sweep' has been deleted; restore it"
 
 
 def test_a_resumed_run_is_told_anew(book):

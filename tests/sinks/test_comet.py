@@ -8,6 +8,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from tests.base.small_disk import fill, small_disk  # noqa: F401
 
 from hooke.base.errors import HookeError
 from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
@@ -171,6 +172,29 @@ def test_what_an_earlier_crash_left_is_made_good(tmp_path, caplog):
     assert [len(seen.points) for seen in seen_in_archives(tmp_path / "comet", "e").values()] == [1]
     assert not list(drafts.iterdir())
     assert not caplog.records
+
+
+@pytest.mark.heavy
+def test_a_full_disk_is_a_tracker_that_is_away_and_leaves_what_was_there(small_disk):  # noqa: F811
+    sink = CometSink(small_disk)
+    sink.write(a_batch(1.0))
+    sink.close()
+    (file,) = archives(small_disk / "comet")
+    whole = file.read_bytes()
+    sink.write(a_batch(1.0, 2.0))
+    ballast = fill(small_disk)
+    with pytest.raises(SinkAway, match="an archive for Comet cannot be written now") as away:
+        sink.write(a_batch(*map(float, range(2000))))
+    assert "full" in away.value.why or "No space" in away.value.why
+    with pytest.raises(SinkAway):
+        sink.finish(a_run(status="finished", ended_at=5.0))
+    sink.close()
+    assert file.read_bytes() == whole
+    ballast.unlink()
+    sink.write(a_batch(*map(float, range(20))))
+    sink.finish(a_run(status="finished", ended_at=5.0))
+    _, seen = seen_in_archive(file)
+    assert [value for _, value, _, _ in seen.points] == [1.0, 2.0, *map(float, range(20))]
 
 
 @pytest.mark.heavy

@@ -59,8 +59,13 @@ def test_a_sink_that_is_not_there_or_takes_no_such_key_is_said(ours, monkeypatch
     assert refused.value.mend == "valid names: broken, comet, folder, mlflow"
     with pytest.raises(UsageError, match="the sink 'broken' of ours cannot be imported"):
         open_sinks(settings(ours, '[tracking]\nsinks = ["broken"]\n'))
-    with pytest.raises(ConfigError, match=r"\[tracking.comet\].*'archive'"):
+    with pytest.raises(ConfigError, match=r"unknown key tracking.comet.archive\b") as wrong:
         open_sinks(settings(ours, '[tracking]\nsinks = ["comet"]\n[tracking.comet]\narchive = "a"\n'))
+    assert wrong.value.mend == "did you mean tracking.comet.archives? valid: archives, workspace, online"
+    with pytest.raises(ConfigError, match="archives = 'hooke.toml' is no folder"):
+        open_sinks(
+            settings(ours, '[tracking]\nsinks = ["comet"]\n[tracking.comet]\narchives = "hooke.toml"\n')
+        )
 
 
 @pytest.mark.heavy

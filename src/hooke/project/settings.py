@@ -24,6 +24,7 @@ __all__ = [
     "StoreSettings",
     "TrackingSettings",
     "read_settings",
+    "refuse_unknown",
 ]
 
 FILE = "hooke.toml"
@@ -124,7 +125,7 @@ def read_settings(folder: Path) -> Settings:
         return Settings()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML", why=str(error)) from error
-    _refuse_unknown(path, "", table, [f.name for f in fields(Settings)])
+    refuse_unknown(path, "", table, [f.name for f in fields(Settings)])
     places = _table(path, "places", table.get("places", {}))
     return Settings(
         store=_store(path, table.get("store", {})),
@@ -158,7 +159,7 @@ def _run(path: Path, values: Any) -> RunSettings:
 
 def _plan(path: Path, values: Any) -> PlanSettings:
     table = _table(path, "plan", values)
-    _refuse_unknown(path, "plan.", table, [f.name for f in fields(PlanSettings)])
+    refuse_unknown(path, "plan.", table, [f.name for f in fields(PlanSettings)])
     catalog = table.get("catalog")
     names = [catalog] if isinstance(catalog, str) else catalog
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -176,7 +177,7 @@ def _tracking(path: Path, values: Any) -> TrackingSettings:
     table = dict(_table(path, "tracking", values))
     options = {name: table.pop(name) for name, value in list(table.items()) if isinstance(value, Mapping)}
     valid = [f.name for f in fields(TrackingSettings) if f.name != "options"]
-    _refuse_unknown(path, "tracking.", table, valid)
+    refuse_unknown(path, "tracking.", table, valid)
     sinks, every = table.get("sinks"), table.get("system_metrics_s", 0)
     if sinks is not None and not (isinstance(sinks, list) and all(isinstance(name, str) for name in sinks)):
         raise ConfigError(
@@ -215,7 +216,7 @@ def _store(path: Path, values: Any) -> StoreSettings:
 
 def _section(path: Path, name: str, values: Any, kind: type[Any]) -> Any:
     table = _table(path, name, values)
-    _refuse_unknown(path, f"{name}.", table, [f.name for f in fields(kind)])
+    refuse_unknown(path, f"{name}.", table, [f.name for f in fields(kind)])
     made = kind(**table)
     for each in fields(kind):
         _check_type(path, f"{name}.{each.name}", getattr(made, each.name), str(each.type))
@@ -235,7 +236,8 @@ def _table(path: Path, name: str, values: Any) -> Mapping[str, Any]:
     return values
 
 
-def _refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], valid: list[str]) -> None:
+def refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], valid: list[str]) -> None:
+    """Raise ConfigError for a key of the table that is not valid, with the nearest that is. `prefix` is what goes before its name."""
     for name in table:
         if name not in valid:
             near = get_close_matches(name, valid, n=1)

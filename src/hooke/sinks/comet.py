@@ -31,6 +31,10 @@ class CometSink:
         for name, value in {"archives": archives, "workspace": workspace}.items():
             if not isinstance(value, str):
                 raise ConfigError(f"hooke.toml: tracking.comet.{name} = {value!r} must be text")
+        if (folder / archives).exists() and not (folder / archives).is_dir():
+            raise ConfigError(
+                f"hooke.toml: tracking.comet.archives = {archives!r} is no folder", mend="name another"
+            )
         if online is not None and not isinstance(online, bool):
             raise ConfigError(f"hooke.toml: tracking.comet.online = {online!r}", mend="write true or false")
         key = os.environ.get(VARIABLE, "")

@@ -193,4 +193,5 @@ def _driver_bytes(folder: Path) -> int:
 
 
 def _sentence(error: HookeError) -> str:
-    return f"{error.what}: {error.why}" if error.why else error.what
+    said = f"{error.what}: {error.why}" if error.why else error.what
+    return f"{said}; {error.mend}" if error.mend else said

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
+from inspect import Parameter, signature
+from typing import Any
 
 from hooke.base.errors import ConfigError
 from hooke.base.registry import Registry
 from hooke.journal.sink import Sink
 from hooke.project.folder import Project
+from hooke.project.settings import FILE, refuse_unknown
 
 __all__ = ["SINKS", "open_sinks", "sink_names"]
 
@@ -39,6 +43,7 @@ def open_sinks(project: Project) -> dict[str, Sink]:
     with ExitStack() as undo:
         for name in sink_names(project):
             kind, options = SINKS.load(name), project.settings.tracking.options.get(name, {})
+            _check(project, name, kind, options)
             try:
                 opened[name] = kind(project.root, **options)
             except TypeError as error:
@@ -46,3 +51,10 @@ def open_sinks(project: Project) -> dict[str, Sink]:
             undo.callback(opened[name].close)
         undo.pop_all()
     return opened
+
+
+def _check(project: Project, name: str, kind: Callable[..., Sink], options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key of `[tracking.NAME]` that the sink does not take."""
+    _, *taken = signature(kind).parameters.values()
+    if not any(each.kind is Parameter.VAR_KEYWORD for each in taken):
+        refuse_unknown(project.root / FILE, f"tracking.{name}.", options, [each.name for each in taken])
