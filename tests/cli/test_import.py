@@ -56,6 +56,36 @@ def test_killed_at_any_moment_the_next_import_does_the_rest(desk, kill):
         assert "20,000 points of 1 metric" in shown.out
 
 
+def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(desk, kill):
+    for number in range(8):
+        rows = [row("loss", "float_series", step / 7, step, at(step)) for step in range(30_000)]
+        write_dump(desk.folder / "dump", rows, run=f"RUN-{number}")
+    process = desk.start("import", "neptune", "dump")
+    kill(process)
+    desk.until(lambda: desk.project.runs.names())
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("it was done before it was asked to stop")
+    assert process.returncode == 130, err
+    assert "the same command again does the rest" in err
+    assert "imported" in out
+    assert not (desk.project.data / "importing").exists()
+    assert desk.hooke("import", "neptune", "dump").code == 0
+    assert len(desk.project.runs.names()) == 8
+
+
+def test_a_full_disk_keeps_nothing_of_the_run(desk, small_disk):
+    rows = [row("loss", "float_series", step / 7, step, at(step)) for step in range(20_000)]
+    write_dump(desk.folder / "dump", rows, run="LARGE")
+    write_dump(desk.folder / "dump", [row("lr", "float", 0.1)], run="SMALL")
+    done = desk.hooke("import", "neptune", str(desk.folder / "dump"), cwd=small_disk)
+    assert done.code == 1
+    assert "run 'LARGE' cannot be imported" in done.err
+    assert "nothing of run 'LARGE' was kept" in done.err
+    assert [each.name for each in (small_disk / ".hooke/runs").iterdir()] == [run_id(PROJECT, "SMALL")]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries beneath MLflow
 def test_mlflow_has_it_all_exactly_once(desk):
     from mlflow import MlflowClient

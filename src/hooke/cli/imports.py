@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from hooke.cli.commands import Commands
 from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import EXIT_FAILED, Session, command, error_facts, error_screen
+from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, Session, command, error_facts, error_screen
 from hooke.project.folder import Project
 from hooke.project.importing.losses import Losses
 from hooke.project.importing.neptune import Imported, Wanted, import_neptune
@@ -85,15 +86,31 @@ def neptune(
     where = the_project(session, project)
     ask = Wanted(step_multiplier=int(step_multiplier) if step_multiplier else None, **wanted)
     done: list[Imported] = []
-    for each in import_neptune(where, ask):
-        done.append(each)
-        if each.error is not None and not as_json:
-            click.echo(error_screen(each.error, session), err=True)
+    stopped = False
+    try:
+        for each in import_neptune(where, ask):
+            done.append(each)
+            _tell(each, session, quiet=as_json)
+    except KeyboardInterrupt:
+        stopped = True
     if as_json:
         click.echo(json.dumps([_facts(each, session) for each in done], indent=2))
     else:
         _say(done, where, dry_run=ask.dry_run)
+    if stopped:
+        click.echo("stopped: what is listed is here; the same command again does the rest", err=True)
+        return EXIT_STOPPED
     return EXIT_FAILED if any(each.error is not None for each in done) else 0
+
+
+def _tell(each: Imported, session: Session, *, quiet: bool) -> None:
+    """What went wrong, as it does; on a terminal each run that is done, too."""
+    if quiet:
+        return
+    if each.error is not None:
+        click.echo(error_screen(each.error, session), err=True)
+    elif sys.stderr.isatty():
+        click.echo(f"{each.run}: {SAID[each.state]}", err=True)
 
 
 def _say(done: list[Imported], where: Project, *, dry_run: bool) -> None:

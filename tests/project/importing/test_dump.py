@@ -197,12 +197,42 @@ def test_files_may_lie_elsewhere(tmp_path, project):
     assert content(run, "config.yaml") == "content of config.yaml"
 
 
-def test_an_export_that_was_cut_off_is_said(tmp_path, project):
-    first, _ = write_dump(tmp_path / "dump", [row("lr", "float", 0.1), row("depth", "int", 6)], parts=2)
-    first.unlink()
-    done, run = brought(project, tmp_path / "dump")
-    assert done.losses.counts["exports that were cut off: part 0 is missing"] == 1
-    assert [note.value for note in run.logged().params] == ["6"]
+def test_parts_that_are_missing_are_said(tmp_path, project):
+    rows = [row(name, "int", at) for at, name in enumerate("abcd")]
+    parts = write_dump(tmp_path / "dump", rows, parts=4)
+    parts[0].unlink()
+    parts[2].rename(f"{parts[2]}.tmp")
+    cut, done = bring(project, tmp_path / "dump")
+    assert "not finished" in cut.error.what
+    assert done.losses.counts["parts of the export that are missing"] == 2
+    assert [note.name for note in Run(project, done.run).logged().params] == ["b", "d"]
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../outside.txt", "a/../../outside.txt"])
+def test_a_dump_reads_no_file_outside_it(tmp_path, project, path):
+    write_dump(tmp_path / "dump", [row("stolen", "file", {"path": path})])
+    (tmp_path / "dump/outside.txt").write_text("secret")
+    (failed,) = bring(project, tmp_path / "dump", skip_missing=True)
+    assert "outside the dump" in failed.error.what
+    assert project.runs.names() == []
+
+
+def test_no_path_is_both_a_file_and_a_folder(tmp_path, project):
+    paths = ["model", "model/weights", "model/weights/first", "data/x", "data", "data-2"]
+    rows = [row(path, "file", {"path": str(number)}) for number, path in enumerate(paths)]
+    rows += [row("model", "file_series", {"path": "0"}, 1, at(0)) for _ in range(2)]
+    write_dump(tmp_path / "dump", rows)
+    (tmp_path / "dump/files").mkdir()
+    for number in range(len(paths)):
+        (tmp_path / "dump/files" / str(number)).write_text(paths[number])
+    _, run = brought(project, tmp_path / "dump")
+    found = {each.path: each.file for each in run.logged().artifacts}
+    assert sorted(
+        file.read_text() for path, file in found.items() if not path.startswith("neptune/")
+    ) == sorted([*paths, "model", "model"])
+    for path, file in found.items():
+        assert file.name == path.rpartition("/")[2]
+        assert not any(other.startswith(f"{path}/") for other in found)
 
 
 def test_what_is_no_dump_is_said(tmp_path, project):
@@ -238,8 +268,8 @@ def test_names_that_a_disk_does_not_take(tmp_path, project):
     _, run = brought(project, tmp_path / "dump")
     found = {each.path: each.file for each in run.logged().artifacts}
     assert all(file.resolve().is_relative_to(run.folder.resolve()) for file in found.values())
-    assert found["a.csv"].read_text() == "d"
-    assert table(run, "a-2.csv")[0]["value"] == "c"
+    assert found["a-2.csv"].read_text() == "d"
+    assert table(run, "a.csv")[0]["value"] == "c"
     assert "_/_/up.csv" in found
 
 

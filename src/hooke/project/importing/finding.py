@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def _find_dump(path: Path, files: Path | None, found: Found) -> None:
     if path.is_dir():
         data = path / "data" if (path / "data").is_dir() else path
         parts = sorted({*data.glob("*_part_*.parquet"), *data.glob("*/*_part_*.parquet")})
+        found.add(_cut_off([*data.glob("*_part_*.parquet.tmp"), *data.glob("*/*_part_*.parquet.tmp")]))
     if not parts:
         return
     try:
@@ -76,6 +77,16 @@ def _find_dump(path: Path, files: Path | None, found: Found) -> None:
             runs.setdefault(str(file.parent / named[1]), []).append((int(named[2]), file))
     sorted_parts = {prefix: [file for _, file in sorted(some)] for prefix, some in runs.items()}
     found.add(dumped_runs(sorted_parts, files or _files_beside(data)))
+
+
+def _cut_off(files: list[Path]) -> Iterator[HookeError]:
+    for file in sorted(files):
+        yield HookeError(
+            "a part of a dump was not finished when its export ended",
+            where=str(file),
+            why="neptune-exporter takes .tmp off when a run is complete",
+            mend="rename it without .tmp to import what is whole of it, or move it away",
+        )
 
 
 def _find_logs(path: Path, found: Found) -> None:

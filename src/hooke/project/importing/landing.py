@@ -59,7 +59,9 @@ class Landing:
         self._values: dict[str, Value] = {}
         self._steps: dict[str, int] = {}
         self._tables = Tables()
+        self._named: dict[str, str] = {}
         self._owners: dict[str, str] = {}
+        self._folders: set[str] = set()
         self._kept = 0
         self._journal = Journal.create(folder, f"{PREFIX}import")
 
@@ -87,8 +89,7 @@ class Landing:
         """Write what ends a run. Raises JournalError, OSError."""
         began = self._began()
         for name, file in self._tables.close().items():
-            path = self._own(f"{_safe(name)}{file.suffix}", name)
-            self._artifact(path, file, began)
+            self._artifact(self._named[name], file, began)
         self._made("neptune/attributes.json", _attributes(self._values), began)
         self._made("neptune/report.md", self._report(), began)
         params, tags = self._notes()
@@ -153,7 +154,8 @@ class Landing:
         self, path: str, form: type[CsvTable | JsonTable], columns: tuple[str, ...], row: tuple[Any, ...]
     ) -> None:
         if path not in self._tables:
-            self._tables.open(path, self._place(path, form.suffix), form, columns)
+            self._named[path] = self._own(f"{_safe(path)}{form.suffix}", path)
+            self._tables.open(path, self._place(self._named[path]), form, columns)
         self._tables.add(path, *row)
 
     def _file(self, file: File, *, skip_missing: bool) -> None:
@@ -208,20 +210,30 @@ class Landing:
         self._journal.append(ArtifactLogged(at=_at(at), path=path, file=where, size=file.stat().st_size))
 
     def _own(self, path: str, owner: str) -> str:
-        """The path, or one like it where another attribute, or another value of a series, has it already."""
-        stem, suffix, number = path.removesuffix(PurePosixPath(path).suffix), PurePosixPath(path).suffix, 1
-        while path in self._owners and (not owner or self._owners[path] != owner):
-            number += 1
-            path = f"{stem}-{number}{suffix}"
+        """The path, or one like it where another attribute, or another value of a series, has it already.
+
+        Nor is a file's path the folder of another: trackers keep both as files.
+        """
+        *folders, name = path.split("/")
+        above: list[str] = []
+        for each in folders:
+            above.append(_free(each, lambda one: "/".join([*above, one]) in self._owners))
+        stem, suffix = name.removesuffix(PurePosixPath(name).suffix), PurePosixPath(name).suffix
+
+        def taken(one: str) -> bool:
+            full = "/".join([*above, f"{one}{suffix}"])
+            known = self._owners.get(full)
+            return full in self._folders or (known is not None and (not owner or known != owner))
+
+        path = "/".join([*above, f"{_free(stem, taken)}{suffix}"])
+        self._folders.update("/".join(above[:depth]) for depth in range(1, len(above) + 1))
         self._owners[path] = owner
         return path
 
-    def _place(self, path: str, suffix: str = "") -> Path:
-        """Where to write the file of an artifact: in a folder of its own, so that a path may be a folder's too."""
+    def _place(self, path: str) -> Path:
+        """Where to write the file of an artifact: under its name, in a folder of its own."""
         self._kept += 1
-        place = (
-            self._folder / ARTIFACTS / "run" / str(self._kept) / (PurePosixPath(_safe(path)).name + suffix)
-        )
+        place = self._folder / ARTIFACTS / "run" / str(self._kept) / PurePosixPath(path).name
         place.parent.mkdir(parents=True)
         return place
 
@@ -281,6 +293,15 @@ def run_id(project: str, run: str) -> str:
     slug = re.sub(r"[^\w.-]+", "-", run, flags=re.ASCII).strip("-.")[:40] or "run"
     both = f"{project}\0{run}".encode("utf-8", "surrogatepass")
     return f"{slug}-{hashlib.blake2b(both, digest_size=6).hexdigest()}"
+
+
+def _free(name: str, taken: Callable[[str], bool]) -> str:
+    """The name, or the first of `NAME-2`, `NAME-3`, ... that nothing has."""
+    number, found = 1, name
+    while taken(found):
+        number += 1
+        found = f"{name}-{number}"
+    return found
 
 
 def _safe(path: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import HookeError, JournalError, UsageError
 from hooke.base.files import FileLock, sync_folder, write_atomic
 from hooke.project.folder import Project
 from hooke.project.importing.finding import Found, find
@@ -62,7 +62,7 @@ def import_neptune(project: Project, wanted: Wanted) -> Iterator[Imported]:
 
     Raises UsageError where nothing fits or another import is going on, MissingExtra, HookeError for what is no dump and no log.
     """
-    found = find(wanted.path, wanted.files)
+    found = find(wanted.path.resolve(), wanted.files.resolve() if wanted.files is not None else None)
     chosen = _chosen(found, wanted)
     if wanted.dry_run:
         yield from (_failed(error) for error in found.broken)
@@ -110,21 +110,20 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 def _import(project: Project, source: Source, wanted: Wanted) -> Imported:
     run = run_id(source.project, source.run)
     facts = {"project": source.project, "neptune_run": source.run, "run": run, "kind": source.kind}
-    before = _before(project, run)
+    folder = project.data / UNDER_WAY / run
     try:
-        fingerprint = _fingerprint(source)
+        before, fingerprint = _before(project, run), _fingerprint(source)
         if before is not None:
             return Imported(state="there" if before == fingerprint else "changed", **facts)
-        folder = project.data / UNDER_WAY / run
         losses = _land(source, folder, wanted, run)
         write_atomic(folder / RECORD, json.dumps(_record(source, fingerprint), indent=1).encode(), sync=True)
         project.runs.path.mkdir(exist_ok=True)
         os.rename(folder, project.runs.folder(run))
         sync_folder(project.runs.path)
-    except HookeError as error:
+    except (HookeError, OSError) as error:
         return Imported(state="failed", error=_of_run(error, source), **facts)
-    except OSError as error:
-        return Imported(state="failed", error=_refused(error, source), **facts)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that failed, to make room for the next
     return Imported(state="imported", losses=losses, **facts)
 
 
@@ -160,10 +159,8 @@ def _looked_at(project: Project, source: Source, wanted: Wanted) -> Imported:
             losses.see(item)
             if isinstance(item, File) and isinstance(item.content, Path) and not item.content.exists():
                 losses.see(NOT_THERE)
-    except HookeError as error:
+    except (HookeError, OSError) as error:
         return Imported(state="failed", error=_of_run(error, source), **facts)
-    except OSError as error:
-        return Imported(state="failed", error=_refused(error, source), **facts)
     return Imported(state="found", losses=losses, **facts)
 
 
@@ -194,17 +191,20 @@ def _failed(error: HookeError) -> Imported:
     return Imported(state="failed", error=error)
 
 
-def _of_run(error: HookeError, source: Source) -> HookeError:
-    error.why = "; ".join(part for part in (error.why, f"nothing of run {source.run!r} was kept") if part)
-    return error
-
-
-def _refused(error: OSError, source: Source) -> HookeError:
+def _of_run(error: HookeError | OSError, source: Source) -> HookeError:
+    """The error as one of the run: nothing of it was kept, whatever the error says."""
+    nothing = f"nothing of run {source.run!r} was kept"
+    if isinstance(error, HookeError) and not isinstance(error, JournalError):
+        error.why = "; ".join(part for part in (error.why, nothing) if part)
+        return error
+    where, why = str(getattr(error, "filename", "") or ""), str(error)
+    if isinstance(error, JournalError):
+        where, why = error.where, error.why.partition(";")[0]
     made = HookeError(
         f"run {source.run!r} cannot be imported",
-        where=str(error.filename or ""),
-        why=f"{type(error).__name__}: {error.strerror or error}; nothing of it was kept",
-        mend="free some space, or make it readable; then import again: the runs that are here already are found",
+        where=where,
+        why=f"{why}; {nothing}",
+        mend="make room, or make it readable; then import again: the runs that are here already are found",
     )
     made.__cause__ = error
     return made

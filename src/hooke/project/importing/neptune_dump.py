@@ -64,7 +64,7 @@ FILES = ("file", "file_series", "file_set", "artifact")
 KNOWN = (*SINGLE, "float_series", "string_series", "histogram_series", *FILES)
 PART = re.compile(r"(.+)_part_(\d+)\.parquet")
 NULL = Remark("values that are null in the export", "not kept: there is nothing to keep")
-CUT_OFF = Remark("exports that were cut off: part 0 is missing", "what is there was imported")
+LACKING = Remark("parts of the export that are missing", "what is there was imported")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +98,8 @@ class DumpedRun:
 
     def items(self) -> Iterator[Item]:
         """Metrics by the batch, all else by the row."""
-        if not any(_part(file) == 0 for file in self.files):
-            yield CUT_OFF
+        numbers = [_part(file) for file in self.files]
+        yield from [LACKING] * (max(numbers) + 1 - len(numbers))
         for file in self.files:
             for batch in _batches(file):
                 _check_one_run(batch, self.run, file)
@@ -113,9 +113,16 @@ class DumpedRun:
         at = row["timestamp"].timestamp() if row["timestamp"] is not None else None
         micros = int(row["step"].scaleb(6)) if row["step"] is not None else None
         if kind in FILES:
-            named = (row["file_value"] or {}).get("path")
+            named = (row["file_value"] or {}).get("path") or ""
+            if Path(named).is_absolute() or ".." in Path(named).parts:
+                raise HookeError(
+                    f"the file of attribute {path!r} lies outside the dump: {named}",
+                    where=str(file),
+                    why="an exporter writes paths below its folder of files; this one would read a file of yours",
+                    mend="do not import a dump that you did not make, or mend that row",
+                )
             content = self.folder / named if named else None
-            return File(path, content, named or "", kind == "file_series", micros, at)
+            return File(path, content, named, kind == "file_series", micros, at)
         if kind in SINGLE:
             value = row[SINGLE[kind]]
             return NULL if value is None else Value(path, kind, value)
