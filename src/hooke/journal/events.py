@@ -437,7 +437,7 @@ class _Logged(_Event, frozen=True, kw_only=True, tag="logged"):
     item: int | None = None
 
 
-class PointsLogged(_Logged, frozen=True, kw_only=True, tag="points_logged"):
+class PointsLogged(_Logged, frozen=True, kw_only=True, tag="points_logged", omit_defaults=True):
     """Values of metrics, each as (name, value, step)."""
 
     points: tuple[tuple[str, float, int], ...]
