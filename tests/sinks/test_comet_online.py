@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 
-from hooke.base.errors import ConfigError, MissingExtra
+from hooke.base.errors import ConfigError, HookeError, MissingExtra
 from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
 from hooke.sinks.comet import CometSink
 from hooke.sinks.comet_limits import IN_FULL
@@ -27,7 +27,7 @@ class Comet:
     """Answers what the uploader of comet_ml 3.58 asks, and keeps what it is sent. `fails` is the end of a path it refuses."""
 
     def __init__(self) -> None:
-        self.fails = ""
+        self.fails, self.code = "", 500
         self.metrics: list[tuple[str, object, int, int]] = []
         self.params: dict[str, str] = {}
         self.others: dict[str, str] = {}
@@ -88,7 +88,7 @@ class Comet:
                 if body and not refused:
                     comet.take(self.path, body)
                 data = json.dumps(answer).encode()
-                self.send_response(500 if refused else 200)
+                self.send_response(comet.code if refused else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -185,6 +185,27 @@ def test_what_the_uploader_could_not_send_is_sent_again(comet, tmp_path, fails):
     assert comet.params == {"rate": "0.1"}
     assert comet.assets == {"note.txt": b"note"}
     assert comet.others["Name"] == "fit"
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("fails", "code"), [("experiment/parameter", 400), ("asset/upload", 413)])
+def test_what_comet_will_never_take_is_said_and_holds_up_nothing_else(comet, tmp_path, fails, code):
+    note = tmp_path / "note.txt"
+    note.write_text("note")
+    comet.fails, comet.code = fails, code
+    sink = CometSink(tmp_path)
+    receipt = sink.write(
+        Batch(run=RUN, points=points(1.0, 2.0), params={"rate": "0.1"}, artifacts={"note.txt": note})
+    )
+    (said,) = receipt.notes
+    assert said.startswith("Comet refused: ") and str(code) in said
+    assert [value for _, value, _, _ in comet.metrics] == [1.0, 2.0]
+    assert comet.others["Name"] == "fit"
+    comet.fails = "log-other"
+    with pytest.raises(HookeError, match="Comet is not told how the run ended"):
+        sink.finish(msgspec.structs.replace(RUN, status="failed", ended_at=RUN.started_at + 9))
 
 
 class Turned:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 from hooke.base.clock import Clock, SystemClock
-from hooke.base.errors import MissingExtra
+from hooke.base.errors import HookeError, MissingExtra
 from hooke.journal.sink import Batch, Points, Receipt, ShippedRun, SinkAway
 from hooke.sinks.comet_limits import METRICS, MOST_VALUES, NOTES, allowance, thinned
 from hooke.sinks.comet_messages import (
@@ -35,6 +36,8 @@ __all__ = ["Service"]
 
 MOST_POINTS = 2_000
 """In one archive: what the bucket of metrics holds, so that it is refilled between two."""
+REFUSED = re.compile(r"(?:got |failed \()(?:400|413|422)\b")
+"""In what the uploader logs: Comet found fault with what was sent, by these codes of HTTP."""
 _CALM = {
     # The shipper waits itself, and keeps its place meanwhile.
     "COMET_HTTP_SESSION_RETRY_TOTAL": "1",
@@ -83,16 +86,17 @@ class Service:
         lines = [line for _, line in notes] + [line for (_, line), _, _ in files]
         first, *more = _parts(points, MOST_POINTS)
         insides = [(inside, file) for _, inside, file in files]
-        self._send(run, [*lines, *point_lines(first, names)], insides, points=first)
+        receipt.notes += self._send(run, [*lines, *point_lines(first, names)], insides, points=first)
         for part in more:
-            self._send(run, list(point_lines(part, names)), [], points=part)
+            receipt.notes += self._send(run, list(point_lines(part, names)), [], points=part)
         self._begun.add(run.key)
         self._sent.update((run.key, name) for name in points.names)
         return receipt
 
     def finish(self, run: ShippedRun) -> None:
-        """Say how it ended. Raises SinkAway."""
-        self._send(run, [status_line(run)[1]], [], points=Points([], [], [], []))
+        """Say how it ended. Raises SinkAway, and HookeError where Comet refuses that for good."""
+        for refused in self._send(run, [status_line(run)[1]], [], points=Points([], [], [], [])):
+            raise HookeError("Comet is not told how the run ended", why=refused)
 
     def close(self) -> None:
         """Nothing is kept open between archives."""
@@ -116,8 +120,8 @@ class Service:
 
     def _send(
         self, run: ShippedRun, lines: Sequence[str], files: Iterable[tuple[str, Path]], *, points: Points
-    ) -> None:
-        """Send an archive of `lines`, those of `points` among them."""
+    ) -> list[str]:
+        """Send an archive of `lines`, those of `points` among them. Returns sentences on what Comet will never take."""
         count, now = len(points.names), self._clock.monotonic()
         self._metrics, pause = self._metrics.take(count, now)
         self._notes, other_pause = self._notes.take(len(lines) - count, now)
@@ -133,9 +137,11 @@ class Service:
                 taken = self._upload(str(archive), self._key, force_upload=False)
         except Exception as error:  # whatever its client raises: of types that it does not promise
             raise SinkAway("Comet does not take it now", why=f"{type(error).__name__}: {error}") from error
-        if not taken or heard.errors:
-            why = heard.errors[0] if heard.errors else "its uploader does not say why"
+        passing = [error for error in heard.errors if not REFUSED.search(error)]
+        if passing or not taken:
+            why = next(iter(passing or heard.errors), "its uploader does not say why")
             raise SinkAway("Comet does not take it now", why=why)
+        return [f"Comet refused: {error}; the journal has it" for error in heard.errors]
 
 
 class _Heard(logging.Handler):
