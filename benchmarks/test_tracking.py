@@ -69,6 +69,7 @@ def test_log_metric_beside_a_bare_write_and_mlflow(benchmark, project):
     assert a_second > 100_000
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.benchmark(group="tracking: points into MLflow's SQLite")
 def test_points_into_mlflow(benchmark, project):
     from hooke.sinks.mlflow import MlflowSink
