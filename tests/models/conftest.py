@@ -1,8 +1,13 @@
 import os
 import shutil
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +67,51 @@ def shop(tmp_path, tables, monkeypatch) -> Shop:
     folder.mkdir()
     shutil.copy(tables, folder / "mlflow.db")
     # Experiment 0 keeps its artifacts where it was made.
-    import sqlite3
-
     with sqlite3.connect(folder / "mlflow.db") as db:
         db.execute("UPDATE experiments SET artifact_location = ?", (str(folder / "mlruns" / "0"),))
     db.close()
     return Shop(folder)
+
+
+@pytest.fixture
+def server(tmp_path, tables):
+    """A real `mlflow server` in its light form."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    folder = tmp_path / "server"
+    folder.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    light = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=os.environ | light, stdout=log, stderr=log, start_new_session=True
+        )
+    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=2):
+                break
+        except OSError:
+            assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
+            time.sleep(0.2)
+    yield uri
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,13 +1,6 @@
 """Registering and loading through a real MLflow: its SQLite store and its server; from scripts, tasks and at once."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 
@@ -280,50 +273,6 @@ def test_a_changed_file_is_refused_and_a_foreign_pickle_until_it_is_trusted(shop
     assert third.run(load, **uri).startswith(
         "MissingObject rates:1 is registered, and its file model.pkl is not there"
     )
-
-
-@pytest.fixture
-def server(tmp_path, tables):
-    """A real `mlflow server` in its light form."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    folder = tmp_path / "server"
-    folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    light = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | light, stdout=log, stderr=log, start_new_session=True
-        )
-    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=2):
-                break
-        except OSError:
-            assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-            time.sleep(0.2)
-    yield uri
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_a_server_that_other_projects_share(shop, server, tmp_path):

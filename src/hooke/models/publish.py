@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,13 +35,13 @@ def publish(order: Order) -> Done:
     """Register it. Raises HookeError; then at most its files are in MLflow, and no version of them."""
     registry = _connected(order)
     run, experiment = registry.find_run(order.run_key, order.wait_s) if order.run_key else ("", "")
-    example, answer = pickle.loads(order.example)
+    example, answer = _example(order)
     with _alone(lock_of(order.uri, Path(order.root))):
         aim = parse_aim(order.if_better) if order.if_better else None
         if aim is not None and (why := _worse(registry, order, aim)):
             return Done(why=why)
         (Path(order.folder) / REQUIREMENTS).write_text(_requirements(order.libraries), encoding="utf-8")
-        registry.describe(Path(order.folder), order.flavors, example, answer)
+        _describe(registry, order, example, answer)
         tags = order.tags | ({WANTS: order.alias} if aim is not None else {})
         mine = registry.create(Path(order.folder), name=order.name, run=run, experiment=experiment, tags=tags)
         done = Done(number=mine.number, mlflow_run=mine.mlflow_run)
@@ -61,19 +62,43 @@ def lock_of(uri: str, root: Path) -> Path | None:
     return file.with_name(f".{file.name}.hooke.lock")
 
 
+def _example(order: Order) -> tuple[Any, Any]:
+    try:
+        example, answer = pickle.loads(order.example)
+    except Exception as error:  # a class that this process does not find
+        raise _odd_example(error) from error
+    return example, answer
+
+
+def _describe(registry: MlflowRegistry, order: Order, example: Any, answer: Any) -> None:
+    try:
+        registry.describe(Path(order.folder), order.flavors, example, answer)
+    except Exception as error:
+        if example is None:
+            raise
+        raise _odd_example(error) from error
+
+
+def _odd_example(error: Exception) -> HookeError:
+    return HookeError(
+        "MLflow does not take the input_example, or what the model says of it",
+        why=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}",
+        mend="give an array or a frame, and a model that answers with one; or register without input_example=",
+    )
+
+
 def _requirements(libraries: Mapping[str, str]) -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(libraries.items()))
 
 
 def _connected(order: Order) -> MlflowRegistry:
     """Two that make MLflow's tables at once break them: so do it under the lock that the shipper takes, too."""
-    os.environ["MLFLOW_TRACKING_URI"] = order.uri
+    # MLflow's SQL store asks the place that the process names for what a version is made of.
+    os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_REGISTRY_URI"] = order.uri
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     lock = Path(order.root) / ".hooke" / "mlflow.lock"
     with _alone(lock if order.uri.startswith("sqlite:") else None):
-        registry = MlflowRegistry(order.uri)
-        registry.names()
-        return registry
+        return MlflowRegistry(order.uri)
 
 
 def _worse(registry: MlflowRegistry, order: Order, aim: Aim) -> str:

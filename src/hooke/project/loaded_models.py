@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -9,16 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hooke.base.errors import CorruptObject, HookeError
+from hooke.base.errors import CorruptObject, HookeError, UsageError
 from hooke.base.refusals import writing
 from hooke.models.bundle import MANIFEST, Manifest, check_files, decode
 from hooke.models.format import FORMATS, Format, Terms
 from hooke.models.names import parse_wanted
 from hooke.models.registry import Registry, Version, find
 from hooke.project.folder import Project
+from hooke.project.model_source import code_of
 from hooke.project.registry import ProjectModels, models_of, project_here, registry_of
 
 __all__ = ["fetched", "keep", "load_model", "load_version"]
+
+_log = logging.getLogger("hooke")
 
 
 def load_model(model: str, *, trust: Sequence[str] = (), into: Any = None) -> Any:
@@ -33,6 +37,8 @@ def load_model(model: str, *, trust: Sequence[str] = (), into: Any = None) -> An
     `inputs`, `outputs` and onnxruntime's `session`. `trust` names types of skops, `into` is a module that takes the weights
     where its class cannot be made again.
 
+    A class of the project whose code has changed since is said on the logger `hooke`.
+
     Raises UsageError for a name that there is not, with those that there are; UntrustedModel; CorruptObject for files
     that are not those that were registered; MissingExtra; HookeError where the registry does not answer.
     """
@@ -46,8 +52,20 @@ def load_version(project: Project, version: Version, *, trust: tuple[str, ...] =
     models = models_of(project)
     folder, manifest = fetched(project, registry_of(project), version)
     terms = Terms(label=version.label, trust=trust, known=version.digest in models.known, into=into)
+    if into is not None and manifest.format != "safetensors":
+        raise UsageError(
+            f"{version.label} is saved as {manifest.format}, which goes into no module",
+            mend="load it without into=",
+        )
     reader: Format = FORMATS.load(manifest.format)()
-    return reader.load(folder, manifest.details, terms)
+    model = reader.load(folder, manifest.details, terms)
+    if manifest.code and code_of(model) not in ("", manifest.code):
+        _log.warning(
+            "the code of %s is not what it was when %s was registered: it may predict otherwise",
+            type(model).__qualname__,
+            version.label,
+        )
+    return model
 
 
 def fetched(project: Project, registry: Registry, version: Version) -> tuple[Path, Manifest]:

@@ -1,19 +1,23 @@
-"""Which run a model comes from, and what was measured of it there."""
+"""Which run and which code a model comes from, and what was measured of it there."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import NotFingerprintable, UsageError
+from hooke.keys.code import fingerprint_code
+from hooke.keys.local import origin_of
 from hooke.project.logged import Point, logged_in
 from hooke.project.running import Run
 from hooke.tracking.current import active
 from hooke.tracking.tracker import Tracker
 
-__all__ = ["NOWHERE", "Source", "measured", "source_of"]
+__all__ = ["NOWHERE", "Source", "code_of", "measured", "source_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,21 @@ def measured(source: Source, wanted: str = "") -> Mapping[str, float]:
             )
         own |= {name: point.value for point in by.values() for name in (point.name,)}
     return {name: value for name, value in own.items() if math.isfinite(value)}
+
+
+def code_of(model: Any) -> str:
+    """Fingerprint of the code of the model's class, where that is a module of the project; else empty."""
+    kind = type(model)
+    module = sys.modules.get(kind.__module__)
+    # What a pickle carries by value is another class in each process.
+    if module is None or kind.__module__ == "__main__" or getattr(module, kind.__name__, None) is not kind:
+        return ""
+    if not origin_of(kind.__module__, getattr(module, "__file__", None)).local:
+        return ""
+    try:
+        return fingerprint_code(kind).key
+    except NotFingerprintable:
+        return ""
 
 
 def _listed(by: Mapping[tuple[str, int | None], Point]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,9 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from hooke.base.errors import HookeError, NotFingerprintable, UsageError
+from hooke.base.errors import HookeError, UsageError
 from hooke.base.processes import python_module
 from hooke.base.refusals import writing
-from hooke.keys.code import fingerprint_code
-from hooke.keys.local import origin_of
 from hooke.models.bundle import MANIFEST, decode, seal, size_of
 from hooke.models.election import Aim, holder_of, not_better, parse_aim
 from hooke.models.format import FORMATS, Format, Saved, Terms, format_of
@@ -31,7 +29,7 @@ from hooke.models.registry import CODE, DIGEST, FORMAT, METRICS, RUN, SIZE
 from hooke.pipeline.promise import Promise
 from hooke.project.folder import Project
 from hooke.project.loaded_models import keep
-from hooke.project.model_source import Source, measured, source_of
+from hooke.project.model_source import Source, code_of, measured, source_of
 from hooke.project.registry import missing_mlflow, models_of, project_here, registry_of, registry_uri
 from hooke.project.running import Run
 from hooke.project.shipping.background import ensure_shipper
@@ -134,7 +132,7 @@ def register(  # noqa: PLR0913
     project, writer = project_here(), FORMATS.load(wish.format)()
     if find_spec("mlflow") is None:
         raise missing_mlflow()
-    if aim is not None and (why := _worse(project, wish, aim)):
+    if why := _worse(project, wish, aim):
         return _nothing(wish, why)
     models = models_of(project)
     project.create()
@@ -144,7 +142,7 @@ def register(  # noqa: PLR0913
             folder = Path(made, "model")
             folder.mkdir()
             saved = writer.save(model, folder, Terms(label=name, trust=tuple(trust)))
-            code, example = _code(model), _example(writer, model, input_example)
+            code, example = code_of(model), _example(writer, model, input_example)
             digest = seal(
                 folder, format=wish.format, details=saved.details, code=code, libraries=saved.libraries
             )
@@ -179,6 +177,8 @@ def _checked(model: Any, name: str, alias: str, if_better: str) -> Aim | None:
     check_name(name)
     if alias:
         check_alias(alias)
+    if model is None:
+        raise UsageError("there is no model to register: it is None")
     if isinstance(model, Promise):
         raise UsageError(
             "the model does not exist yet: a pipeline's body is traced before anything runs",
@@ -217,10 +217,10 @@ def _metrics(source: Source, given: Mapping[str, float] | None, aim: Aim | None)
     return values
 
 
-def _worse(project: Project, wish: _Wish, aim: Aim) -> str:
-    """Why it is not worth saving, as far as that is known without MLflow."""
+def _worse(project: Project, wish: _Wish, aim: Aim | None) -> str:
+    """Why it is not worth saving, as far as that is known without MLflow. A registry that does not answer is met here."""
     holder = holder_of(wish.alias, registry_of(project).versions(wish.name))
-    if holder is None or (held := holder.metrics.get(aim.metric)) is None:
+    if aim is None or holder is None or (held := holder.metrics.get(aim.metric)) is None:
         return ""
     mine = wish.metrics[aim.metric]
     return "" if aim.better(mine, held) else not_better(aim, mine, held, holder)
@@ -279,7 +279,8 @@ def _order(
 
 def _wait_s(project: Project, source: Source) -> float:
     """How long the run may take to reach MLflow, where it is on its way there."""
-    if source.folder is None or "mlflow" not in sink_names(project):
+    elsewhere = os.environ.get("MLFLOW_REGISTRY_URI")  # runs are shipped to another place then
+    if source.folder is None or elsewhere or "mlflow" not in sink_names(project):
         return 0.0
     source.note("hooke.registers", "model")  # an attempt that logs nothing is not shipped
     if not has_logged(source.folder):
@@ -288,28 +289,23 @@ def _wait_s(project: Project, source: Source) -> float:
     return SHIPPED_WITHIN_S
 
 
-def _code(model: Any) -> str:
-    """Fingerprint of the code of the model's class, where that is the project's own."""
-    kind = type(model)
-    if not origin_of(kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None)).local:
-        return ""
-    try:
-        return fingerprint_code(kind).key
-    except NotFingerprintable:
-        return ""
-
-
 def _example(writer: Format, model: Any, rows: Any) -> bytes:
-    """Input example and answer, for the child: frames of Polars as pandas, which is what MLflow takes."""
+    """Input example and answer, for the child."""
     if rows is None:
         return pickle.dumps((None, None))
     try:
-        pair = [rows, writer.predict(model, rows)]
+        return pickle.dumps((_portable(rows), _portable(writer.predict(model, rows))))
     except Exception as error:  # the user's model may raise anything
         raise UsageError(
             "the model does not take its input_example", why=f"{type(error).__name__}: {error}"
         ) from error
-    return pickle.dumps(tuple(each.to_pandas() if hasattr(each, "to_pandas") else each for each in pair))
+
+
+def _portable(value: Any) -> Any:
+    """As MLflow takes it: frames of Polars as pandas, tensors as arrays."""
+    if hasattr(value, "detach"):
+        return value.detach().cpu().numpy()
+    return value.to_pandas() if hasattr(value, "to_pandas") else value
 
 
 def _publish(order: Order) -> Done:

@@ -59,7 +59,8 @@ def registry_uri(project: Project) -> str:
     """MLFLOW_REGISTRY_URI, else MLFLOW_TRACKING_URI, else what hooke.toml names for MLflow, else `mlflow.db` of the project."""
     said = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
     options = project.settings.tracking.options.get("mlflow", {})
-    return said or tracking_uri(project.root, str(options.get("uri", "")))
+    # One from the environment is relative to the working directory, as for MLflow itself.
+    return tracking_uri(Path.cwd(), said) if said else tracking_uri(project.root, str(options.get("uri", "")))
 
 
 def registry_of(project: Project) -> Registry:

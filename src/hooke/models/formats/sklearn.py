@@ -31,7 +31,7 @@ class SkopsFormat:
         needed = skops.io.get_untrusted_types(file=folder / FILE)
         foreign = [name for name in needed if name.partition(".")[0] not in OWN and name not in terms.trust]
         if foreign:
-            raise _untrusted(terms.label, foreign, verb="hooke.register(...")
+            raise _untrusted(terms, foreign, verb="hooke.register(...")
         try:
             skops.io.load(folder / FILE, trusted=needed)
         except Exception as error:  # whatever the types' own constructors raise
@@ -60,7 +60,7 @@ class SkopsFormat:
         trusted = {*terms.trust, *(details["types"] if terms.known else ())}
         if foreign := [name for name in needed if name not in trusted]:
             raise _untrusted(
-                terms.label, foreign, verb="hooke.load_model(...", next=f"hooke models trust {terms.label}"
+                terms, foreign, verb="hooke.load_model(...", next=f"hooke models trust {terms.label}"
             )
         return skops.io.load(folder / FILE, trusted=needed)
 
@@ -69,11 +69,11 @@ class SkopsFormat:
         return model.predict(rows)
 
 
-def _untrusted(label: str, foreign: list[str], *, verb: str, next: str = "") -> UntrustedModel:
+def _untrusted(terms: Terms, foreign: list[str], *, verb: str, next: str = "") -> UntrustedModel:
     return UntrustedModel(
-        f"{label} is made of types that are not trusted: {', '.join(foreign)}",
+        f"{terms.label} is made of types that are not trusted: {', '.join(foreign)}",
         why="a type of unknown code may do anything when it is made",
-        mend=f"if you know them: {verb}, trust={foreign!r})",
+        mend=f"if you know them: {verb}, trust={[*terms.trust, *foreign]!r})",
         next=next,
     )
 

@@ -27,13 +27,20 @@ TRIES = 20
 
 
 class MlflowRegistry:
-    """Reads and writes the registry at `uri`; its runs are those of the same place."""
+    """Reads and writes the registry at `uri`; its runs are those of the same place. Raises HookeError where it cannot be opened."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        mlflow.set_tracking_uri(uri)  # the SQL store asks the global place for what a version is made of
-        mlflow.set_registry_uri(uri)
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        try:
+            self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            self._client.search_registered_models(max_results=1)
+        except Exception as error:  # each kind of place has errors of its own
+            raise HookeError(
+                "MLflow cannot open its registry",
+                where=uri,
+                why=f"{type(error).__name__}: {_first_line(error)}",
+                mend="is it running, and is MLFLOW_TRACKING_URI, or hooke.toml's [tracking.mlflow] uri, right?",
+            ) from error
 
     def names(self) -> list[str]:
         """Of all models, sorted."""
@@ -155,9 +162,13 @@ class MlflowRegistry:
         return HookeError(
             "MLflow's registry does not do it",
             where=self.uri,
-            why=str(error).strip().partition("\n")[0][:300],
+            why=_first_line(error),
             mend="is it running, and may you write there?",
         )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]
 
 
 def _version(known: Known, aliases: Any) -> Version:

@@ -1,0 +1,58 @@
+"""The flights' winner becomes `flights@champion`, and forecasts from there as it did in the run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "flights"
+
+LOAD = """
+from flight_features import features
+
+import flights
+import hooke
+from hooke.project.folder import Project
+from hooke.project.running import Run
+
+model = hooke.load_model("flights@champion")
+project = Project.find(flights.Path("."))
+made = Run(project, project.runs.find()).result()["model"]
+tables = {name: flights.read(flights.source(f"{name}.csv")) for name in ("airports", "weather", "planes")}
+year = flights.read_flights(flights.source("flights.csv.zip"))
+month = flights.month(1, year=year, airports=tables["airports"])
+rows = features(month, None, weather=tables["weather"], planes=tables["planes"]).head(2000)
+print(type(model).__name__, (model.predict(rows) == made.predict(rows)).all())
+"""
+
+
+def test_the_winner_is_registered_once_and_loads_as_it_was(tmp_path):
+    for file in EXAMPLE.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "load.py").write_text(LOAD)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+
+    def python(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert python("register.py", "3") == "flights:1 (skops), now @champion"
+    again = python("register.py", "3")
+    assert again.startswith("flights is not registered: log_loss ")
+    assert again.endswith(" of version 1")
+    assert " equals " in again
+    assert python("load.py") == "Boosted True"

@@ -1,0 +1,105 @@
+"""Reading a project's copy of a model: what it is checked for, and what is said of it."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+import hooke
+from hooke.base.errors import CorruptObject, HookeError, UntrustedModel, UsageError
+from hooke.models.bundle import seal
+from hooke.models.format import Terms
+from hooke.models.formats.pickled import PickleFormat
+from hooke.models.registry import DIGEST, Version
+from hooke.project.folder import Project
+from hooke.project.loaded_models import load_version
+from hooke.project.model_source import code_of
+from hooke.project.registry import models_of, registry_uri
+from hooke.tracking.current import MUTED, logging_into
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Project:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Project.find(tmp_path)
+
+
+def kept(project: Project, model: object, *, known: bool = True) -> Version:
+    """A pickle in the project's copies, as `register` leaves it."""
+    models = models_of(project)
+    folder = models.folder / "new"
+    folder.mkdir(parents=True)
+    PickleFormat().save(model, folder, Terms(label="m"))
+    digest = seal(folder, format="pickle", details={}, code=code_of(model), libraries={})
+    folder.rename(models.copy(digest))
+    if known:
+        models.known.add(digest, "a test")
+    return Version(name="m", number=1, tags={DIGEST: digest})
+
+
+def test_a_known_pickle_is_read_and_another_is_not(project):
+    assert load_version(project, kept(project, {"a": 1})) == {"a": 1}
+    with pytest.raises(UntrustedModel, match="m:1 is a pickle that this project does not know"):
+        load_version(project, kept(project, {"a": 2}, known=False))
+
+
+def test_a_copy_without_its_manifest_is_said(project):
+    version = kept(project, {"a": 1})
+    (models_of(project).copy(version.digest) / "hooke.json").unlink()
+    with pytest.raises(CorruptObject, match="has no manifest") as refused:
+        load_version(project, version)
+    assert "remove it" in refused.value.mend
+
+
+@pytest.mark.parametrize("digest", ["../../etc", "a" * 63, "A" * 64, "a" * 63 + "/"])
+def test_a_tag_that_is_no_digest_names_no_folder(project, digest):
+    with pytest.raises(CorruptObject, match="the digest of m:1 is none"):
+        load_version(project, Version(name="m", number=1, tags={DIGEST: digest}))
+
+
+def test_what_others_registered_is_left_to_mlflow(project):
+    with pytest.raises(HookeError, match="was not registered by Hooke") as refused:
+        load_version(project, Version(name="m", number=1))
+    assert "mlflow.pyfunc.load_model('models:/m/1')" in refused.value.mend
+
+
+def test_weights_go_into_modules_alone(project):
+    with pytest.raises(UsageError, match="saved as pickle, which goes into no module"):
+        load_version(project, kept(project, {"a": 1}), into=object())
+
+
+def test_code_that_changed_since_is_said(project, tmp_path, monkeypatch, caplog):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = Path("doubles_of_this_test.py")
+    file.write_text("class Doubles:\n    def predict(self, row):\n        return 2 * row\n")
+    import doubles_of_this_test
+
+    version = kept(project, doubles_of_this_test.Doubles())
+    with caplog.at_level(logging.WARNING, "hooke"):
+        assert load_version(project, version).predict(2) == 4
+        assert not caplog.records
+        file.write_text("class Doubles:\n    def predict(self, row):\n        return 3 * row\n")
+        monkeypatch.delitem(sys.modules, "doubles_of_this_test")
+        assert load_version(project, version).predict(2) == 6
+    monkeypatch.delitem(sys.modules, "doubles_of_this_test")
+    (record,) = caplog.records
+    assert "the code of Doubles is not what it was when m:1 was registered" in record.getMessage()
+
+
+def test_a_task_that_is_measured_registers_nothing(project):
+    with logging_into(MUTED):
+        version = hooke.register({"a": 1}, "m", alias="champion")
+    assert not version.registered
+    assert str(version) == "m is not registered: a task that is measured or debugged registers nothing"
+    assert not project.data.exists()
+
+
+def test_where_the_registry_is(project, tmp_path, monkeypatch):
+    assert registry_uri(project) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert registry_uri(project) == "http://127.0.0.1:5000"
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///models.db")
+    assert registry_uri(project) == f"sqlite:///{tmp_path}/models.db"
