@@ -1,17 +1,15 @@
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.sinks.mlflow_places import Server
 
 
 @dataclass(frozen=True)
@@ -74,44 +72,14 @@ def shop(tmp_path, tables, monkeypatch) -> Shop:
 
 
 @pytest.fixture
-def server(tmp_path, tables):
-    """A real `mlflow server` in its light form."""
+def server(tmp_path):
+    """The address of a real `mlflow server`."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     folder = tmp_path / "server"
     folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    light = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | light, stdout=log, stderr=log, start_new_session=True
-        )
-    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=2):
-                break
-        except OSError:
-            assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-            time.sleep(0.2)
-    yield uri
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    running = Server(port, folder)
+    running.start()
+    yield running.uri
+    running.stop()
