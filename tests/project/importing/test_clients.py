@@ -9,6 +9,8 @@ import pytest
 from tests.project.importing import clients
 from tests.project.importing.conftest import brought, content, table
 
+from hooke.project.importing.landing import run_id
+
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 
 
@@ -63,6 +65,12 @@ def test_neptune_scale(written, project, ending):
     ]
     assert json.loads(content(run, "weights.json"))["data"][0][2:] == ["counts", [0, 1, 2.5], [3, 4]]
     assert content(run, "note.bin") == "a note"
+    assert [(point.value, point.step) for point in run.logged().metric("ahead.preview")] == [(9.0, 700)]
+    tags = {note.name: note.value for note in run.logged().tags}
+    assert (tags["neptune.parent"], tags["neptune.sys/forking/step"]) == (
+        run_id("team/flights", "run-0"),
+        "2.0",
+    )
     assert [each.path for each in run.logged().artifacts if each.path.startswith("pictures")] == [
         "pictures/step_3.25.png"
     ]
@@ -78,6 +86,10 @@ def test_the_classic_client(written, project, ending):
     whole = [line for line in log.read_bytes().split(b"\n")[:-1] if b'"loss"' in line]
     assert came == len(whole)
     assert content(run, "note.txt") == "a note"
+    assert content(run, "code/clients.py") == Path(clients.__file__).read_text("utf-8")
+    (picture,) = [each for each in run.logged().artifacts if each.path == "picture/step_2.png"]
+    assert picture.file.read_bytes().startswith(b"\x89PNG")
+    assert {note.name: note.value for note in run.logged().tags}["data"].endswith("clients.py")
     if ending:
         never = done.losses.counts["operations that the client never wrote out"]
         assert 2 * clients.POINTS >= never + 2 * came - 2 > 0

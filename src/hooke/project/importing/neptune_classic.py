@@ -6,7 +6,6 @@ The operations are those of neptune 1.14, its neptune/internal/operation.py; the
 from __future__ import annotations
 
 import base64
-import binascii
 import glob
 import json
 import re
@@ -91,8 +90,7 @@ class OfflineRun:
                 with _as_written(operation, file):
                     steps = [_micros(value.get("step"), file) for value in operation["values"]]
                 scale = finest_of((step for step in steps if step is not None), scale)
-        made = _metadata(self.files[0].parent).get("createdAt")
-        return Glance(scale, datetime.fromisoformat(made).timestamp() if made else None, ENDED)
+        return Glance(scale, _made(self.files[0].parent), ENDED)
 
     def items(self) -> Iterator[Item]:
         """In the order in which it was logged, metrics gathered into batches; what the run cleared left out."""
@@ -155,9 +153,16 @@ def _number(file: Path) -> int:
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # older clients wrote none; a killed one half of it
+    except (FileNotFoundError, ValueError):  # older clients wrote none; a killed one half of it
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
+
+
+def _made(folder: Path) -> float | None:
+    try:
+        return datetime.fromisoformat(str(_metadata(folder).get("createdAt"))).timestamp()
+    except ValueError:
+        return None
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
@@ -185,9 +190,8 @@ def _whole(line: bytes) -> bool:
 def _parsed(line: bytes, at: int, file: Path) -> dict[str, Any]:
     try:
         operation: dict[str, Any] = json.loads(line)["obj"]
-        if not isinstance(operation["path"], list):
-            raise TypeError("its path is no list")
-        _ = operation["type"]
+        if not all(isinstance(part, str) for part in [operation["type"], *operation["path"]]):
+            raise TypeError("its type is no text, or its path no list of texts")
     except (ValueError, KeyError, TypeError) as error:
         raise HookeError(
             "a log of Neptune is damaged",
@@ -208,7 +212,8 @@ def _put(folder: Path) -> int:
 
 def _last_version(file: Path) -> int:
     last = deque(_lines(file), maxlen=1)
-    return int(json.loads(last[0][1]).get("version") or 0) if last else 0
+    version = json.loads(last[0][1]).get("version") if last else 0
+    return version if isinstance(version, int) else 0
 
 
 def _items(operation: dict[str, Any], gathered: Gathered, file: Path) -> Iterator[Item]:
@@ -221,7 +226,7 @@ def _items(operation: dict[str, Any], gathered: Gathered, file: Path) -> Iterato
 def _as_written(operation: dict[str, Any], file: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, AttributeError, binascii.Error) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError) as error:
         raise HookeError(
             f"an operation {operation['type']} in a log of Neptune is not as the client writes it",
             where=str(file),
@@ -237,7 +242,7 @@ def _given(operation: dict[str, Any], path: str, gathered: Gathered, file: Path)
         case "LogStrings" | "LogImages":
             yield from _series(operation, path, file)
         case "AddStrings" | "RemoveStrings" as kind:
-            gathered.change(path, operation["values"], added=kind == "AddStrings")
+            gathered.change(path, map(str, operation["values"]), added=kind == "AddStrings")
         case "UploadFile" | "UploadFileContent" | "UploadFileSet":
             yield from _uploaded(operation, path, file)
         case "DeleteFiles":
@@ -277,10 +282,10 @@ def _floats(values: list[dict[str, Any]], path: str, gathered: Gathered, file: P
     for each in values:
         step = each.get("step")
         micros = _micros(step, file)
-        gathered.point(path, float(each["value"]), micros, each["ts"])
+        gathered.point(path, float(each["value"]), micros, float(each["ts"]))
         if step is not None and Decimal(repr(step)) * MICRO != micros:
             yield ROUNDED
-            yield Text(EXACT, micros, each["ts"], f"{path} {step!r}")
+            yield Text(EXACT, micros, float(each["ts"]), f"{path} {step!r}")
 
 
 def _series(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
@@ -288,7 +293,7 @@ def _series(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
         if operation["type"] == "LogImages":
             yield from _image(each, path, file)
         else:
-            yield Text(path, _micros(each.get("step"), file), each["ts"], each["value"])
+            yield Text(path, _micros(each.get("step"), file), float(each["ts"]), str(each["value"]))
 
 
 def _image(value: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
@@ -297,10 +302,10 @@ def _image(value: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
     micros = _micros(value.get("step"), file)
     content = base64.b64decode(image["data"]) if image.get("data") else None
     suffix = next((suffix for magic, suffix in SUFFIXES.items() if (content or b"").startswith(magic)), "")
-    yield File(path, content, f"image{suffix}", series=True, micros=micros, at=value["ts"])
+    yield File(path, content, f"image{suffix}", series=True, micros=micros, at=float(value["ts"]))
     told = {name: image[name] for name in ("name", "description") if image.get(name)}
     if told:
-        yield Text(f"{path}.names", micros, value["ts"], json.dumps(told, ensure_ascii=False))
+        yield Text(f"{path}.names", micros, float(value["ts"]), json.dumps(told, ensure_ascii=False))
 
 
 def _uploaded(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:

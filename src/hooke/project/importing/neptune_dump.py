@@ -92,8 +92,8 @@ class DumpedRun:
                 broken = steps[steps % (MICRO // scale) != 0] if scale < MICRO else steps[:0]
                 scale = finest_of(broken.tolist(), scale)
                 made = batch.filter(pc.equal(batch["attribute_path"], "sys/creation_time"))
-                for when in made["datetime_value"].drop_null().to_pylist():
-                    began = when.timestamp()
+                for when in made["datetime_value"].drop_null().cast(pa.int64()).to_pylist():
+                    began = when / 1000
         return Glance(scale, began)
 
     def items(self) -> Iterator[Item]:
@@ -105,8 +105,9 @@ class DumpedRun:
                 _check_one_run(batch, self.run, file)
                 metric = pc.equal(batch["attribute_type"], "float_series")
                 yield from _points(batch.filter(metric))
-                for row in batch.filter(pc.invert(metric)).to_pylist():
-                    yield self._item(row, file)
+                with _reading(file):  # of the rest too: a date may lie beyond what Python counts
+                    rest = [self._item(row, file) for row in batch.filter(pc.invert(metric)).to_pylist()]
+                yield from rest
 
     def _item(self, row: dict[str, Any], file: Path) -> Item:
         path, kind = row["attribute_path"], row["attribute_type"]
@@ -184,6 +185,7 @@ def _batches(file: Path, columns: list[str] | None = None, *, rows: int = ROWS) 
 
 
 def _typed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    batch.validate(full=True)  # texts that are none, too
     arrays = []
     for name in batch.schema.names:
         array, wanted = batch.column(name), COLUMNS[name]
@@ -197,7 +199,7 @@ def _typed(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _reading(file: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, TypeError) as error:
         raise HookeError(
             "a Parquet file cannot be read",
             where=str(file),
@@ -207,6 +209,12 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _check_one_run(batch: pa.RecordBatch, run: str, file: Path) -> None:
+    if batch["attribute_path"].null_count or batch["attribute_type"].null_count:
+        raise HookeError(
+            "a Parquet file has rows without attribute_path or attribute_type",
+            where=str(file),
+            mend="export it again, or take those rows out",
+        )
     others = set(pc.unique(batch["run_id"]).to_pylist()) - {run}
     if others:
         raise HookeError(

@@ -58,7 +58,7 @@ class OfflineRun:
         """Reads every operation."""
         scale, began = 1, None
         for file in self.files:
-            for message in _operations(file):
+            for _, message in _operations(file):
                 if isinstance(message, Run):
                     began = began or (
                         _at(message.creation_time) if message.HasField("creation_time") else None
@@ -72,11 +72,15 @@ class OfflineRun:
         gathered = Gathered()
         for file in self.files:
             uploads = _uploads(file)
-            for message in _operations(file):
-                if isinstance(message, Run):
-                    yield from _created(message)
-                else:
-                    yield from _updated(message, gathered, uploads, file)
+            for number, message in _operations(file):
+                with _sound(
+                    number, file
+                ):  # as a list: what the caller raises meanwhile is not the log's fault
+                    if isinstance(message, Run):
+                        items = list(_created(message))
+                    else:
+                        items = list(_updated(message, gathered, uploads, file))
+                yield from items
                 yield from gathered.full()
             yield from _errors(file)
         yield from gathered.rest()
@@ -110,29 +114,36 @@ def _identity(file: Path) -> tuple[str, str]:
             where=str(file),
             mend="a newer Hooke may know it (pip install --upgrade hooke); else please report it, with the client's version",
         )
-    return project, run
+    return str(project or ""), str(run or "")
 
 
-def _operations(file: Path) -> Iterator[Run | UpdateRunSnapshot]:
+def _operations(file: Path) -> Iterator[tuple[int, Run | UpdateRunSnapshot]]:
     rows = _rows(
         file, "SELECT sequence_id, operation_type, operation FROM run_operations ORDER BY sequence_id"
     )
     for number, kind, blob in rows:
-        try:
+        with _sound(number, file):
             if kind not in (UPDATE, CREATE):
-                raise DecodeError(f"its type is {kind}, and {UPDATE} and {CREATE} are known")
-            yield (Run if kind == CREATE else UpdateRunSnapshot).FromString(blob)
-        except DecodeError as error:
-            raise HookeError(
-                f"operation {number} in a log of neptune-scale cannot be read",
-                where=str(file),
-                why=str(error),
-                mend="restore the file from a copy; or leave its run out: --run names those to import",
-            ) from error
+                raise ValueError(f"its type is {kind!r}, and {UPDATE} and {CREATE} are known")
+            message = (Run if kind == CREATE else UpdateRunSnapshot).FromString(blob)
+        yield number, message
+
+
+@contextmanager
+def _sound(number: int, file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (DecodeError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise HookeError(
+            f"operation {number} in a log of neptune-scale cannot be read",
+            where=str(file),
+            why=str(error),
+            mend="restore the file from a copy; or leave its run out: --run names those to import",
+        ) from error
 
 
 def _last(file: Path) -> int:
-    ((last,),) = _rows(file, "SELECT coalesce(max(sequence_id), 0) FROM run_operations")
+    ((last,),) = list(_rows(file, "SELECT coalesce(max(sequence_id), 0) FROM run_operations")) or [(0,)]
     return int(last)
 
 
@@ -140,7 +151,7 @@ def _uploads(file: Path) -> dict[str, Path]:
     """Where the content of a reference lies. Temporary files are beside the log, which may have been moved."""
     found = {}
     for source, destination in _rows(file, "SELECT source_path, destination FROM file_upload_requests"):
-        named = Path(source)
+        named = Path(str(source))
         beside = file.parent / named.name
         found[destination] = beside if not named.exists() and beside.exists() else named
     return found
@@ -160,7 +171,7 @@ def _rows(file: Path, question: str) -> Iterator[tuple[Any, ...]]:
 def _reading(file: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         locked = "unable to open" in str(error) or "readonly" in str(error)
         raise HookeError(
             "a log of neptune-scale cannot be read",
