@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from hooke.project.measuring import Study, measure
     from hooke.project.planning.plan import Plan, plan
     from hooke.project.registering import ModelVersion, register
+    from hooke.project.reproducing.case import reproduce
+    from hooke.project.reproducing.reproduction import Reproduction
     from hooke.project.running import Run, run
     from hooke.project.scripts import ScriptRun, start_run
     from hooke.tracking.log import (
@@ -81,6 +83,7 @@ __all__ = [
     "OutOfMemory",
     "Permanent",
     "Plan",
+    "Reproduction",
     "Run",
     "RunStopped",
     "Runs",
@@ -110,6 +113,7 @@ __all__ = [
     "pipeline",
     "plan",
     "register",
+    "reproduce",
     "run",
     "runs",
     "set_tag",
@@ -125,6 +129,7 @@ _ELSEWHERE = {
     "Plan": "hooke.project.planning.plan",
     "Run": "hooke.project.running",
     "Runs": "hooke.project.comparing.runs",
+    "Reproduction": "hooke.project.reproducing.reproduction",
     "ScriptRun": "hooke.project.scripts",
     "Study": "hooke.project.measuring",
     "compare": "hooke.project.comparing.runs",
@@ -140,6 +145,7 @@ _ELSEWHERE = {
     "measure": "hooke.project.measuring",
     "plan": "hooke.project.planning.plan",
     "register": "hooke.project.registering",
+    "reproduce": "hooke.project.reproducing.case",
     "run": "hooke.project.running",
     "runs": "hooke.project.comparing.runs",
     "set_tag": "hooke.tracking.log",

@@ -70,6 +70,14 @@ def test_changed_new_staged_and_deleted_files_are_in_the_tree_and_ignored_ones_a
     assert git(root, "status", "--porcelain") == before, "the user's own index is as it was"
 
 
+def test_an_edit_of_equal_length_right_after_a_commit_is_seen(repository):
+    for letter in "BCDEFG":
+        git(repository.root, "add", "-A")
+        (repository.root / "job.py").write_text(f"{letter} = 1\n")
+        tree = repository.snapshot().tree
+        assert git(repository.root, "show", f"{tree}:job.py") == f"{letter} = 1"
+
+
 def test_what_is_kept_outlives_a_garbage_collection_and_comes_back(repository, tmp_path):
     root = repository.root
     (root / "job.py").write_text("A = 3\n")

@@ -33,6 +33,7 @@ VERBS = {
     "show": "Show a run: its tasks, what failed and why.",
     "logs": "Print what the tasks of a run printed.",
     "curve": "Show how far a task scales, as a run or a study measured it.",
+    "reproduce": "Make a run again from its record, and compare its results.",
     "debug": "Run one task again in this process, with its real inputs, under pdb.",
     "sync": "Bring what runs logged into the trackers, as far as it is not there yet.",
     "import": "Bring in runs of another tracker: hooke import neptune PATH",

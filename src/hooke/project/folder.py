@@ -26,6 +26,8 @@ class Project:
 
     root: Path
     settings: Settings
+    kept: Path | None = None
+    """Where store and journals lie, if not in `.hooke`."""
 
     @classmethod
     def find(cls, start: Path) -> Project:
@@ -40,7 +42,7 @@ class Project:
     @property
     def data(self) -> Path:
         """`.hooke`, which holds store and journals, whether or not it exists: to look at a project makes nothing in it."""
-        return self.root / ".hooke"
+        return self.kept or self.root / ".hooke"
 
     def create(self) -> Path:
         """Make `.hooke`, with a .gitignore that leaves it out, if it does not exist. Raises HookeError."""

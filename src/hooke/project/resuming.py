@@ -15,7 +15,7 @@ from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.store.store import Store
 
-__all__ = ["last_resumable", "reopen", "resume"]
+__all__ = ["arguments_of", "last_resumable", "pipeline_of", "reopen", "resume"]
 
 
 def resume(project: Project, run: str, *, observers: tuple[Observer, ...] = ()) -> Driver | None:
@@ -41,9 +41,9 @@ def reopen(project: Project, run: str) -> Driver:
 
 def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...]) -> Order:
     store = project.store()
-    args, params = _arguments(started, store)
+    args, params = arguments_of(started, store)
     return Order(
-        pipeline=_pipeline(started, store),
+        pipeline=pipeline_of(started, store),
         args=args,
         params=params,
         on=started.place,
@@ -98,7 +98,8 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
     return started, finished
 
 
-def _pipeline(started: RunStarted, store: Store) -> Pipeline[..., Any]:
+def pipeline_of(started: RunStarted, store: Store) -> Pipeline[..., Any]:
+    """The pipeline of a run, from its file as it is now. Raises UsageError where that is gone."""
     if started.pickled is not None:
         pipeline: Pipeline[..., Any] = pickle.loads(store.get(started.pickled))
         return pipeline
@@ -111,7 +112,8 @@ def _pipeline(started: RunStarted, store: Store) -> Pipeline[..., Any]:
     return load_entry(started.entry)[0]
 
 
-def _arguments(started: RunStarted, store: Store) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(started: RunStarted, store: Store) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Its parameters. Raises MissingObject where they were evicted."""
     if started.arguments is None:
         return (), {}
     args, params = pickle.loads(store.get(started.arguments))

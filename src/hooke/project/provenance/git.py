@@ -92,7 +92,8 @@ class Repository:
         with tempfile.TemporaryDirectory(prefix="hooke-index-") as scratch:
             index = Path(scratch) / "index"
             if (git_dir / "index").exists():
-                shutil.copyfile(git_dir / "index", index)
+                # With its time: files that were changed as late as it was written are looked into.
+                shutil.copy2(git_dir / "index", index)
             changed, left_out = self._changed(index)
             if changed:
                 names = b"\0".join(os.fsencode(name) for name in changed) + b"\0"

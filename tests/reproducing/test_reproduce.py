@@ -1,0 +1,224 @@
+"""A run made again for real: equal as it is, and each anchor named when it alone is changed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Desk
+
+pytestmark = pytest.mark.heavy
+
+JOB = """
+    import random
+    from pathlib import Path
+
+    import tinylib
+    from hooke import File, pipeline, task
+
+    HERE = Path(__file__).parent
+
+    @task
+    def draw(n: int) -> float:
+        return n + random.random()
+
+    @task
+    def scale(value: float) -> float:
+        return value * tinylib.FACTOR
+
+    @task
+    def total(values: list, table: File) -> dict:
+        return {"total": sum(values), "rows": len(Path(table).read_text())}
+
+    @pipeline
+    def draws(n: int = 4) -> dict:
+        values = scale.map(draw.map(range(n)))
+        return {"summary": total(values, File(HERE / "table.txt")), "values": values}
+"""
+
+
+class Lab(Desk):
+    """A project in a repository, with a library installed beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "project")
+        self.site = folder / "site"
+        self.folder.mkdir()
+        self.write("draws.py", JOB)
+        self.write(".gitignore", "table.txt\n__pycache__\n")
+        self.write("table.txt", "abc")
+        self.install("1.0")
+        self.git("init", "-q", "-b", "trunk")
+        self.git("add", "-A")
+        self.git("commit", "-qm", "one")
+
+    def git(self, *words: str) -> str:
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        return subprocess.run(
+            ["git", "-C", str(self.folder), *who, *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    def install(self, version: str) -> None:
+        for old in self.site.glob("*.dist-info"):
+            shutil.rmtree(old)
+        info = self.site / f"tinylib-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tinylib\nVersion: {version}\n")
+        (info / "RECORD").write_text("tinylib.py,,\n")
+        (self.site / "tinylib.py").write_text("FACTOR = 2\n")
+
+    def environment(self, **more: str) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, [str(self.site), os.environ.get("PYTHONPATH", "")]))
+        return super().environment(PYTHONPATH=path, HOOKE_PROGRESS="none", **more)
+
+    def reproduce(self, *words: str, **more: str) -> tuple[int, dict]:
+        done = self.hooke("reproduce", "--json", *words, **more)
+        assert done.out, done.err
+        return done.code, json.loads(done.out)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    lab = Lab(tmp_path)
+    # What was never committed is in the tree, too.
+    lab.edit("draws.py", "return n + random.random()", "return n * random.random()")
+    done = lab.hooke("run", "draws.py")
+    assert done.code == 0, done.err
+    return lab
+
+
+def unmet(facts: dict) -> list[tuple[str, str, str, str]]:
+    return [
+        (each["kind"], each["name"], each["was"], each["now"]) for each in facts["anchors"] if not each["met"]
+    ]
+
+
+def kinds(verdicts: list[dict]) -> dict[str, str]:
+    return {each["name"]: each["kind"] for each in verdicts}
+
+
+def test_a_run_is_reproduced_whatever_became_of_the_code_since(lab):
+    code, facts = lab.reproduce()
+    assert (code, facts["status"], unmet(facts)) == (0, "checked", [])
+    lab.edit("draws.py", "value * tinylib.FACTOR", "value * tinylib.FACTOR + 1")
+    code, facts = lab.reproduce("--verify")
+    assert (code, facts["status"], unmet(facts)) == (0, "reproduced", [])
+    assert kinds(facts["tasks"]) == dict.fromkeys(("draw", "scale", "total"), "equal")
+    assert kinds(facts["outputs"]) == dict.fromkeys(("summary", "values"), "equal")
+    assert [each["equal"] for each in facts["tasks"]] == [4, 4, 1]
+    assert "draws.py:16" in facts["notes"][0]
+    assert lab.git("worktree", "list").count("\n") == 1, "the restored tree is gone"
+    assert len(lab.project.runs.names()) == 1, "the project has no new run"
+    plain = lab.hooke("reproduce", "--verify")
+    assert plain.out.endswith("reproduced: all results are bitwise equal\n")
+
+
+def test_another_version_of_a_library_is_named(lab):
+    lab.install("1.1")
+    code, facts = lab.reproduce("--verify")
+    assert (code, facts["status"], facts["tasks"]) == (4, "unmet", [])
+    assert unmet(facts) == [("library", "tinylib", "1.0", "1.1")]
+    code, facts = lab.reproduce("--verify", "--best-effort")
+    assert (code, facts["status"]) == (0, "reproduced"), "its FACTOR is the same"
+    assert unmet(facts) == [("library", "tinylib", "1.0", "1.1")]
+
+
+def test_another_byte_of_data_is_named_and_where_results_differ_from(lab):
+    lab.write("table.txt", "abd")
+    code, facts = lab.reproduce("--verify")
+    assert code == 4
+    ((kind, name, was, now),) = unmet(facts)
+    assert (kind, name) == ("data", str(lab.folder / "table.txt"))
+    assert was != now
+    lab.write("table.txt", "abcd")
+    code, facts = lab.reproduce("--verify", "--best-effort")
+    assert code == 3
+    assert kinds(facts["tasks"]) == {"draw": "equal", "scale": "equal", "total": "different"}
+    assert kinds(facts["outputs"]) == {"summary": "different", "values": "equal"}
+    (total,) = [each for each in facts["tasks"] if each["name"] == "total"]
+    assert total["begins"]
+    assert total["first"] == "total: ['rows'] was 3, is 4 (1 apart)"
+
+
+def test_another_line_of_code_is_named_with_here(lab):
+    lab.edit("draws.py", "value * tinylib.FACTOR", "value * tinylib.FACTOR + 1e-09")
+    code, facts = lab.reproduce("--verify", "--here")
+    assert code == 4
+    old, new = "return value * tinylib.FACTOR", "return value * tinylib.FACTOR + 1e-09"
+    assert unmet(facts) == [("code", "draws.py:16", old, new)]
+    code, facts = lab.reproduce("--verify", "--here", "--best-effort")
+    assert (code, facts["status"]) == (3, "different")
+    assert ("code", "function draws.scale (draws.py:14)", old, new) in unmet(facts)
+    assert {each["name"]: each["begins"] for each in facts["tasks"]} == {
+        "draw": False,
+        "scale": True,
+        "total": False,
+    }
+    code, facts = lab.reproduce("--verify", "--here", "--best-effort", "--atol", "1e-6")
+    assert (code, facts["status"]) == (0, "reproduced")
+    assert kinds(facts["tasks"]) == {"draw": "equal", "scale": "close", "total": "close"}
+
+
+def test_another_seed_is_named(lab):
+    code, facts = lab.reproduce("--verify", HOOKE_SEED="7")
+    assert (code, unmet(facts)) == (4, [("seed", "", "0", "7")])
+    code, facts = lab.reproduce("--verify", "--best-effort", HOOKE_SEED="7")
+    assert (code, unmet(facts)) == (3, [("seed", "", "0", "7")])
+    assert [each["name"] for each in facts["tasks"] if each["begins"]] == ["draw"]
+
+
+def test_without_a_repository_it_says_so_and_the_code_of_now_is_a_best_effort(lab):
+    (lab.folder / ".git").rename(lab.folder.parent / "git")
+    code, facts = lab.reproduce("--verify")
+    assert code == 4
+    assert unmet(facts)[0][:2] == ("code", "tree")
+    assert "no git repository" in unmet(facts)[0][3]
+    code, facts = lab.reproduce("--verify", "--best-effort")
+    assert (code, kinds(facts["tasks"])) == (0, dict.fromkeys(("draw", "scale", "total"), "equal"))
+
+
+def test_wrong_things_are_refused_with_the_mend(lab):
+    lab.edit("draws.py", "tinylib.FACTOR", "(1 / 0)")
+    assert lab.hooke("run", "draws.py").code == 1
+    failed = lab.hooke("reproduce", "--verify")
+    assert failed.code == 2
+    assert "is failed: it has no results to compare with" in failed.err
+    assert lab.hooke("reproduce", "nothing-like-it").code == 2
+    first = lab.project.runs.names()[-1]
+    lab.hooke("cache", "gc", "--max", "0")
+    code, facts = lab.reproduce("--verify", first)
+    assert (code, facts["status"]) == (0, "reproduced"), "small results lie in the journal itself"
+
+
+SCRIPT = """
+    import random, sys
+    import hooke
+
+    random.seed(int(sys.argv[1]))
+    with hooke.start_run("digits", params={"seed": sys.argv[1]}):
+        for _ in range(3):
+            hooke.log_metric("loss", random.random())
+"""
+
+
+def test_a_script_runs_again_with_its_words_and_what_it_logged_is_compared(lab):
+    lab.write("train.py", SCRIPT)
+    words = [sys.executable, "train.py", "4"]
+    subprocess.run(words, cwd=lab.folder, env=lab.environment(), check=True)
+    lab.write("train.py", "raise SystemExit(3)")
+    code, facts = lab.reproduce("--verify")
+    assert (code, kinds(facts["outputs"])) == (0, {"metric loss": "equal", "parameter seed": "equal"})
+    code, facts = lab.reproduce("--verify", "--here", "--best-effort")
+    assert (code, facts["message"]) == (1, "the script ended with exit code 3 and logged no run")
+    subprocess.run(
+        [sys.executable, "-c", "import hooke; hooke.start_run()"],
+        cwd=lab.folder,
+        env=lab.environment(),
+        check=True,
+    )
+    refused = lab.hooke("reproduce", "--verify")
+    assert refused.code == 2
+    assert "lies in no file to run again" in refused.err
