@@ -94,6 +94,7 @@ DEFECTS = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("engine", DEFECTS, ids=lambda engine: engine.__name__)
 def test_an_engine_that_breaks_a_promise_is_turned_away(engine, tmp_path):
     with pytest.raises(Exception, match=r"\S"):

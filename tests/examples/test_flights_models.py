@@ -16,6 +16,8 @@ from flight_features import AIRPORT, LEG, PLAIN, features
 
 import flights
 
+pytestmark = pytest.mark.heavy
+
 SMALL = fm.Candidate(leaves=15, rate=0.1, rounds=20)
 
 

@@ -156,6 +156,7 @@ def child():
 relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=200)
 
 
+@pytest.mark.heavy
 @relaxed
 @given(st.lists(values, max_size=10))
 def test_equal_inputs_have_equal_keys_across_processes_and_hash_seeds(child, given_values):

@@ -100,6 +100,7 @@ def indirect_draw(x: int) -> float:
     return module_draw(x)
 
 
+@pytest.mark.heavy
 def test_only_what_surely_draws_nothing_is_left_unseeded():
     assert draws_nothing(fingerprint_code(doubled), [2, "text"], [range(3), [1, 2.0]])
     for draws_some in (module_draw, bound_draw, numpy_draw, late_draw, hidden_draw, indirect_draw):
