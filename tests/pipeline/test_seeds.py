@@ -7,6 +7,7 @@ import sys
 from random import gauss
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
