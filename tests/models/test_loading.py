@@ -1,6 +1,8 @@
 """Reading a project's copy of a model: what it is checked for, and what is said of it."""
 
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -103,3 +105,52 @@ def test_where_the_registry_is(project, tmp_path, monkeypatch):
     assert registry_uri(project) == "http://127.0.0.1:5000"
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///models.db")
     assert registry_uri(project) == f"sqlite:///{tmp_path}/models.db"
+
+
+def test_what_a_killed_process_left_goes_after_a_day(project, tmp_path):
+    models = models_of(project)
+    project.create()
+    with models.making() as young:
+        old = models.folder / ".new-old"
+        (old / "model").mkdir(parents=True)
+        os.utime(old, (0, 0))
+        with models.making():
+            assert young.is_dir()
+            assert not old.exists()
+    assert list(models.folder.iterdir()) == []
+
+
+def test_of_two_that_make_one_model_the_first_is_kept(project):
+    models = models_of(project)
+    project.create()
+    for text in ("first", "second"):
+        with models.making() as made:
+            (made / "file").write_text(text)
+            models.keep(made, "d" * 64)
+    assert (models.copy("d" * 64) / "file").read_text() == "first"
+    assert [each.name for each in models.folder.iterdir()] == ["d" * 64]
+
+
+def test_a_library_that_is_missing_is_named_with_what_installs_it(tmp_path):
+    script = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "skops":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import hooke
+
+try:
+    hooke.register({"a": 1}, "m", format="skops")
+except hooke.MissingExtra as error:
+    print(error.what, "|", error.mend)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == (
+        "the format 'skops' needs skops, which is not installed | pip install \"hooke[models]\"\n"
+    )

@@ -1,6 +1,8 @@
 """What a model may be called, and how a version is asked for."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hooke.base.errors import UsageError
 from hooke.models.names import Wanted, check_alias, check_name, parse_wanted
@@ -57,3 +59,14 @@ def test_a_name_is_letters(name):
 def test_what_mlflow_reserves_is_no_alias(alias):
     with pytest.raises(UsageError, match="cannot be an alias"):
         check_alias(alias)
+
+
+@given(st.text(alphabet="ab1.-_@: /\n\u00e9", max_size=8))
+def test_whatever_is_taken_is_said_back_as_it_was(text):
+    try:
+        wanted = parse_wanted(text)
+    except UsageError:
+        return
+    assert str(wanted) == text
+    check_name(wanted.name)
+    assert not (wanted.alias and wanted.number)

@@ -1,7 +1,11 @@
 """Registering and loading through a real MLflow: its SQLite store and its server; from scripts, tasks and at once."""
 
 import json
+import os
+import signal
+import time
 
+import psutil
 import pytest
 
 import hooke
@@ -235,6 +239,28 @@ def test_of_four_processes_at_once_the_best_has_the_alias(shop):
     ]
     assert champion["metrics"] == {"auc": 0.9}
     assert said[0.9] == f"flights:{champion['version']} (skops), now @champion"
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "a kill of the process that registers"])
+def test_what_is_stopped_on_the_way_registers_nothing_and_says_so(shop, how):
+    process = shop.start("import hooke\nprint(hooke.register({'a': 1}, 'm'))")
+    deadline, registrar = time.monotonic() + 60, None
+    while registrar is None:
+        assert time.monotonic() < deadline
+        children = psutil.Process(process.pid).children()
+        registrar = next((each for each in children if "hooke.models.publish" in each.cmdline()), None)
+        time.sleep(0.02)
+    if how == "Ctrl-C":
+        os.kill(registrar.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGINT)
+    else:
+        registrar.kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode
+    if how != "Ctrl-C":
+        assert "m is not registered: the process that does it ended with -9" in err
+    assert [each.name for each in (shop.folder / ".hooke/models").iterdir()] == ["known"]
+    assert json.loads(shop.hooke("models", "ls", "--json").stdout) == {}
 
 
 def test_a_changed_file_is_refused_and_a_foreign_pickle_until_it_is_trusted(shop, tmp_path):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from hooke.project.folder import Project
 from hooke.project.model_source import code_of
 from hooke.project.registry import ProjectModels, models_of, project_here, registry_of
 
-__all__ = ["fetched", "keep", "load_model", "load_version"]
+__all__ = ["fetched", "load_model", "load_version"]
 
 _log = logging.getLogger("hooke")
 
@@ -80,8 +77,7 @@ def fetched(project: Project, registry: Registry, version: Version) -> tuple[Pat
     if not folder.is_dir():
         project.create()
         with writing("the copy of a model", models.folder):
-            models.folder.mkdir(exist_ok=True)
-            _fetch(registry, version, models, folder)
+            _fetch(registry, version, models)
     try:
         data = (folder / MANIFEST).read_bytes()
     except FileNotFoundError as error:
@@ -104,23 +100,12 @@ def _digest(version: Version) -> str:
     return version.digest
 
 
-def _fetch(registry: Registry, version: Version, models: ProjectModels, folder: Path) -> None:
+def _fetch(registry: Registry, version: Version, models: ProjectModels) -> None:
     """Whole or not at all; of two that fetch at once one is kept."""
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=models.folder) as made:
-        registry.fetch(version, MANIFEST, Path(made, MANIFEST))
-        manifest = decode(Path(made, MANIFEST).read_bytes(), version.digest, where=version.location)
+    with models.making() as made:
+        registry.fetch(version, MANIFEST, made / MANIFEST)
+        manifest = decode((made / MANIFEST).read_bytes(), version.digest, where=version.location)
         for name in manifest.files:
-            registry.fetch(version, name, Path(made, name))
-        check_files(Path(made), manifest)
-        keep(Path(made), folder)
-
-
-def keep(made: Path, folder: Path) -> None:
-    """Give a folder its final name, unless another of that name is there."""
-    try:
-        os.rename(made, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        shutil.rmtree(made)
-    made.mkdir(exist_ok=True)  # for the one who removes it
+            registry.fetch(version, name, made / name)
+        check_files(made, manifest)
+        models.keep(made, version.digest)

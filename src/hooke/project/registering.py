@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,7 +27,6 @@ from hooke.models.orders import Done, Order
 from hooke.models.registry import CODE, DIGEST, FORMAT, METRICS, RUN, SIZE
 from hooke.pipeline.promise import Promise
 from hooke.project.folder import Project
-from hooke.project.loaded_models import keep
 from hooke.project.model_source import Source, code_of, measured, source_of
 from hooke.project.registry import missing_mlflow, models_of, project_here, registry_of, registry_uri
 from hooke.project.running import Run
@@ -136,17 +134,11 @@ def register(  # noqa: PLR0913
         return _nothing(wish, why)
     models = models_of(project)
     project.create()
-    with writing("a model", models.folder):
-        models.folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=models.folder) as made:
-            folder = Path(made, "model")
-            folder.mkdir()
-            saved = writer.save(model, folder, Terms(label=name, trust=tuple(trust)))
-            code, example = code_of(model), _example(writer, model, input_example)
-            digest = seal(
-                folder, format=wish.format, details=saved.details, code=code, libraries=saved.libraries
-            )
-            done = _put(project, source, _order(project, source, wish, saved, folder, example), digest)
+    with writing("a model", models.folder), models.making() as folder:
+        saved = writer.save(model, folder, Terms(label=name, trust=tuple(trust)))
+        code, example = code_of(model), _example(writer, model, input_example)
+        digest = seal(folder, format=wish.format, details=saved.details, code=code, libraries=saved.libraries)
+        done = _put(project, source, _order(project, source, wish, saved, folder, example), digest)
     return _said(wish, done, digest=digest, notes=saved.notes)
 
 
@@ -156,7 +148,7 @@ def _put(project: Project, source: Source, order: Order, digest: str) -> Done:
     models.known.add(digest, f"registered as {order.name}" + (f" by run {source.key}" if source.key else ""))
     done = _publish(order)
     if done.number is not None:
-        keep(Path(order.folder), models.copy(digest))
+        models.keep(Path(order.folder), digest)
         source.note(f"hooke.model.{order.name}", str(done.number))
     return done
 
@@ -272,17 +264,17 @@ def _order(
         flavors={name: dict(facts) for name, facts in saved.flavors.items()},
         libraries=dict(saved.libraries),
         run_key=wish.run,
-        wait_s=_wait_s(project, source),
+        wait_s=_wait_s(project, source, wish.name),
         example=example,
     )
 
 
-def _wait_s(project: Project, source: Source) -> float:
+def _wait_s(project: Project, source: Source, name: str) -> float:
     """How long the run may take to reach MLflow, where it is on its way there."""
     elsewhere = os.environ.get("MLFLOW_REGISTRY_URI")  # runs are shipped to another place then
     if source.folder is None or elsewhere or "mlflow" not in sink_names(project):
         return 0.0
-    source.note("hooke.registers", "model")  # an attempt that logs nothing is not shipped
+    source.note("hooke.registers", name)  # an attempt that logs nothing is not shipped
     if not has_logged(source.folder):
         return 0.0
     ensure_shipper(project, source.folder)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +23,9 @@ from hooke.tracking.current import active
 from hooke.tracking.tracker import Tracker
 
 __all__ = ["ProjectModels", "missing_mlflow", "models_of", "project_here", "registry_of", "registry_uri"]
+
+MAKING = ".new-"
+LEFT_AFTER_S = 86_400.0
 
 _OTHER_TLS = (
     "MLFLOW_TRACKING_INSECURE_TLS",
@@ -38,6 +46,26 @@ class ProjectModels:
     def known(self) -> KnownModels:
         """Which models this project trusts."""
         return KnownModels(self.folder / "known")
+
+    @contextmanager
+    def making(self) -> Iterator[Path]:
+        """An empty folder to make a model in, gone afterwards. What a process that was killed left there a day ago goes, too."""
+        self.folder.mkdir(exist_ok=True)
+        for left in self.folder.glob(f"{MAKING}*"):
+            if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=MAKING, dir=self.folder) as made:
+            folder = Path(made, "model")
+            folder.mkdir()
+            yield folder
+
+    def keep(self, made: Path, digest: str) -> None:
+        """Make a whole folder the copy of this model, unless there is one."""
+        try:
+            made.rename(self.copy(digest))
+        except OSError:
+            if not self.copy(digest).is_dir():
+                raise
 
     def copy(self, digest: str) -> Path:
         """Where the copy of this model lies, if there is one."""

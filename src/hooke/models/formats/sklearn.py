@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import skops.io
-from skops.io.exceptions import UnsupportedTypeException
+from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
 from hooke.base.errors import HookeError, UntrustedModel
 from hooke.models.format import Saved, Terms, versions_of
@@ -56,13 +56,15 @@ class SkopsFormat:
 
     def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:
         """Raises UntrustedModel with the names of types that nobody trusted."""
-        needed = skops.io.get_untrusted_types(file=folder / FILE)
-        trusted = {*terms.trust, *(details["types"] if terms.known else ())}
-        if foreign := [name for name in needed if name not in trusted]:
+        trusted = [*terms.trust, *(details["types"] if terms.known else ())]
+        try:
+            return skops.io.load(folder / FILE, trusted=trusted)
+        except UntrustedTypesFoundException as error:  # before anything is made
+            needed = skops.io.get_untrusted_types(file=folder / FILE)
+            foreign = [name for name in needed if name not in trusted]
             raise _untrusted(
                 terms, foreign, verb="hooke.load_model(...", next=f"hooke models trust {terms.label}"
-            )
-        return skops.io.load(folder / FILE, trusted=needed)
+            ) from error
 
     def predict(self, model: Any, rows: Any) -> Any:
         """By its `predict`."""
