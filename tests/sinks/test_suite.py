@@ -1,7 +1,9 @@
 """Every sink passes the suite: the one in memory, MLflow's SQLite store and a real MLflow server."""
 
 import os
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,44 @@ def test_a_run_that_was_deleted_in_mlflow_loses_no_points(tmp_path, monkeypatch)
     client.restore_run(known.info.run_id)
     sink.write(more)
     assert len(seen_in_mlflow(uri, "e")["k"].points) == 3
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """What MLflow's own basic authentication answers to a wrong password, and a proxy to one who may not."""
+
+    status = 401
+
+    def do_POST(self):
+        body = b"You are not authenticated."
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.do_POST()
+
+    def log_message(self, *words):
+        pass
+
+
+@HEAVY
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_refused_is_waited_for(tmp_path, monkeypatch, status):
+    from hooke.sinks.mlflow import MlflowSink
+
+    monkeypatch.setattr(Refusing, "status", status)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+    run = ShippedRun(key="k", parent=None, name="n", experiment="e", started_at=1.0)
+    try:
+        with pytest.raises(SinkAway, match=f"(?s)does not take it now.*{status}"):
+            MlflowSink(tmp_path).write(Batch(run=run, points=Points(["x"], [1.0], [0], [1.0])))
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize(
