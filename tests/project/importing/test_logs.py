@@ -10,6 +10,7 @@ from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import SET_OPERATION, Upd
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import Run as Created
 from tests.project.importing.conftest import bring, brought, content, table
 
+from hooke.base.errors import UsageError
 from hooke.project.importing.landing import run_id
 
 NOW = 1_740_830_400
@@ -221,6 +222,47 @@ def test_a_log_of_a_project_is_no_run(tmp_path, project):
     classic(tmp_path, [], kind="project")
     (failed,) = bring(project, tmp_path)
     assert "that of a project" in failed.error.what
+
+
+def test_an_older_log_has_a_folder_a_process_and_no_metadata(tmp_path, project):
+    for process in ("exec-1-a", "exec-2-b"):
+        place = tmp_path / ".neptune/async" / f"run__{ID}" / process
+        place.mkdir(parents=True)
+        classic(tmp_path / "made", [floats("loss", (0.5, int(process[5])))]).rename(place / "data-1.log")
+    done, run = brought(project, tmp_path / ".neptune")
+    assert done.neptune_run == ID
+    assert [point.step for point in run.logged().points] == [1, 2]
+
+
+def test_a_file_that_happens_to_be_called_as_a_log_is_none(tmp_path, project):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/data-1.log").write_text("mine")
+    with pytest.raises(UsageError, match="nothing of Neptune"):
+        bring(project, tmp_path)
+
+
+def test_files_of_one_name_in_a_file_set_are_kept_apart(tmp_path, project):
+    for name in ("a/x.py", "b/x.py", "b/deep/y.py"):
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / name).write_text(name)
+    files = {"file_globs": [f"{tmp_path}/src/a/*.py", f"{tmp_path}/src/b/**"], "reset": "False"}
+    classic(tmp_path / "log", [("UploadFileSet", "code", files)])
+    _, run = brought(project, tmp_path / "log")
+    assert {
+        each.path: each.file.read_text() for each in run.logged().artifacts if each.path.startswith("code")
+    } == {f"code/{name}": name for name in ("a/x.py", "b/x.py", "b/deep/y.py")}
+
+
+@pytest.mark.parametrize(
+    "name", ["\ud800", "ü" * 200, "\U0001f600" * 90 + ".txt", "a\0b", "x" * 149 + "é.csv"]
+)
+def test_names_that_no_disk_takes(tmp_path, project, name):
+    text = {"value": "hello", "step": 0, "ts": NOW}
+    note = {"ext": "txt", "file_content": base64.b64encode(b"note").decode()}
+    classic(tmp_path, [("LogStrings", name, {"values": [text]}), ("UploadFileContent", f"{name}/n", note)])
+    _, run = brought(project, tmp_path)
+    kept = [each for each in run.logged().artifacts if not each.path.startswith("neptune/")]
+    assert sorted(each.file.read_text().split(",")[-1].strip() for each in kept) == ["hello", "note"]
 
 
 def test_a_file_that_is_gone_may_be_skipped(tmp_path, project):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
-from hooke.project.importing.neptune_classic import LOG
+from hooke.project.importing.neptune_classic import is_log
 from hooke.project.importing.neptune_classic import offline_runs as classic_runs
 from hooke.project.importing.source import Source
 
@@ -96,7 +96,7 @@ def _find_logs(path: Path, found: Found) -> None:
         for name in names:
             if name == DATABASE or (not path.is_dir() and name.endswith(".sqlite3")):
                 databases.append(Path(folder, name))
-            elif LOG.fullmatch(name):
+            elif is_log(Path(folder, name)):
                 logs.append(Path(folder, name))
     found.add(classic_runs(sorted(logs)))
     if not databases:

@@ -37,8 +37,8 @@ __all__ = ["NOT_THERE", "Landing", "run_id"]
 
 MOST_POINTS = 2000
 """Points in one event: a record of 100 kB."""
-MOST_NAME = 100
-"""Characters of a part of an artifact's path; what is longer is cut, and told apart by a digest."""
+MOST_NAME = 150
+"""Bytes of a part of an artifact's path; what is longer is cut, and told apart by a digest."""
 SYSTEM = "sys/"
 """What the tracker itself says of a run is under this."""
 NOT_THERE = Remark("files that are not where the export says", "not kept: --skip-missing was given")
@@ -74,11 +74,10 @@ class Landing:
             case Value():
                 self._values[item.path] = item
             case Text():
-                row = (exact_step(item.micros), _moment(self._seen(item.at)), item.value)
+                row = (exact_step(item.micros), self._moment(item.at), item.value)
                 self._row(item.path, CsvTable, ("step", "time", "value"), row)
             case Histogram():
-                when = _moment(self._seen(item.at))
-                row = (exact_step(item.micros), when, item.kind, item.edges, item.values)
+                row = (exact_step(item.micros), self._moment(item.at), item.kind, item.edges, item.values)
                 self._row(item.path, JsonTable, ("step", "time", "type", "edges", "values"), row)
             case File():
                 self._file(item, skip_missing=skip_missing)
@@ -171,7 +170,7 @@ class Landing:
         if isinstance(file.content, Path) and file.content.is_dir():
             for each in sorted(one for one in file.content.rglob("*") if one.is_file()):
                 path = _safe(f"{file.path}/{each.relative_to(file.content).as_posix()}")
-                self._keep(path, file.path, at, lambda target, each=each: shutil.copyfile(each, target))
+                self._keep(path, file.path, at, _writer(each))
             return
         suffix = PurePosixPath(file.name).suffix
         path = file.path
@@ -180,18 +179,7 @@ class Landing:
             path = f"{file.path}/step_{exact_step(step)}"
         if file.series or PurePosixPath(path).suffix != suffix:
             path += suffix
-        content = file.content
-        if isinstance(content, bytes):
-            self._keep(
-                _safe(path), "" if file.series else file.path, at, lambda target: target.write_bytes(content)
-            )
-        else:
-            self._keep(
-                _safe(path),
-                "" if file.series else file.path,
-                at,
-                lambda target: shutil.copyfile(content, target),
-            )
+        self._keep(_safe(path), "" if file.series else file.path, at, _writer(file.content))
 
     def _keep(self, path: str, owner: str, at: float, write: Callable[[Path], object]) -> None:
         """Write a file; `owner` is the attribute it is the value of, empty for one of a series."""
@@ -244,6 +232,10 @@ class Landing:
         self._last = at if self._last is None else max(self._last, at)
         return at
 
+    def _moment(self, at: float | None) -> str:
+        """Seconds since the epoch for a table, to the microsecond and no further; empty where nobody knows."""
+        return "" if at is None else f"{self._seen(at):.6f}".rstrip("0").rstrip(".")
+
     def _began(self) -> float:
         if self._glance.began is not None:
             return self._glance.began
@@ -295,6 +287,12 @@ def run_id(project: str, run: str) -> str:
     return f"{slug}-{hashlib.blake2b(both, digest_size=6).hexdigest()}"
 
 
+def _writer(content: Path | bytes) -> Callable[[Path], object]:
+    if isinstance(content, bytes):
+        return lambda target: target.write_bytes(content)
+    return lambda target: shutil.copyfile(content, target)
+
+
 def _free(name: str, taken: Callable[[str], bool]) -> str:
     """The name, or the first of `NAME-2`, `NAME-3`, ... that nothing has."""
     number, found = 1, name
@@ -312,11 +310,12 @@ def _safe(path: str) -> str:
 def _part(part: str) -> str:
     if part in ("", ".", ".."):
         return "_"
-    if len(part) <= MOST_NAME:
-        return part
-    suffix = PurePosixPath(part).suffix[:16]
-    digest = hashlib.blake2b(part.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-    return f"{part[: MOST_NAME - 32]}-{digest}{suffix}"
+    data = part.encode("utf-8", "backslashreplace")  # what was never text is no file's name either
+    if len(data) <= MOST_NAME:
+        return data.decode()
+    suffix = PurePosixPath(part).suffix.encode("ascii", "ignore")[:16].decode()
+    start = data[: MOST_NAME - 32].decode("utf-8", "ignore")
+    return f"{start}-{hashlib.blake2b(data, digest_size=6).hexdigest()}{suffix}"
 
 
 def _attributes(values: dict[str, Value]) -> str:
@@ -332,11 +331,6 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(_plain(value))
-
-
-def _moment(at: float) -> str:
-    """Seconds since the epoch, to the microsecond and no further."""
-    return f"{at:.6f}".rstrip("0").rstrip(".")
 
 
 def _at(at: float) -> float:

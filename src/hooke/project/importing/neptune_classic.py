@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import glob
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -32,7 +33,7 @@ from hooke.project.importing.source import (
     sizes_of,
 )
 
-__all__ = ["LOG", "OfflineRun", "offline_runs"]
+__all__ = ["OfflineRun", "is_log", "offline_runs"]
 
 LOG = re.compile(r"data-(\d+)\.log")
 FOLDER = re.compile(r"(\w+?)__(.+?)(__.*)?")
@@ -143,6 +144,14 @@ def offline_runs(files: Iterable[Path]) -> Iterator[OfflineRun | HookeError]:
             )
     for run, found in runs.items():
         yield OfflineRun(run=run, files=[file for _, _, file in sorted(found)])
+
+
+def is_log(file: Path) -> bool:
+    """Whether a file is a part of a log by its name and the folder that it is in."""
+    if not LOG.fullmatch(file.name):
+        return False
+    named = FOLDER.fullmatch(file.parent.name) or FOLDER.fullmatch(file.parent.parent.name)
+    return named is not None or "containerId" in _metadata(file.parent)
 
 
 def _number(file: Path) -> int:
@@ -317,15 +326,19 @@ def _uploaded(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item
         content = Path(named) if named else file.parent / "upload_path" / operation["tmp_file_name"]
         yield File(path, content, suffix)
     else:
-        for pattern in operation["file_globs"]:
-            yield from _matched(pattern, path)
+        yield from _matched(operation["file_globs"], path)
 
 
-def _matched(pattern: str, path: str) -> Iterator[Item]:
-    """What a pattern of a file set fits now; itself, as missing, where it fits nothing."""
-    found = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]
-    for each in found or [Path(pattern)]:
-        yield File(f"{path}/{each.name}", each, each.name)
+def _matched(patterns: list[str], path: str) -> Iterator[Item]:
+    """What the patterns of a file set fit now, by its place below what all have in common; a pattern that fits nothing as missing."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        fitting = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]
+        above = {parent for each in fitting for parent in each.parents}
+        found |= dict.fromkeys([each for each in fitting if each not in above] or [Path(pattern)])
+    common = os.path.commonpath([each.parent for each in found]) if found else ""
+    for each in found:
+        yield File(f"{path}/{each.relative_to(common).as_posix()}", each, each.name)
 
 
 def _micros(step: float | None, file: Path) -> int | None:
