@@ -278,6 +278,7 @@ values = st.floats(allow_nan=False)
 times = st.integers(0, 4 * 10**12)
 
 
+@pytest.mark.heavy
 @given(
     points=st.lists(st.tuples(st.sampled_from("ab"), values, steps, times), min_size=1, max_size=30),
     texts=st.lists(st.tuples(st.text(), steps), max_size=8),
@@ -285,7 +286,7 @@ times = st.integers(0, 4 * 10**12)
         st.text("xyz/", min_size=1), st.one_of(values, st.integers(-(2**63), 2**63 - 1), st.text())
     ),
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_goes_in_comes_back(tmp_path, points, texts, notes):
     for old in tmp_path.iterdir():
         shutil.rmtree(old)
