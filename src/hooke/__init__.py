@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from hooke.project.reproducing.reproduction import Reproduction
     from hooke.project.running import Run, run
     from hooke.project.scripts import ScriptRun, start_run
+    from hooke.project.searching.conducting import search
+    from hooke.project.searching.search import Search
+    from hooke.project.searching.space import loguniform
     from hooke.tracking.log import (
         log_artifact,
         log_figure,
@@ -88,6 +91,7 @@ __all__ = [
     "RunStopped",
     "Runs",
     "ScriptRun",
+    "Search",
     "StoreError",
     "StoreFull",
     "Study",
@@ -109,6 +113,7 @@ __all__ = [
     "log_params",
     "log_table",
     "log_text",
+    "loguniform",
     "measure",
     "pipeline",
     "plan",
@@ -116,6 +121,7 @@ __all__ = [
     "reproduce",
     "run",
     "runs",
+    "search",
     "set_tag",
     "set_tags",
     "start_run",
@@ -131,6 +137,7 @@ _ELSEWHERE = {
     "Runs": "hooke.project.comparing.runs",
     "Reproduction": "hooke.project.reproducing.reproduction",
     "ScriptRun": "hooke.project.scripts",
+    "Search": "hooke.project.searching.search",
     "Study": "hooke.project.measuring",
     "compare": "hooke.project.comparing.runs",
     "load_model": "hooke.project.loaded_models",
@@ -142,12 +149,14 @@ _ELSEWHERE = {
     "log_params": "hooke.tracking.log",
     "log_table": "hooke.tracking.log",
     "log_text": "hooke.tracking.log",
+    "loguniform": "hooke.project.searching.space",
     "measure": "hooke.project.measuring",
     "plan": "hooke.project.planning.plan",
     "register": "hooke.project.registering",
     "reproduce": "hooke.project.reproducing.case",
     "run": "hooke.project.running",
     "runs": "hooke.project.comparing.runs",
+    "search": "hooke.project.searching.conducting",
     "set_tag": "hooke.tracking.log",
     "set_tags": "hooke.tracking.log",
     "start_run": "hooke.project.scripts",

@@ -30,6 +30,8 @@ class Trace:
     values: ArrayLike
     detail: str = ""
     """What tells it from other lines of its source."""
+    joined: bool = True
+    """Whether the points are joined by a line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,8 @@ def thinned(steps: ArrayLike, values: ArrayLike, most: int = MOST_POINTS) -> tup
     return x[order].tolist(), y[order].tolist()
 
 
-def curves_spec(panels: Sequence[Curves], *, title: str = "") -> dict[str, Any]:
-    """Traces and layout in Plotly's words. What is not finite is a gap in its line."""
+def curves_spec(panels: Sequence[Curves], *, title: str = "", steps: str = "step") -> dict[str, Any]:
+    """Traces and layout in Plotly's words. What is not finite is a gap in its line. `steps` says what is counted along x."""
     sources = list(dict.fromkeys(trace.source for panel in panels for trace in panel.traces))
     colours = {source: SERIES[at % len(SERIES)] for at, source in enumerate(sources)}
     height = PANEL * len(panels) + GAP * (len(panels) + 1)
@@ -72,7 +74,7 @@ def curves_spec(panels: Sequence[Curves], *, title: str = "") -> dict[str, Any]:
     for at, panel in enumerate(panels):
         own = "" if not at else str(at + 1)
         top = 1 - at * share
-        layout[f"xaxis{own}"] = _axis("step") | {"anchor": f"y{own}"}
+        layout[f"xaxis{own}"] = _axis(escape(steps)) | {"anchor": f"y{own}"}
         layout[f"yaxis{own}"] = _axis(escape(panel.metric)) | {
             "anchor": f"x{own}",
             "domain": [max(top - share * PANEL / (PANEL + GAP), 0.0), top],
@@ -90,11 +92,11 @@ def _line(trace: Trace, colour: str) -> dict[str, Any]:
     steps, values = thinned(trace.steps, trace.values)
     detail = f"{escape(trace.detail)}<br>" if trace.detail else ""
     return {
-        "mode": "lines+markers" if len(steps) < 30 else "lines",
+        "mode": "markers" if not trace.joined else "lines+markers" if len(steps) < 30 else "lines",
         "x": steps, "y": [value if np.isfinite(value) else None for value in values],
         "name": escape(trace.source), "legendgroup": trace.source,
         "line": {"color": colour, "width": 1.5, "simplify": False}, "marker": {"size": 5},
-        "hovertemplate": f"{detail}step %{{x}}: %{{y:.4g}}<extra>{escape(trace.source)}</extra>",
+        "hovertemplate": f"{detail}%{{x}}: %{{y:.4g}}<extra>{escape(trace.source)}</extra>",
     }  # fmt: skip
 
 

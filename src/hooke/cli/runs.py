@@ -55,6 +55,11 @@ ASKED = ("run", "pipeline", "status", "started", "took")
     metavar="NAME",
     help="Sort by a metric, params.NAME, tags.NAME, started, took, status or pipeline; -NAME begins with the greatest.",
 )
+@click.option(
+    "--trials",
+    is_flag=True,
+    help="List the trials of searches too; with --metric, --where and --sort they always are.",
+)
 @json_option
 @in_project
 @click.pass_obj
@@ -65,6 +70,7 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
     metrics: tuple[str, ...],
     where: tuple[str, ...],
     sort: str,
+    trials: bool,
     as_json: bool,
     project: Path | None,
 ) -> int:
@@ -78,7 +84,7 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
     if metrics or where or sort:
         return _asked(the, query, metrics, limit, as_json=as_json)
     names = the.runs.names()
-    rows = [(name, _row(the, name)) for name in names[:limit]]
+    rows, seen = _newest(the, names, limit, trials=trials)
     if as_json:
         click.echo(json.dumps([_facts(name, row) for name, row in rows], indent=2))
         return 0
@@ -87,10 +93,28 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
         return 0
     lines = aligned(COLUMNS, [_cells(name, row) for name, row in rows], right=range(4, 8))
     click.echo("\n".join(lines))
-    if len(names) > limit:
-        click.echo(f"and {len(names) - limit} older ones: hooke runs --limit {len(names)}", err=True)
-    click.echo(f"next: {command(f'hooke show {names[0]}', the)}", err=True)
+    if seen < len(names):
+        click.echo(f"and {len(names) - seen} older ones: hooke runs --limit {len(names)}", err=True)
+    if seen > len(rows):
+        click.echo(f"and {seen - len(rows)} trials of searches: hooke runs --trials", err=True)
+    click.echo(f"next: {command(f'hooke show {rows[0][0]}', the)}", err=True)
     return 0
+
+
+def _newest(
+    project: Project, names: Sequence[str], limit: int, *, trials: bool
+) -> tuple[list[tuple[str, RunRow | HookeError]], int]:
+    """At most `limit` rows, and how many runs were looked at for them."""
+    rows: list[tuple[str, RunRow | HookeError]] = []
+    seen = 0
+    for name in names:
+        if len(rows) == limit:
+            break
+        row = _row(project, name)
+        seen += 1
+        if trials or isinstance(row, HookeError) or not row.parent:
+            rows.append((name, row))
+    return rows, seen
 
 
 def _asked(project: Project, query: Query, metrics: Sequence[str], limit: int, *, as_json: bool) -> int:

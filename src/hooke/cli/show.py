@@ -15,10 +15,12 @@ from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import Session, command, error_facts
 from hooke.journal.events import AttemptFinished, AttemptStarted, Event, RetryPlanned, WorkerStopped
 from hooke.journal.reader import read
+from hooke.journal.searches import PREFIX as SEARCH
 from hooke.journal.studies import StudyRecord, read_study
 from hooke.journal.view import RunView
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
+from hooke.project.searching.search import Search
 from hooke.project.shipping.report import tracking_facts, tracking_lines
 from hooke.project.table import moment, run_table
 
@@ -45,13 +47,15 @@ class _Story:
 def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> int:
     """Show RUN (by default the last one): its tasks, what failed and why, what was tried again.
 
-    Of a study of `hooke measure`, what was measured. RUN may be the beginning of an id.
+    Of a study of `hooke measure`, what was measured; of a search of `hooke.search()`, its best trials. RUN may be the beginning of an id.
     """
     where = the_project(session, project)
     name = where.runs.find(run)
     study = read_study(where.runs.folder(name))
     if study is not None:
         return _show_study(study, as_json=as_json)
+    if name.startswith(SEARCH):
+        return _show_search(where, name, as_json=as_json)
     story = _read(where, name)
     if as_json:
         click.echo(json.dumps(_facts(session, story) | {"logged": tracking_facts(where, name)}, indent=2))
@@ -78,6 +82,15 @@ def _show_study(record: StudyRecord, *, as_json: bool) -> int:
     )  # SciPy takes half a second, which no run need wait for
 
     click.echo(json.dumps(facts_of(record), indent=2) if as_json else text_of(record))
+    return 0
+
+
+def _show_search(project: Project, name: str, *, as_json: bool) -> int:
+    found = Search(project, name)
+    click.echo(json.dumps(found.facts(), indent=2) if as_json else str(found))
+    tried = [trial.run.id for trial in found.trials if trial.value is not None]
+    if tried and not as_json:
+        click.echo(f"next: {command(f'hooke show {found.best.run.id}', project)}", err=True)
     return 0
 
 

@@ -229,9 +229,17 @@ class LocalPool:
         )
 
 
-@cache
+_making = threading.Lock()
+
+
 def shared_pool() -> LocalPool:
     """The pool of this process; its workers end when the process does."""
+    with _making:  # else two runs that begin at once make two, and the workers of one are never used again
+        return _made()
+
+
+@cache
+def _made() -> LocalPool:
     return LocalPool()
 
 

@@ -28,6 +28,8 @@ class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
     status: str = "running"
     node: int = -1
+    key: str = ""
+    """Of the node."""
 
 
 class AttemptsView:
@@ -61,6 +63,7 @@ class AttemptsView:
                     number=event.number,
                     started_at=event.at,
                     node=event.node,
+                    key=planned.key,
                 )
             case AttemptFinished() | AttemptFailed():
                 known = self.attempts.get(event.attempt)

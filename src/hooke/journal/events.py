@@ -13,6 +13,7 @@ import msgspec
 
 from hooke.base.ref import Ref
 from hooke.journal.made_of import MadeOf
+from hooke.journal.trials import SearchStarted, TrialBegan, TrialEnded
 
 __all__ = [
     "ArtifactLogged",
@@ -109,9 +110,11 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     hooke: str = ""
     resumed: bool = False
     kind: str = "pipeline"
-    """`pipeline`; `script`, a run of `start_run()`; or `imported` from another tracker. The last two have no graph."""
+    """`pipeline`; `script`, a run of `start_run()`; `imported` from another tracker; or `search`. All but the first have no graph."""
     experiment: str = ""
     """What trackers file the run under; empty is the pipeline's name."""
+    parent: str = ""
+    """The search that this run is a trial of."""
     parameters: dict[str, str] = {}
     """All parameters by name, as short text, also those that were given by position or left at their default."""
 
@@ -479,6 +482,9 @@ Event: TypeAlias = (
     | RetryPlanned
     | StopRequested
     | RunFinished
+    | SearchStarted
+    | TrialBegan
+    | TrialEnded
     | StudyStarted
     | PlanMade
     | PlanChecked

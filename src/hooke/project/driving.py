@@ -73,6 +73,10 @@ class Order:
     run: str | None = None
     name: str = ""
     """The id of a new run; empty makes one."""
+    parent: str = ""
+    """The search that the run is a trial of."""
+    experiment: str = ""
+    """What trackers file the run under; empty is what hooke.toml says, or the pipeline's name."""
     observers: tuple[Observer, ...] = ()
 
 
@@ -259,7 +263,8 @@ class Driver:
             python=platform.python_version(),
             hooke=version("hooke"),
             resumed=order.run is not None,
-            experiment=self.project.settings.tracking.experiment,
+            experiment=order.experiment or self.project.settings.tracking.experiment,
+            parent=order.parent,
             parameters=_parameters(order),
         )
 

@@ -59,10 +59,11 @@ def last_resumable(project: Project) -> str:
         if project.runs.alive(run):
             continue
         try:
-            _, finished = _ends(project, run)
+            started, finished = _ends(project, run)
         except (JournalError, UsageError):  # its journal is damaged, or it never began: named, it will say so
             continue
-        if finished is None or finished.status != "finished":
+        # A trial that was pruned is where it should be: its search goes on with the others.
+        if not started.parent and (finished is None or finished.status != "finished"):
             return run
     raise UsageError("no run is left to resume", where=str(project.runs.path), next="hooke runs")
 
@@ -78,6 +79,12 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
                     raise UsageError(
                         f"run {run} is that of a script, which has no tasks to go on with",
                         mend=f"run {event.entry or 'it'} again: what it had logged is kept",
+                        next=f"hooke show {run}",
+                    )
+                if event.kind == "search":
+                    raise UsageError(
+                        f"{run} is a search: the call of hooke.search() that began it goes on with it",
+                        mend=f"run {event.entry or 'it'} again; finished trials are not",
                         next=f"hooke show {run}",
                     )
                 if event.kind == "imported":

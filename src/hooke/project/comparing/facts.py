@@ -48,8 +48,8 @@ class Facts:
     """(attempt, item) -> task, of the attempts that count."""
 
 
-def facts_of(runs: RunsFolder, run: str) -> Facts:
-    """The run as it is now. Raises JournalError."""
+def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> Facts:
+    """The run as it is now; with `of_key` only what attempts at the node of that key logged. Raises JournalError."""
     folder = runs.folder(run)
     view, attempts = RunView(), AttemptsView()
     owned = folded_in(folder).owned
@@ -64,6 +64,9 @@ def facts_of(runs: RunsFolder, run: str) -> Facts:
     facts = Facts(run=run, row=view.row(now), tasks=view.rows(now), code=code)
     given = view.begun.parameters or view.begun.shown if view.begun is not None else {}
     facts.params = {Name("", name): (text_of(value),) for name, value in given.items()}
+    if of_key:
+        keys = {attempt: known.key for attempt, known in attempts.attempts.items()}
+        owned = [each for each in owned if each.attempt is not None and keys.get(each.attempt) == of_key]
     for each in _counting(owned, attempts.attempts):
         _take(facts, each, attempts.attempts, folder)
     return facts

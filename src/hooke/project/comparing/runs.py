@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
-from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.errors import UsageError
 from hooke.project.comparing.comparison import Comparison
 from hooke.project.comparing.facts import Facts, Name, facts_of
+from hooke.project.comparing.frames import frame_of
 from hooke.project.comparing.html import html_table
 from hooke.project.comparing.names import Names, is_system
 from hooke.project.comparing.select import Query, selected
@@ -21,7 +21,6 @@ from hooke.project.table import moment
 
 __all__ = ["Runs", "compare", "runs"]
 
-FRAMES = ("pandas", "polars")
 MOST_ROWS = 50
 """A notebook's table of more is scrolled past rather than read."""
 
@@ -119,17 +118,7 @@ class Runs(Sequence[Run]):
 
     def to_frame(self, kind: str = "pandas") -> Any:
         """The `columns` as a frame of `pandas` or `polars`, a row a run. Raises UsageError for another kind, MissingExtra."""
-        if kind not in FRAMES:
-            raise UsageError(f"to_frame({kind!r})", mend=f"valid are {', '.join(FRAMES)}")
-        try:
-            library = import_module(kind)
-        except ImportError as error:
-            raise MissingExtra(
-                f"a frame of {kind} needs {kind}, which is not installed",
-                why=str(error),
-                mend=f"pip install {kind}; columns() gives plain lists",
-            ) from error
-        return library.DataFrame(self.columns())
+        return frame_of(self.columns(), kind)
 
     def compare(self) -> Comparison:
         """These runs side by side. Raises UsageError where there are fewer than two."""

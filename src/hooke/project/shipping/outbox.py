@@ -97,7 +97,7 @@ class Outbox:
             ended = self.view.ended
             return ShippedRun(
                 key=begun.run,
-                parent=None,
+                parent=begun.parent or None,
                 name=begun.run,
                 experiment=experiment,
                 started_at=self.view.first_at,
@@ -184,7 +184,7 @@ class Outbox:
         points = Points([], [], [], [])
         begun = self.view.begun
         assert begun is not None
-        params = dict(begun.shown) if run.parent is None and not self._known else {}
+        params = dict(begun.shown) if run.key == begun.run and not self._known else {}
         tags = dict(made_of)
         artifacts: dict[str, Path] = {}
         for event in events:

@@ -63,7 +63,8 @@ class Shipper:
         """
         quiet_since = progress_at = self.clock.monotonic()
         while True:
-            pending = [run for run in self.runs.names() if self._is_pending(run)]
+            # The oldest first: a search before its trials, which are nested in it.
+            pending = [run for run in reversed(self.runs.names()) if self._is_pending(run)]
             before = self._shipped()
             done = [self.ship(run) for run in pending]
             now = self.clock.monotonic()
