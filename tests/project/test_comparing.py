@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas
 import polars
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.project.played_runs import START, Played
 
@@ -57,6 +57,7 @@ class TestFolding:
     @given(
         st.lists(st.tuples(st.sampled_from(["track-x-1", "track-y-2"]), points, st.booleans()), max_size=8)
     )
+    @settings(max_examples=25)
     def test_it_is_that_of_all_points_however_often_it_went_on(self, tmp_path_factory, events):
         run = Played(tmp_path_factory.mktemp("run"), "r-20261125-010000-aaaa")
         logged: dict[str, list[float]] = {}
@@ -286,6 +287,13 @@ class TestComparison:
         metrics = runs(project=tmp_path).compare().sections[1]
         assert metrics.equal == ("loss",)
         assert metrics.cells("auc") == ["0.123456782", "0.123456781"]
+
+    def test_parameters_of_many_digits_are_shortened_where_that_tells_them_apart(self, played, tmp_path):
+        for at, rate in enumerate(("0.043314043078429", "0.028897780806285")):
+            played(f"r-20261125-01000{at}-aaaa", rate=rate, seed=str(at), name="'1.50'")
+        parameters = runs(project=tmp_path).compare().sections[0]
+        assert parameters.cells("rate") == ["0.0288978", "0.043314"]
+        assert parameters.differ["rate"] == ["0.028897780806285", "0.043314043078429"]
 
     def test_code_that_changed_is_named(self, played, tmp_path):
         for at, code in enumerate(("1" * 32, "2" * 32)):

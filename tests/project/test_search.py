@@ -292,6 +292,17 @@ class TestSearch:
         assert {trial.number: trial.status for trial in again.trials} == states
         assert len(list(workshop.folder.glob("began-*"))) == before
 
+    def test_what_nobody_logged_of_a_cached_trial_is_said(self, workshop):
+        workshop.write(JOB)
+        fit = module(workshop).fit
+        first = hooke.search(fit, FLAT, trials=2, on="serial", metric="loss")
+        for trial in first.trials:
+            for file in trial.run.folder.glob("track-*"):
+                file.unlink()
+        (first.trials[0].run.folder / "../" / first.id).resolve().rename(workshop.folder / "gone")
+        with pytest.raises(UsageError, match="hooke cache rm fit"):
+            hooke.search(fit, FLAT, trials=2, on="serial", metric="loss")
+
     @pytest.mark.filterwarnings("ignore")  # of MLflow's own libraries
     def test_in_mlflow_trials_are_nested_in_their_search(self, workshop):
         from mlflow import MlflowClient
@@ -376,7 +387,8 @@ class TestSearch:
             (lambda: hooke.search(job.fit, FLAT, direction="max"), "minimize, maximize"),
             (lambda: hooke.search(job.fit, FLAT, pruner="median"), "needs a metric"),
             (lambda: hooke.search(job.fit, FLAT, x=1), "leave one of them out"),
-            (lambda: hooke.search(job.fit, {"dept": (1, 3)}), "dept"),
+            (lambda: hooke.search(job.fit, {"dept": (1, 3)}), "did you mean depth"),
+            (lambda: hooke.search(job.whole, {"depth": (1, 3)}), "x"),
             (lambda: hooke.search(job.fit, FLAT, on="locale"), "no place"),
             (lambda: hooke.search(job.fit, FLAT, on="serial", metric="los", seed=9), "did you mean loss?"),
             (lambda: hooke.search(job.word, {"x": (0.0, 1.0)}, on="serial"), "no number"),

@@ -4,7 +4,7 @@ import contextlib
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import UsageError
@@ -26,6 +26,7 @@ def test_what_is_written_is_read_back(condition):
 
 
 @given(st.text(odd + "psgtam."))
+@settings(max_examples=40)
 def test_any_other_text_is_refused_as_an_error_of_the_user(text):
     with contextlib.suppress(UsageError):
         condition = parse_condition(text)

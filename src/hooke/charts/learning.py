@@ -19,6 +19,9 @@ MOST_POINTS = 1000
 PANEL = 300
 """Pixels of height."""
 GAP = 70
+LEGEND_ROW = 20
+MOST_IN_ROW = 3
+"""Names of runs that find room beside each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +64,14 @@ def curves_spec(panels: Sequence[Curves], *, title: str = "", steps: str = "step
     """Traces and layout in Plotly's words. What is not finite is a gap in its line. `steps` says what is counted along x."""
     sources = list(dict.fromkeys(trace.source for panel in panels for trace in panel.traces))
     colours = {source: SERIES[at % len(SERIES)] for at, source in enumerate(sources)}
-    height = PANEL * len(panels) + GAP * (len(panels) + 1)
+    top_margin = GAP + LEGEND_ROW * -(-len(sources) // MOST_IN_ROW)
+    height = PANEL * len(panels) + GAP * len(panels) + top_margin
     layout: dict[str, Any] = {
-        "title": {"text": f"<b>{escape(title)}</b>", "x": 0, "xref": "paper", "font": {"size": 15}},
+        "title": {
+            "text": f"<b>{escape(title)}</b>", "x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 20}, "font": {"size": 15},
+        },
         "height": height, "paper_bgcolor": "#ffffff", "plot_bgcolor": "#ffffff", "hovermode": "closest",
-        "font": {"color": INK, "size": 12}, "margin": {"l": 70, "r": 30, "t": GAP, "b": 60},
+        "font": {"color": INK, "size": 12}, "margin": {"l": 70, "r": 30, "t": top_margin, "b": 60},
         "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "groupclick": "togglegroup"},
     }  # fmt: skip
     data: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ __all__ = ["Column", "parallel_spec"]
 LOG_FROM = 100.0
 """A column of positive numbers whose greatest is so many times its least is drawn in logarithms."""
 FEW = 6
-"""So many different numbers are all written at their axis."""
+"""So many different whole numbers are all written at their axis."""
 MISSING = "(none)"
 WIDTH = 130
 """Pixels a column, at least."""
@@ -92,7 +92,8 @@ def _numbers(column: Column) -> dict[str, Any]:
         first - span / 5 if gaps else first - (span / 20 if first == last else 0),
         last + (span / 20 if first == last else 0),
     ]
-    few = sorted({scale(value) for value in known}) if len(set(known)) <= FEW else []
+    whole = all(value == int(value) for value in known)
+    few = sorted({scale(value) for value in known}) if whole and len(set(known)) <= FEW else []
     if logarithmic or gaps or few:
         ticks = few or _ticks(first, last, logarithmic=logarithmic)
         made["tickvals"] = ([first - span / 5] if gaps else []) + ticks

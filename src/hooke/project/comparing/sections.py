@@ -12,6 +12,7 @@ from blake3 import blake3
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.project.comparing.facts import Facts
 from hooke.project.comparing.names import WHICH, Names, is_system
+from hooke.project.comparing.where import number
 
 __all__ = ["Section", "sections_of"]
 
@@ -56,6 +57,8 @@ def _section(title: str, rows: Mapping[str, _Values]) -> Section:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str) and not value.lstrip("-").isdigit() and (found := number(value)) is not None:
+        return f"{found:.6g}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

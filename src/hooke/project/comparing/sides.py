@@ -12,8 +12,8 @@ from hooke.project.table import aligned
 
 __all__ = ["letters", "side_by_side"]
 
-LEAST = 9
-"""Characters of a column: a number with six digits and its sign."""
+LEAST = 11
+"""Characters of a column: a number with six digits, such as 0.000398483."""
 LABEL = 26
 """Characters of a name; a longer one is cut."""
 INDENT = "  "
@@ -46,7 +46,8 @@ def _section_lines(section: Section, names: Sequence[str], width: int) -> Iterat
     yield section.title
     label = min(max(len(name) for name in section.differ), LABEL)
     room = width - len(INDENT) - label
-    most = max(room // (LEAST + 2), 1)
+    blocks = -(-len(names) // max(room // (LEAST + 2), 1))
+    most = -(-len(names) // blocks)
     for first in range(0, len(names), most):
         block = slice(first, first + most)
         if first:

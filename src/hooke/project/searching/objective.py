@@ -40,10 +40,15 @@ def _logged(project: Project, run: str, metric: str) -> float:
         return own.metrics[name].value(which)
     except UsageError as error:
         found = _of_cached(project, run, metric)
-        if found is None:
-            error.where = f"run {run}"
-            raise
-        return found
+        if found is not None:
+            return found
+        error.where = f"run {run}"
+        if cached := [
+            name for name, task in view_of(project.runs, run).tasks.items() if task.row(0.0, 1).cached
+        ]:
+            error.why = f"{', '.join(cached)} came from the cache, and what it logged when it ran is not to be found any more"
+            error.mend = f"make it run again (hooke cache rm {cached[0]}), or return the value from the task, which is cached"
+        raise
 
 
 def _of_cached(project: Project, run: str, metric: str) -> float | None:

@@ -10,10 +10,11 @@ from hooke.base.errors import UsageError
 from hooke.keys.code import fingerprint_code
 from hooke.keys.combine import combine
 from hooke.keys.value import fingerprint_value
+from hooke.pipeline.binding import bind_call
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.shown import shown
 from hooke.pipeline.task import Task
-from hooke.project.searching.space import Dimension, parse_space
+from hooke.project.searching.space import Choice, Dimension, Number, parse_space
 
 __all__ = ["SearchOrder", "parse_order"]
 
@@ -37,19 +38,10 @@ class SearchOrder:
 
     def key(self) -> str:
         """Searches of equal key are one. Not of the key: how many trials, how many at once, where. Raises NotFingerprintable."""
-        asked = (
-            {
-                name: repr(dimension) if not hasattr(dimension, "values") else None
-                for name, dimension in self.space.items()
-            },
-            {
-                name: list(dimension.values)
-                for name, dimension in self.space.items()
-                if hasattr(dimension, "values")
-            },
-            dict(self.fixed),
-            (self.metric, self.direction, _name(self.sampler), _name(self.pruner), self.seed),
-        )
+        numbers = {name: repr(each) for name, each in self.space.items() if isinstance(each, Number)}
+        choices = {name: list(each.values) for name, each in self.space.items() if isinstance(each, Choice)}
+        how = (self.metric, self.direction, _name(self.sampler), _name(self.pruner), self.seed)
+        asked = {"numbers": numbers, "choices": choices, "parameters": dict(self.fixed), "how": how}
         return combine(
             "search", fingerprint_code(self.target).key, fingerprint_value(asked, where="search()")
         )
@@ -78,6 +70,8 @@ def parse_order(target: Any, space: Mapping[str, Any], fixed: Mapping[str, Any],
             f"{twice[0]!r} is in the space and given as {shown(fixed[twice[0]])}",
             mend="leave one of them out",
         )
+    kind = "pipeline" if isinstance(target, Pipeline) else "task"
+    bind_call(f"{kind} {target.name!r}", target.signature, (), {**fixed, **dimensions})
     pipeline = target if isinstance(target, Pipeline) else Pipeline(_trial_of(target), name=target.name)
     texts = {name: shown(value) for name, value in space.items()}
     return SearchOrder(pipeline=pipeline, target=target, space=dimensions, shown=texts, fixed=fixed, **given)

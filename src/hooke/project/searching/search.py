@@ -95,7 +95,7 @@ class Search:
         """Raises UsageError where that run is no search."""
         record = read_search(project.runs.folder(search))
         if record is None:
-            raise UsageError(f"run {search} is no search", next=f"hooke show {search}")
+            raise UsageError(f"run {search} is no search, or one that never began", next="hooke runs")
         self.id = search
         self.project = project
         self._record: SearchRecord = record
