@@ -16,6 +16,7 @@ from hooke.project.provenance import environment, machine
 from hooke.project.provenance import git as adapter
 from hooke.project.provenance.git import GitTrouble, Repository
 from hooke.project.provenance.recording import made_of
+from hooke.project.provenance.said import sentence
 
 
 def git(folder: Path, *words: str) -> str:
@@ -272,3 +273,23 @@ def test_a_script_records_it_with_its_words(repository):
     done = subprocess.run(words, cwd=repository.root, capture_output=True, text=True, check=True)
     assert done.stdout == "('--rate', '0.1') trunk True\n"
     assert "train.py" in names(repository, repository.snapshot().tree)
+
+
+def test_it_is_said_in_a_sentence():
+    whole = MadeOf(
+        tree="a" * 40,
+        commit="b" * 40,
+        branch="trunk",
+        dirty=True,
+        environment="c" * 32,
+        interpreter={"python": "3.11.7"},
+        hardware={"cpu": "AMD EPYC", "cores": "2"},
+        files={"/table.csv": "d"},
+        seed=7,
+        left_out=("big.bin",),
+    )
+    assert sentence(whole) == (
+        "tree aaaaaaaa (commit bbbbbbbb on trunk, with changes); environment cccccccc, Python 3.11.7; "
+        "AMD EPYC, 2 cores; 1 data file; seed 7; not in the tree, as too large: big.bin"
+    )
+    assert sentence(MadeOf(trouble="git is not installed")).startswith("code not kept: git is not installed")

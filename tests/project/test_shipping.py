@@ -319,7 +319,12 @@ def test_what_the_run_is_made_of_is_told_once_however_late_it_is_known(book):
         book.driver.append(
             RunMadeOf(
                 record=MadeOf(
-                    commit="abc", branch="trunk", dirty=True, diff="uncommitted.diff", diff_bytes=20_000
+                    commit="abc",
+                    branch="trunk",
+                    dirty=True,
+                    diff="uncommitted.diff",
+                    diff_bytes=20_000,
+                    files={"/data/table.csv": "0" * 32},
                 )
             )
         )
@@ -337,6 +342,7 @@ def test_what_the_run_is_made_of_is_told_once_however_late_it_is_known(book):
         "trunk",
         "True",
     )
+    assert sink.runs[book.run].datasets == {"/data/table.csv": "0" * 32}
     diff = tags["hooke.git.diff"]
     assert len(diff) == 8000
     assert diff.endswith("[cut: the whole has 20000 bytes, see uncommitted.diff in the run's folder]")

@@ -13,7 +13,15 @@ import msgspec
 
 from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import Session, command, error_facts
-from hooke.journal.events import AttemptFinished, AttemptStarted, Event, RetryPlanned, WorkerStopped
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    Event,
+    RetryPlanned,
+    RunMadeOf,
+    WorkerStopped,
+)
+from hooke.journal.made_of import MadeOf
 from hooke.journal.reader import read
 from hooke.journal.searches import PREFIX as SEARCH
 from hooke.journal.studies import StudyRecord, read_study
@@ -21,6 +29,7 @@ from hooke.journal.view import RunView
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 from hooke.project.searching.search import Search
+from hooke.project.provenance.said import sentence
 from hooke.project.shipping.report import tracking_facts, tracking_lines
 from hooke.project.table import moment, run_table
 
@@ -37,6 +46,7 @@ class _Story:
     view: RunView = field(default_factory=RunView)
     said: list[tuple[float, str]] = field(default_factory=list)
     torn: str = ""
+    made_of: MadeOf | None = None
 
 
 @click.command()
@@ -69,6 +79,8 @@ def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> 
     if lines := tracking_lines(where, name):
         click.echo("\nwhat was logged")
         click.echo("\n".join(f"  {line}" for line in lines))
+    if story.made_of is not None:
+        click.echo(f"\nwhat it was made of\n  {sentence(story.made_of)}")
     if story.torn:
         click.echo(f"\nthe journal's end was torn and is cut: {story.torn}")
     click.echo(f"next: {command(_next(story.view, name), where)}", err=True)
@@ -102,6 +114,8 @@ def _read(project: Project, run: str) -> _Story:
             if said := _said(story.view, event):
                 story.said.append((event.at, said))
             story.view.apply(event)
+            if isinstance(event, RunMadeOf):
+                story.made_of = event.record
         if segment.torn is not None and not alive:
             story.torn = str(segment.torn)
     story.view.driver_alive(alive)
@@ -138,6 +152,7 @@ def _facts(session: Session, story: _Story) -> dict[str, Any]:
         "error": error_facts(error, session) if error is not None else None,
         "decisions": [{"at": at, "what": text} for at, text in story.said],
         "torn": story.torn or None,
+        "made_of": msgspec.to_builtins(story.made_of),
     }
 
 

@@ -52,6 +52,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     artifacts: dict[str, Path] = {}
     """Path in the tracker -> file."""
+    datasets: dict[str, str] = {}
+    """File that the run was given -> digest of its content (32 hex characters)."""
 
 
 class Receipt(msgspec.Struct, kw_only=True):

@@ -44,7 +44,12 @@ def entry_of(pipeline: Pipeline[..., Any]) -> Entry:
     module = sys.modules.get(function.__module__)
     name = function.__qualname__
     file = getattr(module, "__file__", None)
-    if file is None or "<locals>" in name or getattr(module, name, None) is not pipeline:
+    if (
+        file is None
+        or not os.path.isfile(file)
+        or "<locals>" in name
+        or getattr(module, name, None) is not pipeline
+    ):
         return Entry(None, name)
     return Entry(Path(file).resolve(), name)
 

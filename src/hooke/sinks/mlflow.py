@@ -8,15 +8,16 @@ which is counted here.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from hooke.base.errors import HookeError
@@ -94,6 +95,7 @@ class MlflowSink:
             self._log(run_id, receipt, params=params[at : at + MOST_NOTES], tags=tags[at : at + MOST_NOTES])
         for path, file in batch.artifacts.items():
             self._log_file(run_id, path, file, receipt)
+        self._log_datasets(run_id, batch.datasets)
         return receipt
 
     def finish(self, run: ShippedRun) -> None:
@@ -232,6 +234,23 @@ class MlflowSink:
                 where=self.uri,
                 mend=f"restore it: mlflow runs restore --run-id {run_id}; what it logged is kept in the journal",
             )
+
+    def _log_datasets(self, run_id: str, files: Mapping[str, str]) -> None:
+        """As its inputs; MLflow keeps one of a name and digest once."""
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=Path(path).name[:MOST_KEY],
+                    digest=digest,
+                    source_type="local",
+                    source=json.dumps({"uri": path}),
+                )
+            )
+            for path, digest in files.items()
+        ]
+        for at in range(0, len(inputs), MOST_METRICS):
+            part = inputs[at : at + MOST_METRICS]
+            self._ask(lambda client, part=part: client.log_inputs(run_id, part))
 
     def _log_file(self, run_id: str, path: str, file: Path, receipt: Receipt) -> None:
         folder, _, name = path.rpartition("/")

@@ -30,6 +30,8 @@ class SeenRun:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    datasets: dict[str, str] = field(default_factory=dict)
+    """Not asked of by the suite: most trackers know none."""
 
 
 class MemorySink:
@@ -58,6 +60,7 @@ class MemorySink:
         seen.params |= batch.params
         seen.tags |= batch.tags
         seen.artifacts |= {path: file.read_bytes() for path, file in batch.artifacts.items()}
+        seen.datasets |= batch.datasets
         self.writes += 1
         if self.dies_after is not None:
             self.dies_after -= 1

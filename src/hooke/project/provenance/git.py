@@ -137,6 +137,10 @@ class Repository:
         """Remove a worktree, whatever was written into it. Raises GitTrouble."""
         self._git("worktree", "remove", "--force", "--force", str(folder))
 
+    def prune(self) -> None:
+        """Forget worktrees whose folders are gone. Raises GitTrouble."""
+        self._git("worktree", "prune")
+
     def holds(self, tree: str, name: str) -> bool:
         """Whether the tree has a file of this name, from the root. Raises GitTrouble."""
         return bool(self._git("ls-tree", "-z", tree, "--", name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.files import FileLock
 from hooke.base.processes import python_module
 from hooke.journal.events import RunMadeOf, RunStarted
 from hooke.journal.made_of import MadeOf
@@ -26,6 +26,7 @@ from hooke.project.provenance import environment, machine
 from hooke.project.provenance.git import Repository
 from hooke.project.reproducing.again import ERRAND, REPORT
 from hooke.project.reproducing.anchors import Anchor, Edit, changed_lines, compared, libraries
+from hooke.project.reproducing.beside import run_beside
 from hooke.project.reproducing.errand import Errand, Report
 from hooke.project.reproducing.replayed import replay_script
 from hooke.project.reproducing.reproduction import Reproduction
@@ -36,9 +37,10 @@ __all__ = ["Asked", "reproduce", "reproduce_in"]
 
 TREE = "tree"
 DATA = "hooke"
+PREFIX = "hooke-reproduce-"
+LOCK = "lock"
+"""Held as long as somebody is at work in the folder."""
 MOST_PLACES = 20
-STDERR = 2
-"""What the run prints itself: on stdout stands the report alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +170,11 @@ class _Case:
     @contextmanager
     def code(self, found: Reproduction) -> Iterator[tuple[str, str, Path]]:
         """The repository of then, where its code lies now, and a folder for what is made; both are gone afterwards."""
-        scratch = Path(tempfile.mkdtemp(prefix="hooke-reproduce-"))
         repository, restored = self._repository(), False
+        _sweep(repository)
+        scratch = Path(tempfile.mkdtemp(prefix=PREFIX))
+        lock = FileLock(scratch / LOCK)
+        lock.try_acquire()
         try:
             trouble = self._why_not(repository)
             if repository is None or trouble or self.asked.here:
@@ -186,10 +191,12 @@ class _Case:
         finally:
             if self.asked.keep:
                 found.notes.append(f"kept: {scratch}")
+                (scratch / LOCK).unlink()  # nobody sweeps it
             else:
                 if restored and repository is not None:
                     repository.forget(scratch / TREE)
                 shutil.rmtree(scratch, ignore_errors=True)
+            lock.release()
 
     def anchors(self, errand: Errand) -> list[Anchor]:
         """All but the code's."""
@@ -284,6 +291,19 @@ class _Case:
         return Project.find(errand.moved(self.project.root)).seed
 
 
+def _sweep(repository: Repository | None) -> None:
+    """Remove what reproductions that were killed have left."""
+    left = [
+        folder
+        for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*")
+        if os.path.exists(folder / LOCK) and not FileLock(folder / LOCK).taken()
+    ]
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)  # it may be another user's
+    if left and repository is not None:
+        repository.prune()
+
+
 def _tree_anchor(was: str, now: str) -> Anchor:
     return Anchor(kind="code", name="tree", was=was[:12], now=now[:12])
 
@@ -301,18 +321,16 @@ def _files_now(files: Mapping[str, str], errand: Errand) -> dict[str, str]:
 def _make_again(errand: Errand, begun: RunStarted, scratch: Path) -> Report:
     (scratch / ERRAND).write_bytes(msgspec.json.encode(errand))
     folder = errand.moved(Path(begun.folder))
-    done = subprocess.run(
+    code = run_beside(
         python_module("hooke.project.reproducing.again", str(scratch)),
-        cwd=folder if folder.is_dir() else None,
-        env=os.environ | {"HOOKE_SINKS": "none"},
-        stdout=STDERR,
-        check=False,
+        folder=folder if folder.is_dir() else None,
+        environment=os.environ | {"HOOKE_SINKS": "none"},
     )
     try:
         return msgspec.json.decode((scratch / REPORT).read_bytes(), type=Report)
     except FileNotFoundError as error:
         raise HookeError(
-            f"the process that made run {errand.run} again ended with exit code {done.returncode}",
+            f"the process that made run {errand.run} again ended with exit code {code}",
             why="it left no report; what it printed stands above",
             mend="--keep leaves its folder, with journal and logs",
         ) from error

@@ -112,6 +112,9 @@ def compare_outputs(was: Made, now: Made, tolerance: Tolerance) -> list[Verdict]
     try:
         old, new = _output(was), _output(now)
     except (MissingObject, CorruptObject):
+        # Evicted values have their digests still.
+        if was.view.output is not None and was.view.output == now.view.output:
+            return [verdict("result", [("", _SAME)])]
         return [verdict("result", (), missing=1)]
     if isinstance(old, dict) and isinstance(new, dict) and 0 < len(old) <= MOST_OUTPUTS:
         names = list(dict.fromkeys((*old, *new)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from hooke.journal.runs import RunsFolder
 from hooke.project.folder import Project
 from hooke.project.logged import Logged, logged_in
 from hooke.project.outcome import view_of
+from hooke.project.reproducing.beside import run_beside
 from hooke.project.reproducing.errand import Errand, Report
 from hooke.project.reproducing.values import Likeness, compare_values
 from hooke.project.reproducing.verdicts import Verdict, verdict
@@ -42,23 +42,17 @@ def replay_script(errand: Errand, begun: RunStarted, record: MadeOf) -> Report:
     runs = Project.find(script).runs
     before = set(runs.names())
     folder = errand.moved(Path(begun.folder))
-    done = subprocess.run(
+    code = run_beside(
         [sys.executable, str(script), *record.argv],
-        cwd=folder if folder.is_dir() else script.parent,
-        env=os.environ | {"HOOKE_SINKS": "none"} | _module_path(errand),
-        stdout=2,  # on stdout stands the report alone
-        check=False,
+        folder=folder if folder.is_dir() else script.parent,
+        environment=os.environ | {"HOOKE_SINKS": "none"} | _module_path(errand),
     )
     new = [name for name in runs.names() if name not in before and _title(runs, name) == begun.pipeline]
     if not new:
-        return Report(
-            status="failed", message=f"the script ended with exit code {done.returncode} and logged no run"
-        )
+        return Report(status="failed", message=f"the script ended with exit code {code} and logged no run")
     status = view_of(runs, new[-1]).status
     if status != "finished":
-        return Report(
-            status="failed", message=f"the script's run {new[-1]} {status}, exit code {done.returncode}"
-        )
+        return Report(status="failed", message=f"the script's run {new[-1]} {status}, exit code {code}")
     was = logged_in(Project.find(Path(errand.project)).runs.folder(errand.run))
     return Report(status="finished", outputs=list(_verdicts(was, logged_in(runs.folder(new[-1])), errand)))
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from hooke.journal.attempts import AttemptFacts, AttemptsView
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
 from hooke.journal.made_of import MadeOf
@@ -79,8 +81,8 @@ class Outbox:
         for whose, events in gathered.items():
             if events or (whose == (None, None) and (new or not self._known)):
                 events.sort(key=lambda event: event.at)
-                tags = self._made_of() if new and whose == (None, None) else {}
-                load.batches.append(self._batch(self.shipped(*whose), events, tags))
+                batch = self._batch(self.shipped(*whose), events)
+                load.batches.append(self._with_origin(batch) if new and whose == (None, None) else batch)
         return load
 
     def shipped_up_to(self, load: Load) -> None:
@@ -180,12 +182,12 @@ class Outbox:
         for event in self._driver:
             self.view.apply(event)
 
-    def _batch(self, run: ShippedRun, events: list[_Logged], made_of: dict[str, str]) -> Batch:
+    def _batch(self, run: ShippedRun, events: list[_Logged]) -> Batch:
         points = Points([], [], [], [])
         begun = self.view.begun
         assert begun is not None
         params = dict(begun.shown) if run.key == begun.run and not self._known else {}
-        tags = dict(made_of)
+        tags: dict[str, str] = {}
         artifacts: dict[str, Path] = {}
         for event in events:
             match event:
@@ -202,7 +204,8 @@ class Outbox:
                     artifacts[event.path] = self.folder / event.file
         return Batch(run=run, points=points, params=params, tags=tags, artifacts=artifacts)
 
-    def _made_of(self) -> dict[str, str]:
+    def _with_origin(self, batch: Batch) -> Batch:
+        """The batch, and what its run is made of."""
         made_of = self.view.made_of
         assert made_of is not None
         facts = {
@@ -215,7 +218,8 @@ class Outbox:
             "hooke.git.diff": self._diff(made_of) if made_of.diff else "",
             "hooke.environment": made_of.environment,
         }
-        return {name: value for name, value in facts.items() if value}
+        tags = {name: value for name, value in facts.items() if value} | batch.tags
+        return msgspec.structs.replace(batch, tags=tags, datasets=made_of.files)
 
     def _diff(self, made_of: MadeOf) -> str:
         try:
