@@ -28,8 +28,8 @@ from hooke.journal.studies import StudyRecord, read_study
 from hooke.journal.view import RunView
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
-from hooke.project.searching.search import Search
 from hooke.project.provenance.said import sentence
+from hooke.project.searching.search import Search
 from hooke.project.shipping.report import tracking_facts, tracking_lines
 from hooke.project.table import moment, run_table
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from hooke.base.cpus import cpus_here
+from hooke.base.cpus import cpus_here, processor
 
 __all__ = ["gpus", "hardware", "interpreter", "threads"]
 
@@ -49,20 +49,6 @@ def hardware() -> dict[str, str]:
         "memory": f"{round(psutil.virtual_memory().total / 2**30)} GiB",
     }
     return facts | ({"gpus": found} if (found := gpus()) else {})
-
-
-def processor(file: Path = Path("/proc/cpuinfo")) -> str:
-    """The model's name."""
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(4096).decode("utf-8", "replace")  # the rest says the same of each core
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or "an unnamed processor"
 
 
 def gpus(folder: Path = NVIDIA) -> str:
