@@ -15,7 +15,9 @@ from hooke.models.known import KnownModels
 @pytest.fixture
 def sealed(tmp_path):
     (tmp_path / "weights").write_bytes(b"0123")
-    return seal(tmp_path, format="pickle", details={"a": 1}, code="c", libraries={"numpy": "2.0"})
+    digest, manifest = seal(tmp_path, format="pickle", details={"a": 1}, code="c", libraries={"numpy": "2.0"})
+    assert manifest == opened(tmp_path, digest)
+    return digest
 
 
 def opened(folder, digest):
@@ -36,9 +38,11 @@ def test_what_was_sealed_is_read_back(tmp_path, sealed):
 
 def test_equal_files_have_one_digest(tmp_path, sealed):
     (tmp_path / MANIFEST).unlink()
-    assert seal(tmp_path, format="pickle", details={"a": 1}, code="c", libraries={"numpy": "2.0"}) == sealed
+    assert (
+        seal(tmp_path, format="pickle", details={"a": 1}, code="c", libraries={"numpy": "2.0"})[0] == sealed
+    )
     (tmp_path / MANIFEST).unlink()
-    assert seal(tmp_path, format="skops", details={"a": 1}, code="c", libraries={"numpy": "2.0"}) != sealed
+    assert seal(tmp_path, format="skops", details={"a": 1}, code="c", libraries={"numpy": "2.0"})[0] != sealed
 
 
 def test_a_changed_file_is_refused_by_name(tmp_path, sealed):

@@ -34,7 +34,7 @@ def kept(project: Project, model: object, *, known: bool = True) -> Version:
     folder = models.folder / "new"
     folder.mkdir(parents=True)
     PickleFormat().save(model, folder, Terms(label="m"))
-    digest = seal(folder, format="pickle", details={}, code=code_of(model), libraries={})
+    digest, _ = seal(folder, format="pickle", details={}, code=code_of(model), libraries={})
     folder.rename(models.copy(digest))
     if known:
         models.known.add(digest, "a test")

@@ -101,6 +101,49 @@ print(first.metadata.signature.inputs, first.input_example.shape)
     assert facts["run"].startswith("job-")
 
 
+def test_a_champion_that_plain_mlflow_registered_is_compared_by_its_runs_metric(shop):
+    uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{shop.folder}/mlflow.db"}
+    shop.run(
+        FITTED
+        + """
+import mlflow
+
+with mlflow.start_run():
+    mlflow.log_metric("auc", 0.9)
+    mlflow.sklearn.log_model(fitted, name="m", registered_model_name="flights", pip_requirements=[])
+mlflow.MlflowClient().set_registered_model_alias("flights", "champion", "1")
+""",
+        name="plain.py",
+        **uri,
+    )
+    out = shop.run(
+        FITTED
+        + """
+import hooke
+
+def tried(**more):
+    try:
+        print(hooke.register(fitted, "flights", alias="champion", **more))
+    except hooke.HookeError as error:
+        print(error.what)
+
+tried(if_better="auc", metrics={"auc": 0.8})
+tried(if_better="-loss", metrics={"loss": 0.8})
+tried(if_better="auc", metrics={"auc": 0.95})
+try:
+    hooke.load_model("flights:1")
+except hooke.HookeError as error:
+    print(error.what)
+"""
+    )
+    assert out.splitlines() == [
+        "flights is not registered: auc 0.8 is not better than 0.9 of version 1",
+        "flights@champion has no metric 'loss' to be compared with",
+        "flights:2 (skops), now @champion",
+        "flights:1 was not registered by Hooke, so nothing says what its files should be",
+    ]
+
+
 def test_torch_onnx_and_pickle_by_plain_mlflow_as_far_as_it_may(shop):
     (shop.folder / "nets.py").write_text(
         "import torch\n\nclass Net(torch.nn.Module):\n"
@@ -335,6 +378,7 @@ def test_what_is_wrong_is_said_before_anything_is_saved(tmp_path, monkeypatch):
             {"name": "a", "alias": "c", "if_better": "auc", "metrics": {"auc": float("nan")}},
             "no metric 'auc'",
         ),
+        ({"name": "a", "metrics": {"auc": "high"}}, "metrics: 'auc' is 'high', which is no number"),
         ({"name": "a", "run": "last"}, "run='last' is no run"),
         ({"name": "a", "format": "joblib"}, "no format is called 'joblib'"),
     ]:
@@ -356,5 +400,5 @@ def test_a_pipelines_body_has_no_model_yet(tmp_path, monkeypatch):
         hooke.register(model, "m")
         return model
 
-    with pytest.raises(UsageError, match="the model does not exist yet"):
+    with pytest.raises(UsageError, match="traced before anything runs"):
         hooke.run(body, on="serial")

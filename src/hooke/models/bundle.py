@@ -34,8 +34,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def seal(
     folder: Path, *, format: str, details: Mapping[str, Any], code: str, libraries: Mapping[str, str]
-) -> str:
-    """Write the manifest of the files in `folder`; returns the model's digest. Raises OSError."""
+) -> tuple[str, Manifest]:
+    """Write the manifest of the files in `folder`; returns the model's digest and the manifest. Raises OSError."""
     manifest = Manifest(
         format=format,
         files={file.name: _digest(file) for file in sorted(folder.iterdir())},
@@ -45,7 +45,7 @@ def seal(
     )
     data = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"))
     write_atomic(folder / MANIFEST, data)
-    return blake3(data).hexdigest()
+    return blake3(data).hexdigest(), manifest
 
 
 def decode(data: bytes, digest: str, *, where: str) -> Manifest:

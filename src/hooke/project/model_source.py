@@ -104,5 +104,6 @@ def code_of(model: Any) -> str:
 
 
 def _listed(by: Mapping[tuple[str, int | None], Point]) -> str:
-    names = [task if item is None else f"{task}[{item}]" for task, item in by]
+    known = sorted(by, key=lambda whose: (whose[0], -1 if whose[1] is None else whose[1]))
+    names = [task if item is None else f"{task}[{item}]" for task, item in known]
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

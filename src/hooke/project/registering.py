@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from blake3 import blake3
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.processes import python_module
 from hooke.base.refusals import writing
-from hooke.models.bundle import MANIFEST, decode, seal, size_of
+from hooke.models.bundle import Manifest, seal, size_of
 from hooke.models.election import Aim, holder_of, not_better, parse_aim
 from hooke.models.format import FORMATS, Format, Saved, Terms, format_of
 from hooke.models.names import check_alias, check_name
 from hooke.models.orders import Done, Order
 from hooke.models.registry import CODE, DIGEST, FORMAT, METRICS, RUN, SIZE
-from hooke.pipeline.promise import Promise
+from hooke.pipeline.tracing import ACTIVE as TRACE
 from hooke.project.folder import Project
 from hooke.project.model_source import Source, code_of, measured, source_of
 from hooke.project.registry import missing_mlflow, models_of, project_here, registry_of, registry_uri
@@ -137,8 +136,11 @@ def register(  # noqa: PLR0913
     with writing("a model", models.folder), models.making() as folder:
         saved = writer.save(model, folder, Terms(label=name, trust=tuple(trust)))
         code, example = code_of(model), _example(writer, model, input_example)
-        digest = seal(folder, format=wish.format, details=saved.details, code=code, libraries=saved.libraries)
-        done = _put(project, source, _order(project, source, wish, saved, folder, example), digest)
+        digest, manifest = seal(
+            folder, format=wish.format, details=saved.details, code=code, libraries=saved.libraries
+        )
+        tags = _tags(wish, digest, manifest, folder)
+        done = _put(project, source, _order(project, wish, saved, folder, tags, example), digest)
     return _said(wish, done, digest=digest, notes=saved.notes)
 
 
@@ -146,7 +148,7 @@ def _put(project: Project, source: Source, order: Order, digest: str) -> Done:
     """Have the folder registered, and keep it as the project's own copy."""
     models = models_of(project)
     models.known.add(digest, f"registered as {order.name}" + (f" by run {source.key}" if source.key else ""))
-    done = _publish(order)
+    done = _publish(msgspec.structs.replace(order, wait_s=_wait_s(project, source, order.name)))
     if done.number is not None:
         models.keep(Path(order.folder), digest)
         source.note(f"hooke.model.{order.name}", str(done.number))
@@ -171,10 +173,10 @@ def _checked(model: Any, name: str, alias: str, if_better: str) -> Aim | None:
         check_alias(alias)
     if model is None:
         raise UsageError("there is no model to register: it is None")
-    if isinstance(model, Promise):
+    if TRACE.get() is not None:
         raise UsageError(
-            "the model does not exist yet: a pipeline's body is traced before anything runs",
-            mend="call register() inside a task, or after run(...) with its result()",
+            "register() in a pipeline's body, which is traced before anything runs, so before there is a model",
+            mend="call it inside a task, or after run(...) with its result()",
         )
     if not if_better:
         return None
@@ -187,14 +189,16 @@ def _checked(model: Any, name: str, alias: str, if_better: str) -> Aim | None:
 
 
 def _metrics(source: Source, given: Mapping[str, float] | None, aim: Aim | None) -> dict[str, float]:
-    """What was measured of the model; with an aim that metric is among it, and a number."""
-    if given is not None:
-        values = {str(name): float(value) for name, value in given.items()}
-    else:
-        values = dict(measured(source, aim.metric if aim is not None else ""))
-    if aim is None:
-        return {name: value for name, value in values.items() if math.isfinite(value)}
-    if not math.isfinite(values.get(aim.metric, math.nan)):
+    """What was measured of the model, as far as it is a number; the aim's metric is among it."""
+    wanted = aim.metric if aim is not None else ""
+    values = dict(measured(source, wanted if wanted not in (given or {}) else ""))
+    for name, value in (given or {}).items():
+        try:
+            values[str(name)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"metrics: {name!r} is {value!r}, which is no number") from error
+    values = {name: value for name, value in values.items() if math.isfinite(value)}
+    if aim is not None and aim.metric not in values:
         there = ", ".join(values) or "none"
         where = (
             f"run {source.key} has logged no such number"
@@ -238,12 +242,8 @@ def _said(wish: _Wish, done: Done, *, digest: str, notes: tuple[str, ...]) -> Mo
     )
 
 
-def _order(
-    project: Project, source: Source, wish: _Wish, saved: Saved, folder: Path, example: bytes
-) -> Order:
-    data = (folder / MANIFEST).read_bytes()
-    digest = blake3(data).hexdigest()
-    manifest = decode(data, digest, where=str(folder))
+def _tags(wish: _Wish, digest: str, manifest: Manifest, folder: Path) -> dict[str, str]:
+    """What the registry is told of the version."""
     tags = {
         DIGEST: digest,
         FORMAT: wish.format,
@@ -252,6 +252,12 @@ def _order(
         RUN: wish.run,
         CODE: manifest.code,
     }
+    return {name: value for name, value in tags.items() if value}
+
+
+def _order(
+    project: Project, wish: _Wish, saved: Saved, folder: Path, tags: Mapping[str, str], example: bytes
+) -> Order:
     return Order(
         uri=registry_uri(project),
         root=str(project.root),
@@ -260,11 +266,11 @@ def _order(
         alias=wish.alias,
         if_better=wish.if_better,
         metrics=dict(wish.metrics),
-        tags={name: value for name, value in tags.items() if value},
+        tags=dict(tags),
         flavors={name: dict(facts) for name, facts in saved.flavors.items()},
         libraries=dict(saved.libraries),
         run_key=wish.run,
-        wait_s=_wait_s(project, source, wish.name),
+        wait_s=0.0,
         example=example,
     )
 
