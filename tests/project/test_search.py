@@ -326,6 +326,7 @@ class TestSearch:
         for trial in found.trials:
             run = shipped.pop(trial.run.id)
             assert run.data.tags["mlflow.parentRunId"] == search.info.run_id
+            assert run.info.start_time >= search.info.start_time
             assert run.data.metrics["objective"] == trial.value
             assert float(run.data.params["x"]) == trial.params["x"]
             (attempt,) = [

@@ -16,6 +16,8 @@ from hooke.base.errors import HookeError
 from hooke.base.formats import format_seconds
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import Session, command
+from hooke.journal.events import RunStarted
+from hooke.journal.reader import first_event
 from hooke.journal.view import RunRow
 from hooke.project.comparing.facts import Facts, facts_of
 from hooke.project.comparing.names import Names
@@ -110,11 +112,19 @@ def _newest(
     for name in names:
         if len(rows) == limit:
             break
-        row = _row(project, name)
         seen += 1
-        if trials or isinstance(row, HookeError) or not row.parent:
-            rows.append((name, row))
+        if trials or not _is_trial(project, name):
+            rows.append((name, _row(project, name)))
     return rows, seen
+
+
+def _is_trial(project: Project, name: str) -> bool:
+    """Whether the run says at its beginning that it is a trial of a search; a journal that cannot be read says no."""
+    try:
+        begun = first_event(project.runs.folder(name), "driver")
+    except HookeError:
+        return False
+    return isinstance(begun, RunStarted) and bool(begun.parent)
 
 
 def _asked(project: Project, query: Query, metrics: Sequence[str], limit: int, *, as_json: bool) -> int:

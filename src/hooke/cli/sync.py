@@ -88,7 +88,9 @@ def sync(session: Session, *, run: str, patience: float, as_json: bool, project:
             mend='pip install "hooke[mlflow]", or name sinks in hooke.toml: [tracking] sinks = ["mlflow"]',
         )
     logged = [name for name in names if has_logged(where.runs.folder(name))]
-    _ship(where, logged, patience)
+    _ship(
+        where, logged[::-1], patience
+    )  # the oldest first: a search before its trials, which are nested in it
     rows = [
         _Row(run=name, sink=sink, standing=standing(where.runs, name, sink))
         for name in logged

@@ -28,7 +28,7 @@ from hooke.journal.segments import (
     segment_files,
 )
 
-__all__ = ["Segment", "SegmentReader", "follow", "last_event", "read"]
+__all__ = ["Segment", "SegmentReader", "first_event", "follow", "last_event", "read"]
 
 _decoder = msgspec.msgpack.Decoder(Event)
 
@@ -147,6 +147,15 @@ def follow(
                 return
             if not came:
                 time.sleep(poll_s)
+
+
+def first_event(folder: Path, segment: str) -> Event | None:
+    """The first event of a segment in a run's folder, the others unread; None where there is none. Raises as `read` does."""
+    file = folder / f"{segment}{SUFFIX}"
+    if not file.exists():
+        return None
+    with SegmentReader(file) as reader:
+        return next(iter(reader), None)
 
 
 def last_event(folder: Path, segment: str) -> Event | None:

@@ -67,8 +67,6 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     remaining: Remaining | None
     message: str
     resumed: int
-    parent: str = ""
-    """The search that it is a trial of."""
 
 
 class RunView:
@@ -237,7 +235,6 @@ class RunView:
             remaining=self.remaining(now),
             message=self.ended.message if self.ended else "",
             resumed=self.resumed,
-            parent=begun.parent if begun else "",
         )
 
     def _slots(self) -> int:
