@@ -122,6 +122,18 @@ def test_an_argument_is_named_with_both_values(bench):
     assert why(bench.project.runs, run)[2].causes[0].text == "argument bonus was 0, is 7"
 
 
+def test_another_seed_is_named(bench, monkeypatch):
+    bench.run()
+    monkeypatch.setenv("HOOKE_SEED", "7")
+    run = bench.run()
+    assert bench.causes(run) == {
+        "load": ["seed"],
+        "square": ["seed", "upstream"],
+        "total": ["seed", "upstream"],
+    }
+    assert [cause.text for _, cause in roots(why(bench.project.runs, run), 0)] == ["the seed was 0, is 7"]
+
+
 def test_a_longer_list_says_which_item_ran(bench):
     bench.run("fixed")
     run = bench.run("fixed", n=5)

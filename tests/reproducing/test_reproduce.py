@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -222,3 +224,51 @@ def test_a_script_runs_again_with_its_words_and_what_it_logged_is_compared(lab):
     refused = lab.hooke("reproduce", "--verify")
     assert refused.code == 2
     assert "lies in no file to run again" in refused.err
+
+
+SLOW = """
+    import random, time
+    from hooke import pipeline, task
+
+    @task(cache=False)
+    def luck(n: int) -> float:
+        time.sleep(1.5)
+        return n * random.random()
+
+    @pipeline
+    def slow() -> list:
+        return luck.map([1, 2])
+"""
+
+
+def test_one_that_is_killed_or_stopped_leaves_nothing_for_long(lab, tmp_path):
+    lab.write("slow.py", SLOW)
+    assert lab.hooke("run", "slow.py").code == 0
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    for how in (signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hooke", "reproduce", "--verify"],
+            cwd=lab.folder,
+            env=lab.environment(TMPDIR=str(scratch)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 30
+        while not list(scratch.glob("hooke-reproduce-*/hooke/runs/*/driver.journal")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=30)
+        if how == signal.SIGINT:
+            assert (process.returncode, said) == (130, "\nstopped\n")
+            assert not list(scratch.glob("hooke-reproduce-*"))
+    assert len(list(scratch.glob("hooke-reproduce-*"))) == 1, "nobody was left to remove it"
+    code, facts = lab.reproduce("--verify", TMPDIR=str(scratch))
+    assert (code, kinds(facts["tasks"])) == (0, {"luck": "equal"}), (
+        "not cached, and the same numbers all the same"
+    )
+    assert not list(scratch.glob("hooke-reproduce-*"))
+    assert lab.git("worktree", "list").count("\n") == 1

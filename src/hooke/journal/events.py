@@ -159,6 +159,7 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     retries: int = 0
     timeout_s: float | None = None
     cache: bool = True
+    seed: int = 0
 
 
 class MapExpanded(_Event, frozen=True, kw_only=True, tag="map_expanded"):

@@ -303,6 +303,7 @@ class Driver:
                     retries=asked.retries,
                     timeout_s=asked.timeout_s,
                     cache=asked.cache,
+                    seed=self.seed,
                 )
             )
 

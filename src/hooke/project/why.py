@@ -32,7 +32,7 @@ MOST_MATCHED = 200
 class Cause:
     """One reason, said in `text`.
 
-    `kind` is code (with its `change`), argument, list (of a map), upstream (`task` has another result, or may have), first (no
+    `kind` is code (with its `change`), seed, argument, list (of a map), upstream (`task` has another result, or may have), first (no
     earlier run had it), uncached (`cache=False`), gone (its result is not in the store any more), unfinished
     (the earlier run had no result either), unknown.
     """
@@ -218,6 +218,8 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
         yield Cause(kind="first", text="no earlier run had it")
         return
     found = [*_code_causes(planned, now, old.planned, then), *_input_causes(node, now, old, then)]
+    if planned.seed != old.planned.seed:
+        found.insert(0, Cause(kind="seed", text=f"the seed was {old.planned.seed}, is {planned.seed}"))
     # The items' keys hold those of code and constants, so another key alone does not tell another list.
     if (None not in (node.items, old.items) and node.items != old.items) or (
         not found and _columns(planned) != _columns(old.planned)

@@ -5,13 +5,16 @@ A fresh one, so that modules come from the restored tree. FOLDER has errand.json
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -38,10 +41,12 @@ __all__ = ["ERRAND", "REPORT", "main"]
 ERRAND = "errand.json"
 REPORT = "report.json"
 LOOK_S = 0.5
+STOPPED = 130
 
 
 def main(folder: Path) -> int:
-    """Do the errand; what ends it is in the report."""
+    """Do the errand; what ends it is in the report. SIGTERM ends it at once, and with it the workers."""
+    signal.signal(signal.SIGTERM, _interrupt)
     errand = msgspec.json.decode((folder / ERRAND).read_bytes(), type=Errand)
     sys.path[:] = list(dict.fromkeys([str(errand.moved(Path(each))) for each in (*errand.paths, *sys.path)]))
     report = Report()
@@ -134,6 +139,12 @@ def _drive(driver: Driver) -> str:
         return driver.drive()
 
 
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """As Ctrl-C twice: the first asks a run to stop cleanly, which may take as long as its tasks do."""
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+
+
 def _arguments(words: Sequence[str]) -> Path:
     (folder,) = words
     return Path(folder)
@@ -149,4 +160,6 @@ def _end_with(parent: int) -> None:
 if __name__ == "__main__":
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     os.environ["HOOKE_SINKS"] = "none"
-    sys.exit(main(_arguments(sys.argv[1:])))
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main(_arguments(sys.argv[1:])))
+    sys.exit(STOPPED)

@@ -15,9 +15,10 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.base.processes import python_module
-from hooke.journal.events import RunMadeOf, RunStarted
+from hooke.journal.events import RunMadeOf, RunStarted, StudyStarted
 from hooke.journal.made_of import MadeOf
 from hooke.journal.reader import read
+from hooke.journal.trials import SearchStarted
 from hooke.keys.file import File
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
@@ -143,6 +144,8 @@ def _read(project: Project, run: str) -> tuple[RunStarted, MadeOf]:
                 begun, record = event, None
             elif isinstance(event, RunMadeOf):
                 record = event.record
+            elif isinstance(event, SearchStarted | StudyStarted):
+                raise _no_run(run, event)
     if begun is None:
         raise UsageError(f"{run} is no run that began", next="hooke runs")
     status = view_of(project.runs, run).status
@@ -158,6 +161,20 @@ def _read(project: Project, run: str) -> tuple[RunStarted, MadeOf]:
             mend="run it again: every run records that now",
         )
     return begun, record
+
+
+def _no_run(name: str, event: SearchStarted | StudyStarted) -> UsageError:
+    if isinstance(event, SearchStarted):
+        return UsageError(
+            f"{name} is a search, and each of its trials is a run",
+            mend="name a trial's run",
+            next=f"hooke show {name}",
+        )
+    return UsageError(
+        f"{name} measured how {event.pipeline!r} scales, which is never twice the same",
+        mend="measure again: hooke measure",
+        next="hooke runs",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
