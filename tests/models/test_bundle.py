@@ -10,6 +10,7 @@ from hooke.models.bundle import MANIFEST, check_files, decode, seal, size_of
 from hooke.models.format import FORMATS, Terms, format_of
 from hooke.models.formats.pickled import PickleFormat
 from hooke.models.known import KnownModels
+from hooke.models.pyfunc import PlainModel
 
 
 @pytest.fixture
@@ -91,6 +92,13 @@ def test_a_pickle_is_read_only_if_it_is_known(tmp_path):
     with pytest.raises(UntrustedModel, match="m:1 is a pickle that this project does not know") as refused:
         format.load(tmp_path, {}, Terms(label="m:1"))
     assert refused.value.next == "hooke models trust m:1"
+
+
+def test_plain_mlflow_is_not_led_to_a_pickle(tmp_path):
+    PickleFormat().save(Doubles(), tmp_path, Terms(label="m"))
+    seal(tmp_path, format="pickle", details={}, code="", libraries={})
+    with pytest.raises(UntrustedModel, match="is a pickle that this project does not know"):
+        PlainModel(tmp_path)
 
 
 def test_what_cannot_be_pickled_is_said(tmp_path):

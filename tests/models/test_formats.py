@@ -167,6 +167,21 @@ class TestSafetensors:
         with pytest.raises(HookeError, match="the module of m:1 cannot be made"):
             format.load(tmp_path, {"recipe": recipe, "why": ""}, known())
 
+    def test_a_stranger_has_nothing_imported(self, tmp_path):
+        import torch
+
+        format = FORMATS.load("safetensors")()
+        saved = format.save(torch.nn.Sequential(torch.nn.Linear(1, 1)), tmp_path, Terms(label="m"))
+        read = format.load(tmp_path, saved.details, Terms(label="m:1"))
+        assert isinstance(read[0], torch.nn.Linear)
+        recipe = {
+            "class": "torch.nn.modules.container:Sequential",
+            "children": [["0", {"class": "this:Zen", "arguments": {}}]],
+        }
+        with pytest.raises(UntrustedModel, match="modules that are not imported here: this"):
+            format.load(tmp_path, {"recipe": recipe, "why": ""}, Terms(label="m:1"))
+        assert "this" not in sys.modules
+
     def test_rows_get_the_type_of_the_weights(self):
         import torch
 

@@ -59,7 +59,7 @@ def lock_of(uri: str, root: Path) -> Path | None:
     if not uri.startswith(scheme):
         return None
     file = root / uri.removeprefix(scheme)
-    return file.with_name(f".{file.name}.hooke.lock")
+    return file.with_name(f"{file.name}.hooke-lock")
 
 
 def _example(order: Order) -> tuple[Any, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import HookeError, UntrustedModel, UsageError
 from hooke.models.format import Saved, Terms, versions_of
-from hooke.models.formats.torch_recipe import CannotRebuild, build, recipe_of
+from hooke.models.formats.torch_recipe import CannotRebuild, build, foreign_modules, recipe_of
 
 __all__ = ["SafetensorsFormat"]
 
@@ -53,10 +53,10 @@ class SafetensorsFormat:
         )
 
     def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:
-        """The module, on the CPU and in `eval()`. Raises HookeError where it cannot be made, or takes other weights."""
+        """The module, on the CPU and in `eval()`. Raises HookeError where it cannot be made, or takes other weights; UntrustedModel."""
         module = terms.into
         if module is None:
-            module = _made(details, terms.label)
+            module = _made(details, terms)
         elif not isinstance(module, torch.nn.Module):
             raise UsageError(f"into={type(module).__name__}: weights of PyTorch go into a torch.nn.Module")
         try:
@@ -104,10 +104,18 @@ def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _made(details: Mapping[str, Any], label: str) -> torch.nn.Module:
+def _made(details: Mapping[str, Any], terms: Terms) -> torch.nn.Module:
+    label = terms.label
     mend = f"make it yourself: hooke.load_model({label!r}, into=Net(...))"
     if details["recipe"] is None:
         raise HookeError(f"{label} has weights alone: {details['why']}", mend=mend)
+    if not terms.known and (foreign := foreign_modules(details["recipe"])):
+        raise UntrustedModel(
+            f"{label} is made by classes of modules that are not imported here: {', '.join(foreign)}",
+            why="this project does not know the model, and to import a module is to run it",
+            mend="if you know them, import them before",
+            next=f"hooke models trust {label}",
+        )
     try:
         with torch.random.fork_rng(devices=[]):
             return build(details["recipe"])

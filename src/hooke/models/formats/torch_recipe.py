@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
 import torch
 
-__all__ = ["CannotRebuild", "build", "recipe_of"]
+__all__ = ["CannotRebuild", "build", "foreign_modules", "recipe_of"]
 
 _NOT_KEPT = frozenset({"device", "dtype"})
 """Where a module lay and in what type: the weights say."""
@@ -50,6 +50,18 @@ def build(recipe: Mapping[str, Any]) -> torch.nn.Module:
         return torch.nn.Sequential(OrderedDict((name, build(child)) for name, child in recipe["children"]))
     made: torch.nn.Module = kind(**{name: _tuples(value) for name, value in recipe["arguments"].items()})
     return made
+
+
+def foreign_modules(recipe: Mapping[str, Any]) -> list[str]:
+    """Modules that would have to be imported to make it, PyTorch's own aside: an import runs code that a registry names."""
+    modules = {module for name in _classes(recipe) if (module := name.partition(":")[0]) not in sys.modules}
+    return sorted(module for module in modules if module.partition(".")[0] != "torch")
+
+
+def _classes(recipe: Mapping[str, Any]) -> Iterator[str]:
+    yield recipe["class"]
+    for _, child in recipe.get("children", ()):
+        yield from _classes(child)
 
 
 class _Unknown:
