@@ -9,7 +9,6 @@ import sys
 import textwrap
 import time
 
-import optuna
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -79,6 +78,7 @@ def value_of(asked: dict[str, float]) -> float:
     return (asked["x"] - 0.3) ** 2 + asked["depth"] / 100
 
 
+@pytest.mark.heavy  # Optuna takes a second to import
 class TestSampling:
     @pytest.mark.parametrize("sampler", ["tpe", "random"])
     @given(seed=st.integers(-5, 2**40), killed_at=st.integers(0, 13))
@@ -119,6 +119,8 @@ class TestSampling:
         study.tell(6, "failed", None)
 
     def test_samplers_and_pruners_of_optuna_are_taken_as_they_are(self):
+        import optuna
+
         study = sampling(
             sampler=optuna.samplers.TPESampler(seed=1),
             pruner=optuna.pruners.NopPruner(),
@@ -133,6 +135,8 @@ class TestSampling:
             sampling(**wrong)
 
     def test_optuna_is_as_talkative_as_before(self, capfd):
+        import optuna
+
         before = optuna.logging.get_verbosity()
         sampling().ask(0)
         assert capfd.readouterr().err == ""

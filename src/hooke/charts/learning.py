@@ -50,13 +50,16 @@ def thinned(steps: ArrayLike, values: ArrayLike, most: int = MOST_POINTS) -> tup
     x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
     if len(x) <= most:
         return x.tolist(), y.tolist()
-    stretches = np.array_split(np.arange(len(x)), max(most // 2 - 1, 1))
-    kept = {0, len(x) - 1}
-    for stretch in stretches:
-        part = y[stretch]
-        if np.isfinite(part).any():
-            kept |= {int(stretch[np.nanargmin(part)]), int(stretch[np.nanargmax(part)])}
-    order = sorted(kept)
+    size = -(-len(x) // max(most // 2 - 1, 1))
+    rows = -(-len(x) // size)
+    known = np.full(rows * size, np.nan)
+    known[: len(x)] = np.where(np.isfinite(y), y, np.nan)
+    blocks = known.reshape(rows, size)
+    there = np.isfinite(blocks).any(axis=1)
+    start = np.arange(rows) * size
+    least = start + np.where(np.isnan(blocks), np.inf, blocks).argmin(axis=1)
+    greatest = start + np.where(np.isnan(blocks), -np.inf, blocks).argmax(axis=1)
+    order = np.unique(np.concatenate([[0, len(x) - 1], least[there], greatest[there]]))
     return x[order].tolist(), y[order].tolist()
 
 
