@@ -18,7 +18,7 @@ values = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_
 
 class TestLearning:
     @given(values, st.integers(6, 40))
-    @settings(max_examples=40)
+    @settings(max_examples=40, deadline=None)
     def test_thinning_keeps_the_ends_the_least_and_the_greatest(self, values, most):
         steps, kept = thinned(range(len(values)), values, most)
         assert len(steps) == len(kept) <= max(most, 6)
@@ -54,7 +54,7 @@ cells = st.one_of(st.none(), st.floats(width=32), st.integers(-5, 5), st.sampled
 
 class TestParallel:
     @given(st.lists(st.lists(cells, min_size=3, max_size=3), min_size=1, max_size=5))
-    @settings(max_examples=40)
+    @settings(max_examples=40, deadline=None)
     def test_any_values_make_a_figure(self, columns):
         spec = parallel_spec([Column(name=f"c{at}", values=column) for at, column in enumerate(columns)])
         json.dumps(spec, allow_nan=False)

@@ -57,7 +57,7 @@ class TestFolding:
     @given(
         st.lists(st.tuples(st.sampled_from(["track-x-1", "track-y-2"]), points, st.booleans()), max_size=8)
     )
-    @settings(max_examples=25)
+    @settings(max_examples=25, deadline=None)
     def test_it_is_that_of_all_points_however_often_it_went_on(self, tmp_path_factory, events):
         run = Played(tmp_path_factory.mktemp("run"), "r-20261125-010000-aaaa")
         logged: dict[str, list[float]] = {}
@@ -337,6 +337,7 @@ cells = st.text("ab <>é", max_size=70)
     st.lists(st.lists(cells, min_size=3, max_size=3), min_size=1, max_size=4),
     st.integers(1, 12),
 )
+@settings(deadline=None)
 def test_side_by_side_fits_its_width_and_loses_nothing(width, rows, times):
     section = Section(
         title="things",

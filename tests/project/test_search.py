@@ -82,7 +82,7 @@ def value_of(asked: dict[str, float]) -> float:
 class TestSampling:
     @pytest.mark.parametrize("sampler", ["tpe", "random"])
     @given(seed=st.integers(-5, 2**40), killed_at=st.integers(0, 13))
-    @settings(max_examples=5)
+    @settings(max_examples=5, deadline=None)
     def test_it_goes_on_as_if_it_had_not_been_killed(self, sampler, seed, killed_at):
         whole, asked = sampling(seed, sampler), []
         for trial in range(14):
