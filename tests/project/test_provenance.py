@@ -104,6 +104,16 @@ def test_a_large_file_that_git_does_not_know_is_named_and_not_copied(repository)
     assert "table.bin" not in names(repository, taken.tree)
 
 
+def test_of_a_forgotten_gitignore_no_more_than_so_much_is_copied(repository):
+    for at in range(adapter.MOST_NAMED + 5):
+        (repository.root / f"new{at:03}.txt").write_text(f"{at}")
+    taken = Repository(repository.root, most_new_files=3).snapshot()
+    assert names(repository, taken.tree) == [".gitignore", "job.py", "new000.txt", "new001.txt", "new002.txt"]
+    assert taken.left_out[0] == "new003.txt"
+    assert len(taken.left_out) == adapter.MOST_NAMED + 1
+    assert taken.left_out[-1] == "and 2 more"
+
+
 def test_a_merge_that_is_not_done_is_kept_as_the_files_are(repository):
     root = repository.root
     git(root, "checkout", "-qb", "other")
@@ -146,10 +156,12 @@ def test_git_that_is_not_there_or_slow_is_said(repository, tmp_path, monkeypatch
     monkeypatch.setenv("PATH", f"{slow}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(GitTrouble, match=r"took more than 0\.2 s"):
         Repository(repository.root, patience_s=0.2).snapshot()
+    with pytest.raises(GitTrouble, match="before, in this process"):
+        repository.snapshot()
     (slow / "git").unlink()
     monkeypatch.setenv("PATH", str(slow))
     with pytest.raises(GitTrouble, match="not installed"):
-        repository.snapshot()
+        Repository(tmp_path).snapshot()
 
 
 def distribution(folder: Path, name: str, version: str) -> None:

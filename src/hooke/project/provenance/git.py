@@ -20,10 +20,14 @@ from hooke.base.errors import HookeError
 
 __all__ = ["GitTrouble", "Repository", "Snapshot"]
 
-PATIENCE_S = 20.0
-"""For a whole snapshot: a run is not kept waiting by a repository on a slow disk."""
+PATIENCE_S = 10.0
+"""For a whole snapshot: a run's end is not kept waiting by a repository on a slow disk, or one of a whole home folder."""
 MOST_FILE_BYTES = 10 << 20
 """Larger files that git does not know are data, not code: they are named, and not copied into the repository."""
+MOST_NEW_FILES = 5000
+MOST_NEW_BYTES = 100 << 20
+"""Of all files that git does not know: what is beyond is somebody's forgotten .gitignore."""
+MOST_NAMED = 100
 REFS = "refs/hooke/"
 NOT_CODE = frozenset({"__pycache__", "mlruns", ".ipynb_checkpoints"})
 """Folders that runs themselves write, where nobody has told git to ignore them."""
@@ -69,12 +73,17 @@ _known: dict[Path, Snapshot] = {}
 """The last one of each repository: where the tree is the same, so is what takes a program each to find out."""
 
 
+_slow: set[Path] = set()
+"""Repositories that took too long: the next runs of this process do not wait for them again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Repository:
     """The repository whose working tree has `root` at its top."""
 
     root: Path
     patience_s: float = PATIENCE_S
+    most_new_files: int = MOST_NEW_FILES
     _deadline: list[float] = field(default_factory=list)
 
     @classmethod
@@ -87,6 +96,8 @@ class Repository:
 
     def snapshot(self) -> Snapshot:
         """Keep the working tree: what is committed, changed and new, but for what git ignores. Raises GitTrouble."""
+        if self.root in _slow:
+            raise GitTrouble(f"git took more than {self.patience_s:g} s before, in this process", where="git")
         self._deadline[:] = [time.monotonic() + self.patience_s]
         git_dir, head = self._head()
         with tempfile.TemporaryDirectory(prefix="hooke-index-") as scratch:
@@ -170,15 +181,22 @@ class Repository:
         listed = self._git("ls-files", *tags, index=index).split(b"\0")
         changed: dict[str, None] = {}
         left_out: list[str] = []
+        files, size = 0, 0
         for line in filter(None, listed):
             tag, name = line[:1], os.fsdecode(line[2:])
             if tag == b"?" and _is_ours(name):
                 continue
-            if tag == b"?" and self._size(name) > MOST_FILE_BYTES:
-                left_out.append(name)
-            elif not name.endswith("/"):  # a repository inside this one
-                changed[name] = None
-        return list(changed), left_out
+            if name.endswith("/"):  # a repository inside this one
+                continue
+            if tag == b"?":
+                files, size, own = files + 1, size + self._size(name), self._size(name)
+                if own > MOST_FILE_BYTES or files > self.most_new_files or size > MOST_NEW_BYTES:
+                    size -= own
+                    left_out.append(name)
+                    continue
+            changed[name] = None
+        more = [f"and {len(left_out) - MOST_NAMED} more"] if len(left_out) > MOST_NAMED else []
+        return list(changed), left_out[:MOST_NAMED] + more
 
     def _size(self, name: str) -> int:
         try:
@@ -230,6 +248,7 @@ class Repository:
         except FileNotFoundError as error:
             raise GitTrouble("git is not installed", where="git", mend="install git") from error
         except subprocess.TimeoutExpired as error:
+            _slow.add(self.root)
             raise GitTrouble(f"git {words[0]} took more than {self.patience_s:g} s", where="git") from error
         if done.returncode and not fails:
             raise GitTrouble(f"git {_verb(words)} failed", where=str(self.root), why=_first_line(done.stderr))

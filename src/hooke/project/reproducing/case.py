@@ -203,6 +203,10 @@ class _Case:
                 restored = True
                 found.anchors.append(_tree_anchor(self.record.tree, self.record.tree))
                 found.notes += self._since(repository)
+                if self.record.left_out:
+                    found.notes.append(
+                        f"too large for the tree, so not restored: {', '.join(self.record.left_out)}"
+                    )
                 self._link_files(Path(tree))
             yield self.record.root, tree, scratch
         finally:
