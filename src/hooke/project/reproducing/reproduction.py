@@ -95,7 +95,9 @@ def _short(anchor: Anchor, text: str) -> str:
 
 def _as_it_was(kind: str, anchors: Sequence[Anchor]) -> str:
     if not anchors:
-        return "nothing recorded"
+        return {"threads": "as it was: no variable set", "data": "as it was: no file"}.get(
+            kind, "nothing recorded"
+        )
     if kind in ("library", "data"):
         what = {"library": "installed distribution", "data": "file"}[kind]
         return f"as it was: {len(anchors)} {what}{'s' * (len(anchors) != 1)}"
