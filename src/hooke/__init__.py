@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from hooke.project.searching.conducting import search
     from hooke.project.searching.search import Search
     from hooke.project.searching.space import loguniform
+    from hooke.serving.service import service
     from hooke.tracking.log import (
         log_artifact,
         log_figure,
@@ -122,6 +123,7 @@ __all__ = [
     "run",
     "runs",
     "search",
+    "service",
     "set_tag",
     "set_tags",
     "start_run",
@@ -157,6 +159,7 @@ _ELSEWHERE = {
     "run": "hooke.project.running",
     "runs": "hooke.project.comparing.runs",
     "search": "hooke.project.searching.conducting",
+    "service": "hooke.serving.service",
     "set_tag": "hooke.tracking.log",
     "set_tags": "hooke.tracking.log",
     "start_run": "hooke.project.scripts",

@@ -7,7 +7,9 @@ import re
 __all__ = ["user_frames"]
 
 _FRAME = re.compile(r'  File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<name>.+))?$')
-_OURS = re.compile(r"(^|[/\\])hooke[/\\](base|cli|engines|journal|keys|pipeline|project|store|testing)[/\\]")
+_OURS = re.compile(
+    r"(^|[/\\])hooke[/\\](base|cli|engines|journal|keys|pipeline|project|serving|store|testing)[/\\]"
+)
 _LIBRARY = re.compile(r"([/\\](site|dist)-packages[/\\])|([/\\]lib(64)?[/\\]python3(\.\d+)?[/\\])|^<frozen ")
 
 

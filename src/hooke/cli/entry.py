@@ -38,6 +38,7 @@ VERBS = {
     "sync": "Bring what runs logged into the trackers, as far as it is not there yet.",
     "import": "Bring in runs of another tracker: hooke import neptune PATH",
     "models": "List registered models and their versions; say which to trust.",
+    "serve": "Serve a class that answers requests: hooke serve FILE.py[:CLASS] [--with NAME=VALUE]",
     "ui": "Serve MLflow's pages on what runs logged.",
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",

@@ -1,4 +1,4 @@
-"""From `file.py:pipeline` to the pipeline: the file is imported under its own name, so that workers can too."""
+"""From `file.py:name` to the pipeline or service: the file is imported under its own name, so that workers can too."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.pipeline.pipeline import Pipeline
 
-__all__ = ["Entry", "entry_of", "load_entry", "loading"]
+__all__ = ["Entry", "choose", "entry_of", "load_entry", "load_file", "loading"]
+
+T = TypeVar("T")
 
 _loading: ContextVar[str | None] = ContextVar("hooke_loading", default=None)
 
@@ -59,35 +61,42 @@ def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
 
     Raises UsageError: no such file, an exception in it, no such pipeline, several and none named.
     """
+    module, path, name = load_file(text, "pipeline")
+    found = {key: value for key, value in vars(module).items() if isinstance(value, Pipeline)}
+    own = {key: value for key, value in found.items() if value.function.__module__ == module.__name__}
+    mend = "mark a function that composes tasks with @pipeline"
+    return choose(path, name, own or found, what="pipeline", mend=mend), path.resolve()
+
+
+def load_file(text: str, what: str) -> tuple[ModuleType, Path, str]:
+    """The module of `file.py` or `file.py:name`, its path as given, and the name. Raises UsageError, as `load_entry`."""
     file_text, _, name = text.partition(":")
     path = Path(file_text)
     if not path.is_file():
-        raise UsageError(f"no file {file_text}", mend=_nearby(path), where=str(path.parent.resolve()))
-    module = _import(path.resolve())
-    found = {key: value for key, value in vars(module).items() if isinstance(value, Pipeline)}
-    own = {key: value for key, value in found.items() if value.function.__module__ == module.__name__}
-    return _choose(path, name, own or found), path.resolve()
+        raise UsageError(f"no file {file_text}", mend=_nearby(path, what), where=str(path.parent.resolve()))
+    return _import(path.resolve()), path, name
 
 
-def _nearby(path: Path) -> str:
+def choose(path: Path, name: str, found: dict[str, T], *, what: str, mend: str) -> T:
+    """The one of that name, or the only one. Raises UsageError with those that there are."""
+    if not found:
+        raise UsageError(f"{path} has no {what}", mend=mend)
+    if name in found:
+        return found[name]
+    if name:
+        raise UsageError(f"{path} has no {what} {name!r}", mend=f"it has: {', '.join(sorted(found))}")
+    if len(found) > 1:
+        names = ", ".join(sorted(found))
+        raise UsageError(f"{path} has several {what}s: {names}", mend=f"name one: {path}:{min(found)}")
+    return next(iter(found.values()))
+
+
+def _nearby(path: Path, what: str) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
     files = [file.name for file in path.parent.glob("*.py")]
     near = get_close_matches(path.name, files, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else "give a Python file with a @pipeline in it"
-
-
-def _choose(path: Path, name: str, found: dict[str, Pipeline[..., Any]]) -> Pipeline[..., Any]:
-    if not found:
-        raise UsageError(f"{path} has no pipeline", mend="mark a function that composes tasks with @pipeline")
-    if name in found:
-        return found[name]
-    if name:
-        raise UsageError(f"{path} has no pipeline {name!r}", mend=f"it has: {', '.join(sorted(found))}")
-    if len(found) > 1:
-        names = ", ".join(sorted(found))
-        raise UsageError(f"{path} has several pipelines: {names}", mend=f"name one: {path}:{min(found)}")
-    return next(iter(found.values()))
+    return f"did you mean {path.parent / near[0]}?" if near else f"give a Python file with a @{what} in it"
 
 
 def _import(path: Path) -> ModuleType:

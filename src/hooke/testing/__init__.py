@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hooke.testing.engine_suite import check_engine
+    from hooke.testing.service_client import client
     from hooke.testing.sim import simulate
     from hooke.testing.sink_suite import MemorySink, check_sink
     from hooke.testing.store_suite import check_backend
 
-__all__ = ["MemorySink", "check_backend", "check_engine", "check_sink", "simulate"]
+__all__ = ["MemorySink", "check_backend", "check_engine", "check_sink", "client", "simulate"]
 
 _MADE_IN = {
     "check_backend": "hooke.testing.store_suite",
     "MemorySink": "hooke.testing.sink_suite",
     "check_engine": "hooke.testing.engine_suite",
     "check_sink": "hooke.testing.sink_suite",
+    "client": "hooke.testing.service_client",
     "simulate": "hooke.testing.sim",
 }
 

@@ -1,0 +1,113 @@
+"""A service of a file, with what its `setup` takes, served from this process."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hooke.base.errors import MissingExtra, UsageError
+from hooke.models.names import Wanted
+from hooke.models.registry import find
+from hooke.project.folder import Project
+from hooke.project.loaded_models import load_version
+from hooke.project.loading import choose, load_file
+from hooke.project.registry import registry_of
+from hooke.serving.replica import Replica
+from hooke.serving.service import Service, service_of
+
+__all__ = ["Served", "check_bindings", "load_service", "serve_here", "setup_arguments"]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What ended: how many requests were answered, how many were cut, and what the model did."""
+
+    answered: int
+    cut: int
+    batches: int
+    rows: int
+
+
+def load_service(text: str) -> tuple[Service, Path]:
+    """The service of `file.py` (its only one) or `file.py:Class`, and the file. Raises UsageError."""
+    module, path, name = load_file(text, "service")
+    classes = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
+    found = {key: value for key, value in classes.items() if _declared(value) is not None}
+    own = {key: value for key, value in found.items() if value.__module__ == module.__name__}
+    chosen = choose(path, name, own or found, what="service", mend="mark a class with @service")
+    return service_of(chosen), path.resolve()
+
+
+def check_bindings(declared: Service, given: Mapping[str, Any]) -> None:
+    """Raises UsageError where `setup` takes another, or more, than what is given."""
+    parameters = declared.setup_parameters()
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [name for name in given if name not in parameters]
+    if unknown and not open_ended:
+        near = get_close_matches(unknown[0], parameters, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"{declared.name}.setup takes no {unknown[0]!r}",
+            mend=f"{meant}it takes: {', '.join(parameters) or 'nothing'}",
+        )
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in plain and parameter.default is parameter.empty and name not in given
+    ]
+    if missing:
+        raise UsageError(
+            f"{declared.name}.setup needs {', '.join(missing)}",
+            mend=f"give a registered model or a value: --with {missing[0]}=flights@champion",
+        )
+
+
+def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `setup` is called with: a registered model for each `Wanted`, other values as they are. Raises as `load_model`."""
+    return {
+        name: load_version(project, find(registry_of(project), value)) if isinstance(value, Wanted) else value
+        for name, value in given.items()
+    }
+
+
+def serve_here(
+    declared: Service, project: Project, given: Mapping[str, Any], *, port: int, tell: Callable[[str], None]
+) -> Served:
+    """Serve on 127.0.0.1 until SIGTERM or Ctrl-C, and drain. `tell` gets a line when it listens, and one when it answers.
+
+    Raises UsageError where the port is taken, MissingExtra, and what reading a model or `setup` raises.
+    """
+    check_bindings(declared, given)
+    try:
+        from hooke.serving.server import bind, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "hooke":
+            raise
+        raise MissingExtra(
+            f"a service needs {error.name}, which is not installed", mend='pip install "hooke[serve]"'
+        ) from error
+    listening = bind(port)
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    paths = ", ".join(f"POST /{name}" for name in declared.methods())
+    replica = Replica(declared)
+    tell(f"{declared.name} is being set up, on {address}")
+    cut = serve(
+        replica,
+        lambda: setup_arguments(project, given),
+        listening,
+        ready=lambda: tell(f"{declared.name} answers: {paths}; Ctrl-C drains and ends it"),
+    )
+    tally = replica.tally
+    return Served(answered=replica.answered, cut=cut, batches=tally.batches, rows=tally.rows)
+
+
+def _declared(value: type) -> Service | None:
+    try:
+        return service_of(value)
+    except UsageError:
+        return None

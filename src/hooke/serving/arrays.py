@@ -1,0 +1,88 @@
+"""NumPy arrays and JSON: which arrays a JSON value may become, and arrays as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_origin
+
+import numpy as np
+
+__all__ = ["array_from_json", "is_array", "plain"]
+
+_FITS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc", "U": "U"}
+"""Kind of the annotated dtype -> kinds that JSON may give for it."""
+_SAID = {
+    "b": "booleans",
+    "i": "whole numbers",
+    "u": "whole numbers",
+    "f": "numbers",
+    "c": "numbers",
+    "U": "text",
+}
+
+
+def is_array(annotation: Any) -> bool:
+    """Whether it is `np.ndarray`, or `NDArray[...]`."""
+    return annotation is np.ndarray or get_origin(annotation) is np.ndarray
+
+
+def array_from_json(annotation: Any, value: Any) -> np.ndarray:
+    """The array of a JSON value, of the annotation's dtype if it names one. Raises ValueError that says what does not fit.
+
+    Nothing is bent: text becomes no number, a fraction no whole number, and a number that is too large none that wraps around.
+    """
+    if not isinstance(value, list):
+        # msgspec makes its own error of a ValueError or TypeError, whichever.
+        raise TypeError(f"Expected `array`, got {_shown(value)}")
+    try:
+        made = np.array(value)
+    except (ValueError, OverflowError):
+        raise ValueError("Expected rows of one length") from None
+    if made.dtype.kind not in "biufU" or (made.dtype.kind == "U" and not _all_text(value)):
+        raise ValueError("Expected numbers, or booleans, or text, and one kind only")
+    wanted = _dtype(annotation)
+    return made if wanted is None else _cast(made, wanted)
+
+
+def plain(value: Any) -> Any:
+    """What msgspec does not encode by itself: arrays and numbers of NumPy, and models of pydantic. Raises TypeError."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+
+
+def _cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
+    if made.size == 0:
+        return made.astype(wanted)
+    if made.dtype.kind not in _FITS.get(wanted.kind, ""):
+        raise ValueError(
+            f"Expected {_SAID.get(wanted.kind, str(wanted))} ({wanted}), got {_SAID[made.dtype.kind]}"
+        )
+    with np.errstate(over="ignore"):
+        cast = made.astype(wanted)
+    if wanted.kind in "iu" and not np.array_equal(cast, made):
+        raise ValueError(f"Expected whole numbers that a {wanted} can hold")
+    return cast
+
+
+def _dtype(annotation: Any) -> np.dtype[Any] | None:
+    """That of `NDArray[np.float32]`; None where it is open (`np.ndarray`, `NDArray[Any]`, `NDArray[np.floating]`)."""
+    arguments = get_args(annotation)
+    scalar = get_args(arguments[1]) if len(arguments) > 1 else ()
+    if not scalar or not isinstance(scalar[0], type) or scalar[0].__subclasses__():
+        return None
+    return np.dtype(scalar[0])
+
+
+def _all_text(value: Any) -> bool:
+    """Text alone, and none that NumPy would shorten: it drops zeros at the end."""
+    if isinstance(value, list):
+        return all(map(_all_text, value))
+    return isinstance(value, str) and not value.endswith("\0")
+
+
+def _shown(value: Any) -> str:
+    names = {dict: "`object`", str: "`str`", bool: "`bool`", type(None): "`null`"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,193 @@
+"""When the model runs, and on which requests: a pure policy that takes events and times, and returns decisions.
+
+The model runs one batch at a time. A batch is fired when the model is free: of the oldest waiting request, and of those after
+it that may go with it, up to `max_batch` rows. Nothing is waited for, unless `wait_s` says so. A batch that fails is halved
+until it is one request: that one alone is to blame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+__all__ = ["Batch", "Batcher", "Limits", "Request"]
+
+RECENT = 0.2
+"""Weight of the newest batch in the mean time of a row: the mean forgets a batch after some five more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a batcher keeps to. `max_batch` and `max_waiting` are rows, `wait_s` seconds."""
+
+    max_batch: int = 1
+    """The most rows of a batch. A single request may have more: it goes alone."""
+    max_waiting: int = 1024
+    """The most rows that wait. A single request may have more when nothing waits."""
+    wait_s: float = 0.0
+    """How long a free model waits for more rows than there are, counted from the oldest request's arrival."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Request:
+    """One that waits for the model. Requests of equal `group` may go together; with None it goes alone."""
+
+    group: Hashable
+    rows: int
+    arrived: float
+    deadline: float
+    left: bool = False
+    """Nobody waits for it any more: cancelled, or past its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the model is to run, in order of arrival."""
+
+    requests: tuple[Request, ...]
+    fired: float
+
+    @property
+    def rows(self) -> int:
+        """Rows of all requests."""
+        return sum(request.rows for request in self.requests)
+
+
+class Batcher:
+    """The waiting requests and the one batch that runs. All times are seconds of one clock, which never goes back.
+
+    Whoever drives it calls `offer` for an arrival, `cancel` for a departure, `expired` at times, and `take` after each of these
+    and whenever `wakes` says; then `finished` or `failed` once for each batch taken.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.running: Batch | None = None
+        self._waiting: deque[Request] = deque()
+        self._halves: deque[tuple[Request, ...]] = deque()
+        self._late: list[Request] = []
+        self._rows = 0
+        self._row_s = 0.0
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait, those of halved batches not counted: they were let in before."""
+        return self._rows
+
+    def offer(self, request: Request, *, accepted: bool = False) -> bool:
+        """Let a request in. False where it would wait among more than `max_waiting` rows, or beyond its deadline.
+
+        One that is `accepted` is the rest of something that was let in, and is never refused.
+        """
+        full = self._rows > 0 and self._rows + request.rows > self.limits.max_waiting
+        if not accepted and (full or request.arrived + self.backlog_s() > request.deadline):
+            return False
+        self._waiting.append(request)
+        self._rows += request.rows
+        return True
+
+    def backlog_s(self) -> float:
+        """Seconds that the waiting rows are going to take, as far as the last batches tell."""
+        return self._rows * self._row_s
+
+    def cancel(self, request: Request) -> None:
+        """Its caller has gone: it leaves. One that runs goes on, for there is no way to stop it."""
+        if not request.left:
+            request.left = True
+            if request in self._waiting:
+                self._waiting.remove(request)
+                self._rows -= request.rows
+
+    def expired(self, now: float) -> list[Request]:
+        """Those past their deadline, waiting or running, which leave with this; each is told once."""
+        running = self.running.requests if self.running else ()
+        for request in [*running, *(one for half in self._halves for one in half), *self._waiting]:
+            self._leave_if_late(request, now)
+        late = list(self._late)
+        self._late.clear()
+        return late
+
+    def take(self, now: float) -> Batch | None:
+        """The batch to run now. None where the model is busy, nothing waits, or more rows are waited for."""
+        if self.running is not None:
+            return None
+        chosen = self._next_half(now)
+        if not chosen:
+            while self._waiting and self._leave_if_late(self._waiting[0], now):
+                pass
+            if not self._waiting or now < self._ripe():
+                return None
+            chosen = self._gather(now)
+        self.running = Batch(chosen, now)
+        return self.running
+
+    def wakes(self) -> float:
+        """When `take` is to be called again though nothing happens before; infinity where it need not."""
+        if self.running is not None or not self._waiting:
+            return math.inf
+        return self._ripe()
+
+    def finished(self, now: float) -> None:
+        """The running batch has its results."""
+        batch = self._end()
+        took = (now - batch.fired) / max(1, batch.rows)
+        self._row_s += (took - self._row_s) * (RECENT if self._row_s else 1.0)
+
+    def failed(self) -> Request | None:
+        """The running batch raised: the request that is to blame, or None where halves of it are to run first."""
+        batch = self._end()
+        if len(batch.requests) == 1:
+            return batch.requests[0]
+        middle = len(batch.requests) // 2
+        self._halves.extendleft((batch.requests[middle:], batch.requests[:middle]))
+        return None
+
+    def _end(self) -> Batch:
+        assert self.running is not None, "no batch runs"
+        batch, self.running = self.running, None
+        return batch
+
+    def _leave_if_late(self, request: Request, now: float) -> bool:
+        late = not request.left and now >= request.deadline
+        if late:
+            self._late.append(request)
+            self.cancel(request)
+        return late
+
+    def _next_half(self, now: float) -> tuple[Request, ...]:
+        while self._halves:
+            half = self._halves.popleft()
+            chosen = tuple(one for one in half if not self._leave_if_late(one, now) and not one.left)
+            if chosen:
+                return chosen
+        return ()
+
+    def _ripe(self) -> float:
+        """When the oldest request has waited long enough: at once if there are rows enough, and in time for its deadline."""
+        first = self._waiting[0]
+        if first.group is None or self._rows >= self.limits.max_batch:
+            return first.arrived
+        spare = first.deadline - self._rows * self._row_s
+        return min(first.arrived + self.limits.wait_s, max(first.arrived, spare))
+
+    def _gather(self, now: float) -> tuple[Request, ...]:
+        """The oldest request and those that go with it; the others keep their order."""
+        first = self._waiting.popleft()
+        chosen, rows = [first], first.rows
+        self._rows -= first.rows
+        passed: deque[Request] = deque()
+        while first.group is not None and rows < self.limits.max_batch and self._waiting:
+            request = self._waiting[0]
+            if self._leave_if_late(request, now):
+                continue
+            self._waiting.popleft()
+            if request.group == first.group and rows + request.rows <= self.limits.max_batch:
+                chosen.append(request)
+                rows += request.rows
+                self._rows -= request.rows
+            else:
+                passed.append(request)
+        self._waiting.extendleft(reversed(passed))
+        return tuple(chosen)

@@ -1,0 +1,204 @@
+"""Brings requests to the model and answers back, as the batcher decides: the part with the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hooke.serving.batcher import Batch, Batcher, Limits, Request
+from hooke.serving.model_thread import ModelThread
+from hooke.serving.payloads import Kind, Method, encode
+from hooke.serving.problems import Problem, problem_of
+from hooke.serving.rows import count_rows, group_of, merged, results_of, slices
+from hooke.serving.service import Service
+
+__all__ = ["Dispatch", "Tally"]
+
+QUEUE_BATCHES = 32
+"""Rows that may wait, in batches: with the model's time for a batch this bounds what a queue adds to an answer."""
+QUEUE_LEAST = 1024
+SLOWEST_SWEEP_S = 0.05
+"""How late a deadline may be noticed, and how long a request waits before its connection is watched."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the model did so far."""
+
+    batches: int = 0
+    rows: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Call(Request):
+    method: Method
+    arguments: dict[str, Any]
+    future: asyncio.Future[Any]
+    step: Callable[[], Any] | None = None
+    """What runs instead of the method: the next item of a stream."""
+
+
+class Dispatch:
+    """One service's model, and those who wait for it. Lives on one event loop."""
+
+    def __init__(self, declared: Service, thread: ModelThread) -> None:
+        self.declared = declared
+        self.tally = Tally()
+        self._most = declared.max_batch or 1
+        waiting = max(QUEUE_LEAST, QUEUE_BATCHES * self._most)
+        self.batcher = Batcher(Limits(max_batch=self._most, max_waiting=waiting, wait_s=declared.wait_s))
+        self._thread = thread
+        self._loop = asyncio.get_running_loop()
+        self.sweep_s = min(SLOWEST_SWEEP_S, declared.timeout_s / 10)
+        self._sweeping = False
+        self._waiting = 0
+        self._wake: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def call(self, method: Method, arguments: dict[str, Any]) -> bytes:
+        """The answer as JSON. Raises Problem: 422, 429 where too much waits, 500, 503, 504. A cancelled caller's rows leave."""
+        batched = bool(method.rows)
+        return await self._through(
+            _Call(
+                method=method,
+                arguments=arguments,
+                group=group_of(method, arguments) if batched else None,
+                rows=count_rows(method, arguments) if batched else 1,
+                future=self._loop.create_future(),
+                arrived=self._loop.time(),
+                deadline=self._loop.time() + self.declared.timeout_s,
+            )
+        )
+
+    async def step(self, method: Method, step: Callable[[], Any], *, first: bool) -> Any:
+        """Run the next step of a stream in the model's turn. What has begun is never refused for want of room."""
+        now = self._loop.time()
+        call = _Call(
+            method=method,
+            arguments={},
+            group=None,
+            rows=1,
+            future=self._loop.create_future(),
+            arrived=now,
+            deadline=now + self.declared.timeout_s,
+            step=step,
+        )
+        return await self._through(call, accepted=not first)
+
+    def last(self, step: Callable[[], Any]) -> None:
+        """Run this after what runs now, and tell nobody."""
+        self._thread.submit(step, lambda _result, _error: None)
+
+    async def _through(self, call: _Call, *, accepted: bool = False) -> Any:
+        if not self.batcher.offer(call, accepted=accepted):
+            backlog = self.batcher.backlog_s()
+            raise Problem(429, "more requests wait than can be answered in time", retry_after_s=backlog)
+        self._waiting += 1
+        self._pump()
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(self.sweep_s, self._sweep)
+        try:
+            return await call.future
+        finally:
+            self._waiting -= 1
+            self.batcher.cancel(call)
+
+    def _pump(self) -> None:
+        """Fire what is to be fired, and see to be woken when more is."""
+        batch = self.batcher.take(self._loop.time())
+        if batch is not None:
+            self._fire(batch)
+            return
+        wakes = self.batcher.wakes()
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = self._loop.call_at(wakes, self._pump) if wakes < float("inf") else None
+
+    def _fire(self, batch: Batch) -> None:
+        calls: list[Any] = list(batch.requests)
+        if calls[0].method.kind is Kind.ASYNC:
+            task = self._loop.create_task(self._run_async(batch, calls))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        self._thread.submit(
+            lambda: _run(calls, self._most), lambda result, error: self._done(batch, calls, result, error)
+        )
+
+    async def _run_async(self, batch: Batch, calls: list[_Call]) -> None:
+        try:
+            results: list[Any] = []
+            for arguments, rows in _pieces(calls, self._most):
+                results += results_of(calls[0].method, await calls[0].method.function(**arguments), rows)
+            answers = _shared(calls, results)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's answer
+            self._done(batch, calls, None, error)
+        else:
+            self._done(batch, calls, answers, None)
+
+    def _done(
+        self, batch: Batch, calls: list[_Call], answers: list[Any] | None, error: BaseException | None
+    ) -> None:
+        now = self._loop.time()
+        self.tally.batches += 1
+        self.tally.busy_s += now - batch.fired
+        if error is None and answers is not None:
+            self.tally.rows += batch.rows
+            self.batcher.finished(now)
+            for call, answer in zip(calls, answers, strict=True):
+                _settle(call, answer)
+        else:
+            assert error is not None
+            if self.batcher.failed() is not None:
+                _settle(calls[0], problem_of(error, calls[0].method.name))
+        self._pump()
+
+    def _sweep(self) -> None:
+        for call in self.batcher.expired(self._loop.time()):
+            assert isinstance(call, _Call)
+            problem = Problem(504, f"{call.method.name} gave no answer within {self.declared.timeout_s:g} s")
+            _settle(call, problem)
+        self._sweeping = self._waiting > 0
+        if self._sweeping:
+            self._loop.call_later(self.sweep_s, self._sweep)
+
+
+def _run(calls: list[_Call], most: int) -> list[Any]:
+    """In the model's thread: the answers, in the order of the calls."""
+    first = calls[0]
+    if first.step is not None:
+        return [first.step()]
+    if not first.method.rows:
+        return [encode(first.method.function(**first.arguments))]
+    results: list[Any] = []
+    for arguments, rows in _pieces(calls, most):
+        results += results_of(first.method, first.method.function(**arguments), rows)
+    return _shared(calls, results)
+
+
+def _pieces(calls: list[_Call], most: int) -> Iterator[tuple[dict[str, Any], int]]:
+    method = calls[0].method
+    arguments = merged(method, [call.arguments for call in calls])
+    return slices(method, arguments, sum(call.rows for call in calls), most)
+
+
+def _shared(calls: list[_Call], results: list[Any]) -> list[Any]:
+    """To each call its own rows."""
+    answers: list[bytes] = []
+    start = 0
+    for call in calls:
+        answers.append(encode(results[start : start + call.rows]))
+        start += call.rows
+    return answers
+
+
+def _settle(call: _Call, answer: Any) -> None:
+    if not call.future.done():
+        if isinstance(answer, Problem):
+            call.future.set_exception(answer)
+        else:
+            call.future.set_result(answer)

@@ -1,0 +1,82 @@
+"""Why a request gets no answer, as a status and a problem document (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+
+import msgspec
+
+from hooke.base.errors import Temporary, UsageError
+
+__all__ = ["MEDIA_TYPE", "FieldFault", "Problem", "problem_of"]
+
+_log = logging.getLogger("hooke")
+
+MEDIA_TYPE = b"application/problem+json"
+
+
+class FieldFault(msgspec.Struct, frozen=True):
+    """A field of the request, such as `rows[0]`, and what is wrong with it."""
+
+    field: str
+    detail: str
+
+
+class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
+    title: str
+    status: int
+    detail: str
+    errors: tuple[FieldFault, ...] = ()
+    type: str | None = None  # left out it means about:blank: the status tells the kind
+
+
+class Problem(Exception):
+    """A request that is refused, or that failed. `retry_after_s` goes with 429 and 503, `allow` with 405."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Sequence[FieldFault] = (),
+        retry_after_s: float | None = None,
+        allow: str = "",
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.retry_after_s = retry_after_s
+        self.allow = allow
+
+    def body(self) -> bytes:
+        """The document."""
+        title = HTTPStatus(self.status).phrase
+        return msgspec.json.encode(_Document(title, self.status, self.detail, self.errors))
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Those that this status asks for, beside type and length."""
+        headers = []
+        if self.retry_after_s is not None:
+            headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after_s))).encode()))
+        if self.allow:
+            headers.append((b"allow", self.allow.encode()))
+        return headers
+
+
+def problem_of(error: BaseException, method: str) -> Problem:
+    """What the caller is told of an exception in the service's own code: `UsageError` is the caller's fault, `Temporary` time's.
+
+    Of any other only its type is told, for what it says may be nobody else's business; all of it goes to the logger `hooke`.
+    """
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, UsageError):
+        return Problem(422, f"{error.what}; {error.mend}" if error.mend else error.what)
+    if isinstance(error, Temporary):
+        return Problem(503, error.what, retry_after_s=error.delay_s or 1.0)
+    _log.error("%s raised", method, exc_info=error)
+    return Problem(500, f"{method} raised {type(error).__name__}; the log of the service has its traceback")

@@ -1,0 +1,87 @@
+"""Rows of many requests as the arguments of one call, and of its result to each request its own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hooke.serving.payloads import Method, encode
+from hooke.serving.problems import FieldFault, Problem
+
+__all__ = ["WrongRows", "count_rows", "group_of", "merged", "results_of", "slices"]
+
+
+class WrongRows(Exception):
+    """A batched method returned other than a row for each row."""
+
+
+def count_rows(method: Method, arguments: dict[str, Any]) -> int:
+    """How many rows a request brings. Raises Problem (422) for none, or for parameters that have not equally many."""
+    counts: dict[str, int] = {}
+    for name in method.rows:
+        value = arguments[name]
+        counts[name] = len(value) if not isinstance(value, np.ndarray) or value.ndim else 0
+    first = counts[method.rows[0]]
+    for name, count in counts.items():
+        if count == 0 or count != first:
+            detail = "there are no rows" if not count else f"{count} rows, and {method.rows[0]} has {first}"
+            raise Problem(422, f"{name}: {detail}", errors=[FieldFault(name, detail)])
+    return first
+
+
+def group_of(method: Method, arguments: dict[str, Any]) -> Hashable:
+    """Equal for requests that one call can answer and that would not change each other's values.
+
+    Arrays go with those of their dtype and shape of row (text of any length with text): else numbers would be cast to each
+    other's type. What is not rows must be equal.
+    """
+    parts: list[Any] = [method]
+    for name, value in arguments.items():
+        if name not in method.rows:
+            parts.append(encode(value))
+        elif isinstance(value, np.ndarray):
+            parts.append((value.dtype.kind if value.dtype.kind == "U" else value.dtype, value.shape[1:]))
+    return tuple(parts)
+
+
+def merged(method: Method, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The arguments of one call for all these requests, of one group."""
+    first = requests[0]
+    if len(requests) == 1:
+        return first
+    joined = dict(first)
+    for name in method.rows:
+        values = [request[name] for request in requests]
+        if isinstance(first[name], np.ndarray):
+            joined[name] = np.concatenate(values)
+        else:
+            joined[name] = [row for value in values for row in value]
+    return joined
+
+
+def slices(
+    method: Method, arguments: dict[str, Any], rows: int, most: int
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """The arguments in pieces of at most `most` rows, each with its number of rows."""
+    if rows <= most:
+        yield arguments, rows
+        return
+    for start in range(0, rows, most):
+        cut = {name: arguments[name][start : start + most] for name in method.rows}
+        yield arguments | cut, min(most, rows - start)
+
+
+def results_of(method: Method, result: Any, rows: int) -> list[Any]:
+    """The rows of a result, as what JSON knows. Raises WrongRows where there is not one for each row that was given."""
+    if not isinstance(result, (np.ndarray, list)) or (isinstance(result, np.ndarray) and not result.ndim):
+        raise WrongRows(
+            f"{method.name} returned a {type(result).__name__}; with max_batch it returns an array or list of rows"
+        )
+    if len(result) != rows:
+        raise WrongRows(
+            f"{method.name} returned {len(result)} rows for {rows}; with max_batch it returns one for each"
+        )
+    listed: list[Any] = result.tolist() if isinstance(result, np.ndarray) else result
+    return listed

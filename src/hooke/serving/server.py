@@ -1,0 +1,149 @@
+"""A replica on uvicorn: one process, one socket, until a signal; what was accepted is answered before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.serving.replica import Replica
+
+__all__ = ["bind", "serve"]
+
+QUIET_S = 0.2
+"""No request for so long, and a draining replica closes the connections that are left."""
+SPARE_S = 5.0
+"""What a drain may take beyond the service's timeout, within which each request has its answer."""
+
+
+def bind(port: int) -> socket.socket:
+    """A socket on 127.0.0.1; with port 0 on a free one. Raises UsageError where the port is taken."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(("127.0.0.1", port))
+        # At once: a second server on this port is to fail now, and not when its model is loaded.
+        made.listen(2048)
+    except OSError as error:
+        made.close()
+        taken = error.errno == errno.EADDRINUSE
+        raise UsageError(
+            f"port {port} of 127.0.0.1 is taken"
+            if taken
+            else f"port {port} cannot be served: {error.strerror}",
+            mend="end what serves there, or take another: --port 0 finds a free one",
+        ) from error
+    made.setblocking(False)
+    return made
+
+
+def serve(
+    replica: Replica,
+    arguments: Callable[[], Mapping[str, Any]],
+    listening: socket.socket,
+    *,
+    ready: Callable[[], None],
+) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; returns how many requests had to be cut. A second signal cuts at once.
+
+    `arguments` gives what `setup` takes; `ready` is called when it is done. Raises what `Replica.start` raises.
+    """
+    config = uvicorn.Config(
+        replica,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
+        http=HttpToolsProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than a proxy in front keeps one, so that it is the proxy who closes
+        timeout_graceful_shutdown=int(replica.declared.timeout_s + SPARE_S) + 1,
+    )
+    server = _Server(config, replica, arguments, ready)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(server.serve(sockets=[listening]))
+    if server.failure is not None:
+        raise server.failure
+    return replica.cut
+
+
+class _Server(uvicorn.Server):
+    """Sets the service up while it serves, and drains on a signal."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        replica: Replica,
+        arguments: Callable[[], Mapping[str, Any]],
+        ready: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self.failure: BaseException | None = None
+        self._replica = replica
+        self._arguments = arguments
+        self._ready = ready
+        self._starting: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """The first signal drains, the next one of Ctrl-C cuts. The process ends by itself, and not by the signal."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and begin to set up."""
+        await super().startup(sockets=sockets)
+        self._starting = asyncio.create_task(self._start())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is accepted, take nothing new, and end."""
+        self._replica.drain()
+        for server in self.servers:
+            server.close()
+        await self._until_quiet()
+        await super().shutdown(sockets=sockets)
+        if self._starting is not None:
+            self._starting.cancel()
+        self._replica.close()
+
+    async def _until_quiet(self) -> None:
+        """Until nothing is asked for a while: a request that is on its way must not meet a closed connection."""
+        loop = asyncio.get_running_loop()
+        last, since = self._replica.answered, loop.time()
+        ends = since + self._replica.declared.timeout_s + SPARE_S
+        while loop.time() < ends and not self.force_exit and self.server_state.connections:
+            await asyncio.sleep(0.02)
+            if self._replica.active or self._replica.answered != last:
+                last, since = self._replica.answered, loop.time()
+            elif loop.time() - since >= QUIET_S:
+                return
+
+    async def _start(self) -> None:
+        try:
+            await self._replica.start(self._arguments)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it ends the process, and is said there
+            self.failure = error if isinstance(error, HookeError) else _unset(self._replica, error)
+            self.should_exit = True
+            return
+        if self.should_exit:
+            self._replica.drain()
+        else:
+            self._ready()
+
+
+def _unset(replica: Replica, error: BaseException) -> HookeError:
+    made = HookeError(f"{replica.declared.name} cannot be set up: {type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made

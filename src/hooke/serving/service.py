@@ -1,0 +1,201 @@
+"""`@service`: a class whose methods answer requests. It stays the class that it is."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from hooke.base.errors import UsageError
+from hooke.base.units import parse_seconds
+from hooke.serving.slo import Slo, parse_slo
+
+__all__ = ["SETUP", "Service", "service", "service_of"]
+
+C = TypeVar("C", bound=type)
+
+SETUP = "setup"
+TIMEOUT_S = 30.0
+"""Longer than most predictions, and shorter than the minute after which proxies give up."""
+_MARK = "__hooke_service__"
+_REFUSED = (
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.VAR_KEYWORD,
+    inspect.Parameter.POSITIONAL_ONLY,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What was declared of a class."""
+
+    made_by: type
+    replicas: tuple[int, int] = (1, 1)
+    """The fewest and the most."""
+    slo: Slo | None = None
+    max_batch: int | None = None
+    """The most rows of a batch; None: each call is for one request."""
+    wait_s: float = 0.0
+    timeout_s: float = TIMEOUT_S
+    idempotent: bool = False
+
+    @property
+    def name(self) -> str:
+        """That of the class."""
+        return self.made_by.__name__
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """The methods that answer requests, by name: the public ones that are called on an object, without `setup`."""
+        found: dict[str, Callable[..., Any]] = {}
+        for kind in reversed(self.made_by.__mro__[:-1]):
+            for name, value in vars(kind).items():
+                found.pop(name, None)  # what hides a method is served instead of it, or nothing is
+                if inspect.isfunction(value) and not name.startswith("_") and name != SETUP:
+                    found[name] = value
+        return found
+
+    def setup_parameters(self) -> dict[str, inspect.Parameter]:
+        """What `setup` takes beside `self`; nothing where there is none."""
+        function = getattr(self.made_by, SETUP, None)
+        return dict(list(inspect.signature(function).parameters.items())[1:]) if function else {}
+
+
+@overload
+def service(made: C, /) -> C: ...
+@overload
+def service(
+    *,
+    replicas: int | tuple[int, int] = 1,
+    slo: str | None = None,
+    max_batch: int | None = None,
+    wait: str | float = 0,
+    timeout: str | float = TIMEOUT_S,
+    idempotent: bool = False,
+) -> Callable[[C], C]: ...
+def service(  # noqa: PLR0913 - what is declared of a service, each by name
+    made: Any = None,
+    /,
+    *,
+    replicas: int | tuple[int, int] = 1,
+    slo: str | None = None,
+    max_batch: int | None = None,
+    wait: str | float = 0,
+    timeout: str | float = TIMEOUT_S,
+    idempotent: bool = False,
+) -> Any:
+    """Declare that a class answers requests; the class is returned as it was, and its objects are plain ones.
+
+    Each public method answers `POST /<method>`; the parameters are the fields of a JSON object, and the returned value is the
+    answer. A plain method runs in the service's own thread, one call at a time; `async def` runs on the event loop; a generator
+    streams. `setup(self, ...)`, if there is one, is called once, in the same thread, before anything is answered.
+
+    Args:
+        made: the class, where the decorator is used without parentheses.
+        replicas: how many processes serve it, or the fewest and the most.
+        slo: what it promises, such as `"p99 < 50ms"`.
+        max_batch: the most rows that a method takes at once. Its parameters annotated `list[...]`, `Sequence[...]` or
+            `np.ndarray` are then rows of several requests, and it returns one row for each; other parameters are the same for
+            the whole batch. A batch that fails is run again in halves, so such a method may see the same rows twice.
+        wait: how long a free model waits for more rows; seconds, or text such as `"2ms"`.
+        timeout: after this a request is answered with 504. For a generator: the time to each of its items.
+        idempotent: whether a request that got no answer may be sent again.
+
+    Raises UsageError for a class that cannot serve, and for values that cannot be.
+    """
+    if made is not None and not inspect.isclass(made):
+        raise UsageError(
+            f"@service got {made!r}, which is not a class",
+            mend="write @service or @service(max_batch=64) above a class with a method",
+        )
+    bounds = _replicas(replicas)
+    promised = parse_slo(slo) if slo is not None else None
+    if max_batch is not None and (
+        isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1
+    ):
+        raise UsageError(
+            f"max_batch={max_batch!r} is no number of rows", mend="write max_batch=64, or leave it out"
+        )
+    timeout_s = parse_seconds(timeout)
+    if not timeout_s:
+        raise UsageError("timeout=0 leaves no time for an answer", mend='write timeout="2s"')
+    wait_s = parse_seconds(wait)
+
+    def declare(made: C) -> C:
+        declared = Service(
+            made_by=made,
+            replicas=bounds,
+            slo=promised,
+            max_batch=max_batch,
+            wait_s=wait_s,
+            timeout_s=timeout_s,
+            idempotent=bool(idempotent),
+        )
+        _check(declared)
+        setattr(made, _MARK, declared)
+        return made
+
+    return declare if made is None else declare(made)
+
+
+def service_of(made: object) -> Service:
+    """What `@service` noted of this very class. Raises UsageError where it noted nothing."""
+    declared = vars(made).get(_MARK) if inspect.isclass(made) else None
+    if not isinstance(declared, Service):
+        raise UsageError(f"{made!r} is no service", mend="mark its class with @service")
+    return declared
+
+
+def _replicas(value: int | tuple[int, int]) -> tuple[int, int]:
+    low, high = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
+    for count in (low, high):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise UsageError(
+                f"replicas={value!r} is no number of replicas",
+                mend="write replicas=2, or the fewest and the most: replicas=(1, 8)",
+            )
+    if low > high or high < 1:
+        raise UsageError(
+            f"replicas={value!r} allows none", mend="the most is at least 1, and not below the fewest"
+        )
+    return low, high
+
+
+def _check(declared: Service) -> None:
+    where = f"the module {declared.made_by.__module__}"
+    needed = [
+        name
+        for name, parameter in inspect.signature(declared.made_by).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind not in _REFUSED
+    ]
+    if needed:
+        raise UsageError(
+            f"@service: {declared.name}() needs {', '.join(needed)}",
+            where=where,
+            mend="take what it needs in setup(self, ...), which --with or keywords give",
+        )
+    methods = declared.methods()
+    if not methods:
+        raise UsageError(
+            f"@service: {declared.name} has no method that could answer",
+            where=where,
+            mend="give it a public method, such as def predict(self, rows: np.ndarray) -> np.ndarray",
+        )
+    for name, function in methods.items():
+        _check_method(f"{declared.name}.{name}", function, where)
+
+
+def _check_method(name: str, function: Callable[..., Any], where: str) -> None:
+    parameters = list(inspect.signature(function).parameters.values())
+    refused = [str(parameter) for parameter in parameters[1:] if parameter.kind in _REFUSED]
+    if not parameters or refused:
+        raise UsageError(
+            f"@service: {name} takes {', '.join(refused) or 'no self'}",
+            where=where,
+            mend="give each parameter a name of its own: they are the fields of the request",
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name.rpartition(".")[2]):
+        raise UsageError(
+            f"@service: {name} has a name that is no path", mend="use letters of ASCII, digits and _"
+        )

@@ -1,0 +1,114 @@
+"""The batcher on simulated histories: each seed is one, and a failure names it."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.serving.simulated import World
+
+from hooke.serving.batcher import Batcher, Limits, Request
+
+LIMITS = st.builds(
+    Limits,
+    max_batch=st.sampled_from([1, 4, 16]),
+    max_waiting=st.sampled_from([1, 8, 1000]),
+    wait_s=st.sampled_from([0.0, 0.05, 1.0]),
+)
+
+
+def histories(test):
+    return settings(max_examples=60)(given(seed=st.integers(0, 2**32), limits=LIMITS)(test))
+
+
+def request(
+    *, group: object = "a", rows: int = 1, arrived: float = 0.0, deadline: float = math.inf
+) -> Request:
+    return Request(group=group, rows=rows, arrived=arrived, deadline=deadline)
+
+
+@histories
+def test_every_accepted_request_ends_once_and_as_it_must(seed, limits):
+    history = World(seed, limits).run()
+    assert set(history.ends) == set(history.accepted)
+    for request, ends in history.ends.items():
+        assert len(ends) == 1
+        if request in history.guilty:
+            assert ends != ["answered"]
+        else:
+            assert ends != ["blamed"]
+
+
+@histories
+def test_batches_keep_to_the_limits_and_mix_no_groups(seed, limits):
+    history = World(seed, limits).run()
+    for now, batch, _ in history.batches:
+        assert len({one.group for one in batch.requests}) == 1
+        if len(batch.requests) > 1:
+            assert batch.rows <= limits.max_batch
+            assert batch.requests[0].group is not None
+        assert all(now < one.deadline for one in batch.requests)
+
+
+@histories
+def test_the_oldest_goes_first_and_within_a_group_in_order(seed, limits):
+    """But for halves of a failed batch: they were chosen before."""
+    history = World(seed, limits).run()
+    seen = set()
+    for _, batch, waited in history.batches:
+        if seen.isdisjoint(batch.requests):
+            assert batch.requests[0] is waited[0]
+            assert list(batch.requests) == [one for one in waited if one in batch.requests]
+        seen.update(batch.requests)
+
+
+@histories
+def test_a_free_model_waits_only_if_it_was_told_to(seed, limits):
+    history = World(seed, limits).run()
+    if limits.wait_s == 0:
+        assert history.idle_while_waiting == []
+    for wakes, oldest in history.idle_while_waiting:
+        assert wakes <= oldest.arrived + limits.wait_s
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_only_the_guilty_are_blamed_in_logarithmically_many_calls(guilt):
+    batcher = Batcher(Limits(max_batch=64))
+    requests = [request() for _ in guilt]
+    for one in requests:
+        assert batcher.offer(one)
+    blamed, answered, calls = [], [], 0
+    while (batch := batcher.take(0.0)) is not None:
+        calls += 1
+        if any(guilt[requests.index(one)] for one in batch.requests):
+            found = batcher.failed()
+            blamed += [found] if found else []
+        else:
+            batcher.finished(0.0)
+            answered += batch.requests
+    assert {requests.index(one) for one in blamed} == {at for at, bad in enumerate(guilt) if bad}
+    assert len(answered) + len(blamed) == len(guilt)
+    assert calls <= 1 + 2 * sum(guilt) * math.ceil(math.log2(len(guilt) + 1))
+
+
+def test_the_wait_ends_early_for_a_deadline_and_for_a_full_batch():
+    batcher = Batcher(Limits(max_batch=2, wait_s=10.0))
+    batcher.offer(request(arrived=0.0))
+    assert (batcher.take(0.0), batcher.wakes()) == (None, 10.0)
+    batcher.offer(request(arrived=1.0))
+    assert batcher.take(1.0) is not None, "two rows are a full batch"
+    batcher.finished(3.0)  # a second a row
+    batcher.offer(request(arrived=4.0, deadline=8.0))
+    assert batcher.wakes() == pytest.approx(7.0)
+
+
+def test_what_cannot_be_answered_in_time_is_refused_but_not_the_rest_of_what_was_let_in():
+    batcher = Batcher(Limits(max_batch=1))
+    batcher.offer(request())
+    batcher.take(0.0)
+    batcher.finished(2.0)
+    for _ in range(3):
+        assert batcher.offer(request(arrived=2.0, deadline=100.0))
+    assert batcher.backlog_s() == pytest.approx(6.0)
+    assert not batcher.offer(request(arrived=2.0, deadline=7.0))
+    assert batcher.offer(request(arrived=2.0, deadline=7.0), accepted=True)

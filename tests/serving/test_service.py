@@ -1,0 +1,92 @@
+"""What `@service` takes, what it refuses, and that the class stays what it was."""
+
+import numpy as np
+import pytest
+from tests.serving.services import Kinds, Rows
+
+from hooke import UsageError, service
+from hooke.serving.service import service_of
+from hooke.serving.slo import Slo, parse_slo
+
+
+def test_an_object_of_it_is_a_plain_one():
+    rows = Rows()
+    rows.setup(scale=3.0)
+    assert rows.predict(np.array([[1.0, 2.0]])).tolist() == [9.0]
+    assert Rows.__name__ == "Rows"
+    assert list(Kinds().count(2)) == [{"i": 0}, {"i": 1}]
+
+
+def test_what_was_declared():
+    @service(replicas=(0, 8), slo="p99 < 50ms", max_batch=64, timeout="2s", wait="1ms", idempotent=True)
+    class Delay:
+        def predict(self, rows: np.ndarray) -> np.ndarray:
+            return rows
+
+    declared = service_of(Delay)
+    assert (declared.replicas, declared.max_batch, declared.timeout_s, declared.wait_s) == (
+        (0, 8),
+        64,
+        2.0,
+        0.001,
+    )
+    assert declared.slo == Slo(99.0, 0.05)
+    assert str(declared.slo) == "p99 < 50.0 ms"
+    assert declared.idempotent
+    with pytest.raises(UsageError, match="is no service"):
+        service_of(type("Heir", (Delay,), {}))
+
+
+def test_public_methods_answer_and_nothing_else():
+    names = list(service_of(Kinds).methods())
+    assert "count" in names
+    assert not {"setup", "not_served", "_nor_this"} & set(names)
+
+
+def test_a_method_that_is_hidden_below_is_not_served():
+    class Parent:
+        def predict(self, x: int) -> int:
+            return x
+
+        def gone(self) -> int:
+            return 1
+
+    @service
+    class Child(Parent):
+        gone = None
+
+    assert list(service_of(Child).methods()) == ["predict"]
+
+
+def class_with(**members):
+    return type("Made", (), members)
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "said"),
+    [
+        (lambda x: x, {}, "not a class"),
+        (class_with(), {}, "no method"),
+        (class_with(setup=lambda self: 1), {}, "no method"),
+        (class_with(f=lambda self, *rows: rows), {}, r"\*rows"),
+        (class_with(f=lambda: 1), {}, "no self"),
+        (class_with(__init__=lambda self, model: None, f=lambda self: 1), {}, "needs model"),
+        (class_with(f=lambda self: 1), {"slo": "fast"}, "no promise"),
+        (class_with(f=lambda self: 1), {"slo": "p99 < 0s"}, "no promise"),
+        (class_with(f=lambda self: 1), {"replicas": (3, 1)}, "allows none"),
+        (class_with(f=lambda self: 1), {"replicas": -1}, "no number of replicas"),
+        (class_with(f=lambda self: 1), {"replicas": True}, "no number of replicas"),
+        (class_with(f=lambda self: 1), {"max_batch": 0}, "no number of rows"),
+        (class_with(f=lambda self: 1), {"timeout": 0}, "no time"),
+    ],
+)
+def test_what_cannot_serve_is_refused_with_a_mend(made, options, said):
+    with pytest.raises(UsageError, match=said) as refused:
+        (service(**options) if options else service)(made)
+    assert refused.value.mend
+
+
+def test_promises_read_as_they_are_written():
+    assert parse_slo("p99.9<1s") == Slo(99.9, 1.0)
+    with pytest.raises(UsageError):
+        parse_slo("p99 < soon")
