@@ -91,16 +91,14 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     answer. A plain method runs in the service's own thread, one call at a time; `async def` runs on the event loop; a generator
     streams. `setup(self, ...)`, if there is one, is called once, in the same thread, before anything is answered.
 
-    Args:
-        made: the class, where the decorator is used without parentheses.
-        replicas: how many processes serve it, or the fewest and the most.
-        slo: what it promises, such as `"p99 < 50ms"`.
-        max_batch: the most rows that a method takes at once. Its parameters annotated `list[...]`, `Sequence[...]` or
-            `np.ndarray` are then rows of several requests, and it returns one row for each; other parameters are the same for
-            the whole batch. A batch that fails is run again in halves, so such a method may see the same rows twice.
-        wait: how long a free model waits for more rows; seconds, or text such as `"2ms"`.
-        timeout: after this a request is answered with 504. For a generator: the time to each of its items.
-        idempotent: whether a request that got no answer may be sent again.
+    `replicas` is how many processes serve it, or the fewest and the most; `slo` what it promises (`"p99 < 50ms"`); `idempotent`
+    whether a request that got no answer may be sent again. After `timeout` (seconds, or text such as `"2s"`) a request is
+    answered with 504; for a generator it is the time to each of its items.
+
+    `max_batch` is the most rows that a method takes at once. Its parameters annotated `list[...]`, `Sequence[...]` or
+    `np.ndarray` are then rows of several requests, and it returns one row for each; other parameters are the same for the
+    whole batch. A batch that fails is run again in halves, so such a method may see the same rows twice. `wait` is how long a
+    free model waits for more rows; not at all, unless it is said.
 
     Raises UsageError for a class that cannot serve, and for values that cannot be.
     """
