@@ -45,7 +45,6 @@ class World:
         while self.events:
             now, _, what, about = heapq.heappop(self.events)
             getattr(self, what)(now, about)
-            self.late(now)
             self.pump(now)
         return self.history
 
@@ -67,17 +66,15 @@ class World:
             self.history.guilty.add(request)
         if self.chance.random() < 0.1:
             self.at(now + self.chance.random(), "leave", request)
-        self.at(request.deadline, "tick", None)
+        self.at(request.deadline + 0.05, "tick", None)
 
     def leave(self, _now: float, request: Request) -> None:
         if request not in self.history.ends:
             self.batcher.cancel(request)
             self.history.end(request, "cancelled")
 
-    def tick(self, _now: float, _about: object) -> None:
-        """A timer: nothing but what is done after each event."""
-
-    def late(self, now: float) -> None:
+    def tick(self, now: float, _about: object) -> None:
+        """A timer, which looks for those whose time is over; `take` may have met them before."""
         for request in self.batcher.expired(now):
             self.history.end(request, "late")
 

@@ -84,15 +84,16 @@ def body(port, path, value):
 class Caller(threading.Thread):
     """Asks on one connection after the other until none is taken. A request that was sent on one and has no answer is lost."""
 
-    def __init__(self, port, number):
+    def __init__(self, port, number, think_s):
         super().__init__(daemon=True)
-        self.port, self.number = port, number
+        self.port, self.number, self.think_s = port, number, think_s
         self.answers, self.lost, self.wrong = 0, 0, 0
 
     def run(self):
         while (one := self.connected()) is not None:
             while True:
                 self.number += 1
+                time.sleep(self.think_s)
                 body = json.dumps({"rows": [self.number]}).encode()
                 head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                 try:
@@ -121,7 +122,7 @@ class Caller(threading.Thread):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_drain_answers_all_that_was_asked(folder, number):
     with serving(folder) as (process, port):
-        callers = [Caller(port, at * 1_000_000) for at in range(8)]
+        callers = [Caller(port, at * 1_000_000, think_s) for at, think_s in enumerate([0.0] * 8 + [0.06] * 8)]
         for caller in callers:
             caller.start()
         time.sleep(0.7)
