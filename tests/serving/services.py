@@ -60,6 +60,9 @@ class Rows:
     def lost(self, rows: list[int]) -> list[int]:
         return [row for row in rows if row % 2 == 0]
 
+    def optional(self, rows: list[int], weights: list[int] | None = None) -> list:
+        return [[row, weights] for row in rows]
+
     def pair(self, rows: list[int], weights: list[int]) -> tuple:
         return rows, weights
 
@@ -118,6 +121,28 @@ class Kinds:
 
     def _nor_this(self):
         return 1
+
+
+@service(timeout="5s")
+class Endless:
+    """Streams that wait for nothing and do not end."""
+
+    def setup(self):
+        self.ended: list[str] = []
+
+    def plain(self):
+        try:
+            while True:
+                yield "x" * 1000
+        finally:
+            self.ended.append("plain")
+
+    async def waitless(self):
+        try:
+            while True:
+                yield "x" * 1000
+        finally:
+            self.ended.append("waitless")
 
 
 @service(timeout="100ms")

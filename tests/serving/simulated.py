@@ -66,7 +66,7 @@ class World:
             self.history.guilty.add(request)
         if self.chance.random() < 0.1:
             self.at(now + self.chance.random(), "leave", request)
-        self.at(request.deadline + 0.05, "tick", None)
+        self.at(request.deadline + 0.5, "tick", None)
 
     def leave(self, _now: float, request: Request) -> None:
         if request not in self.history.ends:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.serving.services import Kinds, Rows, Slow
+from tests.serving.services import Endless, Kinds, Rows, Slow
 
 from hooke import HookeError, UsageError, service
 from hooke.serving.replica import HEALTH, READY, Replica
@@ -102,6 +102,10 @@ class TestRows:
         assert rows.post("/pair", {"rows": [1, 2], "weights": [1, 2]}).status == 500
         assert "returned a tuple" in caplog.text
 
+    def test_a_list_that_may_be_left_out_is_not_rows(self, rows):
+        assert rows.post("/optional", {"rows": [1]}).json() == [[1, None]]
+        assert rows.post("/optional", {"rows": [1], "weights": [2, 3]}).json() == [[1, [2, 3]]]
+
     def test_too_deep(self, rows):
         deep = b'{"rows": ' + b"[" * 100_000
         answer = rows.request("POST", "/same", body=deep, headers={"content-type": "application/json"})
@@ -123,6 +127,7 @@ class TestRows:
             ("/predict", {"rows": [[1, None]]}, "rows", "one kind only"),
             ("/same", {"rows": ["a\0"]}, "rows", "one kind only"),
             ("/listed", {"rows": [1], "mark": 3}, "mark", "Expected `str`, got `int`"),
+            ("/optional", {"rows": []}, "rows", "there are no rows"),
             ("/pair", {"rows": [1, 2], "weights": [1]}, "weights", "1 rows, and rows has 2"),
         ],
     )
@@ -337,6 +342,22 @@ class TestLife:
             assert model.calls == [1]
             assert replica.active == 0
             replica.close()
+
+        asyncio.run(life())
+
+    @pytest.mark.parametrize("name", ["plain", "waitless"])
+    def test_a_stream_ends_when_its_caller_goes(self, name):
+        async def life():
+            replica = Replica(service_of(Endless))
+            await replica.start(dict)
+            gone = asyncio.Event()
+            asking = asyncio.create_task(self.ask(replica, f"/{name}", gone=gone))
+            await asyncio.sleep(0.02)
+            gone.set()
+            sent = await asyncio.wait_for(asking, 5)
+            assert len(sent) > 1
+            replica.close()
+            assert replica.made.ended == [name]
 
         asyncio.run(life())
 

@@ -230,6 +230,31 @@ def test_what_stops_it_is_said(folder):
     assert "is taken" in text
 
 
+def test_without_the_extra_the_command_is_named(folder):
+    code = "import sys\nsys.modules['uvloop'] = None\nfrom hooke.cli import main\nmain(['serve', 'delays.py', '--port', '0'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert 'pip install "hooke[serve]"' in done.stderr
+
+
+def test_ctrl_c_ends_a_setup_that_hangs(folder):
+    (folder / "hangs.py").write_text(
+        SERVICE.replace("if factor == 0:", "time.sleep(30)\n        if factor == 0:")
+    )
+    process = subprocess.Popen(
+        command("hangs.py", "--port", "0"), cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        port = int(process.stderr.readline().rpartition(":")[2])
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("GET", "/-/ready")
+            assert connection.getresponse().read() == b'{"state":"starting"}'
+        process.send_signal(signal.SIGINT)
+        assert process.wait(8) == 0
+
+
 def test_values_of_setup_come_from_the_command_line(folder):
     with serving(folder, "--with", "factor=5") as (_, port):
         assert body(port, "/predict", {"rows": [1, 2]}) == b"[5,10]"

@@ -99,6 +99,8 @@ class Batcher:
             if request in self._waiting:
                 self._waiting.remove(request)
                 self._rows -= request.rows
+        elif request in self._late:
+            self._late.remove(request)
 
     def expired(self, now: float) -> list[Request]:
         """Those past their deadline, waiting or running, which leave with this; each is told once."""

@@ -103,9 +103,11 @@ class Dispatch:
             self._loop.call_later(self.sweep_s, self._sweep)
         try:
             return await call.future
+        except asyncio.CancelledError:
+            self.batcher.cancel(call)
+            raise
         finally:
             self._waiting -= 1
-            self.batcher.cancel(call)
 
     def _pump(self) -> None:
         """Fire what is to be fired, and see to be woken when more is."""

@@ -84,7 +84,10 @@ def _method(name: str, function: Callable[..., Any], *, batched: bool) -> Method
         ) from error
     parameters = inspect.signature(function).parameters
     kind = _kind(function)
-    rows = tuple(key for key in parameters if _is_rows(hints.get(key)))
+    # One that may be left out is not rows: there may be none of it.
+    rows = tuple(
+        key for key, one in parameters.items() if one.default is one.empty and _is_rows(hints.get(key))
+    )
     decoder = _decoder(where, list(parameters.values()), hints)
     return Method(
         name=name,
