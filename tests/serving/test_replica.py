@@ -29,6 +29,13 @@ def kinds():
         yield made
 
 
+class Deep(msgspec.Struct):
+    """Refers to itself, and has a part that no JSON can be read as."""
+
+    below: "Deep | None"
+    thread: threading.Thread
+
+
 def problem(answer):
     assert answer.headers["content-type"] == "application/problem+json"
     said = answer.json()
@@ -377,11 +384,12 @@ class TestLife:
             pass
         assert "test_replica.py" in failed.value.why
 
-    def test_annotations_that_no_json_can_be_read_as(self):
+    @pytest.mark.parametrize("kind", [list[int] | set[int], threading.Thread, list[threading.Thread], Deep])
+    def test_annotations_that_no_json_can_be_read_as_are_said_before_anything_is_set_up(self, kind):
         @service
         class Odd:
-            def f(self, x: list[int] | set[int]):
+            def f(self, x: kind):
                 return x
 
-        with pytest.raises(UsageError, match=r"parameters of Odd\.f"), client(Odd):
-            pass
+        with pytest.raises(UsageError, match=r"parameters of Odd\.f"):
+            client(Odd)

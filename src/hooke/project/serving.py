@@ -91,10 +91,10 @@ def serve_here(
         raise MissingExtra(
             f"a service needs {error.name}, which is not installed", mend='pip install "hooke[serve]"'
         ) from error
+    replica = Replica(declared)
     listening = bind(port)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
-    replica = Replica(declared)
     tell(f"{declared.name} is being set up, on {address}")
     cut = serve(
         replica,

@@ -12,8 +12,8 @@ from typing import Any, get_origin, get_type_hints
 import msgspec
 
 from hooke.base.errors import UsageError
+from hooke.serving.annotations import complete, custom_types, has_dataclasses
 from hooke.serving.arrays import array_from_json, is_array, plain
-from hooke.serving.dataclass_defaults import complete, has_dataclasses
 from hooke.serving.misfits import misfit
 from hooke.serving.problems import Problem
 from hooke.serving.service import Service
@@ -58,10 +58,9 @@ class Method:
         return arguments
 
 
-def methods_of(declared: Service, made: object) -> dict[str, Method]:
-    """The methods of a service's object. Raises UsageError for an annotation that no JSON can be read as."""
-    batched = declared.max_batch is not None
-    return {name: _method(name, getattr(made, name), batched=batched) for name in declared.methods()}
+def methods_of(declared: Service) -> dict[str, Method]:
+    """The methods of a service, not bound to an object. Raises UsageError for an annotation that no JSON can be read as."""
+    return {name: _method(declared, name, function) for name, function in declared.methods().items()}
 
 
 def encode(value: Any) -> bytes:
@@ -73,8 +72,8 @@ _ENCODER = msgspec.json.Encoder(enc_hook=plain)
 _ROWS = (list, Sequence)
 
 
-def _method(name: str, function: Callable[..., Any], *, batched: bool) -> Method:
-    where = f"{type(getattr(function, '__self__', None)).__name__}.{name}"
+def _method(declared: Service, name: str, function: Callable[..., Any]) -> Method:
+    where = f"{declared.name}.{name}"
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError) as error:
@@ -82,7 +81,7 @@ def _method(name: str, function: Callable[..., Any], *, batched: bool) -> Method
             f"an annotation of {where} has no meaning: {error}",
             mend="import what the annotations name where it is seen at run time, not under TYPE_CHECKING",
         ) from error
-    parameters = inspect.signature(function).parameters
+    parameters = dict(list(inspect.signature(function).parameters.items())[1:])
     kind = _kind(function)
     # One that may be left out is not rows: there may be none of it.
     rows = tuple(
@@ -94,7 +93,7 @@ def _method(name: str, function: Callable[..., Any], *, batched: bool) -> Method
         function=function,
         kind=kind,
         fields=tuple(parameters),
-        rows=rows if batched and kind in (Kind.PLAIN, Kind.ASYNC) else (),
+        rows=rows if declared.max_batch is not None and kind in (Kind.PLAIN, Kind.ASYNC) else (),
         decoder=decoder,
         has_dataclasses=has_dataclasses(decoder.type),
     )
@@ -126,6 +125,9 @@ def _decoder(
             fields.append((parameter.name, annotation, default))
     try:
         body = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, kw_only=True)
+        unread = [kind for kind in custom_types(body) if not is_array(kind) and not _is_pydantic(kind)]
+        if unread:
+            raise TypeError(f"nothing says how JSON becomes a {getattr(unread[0], '__name__', unread[0])}")
         return msgspec.json.Decoder(body, dec_hook=_decode_other)
     except (TypeError, NotImplementedError) as error:
         raise UsageError(
@@ -137,9 +139,11 @@ def _decoder(
 
 def _decode_other(annotation: Any, value: Any) -> Any:
     """What msgspec does not know: arrays, and models of pydantic."""
-    if is_array(annotation):
-        return array_from_json(annotation, value)
+    return array_from_json(annotation, value) if is_array(annotation) else annotation.model_validate(value)
+
+
+def _is_pydantic(annotation: Any) -> bool:
     pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-        return annotation.model_validate(value)
-    raise ValueError(f"nothing can be read as a {getattr(annotation, '__name__', annotation)}")
+    return (
+        pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import enum
 import inspect
 import math
@@ -47,7 +48,10 @@ class State(enum.Enum):
 
 
 class Replica:
-    """An ASGI application that answers for one object of a service. It serves one event loop, from `start` to `close`."""
+    """An ASGI application that answers for one object of a service. It serves one event loop, from `start` to `close`.
+
+    Making one raises UsageError for annotations of methods that no JSON can be read as.
+    """
 
     def __init__(self, declared: Service, *, body_limit: int = BODY_LIMIT, gate: Gate | None = None) -> None:
         self.declared = declared
@@ -62,6 +66,7 @@ class Replica:
         """The service's object."""
         self.dispatch: Dispatch | None = None
         self._gate = gate or Gate()
+        self._described = methods_of(declared)
         self._methods: dict[str, Method] = {}
         self._thread: ModelThread | None = None
         self._async_calls = 0
@@ -75,11 +80,14 @@ class Replica:
     async def start(self, arguments: Callable[[], Mapping[str, Any]]) -> None:
         """Make the object and set it up, in the thread that will call it; `arguments` gives what `setup` takes.
 
-        Raises UsageError for annotations that cannot be read, HookeError for what `setup` raised.
+        Raises HookeError for what `setup` raised.
         """
         self._thread = ModelThread(asyncio.get_running_loop())
         self.made = await self._thread.run(lambda: _made(self.declared, arguments))
-        self._methods = {f"/{name}": method for name, method in methods_of(self.declared, self.made).items()}
+        self._methods = {
+            f"/{name}": dataclasses.replace(method, function=getattr(self.made, name))
+            for name, method in self._described.items()
+        }
         self.dispatch = Dispatch(self.declared, self._thread)
         self._watches = Watches(self.dispatch.sweep_s)
         self.state = State.READY

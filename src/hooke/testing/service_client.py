@@ -47,11 +47,8 @@ class ServiceClient:
     """Sends requests to one replica, from any thread. A context manager; entering it sets the service up."""
 
     def __init__(self, declared: Service, setup: Mapping[str, Any]) -> None:
-        self._declared = declared
-        self._setup = setup
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="hooke-client", daemon=True)
         self.replica = Replica(declared)
+        self._setup = setup
 
     @property
     def service(self) -> Any:
@@ -59,6 +56,8 @@ class ServiceClient:
         return self.replica.made
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="hooke-client", daemon=True)
         self._thread.start()
         try:
             self._wait(self.replica.start(lambda: self._setup))
