@@ -383,19 +383,22 @@ def _version(tracker: Tracker) -> str:
 PAGE = """\
 # What trackers lose
 
-Points whose `log` call had returned, and which are not there afterwards: each tracker through its own public API, with its
-defaults, one point a call, in a loop. This page is the output of
+Each tracker through its own public API, with its defaults, one point a call, in a loop. This page is the output of
 
 ```text
 python -m benchmarks.losses > docs/explanation/losses.md
 ```
 
+*Lost* are points whose `log` call had returned, which are not there afterwards, and of which the tracker keeps no count: Hooke does not
+raise on a full disk, and counts what it refuses, with the reason, in `hooke show` and at the run's end. *Twice* are points that are there
+more than once.
+
 The programs are in `benchmarks/loss_programs.py`. How many calls had returned, and how long the longest took, is noted in mapped
 memory that outlives the process; what was kept is read back as the tracker's makers intend (MLflow's client, `comet offline --csv`,
 `trackio get metric`), or from its files where they offer only an upload (W&B, neptune-scale). Seeded moments; processes that a
-tracker started beside the program are not killed and have half a minute to finish.
+tracker started beside the program are not killed and have half a minute to finish; a program that goes on for 400 s is ended.
 
-{versions}, Python {python}, {cpus} cores, Linux.
+{versions}, Python {python}, {cpus} cores, which other processes used too: the longest call is theirs as well. Linux.
 """
 HEAD = """
 | tracker | trials | returned | lost | twice | longest call | what it says of it |

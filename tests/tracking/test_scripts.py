@@ -1,5 +1,6 @@
 """`start_run()` in plain scripts: real processes, ended in every way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -135,6 +136,10 @@ def test_a_killed_script_loses_nothing_that_returned(tmp_path, how):
     values = [point.value for point in run.logged().points]
     assert values == list(range(len(values)))
     assert len(values) >= acknowledged >= 500
+    told = json.loads(hooke_says(tmp_path, "show", "--json").stdout)
+    lasted = run.logged().points[-1].at - told["started_at"]
+    assert told["seconds"] == pytest.approx(lasted, abs=0.5), "until it was last heard of"
+    assert f"next: hooke compare {run.id} RUN" in hooke_says(tmp_path, "show").stderr
 
 
 def test_a_forked_child_logs_and_ends_nothing(tmp_path):

@@ -118,7 +118,7 @@ def _read(project: Project, run: str) -> _Story:
                 story.made_of = event.record
         if segment.torn is not None and not alive:
             story.torn = str(segment.torn)
-    story.view.driver_alive(alive)
+    story.view.driver_alive(alive, project.runs.last_written(run))
     return story
 
 
@@ -161,6 +161,8 @@ def _next(view: RunView, run: str) -> str:
         return f"hooke logs --follow {run}"
     if view.begun is not None and view.begun.kind == "imported":
         return f"hooke sync {run}"
+    if view.begun is not None and view.begun.kind == "script":
+        return f"hooke compare {run} RUN, or hooke reproduce {run}"
     if view.status == "finished":
         return f"hooke logs {run}, or hooke cache why {run} TASK"
     return f"hooke resume {run}"

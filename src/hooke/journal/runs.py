@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock, write_atomic
+from hooke.journal.segments import segment_files
 
 __all__ = ["RunsFolder"]
 
@@ -65,6 +66,10 @@ class RunsFolder:
     def alive(self, run: str) -> bool:
         """Whether a process drives the run now: it holds the lock on `driver.lock`."""
         return FileLock(self.folder(run) / LOCK).taken()
+
+    def last_written(self, run: str) -> float:
+        """When a segment of the run was written last, in seconds since the epoch; 0 where there is none."""
+        return max((file.stat().st_mtime for file in segment_files(self.folder(run))), default=0.0)
 
     def request_stop(self, run: str, by: str) -> None:
         """Ask the run's driver to stop; it looks for the request between events. `by` says who asked, for the journal.

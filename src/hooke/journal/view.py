@@ -130,9 +130,14 @@ class RunView:
 
     # -- what readers ask --------------------------------------------------------------------------
 
-    def driver_alive(self, alive: bool | None) -> None:  # noqa: FBT001 - the verb's only object
-        """Say whether a process drives the run now; without it an unfinished run counts as running."""
+    def driver_alive(self, alive: bool | None, last_written: float = 0.0) -> None:  # noqa: FBT001 - the verb's object
+        """Say whether a process drives the run now; without it an unfinished run counts as running.
+
+        `last_written` is when anything of the run was written last: the driver of a script says nothing between start and end.
+        """
         self._alive = alive
+        if self.begun is not None and self.begun.kind == "script":
+            self.last_at = max(self.last_at, last_written)
 
     @property
     def run(self) -> str:

@@ -34,5 +34,5 @@ def view_of(runs: RunsFolder, run: str) -> RunView:
     for segment in read(runs.folder(run), "driver"):
         for event in segment.events:
             view.apply(event)
-    view.driver_alive(runs.alive(run))
+    view.driver_alive(runs.alive(run), runs.last_written(run))
     return view

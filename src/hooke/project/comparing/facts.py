@@ -58,7 +58,7 @@ def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> Facts:
             view.apply(event)
             if owned:
                 attempts.apply(event)
-    view.driver_alive(runs.alive(run))
+    view.driver_alive(runs.alive(run), runs.last_written(run))
     now = time.time()
     code = {name: digest for node in view.nodes.values() for name, digest in node.planned.code.items()}
     facts = Facts(run=run, row=view.row(now), tasks=view.rows(now), code=code)
