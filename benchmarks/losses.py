@@ -196,7 +196,8 @@ class Server:
 
     def kill(self) -> None:
         """With -9, all of it."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 

@@ -88,3 +88,10 @@ def test_several_values_fit_if_one_does_and_none_never():
     assert not holds(parse_condition("params.depth!=6"), [])
     assert not holds(parse_condition("metrics.loss<=1"), [math.nan])
     assert holds(parse_condition("params.kind<=b"), ["a"])
+
+
+def test_text_is_neither_above_nor_below_a_number():
+    for condition in ("params.steps<5", "params.steps>=5", "metrics.loss>1"):
+        assert not holds(parse_condition(condition), ["(2, 8)", "all", math.nan])
+    assert not holds(parse_condition("params.kind>a"), ["5"])
+    assert holds(parse_condition("params.kind!=5"), ["all"])

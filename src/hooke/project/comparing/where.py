@@ -6,7 +6,7 @@
     operator  = "=" | "==" | "!=" | "<" | "<=" | ">" | ">="
     value     = a number, text in quotes, or text without operators and quotes
 
-Both sides are compared as numbers where both are numbers, else as text.
+Both sides are compared as numbers where both are numbers, else as text; text is neither above nor below a number.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_EQUALITY = frozenset({"=", "==", "!="})
 _CONDITION = re.compile(
     r"""\s* (?P<group> [a-z]+ ) \s*
         (?: \. \s* (?: (?P<quote> [`"'] ) (?P<quoted> .+? ) (?P=quote) | (?P<bare> [^<>=!`"']+? ) ) \s* )?
@@ -103,6 +104,8 @@ def _fits(condition: Condition, value: str | float) -> bool:
     left, right = number(value), number(condition.value)
     if left is not None and right is not None:
         return compare(left, right)
+    if (left is None) != (right is None) and condition.operator not in _EQUALITY:
+        return False
     return compare(str(value), condition.value)
 
 
