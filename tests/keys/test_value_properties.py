@@ -193,6 +193,7 @@ def test_shared_references_key_as_equal_copies(value):
     assert fingerprint_value([value, {"a": value}, value]) == fingerprint_value([value, {"a": copy}, copy])
 
 
+@pytest.mark.heavy
 @relaxed
 @given(st.lists(st.tuples(values, hashable), max_size=8), st.text(max_size=3))
 def test_a_batch_agrees_with_single_keys(items, label):

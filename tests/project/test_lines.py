@@ -2,6 +2,8 @@
 
 import io
 
+import pytest
+
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -55,6 +57,7 @@ def test_a_history_in_lines():
     assert lines[-1] == "finished in 3.00 s: 3 done, 0 cached, 0 failed"
 
 
+@pytest.mark.heavy
 def test_lines_grow_with_time_and_not_with_items():
     lines = told(*begun(10_000), *attempts(10_000, 0.01), RunFinished(status="finished", at=102.0))
     assert len(lines) <= 4 + 101 / EVERY_S

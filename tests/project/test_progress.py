@@ -116,6 +116,7 @@ def drawing() -> int:
     return sum(each.name == "hooke-progress" for each in threading.enumerate())
 
 
+@pytest.mark.heavy
 def test_one_thread_draws_all_runs_and_ends_when_there_are_none():
     with Drawn(Recorder, delay_s=3600.0), Drawn(Recorder, delay_s=3600.0):
         assert drawing() == 1
@@ -136,6 +137,7 @@ def test_events_that_nobody_draws_yet_do_not_pile_up(monkeypatch):
             assert len(shown._unread) < 100
 
 
+@pytest.mark.heavy
 def test_a_watch_in_a_forked_child_is_as_new():
     watch, of_the_child = Watch(), Drawn(Recorder, delay_s=3600.0)
     watch.add(Drawn(Recorder, delay_s=3600.0))

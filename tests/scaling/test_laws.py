@@ -160,6 +160,7 @@ def test_a_clean_fit_has_no_flags():
 LEVELS = st.lists(st.integers(1, 2000), min_size=4, max_size=9, unique=True)
 
 
+@pytest.mark.heavy
 @settings(max_examples=40, deadline=None)
 @given(LEVELS, st.data(), ERRORS)
 def test_any_measurements_give_a_law_or_a_refusal(levels, data, errors):
