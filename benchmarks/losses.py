@@ -141,16 +141,6 @@ class Started:
 
 
 @contextlib.contextmanager
-def folders() -> Iterator[tuple[Path, Path]]:
-    """One for the program, and one beside it."""
-    with tempfile.TemporaryDirectory(prefix="losses", ignore_cleanup_errors=True) as text:
-        made = Path(text) / "program", Path(text) / f"beside-{os.urandom(4).hex()}"
-        for folder in made:
-            folder.mkdir()
-        yield made
-
-
-@contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
     """A file system of 4 MiB in this folder."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)], check=True)
