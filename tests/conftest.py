@@ -1,4 +1,10 @@
 import os
+import signal
 
 # A run that logs would start a process that ships it, and outlive its test; tests of that ask for it themselves.
 os.environ["HOOKE_SINKS"] = "none"
+
+# A shell's background job begins with these ignored, which every process of the tests would inherit.
+for each, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(each) is signal.SIG_IGN:
+        signal.signal(each, handler)
