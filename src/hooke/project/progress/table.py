@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TextIO
@@ -47,6 +48,8 @@ class LiveTable:
     def __init__(self, out: TextIO) -> None:
         self._console = _Console(file=out, highlight=False)
         self._memory = Memory()
+        # A line of another thread between the last frame and the end of Live would leave the frame twice.
+        self._lock = threading.Lock()
         self._live = Live(
             Text("tracing ...", style="dim"),
             console=self._console,
@@ -66,16 +69,18 @@ class LiveTable:
     def close(self, snapshot: Snapshot) -> None:
         """Leave the last frame, and a blank line below it."""
         try:
-            if snapshot.run.run:
-                self._live.update(self._picture(snapshot))
-            self._live.stop()
-            self._console.print()
+            with self._lock:
+                if snapshot.run.run:
+                    self._live.update(self._picture(snapshot))
+                self._live.stop()
+                self._console.print()
         finally:
             TERMINAL.release(self)
 
     def above(self, line: str) -> None:
         """Print a line above the table."""
-        self._console.print(Text(line), soft_wrap=True)
+        with self._lock:
+            self._console.print(Text(line), soft_wrap=True)
 
     def _picture(self, snapshot: Snapshot) -> RenderableType:
         run = snapshot.run
