@@ -67,19 +67,20 @@ class Trouble:
 
 
 class Started:
-    """A program under way in a folder of its own. Its output and notes lie in `beside`, which is on another disk."""
+    """A program under way in a folder of its own. Its output and notes lie beside that, which may be on another disk."""
 
     def __init__(
         self,
         tracker: Tracker,
         folder: Path,
-        beside: Path,
         *,
         count: int,
         pause_s: float = 0.0,
         server: str = "",
     ) -> None:
-        (folder / "experiment").write_text(beside.name)
+        beside = folder.with_name("beside")
+        beside.mkdir()
+        (folder / "experiment").write_text(folder.parent.name)
         (folder / "train.py").write_text(program(tracker, count=count, pause_s=pause_s))
         Notes.make(beside / "notes")
         self._beside = beside
@@ -222,9 +223,7 @@ def ended_by(number: signal.Signals) -> Callable[[Tracker, Path, random.Random],
     """The program logs a point each millisecond, and gets a signal at some moment of its first five seconds."""
 
     def run(tracker: Tracker, folder: Path, chance: random.Random) -> Outcome:
-        beside = folder.parent / f"beside-{folder.name}"
-        beside.mkdir()
-        started = Started(tracker, folder, beside, count=10**6, pause_s=0.001)
+        started = Started(tracker, folder, count=10**6, pause_s=0.001)
         started.wait_for_first()
         time.sleep(chance.uniform(0.2, 5.0))
         started.send(number)
@@ -235,18 +234,15 @@ def ended_by(number: signal.Signals) -> Callable[[Tracker, Path, random.Random],
 
 def untroubled(tracker: Tracker, folder: Path, _chance: random.Random) -> Outcome:
     """1,000 points and the tracker's own end: all must be found, or it is the reading that loses them."""
-    beside = folder.parent / f"beside-{folder.name}"
-    beside.mkdir()
-    started = Started(tracker, folder, beside, count=1_000)
+    started = Started(tracker, folder, count=1_000)
     return outcome(tracker, started, started.finish(), folder)
 
 
 def full_disk(tracker: Tracker, folder: Path, _chance: random.Random) -> Outcome:
     """100,000 points onto 4 MiB; what is there then is read from a copy."""
-    beside, copy = folder.parent / f"beside-{folder.name}", folder.parent / f"copy-{folder.name}"
-    beside.mkdir()
+    copy = folder.with_name("copy")
     with small_disk(folder):
-        started = Started(tracker, folder, beside, count=100_000)
+        started = Started(tracker, folder, count=100_000)
         notes = started.finish()
         shutil.copytree(folder, copy, symlinks=True)
     return outcome(tracker, started, notes, copy)
@@ -254,10 +250,8 @@ def full_disk(tracker: Tracker, folder: Path, _chance: random.Random) -> Outcome
 
 def restarted(tracker: Tracker, folder: Path, chance: random.Random) -> Outcome:
     """1,000 points in 20 seconds; the server is killed within the first ten and started again at once."""
-    beside = folder.parent / f"beside-{folder.name}"
-    beside.mkdir()
     with server() as peer:
-        started = Started(tracker, folder, beside, count=1_000, pause_s=0.02, server=peer.uri)
+        started = Started(tracker, folder, count=1_000, pause_s=0.02, server=peer.uri)
         started.wait_for_first()
         time.sleep(chance.uniform(1.0, 10.0))
         peer.kill()
@@ -269,10 +263,8 @@ def restarted(tracker: Tracker, folder: Path, chance: random.Random) -> Outcome:
 
 def never_back(tracker: Tracker, folder: Path, chance: random.Random) -> Outcome:
     """The server is killed within three seconds, for good. Its database is read by a server of the same folder, afterwards."""
-    beside = folder.parent / f"beside-{folder.name}"
-    beside.mkdir()
     with server() as peer:
-        started = Started(tracker, folder, beside, count=200, pause_s=0.02, server=peer.uri)
+        started = Started(tracker, folder, count=200, pause_s=0.02, server=peer.uri)
         started.wait_for_first()
         time.sleep(chance.uniform(1.0, 3.0))
         peer.kill()
