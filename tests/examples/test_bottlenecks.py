@@ -14,6 +14,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 FILE = Path(__file__).parents[2] / "examples" / "scaling" / "bottlenecks.py"
 LEVEL = 0.999
 """Of the intervals that must hold the truth: at 95 % one test in twenty would fail."""
+OWN = 0.05
+"""What the engine and busy cores may add to each run, in seconds: no worker shortens it, so it is serial, and found as such."""
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def test_a_serial_fraction_is_recovered_up_to_32_workers(bottleneck):
         "usl",
     }  # the latter is the former, and what 32 workers cost one another
     low, high = fit(study.measurements, families=[study.law.family], level=LEVEL).parameters["a"].interval
-    assert low <= serial <= high
+    assert low <= serial + OWN / seconds
+    assert high >= serial
     for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         truth = 1 / (seconds * (serial + (1 - serial) / n))
         assert study.law.predict(n).value == pytest.approx(truth, rel=0.1), n
