@@ -1,4 +1,4 @@
-"""The flights' winner becomes `flights@champion`, and forecasts from there as it did in the run."""
+"""The flights' winner becomes `flights@champion`, and forecasts from there, and as a service, as it did in the run."""
 
 import os
 import shutil
@@ -11,6 +11,30 @@ import pytest
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flights"
+
+SERVE = """
+import numpy as np
+import polars as pl
+from flight_features import features
+
+import flights
+import hooke
+import service
+from hooke.testing import client
+
+model = hooke.load_model("flights@champion")
+tables = {name: flights.read(flights.source(f"{name}.csv")) for name in ("airports", "weather", "planes")}
+year = flights.read_flights(flights.source("flights.csv.zip"))
+month = flights.month(1, year=year, airports=tables["airports"])
+rows = features(month, None, weather=tables["weather"], planes=tables["planes"]).head(500)
+sent = rows.select(pl.col(name).cast(kind) for name, kind in service.SCHEMA.items()).to_dicts()
+with client(service.Delay, model=model) as served:
+    answer = served.post("/predict", {"flights": sent})
+    print((np.array(answer.json()) == model.predict(rows)).all())
+    least = served.post("/predict", {"flights": [{"carrier": "??", "origin": "EWR", "dest": "???"}]})
+    print(len(least.json()))
+    print(served.post("/predict", {"flights": [sent[0], sent[0] | {"tmp": 3}]}).json()["detail"])
+"""
 
 LOAD = """
 from flight_features import features
@@ -35,6 +59,7 @@ def test_the_winner_is_registered_once_and_loads_as_it_was(tmp_path):
     for file in EXAMPLE.glob("*.py"):
         shutil.copy(file, tmp_path)
     (tmp_path / "load.py").write_text(LOAD)
+    (tmp_path / "serve.py").write_text(SERVE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
 
     def python(*arguments: str) -> str:
@@ -56,3 +81,5 @@ def test_the_winner_is_registered_once_and_loads_as_it_was(tmp_path):
     assert again.endswith(" of version 1")
     assert " equals " in again
     assert python("load.py") == "Boosted True"
+    served = python("serve.py").splitlines()
+    assert served == ["True", "1", "flights[1].tmp: there is no such field"]
