@@ -1,0 +1,105 @@
+"""Methods of a service, called for requests: within their time, watched, and answered at once or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+from hooke.serving.dispatch import Dispatch
+from hooke.serving.exchange import JSON, Exchange, Receive
+from hooke.serving.payloads import Kind, Method, encode
+from hooke.serving.problems import Problem, problem_of
+from hooke.serving.streams import event, items_of
+from hooke.serving.watching import CallerGone, TooLate, Watches, begun
+
+__all__ = ["Calls"]
+
+MOST_ASYNC = 1024
+"""Calls of `async def` that go on at once."""
+
+
+class Calls:
+    """Calls the methods of one object. Lives on one event loop."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self.dispatch = dispatch
+        self.declared = dispatch.declared
+        self.cut = 0
+        """Calls that the end of the process left without an answer."""
+        self._watches = Watches(dispatch.sweep_s)
+        self._async_calls = 0
+
+    async def answer(self, method: Method, exchange: Exchange) -> None:
+        """Answer `POST /<method>`. Raises Problem, and CallerGone."""
+        arguments = method.read(await exchange.json_body())
+        if method.kind in (Kind.STREAM, Kind.ASYNC_STREAM):
+            await self._stream(method, arguments, exchange)
+        else:
+            await exchange.answer(200, await self.call(method, arguments, exchange), JSON)
+
+    async def call(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> bytes:
+        """What a method that is no generator returns, as JSON. Raises Problem, and CallerGone."""
+        if method.kind is Kind.ASYNC and not method.rows:
+            return await self._call_async(method, arguments, exchange)
+        # The batcher keeps the deadline of what waits for it.
+        answer: bytes = await self._watched(self.dispatch.call(method, arguments), exchange, method, math.inf)
+        return answer
+
+    async def _call_async(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> bytes:
+        if self._async_calls >= MOST_ASYNC:
+            raise Problem(429, f"{MOST_ASYNC} calls of {method.name} go on already", retry_after_s=1)
+        self._async_calls += 1
+        try:
+            work = begun(method.function(**arguments))
+            return encode(work.value if work.done else await self._watched(work, exchange, method))
+        except (CallerGone, Problem):
+            raise
+        except Exception as error:
+            raise problem_of(error, method.name) from error
+        finally:
+            self._async_calls -= 1
+
+    async def _watched(
+        self, work: Awaitable[Any], exchange: Exchange, method: Method, timeout_s: float = 0
+    ) -> Any:
+        """What `work` gives, within the timeout of the service, or within the other one."""
+        limit_s = timeout_s or self.declared.timeout_s
+        receive: Receive = exchange.receive
+        try:
+            return await self._watches.over(work, receive, asyncio.get_running_loop().time() + limit_s)
+        except TooLate:
+            raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None
+        except asyncio.CancelledError:
+            if not exchange.terms.closing:
+                raise
+            # The server ends, and waits no longer: whoever asked is told, rather than left with a closed connection.
+            self.cut += 1
+            raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
+
+    async def _stream(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> None:
+        items = items_of(self.dispatch, method, arguments)
+        try:
+            await self._watched(_send_items(items, exchange), exchange, method, math.inf)
+        except Problem:
+            if not exchange.status:
+                raise
+        finally:
+            await items.aclose()
+
+
+async def _send_items(items: AsyncIterator[bytes], exchange: Exchange) -> None:
+    # The first item decides the status: what is wrong before it is a plain refusal.
+    data = await anext(items, None)
+    await exchange.begin(200, (b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
+    try:
+        while data is not None:
+            await exchange.piece(event(data))
+            # A generator that waits for nothing would keep the loop from writing, and from seeing that its caller went.
+            await asyncio.sleep(0)
+            data = await anext(items, None)
+        end = event(b"null", "end")
+    except Problem as problem:
+        end = event(problem.body(), "error")
+    await exchange.end(end)

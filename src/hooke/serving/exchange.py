@@ -1,0 +1,147 @@
+"""One request as it came, and its answer: body, headers and what goes back, as ASGI has them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from hooke.serving.problems import MEDIA_TYPE, Problem
+from hooke.serving.watching import CallerGone
+
+__all__ = ["JSON", "Exchange", "Message", "Receive", "Send", "Terms"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON = (b"content-type", b"application/json")
+_CLOSE = ((b"connection", b"close"),)
+READ_ON = 64 << 10
+"""Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed."""
+
+
+@dataclass(slots=True)
+class Terms:
+    """What holds for all requests of a replica."""
+
+    body_limit: int
+    """Bytes."""
+    timeout_s: float
+    """Within which a body must have come."""
+    closing: bool = False
+    """Whether each answer ends its connection."""
+
+
+class Exchange:
+    """A request, with what its handler needs to answer it. Handlers raise Problem instead of answering."""
+
+    __slots__ = (
+        "_read",
+        "_send",
+        "headers",
+        "parameters",
+        "path",
+        "raw",
+        "receive",
+        "status",
+        "terms",
+        "verb",
+    )
+
+    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, terms: Terms) -> None:
+        self.path: str = scope["path"]
+        self.verb: str = scope["method"]
+        self.raw: list[tuple[bytes, bytes]] = scope["headers"]
+        self.headers = dict(self.raw)
+        """By names in lower case; of a repeated one the last."""
+        self.parameters: dict[str, str] = {}
+        """What the path has in the places that its route names in braces."""
+        self.receive = receive
+        self.terms = terms
+        self.status = 0
+        """Of the answer, once it began."""
+        self._send = send
+        self._read = False
+
+    async def json_body(self) -> bytes:
+        """The body, which must be said to be JSON. Raises Problem: 415, and as `body`."""
+        said = self.headers.get(b"content-type")
+        if said != JSON[1]:
+            if said is None:
+                raise Problem(415, "nothing says what the body is; send content-type: application/json")
+            if said.partition(b";")[0].strip().lower() != JSON[1]:
+                shown = said[:80].decode("latin-1")
+                raise Problem(415, f"the body is said to be {shown}; send content-type: application/json")
+        return await self.body()
+
+    async def body(self) -> bytes:
+        """The whole body. Raises Problem: 413 where it is, or is said to be, too long; 408 where it does not come in time."""
+        length = self.headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.terms.body_limit:
+            raise self._too_large()
+        message = await self.receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self._read = True
+            whole: bytes = message.get("body", b"")
+            if len(whole) > self.terms.body_limit:
+                raise self._too_large()
+            return whole
+        try:
+            async with asyncio.timeout(self.terms.timeout_s):
+                return await self._rest(message)
+        except TimeoutError:
+            raise Problem(408, f"the body did not arrive within {self.terms.timeout_s:g} s") from None
+
+    async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        """Send all of an answer."""
+        self.status = status
+        sent = [*headers, (b"content-length", b"%d" % len(body)), *self._closing()]
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def refuse(self, problem: Problem) -> None:
+        """Send a problem document."""
+        kind = (b"content-type", MEDIA_TYPE)
+        await self.answer(problem.status, problem.body(), kind, *problem.headers())
+
+    async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        """Send the status and the headers; `piece` and `end` send the body."""
+        self.status = status
+        sent = [*headers, *self._closing()]
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
+
+    async def piece(self, data: bytes) -> None:
+        """Send a part of the body."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part of the body."""
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def _rest(self, message: Message) -> bytes:
+        body = bytearray()
+        while True:
+            if message["type"] != "http.request":
+                raise CallerGone
+            body += message.get("body", b"")
+            if len(body) > self.terms.body_limit:
+                raise self._too_large()
+            if not message.get("more_body"):
+                self._read = True
+                return bytes(body)
+            message = await self.receive()
+
+    def _closing(self) -> tuple[tuple[bytes, bytes], ...]:
+        if self.terms.closing:
+            return _CLOSE
+        if self._read:
+            return ()
+        # So much of the body may be left that the connection is better closed than read on.
+        length = self.headers.get(b"content-length", b"0")
+        much = b"transfer-encoding" in self.headers or not length.isdigit() or int(length) > READ_ON
+        return _CLOSE if much else ()
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"the body is larger than {self.terms.body_limit} bytes")
