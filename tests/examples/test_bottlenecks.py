@@ -48,8 +48,8 @@ def test_a_serial_fraction_is_recovered_up_to_32_workers(bottleneck):
     assert low <= serial + OWN / seconds
     assert high >= serial
     for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-        truth = 1 / (seconds * (serial + (1 - serial) / n))
-        assert study.law.predict(n).value == pytest.approx(truth, rel=0.1), n
+        takes = seconds * (serial + (1 - serial) / n)
+        assert 0.9 / (takes + OWN) <= study.law.predict(n).value <= 1.1 / takes, n
     assert study.cost.n == 2
 
 
@@ -65,7 +65,8 @@ def test_a_door_is_a_hard_knee(bottleneck):
     )
     assert "hard_knee" in {study.law.family, *(each.family for each in study.law.alternatives)}
     most = max(row.throughput for row in study.rows)
-    assert most == pytest.approx(1 / (0.25 * 0.04), rel=0.1)
+    door = 1 / (0.25 * 0.04)
+    assert 0.8 * door <= most <= 1.02 * door  # a busy machine is late at the door; nobody passes it faster
 
 
 @pytest.mark.parametrize(
