@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -240,7 +241,9 @@ def shared_pool() -> LocalPool:
 
 @cache
 def _made() -> LocalPool:
-    return LocalPool()
+    pool = LocalPool()
+    atexit.register(pool.close)
+    return pool
 
 
 def _home(hello: Hello) -> Home:
