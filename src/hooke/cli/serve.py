@@ -16,7 +16,7 @@ import click
 from hooke.base.errors import UsageError
 from hooke.cli.conversion import convert
 from hooke.cli.options import debug_option
-from hooke.cli.screens import Session
+from hooke.cli.screens import Session, command
 from hooke.models.names import parse_wanted
 from hooke.project.folder import Project
 from hooke.project.serving import load_service, serve_here
@@ -54,11 +54,19 @@ def serve(session: Session, *, target: str, port: int, given: tuple[str, ...]) -
     bound = _bound(declared, given)
     if declared.replicas != (1, 1):
         click.echo("one replica serves: more of them, and scaling, are not there yet", err=True)
-    done = serve_here(declared, project, bound, port=port, tell=lambda line: click.echo(line, err=True))
+    done = serve_here(
+        declared,
+        project,
+        bound,
+        port=port,
+        tell=lambda line: click.echo(line, err=True),
+        entry=f"{path}:{declared.name}",
+    )
     mean = f", mean batch {done.rows / done.batches:.1f} rows" if done.batches and declared.max_batch else ""
     click.echo(f"drained: {done.answered} requests answered{mean}", err=True)
     if done.cut:
         click.echo(f"{done.cut} requests had no answer in time and were cut", err=True)
+    click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return 1 if done.cut else 0
 
 

@@ -159,6 +159,8 @@ def _facts(session: Session, story: _Story) -> dict[str, Any]:
 def _next(view: RunView, run: str) -> str:
     if view.status == "running":
         return f"hooke logs --follow {run}"
+    if view.begun is not None and view.begun.kind == "service":
+        return f"hooke serve {view.begun.entry}"
     if view.begun is not None and view.begun.kind == "imported":
         return f"hooke sync {run}"
     if view.begun is not None and view.begun.kind == "script":

@@ -13,6 +13,7 @@ import msgspec
 
 from hooke.base.ref import Ref
 from hooke.journal.made_of import MadeOf
+from hooke.journal.services import ServiceEvent
 from hooke.journal.trials import SearchStarted, TrialBegan, TrialEnded
 
 __all__ = [
@@ -110,7 +111,7 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     hooke: str = ""
     resumed: bool = False
     kind: str = "pipeline"
-    """`pipeline`; `script`, a run of `start_run()`; `imported` from another tracker; or `search`. All but the first have no graph."""
+    """`pipeline`; `script`, a run of `start_run()`; `imported` from another tracker; `search`; or `service`. All but the first have no graph."""
     experiment: str = ""
     """What trackers file the run under; empty is the pipeline's name."""
     parent: str = ""
@@ -494,4 +495,5 @@ Event: TypeAlias = (
     | PointsLogged
     | NotesLogged
     | ArtifactLogged
+    | ServiceEvent
 )

@@ -75,23 +75,7 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
     for segment in read(project.runs.folder(run), DRIVER):
         for event in segment.events:
             if isinstance(event, RunStarted):
-                if event.kind == "script":
-                    raise UsageError(
-                        f"run {run} is that of a script, which has no tasks to go on with",
-                        mend=f"run {event.entry or 'it'} again: what it had logged is kept",
-                        next=f"hooke show {run}",
-                    )
-                if event.kind == "search":
-                    raise UsageError(
-                        f"{run} is a search: the call of hooke.search() that began it goes on with it",
-                        mend=f"run {event.entry or 'it'} again; finished trials are not",
-                        next=f"hooke show {run}",
-                    )
-                if event.kind == "imported":
-                    raise UsageError(
-                        f"run {run} was imported from {event.place}: it has no tasks to go on with",
-                        next=f"hooke show {run}",
-                    )
+                _check_kind(run, event)
                 started, finished = event, None
             elif isinstance(event, RunFinished):
                 finished = event
@@ -103,6 +87,33 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
     if started is None:
         raise UsageError(f"run {run} has no beginning in its journal: it never started", next="hooke runs")
     return started, finished
+
+
+def _check_kind(run: str, event: RunStarted) -> None:
+    """Raises UsageError for runs without a graph."""
+    show = f"hooke show {run}"
+    if event.kind == "script":
+        raise UsageError(
+            f"run {run} is that of a script, which has no tasks to go on with",
+            mend=f"run {event.entry or 'it'} again: what it had logged is kept",
+            next=show,
+        )
+    if event.kind == "service":
+        raise UsageError(
+            f"run {run} is that of a service, which has no tasks to go on with",
+            mend=f"serve it again: hooke serve {event.entry}",
+            next=show,
+        )
+    if event.kind == "search":
+        raise UsageError(
+            f"{run} is a search: the call of hooke.search() that began it goes on with it",
+            mend=f"run {event.entry or 'it'} again; finished trials are not",
+            next=show,
+        )
+    if event.kind == "imported":
+        raise UsageError(
+            f"run {run} was imported from {event.place}: it has no tasks to go on with", next=show
+        )
 
 
 def pipeline_of(started: RunStarted, store: Store) -> Pipeline[..., Any]:

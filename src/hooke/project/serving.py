@@ -12,10 +12,12 @@ from typing import Any
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.models.names import Wanted
 from hooke.models.registry import find
+from hooke.pipeline.shown import shown
 from hooke.project.folder import Project
 from hooke.project.loaded_models import load_version
 from hooke.project.loading import choose, load_file
 from hooke.project.registry import registry_of
+from hooke.project.service_runs import ServiceRun
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
 
@@ -24,8 +26,9 @@ __all__ = ["Served", "check_bindings", "load_service", "serve_here", "setup_argu
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What ended: how many requests were answered, how many were cut, and what the model did."""
+    """What ended: its run, how many requests were answered, how many were cut, and what the model did."""
 
+    run: str
     answered: int
     cut: int
     batches: int
@@ -76,10 +79,17 @@ def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any
 
 
 def serve_here(
-    declared: Service, project: Project, given: Mapping[str, Any], *, port: int, tell: Callable[[str], None]
+    declared: Service,
+    project: Project,
+    given: Mapping[str, Any],
+    *,
+    port: int,
+    tell: Callable[[str], None],
+    entry: str = "",
 ) -> Served:
     """Serve on 127.0.0.1 until SIGTERM or Ctrl-C, and drain. `tell` gets a line when it listens, and one when it answers.
 
+    What it did is journalled, as a run that says that it serves `entry`.
     Raises UsageError where the port is taken, MissingExtra, and what reading a model or `setup` raises.
     """
     check_bindings(declared, given)
@@ -96,14 +106,17 @@ def serve_here(
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
     tell(f"{declared.name} is being set up, on {address}")
-    cut = serve(
-        replica,
-        lambda: setup_arguments(project, given),
-        listening,
-        ready=lambda: tell(f"{declared.name} answers: {paths}; Ctrl-C drains and ends it"),
-    )
+    shown_values = {name: shown(value) for name, value in given.items()}
+    with ServiceRun(project, declared.name, entry=entry, shown=shown_values) as run:
+        cut = serve(
+            replica,
+            lambda: setup_arguments(project, given),
+            listening,
+            ready=lambda: tell(f"{declared.name} answers: {paths}; Ctrl-C drains and ends it"),
+            windows=run.window,
+        )
     tally = replica.tally
-    return Served(answered=replica.answered, cut=cut, batches=tally.batches, rows=tally.rows)
+    return Served(run=run.id, answered=replica.answered, cut=cut, batches=tally.batches, rows=tally.rows)
 
 
 def _declared(value: type) -> Service | None:

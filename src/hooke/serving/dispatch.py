@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from hooke.serving.payloads import Kind, Method, encode
 from hooke.serving.problems import Problem, problem_of
 from hooke.serving.rows import count_rows, group_of, merged, results_of, slices
 from hooke.serving.service import Service
+from hooke.serving.windows import Windows
 
 __all__ = ["Dispatch", "Tally"]
 
@@ -53,6 +56,11 @@ class Dispatch:
         self._thread = thread
         self._loop = asyncio.get_running_loop()
         self.sweep_s = min(SLOWEST_SWEEP_S, declared.timeout_s / 10)
+        self.windows = Windows(
+            self._loop.time(), limit_s=declared.slo.limit_s if declared.slo is not None else math.inf
+        )
+        self._fired = 0.0
+        """When the running batch was. By a clock of its own: uvloop's counts milliseconds, which a batch may not take."""
         self._sweeping = False
         self._waiting = 0
         self._wake: asyncio.TimerHandle | None = None
@@ -94,6 +102,7 @@ class Dispatch:
 
     async def _through(self, call: _Call, *, accepted: bool = False) -> Any:
         if not self.batcher.offer(call, accepted=accepted):
+            self.windows.refused += 1
             backlog = self.batcher.backlog_s()
             raise Problem(429, "more requests wait than can be answered in time", retry_after_s=backlog)
         self._waiting += 1
@@ -122,6 +131,7 @@ class Dispatch:
 
     def _fire(self, batch: Batch) -> None:
         calls: list[Any] = list(batch.requests)
+        self._fired = time.perf_counter()
         if calls[0].method.kind is Kind.ASYNC:
             task = self._loop.create_task(self._run_async(batch, calls))
             self._tasks.add(task)
@@ -146,23 +156,40 @@ class Dispatch:
         self, batch: Batch, calls: list[_Call], answers: list[Any] | None, error: BaseException | None
     ) -> None:
         now = self._loop.time()
+        took, name = time.perf_counter() - self._fired, calls[0].method.name
         self.tally.batches += 1
-        self.tally.busy_s += now - batch.fired
+        self.tally.busy_s += took
         if error is None and answers is not None:
-            self.tally.rows += batch.rows
+            rows = batch.rows
+            self.tally.rows += rows
             self.batcher.finished(now)
-            for call, answer in zip(calls, answers, strict=True):
-                _settle(call, answer)
+            self.windows.add(name, rows, took, self._settle_all(calls, answers, now), self._waiting)
         else:
             assert error is not None
-            if self.batcher.failed() is not None:
-                _settle(calls[0], problem_of(error, calls[0].method.name))
+            blamed = self.batcher.failed() is not None
+            self.windows.failure(name, took, self._waiting, blamed=blamed)
+            if blamed:
+                _settle(calls[0], problem_of(error, name))
         self._pump()
+
+    def _settle_all(self, calls: list[_Call], answers: list[Any], now: float) -> int:
+        """Give each its answer; how many still waited for one."""
+        windows, settled = self.windows, 0
+        # The first is the oldest: where it kept to the SLO's limit, all did.
+        some_over = now - calls[0].arrived > windows.limit_s
+        for call, answer in zip(calls, answers, strict=True):
+            if not call.future.done():
+                call.future.set_result(answer)
+                settled += 1
+                windows.over_slo += some_over and now - call.arrived > windows.limit_s
+        windows.most_waiting = max(windows.most_waiting, self.batcher.waiting_rows)
+        return settled
 
     def _sweep(self) -> None:
         for call in self.batcher.expired(self._loop.time()):
             assert isinstance(call, _Call)
             problem = Problem(504, f"{call.method.name} gave no answer within {self.declared.timeout_s:g} s")
+            self.windows.late += 1
             _settle(call, problem)
         self._sweeping = self._waiting > 0
         if self._sweeping:
@@ -198,9 +225,6 @@ def _shared(calls: list[_Call], results: list[Any]) -> list[Any]:
     return answers
 
 
-def _settle(call: _Call, answer: Any) -> None:
+def _settle(call: _Call, problem: Problem) -> None:
     if not call.future.done():
-        if isinstance(answer, Problem):
-            call.future.set_exception(answer)
-        else:
-            call.future.set_result(answer)
+        call.future.set_exception(problem)

@@ -15,7 +15,9 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.journal.services import BatchWindow
 from hooke.serving.replica import Replica
+from hooke.serving.windows import LEAST_S
 
 __all__ = ["bind", "serve"]
 
@@ -52,10 +54,12 @@ def serve(
     listening: socket.socket,
     *,
     ready: Callable[[], None],
+    windows: Callable[[BatchWindow], None] | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; returns how many requests had to be cut. A second signal cuts at once.
 
-    `arguments` gives what `setup` takes; `ready` is called when it is done. Raises what `Replica.start` raises.
+    `arguments` gives what `setup` takes; `ready` is called when it is done. `windows` gets what was done every few seconds,
+    and at the end; it is called on the event loop and must not wait. Raises what `Replica.start` raises.
     """
     config = uvicorn.Config(
         replica,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
@@ -70,6 +74,7 @@ def serve(
         timeout_graceful_shutdown=int(replica.declared.timeout_s + SPARE_S) + 1,
     )
     server = _Server(config, replica, arguments, ready)
+    server.windows = windows
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.serve(sockets=[listening]))
     if server.failure is not None:
@@ -89,10 +94,12 @@ class _Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.failure: BaseException | None = None
+        self.windows: Callable[[BatchWindow], None] | None = None
         self._replica = replica
         self._arguments = arguments
         self._ready = ready
         self._starting: asyncio.Task[None] | None = None
+        self._reporting: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """The first signal drains, the next one of Ctrl-C cuts. The process ends by itself, and not by the signal."""
@@ -112,8 +119,10 @@ class _Server(uvicorn.Server):
             server.close()
         await self._until_quiet()
         await super().shutdown(sockets=sockets)
-        if self._starting is not None:
-            self._starting.cancel()
+        for task in (self._starting, self._reporting):
+            if task is not None:
+                task.cancel()
+        self._report()
         self._replica.close()
 
     async def _until_quiet(self) -> None:
@@ -141,6 +150,17 @@ class _Server(uvicorn.Server):
             self._replica.drain()
         else:
             self._ready()
+            self._reporting = asyncio.create_task(self._keep_reporting())
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            await asyncio.sleep(LEAST_S)
+            self._report()
+
+    def _report(self) -> None:
+        dispatch = self._replica.dispatch
+        if self.windows is not None and dispatch is not None:
+            self.windows(dispatch.windows.take(asyncio.get_running_loop().time()))
 
 
 def _unset(replica: Replica, error: BaseException) -> HookeError:

@@ -1,0 +1,71 @@
+"""The events of a service: what its replicas were asked, and how long their models took for it."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+__all__ = ["BatchSize", "BatchWindow", "MethodBatches", "ServiceEvent"]
+
+
+class BatchSize(msgspec.Struct, frozen=True, array_like=True):
+    """Batches of about one size, together: how many, their rows, their seconds, and the squares of these seconds."""
+
+    batches: int
+    rows: int
+    seconds: float
+    squares: float
+
+
+class MethodBatches(msgspec.Struct, frozen=True, kw_only=True):
+    """What one method was called with."""
+
+    method: str
+    sizes: tuple[BatchSize, ...] = ()
+    """Batches that gave their results, the smaller ones first."""
+    failed: int = 0
+    """Batches that raised; each is run again in halves, down to the request that is to blame."""
+    failed_s: float = 0.0
+
+
+class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="batch_window"):
+    """What one replica, or several, did in a stretch of time that ends at `at`. Nothing of it is a mean of means: windows add up."""
+
+    at: float = 0.0
+    """Wall clock, seconds since the epoch."""
+    seconds: float = 0.0
+    """How long it is."""
+    replica: str = ""
+    """Empty where it is the only one."""
+    methods: tuple[MethodBatches, ...] = ()
+    requests: int = 0
+    """Answered with a result; an item of a stream counts as one."""
+    failed: int = 0
+    """Answered with an error of the service's own code."""
+    refused: int = 0
+    """Sent away, as too much waited."""
+    late: int = 0
+    """Not answered within the timeout."""
+    over_slo: int = 0
+    """Of `requests`, those that took longer than the SLO's limit."""
+    busy_s: float = 0.0
+    """How long the model was at it."""
+    request_s: float = 0.0
+    """Requests waiting or running, integrated over time: over `seconds`, their mean number."""
+    most_waiting: int = 0
+    """The most rows that waited when a batch ended."""
+
+    @property
+    def batches(self) -> int:
+        """Those that gave their results."""
+        return sum(size.batches for each in self.methods for size in each.sizes)
+
+    @property
+    def rows(self) -> int:
+        """Of these batches."""
+        return sum(size.rows for each in self.methods for size in each.sizes)
+
+
+ServiceEvent: TypeAlias = BatchWindow
+"""All events that only runs of services have."""

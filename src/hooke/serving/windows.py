@@ -1,0 +1,165 @@
+"""What a replica did, summed over stretches of time: small enough for a journal, whole enough to fit the model's law from.
+
+Pure: times come as arguments, all of one clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from hooke.journal.services import BatchSize, BatchWindow, MethodBatches
+
+__all__ = ["LEAST_S", "Windows", "bin_of", "length_s", "merged"]
+
+LEAST_S = 5.0
+"""The first windows: what a crash loses, and the finest that a spike is seen in afterwards."""
+MOST_S = 300.0
+SHARE = 720
+"""A window is at most this part of the time before it, so that days take little more room than an hour does."""
+
+
+def length_s(age_s: float) -> float:
+    """How long a window should be of a service that has been up for `age_s` seconds.
+
+    5 s in the first hour, then a 720th of its age, up to five minutes: some 700 in the first hour, 3,000 in the two days
+    after it, and 288 in each further day.
+    """
+    return min(max(age_s / SHARE, LEAST_S), MOST_S)
+
+
+def bin_of(rows: int) -> int:
+    """Which sizes are counted together: each up to 16 by itself, then in steps of at most an eighth."""
+    if rows < 16:
+        return rows
+    octave = rows.bit_length() - 4
+    return (octave << 3) + (rows >> octave)
+
+
+class Windows:
+    """Sums of one replica's batches since the last window. `limit_s` is the SLO's, infinity where there is none.
+
+    Not thread-safe: it belongs to the event loop.
+    """
+
+    __slots__ = (
+        "_alone", "_alone_s", "_failed", "_requests", "_since", "_sizes", "late", "limit_s", "most_waiting", "over_slo", "refused",
+    )  # fmt: skip
+
+    def __init__(self, now: float, *, limit_s: float = math.inf) -> None:
+        self.limit_s = limit_s
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        self._since = now
+        self._sizes: dict[str, dict[int, list[float]]] = {}
+        self._failed: dict[str, list[float]] = {}
+        self._requests = self._alone = 0
+        self._alone_s = 0.0
+        self.over_slo = 0
+        self.refused = 0
+        self.late = 0
+        self.most_waiting = 0
+
+    def add(self, method: str, rows: int, took: float, answered: int, active: int) -> None:
+        """A batch gave its results after `took` seconds, to `answered` requests.
+
+        `active` is how many requests waited or ran when it ended, its own included.
+        """
+        try:
+            sums = self._sizes[method][rows]
+        except KeyError:
+            sums = self._sizes.setdefault(method, {}).setdefault(rows, [0, 0.0, 0.0, 0.0])
+        sums[0] += 1
+        sums[1] += took
+        sums[2] += took * took
+        sums[3] += took * active
+        self._requests += answered
+
+    def alone(self, took: float) -> None:
+        """A call that is in no batch, an `async def`'s, gave its result after `took` seconds."""
+        self._alone += 1
+        self._alone_s += took
+        self.over_slo += took > self.limit_s
+
+    def failure(self, method: str, took: float, active: int, *, blamed: bool) -> None:
+        """A batch raised after `took` seconds; `blamed` where it was a single request."""
+        failed = self._failed.setdefault(method, [0, 0.0, 0, 0.0])
+        failed[0] += 1
+        failed[1] += took
+        failed[2] += blamed
+        failed[3] += took * active
+
+    def take(self, now: float) -> BatchWindow:
+        """The window that ends now; the next one begins."""
+        sums = [each for sizes in self._sizes.values() for each in sizes.values()]
+        failed = list(self._failed.values())
+        made = BatchWindow(
+            seconds=max(now - self._since, 0.0),
+            methods=tuple(self._method(name) for name in sorted({*self._sizes, *self._failed})),
+            requests=self._requests + self._alone,
+            failed=int(sum(each[2] for each in failed)),
+            refused=self.refused,
+            late=self.late,
+            over_slo=self.over_slo,
+            busy_s=sum(each[1] for each in sums) + sum(each[1] for each in failed),
+            request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._alone_s,
+            most_waiting=self.most_waiting,
+        )
+        self._begin(now)
+        return made
+
+    def _method(self, name: str) -> MethodBatches:
+        failed = self._failed.get(name, (0, 0.0))
+        exact = self._sizes.get(name, {})
+        sizes = (
+            BatchSize(int(each[0]), int(rows * each[0]), each[1], each[2]) for rows, each in exact.items()
+        )
+        return MethodBatches(method=name, sizes=_binned(sizes), failed=int(failed[0]), failed_s=failed[1])
+
+
+def merged(windows: Iterable[BatchWindow], *, replica: str = "", side_by_side: bool = False) -> BatchWindow:
+    """One window for several: of one replica one after the other, or of several replicas `side_by_side` in the same time."""
+    several = list(windows)
+    lengths = [each.seconds for each in several]
+    names = sorted({method.method for each in several for method in each.methods})
+    return BatchWindow(
+        at=max((each.at for each in several), default=0.0),
+        seconds=max(lengths, default=0.0) if side_by_side else sum(lengths),
+        replica=replica,
+        methods=tuple(_together(name, several) for name in names),
+        requests=sum(each.requests for each in several),
+        failed=sum(each.failed for each in several),
+        refused=sum(each.refused for each in several),
+        late=sum(each.late for each in several),
+        over_slo=sum(each.over_slo for each in several),
+        busy_s=sum(each.busy_s for each in several),
+        request_s=sum(each.request_s for each in several),
+        most_waiting=(sum if side_by_side else max)([0, *(each.most_waiting for each in several)]),
+    )
+
+
+def _together(name: str, windows: Iterable[BatchWindow]) -> MethodBatches:
+    parts = [method for each in windows for method in each.methods if method.method == name]
+    return MethodBatches(
+        method=name,
+        sizes=_binned(size for part in parts for size in part.sizes),
+        failed=sum(part.failed for part in parts),
+        failed_s=sum(part.failed_s for part in parts),
+    )
+
+
+def _binned(sizes: Iterable[BatchSize]) -> tuple[BatchSize, ...]:
+    """Those of one bin together, the smaller ones first."""
+    bins: dict[int, list[BatchSize]] = {}
+    for size in sizes:
+        bins.setdefault(bin_of(size.rows // size.batches), []).append(size)
+    return tuple(
+        BatchSize(
+            sum(size.batches for size in bins[at]),
+            sum(size.rows for size in bins[at]),
+            sum(size.seconds for size in bins[at]),
+            sum(size.squares for size in bins[at]),
+        )
+        for at in sorted(bins)
+    )
