@@ -80,7 +80,7 @@ def test_a_bin_is_narrow_and_bins_are_in_order(rows):
 
 def test_a_window_that_was_taken_leaves_nothing_behind():
     windows = kept([("a", 3, 0.5, 2, 2)])
-    windows.refused = windows.late = windows.over_slo = windows.most_waiting = 4
+    windows.refused = windows.late = windows.raised = windows.over_slo = windows.most_waiting = 4
     windows.alone(0.5)
     windows.failure("a", 0.5, 1, blamed=True)
     windows.take(1.0)
@@ -115,6 +115,15 @@ def test_what_a_replica_counts():
     assert method.method == "predict"
     assert method.failed >= 1
     assert sum(size.batches for size in method.sizes) == window.batches >= 1
+
+
+def test_calls_that_are_in_no_batch_count_too():
+    with client(Slow) as slow:
+        codes = [slow.post("/wait", {"s": s}).status for s in (0.01, 0.0, 0.5)]
+        assert codes == [200, 200, 504]
+        window = slow.replica.dispatch.windows.take(slow.replica.dispatch._loop.time())
+    assert (window.requests, window.late, window.batches) == (2, 1, 0)
+    assert window.request_s >= 0.01
 
 
 def test_late_requests_are_no_answered_ones():

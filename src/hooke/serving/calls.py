@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -48,16 +49,27 @@ class Calls:
         return answer
 
     async def _call_async(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> bytes:
+        windows = self.dispatch.windows
         if self._async_calls >= MOST_ASYNC:
+            windows.refused += 1
             raise Problem(429, f"{MOST_ASYNC} calls of {method.name} go on already", retry_after_s=1)
         self._async_calls += 1
         try:
             work = begun(method.function(**arguments))
-            return encode(work.value if work.done else await self._watched(work, exchange, method))
+            if work.done:
+                answer = encode(work.value)
+                windows.alone(0.0)
+            else:
+                began = time.perf_counter()
+                answer = encode(await self._watched(work, exchange, method))
+                windows.alone(time.perf_counter() - began)
         except (CallerGone, Problem):
             raise
         except Exception as error:
+            windows.raised += 1
             raise problem_of(error, method.name) from error
+        else:
+            return answer
         finally:
             self._async_calls -= 1
 
@@ -70,6 +82,7 @@ class Calls:
         try:
             return await self._watches.over(work, receive, asyncio.get_running_loop().time() + limit_s)
         except TooLate:
+            self.dispatch.windows.late += 1
             raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None
         except asyncio.CancelledError:
             if not exchange.terms.closing:

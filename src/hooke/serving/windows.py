@@ -43,7 +43,8 @@ class Windows:
     """
 
     __slots__ = (
-        "_alone", "_alone_s", "_failed", "_requests", "_since", "_sizes", "late", "limit_s", "most_waiting", "over_slo", "refused",
+        "_alone", "_alone_s", "_failed", "_requests", "_since", "_sizes", "late", "limit_s", "most_waiting", "over_slo", "raised",
+        "refused",
     )  # fmt: skip
 
     def __init__(self, now: float, *, limit_s: float = math.inf) -> None:
@@ -57,6 +58,7 @@ class Windows:
         self._requests = self._alone = 0
         self._alone_s = 0.0
         self.over_slo = 0
+        self.raised = 0
         self.refused = 0
         self.late = 0
         self.most_waiting = 0
@@ -77,7 +79,7 @@ class Windows:
         self._requests += answered
 
     def alone(self, took: float) -> None:
-        """A call that is in no batch, an `async def`'s, gave its result after `took` seconds."""
+        """A call that is in no batch, an `async def`'s, gave its result after `took` seconds; `raised` counts those that did not."""
         self._alone += 1
         self._alone_s += took
         self.over_slo += took > self.limit_s
@@ -98,7 +100,7 @@ class Windows:
             seconds=max(now - self._since, 0.0),
             methods=tuple(self._method(name) for name in sorted({*self._sizes, *self._failed})),
             requests=self._requests + self._alone,
-            failed=int(sum(each[2] for each in failed)),
+            failed=self.raised + int(sum(each[2] for each in failed)),
             refused=self.refused,
             late=self.late,
             over_slo=self.over_slo,
