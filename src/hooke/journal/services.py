@@ -6,6 +6,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from hooke.journal.replicas import ReplicaEvent
+
 __all__ = ["BatchSize", "BatchWindow", "MethodBatches", "ServiceEvent"]
 
 
@@ -67,5 +69,5 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
         return sum(size.rows for each in self.methods for size in each.sizes)
 
 
-ServiceEvent: TypeAlias = BatchWindow
+ServiceEvent: TypeAlias = BatchWindow | ReplicaEvent
 """All events that only runs of services have."""

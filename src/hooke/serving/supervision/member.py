@@ -1,0 +1,134 @@
+"""One replica as its supervisor knows it, what it tells of itself, and the rules that all are kept to."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+import msgspec
+
+__all__ = ["DRAINING", "READY", "STARTING", "Member", "Phase", "Report", "Rules"]
+
+STARTING, READY, DRAINING = "starting", "ready", "draining"
+"""What a replica says of itself; as `hooke.serving.replica.State`."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica tells, several times a second, from a thread that neither the model nor the event loop can stop."""
+
+    state: str = STARTING
+    in_flight: int = 0
+    answered: int = 0
+    memory_bytes: int = 0
+    loop_late_s: float = 0.0
+    """How long its event loop has not turned."""
+    batch_s: float = 0.0
+    """How long its model has been busy with the batch that it runs; 0 where it runs none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How long things may take, in seconds, and how much memory a replica may have."""
+
+    timeout_s: float = 30.0
+    """The service's: within it each request has its answer."""
+    ready_s: float = 300.0
+    """From a process's start to its first answer: models of many GB are read from a disk within that."""
+    healthy_s: float = 10.0
+    """A replica that was ready for so long is healthy: what kills it then is not its start."""
+    quiet_s: float = 0.5
+    """A replica that left has nothing in flight for so long before it is ended: the front heard of it within 35 ms."""
+    silent_s: float = 10.0
+    """A replica that tells nothing for so long, or whose event loop does not turn, hangs."""
+    spare_s: float = 5.0
+    """What is added wherever the service's timeout bounds a wait."""
+    backoff_s: float = 0.5
+    backoff_cap_s: float = 60.0
+    tries: int = 3
+    """So many replicas die before any was ever ready, and the service is given up: it is what was asked for that is wrong."""
+    roll_out_tries: int = 2
+    """So many of the new ones die, and a roll-out goes back: one may have been killed by chance."""
+    most_starting: int = 4
+    """Starts at once: each reads a model and wants a core."""
+    memory_bytes: int | None = None
+    """A replica with more is replaced."""
+
+    @property
+    def leave_s(self) -> float:
+        """How long a replica that left may have something in flight."""
+        return self.timeout_s + self.spare_s
+
+    @property
+    def term_s(self) -> float:
+        """From SIGTERM to SIGKILL: the replica's own drain may take the timeout and five seconds."""
+        return self.timeout_s + 2 * self.spare_s
+
+    @property
+    def batch_s(self) -> float:
+        """A batch that runs longer has nobody who waits for it, and keeps all others waiting."""
+        return self.timeout_s + self.spare_s
+
+
+class Phase(enum.Enum):
+    """Where a replica is in its life; it never goes back."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+    """It gets no new requests, and answers those that it has."""
+    ENDING = "ending"
+    """It was sent SIGTERM, or ends by itself."""
+    KILLED = "killed"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Member:
+    """One replica. Times are seconds of the supervisor's clock."""
+
+    name: str
+    generation: str
+    started: float
+    since: float
+    """When its phase began."""
+    heard: float
+    """When it told something last."""
+    phase: Phase = Phase.STARTING
+    ready_at: float | None = None
+    idle_since: float | None = None
+    """Since when it has told, after the front let go of it, that nothing is in flight."""
+    report: Report = field(default_factory=Report)
+    out: bool = False
+    """Whether the front has said, after it left, that it sends nothing to it."""
+    doomed: str = ""
+    """Why another is to take its place; empty where none is."""
+    ended_for: str = ""
+    """Why it was ended."""
+    ill: bool = False
+    """Whether it was ended because it did no work."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is one of those that are counted as wanted."""
+        return self.phase is Phase.READY and not self.doomed
+
+    def enter(self, phase: Phase, now: float) -> None:
+        """Go on to the next phase."""
+        self.phase, self.since = phase, now
+
+    def healthy(self, now: float, rules: Rules) -> bool:
+        """Whether it has been ready for long enough."""
+        return self.ready_at is not None and now - self.ready_at >= rules.healthy_s
+
+    def ailment(self, now: float, rules: Rules) -> str:
+        """Why it does no work any more although its process lives; empty where it does.
+
+        It is progress that is looked at: a replica whose port answers may be stuck all the same.
+        """
+        unheard = now - self.heard
+        if unheard > rules.silent_s:
+            return f"it told nothing for {unheard:.0f} s"
+        if self.report.loop_late_s > rules.silent_s:
+            return f"its event loop did not turn for {self.report.loop_late_s:.0f} s"
+        if self.report.batch_s > rules.batch_s:
+            return f"its model is busy with one batch for {self.report.batch_s:.0f} s"
+        return ""

@@ -1,0 +1,271 @@
+"""The supervision on simulated histories: each seed is one, and a failure names it."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.serving.supervision.simulated_fleet import RULES, World
+
+from hooke.journal.replicas import ReplicaEnded, ReplicaLeft, RollOutChanged, ServiceScaled, StartDelayed
+from hooke.serving.supervision.backoff import Backoff
+from hooke.serving.supervision.exchange import (
+    Adopted,
+    Begin,
+    Exited,
+    GiveUp,
+    Publish,
+    Replace,
+    Reported,
+    RollOut,
+    Scale,
+    Start,
+    Terminate,
+    Tick,
+)
+from hooke.serving.supervision.lease import Lease
+from hooke.serving.supervision.member import Phase, Report
+from hooke.serving.supervision.supervision import Supervision
+
+
+def histories(test):
+    return settings(max_examples=8)(given(seed=st.integers(0, 2**32))(test))
+
+
+def told(world, kind):
+    return [event for _, event in world.said if isinstance(event, kind)]
+
+
+@histories
+def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
+    """The world checks at each step: no voluntary loss, the order of leaving, SIGKILL last."""
+    world = World(seed)
+    world.random_life(100)
+    if world.given_up:
+        return
+    world.calm = True
+    for process in world.processes.values():
+        process.dies_at = process.hangs_at = float("inf")
+        process.grows, process.deaf = False, False
+    world.run(300)
+    serving = [member for member in world.core.members.values() if member.serves]
+    assert len(serving) == world.core.wanted
+    assert len(world.processes) == world.core.wanted
+    assert {member.generation for member in serving} == {world.core.generation}
+    assert world.core.rolling is None
+    assert world.published == tuple(sorted((member.name for member in serving), key=int))
+    world.end()
+    assert not world.processes
+    assert not world.published
+
+
+@histories
+def test_where_nothing_fails_nothing_is_said_to_and_ready_replicas_never_become_fewer(seed):
+    world = World(seed, calm=True)
+    world.random_life(100)
+    world.end()
+    assert all(event.expected for event in told(world, ReplicaEnded) if event.generation not in world.bad)
+    assert all(event.generation in world.bad for event in told(world, StartDelayed))
+
+
+@given(st.integers(1, 40))
+def test_a_backoff_doubles_up_to_its_cap_and_forgets(failures):
+    backoff = Backoff(first_s=0.5, cap_s=60.0)
+    waits = [backoff.failed(float(number)) for number in range(failures)]
+    assert waits == [min(60.0, 0.5 * 2**number) for number in range(failures)]
+    backoff.succeeded()
+    assert backoff.failed(0.0) == 0.5
+
+
+@given(st.lists(st.floats(0, 20), max_size=20), st.floats(0, 100))
+def test_a_lease_expires_when_nobody_renewed_it_for_its_time(pauses, then):
+    lease = Lease(seconds=30.0, renewed=0.0)
+    now = 0.0
+    for pause in pauses:
+        now += pause
+        assert not lease.expired(now)
+        lease.renew(now)
+    assert lease.expired(now + then) == (then >= 30.0)
+    assert lease.renew_every_s == 10.0
+
+
+def ready(world, seconds=10.0):
+    world.tell(Begin())
+    world.run(int(seconds * 4))
+
+
+def test_a_successor_is_ready_before_one_over_its_memory_leaves():
+    world = World(1, calm=True)
+    ready(world)
+    world.processes["1"].grows, world.processes["1"].born = True, world.now - 20
+    world.run(40)
+    left = next(event for event in told(world, ReplicaLeft) if event.replica == "1")
+    assert "of memory" in left.reason
+    at = next(at for at, event in world.said if event is left)
+    third = next((at, start) for at, start in world.starts if start.name == "3")
+    assert third[0] < at
+    assert "in place of replica 1" in third[1].reason
+    assert next(event for event in told(world, ReplicaEnded) if event.replica == "1").expected
+    assert world.published == ("2", "3")
+
+
+def test_one_that_is_to_be_replaced_leaves_after_its_successor_came():
+    world = World(1, calm=True)
+    ready(world)
+    world.tell(Replace("2", "asked for"))
+    assert world.published == ("1", "2")
+    world.run(60)
+    assert world.published == ("1", "3")
+    assert told(world, ReplicaLeft)[0].reason == "asked for"
+
+
+def test_one_that_hangs_leaves_at_once_and_says_why():
+    world = World(1, calm=True)
+    ready(world)
+    world.processes["2"].hangs_at = world.now
+    world.processes["2"].in_flight = 1
+    world.run(60)
+    left = next(event for event in told(world, ReplicaLeft) if event.replica == "2")
+    assert left.reason == "its model is busy with one batch for 10 s"
+    assert world.published == ("1", "3")
+
+
+def test_one_that_is_silent_is_ended_although_its_process_lives():
+    world = World(1, calm=True)
+    ready(world)
+    process = world.processes["1"]
+    process.hangs_at, process.deaf = world.now, True
+    world.run(120)
+    ended = next(event for event in told(world, ReplicaEnded) if event.replica == "1")
+    assert "it told nothing for" in ended.cause
+    assert "SIGKILL" in ended.cause
+    assert not ended.expected
+
+
+def test_a_loop_that_does_not_turn_is_a_hang():
+    core = Supervision(RULES, generation="a", wanted=1)
+    core.step(Begin(), 0.0)
+    core.step(Reported("1", Report(state="ready")), 1.0)
+    actions = core.step(Reported("1", Report(state="ready", loop_late_s=7.0)), 2.0)
+    assert Publish(()) == actions[0]
+    assert Terminate("1") in actions
+
+
+def test_a_service_that_never_was_ready_is_given_up_with_the_last_words():
+    core = Supervision(RULES, generation="a", wanted=1)
+    started = [action for action in core.step(Begin(), 0.0) if isinstance(action, Start)]
+    now, waited = 0.0, []
+    while True:
+        actions = core.step(Exited(name=started[-1].name, exit_code=1, log_tail=("no weights",)), now)
+        if given := [action for action in actions if isinstance(action, GiveUp)]:
+            break
+        began = now
+        while not (new := [action for action in actions if isinstance(action, Start)]):
+            now += 0.1
+            actions = core.step(Tick(), now)
+        started += new
+        waited.append(round(now - began, 1))
+    assert waited == [0.5, 1.0]
+    assert given[0].log_tail == ("no weights",)
+    assert "exit code 1" in given[0].cause
+
+
+def test_a_healthy_one_that_is_killed_is_replaced_at_once():
+    world = World(1, calm=True)
+    ready(world)
+    del world.processes["1"]
+    actions = world.tell(Exited(name="1", exit_code=-9))
+    assert actions[0] == Publish(("2",)), "the front hears of it at once"
+    assert [action.reason for action in actions if isinstance(action, Start)] == ["in place of replica 1"]
+    ended = told(world, ReplicaEnded)[0]
+    assert "SIGKILL" in ended.cause
+
+
+def test_a_roll_out_keeps_the_old_until_the_new_have_been_ready_for_a_while():
+    world = World(1, calm=True)
+    ready(world)
+    world.tell(RollOut("b", "flights@champion is flights:4"))
+    while world.core.rolling is not None:
+        old = [member for member in world.core.ready() if member.generation == "a"]
+        assert len(old) == 2
+        world.live()
+    world.run(60)
+    assert {process.generation for process in world.processes.values()} == {"b"}
+    assert [event.status for event in told(world, RollOutChanged)] == ["began", "done"]
+
+
+def test_a_roll_out_goes_back_when_the_new_ones_die_and_is_not_tried_again():
+    world = World(1, calm=True, bad={"b"})
+    ready(world)
+    world.tell(RollOut("b", "new"))
+    world.run(60)
+    assert [event.status for event in told(world, RollOutChanged)] == ["began", "back"]
+    assert "2 of its replicas failed" in told(world, RollOutChanged)[1].reason
+    assert world.published == ("1", "2")
+    world.tell(RollOut("b", "again"))
+    assert world.core.rolling is None
+
+
+def test_a_roll_out_goes_back_when_the_new_ones_are_not_ready_in_time():
+    world = World(1, calm=True)
+    ready(world)
+    world.tell(RollOut("b", "new"))
+    for process in world.processes.values():
+        if process.generation == "b":
+            process.ready_at = float("inf")
+    world.run(4 * 35)
+    back = told(world, RollOutChanged)[-1]
+    assert back.status == "back"
+    assert "not ready within 30 s" in back.reason
+    assert world.published == ("1", "2")
+
+
+def test_scaling_says_its_reason_and_the_newest_leave():
+    world = World(1, calm=True)
+    ready(world)
+    world.tell(Scale(4, "more asked"))
+    world.run(40)
+    assert world.published == ("1", "2", "3", "4")
+    world.tell(Scale(1, "less asked"))
+    world.run(60)
+    assert world.published == ("1",)
+    assert [(event.before, event.after) for event in told(world, ServiceScaled)] == [(2, 4), (4, 1)]
+
+
+def test_what_runs_already_is_adopted_and_counted():
+    core = Supervision(RULES, generation="a", wanted=2)
+    adopted = tuple(
+        Adopted(name=str(number), generation="a", report=Report(state="ready")) for number in (4, 7)
+    )
+    actions = core.step(Begin(adopted=adopted), 0.0)
+    assert actions[0] == Publish(("4", "7"))
+    assert not [action for action in actions if isinstance(action, Start)]
+    core.step(Exited(name="4"), 1.0)
+    assert "8" in core.members
+
+
+def test_adopted_ones_of_another_generation_serve_until_the_new_ones_do():
+    core = Supervision(RULES, generation="b", wanted=1)
+    old = Adopted(name="1", generation="a", report=Report(state="ready"))
+    actions = core.step(Begin(adopted=(old,)), 0.0)
+    assert [action.generation for action in actions if isinstance(action, Start)] == ["b"]
+    core.step(Reported("2", Report(state="ready")), 1.0)
+    core.step(Reported("1", Report(state="ready")), 6.0)
+    core.step(Reported("2", Report(state="ready")), 6.0)
+    assert core.generation == "b"
+    assert core.members["1"].phase is Phase.LEAVING
+
+
+def test_cutting_kills_all_and_ends():
+    world = World(1, calm=True)
+    ready(world)
+    world.cut()
+    world.run(2)
+    assert world.done
+
+
+@pytest.mark.parametrize("exit_code", [0, -15])
+def test_one_that_was_asked_to_end_and_did_is_no_failure(exit_code):
+    core = Supervision(RULES, generation="a", wanted=1)
+    core.step(Begin(), 0.0)
+    core.step(Scale(0, "none"), 1.0)
+    actions = core.step(Exited(name="1", exit_code=exit_code), 2.0)
+    assert [action.event.expected for action in actions if hasattr(action, "event")] == [True]
