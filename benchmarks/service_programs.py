@@ -1,7 +1,7 @@
 """What the benchmark of services runs in processes of their own: a bare ASGI app on uvicorn, and a client with many connections.
 
 python service_programs.py bare PORT             the same echo, and nothing else
-python service_programs.py load PORT PATH BODY CONNECTIONS SECONDS    prints how many answers came, as JSON
+python service_programs.py load PORT PATH BODY CONNECTIONS SECONDS TOKEN    prints how many answers came, as JSON
 """
 
 from __future__ import annotations
@@ -61,9 +61,12 @@ class _Connection(asyncio.Protocol):
         self.done.set_result(self)
 
 
-async def load(port: int, path: str, body: bytes, connections: int, seconds: float) -> dict[str, int]:
+async def load(
+    port: int, path: str, body: bytes, connections: int, seconds: float, token: str
+) -> dict[str, int]:
     loop = asyncio.get_running_loop()
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    head += f"authorization: Bearer {token}\r\n\r\n"
     ends = time.perf_counter() + seconds
     made = []
     for _ in range(connections):
@@ -83,5 +86,6 @@ if __name__ == "__main__":
             log_level="warning",
         )  # fmt: skip
     else:
-        _, _, port, path, body, connections, seconds = sys.argv
-        print(json.dumps(uvloop.run(load(int(port), path, body.encode(), int(connections), float(seconds)))))
+        _, _, port, path, body, connections, seconds, token = sys.argv
+        asking = load(int(port), path, body.encode(), int(connections), float(seconds), token)
+        print(json.dumps(uvloop.run(asking)))

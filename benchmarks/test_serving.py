@@ -18,6 +18,7 @@ import pytest
 
 HERE = Path(__file__).parent
 PROGRAMS = str(HERE / "service_programs.py")
+TOKEN = "a-token-of-the-benchmark"
 BODY = json.dumps({"x": [0.5, 1.5, 2.5, 3.5]})
 CONNECTIONS, SECONDS, ROUNDS = 32, 1.0, 3
 
@@ -45,7 +46,7 @@ def served(*command: str, port: int) -> Iterator[subprocess.Popen]:
 
 def load(port: int, path: str, connections: int = CONNECTIONS, seconds: float = SECONDS) -> dict[str, int]:
     done = subprocess.run(
-        [sys.executable, PROGRAMS, "load", str(port), path, BODY, str(connections), str(seconds)],
+        [sys.executable, PROGRAMS, "load", str(port), path, BODY, str(connections), str(seconds), TOKEN],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return json.loads(done.stdout) if done.returncode == 0 else {"answers": 0, "failures": 0}
@@ -63,9 +64,12 @@ def cpu_us(process: subprocess.Popen, port: int, path: str) -> tuple[float, floa
 
 
 @pytest.mark.benchmark(group="serving: CPU of a request")
-def test_an_echo_beside_bare_uvicorn(benchmark):
+def test_an_echo_beside_bare_uvicorn(benchmark, tmp_path):
     """32 connections, each asking again when it has its answer; rounds alternate, and the least of each counts."""
     ours, bare = free_port(), free_port()
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
     seen: dict[str, list[tuple[float, float]]] = {"bare": [], "echo": [], "rows": []}
 
     def rounds() -> None:
@@ -77,7 +81,15 @@ def test_an_echo_beside_bare_uvicorn(benchmark):
     with (
         served(PROGRAMS, "bare", str(bare), port=bare) as uvicorn,
         served(
-            "-m", "hooke", "serve", str(HERE / "service_echo.py"), "--port", str(ours), port=ours
+            "-m",
+            "hooke",
+            "serve",
+            str(HERE / "service_echo.py"),
+            "--port",
+            str(ours),
+            "--token-file",
+            str(token),
+            port=ours,
         ) as hooke,
     ):
         benchmark.pedantic(rounds, rounds=1, iterations=1)

@@ -44,9 +44,15 @@ class Delay:
 """
 
 
+TOKEN = "a-token-of-the-tests"
+AUTH = {"authorization": f"Bearer {TOKEN}"}
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "delays.py").write_text(SERVICE)
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
     return tmp_path
 
 
@@ -58,7 +64,10 @@ def command(*words):
 def serving(folder, *words):
     """The process, once it answers, and its port."""
     process = subprocess.Popen(
-        command("delays.py", "--port", "0", *words), cwd=folder, stderr=subprocess.PIPE, text=True
+        command("delays.py", "--port", "0", "--token-file", "token", *words),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         port = int(re.search(r"on http://127\.0\.0\.1:(\d+)$", process.stderr.readline())[1])
@@ -72,7 +81,7 @@ def serving(folder, *words):
 
 def post(port, path, value, timeout=10):
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
-        connection.request("POST", path, json.dumps(value), {"content-type": "application/json"})
+        connection.request("POST", path, json.dumps(value), {"content-type": "application/json", **AUTH})
         answer = connection.getresponse()
         return answer.headers["content-type"], [(time.monotonic(), line) for line in answer]
 
@@ -96,6 +105,7 @@ class Caller(threading.Thread):
                 time.sleep(self.think_s)
                 body = json.dumps({"rows": [self.number]}).encode()
                 head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                head += f"authorization: Bearer {TOKEN}\r\n".encode()
                 try:
                     one.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
                     answer = one.recv(65536)

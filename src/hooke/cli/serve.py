@@ -15,11 +15,13 @@ import click
 
 from hooke.base.errors import UsageError
 from hooke.cli.conversion import convert
+from hooke.cli.exposure import exposure_options
 from hooke.cli.options import debug_option
 from hooke.cli.screens import Session, command
 from hooke.models.names import parse_wanted
 from hooke.project.folder import Project
 from hooke.project.serving import load_service, serve_here
+from hooke.serving.exposure import Exposure
 from hooke.serving.service import SETUP, Service
 
 __all__ = ["serve"]
@@ -30,7 +32,7 @@ _PLAIN = (str, int, float, bool, Path, type(None), list, tuple, dict, set, froze
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
+@exposure_options
 @click.option(
     "--with",
     "given",
@@ -40,11 +42,12 @@ _PLAIN = (str, int, float, bool, Path, type(None), list, tuple, dict, set, froze
 )
 @debug_option
 @click.pass_obj
-def serve(session: Session, *, target: str, port: int, given: tuple[str, ...]) -> int:
-    """Serve the class of FILE.py (its only service), or the named one, on 127.0.0.1.
+def serve(session: Session, *, target: str, exposure: Exposure, given: tuple[str, ...]) -> int:
+    """Serve the class of FILE.py (its only service), or the named one, on this machine.
 
     POST /METHOD takes a JSON object of the method's parameters; GET /-/health and /-/ready say how it is. Ctrl-C or SIGTERM
-    drains: what was asked is answered, nothing new is taken. Any program of this machine may ask: there is no token yet.
+    drains: what was asked is answered, nothing new is taken. Who asks shows the token that is in the file
+    which is named when it answers; another machine can ask only with TLS.
     Exit codes: 0 drained, 1 setup failed or requests were cut, 2 wrong usage.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -58,7 +61,7 @@ def serve(session: Session, *, target: str, port: int, given: tuple[str, ...]) -
         declared,
         project,
         bound,
-        port=port,
+        exposure=exposure,
         tell=lambda line: click.echo(line, err=True),
         entry=f"{path}:{declared.name}",
     )

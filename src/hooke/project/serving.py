@@ -13,13 +13,16 @@ from hooke.base.errors import MissingExtra, UsageError
 from hooke.models.names import Wanted
 from hooke.models.registry import find
 from hooke.pipeline.shown import shown
+from hooke.project.asking import how_to_ask, token_file_of
 from hooke.project.folder import Project
 from hooke.project.loaded_models import load_version
 from hooke.project.loading import choose, load_file
 from hooke.project.registry import registry_of
 from hooke.project.service_runs import ServiceRun
+from hooke.serving.exposure import Exposure
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
+from hooke.serving.tokens import read_token
 
 __all__ = ["Served", "check_bindings", "load_service", "serve_here", "setup_arguments"]
 
@@ -83,16 +86,17 @@ def serve_here(
     project: Project,
     given: Mapping[str, Any],
     *,
-    port: int,
+    exposure: Exposure,
     tell: Callable[[str], None],
     entry: str = "",
 ) -> Served:
-    """Serve on 127.0.0.1 until SIGTERM or Ctrl-C, and drain. `tell` gets a line when it listens, and one when it answers.
+    """Serve until SIGTERM or Ctrl-C, and drain. `tell` gets a line when it listens, and two when it answers.
 
     What it did is journalled, as a run that says that it serves `entry`.
-    Raises UsageError where the port is taken, MissingExtra, and what reading a model or `setup` raises.
+    Raises UsageError where the port is taken or `exposure` would let strangers in, MissingExtra, and what reading a model or `setup` raises.
     """
     check_bindings(declared, given)
+    exposure.check()
     try:
         from hooke.serving.server import bind, serve
     except ModuleNotFoundError as error:
@@ -101,18 +105,26 @@ def serve_here(
         raise MissingExtra(
             f"a service needs {error.name}, which is not installed", mend='pip install "hooke[serve]"'
         ) from error
-    replica = Replica(declared)
-    listening = bind(port)
-    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    token_file = token_file_of(declared, project, exposure)
+    token = None if token_file is None else read_token(token_file)
+    replica = Replica(declared, gate=exposure.gate(token))
+    listening = bind(exposure.port, exposure.host)
+    address = exposure.url(listening.getsockname()[1])
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
     tell(f"{declared.name} is being set up, on {address}")
+
+    def ready() -> None:
+        tell(f"{declared.name} answers: {paths}; Ctrl-C drains and ends it")
+        tell(how_to_ask(declared, exposure, token_file, address))
+
     shown_values = {name: shown(value) for name, value in given.items()}
     with ServiceRun(project, declared.name, entry=entry, shown=shown_values) as run:
         cut = serve(
             replica,
             lambda: setup_arguments(project, given),
             listening,
-            ready=lambda: tell(f"{declared.name} answers: {paths}; Ctrl-C drains and ends it"),
+            ready=ready,
+            tls=exposure.tls,
             windows=run.window,
         )
     tally = replica.tally

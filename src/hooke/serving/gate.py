@@ -1,42 +1,72 @@
-"""What is looked at before every route: for whom the request was meant, and from which page it comes."""
+"""What is looked at before every route: for whom a request was meant, from which page it comes, and whether it has the token."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hmac
+from dataclasses import dataclass, field
 
 from hooke.serving.exchange import Exchange
 from hooke.serving.problems import Problem
 
-__all__ = ["Gate"]
+__all__ = ["LOOPBACK", "Gate"]
 
-LOOPBACK = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _ONCE = frozenset({b"authorization", b"content-length", b"content-type", b"host", b"origin"})
 """Headers of which two would mean two things."""
+MOST_HEADERS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Lets requests through for these hosts alone, and from pages of the same address alone.
+    """Lets requests through for these hosts alone, from pages of the same address alone, and with this token alone.
 
     A page elsewhere cannot make a browser send a request to a loopback address: its `Origin` is another, and a name that was
-    made to mean 127.0.0.1 is no known `Host`.
+    made to mean 127.0.0.1 is no known `Host`. Without a token (None) any program that reaches the port is let through.
     """
 
-    hosts: frozenset[bytes] = LOOPBACK
+    hosts: frozenset[str] = LOOPBACK
+    """In lower case, without ports; addresses of IPv6 in brackets."""
+    token: str | None = field(default=None, repr=False)
+    _hosts: frozenset[bytes] = field(init=False, repr=False)
+    _wanted: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hosts", frozenset(host.encode() for host in self.hosts))
+        object.__setattr__(self, "_wanted", b"Bearer " + self.token.encode() if self.token else b"")
 
     def check(self, exchange: Exchange) -> None:
-        """Raises Problem: 400 where there is not one Host, 403 where it or the Origin is not of this service."""
+        """Raises Problem: 400 where there is not one Host, 403 where it or the Origin is not of this service, 431."""
         headers = exchange.headers
         if len(headers) != len(exchange.raw):
             _refuse_repeated(exchange)
+        if len(exchange.raw) > MOST_HEADERS:
+            raise Problem(431, f"there are more than {MOST_HEADERS} headers")
         host = headers.get(b"host")
         if host is None:
             raise Problem(400, "there is no Host header")
-        if _without_port(host) not in self.hosts:
-            raise Problem(403, "the Host is not one of this service")
+        if _without_port(host) not in self._hosts:
+            raise Problem(403, "the Host is not one of this service", reason="host")
         origin = headers.get(b"origin")
-        if origin is not None and origin != b"http://" + host:
-            raise Problem(403, "the Origin is not of this service")
+        if origin is not None and origin not in (b"http://" + host, b"https://" + host):
+            raise Problem(403, "the Origin is not of this service", reason="origin")
+
+    def knows(self, exchange: Exchange) -> bool:
+        """Whether the request has the token, or none is asked for."""
+        if not self._wanted:
+            return True
+        shown = exchange.headers.get(b"authorization", b"")
+        if shown[:7] != b"Bearer ":
+            scheme, _, rest = shown.partition(b" ")
+            shown = b"Bearer " + rest.strip() if scheme.lower() == b"bearer" else b""
+        return hmac.compare_digest(shown, self._wanted)
+
+    def refusal(self, exchange: Exchange) -> Problem:
+        """What who has not the token is told (401), as RFC 6750 has it."""
+        if b"authorization" in exchange.headers:
+            said, challenge = "the token is not that of this service", 'Bearer error="invalid_token"'
+        else:
+            said, challenge = "there is no token; send authorization: Bearer TOKEN", "Bearer"
+        return Problem(401, said, headers={"www-authenticate": challenge}, reason="token")
 
 
 def _refuse_repeated(exchange: Exchange) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -34,7 +34,10 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Problem(Exception):
-    """A request that is refused, or that failed. `retry_after_s` goes with 429 and 503, `allow` with 405."""
+    """A request that is refused, or that failed. `retry_after_s` goes with 429 and 503, `headers` with the answer.
+
+    `reason` is a word for it among the counts of refusals, where its status is not enough.
+    """
 
     def __init__(
         self,
@@ -43,14 +46,16 @@ class Problem(Exception):
         *,
         errors: Sequence[FieldFault] = (),
         retry_after_s: float | None = None,
-        allow: str = "",
+        headers: Mapping[str, str] | None = None,
+        reason: str = "",
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s
-        self.allow = allow
+        self.reason = reason or HTTPStatus(status).phrase.lower()
+        self._headers = headers or {}
 
     def body(self) -> bytes:
         """The document."""
@@ -59,11 +64,9 @@ class Problem(Exception):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Those that this status asks for, beside type and length."""
-        headers = []
+        headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
         if self.retry_after_s is not None:
             headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after_s))).encode()))
-        if self.allow:
-            headers.append((b"allow", self.allow.encode()))
         return headers
 
 

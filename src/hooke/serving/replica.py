@@ -115,6 +115,8 @@ class Replica:
         exchange = Exchange(scope, receive, send, self._terms)
         try:
             self._gate.check(exchange)
+            if not self._gate.knows(exchange):
+                self._refuse_unless_open(exchange)
             await self._handler(exchange)(exchange)
         except Problem as problem:
             await exchange.refuse(problem)
@@ -123,6 +125,11 @@ class Replica:
         finally:
             self.active -= 1
             self.answered += 1
+
+    def _refuse_unless_open(self, exchange: Exchange) -> None:
+        route = self.routes.find(exchange)
+        if route is None or not route.open or exchange.verb not in route.verbs:
+            raise self._gate.refusal(exchange)
 
     def _handler(self, exchange: Exchange) -> Handler:
         route = self.routes.find(exchange)
@@ -133,7 +140,7 @@ class Replica:
             )
         handler = route.verbs.get(exchange.verb)
         if handler is None:
-            raise Problem(405, f"{route.path} takes {route.allow}", allow=route.allow)
+            raise Problem(405, f"{route.path} takes {route.allow}", headers={"allow": route.allow})
         return handler
 
     async def _not_yet(self, _exchange: Exchange) -> None:

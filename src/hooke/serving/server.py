@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.journal.services import BatchWindow
+from hooke.serving.exposure import Tls
 from hooke.serving.replica import Replica
 from hooke.serving.windows import LEAST_S
 
@@ -27,21 +28,21 @@ SPARE_S = 5.0
 """What a drain may take beyond the service's timeout, within which each request has its answer."""
 
 
-def bind(port: int) -> socket.socket:
-    """A socket on 127.0.0.1; with port 0 on a free one. Raises UsageError where the port is taken."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def bind(port: int, host: str = "127.0.0.1") -> socket.socket:
+    """A socket on this address; with port 0 on a free port. Raises UsageError where the port is taken."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind(("127.0.0.1", port))
+        made.bind((host, port))
         # At once: a second server on this port is to fail now, and not when its model is loaded.
         made.listen(2048)
     except OSError as error:
         made.close()
         taken = error.errno == errno.EADDRINUSE
         raise UsageError(
-            f"port {port} of 127.0.0.1 is taken"
+            f"port {port} of {host} is taken"
             if taken
-            else f"port {port} cannot be served: {error.strerror}",
+            else f"port {port} of {host} cannot be served: {error.strerror}",
             mend="end what serves there, or take another: --port 0 finds a free one",
         ) from error
     made.setblocking(False)
@@ -55,6 +56,7 @@ def serve(
     *,
     ready: Callable[[], None],
     windows: Callable[[BatchWindow], None] | None = None,
+    tls: Tls | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; returns how many requests had to be cut. A second signal cuts at once.
 
@@ -70,6 +72,8 @@ def serve(
         log_config=None,
         proxy_headers=False,
         server_header=False,
+        ssl_certfile=tls.cert if tls is not None else None,
+        ssl_keyfile=tls.key if tls is not None else None,
         timeout_keep_alive=75,  # longer than a proxy in front keeps one, so that it is the proxy who closes
         timeout_graceful_shutdown=int(replica.declared.timeout_s + SPARE_S) + 1,
     )

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from hooke.serving.gate import Gate
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
 
@@ -44,10 +45,13 @@ def client(made: type, /, **setup: Any) -> ServiceClient:
 
 
 class ServiceClient:
-    """Sends requests to one replica, from any thread. A context manager; entering it sets the service up."""
+    """Sends requests to one replica, from any thread. A context manager; entering it sets the service up.
 
-    def __init__(self, declared: Service, setup: Mapping[str, Any]) -> None:
-        self.replica = Replica(declared)
+    With a `gate` that has a token it is as behind a port: who does not show the token is refused.
+    """
+
+    def __init__(self, declared: Service, setup: Mapping[str, Any], *, gate: Gate | None = None) -> None:
+        self.replica = Replica(declared, gate=gate)
         self._setup = setup
 
     @property
