@@ -1,0 +1,66 @@
+"""What the front answers itself, as the same problem documents (RFC 9457) that replicas give. Pure."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from hooke.serving.front.settings import FrontSettings
+
+__all__ = ["replies"]
+
+
+def replies(settings: FrontSettings) -> dict[str, Any]:
+    """Envoy's `local_reply_config`: by Envoy's own flag of what happened, else by status."""
+    flags = [
+        _mapper(_flag("UH"), 503, "no replica is up at this moment", retry_after_s=1),
+        _mapper(_flag("UF"), 503, "no replica could be reached", retry_after_s=1),
+        _mapper(_flag("UO"), 503, "more is under way than can be", retry_after_s=1),
+        _mapper(_flag("OM"), 503, "the front is short of memory", retry_after_s=1),
+        # 502 and not 503: unlike with those above the request may have been done.
+        _mapper(_flag("UC"), 502, "the replica ended before its answer; what was asked may have been done"),
+        _mapper(_flag("UT"), 504, f"no answer within {settings.timeout_s:g} s"),
+        _mapper(_flag("RL"), 429, f"more than {settings.rate_limit} requests a second", retry_after_s=1),
+    ]
+    statuses = [
+        _mapper(_status(413), 413, f"the body is larger than {settings.body_limit} bytes"),
+        _mapper(
+            _status(431),
+            431,
+            f"the headers are more than {settings.most_headers}, or longer than {settings.header_limit_kb} KiB",
+        ),
+        _mapper(_status(408), 408, "the request did not arrive in time"),
+        _mapper(_status(426), 426, "HTTP/1.1 is spoken here, and nothing older"),
+        _mapper(_status(400), 400, "this is not taken as a request of HTTP/1.1: %RESPONSE_CODE_DETAILS%"),
+    ]
+    rest = _format("%LOCAL_REPLY_BODY%", "%RESPONSE_CODE_DETAILS%")
+    return {"mappers": [*flags, *statuses], "body_format": rest}
+
+
+def _mapper(which: dict[str, Any], status: int, detail: str, *, retry_after_s: int = 0) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "filter": which,
+        "status_code": status,
+        "body_format_override": _format(detail, HTTPStatus(status).phrase),
+    }
+    if retry_after_s:
+        made["headers_to_add"] = [{"header": {"key": "retry-after", "value": str(retry_after_s)}}]
+    return made
+
+
+def _format(detail: str, title: str) -> dict[str, Any]:
+    document = {"title": title, "status": "%RESPONSE_CODE%", "detail": detail}
+    return {"json_format": document, "content_type": "application/problem+json"}
+
+
+def _flag(name: str) -> dict[str, Any]:
+    return {"response_flag_filter": {"flags": [name]}}
+
+
+def _status(code: int) -> dict[str, Any]:
+    # Envoy wants a name under which the number could be changed at run time; nothing does.
+    return {
+        "status_code_filter": {
+            "comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": "none"}}
+        }
+    }

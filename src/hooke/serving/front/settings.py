@@ -1,0 +1,133 @@
+"""What a front is made of, and where its replicas are."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hooke.base.errors import UsageError
+
+__all__ = ["FrontSettings", "Tls", "Upstream"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """Where a replica listens. One that is `leaving` gets nothing new; what it has goes on."""
+
+    port: int
+    host: str = "127.0.0.1"
+    leaving: bool = False
+
+    @property
+    def place(self) -> str:
+        """As Envoy writes it."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files: the chain of the certificate, and its key."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontSettings:
+    """What a front is made of. Raises UsageError for what would not be safe, or could not be."""
+
+    service: str
+    folder: Path
+    """Its own, absolute: its configuration, the file of the replicas, the socket on which it is asked, its log."""
+    address: str = "127.0.0.1"
+    port: int = 0
+    """0: a free one."""
+    tls: Tls | None = None
+
+    timeout_s: float = 30.0
+    """The deadline of a request, retries and all; for a streaming method that of each item."""
+    idempotent: bool = False
+    """Whether a request that was sent and not answered may be sent again."""
+    streams: tuple[str, ...] = ()
+    """Paths that answer with server-sent events, for longer than the deadline."""
+
+    body_limit: int = 16 << 20
+    """Bytes, as in a replica."""
+    retry_body_limit: int = 1 << 20
+    """Bytes of a body that is kept for another try: each request that waits keeps its own."""
+    header_limit_kb: int = 32
+    """KiB of all headers together: many times what tokens and cookies take."""
+    most_headers: int = 100
+    most_connections: int = 4096
+    """Of clients, at once. With one to a replica that is 8,192 file descriptors; 20,000 is a common limit."""
+    most_requests: int = 16384
+    """In the replicas at once: above what all their queues hold, so that it is they who refuse, with 429."""
+    rate_limit: int | None = None
+    """Requests a second, of all clients together; as many at once are let through."""
+    headers_timeout_s: float = 10.0
+    """For the headers of a request: who sends them slower is cut off (slowloris)."""
+    idle_timeout_s: float = 60.0
+    """A client's connection without a request is closed after so long."""
+    memory_limit: int = 1 << 30
+    """Bytes of Envoy's heap: near them it refuses with 503, rather than be killed."""
+
+    threads: int = 1
+    access_log: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_loopback(self.address) and self.tls is None:
+            raise UsageError(
+                f"{self.address} can be reached from other machines, and there is no TLS",
+                mend="give a certificate and its key, or listen on 127.0.0.1",
+            )
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"{self.port} is no port", mend="valid ports: 1 to 65535, or 0 for a free one")
+        for name in ("timeout_s", "headers_timeout_s", "idle_timeout_s"):
+            # Envoy counts in milliseconds, and takes 0 for "never".
+            if not 0.001 <= getattr(self, name) <= 86_400:
+                raise UsageError(
+                    f"{name}={getattr(self, name)} is no time for a front",
+                    mend="valid: 0.001 to 86400 seconds",
+                )
+        for name in (
+            "body_limit",
+            "retry_body_limit",
+            "most_headers",
+            "most_connections",
+            "most_requests",
+            "threads",
+        ):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)} lets nothing through", mend="give at least 1")
+        if self.rate_limit is not None and self.rate_limit < 1:
+            raise UsageError(
+                f"rate_limit={self.rate_limit} lets nothing through",
+                mend="give requests a second, or leave it out",
+            )
+        if not self.folder.is_absolute():
+            raise UsageError(
+                f"the folder of a front, {self.folder}, is relative", mend="give it from the root on"
+            )
+
+    @property
+    def endpoints_file(self) -> Path:
+        """The replicas. It has a folder of its own, for Envoy watches it: what else is written must not wake it."""
+        return self.folder / "endpoints" / "replicas.json"
+
+    @property
+    def log(self) -> Path:
+        """What Envoy says of itself."""
+        return self.folder / "envoy.log"
+
+    @property
+    def scheme(self) -> str:
+        """`http`, or `https` where there is TLS."""
+        return "https" if self.tls else "http"
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        raise UsageError(f"{address!r} is no address", mend="give an IP address, such as 127.0.0.1") from None

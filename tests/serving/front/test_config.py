@@ -1,0 +1,144 @@
+"""What Envoy is told: whole, as a file to read, and for any settings accepted by the real one."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hooke.base.errors import UsageError
+from hooke.serving.front.config import bootstrap, endpoints
+from hooke.serving.front.envoy import envoy_path
+from hooke.serving.front.settings import FrontSettings, Tls, Upstream
+
+GOLDEN = Path(__file__).with_name("envoy.json")
+FOLDER = Path("/srv/delay")
+
+
+def test_the_whole_of_it_is_as_in_the_file():
+    told = bootstrap(
+        FrontSettings(
+            service="Delay",
+            folder=FOLDER,
+            port=8000,
+            timeout_s=2,
+            idempotent=True,
+            rate_limit=500,
+            streams=("/count",),
+        ),
+        FOLDER / "admin.sock",
+    )
+    # To take a change: write `json.dumps(told, indent=1)` there, and read what git says of it.
+    assert json.dumps(told, indent=1) + "\n" == GOLDEN.read_text()
+
+
+def retry_on(**given):
+    told = bootstrap(FrontSettings(service="Delay", folder=FOLDER, **given), FOLDER / "admin.sock")
+    manager = told["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    return set(manager["route_config"]["virtual_hosts"][0]["retry_policy"]["retry_on"].split(","))
+
+
+def test_what_was_sent_is_sent_again_only_where_that_was_declared():
+    assert retry_on(idempotent=True) - retry_on() == {"reset"}
+    assert retry_on() == {"connect-failure", "refused-stream", "reset-before-request"}
+
+
+places = st.builds(Upstream, port=st.integers(1, 65535), leaving=st.booleans())
+
+
+@given(st.lists(places, unique_by=lambda one: one.port), st.randoms(use_true_random=False))
+def test_the_file_of_the_replicas_is_the_same_in_any_order(replicas, chance):
+    mixed = list(replicas)
+    chance.shuffle(mixed)
+    assert endpoints(mixed) == endpoints(replicas)
+    listed = [
+        one for group in endpoints(replicas)["resources"][0]["endpoints"] for one in group["lb_endpoints"]
+    ]
+    ports = {
+        one["endpoint"]["address"]["socket_address"]["port_value"]: one.get("health_status") for one in listed
+    }
+    assert ports == {one.port: "DRAINING" if one.leaving else None for one in replicas}
+
+
+@given(st.sets(places, max_size=3), st.sets(places, max_size=3))
+def test_its_version_tells_two_of_them_apart(some, others):
+    assert (endpoints(some)["version_info"] == endpoints(others)["version_info"]) == (some == others)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"address": "0.0.0.0"}, "no TLS"),
+        ({"address": "localhost"}, "no address"),
+        ({"port": 70_000}, "no port"),
+        ({"timeout_s": 0}, "no time"),
+        ({"rate_limit": 0}, "lets nothing through"),
+        ({"most_connections": 0}, "lets nothing through"),
+        ({"folder": Path("here")}, "relative"),
+    ],
+)
+def test_what_would_not_be_safe_is_refused(given, said):
+    with pytest.raises(UsageError, match=said) as raised:
+        FrontSettings(**{"service": "Delay", "folder": FOLDER} | given)
+    assert raised.value.mend
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    made = Tls(certificate=folder / "certificate.pem", key=folder / "key.pem")
+    subject = ["-subj", "/CN=localhost", "-days", "1", "-keyout", made.key, "-out", made.certificate]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    subprocess.run(["openssl", "req", "-x509", "-nodes", *kind, *subject], check=True, capture_output=True)
+    return made
+
+
+counts = st.integers(1, 1 << 20)
+drawn = st.fixed_dictionaries(
+    {
+        "service": st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=40),
+        "address": st.sampled_from(["127.0.0.1", "127.0.0.5", "::1"]),
+        "port": st.integers(0, 65535),
+        "timeout_s": st.floats(0.001, 86_400),
+        "idempotent": st.booleans(),
+        "streams": st.lists(st.from_regex(r"/[A-Za-z_]\w{0,20}", fullmatch=True), max_size=3).map(tuple),
+        "body_limit": st.integers(1, 1 << 31),
+        "retry_body_limit": st.integers(1, 1 << 31),
+        "header_limit_kb": st.integers(1, 8192),
+        "most_headers": counts,
+        "most_connections": counts,
+        "most_requests": counts,
+        "rate_limit": st.none() | counts,
+        "headers_timeout_s": st.floats(0.001, 86_400),
+        "idle_timeout_s": st.floats(0.001, 86_400),
+        "memory_limit": st.integers(1 << 20, 1 << 40),
+        "threads": st.integers(1, 8),
+    }
+)
+
+
+@pytest.mark.heavy
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(given=drawn, has_tls=st.booleans(), has_log=st.booleans())
+def test_any_settings_make_what_envoy_accepts(tmp_path, certificate, given, has_tls, has_log):
+    made = FrontSettings(
+        folder=tmp_path,
+        tls=certificate if has_tls else None,
+        access_log=tmp_path / "access.log" if has_log else None,
+        **given,
+    )
+    made.endpoints_file.parent.mkdir(exist_ok=True)
+    made.endpoints_file.write_text(json.dumps(endpoints([Upstream(port=8001)])))
+    told = tmp_path / "envoy.json"
+    told.write_text(json.dumps(bootstrap(made, tmp_path / "admin.sock")))
+    checked = subprocess.run(
+        [envoy_path(), "--mode", "validate", "--log-level", "warn", "-c", told],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+    # Neither a deprecated field nor anything else to be warned of.
+    assert checked.stderr.strip() in ("", f"configuration '{told}' OK")
