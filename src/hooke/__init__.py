@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from hooke.project.searching.conducting import search
     from hooke.project.searching.search import Search
     from hooke.project.searching.space import loguniform
+    from hooke.serving.contexts import request_contexts
     from hooke.serving.service import service
     from hooke.tracking.log import (
         log_artifact,
@@ -120,6 +121,7 @@ __all__ = [
     "plan",
     "register",
     "reproduce",
+    "request_contexts",
     "run",
     "runs",
     "search",
@@ -156,6 +158,7 @@ _ELSEWHERE = {
     "plan": "hooke.project.planning.plan",
     "register": "hooke.project.registering",
     "reproduce": "hooke.project.reproducing.case",
+    "request_contexts": "hooke.serving.contexts",
     "run": "hooke.project.running",
     "runs": "hooke.project.comparing.runs",
     "search": "hooke.project.searching.conducting",

@@ -21,6 +21,7 @@ from hooke.cli.screens import Session, command
 from hooke.models.names import parse_wanted
 from hooke.project.folder import Project
 from hooke.project.serving import load_service, serve_here
+from hooke.serving.contexts import RequestIds
 from hooke.serving.exposure import Exposure
 from hooke.serving.service import SETUP, Service
 
@@ -50,7 +51,10 @@ def serve(session: Session, *, target: str, exposure: Exposure, given: tuple[str
     which is named when it answers; another machine can ask only with TLS.
     Exit codes: 0 drained, 1 setup failed or requests were cut, 2 wrong usage.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logged = logging.StreamHandler()
+    logged.addFilter(RequestIds())
+    form = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
+    logging.basicConfig(format=form, level=logging.WARNING, handlers=[logged])
     with contextlib.redirect_stdout(sys.stderr):
         declared, path = load_service(target)
     session.project = project = Project.find(path)

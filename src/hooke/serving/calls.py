@@ -114,5 +114,5 @@ async def _send_items(items: AsyncIterator[bytes], exchange: Exchange) -> None:
             data = await anext(items, None)
         end = event(b"null", "end")
     except Problem as problem:
-        end = event(problem.body(), "error")
+        end = event(problem.body(exchange.id.decode()), "error")
     await exchange.end(end)

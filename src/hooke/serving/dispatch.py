@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hooke.serving.batcher import Batch, Batcher, Limits, Request
+from hooke.serving.contexts import ASKED, Asked
 from hooke.serving.model_thread import ModelThread
 from hooke.serving.payloads import Kind, Method, encode
 from hooke.serving.problems import Problem, problem_of
@@ -40,6 +41,8 @@ class _Call(Request):
     method: Method
     arguments: dict[str, Any]
     future: asyncio.Future[Any]
+    asked: tuple[Asked, ...]
+    """For whom: the one request, or none where nobody says."""
     step: Callable[[], Any] | None = None
     """What runs instead of the method: the next item of a stream."""
 
@@ -76,6 +79,7 @@ class Dispatch:
                 group=group_of(method, arguments) if batched else None,
                 rows=count_rows(method, arguments) if batched else 1,
                 future=self._loop.create_future(),
+                asked=ASKED.get(),
                 arrived=self._loop.time(),
                 deadline=self._loop.time() + self.declared.timeout_s,
             )
@@ -90,6 +94,7 @@ class Dispatch:
             group=None,
             rows=1,
             future=self._loop.create_future(),
+            asked=ASKED.get(),
             arrived=now,
             deadline=now + self.declared.timeout_s,
             step=step,
@@ -138,10 +143,11 @@ class Dispatch:
             task.add_done_callback(self._tasks.discard)
             return
         self._thread.submit(
-            lambda: _run(calls, self._most), lambda result, error: self._done(batch, calls, result, error)
+            lambda: _run_for(calls, self._most), lambda result, error: self._done(batch, calls, result, error)
         )
 
     async def _run_async(self, batch: Batch, calls: list[_Call]) -> None:
+        ASKED.set(_asked(calls))
         try:
             results: list[Any] = []
             for arguments, rows in _pieces(calls, self._most):
@@ -169,7 +175,8 @@ class Dispatch:
             blamed = self.batcher.failed() is not None
             self.windows.failure(name, took, self._waiting, blamed=blamed)
             if blamed:
-                _settle(calls[0], problem_of(error, name))
+                ids = ",".join(asked.context.id for asked in calls[0].asked)
+                _settle(calls[0], problem_of(error, name, ids or None))
         self._pump()
 
     def _settle_all(self, calls: list[_Call], answers: list[Any], now: float) -> int:
@@ -194,6 +201,19 @@ class Dispatch:
         self._sweeping = self._waiting > 0
         if self._sweeping:
             self._loop.call_later(self.sweep_s, self._sweep)
+
+
+def _asked(calls: list[_Call]) -> tuple[Asked, ...]:
+    return tuple(asked for call in calls for asked in call.asked)
+
+
+def _run_for(calls: list[_Call], most: int) -> list[Any]:
+    """Run them in a context that names whose they are."""
+    before = ASKED.set(_asked(calls))
+    try:
+        return _run(calls, most)
+    finally:
+        ASKED.reset(before)
 
 
 def _run(calls: list[_Call], most: int) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from hooke.serving.contexts import RequestContext, context_of, request_id_of
 from hooke.serving.problems import MEDIA_TYPE, Problem
 from hooke.serving.watching import CallerGone
 
@@ -41,6 +42,7 @@ class Exchange:
         "_read",
         "_send",
         "headers",
+        "id",
         "parameters",
         "path",
         "raw",
@@ -56,6 +58,8 @@ class Exchange:
         self.raw: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers = dict(self.raw)
         """By names in lower case; of a repeated one the last."""
+        self.id = request_id_of(self.headers)
+        """That of the request, which its answer bears."""
         self.parameters: dict[str, str] = {}
         """What the path has in the places that its route names in braces."""
         self.receive = receive
@@ -64,6 +68,13 @@ class Exchange:
         """Of the answer, once it began."""
         self._send = send
         self._read = False
+
+    @property
+    def context(self) -> RequestContext:
+        """What is passed on of it."""
+        # A long `tracestate` may come in parts.
+        state = b",".join(value for name, value in self.raw if name == b"tracestate")
+        return context_of(self.id, self.headers | {b"tracestate": state})
 
     async def json_body(self) -> bytes:
         """The body, which must be said to be JSON. Raises Problem: 415, and as `body`."""
@@ -97,19 +108,20 @@ class Exchange:
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Send all of an answer."""
         self.status = status
-        sent = [*headers, (b"content-length", b"%d" % len(body)), *self._closing()]
+        length = (b"content-length", b"%d" % len(body))
+        sent = [*headers, length, (b"x-request-id", self.id), *self._closing()]
         await self._send({"type": "http.response.start", "status": status, "headers": sent})
         await self._send({"type": "http.response.body", "body": body})
 
     async def refuse(self, problem: Problem) -> None:
         """Send a problem document."""
         kind = (b"content-type", MEDIA_TYPE)
-        await self.answer(problem.status, problem.body(), kind, *problem.headers())
+        await self.answer(problem.status, problem.body(self.id.decode()), kind, *problem.headers())
 
     async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         """Send the status and the headers; `piece` and `end` send the body."""
         self.status = status
-        sent = [*headers, *self._closing()]
+        sent = [*headers, (b"x-request-id", self.id), *self._closing()]
         await self._send({"type": "http.response.start", "status": status, "headers": sent})
 
     async def piece(self, data: bytes) -> None:

@@ -30,6 +30,7 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int
     detail: str
     errors: tuple[FieldFault, ...] = ()
+    request_id: str | None = None
     type: str | None = None  # left out it means about:blank: the status tells the kind
 
 
@@ -57,10 +58,10 @@ class Problem(Exception):
         self.reason = reason or HTTPStatus(status).phrase.lower()
         self._headers = headers or {}
 
-    def body(self) -> bytes:
-        """The document."""
+    def body(self, request_id: str | None = None) -> bytes:
+        """The document, for the request of this id."""
         title = HTTPStatus(self.status).phrase
-        return msgspec.json.encode(_Document(title, self.status, self.detail, self.errors))
+        return msgspec.json.encode(_Document(title, self.status, self.detail, self.errors, request_id))
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Those that this status asks for, beside type and length."""
@@ -70,10 +71,11 @@ class Problem(Exception):
         return headers
 
 
-def problem_of(error: BaseException, method: str) -> Problem:
+def problem_of(error: BaseException, method: str, request_id: str | None = None) -> Problem:
     """What the caller is told of an exception in the service's own code: `UsageError` is the caller's fault, `Temporary` time's.
 
-    Of any other only its type is told, for what it says may be nobody else's business; all of it goes to the logger `hooke`.
+    Of any other only its type is told, for what it says may be nobody else's business; all of it goes to the logger `hooke`, with
+    the request's id: the one that is given, or that of the request that is being answered.
     """
     if isinstance(error, Problem):
         return error
@@ -81,5 +83,6 @@ def problem_of(error: BaseException, method: str) -> Problem:
         return Problem(422, f"{error.what}; {error.mend}" if error.mend else error.what)
     if isinstance(error, Temporary):
         return Problem(503, error.what, retry_after_s=error.delay_s or 1.0)
-    _log.error("%s raised", method, exc_info=error)
+    extra = {"request_id": request_id} if request_id is not None else None
+    _log.error("%s raised", method, exc_info=error, extra=extra)
     return Problem(500, f"{method} raised {type(error).__name__}; the log of the service has its traceback")

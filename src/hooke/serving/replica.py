@@ -14,6 +14,7 @@ from typing import Any
 from hooke.base.errors import HookeError
 from hooke.base.tracebacks import user_frames
 from hooke.serving.calls import Calls
+from hooke.serving.contexts import ASKED
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.exchange import JSON, Exchange, Receive, Send, Terms
 from hooke.serving.gate import Gate
@@ -113,6 +114,7 @@ class Replica:
             return  # lifespan and websockets: there are none here
         self.active += 1
         exchange = Exchange(scope, receive, send, self._terms)
+        ASKED.set((exchange,))  # a server calls this in a task, and so in a context, of its own
         try:
             self._gate.check(exchange)
             if not self._gate.knows(exchange):

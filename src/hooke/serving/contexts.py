@@ -1,0 +1,104 @@
+"""For whom the code that runs now runs: ids of requests and W3C trace context, for a service's own code and its log."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import secrets
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "ASKED",
+    "Asked",
+    "RequestContext",
+    "RequestIds",
+    "context_of",
+    "request_contexts",
+    "request_id_of",
+]
+
+_SANE = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+"""Ids of others that are taken: what can be looked for in a log, and can do nothing to a log."""
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
+"""`traceparent` of W3C Trace Context; versions after 00 may say more."""
+_KEY = r"(?:[a-z][_0-9a-z*/-]{0,255}|[0-9a-z][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
+_MEMBER = re.compile(rf"{_KEY}=[ -+\--<>-~]{{0,255}}[!-+\--<>-~]")
+_MOST_STATE = 512
+"""Characters of `tracestate` that are passed on, as the recommendation asks at least."""
+_SHOWN = 3
+"""Ids of a batch that a line of the log names."""
+
+_STEM = secrets.token_hex(6).encode()
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestContext:
+    """A request: its id, and the trace that it is part of, as headers to send on. The latter are None where there is none."""
+
+    id: str
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+class Asked(Protocol):
+    """What a context is made of when somebody asks for it."""
+
+    @property
+    def context(self) -> RequestContext:
+        """Of one request."""
+        ...
+
+
+ASKED: ContextVar[tuple[Asked, ...]] = ContextVar("hooke_asked", default=())
+"""The requests for which what runs now runs."""
+
+
+def request_contexts() -> tuple[RequestContext, ...]:
+    """The requests that the method of a service which calls this is answering: one, or all those of its batch; none elsewhere.
+
+    `for each in request_contexts(): log.info("asked by %s", each.id)`. To go on with a trace, send `traceparent` and `tracestate`.
+    """
+    return tuple(asked.context for asked in ASKED.get())
+
+
+def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
+    """The id that the request has (`x-request-id`), where it is a sane one, or a new one: unique, and not secret."""
+    given = headers.get(b"x-request-id")
+    if given is not None and _SANE.fullmatch(given):
+        return given
+    return b"%b-%d" % (_STEM, next(_numbers))
+
+
+def context_of(request_id: bytes, headers: Mapping[bytes, bytes]) -> RequestContext:
+    """What is passed on of a request. What does not follow the recommendation is not."""
+    parent = headers.get(b"traceparent", b"").decode("latin-1")
+    found = _TRACE.fullmatch(parent)
+    if found is None or (parent.startswith("00") and found[1]):
+        return RequestContext(id=request_id.decode())
+    state = _state(headers.get(b"tracestate", b"").decode("latin-1"))
+    return RequestContext(id=request_id.decode(), traceparent=parent, tracestate=state)
+
+
+def _state(text: str) -> str | None:
+    members = [member.strip(" \t") for member in text.split(",")]
+    members = [member for member in members if member]
+    keys = {member.partition("=")[0] for member in members}
+    sane = len(text) <= _MOST_STATE and len(keys) == len(members) <= 32
+    return ",".join(members) if members and sane and all(map(_MEMBER.fullmatch, members)) else None
+
+
+class RequestIds(logging.Filter):
+    """Gives each record `request_id`, for a format: the requests that it is about, `-` where it is about none."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets all through."""
+        if not hasattr(record, "request_id"):
+            ids = [each.id for each in request_contexts()]
+            more = f"+{len(ids) - _SHOWN}" if len(ids) > _SHOWN else ""
+            record.request_id = ",".join(ids[:_SHOWN]) + more or "-"
+        return True
