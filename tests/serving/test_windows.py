@@ -16,6 +16,7 @@ from hooke.journal.reader import read
 from hooke.journal.services import BatchWindow, MethodBatches
 from hooke.project.folder import Project
 from hooke.project.service_runs import ServiceRun
+from hooke.serving.service import service_of
 from hooke.serving.windows import Windows, bin_of, length_s, merged
 from hooke.testing import client
 
@@ -156,11 +157,11 @@ def events_of(run):
 @given(st.lists(st.sampled_from([0, 1, 7]), max_size=30))
 def test_a_run_holds_all_windows(tmp_path_factory, counts):
     project = Project.find(tmp_path_factory.mktemp("project"))
-    with ServiceRun(project, "Delay", entry="delays.py:Delay", shown={"a": "1"}) as run:
+    with ServiceRun(project, service_of(Rows), entry="delays.py:Delay", shown={"a": "1"}) as run:
         for count in counts:
             run.window(BatchWindow(seconds=2.0, requests=count))
-    started, *windows, finished = events_of(run)
-    assert (started.kind, started.pipeline, started.shown) == ("service", "Delay", {"a": "1"})
+    started, _, *windows, finished = events_of(run)
+    assert (started.kind, started.pipeline, started.shown) == ("service", "Rows", {"a": "1"})
     assert finished.status == "finished"
     assert sum(each.requests for each in windows) == sum(counts)
     assert all(each.requests for each in windows)
@@ -168,14 +169,14 @@ def test_a_run_holds_all_windows(tmp_path_factory, counts):
 
 def test_windows_grow_with_the_age_of_the_service_and_replicas_are_apart(tmp_path):
     clock = Hours()
-    with ServiceRun(Project.find(tmp_path), "Delay", entry="", shown={}, clock=clock) as run:
+    with ServiceRun(Project.find(tmp_path), service_of(Rows), entry="", shown={}, clock=clock) as run:
         for _ in range(3000):
             clock.at += 5.0
             for replica in ("r1", "r2"):
                 run.window(BatchWindow(seconds=5.0, requests=1, replica=replica))
             if run._said.qsize() > 2:
                 threading.Event().wait(0.0001)  # the clock is read when a window is written
-    windows = events_of(run)[1:-1]
+    windows = events_of(run)[2:-1]
     for replica in ("r1", "r2"):
         own = [each for each in windows if each.replica == replica]
         assert sum(each.requests for each in own) == 3000
@@ -187,19 +188,19 @@ def test_windows_grow_with_the_age_of_the_service_and_replicas_are_apart(tmp_pat
 def test_a_service_that_failed_says_so(tmp_path):
     with (
         pytest.raises(ValueError, match="no weights"),
-        ServiceRun(Project.find(tmp_path), "Delay", entry="", shown={}) as run,
+        ServiceRun(Project.find(tmp_path), service_of(Rows), entry="", shown={}) as run,
     ):
         raise ValueError("no weights")
     assert (events_of(run)[-1].status, events_of(run)[-1].message) == ("failed", "no weights")
 
 
 def test_a_full_disk_ends_no_service_and_loses_no_count(small_disk, caplog):
-    with ServiceRun(Project.find(small_disk), "Delay", entry="", shown={}) as run:
+    with ServiceRun(Project.find(small_disk), service_of(Rows), entry="", shown={}) as run:
         ballast = fill(small_disk)
         for name in "abc":
             run.window(BatchWindow(seconds=5.0, requests=1, methods=(MethodBatches(method=name * 5000),)))
         while run._said.qsize() or not run._warned:
             threading.Event().wait(0.001)
         ballast.unlink()
-    assert sum(each.requests for each in events_of(run)[1:-1]) == 3
+    assert sum(each.requests for each in events_of(run)[2:-1]) == 3
     assert caplog.text.count("its journal does not") == 1

@@ -73,6 +73,11 @@ def serve(session: Session, *, target: str, exposure: Exposure, given: tuple[str
     click.echo(f"drained: {done.answered} requests answered{mean}", err=True)
     if done.cut:
         click.echo(f"{done.cut} requests had no answer in time and were cut", err=True)
+    if done.batches and declared.max_batch:
+        from hooke.project.service_report import law_lines, read_service  # SciPy takes half a second
+
+        for line in law_lines(read_service(project.runs.folder(done.run))):
+            click.echo(line, err=True)
     click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return 1 if done.cut else 0
 

@@ -28,6 +28,7 @@ from hooke.journal.studies import StudyRecord, read_study
 from hooke.journal.view import RunView
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
+from hooke.project.outcome import is_service
 from hooke.project.provenance.said import sentence
 from hooke.project.searching.search import Search
 from hooke.project.shipping.report import tracking_facts, tracking_lines
@@ -61,6 +62,8 @@ def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> 
     """
     where = the_project(session, project)
     name = where.runs.find(run)
+    if is_service(where.runs.folder(name)):
+        return _show_service(where, name, as_json=as_json)
     study = read_study(where.runs.folder(name))
     if study is not None:
         return _show_study(study, as_json=as_json)
@@ -94,6 +97,22 @@ def _show_study(record: StudyRecord, *, as_json: bool) -> int:
     )  # SciPy takes half a second, which no run need wait for
 
     click.echo(json.dumps(facts_of(record), indent=2) if as_json else text_of(record))
+    return 0
+
+
+def _show_service(project: Project, name: str, *, as_json: bool) -> int:
+    from hooke.project.service_report import (
+        read_service,
+        service_facts,
+        service_text,
+    )  # SciPy again
+
+    record, alive = read_service(project.runs.folder(name)), project.runs.alive(name)
+    if as_json:
+        click.echo(json.dumps(service_facts(record, alive=alive), indent=2))
+        return 0
+    click.echo(service_text(record, alive=alive))
+    click.echo(f"next: {command(f'hooke serve {record.started.entry}', project)}", err=True)
     return 0
 
 
@@ -159,8 +178,6 @@ def _facts(session: Session, story: _Story) -> dict[str, Any]:
 def _next(view: RunView, run: str) -> str:
     if view.status == "running":
         return f"hooke logs --follow {run}"
-    if view.begun is not None and view.begun.kind == "service":
-        return f"hooke serve {view.begun.entry}"
     if view.begun is not None and view.begun.kind == "imported":
         return f"hooke sync {run}"
     if view.begun is not None and view.begun.kind == "script":

@@ -8,7 +8,20 @@ import msgspec
 
 from hooke.journal.replicas import ReplicaEvent
 
-__all__ = ["BatchSize", "BatchWindow", "MethodBatches", "ServiceEvent"]
+__all__ = ["BatchSize", "BatchWindow", "MethodBatches", "ServiceBegan", "ServiceEvent"]
+
+
+class ServiceBegan(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="service_began"):
+    """What was declared of the service: what its windows are to be read with."""
+
+    at: float = 0.0
+    max_batch: int | None = None
+    """None where no call is for several requests."""
+    slo_percent: float | None = None
+    slo_limit_s: float | None = None
+    """So many percent of requests within so many seconds; None where nothing was promised."""
+    timeout_s: float = 0.0
+    replicas: tuple[int, int] = (1, 1)
 
 
 class BatchSize(msgspec.Struct, frozen=True, array_like=True):
@@ -69,5 +82,5 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
         return sum(size.rows for each in self.methods for size in each.sizes)
 
 
-ServiceEvent: TypeAlias = BatchWindow | ReplicaEvent
+ServiceEvent: TypeAlias = ServiceBegan | BatchWindow | ReplicaEvent
 """All events that only runs of services have."""

@@ -31,6 +31,7 @@ from hooke.journal.events import (
     WorkerStopped,
 )
 from hooke.journal.node_view import NodeView
+from hooke.journal.services import BatchWindow
 from hooke.journal.task_view import TaskRow, TaskView
 
 __all__ = ["Remaining", "RunRow", "RunView"]
@@ -44,7 +45,7 @@ class Remaining(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A run at one moment, as plain values (for listings and `--json`). Counts are of items, of the maps of known length."""
+    """A run at one moment, as plain values (for listings and `--json`). Counts are of items, of the maps of known length; of a service, of requests."""
 
     run: str
     pipeline: str
@@ -89,6 +90,9 @@ class RunView:
         self.last_at = 0.0
         self.resumed = 0
         self.stopping_by: str | None = None
+        self.answered = 0
+        """Requests of a service that had a result; `unanswered` are those that were refused, late or failed."""
+        self.unanswered = 0
         self._alive: bool | None = None
         self._former: dict[str, list[NodeView]] = {}
         self._former_tasks: dict[str, TaskView] = {}
@@ -111,6 +115,7 @@ class RunView:
             AttemptFinished: self._attempt_finished,
             AttemptFailed: self._attempt_failed,
             RetryPlanned: self._retry_planned,
+            BatchWindow: self._batch_window,
         }
 
     @classmethod
@@ -231,8 +236,8 @@ class RunView:
             waiting=sum(node.waiting_count or 0 for node in nodes),
             running=sum(node.running_count for node in nodes),
             cached=sum(node.cached_count for node in nodes),
-            done=sum(node.done_count for node in nodes),
-            failed=sum(node.failed_count for node in nodes),
+            done=sum(node.done_count for node in nodes) + self.answered,
+            failed=sum(node.failed_count for node in nodes) + self.unanswered,
             workers=len(self.workers),
             busy=self.busy,
             slots=self.capacity.slots if self.capacity else 0,
@@ -295,6 +300,10 @@ class RunView:
         self.workers.clear()
         self._busy.clear()
         self.capacity = None
+
+    def _batch_window(self, event: BatchWindow) -> None:
+        self.answered += event.requests
+        self.unanswered += event.failed + event.refused + event.late
 
     def _stop_requested(self, event: StopRequested) -> None:
         self.stopping_by = event.by

@@ -6,18 +6,24 @@ from pathlib import Path
 
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
-from hooke.journal.events import RunFinished
-from hooke.journal.reader import last_event, read
+from hooke.journal.events import RunFinished, RunStarted
+from hooke.journal.reader import first_event, last_event, read
 from hooke.journal.runs import RunsFolder
 from hooke.journal.view import RunView
 
-__all__ = ["ending", "output_ref", "view_of"]
+__all__ = ["ending", "is_service", "output_ref", "view_of"]
 
 
 def ending(folder: Path) -> RunFinished | None:
     """How the run in `folder` ended; None where it goes on, was resumed since, or its driver died."""
     last = last_event(folder, "driver") if folder.exists() else None
     return last if isinstance(last, RunFinished) else None
+
+
+def is_service(folder: Path) -> bool:
+    """Whether the run in `folder` is that of a service."""
+    begun = first_event(folder, "driver") if folder.exists() else None
+    return isinstance(begun, RunStarted) and begun.kind == "service"
 
 
 def output_ref(folder: Path) -> Ref:

@@ -21,10 +21,11 @@ from hooke.base.files import FileLock
 from hooke.base.refusals import writing
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.runs import LOCK
-from hooke.journal.services import BatchWindow, ServiceEvent
+from hooke.journal.services import BatchWindow, ServiceBegan, ServiceEvent
 from hooke.journal.writer import Journal
 from hooke.project.driving import DRIVER, new_run_id
 from hooke.project.folder import Project
+from hooke.serving.service import Service
 from hooke.serving.windows import length_s, merged
 
 __all__ = ["KIND", "ServiceRun"]
@@ -42,15 +43,21 @@ class ServiceRun:
     """
 
     def __init__(
-        self, project: Project, name: str, *, entry: str, shown: Mapping[str, str], clock: Clock | None = None
+        self,
+        project: Project,
+        declared: Service,
+        *,
+        entry: str,
+        shown: Mapping[str, str],
+        clock: Clock | None = None,
     ) -> None:
         self.project = project
         self._clock = clock or SystemClock()
-        self.id = new_run_id(name, self._clock.now())
+        self.id = new_run_id(declared.name, self._clock.now())
         self._began = self._clock.monotonic()
         self._started = RunStarted(
             run=self.id,
-            pipeline=name,
+            pipeline=declared.name,
             entry=entry,
             shown=dict(shown),
             place="here",
@@ -60,6 +67,14 @@ class ServiceRun:
             python=platform.python_version(),
             hooke=version("hooke"),
             kind=KIND,
+        )
+        slo = declared.slo
+        self._declared = ServiceBegan(
+            max_batch=declared.max_batch,
+            slo_percent=slo.percent if slo else None,
+            slo_limit_s=slo.limit_s if slo else None,
+            timeout_s=declared.timeout_s,
+            replicas=declared.replicas,
         )
         self._said: queue.SimpleQueue[ServiceEvent | None] = queue.SimpleQueue()
         self._pending: dict[str, BatchWindow] = {}
@@ -76,6 +91,7 @@ class ServiceRun:
         durable: Any = self.project.settings.journal.durable
         self._journal = Journal.create(folder, DRIVER, durable=durable, clock=self._clock)
         self._journal.append(self._started)
+        self._journal.append(self._declared)
         self._thread.start()
         return self
 

@@ -118,7 +118,7 @@ def serve_here(
         tell(how_to_ask(declared, exposure, token_file, address))
 
     shown_values = {name: shown(value) for name, value in given.items()}
-    with ServiceRun(project, declared.name, entry=entry, shown=shown_values) as run:
+    with ServiceRun(project, declared, entry=entry, shown=shown_values) as run:
         cut = serve(
             replica,
             lambda: setup_arguments(project, given),

@@ -1,0 +1,106 @@
+"""From windows to a law, and to what is said of a service's run."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.serving.services import Rows
+
+from hooke.base.errors import NotEnoughData
+from hooke.journal.services import BatchSize, BatchWindow, MethodBatches
+from hooke.project.folder import Project
+from hooke.project.outcome import is_service, view_of
+from hooke.project.service_report import law_lines, read_service, service_facts, service_text
+from hooke.project.service_runs import ServiceRun
+from hooke.serving.laws import law_of, stretches
+from hooke.serving.service import service_of
+from hooke.serving.windows import merged
+
+
+def window(at, *sizes, a=1e-3, b=5e-3, **fields):
+    """A window in which each size was run ten times, by the law."""
+    batches = tuple(BatchSize(10, 10 * n, 10 * (a * n + b), 10 * (a * n + b) ** 2) for n in sizes)
+    return BatchWindow(
+        at=at,
+        seconds=5.0,
+        methods=(MethodBatches(method="predict", sizes=batches),),
+        requests=10 * len(sizes),
+        **fields,
+    )
+
+
+def test_the_law_of_a_method():
+    windows = [window(at, 1, 2, 8, 200) for at in range(6)]
+    found = law_of(windows, "predict", max_batch=16)
+    assert found.both == pytest.approx((1e-3, 5e-3))
+    assert found.most_rows == 8, "a request that is larger than a batch is several calls"
+    assert found.calls == 6 * 30
+    with pytest.raises(NotEnoughData):
+        law_of(windows, "other", max_batch=16)
+
+
+@given(st.lists(st.lists(st.integers(1, 8), max_size=3), max_size=60), st.integers(1, 12))
+def test_stretches_hold_all_in_order(sizes, most):
+    windows = [window(float(at), *each) for at, each in enumerate(sizes)]
+    parts = stretches(windows[::-1], most)
+    assert len(parts) <= most
+    assert [part.at for part in parts] == sorted(part.at for part in parts)
+    whole = merged(windows)
+    assert sum(part.batches for part in parts) == whole.batches
+    assert sum(part.rows for part in parts) == whole.rows
+
+
+@pytest.fixture
+def run(tmp_path):
+    with ServiceRun(
+        Project.find(tmp_path), service_of(Rows), entry="rows.py:Rows", shown={"scale": "3.0"}
+    ) as made:
+        for replica in ("1", "2"):
+            for _ in range(6):
+                made.window(window(0.0, 1, 2, 8, busy_s=2.0, request_s=5.0, refused=1, replica=replica))
+    return made
+
+
+def test_a_run_as_it_is_shown(run):
+    folder = run.project.runs.folder(run.id)
+    assert is_service(folder)
+    record = read_service(folder)
+    text = service_text(record, alive=False)
+    assert f"run {run.id}: finished" in text
+    assert "service Rows(scale=3.0) of rows.py:Rows" in text
+    assert "360 requests answered" in text
+    assert ", 12 refused" in text
+    assert "3.7 rows a batch, of at most 8" in text
+    assert (
+        "predict: a batch of n rows takes n x 1.00 ms (1.00 ms to 1.00 ms) + 5.00 ms (5.00 ms to 5.00 ms)"
+        in text
+    )
+    assert "one replica, its batches full (8): 615 rows/s (615 to 615)\n" in text
+    row = view_of(run.project.runs, run.id).row(0.0)
+    assert (row.done, row.failed, row.status) == (360, 12, "finished")
+
+
+def test_a_run_as_plain_values(run):
+    facts = json.loads(json.dumps(service_facts(read_service(run.project.runs.folder(run.id)), alive=False)))
+    assert facts["laws"]["predict"]["a"]["value"] == pytest.approx(1e-3)
+    assert (facts["requests"], facts["refused"], facts["declared"]["max_batch"]) == (360, 12, 8)
+    assert sum(each["requests"] for each in facts["windows"]) == 360
+
+
+def test_a_law_that_is_not_there_says_why(tmp_path):
+    with ServiceRun(Project.find(tmp_path), service_of(Rows), entry="", shown={}) as made:
+        made.window(window(0.0, 3))
+    record = read_service(made.project.runs.folder(made.id))
+    assert law_lines(record) == [
+        "predict: no law yet, as calls of 1 blocks of time cannot show how far they differ"
+    ]
+    assert "why_not" in service_facts(record, alive=False)["laws"]["predict"]
+
+
+def test_a_service_that_was_never_asked(tmp_path):
+    with ServiceRun(Project.find(tmp_path), service_of(Rows), entry="", shown={}) as made:
+        pass
+    record = read_service(made.project.runs.folder(made.id))
+    assert "0 requests answered" in service_text(record, alive=False)
+    assert law_lines(record) == []
