@@ -76,7 +76,7 @@ def serve(session: Session, *, target: str, exposure: Exposure, given: tuple[str
     if done.batches and declared.max_batch:
         from hooke.project.service_report import law_lines, read_service  # SciPy takes half a second
 
-        for line in law_lines(read_service(project.runs.folder(done.run))):
+        for line in law_lines(read_service(project.runs.folder(done.run)), lacking=False):
             click.echo(line, err=True)
     click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return 1 if done.cut else 0

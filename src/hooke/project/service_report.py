@@ -103,12 +103,12 @@ def service_text(record: ServiceRecord, *, alive: bool) -> str:
     return "\n".join(lines)
 
 
-def law_lines(record: ServiceRecord) -> list[str]:
-    """What each batched method's law is, and what follows from it for one replica."""
+def law_lines(record: ServiceRecord, *, lacking: bool = True) -> list[str]:
+    """What each batched method's law is, and what follows from it for one replica; if `lacking`, also why one has none."""
     lines: list[str] = []
     for name, law in record.laws().items():
         if isinstance(law, NotEnoughData):
-            lines.append(f"{name}: no law yet, as {law.what}")
+            lines += [f"{name}: no law yet, as {law.what}"] if lacking else []
             continue
         most = record.declared.max_batch or 1
         seen = f"{law.calls:,} batches, most of {law.least_rows:.3g} to {law.most_rows:.3g} rows"
