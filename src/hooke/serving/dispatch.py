@@ -6,11 +6,12 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hooke.serving.batcher import Batch, Batcher, Limits, Request
 from hooke.serving.contexts import ASKED, Asked
+from hooke.serving.metrics import size_bucket
 from hooke.serving.model_thread import ModelThread
 from hooke.serving.payloads import Kind, Method, encode
 from hooke.serving.problems import Problem, problem_of
@@ -34,6 +35,8 @@ class Tally:
     batches: int = 0
     rows: int = 0
     busy_s: float = 0.0
+    sizes: list[int] = field(default_factory=lambda: [0] * 34)
+    """Batches that gave their results, by `size_bucket`; the last is for larger ones than any."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -168,6 +171,7 @@ class Dispatch:
         if error is None and answers is not None:
             rows = batch.rows
             self.tally.rows += rows
+            self.tally.sizes[min(size_bucket(rows), 33)] += 1
             self.batcher.finished(now)
             self.windows.add(name, rows, took, self._settle_all(calls, answers, now), self._waiting)
         else:

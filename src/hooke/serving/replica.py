@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import enum
 import inspect
+import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
@@ -18,17 +19,21 @@ from hooke.serving.contexts import ASKED
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.exchange import JSON, Exchange, Receive, Send, Terms
 from hooke.serving.gate import Gate
+from hooke.serving.metrics import GONE, Meter, Refusals
 from hooke.serving.model_thread import ModelThread
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem
-from hooke.serving.routes import Handler, Route, Routes
+from hooke.serving.prometheus import MEDIA_TYPE as TEXT
+from hooke.serving.prometheus import Counts, written
+from hooke.serving.routes import Route, Routes
 from hooke.serving.service import SETUP, Service
 from hooke.serving.watching import CallerGone
 
-__all__ = ["HEALTH", "READY", "Replica", "State"]
+__all__ = ["HEALTH", "METRICS", "READY", "Replica", "State"]
 
 HEALTH = "/-/health"
 READY = "/-/ready"
+METRICS = "/-/metrics"
 """No method of a service has a path like these."""
 BODY_LIMIT = 16 << 20
 """Bytes of a body; a batch of images fits, and a thousand of them at once do not fill the memory."""
@@ -54,6 +59,11 @@ class Replica:
         self.active = 0
         """Requests that are being answered."""
         self.answered = 0
+        self.refused: Refusals = {}
+        self.unrouted = Meter()
+        """Counts what was answered before a route was found."""
+        self.ready_at: float | None = None
+        """When it was set up, in seconds since 1970."""
         self.made: Any = None
         """The service's object."""
         self.calls: Calls | None = None
@@ -66,6 +76,7 @@ class Replica:
                 *(Route(f"/{name}", {"POST": self._not_yet}) for name in self._methods),
                 Route(HEALTH, {"GET": self._tell_health}, open=True),
                 Route(READY, {"GET": self._tell_ready}, open=True),
+                Route(METRICS, {"GET": self._tell_metrics}),
             ]
         )
         """All that is answered."""
@@ -79,6 +90,11 @@ class Replica:
     def tally(self) -> Tally:
         """What the model did so far."""
         return self.calls.dispatch.tally if self.calls is not None else Tally()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should come here."""
+        return self.state is State.READY
 
     @property
     def cut(self) -> int:
@@ -96,6 +112,7 @@ class Replica:
         for name, method in self._methods.items():
             bound = dataclasses.replace(method, function=getattr(self.made, name))
             self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, bound)
+        self.ready_at = time.time()
         self.state = State.READY
 
     def drain(self) -> None:
@@ -113,37 +130,42 @@ class Replica:
         if scope["type"] != "http":
             return  # lifespan and websockets: there are none here
         self.active += 1
+        began, meter = time.perf_counter(), self.unrouted
         exchange = Exchange(scope, receive, send, self._terms)
         ASKED.set((exchange,))  # a server calls this in a task, and so in a context, of its own
         try:
             self._gate.check(exchange)
             if not self._gate.knows(exchange):
                 self._refuse_unless_open(exchange)
-            await self._handler(exchange)(exchange)
+            route = self._route(exchange)
+            meter = route.meter
+            handler = route.verbs.get(exchange.verb)
+            if handler is None:
+                raise Problem(405, f"{route.path} takes {route.allow}", headers={"allow": route.allow})
+            await handler(exchange)
         except Problem as problem:
+            self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
             await exchange.refuse(problem)
         except CallerGone:
             pass
         finally:
             self.active -= 1
             self.answered += 1
+            meter.done(exchange.status or GONE, time.perf_counter() - began)
 
     def _refuse_unless_open(self, exchange: Exchange) -> None:
         route = self.routes.find(exchange)
         if route is None or not route.open or exchange.verb not in route.verbs:
             raise self._gate.refusal(exchange)
 
-    def _handler(self, exchange: Exchange) -> Handler:
+    def _route(self, exchange: Exchange) -> Route:
         route = self.routes.find(exchange)
         if route is None:
             known = ", ".join(f"POST /{known}" for known in self._methods)
             raise Problem(
                 404, f"there is no {exchange.path[:80]}; there are {known}, GET {HEALTH}, GET {READY}"
             )
-        handler = route.verbs.get(exchange.verb)
-        if handler is None:
-            raise Problem(405, f"{route.path} takes {route.allow}", headers={"allow": route.allow})
-        return handler
+        return route
 
     async def _not_yet(self, _exchange: Exchange) -> None:
         raise Problem(503, f"{self.declared.name} is being set up", retry_after_s=1)
@@ -151,8 +173,21 @@ class Replica:
     async def _tell_health(self, exchange: Exchange) -> None:
         await exchange.answer(200, encode({"state": self.state.value}), JSON)
 
+    async def _tell_metrics(self, exchange: Exchange) -> None:
+        counts = Counts(
+            service=self.declared.name,
+            meters={**{route.path: route.meter for route in self.routes}, "": self.unrouted},
+            refused=self.refused,
+            active=self.active,
+            waiting_rows=self.dispatch.batcher.waiting_rows if self.dispatch is not None else 0,
+            tally=self.tally,
+            ready=self.ready,
+            ready_at=self.ready_at,
+        )
+        await exchange.answer(200, written(counts), (b"content-type", TEXT))
+
     async def _tell_ready(self, exchange: Exchange) -> None:
-        status = 200 if self.state is State.READY else 503
+        status = 200 if self.ready else 503
         await exchange.answer(status, encode({"state": self.state.value}), JSON)
 
 

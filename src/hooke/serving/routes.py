@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hooke.serving.exchange import Exchange
+from hooke.serving.metrics import Meter
 
 __all__ = ["Handler", "Route", "Routes"]
 
@@ -24,6 +25,8 @@ class Route:
     """A handler of GET answers HEAD, too."""
     open: bool = False
     """Whether it answers those who have no token."""
+    meter: Meter = field(default_factory=Meter, compare=False)
+    """What was answered on it."""
 
     def __post_init__(self) -> None:
         if "GET" in self.verbs:
