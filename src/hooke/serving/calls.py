@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
-from hooke.serving.dispatch import Dispatch, Write
+from hooke.serving.dispatch import Dispatch
 from hooke.serving.exchange import JSON, Exchange, Receive
 from hooke.serving.payloads import Kind, Method, encode
 from hooke.serving.problems import Problem, problem_of
@@ -40,19 +40,15 @@ class Calls:
         else:
             await exchange.answer(200, await self.call(method, arguments, exchange), JSON)
 
-    async def call(
-        self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None = None
-    ) -> Any:
-        """What a method that is no generator returns, as JSON or as `write` makes it. Raises Problem, and CallerGone."""
+    async def call(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> bytes:
+        """What a method that is no generator returns, as JSON. Raises Problem, and CallerGone."""
         if method.kind is Kind.ASYNC and not method.rows:
-            return await self._call_async(method, arguments, exchange, write or encode)
+            return await self._call_async(method, arguments, exchange)
         # The batcher keeps the deadline of what waits for it.
-        work = self.dispatch.call(method, arguments, write)
-        return await self._watched(work, exchange, method, math.inf)
+        answer: bytes = await self._watched(self.dispatch.call(method, arguments), exchange, method, math.inf)
+        return answer
 
-    async def _call_async(
-        self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write
-    ) -> Any:
+    async def _call_async(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> bytes:
         windows = self.dispatch.windows
         if self._async_calls >= MOST_ASYNC:
             windows.refused += 1
@@ -61,11 +57,11 @@ class Calls:
         try:
             work = begun(method.function(**arguments))
             if work.done:
-                answer = write(work.value)
+                answer = encode(work.value)
                 windows.alone(0.0)
             else:
                 began = time.perf_counter()
-                answer = write(await self._watched(work, exchange, method))
+                answer = encode(await self._watched(work, exchange, method))
                 windows.alone(time.perf_counter() - began)
         except (CallerGone, Problem):
             raise
