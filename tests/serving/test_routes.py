@@ -43,7 +43,7 @@ def test_a_path_without_parameters_goes_first():
     assert ROUTES.find(asked("/v/one")).path == "/v/one"
     assert ROUTES.find(asked("/v/two")).path == "/v/{name}"
     with pytest.raises(ValueError, match="/a is routed twice"):
-        ROUTES.add(Route("/a", {}))
+        ROUTES.add(Route("/a", {"GET": answer}))
 
 
 def test_all_that_a_replica_answers_can_be_listed():

@@ -50,8 +50,8 @@ VERBS = {
     "completion": "Print the completion script of a shell.",
 }
 """Verb -> its line in `hooke --help`, which imports none of them."""
-MODULES = {"import": "imports"}
-"""Verbs that Python has another use for."""
+MODULES = {"import": "imports", "serve": "services"}
+"""Verbs that Python has another use for, and one that takes a file as well as verbs of its own."""
 
 
 class Verbs(Commands):

@@ -18,6 +18,7 @@ from hooke.cli.conversion import convert
 from hooke.cli.exposure import exposure_options
 from hooke.cli.options import debug_option
 from hooke.cli.screens import Session, command
+from hooke.cli.several import keep_several, several_options, wish_of
 from hooke.models.names import parse_wanted
 from hooke.project.folder import Project
 from hooke.project.serving import load_service, serve_here
@@ -41,9 +42,12 @@ _PLAIN = (str, int, float, bool, Path, type(None), list, tuple, dict, set, froze
     metavar="NAME=VALUE",
     help="What setup takes: a registered model (flights@champion, flights:3), or a plain value where it is annotated as one.",
 )
+@several_options
 @debug_option
 @click.pass_obj
-def serve(session: Session, *, target: str, exposure: Exposure, given: tuple[str, ...]) -> int:
+def serve(
+    session: Session, *, target: str, exposure: Exposure, given: tuple[str, ...], several: dict[str, Any]
+) -> int:
     """Serve the class of FILE.py (its only service), or the named one, on this machine.
 
     POST /METHOD takes a JSON object of the method's parameters; GET /-/health and /-/ready say how it is. Ctrl-C or SIGTERM
@@ -59,8 +63,9 @@ def serve(session: Session, *, target: str, exposure: Exposure, given: tuple[str
         declared, path = load_service(target)
     session.project = project = Project.find(path)
     bound = _bound(declared, given)
-    if declared.replicas != (1, 1):
-        click.echo("one replica serves: more of them, and scaling, are not there yet", err=True)
+    wish = wish_of(declared, exposure, several)
+    if wish is not None:
+        return keep_several(declared, path, project, bound, wish)
     done = serve_here(
         declared,
         project,

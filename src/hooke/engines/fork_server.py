@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from hooke.base.processes import anonymous_bytes
 from hooke.engines import local_worker
 from hooke.engines.channel import framed, take_frames
 from hooke.engines.worker_output import flush_output
@@ -201,7 +202,7 @@ class _Server:
     def _watch(self) -> None:
         for pid, child in self._children.items():
             if child.memory is not None:
-                used = _anonymous_bytes(pid)
+                used = anonymous_bytes(pid)
                 child.peak_bytes = max(child.peak_bytes, used)
                 if used > child.memory:
                     self._end(pid, child, "memory")
@@ -245,16 +246,6 @@ def _become_worker(order: Spawn, fds: list[int]) -> None:
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _anonymous_bytes(pid: int) -> int:
-    """RssAnon of /proc/PID/status: what the process has in memory that no file backs; 0 where that is not known."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    _, _, rest = status.partition("RssAnon:")
-    return int(rest.split(None, 1)[0]) * 1024 if rest else 0
 
 
 def _children_of(pid: int) -> list[int]:

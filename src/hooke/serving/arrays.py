@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 
 import numpy as np
 
-__all__ = ["array_from_json", "is_array", "plain"]
+__all__ = ["array_from_json", "cast", "dtype_of", "is_array", "plain"]
 
 _FITS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc", "U": "U"}
 """Kind of the annotated dtype -> kinds that JSON may give for it."""
@@ -39,8 +39,8 @@ def array_from_json(annotation: Any, value: Any) -> np.ndarray:
         raise ValueError("Expected rows of one length") from None
     if made.dtype.kind not in "biufU" or (made.dtype.kind == "U" and not _all_text(value)):
         raise ValueError("Expected numbers, or booleans, or text, and one kind only")
-    wanted = _dtype(annotation)
-    return made if wanted is None else _cast(made, wanted)
+    wanted = dtype_of(annotation)
+    return made if wanted is None else cast(made, wanted)
 
 
 def plain(value: Any) -> Any:
@@ -53,7 +53,10 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
-def _cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
+def cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
+    """The array of numbers, booleans or text as one of the wanted dtype. Raises ValueError that says what does not fit."""
+    if made.dtype == wanted:
+        return made
     if made.size == 0:
         return made.astype(wanted)
     if made.dtype.kind not in _FITS.get(wanted.kind, ""):
@@ -61,13 +64,13 @@ def _cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
             f"Expected {_SAID.get(wanted.kind, str(wanted))} ({wanted}), got {_SAID[made.dtype.kind]}"
         )
     with np.errstate(over="ignore"):
-        cast = made.astype(wanted)
-    if wanted.kind in "iu" and not np.array_equal(cast, made):
+        bent = made.astype(wanted)
+    if wanted.kind in "iu" and not np.array_equal(bent, made):
         raise ValueError(f"Expected whole numbers that a {wanted} can hold")
-    return cast
+    return bent
 
 
-def _dtype(annotation: Any) -> np.dtype[Any] | None:
+def dtype_of(annotation: Any) -> np.dtype[Any] | None:
     """That of `NDArray[np.float32]`; None where it is open (`np.ndarray`, `NDArray[Any]`, `NDArray[np.floating]`)."""
     arguments = get_args(annotation)
     scalar = get_args(arguments[1]) if len(arguments) > 1 else ()

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
-from hooke.serving.dispatch import Dispatch
+from hooke.serving.dispatch import Dispatch, Write
 from hooke.serving.exchange import JSON, Exchange, Receive
 from hooke.serving.payloads import Kind, Method, encode
 from hooke.serving.problems import Problem, problem_of
@@ -40,15 +40,19 @@ class Calls:
         else:
             await exchange.answer(200, await self.call(method, arguments, exchange), JSON)
 
-    async def call(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> bytes:
-        """What a method that is no generator returns, as JSON. Raises Problem, and CallerGone."""
+    async def call(
+        self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None = None
+    ) -> Any:
+        """What a method that is no generator returns, as JSON or as `write` makes it. Raises Problem, and CallerGone."""
         if method.kind is Kind.ASYNC and not method.rows:
-            return await self._call_async(method, arguments, exchange)
+            return await self._call_async(method, arguments, exchange, write or encode)
         # The batcher keeps the deadline of what waits for it.
-        answer: bytes = await self._watched(self.dispatch.call(method, arguments), exchange, method, math.inf)
-        return answer
+        work = self.dispatch.call(method, arguments, write)
+        return await self._watched(work, exchange, method, math.inf)
 
-    async def _call_async(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> bytes:
+    async def _call_async(
+        self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write
+    ) -> Any:
         windows = self.dispatch.windows
         if self._async_calls >= MOST_ASYNC:
             windows.refused += 1
@@ -57,11 +61,11 @@ class Calls:
         try:
             work = begun(method.function(**arguments))
             if work.done:
-                answer = encode(work.value)
+                answer = write(work.value)
                 windows.alone(0.0)
             else:
                 began = time.perf_counter()
-                answer = encode(await self._watched(work, exchange, method))
+                answer = write(await self._watched(work, exchange, method))
                 windows.alone(time.perf_counter() - began)
         except (CallerGone, Problem):
             raise

@@ -9,17 +9,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from hooke.serving.batcher import Batch, Batcher, Limits, Request
 from hooke.serving.contexts import ASKED, Asked
 from hooke.serving.metrics import size_bucket
 from hooke.serving.model_thread import ModelThread
 from hooke.serving.payloads import Kind, Method, encode
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.rows import count_rows, group_of, merged, results_of, slices
+from hooke.serving.rows import count_rows, group_of, joined, merged, results_of, slices
 from hooke.serving.service import Service
 from hooke.serving.windows import Windows
 
-__all__ = ["Dispatch", "Tally"]
+__all__ = ["Dispatch", "Tally", "Write"]
+
+Write = Callable[[Any], Any]
+"""Makes an answer of what a method returned for a request. It runs where the method does, and must not raise for its caller's wishes."""
 
 QUEUE_BATCHES = 32
 """Rows that may wait, in batches: with the model's time for a batch this bounds what a queue adds to an answer."""
@@ -46,6 +51,8 @@ class _Call(Request):
     future: asyncio.Future[Any]
     asked: tuple[Asked, ...]
     """For whom: the one request, or none where nobody says."""
+    write: Write | None = None
+    """None: as JSON."""
     step: Callable[[], Any] | None = None
     """What runs instead of the method: the next item of a stream."""
 
@@ -72,8 +79,11 @@ class Dispatch:
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def call(self, method: Method, arguments: dict[str, Any]) -> bytes:
-        """The answer as JSON. Raises Problem: 422, 429 where too much waits, 500, 503, 504. A cancelled caller's rows leave."""
+    async def call(self, method: Method, arguments: dict[str, Any], write: Write | None = None) -> Any:
+        """The answer as JSON, or as `write` makes it. Raises Problem: 422, 429 where too much waits, 500, 503, 504.
+
+        A cancelled caller's rows leave.
+        """
         batched = bool(method.rows)
         return await self._through(
             _Call(
@@ -81,6 +91,7 @@ class Dispatch:
                 arguments=arguments,
                 group=group_of(method, arguments) if batched else None,
                 rows=count_rows(method, arguments) if batched else 1,
+                write=write,
                 future=self._loop.create_future(),
                 asked=ASKED.get(),
                 arrived=self._loop.time(),
@@ -152,10 +163,13 @@ class Dispatch:
     async def _run_async(self, batch: Batch, calls: list[_Call]) -> None:
         ASKED.set(_asked(calls))
         try:
-            results: list[Any] = []
-            for arguments, rows in _pieces(calls, self._most):
-                results += results_of(calls[0].method, await calls[0].method.function(**arguments), rows)
-            answers = _shared(calls, results)
+            answers = _shared(
+                calls,
+                [
+                    results_of(calls[0].method, await calls[0].method.function(**arguments), rows)
+                    for arguments, rows in _pieces(calls, self._most)
+                ],
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's answer
             self._done(batch, calls, None, error)
         else:
@@ -226,11 +240,14 @@ def _run(calls: list[_Call], most: int) -> list[Any]:
     if first.step is not None:
         return [first.step()]
     if not first.method.rows:
-        return [encode(first.method.function(**first.arguments))]
-    results: list[Any] = []
-    for arguments, rows in _pieces(calls, most):
-        results += results_of(first.method, first.method.function(**arguments), rows)
-    return _shared(calls, results)
+        return [(first.write or encode)(first.method.function(**first.arguments))]
+    return _shared(
+        calls,
+        [
+            results_of(first.method, first.method.function(**arguments), rows)
+            for arguments, rows in _pieces(calls, most)
+        ],
+    )
 
 
 def _pieces(calls: list[_Call], most: int) -> Iterator[tuple[dict[str, Any], int]]:
@@ -239,13 +256,18 @@ def _pieces(calls: list[_Call], most: int) -> Iterator[tuple[dict[str, Any], int
     return slices(method, arguments, sum(call.rows for call in calls), most)
 
 
-def _shared(calls: list[_Call], results: list[Any]) -> list[Any]:
+def _shared(calls: list[_Call], results: list[np.ndarray | list[Any]]) -> list[Any]:
     """To each call its own rows."""
-    answers: list[bytes] = []
+    whole = joined(results)
+    listed: Any = whole
+    if isinstance(whole, np.ndarray) and any(call.write is None for call in calls):
+        listed = whole.tolist()  # all at once: row by row costs more
+    answers: list[Any] = []
     start = 0
     for call in calls:
-        answers.append(encode(results[start : start + call.rows]))
-        start += call.rows
+        end = start + call.rows
+        answers.append(encode(listed[start:end]) if call.write is None else call.write(whole[start:end]))
+        start = end
     return answers
 
 

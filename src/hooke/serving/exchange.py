@@ -11,13 +11,15 @@ from hooke.serving.contexts import RequestContext, context_of, request_id_of
 from hooke.serving.problems import MEDIA_TYPE, Problem
 from hooke.serving.watching import CallerGone
 
-__all__ = ["JSON", "Exchange", "Message", "Receive", "Send", "Terms"]
+__all__ = ["INFERENCE", "JSON", "Exchange", "Message", "Receive", "Send", "Terms"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
+INFERENCE = "/v2"
+"""Where the paths of the Open Inference Protocol begin."""
 _CLOSE = ((b"connection", b"close"),)
 READ_ON = 64 << 10
 """Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed."""
@@ -116,7 +118,8 @@ class Exchange:
     async def refuse(self, problem: Problem) -> None:
         """Send a problem document."""
         kind = (b"content-type", MEDIA_TYPE)
-        await self.answer(problem.status, problem.body(self.id.decode()), kind, *problem.headers())
+        body = problem.body(self.id.decode(), as_error=self.path.startswith(INFERENCE))
+        await self.answer(problem.status, body, kind, *problem.headers())
 
     async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         """Send the status and the headers; `piece` and `end` send the body."""

@@ -11,7 +11,17 @@ from hooke.serving.problems import Problem
 __all__ = ["LOOPBACK", "Gate"]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_ONCE = frozenset({b"authorization", b"content-length", b"content-type", b"host", b"origin"})
+_ONCE = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"inference-header-content-length",
+        b"origin",
+    }
+)
 """Headers of which two would mean two things."""
 MOST_HEADERS = 128
 

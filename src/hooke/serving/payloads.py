@@ -18,7 +18,7 @@ from hooke.serving.misfits import misfit
 from hooke.serving.problems import Problem
 from hooke.serving.service import Service
 
-__all__ = ["Kind", "Method", "encode", "methods_of"]
+__all__ = ["Kind", "Method", "convert", "encode", "hints_of", "methods_of"]
 
 
 class Kind(enum.Enum):
@@ -68,19 +68,32 @@ def encode(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
+def convert(value: Any, annotation: Any) -> Any:
+    """A plain value as what the annotation says, as if JSON had brought it. Raises msgspec.ValidationError."""
+    converted = msgspec.convert(value, annotation, dec_hook=_decode_other)
+    if has_dataclasses(annotation):
+        complete(converted)
+    return converted
+
+
+def hints_of(where: str, function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function that is called `where`. Raises UsageError for one without a meaning at run time."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise UsageError(
+            f"an annotation of {where} has no meaning: {error}",
+            mend="import what the annotations name where it is seen at run time, not under TYPE_CHECKING",
+        ) from error
+
+
 _ENCODER = msgspec.json.Encoder(enc_hook=plain)
 _ROWS = (list, Sequence)
 
 
 def _method(declared: Service, name: str, function: Callable[..., Any]) -> Method:
     where = f"{declared.name}.{name}"
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise UsageError(
-            f"an annotation of {where} has no meaning: {error}",
-            mend="import what the annotations name where it is seen at run time, not under TYPE_CHECKING",
-        ) from error
+    hints = hints_of(where, function)
     parameters = dict(list(inspect.signature(function).parameters.items())[1:])
     kind = _kind(function)
     # One that may be left out is not rows: there may be none of it.

@@ -32,6 +32,7 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: tuple[FieldFault, ...] = ()
     request_id: str | None = None
     type: str | None = None  # left out it means about:blank: the status tells the kind
+    error: str | None = None  # where clients of another protocol look for what is wrong
 
 
 class Problem(Exception):
@@ -58,10 +59,12 @@ class Problem(Exception):
         self.reason = reason or HTTPStatus(status).phrase.lower()
         self._headers = headers or {}
 
-    def body(self, request_id: str | None = None) -> bytes:
-        """The document, for the request of this id."""
+    def body(self, request_id: str | None = None, *, as_error: bool = False) -> bytes:
+        """The document, for the request of this id; with its detail as `error`, too, where clients of V2 look for it."""
         title = HTTPStatus(self.status).phrase
-        return msgspec.json.encode(_Document(title, self.status, self.detail, self.errors, request_id))
+        error = self.detail if as_error else None
+        document = _Document(title, self.status, self.detail, self.errors, request_id, error=error)
+        return msgspec.json.encode(document)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Those that this status asks for, beside type and length."""

@@ -19,6 +19,7 @@ from hooke.serving.contexts import ASKED
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.exchange import JSON, Exchange, Receive, Send, Terms
 from hooke.serving.gate import Gate
+from hooke.serving.inference.protocol import Inference
 from hooke.serving.metrics import GONE, Meter, Refusals
 from hooke.serving.model_thread import ModelThread
 from hooke.serving.payloads import encode, methods_of
@@ -71,12 +72,14 @@ class Replica:
         self._terms = Terms(body_limit=body_limit, timeout_s=declared.timeout_s)
         self._methods = methods_of(declared)
         self._thread: ModelThread | None = None
+        self._inference = Inference(declared, self._methods, lambda: self.state is State.READY)
         self.routes = Routes(
             [
                 *(Route(f"/{name}", {"POST": self._not_yet}) for name in self._methods),
                 Route(HEALTH, {"GET": self._tell_health}, open=True),
                 Route(READY, {"GET": self._tell_ready}, open=True),
                 Route(METRICS, {"GET": self._tell_metrics}),
+                *self._inference.routes(),
             ]
         )
         """All that is answered."""
@@ -109,9 +112,13 @@ class Replica:
         self._thread = ModelThread(asyncio.get_running_loop())
         self.made = await self._thread.run(lambda: _made(self.declared, arguments))
         self.calls = Calls(Dispatch(self.declared, self._thread))
-        for name, method in self._methods.items():
-            bound = dataclasses.replace(method, function=getattr(self.made, name))
-            self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, bound)
+        bound = {
+            name: dataclasses.replace(method, function=getattr(self.made, name))
+            for name, method in self._methods.items()
+        }
+        for name, method in bound.items():
+            self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, method)
+        self._inference.start(self.calls, bound)
         self.ready_at = time.time()
         self.state = State.READY
 

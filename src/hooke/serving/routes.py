@@ -55,9 +55,13 @@ class Routes:
         return self._all[path]
 
     def add(self, route: Route) -> None:
-        """Raises ValueError for a path that is there already."""
-        if route.path in self._all:
-            raise ValueError(f"{route.path} is routed twice")
+        """Add a route, or verbs of one that is there. Raises ValueError for a verb that is there already."""
+        there = self._all.get(route.path)
+        if there is not None:
+            if there.verbs.keys() & route.verbs or there.open != route.open:
+                raise ValueError(f"{route.path} is routed twice")
+            there.verbs.update(route.verbs)
+            return
         self._all[route.path] = route
         if "{" in route.path:
             pattern = _PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(route.path))

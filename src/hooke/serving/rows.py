@@ -10,7 +10,7 @@ import numpy as np
 from hooke.serving.payloads import Method, encode
 from hooke.serving.problems import FieldFault, Problem
 
-__all__ = ["WrongRows", "count_rows", "group_of", "merged", "results_of", "slices"]
+__all__ = ["WrongRows", "count_rows", "group_of", "joined", "merged", "results_of", "slices"]
 
 
 class WrongRows(Exception):
@@ -73,8 +73,8 @@ def slices(
         yield arguments | cut, min(most, rows - start)
 
 
-def results_of(method: Method, result: Any, rows: int) -> list[Any]:
-    """The rows of a result, as what JSON knows. Raises WrongRows where there is not one for each row that was given."""
+def results_of(method: Method, result: Any, rows: int) -> np.ndarray | list[Any]:
+    """The result, whose rows are one for each row that was given. Raises WrongRows where they are not."""
     if not isinstance(result, (np.ndarray, list)) or (isinstance(result, np.ndarray) and not result.ndim):
         raise WrongRows(
             f"{method.name} returned a {type(result).__name__}; with max_batch it returns an array or list of rows"
@@ -83,5 +83,14 @@ def results_of(method: Method, result: Any, rows: int) -> list[Any]:
         raise WrongRows(
             f"{method.name} returned {len(result)} rows for {rows}; with max_batch it returns one for each"
         )
-    listed: list[Any] = result.tolist() if isinstance(result, np.ndarray) else result
-    return listed
+    return result
+
+
+def joined(results: Sequence[np.ndarray | list[Any]]) -> np.ndarray | list[Any]:
+    """The results of pieces as one, the rows in order."""
+    if len(results) == 1:
+        return results[0]
+    arrays = [one for one in results if isinstance(one, np.ndarray)]
+    if len(arrays) == len(results) and len({(one.dtype, one.shape[1:]) for one in arrays}) == 1:
+        return np.concatenate(arrays)
+    return [row for one in results for row in (one.tolist() if isinstance(one, np.ndarray) else one)]

@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +85,11 @@ class Front:
     answered; its end. One that died is left out of `publish` at once.
     """
 
-    def __init__(self, settings: FrontSettings) -> None:
+    def __init__(self, settings: FrontSettings, *, prefix: Sequence[str] = ()) -> None:
+        """`prefix` goes before its command: what becomes Envoy in the end."""
         self.settings = settings
         """With the port that it listens on, once it is started."""
+        self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._admin = Admin(settings.folder / "admin.sock")
         self._short_folder: tempfile.TemporaryDirectory[str] | None = None
@@ -123,7 +125,15 @@ class Front:
         self._log_from = settings.log.stat().st_size if settings.log.exists() else 0
         with settings.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [program, "--config-path", told, "--concurrency", str(settings.threads), *OPTIONS],
+                [
+                    *self._prefix,
+                    program,
+                    "--config-path",
+                    told,
+                    "--concurrency",
+                    str(settings.threads),
+                    *OPTIONS,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

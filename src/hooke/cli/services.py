@@ -1,0 +1,264 @@
+"""`hooke serve FILE.py`, and the verbs for a service that runs: status, logs, scale, drain, down."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.cli.commands import Commands
+from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.screens import EXIT_FAILED, Session, command
+from hooke.cli.serve import serve
+from hooke.cli.several import whole_range
+from hooke.project.supervising.asked import ask
+from hooke.project.supervising.messages import Asked
+from hooke.project.supervising.service_folder import FRONT, ServiceFolder, find_service
+from hooke.project.supervising.stopping import end_what_is_left
+from hooke.project.table import aligned
+
+__all__ = ["services"]
+
+POLL_S = 0.1
+COLUMNS = ("replica", "state", "age", "in flight", "answered", "memory", "pid", "port", "serves")
+
+
+class _Serve(Commands):
+    """A group that takes a file, too: what is no verb is the file that `hooke serve` serves."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A verb, or else the file and its options."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["file", *args]
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A verb; or the command that serves a file, which has no name of its own."""
+        return serve if cmd_name == "file" else super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """In the order in which one meets them."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The file's command is shown as `hooke serve`."""
+        if args and args[0] == "file":
+            return None, serve, args[1:]
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """That of serving a file, then the verbs."""
+        serve.format_help(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(cls=_Serve)
+def services() -> None:
+    """Serve a class of a file; or ask a service that runs."""
+
+
+_service = click.argument("service", required=False, default="")
+
+
+@services.command()
+@_service
+@json_option
+@in_project
+@click.pass_obj
+def status(session: Session, *, service: str, as_json: bool, project: Path | None) -> int:
+    """Show SERVICE (by default the one that runs): where it listens, its replicas, what each of them has.
+
+    Exit code 1 where its supervisor is gone and replicas are left.
+    """
+    where = the_project(session, project)
+    folder = find_service(where, service, verb="status")
+    if not folder.supervised():
+        return _show_left(folder, as_json=as_json)
+    facts = ask(folder, Asked(verb="status"))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return 0
+    click.echo("\n".join(_status_lines(facts)))
+    click.echo(f"next: {command(f'hooke serve logs {folder.name}', where)}", err=True)
+    return 0
+
+
+@services.command()
+@_service
+@click.option("--replica", default="", metavar="N", help="Only that one; `front` is Envoy.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the service ends, as `tail -f` does.")
+@in_project
+@click.pass_obj
+def logs(session: Session, *, service: str, replica: str, follow: bool, project: Path | None) -> int:
+    """Print what the replicas of SERVICE wrote to stdout and stderr, each line with its replica before it; also when it has ended."""
+    where = the_project(session, project)
+    folder = find_service(where, service, verb="logs", running=False)
+    record = folder.record()
+    assert record is not None, "a service that is found has a record"
+    told: dict[Path, int] = {}
+    count = 0
+    while True:
+        goes_on = follow and folder.supervised()
+        for path in sorted((where.runs.folder(record.run) / "logs").glob("*.log")):
+            count += _print_new(path, told, replica)
+        if not goes_on:
+            break
+        time.sleep(POLL_S)
+    if not count:
+        click.echo(f"{f'replica {replica} of ' if replica else ''}{folder.name} printed nothing", err=True)
+    return 0
+
+
+@services.command()
+@click.argument("words", nargs=-1, required=True, metavar="[SERVICE] N|LOW:HIGH")
+@json_option
+@in_project
+@click.pass_obj
+def scale(session: Session, *, words: tuple[str, ...], as_json: bool, project: Path | None) -> int:
+    """Have N replicas of SERVICE (by default the one that runs), or as many as it needs from LOW to HIGH."""
+    if len(words) > 2:
+        raise UsageError(
+            f"{' '.join(words)!r} is more than a service and a number", mend="hooke serve scale 3"
+        )
+    name = words[0] if len(words) == 2 else ""
+    low, high = whole_range(words[-1], name="hooke serve scale")
+    folder = _supervised(session, project, name, "scale")
+    facts = ask(folder, Asked(verb="scale", low=low, high=high, by="hooke serve scale"))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        click.echo(
+            f"{folder.name}: {facts['wanted']} replicas wanted{'' if low == high else f', {low} to {high} as needed'}"
+        )
+        click.echo(f"next: {command(f'hooke serve status {folder.name}', session.project)}", err=True)
+    return 0
+
+
+@services.command()
+@_service
+@click.option("--replica", default="", metavar="N", help="Only that one: another takes its place first.")
+@in_project
+@click.pass_obj
+def drain(session: Session, *, service: str, replica: str, project: Path | None) -> int:
+    """End SERVICE when what was asked of it is answered, as Ctrl-C in its terminal does; with --replica, replace one replica."""
+    folder = _supervised(session, project, service, "drain")
+    if replica:
+        ask(folder, Asked(verb="replace", replica=replica, by="hooke serve drain"))
+        click.echo(f"{folder.name}: replica {replica} ends when another has taken its place")
+        return 0
+    ask(folder, Asked(verb="drain", by="hooke serve drain"))
+    return _wait(folder)
+
+
+@services.command()
+@_service
+@in_project
+@click.pass_obj
+def down(session: Session, *, service: str, project: Path | None) -> int:
+    """End SERVICE now, what is under way is cut; also what the supervisor left that was killed. `drain` waits for answers."""
+    where = the_project(session, project)
+    folder = find_service(where, service, verb="down")
+    if folder.supervised():
+        ask(folder, Asked(verb="down", by="hooke serve down"))
+        code = _wait(folder)
+    else:
+        code = 0
+    for line in end_what_is_left(folder):
+        click.echo(line)
+    left = folder.living()
+    if left:
+        click.echo(f"still there: {', '.join(f'pid {one.pid}' for one in left)}", err=True)
+        return EXIT_FAILED
+    click.echo(f"{folder.name} is down: no process of it is left")
+    return code
+
+
+def _supervised(session: Session, project: Path | None, name: str, verb: str) -> ServiceFolder:
+    """One with a supervisor. Raises UsageError."""
+    where = the_project(session, project)
+    folder = find_service(where, name, verb=verb)
+    if not folder.supervised():
+        raise UsageError(
+            f"the supervisor of {folder.name} is gone, and {len(folder.living())} processes are left",
+            mend="serve it again, which takes them over; or end them",
+            next=f"hooke serve down {folder.name}",
+        )
+    return folder
+
+
+def _wait(folder: ServiceFolder) -> int:
+    """Until the supervisor is gone: Ctrl-C ends the waiting alone."""
+    click.echo(f"{folder.name} is ending", err=True)
+    while folder.supervised():
+        time.sleep(POLL_S)
+    return 0
+
+
+def _show_left(folder: ServiceFolder, *, as_json: bool) -> int:
+    left = folder.living()
+    if as_json:
+        facts = [{"name": one.name, "pid": one.pid, "port": one.port} for one in left]
+        click.echo(json.dumps({"service": folder.name, "state": "unsupervised", "left": facts}, indent=2))
+    else:
+        click.echo(
+            f"{folder.name}: its supervisor is gone; these end by themselves unless it is served again"
+        )
+        for one in left:
+            what = "the front" if one.name == FRONT else f"replica {one.name}"
+            click.echo(f"  {what}: pid {one.pid}, port {one.port}")
+        click.echo(f"next: hooke serve down {folder.name}", err=True)
+    return EXIT_FAILED
+
+
+def _status_lines(facts: dict[str, Any]) -> list[str]:
+    low, high = facts["replicas_low"], facts["replicas_high"]
+    ready = sum(one["state"] == "ready" for one in facts["replicas"])
+    as_needed = "" if low == high else f" ({low} to {high}, as needed)"
+    answer = f"{ready} of {facts['wanted']} replicas{as_needed} answer"
+    lines = [
+        f"{facts['service']} is {facts['state']} on {facts['url'] or '(not yet)'}: {answer}",
+        f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
+    ]
+    if facts["rolling_out"]:
+        lines.append(f"  rolling out {facts['rolling_out']}")
+    rows = [_cells(one) for one in facts["replicas"]]
+    lines += ["", *aligned(COLUMNS, rows, right=range(2, 8))] if rows else []
+    lines += [f"  replica {one['replica']}: {one['why']}" for one in facts["replicas"] if one["why"]]
+    return lines
+
+
+def _cells(one: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        one["replica"],
+        one["state"],
+        format_seconds(one["age_s"]),
+        str(one["in_flight"]),
+        str(one["answered"]),
+        format_bytes(one["memory_bytes"]),
+        str(one["pid"]),
+        str(one["port"]),
+        one["generation"],
+    )
+
+
+def _print_new(path: Path, told: dict[Path, int], replica: str) -> int:
+    """The whole lines that have come since the last look; returns how many."""
+    name = path.stem.removeprefix("replica-")
+    if replica and name != replica:
+        return 0
+    with path.open("rb") as file:
+        file.seek(told.get(path, 0))
+        data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    told[path] = told.get(path, 0) + len(whole)
+    lines = whole.decode("utf-8", "replace").splitlines()
+    for line in lines:
+        click.echo(click.style(f"{name} | ", fg="cyan") + line)
+    return len(lines)

@@ -1,0 +1,57 @@
+"""Watches what a service's names mean: an alias that moves is another generation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from hooke.base.errors import HookeError
+from hooke.project.supervising.generation import Generation, Source, pinned
+
+__all__ = ["Aliases"]
+
+
+class Aliases:
+    """Looks them up every `every_s` seconds, in a thread of its own: a registry on another machine may take long."""
+
+    def __init__(
+        self,
+        source: Source,
+        known: Generation,
+        *,
+        every_s: float,
+        moved: Callable[[Generation], None],
+        unknown: Callable[[str], None],
+    ) -> None:
+        """`moved` gets another meaning than the last one, `unknown` why nothing can be said, once; both are called in that thread."""
+        self._source = source
+        self._key = known.key
+        self._every_s = every_s
+        self._moved = moved
+        self._unknown = unknown
+        self._warned = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="hooke-aliases", daemon=True)
+
+    def start(self) -> None:
+        """Begin, where there is something that may move."""
+        if self._source.moving:
+            self._thread.start()
+
+    def close(self) -> None:
+        """End; a question that is under way is not waited for."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._every_s):
+            try:
+                found = pinned(self._source)
+            except (HookeError, OSError) as error:
+                if not self._warned:
+                    self._unknown(str(error).partition("\n")[0])
+                self._warned = True
+                continue
+            self._warned = False
+            if found.key != self._key:
+                self._key = found.key
+                self._moved(found)

@@ -1,0 +1,162 @@
+"""A replica as a process of its own: `python -m hooke.project.supervising.child ORDER`, started by a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.processes import anonymous_bytes
+from hooke.journal.services import BatchWindow
+from hooke.project.folder import Project
+from hooke.project.serving import load_service, setup_arguments
+from hooke.project.supervising.control import Control
+from hooke.project.supervising.generation import read_generation
+from hooke.project.supervising.messages import Told, pack
+from hooke.serving.batcher import Batch
+from hooke.serving.replica import Replica
+from hooke.serving.supervision.lease import Lease
+from hooke.serving.supervision.member import Report
+
+__all__ = ["Order", "main"]
+
+MEMORY_EVERY_S = 1.0
+"""Between two looks at the memory, which takes longer than all else that is told."""
+
+_log = logging.getLogger("hooke")
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor starts a replica with. The numbers are of descriptors that the process inherits."""
+
+    name: str
+    generation: str
+    """The file that says what to serve."""
+    listening: int
+    control: int
+    lease_s: float
+
+
+class _Told:
+    """What the replica tells of itself, gathered in the control's own thread, which neither the model nor the event loop can stop."""
+
+    def __init__(self, replica: Replica, name: str) -> None:
+        self._replica = replica
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked_at: float | None = None
+        self._batch: Batch | None = None
+        self._batch_since = 0.0
+        self._memory = 0
+        self._memory_at = 0.0
+        self._windows: list[BatchWindow] = []
+        self._lock = threading.Lock()
+
+    def began(self) -> None:
+        """It answers; called on its event loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def window(self, window: BatchWindow) -> None:
+        """What it did lately; called on its event loop."""
+        with self._lock:
+            self._windows.append(msgspec.structs.replace(window, replica=self._name, at=time.time()))
+
+    def message(self) -> bytes:
+        """All that is to be told now."""
+        now = time.monotonic()
+        with self._lock:
+            windows = tuple(self._windows)
+            self._windows.clear()
+        report = Report(
+            state=self._replica.state.value,
+            in_flight=self._replica.active,
+            answered=self._replica.answered,
+            memory_bytes=self._memory_now(now),
+            loop_late_s=self._loop_late_s(now),
+            batch_s=self._batch_s(now),
+        )
+        return pack(Told(report=report, windows=windows))
+
+    def _memory_now(self, now: float) -> int:
+        if now - self._memory_at >= MEMORY_EVERY_S:
+            self._memory, self._memory_at = anonymous_bytes(), now
+        return self._memory
+
+    def _loop_late_s(self, now: float) -> float:
+        """The event loop is asked to answer; as long as it has not, it has not turned."""
+        if self._loop is None:
+            return 0.0
+        if self._asked_at is None:
+            self._asked_at = now
+            try:
+                self._loop.call_soon_threadsafe(self._turned)
+            except RuntimeError:  # it is closed: the process ends
+                self._loop = None
+            return 0.0
+        return now - self._asked_at
+
+    def _turned(self) -> None:
+        self._asked_at = None
+
+    def _batch_s(self, now: float) -> float:
+        dispatch = self._replica.dispatch
+        running = dispatch.batcher.running if dispatch is not None else None
+        if running is None or running is not self._batch:
+            self._batch, self._batch_since = running, now
+        return now - self._batch_since if running is not None else 0.0
+
+
+def main(order: Order) -> int:
+    """Serve until SIGTERM, or until the lease expires; returns the exit code: 0 drained, 1 requests were cut or setup failed."""
+    from hooke.serving.server import serve
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    generation = read_generation(Path(order.generation))
+    declared, _ = load_service(generation.target)
+    project = Project.find(Path(generation.project))
+    replica = Replica(declared, gate=generation.gate())
+    told = _Told(replica, order.name)
+    control = Control(
+        socket.socket(fileno=order.control),
+        Lease(seconds=order.lease_s, renewed=time.monotonic()),
+        tell=told.message,
+        obey=lambda _message: None,
+        expired=lambda: _expired(order.lease_s),
+    )
+    threading.Thread(target=control.serve, name="hooke-control", daemon=True).start()
+    listening = socket.socket(fileno=order.listening)
+    listening.setblocking(False)
+    cut = serve(
+        replica,
+        lambda: setup_arguments(project, generation.values()),
+        listening,
+        ready=told.began,
+        windows=told.window,
+    )
+    control.close()
+    return 1 if cut else 0
+
+
+def _expired(lease_s: float) -> None:
+    _log.warning("no supervisor has been here for %g s: this replica answers what it has, and ends", lease_s)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    try:
+        code = main(msgspec.json.decode(sys.argv[1], type=Order))
+    except HookeError as error:
+        sys.stderr.write(f"{error}\n")
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a model that hangs in a thread must not keep the process

@@ -1,0 +1,176 @@
+"""The supervisor's side of the front: its keeper is started or adopted, told the replicas, started again when it dies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hooke.base.errors import HookeError, MissingExtra, UsageError
+from hooke.project.supervising.children import Child, adopt_child, start_child
+from hooke.project.supervising.keeper import KeeperOrder
+from hooke.project.supervising.messages import (
+    DrainFront,
+    FrontDrained,
+    FrontFailed,
+    FrontPublished,
+    FrontUp,
+    PublishPorts,
+    StopFront,
+    decode_told,
+    pack,
+)
+from hooke.project.supervising.service_folder import FRONT, ChildRecord, ServiceFolder
+from hooke.serving.exposure import Exposure
+from hooke.serving.front.settings import FrontSettings, Tls
+from hooke.serving.payloads import Kind, methods_of
+from hooke.serving.service import Service
+from hooke.serving.supervision.backoff import Backoff
+
+__all__ = ["FrontChild", "front_settings"]
+
+_KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
+
+
+def front_settings(declared: Service, exposure: Exposure, folder: Path) -> FrontSettings:
+    """The front of a service that is reached like this."""
+    tls = exposure.tls
+    streams = (Kind.STREAM, Kind.ASYNC_STREAM)
+    return FrontSettings(
+        service=declared.name,
+        folder=folder.resolve(),
+        address="127.0.0.1" if exposure.host == "localhost" else exposure.host,
+        port=exposure.port,
+        tls=Tls(certificate=tls.cert.resolve(), key=tls.key.resolve()) if tls is not None else None,
+        timeout_s=declared.timeout_s,
+        idempotent=declared.idempotent,
+        streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
+    )
+
+
+class FrontChild:
+    """The one front of a service. `port` is 0 until it takes requests."""
+
+    def __init__(
+        self,
+        folder: ServiceFolder,
+        settings: FrontSettings,
+        *,
+        lease_s: float,
+        log: str,
+        say: Callable[[str], None],
+    ) -> None:
+        self.port = 0
+        self.pid = 0
+        """Envoy's own."""
+        self.child: Child | None = None
+        self.drained = False
+        self._folder = folder
+        self._settings = settings
+        self._lease_s = lease_s
+        self._log = log
+        self._say = say
+        self._ports: dict[str, int] = {}
+        self._acknowledged: tuple[str, ...] | None = None
+        self._backoff = Backoff(first_s=0.1, cap_s=10.0)
+        self._restart_at: float | None = None
+        self._why: HookeError | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes requests."""
+        return bool(self.port) and self.child is not None
+
+    def begin(self, record: ChildRecord | None) -> None:
+        """Adopt the one that runs, else start one."""
+        self.child = adopt_child(self._folder, record) if record is not None else None
+        if self.child is None:
+            self._start()
+
+    def publish(self, ports: Mapping[str, int], now: float) -> None:
+        """Send new requests to these replicas; `acknowledged` says when it is so."""
+        self._ports = dict(ports)
+        self._acknowledged = None
+        self._send(PublishPorts(replicas=self._ports), now)
+
+    def drain(self, *, within_s: float, now: float) -> None:
+        """Take nothing new; `drained` becomes true."""
+        if not self.up:
+            self.drained = True
+        self._send(DrainFront(within_s=within_s), now)
+
+    def stop(self, now: float) -> None:
+        """End it."""
+        self._restart_at = None
+        self._send(StopFront(), now)
+
+    def acknowledged(self) -> tuple[str, ...] | None:
+        """What it sends new requests to, once after each `publish`. One that is not there sends nothing to anybody."""
+        if self.child is None:
+            return ()
+        found, self._acknowledged = self._acknowledged, None
+        return found
+
+    def hear(self, now: float) -> None:
+        """Take what it said, and see whether it lives. Raises what kept it from coming up the first time."""
+        if self.child is not None:
+            for message in self.child.take(now):
+                self._take(decode_told(message), now)
+            self._see_end(self.child, now)
+        elif self._restart_at is not None and now >= self._restart_at:
+            self._restart_at = None
+            self._start()
+
+    def _take(self, told: Any, now: float) -> None:
+        match told:
+            case FrontUp():
+                if not self.port:
+                    self._backoff.succeeded()
+                    self._send(PublishPorts(replicas=self._ports), now)
+                self.port, self.pid = told.port, told.pid
+                # After its death it is to have the same port again.
+                self._settings = dataclasses.replace(self._settings, port=told.port)
+            case FrontPublished():
+                self._acknowledged = told.names
+            case FrontDrained():
+                self.drained = True
+            case FrontFailed():
+                facts = {name: getattr(told, name) for name in ("where", "why", "mend")}
+                self._why = _KINDS.get(told.kind, HookeError)(told.what, **facts)
+            case _:
+                pass
+
+    def _see_end(self, child: Child, now: float) -> None:
+        if child.ended(now) is None:
+            return
+        self._folder.forget_child(FRONT)
+        child.cut(now)
+        self.child = None
+        was_up, self.port = bool(self.port), 0
+        why = self._why or HookeError("the front ended", why="\n".join(child.tail()))
+        self._why = None
+        if self.drained:
+            return
+        if not was_up and not self._backoff.failures:
+            raise why
+        waits_s = self._backoff.failed(now)
+        self._restart_at = now + waits_s
+        self._say(f"the front is gone, and starts again: {str(why).partition(chr(10))[0]}")
+
+    def _start(self) -> None:
+        record = ChildRecord(name=FRONT, port=self._settings.port, log=self._log)
+
+        def order(control: int) -> str:
+            made = KeeperOrder(control=control, lease_s=self._lease_s, settings=self._settings)
+            return msgspec.json.encode(made, enc_hook=str).decode()
+
+        self.child = start_child(
+            self._folder, "hooke.project.supervising.keeper", order, record=record, cwd=str(self._folder.path)
+        )
+
+    def _send(self, message: Any, now: float) -> None:
+        if self.child is not None:
+            self.child.send(pack(message), now)

@@ -1,0 +1,124 @@
+"""The front as a process of its own: `python -m hooke.project.supervising.keeper ORDER`. It keeps Envoy, under a lease.
+
+So Envoy outlives a supervisor that is killed, for as long as another one may come and go on with it, and no longer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.with_parent import with_parent
+from hooke.project.supervising.control import Control
+from hooke.project.supervising.messages import (
+    DrainFront,
+    FrontDrained,
+    FrontFailed,
+    FrontPublished,
+    FrontUp,
+    PublishPorts,
+    StopFront,
+    decode_to_front,
+    pack,
+)
+from hooke.serving.front.envoy import Front
+from hooke.serving.front.settings import FrontSettings, Upstream
+from hooke.serving.supervision.lease import Lease
+
+__all__ = ["KeeperOrder", "main"]
+
+TURN_S = 0.1
+
+
+class KeeperOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor starts the front with. `control` is a descriptor that the process inherits."""
+
+    control: int
+    lease_s: float
+    settings: FrontSettings
+
+
+class _Keeper:
+    def __init__(self, order: KeeperOrder) -> None:
+        self._front = Front(order.settings, prefix=with_parent())
+        self._published: tuple[str, ...] = ()
+        self._ended = False
+        self._up = False
+        self._within_s = order.settings.timeout_s
+        self._control = Control(
+            socket.socket(fileno=order.control),
+            Lease(seconds=order.lease_s, renewed=time.monotonic()),
+            tell=self._state,
+            obey=self._obey,
+            expired=self._expired,
+        )
+
+    def keep(self) -> int:
+        """Until it is told to stop, Envoy dies, or the lease expires."""
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
+        try:
+            self._front.start()
+            self._up = True
+            while not self._ended:
+                self._control.turn(TURN_S)
+                died = self._front.died()
+                if died is not None and not self._ended:
+                    raise died
+        except HookeError as error:
+            self._say_why(error)
+            return 1
+        finally:
+            self._front.stop()
+        return 0
+
+    def _state(self) -> bytes | None:
+        """Said again and again: a supervisor that comes later has to know it, too."""
+        if not self._up:
+            return None
+        return pack(FrontUp(port=self._front.settings.port, pid=self._front.pid or 0))
+
+    def _obey(self, message: bytes) -> None:
+        match decode_to_front(message):
+            case PublishPorts(replicas=replicas):
+                self._front.publish(Upstream(port=port) for port in replicas.values())
+                self._control.send(pack(FrontPublished(names=tuple(replicas))))
+            case DrainFront(within_s=within_s):
+                left = self._front.drain(within_s=within_s)
+                self._control.send(pack(FrontDrained(left=left)))
+            case StopFront():
+                self._end()
+            case _:
+                pass
+
+    def _expired(self) -> None:
+        sys.stderr.write("no supervisor has been here: the front answers what it has, and ends\n")
+        self._front.drain(within_s=self._within_s)
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+
+    def _say_why(self, error: HookeError) -> None:
+        sys.stderr.write(f"{error}\n")
+        self._up = False
+        facts = {name: getattr(error, name) for name in ("what", "where", "why", "mend")}
+        message = pack(FrontFailed(kind=type(error).__name__, **facts))
+        self._control.turn(1.0)  # it may have been connected to, and not been seen yet
+        self._control.send(message)
+
+
+def main(order: KeeperOrder) -> int:
+    """Keep the front; returns the exit code."""
+    return _Keeper(order).keep()
+
+
+if __name__ == "__main__":
+    code = main(msgspec.json.decode(sys.argv[1], type=KeeperOrder, dec_hook=lambda kind, value: kind(value)))
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,60 @@
+"""What happens to replicas, as one line for people; the same while it happens and when the journal is read."""
+
+from __future__ import annotations
+
+from hooke.base.formats import format_seconds
+from hooke.journal.replicas import (
+    ReplicaAdopted,
+    ReplicaEnded,
+    ReplicaEvent,
+    ReplicaLeft,
+    ReplicaReady,
+    ReplicaStarted,
+    RollOutChanged,
+    ServiceScaled,
+    StartDelayed,
+)
+
+__all__ = ["line_of"]
+
+
+def line_of(event: ReplicaEvent) -> str:
+    """What happened and why. The end of a log follows on lines of its own."""
+    match event:
+        case ReplicaStarted():
+            return f"replica {event.replica} starts (pid {event.pid}, port {event.port}): {event.reason}"
+        case ReplicaAdopted():
+            return f"replica {event.replica} runs already (pid {event.pid}, port {event.port}): adopted"
+        case ReplicaReady():
+            return f"replica {event.replica} is ready, {format_seconds(event.seconds)} after its start"
+        case ReplicaLeft():
+            left = f"; it has {_requests(event.in_flight)} to answer" if event.in_flight else ""
+            return f"replica {event.replica} gets nothing new: {event.reason}{left}"
+        case ReplicaEnded():
+            return _ended(event)
+        case StartDelayed():
+            many = "a start failed" if event.failures == 1 else f"{event.failures} starts in a row failed"
+            return f"the next start waits {format_seconds(event.seconds)}: {many}, as {event.reason}"
+        case ServiceScaled():
+            return f"{event.before} -> {event.after} replicas: {event.reason}"
+        case RollOutChanged():
+            what = {"began": "roll-out of", "done": "rolled out:", "back": "rolled back:"}[event.status]
+            to = (
+                f"{event.before} goes on instead of {event.generation}"
+                if event.status == "back"
+                else event.generation
+            )
+            return f"{what} {to}; {event.reason}"
+
+
+def _ended(event: ReplicaEnded) -> str:
+    after = format_seconds(event.seconds)
+    if event.expected:
+        return f"replica {event.replica} ended after {after}, with nothing left to answer"
+    lost = f"; {_requests(event.in_flight)} had no answer from it" if event.in_flight else ""
+    tail = "".join(f"\n    | {line}" for line in event.log_tail)
+    return f"replica {event.replica} died after {after}: {event.cause}{lost}{tail}"
+
+
+def _requests(count: int) -> str:
+    return "1 request" if count == 1 else f"{count} requests"

@@ -1,0 +1,420 @@
+"""The loop that keeps a service's replicas and front as its supervision decides, until it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.journal.replicas import ReplicaAdopted, ReplicaEvent, ReplicaStarted
+from hooke.project.asking import how_to_ask
+from hooke.project.folder import Project
+from hooke.project.service_runs import ServiceRun
+from hooke.project.supervising.aliases import Aliases
+from hooke.project.supervising.asked import Desk
+from hooke.project.supervising.children import Child
+from hooke.project.supervising.front_child import FrontChild, front_settings
+from hooke.project.supervising.generation import Generation, Source
+from hooke.project.supervising.lines import line_of
+from hooke.project.supervising.messages import Asked, Told, decode_told
+from hooke.project.supervising.replicas import Replicas
+from hooke.project.supervising.service_folder import FRONT, ChildRecord, ServiceFolder, ServiceRecord
+from hooke.project.supervising.status import status_of
+from hooke.project.supervising.wish import Wish
+from hooke.serving.service import Service
+from hooke.serving.supervision.exchange import (
+    Action,
+    Adopted,
+    Begin,
+    Cut,
+    Done,
+    Drain,
+    DrainFront,
+    Event,
+    Exited,
+    FrontDrained,
+    GiveUp,
+    Kill,
+    Publish,
+    Published,
+    Replace,
+    Reported,
+    RollOut,
+    Scale,
+    Start,
+    Tell,
+    Terminate,
+    Tick,
+)
+from hooke.serving.supervision.member import Rules
+from hooke.serving.supervision.supervision import Supervision
+
+__all__ = ["Ended", "Supervisor"]
+
+TURN_S = 0.05
+SOON_S = 0.003
+"""Between two looks at a child whose channel has ended."""
+FRONT_LEASE = 5 / 6
+"""The front's lease, of the replicas': it ends first, so that nothing is sent to one that has ended."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervision came to."""
+
+    run: str
+    answered: int
+    cut: int
+
+
+class Supervisor:
+    """One service's. `run` takes the main thread: it listens to signals."""
+
+    def __init__(  # noqa: PLR0913 - what a supervisor is made of, each by name
+        self,
+        declared: Service,
+        project: Project,
+        source: Source,
+        *,
+        first: Generation,
+        wish: Wish,
+        folder: ServiceFolder,
+        run: ServiceRun,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.declared = declared
+        self.wish = wish
+        self.folder = folder
+        self.bounds = wish.replicas
+        self.run_id = run.id
+        rules = Rules(timeout_s=declared.timeout_s, healthy_s=wish.healthy_s, memory_bytes=wish.memory_bytes)
+        self.core = Supervision(rules, generation=first.name, wanted=max(1, wish.replicas[0]))
+        self._run = run
+        self._first = first
+        self._logs = project.runs.folder(run.id) / "logs"
+        self.replicas = Replicas(folder, self._logs, lease_s=wish.lease_s)
+        self._say = tell
+        self._source = source
+        settings = front_settings(declared, wish.exposure, folder.path / FRONT)
+        self.front = FrontChild(
+            folder,
+            settings,
+            lease_s=wish.lease_s * FRONT_LEASE,
+            log=str(self._logs / "front.log"),
+            say=tell,
+        )
+        self._desk = Desk(folder.socket, self._answer)
+        self._inbox: deque[Event | Callable[[], None]] = deque()
+        self._woken, self._wake = os.pipe()
+        self._aliases = self._watched(source, first)
+        self._signals = 0
+        self._given_up: GiveUp | None = None
+        self._done = False
+        self._renewed = 0.0
+        self._said_up = False
+        self._said = ""
+        self._draining = False
+        self._answered = 0
+        self._cut = 0
+
+    def _watched(self, source: Source, first: Generation) -> Aliases:
+        def unknown(why: str) -> None:
+            self._call(lambda: self._say(f"what {self.declared.name} serves stays: {why}"))
+
+        return Aliases(source, first, every_s=self.wish.poll_s, moved=self._moved, unknown=unknown)
+
+    @property
+    def url(self) -> str:
+        """By which it is asked on this machine; empty until it listens."""
+        return self.wish.exposure.url(self.front.port) if self.front.up else ""
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def run(self) -> Ended:
+        """Until the service has ended. Raises what kept the front or all replicas from coming up."""
+        former = {
+            number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._woken, False)
+        woken = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        child_ended = signal.signal(signal.SIGCHLD, lambda *_: None)
+        try:
+            self._begin()
+            while not self._done:
+                self._turn()
+            self._end_front()
+        except BaseException:
+            self._kill_all()
+            raise
+        finally:
+            self._close()
+            signal.set_wakeup_fd(woken)
+            for number, handler in former.items():
+                signal.signal(number, handler)
+            signal.signal(signal.SIGCHLD, child_ended)
+        if self._given_up is not None:
+            raise HookeError(
+                f"{self.declared.name} cannot be served: no replica was ever ready",
+                where=str(self._logs),
+                why="\n".join([self._given_up.cause, *self._given_up.log_tail]),
+            )
+        return Ended(run=self.run_id, answered=self._answered, cut=self._cut)
+
+    def _begin(self) -> None:
+        self._desk.open()
+        self.replicas.add(self._first)
+        records = {record.name: record for record in self.folder.living()}
+        self.front.begin(records.pop(FRONT, None))
+        self._record()
+        adopted = self._adopt(list(records.values()))
+        self._aliases.start()
+        self._step(Begin(adopted=adopted))
+
+    def _turn(self) -> None:
+        self._wait()
+        now = time.monotonic()
+        self._hear_children(now)
+        self.front.hear(now)
+        if self.front.up and not self._said_up:
+            self._said_up = True
+            self._record()
+            self._say(f"{self.declared.name} listens on {self.url}")
+        names = self.front.acknowledged()
+        if names is not None:
+            self._say_answering(names)
+            self._step(Published(names))
+        if self._draining and self.front.drained:
+            self._draining = False
+            self._step(FrontDrained())
+        self._renew(now)
+        while self._inbox:
+            event = self._inbox.popleft()
+            event() if callable(event) else self._step(event)
+        self._step(Tick())
+
+    def _wait(self) -> None:
+        selector = selectors.DefaultSelector()
+        with selector:
+            selector.register(self._woken, selectors.EVENT_READ)
+            self._desk.register(selector)
+            ending = False
+            for child in self._all():
+                if child.channel is not None:
+                    selector.register(child.channel, selectors.EVENT_READ)
+                else:
+                    ending = True
+            ready = selector.select(SOON_S if ending else TURN_S)
+            for key, _ in ready:
+                if key.fileobj == self._woken:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._woken, 4096)
+            self._desk.serve([key.fileobj for key, _ in ready])
+
+    def _hear_children(self, now: float) -> None:
+        for child in list(self.replicas.children.values()):
+            for message in child.take(now):
+                told = decode_told(message)
+                if isinstance(told, Told):
+                    self._told(child, told)
+            ended = child.ended(now)
+            if ended is not None:
+                self.replicas.forget(child, now)
+                self._step(Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
+
+    def _told(self, child: Child, told: Told) -> None:
+        for window in told.windows:
+            self._run.window(window)
+        before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
+        self._answered += max(0, told.report.answered - before)
+        self._step(Reported(child.name, told.report))
+
+    def _renew(self, now: float) -> None:
+        if now - self._renewed >= self.wish.lease_s / 6:
+            self._renewed = now
+            for child in self._all():
+                child.renew(now)
+
+    def _step(self, event: Event) -> None:
+        for action in self.core.step(event, time.monotonic()):
+            self._perform(action)
+
+    # -- actions -----------------------------------------------------------------------------------
+
+    def _perform(self, action: Action) -> None:
+        now = time.monotonic()
+        match action:
+            case Start():
+                self._start(action)
+            case Publish(names):
+                self.front.publish({name: self.replicas.children[name].record.port for name in names}, now)
+            case Terminate(name) | Kill(name):
+                self._end(name, by_force=isinstance(action, Kill))
+            case DrainFront():
+                self._draining = True
+                within_s = self.core.rules.leave_s
+                self.front.drain(within_s=within_s, now=now)
+            case Tell(event):
+                self._told_of(event)
+            case GiveUp():
+                self._given_up = action
+            case Done():
+                self._done = True
+
+    def _end(self, name: str, *, by_force: bool) -> None:
+        child = self.replicas.children.get(name)
+        if child is not None:
+            child.kill() if by_force else child.terminate()
+
+    def _start(self, action: Start) -> None:
+        try:
+            child = self.replicas.start(action.name, action.generation)
+        except OSError as error:
+            self._inbox.append(Exited(name=action.name, log_tail=(f"no process could be started: {error}",)))
+            return
+        self._told_of(
+            ReplicaStarted(
+                replica=action.name,
+                generation=action.generation,
+                pid=child.record.pid,
+                port=child.record.port,
+                reason=action.reason,
+            )
+        )
+
+    def _adopt(self, records: Iterable[ChildRecord]) -> tuple[Adopted, ...]:
+        found: list[Adopted] = []
+        for record, report in self.replicas.adopt(records):
+            if report is None:
+                self._say(
+                    f"replica {record.name} of an earlier supervisor does not answer: pid {record.pid} is ended"
+                )
+                continue
+            found.append(Adopted(name=record.name, generation=record.generation, report=report))
+            facts = {name: getattr(record, name) for name in ("generation", "pid", "port")}
+            self._told_of(ReplicaAdopted(replica=record.name, **facts))
+        return tuple(found)
+
+    def _told_of(self, event: ReplicaEvent) -> None:
+        self._run.say(event)
+        self._cut += getattr(event, "in_flight", 0) if type(event).__name__ == "ReplicaEnded" else 0
+        self._say(line_of(event))
+
+    def _say_answering(self, names: tuple[str, ...]) -> None:
+        said = f"{len(names)} of {self.core.wanted} replicas answer"
+        if said == self._said or self.core.closing or not (names or self._said):
+            return
+        if not self._said:
+            paths = ", ".join(f"POST /{name}" for name in self.declared.methods())
+            self._say(f"{self.declared.name} answers: {paths}; Ctrl-C drains and ends it")
+            token_file = Path(self._source.token_file) if self._source.token_file else None
+            self._say(how_to_ask(self.declared, self.wish.exposure, token_file, self.url))
+        self._said = said
+        self._say(said)
+
+    # -- what comes from outside -------------------------------------------------------------------
+
+    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        self._signals += 1
+        if self._signals == 1:
+            self._inbox.append(
+                lambda: self._say(f"{name}: what was asked is answered, then all ends; again cuts")
+            )
+            self._inbox.append(Drain(name))
+        elif number == signal.SIGINT:
+            self._inbox.append(Cut("Ctrl-C, twice"))
+
+    def _moved(self, generation: Generation) -> None:
+        """In the thread of the aliases."""
+
+        def roll_out() -> None:
+            self.replicas.add(generation)
+            moving = ", ".join(str(value) for value in self._source.given.values() if hasattr(value, "alias"))
+            self._step(RollOut(generation.name, f"{moving} moved"))
+
+        self._call(roll_out)
+
+    def _call(self, work: Callable[[], None]) -> None:
+        """From another thread: do this in the loop's."""
+        self._inbox.append(work)
+        if threading.current_thread() is not threading.main_thread():
+            with contextlib.suppress(BlockingIOError, OSError):
+                os.write(self._wake, b"x")
+
+    def _answer(self, asked: Asked) -> dict[str, object]:
+        """What the command line asks. Raises HookeError for what cannot be."""
+        by = asked.by or "hooke serve"
+        if asked.verb == "scale":
+            self.bounds = (asked.low, asked.high)
+            wanted = min(max(self.core.wanted, asked.low), asked.high)
+            self._step(Scale(wanted, by))
+        elif asked.verb == "replace":
+            if asked.replica not in self.core.members:
+                raise HookeError(
+                    f"there is no replica {asked.replica}", mend=f"there are: {', '.join(self.core.members)}"
+                )
+            self._step(Replace(asked.replica, by))
+        elif asked.verb == "drain":
+            self._step(Drain(by))
+        elif asked.verb == "down":
+            self._step(Cut(by))
+        return {
+            "service": self.declared.name,
+            "url": self.url,
+            "run": self.run_id,
+            "pid": os.getpid(),
+            "front_pid": self.front.pid,
+            "replicas_low": self.bounds[0],
+            "replicas_high": self.bounds[1],
+        } | status_of(self.core, self.replicas.children)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _all(self) -> list[Child]:
+        front = [self.front.child] if self.front.child is not None else []
+        return [*self.replicas.children.values(), *front]
+
+    def _end_front(self) -> None:
+        self.front.drained = True
+        self.front.stop(time.monotonic())
+        ends = time.monotonic() + 10.0
+        while self.front.child is not None and time.monotonic() < ends:
+            self._wait()
+            self.front.hear(time.monotonic())
+        if self.front.child is not None:
+            self.front.child.kill()
+
+    def _kill_all(self) -> None:
+        for child in self._all():
+            child.terminate() if child.name == FRONT else child.kill()
+        for child in self._all():
+            if child.process is not None:
+                with contextlib.suppress(Exception):
+                    child.process.wait(10.0)
+            self.folder.forget_child(child.name)
+
+    def _close(self) -> None:
+        self._aliases.close()
+        self._desk.close()
+        for child in self._all():
+            child.cut(time.monotonic())
+
+    def _record(self) -> None:
+        record = ServiceRecord(
+            service=self.declared.name,
+            target=self._source.target,
+            run=self.run_id,
+            pid=os.getpid(),
+            url=self.url,
+        )
+        self.folder.write_record(record)

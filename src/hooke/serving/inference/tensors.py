@@ -1,0 +1,176 @@
+"""Arrays from tensors and tensors from arrays, in JSON and in binary. Nothing is allocated for a shape before its data was counted.
+
+Elements of BYTES are `str` where JSON brought them and `bytes` where binary data did, in an array of objects.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import itertools
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hooke.serving.inference.datatypes import BYTES, Datatype
+
+__all__ = [
+    "MOST_DIMENSIONS",
+    "Misfit",
+    "count_elements",
+    "json_data",
+    "read_binary",
+    "read_json",
+    "to_binary",
+]
+
+MOST_DIMENSIONS = 32
+"""More than any model has, and within what each version of NumPy can hold."""
+MOST_ELEMENTS = 1 << 40
+"""No shape has more, whatever of it is zero: NumPy could not hold it."""
+_LENGTH = struct.Struct("<I")
+
+
+class Misfit(ValueError):
+    """Data that is not what its shape and datatype say."""
+
+
+def read_json(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> np.ndarray:
+    """The array of JSON data, flat in row-major order or nested as the shape is. Raises Misfit."""
+    count = count_elements(shape)
+    try:
+        values = _flat(datatype, shape, data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "; NaN goes as binary data" if datatype.element is float and "`null`" in str(error) else ""
+        raise Misfit(f"{error}{hint}".replace("`$", "`data")) from None
+    if len(values) != count:
+        raise Misfit(f"its shape {_shown(shape)} has {count} elements, and its data {len(values)}")
+    if datatype is BYTES:
+        return _objects(values, shape)
+    try:
+        packed = array.array(datatype.code, values)
+    except OverflowError:
+        raise Misfit(f"a number of it is none that {datatype.name} can hold") from None
+    made = np.frombuffer(packed, dtype=bool if datatype.element is bool else packed.typecode)
+    return _narrow(datatype, made).reshape(shape)
+
+
+def read_binary(datatype: Datatype, shape: Sequence[int], data: memoryview) -> np.ndarray:
+    """The array of binary data: little-endian, row-major; each element of BYTES after its length. Raises Misfit."""
+    count = count_elements(shape)
+    if datatype is BYTES:
+        return _objects(_split(data, count), shape)
+    size = datatype.dtype.itemsize
+    if len(data) != count * size:
+        shown = f"its shape {_shown(shape)} of {datatype.name} takes {count * size} bytes"
+        raise Misfit(f"{shown}, and its binary_data_size is {len(data)}")
+    # A copy: what came cannot be written to and stands at any address, and a model's code may need both.
+    made = np.frombuffer(data, dtype=datatype.dtype).copy()
+    if datatype.element is bool and count and made.view(np.uint8).max() > 1:
+        raise Misfit("a byte of it is neither 0 nor 1")
+    return made.reshape(shape)
+
+
+def json_data(datatype: Datatype, value: np.ndarray) -> list[Any]:
+    """The elements in row-major order, as JSON has them; NaN is written as null. Raises Misfit for bytes that are no text."""
+    flat: list[Any] = value.ravel().tolist()
+    if datatype is not BYTES:
+        return flat
+    try:
+        return [one if isinstance(one, str) else one.decode() for one in flat]
+    except UnicodeDecodeError:
+        raise Misfit("its bytes are no text, which JSON needs; ask for binary data") from None
+
+
+def to_binary(datatype: Datatype, value: np.ndarray) -> bytes:
+    """The elements in row-major order, as `read_binary` takes them. Raises Misfit for text that UTF-8 does not have."""
+    if datatype is not BYTES:
+        return value.astype(datatype.dtype, copy=False).tobytes()
+    parts: list[bytes] = []
+    for one in value.ravel().tolist():
+        raw = _encoded(one)
+        parts += (_LENGTH.pack(len(raw)), raw)
+    return b"".join(parts)
+
+
+def count_elements(shape: Sequence[int]) -> int:
+    """How many a tensor of this shape has. Raises Misfit for a shape that no array can have."""
+    count = math.prod(shape)
+    most = count or math.prod(filter(None, shape))
+    if most > MOST_ELEMENTS or len(shape) > MOST_DIMENSIONS:
+        raise Misfit(f"its shape {_shown(shape)} is larger than any array")
+    return count
+
+
+def _flat(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> list[Any]:
+    """The elements of flat or nested JSON. Raises msgspec.ValidationError, and Misfit where the nesting is not the shape's."""
+    nested = len(shape) > 1 and bytes(memoryview(data)[1:80]).lstrip()[:1] == b"["
+    values: list[Any] = _decoder(datatype.element, len(shape) if nested else 1).decode(data)
+    if nested:
+        for length in shape[1:]:
+            if any(len(part) != length for part in values):
+                raise Misfit(f"its data is not nested as its shape {_shown(shape)} says")
+            values = list(itertools.chain.from_iterable(values))
+    return values
+
+
+@functools.cache  # four types, each of at most 32 dimensions
+def _decoder(element: type, depth: int) -> msgspec.json.Decoder[Any]:
+    annotation: Any = element
+    for _ in range(depth):
+        annotation = list[annotation]
+    return msgspec.json.Decoder(annotation)
+
+
+def _narrow(datatype: Datatype, made: np.ndarray) -> np.ndarray:
+    """From what the numbers were gathered in to the tensor's own type. Raises Misfit where that has no such number."""
+    if datatype.element is not float or datatype.dtype.itemsize == 8:
+        return made
+    with np.errstate(over="ignore"):
+        narrow = made.astype(datatype.dtype, copy=False)
+    if not np.isfinite(narrow).all():  # JSON has none that is not finite
+        raise Misfit(f"a number of it is none that {datatype.name} can hold")
+    return narrow
+
+
+def _split(data: memoryview, count: int) -> list[bytes]:
+    """The elements of BYTES. Raises Misfit where the lengths do not come out even."""
+    if count * _LENGTH.size > len(data):
+        raise Misfit(f"its shape has {count} elements, for whose lengths its {len(data)} bytes are too few")
+    values: list[bytes] = []
+    at = 0
+    for number in range(count):
+        begin = at + _LENGTH.size
+        if begin > len(data):
+            raise Misfit(f"its binary data ends before the length of element {number}")
+        at = begin + _LENGTH.unpack_from(data, at)[0]
+        if at > len(data):
+            raise Misfit(f"element {number} is said to be longer than what is left of its binary data")
+        values.append(bytes(data[begin:at]))
+    if at != len(data):
+        raise Misfit(f"{len(data) - at} bytes of its binary data are left behind its last element")
+    return values
+
+
+def _objects(values: list[Any], shape: Sequence[int]) -> np.ndarray:
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
+    return made.reshape(shape)
+
+
+def _encoded(one: Any) -> bytes:
+    if isinstance(one, bytes):
+        return one
+    try:
+        return str(one).encode()
+    except UnicodeEncodeError:
+        raise Misfit("its text has characters that UTF-8 does not have") from None
+
+
+def _shown(shape: Sequence[int]) -> str:
+    listed = ", ".join(map(str, shape[:MOST_DIMENSIONS]))
+    return f"[{listed if len(listed) <= 200 else listed[:200] + '...'}]"
