@@ -21,7 +21,7 @@ JSON = (b"content-type", b"application/json")
 INFERENCE = "/v2"
 """Where the paths of the Open Inference Protocol begin."""
 _CLOSE = ((b"connection", b"close"),)
-READ_ON = 64 << 10
+READ_ON = 16 << 10
 """Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed."""
 
 
@@ -81,6 +81,8 @@ class Exchange:
     async def json_body(self) -> bytes:
         """The body, which must be said to be JSON. Raises Problem: 415, and as `body`."""
         said = self.headers.get(b"content-type")
+        if b"content-encoding" in self.headers:
+            raise Problem(415, "the body is said to be encoded; send it as it is")
         if said != JSON[1]:
             if said is None:
                 raise Problem(415, "nothing says what the body is; send content-type: application/json")
@@ -153,6 +155,8 @@ class Exchange:
             return _CLOSE
         if self._read:
             return ()
+        if self.status in {408, 413}:
+            return _CLOSE
         # So much of the body may be left that the connection is better closed than read on.
         length = self.headers.get(b"content-length", b"0")
         much = b"transfer-encoding" in self.headers or not length.isdigit() or int(length) > READ_ON

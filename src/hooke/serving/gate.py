@@ -20,6 +20,7 @@ _ONCE = frozenset(
         b"host",
         b"inference-header-content-length",
         b"origin",
+        b"transfer-encoding",
     }
 )
 """Headers of which two would mean two things."""
@@ -51,6 +52,8 @@ class Gate:
             _refuse_repeated(exchange)
         if len(exchange.raw) > MOST_HEADERS:
             raise Problem(431, f"there are more than {MOST_HEADERS} headers")
+        if b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
+            raise Problem(400, "the transfer encoding is not chunked")
         host = headers.get(b"host")
         if host is None:
             raise Problem(400, "there is no Host header")

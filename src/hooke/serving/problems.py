@@ -56,14 +56,18 @@ class Problem(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s
-        self.reason = reason or HTTPStatus(status).phrase.lower()
+        self.reason = reason or self.title.lower()
         self._headers = headers or {}
+
+    @property
+    def title(self) -> str:
+        """The name of its status."""
+        return HTTPStatus(self.status).phrase
 
     def body(self, request_id: str | None = None, *, as_error: bool = False) -> bytes:
         """The document, for the request of this id; with its detail as `error`, too, where clients of V2 look for it."""
-        title = HTTPStatus(self.status).phrase
         error = self.detail if as_error else None
-        document = _Document(title, self.status, self.detail, self.errors, request_id, error=error)
+        document = _Document(self.title, self.status, self.detail, self.errors, request_id, error=error)
         return msgspec.json.encode(document)
 
     def headers(self) -> list[tuple[bytes, bytes]]:

@@ -22,6 +22,7 @@ from hooke.serving.gate import Gate
 from hooke.serving.inference.protocol import Inference
 from hooke.serving.metrics import GONE, Meter, Refusals
 from hooke.serving.model_thread import ModelThread
+from hooke.serving.patience import Patience
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem
 from hooke.serving.prometheus import MEDIA_TYPE as TEXT
@@ -54,8 +55,17 @@ class Replica:
     Making one raises UsageError for annotations of methods that no JSON can be read as.
     """
 
-    def __init__(self, declared: Service, *, body_limit: int = BODY_LIMIT, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        declared: Service,
+        *,
+        body_limit: int = BODY_LIMIT,
+        gate: Gate | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.declared = declared
+        self.patience = patience or Patience()
+        """With connections; a server keeps to it."""
         self.state = State.STARTING
         self.active = 0
         """Requests that are being answered."""

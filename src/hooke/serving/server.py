@@ -12,10 +12,10 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.journal.services import BatchWindow
+from hooke.serving.connection import Config, Connection
 from hooke.serving.exposure import Tls
 from hooke.serving.replica import Replica
 from hooke.serving.windows import LEAST_S
@@ -63,20 +63,22 @@ def serve(
     `arguments` gives what `setup` takes; `ready` is called when it is done. `windows` gets what was done every few seconds,
     and at the end; it is called on the event loop and must not wait. Raises what `Replica.start` raises.
     """
-    config = uvicorn.Config(
+    config = Config(
         replica,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
-        http=HttpToolsProtocol,
+        http=Connection,
         ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
+        log_level="error",  # whoever sends garbage is counted, and does not fill the log
         proxy_headers=False,
         server_header=False,
         ssl_certfile=tls.cert if tls is not None else None,
         ssl_keyfile=tls.key if tls is not None else None,
-        timeout_keep_alive=75,  # longer than a proxy in front keeps one, so that it is the proxy who closes
+        timeout_keep_alive=max(1, round(replica.patience.idle_s)),
         timeout_graceful_shutdown=int(replica.declared.timeout_s + SPARE_S) + 1,
     )
+    config.patience, config.refused = replica.patience, replica.refused
     server = _Server(config, replica, arguments, ready)
     server.windows = windows
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -115,6 +117,15 @@ class _Server(uvicorn.Server):
         """Listen, and begin to set up."""
         await super().startup(sockets=sockets)
         self._starting = asyncio.create_task(self._start())
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every tenth of a second; connections are looked at once in ten."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.look(now)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is accepted, take nothing new, and end."""
