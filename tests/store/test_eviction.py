@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from hooke.base.errors import MissingObject, StoreError
+from hooke.store.backend import hidden_as
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.backends.memory import MemoryBackend
+from hooke.store.objects import name_of
 from hooke.store.store import Entry, Store
 
 
@@ -183,6 +185,20 @@ def test_finders_and_an_eviction_at_once(tmp_path):
                 if entry is not None:
                     assert user.get(entry.ref)[0] == number
             evictor.join()
+
+
+def test_an_object_that_an_eviction_decides_on_is_waited_for(tmp_path):
+    store = Store.open(tmp_path)
+    commit(store, 7)
+    entry = store.find(f"{7:032x}")
+    name = name_of(entry.ref.digest)
+    lies, hidden = tmp_path / name, tmp_path / f"{hidden_as(name)}other"
+    hidden.parent.mkdir(exist_ok=True)
+    lies.rename(hidden)
+    kept = threading.Timer(0.2, lambda: hidden.rename(lies))
+    kept.start()
+    assert store.get(entry.ref)[0] == 7
+    kept.join()
 
 
 def test_a_place_that_notes_no_use_evicts_nothing_while_a_run_is_live(clock):

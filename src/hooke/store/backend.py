@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["Backend", "Fill", "Sink", "Stored", "View"]
+__all__ = ["Backend", "Fill", "Sink", "Stored", "View", "hidden_as"]
 
 
 class Sink(Protocol):
@@ -34,6 +34,11 @@ class Stored(NamedTuple):
     name: str
     size: int
     used: float
+
+
+def hidden_as(name: str) -> str:
+    """How the name begins that an object has for the moment in which `remove` decides whether it was used."""
+    return f"tmp/hidden-{name.replace('/', '-')}-"
 
 
 class Backend(Protocol):
@@ -81,6 +86,7 @@ class Backend(Protocol):
     def remove(self, name: str, *, unused_since: float | None = None, aside: str | None = None) -> bool:
         """Remove `name`, or with `aside` rename it to that; returns whether it was there and is gone.
 
-        With `unused_since` it stays if it was used at that time or later, also if that happens during the call.
+        With `unused_since` it stays if it was used at that time or later, also if that happens during the call. Until that
+        is decided it may lie under a name that begins with `hidden_as(name)`.
         """
         ...

@@ -7,7 +7,7 @@ from typing import Any
 
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
 from hooke.base.ref import Ref
-from hooke.store.backend import Backend, Sink, View
+from hooke.store.backend import Backend, Sink, View, hidden_as
 from hooke.store.decode import load
 from hooke.store.encode import Encoded, encode
 from hooke.store.entries import aside_of
@@ -17,6 +17,9 @@ from hooke.store.seen import Seen
 from hooke.store.unpicklable import explain
 
 __all__ = ["INLINE_BYTES", "Objects", "name_of"]
+
+DECIDING_S = 5.0
+"""How long an eviction may take to decide on an object, on a machine that is busy; one that was killed meanwhile never does."""
 
 INLINE_BYTES = 64 * 1024
 """Objects up to this travel inside their reference: a file for each would cost more than the copies."""
@@ -94,12 +97,19 @@ class Objects:
         name = name_of(ref.digest)
         view = self._backend.read(name, fresh=fresh)
         if view is None:
-            # Eviction hides an object for a moment before it decides to keep it.
-            time.sleep(0.005)
+            self._until_decided(name)
             view = self._backend.read(name, fresh=fresh)
         if view is None:
             raise _missing(ref, self._backend.place)
         return view
+
+    def _until_decided(self, name: str) -> None:
+        """Return when no eviction hides this object: it is there again, or gone."""
+        deadline = time.monotonic() + DECIDING_S
+        while time.monotonic() < deadline:
+            if not any(stored.name.startswith(hidden_as(name)) for stored in self._backend.list("tmp/")):
+                return
+            time.sleep(0.001)
 
     def _open(self, ref: Ref, view: View) -> Layout:
         layout = self._check(ref, read_layout(view.data))

@@ -16,7 +16,7 @@ from typing import TypeVar
 from hooke.base.errors import StoreError, StoreFull
 from hooke.base.files import write_all
 from hooke.base.units import format_bytes
-from hooke.store.backend import Fill, Stored, View
+from hooke.store.backend import Fill, Stored, View, hidden_as
 from hooke.store.mapping import map_file
 from hooke.store.settle import Settler
 
@@ -83,6 +83,8 @@ class FolderBackend:
             facts = os.stat(path)
             if now - self._touched.get(name, 0.0) >= TOUCH_EVERY_S:
                 os.utime(path, ns=(int(now * 1e9), facts.st_mtime_ns))
+                # The path may have been followed, the file evicted, and then the time of nothing set.
+                os.stat(path)
                 if len(self._touched) > 100_000:
                     self._touched.clear()
                 self._touched[name] = now
@@ -124,16 +126,17 @@ class FolderBackend:
             elif unused_since is None:
                 os.unlink(path)
             else:
-                return self._remove_unused(path, unused_since)
+                return self._remove_unused(name, unused_since)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
 
-    def _remove_unused(self, path: str, unused_since: float) -> bool:
+    def _remove_unused(self, name: str, unused_since: float) -> bool:
+        path = self._prefix + name
         if _used(os.stat(path)) >= unused_since:
             return False
-        # Out of sight first: who touched it before that is seen now, who comes after it finds nothing.
-        hidden = self._temporary()
+        # Out of sight first: who touched it before that is seen now, who comes after it sees that it is being decided on.
+        hidden = f"{self._prefix}{hidden_as(name)}{self._own()}"
         _rename(path, hidden)
         if _used(os.stat(hidden)) < unused_since:
             os.unlink(hidden)
@@ -154,8 +157,11 @@ class FolderBackend:
     # -- writing ---------------------------------------------------------------------------------------
 
     def _temporary(self) -> str:
+        return f"{self._prefix}tmp/{self._own()}"
+
+    def _own(self) -> str:
         # Unlike a host's name and a process id the random part is one's own in a container too.
-        return f"{self._prefix}tmp/{self._unique}-{os.getpid()}-{next(self._count)}"
+        return f"{self._unique}-{os.getpid()}-{next(self._count)}"
 
     def _publish(self, temporary: str, path: str, *, exclusive: bool) -> bool:
         if not exclusive:
