@@ -9,15 +9,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from hooke.serving.batcher import Batch, Batcher, Limits, Request
 from hooke.serving.contexts import ASKED, Asked
 from hooke.serving.metrics import size_bucket
 from hooke.serving.model_thread import ModelThread
 from hooke.serving.payloads import Kind, Method, encode
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.rows import count_rows, group_of, joined, merged, results_of, slices
+from hooke.serving.rows import (
+    Result,
+    as_lists,
+    count_rows,
+    group_of,
+    joined,
+    merged,
+    part,
+    results_of,
+    slices,
+)
 from hooke.serving.service import Service
 from hooke.serving.windows import Windows
 
@@ -256,17 +264,16 @@ def _pieces(calls: list[_Call], most: int) -> Iterator[tuple[dict[str, Any], int
     return slices(method, arguments, sum(call.rows for call in calls), most)
 
 
-def _shared(calls: list[_Call], results: list[np.ndarray | list[Any]]) -> list[Any]:
+def _shared(calls: list[_Call], results: list[Result]) -> list[Any]:
     """To each call its own rows."""
     whole = joined(results)
-    listed: Any = whole
-    if isinstance(whole, np.ndarray) and any(call.write is None for call in calls):
-        listed = whole.tolist()  # all at once: row by row costs more
+    listed = as_lists(whole) if any(call.write is None for call in calls) else whole
     answers: list[Any] = []
     start = 0
     for call in calls:
         end = start + call.rows
-        answers.append(encode(listed[start:end]) if call.write is None else call.write(whole[start:end]))
+        write, rows = (encode, listed) if call.write is None else (call.write, whole)
+        answers.append(write(part(rows, start, end)))
         start = end
     return answers
 

@@ -10,7 +10,22 @@ import numpy as np
 from hooke.serving.payloads import Method, encode
 from hooke.serving.problems import FieldFault, Problem
 
-__all__ = ["WrongRows", "count_rows", "group_of", "joined", "merged", "results_of", "slices"]
+__all__ = [
+    "Result",
+    "WrongRows",
+    "as_lists",
+    "count_rows",
+    "group_of",
+    "joined",
+    "merged",
+    "part",
+    "results_of",
+    "slices",
+]
+
+
+Result = np.ndarray | list[Any] | dict[str, Any]
+"""What a batched method returned: rows, or columns of them by name."""
 
 
 class WrongRows(Exception):
@@ -73,23 +88,49 @@ def slices(
         yield arguments | cut, min(most, rows - start)
 
 
-def results_of(method: Method, result: Any, rows: int) -> np.ndarray | list[Any]:
+def results_of(method: Method, result: Any, rows: int) -> Result:
     """The result, whose rows are one for each row that was given. Raises WrongRows where they are not."""
-    if not isinstance(result, (np.ndarray, list)) or (isinstance(result, np.ndarray) and not result.ndim):
-        raise WrongRows(
-            f"{method.name} returned a {type(result).__name__}; with max_batch it returns an array or list of rows"
-        )
-    if len(result) != rows:
-        raise WrongRows(
-            f"{method.name} returned {len(result)} rows for {rows}; with max_batch it returns one for each"
-        )
+    columns = result if isinstance(result, dict) and result else {"": result}
+    for name, column in columns.items():
+        what = f"{method.name} returned" + (f", as {name!r}," if name else "")
+        if not isinstance(column, (np.ndarray, list)) or (isinstance(column, np.ndarray) and not column.ndim):
+            kind = type(column).__name__
+            raise WrongRows(
+                f"{what} a {kind}; with max_batch it returns an array or list of rows, or a dict of such columns"
+            )
+        if len(column) != rows:
+            raise WrongRows(f"{what} {len(column)} rows for {rows}; with max_batch it returns one for each")
     return result
 
 
-def joined(results: Sequence[np.ndarray | list[Any]]) -> np.ndarray | list[Any]:
-    """The results of pieces as one, the rows in order."""
+def joined(results: Sequence[Result]) -> Result:
+    """The results of pieces as one, the rows in order. Raises WrongRows where they have not the same columns."""
+    first = results[0]
     if len(results) == 1:
-        return results[0]
+        return first
+    if isinstance(first, dict):
+        tables = [one for one in results if isinstance(one, dict) and one.keys() == first.keys()]
+        if len(tables) < len(results):
+            raise WrongRows("rows of one request came back with other columns than the rest of it")
+        return {name: _joined([table[name] for table in tables]) for name in first}
+    return _joined(results)
+
+
+def as_lists(result: Result) -> Result:
+    """The result without arrays, all at once: row by row costs more."""
+    if isinstance(result, dict):
+        return {name: as_lists(column) for name, column in result.items()}
+    return result.tolist() if isinstance(result, np.ndarray) else result
+
+
+def part(result: Result, start: int, end: int) -> Result:
+    """These rows of it."""
+    if isinstance(result, dict):
+        return {name: column[start:end] for name, column in result.items()}
+    return result[start:end]
+
+
+def _joined(results: Sequence[Any]) -> np.ndarray | list[Any]:
     arrays = [one for one in results if isinstance(one, np.ndarray)]
     if len(arrays) == len(results) and len({(one.dtype, one.shape[1:]) for one in arrays}) == 1:
         return np.concatenate(arrays)

@@ -96,8 +96,8 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     answered with 504; for a generator it is the time to each of its items.
 
     `max_batch` is the most rows that a method takes at once. Its parameters annotated `list[...]`, `Sequence[...]` or
-    `np.ndarray` are then rows of several requests, and it returns one row for each; other parameters are the same for the
-    whole batch. A batch that fails is run again in halves, so such a method may see the same rows twice. `wait` is how long a
+    `np.ndarray` are then rows of several requests, and it returns one row for each, or a dict of such columns; other parameters
+    are the same for the whole batch. A batch that fails is run again in halves, so such a method may see the same rows twice. `wait` is how long a
     free model waits for more rows; not at all, unless it is said.
 
     Raises UsageError for a class that cannot serve, and for values that cannot be.

@@ -31,9 +31,31 @@ class Scored(TypedDict):
     score: NDArray[np.float32]
 
 
+class Judged(TypedDict):
+    total: NDArray[np.float64]
+    name: list[str]
+
+
 class Pair(NamedTuple):
     low: float
     high: np.ndarray[tuple[int, int], np.dtype[np.int8]]
+
+
+@service(max_batch=4, timeout="5s")
+class Columns:
+    """Batched, with several outputs; what was asked of it decides which."""
+
+    def judge(self, rows: NDArray[np.float64]) -> Judged:
+        return {"total": rows.sum(axis=1), "name": [f"{row.sum():g}" for row in rows]}
+
+    def uneven(self, rows: list[float]) -> dict:
+        return {"rows": rows, "first": rows[:1]}
+
+    def turning(self, rows: list[float]) -> dict:
+        return {f"from {rows[0]:g}": rows}
+
+    def none(self, rows: list[float]) -> dict:
+        return {}
 
 
 @service(timeout="5s")

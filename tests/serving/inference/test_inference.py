@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.serving.inference.services import Delay, Forms
+from tests.serving.inference.services import Columns, Delay, Forms
 from tests.serving.inference.test_codec import ANYTHING, REQUESTS
 from tests.serving.test_replica import wait_until
 
@@ -196,6 +196,44 @@ class TestBatches:
             {"inputs": [ROWS], "parameters": {"scale": 2, "priority": 1, "unknown": "x"}},
         ):
             assert outputs(infer(delay, "Delay", request)) == {"predict": ("FP64", [2], [6.0, 15.0])}
+
+    def test_columns(self):
+        tables = [np.arange(2.0 * rows).reshape(rows, 2) + at for at, rows in enumerate([1, 2, 3, 9, 1, 2])]
+        with client(Columns) as made, ThreadPoolExecutor(12) as threads:
+            plain = threads.map(lambda table: made.post("/judge", {"rows": table.tolist()}), tables)
+            tensors = threads.map(
+                lambda table: infer(made, "Columns.judge", {"inputs": [tensor("rows", table, "FP64")]}),
+                tables,
+            )
+            for table, one, other in zip(tables, plain, tensors, strict=True):
+                total, names = table.sum(axis=1).tolist(), [f"{row.sum():g}" for row in table]
+                assert one.json() == {"total": total, "name": names}
+                assert outputs(other) == {
+                    "total": ("FP64", [len(table)], total),
+                    "name": ("BYTES", [len(table)], names),
+                }
+
+    def test_columns_that_are_none(self, caplog):
+        with client(Columns) as made:
+            for path, rows, said in [
+                (
+                    "uneven",
+                    [1, 2],
+                    "uneven returned, as 'first', 1 rows for 2; with max_batch it returns one for each",
+                ),
+                (
+                    "turning",
+                    [1, 2, 3, 4, 5],
+                    "rows of one request came back with other columns than the rest of it",
+                ),
+                (
+                    "none",
+                    [1],
+                    "none returned a dict; with max_batch it returns an array or list of rows, or a dict",
+                ),
+            ]:
+                assert made.post(f"/{path}", {"rows": rows}).status == 500
+                assert said in caplog.text
 
     def test_none_of_them(self, delay):
         empty = {"name": "rows", "shape": [0, 2], "datatype": "FP64", "data": []}
