@@ -13,8 +13,10 @@ from hooke.project.folder import Project
 from hooke.project.outcome import is_service, view_of
 from hooke.project.service_report import law_lines, read_service, service_facts, service_text
 from hooke.project.service_runs import ServiceRun
-from hooke.serving.laws import law_of, stretches
+from hooke.serving.capacity import batched, one_by_one
+from hooke.serving.laws import capacity_of, law_of, stretches
 from hooke.serving.service import service_of
+from hooke.serving.slo import Slo
 from hooke.serving.windows import merged
 
 
@@ -38,6 +40,34 @@ def test_the_law_of_a_method():
     assert found.calls == 6 * 30
     with pytest.raises(NotEnoughData):
         law_of(windows, "other", max_batch=16)
+
+
+def test_what_a_replica_can_do_is_known_once_its_law_is():
+    slo = Slo(99.0, 0.05)
+    windows = [window(float(at), 1, 2, 8, busy_s=0.26) for at in range(6)]
+    assert capacity_of(windows[:2], max_batch=16, slo=slo) is None
+    known = capacity_of(windows, max_batch=16, slo=slo)
+    expected = batched(1e-3, 5e-3, max_batch=16, limit_s=0.05, rows=11 / 3)
+    assert known.rate == pytest.approx(expected.rate, rel=1e-3)
+    assert known.rate < 16 / (16e-3 + 5e-3) / (11 / 3)
+    busier = [window(float(at), 1, 2, 8, busy_s=4.0) for at in range(6)]
+    assert capacity_of(busier, max_batch=16, slo=slo) is None, "most of the time is another method's"
+
+
+def test_calls_for_one_request_each_tell_it_by_their_mean():
+    windows = [
+        BatchWindow(
+            at=float(at),
+            seconds=5.0,
+            busy_s=0.04,
+            methods=(MethodBatches(method="f", sizes=(BatchSize(10, 10, 0.04, 0.0),)),),
+            requests=10,
+        )
+        for at in range(6)
+    ]
+    assert capacity_of(windows, max_batch=None, slo=Slo(99.0, 0.02)) == one_by_one(0.004, limit_s=0.02)
+    assert capacity_of(windows[:3], max_batch=None, slo=None) is None
+    assert capacity_of([BatchWindow(requests=9)], max_batch=None, slo=None) is None
 
 
 @given(st.lists(st.lists(st.integers(1, 8), max_size=3), max_size=60), st.integers(1, 12))

@@ -1,0 +1,214 @@
+"""How many replicas there should be, and why: a pure policy that reacts to load, and takes the time of a start for what it is.
+
+A replica that is asked for now answers `start_s` later. So what is needed is what bears the load and works off what will have
+gathered by then; and one is given up only after it was not needed for several times as long as another would take to start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from hooke.base.formats import format_seconds
+from hooke.serving.capacity import Capacity
+
+__all__ = ["Bounds", "Decision", "Seen", "Staffing"]
+
+HOLD_STARTS = 3.0
+"""For so many starts a replica must not have been needed. One start is what keeping it costs beside starting it anew (the
+rule of ski rental); a request that is late costs more than a replica that idles."""
+LEAST_HOLD_S = 10.0
+"""Of services that start at once: the load itself is not known sooner."""
+LOOK_STARTS, LEAST_LOOK_S, MOST_LOOK_S = 0.1, 1.0, 15.0
+ENOUGH = 100
+"""The load is its mean over the last tenth of a start (what is shorter, no start could meet), but over a second at least,
+and over as many more as have so many requests: 10 % is what chance alone adds to these. Replicas are added for the load less
+that, and kept for the load and that."""
+DRAIN_STARTS = 1.0
+"""What has gathered until more replicas answer is to be worked off within this many starts."""
+FORGET_HOLDS = 20.0
+"""A load that was too much for a replica is remembered for so many holds."""
+REGRET_HOLDS = 4.0
+"""Within so many holds of a fall a rise means that the fall was a mistake, and doubles the hold."""
+MOST_PATIENCE = 16.0
+SAFE_SHARE = 0.8
+"""How near to that load one goes by giving a replica up."""
+MOST_GROWTH = 2.0
+"""Where it is not known what a replica does: to at most so many times those that answer, at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The fewest and the most. There is always one: nothing else would hold requests."""
+
+    low: int
+    high: int
+    assumed_in_flight: float = 2.0
+    """What may wait or run in a replica of which nothing is known yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A service at one moment."""
+
+    ready: int
+    """Replicas that answer."""
+    starting: int
+    in_flight: int
+    """Requests that wait or run, in all of them."""
+    arrived: int
+    """Requests since the service began, the ones in flight included; refused ones too."""
+    start_s: float
+    """What the latest starts took, from asking to answering."""
+    capacity: Capacity | None = None
+    """What one replica is known to do, at the pessimistic end of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """So many there should be. `reason` is one plain sentence, of the same words as long as nothing changes but numbers."""
+
+    target: int
+    reason: str
+
+
+class Staffing:
+    """Decides again and again: `decide` is called once a second or so. All times are seconds of one clock, which never goes back."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.low = max(bounds.low, 1)
+        self.high = max(bounds.high, self.low)
+        self.assumed = bounds.assumed_in_flight
+        self.target = self.low
+        self._fell = -math.inf
+        self._patience = 1.0
+        self._regretted = -math.inf
+        self._rose = -math.inf
+        self._seen: deque[tuple[float, Seen]] = deque()
+        self._needs: deque[tuple[float, int]] = deque()
+        self._too_much: deque[tuple[float, float]] = deque()
+        """When, and how many requests a second a replica had when that was more than it could bear."""
+
+    def decide(self, now: float, seen: Seen) -> Decision:
+        """How many there should be now. It rises at once, and falls when the greatest need of a whole hold is lower."""
+        least_hold = max(HOLD_STARTS * seen.start_s, LEAST_HOLD_S)
+        hold = least_hold * self._patience
+        load, chance = self._load(now, seen)
+        self._note_strain(now, seen, load, FORGET_HOLDS * hold)
+        rise, why = self._needed(seen, max(load - chance, 0.0))
+        if rise > self.target:
+            self._regret(now, hold)
+            self._rose = now
+            return self._change(rise, why)
+        keep, _ = self._needed(seen, load + chance, backlog=False)
+        self._needs.append((now, keep))
+        while self._needs[0][0] < now - hold:
+            self._needs.popleft()
+        if keep >= self.target:
+            return Decision(self.target, f"{self.target} stay: {why}")
+        whole = now - self._needs[0][0] >= 0.9 * hold and now - self._rose >= least_hold
+        if not whole or max(count for _, count in self._needs) >= self.target:
+            return Decision(
+                self.target, f"{self.target} stay: {keep} would do, but not for {format_seconds(hold)} yet"
+            )
+        return self._fall(now, seen, load, hold)
+
+    def _change(self, target: int, why: str) -> Decision:
+        before, self.target = self.target, target
+        return Decision(target, f"{before} -> {target}: {why}")
+
+    def _regret(self, now: float, hold: float) -> None:
+        """What was given up a short time ago is wanted again: from now on wait for longer before that; else, slowly, for less."""
+        if now - self._fell < REGRET_HOLDS * hold:
+            self._patience, self._regretted = min(2 * self._patience, MOST_PATIENCE), now
+        elif now - self._regretted > FORGET_HOLDS * hold:
+            self._patience, self._regretted = max(self._patience / 2, 1.0), now
+        self._fell = -math.inf
+
+    def _fall(self, now: float, seen: Seen, load: float, hold: float) -> Decision:
+        greatest = max(count for _, count in self._needs)
+        why = f"no more than {greatest} were needed for {format_seconds(hold)}, {hold / seen.start_s:.3g} times what a start takes"
+        if seen.capacity is None:
+            # How what waits grows with load is not known: one at a time, and not to where it was too much before.
+            greatest = self.target - 1
+            limit = self._too_much[0][1] if self._too_much else math.inf
+            if load / greatest > SAFE_SHARE * limit:
+                return Decision(
+                    self.target,
+                    f"{self.target} stay: {_count(limit)} requests/s were too much for one before",
+                )
+            if now - self._fell < max(seen.start_s, LEAST_LOOK_S):
+                return Decision(self.target, f"{self.target} stay: the last one was given up just now")
+        self._fell = now
+        return self._change(greatest, why)
+
+    def _load(self, now: float, seen: Seen) -> tuple[float, float]:
+        """Requests a second that arrive, and by how much that may be chance: one standard deviation."""
+        self._seen.append((now, seen))
+        while len(self._seen) > 2 and self._is_enough(now, seen, self._seen[1]):
+            self._seen.popleft()
+        began, first = self._seen[0]
+        if now <= began:
+            return 0.0, 0.0
+        arrived = max(seen.arrived - first.arrived, 0)
+        return arrived / (now - began), math.sqrt(arrived) / (now - began)
+
+    def _is_enough(self, now: float, seen: Seen, since: tuple[float, Seen]) -> bool:
+        length = now - since[0]
+        least = max(LEAST_LOOK_S, LOOK_STARTS * seen.start_s)
+        return length >= max(MOST_LOOK_S, least) or (
+            length >= least and seen.arrived - since[1].arrived >= ENOUGH
+        )
+
+    def _needed(self, seen: Seen, load: float, *, backlog: bool = True) -> tuple[int, str]:
+        """With what has gathered already, or, as that is worked off once, without."""
+        if seen.capacity is not None:
+            wanted, why = self._by_law(seen, load, seen.capacity, backlog=backlog)
+        else:
+            wanted, why = self._by_in_flight(seen)
+        if wanted > self.high:
+            why += f"; {wanted} would be needed, and {self.high} are allowed"
+        elif wanted < self.low:
+            why += f"; {self.low} are the fewest allowed"
+        return min(max(wanted, self.low), self.high), why
+
+    def _by_law(self, seen: Seen, load: float, capacity: Capacity, *, backlog: bool) -> tuple[int, str]:
+        """Those that bear the load, and work off what is too much and will be when another has started."""
+        said = f"{_count(load)} requests/s, and one replica does {_count(capacity.rate)}/s within the SLO"
+        if not capacity.rate:
+            return seen.ready, f"{_count(load)} requests/s, and no number of replicas keeps the SLO"
+        bears = load / capacity.rate
+        working = max(seen.ready, 1)
+        over = seen.in_flight - working * capacity.in_flight
+        if over <= 0 or not backlog:
+            return math.ceil(bears - 1e-9), said
+        # Until another has started, those that are on their way start: on average, half of that time.
+        after = working * capacity.rate, (working + seen.starting) * capacity.rate
+        gathers = sum((load - rate) * seen.start_s / 2 for rate in after)
+        drains = max(over + gathers, 0.0) / (capacity.rate * max(DRAIN_STARTS * seen.start_s, LEAST_LOOK_S))
+        return math.ceil(bears + drains - 1e-9), f"{said}; {seen.in_flight} wait or run, {over:.0f} too many"
+
+    def _by_in_flight(self, seen: Seen) -> tuple[int, str]:
+        """Nothing is known of what a replica does: those among whom what waits and runs is as little as is assumed to be well."""
+        recent = [each.in_flight for _, each in self._seen]
+        mean = sum(recent) / len(recent)
+        wanted = math.ceil(mean / self.assumed - 1e-9)
+        most = math.ceil(MOST_GROWTH * max(seen.ready, 1))
+        why = f"{_count(mean)} requests wait or run, and {self.assumed:g} a replica are assumed to be well"
+        if wanted > most:
+            return max(most, self.target), f"{why}; twice those that answer, until more is known"
+        return wanted, why
+
+    def _note_strain(self, now: float, seen: Seen, load: float, keep_s: float) -> None:
+        if seen.ready and seen.in_flight > seen.ready * self.assumed and load:
+            rate = load / seen.ready
+            while self._too_much and self._too_much[-1][1] >= rate:
+                self._too_much.pop()  # what is both older and no lower can never be the least again
+            self._too_much.append((now, rate))
+        while self._too_much and self._too_much[0][0] < now - keep_s:
+            self._too_much.popleft()
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
