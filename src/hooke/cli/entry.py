@@ -39,6 +39,7 @@ VERBS = {
     "import": "Bring in runs of another tracker: hooke import neptune PATH",
     "models": "List registered models and their versions; say which to trust.",
     "serve": "Serve a class that answers requests: hooke serve FILE.py[:CLASS] [--with NAME=VALUE]",
+    "bench": "Put a service under load, and find the rate that it can take.",
     "ui": "Serve MLflow's pages on what runs logged.",
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",

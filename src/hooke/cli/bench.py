@@ -1,0 +1,201 @@
+"""`hooke bench`: load on a service, and the highest rate that keeps its promise."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import UsageError
+from hooke.base.units import parse_seconds
+from hooke.cli.options import debug_option, json_option
+from hooke.cli.screens import EXIT_STOPPED
+from hooke.load.target import Target, parse_target
+from hooke.project.benching.bench import bench_file, bench_url, is_file
+from hooke.project.benching.facts import facts_of
+from hooke.project.benching.order import BenchOrder
+from hooke.project.benching.payload import arrivals_of, bodies_of
+from hooke.project.benching.result import BenchResult, LevelResult
+from hooke.project.benching.text import level_line, sentences, table
+from hooke.serving.slo import parse_slo
+from hooke.serving.tokens import read_token
+
+__all__ = ["bench"]
+
+TOKEN = "HOOKE_TOKEN"  # noqa: S105 - the variable's name
+MOST_RATE = 1e6
+_NOWHERE = Target(host="127.0.0.1", port=0, path="", tls=False)
+"""Until the service of a file listens."""
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("target", metavar="URL|FILE.py[:CLASS]")
+@click.option("--data", metavar="JSON|@FILE", help="The body; of a file with JSON lines each in turn.")
+@click.option(
+    "--path", default="", metavar="/METHOD", help="What is asked.  [default: the URL's, or /predict]"
+)
+@click.option("--slo", metavar="PROMISE", help='"p99 < 50ms"; by default the service\'s own.')
+@click.option(
+    "--rate", "rates", metavar="R,R,...", help="Requests a second, instead of a search for the safe rate."
+)
+@click.option(
+    "--for", "seconds", default="5s", show_default=True, metavar="TIME", help="How long each level lasts."
+)
+@click.option(
+    "--arrivals",
+    default="poisson",
+    show_default=True,
+    metavar="KIND|FILE.csv",
+    help="poisson, constant, or a trace's.",
+)
+@click.option(
+    "--connections", default=256, show_default=True, type=click.IntRange(1, 20_000), help="The most at once."
+)
+@click.option(
+    "--timeout",
+    default="5s",
+    show_default=True,
+    metavar="TIME",
+    help="Later than this an answer is a failure.",
+)
+@click.option(
+    "--token-file", type=_FILE, metavar="FILE", help=f"The service's token; {TOKEN} holds it otherwise."
+)
+@click.option("--ca", type=_FILE, metavar="FILE", help="Certificates to trust, as PEM.")
+@click.option(
+    "--allow",
+    "allowed",
+    multiple=True,
+    metavar="HOST",
+    help="A host that is not this machine, and may be put under load.",
+)
+@click.option(
+    "--with",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For the service of a file, as `hooke serve` has it.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the arrivals.")
+@json_option
+@debug_option
+def bench(*, target: str, as_json: bool, **asked: Any) -> int:
+    """Put a service under load, and find the highest rate at which it keeps its promise.
+
+    Requests are sent when they are due, whether or not others were answered, and the time of each counts from then: what a
+    stall of the server costs its users is seen. Rates climb until the promise breaks, and then close in. A service of a
+    FILE.py is started for it, watched, and ended. The answer is what holds with 95 % confidence; where the generator
+    itself was too slow there is no figure. Ctrl-C shows what was measured so far.
+    Exit codes: 0 a safe rate, or levels that were asked for and did not break it; 1 none, no figure, or counts that do not agree; 2 wrong usage; 130 stopped.
+    """
+    result = _measured(target, **asked)
+    if as_json:
+        click.echo(json.dumps(facts_of(result), indent=2, allow_nan=False))
+    else:
+        _show(result)
+    if result.stopped:
+        return EXIT_STOPPED
+    return 0 if result.kept and result.consistent else 1
+
+
+def _measured(
+    target: str,
+    *,
+    data: str | None,
+    token_file: Path | None,
+    allowed: tuple[str, ...],
+    given: tuple[str, ...],
+    path: str,
+    **asked: Any,
+) -> BenchResult:
+    of_file = is_file(target)
+    if of_file and (token_file or allowed):
+        raise UsageError(
+            "--token-file and --allow are for a service that runs; that of a file is started here",
+            mend="leave them out",
+        )
+    if given and not of_file:
+        raise UsageError("--with is for the service of a file", mend="leave it out, or name a FILE.py")
+    address = _NOWHERE if of_file else parse_target(target, allowed=allowed)
+    order = _order(address, path=path, **asked)
+    if data is None:
+        raise UsageError(
+            "there is nothing to ask",
+            mend="give the body of a request: --data '{\"rows\": [[1, 2]]}', or --data @FILE",
+        )
+    bodies = bodies_of(data)
+    if of_file:
+        words = [word for each in given for word in ("--with", each)]
+        with contextlib.redirect_stdout(sys.stderr):
+            return bench_file(order, bodies, entry=target, words=words, path=path, tell=_tell)
+    token = read_token(token_file) if token_file else os.environ.get(TOKEN, "")
+    return bench_url(order, bodies, token=token, tell=_tell)
+
+
+def _order(  # noqa: PLR0913 - the options
+    address: Target,
+    *,
+    path: str,
+    slo: str | None,
+    rates: str | None,
+    seconds: str,
+    arrivals: str,
+    connections: int,
+    timeout: str,
+    ca: Path | None,
+    seed: int,
+) -> BenchOrder:
+    return BenchOrder(
+        target=address,
+        path=path or address.path or "/predict",
+        requests=(),
+        slo=parse_slo(slo) if slo else None,
+        rates=_rates(rates),
+        seconds=_positive("--for", seconds),
+        arrivals=arrivals_of(arrivals),
+        arrivals_name=arrivals,
+        connections=connections,
+        timeout_s=_positive("--timeout", timeout),
+        ca=str(ca or ""),
+        seed=seed,
+    )
+
+
+def _tell(order: BenchOrder, level: LevelResult) -> None:
+    click.echo(level_line(level, order.slo), err=True)
+
+
+def _show(result: BenchResult) -> None:
+    if result.levels:
+        click.echo(table(result))
+        click.echo()
+    for sentence in sentences(result):
+        click.echo(sentence)
+
+
+def _rates(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        found = tuple(float(each) for each in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < each <= MOST_RATE for each in found):
+        raise UsageError(
+            f"--rate {text} is no rate",
+            mend=f"requests a second, up to {MOST_RATE:,.0f}: --rate 100, or --rate 100,200,400",
+        )
+    return found
+
+
+def _positive(option: str, text: str) -> float:
+    seconds = parse_seconds(text)
+    if not seconds:
+        raise UsageError(f"{option} 0 leaves no time", mend=f"{option} 5s")
+    return seconds

@@ -1,0 +1,87 @@
+"""A load test of a URL, or of a service of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+from hooke.base.errors import MissingExtra, UsageError
+from hooke.load.target import parse_target, request_bytes
+from hooke.project.benching.order import BenchOrder
+from hooke.project.benching.result import BenchResult, LevelResult
+from hooke.project.benching.served import ServedFile
+from hooke.project.benching.usage import Usage
+from hooke.project.folder import Project
+from hooke.project.serving import load_service
+from hooke.serving.service import Service
+
+__all__ = ["bench_file", "bench_url", "is_file"]
+
+Tell = Callable[[BenchOrder, LevelResult], None]
+"""Is called with what is asked for and each level when it is over."""
+
+
+def is_file(text: str) -> bool:
+    """Whether it names a file of Python rather than an address."""
+    return "://" not in text and text.partition(":")[0].endswith(".py")
+
+
+def bench_url(order: BenchOrder, bodies: Sequence[bytes], *, token: str, tell: Tell) -> BenchResult:
+    """Measure the service at a URL. Raises UsageError, HookeError, MissingExtra."""
+    _check_asked(order, order.target.authority)
+    return _conducted(_with_requests(order, bodies, token), None, tell)
+
+
+def bench_file(
+    order: BenchOrder, bodies: Sequence[bytes], *, entry: str, words: Sequence[str], path: str, tell: Tell
+) -> BenchResult:
+    """Start the service of a file, measure it, and end it. `words` are further ones for `hooke serve`.
+
+    Without a promise in the order the service's own is tested, where no rates are asked for; `path` is "" for its only method.
+    Raises UsageError, MissingExtra, and HookeError where it does not come up.
+    """
+    declared, file = load_service(entry)
+    chosen = path or _only_path(declared)
+    slo = order.slo or declared.slo
+    _check_asked(dataclasses.replace(order, slo=slo), declared.name)
+    project = Project.find(file)
+    with ServedFile(f"{file}:{declared.name}", words=words, timeout_s=declared.timeout_s) as served:
+        target = parse_target(served.url)
+        made = dataclasses.replace(order, target=target, path=chosen, slo=slo)
+        result = _conducted(_with_requests(made, bodies, served.token), Usage(served.pid), tell)
+    return dataclasses.replace(result, handled=served.handled(project))
+
+
+def _check_asked(order: BenchOrder, name: str) -> None:
+    if order.slo is None and not order.rates:
+        raise UsageError(
+            f"{name} promises nothing that is known here, so there is no rate to look for",
+            mend='give --slo "p99 < 50ms", or a rate: --rate 100',
+        )
+
+
+def _only_path(declared: Service) -> str:
+    names = list(declared.methods())
+    if len(names) > 1 and "predict" not in names:
+        raise UsageError(
+            f"{declared.name} has several methods",
+            mend=f"name one: {', '.join(f'--path /{name}' for name in names)}",
+        )
+    return "/predict" if "predict" in names else f"/{names[0]}"
+
+
+def _with_requests(order: BenchOrder, bodies: Sequence[bytes], token: str) -> BenchOrder:
+    requests = tuple(request_bytes(order.target, order.path, body, token=token) for body in bodies)
+    return dataclasses.replace(order, requests=requests)
+
+
+def _conducted(order: BenchOrder, usage: Usage | None, tell: Tell) -> BenchResult:
+    missing = [name for name in ("httptools", "uvloop", "hdrh") if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"a load test needs {missing[0]}, which is not installed", mend='pip install "hooke[serve]"'
+        )
+    from hooke.project.benching.conduct import conduct
+
+    return conduct(order, usage=usage, tell=lambda level: tell(order, level))

@@ -1,0 +1,97 @@
+"""What a load test found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hooke.load.ladder import SafeRate
+from hooke.load.summary import Summary, Verdict
+from hooke.project.benching.order import BenchOrder
+
+__all__ = ["BenchResult", "Handled", "LevelResult", "ServerUse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerUse:
+    """What the server's processes together took for a level."""
+
+    cpu_s: float
+    cores: float
+    """CPU seconds a second."""
+    rss: int
+    """The most bytes that were resident at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelResult:
+    """A level: of its counted part the summary, of all of it the server's use and the connections."""
+
+    asked: float
+    """The rate."""
+    summary: Summary
+    histogram: str
+    """Of the 2xx answers' latencies, in microseconds, as HdrHistogram writes it (V2, base64)."""
+    answered: int
+    """2xx answers with those of the warm-up."""
+    opened: int
+    most_open: int
+    waited: int
+    """Requests that waited for a connection, as many were busy as there may be."""
+    said: dict[int, str]
+    """What the first answer of each status said that is no 2xx."""
+    server: ServerUse | None = None
+
+    @property
+    def cpu_us(self) -> float | None:
+        """The server's CPU for an answer, in microseconds."""
+        return self.server.cpu_s / self.answered * 1e6 if self.server and self.answered else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handled:
+    """What a service that was started for the test says that it did, from its journal."""
+
+    run: str
+    requests: int
+    """Answered with a result."""
+    batches: int
+    rows: int
+
+    @property
+    def mean_batch(self) -> float | None:
+        """Rows of a batch."""
+        return self.rows / self.batches if self.batches else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """All of it. `safe` is None where no promise was tested."""
+
+    order: BenchOrder
+    lone_s: float
+    """The median time of a request that is alone."""
+    levels: tuple[LevelResult, ...]
+    safe: SafeRate | None
+    stopped: bool = False
+    """Ended by Ctrl-C, before all was measured."""
+    handled: Handled | None = None
+    asked_for: int = 0
+    """2xx answers that the client got, with those of warm-ups and of the first requests."""
+    unheard: int = 0
+    """Requests that may have been handled without the client's hearing of it: timed out, lost, or cut."""
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the service counted what the client did."""
+        if self.handled is None:
+            return True
+        return self.asked_for <= self.handled.requests <= self.asked_for + self.unheard
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise surely held at some rate; of rates that were asked for, whether each gave a figure and none broke it."""
+        if self.order.rates or self.safe is None:
+            return not any(
+                level.summary.unknown or level.summary.verdict is Verdict.BROKEN for level in self.levels
+            )
+        return self.safe.low is not None

@@ -1,0 +1,120 @@
+"""A service that is started for a load test by `hooke serve`, in a process group of its own, and ended after it."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hooke.base.errors import HookeError
+from hooke.base.processes import python_module
+from hooke.journal.reader import read
+from hooke.journal.services import BatchWindow
+from hooke.project.benching.result import Handled
+from hooke.project.folder import Project
+
+__all__ = ["ServedFile"]
+
+SPARE_S = 30.0
+"""What an end may take beyond the service's timeout before the process is killed."""
+LINES = 20
+
+
+class ServedFile:
+    """`with ServedFile(...) as served`: it answers at `served.url`, to who shows `served.token`.
+
+    Entering it raises HookeError with its last lines where the service does not come up.
+    """
+
+    def __init__(self, entry: str, *, words: Sequence[str], timeout_s: float) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self.url = ""
+        self.pid = 0
+        self._entry = entry
+        self._words = words
+        self._timeout_s = timeout_s
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._up = threading.Event()
+        self._run = ""
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="hooke-bench-")
+        file = Path(self._folder.name) / "token"
+        file.touch(mode=0o600)
+        file.write_text(self.token)
+        words = [self._entry, "--port", "0", "--token-file", str(file), *self._words]
+        self._process = subprocess.Popen(
+            python_module("hooke", "serve", *words), stderr=subprocess.PIPE, text=True, process_group=0
+        )
+        self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read, name="hooke-served", daemon=True)
+        self._reader.start()
+        try:
+            self._await_up()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=self._timeout_s + SPARE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._reader.join()
+        self._folder.cleanup()
+
+    def handled(self, project: Project) -> Handled | None:
+        """What it journalled, after its end; None where it journalled nothing."""
+        if not self._run:
+            return None
+        windows = [
+            event
+            for segment in read(project.runs.folder(self._run), "driver")
+            for event in segment.events
+            if isinstance(event, BatchWindow)
+        ]
+        return Handled(
+            run=self._run,
+            requests=sum(each.requests for each in windows),
+            batches=sum(each.batches for each in windows),
+            rows=sum(each.rows for each in windows),
+        )
+
+    def _await_up(self) -> None:
+        while not self._up.wait(0.1):
+            if self._process.poll() is not None:
+                self._reader.join()
+                break
+        if not self.url or not self._up.is_set():
+            raise HookeError(
+                f"{self._entry} did not come up, so there is nothing to measure",
+                why="\n".join(self._lines),
+                next=f"hooke serve {self._entry}",
+            )
+
+    def _read(self) -> None:
+        """What it says, as it says it: where it listens, that it answers, and its run."""
+        assert self._process.stderr is not None
+        with self._process.stderr as said:
+            for line in said:
+                self._lines.append(line.rstrip())
+                if found := re.search(r" is being set up, on (https?://\S+)$", line):
+                    self.url = found[1]
+                elif re.search(r" answers: POST /", line):
+                    self._up.set()
+                elif found := re.search(r"^next: hooke show (\S+)", line):
+                    self._run = found[1]

@@ -1,0 +1,207 @@
+"""`hooke bench` as a process: services of files and at addresses, what it finds, what it refuses, how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from tests.load.servers import Known, serving
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
+
+SERVICE = """
+import time
+from hooke import service
+
+@service(max_batch=8, slo="p99 < 2s", timeout="5s")
+class Twice:
+    def setup(self, factor: int = 2):
+        if not factor:
+            raise ValueError("no weights")
+        self.factor = factor
+
+    def predict(self, rows: list[int]) -> list[int]:
+        time.sleep(0.002)
+        return [row * self.factor for row in rows]
+"""
+DATA = '{"rows": [1, 2]}'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "twice.py").write_text(SERVICE)
+    (tmp_path / "rows.jsonl").write_text('{"rows": [1]}\n{"rows": [1, 2, 3]}\n')
+    return tmp_path
+
+
+def bench(folder, *words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "hooke", "bench", *words],
+        cwd=folder, capture_output=True, text=True, timeout=100, env=os.environ | environment, check=False,
+    )  # fmt: skip
+
+
+def test_a_service_of_a_file_is_started_measured_counted_and_ended(folder):
+    done = bench(
+        folder, "twice.py", "--data", "@rows.jsonl", "--rate", "40,80", "--for", "1s", "--with", "factor=3",
+        "--arrivals", "constant", "--json",
+    )  # fmt: skip
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert [level["asked"] for level in facts["levels"]] == [40, 80]
+    assert [level["requests"] for level in facts["levels"]] == [40, 80]
+    assert facts["slo"] == {"percent": 99, "limit_s": 2}
+    handled = facts["handled"]
+    assert handled["consistent"] and handled["requests"] == handled["client"] == 10 + 48 + 96
+    assert handled["rows"] == handled["requests"] * 2, "one row and three in turn"
+    for level in facts["levels"]:
+        assert level["verdict"] in ("held", "unclear")
+        assert level["server"]["cpu_us_per_answer"] > 0 and level["server"]["rss_bytes"] > 1 << 20
+        assert level["latency_s"]["p50"]["value"] >= 0.002
+        assert level["hdr_us"].startswith("HISTFAAAA")
+    assert not [
+        process for process in psutil.process_iter(["cmdline"])
+        if str(folder) in " ".join(process.info["cmdline"] or [])
+    ]  # fmt: skip
+
+
+def test_the_search_ends_at_a_rate_that_holds_where_answers_are_refused_above(folder):
+    """A server that answers a hundred a second and refuses the rest at once, by a bucket of tokens."""
+    import time
+
+    held = [20.0, time.monotonic()]
+
+    def bucket(_count):
+        now = time.monotonic()
+        held[0], held[1] = min(20.0, held[0] + 100 * (now - held[1])), now
+        if held[0] < 1:
+            return 429, True
+        held[0] -= 1
+        return 200, True
+
+    known = Known(answer=bucket)
+    with serving(known) as port:
+        done = bench(
+            folder,
+            f"127.0.0.1:{port}",
+            "--data",
+            DATA,
+            "--slo",
+            "p90 < 2s",
+            "--for",
+            "2s",
+            "--arrivals",
+            "constant",
+            "--json",
+        )
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert 60 < facts["safe"]["rate"] <= 112
+    assert facts["safe"]["rate"] < facts["safe"]["breaks_at"] < 200
+    broken = [level for level in facts["levels"] if level["verdict"] == "broken"]
+    assert broken and all(level["refused"]["429"] > 0 and not level["failed"] for level in broken)
+
+
+def test_a_promise_that_a_lone_request_breaks_is_never_met(folder):
+    with serving(Known(latency_s=0.05)) as port:
+        done = bench(folder, f"127.0.0.1:{port}", "--data", DATA, "--slo", "p99 < 20ms")
+    assert done.returncode == 1
+    assert "p99 < 20.0 ms is never met: a request that is alone takes" in done.stdout
+
+
+def test_ctrl_c_prints_what_was_measured_and_leaves_nothing(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hooke", "bench", "twice.py", "--data", DATA, "--rate", "20,20", "--for", "30s", "--json"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        own = psutil.Process(process.pid)
+        below = []
+        while len(below) < 2 and process.poll() is None:
+            below = own.children(recursive=True)
+        seen = 0
+        while seen < 3 and process.poll() is None:
+            seen = sum(len(one.net_connections()) > 1 for one in below) + seen
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, said
+    facts = json.loads(out)
+    assert facts["stopped"] and len(facts["levels"]) <= 1
+    assert facts["handled"]["consistent"]
+    assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_token_goes_with_each_request(folder):
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text("a" * 20)
+    known = Known()
+    with serving(known) as port:
+        for words, environment in [(["--token-file", "token"], {}), ([], {"HOOKE_TOKEN": "a" * 20})]:
+            known.heads.clear()
+            done = bench(
+                folder,
+                f"127.0.0.1:{port}",
+                "--data",
+                DATA,
+                "--rate",
+                "20",
+                "--for",
+                "200ms",
+                *words,
+                **environment,
+            )
+            assert done.returncode in (0, 1), done.stderr
+            assert known.heads and all(b"authorization: Bearer aaaa" in head for head in known.heads)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["http://example.org/predict", "--data", DATA, "--rate", "1"],
+            r"not this machine.*\n.*\n.*--allow example.org",
+        ),
+        (["127.0.0.1:1", "--data", DATA, "--rate", "1"], "nothing answers at 127.0.0.1:1"),
+        (["127.0.0.1:1", "--rate", "1"], "nothing to ask"),
+        (["127.0.0.1:1", "--data", DATA], "no rate to look for"),
+        (["127.0.0.1:1", "--data", "{rows}", "--rate", "1"], "--data is no JSON"),
+        (["127.0.0.1:1", "--data", "@none.json", "--rate", "1"], "--data @none.json: No such file"),
+        (["127.0.0.1:1", "--data", DATA, "--rate", "fast"], "--rate fast is no rate"),
+        (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--arrivals", "poison"], "neither a kind nor a file"),
+        (["127.0.0.1:1", "--data", DATA, "--slo", "p99 50ms"], "is no promise"),
+        (
+            ["127.0.0.1:1", "--data", DATA, "--rate", "1", "--with", "a=1"],
+            "--with is for the service of a file",
+        ),
+        (["twic.py", "--data", DATA], "twic.py"),
+        (["twice.py:Thrice", "--data", DATA], "Thrice"),
+        (
+            ["twice.py", "--data", DATA, "--with", "factor=0", "--rate", "1"],
+            r"did not come up(.|\n)*no weights",
+        ),
+        (["twice.py", "--data", '{"row": [1]}', "--rate", "1"], r"answers 422(.|\n)*row"),
+        (["twice.py", "--data", DATA, "--path", "/predcit", "--rate", "1"], r"answers 404(.|\n)*predict"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_mend(folder, words, said):
+    done = bench(folder, *words)
+    assert done.returncode in (1, 2), done.stdout + done.stderr
+    assert re.search(said, done.stderr), done.stderr
+    assert "bug in Hooke" not in done.stderr
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "--token-file"), (503, "503"), (500, "500")])
+def test_a_first_answer_that_is_wrong_ends_it(folder, status, said):
+    known = Known(answer=lambda count: (status, True))
+    with serving(known) as port:
+        done = bench(folder, f"127.0.0.1:{port}", "--data", DATA, "--rate", "1000")
+    assert done.returncode in (1, 2) and said in done.stderr and "so it is" in done.stderr
+    assert known.count == 10, "no load is put on what does not answer"
