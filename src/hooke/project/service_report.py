@@ -15,8 +15,10 @@ from hooke.base.errors import NotEnoughData
 from hooke.base.formats import format_seconds
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.reader import read
+from hooke.journal.replicas import ReplicaEvent
 from hooke.journal.services import BatchWindow, ServiceBegan
 from hooke.project.driving import DRIVER
+from hooke.project.supervising.lines import line_of
 from hooke.project.table import aligned, moment
 from hooke.scaling.affine import Affine
 from hooke.scaling.estimate import Estimate
@@ -27,6 +29,8 @@ __all__ = ["ServiceRecord", "law_lines", "read_service", "service_facts", "servi
 
 MOST_ROWS = 12
 """Stretches of time in the table."""
+MOST_EVENTS = 30
+"""Of replicas; `--json` has all."""
 COLUMNS = ("until", "for", "requests/s", "at once", "mean batch", "busy", "over SLO", "not answered")
 
 
@@ -37,6 +41,8 @@ class ServiceRecord:
     started: RunStarted
     declared: ServiceBegan
     windows: tuple[BatchWindow, ...]
+    replicas: tuple[ReplicaEvent, ...]
+    """What happened to them; nothing where the process itself answered."""
     finished: RunFinished | None
     until: float
     """When anything was written last."""
@@ -57,6 +63,7 @@ def read_service(folder: Path) -> ServiceRecord:
     """The run of a service. Raises JournalError as `read` does."""
     started, declared, finished, until = None, ServiceBegan(), None, 0.0
     windows: list[BatchWindow] = []
+    replicas: list[ReplicaEvent] = []
     for segment in read(folder, DRIVER):
         for event in segment.events:
             until = max(until, event.at)
@@ -70,10 +77,16 @@ def read_service(folder: Path) -> ServiceRecord:
                 case RunFinished():
                     finished = event
                 case _:
-                    pass
+                    if isinstance(event, ReplicaEvent):
+                        replicas.append(event)
     assert started is not None, "the run has a beginning"
     return ServiceRecord(
-        started=started, declared=declared, windows=tuple(windows), finished=finished, until=until
+        started=started,
+        declared=declared,
+        windows=tuple(windows),
+        replicas=tuple(replicas),
+        finished=finished,
+        until=until,
     )
 
 
@@ -100,6 +113,8 @@ def service_text(record: ServiceRecord, *, alive: bool) -> str:
         lines += ["", *law]
     if record.windows:
         lines += ["", *aligned(COLUMNS, map(_cells, _slices(record)), right=range(1, len(COLUMNS)))]
+    if record.replicas:
+        lines += ["", *_replica_lines(record)]
     return "\n".join(lines)
 
 
@@ -128,6 +143,13 @@ def law_lines(record: ServiceRecord, *, lacking: bool = True) -> list[str]:
     return lines
 
 
+def _replica_lines(record: ServiceRecord) -> list[str]:
+    """What happened to replicas, the last of it; an end with what its log ended with."""
+    told = [f"  {moment(event.at)}  {line_of(event)}" for event in record.replicas[-MOST_EVENTS:]]
+    before = len(record.replicas) - len(told)
+    return ["what happened to replicas", *([f"  {before} events before: --json"] if before else []), *told]
+
+
 def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
     """The same as plain values, for `--json`."""
     whole = merged(record.windows, side_by_side=True)
@@ -150,6 +172,7 @@ def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
         "rows": whole.rows,
         **{name: getattr(whole, name) for name in counts},
         "laws": laws,
+        "replicas": [msgspec.to_builtins(event) for event in record.replicas],
         "windows": [msgspec.to_builtins(window) for window in record.windows],
     }
 

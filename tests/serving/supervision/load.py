@@ -1,6 +1,7 @@
-"""A client process: `python load.py URL TOKEN THREADS`. Asks until its standard input ends, and prints what it counted as JSON.
+"""A client process: `python load.py URL TOKEN THREADS FACTORS`. Asks until its standard input ends, and prints counts as JSON.
 
-Each answer is checked against its request. What fails is counted with its reason, and never asked again.
+Each answer is checked against its request: all its rows times one of the factors. What fails is counted with its reason, and
+never asked again.
 """
 
 import http.client
@@ -15,13 +16,14 @@ THINK_S = 0.01
 
 
 class Caller(threading.Thread):
-    def __init__(self, url: str, token: str, first: int, ended: threading.Event) -> None:
+    def __init__(self, url: str, token: str, first: int, factors: list[int], ended: threading.Event) -> None:
         super().__init__(daemon=True)
         self.place = urlsplit(url)
         self.headers = {"content-type": "application/json"}
         if token:
             self.headers["authorization"] = f"Bearer {token}"
         self.number = first
+        self.factors = factors
         self.ended = ended
         self.right = 0
         self.failed: Counter[str] = Counter()
@@ -42,7 +44,7 @@ class Caller(threading.Thread):
                 continue
             if answer.status != 200:
                 self.failed[f"{answer.status} {body[:200]!r}"] += 1
-            elif json.loads(body) != [2 * self.number, 14]:
+            elif json.loads(body) not in [[factor * self.number, factor * 7] for factor in self.factors]:
                 self.failed[f"wrong: {self.number} gave {body!r}"] += 1
             else:
                 self.right += 1
@@ -54,8 +56,9 @@ class Caller(threading.Thread):
 
 def main() -> None:
     url, token, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    factors = [int(factor) for factor in sys.argv[4].split(",")]
     ended = threading.Event()
-    callers = [Caller(url, token, 1_000_000 * number, ended) for number in range(threads)]
+    callers = [Caller(url, token, 1_000_000 * number, factors, ended) for number in range(threads)]
     for caller in callers:
         caller.start()
     sys.stdin.read()

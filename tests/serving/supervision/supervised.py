@@ -93,7 +93,7 @@ class Supervised:
 
     @property
     def token(self) -> str:
-        return (self.folder / ".hooke/services/Delay/token").read_text().strip()
+        return next(self.folder.glob(".hooke/services/*/token")).read_text().strip()
 
     def status(self) -> dict:
         done = hooke(self.folder, "status", "--json")
@@ -120,9 +120,9 @@ class Supervised:
 class Load:
     """Requests, one after the other on several connections, from a process of its own."""
 
-    def __init__(self, url: str, token: str = "", threads: int = 4) -> None:
+    def __init__(self, url: str, token: str = "", threads: int = 4, factors: str = "2") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("load.py")), url, token, str(threads)],
+            [sys.executable, str(Path(__file__).with_name("load.py")), url, token, str(threads), factors],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,9 +1,14 @@
 """Several replicas for real: under a load whose every answer is checked, they are added, drained, killed, replaced, rolled over."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 
 import psutil
@@ -48,8 +53,8 @@ def supervised(folder):
 def load():
     started = []
 
-    def start(service, threads=4):
-        started.append(Load(service.url, service.token, threads=threads))
+    def start(service, factors="2"):
+        started.append(Load(service.url, service.token, factors=factors))
         return started[-1]
 
     yield start
@@ -63,8 +68,12 @@ def load():
 def post(service, path, value):
     headers = {"content-type": "application/json", "authorization": f"Bearer {service.token}"}
     request = urllib.request.Request(service.url + path, json.dumps(value).encode(), headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
 
 
 def test_scaling_draining_and_ending_lose_nothing(supervised, load):
@@ -224,6 +233,139 @@ def test_a_new_supervisor_goes_on_with_what_a_killed_one_left(supervised, load):
     assert counted["failed"] == {}
     assert counted["right"] > 100
     assert second.end() == 0
+
+
+def test_a_model_that_hangs_and_a_loop_that_is_blocked_are_found_though_the_process_lives(supervised, folder):
+    (folder / "slow.py").write_text(SERVICE.replace('timeout="10s"', 'timeout="1s"'))
+    service = supervised("--replicas", "2", file="slow.py")
+    service.until_ready(2)
+    for path, why in (
+        ("/hang", "its model is busy with one batch for"),
+        ("/block", "its event loop did not turn for"),
+    ):
+        with pytest.raises(urllib.error.HTTPError, match="50[34]"):
+            post(service, path, {"s": 60})
+        service.until(rf"replica \d+ gets nothing new: {why}")
+        service.until_ready(2)
+
+
+def test_a_stopped_replica_is_replaced(supervised, folder):
+    (folder / "slow.py").write_text(SERVICE.replace('timeout="10s"', 'timeout="1s"'))
+    service = supervised("--replicas", "2", file="slow.py")
+    pid = service.until_ready(2)["replicas"][0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    service.until(r"replica 1 gets nothing new: it told nothing for")
+    service.until(r"replica 3 is ready")
+    service.end(signal.SIGTERM)
+    assert gone([pid])
+
+
+def test_envoy_dies_with_its_keeper_and_both_come_back_on_the_same_port(supervised):
+    service = supervised("--replicas", "1")
+    service.until_ready(1)
+    url = service.url
+    before = service.status()["front_pid"]
+    keeper = psutil.Process(before).ppid()
+    kill(keeper)
+    service.until("the front is gone, and starts again")
+    assert gone([before, keeper])
+    ends = time.monotonic() + 60
+    while (after := service.status())["front_pid"] == before or after["url"] != url:
+        assert time.monotonic() < ends, service.text
+        time.sleep(0.1)
+    assert post(service, "/predict", {"rows": [3]}) == [6]
+
+
+def test_a_second_ctrl_c_cuts(supervised):
+    service = supervised("--replicas", "1")
+    service.until_ready(1)
+    failed = []
+
+    def ask():
+        try:
+            post(service, "/hang", {"s": 9})
+        except OSError as error:
+            failed.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    ends = time.monotonic() + 60
+    while not service.status()["replicas"][0]["in_flight"]:
+        assert time.monotonic() < ends
+    service.process.send_signal(signal.SIGINT)
+    service.until("SIGINT: what was asked is answered")
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(60) == 1
+    asking.join()
+    assert failed
+    assert "Ctrl-C, twice" in service.text
+
+
+TIMES = """
+import sys
+from sklearn.linear_model import LinearRegression
+import hooke
+
+factor = int(sys.argv[1])
+with hooke.start_run("times"):
+    hooke.register(LinearRegression(fit_intercept=False).fit([[1.0], [2.0]], [factor, 2.0 * factor]), "times", alias="champion")
+"""
+TIMES_SERVICE = """
+from hooke import service
+
+@service(max_batch=8, timeout="10s", idempotent=True)
+class Times:
+    def setup(self, model):
+        if model.coef_[0] < 1:
+            raise ValueError("this model gives nothing")
+        self.model = model
+
+    def predict(self, rows: list[int]) -> list[int]:
+        return [round(value) for value in self.model.predict([[row] for row in rows])]
+"""
+
+
+def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come_up(supervised, load, folder):
+    (folder / "times.py").write_text(TIMES)
+    (folder / "serves.py").write_text(TIMES_SERVICE)
+
+    def register(factor):
+        subprocess.run([sys.executable, "times.py", str(factor)], cwd=folder, check=True, timeout=120)
+
+    register(2)
+    service = supervised(
+        "--replicas", "2", "--poll", "0.3", "--with", "model=times@champion", file="serves.py"
+    )
+    service.until_ready(2)
+    asking = load(service, factors="2,3")
+    register(3)
+    service.until(r"rolled out: model=times:2 .*; 2 of its replicas have been ready for 1 s")
+    facts = service.until_ready(2)
+    assert {one["replica"] for one in facts["replicas"]} == {"3", "4"}
+    assert post(service, "/predict", {"rows": [5]}) == [15]
+    register(0)
+    said = service.until(r"rolled back: (.*) goes on instead of (.*); 2 of its replicas failed")[0]
+    assert said[1].startswith("model=times:2")
+    assert said[2].startswith("model=times:3")
+    assert "this model gives nothing" in service.text
+    facts = service.until_ready(2)
+    assert post(service, "/predict", {"rows": [5]}) == [15]
+    counted = asking.end()
+    assert counted["failed"] == {}
+    assert counted["right"] > 100
+    text = service.text
+    assert text.index("times@champion moved") < text.index("replica 1 gets nothing new")
+    assert text.index("replica 4 is ready") < text.index("replica 1 gets nothing new")
+    assert service.end() == 0
+    shown = subprocess.run(
+        [sys.executable, "-m", "hooke", "show", "Times"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "what happened to replicas" in shown.stdout
+    assert "rolled out: model=times:2" in shown.stdout
 
 
 def test_down_ends_what_a_killed_supervisor_left(supervised):

@@ -33,8 +33,8 @@ def line_of(event: ReplicaEvent) -> str:
         case ReplicaEnded():
             return _ended(event)
         case StartDelayed():
-            many = "a start failed" if event.failures == 1 else f"{event.failures} starts in a row failed"
-            return f"the next start waits {format_seconds(event.seconds)}: {many}, as {event.reason}"
+            row = "" if event.failures == 1 else f", the {event.failures}th in a row"
+            return f"the next start waits {format_seconds(event.seconds)}: it died soon after its start{row}"
         case ServiceScaled():
             return f"{event.before} -> {event.after} replicas: {event.reason}"
         case RollOutChanged():
