@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,18 @@ class _Serve(Commands):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """A verb, or else the file and its options."""
         if args and args[0] not in (*self.commands, "--help"):
+            self._check(args[0])
             args = ["file", *args]
         return super().parse_args(ctx, args)
+
+    def _check(self, word: str) -> None:
+        """Raises UsageError for what is neither a verb nor looks like a file."""
+        near = get_close_matches(word, self.commands, n=1)
+        if near and "." not in word and not Path(word).exists():
+            raise UsageError(
+                f"hooke serve {word}: there is no such verb, and no such file",
+                mend=f"did you mean {near[0]}? verbs: {', '.join(self.commands)}",
+            )
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A verb; or the command that serves a file, which has no name of its own."""
@@ -73,9 +84,9 @@ _service = click.argument("service", required=False, default="")
 @in_project
 @click.pass_obj
 def status(session: Session, *, service: str, as_json: bool, project: Path | None) -> int:
-    """Show SERVICE (by default the one that runs): where it listens, its replicas, what each of them has.
+    """Show where SERVICE listens and how its replicas are.
 
-    Exit code 1 where its supervisor is gone and replicas are left.
+    Without SERVICE it is the one that runs. Exit code 1 where its supervisor is gone and replicas are left.
     """
     where = the_project(session, project)
     folder = find_service(where, service, verb="status")
@@ -97,7 +108,10 @@ def status(session: Session, *, service: str, as_json: bool, project: Path | Non
 @in_project
 @click.pass_obj
 def logs(session: Session, *, service: str, replica: str, follow: bool, project: Path | None) -> int:
-    """Print what the replicas of SERVICE wrote to stdout and stderr, each line with its replica before it; also when it has ended."""
+    """Print what replicas of SERVICE wrote to stdout and stderr.
+
+    Each line has its replica before it. It works also when the service has ended.
+    """
     where = the_project(session, project)
     folder = find_service(where, service, verb="logs", running=False)
     record = folder.record()
@@ -106,7 +120,8 @@ def logs(session: Session, *, service: str, replica: str, follow: bool, project:
     count = 0
     while True:
         goes_on = follow and folder.supervised()
-        for path in sorted((where.runs.folder(record.run) / "logs").glob("*.log")):
+        own = (where.runs.folder(record.run) / "logs").glob("*.log")
+        for path in sorted({*own, *(Path(child.log) for child in folder.living())}):
             count += _print_new(path, told, replica)
         if not goes_on:
             break
@@ -122,7 +137,7 @@ def logs(session: Session, *, service: str, replica: str, follow: bool, project:
 @in_project
 @click.pass_obj
 def scale(session: Session, *, words: tuple[str, ...], as_json: bool, project: Path | None) -> int:
-    """Have N replicas of SERVICE (by default the one that runs), or as many as it needs from LOW to HIGH."""
+    """Have N replicas of SERVICE, or LOW to HIGH as needed."""
     if len(words) > 2:
         raise UsageError(
             f"{' '.join(words)!r} is more than a service and a number", mend="hooke serve scale 3"
@@ -147,7 +162,10 @@ def scale(session: Session, *, words: tuple[str, ...], as_json: bool, project: P
 @in_project
 @click.pass_obj
 def drain(session: Session, *, service: str, replica: str, project: Path | None) -> int:
-    """End SERVICE when what was asked of it is answered, as Ctrl-C in its terminal does; with --replica, replace one replica."""
+    """End SERVICE when what was asked is answered.
+
+    So does Ctrl-C in its terminal. With --replica it is that replica alone that ends, after another has taken its place.
+    """
     folder = _supervised(session, project, service, "drain")
     if replica:
         ask(folder, Asked(verb="replace", replica=replica, by="hooke serve drain"))
@@ -162,7 +180,10 @@ def drain(session: Session, *, service: str, replica: str, project: Path | None)
 @in_project
 @click.pass_obj
 def down(session: Session, *, service: str, project: Path | None) -> int:
-    """End SERVICE now, what is under way is cut; also what the supervisor left that was killed. `drain` waits for answers."""
+    """End SERVICE now; what is under way is cut.
+
+    Also what a killed supervisor left behind. `drain` waits for answers.
+    """
     where = the_project(session, project)
     folder = find_service(where, service, verb="down")
     if folder.supervised():

@@ -325,6 +325,7 @@ class Times:
 """
 
 
+@pytest.mark.timeout(400)  # each model is registered by a script that imports MLflow
 def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come_up(supervised, load, folder):
     (folder / "times.py").write_text(TIMES)
     (folder / "serves.py").write_text(TIMES_SERVICE)

@@ -29,6 +29,8 @@ from hooke.serving.supervision.member import Report
 
 __all__ = ["Order", "main"]
 
+LAST_S = 2.0
+"""A supervisor that reads nothing keeps the control's thread for a second."""
 MEMORY_EVERY_S = 1.0
 """Between two looks at the memory, which takes longer than all else that is told."""
 
@@ -132,7 +134,8 @@ def main(order: Order) -> int:
         obey=lambda _message: None,
         expired=lambda: _expired(order.lease_s),
     )
-    threading.Thread(target=control.serve, name="hooke-control", daemon=True).start()
+    telling = threading.Thread(target=control.serve, name="hooke-control", daemon=True)
+    telling.start()
     listening = socket.socket(fileno=order.listening)
     listening.setblocking(False)
     cut = serve(
@@ -143,6 +146,8 @@ def main(order: Order) -> int:
         windows=told.window,
     )
     control.close()
+    telling.join(LAST_S)
+    control.send(told.message())  # what it answered since it told that last
     return 1 if cut else 0
 
 

@@ -130,9 +130,15 @@ def start_child(
         channel = Channel(connect_to(folder.child_socket(record.name)).detach())
     finally:
         listening.close()
-    created = psutil.Process(process.pid).create_time()
-    found = msgspec.structs.replace(record, pid=process.pid, created=created, started_at=time.time())
-    folder.write_child(found)
+    try:
+        created = psutil.Process(process.pid).create_time()
+        found = msgspec.structs.replace(record, pid=process.pid, created=created, started_at=time.time())
+        folder.write_child(found)
+    except BaseException:
+        process.kill()  # nobody could find it
+        process.wait()
+        channel.close()
+        raise
     return Child(record=found, channel=channel, process=process, log_from=start)
 
 

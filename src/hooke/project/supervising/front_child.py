@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hooke.project.supervising.messages import (
     pack,
 )
 from hooke.project.supervising.service_folder import FRONT, ChildRecord, ServiceFolder
+from hooke.project.supervising.stopping import end_child
 from hooke.serving.exposure import Exposure
 from hooke.serving.front.settings import FrontSettings, Tls
 from hooke.serving.payloads import Kind, methods_of
@@ -70,6 +72,7 @@ class FrontChild:
         self.drained = False
         self._folder = folder
         self._settings = settings
+        self._key = _key_of(settings)
         self._lease_s = lease_s
         self._log = log
         self._say = say
@@ -85,8 +88,14 @@ class FrontChild:
         return bool(self.port) and self.child is not None
 
     def begin(self, record: ChildRecord | None) -> None:
-        """Adopt the one that runs, else start one."""
-        self.child = adopt_child(self._folder, record) if record is not None else None
+        """Adopt the one that runs, if it is as it is wanted, else start one."""
+        if record is not None:
+            wanted = self._settings.port in (0, record.port) and record.generation == self._key
+            self.child = adopt_child(self._folder, record) if wanted else None
+            if self.child is None:
+                self._say(f"the front of an earlier supervisor (pid {record.pid}) is another: it is ended")
+                end_child(record)
+                self._folder.forget_child(FRONT)
         if self.child is None:
             self._start()
 
@@ -129,6 +138,7 @@ class FrontChild:
             case FrontUp():
                 if not self.port:
                     self._backoff.succeeded()
+                    self._note(told.port)
                     self._send(PublishPorts(replicas=self._ports), now)
                 self.port, self.pid = told.port, told.pid
                 # After its death it is to have the same port again.
@@ -142,6 +152,12 @@ class FrontChild:
                 self._why = _KINDS.get(told.kind, HookeError)(told.what, **facts)
             case _:
                 pass
+
+    def _note(self, port: int) -> None:
+        """Where it listens, for a later supervisor."""
+        if self.child is not None:
+            self.child.record = msgspec.structs.replace(self.child.record, port=port)
+            self._folder.write_child(self.child.record)
 
     def _see_end(self, child: Child, now: float) -> None:
         if child.ended(now) is None:
@@ -161,7 +177,7 @@ class FrontChild:
         self._say(f"the front is gone, and starts again: {str(why).partition(chr(10))[0]}")
 
     def _start(self) -> None:
-        record = ChildRecord(name=FRONT, port=self._settings.port, log=self._log)
+        record = ChildRecord(name=FRONT, port=self._settings.port, generation=self._key, log=self._log)
 
         def order(control: int) -> str:
             made = KeeperOrder(control=control, lease_s=self._lease_s, settings=self._settings)
@@ -174,3 +190,9 @@ class FrontChild:
     def _send(self, message: Any, now: float) -> None:
         if self.child is not None:
             self.child.send(pack(message), now)
+
+
+def _key_of(settings: FrontSettings) -> str:
+    """Of fronts that are alike but for their port."""
+    said = msgspec.json.encode(dataclasses.replace(settings, port=0), enc_hook=str)
+    return hashlib.blake2b(said, digest_size=6).hexdigest()

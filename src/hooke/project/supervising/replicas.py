@@ -80,6 +80,10 @@ class Replicas:
             self._generations.setdefault(record.generation, known[record.generation])
             self.children[record.name] = child
             yield record, report
+        kept = {generation.key for generation in self._generations.values()}
+        for path in (self._folder.path / "generations").iterdir():
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
     def forget(self, child: Child, now: float) -> None:
         """It is gone."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from hooke.project.supervising.service_folder import FRONT, ChildRecord, ServiceFolder, alive
 
-__all__ = ["end_what_is_left"]
+__all__ = ["end_child", "end_what_is_left"]
 
 GRACE_S = 2.0
 """From SIGTERM to SIGKILL: the front has to end Envoy."""
@@ -21,12 +21,13 @@ def end_what_is_left(folder: ServiceFolder) -> Iterator[str]:
     for record in sorted(folder.children(), key=lambda one: one.name != FRONT):
         if alive(record):
             what = "the front" if record.name == FRONT else f"replica {record.name}"
-            _end(record)
+            end_child(record)
             yield f"ended: {what}, pid {record.pid}"
         folder.forget_child(record.name)
 
 
-def _end(record: ChildRecord) -> None:
+def end_child(record: ChildRecord) -> None:
+    """End it now; the front gets a moment in which it ends Envoy."""
     if record.name == FRONT:
         with contextlib.suppress(ProcessLookupError):
             os.kill(record.pid, signal.SIGTERM)

@@ -16,7 +16,7 @@ from types import FrameType
 import msgspec
 
 from hooke.base.errors import HookeError
-from hooke.journal.replicas import ReplicaAdopted, ReplicaEvent, ReplicaStarted
+from hooke.journal.replicas import ReplicaAdopted, ReplicaEnded, ReplicaEvent, ReplicaStarted
 from hooke.project.asking import how_to_ask
 from hooke.project.folder import Project
 from hooke.project.service_runs import ServiceRun
@@ -306,7 +306,8 @@ class Supervisor:
 
     def _told_of(self, event: ReplicaEvent) -> None:
         self._run.say(event)
-        self._cut += getattr(event, "in_flight", 0) if type(event).__name__ == "ReplicaEnded" else 0
+        if isinstance(event, ReplicaEnded) and self.core.closing:
+            self._cut += event.in_flight
         self._say(line_of(event))
 
     def _say_answering(self, names: tuple[str, ...]) -> None:
