@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flights"
 
 SERVE = """
+import json
+
 import numpy as np
 import polars as pl
 from flight_features import features
@@ -31,6 +33,22 @@ sent = rows.select(pl.col(name).cast(kind) for name, kind in service.SCHEMA.item
 with client(service.Delay, model=model) as served:
     answer = served.post("/predict", {"flights": sent})
     print((np.array(answer.json()) == model.predict(rows)).all())
+    names = [name for name in service.SCHEMA if sent[0].get(name) is not None or name not in service.WORDS]
+    columns, raw = [], b""
+    for name in names:
+        words = service.SCHEMA[name] == pl.String
+        column = {"name": name, "datatype": "BYTES" if words else "FP64", "shape": [len(sent)]}
+        if words:
+            column["data"] = [row[name] for row in sent]
+        else:
+            numbers = np.array([row[name] for row in sent], dtype=np.float64)
+            column["parameters"] = {"binary_data_size": numbers.nbytes}
+            raw += numbers.tobytes()
+        columns.append(column)
+    header = json.dumps({"inputs": columns}).encode()
+    length = {"inference-header-content-length": str(len(header))}
+    tabled = served.request("POST", "/v2/models/Delay/infer", body=header + raw, headers=length)
+    print(tabled.json()["outputs"][0]["data"] == answer.json())
     least = served.post("/predict", {"flights": [{"carrier": "??", "origin": "EWR", "dest": "???"}]})
     print(len(least.json()))
     print(served.post("/predict", {"flights": [sent[0], sent[0] | {"tmp": 3}]}).json()["detail"])
@@ -82,4 +100,4 @@ def test_the_winner_is_registered_once_and_loads_as_it_was(tmp_path):
     assert " equals " in again
     assert python("load.py") == "Boosted True"
     served = python("serve.py").splitlines()
-    assert served == ["True", "1", "flights[1].tmp: there is no such field"]
+    assert served == ["True", "True", "1", "flights[1].tmp: there is no such field"]

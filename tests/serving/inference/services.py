@@ -3,6 +3,7 @@
 import threading
 from typing import Any, Literal, NamedTuple, TypedDict
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,3 +98,29 @@ class Forms:
 
     def items(self, n: int):
         yield from range(n)
+
+
+class Flight(msgspec.Struct):
+    carrier: str
+    delay: int
+    wind: float | None = None
+    late: bool = False
+    seats: list[int] = []
+
+
+class Scaled(msgspec.Struct):
+    scale: float
+
+
+@service(max_batch=8, timeout="5s")
+class Tables:
+    """Rows that are objects."""
+
+    def predict(self, flights: list[Flight], scale: float = 1.0) -> list[str]:
+        return [f"{one.carrier} {one.delay * scale} {one.wind} {one.late}" for one in flights]
+
+    def twice(self, rows: list[Scaled], scale: float = 1.0) -> list[float]:
+        return [row.scale * scale for row in rows]
+
+    def two(self, rows: list[Flight], others: list[Scaled]) -> list[int]:
+        return [1 for _ in rows]

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.serving.inference.services import Columns, Delay, Forms
+from tests.serving.inference.services import Columns, Delay, Forms, Tables
 from tests.serving.inference.test_codec import ANYTHING, REQUESTS
 from tests.serving.test_replica import wait_until
 
@@ -27,6 +27,12 @@ def delay():
 @pytest.fixture(scope="module")
 def forms():
     with client(Forms) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def tables():
+    with client(Tables) as made:
         yield made
 
 
@@ -110,7 +116,7 @@ class TestMetadata:
             ("/v2/models/None", "there is no model None; there are Forms.arrays, "),
             ("/v2/models/Forms.same/versions/2", "Forms.same has no version 2; it has 1"),
             ("/v2/models/Forms.items", "Forms.items is no model: it streams, which the protocol does not; use POST /items"),
-            ("/v2/models/Forms.folded/ready", "Forms.folded is no model: x cannot be given as a tensor; use POST /folded"),
+            ("/v2/models/Forms.folded/ready", "Forms.folded is no model: x cannot be given as tensors; use POST /folded"),
             ("/v2/nothing", "there is no /v2/nothing"),
         ],
     )  # fmt: skip
@@ -289,8 +295,8 @@ class TestForms:
             ("pair", {"inputs": [tensor("x", [1, 2], "FP64")]}, 422, "input x: it is one value, and there are 2"),
             ("pair", {"inputs": [tensor("x", [1], "FP64"), tensor("how", ["c"], "BYTES")]}, 422, "input how: Invalid enum"),
             ("pair", {"inputs": [], "parameters": {"x": "y"}}, 422, "input x: Expected `float | null`, got `str`"),
-            ("nothing", {"inputs": [tensor("skip", [1], "INT8")]}, 422, "input x: it is missing"),
-            ("nothing", {"inputs": [tensor("x", [1], "INT8"), tensor("skip", [1], "INT8")]}, 422, "leave it out"),
+            ("nothing", {"inputs": []}, 422, "input x: it is missing"),
+            ("nothing", {"inputs": [tensor("x", [1], "INT8"), tensor("skip", [1], "INT8")]}, 422, "input skip: there is none; there are x"),
             ("nothing", {"inputs": [tensor("x", [1], "INT8")]}, 406, "output nothing is a NoneType, which no tensor holds"),
             ("ragged", {"inputs": [tensor("n", [3], "INT8")]}, 406, "unequal or mixed values, which no tensor holds; POST /ragged"),
             ("same", {"inputs": [tensor("x", [1], "INT8")], "outputs": [{"name": "y"}]}, 422, "output y: there is none"),
@@ -331,6 +337,72 @@ class TestForms:
             forms, "Forms.text", words + raw, **{"inference-header-content-length": str(len(words))}
         )
         assert refused(answer) == (422, "input words: its bytes are no text in UTF-8")
+
+
+FLIGHTS = [
+    {"carrier": "UA", "delay": 3, "wind": 1.5},
+    {"carrier": "é", "delay": 0, "wind": None, "late": True},
+    {"carrier": "", "delay": -7, "wind": 0.0},
+]
+
+
+class TestTables:
+    """Rows that are objects come as columns, and meet those of JSON."""
+
+    @staticmethod
+    def columns(**changed):
+        made = {
+            "carrier": tensor("carrier", ["UA", "é", ""], "BYTES"),
+            "delay": tensor("delay", [[3], [0], [-7]], "INT32"),
+            "late": tensor("late", [False, True, False], "BOOL"),
+        }
+        return [one for one in (made | changed).values() if one is not None]
+
+    def test_they_are_told_as_inputs(self, tables):
+        said = tables.get("/v2/models/Tables").json()
+        assert [(one["name"], one["datatype"], one["shape"]) for one in said["inputs"]] == [
+            ("carrier", "BYTES", [-1]),
+            ("delay", "INT64", [-1]),
+            ("wind", "FP64", [-1]),
+            ("late", "BOOL", [-1]),
+            ("scale", "FP64", [1]),
+        ]
+        assert refused(tables.get("/v2/models/Tables.twice"))[1].endswith(
+            "scale would be two inputs; use POST /twice"
+        )
+
+    def test_the_same_as_json(self, tables):
+        expected = tables.post("/predict", {"flights": FLIGHTS, "scale": 2.0}).json()
+        wind = np.array([1.5, np.nan, 0.0], dtype=np.float32)
+        raw = {
+            "name": "wind",
+            "shape": [3, 1],
+            "datatype": "FP32",
+            "parameters": {"binary_data_size": wind.nbytes},
+        }
+        header = msgspec.json.encode({"inputs": [*self.columns(), raw], "parameters": {"scale": 2.0}})
+        length = {"inference-header-content-length": str(len(header))}
+        answer = infer(tables, "Tables", header + wind.tobytes(), **length)
+        assert outputs(answer) == {"predict": ("BYTES", [3], expected)}
+        assert expected == ["UA 6.0 1.5 False", "é 0.0 None True", " -14.0 0.0 False"]
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({"delay": None}, "input delay: it is missing"),
+            ({"delay": tensor("delay", [1, 2], "INT8")}, "input delay: it has 2 rows, and carrier has 3"),
+            ({"delay": tensor("delay", [[1, 2, 3]], "INT8")}, "input delay: a column has the shape [rows] or [rows, 1]"),
+            ({"delay": tensor("delay", [1, 2.5, 3], "FP64")}, "input delay: Expected `int`, got `float`, in row 0"),
+            ({"late": tensor("late", [1, 0, 1], "INT8")}, "input late: Expected `bool`, got `int`, in row 0"),
+            ({"more": tensor("more", [1, 0, 1], "INT8")}, "input more: there is none; there are carrier, delay, wind"),
+            ({"flights": tensor("flights", [1], "INT8")}, "input flights: there is none; there are carrier, delay"),
+            ({name: tensor(name, np.zeros(0), kind) for name, kind in
+              (("carrier", "BYTES"), ("delay", "INT8"), ("late", "BOOL"))}, "flights: there are no rows"),
+        ],
+    )  # fmt: skip
+    def test_what_does_not_fit(self, tables, changed, said):
+        status, error = refused(infer(tables, "Tables", {"inputs": self.columns(**changed)}))
+        assert (status, said in error) == (422, True), error
 
 
 class TestBodies:

@@ -15,6 +15,7 @@ from hooke.serving.arrays import array_from_json
 from hooke.serving.inference.messages import ModelMetadata
 from hooke.serving.inference.parameters import Form, Parameter, outputs_of
 from hooke.serving.inference.requests import Query, wrong_tensor
+from hooke.serving.inference.tables import Table, table_of
 from hooke.serving.inference.tensors import Misfit
 from hooke.serving.payloads import Kind, Method, convert, hints_of
 from hooke.serving.problems import Problem
@@ -36,9 +37,13 @@ class Model:
     name: str
     method: str
     parameters: Mapping[str, Parameter]
-    """All of the method's, in their order; some that may be left out can be given no tensor."""
+    """All of the method's, in their order."""
+    inputs: Mapping[str, Form]
+    """The parameters that may be given as tensors, and the columns of a table."""
     outputs: Mapping[str, Form]
     """Those that its annotation tells; what it returns may be others."""
+    tables: Mapping[str, Table]
+    """By the parameter that takes its rows; one at most."""
 
     def metadata(self) -> ModelMetadata:
         """What it takes and gives."""
@@ -46,9 +51,7 @@ class Model:
             name=self.name,
             versions=(VERSION,),
             platform=PLATFORM,
-            inputs=tuple(
-                one.form.metadata(name) for name, one in self.parameters.items() if one.form is not None
-            ),
+            inputs=tuple(form.metadata(name) for name, form in self.inputs.items()),
             outputs=tuple(form.metadata(name) for name, form in self.outputs.items()),
         )
 
@@ -75,9 +78,12 @@ def models_of(declared: Service, methods: Mapping[str, Method]) -> tuple[dict[st
 def arguments_of(model: Model, query: Query) -> dict[str, Any]:
     """What its method is called with, in the order of the parameters. Raises Problem (422) that names the input."""
     for name in query.tensors:
-        if name not in model.parameters:
-            raise wrong_tensor(name, f"there is none; there are {', '.join(model.parameters) or 'none'}")
-    return {name: _argument(parameter, query) for name, parameter in model.parameters.items()}
+        if name not in model.inputs:
+            raise wrong_tensor(name, f"there is none; there are {', '.join(model.inputs) or 'none'}")
+    return {
+        name: model.tables[name].rows(query.tensors) if name in model.tables else _argument(parameter, query)
+        for name, parameter in model.parameters.items()
+    }
 
 
 def tensors_of(model: Model, result: Any) -> dict[str, np.ndarray]:
@@ -103,12 +109,27 @@ def _model(declared: Service, method: Method, function: Callable[..., Any]) -> M
     name = f"{declared.name}.{method.name}"
     hints = hints_of(name, function)
     parameters: dict[str, Parameter] = {}
+    inputs: dict[str, Form] = {}
+    tables: dict[str, Table] = {}
     for key, one in list(inspect.signature(function).parameters.items())[1:]:
         annotation = hints.get(key, Any)
-        parameters[key] = Parameter.of(key, annotation, one.default)
-        if parameters[key].form is None and one.default is one.empty:
-            return f"{key} cannot be given as a tensor; use POST /{method.name}"
-    return Model(name, method.name, parameters, outputs_of(function, hints.get("return")))
+        parameters[key] = parameter = Parameter.of(key, annotation, one.default)
+        if parameter.form is not None:
+            found = {key: parameter.form}
+        elif one.default is not one.empty:
+            continue
+        else:
+            table = table_of(annotation) if not tables else None
+            if table is None:
+                return f"{key} cannot be given as tensors; use POST /{method.name}"
+            tables[key] = table
+            found = {column: of.form for column, of in table.columns.items()}
+        twice = inputs.keys() & found
+        if twice:
+            return f"{min(twice)} would be two inputs; use POST /{method.name}"
+        inputs |= found
+    outputs = outputs_of(function, hints.get("return"))
+    return Model(name, method.name, parameters, inputs, outputs, tables)
 
 
 def _argument(parameter: Parameter, query: Query) -> Any:

@@ -17,7 +17,7 @@ from hooke.serving.inference.messages import TensorMetadata
 from hooke.serving.inference.tensors import Misfit
 from hooke.serving.payloads import convert
 
-__all__ = ["Form", "Parameter", "form_of", "outputs_of"]
+__all__ = ["Form", "Parameter", "form_of", "form_of_type", "outputs_of", "texts"]
 
 OPEN = "FP64"
 """What metadata say where the annotation leaves it open; others are taken, too."""
@@ -61,7 +61,7 @@ def form_of(annotation: Any) -> Form | None:
         datatype = datatype_of(dtype) if dtype is not None else None
         shape = (-1,) * (_rank(annotation) or 2)
         return Form(datatype.name, shape) if datatype is not None else Form(OPEN, shape, open=True)
-    return _form(msgspec.inspect.type_info(annotation))
+    return form_of_type(msgspec.inspect.type_info(annotation))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +92,9 @@ class Parameter:
 
     def value(self, tensor: np.ndarray) -> Any:
         """The argument that this tensor is. Raises Misfit, and msgspec.ValidationError."""
-        if self.form is None:
-            raise Misfit("it cannot be given as a tensor; leave it out")
+        assert self.form is not None, "no input"
         if tensor.dtype == object:
-            tensor = _texts(tensor, raw=self.form.raw)
+            tensor = texts(tensor, raw=self.form.raw)
         if not self.is_array:
             if self.form.shape or not tensor.size:
                 return convert(tensor.tolist(), self.annotation)
@@ -130,7 +129,7 @@ def _output(hint: Any) -> Form | None:
         form = form_of(hint)
         return form if form is None or _rank(hint) else dataclasses.replace(form, shape=(-1,))
     kind = _type_info(hint)
-    return _form(kind) if kind is not None else None
+    return form_of_type(kind) if kind is not None else None
 
 
 def _type_info(annotation: Any) -> msgspec.inspect.Type | None:
@@ -141,7 +140,8 @@ def _type_info(annotation: Any) -> msgspec.inspect.Type | None:
         return None
 
 
-def _form(kind: msgspec.inspect.Type) -> Form | None:
+def form_of_type(kind: msgspec.inspect.Type) -> Form | None:
+    """As `form_of`, of a type as msgspec describes it."""
     for scalar, datatype in _SCALARS:
         if isinstance(kind, scalar):
             return Form(datatype, (), raw=isinstance(kind, msgspec.inspect.BytesType))
@@ -152,20 +152,20 @@ def _form(kind: msgspec.inspect.Type) -> Form | None:
     if isinstance(kind, msgspec.inspect.LiteralType):
         return Form("INT64" if isinstance(kind.values[0], int) else "BYTES", ())
     if isinstance(kind, msgspec.inspect.UnionType):
-        forms = [form for form in map(_form, kind.types) if form is not None]
+        forms = [form for form in map(form_of_type, kind.types) if form is not None]
         return forms[0] if forms else None
     return _form_of_list(kind) if isinstance(kind, _LISTS) else None
 
 
 def _form_of_list(kind: msgspec.inspect.Type) -> Form | None:
     if isinstance(kind, msgspec.inspect.TupleType):
-        forms = {_form(item) for item in kind.item_types}
+        forms = {form_of_type(item) for item in kind.item_types}
         length, form = len(kind.item_types), forms.pop() if len(forms) == 1 else None
     else:
         assert isinstance(kind, msgspec.inspect.CollectionType)
         length = -1
         open_ended = isinstance(kind.item_type, msgspec.inspect.AnyType)
-        form = Form(OPEN, (), open=True) if open_ended else _form(kind.item_type)
+        form = Form(OPEN, (), open=True) if open_ended else form_of_type(kind.item_type)
     return dataclasses.replace(form, shape=(length, *form.shape)) if form is not None else None
 
 
@@ -176,7 +176,7 @@ def _rank(annotation: Any) -> int:
     return 0 if ... in lengths else len(lengths)
 
 
-def _texts(tensor: np.ndarray, *, raw: bool) -> np.ndarray:
+def texts(tensor: np.ndarray, *, raw: bool) -> np.ndarray:
     """Elements of BYTES as text, or as bytes. Raises Misfit for bytes that are no UTF-8."""
     made = np.empty(tensor.size, dtype=object)
     flat = tensor.ravel().tolist()
