@@ -2,8 +2,13 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from tests.serving.services import Kinds, Rows
+import msgspec
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+from tests.serving.services import Item, Kinds, Place, Rows
 
 from hooke import service
 from hooke.serving.gate import Gate
@@ -31,7 +36,49 @@ class Patient:
             yield "x" * 1000
 
 
-KINDS = {"Patient": Patient, "Kinds": Kinds, "Rows": Rows}
+class Person(pydantic.BaseModel):
+    """Strict: pydantic reads `false` as 0 elsewhere, which its own schema does not say."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+    age: int
+
+
+@service(max_batch=8, timeout="5s")
+class Various:
+    """A method of each kind that answers whatever fits it."""
+
+    async def echo(self, x: list[float], y: str = "") -> list[float]:
+        """On the event loop."""
+        return x
+
+    def array(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """In batches."""
+        return rows
+
+    def small(self, rows: NDArray[np.int8], scale: int | None = None) -> list:
+        return rows.tolist()
+
+    def listed(self, rows: list[Item]) -> list[Item]:
+        return rows
+
+    def place(self, place: Place) -> Place:
+        return place
+
+    def person(self, person: Person, others: dict[str, Person] | None = None) -> Person:
+        return person
+
+    def nothing(self) -> None:
+        return None
+
+    def stream(self, n: Annotated[int, msgspec.Meta(ge=0, le=20)]):
+        yield from range(n)
+
+    async def drip(self, words: list[str]):
+        for word in words:
+            yield word
+
+
+KINDS = {"Various": Various, "Patient": Patient, "Kinds": Kinds, "Rows": Rows}
 
 if __name__ == "__main__":
     _, name, token, connections = sys.argv

@@ -366,6 +366,30 @@ class TestBytes:
             assert int(re.search(rb'refused_total\{reason="bad http"\} (\d+)', said)[1]) > 2000
 
 
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+def test_schemathesis_finds_nothing(tmp_path):
+    """Requests made of the OpenAPI document, right and wrong ones: no 5xx, no hang, and each answer conforms to it.
+
+    That what fits the document is accepted is not asked: no schema says that rows are of one length.
+    """
+    (tmp_path / "token").write_text("0123456789abcdef")
+    (tmp_path / "token").chmod(0o600)
+    with serving("Various", token=str(tmp_path / "token")) as (process, port):
+        done = subprocess.run(
+            [sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/-/openapi.json",
+             "-H", "Authorization: Bearer 0123456789abcdef", "--checks", "all", "--exclude-checks", "positive_data_acceptance",
+             "--phases", "examples,coverage,fuzzing", "--max-examples", "15", "--continue-on-failure", "--request-timeout", "10",
+             "--no-color"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+        generated = re.search(r"(\d+) generated, \d+ passed", done.stdout)
+        assert int(generated[1]) > 300
+        assert process.poll() is None
+    assert "Traceback" not in process.said, process.said
+
+
 def wait_until(true, limit_s=20):
     ends = time.monotonic() + limit_s
     while not true():

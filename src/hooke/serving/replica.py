@@ -22,6 +22,7 @@ from hooke.serving.gate import Gate
 from hooke.serving.inference.protocol import Inference
 from hooke.serving.metrics import GONE, Meter, Refusals
 from hooke.serving.model_thread import ModelThread
+from hooke.serving.openapi import document
 from hooke.serving.patience import Patience
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem
@@ -31,11 +32,12 @@ from hooke.serving.routes import Route, Routes
 from hooke.serving.service import SETUP, Service
 from hooke.serving.watching import CallerGone
 
-__all__ = ["HEALTH", "METRICS", "READY", "Replica", "State"]
+__all__ = ["HEALTH", "METRICS", "OPENAPI", "READY", "Replica", "State"]
 
 HEALTH = "/-/health"
 READY = "/-/ready"
 METRICS = "/-/metrics"
+OPENAPI = "/-/openapi.json"
 """No method of a service has a path like these."""
 BODY_LIMIT = 16 << 20
 """Bytes of a body; a batch of images fits, and a thousand of them at once do not fill the memory."""
@@ -82,6 +84,7 @@ class Replica:
         self._terms = Terms(body_limit=body_limit, timeout_s=declared.timeout_s)
         self._methods = methods_of(declared)
         self._thread: ModelThread | None = None
+        self._document: bytes | None = None
         self._inference = Inference(declared, self._methods, lambda: self.state is State.READY)
         self.routes = Routes(
             [
@@ -89,6 +92,7 @@ class Replica:
                 Route(HEALTH, {"GET": self._tell_health}, open=True),
                 Route(READY, {"GET": self._tell_ready}, open=True),
                 Route(METRICS, {"GET": self._tell_metrics}),
+                Route(OPENAPI, {"GET": self._tell_openapi}),
                 *self._inference.routes(),
             ]
         )
@@ -180,7 +184,7 @@ class Replica:
         if route is None:
             known = ", ".join(f"POST /{known}" for known in self._methods)
             raise Problem(
-                404, f"there is no {exchange.path[:80]}; there are {known}, GET {HEALTH}, GET {READY}"
+                404, f"there is no {exchange.path[:80]}; there are {known}; GET {OPENAPI} tells of all"
             )
         return route
 
@@ -202,6 +206,13 @@ class Replica:
             ready_at=self.ready_at,
         )
         await exchange.answer(200, written(counts), (b"content-type", TEXT))
+
+    async def _tell_openapi(self, exchange: Exchange) -> None:
+        if self._document is None:
+            with_token = self._gate.token is not None
+            made = document(self.declared.made_by, self._methods, self.routes, with_token=with_token)
+            self._document = encode(made)
+        await exchange.answer(200, self._document, JSON)
 
     async def _tell_ready(self, exchange: Exchange) -> None:
         status = 200 if self.ready else 503

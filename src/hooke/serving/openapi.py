@@ -1,0 +1,175 @@
+"""The OpenAPI 3.1 document of a service: what each route takes, and all that it may answer."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, get_type_hints
+
+from hooke.serving.payloads import Kind, Method
+from hooke.serving.routes import Route
+from hooke.serving.schemas import COMPONENTS, schemas_of
+
+__all__ = ["document"]
+
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+_REFUSED: Mapping[int, str] = {
+    400: "It is no HTTP or no JSON, or not for one Host.",
+    401: "It has not the token.",
+    403: "Its Host or Origin is not of this service.",
+    408: "Its body did not come in time.",
+    413: "Its body is too large.",
+    415: "Its body is not said to be JSON.",
+    422: "A field does not fit; `errors` names each.",
+    429: "Too much waits, or it could not be answered in time.",
+    431: "There are too many headers.",
+    500: "The service raised; its log says more.",
+    503: "The service is being set up, drains, or asks to come again.",
+    504: "There was no answer within the service's timeout.",
+}
+_OF_ALL = (400, 401, 403, 431)
+"""Statuses that every route may answer, whatever it does."""
+_RETRY = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
+_HEADERS: Mapping[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    429: {"Retry-After": _RETRY},
+    503: {"Retry-After": _RETRY},
+}
+_ID = {"description": "The request's own, or one that was made.", "schema": {"type": "string"}}
+_ANY: dict[str, Any] = {}
+_NOBODY: tuple[Any, ...] = ()
+_STATE = {
+    "type": "object",
+    "properties": {"state": {"enum": ["starting", "ready", "draining"]}},
+    "required": ["state"],
+}
+
+
+def document(
+    declared: type, methods: Mapping[str, Method], routes: Iterable[Route], *, with_token: bool
+) -> dict[str, Any]:
+    """The document of a service of this class, for the routes that it answers."""
+    schemas: dict[str, Any] = {"Problem": _problem()}
+    paths: dict[str, Any] = {}
+    for route in routes:
+        method = methods.get(route.path[1:])
+        paths[route.path] = {
+            **({"parameters": list(_parameters(route.path))} if "{" in route.path else {}),
+            **{
+                verb.lower(): _method(method, schemas)
+                if method is not None and verb == "POST"
+                else _other(route, verb)
+                for verb in route.verbs
+            },
+        }
+    found: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": declared.__name__, "version": "1", **_described(declared)},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "responses": {str(status): _refusal(status) for status in _REFUSED},
+        },
+    }
+    if with_token:
+        scopes: list[str] = []
+        found["security"] = [{"token": scopes}]
+        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return found
+
+
+def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
+    hints = get_type_hints(method.function, include_extras=True)
+    parameters = list(inspect.signature(method.function).parameters.values())[-len(method.fields) :]
+    given = parameters if method.fields else []
+    properties, named = schemas_of([hints.get(parameter.name, Any) for parameter in given])
+    (returned,), more = schemas_of([hints.get("return", Any)], answers=True)
+    schemas |= named | more
+    body = {
+        "type": "object",
+        "properties": {parameter.name: schema for parameter, schema in zip(given, properties, strict=True)},
+        "required": [parameter.name for parameter in given if parameter.default is parameter.empty],
+        "additionalProperties": False,
+    }
+    streams = method.kind in (Kind.STREAM, Kind.ASYNC_STREAM)
+    content = {"text/event-stream": _ANY} if streams else {_JSON: {"schema": returned}}
+    said = "An event for each item, then `end`, or `error` with a problem." if streams else "What it returns."
+    return {
+        "operationId": method.name,
+        **_described(method.function),
+        "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
+        "responses": {"200": _answer(said, content), **_refusals(_REFUSED)},
+    }
+
+
+def _other(route: Route, verb: str) -> dict[str, Any]:
+    """A route that is no method's: its answers are its own protocol's."""
+    own = route.path.startswith("/-/")
+    schema = {"schema": _STATE} if own and route.open else _ANY
+    content = {} if verb == "HEAD" else {_JSON if own and route.open else "*/*": schema}
+    made: dict[str, Any] = {
+        "operationId": re.sub(r"\W+", "_", f"{verb.lower()}{route.path}").strip("_"),
+        "responses": {"200": _answer("What was asked for.", content), **_refusals(_OF_ALL)},
+    }
+    if route.open:
+        made["security"] = [*_NOBODY]
+        made["responses"]["503"] = _answer("Not now.", content)
+    if not own:
+        made["responses"] |= {"4XX": _any_problem(), "5XX": _any_problem()}
+        if verb == "POST":
+            made["requestBody"] = {"content": {_JSON: _ANY, "application/octet-stream": _ANY}}
+    return made
+
+
+def _answer(said: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "description": said,
+        "headers": {"X-Request-Id": _ID},
+        **({"content": content} if content else {}),
+    }
+
+
+def _refusals(statuses: Iterable[int]) -> dict[str, Any]:
+    return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    made = _any_problem(_REFUSED[status])
+    made["headers"] |= _HEADERS.get(status, {})
+    return made
+
+
+def _any_problem(said: str = "A problem.") -> dict[str, Any]:
+    return _answer(said, {_PROBLEM: {"schema": {"$ref": f"{COMPONENTS}Problem"}}})
+
+
+def _problem() -> dict[str, Any]:
+    """RFC 9457, with what we add."""
+    field = {"field": {"type": "string"}, "detail": {"type": "string"}}
+    return {
+        "type": "object",
+        "properties": {
+            "title": {"enum": [HTTPStatus(status).phrase for status in (*_REFUSED, 404, 405, 501)]},
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": {"type": "string"},
+            "request_id": {"type": "string"},
+            "errors": {
+                "type": "array",
+                "items": {"type": "object", "properties": field, "required": list(field)},
+            },
+        },
+        "required": ["title", "status", "detail"],
+    }
+
+
+def _parameters(path: str) -> Iterator[dict[str, Any]]:
+    for name in re.findall(r"\{(\w+)\}", path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _described(thing: Any) -> dict[str, str]:
+    said = inspect.getdoc(thing)
+    return {"description": said} if said else {}
