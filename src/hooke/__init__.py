@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hooke.project.comparing.comparison import Comparison
     from hooke.project.comparing.runs import Runs, compare, runs
     from hooke.project.loaded_models import load_model
+    from hooke.project.mapping import map_service
     from hooke.project.measuring import Study, measure
     from hooke.project.planning.plan import Plan, plan
     from hooke.project.registering import ModelVersion, register
@@ -116,6 +117,7 @@ __all__ = [
     "log_table",
     "log_text",
     "loguniform",
+    "map_service",
     "measure",
     "pipeline",
     "plan",
@@ -145,6 +147,7 @@ _ELSEWHERE = {
     "Study": "hooke.project.measuring",
     "compare": "hooke.project.comparing.runs",
     "load_model": "hooke.project.loaded_models",
+    "map_service": "hooke.project.mapping",
     "log_artifact": "hooke.tracking.log",
     "log_figure": "hooke.tracking.log",
     "log_metric": "hooke.tracking.log",

@@ -1,0 +1,89 @@
+"""`map_service()`: a service's class over a table, here, or in a pipeline as tasks on its workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hooke.base.errors import UsageError
+from hooke.pipeline.task import task
+from hooke.pipeline.tracing import ACTIVE
+from hooke.project.serving import check_bindings
+from hooke.serving.offline import answers, method_of
+from hooke.serving.rows import joined
+from hooke.serving.service import service_of
+
+__all__ = ["map_service"]
+
+MOST_PARTS = 32
+"""Into which a table is cut in a pipeline. Each sets the service up anew, so there are not more than workers can share well."""
+
+
+def map_service(
+    made: type,
+    data: Any,
+    /,
+    *,
+    method: str = "",
+    arguments: Mapping[str, Any] | None = None,
+    **setup: Any,
+) -> Any:
+    """What a service would answer for each row of a table, without serving: the same class, and at most `max_batch` rows a call.
+
+    `data` is an array, a list, a table of Polars or pandas, or a dict of columns. Where the method's parameters of rows are
+    columns of the table, each gets its own; else the only one gets the whole: an array, or for lists a dict a row. A method
+    without `max_batch` is called for each row. `method` names it where the class has several; `arguments` are its other parameters.
+    `setup` is what `setup` takes, as values: `map_service(Delay, rows, model=model)`. Values must be as annotated, as in
+    a request.
+
+    Returns the rows in order: the method's arrays or lists put together, or one result a row. In a pipeline it is a promise
+    of that, as tasks' results are; `data` and the values may be promises. It is cut in up to 32 parts, which run as tasks
+    and are cached; each sets the service up anew.
+
+    Raises UsageError for what does not fit, and HookeError, naming the row, where the method raised.
+    """
+    declared = service_of(made)
+    chosen = method_of(declared, method).name
+    check_bindings(declared, setup)
+    given = dict(arguments or {})
+    if ACTIVE.get() is None:
+        return answers(declared, method_of(declared, chosen), data, given, setup)
+    parts = _parts(data, declared.max_batch or 1)
+    return _together(_answers.map(parts, made=made, method=chosen, arguments=given, setup=setup))
+
+
+@task(name="service_rows")
+def _parts(data: Any, batch: int) -> list[Any]:
+    """Slices of whole batches."""
+    if isinstance(data, Mapping):
+        length = max((len(column) for column in data.values()), default=0)
+    else:
+        try:
+            length = len(data)
+        except TypeError:
+            raise UsageError(
+                f"a {type(data).__name__} is no table",
+                mend="give an array, a list, a table or a dict of columns",
+            ) from None
+    size = max(math.ceil(length / MOST_PARTS / batch), 1) * batch
+    return [_slice(data, start, start + size) for start in range(0, max(length, 1), size)]
+
+
+def _slice(data: Any, start: int, end: int) -> Any:
+    if isinstance(data, Mapping):
+        return {name: column[start:end] for name, column in data.items()}
+    return data.iloc[start:end] if hasattr(data, "iloc") else data[start:end]
+
+
+@task(name="service_answers")
+def _answers(
+    data: Any, made: type, method: str, arguments: Mapping[str, Any], setup: Mapping[str, Any]
+) -> Any:
+    declared = service_of(made)
+    return answers(declared, method_of(declared, method), data, arguments, setup)
+
+
+@task(name="service_table")
+def _together(parts: list[Any]) -> Any:
+    return joined(parts)
