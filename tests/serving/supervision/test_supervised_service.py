@@ -126,6 +126,25 @@ def test_killed_replicas_of_an_idempotent_service_cost_no_request(supervised, lo
     assert "in place of replica 1" in service.text
 
 
+def test_where_requests_may_not_be_sent_again_a_killed_replica_costs_those_that_it_had(
+    supervised, load, folder
+):
+    (folder / "once.py").write_text(
+        SERVICE.replace(", idempotent=True", "").replace("time.sleep(0.002)", "time.sleep(0.2)")
+    )
+    service = supervised("--replicas", "2", file="once.py")
+    facts = service.until_ready(2)
+    asking = load(service)
+    time.sleep(1.5)
+    kill(facts["replicas"][0]["pid"])
+    service.until(r"replica 1 died")
+    service.until_ready(2)
+    counted = asking.end()
+    assert sum(counted["failed"].values()) <= 4, "each of four connections has one request"
+    assert all(reason.startswith("502") for reason in counted["failed"]), counted
+    assert counted["right"] > 10
+
+
 def test_a_replica_over_its_memory_is_replaced_without_a_failed_request(supervised, load):
     service = supervised("--replicas", "2", "--memory", "200MiB")
     service.until_ready(2)
@@ -299,6 +318,33 @@ def test_a_second_ctrl_c_cuts(supervised):
     asking.join()
     assert failed
     assert "Ctrl-C, twice" in service.text
+
+
+def test_replicas_follow_the_load_up_and_down_and_say_why(supervised, load, folder):
+    (folder / "busy.py").write_text(
+        SERVICE.replace("max_batch=8, ", "").replace("time.sleep(0.002)", "time.sleep(0.1)")
+    )
+    service = supervised("--replicas", "1:3", file="busy.py")
+    service.until_ready(1)
+    asking = load(service)
+    service.until(r"-> 3: |-> 3 replicas: ")
+    service.until(r"3 of 3 replicas answer")
+    counted = asking.end()
+    assert counted["failed"] == {}
+    service.until(r"-> \d replicas: no more than")
+    service.until_ready(1)
+    assert service.end() == 0
+    shown = subprocess.run(
+        [sys.executable, "-m", "hooke", "show", "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    events = json.loads(shown.stdout)["replicas"]
+    reasons = [event["reason"] for event in events if event["event"] == "service_scaled"]
+    assert len(reasons) >= 2
+    assert "wait or run" in reasons[0]
 
 
 TIMES = """

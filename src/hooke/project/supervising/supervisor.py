@@ -16,12 +16,13 @@ from types import FrameType
 import msgspec
 
 from hooke.base.errors import HookeError
-from hooke.journal.replicas import ReplicaAdopted, ReplicaEnded, ReplicaEvent, ReplicaStarted
+from hooke.journal.replicas import ReplicaAdopted, ReplicaEnded, ReplicaEvent, ReplicaReady, ReplicaStarted
 from hooke.project.asking import how_to_ask
 from hooke.project.folder import Project
 from hooke.project.service_runs import ServiceRun
 from hooke.project.supervising.aliases import Aliases
 from hooke.project.supervising.asked import Desk
+from hooke.project.supervising.autoscaler import Autoscaler
 from hooke.project.supervising.children import Child
 from hooke.project.supervising.front_child import FrontChild, front_settings
 from hooke.project.supervising.generation import Generation, Source
@@ -116,6 +117,7 @@ class Supervisor:
         self._inbox: deque[Event | Callable[[], None]] = deque()
         self._woken, self._wake = os.pipe()
         self._aliases = self._watched(source, first)
+        self._autoscaler = Autoscaler(declared)
         self._signals = 0
         self._given_up: GiveUp | None = None
         self._done = False
@@ -177,8 +179,15 @@ class Supervisor:
         self.front.begin(records.pop(FRONT, None))
         self._record()
         adopted = self._adopt(list(records.values()))
+        low, high = self.bounds
+        self.core.wanted = min(max(len(adopted), self.core.wanted), high)
+        self._bind(max(low, 1), high)
         self._aliases.start()
         self._step(Begin(adopted=adopted))
+
+    def _bind(self, low: int, high: int) -> None:
+        self.bounds = (low, high)
+        self._autoscaler.between(low, high, now_wanted=self.core.wanted)
 
     def _turn(self) -> None:
         self._wait()
@@ -197,6 +206,9 @@ class Supervisor:
             self._draining = False
             self._step(FrontDrained())
         self._renew(now)
+        scaled = self._autoscaler.decide(now, self.core, arrived=self._answered + self.core.in_flight())
+        if scaled is not None:
+            self._step(scaled)
         while self._inbox:
             event = self._inbox.popleft()
             event() if callable(event) else self._step(event)
@@ -234,6 +246,7 @@ class Supervisor:
     def _told(self, child: Child, told: Told) -> None:
         for window in told.windows:
             self._run.window(window)
+            self._autoscaler.window(window)
         before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
         self._answered += max(0, told.report.answered - before)
         self._step(Reported(child.name, told.report))
@@ -306,6 +319,8 @@ class Supervisor:
 
     def _told_of(self, event: ReplicaEvent) -> None:
         self._run.say(event)
+        if isinstance(event, ReplicaReady):
+            self._autoscaler.started(event.seconds)
         if isinstance(event, ReplicaEnded) and self.core.closing:
             self._cut += event.in_flight
         self._say(line_of(event))
@@ -356,9 +371,9 @@ class Supervisor:
         """What the command line asks. Raises HookeError for what cannot be."""
         by = asked.by or "hooke serve"
         if asked.verb == "scale":
-            self.bounds = (asked.low, asked.high)
             wanted = min(max(self.core.wanted, asked.low), asked.high)
             self._step(Scale(wanted, by))
+            self._bind(asked.low, asked.high)
         elif asked.verb == "replace":
             if asked.replica not in self.core.members:
                 raise HookeError(
@@ -406,6 +421,7 @@ class Supervisor:
 
     def _close(self) -> None:
         self._aliases.close()
+        self._autoscaler.close()
         self._desk.close()
         for child in self._all():
             child.cut(time.monotonic())
