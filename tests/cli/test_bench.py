@@ -48,13 +48,15 @@ def bench(folder, *words, **environment):
 def test_a_service_of_a_file_is_started_measured_counted_and_ended(folder):
     done = bench(
         folder, "twice.py", "--data", "@rows.jsonl", "--rate", "40,80", "--for", "1s", "--with", "factor=3",
-        "--arrivals", "constant", "--json",
+        "--arrivals", "constant", "--report", "page.html", "--json",
     )  # fmt: skip
     facts = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
     assert [level["asked"] for level in facts["levels"]] == [40, 80]
     assert [level["requests"] for level in facts["levels"]] == [40, 80]
     assert facts["slo"] == {"percent": 99, "limit_s": 2}
+    page = (folder / "page.html").read_text()
+    assert "Twice/predict under load" in page and page.count("<circle") == 4 and "<script" not in page
     handled = facts["handled"]
     assert handled["consistent"] and handled["requests"] == handled["client"] == 10 + 48 + 96
     assert handled["rows"] == handled["requests"] * 2, "one row and three in turn"
@@ -181,6 +183,7 @@ def test_the_token_goes_with_each_request(folder):
             ["127.0.0.1:1", "--data", DATA, "--rate", "1", "--with", "a=1"],
             "--with is for the service of a file",
         ),
+        (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--report", "no/page.html"], "no such folder"),
         (["twic.py", "--data", DATA], "twic.py"),
         (["twice.py:Thrice", "--data", DATA], "Thrice"),
         (

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from hooke.charts.axes import axes_of
 from hooke.charts.frame import Frame
 from hooke.charts.lettering import text_width
 from hooke.charts.palette import COLOURS, GREY, INK, SHAPES
@@ -54,7 +55,7 @@ def _panel(frame: Frame, panel: Panel, picture: Picture) -> Iterator[Thing]:
     """Axes below, then ideal and plain call, bands, laws, bars and points, marks on the law."""
     head = panel.quantity if panel.y.percent else f"{panel.quantity} ({picture.unit_text})"
     yield Words(kind="head", x=frame.left, y=HEAD, text=head, colour=INK, size=TEXT)
-    yield from _axes(frame)
+    yield from axes_of(frame)
     for x, y in frame.inside(panel.ideal.n, panel.ideal.value):
         yield Stroke(kind="ideal", x=x, y=y, colour=GREY, width=1.0)
     if panel.plain is not None and panel.plain <= panel.y.high:
@@ -75,35 +76,6 @@ def _panel(frame: Frame, panel: Panel, picture: Picture) -> Iterator[Thing]:
     for mark in picture.marks:
         yield _sign(mark, float(frame.across(mark.n)), float(frame.down(mark.values[at])))
     yield from _points(frame, panel)
-
-
-def _axes(frame: Frame) -> Iterator[Thing]:
-    for tick in frame.y.ticks():
-        height = float(frame.down(tick))
-        if tick > frame.y.low or frame.y.logarithmic:
-            ends = np.array([frame.left, frame.right])
-            yield Stroke(kind="grid", x=ends, y=np.full(2, height), colour=GREY, width=0.6, opacity=0.2)
-        yield Words(
-            kind="tick", x=frame.left - 5, y=height + 2.7, text=frame.y.written(tick), colour=GREY, size=TEXT,
-            anchor="end",
-        )  # fmt: skip
-    corner = (
-        np.array([frame.left, frame.left, frame.right]),
-        np.array([frame.top, frame.bottom, frame.bottom]),
-    )
-    yield Stroke(kind="axis", x=corner[0], y=corner[1], colour=GREY, width=0.8)
-    for tick in frame.x.ticks():
-        x = float(frame.across(tick))
-        down = np.array([frame.bottom, frame.bottom + 3])
-        yield Stroke(kind="axis", x=np.full(2, x), y=down, colour=GREY, width=0.8)
-        yield Words(
-            kind="tick", x=x, y=frame.bottom + 12, text=frame.x.written(tick), colour=GREY, size=TEXT,
-            anchor="middle",
-        )  # fmt: skip
-    yield Words(
-        kind="label", x=frame.left + frame.width / 2, y=frame.bottom + 23, text=frame.x.label, colour=INK,
-        size=TEXT, anchor="middle",
-    )  # fmt: skip
 
 
 def _points(frame: Frame, panel: Panel) -> Iterator[Thing]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 import click
 
 from hooke.base.errors import UsageError
+from hooke.base.files import write_atomic
 from hooke.base.units import parse_seconds
-from hooke.cli.options import debug_option, json_option
+from hooke.charts.latency_terminal import drawn_load
+from hooke.cli.options import debug_option, is_unicode, json_option
 from hooke.cli.screens import EXIT_STOPPED
 from hooke.load.target import Target, parse_target
 from hooke.project.benching.bench import bench_file, bench_url, is_file
 from hooke.project.benching.facts import facts_of
 from hooke.project.benching.order import BenchOrder
 from hooke.project.benching.payload import arrivals_of, bodies_of
+from hooke.project.benching.picture import page_of, picture_of
 from hooke.project.benching.result import BenchResult, LevelResult
 from hooke.project.benching.text import level_line, sentences, table
 from hooke.serving.slo import parse_slo
@@ -29,6 +33,7 @@ __all__ = ["bench"]
 
 TOKEN = "HOOKE_TOKEN"  # noqa: S105 - the variable's name
 MOST_RATE = 1e6
+MOST_WIDE = 110
 _NOWHERE = Target(host="127.0.0.1", port=0, path="", tls=False)
 """Until the service of a file listens."""
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -83,9 +88,10 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="For the service of a file, as `hooke serve` has it.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the arrivals.")
+@click.option("--report", type=_FILE, metavar="FILE.html", help="Write a page with curve and table.")
 @json_option
 @debug_option
-def bench(*, target: str, as_json: bool, **asked: Any) -> int:
+def bench(*, target: str, as_json: bool, report: Path | None, **asked: Any) -> int:
     """Put a service under load, and find the highest rate at which it keeps its promise.
 
     Requests are sent when they are due, whether or not others were answered, and the time of each counts from then: what a
@@ -94,7 +100,11 @@ def bench(*, target: str, as_json: bool, **asked: Any) -> int:
     itself was too slow there is no figure. Ctrl-C shows what was measured so far.
     Exit codes: 0 a safe rate, or levels that were asked for and did not break it; 1 none, no figure, or counts that do not agree; 2 wrong usage; 130 stopped.
     """
+    if report is not None and not report.absolute().parent.is_dir():
+        raise UsageError(f"--report {report}: there is no such folder", mend="make it, or name another file")
     result = _measured(target, **asked)
+    if report is not None:
+        write_atomic(report, page_of(result).encode())
     if as_json:
         click.echo(json.dumps(facts_of(result), indent=2, allow_nan=False))
     else:
@@ -174,6 +184,12 @@ def _tell(order: BenchOrder, level: LevelResult) -> None:
 def _show(result: BenchResult) -> None:
     if result.levels:
         click.echo(table(result))
+        click.echo()
+    picture = picture_of(result)
+    if picture is not None and len(picture.series[0].rate) > 1:
+        colour = not os.environ.get("NO_COLOR")
+        width = min(shutil.get_terminal_size().columns, MOST_WIDE)
+        click.echo(drawn_load(picture, width=width, colour=colour, ascii_only=not is_unicode()))
         click.echo()
     for sentence in sentences(result):
         click.echo(sentence)

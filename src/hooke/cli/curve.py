@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from pathlib import Path
 
 import click
 
 from hooke.cli.naming import run_and_task
-from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.cli.options import complete_run, in_project, is_unicode, json_option, the_project
 from hooke.cli.screens import Session, command
 from hooke.project.curves import curve_of
 
@@ -48,12 +47,8 @@ def curve(
     if as_json:
         click.echo(json.dumps(found.facts(), indent=2))
         return 0
-    click.echo(found.text(colour=not os.environ.get("NO_COLOR"), plain=not _is_unicode()))
+    click.echo(found.text(colour=not os.environ.get("NO_COLOR"), plain=not is_unicode()))
     if not files:
         again = shlex.join(["hooke", "curve", name, *filter(None, [only]), "--save", "curve.svg"])
         click.echo(f"next: {command(again, where)}", err=True)
     return 0
-
-
-def _is_unicode() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") in {"utf8", "utf16", "utf32"}

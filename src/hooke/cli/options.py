@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from hooke.base.errors import UsageError
 from hooke.cli.screens import Session
 from hooke.project.folder import Project
 
-__all__ = ["complete_run", "debug_option", "in_project", "json_option", "the_project"]
+__all__ = ["complete_run", "debug_option", "in_project", "is_unicode", "json_option", "the_project"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,3 +61,8 @@ def complete_run(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     """Run ids that begin as typed, the newest first."""
     project = Project.find(ctx.params.get("project") or Path.cwd())
     return [CompletionItem(name) for name in project.runs.names() if name.startswith(incomplete)]
+
+
+def is_unicode() -> bool:
+    """Whether what is printed may be more than ASCII."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") in {"utf8", "utf16", "utf32"}

@@ -48,7 +48,9 @@ def bench_file(
     project = Project.find(file)
     with ServedFile(f"{file}:{declared.name}", words=words, timeout_s=declared.timeout_s) as served:
         target = parse_target(served.url)
-        made = dataclasses.replace(order, target=target, path=chosen, slo=slo)
+        made = dataclasses.replace(
+            order, target=target, path=chosen, slo=slo, name=f"{declared.name}{chosen}"
+        )
         result = _conducted(_with_requests(made, bodies, served.token), Usage(served.pid), tell)
     return dataclasses.replace(result, handled=served.handled(project))
 

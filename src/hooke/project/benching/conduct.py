@@ -165,7 +165,7 @@ def _cpu(report: Report) -> float:
 def _no_answer(order: BenchOrder, outcomes: Outcomes, report: Report) -> HookeError:
     """What is said of a first request that went wrong."""
     status = int(outcomes.status[~outcomes.answered][0])
-    url = f"{order.target.url().removesuffix(order.target.path)}{order.path}"
+    url = order.url
     said = _readable(report.said.get(status, ""))
     if status == Fate.REFUSED:
         return UsageError(

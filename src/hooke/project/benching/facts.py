@@ -16,7 +16,7 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
     """All of it; times are seconds, what is infinite or unknown is None."""
     order, safe, handled = result.order, result.safe, result.handled
     return {
-        "url": f"{order.target.url().removesuffix(order.target.path)}{order.path}",
+        "url": order.url,
         "slo": None if order.slo is None else {"percent": order.slo.percent, "limit_s": order.slo.limit_s},
         "arrivals": order.arrivals_name,
         "seed": order.seed,

@@ -34,6 +34,18 @@ class BenchOrder:
     """The highest rate that is tried."""
     ca: str = ""
     seed: int = 0
+    name: str = ""
+    """What is put under load, where it has a better name than its address."""
+
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        return f"{self.target.url().removesuffix(self.target.path)}{self.path}"
+
+    @property
+    def named(self) -> str:
+        """What is put under load."""
+        return self.name or self.url
 
     def ladder(self, lone_s: float) -> Ladder:
         """Where to begin: a quarter of what one request after the other would make."""
