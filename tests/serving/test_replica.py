@@ -312,6 +312,13 @@ class TestLife:
         await replica({"type": "http", "path": path, "method": verb, "headers": headers}, receive, send)
         return sent
 
+    async def until_it_runs(self, replica):
+        for _ in range(1000):
+            if replica.dispatch.batcher.running is not None:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("the model runs nothing")
+
     def test_not_ready_then_ready_then_draining(self):
         async def life():
             replica = Replica(service_of(Kinds))
@@ -337,6 +344,7 @@ class TestLife:
             model.hold.clear()
             body = msgspec.json.encode({"rows": [[1]]})
             first = asyncio.create_task(self.ask(replica, "/predict", body))
+            await self.until_it_runs(replica)
             gone = asyncio.Event()
             second = asyncio.create_task(self.ask(replica, "/predict", body, gone=gone))
             await asyncio.sleep(0.01)
@@ -348,6 +356,36 @@ class TestLife:
             assert (await first)[0]["status"] == 200
             assert model.calls == [1]
             assert replica.active == 0
+            replica.close()
+
+        asyncio.run(life())
+
+    def test_what_comes_in_one_turn_of_the_loop_goes_together(self):
+        async def life():
+            replica = Replica(service_of(Rows))
+            await replica.start(dict)
+            body = msgspec.json.encode({"rows": [[1]]})
+            asked = [asyncio.create_task(self.ask(replica, "/predict", body)) for _ in range(3)]
+            assert [(await one)[0]["status"] for one in asked] == [200, 200, 200]
+            assert replica.made.calls == [3]
+            replica.close()
+
+        asyncio.run(life())
+
+    def test_a_caller_who_goes_while_the_model_runs_is_not_waited_for(self):
+        async def life():
+            replica = Replica(service_of(Rows))
+            await replica.start(dict)
+            replica.made.hold.clear()
+            gone = asyncio.Event()
+            body = msgspec.json.encode({"rows": [[1]]})
+            asked = asyncio.create_task(self.ask(replica, "/predict", body, gone=gone))
+            await self.until_it_runs(replica)
+            gone.set()
+            assert await asked == []
+            assert replica.active == 0
+            replica.made.hold.set()
+            assert (await self.ask(replica, "/predict", body))[0]["status"] == 200
             replica.close()
 
         asyncio.run(life())

@@ -60,17 +60,25 @@ class Batched:
         self.batcher = Batcher(Limits(max_batch=64, max_waiting=2048))
         self.jobs = queue.SimpleQueue()
         self.loop = None
+        self.turning = False
         threading.Thread(target=self.work, daemon=True).start()
 
     async def __call__(self, scope, receive, send):
         rows = _rows.decode((await receive())["body"]).rows
         self.loop = self.loop or asyncio.get_running_loop()
         waiting = Waiting(rows, self.loop.create_future(), self.loop.time())
-        self.batcher.offer(waiting)
-        self.pump()
+        self.add(waiting)
         await answer(send, await waiting.future)
 
+    def add(self, waiting):
+        """It goes with what else this turn of the loop brings."""
+        self.batcher.offer(waiting)
+        if self.batcher.running is None and not self.turning:
+            self.turning = True
+            self.loop.call_soon(self.pump)
+
     def pump(self):
+        self.turning = False
         batch = self.batcher.take(self.loop.time())
         if batch is not None:
             self.jobs.put(batch)

@@ -49,8 +49,7 @@ class BatchedConnection(Connection):
         batched = BATCHED[0]
         waiting = Waiting(_rows.decode(body).rows, batched.loop.create_future(), batched.loop.time())
         waiting.future.add_done_callback(lambda future: self.write(future.result()))
-        batched.batcher.offer(waiting)
-        batched.pump()
+        batched.add(waiting)
 
 
 BATCHED: list[Batched] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, get_args, get_origin
 
 import numpy as np
@@ -70,6 +71,7 @@ def cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
     return bent
 
 
+@functools.cache
 def dtype_of(annotation: Any) -> np.dtype[Any] | None:
     """That of `NDArray[np.float32]`; None where it is open (`np.ndarray`, `NDArray[Any]`, `NDArray[np.floating]`)."""
     arguments = get_args(annotation)

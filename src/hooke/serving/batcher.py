@@ -102,10 +102,14 @@ class Batcher:
         elif request in self._late:
             self._late.remove(request)
 
+    def inside(self) -> list[Request]:
+        """All that were let in and have no end yet: those that run, the halves of failed batches, those that wait."""
+        running = self.running.requests if self.running else ()
+        return [*running, *(one for half in self._halves for one in half), *self._waiting]
+
     def expired(self, now: float) -> list[Request]:
         """Those past their deadline, waiting or running, which leave with this; each is told once."""
-        running = self.running.requests if self.running else ()
-        for request in [*running, *(one for half in self._halves for one in half), *self._waiting]:
+        for request in self.inside():
             self._leave_if_late(request, now)
         late = list(self._late)
         self._late.clear()

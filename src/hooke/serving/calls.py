@@ -46,9 +46,11 @@ class Calls:
         """What a method that is no generator returns, as JSON or as `write` makes it. Raises Problem, and CallerGone."""
         if method.kind is Kind.ASYNC and not method.rows:
             return await self._call_async(method, arguments, exchange, write or encode)
-        # The batcher keeps the deadline of what waits for it.
-        work = self.dispatch.call(method, arguments, write)
-        return await self._watched(work, exchange, method, math.inf)
+        try:
+            return await self.dispatch.call(method, arguments, write, exchange.receive)
+        except asyncio.CancelledError:
+            self._tell_if_closing(exchange)
+            raise
 
     async def _call_async(
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write
@@ -89,9 +91,12 @@ class Calls:
             self.dispatch.windows.late += 1
             raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None
         except asyncio.CancelledError:
-            if not exchange.terms.closing:
-                raise
-            # The server ends, and waits no longer: whoever asked is told, rather than left with a closed connection.
+            self._tell_if_closing(exchange)
+            raise
+
+    def _tell_if_closing(self, exchange: Exchange) -> None:
+        """The server ends, and waits no longer: whoever asked is told (503), rather than left with a closed connection."""
+        if exchange.terms.closing:
             self.cut += 1
             raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
 

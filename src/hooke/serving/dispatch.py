@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from hooke.serving.rows import (
     slices,
 )
 from hooke.serving.service import Service
+from hooke.serving.watching import CallerGone, Receive
 from hooke.serving.windows import Windows
 
 __all__ = ["Dispatch", "Tally", "Write"]
@@ -61,6 +62,9 @@ class _Call(Request):
     """For whom: the one request, or none where nobody says."""
     write: Write | None = None
     """None: as JSON."""
+    receive: Receive | None = None
+    """What tells that its caller has gone."""
+    listener: asyncio.Task[None] | None = None
     step: Callable[[], Any] | None = None
     """What runs instead of the method: the next item of a stream."""
 
@@ -83,27 +87,35 @@ class Dispatch:
         self._fired = 0.0
         """When the running batch was. By a clock of its own: uvloop's counts milliseconds, which a batch may not take."""
         self._sweeping = False
+        self._turning = False
         self._waiting = 0
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def call(self, method: Method, arguments: dict[str, Any], write: Write | None = None) -> Any:
+    def call(
+        self,
+        method: Method,
+        arguments: dict[str, Any],
+        write: Write | None = None,
+        receive: Receive | None = None,
+    ) -> Awaitable[Any]:
         """The answer as JSON, or as `write` makes it. Raises Problem: 422, 429 where too much waits, 500, 503, 504.
 
-        A cancelled caller's rows leave.
+        A cancelled caller's rows leave, and so do those of one who closes the connection that `receive` listens to: CallerGone.
         """
-        batched = bool(method.rows)
-        return await self._through(
+        batched, now = bool(method.rows), self._loop.time()
+        return self._through(
             _Call(
                 method=method,
                 arguments=arguments,
                 group=group_of(method, arguments) if batched else None,
                 rows=count_rows(method, arguments) if batched else 1,
                 write=write,
+                receive=receive,
                 future=self._loop.create_future(),
                 asked=ASKED.get(),
-                arrived=self._loop.time(),
-                deadline=self._loop.time() + self.declared.timeout_s,
+                arrived=now,
+                deadline=now + self.declared.timeout_s,
             )
         )
 
@@ -133,7 +145,10 @@ class Dispatch:
             backlog = self.batcher.backlog_s()
             raise Problem(429, "more requests wait than can be answered in time", retry_after_s=backlog)
         self._waiting += 1
-        self._pump()
+        if self.batcher.running is None and not self._turning:
+            # At the end of this turn of the loop: what other connections brought in the same turn goes with it.
+            self._turning = True
+            self._loop.call_soon(self._turn)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(self.sweep_s, self._sweep)
@@ -144,6 +159,12 @@ class Dispatch:
             raise
         finally:
             self._waiting -= 1
+            if call.listener is not None:
+                call.listener.cancel()
+
+    def _turn(self) -> None:
+        self._turning = False
+        self._pump()
 
     def _pump(self) -> None:
         """Fire what is to be fired, and see to be woken when more is."""
@@ -219,14 +240,27 @@ class Dispatch:
         return settled
 
     def _sweep(self) -> None:
-        for call in self.batcher.expired(self._loop.time()):
+        now = self._loop.time()
+        for call in self.batcher.expired(now):
             assert isinstance(call, _Call)
             problem = Problem(504, f"{call.method.name} gave no answer within {self.declared.timeout_s:g} s")
             self.windows.late += 1
             _settle(call, problem)
+        for call in self.batcher.inside():
+            assert isinstance(call, _Call)
+            # Only now: most have their answer long before, and a task for each would cost more than they do.
+            if call.receive is not None and call.listener is None and now - call.arrived >= self.sweep_s:
+                call.listener = self._loop.create_task(self._listen(call, call.receive))
         self._sweeping = self._waiting > 0
         if self._sweeping:
             self._loop.call_later(self.sweep_s, self._sweep)
+
+    async def _listen(self, call: _Call, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not call.future.done():
+            self.batcher.cancel(call)
+            call.future.set_exception(CallerGone())
 
 
 def _asked(calls: list[_Call]) -> tuple[Asked, ...]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-__all__ = ["CallerGone", "TooLate", "Watches", "begun"]
+__all__ = ["CallerGone", "Receive", "TooLate", "Watches", "begun"]
 
 Receive = Callable[[], Awaitable[Any]]
 
