@@ -19,6 +19,7 @@ __all__ = [
     "PlaceSettings",
     "PlanSettings",
     "RunSettings",
+    "ServiceSettings",
     "Settings",
     "ShowSettings",
     "StoreSettings",
@@ -78,6 +79,14 @@ class PlaceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """`[services.NAME]`: a service, by the name of its class."""
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """`[services.NAME.with]`: what its `setup` takes, as `model = "flights@champion"`. `--with` goes before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSettings:
     """`[plan]`: where a pipeline could run, for `plan`."""
 
@@ -114,6 +123,7 @@ class Settings:
     plan: PlanSettings = field(default_factory=PlanSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     places: Mapping[str, PlaceSettings] = field(default_factory=dict)
+    services: Mapping[str, ServiceSettings] = field(default_factory=dict)
 
 
 def read_settings(folder: Path) -> Settings:
@@ -127,6 +137,7 @@ def read_settings(folder: Path) -> Settings:
         raise ConfigError(f"{path} is not valid TOML", why=str(error)) from error
     refuse_unknown(path, "", table, [f.name for f in fields(Settings)])
     places = _table(path, "places", table.get("places", {}))
+    services = _table(path, "services", table.get("services", {}))
     return Settings(
         store=_store(path, table.get("store", {})),
         journal=_journal(path, table.get("journal", {})),
@@ -135,6 +146,7 @@ def read_settings(folder: Path) -> Settings:
         plan=_plan(path, table.get("plan", {})),
         tracking=_tracking(path, table.get("tracking", {})),
         places={name: _place(path, f"places.{name}", values) for name, values in places.items()},
+        services={name: _service(path, f"services.{name}", values) for name, values in services.items()},
     )
 
 
@@ -201,6 +213,12 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
     if made.workers is not None and made.workers < 1:
         raise ConfigError(f"{path}: {name}.workers = {made.workers}", mend="give a number from 1")
     return made
+
+
+def _service(path: Path, name: str, values: Any) -> ServiceSettings:
+    table = _table(path, name, values)
+    refuse_unknown(path, f"{name}.", table, ["with"])
+    return ServiceSettings(given=_table(path, f"{name}.with", table.get("with", {})))
 
 
 def _store(path: Path, values: Any) -> StoreSettings:

@@ -1,0 +1,93 @@
+"""What `setup` takes: from `--with`, else from hooke.toml; what does not fit is refused where it is written."""
+
+import re
+
+import numpy as np
+import pytest
+
+from hooke import ConfigError, UsageError, service
+from hooke.cli.bindings import bindings
+from hooke.models.names import Wanted
+from hooke.project.folder import Project
+from hooke.serving.service import service_of
+
+
+@service
+class Delay:
+    def setup(self, model, threshold: float = 1.0, names: list[str] | None = None, label: str = ""):
+        self.model = model
+
+    def predict(self, rows: list) -> list:
+        return rows
+
+
+@service
+class Open:
+    def setup(self, **others):
+        self.others = others
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+
+def project(folder, text, name="Delay"):
+    (folder / "hooke.toml").write_text(f"[services.{name}.with]\n{text}\n")
+    return Project.find(folder)
+
+
+def test_the_file_says_what_the_command_line_does_not(tmp_path):
+    where = project(tmp_path, 'model = "flights@champion"\nthreshold = 15\nnames = ["a"]\nlabel = "7"')
+    found = bindings(service_of(Delay), [], where)
+    assert found == {
+        "model": Wanted(name="flights", alias="champion"),
+        "threshold": 15.0,
+        "names": ["a"],
+        "label": "7",
+    }
+    found = bindings(service_of(Delay), ["model=flights:3", "threshold=2"], where)
+    assert (found["model"], found["threshold"], found["names"]) == (
+        Wanted(name="flights", number=3),
+        2.0,
+        ["a"],
+    )
+
+
+def test_another_service_takes_nothing_of_it(tmp_path):
+    assert bindings(service_of(Open), [], project(tmp_path, 'model = "flights@champion"')) == {}
+    found = bindings(service_of(Open), [], project(tmp_path, 'any = "flights"', "Open"))
+    assert found == {"any": Wanted(name="flights")}
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "mend"),
+    [
+        (
+            'modle = "flights"',
+            r"unknown key services\.Delay\.with\.modle",
+            r"did you mean services\.Delay\.with\.model",
+        ),
+        ("model = 3", r"services\.Delay\.with\.model: 3 names no model", "flights@champion"),
+        ('model = "a b"', r"services\.Delay\.with\.model: 'a b' names no model", "NAME"),
+        ('threshold = "much"', r"services\.Delay\.with\.threshold: ", ""),
+        ("threshold = [1]", r"services\.Delay\.with\.threshold = \[1\] is not as ", ""),
+        ("names = 3", r"services\.Delay\.with\.names = 3 is not as ", ""),
+    ],
+)
+def test_what_does_not_fit_names_the_file_and_the_key(tmp_path, text, said, mend):
+    with pytest.raises(ConfigError, match=said) as refused:
+        bindings(service_of(Delay), [], project(tmp_path, text))
+    assert "hooke.toml" in refused.value.what
+    assert re.search(mend, refused.value.mend)
+
+
+def test_other_keys_are_refused(tmp_path):
+    (tmp_path / "hooke.toml").write_text("[services.Delay]\nwiht = {}\n")
+    with pytest.raises(ConfigError, match=r"services\.Delay\.wiht") as refused:
+        Project.find(tmp_path)
+    assert "did you mean services.Delay.with" in refused.value.mend
+
+
+def test_options_are_checked_as_before(tmp_path):
+    for given in (["model"], ["model="], ["model=a", "model=b"], ["threshold=x"]):
+        with pytest.raises(UsageError, match="--with"):
+            bindings(service_of(Delay), given, Project.find(tmp_path))
