@@ -21,8 +21,12 @@ JSON = (b"content-type", b"application/json")
 INFERENCE = "/v2"
 """Where the paths of the Open Inference Protocol begin."""
 _CLOSE = ((b"connection", b"close"),)
-READ_ON = 16 << 10
-"""Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed."""
+READ_ON = 16 << 20
+"""Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed.
+
+A connection that is closed while bytes come is reset, which may reach a front before the answer does: whoever asked would be told
+of a replica that ended. What is thrown away takes no memory.
+"""
 
 
 @dataclass(slots=True)

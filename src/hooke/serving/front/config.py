@@ -80,8 +80,12 @@ def _cluster(settings: FrontSettings) -> dict[str, Any]:
         "ignore_health_on_host_removal": True,
         "connect_timeout": CONNECT_TIMEOUT,
         "load_balancing_policy": _least_request(),
-        # Never to a replica that is known to be bad, however few others there are: by default below half of them all get some.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            # Never to a replica that is known to be bad: by default, with less than half of them good, all get some.
+            "healthy_panic_threshold": {"value": 0},
+            # That a replica leaves, or is set aside, is to count now. By default such news waits for up to a second.
+            "update_merge_window": "0s",
+        },
         "circuit_breakers": {"thresholds": [_circuit(settings)]},
         "outlier_detection": _outliers(),
         "typed_extension_protocol_options": {
@@ -97,8 +101,9 @@ def _cluster(settings: FrontSettings) -> dict[str, Any]:
 def _least_request() -> dict[str, Any]:
     policy = typed(
         "extensions.load_balancing_policies.least_request.v3.LeastRequest",
-        # All replicas are looked at, not two drawn ones: there are few of them.
-        selection_method="FULL_SCAN",
+        # The less busy of two drawn ones. A scan of all finds the same one each time: a dead replica is never busy, so each further
+        # try would find it again (319 of 1,044 requests failed in a test).
+        choice_count=2,
         locality_lb_config={},
     )
     return {"policies": [{"typed_extension_config": {"name": "least_request", "typed_config": policy}}]}

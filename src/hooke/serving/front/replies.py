@@ -20,7 +20,6 @@ def replies(settings: FrontSettings) -> dict[str, Any]:
         # 502 and not 503: unlike with those above the request may have been done.
         _mapper(_flag("UC"), 502, "the replica ended before its answer; what was asked may have been done"),
         _mapper(_flag("UT"), 504, f"no answer within {settings.timeout_s:g} s"),
-        _mapper(_flag("RL"), 429, f"more than {settings.rate_limit} requests a second", retry_after_s=1),
     ]
     statuses = [
         _mapper(_status(413), 413, f"the body is larger than {settings.body_limit} bytes"),
@@ -29,27 +28,32 @@ def replies(settings: FrontSettings) -> dict[str, Any]:
             431,
             f"the headers are more than {settings.most_headers}, or longer than {settings.header_limit_kb} KiB",
         ),
+        _mapper(_status(429), 429, f"more than {settings.rate_limit} requests a second", retry_after_s=1),
         _mapper(_status(408), 408, "the request did not arrive in time"),
         _mapper(_status(426), 426, "HTTP/1.1 is spoken here, and nothing older"),
+        _mapper(_status(403), 403, "no connection becomes one of another protocol here"),
+        # A coding of the body that is not known is the caller's fault, and is told as one.
+        _mapper(_status(501), 400, "a body has no transfer-encoding but chunked: %RESPONSE_CODE_DETAILS%"),
         _mapper(_status(400), 400, "this is not taken as a request of HTTP/1.1: %RESPONSE_CODE_DETAILS%"),
     ]
-    rest = _format("%LOCAL_REPLY_BODY%", "%RESPONSE_CODE_DETAILS%")
-    return {"mappers": [*flags, *statuses], "body_format": rest}
+    rest = {"status": "%RESPONSE_CODE%", "detail": "%RESPONSE_CODE_DETAILS%"}
+    return {"mappers": [*flags, *statuses], "body_format": _format(rest)}
 
 
 def _mapper(which: dict[str, Any], status: int, detail: str, *, retry_after_s: int = 0) -> dict[str, Any]:
     made: dict[str, Any] = {
         "filter": which,
         "status_code": status,
-        "body_format_override": _format(detail, HTTPStatus(status).phrase),
+        "body_format_override": _format(
+            {"title": HTTPStatus(status).phrase, "status": "%RESPONSE_CODE%", "detail": detail}
+        ),
     }
     if retry_after_s:
         made["headers_to_add"] = [{"header": {"key": "retry-after", "value": str(retry_after_s)}}]
     return made
 
 
-def _format(detail: str, title: str) -> dict[str, Any]:
-    document = {"title": title, "status": "%RESPONSE_CODE%", "detail": detail}
+def _format(document: dict[str, str]) -> dict[str, Any]:
     return {"json_format": document, "content_type": "application/problem+json"}
 
 
