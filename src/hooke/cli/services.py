@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.cli.commands import Commands
 from hooke.cli.options import in_project, json_option, the_project
@@ -19,7 +19,7 @@ from hooke.cli.serve import serve
 from hooke.cli.several import whole_range
 from hooke.project.supervising.asked import ask
 from hooke.project.supervising.messages import Asked
-from hooke.project.supervising.service_folder import FRONT, ServiceFolder, find_service
+from hooke.project.supervising.service_folder import FRONT, SERVICE, ServiceFolder, find_service
 from hooke.project.supervising.stopping import end_what_is_left
 from hooke.project.table import aligned
 
@@ -115,7 +115,12 @@ def logs(session: Session, *, service: str, replica: str, follow: bool, project:
     where = the_project(session, project)
     folder = find_service(where, service, verb="logs", running=False)
     record = folder.record()
-    assert record is not None, "a service that is found has a record"
+    if record is None:
+        raise HookeError(
+            f"what is known of {folder.name} is damaged",
+            where=str(folder.path / SERVICE),
+            mend="serve it again, which writes it anew; its logs lie below .hooke/runs",
+        )
     told: dict[Path, int] = {}
     count = 0
     while True:

@@ -254,6 +254,33 @@ def test_a_new_supervisor_goes_on_with_what_a_killed_one_left(supervised, load):
     assert second.end() == 0
 
 
+def test_a_new_supervisor_of_another_file_rolls_that_out_also_where_paths_are_long(load, tmp_path):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    (folder / "delays.py").write_text(SERVICE)
+    words = ("--replicas", "1", "--lease", "20", "--healthy", "1")
+    first, second = Supervised(folder, *words), None
+    try:
+        first.until_ready(1)
+        asking = load(first, factors="2,3")
+        first.process.kill()
+        first.process.wait()
+        (folder / "delays.py").write_text(SERVICE.replace("row * self.factor", "row * (self.factor + 1)"))
+        second = Supervised(folder, *words)
+        second.until("rolled out: delays.py:Delay")
+        second.until_ready(1)
+        assert post(second, "/predict", {"rows": [1]}) == [3]
+        counted = asking.end()
+        assert counted["failed"] == {}
+        assert counted["right"] > 50
+        assert second.end() == 0
+    finally:
+        for one in filter(None, (first, second)):
+            one.process.kill()
+            one.process.wait()
+        end_all(folder)
+
+
 def test_a_model_that_hangs_and_a_loop_that_is_blocked_are_found_though_the_process_lives(supervised, folder):
     (folder / "slow.py").write_text(SERVICE.replace('timeout="10s"', 'timeout="1s"'))
     service = supervised("--replicas", "2", file="slow.py")

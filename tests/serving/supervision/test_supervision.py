@@ -18,6 +18,7 @@ from hooke.serving.supervision.exchange import (
     RollOut,
     Scale,
     Start,
+    Tell,
     Terminate,
     Tick,
 )
@@ -233,13 +234,16 @@ def test_scaling_says_its_reason_and_the_newest_leave():
 def test_what_runs_already_is_adopted_and_counted():
     core = Supervision(RULES, generation="a", wanted=2)
     adopted = tuple(
-        Adopted(name=str(number), generation="a", report=Report(state="ready")) for number in (4, 7)
+        Adopted(name=str(number), generation="a", report=Report(state="ready"), age_s=60.0)
+        for number in (4, 7)
     )
     actions = core.step(Begin(adopted=adopted), 0.0)
     assert actions[0] == Publish(("4", "7"))
     assert not [action for action in actions if isinstance(action, Start)]
-    core.step(Exited(name="4"), 1.0)
-    assert "8" in core.members
+    assert not [action for action in actions if isinstance(action, Tell)], "it was ready before"
+    told = [action.event for action in core.step(Exited(name="4"), 1.0) if isinstance(action, Tell)]
+    assert told[0].seconds == 61.0
+    assert "8" in core.members, "and it is replaced at once, as it had been healthy"
 
 
 def test_adopted_ones_of_another_generation_serve_until_the_new_ones_do():

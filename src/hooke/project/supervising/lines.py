@@ -53,6 +53,8 @@ def _ended(event: ReplicaEnded) -> str:
         return f"replica {event.replica} ended after {after}, with nothing left to answer"
     lost = f"; {_requests(event.in_flight)} had no answer from it" if event.in_flight else ""
     tail = "".join(f"\n    | {line}" for line in event.log_tail)
+    if event.cause.startswith("cut by "):
+        return f"replica {event.replica} was ended after {after}, {event.cause.partition(';')[0]}{lost}"
     return f"replica {event.replica} died after {after}: {event.cause}{lost}{tail}"
 
 

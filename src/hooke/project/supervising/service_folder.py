@@ -18,6 +18,7 @@ from hooke.project.folder import Project
 
 __all__ = [
     "FRONT",
+    "SERVICE",
     "ChildRecord",
     "ServiceFolder",
     "ServiceRecord",

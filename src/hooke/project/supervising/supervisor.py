@@ -312,7 +312,8 @@ class Supervisor:
                     f"replica {record.name} of an earlier supervisor does not answer: pid {record.pid} is ended"
                 )
                 continue
-            found.append(Adopted(name=record.name, generation=record.generation, report=report))
+            age_s = max(0.0, time.time() - record.started_at)
+            found.append(Adopted(name=record.name, generation=record.generation, report=report, age_s=age_s))
             facts = {name: getattr(record, name) for name in ("generation", "pid", "port")}
             self._told_of(ReplicaAdopted(replica=record.name, **facts))
         return tuple(found)
@@ -326,7 +327,9 @@ class Supervisor:
         self._say(line_of(event))
 
     def _say_answering(self, names: tuple[str, ...]) -> None:
-        said = f"{len(names)} of {self.core.wanted} replicas answer"
+        wanted = self.core.wanted
+        more = f"{len(names)} replicas answer, {wanted} wanted"
+        said = more if len(names) > wanted else f"{len(names)} of {wanted} replicas answer"
         if said == self._said or self.core.closing or not (names or self._said):
             return
         if not self._said:

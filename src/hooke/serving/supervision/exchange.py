@@ -43,11 +43,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """A replica that an earlier supervisor started and that still runs."""
+    """A replica that an earlier supervisor started and that still runs, for `age_s` seconds by now."""
 
     name: str
     generation: str
     report: Report
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,14 +140,13 @@ class Supervision:
     def _begin(self, event: Begin, now: float) -> None:
         self._began = True
         for one in event.adopted:
-            member = Member(name=one.name, generation=one.generation, started=now, since=now, heard=now)
+            started = now - one.age_s
+            member = Member(name=one.name, generation=one.generation, started=started, since=now, heard=now)
             self.members[one.name] = member
             self._last_name = max(self._last_name, _number(one.name))
+            if one.report.state == READY:  # since before anybody here looked
+                member.phase, member.ready_at, self.ever_ready = Phase.READY, now - self.rules.healthy_s, True
             self._take(member, one.report, now)
-            if member.ready_at is not None:
-                member.ready_at = (
-                    now - self.rules.healthy_s
-                )  # it has been ready since before anybody here looked
         others = [member.generation for member in self.ready() if member.generation != self.generation]
         if others:
             new, self.generation = self.generation, others[0]
@@ -190,7 +189,7 @@ class Supervision:
         if member is None:
             return
         alive = member.phase in (Phase.STARTING, Phase.READY)
-        cause = ended_by(event.exit_code)
+        cause = ended_by(event.exit_code, asked=member.phase is Phase.KILLED)
         lost = member.report.in_flight if member.phase is not Phase.STARTING else 0
         asked = member.phase is Phase.ENDING or (member.phase is Phase.LEAVING and not lost)
         expected = asked and event.exit_code in (0, None, -SIGTERM) and not member.ill
@@ -235,7 +234,7 @@ class Supervision:
         self.closing = self.closing or event.by
         self._front_drained = True
         for member in self.members.values():
-            member.ended_for = member.ended_for or event.by
+            member.ended_for = member.ended_for or f"cut by {event.by}"
             self._kill(member, now)
 
     # -- what follows ------------------------------------------------------------------------------
