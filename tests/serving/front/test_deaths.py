@@ -124,7 +124,7 @@ def test_a_stream_outlasts_the_deadline_and_comes_as_it_is_made(tmp_path):
 ALONE = """
 import sys, time
 from pathlib import Path
-from hooke.base.processes import with_parent
+from hooke.base.with_parent import with_parent
 from hooke.serving.front.envoy import Front
 from hooke.serving.front.settings import FrontSettings
 front = Front(FrontSettings(service="Alone", folder=Path(sys.argv[1])), prefix=with_parent())
