@@ -13,7 +13,7 @@ from hooke.cli.bindings import bindings
 from hooke.cli.exposure import exposure_options
 from hooke.cli.options import debug_option
 from hooke.cli.screens import Session, command
-from hooke.cli.several import keep_several, several_options, wish_of
+from hooke.cli.several import keep_several, law_told, several_options, wish_of
 from hooke.project.folder import Project
 from hooke.project.serving import load_service, serve_here
 from hooke.serving.contexts import RequestIds
@@ -69,10 +69,7 @@ def serve(
     click.echo(f"drained: {done.answered} requests answered{mean}", err=True)
     if done.cut:
         click.echo(f"{done.cut} requests had no answer in time and were cut", err=True)
-    if done.batches and declared.max_batch:
-        from hooke.project.service_report import law_lines, read_service  # SciPy takes half a second
-
-        for line in law_lines(read_service(project.runs.folder(done.run)), lacking=False):
-            click.echo(line, err=True)
+    if done.batches:
+        law_told(declared, project, done.run)
     click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return 1 if done.cut else 0

@@ -21,7 +21,7 @@ from hooke.serving.service import Service
 from hooke.serving.supervision.lease import LEASE_S
 from hooke.serving.supervision.member import Rules
 
-__all__ = ["keep_several", "several_options", "whole_range", "wish_of"]
+__all__ = ["keep_several", "law_told", "several_options", "whole_range", "wish_of"]
 
 _OPTIONS = (
     click.option(
@@ -81,6 +81,15 @@ def wish_of(declared: Service, exposure: Exposure, several: Mapping[str, Any]) -
     )
 
 
+def law_told(declared: Service, project: Project, run: str) -> None:
+    """Say what the run of a service showed of its batches, if it showed enough."""
+    if declared.max_batch:
+        from hooke.project.service_report import law_lines, read_service  # SciPy takes half a second
+
+        for line in law_lines(read_service(project.runs.folder(run)), lacking=False):
+            click.echo(line, err=True)
+
+
 def keep_several(
     declared: Service, path: Path, project: Project, bound: Mapping[str, Any], wish: Wish
 ) -> int:
@@ -93,5 +102,6 @@ def keep_several(
     click.echo(f"ended: {done.answered} requests answered", err=True)
     if done.cut:
         click.echo(f"{done.cut} requests were cut at the end", err=True)
+    law_told(declared, project, done.run)
     click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return EXIT_FAILED if done.cut else 0

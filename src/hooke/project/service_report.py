@@ -31,7 +31,7 @@ MOST_ROWS = 12
 """Stretches of time in the table."""
 MOST_EVENTS = 30
 """Of replicas; `--json` has all."""
-COLUMNS = ("until", "for", "requests/s", "at once", "mean batch", "busy", "over SLO", "not answered")
+COLUMNS = ("until", "for", "replicas", "requests/s", "at once", "mean batch", "busy", "over SLO", "not answered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +256,7 @@ def _cells(row: tuple[BatchWindow, int]) -> tuple[str, ...]:
     return (
         moment(window.at),
         format_seconds(window.seconds),
+        str(replicas),
         f"{window.requests / seconds:.3g}",
         f"{window.request_s / seconds:.2g}",
         f"{window.rows / window.batches:.1f}" if window.batches else "",
