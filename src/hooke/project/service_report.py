@@ -31,7 +31,17 @@ MOST_ROWS = 12
 """Stretches of time in the table."""
 MOST_EVENTS = 30
 """Of replicas; `--json` has all."""
-COLUMNS = ("until", "for", "replicas", "requests/s", "at once", "mean batch", "busy", "over SLO", "not answered")
+COLUMNS = (
+    "until",
+    "for",
+    "replicas",
+    "requests/s",
+    "at once",
+    "mean batch",
+    "busy",
+    "over SLO",
+    "not answered",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
