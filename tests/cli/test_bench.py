@@ -108,6 +108,28 @@ def test_the_search_ends_at_a_rate_that_holds_where_answers_are_refused_above(fo
     assert broken and all(level["refused"]["429"] > 0 and not level["failed"] for level in broken)
 
 
+def test_safe_rates_of_several_replicas_are_a_study(folder):
+    done = bench(
+        folder, "twice.py", "--data", DATA, "--rate", "200", "--for", "1s", "--slo", "p90 < 3s", "--replicas", "1,2", "--json"
+    )  # fmt: skip
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert [result["replicas"] for result in facts["results"]] == [1, 2]
+    assert all(
+        result["handled"]["consistent"] and result["safe"]["rate"] == 200 for result in facts["results"]
+    )
+
+    def hooke(*words):
+        command = [sys.executable, "-m", "hooke", *words]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+    shown = hooke("show", facts["study"])
+    assert shown.returncode == 0 and "predict of Twice" in shown.stdout and "COST" not in shown.stdout
+    curve = hooke("curve", facts["study"])
+    assert curve.returncode == 1 and "measure at N = 4" in curve.stderr, "two N are no law"
+    assert facts["study"] in hooke("runs").stdout
+
+
 def test_a_promise_that_a_lone_request_breaks_is_never_met(folder):
     with serving(Known(latency_s=0.05)) as port:
         done = bench(folder, f"127.0.0.1:{port}", "--data", DATA, "--slo", "p99 < 20ms")

@@ -39,7 +39,12 @@ def test_whatever_the_levels_say_it_ends_and_the_safe_rate_was_held(first, verdi
     if safe.low is not None:
         assert dict(seen)[safe.low] is HELD
         assert safe.low < safe.high
-        assert all(verdict is HELD for rate, verdict in dict(seen).items() if rate < safe.low)
+        assert all(verdict is not BROKEN for rate, verdict in dict(seen).items() if rate < safe.low)
+
+
+def test_a_rate_that_surely_held_speaks_for_lower_ones_that_few_requests_left_unclear():
+    assert safe_rate([(200.0, UNCLEAR), (400.0, HELD), (800.0, UNCLEAR)]).low == 400
+    assert safe_rate([(200.0, BROKEN), (400.0, HELD)]).low is None
 
 
 def test_one_hiccup_is_not_believed():

@@ -12,20 +12,23 @@ from typing import Any
 
 import click
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.units import parse_seconds
 from hooke.charts.latency_terminal import drawn_load
 from hooke.cli.options import debug_option, is_unicode, json_option
-from hooke.cli.screens import EXIT_STOPPED
+from hooke.cli.screens import EXIT_STOPPED, Session, command
 from hooke.load.target import Target, parse_target
-from hooke.project.benching.bench import bench_file, bench_url, is_file
-from hooke.project.benching.facts import facts_of
+from hooke.project.benching.bench import bench_file, bench_replicas, bench_url, is_file
+from hooke.project.benching.facts import sweep_facts
 from hooke.project.benching.order import BenchOrder
 from hooke.project.benching.payload import arrivals_of, bodies_of
 from hooke.project.benching.picture import page_of, picture_of
 from hooke.project.benching.result import BenchResult, LevelResult
+from hooke.project.benching.sweep import Sweep
 from hooke.project.benching.text import level_line, sentences, table
+from hooke.project.curves import curve_of
+from hooke.project.folder import Project
 from hooke.serving.slo import parse_slo
 from hooke.serving.tokens import read_token
 
@@ -34,6 +37,7 @@ __all__ = ["bench"]
 TOKEN = "HOOKE_TOKEN"  # noqa: S105 - the variable's name
 MOST_RATE = 1e6
 MOST_WIDE = 110
+MOST_REPLICAS = 1000
 _NOWHERE = Target(host="127.0.0.1", port=0, path="", tls=False)
 """Until the service of a file listens."""
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -87,11 +91,17 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="NAME=VALUE",
     help="For the service of a file, as `hooke serve` has it.",
 )
+@click.option(
+    "--replicas",
+    metavar="N,N,...",
+    help="For the service of a file: this many behind Envoy; several N, and a law.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the arrivals.")
 @click.option("--report", type=_FILE, metavar="FILE.html", help="Write a page with curve and table.")
 @json_option
 @debug_option
-def bench(*, target: str, as_json: bool, report: Path | None, **asked: Any) -> int:
+@click.pass_obj
+def bench(session: Session, *, target: str, as_json: bool, report: Path | None, **asked: Any) -> int:
     """Put a service under load, and find the highest rate at which it keeps its promise.
 
     Requests are sent when they are due, whether or not others were answered, and the time of each counts from then: what a
@@ -102,16 +112,18 @@ def bench(*, target: str, as_json: bool, report: Path | None, **asked: Any) -> i
     """
     if report is not None and not report.absolute().parent.is_dir():
         raise UsageError(f"--report {report}: there is no such folder", mend="make it, or name another file")
-    result = _measured(target, **asked)
+    done = _measured(target, **asked)
+    if is_file(target):
+        session.project = Project.find(Path(target.partition(":")[0]))
     if report is not None:
-        write_atomic(report, page_of(result).encode())
+        write_atomic(report, page_of(done.results).encode())
     if as_json:
-        click.echo(json.dumps(facts_of(result), indent=2, allow_nan=False))
+        click.echo(json.dumps(sweep_facts(done), indent=2, allow_nan=False))
     else:
-        _show(result)
-    if result.stopped:
+        _show_all(done, session)
+    if done.stopped:
         return EXIT_STOPPED
-    return 0 if result.kept and result.consistent else 1
+    return 0 if all(result.kept and result.consistent for result in done.results) else 1
 
 
 def _measured(
@@ -120,18 +132,20 @@ def _measured(
     data: str | None,
     token_file: Path | None,
     allowed: tuple[str, ...],
-    given: tuple[str, ...],
     path: str,
     **asked: Any,
-) -> BenchResult:
+) -> Sweep:
+    given, replicas = asked.pop("given"), _counts(asked.pop("replicas"))
     of_file = is_file(target)
     if of_file and (token_file or allowed):
         raise UsageError(
             "--token-file and --allow are for a service that runs; that of a file is started here",
             mend="leave them out",
         )
-    if given and not of_file:
-        raise UsageError("--with is for the service of a file", mend="leave it out, or name a FILE.py")
+    if (given or replicas) and not of_file:
+        raise UsageError(
+            "--with and --replicas are for the service of a file", mend="leave them out, or name a FILE.py"
+        )
     address = _NOWHERE if of_file else parse_target(target, allowed=allowed)
     order = _order(address, path=path, **asked)
     if data is None:
@@ -140,12 +154,20 @@ def _measured(
             mend="give the body of a request: --data '{\"rows\": [[1, 2]]}', or --data @FILE",
         )
     bodies = bodies_of(data)
-    if of_file:
-        words = [word for each in given for word in ("--with", each)]
-        with contextlib.redirect_stdout(sys.stderr):
-            return bench_file(order, bodies, entry=target, words=words, path=path, tell=_tell)
-    token = read_token(token_file) if token_file else os.environ.get(TOKEN, "")
-    return bench_url(order, bodies, token=token, tell=_tell)
+    if not of_file:
+        token = read_token(token_file) if token_file else os.environ.get(TOKEN, "")
+        return Sweep(results=(bench_url(order, bodies, token=token, tell=_tell),), study="")
+    words = [word for each in given for word in ("--with", each)]
+
+    def measure(count: int | None) -> BenchResult:
+        if count is not None:
+            click.echo(f"{count} replica{'s' if count != 1 else ''} behind Envoy", err=True)
+        return bench_file(order, bodies, entry=target, words=words, path=path, tell=_tell, replicas=count)
+
+    with contextlib.redirect_stdout(sys.stderr):
+        if replicas:
+            return bench_replicas(replicas, measure, entry=target)
+        return Sweep(results=(measure(None),), study="")
 
 
 def _order(  # noqa: PLR0913 - the options
@@ -181,6 +203,21 @@ def _tell(order: BenchOrder, level: LevelResult) -> None:
     click.echo(level_line(level, order.slo), err=True)
 
 
+def _show_all(done: Sweep, session: Session) -> None:
+    for result in done.results:
+        if len(done.results) > 1:
+            click.echo(f"\n{result.replicas} replica{'s' if result.replicas != 1 else ''}")
+        _show(result)
+    if done.study and session.project is not None:
+        click.echo()
+        try:
+            curve = curve_of(session.project.runs, done.study)
+            click.echo(curve.text(colour=not os.environ.get("NO_COLOR"), plain=not is_unicode()))
+        except NotEnoughData as refusal:
+            click.echo(f"no law over replicas yet: {refusal}")
+        click.echo(f"next: {command(f'hooke curve {done.study}', session.project)}", err=True)
+
+
 def _show(result: BenchResult) -> None:
     if result.levels:
         click.echo(table(result))
@@ -193,6 +230,16 @@ def _show(result: BenchResult) -> None:
         click.echo()
     for sentence in sentences(result):
         click.echo(sentence)
+
+
+def _counts(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = text.split(",")
+    found = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(found) < len(parts) or not all(1 <= each <= MOST_REPLICAS for each in found):
+        raise UsageError(f"--replicas {text} is no list of numbers", mend="--replicas 2, or --replicas 1,2,4")
+    return found
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

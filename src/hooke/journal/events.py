@@ -310,7 +310,7 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     task: str = ""
     """Empty where the whole pipeline is measured."""
     unit: str = "items"
-    """What throughput counts: `items` of the task, or `runs` of the pipeline."""
+    """What throughput counts: `items` of the task, `runs` of the pipeline, or `requests` of a service by N replicas."""
     key: str = ""
     """A hash of code, parameters, machine and design: studies of equal key answer the same question."""
     shown: dict[str, str] = {}

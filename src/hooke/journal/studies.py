@@ -34,10 +34,17 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rounds(self) -> int:
-        """How many rounds are whole: each N, or size, once, and the plain calls once."""
+        """How many rounds are whole: each N, or size, once, and the plain calls once where there are any."""
         levels = len(self.started.sizes or self.started.levels)
         counts = Counter(each.repeat for each in self.measured)
+        if self.of_service:
+            return sum(number == levels for number in counts.values())
         return sum(counts[each.repeat] == levels for each in self.plain)
+
+    @property
+    def of_service(self) -> bool:
+        """Whether N counts replicas; there are no plain calls to compare with then."""
+        return self.started.unit == "requests"
 
     @property
     def complete(self) -> bool:

@@ -77,10 +77,15 @@ def _settled(seen: Sequence[Seen]) -> dict[float, Verdict]:
 
 
 def _bracket(seen: Sequence[Seen]) -> tuple[float | None, float]:
-    """The highest rate that held below all that did not, and the lowest that did not."""
+    """The highest rate that held below all that broke, and the lowest above it that did not hold."""
     settled = _settled(seen)
-    high = min((rate for rate, verdict in settled.items() if verdict is not Verdict.HELD), default=math.inf)
-    low = max(
-        (rate for rate, verdict in settled.items() if verdict is Verdict.HELD and rate < high), default=None
-    )
-    return low, high
+    broken = min((rate for rate, verdict in settled.items() if verdict is Verdict.BROKEN), default=math.inf)
+    held = [rate for rate, verdict in settled.items() if verdict is Verdict.HELD and rate < broken]
+    low = max(held, default=None)
+    # One that few requests left unclear does not speak against a higher one that surely held.
+    others = [
+        rate
+        for rate, verdict in settled.items()
+        if verdict is not Verdict.HELD and (low is None or rate > low)
+    ]
+    return low, min(others, default=math.inf)

@@ -141,7 +141,7 @@ class Sender:
                 self._send(connection, request)
                 return
         self._pending.append(request)
-        if not self._open_more():
+        if not self._open_more() and self._open >= self._goal.connections:
             self._waited += 1
 
     def _send(self, connection: Connection, request: int) -> None:

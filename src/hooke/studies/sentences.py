@@ -32,7 +32,8 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
         yield from _of_law(law, record)
         missing, by_law = law.next_measurement().n, True
     yield from (("", said) for said in _uneven(record))
-    yield "COST", _cost(record, by_law=by_law)
+    if not record.of_service:
+        yield "COST", _cost(record, by_law=by_law)
     yield from (("noise", said) for said in _noise(record))
     if missing and not record.started.sizes:
         cores = record.started.cpus

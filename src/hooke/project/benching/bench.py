@@ -11,12 +11,13 @@ from hooke.load.target import parse_target, request_bytes
 from hooke.project.benching.order import BenchOrder
 from hooke.project.benching.result import BenchResult, LevelResult
 from hooke.project.benching.served import ServedFile
+from hooke.project.benching.sweep import Sweep, sweep
 from hooke.project.benching.usage import Usage
 from hooke.project.folder import Project
 from hooke.project.serving import load_service
 from hooke.serving.service import Service
 
-__all__ = ["bench_file", "bench_url", "is_file"]
+__all__ = ["bench_file", "bench_replicas", "bench_url", "is_file"]
 
 Tell = Callable[[BenchOrder, LevelResult], None]
 """Is called with what is asked for and each level when it is over."""
@@ -33,26 +34,46 @@ def bench_url(order: BenchOrder, bodies: Sequence[bytes], *, token: str, tell: T
     return _conducted(_with_requests(order, bodies, token), None, tell)
 
 
-def bench_file(
-    order: BenchOrder, bodies: Sequence[bytes], *, entry: str, words: Sequence[str], path: str, tell: Tell
+def bench_file(  # noqa: PLR0913 - each is another choice of the user
+    order: BenchOrder,
+    bodies: Sequence[bytes],
+    *,
+    entry: str,
+    words: Sequence[str],
+    path: str,
+    tell: Tell,
+    replicas: int | None = None,
 ) -> BenchResult:
     """Start the service of a file, measure it, and end it. `words` are further ones for `hooke serve`.
 
     Without a promise in the order the service's own is tested, where no rates are asked for; `path` is "" for its only method.
+    With `replicas` so many serve behind Envoy; without, as few as the class declares, and a single one without Envoy.
     Raises UsageError, MissingExtra, and HookeError where it does not come up.
     """
     declared, file = load_service(entry)
     chosen = path or _only_path(declared)
     slo = order.slo or declared.slo
     _check_asked(dataclasses.replace(order, slo=slo), declared.name)
+    if replicas is None and declared.replicas != (1, 1):
+        replicas = max(
+            declared.replicas[0], 1
+        )  # a number that changes while it is measured would be no answer
     project = Project.find(file)
-    with ServedFile(f"{file}:{declared.name}", words=words, timeout_s=declared.timeout_s) as served:
+    with ServedFile(
+        f"{file}:{declared.name}", words=words, timeout_s=declared.timeout_s, replicas=replicas
+    ) as served:
         target = parse_target(served.url)
         made = dataclasses.replace(
             order, target=target, path=chosen, slo=slo, name=f"{declared.name}{chosen}"
         )
         result = _conducted(_with_requests(made, bodies, served.token), Usage(served.pid), tell)
-    return dataclasses.replace(result, handled=served.handled(project))
+    return dataclasses.replace(result, handled=served.handled(project), replicas=replicas)
+
+
+def bench_replicas(counts: Sequence[int], measure: Callable[[int], BenchResult], *, entry: str) -> Sweep:
+    """Measure the service of a file by each number of replicas, and keep the safe rates as a study. Raises what `measure` raises."""
+    declared, file = load_service(entry)
+    return sweep(counts, measure, project=Project.find(file), entry=f"{file}:{declared.name}")
 
 
 def _check_asked(order: BenchOrder, name: str) -> None:

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from hooke.project.benching.result import BenchResult, LevelResult
+from hooke.project.benching.sweep import Sweep
 from hooke.project.benching.text import sentences
 from hooke.scaling.estimate import Estimate
 
-__all__ = ["facts_of"]
+__all__ = ["facts_of", "sweep_facts"]
 
 
 def facts_of(result: BenchResult) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
     return {
         "url": order.url,
         "slo": None if order.slo is None else {"percent": order.slo.percent, "limit_s": order.slo.limit_s},
+        "replicas": result.replicas,
         "arrivals": order.arrivals_name,
         "seed": order.seed,
         "connections": order.connections,
@@ -28,10 +30,17 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
         "levels": [_level(level) for level in result.levels],
         "handled": None if handled is None else {
             "run": handled.run, "requests": handled.requests, "client": result.asked_for, "unheard": result.unheard,
-            "consistent": result.consistent, "batches": handled.batches, "rows": handled.rows,
+            "consistent": result.consistent, "batches": handled.batches, "rows": handled.rows, "law": list(handled.law),
         },
         "notes": list(sentences(result)),
     }  # fmt: skip
+
+
+def sweep_facts(sweep: Sweep) -> dict[str, Any]:
+    """Of a single result its own; of several theirs, with the study that holds their safe rates."""
+    if len(sweep.results) == 1 and not sweep.study:
+        return facts_of(sweep.results[0])
+    return {"results": [facts_of(result) for result in sweep.results], "study": sweep.study or None}
 
 
 def _level(level: LevelResult) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -33,7 +34,7 @@ def picture_of(result: BenchResult) -> LoadPicture | None:
         return None
     percents = sorted({50.0, 99.0, slo.percent if slo else 99.0})
     return LoadPicture(
-        title=f"{result.order.named} under load",
+        title=f"{result.order.named} under load{_behind(result)}",
         series=tuple(_series(levels, percent) for percent in percents),
         limit=None if slo is None else slo.limit_s * 1e3,
         limit_text=str(slo or ""),
@@ -49,20 +50,27 @@ def picture_of(result: BenchResult) -> LoadPicture | None:
     )
 
 
-def page_of(result: BenchResult) -> str:
+def _behind(result: BenchResult) -> str:
+    return f", {result.replicas} replica{'s' if result.replicas != 1 else ''}" if result.replicas else ""
+
+
+def page_of(results: Sequence[BenchResult]) -> str:
     """One file of HTML, which loads nothing and runs nothing. What services said is escaped."""
+    title = f"load on {results[0].order.named}"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"></head>\n'
+        f'<body style="{_STYLE}">{"".join(map(_section, results))}</body></html>\n'
+    )
+
+
+def _section(result: BenchResult) -> str:
     picture = picture_of(result)
-    title = f"load on {result.order.named}"
     drawn = inline_svg(sheet_of(picture)) if picture is not None else ""
     levels = sorted(result.levels, key=lambda level: level.asked)
     table = html_table(columns(result), [cells(level, result.order.slo) for level in levels])
     told = "".join(f"<p>{escape(each)}</p>" for each in sentences(result))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"></head>\n'
-        f'<body style="{_STYLE}">{drawn}{told}'
-        f'<div style="overflow-x:auto;white-space:nowrap">{table}</div></body></html>\n'
-    )
+    return f'{drawn}{told}<div style="overflow-x:auto;white-space:nowrap">{table}</div>'
 
 
 def _series(levels: list[LevelResult], percent: float) -> Latencies:

@@ -56,6 +56,8 @@ class Handled:
     """Answered with a result."""
     batches: int
     rows: int
+    law: tuple[str, ...] = ()
+    """What a batch takes by its rows, and what follows from it, in lines; none where its batches do not tell."""
 
     @property
     def mean_batch(self) -> float | None:
@@ -75,6 +77,8 @@ class BenchResult:
     stopped: bool = False
     """Ended by Ctrl-C, before all was measured."""
     handled: Handled | None = None
+    replicas: int | None = None
+    """How many were started behind Envoy; None for one without it, and for a service that ran already."""
     asked_for: int = 0
     """2xx answers that the client got, with those of warm-ups and of the first requests."""
     unheard: int = 0

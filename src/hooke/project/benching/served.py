@@ -17,10 +17,10 @@ from typing import Self
 
 from hooke.base.errors import HookeError
 from hooke.base.processes import python_module
-from hooke.journal.reader import read
-from hooke.journal.services import BatchWindow
 from hooke.project.benching.result import Handled
 from hooke.project.folder import Project
+from hooke.project.service_report import law_lines, read_service
+from hooke.serving.windows import merged
 
 __all__ = ["ServedFile"]
 
@@ -35,12 +35,15 @@ class ServedFile:
     Entering it raises HookeError with its last lines where the service does not come up.
     """
 
-    def __init__(self, entry: str, *, words: Sequence[str], timeout_s: float) -> None:
+    def __init__(
+        self, entry: str, *, words: Sequence[str], timeout_s: float, replicas: int | None = None
+    ) -> None:
         self.token = secrets.token_urlsafe(24)
         self.url = ""
         self.pid = 0
         self._entry = entry
-        self._words = words
+        self._words = [*words, *(["--replicas", str(replicas)] if replicas is not None else [])]
+        self._replicas = replicas
         self._timeout_s = timeout_s
         self._lines: deque[str] = deque(maxlen=LINES)
         self._up = threading.Event()
@@ -81,17 +84,14 @@ class ServedFile:
         """What it journalled, after its end; None where it journalled nothing."""
         if not self._run:
             return None
-        windows = [
-            event
-            for segment in read(project.runs.folder(self._run), "driver")
-            for event in segment.events
-            if isinstance(event, BatchWindow)
-        ]
+        record = read_service(project.runs.folder(self._run))
+        whole = merged(record.windows)
         return Handled(
             run=self._run,
-            requests=sum(each.requests for each in windows),
-            batches=sum(each.batches for each in windows),
-            rows=sum(each.rows for each in windows),
+            requests=whole.requests,
+            batches=whole.batches,
+            rows=whole.rows,
+            law=tuple(law_lines(record, lacking=False)),
         )
 
     def _await_up(self) -> None:
@@ -106,15 +106,21 @@ class ServedFile:
                 next=f"hooke serve {self._entry}",
             )
 
+    def _last_word(self) -> str:
+        """What it says when all of it is up."""
+        if self._replicas is None:
+            return r" answers: POST /"
+        return rf" {self._replicas} of {self._replicas} replicas answer$"
+
     def _read(self) -> None:
         """What it says, as it says it: where it listens, that it answers, and its run."""
         assert self._process.stderr is not None
         with self._process.stderr as said:
             for line in said:
                 self._lines.append(line.rstrip())
-                if found := re.search(r" is being set up, on (https?://\S+)$", line):
+                if found := re.search(r" (?:is being set up, on|listens on) (https?://\S+)$", line):
                     self.url = found[1]
-                elif re.search(r" answers: POST /", line):
+                elif re.search(self._last_word(), line):
                     self._up.set()
                 elif found := re.search(r"^next: hooke show (\S+)", line):
                     self._run = found[1]

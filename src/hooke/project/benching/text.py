@@ -142,6 +142,7 @@ def _handled(result: BenchResult) -> Iterator[str]:
             f"the counts do not agree: the service says {handled.requests:,} answers, the client {result.asked_for:,}, "
             f"and {result.unheard:,} may have been answered unheard; these figures are not to be trusted"
         )
+    yield from handled.law
 
 
 def _verdict(summary: Summary) -> str:
