@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from typing import Any
 
@@ -16,7 +15,7 @@ from hooke.cli.screens import Session, command
 from hooke.cli.several import keep_several, law_told, several_options, wish_of
 from hooke.project.folder import Project
 from hooke.project.serving import load_service, serve_here
-from hooke.serving.contexts import RequestIds
+from hooke.serving.contexts import log_with_ids
 from hooke.serving.exposure import Exposure
 
 __all__ = ["serve"]
@@ -46,10 +45,7 @@ def serve(
     which is named when it answers; another machine can ask only with TLS.
     Exit codes: 0 drained, 1 setup failed or requests were cut, 2 wrong usage.
     """
-    logged = logging.StreamHandler()
-    logged.addFilter(RequestIds())
-    form = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
-    logging.basicConfig(format=form, level=logging.WARNING, handlers=[logged])
+    log_with_ids()
     with contextlib.redirect_stdout(sys.stderr):
         declared, path = load_service(target)
     session.project = project = Project.find(path)

@@ -17,6 +17,7 @@ __all__ = [
     "RequestContext",
     "RequestIds",
     "context_of",
+    "log_with_ids",
     "request_contexts",
     "request_id_of",
 ]
@@ -102,3 +103,11 @@ class RequestIds(logging.Filter):
             more = f"+{len(ids) - _SHOWN}" if len(ids) > _SHOWN else ""
             record.request_id = ",".join(ids[:_SHOWN]) + more or "-"
         return True
+
+
+def log_with_ids() -> None:
+    """Have this process write warnings to stderr, each with the requests that it is about."""
+    logged = logging.StreamHandler()
+    logged.addFilter(RequestIds())
+    form = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
+    logging.basicConfig(format=form, level=logging.WARNING, handlers=[logged])

@@ -31,6 +31,9 @@ class Delay:
         time.sleep(0.002)
         return [row * self.factor for row in rows]
 
+    def threads(self) -> str:
+        return os.environ["OMP_NUM_THREADS"]
+
     def grow(self, mb: int) -> int:
         self.kept.append(bytearray(os.urandom(1 << 20) * mb))
         return os.getpid()

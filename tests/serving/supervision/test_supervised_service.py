@@ -24,6 +24,8 @@ from tests.serving.supervision.supervised import (
     of_service,
 )
 
+from hooke.base.cpus import cpus_here
+
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
 
@@ -176,6 +178,7 @@ def test_what_is_printed_is_what_is_bound_and_only_on_loopback(supervised):
     assert {one["port"] for one in facts["replicas"]} == {
         int(match[1]) for match in service.until(r"starts \(pid \d+, port (\d+)\)", count=2)
     }
+    assert post(service, "/threads", {}) == str(max(1, cpus_here() // 2)), "the cores are shared"
     mode = (service.folder / ".hooke/services/Delay").stat().st_mode
     assert mode & 0o777 == 0o700
 

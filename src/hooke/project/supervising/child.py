@@ -23,6 +23,7 @@ from hooke.project.supervising.control import Control
 from hooke.project.supervising.generation import read_generation
 from hooke.project.supervising.messages import Told, pack
 from hooke.serving.batcher import Batch
+from hooke.serving.contexts import log_with_ids
 from hooke.serving.replica import Replica
 from hooke.serving.supervision.lease import Lease
 from hooke.serving.supervision.member import Report
@@ -121,7 +122,7 @@ def main(order: Order) -> int:
     """Serve until SIGTERM, or until the lease expires; returns the exit code: 0 drained, 1 requests were cut or setup failed."""
     from hooke.serving.server import serve
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    log_with_ids()
     generation = read_generation(Path(order.generation))
     declared, _ = load_service(generation.target)
     project = Project.find(Path(generation.project))

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class Child:
         return self.process.poll() is None if self.process is not None else alive(self.record)
 
 
-def start_child(
+def start_child(  # noqa: PLR0913 - what a process is started with, each by name
     folder: ServiceFolder,
     module: str,
     order: Callable[[int], str],
@@ -107,9 +107,11 @@ def start_child(
     record: ChildRecord,
     cwd: str,
     descriptors: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Child:
     """Start `python -m module ORDER` in a session of its own. `order(control)` makes the order from the descriptor of its channel.
 
+    `environment` is what it has beside this process's.
     Raises OSError.
     """
     listening = listen_at(folder.child_socket(record.name))
@@ -121,6 +123,7 @@ def start_child(
             process = subprocess.Popen(
                 [*python_module(module), order(listening.fileno())],
                 cwd=cwd,
+                env=None if environment is None else os.environ | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from hooke.base.cpus import cpus_here
+from hooke.engines.local_pool import THREAD_VARIABLES
 from hooke.project.supervising.child import Order
 from hooke.project.supervising.children import Child, adopt_child, start_child
 from hooke.project.supervising.generation import Generation, read_generation, write_generation
@@ -38,8 +41,11 @@ class Replicas:
         write_generation(self._folder.generation(generation.key), generation)
         self._generations[generation.name] = generation
 
-    def start(self, name: str, generation: str) -> Child:
-        """Start one, on a loopback port of its own. Raises OSError, and UsageError where there is no port."""
+    def start(self, name: str, generation: str, *, among: int) -> Child:
+        """Start one, on a loopback port of its own; `among` so many the cores are shared.
+
+        Raises OSError, and UsageError where there is no port.
+        """
         serves = self._generations[generation]
         with bind(0) as listening:
             port = listening.getsockname()[1]
@@ -62,6 +68,7 @@ class Replicas:
                 record=ChildRecord(name=name, port=port, generation=generation, log=log),
                 cwd=serves.folder,
                 descriptors=[listening.fileno()],
+                environment=_threads(among),
             )
         self.children[name] = child
         return child
@@ -100,6 +107,12 @@ class Replicas:
                 generation = read_generation(path)
                 known[generation.name] = generation
         return known
+
+
+def _threads(replicas: int) -> dict[str, str]:
+    """What has libraries start no more threads than a replica's share of the cores; what the user set himself stays."""
+    share = str(max(1, cpus_here() // replicas))
+    return {name: share for name in THREAD_VARIABLES if name not in os.environ}
 
 
 def _first_report(child: Child) -> Report | None:

@@ -290,7 +290,9 @@ class Supervisor:
 
     def _start(self, action: Start) -> None:
         try:
-            child = self.replicas.start(action.name, action.generation)
+            child = self.replicas.start(
+                action.name, action.generation, among=max(self.bounds[1], self.core.wanted)
+            )
         except OSError as error:
             self._inbox.append(Exited(name=action.name, log_tail=(f"no process could be started: {error}",)))
             return
