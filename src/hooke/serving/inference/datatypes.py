@@ -59,6 +59,7 @@ def named(name: str) -> Datatype | str:
 
 def datatype_of(dtype: np.dtype[Any]) -> Datatype | None:
     """The one that arrays of this dtype have. An array of objects is BYTES if its elements are; None for what has none."""
-    if dtype.kind in "USO":
-        return BYTES
-    return _OF_DTYPE.get(dtype.newbyteorder("<"))
+    found = _OF_DTYPE.get(dtype)
+    if found is not None:
+        return found
+    return BYTES if dtype.kind in "USO" else _OF_DTYPE.get(dtype.newbyteorder("<"))

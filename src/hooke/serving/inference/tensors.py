@@ -108,13 +108,16 @@ def count_elements(shape: Sequence[int]) -> int:
 
 def _flat(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> list[Any]:
     """The elements of flat or nested JSON. Raises msgspec.ValidationError, and Misfit where the nesting is not the shape's."""
-    nested = len(shape) > 1 and bytes(memoryview(data)[1:80]).lstrip()[:1] == b"["
-    values: list[Any] = _decoder(datatype.element, len(shape) if nested else 1).decode(data)
-    if nested:
-        for length in shape[1:]:
-            if any(len(part) != length for part in values):
-                raise Misfit(f"its data is not nested as its shape {_shown(shape)} says")
-            values = list(itertools.chain.from_iterable(values))
+    try:
+        return _decoder(datatype.element, 1).decode(data)  # most clients send it flat
+    except msgspec.ValidationError:
+        if len(shape) < 2 or bytes(memoryview(data)[1:80]).lstrip()[:1] != b"[":
+            raise
+    values: list[Any] = _decoder(datatype.element, len(shape)).decode(data)
+    for length in shape[1:]:
+        if any(len(part) != length for part in values):
+            raise Misfit(f"its data is not nested as its shape {_shown(shape)} says")
+        values = list(itertools.chain.from_iterable(values))
     return values
 
 
