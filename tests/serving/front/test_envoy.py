@@ -139,6 +139,7 @@ def test_without_replicas_it_says_to_come_back(tmp_path):
             "title": "Service Unavailable",
             "status": 503,
             "detail": "no replica is up at this moment",
+            "error": "no replica is up at this moment",
         }
 
 

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(90)]
 SERVICES = Path(__file__).with_name("services.py")
 TOKEN = "a-token-of-the-tests"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
+"""Given as a copy: the client writes into it."""
 
 
 class Token(triton.InferenceServerClientPlugin):
@@ -26,23 +27,30 @@ class Token(triton.InferenceServerClientPlugin):
 
 
 @contextmanager
-def served(name, folder):
+def served(name, folder, *words):
     """A client of the service of this name, which gives its token as a plugin does: with each request."""
     (folder / "token").write_text(TOKEN)
     (folder / "token").chmod(0o600)
     (folder / "services.py").write_text(SERVICES.read_text())
-    words = command(f"services.py:{name}", "--port", "0", "--token-file", "token")
-    process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+    asked = command(f"services.py:{name}", "--port", "0", "--token-file", "token", *words)
+    process = subprocess.Popen(asked, cwd=folder, stderr=subprocess.PIPE, text=True)
     try:
-        port = int(re.search(r":(\d+)$", process.stderr.readline())[1])
-        assert "answers: POST" in process.stderr.readline()
+        said = ""
+        while "answers: POST" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        port = int(re.search(r" on http://127\.0\.0\.1:(\d+)$", said, re.MULTILINE)[1])
         with triton.InferenceServerClient(f"127.0.0.1:{port}", concurrency=8) as client:
             client.register_plugin(Token())
             yield client
     finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+        process.terminate()
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +185,8 @@ def test_a_token_goes_by_its_headers_too(delay):
     delay.unregister_plugin()
     try:
         inputs = [given("rows", np.float64([[1, 2]]), "FP64")]
-        assert delay.is_server_live(headers=AUTH)
-        assert delay.infer("Delay", inputs, headers=AUTH).as_numpy("predict").tolist() == [3.0]
+        assert delay.is_server_live(headers=dict(AUTH))
+        assert delay.infer("Delay", inputs, headers=dict(AUTH)).as_numpy("predict").tolist() == [3.0]
         assert not delay.is_server_ready()
         with pytest.raises(
             InferenceServerException, match="there is no token; send authorization: Bearer TOKEN"
@@ -188,3 +196,21 @@ def test_a_token_goes_by_its_headers_too(delay):
             delay.get_model_metadata("Delay", headers={"Authorization": "Bearer another"})
     finally:
         delay.register_plugin(Token())
+
+
+def test_through_envoy_to_two_replicas(tmp_path):
+    with served("Forms", tmp_path, "--replicas", "2") as client:
+        table = np.arange(4000.0).reshape(40, 100)
+        inputs = [given("a", table, "FP64"), given("b", np.int8([1]), "INT8")]
+        assert client.is_model_ready("Forms.arrays")
+        for coding in (None, "gzip", "deflate"):
+            codings = {"request_compression_algorithm": coding, "response_compression_algorithm": coding}
+            assert np.array_equal(client.infer("Forms.arrays", inputs, **codings).as_numpy("output_0"), table)
+        asked = [client.async_infer("Forms.arrays", inputs) for _ in range(50)]
+        assert all(np.array_equal(one.get_result().as_numpy("output_0"), table) for one in asked)
+        huge = given("a", np.zeros((2100, 1000)), "FP64")
+        with pytest.raises(
+            InferenceServerException, match="the body is larger than 16777216 bytes"
+        ) as raised:
+            client.infer("Forms.arrays", [huge, inputs[1]])
+        assert (raised.value.status(), raised.value.message()[:8]) == ("413", "the body")

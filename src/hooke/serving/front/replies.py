@@ -54,7 +54,9 @@ def _mapper(which: dict[str, Any], status: int, detail: str, *, retry_after_s: i
 
 
 def _format(document: dict[str, str]) -> dict[str, Any]:
-    return {"json_format": document, "content_type": "application/problem+json"}
+    # Clients of the Open Inference Protocol look for what is wrong under `error`.
+    told = {**document, "error": document["detail"]}
+    return {"json_format": told, "content_type": "application/problem+json"}
 
 
 def _flag(name: str) -> dict[str, Any]:
