@@ -313,7 +313,7 @@ class TestBytes:
                     pass
                 return got
 
-        with ThreadPoolExecutor(8) as threads:
+        with ThreadPoolExecutor(9) as threads:
             heads = [
                 threads.submit(drip, begin, b"a")
                 for begin in (b"GET /", b"GET / HTTP/1.1\r\nx: ", b"POST /echo HTTP/1.1\r\nhost: l")
@@ -322,9 +322,11 @@ class TestBytes:
                       threads.submit(drip, post(b"", CHUNKED, length=False), b"1\r\n \r\n")]  # fmt: skip
             stalled = threads.submit(stall)
             silent = threads.submit(ask, port, b"")
+            nothing = threads.submit(ask, port, post(b"", b"content-length: 9999\r\n", length=False))
             assert ask(port, post(b'{"x": [1]}', CLOSE)).endswith(b"[1.0]")
             assert [one.result() for one in heads + bodies] == [b"HTTP/1.1 408"] * 5
             assert silent.result() == b"", "who says nothing is told nothing"
+            assert statuses(nothing.result()) == [408]
             assert stalled.result() < 30_000_000
 
     def test_a_stream_that_nobody_reads_ends(self):

@@ -7,15 +7,18 @@ import re
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from hooke.serving.exchange import DIRECT
 from hooke.serving.metrics import Refusals
 from hooke.serving.patience import Patience
 from hooke.serving.problems import MEDIA_TYPE, Problem
 
 __all__ = ["Config", "Connection"]
 
+LARGE = 64 << 10
+"""Bytes of an answer that are not copied to be sent with its head."""
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
 
 
@@ -64,6 +67,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self.cycle is not cycle:
             self._owed = 0
+            self.cycle.scope[DIRECT] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
         elif cycle is None or cycle.response_complete:
             self._count(len(data))
 
@@ -170,6 +174,56 @@ class Connection(HttpToolsProtocol):
 
     def _note(self, reason: str) -> None:
         self._refused[reason] = self._refused.get(reason, 0) + 1
+
+
+class _Direct:
+    """Takes a body and gives an answer as uvicorn's `receive` and `send` do, without their waits and checks of each header."""
+
+    __slots__ = ("_cycle", "_state")
+
+    def __init__(self, cycle: RequestResponseCycle, state: ServerState) -> None:
+        self._cycle = cycle
+        self._state = state
+
+    def body(self) -> bytes | None:
+        """As `exchange.Direct` says."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue or cycle.response_started:
+            return None
+        cycle.flow.resume_reading()
+        cycle.message_event.clear()  # what is received next is that the caller went
+        whole = bytes(cycle.body)
+        cycle.body = bytearray()
+        return whole
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """As `exchange.Direct` says."""
+        cycle = self._cycle
+        if (
+            cycle.disconnected
+            or cycle.response_started
+            or cycle.flow.write_paused
+            or len(body) > LARGE
+            or cycle.scope["method"] == "HEAD"
+        ):
+            return False
+        lines = [b"%b: %b" % pair for pair in (*self._state.default_headers, *headers)]
+        if (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            lines.append(b"connection: close")
+        head = b"\r\n".join((STATUS_LINE[status][:-2], *lines))
+        if head.count(b"\n") != len(lines):
+            raise ValueError("a header of the answer has a line break in it")
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(b"%b\r\n\r\n%b" % (head, body))
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
 
 
 def _without_upgrade(data: bytes) -> bytes:

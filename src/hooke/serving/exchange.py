@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from hooke.serving.contexts import RequestContext, context_of, request_id_of
 from hooke.serving.problems import MEDIA_TYPE, Problem
 from hooke.serving.watching import CallerGone
 
-__all__ = ["INFERENCE", "JSON", "Exchange", "Message", "Receive", "Send", "Terms"]
+__all__ = ["DIRECT", "INFERENCE", "JSON", "Direct", "Exchange", "Message", "Receive", "Send", "Terms"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -27,6 +27,22 @@ READ_ON = 16 << 20
 A connection that is closed while bytes come is reset, which may reach a front before the answer does: whoever asked would be told
 of a replica that ended. What is thrown away takes no memory.
 """
+
+
+DIRECT = "hooke.direct"
+"""Where a scope has a `Direct`."""
+
+
+class Direct(Protocol):
+    """What a server of ours offers for a request beside ASGI's messages, for each of which it would have to be waited."""
+
+    def body(self) -> bytes | None:
+        """The body, once, where all of it has come; else it is to be received."""
+        ...
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Send all of an answer, of which nothing is sent yet. False where it must be sent by messages: nothing was done then."""
+        ...
 
 
 @dataclass(slots=True)
@@ -45,6 +61,7 @@ class Exchange:
     """A request, with what its handler needs to answer it. Handlers raise Problem instead of answering."""
 
     __slots__ = (
+        "_direct",
         "_read",
         "_send",
         "headers",
@@ -58,7 +75,7 @@ class Exchange:
         "verb",
     )
 
-    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, terms: Terms) -> None:
+    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, terms: Terms) -> None:
         self.path: str = scope["path"]
         self.verb: str = scope["method"]
         self.raw: list[tuple[bytes, bytes]] = scope["headers"]
@@ -72,6 +89,8 @@ class Exchange:
         self.terms = terms
         self.status = 0
         """Of the answer, once it began."""
+        # Taken out, for in the scope it would refer to itself, and be left to the collector of cycles.
+        self._direct: Direct | None = scope.pop(DIRECT, None)
         self._send = send
         self._read = False
 
@@ -100,16 +119,15 @@ class Exchange:
         length = self.headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.terms.body_limit:
             raise self._too_large()
-        message = await self.receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
+        whole = self._direct.body() if self._direct is not None else None
+        if whole is not None and len(whole) <= self.terms.body_limit:
             self._read = True
-            whole: bytes = message.get("body", b"")
-            if len(whole) > self.terms.body_limit:
-                raise self._too_large()
             return whole
+        if whole is not None:
+            raise self._too_large()
         try:
             async with asyncio.timeout(self.terms.timeout_s):
-                return await self._rest(message)
+                return await self._received()
         except TimeoutError:
             raise Problem(408, f"the body did not arrive within {self.terms.timeout_s:g} s") from None
 
@@ -118,6 +136,8 @@ class Exchange:
         self.status = status
         length = (b"content-length", b"%d" % len(body))
         sent = [*headers, length, (b"x-request-id", self.id), *self._closing()]
+        if self._direct is not None and self._direct.answer(status, sent, body):
+            return
         await self._send({"type": "http.response.start", "status": status, "headers": sent})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -141,9 +161,10 @@ class Exchange:
         """Send the last part of the body."""
         await self._send({"type": "http.response.body", "body": data})
 
-    async def _rest(self, message: Message) -> bytes:
+    async def _received(self) -> bytes:
         body = bytearray()
         while True:
+            message = await self.receive()
             if message["type"] != "http.request":
                 raise CallerGone
             body += message.get("body", b"")
@@ -152,7 +173,6 @@ class Exchange:
             if not message.get("more_body"):
                 self._read = True
                 return bytes(body)
-            message = await self.receive()
 
     def _closing(self) -> tuple[tuple[bytes, bytes], ...]:
         if self.terms.closing:
