@@ -13,6 +13,7 @@ from tests.serving.inference.test_codec import ANYTHING, REQUESTS
 from tests.serving.test_replica import wait_until
 
 from hooke import service
+from hooke.serving.inference.protocol import AT_ONCE
 from hooke.serving.replica import Replica
 from hooke.serving.service import service_of
 from hooke.testing import client
@@ -427,6 +428,18 @@ class TestBodies:
             )
         small = infer(forms, "Forms.same", {"inputs": [tensor("x", [1], "INT8")]}, accept_encoding="gzip")
         assert outputs(small) == {"same": ("INT64", [1], [1])}
+
+    def test_a_large_one_is_read_while_others_are_answered(self, delay):
+        rows = np.arange(100_000.0).reshape(50_000, 2)
+        body = msgspec.json.encode({"inputs": [tensor("rows", rows, "FP64")]})
+        assert len(body) > AT_ONCE
+        answer = outputs(infer(delay, "Delay", body))
+        assert answer["predict"][2] == rows.sum(axis=1).tolist()
+        status, said = refused(infer(delay, "Delay", body.replace(b'"shape":[50000', b'"shape":[50001')))
+        assert (status, said) == (
+            422,
+            "input rows: its shape [50001, 2] has 100002 elements, and its data 100000",
+        )
 
     def test_what_is_wrong_with_them(self, forms):
         whole = gzip.compress(b'{"inputs": []}')

@@ -136,7 +136,7 @@ def _type_info(annotation: Any) -> msgspec.inspect.Type | None:
     """None for what msgspec does not know: nothing says that an answer must be annotated with what could be read."""
     try:
         return msgspec.inspect.type_info(annotation)
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError, NameError):
         return None
 
 

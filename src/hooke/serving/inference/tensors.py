@@ -115,7 +115,7 @@ def _flat(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> list[A
             raise
     values: list[Any] = _decoder(datatype.element, len(shape)).decode(data)
     for length in shape[1:]:
-        if any(len(part) != length for part in values):
+        if set(map(len, values)) - {length}:
             raise Misfit(f"its data is not nested as its shape {_shown(shape)} says")
         values = list(itertools.chain.from_iterable(values))
     return values
