@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -96,12 +97,19 @@ def keep_several(
     """Keep them until Ctrl-C; returns the exit code."""
 
     def tell(line: str) -> None:
-        click.echo(f"{datetime.now().astimezone():%H:%M:%S} {line}", err=True)
+        with _unheard():
+            click.echo(f"{datetime.now().astimezone():%H:%M:%S} {line}", err=True)
 
     done = serve_several(declared, path, project, bound, wish=wish, tell=tell)
-    click.echo(f"ended: {done.answered} requests answered", err=True)
-    if done.cut:
-        click.echo(f"{done.cut} requests were cut at the end", err=True)
-    law_told(declared, project, done.run)
-    click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
+    with _unheard():
+        click.echo(f"ended: {done.answered} requests answered", err=True)
+        if done.cut:
+            click.echo(f"{done.cut} requests were cut at the end", err=True)
+        law_told(declared, project, done.run)
+        click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return EXIT_FAILED if done.cut else 0
+
+
+def _unheard() -> contextlib.suppress:
+    """The terminal may be gone, or whoever read this: replicas are kept, and drained, all the same."""
+    return contextlib.suppress(OSError)

@@ -325,6 +325,35 @@ def test_envoy_dies_with_its_keeper_and_both_come_back_on_the_same_port(supervis
     assert post(service, "/predict", {"rows": [3]}) == [6]
 
 
+def test_a_terminal_that_is_closed_drains_and_nobody_need_read_what_is_said(supervised, folder, load):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hooke", "serve", "delays.py", "--port", "0", "--replicas", "1"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for line in process.stderr:
+            if "1 of 1 replicas answer" in line:
+                break
+        process.stderr.close()
+        done = hooke(folder, "scale", "2")
+        assert done.returncode == 0, done.stderr
+        ends = time.monotonic() + 60
+        while True:
+            facts = json.loads(hooke(folder, "status", "--json").stdout)
+            if [one["state"] for one in facts["replicas"]] == ["ready", "ready"]:
+                break
+            assert time.monotonic() < ends, facts
+        pids = [one["pid"] for one in facts["replicas"]]
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+        assert gone(pids)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_second_ctrl_c_cuts(supervised):
     service = supervised("--replicas", "1")
     service.until_ready(1)

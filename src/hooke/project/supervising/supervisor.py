@@ -69,6 +69,12 @@ FRONT_LEASE = 5 / 6
 """The front's lease, of the replicas': it ends first, so that nothing is sent to one that has ended."""
 
 
+def _ending() -> list[signal.Signals]:
+    """What asks for the end: also that the terminal is closed, unless that is to be ignored (nohup)."""
+    hung_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+    return [signal.SIGINT, signal.SIGTERM, *hung_up]
+
+
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """What a supervision came to."""
 
@@ -143,9 +149,7 @@ class Supervisor:
 
     def run(self) -> Ended:
         """Until the service has ended. Raises what kept the front or all replicas from coming up."""
-        former = {
-            number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        former = {number: signal.signal(number, self._signalled) for number in _ending()}
         os.set_blocking(self._wake, False)
         os.set_blocking(self._woken, False)
         woken = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
