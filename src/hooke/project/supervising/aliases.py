@@ -42,6 +42,10 @@ class Aliases:
         """End; a question that is under way is not waited for."""
         self._ended.set()
 
+    def again(self) -> None:
+        """What was found last could not be used: say it again."""
+        self._key = ""
+
     def _watch(self) -> None:
         while not self._ended.wait(self._every_s):
             try:

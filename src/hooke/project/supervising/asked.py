@@ -92,7 +92,9 @@ def ask(folder: ServiceFolder, asked: Asked) -> dict[str, Any]:
         raise HookeError(
             f"the supervisor of {folder.name} does not answer",
             where=f"pid {record.pid}, {folder.socket}" if record is not None else str(folder.socket),
-            why=str(error) or type(error).__name__,
+            why=f"it said nothing for {ANSWER_S} s"
+            if isinstance(error, BlockingIOError)
+            else str(error) or "it ended",
             mend="see whether it is stopped (ps), or end it: kill -CONT, then kill",
         ) from error
     if isinstance(reply, Refused):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -161,8 +162,10 @@ if __name__ == "__main__":
     try:
         code = main(msgspec.json.decode(sys.argv[1], type=Order))
     except HookeError as error:
-        sys.stderr.write(f"{error}\n")
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+        with contextlib.suppress(OSError):  # its log may have no room
+            sys.stderr.write(f"{error}\n")
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)  # a model that hangs in a thread must not keep the process

@@ -157,7 +157,10 @@ class FrontChild:
         """Where it listens, for a later supervisor."""
         if self.child is not None:
             self.child.record = msgspec.structs.replace(self.child.record, port=port)
-            self._folder.write_child(self.child.record)
+            try:
+                self._folder.write_child(self.child.record)
+            except OSError as error:
+                self._say(f"another supervisor will not find the front: {error}")
 
     def _see_end(self, child: Child, now: float) -> None:
         if child.ended(now) is None:
@@ -174,7 +177,8 @@ class FrontChild:
             raise why
         waits_s = self._backoff.failed(now)
         self._restart_at = now + waits_s
-        self._say(f"the front is gone, and starts again: {str(why).partition(chr(10))[0]}")
+        last = why.why.rpartition("\n")[2]
+        self._say(f"the front is gone, and starts again: {why.what}{f', {last}' if last else ''}")
 
     def _start(self) -> None:
         record = ChildRecord(name=FRONT, port=self._settings.port, generation=self._key, log=self._log)

@@ -5,6 +5,7 @@ So Envoy outlives a supervisor that is killed, for as long as another one may co
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ from hooke.serving.supervision.lease import Lease
 __all__ = ["KeeperOrder", "main"]
 
 TURN_S = 0.1
+AGAIN_S = 0.5
 
 
 class KeeperOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +49,10 @@ class KeeperOrder(msgspec.Struct, frozen=True, kw_only=True):
 class _Keeper:
     def __init__(self, order: KeeperOrder) -> None:
         self._front = Front(order.settings, prefix=with_parent())
-        self._published: tuple[str, ...] = ()
+        self._wanted: dict[str, int] | None = None
+        """The replicas that Envoy has not been told yet."""
+        self._try_at = 0.0
+        self._warned = False
         self._ended = False
         self._up = False
         self._within_s = order.settings.timeout_s
@@ -67,6 +72,7 @@ class _Keeper:
             self._up = True
             while not self._ended:
                 self._control.turn(TURN_S)
+                self._publish()
                 died = self._front.died()
                 if died is not None and not self._ended:
                     raise died
@@ -86,8 +92,8 @@ class _Keeper:
     def _obey(self, message: bytes) -> None:
         match decode_to_front(message):
             case PublishPorts(replicas=replicas):
-                self._front.publish(Upstream(port=port) for port in replicas.values())
-                self._control.send(pack(FrontPublished(names=tuple(replicas))))
+                self._wanted, self._try_at = replicas, 0.0
+                self._publish()
             case DrainFront(within_s=within_s):
                 left = self._front.drain(within_s=within_s)
                 self._control.send(pack(FrontDrained(left=left)))
@@ -96,8 +102,25 @@ class _Keeper:
             case _:
                 pass
 
+    def _publish(self) -> None:
+        """Tell Envoy. Where that cannot be, as on a full disk, it goes on with those that it has, and is told again later."""
+        now = time.monotonic()
+        if self._wanted is None or now < self._try_at:
+            return
+        try:
+            self._front.publish(Upstream(port=port) for port in self._wanted.values())
+        except (HookeError, OSError) as error:
+            self._try_at = now + AGAIN_S
+            if not self._warned:
+                _note(f"the replicas stay as they were, and are told again: {error}\n")
+            self._warned = True
+            return
+        self._warned = False
+        names, self._wanted = tuple(self._wanted), None
+        self._control.send(pack(FrontPublished(names=names)))
+
     def _expired(self) -> None:
-        sys.stderr.write("no supervisor has been here: the front answers what it has, and ends\n")
+        _note("no supervisor has been here: the front answers what it has, and ends\n")
         self._front.drain(within_s=self._within_s)
         self._end()
 
@@ -105,12 +128,19 @@ class _Keeper:
         self._ended = True
 
     def _say_why(self, error: HookeError) -> None:
-        sys.stderr.write(f"{error}\n")
+        _note(f"{error}\n")
         self._up = False
         facts = {name: getattr(error, name) for name in ("what", "where", "why", "mend")}
         message = pack(FrontFailed(kind=type(error).__name__, **facts))
         self._control.turn(1.0)  # it may have been connected to, and not been seen yet
         self._control.send(message)
+
+
+def _note(text: str) -> None:
+    """Into its log, unless there is no room for it."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def main(order: KeeperOrder) -> int:
@@ -120,5 +150,4 @@ def main(order: KeeperOrder) -> int:
 
 if __name__ == "__main__":
     code = main(msgspec.json.decode(sys.argv[1], type=KeeperOrder, dec_hook=lambda kind, value: kind(value)))
-    sys.stderr.flush()
     os._exit(code)

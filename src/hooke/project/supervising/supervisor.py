@@ -363,7 +363,12 @@ class Supervisor:
         """In the thread of the aliases."""
 
         def roll_out() -> None:
-            self.replicas.add(generation)
+            try:
+                self.replicas.add(generation)
+            except HookeError as error:
+                self._aliases.again()
+                self._say(f"{generation.name} cannot be rolled out yet: {error.why or error.what}")
+                return
             moving = ", ".join(str(value) for value in self._source.given.values() if hasattr(value, "alias"))
             self._step(RollOut(generation.name, f"{moving} moved"))
 
@@ -443,4 +448,7 @@ class Supervisor:
             pid=os.getpid(),
             url=self.url,
         )
-        self.folder.write_record(record)
+        try:
+            self.folder.write_record(record)
+        except OSError as error:
+            self._say(f"other terminals will not find where it listens: {error}")
