@@ -1,6 +1,7 @@
 """Servers that are known: they answer after a fixed time, and can stall, refuse and close."""
 
 import asyncio
+import ssl
 import threading
 import time
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ class Known:
 
 
 @contextmanager
-def serving(known):
+def serving(known, tls=None):
     """Its port, while it serves from a thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -55,7 +56,7 @@ def serving(known):
     def run(work):
         return asyncio.run_coroutine_threadsafe(work, loop).result(10)
 
-    server = run(asyncio.start_server(known.serve, "127.0.0.1", 0))
+    server = run(asyncio.start_server(known.serve, "127.0.0.1", 0, ssl=_context(tls)))
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -71,3 +72,11 @@ def serving(known):
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def _context(tls):
+    if tls is None:
+        return None
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.load_cert_chain(*tls)
+    return made

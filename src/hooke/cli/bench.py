@@ -137,6 +137,8 @@ def _measured(
 ) -> Sweep:
     given, replicas = asked.pop("given"), _counts(asked.pop("replicas"))
     of_file = is_file(target)
+    if not of_file and Path(f"{target.partition(':')[0]}.py").is_file():
+        raise UsageError(f"{target} is no address, and no file", mend=f"{target.partition(':')[0]}.py is one")
     if of_file and (token_file or allowed):
         raise UsageError(
             "--token-file and --allow are for a service that runs; that of a file is started here",
@@ -148,12 +150,7 @@ def _measured(
         )
     address = _NOWHERE if of_file else parse_target(target, allowed=allowed)
     order = _order(address, path=path, **asked)
-    if data is None:
-        raise UsageError(
-            "there is nothing to ask",
-            mend="give the body of a request: --data '{\"rows\": [[1, 2]]}', or --data @FILE",
-        )
-    bodies = bodies_of(data)
+    bodies = bodies_of(data) if data is not None else []
     if not of_file:
         token = read_token(token_file) if token_file else os.environ.get(TOKEN, "")
         return Sweep(results=(bench_url(order, bodies, token=token, tell=_tell),), study="")

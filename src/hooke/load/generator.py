@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from typing import BinaryIO
@@ -19,6 +20,8 @@ from hooke.load.wire import LENGTH, Goal, Level, Question, pack
 
 __all__ = ["main"]
 
+SPARE_FILES = 32
+"""Beside connections."""
 _decoder = msgspec.msgpack.Decoder(Question)
 
 
@@ -44,7 +47,8 @@ async def _serve(answers: BinaryIO) -> None:
         asked = loop.create_task(_question(reader))
         match question:
             case Goal():
-                sender = Sender(question)
+                most = min(question.connections, _files() - SPARE_FILES)
+                sender = Sender(msgspec.structs.replace(question, connections=most))
             case Level() if sender is not None:
                 running = loop.create_task(sender.run(question))
                 await asyncio.wait({asked, running}, return_when=asyncio.FIRST_COMPLETED)
@@ -54,6 +58,15 @@ async def _serve(answers: BinaryIO) -> None:
                 answers.flush()
             case _:
                 pass  # a Stop that came when its level was over
+
+
+def _files() -> int:
+    """How many files this process may have open, after asking for all that it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 async def _question(reader: asyncio.StreamReader) -> Question | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -30,7 +31,7 @@ def is_file(text: str) -> bool:
 
 def bench_url(order: BenchOrder, bodies: Sequence[bytes], *, token: str, tell: Tell) -> BenchResult:
     """Measure the service at a URL. Raises UsageError, HookeError, MissingExtra."""
-    _check_asked(order, order.target.authority)
+    _check_asked(order, order.target.authority, bodies, "rows")
     return _conducted(_with_requests(order, bodies, token), None, tell)
 
 
@@ -53,7 +54,9 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
     declared, file = load_service(entry)
     chosen = path or _only_path(declared)
     slo = order.slo or declared.slo
-    _check_asked(dataclasses.replace(order, slo=slo), declared.name)
+    function = declared.methods().get(chosen.lstrip("/"))
+    fields = list(inspect.signature(function).parameters)[1:] if function is not None else ["rows"]
+    _check_asked(dataclasses.replace(order, slo=slo), f"{declared.name}{chosen}", bodies, *fields)
     if replicas is None and declared.replicas != (1, 1):
         replicas = max(
             declared.replicas[0], 1
@@ -76,7 +79,13 @@ def bench_replicas(counts: Sequence[int], measure: Callable[[int], BenchResult],
     return sweep(counts, measure, project=Project.find(file), entry=f"{file}:{declared.name}")
 
 
-def _check_asked(order: BenchOrder, name: str) -> None:
+def _check_asked(order: BenchOrder, name: str, bodies: Sequence[bytes], *fields: str) -> None:
+    if not bodies:
+        body = ", ".join(f'"{field}": ...' for field in fields)
+        raise UsageError(
+            f"there is nothing to ask {name}",
+            mend=f"give the body of a request: --data '{{{body}}}', or --data @FILE",
+        )
     if order.slo is None and not order.rates:
         raise UsageError(
             f"{name} promises nothing that is known here, so there is no rate to look for",

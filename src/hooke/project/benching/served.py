@@ -7,6 +7,7 @@ import re
 import secrets
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -27,6 +28,8 @@ __all__ = ["ServedFile"]
 SPARE_S = 30.0
 """What an end may take beyond the service's timeout before the process is killed."""
 LINES = 20
+_BOUND = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+"""Before it becomes the service it asks for a SIGTERM when its parent dies (PR_SET_PDEATHSIG), so that none is left behind."""
 
 
 class ServedFile:
@@ -55,9 +58,10 @@ class ServedFile:
         file.touch(mode=0o600)
         file.write_text(self.token)
         words = [self._entry, "--port", "0", "--token-file", str(file), *self._words]
-        self._process = subprocess.Popen(
-            python_module("hooke", "serve", *words), stderr=subprocess.PIPE, text=True, process_group=0
-        )
+        command = python_module("hooke", "serve", *words)
+        if sys.platform == "linux":
+            command = [sys.executable, "-c", _BOUND, *command]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read, name="hooke-served", daemon=True)
         self._reader.start()

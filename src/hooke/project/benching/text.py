@@ -91,8 +91,14 @@ def sentences(result: BenchResult) -> Iterator[str]:
             )
     crowded = [level for level in result.levels if level.waited]
     if crowded:
-        least = min(level.asked for level in crowded)
-        yield f"from {_rate(least)}/s on requests waited for one of {result.order.connections} connections; --connections allows more"
+        least = min(crowded, key=lambda level: level.asked)
+        open_files = (
+            "; more files may not be open (ulimit -n)" if least.most_open < result.order.connections else ""
+        )
+        yield (
+            f"from {_rate(least.asked)}/s on requests waited for one of {least.most_open} connections"
+            f"{open_files or '; --connections allows more'}"
+        )
     yield from _handled(result)
 
 
