@@ -48,7 +48,7 @@ $(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $(VENV)/.installed-demo $@
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing Hooke and what the demo needs into $(VENV): under a minute"
+	@echo "installing Hooke and what the demo needs into $(VENV): about a minute"
 	@$(PIP) -e ".[demo]"
 	@touch $@
 

@@ -28,7 +28,7 @@ Flight: Any = msgspec.defstruct(
 """A row of `features`. What is not known an hour before the flight (its aircraft's age, the wind) is null, or left out."""
 
 
-@service(max_batch=256, slo="p99 < 100ms", timeout="2s", idempotent=True)
+@service(max_batch=256, slo="p99 < 100ms", timeout="10s", idempotent=True)
 class Delay:
     """Probabilities of arriving 15 minutes late, or later."""
 

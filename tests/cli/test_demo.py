@@ -41,9 +41,9 @@ def finished(workers: int, *, wall_s: float, work_s: float, cpu_s: float) -> Pas
     return Pass(code=0, output="result", run="r", view=RunView.fold(events))
 
 
-@pytest.mark.timeout(300)
-def test_it_runs_caches_explains_an_edit_and_compares_workers(desk):
-    done = desk.hooke("demo", "--months", "3", timeout=240)
+@pytest.mark.timeout(600)
+def test_it_runs_caches_explains_an_edit_compares_workers_and_serves(desk):
+    done = desk.hooke("demo", "--months", "3", timeout=500)
     assert done.code == 0, done.err
     assert "+ previous leg" in done.out, "the scores"
     first, second, third = re.findall(r"^(\d+) of \d+ calls ran", done.out, re.MULTILINE)
@@ -71,6 +71,11 @@ def test_it_runs_caches_explains_an_edit_and_compares_workers(desk):
         "plan",
     ]
     assert "plan of flights(months=3), 100 times the items of month" in done.out
+    assert "0 failed, 0 differ from the run's own forecasts" in done.out, done.out[-2000:] + done.err[-2000:]
+    assert re.findall(r"^ .* (\d -> \d) replicas: hooke serve scale$", done.err, re.MULTILINE) == [
+        "2 -> 3",
+        "3 -> 2",
+    ]
     for line in re.findall(r"^  hooke (.*?)   +\w", done.out, re.MULTILINE):
         if not line.startswith("run"):
             assert desk.hooke(*line.split()).code == 0, line

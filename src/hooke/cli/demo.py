@@ -1,4 +1,4 @@
-"""`hooke demo`: the main job on real data; the cache; an edit and what it reruns; a second worker; how far it scales."""
+"""`hooke demo`: the main job on real data; the cache; an edit and what it reruns; a second worker; how far it scales; the service."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hooke.base.formats import format_seconds
 from hooke.cli.cache_why import explained
 from hooke.cli.demo_passes import Pass, run_pass
 from hooke.cli.demo_scaling import Said, scale_features
+from hooke.cli.demo_serving import serve_champion
 from hooke.cli.demo_workers import compare_workers
 from hooke.cli.extras import extras
 from hooke.cli.options import debug_option, json_option
@@ -32,8 +33,9 @@ BEFORE = "return (probability * 10).floor().clip(0, 9).cast(pl.Int64)"
 AFTER = "return (probability * 20).floor().clip(0, 19).cast(pl.Int64)"
 EDIT = "20 buckets instead of 10"
 SCALING = "5. How far the features scale, whether that beats one plain Polars call, and what 100 times the data would take"
+SERVING = "6. Serve the champion, by two replicas, three, and two again, while it is asked"
 
-LEFT_BEHIND = frozenset({".hooke", "__pycache__"})
+LEFT_BEHIND = frozenset({".hooke", "__pycache__", "mlflow.db", "mlflow.db.hooke-lock", "mlruns"})
 """What a demo leaves in its folder besides its files."""
 
 
@@ -56,7 +58,8 @@ def demo(session: Session, *, folder: Path, place: str, months: int, as_json: bo
 
     Runs the pipeline of examples/flights in FOLDER, runs it again, changes one function and runs it once more. Then, on
     this machine: times three of the months by one worker and by two, measures how far the features scale and whether
-    that beats one plain Polars call, and plans a hundred times the data.
+    that beats one plain Polars call, and plans a hundred times the data. At last it serves the model and asks it for
+    the last quarter's flights.
     """
     _check_extra()
     _prepare(folder)
@@ -69,7 +72,11 @@ def demo(session: Session, *, folder: Path, place: str, months: int, as_json: bo
         if not parts[-1].code:
             click.secho(f"\n{SCALING}", bold=True)
             parts += scale_features(folder / MAIN, parameters)
-            click.echo("\n" + "\n".join(_next(folder)) if not parts[-1].code else "")
+        if not parts[-1].code:
+            click.secho(f"\n{SERVING}", bold=True)
+            parts += serve_champion(folder, months)
+        if not parts[-1].code:
+            click.echo("\n" + "\n".join(_next(folder)))
     if as_json:
         click.echo(json.dumps([done.facts() for done in parts], indent=2))
     return parts[-1].code
@@ -123,8 +130,8 @@ def _prepare(folder: Path) -> None:
                 f"the folder {folder} holds things that are not the demo's: {', '.join(sorted(foreign)[:5])}",
                 mend="name another one: hooke demo FOLDER",
             )
-        for name in LEFT_BEHIND:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for left in (folder / name for name in LEFT_BEHIND):
+            left.unlink() if left.is_file() else shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copy(file, folder)
