@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 from benchmarks.serving.__main__ import fit, say
 from benchmarks.serving.measure import PROGRAMS, TOKEN, Server, Window, answers, free_port, under_load
-from benchmarks.serving.peers import HOOKE, ROOT
+from benchmarks.serving.peers import HOOKE, ROOT, served
 
 from hooke.serving.front.config import bootstrap, endpoints
 from hooke.serving.front.envoy import envoy_path
@@ -97,20 +97,25 @@ def _long_slices(told: dict[str, Any]) -> None:
     _slices(told, "%START_TIME(%s%2f)%")
 
 
-WAYS: dict[str, tuple[str, int, Change | None]] = {
-    "alone": ("one replica, no proxy", 1, None),
-    "one": ("one replica behind Envoy", 1, _as_it_is),
-    "least": ("two, to the one with the fewest requests", 2, _as_it_is),
-    "turns": ("two, in turn", 2, _in_turn),
-    "slices": ("two, all requests of a millisecond to one", 2, _slices),
-    "long": ("two, all requests of ten milliseconds to one", 2, _long_slices),
+WAYS: dict[str, tuple[str, int, Change | None, str]] = {
+    "alone": ("one replica, no proxy", 1, None, "Predict"),
+    "alone-filled": ("one replica, no proxy, which waits while it pays", 1, None, "Filled"),
+    "one": ("one replica behind Envoy", 1, _as_it_is, "Predict"),
+    "one-filled": ("one, which waits while it pays", 1, _as_it_is, "Filled"),
+    "least": ("two, to the one with the fewest requests", 2, _as_it_is, "Predict"),
+    "filled": ("two, each of which waits while it pays", 2, _as_it_is, "Filled"),
+    "shared": ("two without a proxy, half of the connections to each", 2, None, "Predict"),
+    "shared-filled": ("the same, and they wait while it pays", 2, None, "Filled"),
+    "turns": ("two, in turn", 2, _in_turn, "Predict"),
+    "slices": ("two, all requests of a millisecond to one", 2, _slices, "Predict"),
+    "long": ("two, all requests of ten milliseconds to one", 2, _long_slices, "Predict"),
 }
 
 
 @contextlib.contextmanager
-def up(way: str, folder: Path, model: Path) -> Iterator[tuple[list[Any], int]]:
-    """A way's processes, and the port that is asked."""
-    _, replicas, change = WAYS[way]
+def up(way: str, folder: Path, model: Path) -> Iterator[tuple[list[Any], list[int]]]:
+    """A way's processes, and the ports that are asked."""
+    _, replicas, change, service = WAYS[way]
     place = folder / way
     place.mkdir()
     shutil.copy(PROGRAMS / "hooke_service.py", place)
@@ -119,20 +124,20 @@ def up(way: str, folder: Path, model: Path) -> Iterator[tuple[list[Any], int]]:
     with contextlib.ExitStack() as stack:
         servers: list[Any] = []
         for _ in range(replicas):
-            command = [part.replace("{python}", sys.executable) for part in HOOKE.asked[KIND].command]
+            command = [part.replace("{python}", sys.executable) for part in served(service)]
             server = Server(command, folder=place, model=model, python_path=(ROOT / "src",))
             stack.enter_context(server.start(LOAD))
             servers.append(server)
-        port = servers[0].port
+        ports = [server.port for server in servers]
         if change is not None:
-            proxy = Proxy(place, [server.port for server in servers], change)
+            proxy = Proxy(place, ports, change)
             stack.callback(proxy.stop)
             servers.append(proxy)
-            port = proxy.port
-            while not answers(port, LOAD):
+            ports = [proxy.port]
+            while not answers(proxy.port, LOAD):
                 time.sleep(0.02)
-        under_load(servers, port, LOAD, 1.0)
-        yield servers, port
+        under_load(servers, ports, LOAD, 1.0)
+        yield servers, ports
 
 
 def main() -> None:
@@ -150,8 +155,8 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             started = {way: stack.enter_context(up(way, folder, folder / "model.pickle")) for way in ways}
             for _ in range(given.rounds):
-                for way, (servers, port) in started.items():
-                    window = under_load(servers, port, LOAD, given.seconds)
+                for way, (servers, ports) in started.items():
+                    window = under_load(servers, ports, LOAD, given.seconds)
                     seen[way].append(window)
                     say(
                         f"{way:8} {window.cpu_us:6.1f} us {window.rate:7.0f}/s p99 {window.p99_ms:6.1f} ms, batch {window.mean_batch:5.1f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import mmap
 import os
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -139,17 +141,19 @@ class Server:
 
     def under(self, load: Load, seconds: float) -> Window:
         """Load it. Raises RuntimeError where an answer failed, or where it handled others than were answered."""
-        return under_load([self], self.port, load, seconds)
+        return under_load([self], [self.port], load, seconds)
 
     def _tree(self) -> list[psutil.Process]:
         whole = psutil.Process(self.process.pid)
         return [whole, *whole.children(recursive=True)]
 
 
-def under_load(servers: Sequence[Server], port: int, load: Load, seconds: float) -> Window:
-    """Load the one that listens there; all of these do the work together."""
+def under_load(servers: Sequence[Server], ports: Sequence[int], load: Load, seconds: float) -> Window:
+    """Load what listens there, each with its part of the connections; all of these servers do the work together."""
     before, spent = [one.handled() for one in servers], sum(one.cpu_s() for one in servers)
-    done = _wrk(port, load, seconds) if WRK else _client(port, load, seconds)
+    part = dataclasses.replace(load, connections=load.connections // len(ports))
+    with ThreadPoolExecutor(len(ports)) as clients:
+        done = _joined(clients.map(lambda port: (_wrk if WRK else _client)(port, part, seconds), ports))
     spent = sum(one.cpu_s() for one in servers) - spent
     time.sleep(0.2)  # what wrk left unanswered at its end is handled, too
     after = [one.handled() for one in servers]
@@ -167,6 +171,16 @@ def under_load(servers: Sequence[Server], port: int, load: Load, seconds: float)
         p99_ms=done["p99_ms"],
         mean_batch=rows / max(1, calls),
     )
+
+
+def _joined(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    """What clients side by side saw; the worse p99 of theirs stands for all."""
+    several = list(parts)
+    return {
+        "answers": sum(one["answers"] for one in several),
+        "failures": sum(one["failures"] for one in several),
+        "p99_ms": max(one["p99_ms"] for one in several),
+    }
 
 
 def free_port() -> int:

@@ -80,7 +80,8 @@ def _by_hand(name: str) -> dict[str, Asked]:
     }
 
 
-def _served(name: str) -> tuple[str, ...]:
+def served(name: str) -> tuple[str, ...]:
+    """How Hooke serves this class."""
     options = ("--port", "{port}", "--token-file", "token")
     return ("{python}", "-m", "hooke", "serve", f"hooke_service.py:{name}", *options)
 
@@ -94,9 +95,9 @@ BARE = Peer(title="bare ASGI on uvicorn, same batcher", asked=_by_hand("bare.py"
 HOOKE = Peer(
     title="Hooke",
     asked={
-        "echo": Asked(command=_served("Echo"), path="/echo", body=ECHO),
-        "rows": Asked(command=_served("Echo"), path="/rows", body=ROWS),
-        "predict": Asked(command=_served("Predict"), path="/predict", body=ROW),
+        "echo": Asked(command=served("Echo"), path="/echo", body=ECHO),
+        "rows": Asked(command=served("Echo"), path="/rows", body=ROWS),
+        "predict": Asked(command=served("Predict"), path="/predict", body=ROW),
     },
 )
 FASTAPI = Peer(

@@ -18,7 +18,8 @@ class History:
     batches: list[tuple[float, Batch, list[Request]]] = field(default_factory=list)
     """When it was fired, which, and what else waited before it."""
     guilty: set[Request] = field(default_factory=set)
-    idle_while_waiting: list[tuple[float, Request]] = field(default_factory=list)
+    idle_while_waiting: list[tuple[float, float, Request]] = field(default_factory=list)
+    """When, until when, and who is the oldest."""
 
     def end(self, request: Request, how: str) -> None:
         self.ends.setdefault(request, []).append(how)
@@ -97,6 +98,7 @@ class World:
             self.at(now + self.chance.choice([0.01, 0.2, 1.0]) + 0.01 * batch.rows, "done", batch)
         elif self.batcher.running is None and self.batcher.waiting_rows:
             wakes = self.batcher.wakes()
-            self.history.idle_while_waiting.append((wakes, next(r for r in self.waiting if not r.left)))
+            oldest = next(r for r in self.waiting if not r.left)
+            self.history.idle_while_waiting.append((now, wakes, oldest))
             assert wakes > now, "it asks to be woken at once, and took nothing"
             self.at(wakes, "tick", None)

@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serving.simulated import World
 
-from hooke.serving.batcher import Batcher, Limits, Request
+from hooke.serving.batcher import Batcher, FixedPart, Limits, Request
 
 LIMITS = st.builds(
     Limits,
     max_batch=st.sampled_from([1, 4, 16]),
     max_waiting=st.sampled_from([1, 8, 1000]),
     wait_s=st.sampled_from([0.0, 0.05, 1.0]),
+    fill=st.booleans(),
 )
 
 
@@ -65,10 +66,64 @@ def test_the_oldest_goes_first_and_within_a_group_in_order(seed, limits):
 @histories
 def test_a_free_model_waits_only_if_it_was_told_to(seed, limits):
     history = World(seed, limits).run()
-    if limits.wait_s == 0:
+    if limits.wait_s == 0 and not limits.fill:
         assert history.idle_while_waiting == []
-    for wakes, oldest in history.idle_while_waiting:
-        assert wakes <= oldest.arrived + limits.wait_s
+    longest = 1.0 + 0.01 * max(20, limits.max_batch)
+    for now, wakes, oldest in history.idle_while_waiting:
+        assert wakes <= max(oldest.arrived + limits.wait_s, now + longest if limits.fill else 0.0)
+
+
+@given(
+    a=st.floats(0.0, 1e-3),
+    b=st.floats(1e-5, 1e-2),
+    sizes=st.lists(st.integers(1, 64), min_size=2, max_size=80),
+)
+def test_the_fixed_part_of_a_law_is_found(a, b, sizes):
+    fixed = FixedPart()
+    for rows in sizes:
+        fixed.add(rows, a * rows + b)
+    mean = sum(a * rows + b for rows in sizes) / len(sizes)
+    if len(set(sizes)) > 1:
+        assert fixed.seconds == pytest.approx(b, rel=1e-3, abs=1e-3 * mean)
+    else:
+        assert fixed.seconds == pytest.approx(mean)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 0.1), st.integers(1, 9)), min_size=1, max_size=30))
+def test_who_asks_alone_waits_for_nobody_also_where_the_model_fills(asked):
+    """Each asks when it has its answer, at once or later, for one row or for some."""
+    batcher, now = Batcher(Limits(max_batch=64, fill=True)), 0.0
+    for pause, rows in asked:
+        now += pause
+        batcher.offer(request(arrived=now, rows=rows))
+        assert batcher.take(now) is not None
+        now += 0.01
+        batcher.finished(now)
+
+
+def rounds(limits: Limits, clients: int, *, back_s: float) -> list[int]:
+    """Sizes of batches where each client asks again after its answer, one `back_s` after the other; a batch takes 10 ms."""
+    batcher, now, sizes = Batcher(limits), 0.0, []
+    coming = [at * back_s for at in range(clients)]
+    ends = math.inf
+    for _ in range(60 * clients):
+        now = min(coming[0] if coming else math.inf, ends, batcher.wakes())
+        if now == ends:
+            sizes.append(len(batcher.running.requests))
+            batcher.finished(now)
+            coming = sorted(coming + [now + (at + 1) * back_s for at in range(sizes[-1])])
+            ends = math.inf
+        elif coming and now == coming[0]:
+            coming.pop(0)
+            batcher.offer(request(arrived=now))
+        if batcher.take(now) is not None:
+            ends = now + 0.01
+    return sizes[-10:]
+
+
+def test_who_comes_back_one_after_the_other_goes_together_where_the_model_fills():
+    assert max(rounds(Limits(max_batch=64), 8, back_s=0.001)) < 8
+    assert rounds(Limits(max_batch=64, fill=True), 8, back_s=0.001) == [8] * 10
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))

@@ -35,3 +35,8 @@ class Predict:
         """A number for each row."""
         count(len(rows))
         return self.model.predict(rows)
+
+
+@service(max_batch=64, wait="auto")
+class Filled(Predict):
+    """The same, and the model waits while it pays."""

@@ -3,6 +3,9 @@
 The model runs one batch at a time. A batch is fired when the model is free: of the oldest waiting request, and of those after
 it that may go with it, up to `max_batch` rows. Nothing is waited for, unless `wait_s` says so. A batch that fails is halved
 until it is one request: that one alone is to blame.
+
+With `fill` a free model waits while it pays: until as many requests are there as were there together with the last batches, and at
+most as long as a batch takes whatever its size, which is what a batch that need not be run saves. One who asks alone waits for nobody.
 """
 
 from __future__ import annotations
@@ -12,8 +15,12 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-__all__ = ["Batch", "Batcher", "Limits", "Request"]
+__all__ = ["Batch", "Batcher", "FixedPart", "Limits", "Request"]
 
+FORGET = 0.98
+"""What is left of a batch's weight in the law when the next one ended: some fifty batches tell it."""
+EMPTY = 10
+"""Fixed parts of a batch without anybody, and what was there together before says nothing of what comes."""
 RECENT = 0.2
 """Weight of the newest batch in the mean time of a row: the mean forgets a batch after some five more."""
 
@@ -28,6 +35,8 @@ class Limits:
     """The most rows that wait. A single request may have more when nothing waits."""
     wait_s: float = 0.0
     """How long a free model waits for more rows than there are, counted from the oldest request's arrival."""
+    fill: bool = False
+    """Whether a free model waits while it pays."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -55,6 +64,33 @@ class Batch:
         return sum(request.rows for request in self.requests)
 
 
+class FixedPart:
+    """What a batch takes whatever its size: b of the law `a * rows + b`, by least squares over the last batches."""
+
+    __slots__ = ("_weight", "_x", "_xx", "_xy", "_y")
+
+    def __init__(self) -> None:
+        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+
+    def add(self, rows: int, took_s: float) -> None:
+        """A batch ended."""
+        self._weight = self._weight * FORGET + 1.0
+        self._x = self._x * FORGET + rows
+        self._y = self._y * FORGET + took_s
+        self._xx = self._xx * FORGET + rows * rows
+        self._xy = self._xy * FORGET + rows * took_s
+
+    @property
+    def seconds(self) -> float:
+        """Never below 0, and never above the mean. Where all batches had one size nothing tells the parts: then it is all of it."""
+        if not self._weight:
+            return 0.0
+        spread = self._xx - self._x * self._x / self._weight
+        # Below this all were of one size, but for the rounding of the sums.
+        slope = (self._xy - self._x * self._y / self._weight) / spread if spread > 1e-6 * self._xx else 0.0
+        return max(0.0, (self._y - max(0.0, slope) * self._x) / self._weight)
+
+
 class Batcher:
     """The waiting requests and the one batch that runs. All times are seconds of one clock, which never goes back.
 
@@ -70,6 +106,10 @@ class Batcher:
         self._late: list[Request] = []
         self._rows = 0
         self._row_s = 0.0
+        self._fixed = FixedPart()
+        self._together = 0.0
+        """Requests that were there when the last batches ended, on average: those of the batch, and those that waited."""
+        self._freed = 0.0
 
     @property
     def waiting_rows(self) -> int:
@@ -84,6 +124,8 @@ class Batcher:
         full = self._rows > 0 and self._rows + request.rows > self.limits.max_waiting
         if not accepted and (full or request.arrived + self.backlog_s() > request.deadline):
             return False
+        if self.running is None and request.arrived - self._freed > EMPTY * self._fixed.seconds:
+            self._together = 0.0
         self._waiting.append(request)
         self._rows += request.rows
         return True
@@ -135,11 +177,15 @@ class Batcher:
             return math.inf
         return self._ripe()
 
-    def finished(self, now: float) -> None:
-        """The running batch has its results."""
+    def finished(self, now: float, took_s: float | None = None) -> None:
+        """The running batch has its results. `took_s` is how long it took, where that is known better than by these times."""
         batch = self._end()
-        took = (now - batch.fired) / max(1, batch.rows)
-        self._row_s += (took - self._row_s) * (RECENT if self._row_s else 1.0)
+        took = now - batch.fired if took_s is None else took_s
+        row_s = took / max(1, batch.rows)
+        self._row_s += (row_s - self._row_s) * (RECENT if self._row_s else 1.0)
+        self._fixed.add(batch.rows, took)
+        self._together += (len(batch.requests) + len(self._waiting) - self._together) * RECENT
+        self._freed = now
 
     def failed(self) -> Request | None:
         """The running batch raised: the request that is to blame, or None where halves of it are to run first."""
@@ -175,8 +221,11 @@ class Batcher:
         first = self._waiting[0]
         if first.group is None or self._rows >= self.limits.max_batch:
             return first.arrived
+        until = first.arrived + self.limits.wait_s
+        if self.limits.fill and len(self._waiting) < round(self._together):
+            until = max(until, max(first.arrived, self._freed) + self._fixed.seconds)
         spare = first.deadline - self._rows * self._row_s
-        return min(first.arrived + self.limits.wait_s, max(first.arrived, spare))
+        return min(until, max(first.arrived, spare))
 
     def _gather(self, now: float) -> tuple[Request, ...]:
         """The oldest request and those that go with it; the others keep their order."""

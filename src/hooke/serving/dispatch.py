@@ -38,6 +38,7 @@ Write = Callable[[Any], Any]
 QUEUE_BATCHES = 32
 """Rows that may wait, in batches: with the model's time for a batch this bounds what a queue adds to an answer."""
 QUEUE_LEAST = 1024
+LEAST_WAIT_S = 0.001
 SLOWEST_SWEEP_S = 0.05
 """How late a deadline may be noticed, and how long a request waits before its connection is watched."""
 
@@ -77,7 +78,9 @@ class Dispatch:
         self.tally = Tally()
         self._most = declared.max_batch or 1
         waiting = max(QUEUE_LEAST, QUEUE_BATCHES * self._most)
-        self.batcher = Batcher(Limits(max_batch=self._most, max_waiting=waiting, wait_s=declared.wait_s))
+        self.batcher = Batcher(
+            Limits(max_batch=self._most, max_waiting=waiting, wait_s=declared.wait_s, fill=declared.fill)
+        )
         self._thread = thread
         self._loop = asyncio.get_running_loop()
         self.sweep_s = min(SLOWEST_SWEEP_S, declared.timeout_s / 10)
@@ -90,6 +93,7 @@ class Dispatch:
         self._turning = False
         self._waiting = 0
         self._wake: asyncio.TimerHandle | None = None
+        self._wakes = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
 
     def call(
@@ -173,9 +177,19 @@ class Dispatch:
             self._fire(batch)
             return
         wakes = self.batcher.wakes()
+        if wakes == self._wakes:
+            return
+        self._wakes = wakes
         if self._wake is not None:
             self._wake.cancel()
-        self._wake = self._loop.call_at(wakes, self._pump) if wakes < float("inf") else None
+            self._wake = None
+        if wakes < math.inf:
+            # uvloop counts milliseconds: for less than one it would come back at once, again and again.
+            self._wake = self._loop.call_later(max(wakes - self._loop.time(), LEAST_WAIT_S), self._woken)
+
+    def _woken(self) -> None:
+        self._wake, self._wakes = None, math.inf
+        self._pump()
 
     def _fire(self, batch: Batch) -> None:
         calls: list[Any] = list(batch.requests)
@@ -215,7 +229,7 @@ class Dispatch:
             rows = batch.rows
             self.tally.rows += rows
             self.tally.sizes[min(size_bucket(rows), 33)] += 1
-            self.batcher.finished(now)
+            self.batcher.finished(now, took)
             self.windows.add(name, rows, took, self._settle_all(calls, answers, now), self._waiting)
         else:
             assert error is not None

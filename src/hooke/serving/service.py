@@ -38,6 +38,8 @@ class Service:
     max_batch: int | None = None
     """The most rows of a batch; None: each call is for one request."""
     wait_s: float = 0.0
+    fill: bool = False
+    """Whether a free model waits for more rows while it pays."""
     timeout_s: float = TIMEOUT_S
     idempotent: bool = False
 
@@ -70,7 +72,7 @@ def service(
     replicas: int | tuple[int, int] = 1,
     slo: str | None = None,
     max_batch: int | None = None,
-    wait: str | float = 0,
+    wait: str | float | None = None,
     timeout: str | float = TIMEOUT_S,
     idempotent: bool = False,
 ) -> Callable[[C], C]: ...
@@ -81,7 +83,7 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     replicas: int | tuple[int, int] = 1,
     slo: str | None = None,
     max_batch: int | None = None,
-    wait: str | float = 0,
+    wait: str | float | None = None,
     timeout: str | float = TIMEOUT_S,
     idempotent: bool = False,
 ) -> Any:
@@ -98,7 +100,9 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     `max_batch` is the most rows that a method takes at once. Its parameters annotated `list[...]`, `Sequence[...]` or
     `np.ndarray` are then rows of several requests, and it returns one row for each, or a dict of such columns; other parameters
     are the same for the whole batch. A batch that fails is run again in halves, so such a method may see the same rows twice. `wait` is how long a
-    free model waits for more rows; not at all, unless it is said.
+    free model waits for more rows; `"auto"` is while it pays: at most as long as a batch takes whatever its size, and only where
+    requests came together before. Without it one replica does not wait, and several do as with `"auto"`: each gets
+    fewer requests than one would.
 
     Raises UsageError for a class that cannot serve, and for values that cannot be.
     """
@@ -118,7 +122,8 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     timeout_s = parse_seconds(timeout)
     if not timeout_s:
         raise UsageError("timeout=0 leaves no time for an answer", mend='write timeout="2s"')
-    wait_s = parse_seconds(wait)
+    fill = wait == "auto" or (wait is None and bounds[1] > 1)
+    wait_s = 0.0 if wait is None or wait == "auto" else parse_seconds(wait)
 
     def declare(made: C) -> C:
         declared = Service(
@@ -127,6 +132,7 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
             slo=promised,
             max_batch=max_batch,
             wait_s=wait_s,
+            fill=fill,
             timeout_s=timeout_s,
             idempotent=bool(idempotent),
         )
