@@ -88,6 +88,8 @@ def test_tls(serving, folder):
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
         plain.sendall(b"GET /-/health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert not plain.recv(1000).startswith(b"HTTP")
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:
+        assert silent.recv(1000) == b"", "a handshake that does not begin is waited for no longer than a head"
 
 
 def test_every_address_with_tls_is_what_is_printed(serving, folder):

@@ -81,11 +81,25 @@ def serve(
     config.patience, config.refused = replica.patience, replica.refused
     server = _Server(config, replica, arguments, ready)
     server.windows = windows
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=lambda: _Loop(replica.patience.head_s)) as runner:
         runner.run(server.serve(sockets=[listening]))
     if server.failure is not None:
         raise server.failure
     return replica.cut
+
+
+class _Loop(uvloop.Loop):
+    """Waits for a handshake of TLS as for a head; by itself it waits a minute, and uvicorn has no word for it."""
+
+    def __init__(self, handshake_s: float) -> None:
+        super().__init__()
+        self._handshake_s = handshake_s
+
+    async def create_server(self, *args: Any, **given: Any) -> Any:
+        """As uvloop."""
+        if given.get("ssl") is not None:
+            given["ssl_handshake_timeout"] = self._handshake_s
+        return await super().create_server(*args, **given)
 
 
 class _Server(uvicorn.Server):
