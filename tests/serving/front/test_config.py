@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.serving.certificates import make_certificate
 
 from hooke.base.errors import UsageError
 from hooke.serving.front.config import bootstrap, endpoints
@@ -87,12 +88,8 @@ def test_what_would_not_be_safe_is_refused(given, said):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    made = Tls(certificate=folder / "certificate.pem", key=folder / "key.pem")
-    subject = ["-subj", "/CN=localhost", "-days", "1", "-keyout", made.key, "-out", made.certificate]
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    subprocess.run(["openssl", "req", "-x509", "-nodes", *kind, *subject], check=True, capture_output=True)
-    return made
+    made, key = make_certificate(tmp_path_factory.mktemp("tls"))
+    return Tls(certificate=made, key=key)
 
 
 counts = st.integers(1, 1 << 20)

@@ -45,8 +45,8 @@ def test_another_loses_those_that_were_with_the_dead_replica_and_no_others(tmp_p
         with load(stand.port, askers=12) as askers:
             kill_in_turn(stand, 4)
         lost = failures(askers)
-    assert {status for status, _ in lost} <= {502}
-    assert all(b"may have been done" in said for _, said in lost)
+    # Told so, or cut off in the middle of an answer.
+    assert all(b"may have been done" in said or b"IncompleteRead" in said for _, said in lost), lost
     # A third of twelve askers, four times; each has one request at a time.
     assert len(lost) <= 4 * 12 / 2
 

@@ -1,19 +1,23 @@
 """The front as a process: started, told, asked, killed, drained."""
 
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import threading
+from contextlib import closing
 
 import psutil
 import pytest
+from tests.serving.certificates import make_certificate
 from tests.serving.front.stand import ask, failures, load, standing, until
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.serving.front.envoy import Front
-from hooke.serving.front.settings import FrontSettings, Upstream
+from hooke.serving.front.settings import FrontSettings, Tls, Upstream
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
 
@@ -160,3 +164,36 @@ def test_a_replica_that_was_published_twice_is_one(stand):
     )
     assert len(stand.front.stats().replicas) == len(stand.serving)
     stand.publish()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    made, key = make_certificate(tmp_path_factory.mktemp("tls"))
+    return Tls(certificate=made, key=key)
+
+
+def test_tls_ends_at_the_front(tmp_path, certificate):
+    with standing(tmp_path, replicas=1, tls=certificate) as stand:
+        assert stand.front.url == f"https://127.0.0.1:{stand.port}"
+        trusting = ssl.create_default_context(cafile=str(certificate.certificate))
+        with closing(
+            http.client.HTTPSConnection("127.0.0.1", stand.port, timeout=20, context=trusting)
+        ) as one:
+            one.request("POST", "/echo", '{"n": 7}', {"content-type": "application/json"})
+            assert one.getresponse().read() == b"7"
+        with pytest.raises((OSError, http.client.HTTPException)):
+            ask(stand.port, "/echo", {"n": 7})
+
+
+def test_a_key_that_is_not_the_certificates_is_said_by_envoy_itself(tmp_path, certificate):
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("no key\n")
+    front = Front(
+        FrontSettings(
+            service="Echo", folder=tmp_path / "front", tls=Tls(certificate=certificate.certificate, key=wrong)
+        )
+    )
+    with pytest.raises(HookeError, match="ended with exit code 1") as raised:
+        front.start()
+    assert "private key" in raised.value.why
+    assert front.pid is None
