@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 import numpy as np
 
-__all__ = ["array_from_json", "cast", "dtype_of", "is_array", "plain"]
+__all__ = ["array_from_json", "cast", "check_rank", "dtype_of", "is_array", "plain", "rank_of"]
 
 _FITS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc", "U": "U"}
 """Kind of the annotated dtype -> kinds that JSON may give for it."""
@@ -40,6 +40,7 @@ def array_from_json(annotation: Any, value: Any) -> np.ndarray:
         raise ValueError("Expected rows of one length") from None
     if made.dtype.kind not in "biufU" or (made.dtype.kind == "U" and not _all_text(value)):
         raise ValueError("Expected numbers, or booleans, or text, and one kind only")
+    check_rank(made, rank_of(annotation))
     wanted = dtype_of(annotation)
     return made if wanted is None else cast(made, wanted)
 
@@ -69,6 +70,20 @@ def cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
     if wanted.kind in "iu" and not np.array_equal(bent, made):
         raise ValueError(f"Expected whole numbers that a {wanted} can hold")
     return bent
+
+
+def check_rank(made: np.ndarray, rank: int) -> None:
+    """Raises ValueError where it has not so many dimensions; 0 means any."""
+    if rank and made.ndim != rank:
+        raise ValueError(f"Expected an array of {rank} dimension{'s' * (rank > 1)}, got {made.ndim}")
+
+
+@functools.cache
+def rank_of(annotation: Any) -> int:
+    """The dimensions of `np.ndarray[tuple[int, int], ...]`; 0 where they are open."""
+    arguments = get_args(annotation)
+    lengths = get_args(arguments[0]) if arguments else ()
+    return 0 if ... in lengths else len(lengths)
 
 
 @functools.cache

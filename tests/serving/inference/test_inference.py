@@ -296,6 +296,7 @@ class TestForms:
             ("pair", {"inputs": [tensor("x", [1, 2], "FP64")]}, 422, "input x: it is one value, and there are 2"),
             ("pair", {"inputs": [tensor("x", [1], "FP64"), tensor("how", ["c"], "BYTES")]}, 422, "input how: Invalid enum"),
             ("pair", {"inputs": [], "parameters": {"x": "y"}}, 422, "input x: Expected `float | null`, got `str`"),
+            ("table", {"inputs": [tensor("rows", [1, 2], "FP32")]}, 422, "input rows: Expected an array of 2 dimensions, got 1"),
             ("nothing", {"inputs": []}, 422, "input x: it is missing"),
             ("nothing", {"inputs": [tensor("x", [1], "INT8"), tensor("skip", [1], "INT8")]}, 422, "input skip: there is none; there are x"),
             ("nothing", {"inputs": [tensor("x", [1], "INT8")]}, 406, "output nothing is a NoneType, which no tensor holds"),
@@ -306,6 +307,11 @@ class TestForms:
     def test_what_does_not_fit(self, forms, method, request_, status, said):
         told, error = refused(infer(forms, f"Forms.{method}", request_))
         assert (told, said in error) == (status, True), error
+
+    def test_the_number_of_dimensions_holds_in_json_too(self, forms):
+        assert forms.post("/table", {"rows": [[1, 2]]}).json() == [3.0]
+        (fault,) = forms.post("/table", {"rows": [1, 2]}).json()["errors"]
+        assert fault == {"field": "rows", "detail": "Expected an array of 2 dimensions, got 1"}
 
     def test_bytes_that_are_no_text(self, forms):
         raw = b"\2\0\0\0\xff\xfe"

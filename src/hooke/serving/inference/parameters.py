@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import numpy as np
 
-from hooke.serving.arrays import cast, dtype_of, is_array
+from hooke.serving.arrays import cast, check_rank, dtype_of, is_array, rank_of
 from hooke.serving.inference.datatypes import datatype_of
 from hooke.serving.inference.messages import TensorMetadata
 from hooke.serving.inference.tensors import Misfit
@@ -59,7 +59,7 @@ def form_of(annotation: Any) -> Form | None:
     if is_array(annotation):
         dtype = dtype_of(annotation)
         datatype = datatype_of(dtype) if dtype is not None else None
-        shape = (-1,) * (_rank(annotation) or 2)
+        shape = (-1,) * (rank_of(annotation) or 2)
         return Form(datatype.name, shape) if datatype is not None else Form(OPEN, shape, open=True)
     return form_of_type(msgspec.inspect.type_info(annotation))
 
@@ -76,6 +76,8 @@ class Parameter:
     is_array: bool
     dtype: np.dtype[Any] | None
     """Of an array; None where that is open."""
+    rank: int
+    """How many dimensions an array has; 0 where that is open."""
 
     @classmethod
     def of(cls, name: str, annotation: Any, default: Any) -> Parameter:
@@ -88,6 +90,7 @@ class Parameter:
             default=default,
             is_array=array,
             dtype=dtype_of(annotation) if array else None,
+            rank=rank_of(annotation) if array else 0,
         )
 
     def value(self, tensor: np.ndarray) -> Any:
@@ -104,6 +107,7 @@ class Parameter:
         if tensor.dtype == object:
             tensor = _as_text_array(tensor)
         try:
+            check_rank(tensor, self.rank)
             return tensor if self.dtype is None else cast(tensor, self.dtype)
         except ValueError as error:
             raise Misfit(str(error)) from None
@@ -127,7 +131,7 @@ def _output(hint: Any) -> Form | None:
     """As `form_of`, but an array of open rank has a value for each row, and what msgspec does not know may be returned."""
     if is_array(hint):
         form = form_of(hint)
-        return form if form is None or _rank(hint) else dataclasses.replace(form, shape=(-1,))
+        return form if form is None or rank_of(hint) else dataclasses.replace(form, shape=(-1,))
     kind = _type_info(hint)
     return form_of_type(kind) if kind is not None else None
 
@@ -167,13 +171,6 @@ def _form_of_list(kind: msgspec.inspect.Type) -> Form | None:
         open_ended = isinstance(kind.item_type, msgspec.inspect.AnyType)
         form = Form(OPEN, (), open=True) if open_ended else form_of_type(kind.item_type)
     return dataclasses.replace(form, shape=(length, *form.shape)) if form is not None else None
-
-
-def _rank(annotation: Any) -> int:
-    """The dimensions of `np.ndarray[tuple[int, int], ...]`; 0 where they are open."""
-    arguments = get_args(annotation)
-    lengths = get_args(arguments[0]) if arguments else ()
-    return 0 if ... in lengths else len(lengths)
 
 
 def texts(tensor: np.ndarray, *, raw: bool) -> np.ndarray:
