@@ -62,6 +62,7 @@ def test_a_service_of_a_file_is_started_measured_counted_and_ended(folder):
     assert handled["consistent"] and handled["requests"] == handled["client"] == 10 + 48 + 96
     assert handled["rows"] == handled["requests"] * 2, "one row and three in turn"
     for level in facts["levels"]:
+        assert 1 <= level["server"]["mean_batch"] <= 8
         assert level["verdict"] in ("held", "unclear")
         assert level["server"]["cpu_us_per_answer"] > 0 and level["server"]["rss_bytes"] > 1 << 20
         assert level["latency_s"]["p50"]["value"] >= 0.002

@@ -69,7 +69,9 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
         made = dataclasses.replace(
             order, target=target, path=chosen, slo=slo, name=f"{declared.name}{chosen}"
         )
-        result = _conducted(_with_requests(made, bodies, served.token), Usage(served.pid), tell)
+        result = _conducted(
+            _with_requests(made, bodies, served.token), Usage(served.pid, served.batches), tell
+        )
     return dataclasses.replace(result, handled=served.handled(project), replicas=replicas)
 
 

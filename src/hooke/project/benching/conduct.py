@@ -108,14 +108,11 @@ class _Conductor:
                 mend="give a lower --rate, or a shorter --for",
             )
         due = order.arrivals(rate, warm_s + seconds, order.seed + len(self.levels))
-        before = self.usage.cpu_s() if self.usage else 0.0
+        before = (self.usage.cpu_s(), self.usage.batches()) if self.usage else (0.0, None)
         began = time.monotonic()
         outcomes, report = self._run(due)
         took = time.monotonic() - began
-        server = None
-        if self.usage is not None:
-            used = self.usage.cpu_s() - before
-            server = ServerUse(cpu_s=used, cores=used / took, rss=self.usage.peak())
+        server = None if self.usage is None else _used(self.usage, *before, took)
         counted = outcomes.sent().since(warm_s)
         if len(counted):
             stretch = seconds if not report.stopped else max(float(counted.due[-1]), 1e-3)
@@ -156,6 +153,15 @@ class _Conductor:
         self.answered += int(outcomes.answered.sum())
         self.unheard += int(np.isin(outcomes.status, [Fate.TIMED_OUT, Fate.LOST, Fate.CUT]).sum())
         return outcomes, report
+
+
+def _used(usage: Usage, cpu_s: float, batches: tuple[float, float] | None, took: float) -> ServerUse:
+    """Since these counts were taken, `took` seconds ago."""
+    used, now = usage.cpu_s() - cpu_s, usage.batches()
+    mean = None
+    if batches is not None and now is not None and now[0] > batches[0]:
+        mean = (now[1] - batches[1]) / (now[0] - batches[0])
+    return ServerUse(cpu_s=used, cores=used / took, rss=usage.peak(), mean_batch=mean)
 
 
 def _cpu(report: Report) -> float:

@@ -63,6 +63,7 @@ def _level(level: LevelResult) -> dict[str, Any]:
         "connections": {"opened": level.opened, "most": level.most_open, "waited": level.waited},
         "server": None if server is None else {
             "cpu_s": server.cpu_s, "cpu_us_per_answer": level.cpu_us, "cores": server.cores, "rss_bytes": server.rss,
+            "mean_batch": server.mean_batch,
         },
         "hdr_us": None if hidden else level.histogram,
     }  # fmt: skip

@@ -20,6 +20,8 @@ class ServerUse:
     """CPU seconds a second."""
     rss: int
     """The most bytes that were resident at once."""
+    mean_batch: float | None = None
+    """Rows of a batch; None where the service does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

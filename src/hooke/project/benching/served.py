@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,21 @@ class ServedFile:
             self._process.wait()
         self._reader.join()
         self._folder.cleanup()
+
+    def batches(self) -> tuple[float, float] | None:
+        """Batches and their rows so far, as its metrics say; None of several replicas, of which one would answer for itself."""
+        if self._replicas is not None:
+            return None
+        asked = urllib.request.Request(  # noqa: S310 - it is our own service
+            f"{self.url}/-/metrics", headers={"authorization": f"Bearer {self.token}"}
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=self._timeout_s) as answer:  # noqa: S310
+                text = answer.read().decode()
+        except OSError:
+            return None  # it is too busy to say, and the table says nothing
+        found = dict(re.findall(r"^hooke_batch_rows_(count|sum)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE))
+        return (float(found["count"]), float(found["sum"])) if len(found) == 2 else None
 
     def handled(self, project: Project) -> Handled | None:
         """What it journalled, after its end; None where it journalled nothing."""

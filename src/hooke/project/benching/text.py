@@ -26,7 +26,7 @@ def columns(result: BenchResult) -> list[str]:
     ]
     named += ["refused", "failed", "own lag"]
     if any(level.server for level in result.levels):
-        named += ["CPU/answer", "cores", "memory"]
+        named += ["batch", "CPU/answer", "cores", "memory"]
     return [*named, "verdict"]
 
 
@@ -48,7 +48,13 @@ def cells(level: LevelResult, slo: Slo | None) -> list[str]:
     ]
     if level.server is not None:
         cpu = "-" if level.cpu_us is None else format_seconds(level.cpu_us / 1e6)
-        row += [cpu, f"{level.server.cores:.2f}", format_bytes(level.server.rss)]
+        batch = level.server.mean_batch
+        row += [
+            "" if batch is None else f"{batch:.1f}",
+            cpu,
+            f"{level.server.cores:.2f}",
+            format_bytes(level.server.rss),
+        ]
     return [*row, _verdict(summary)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -12,7 +12,9 @@ __all__ = ["Usage"]
 class Usage:
     """Watches a process and all below it. One that ended counts as far as its parent waited for it."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, batches: Callable[[], tuple[float, float] | None] = lambda: None) -> None:
+        self.batches = batches
+        """Batches and their rows so far, where the service says."""
         self._root = psutil.Process(pid)
         self._peak = 0
 
