@@ -147,6 +147,15 @@ class TestTokens:
         with pytest.raises(UsageError, match="holds no token"):
             read_token(tmp_path / "t")
 
+    def test_one_that_was_made_and_then_emptied_can_be_made_anew(self, tmp_path):
+        made = kept_token(tmp_path / "t")
+        (tmp_path / "t").write_text("")
+        with pytest.raises(UsageError, match="holds no token") as found:
+            kept_token(tmp_path / "t")
+        assert f"remove {tmp_path / 't'}" in found.value.mend
+        (tmp_path / "t").unlink()
+        assert kept_token(tmp_path / "t") != made
+
     def test_a_file_that_others_may_read_and_one_that_is_not_there(self, tmp_path):
         (tmp_path / "t").write_text(TOKEN)
         (tmp_path / "t").chmod(0o644)

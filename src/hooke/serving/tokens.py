@@ -29,11 +29,11 @@ def kept_token(path: Path) -> str:
         with writing("the token of a service", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _make(path)
-    return read_token(path)
+    return read_token(path, mend=f"remove {path}: the next start makes another one")
 
 
-def read_token(path: Path) -> str:
-    """The token in a file. Raises UsageError where there is none, where everybody may read it, or where it is too short."""
+def read_token(path: Path, *, mend: str = "") -> str:
+    """The token in a file; `mend` is said where it holds none. Raises UsageError where there is none, where everybody may read it, or where it is too short."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -55,7 +55,7 @@ def read_token(path: Path) -> str:
         raise UsageError(
             f"{path} holds no token",
             why=f"a token is one line of at least 16 letters of ASCII, digits and -._~+/ ({len(text)} characters are there)",
-            mend=f"make one: (umask 077; {MAKE} > {path})",
+            mend=mend or f"make one: (umask 077; {MAKE} > {path})",
         )
     return text
 
