@@ -36,6 +36,10 @@ class Devices:
         idle = [name for name, free in self._free.items() if free >= 1 - 1e-9]
         return self._hold(tuple(idle[: int(amount)]), 1.0) if len(idle) >= amount else None
 
+    def keep(self, ids: tuple[str, ...], amount: float) -> None:
+        """Hold these, which somebody took before this was made; ids that are not there any more hold nothing."""
+        self._hold(tuple(name for name in ids if name in self._free), min(amount, 1.0))
+
     def release(self, ids: tuple[str, ...], amount: float) -> None:
         """Give back what `take` gave."""
         for name in ids:

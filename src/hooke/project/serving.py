@@ -19,6 +19,7 @@ from hooke.project.loaded_models import load_version
 from hooke.project.loading import choose, load_file
 from hooke.project.registry import registry_of
 from hooke.project.service_runs import ServiceRun
+from hooke.project.shares import take_here
 from hooke.serving.exposure import Exposure
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
@@ -111,11 +112,14 @@ def serve_here(
     listening = bind(exposure.port, exposure.host)
     address = exposure.url(listening.getsockname()[1])
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
+    share = take_here(declared)
     tell(f"{declared.name} is being set up, on {address}")
 
     def ready() -> None:
         tell(f"{declared.name} answers: {paths}; Ctrl-C drains and ends it")
         tell(how_to_ask(declared, exposure, token_file, address))
+        if share:
+            tell(share)
 
     shown_values = {name: shown(value) for name, value in given.items()}
     with ServiceRun(project, declared, entry=entry, shown=shown_values) as run:

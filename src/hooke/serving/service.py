@@ -42,6 +42,10 @@ class Service:
     """Whether a free model waits for more rows while it pays."""
     timeout_s: float = TIMEOUT_S
     idempotent: bool = False
+    cpus: int | None = None
+    """Threads of a replica's libraries; None: its part of the cores."""
+    gpus: float = 0.0
+    """Of a replica: whole ones, or a share of one."""
 
     @property
     def name(self) -> str:
@@ -75,6 +79,8 @@ def service(
     wait: str | float | None = None,
     timeout: str | float = TIMEOUT_S,
     idempotent: bool = False,
+    cpus: int | None = None,
+    gpus: float = 0,
 ) -> Callable[[C], C]: ...
 def service(  # noqa: PLR0913 - what is declared of a service, each by name
     made: Any = None,
@@ -86,6 +92,8 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     wait: str | float | None = None,
     timeout: str | float = TIMEOUT_S,
     idempotent: bool = False,
+    cpus: int | None = None,
+    gpus: float = 0,
 ) -> Any:
     """Declare that a class answers requests; the class is returned as it was, and its objects are plain ones.
 
@@ -104,6 +112,9 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     requests came together before. Without it one replica does not wait, and several do as with `"auto"`: each gets
     fewer requests than one would.
 
+    `cpus` is how many threads the libraries of a replica may use (BLAS, OpenMP, PyTorch, Polars): by default the cores divided
+    by the most replicas. `gpus` is how many GPUs each replica gets, or which share of one; it sees no others.
+
     Raises UsageError for a class that cannot serve, and for values that cannot be.
     """
     if made is not None and not inspect.isclass(made):
@@ -113,12 +124,9 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
         )
     bounds = _replicas(replicas)
     promised = parse_slo(slo) if slo is not None else None
-    if max_batch is not None and (
-        isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1
-    ):
-        raise UsageError(
-            f"max_batch={max_batch!r} is no number of rows", mend="write max_batch=64, or leave it out"
-        )
+    _check_whole(max_batch, "max_batch", "rows")
+    _check_whole(cpus, "cpus", "threads")
+    _check_gpus(gpus)
     timeout_s = parse_seconds(timeout)
     if not timeout_s:
         raise UsageError("timeout=0 leaves no time for an answer", mend='write timeout="2s"')
@@ -135,6 +143,8 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
             fill=fill,
             timeout_s=timeout_s,
             idempotent=bool(idempotent),
+            cpus=cpus,
+            gpus=float(gpus),
         )
         _check(declared)
         setattr(made, _MARK, declared)
@@ -149,6 +159,19 @@ def service_of(made: object) -> Service:
     if not isinstance(declared, Service):
         raise UsageError(f"{made!r} is no service", mend="mark its class with @service")
     return declared
+
+
+def _check_whole(value: int | None, name: str, what: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UsageError(f"{name}={value!r} is no number of {what}", mend=f"write {name}=8, or leave it out")
+
+
+def _check_gpus(value: float) -> None:
+    number = -1.0 if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    if number < 0 or (number > 1 and number != int(number)):
+        raise UsageError(
+            f"gpus={value!r} is no number of GPUs", mend="write gpus=1, or a share of one: gpus=0.5"
+        )
 
 
 def _replicas(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from hooke.base.cpus import cpus_here
-from hooke.engines.local_pool import THREAD_VARIABLES
+from hooke.project.shares import Share, Shares
 from hooke.project.supervising.child import Order
 from hooke.project.supervising.children import Child, adopt_child, start_child
 from hooke.project.supervising.generation import Generation, read_generation, write_generation
@@ -29,10 +27,11 @@ ADOPT_S = 2.0
 class Replicas:
     """Those that run, by name, and the generations that they may be of."""
 
-    def __init__(self, folder: ServiceFolder, logs: Path, *, lease_s: float) -> None:
+    def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, *, lease_s: float) -> None:
         self.children: dict[str, Child] = {}
         self._folder = folder
         self._logs = logs
+        self._shares = shares
         self._lease_s = lease_s
         self._generations: dict[str, Generation] = {}
 
@@ -44,8 +43,17 @@ class Replicas:
     def start(self, name: str, generation: str, *, among: int) -> Child:
         """Start one, on a loopback port of its own; `among` so many the cores are shared.
 
-        Raises OSError, and UsageError where there is no port.
+        Raises OSError, also where no GPU is free, and UsageError where there is no port.
         """
+        share = self._shares.take(name, among=among)
+        try:
+            self.children[name] = child = self._start(name, generation, share)
+        except BaseException:
+            self._shares.release(name)
+            raise
+        return child
+
+    def _start(self, name: str, generation: str, share: Share) -> Child:
         serves = self._generations[generation]
         with bind(0) as listening:
             port = listening.getsockname()[1]
@@ -61,17 +69,17 @@ class Replicas:
                 return msgspec.json.encode(made).decode()
 
             log = str(self._logs / f"replica-{name}.log")
-            child = start_child(
+            return start_child(
                 self._folder,
                 "hooke.project.supervising.child",
                 order,
-                record=ChildRecord(name=name, port=port, generation=generation, log=log),
+                record=ChildRecord(
+                    name=name, port=port, generation=generation, log=log, devices=share.devices
+                ),
                 cwd=serves.folder,
                 descriptors=[listening.fileno()],
-                environment=_threads(among),
+                environment=share.environment,
             )
-        self.children[name] = child
-        return child
 
     def adopt(self, records: Iterable[ChildRecord]) -> Iterator[tuple[ChildRecord, Report | None]]:
         """Children of an earlier supervisor with what they tell; None for one that tells nothing, or serves nobody knows what: it is ended."""
@@ -86,6 +94,7 @@ class Replicas:
                 continue
             self._generations.setdefault(record.generation, known[record.generation])
             self.children[record.name] = child
+            self._shares.keep(record.name, record.devices)
             yield record, report
         kept = {generation.key for generation in self._generations.values()}
         for path in (self._folder.path / "generations").iterdir():
@@ -96,6 +105,7 @@ class Replicas:
         """It is gone."""
         child.cut(now)
         self._folder.forget_child(child.name)
+        self._shares.release(child.name)
         self.children.pop(child.name, None)
 
     def _kept(self) -> dict[str, Generation]:
@@ -107,12 +117,6 @@ class Replicas:
                 generation = read_generation(path)
                 known[generation.name] = generation
         return known
-
-
-def _threads(replicas: int) -> dict[str, str]:
-    """What has libraries start no more threads than a replica's share of the cores; what the user set himself stays."""
-    share = str(max(1, cpus_here() // replicas))
-    return {name: share for name in THREAD_VARIABLES if name not in os.environ}
 
 
 def _first_report(child: Child) -> Report | None:

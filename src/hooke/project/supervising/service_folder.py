@@ -60,6 +60,8 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     started_at: float = 0.0
     """Seconds since the epoch."""
+    devices: tuple[str, ...] = ()
+    """GPUs that it was given."""
 
 
 class ServiceFolder:

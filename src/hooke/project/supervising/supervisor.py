@@ -20,6 +20,7 @@ from hooke.journal.replicas import ReplicaAdopted, ReplicaEnded, ReplicaEvent, R
 from hooke.project.asking import how_to_ask
 from hooke.project.folder import Project
 from hooke.project.service_runs import ServiceRun
+from hooke.project.shares import Shares
 from hooke.project.supervising.aliases import Aliases
 from hooke.project.supervising.asked import Desk
 from hooke.project.supervising.autoscaler import Autoscaler
@@ -108,8 +109,10 @@ class Supervisor:
         self._run = run
         self._first = first
         self._logs = project.runs.folder(run.id) / "logs"
-        self.replicas = Replicas(folder, self._logs, lease_s=wish.lease_s)
+        shares = Shares(declared, wish.replicas[1])
+        self.replicas = Replicas(folder, self._logs, shares, lease_s=wish.lease_s)
         self._say = tell
+        tell(str(shares))
         self._source = source
         settings = front_settings(declared, wish.exposure, folder.path / FRONT)
         self.front = FrontChild(
