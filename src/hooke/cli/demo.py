@@ -32,6 +32,7 @@ EDITED = "flight_models.py"
 BEFORE = "return (probability * 10).floor().clip(0, 9).cast(pl.Int64)"
 AFTER = "return (probability * 20).floor().clip(0, 19).cast(pl.Int64)"
 EDIT = "20 buckets instead of 10"
+PASSES = ("1. Run it", "2. Run it again: nothing has changed", f"3. Change one function: {EDIT}")
 SCALING = "5. How far the features scale, whether that beats one plain Polars call, and what 100 times the data would take"
 SERVING = "6. Serve the champion, by two replicas, three, and two again, while it is asked"
 
@@ -76,7 +77,9 @@ def demo(session: Session, *, folder: Path, place: str, months: int, as_json: bo
             click.secho(f"\n{SERVING}", bold=True)
             parts += serve_champion(folder, months)
         if not parts[-1].code:
-            click.echo("\n" + "\n".join(_next(folder)))
+            edited = parts[len(PASSES) - 1]
+            assert isinstance(edited, Pass)
+            click.echo("\n" + "\n".join(_next(folder, edited.run)))
     if as_json:
         click.echo(json.dumps([done.facts() for done in parts], indent=2))
     return parts[-1].code
@@ -85,7 +88,7 @@ def demo(session: Session, *, folder: Path, place: str, months: int, as_json: bo
 def _passes(command: list[str], folder: Path, project: Project) -> list[Pass]:
     """All passes, or as many as end well and the one that does not, told as they come."""
     passes: list[Pass] = []
-    for title in ("1. Run it", "2. Run it again: nothing has changed", f"3. Change one function: {EDIT}"):
+    for title in PASSES:
         click.secho(f"\n{title}", bold=True)
         if len(passes) == 2:
             click.echo("\n".join(_edit(folder / EDITED)))
@@ -172,11 +175,11 @@ def _reran(project: Project, run: str) -> list[str]:
     return [*explained(ran), f"not run again: {tasks}"]
 
 
-def _next(folder: Path) -> list[str]:
+def _next(folder: Path, edited: str) -> list[str]:
     where = f"--project {shlex.quote(str(folder))}"
     commands = {
-        f"hooke cache why calibration {where}": "why a task of the last run ran",
-        f"hooke show {where}": "what was measured",
+        f"hooke cache why {edited} calibration {where}": "why a task ran after the edit",
+        f"hooke show {where}": "what the service did",
         f"hooke runs {where}": "all runs and the study",
         f"hooke cache ls {where}": "what is stored",
         f"$EDITOR {folder / EDITED}": "edit something, then:",
