@@ -58,6 +58,21 @@ def test_a_method_that_is_hidden_below_is_not_served():
     assert list(service_of(Child).methods()) == ["predict"]
 
 
+@pytest.mark.parametrize(
+    ("options", "wait_s", "fill"),
+    [
+        ({}, 0.0, False),
+        ({"wait": "auto"}, 0.0, True),
+        ({"replicas": 2}, 0.0, True),
+        ({"replicas": (1, 8), "wait": 0}, 0.0, False),
+        ({"replicas": 2, "wait": "2ms"}, 0.002, False),
+    ],
+)
+def test_several_replicas_wait_while_it_pays_unless_something_else_is_said(options, wait_s, fill):
+    declared = service_of(service(max_batch=8, **options)(class_with(f=lambda self, rows: rows)))
+    assert (declared.wait_s, declared.fill) == (wait_s, fill)
+
+
 def class_with(**members):
     return type("Made", (), members)
 
@@ -78,6 +93,7 @@ def class_with(**members):
         (class_with(f=lambda self: 1), {"replicas": True}, "no number of replicas"),
         (class_with(f=lambda self: 1), {"max_batch": 0}, "no number of rows"),
         (class_with(f=lambda self: 1), {"timeout": 0}, "no time"),
+        (class_with(f=lambda self: 1), {"wait": "soon"}, "no wait"),
     ],
 )
 def test_what_cannot_serve_is_refused_with_a_mend(made, options, said):

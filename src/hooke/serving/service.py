@@ -131,7 +131,7 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     if not timeout_s:
         raise UsageError("timeout=0 leaves no time for an answer", mend='write timeout="2s"')
     fill = wait == "auto" or (wait is None and bounds[1] > 1)
-    wait_s = 0.0 if wait is None or wait == "auto" else parse_seconds(wait)
+    wait_s = _wait_s(wait)
 
     def declare(made: C) -> C:
         declared = Service(
@@ -172,6 +172,19 @@ def _check_gpus(value: float) -> None:
         raise UsageError(
             f"gpus={value!r} is no number of GPUs", mend="write gpus=1, or a share of one: gpus=0.5"
         )
+
+
+def _wait_s(value: str | float | None) -> float:
+    if value is None or value == "auto":
+        return 0.0
+    try:
+        return parse_seconds(value)
+    except UsageError as error:
+        raise UsageError(
+            f"wait={value!r} is no wait",
+            why=error.what,
+            mend='write wait="auto", wait="2ms", or leave it out',
+        ) from error
 
 
 def _replicas(value: int | tuple[int, int]) -> tuple[int, int]:
