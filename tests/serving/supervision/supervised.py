@@ -63,9 +63,11 @@ def hooke(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 class Supervised:
     """A supervisor that runs. `lines` are those that it has said so far."""
 
-    def __init__(self, folder: Path, *words: str, file: str = "delays.py") -> None:
+    def __init__(
+        self, folder: Path, *words: str, file: str = "delays.py", said_in: Path | None = None
+    ) -> None:
         self.folder = folder
-        self.said = folder / f"said-{time.monotonic_ns()}.txt"
+        self.said = (said_in or folder) / f"said-{time.monotonic_ns()}.txt"
         with self.said.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "hooke", "serve", file, "--port", "0", *words],

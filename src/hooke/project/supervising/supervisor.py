@@ -64,6 +64,7 @@ from hooke.serving.supervision.supervision import Supervision
 __all__ = ["Ended", "Supervisor"]
 
 TURN_S = 0.05
+STOP_LOOK_S = 0.5
 SOON_S = 0.003
 """Between two looks at a child whose channel has ended."""
 FRONT_LEASE = 5 / 6
@@ -131,6 +132,8 @@ class Supervisor:
         self._given_up: GiveUp | None = None
         self._done = False
         self._renewed = 0.0
+        self._looked = 0.0
+        self._runs = project.runs
         self._said_up = False
         self._said = ""
         self._draining = False
@@ -213,6 +216,7 @@ class Supervisor:
             self._draining = False
             self._step(FrontDrained())
         self._renew(now)
+        self._look_for_stop(now)
         scaled = self._autoscaler.decide(now, self.core, arrived=self._answered + self.core.in_flight())
         if scaled is not None:
             self._step(scaled)
@@ -257,6 +261,14 @@ class Supervisor:
         before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
         self._answered += max(0, told.report.answered - before)
         self._step(Reported(child.name, told.report))
+
+    def _look_for_stop(self, now: float) -> None:
+        """`hooke stop RUN` ends it as `hooke serve drain` does."""
+        if now - self._looked >= STOP_LOOK_S and not self.core.closing:
+            self._looked = now
+            by = self._runs.stop_requested(self.run_id)
+            if by is not None:
+                self._step(Drain(by))
 
     def _renew(self, now: float) -> None:
         if now - self._renewed >= self.wish.lease_s / 6:
