@@ -463,15 +463,19 @@ def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come
     assert text.index("times@champion moved") < text.index("replica 1 gets nothing new")
     assert text.index("replica 4 is ready") < text.index("replica 1 gets nothing new")
     assert service.end() == 0
-    shown = subprocess.run(
-        [sys.executable, "-m", "hooke", "show", "Times"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "what happened to replicas" in shown.stdout
-    assert "rolled out: model=times:2" in shown.stdout
+    shown = [
+        subprocess.run(
+            [sys.executable, "-m", "hooke", "show", "Times", *words],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for words in ([], ["--json"])
+    ]
+    assert "what happened to replicas" in shown[0]
+    told = [event for event in json.loads(shown[1])["replicas"] if event["event"] == "roll_out_changed"]
+    assert [event["status"] for event in told] == ["began", "done", "began", "back"], service.text
 
 
 def test_down_ends_what_a_killed_supervisor_left(supervised):

@@ -130,15 +130,11 @@ class Supervisor:
         self._autoscaler = Autoscaler(declared)
         self._signals = 0
         self._given_up: GiveUp | None = None
-        self._done = False
-        self._renewed = 0.0
-        self._looked = 0.0
+        self._renewed = self._looked = 0.0
         self._runs = project.runs
-        self._said_up = False
         self._said = ""
-        self._draining = False
-        self._answered = 0
-        self._cut = 0
+        self._said_up = self._draining = self._done = False
+        self._answered = self._cut = 0
 
     def _watched(self, source: Source, first: Generation) -> Aliases:
         def unknown(why: str) -> None:
