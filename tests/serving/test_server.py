@@ -277,3 +277,17 @@ def test_no_library_of_the_server_is_needed_to_declare_and_to_test(folder):
         "assert not {'uvicorn', 'uvloop', 'httptools', 'mlflow', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=os.environ, check=True, timeout=30)
+
+
+def test_what_it_did_is_a_run_that_hooke_stop_ends(folder):
+    with serving(folder) as (process, port):
+        assert body(port, "/predict", {"rows": [1, 2]}) == b"[2,4]"
+        (name,) = [path.name for path in (folder / ".hooke" / "runs").iterdir()]
+        words = [sys.executable, "-m", "hooke", "stop", name]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
+        assert (done.returncode, done.stdout) == (0, f"run {name}: finished\n")
+        assert process.wait(10) == 0
+        assert f"next: hooke show {name}" in process.stderr.read()
+    words = [sys.executable, "-m", "hooke", "show", "--json", name]
+    facts = json.loads(subprocess.run(words, cwd=folder, capture_output=True, check=True, timeout=50).stdout)
+    assert (facts["kind"], facts["status"], facts["requests"], facts["rows"]) == ("service", "finished", 1, 2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -26,13 +28,17 @@ PATIENCE_S = 60.0
 @in_project
 @click.pass_obj
 def stop(session: Session, *, run: str, as_json: bool, project: Path | None) -> int:
-    """Stop RUN (by default the one that is running), as Ctrl-C in its terminal would. It can be resumed."""
+    """Stop RUN (by default the one that is running), as Ctrl-C in its terminal would: a service drains, any other can be resumed."""
     where = the_project(session, project)
     name = where.runs.find(run) if run else _running(where)
     if not where.runs.alive(name):
         status = view_of(where.runs, name).status
         raise UsageError(f"run {name} is not running: it is {status}", next=f"hooke show {name}")
-    where.runs.request_stop(name, "hooke stop")
+    begun = view_of(where.runs, name).begun
+    if begun is not None and begun.kind == "service":
+        os.kill(begun.pid, signal.SIGTERM)  # it holds the lock, so it lives, and drains
+    else:
+        where.runs.request_stop(name, "hooke stop")
     deadline = time.monotonic() + PATIENCE_S
     while where.runs.alive(name):
         if time.monotonic() > deadline:
