@@ -56,7 +56,8 @@ def batched(
     full_s = a * most + b
     queued = one_by_one(full_s / most, limit_s=limit - 2 * full_s + full_s / most, percent=percent)
     well = most * max(limit / full_s, 2.0)
-    return Capacity(rate=max(low, queued.rate) / rows, in_flight=max(well / rows, 1.0))
+    alone = one_by_one(a + b, limit_s=limit, percent=percent)  # who is asked now and then has batches of one
+    return Capacity(rate=max(low, queued.rate, alone.rate) / rows, in_flight=max(well / rows, 1.0))
 
 
 def one_by_one(seconds: float, *, limit_s: float | None, percent: float = 99.0) -> Capacity:
