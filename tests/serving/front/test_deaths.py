@@ -47,8 +47,8 @@ def test_another_loses_those_that_were_with_the_dead_replica_and_no_others(tmp_p
         lost = failures(askers)
     # Told so, or cut off in the middle of an answer.
     assert all(b"may have been done" in said or b"IncompleteRead" in said for _, said in lost), lost
-    # A third of twelve askers, four times; each has one request at a time.
-    assert len(lost) <= 4 * 12 / 2
+    # Each of twelve askers has one request at a time, and most are not with the one of three that dies.
+    assert len(lost) < 4 * 12 * 0.75
 
 
 def test_nobody_is_told_of_a_dead_replica_that_is_still_published(tmp_path):

@@ -107,8 +107,10 @@ def test_a_killed_front_says_so_and_comes_back_on_its_port(stand):
     os.kill(stand.front.pid, signal.SIGKILL)
     until(lambda: stand.front.died() is not None)
     assert "killed by signal 9" in str(stand.front.died())
-    with pytest.raises(HookeError, match="killed by signal 9"):
-        stand.publish()
+    # Whether or not some replica is still leaving.
+    for published in ([], stand.serving, stand.serving):
+        with pytest.raises(HookeError, match="killed by signal 9"):
+            stand.front.publish([one.upstream for one in published])
     stand.front.start([one.upstream for one in stand.serving])
     assert stand.front.url == url
     assert ask(stand.port, "/echo", {"n": 4})[2] == b"4"
@@ -120,6 +122,29 @@ def test_a_port_that_is_taken_is_named(stand, tmp_path):
         second.start()
     assert "--port 0" in raised.value.mend
     assert second.pid is None
+
+
+def test_an_address_of_another_machine_is_named(tmp_path, certificate):
+    front = Front(
+        FrontSettings(service="Echo", folder=tmp_path / "front", address="192.0.2.1", tls=certificate)
+    )
+    with pytest.raises(UsageError, match=r"port 0 of 192\.0\.2\.1 cannot be served: Cannot assign"):
+        front.start()
+
+
+def test_a_front_that_was_not_started_says_so(tmp_path):
+    front = Front(FrontSettings(service="Echo", folder=tmp_path))
+    calls = (
+        lambda: front.publish([]),
+        front.stats,
+        lambda: front.drain(within_s=1),
+        lambda: front.settled(Upstream(port=1), within_s=1),
+    )
+    for call in calls:
+        with pytest.raises(UsageError, match="was not started") as raised:
+            call()
+        assert "start" in raised.value.mend
+    front.stop()
 
 
 def test_a_folder_too_deep_for_a_socket(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import tempfile
 import time
@@ -152,7 +153,12 @@ class Front:
 
         Raises HookeError where Envoy died or does not take it; the file is written, and `start` takes it up.
         """
-        hosts = self._admin.hosts(CLUSTER) if self._leaving else {}
+        if self._process is None:
+            self._raise_if_dead()
+        try:
+            hosts = self._admin.hosts(CLUSTER) if self._leaving else {}
+        except OSError:
+            hosts = {}  # it died; that is raised once the file is written
         left = self._published | {
             place: replica
             for place, replica in self._leaving.items()
@@ -178,6 +184,7 @@ class Front:
         place = replica.place
         if place in self._published:
             raise UsageError(f"{place} is still published", mend="publish the replicas without it first")
+        self._raise_if_dead()
         ends = time.monotonic() + within_s
         last, since = -1, time.monotonic()
         while True:
@@ -192,7 +199,8 @@ class Front:
             time.sleep(POLL_S)
 
     def stats(self) -> FrontStats:
-        """What it counted. Raises OSError where it does not run."""
+        """What it counted. Raises as `publish` where it does not run."""
+        self._raise_if_dead()
         http, cluster = f"http.{STAT_PREFIX}.", f"cluster.{CLUSTER}."
         counted = self._admin.counters(
             rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|retry_or_shadow)"
@@ -236,6 +244,7 @@ class Front:
 
         Returns how many requests are left, 0 as a rule. The replicas stay published.
         """
+        self._raise_if_dead()
         self._admin.order("/healthcheck/fail")  # this is what makes it end connections
         self._admin.order("/drain_listeners")
         ends = time.monotonic() + within_s
@@ -301,16 +310,23 @@ class Front:
             time.sleep(POLL_S)
 
     def _raise_if_dead(self) -> None:
+        if self._process is None:
+            raise UsageError(
+                f"the front of {self.settings.service} was not started, or was stopped",
+                mend="call start first",
+            )
         died = self.died()
         if died is None:
             return
-        settings = self.settings
-        if any(_TAKEN in line for line in self._said()):
-            raise UsageError(
-                f"port {settings.port} of {settings.address} is taken",
-                mend="end what serves there, or take another: --port 0 finds a free one",
-            ) from died
-        raise died
+        refused = _UNBOUND.search("\n".join(self._said()))
+        if refused is None:
+            raise died
+        where = f"port {self.settings.port} of {self.settings.address}"
+        if "in use" in refused[1]:
+            mend = "end what serves there, or take another: --port 0 finds a free one"
+            raise UsageError(f"{where} is taken", mend=mend) from died
+        mend = "listen on an address of this machine, and on a port of 1024 and above"
+        raise UsageError(f"{where} cannot be served: {refused[1]}", mend=mend) from died
 
     def _said(self) -> list[str]:
         with self.settings.log.open("rb") as log:
@@ -318,7 +334,7 @@ class Front:
             return log.read().decode(errors="replace").splitlines()[-MOST_LINES:]
 
 
-_TAKEN = "Address already in use"
+_UNBOUND = re.compile(r"cannot bind '[^']*': ([^`\n]+)")
 
 
 def envoy_path() -> Path:
