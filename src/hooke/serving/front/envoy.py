@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,10 +156,10 @@ class Front:
         """
         if self._process is None:
             self._raise_if_dead()
-        try:
-            hosts = self._admin.hosts(CLUSTER) if self._leaving else {}
-        except OSError:
-            hosts = {}  # it died; that is raised once the file is written
+        hosts: Mapping[str, Mapping[str, int]] = {}
+        if self._leaving:
+            with contextlib.suppress(OSError):  # it died; that is raised once the file is written
+                hosts = self._admin.hosts(CLUSTER)
         left = self._published | {
             place: replica
             for place, replica in self._leaving.items()
