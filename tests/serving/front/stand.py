@@ -109,6 +109,7 @@ class Asker(threading.Thread):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         while not self.is_over.is_set():
             self.number += 1
+            where = "on a new connection" if connection.sock is None else "on one that was kept"
             try:
                 connection.request(
                     "POST",
@@ -119,7 +120,7 @@ class Asker(threading.Thread):
                 answer = connection.getresponse()
                 got = (answer.status, answer.read())
             except (OSError, http.client.HTTPException) as error:
-                got = (0, repr(error).encode())
+                got = (0, f"{error!r} {where}".encode())
                 connection.close()
             self.answers += 1
             if got != (200, b"%d" % self.number):
