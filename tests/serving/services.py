@@ -28,6 +28,13 @@ class Person(pydantic.BaseModel):
     age: int
 
 
+class Keyed(pydantic.BaseModel):
+    key: pydantic.SecretStr
+
+
+UNSET = object()
+
+
 @service(max_batch=8, timeout="5s")
 class Rows:
     """Batched, with a log of its calls; rows below zero are refused by raising."""
@@ -56,6 +63,18 @@ class Rows:
         if 13 in rows:
             raise UsageError("13 is not served", mend="take another")
         return rows
+
+    async def cancels(self, rows: list[int]) -> list[int]:
+        if 13 in rows:
+            raise asyncio.CancelledError
+        return rows
+
+    def keyed(self, rows: list[int], who: Keyed) -> list:
+        self.hold.wait(5)
+        return [[row, who.key.get_secret_value()] for row in rows]
+
+    def unset(self, rows: list[int], way: int = UNSET) -> list:  # type: ignore[assignment]
+        return [row if way is UNSET else row * way for row in rows]
 
     def lost(self, rows: list[int]) -> list[int]:
         return [row for row in rows if row % 2 == 0]

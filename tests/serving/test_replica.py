@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from tests.serving.services import Endless, Kinds, Rows, Slow
 
 from hooke import HookeError, UsageError, service
+from hooke.serving.payloads import methods_of
 from hooke.serving.replica import HEALTH, READY, Replica
+from hooke.serving.rows import group_of
 from hooke.serving.service import service_of
 from hooke.testing import client
 
@@ -101,6 +103,49 @@ class TestRows:
         assert [answer.status for answer in answers] == [200, 422, 200]
         assert [answers[0].json(), answers[2].json()] == [[1, 1], [2, 2]]
         assert problem(answers[1])["detail"] == "13 is not served; take another"
+
+    def test_code_that_is_cancelled_is_a_failed_request_and_not_the_end(self, rows, caplog):
+        answer = rows.post("/cancels", {"rows": [13]})
+        assert (answer.status, "CancelledError" in problem(answer)["detail"]) == (500, True)
+        assert "cancels raised" in caplog.text
+        assert rows.post("/cancels", {"rows": [1]}).json() == [1]
+
+    def test_nobody_is_asked_with_the_secret_of_another(self):
+        """As JSON they look alike, and must not go together all the same."""
+        with client(Rows) as made, ThreadPoolExecutor(3) as threads:
+            made.service.hold.clear()
+            waiting = made.replica.dispatch.batcher
+
+            def ask(row, key):
+                return threads.submit(made.post, "/keyed", {"rows": [row], "who": {"key": key}})
+
+            first = ask(0, "a")
+            wait_until(lambda: waiting.running is not None)
+            others = [ask(1, "b"), ask(2, "c")]
+            wait_until(lambda: waiting.waiting_rows == 2)
+            made.service.hold.set()
+            assert [one.result().json() for one in (first, *others)] == [[[0, "a"]], [[1, "b"]], [[2, "c"]]]
+
+    def test_a_default_that_no_json_is(self, rows):
+        assert rows.post("/unset", {"rows": [2]}).json() == [2]
+        assert rows.post("/unset", {"rows": [2], "way": 3}).json() == [6]
+
+    @settings(max_examples=50, deadline=None)
+    @given(
+        st.lists(
+            st.none() | st.booleans() | st.sampled_from([1, 0]) | st.floats() | st.text(max_size=1),
+            min_size=2,
+            max_size=2,
+        )
+    )
+    def test_values_that_a_method_can_tell_apart_are_of_two_groups(self, values):
+        method = methods_of(service_of(Rows))["listed"]
+        for one, other in (values, [[each] for each in values], [np.array([each]) for each in values]):
+            groups = [group_of(method, {"rows": [1], "mark": value}) for value in (one, other)]
+            if repr(one) != repr(other):
+                assert groups[0] != groups[1]
+            elif "nan" not in repr(one):
+                assert groups[0] == groups[1]
 
     def test_rows_that_are_lost_or_are_no_rows(self, rows, caplog):
         assert rows.post("/lost", {"rows": [2, 4]}).json() == [2, 4]

@@ -213,7 +213,10 @@ class Dispatch:
                     for arguments, rows in _pieces(calls, self._most)
                 ],
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's answer
+        except (Exception, asyncio.CancelledError, SystemExit) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the process ends; else a service's own code cancelled something
             self._done(batch, calls, None, error)
         else:
             self._done(batch, calls, answers, None)
