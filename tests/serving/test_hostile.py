@@ -268,6 +268,40 @@ class TestBytes:
         assert statuses(said) == [404, 200]
         assert b"666" not in said
 
+    def test_what_looks_like_a_head_in_a_refused_body_is_left_in_it(self, port):
+        """It comes after the answer; were a byte of it taken out, one of the next request would be taken for it."""
+        inner = b"x\r\nupgrade: " + b"y" * 50 + b"\r\n\r\n" + b"z" * 40_000
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+            one.sendall(post(b"", b"content-length: %d\r\n" % len(inner), path=b"/nope", length=False))
+            assert statuses(one.recv(10_000)) == [404]
+            one.sendall(inner)
+            one.sendall(post(b'{"x": [1]}', CLOSE))
+            said = b"".join(iter(lambda: one.recv(10_000), b""))
+        assert statuses(said) == [200]
+        assert said.endswith(b"[1.0]")
+
+    def test_who_was_not_told_to_go_on_and_is_refused_has_its_connection_closed(self, port):
+        said = ask(
+            port, post(b"", b"content-length: 30\r\nexpect: 100-continue\r\n", path=b"/nope", length=False)
+        )
+        assert statuses(said) == [404]
+        assert CLOSE in said
+
+    def test_a_head_behind_a_request_that_is_being_answered_has_an_end(self):
+        with serving() as (process, port), socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+            one.sendall(post(b"{}", path=b"/endless") + b"GET / HTTP/1.1\r\n")
+            watched = psutil.Process(process.pid)
+            before = watched.memory_info().rss
+            with ThreadPoolExecutor(1) as threads:
+                line = b"x: " + b"y" * 60_000 + b"\r\n"
+                sending = threads.submit(lambda: [one.sendall(line) for _ in range(800)])
+                while not sending.done():
+                    assert one.recv(1 << 20), "the stream goes on"
+                sending.result()
+            assert watched.memory_info().rss - before < 16 << 20, "48 MB were sent"
+            said = ask(port, b"GET /-/metrics HTTP/1.1\r\nhost: localhost\r\n" + CLOSE + b"\r\n")
+            assert b'refused_total{reason="long head"} 1.0' in said
+
     @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_any_change_of_any_request(self, port, data):

@@ -46,6 +46,8 @@ class Connection(HttpToolsProtocol):
         """Bytes of a head that has not ended."""
         self._waits: tuple[RequestResponseCycle | None, float] | None = None
         """Since when a request is waited for, and after which one."""
+        self._deaf = False
+        """Whether what comes is thrown away: a head was too long, and requests before it are still being answered."""
         self._stalls: tuple[int, float] | None = None
         """How much of an answer is left to take, and since when nothing of it was."""
 
@@ -57,8 +59,11 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn, but a head that is too long ends the connection."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
+        if self._deaf:
+            return
+        cycle, scope = self.cycle, self.scope
+        between = cycle is None or (cycle.response_complete and not cycle.more_body)
+        if between:
             if b"pgrade" in data:
                 data = _without_upgrade(data)
             if len(data) > self._patience.head_bytes:
@@ -68,8 +73,9 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not cycle:
             self._owed = 0
             self.cycle.scope[DIRECT] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
-        elif cycle is None or cycle.response_complete:
-            self._count(len(data))
+        else:
+            # Where a head began behind a body nothing says how much of it came.
+            self._count(len(data) if between or self.scope is scope else 1)
 
     def on_url(self, url: bytes) -> None:
         """A path, and no address: that would be a second Host, which nobody looks at."""
@@ -85,6 +91,11 @@ class Connection(HttpToolsProtocol):
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
+
+    def on_message_complete(self) -> None:
+        """As uvicorn, but the body of a request that was answered before it came has an end, too."""
+        super().on_message_complete()
+        self.cycle.more_body = False
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """What came is no HTTP."""
@@ -148,6 +159,12 @@ class Connection(HttpToolsProtocol):
             self._refuse_long()
 
     def _refuse_long(self) -> None:
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._note("long head")
+            self._deaf = True
+            cycle.keep_alive = False
+            return
         said = f"the head of a request is at most {self._patience.head_bytes} bytes"
         self._refuse(431, said, "long head")
 

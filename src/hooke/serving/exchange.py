@@ -182,6 +182,8 @@ class Exchange:
         if self.status in {408, 413}:
             return _CLOSE
         # So much of the body may be left that the connection is better closed than read on.
+        if b"expect" in self.headers:
+            return _CLOSE  # who was not told to go on may send the body, or the next request
         length = self.headers.get(b"content-length", b"0")
         much = b"transfer-encoding" in self.headers or not length.isdigit() or int(length) > READ_ON
         return _CLOSE if much else ()
