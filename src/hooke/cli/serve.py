@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hooke.cli.bindings import bindings
+from hooke.cli.dev import keep_reloading
 from hooke.cli.exposure import exposure_options
 from hooke.cli.options import debug_option
 from hooke.cli.screens import Session, command
@@ -33,10 +34,19 @@ __all__ = ["serve"]
     "It goes before [services.CLASS.with] of hooke.toml.",
 )
 @several_options
+@click.option(
+    "--dev", is_flag=True, help="Set it up anew when its file, what that imports or hooke.toml changes."
+)
 @debug_option
 @click.pass_obj
 def serve(
-    session: Session, *, target: str, exposure: Exposure, given: tuple[str, ...], several: dict[str, Any]
+    session: Session,
+    *,
+    target: str,
+    exposure: Exposure,
+    given: tuple[str, ...],
+    several: dict[str, Any],
+    dev: bool,
 ) -> int:
     """Serve the class of FILE.py (its only service), or the named one, on this machine.
 
@@ -45,6 +55,8 @@ def serve(
     which is named when it answers; another machine can ask only with TLS.
     Exit codes: 0 drained, 1 setup failed or requests were cut, 2 wrong usage.
     """
+    if dev:
+        return keep_reloading(session, target, exposure, given, several)
     log_with_ids()
     with contextlib.redirect_stdout(sys.stderr):
         declared, path = load_service(target)

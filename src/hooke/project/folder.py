@@ -32,12 +32,14 @@ class Project:
     @classmethod
     def find(cls, start: Path) -> Project:
         """The project that the file or folder `start` belongs to: the nearest folder upwards with a hooke.toml, else its own."""
-        folder = start if start.is_dir() else start.parent
-        folder = folder.resolve()
-        for candidate in (folder, *folder.parents):
-            if (candidate / FILE).is_file():
-                return cls(root=candidate, settings=read_settings(candidate))
-        return cls(root=folder, settings=Settings())
+        root = cls.root_of(start)
+        return cls(root=root, settings=read_settings(root) if (root / FILE).is_file() else Settings())
+
+    @staticmethod
+    def root_of(start: Path) -> Path:
+        """The folder of that project, whatever its settings are."""
+        folder = (start if start.is_dir() else start.parent).resolve()
+        return next((one for one in (folder, *folder.parents) if (one / FILE).is_file()), folder)
 
     @property
     def data(self) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from hooke.base.errors import HookeError, UsageError
 from hooke.pipeline.pipeline import Pipeline
 
-__all__ = ["Entry", "choose", "entry_of", "load_entry", "load_file", "loading"]
+__all__ = ["Entry", "choose", "entry_of", "file_of", "load_entry", "load_file", "loading"]
 
 T = TypeVar("T")
 
@@ -70,11 +70,17 @@ def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
 
 def load_file(text: str, what: str) -> tuple[ModuleType, Path, str]:
     """The module of `file.py` or `file.py:name`, its path as given, and the name. Raises UsageError, as `load_entry`."""
+    path, name = file_of(text, what)
+    return _import(path.resolve()), path, name
+
+
+def file_of(text: str, what: str) -> tuple[Path, str]:
+    """The path in `file.py` or `file.py:name`, as given, and the name. Raises UsageError where there is no such file."""
     file_text, _, name = text.partition(":")
     path = Path(file_text)
     if not path.is_file():
         raise UsageError(f"no file {file_text}", mend=_nearby(path, what), where=str(path.parent.resolve()))
-    return _import(path.resolve()), path, name
+    return path, name
 
 
 def choose(path: Path, name: str, found: dict[str, T], *, what: str, mend: str) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,7 +26,7 @@ from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
 from hooke.serving.tokens import read_token
 
-__all__ = ["Served", "check_bindings", "load_service", "serve_here", "setup_arguments"]
+__all__ = ["Handed", "Served", "check_bindings", "load_service", "serve_here", "setup_arguments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,15 @@ class Served:
     cut: int
     batches: int
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A socket that another process holds, too, and on which others may answer until this one is set up."""
+
+    listening: socket.socket
+    ready: Callable[[tuple[str, ...]], None]
+    """Gets the lines that say that it answers, in place of `tell`."""
 
 
 def load_service(text: str) -> tuple[Service, Path]:
@@ -82,7 +92,7 @@ def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def serve_here(
+def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     declared: Service,
     project: Project,
     given: Mapping[str, Any],
@@ -90,8 +100,11 @@ def serve_here(
     exposure: Exposure,
     tell: Callable[[str], None],
     entry: str = "",
+    handed: Handed | None = None,
 ) -> Served:
     """Serve until SIGTERM or Ctrl-C, and drain. `tell` gets a line when it listens, and two when it answers.
+
+    On a socket that is `handed` over it takes nothing before it is set up.
 
     What it did is journalled, as a run that says that it serves `entry`.
     Raises UsageError where the port is taken or `exposure` would let strangers in, MissingExtra, and what reading a model or `setup` raises.
@@ -109,17 +122,24 @@ def serve_here(
     token_file = token_file_of(declared, project, exposure)
     token = None if token_file is None else read_token(token_file)
     replica = Replica(declared, gate=exposure.gate(token))
-    listening = bind(exposure.port, exposure.host)
+    listening = bind(exposure.port, exposure.host) if handed is None else handed.listening
     address = exposure.url(listening.getsockname()[1])
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
     share = take_here(declared)
-    tell(f"{declared.name} is being set up, on {address}")
+    lines = (
+        f"{declared.name} answers: {paths}; Ctrl-C drains and ends it",
+        how_to_ask(declared, exposure, token_file, address),
+        *([share] if share else ()),
+    )
+    if handed is None:
+        tell(f"{declared.name} is being set up, on {address}")
 
     def ready() -> None:
-        tell(f"{declared.name} answers: {paths}; Ctrl-C drains and ends it")
-        tell(how_to_ask(declared, exposure, token_file, address))
-        if share:
-            tell(share)
+        if handed is not None:
+            handed.ready(lines)
+            return
+        for line in lines:
+            tell(line)
 
     shown_values = {name: shown(value) for name, value in given.items()}
     with ServiceRun(project, declared, entry=entry, shown=shown_values) as run:
@@ -130,6 +150,7 @@ def serve_here(
             ready=ready,
             tls=exposure.tls,
             windows=run.window,
+            unseen=handed is not None,
         )
     tally = replica.tally
     return Served(run=run.id, answered=replica.answered, cut=cut, batches=tally.batches, rows=tally.rows)

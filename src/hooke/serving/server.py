@@ -24,6 +24,8 @@ __all__ = ["bind", "serve"]
 
 QUIET_S = 0.2
 """No request for so long, and a draining replica closes the connections that are left."""
+TICK_S = 0.1
+"""How soon a signal is seen by who waits to be set up."""
 SPARE_S = 5.0
 """What a drain may take beyond the service's timeout, within which each request has its answer."""
 
@@ -49,7 +51,7 @@ def bind(port: int, host: str = "127.0.0.1") -> socket.socket:
     return made
 
 
-def serve(
+def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
     replica: Replica,
     arguments: Callable[[], Mapping[str, Any]],
     listening: socket.socket,
@@ -57,11 +59,13 @@ def serve(
     ready: Callable[[], None],
     windows: Callable[[BatchWindow], None] | None = None,
     tls: Tls | None = None,
+    unseen: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; returns how many requests had to be cut. A second signal cuts at once.
 
     `arguments` gives what `setup` takes; `ready` is called when it is done. `windows` gets what was done every few seconds,
-    and at the end; it is called on the event loop and must not wait. Raises what `Replica.start` raises.
+    and at the end; it is called on the event loop and must not wait. While it is being set up it says so to who asks; `unseen`
+    takes no connection before it is ready, for a socket on which others answer till then. Raises what `Replica.start` raises.
     """
     config = Config(
         replica,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
@@ -80,7 +84,7 @@ def serve(
     )
     config.patience, config.refused = replica.patience, replica.refused
     server = _Server(config, replica, arguments, ready)
-    server.windows = windows
+    server.windows, server.unseen = windows, unseen
     with asyncio.Runner(loop_factory=lambda: _Loop(replica.patience.head_s)) as runner:
         runner.run(server.serve(sockets=[listening]))
     if server.failure is not None:
@@ -115,6 +119,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.failure: BaseException | None = None
         self.windows: Callable[[BatchWindow], None] | None = None
+        self.unseen = False
         self._replica = replica
         self._arguments = arguments
         self._ready = ready
@@ -128,7 +133,15 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and begin to set up."""
+        """Listen, and begin to set up; or the other way round."""
+        if self.unseen:
+            self._starting = asyncio.create_task(self._set_up())
+            while not self._starting.done() and not self.should_exit:
+                await asyncio.wait([self._starting], timeout=TICK_S)
+            if not self.should_exit:
+                await super().startup(sockets=sockets)
+                self._answers()
+            return
         await super().startup(sockets=sockets)
         self._starting = asyncio.create_task(self._start())
 
@@ -167,6 +180,13 @@ class _Server(uvicorn.Server):
                 return
 
     async def _start(self) -> None:
+        await self._set_up()
+        if self.failure is None and self.should_exit:
+            self._replica.drain()
+        elif self.failure is None:
+            self._answers()
+
+    async def _set_up(self) -> None:
         try:
             await self._replica.start(self._arguments)
         except asyncio.CancelledError:
@@ -174,12 +194,10 @@ class _Server(uvicorn.Server):
         except BaseException as error:  # noqa: BLE001 - it ends the process, and is said there
             self.failure = error if isinstance(error, HookeError) else _unset(self._replica, error)
             self.should_exit = True
-            return
-        if self.should_exit:
-            self._replica.drain()
-        else:
-            self._ready()
-            self._reporting = asyncio.create_task(self._keep_reporting())
+
+    def _answers(self) -> None:
+        self._ready()
+        self._reporting = asyncio.create_task(self._keep_reporting())
 
     async def _keep_reporting(self) -> None:
         while True:

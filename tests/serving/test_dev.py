@@ -1,0 +1,206 @@
+"""`hooke serve --dev` as a process: files are edited while somebody asks."""
+
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager
+
+import psutil
+import pytest
+from tests.serving.supervision.supervised import LIMIT_S, gone
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(90)]
+
+SERVICE = """
+import time
+from hooke import service
+from factors import FACTOR
+
+@service(timeout="5s")
+class Delay:
+    def setup(self):
+        time.sleep(0)
+
+    def double(self, n: int) -> int:
+        return n * FACTOR + 0
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "delays.py").write_text(SERVICE)
+    (tmp_path / "factors.py").write_text("FACTOR = 2\n")
+    return tmp_path
+
+
+class Developed:
+    """`hooke serve --dev`, what it said, and what it answers."""
+
+    def __init__(self, folder, *words):
+        self.folder = folder
+        self.said = folder / "said.txt"
+        with self.said.open("wb") as output:
+            words = [sys.executable, "-m", "hooke", "serve", "delays.py", "--dev", "--port", "0", *words]
+            self.process = subprocess.Popen(words, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+
+    def until(self, pattern):
+        """Wait until it has said this."""
+        ends = time.monotonic() + LIMIT_S
+        while (found := re.search(pattern, self.said.read_text(), re.MULTILINE)) is None:
+            assert time.monotonic() < ends, f"it did not say {pattern!r}:\n{self.said.read_text()}"
+            assert self.process.poll() is None, self.said.read_text()
+            time.sleep(0.02)
+        return found
+
+    @property
+    def port(self):
+        return int(self.until(r"on http://127\.0\.0\.1:(\d+), and anew")[1])
+
+    def edit(self, name, before, after):
+        text = (self.folder / name).read_text()
+        assert before in text
+        (self.folder / name).write_text(text.replace(before, after))
+
+    def connection(self):
+        return closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S))
+
+    def ask(self, connection, n):
+        headers = {"content-type": "application/json"}
+        for path in self.folder.glob(".hooke/services/*/token"):
+            headers["authorization"] = f"Bearer {path.read_text().strip()}"
+        connection.request("POST", "/double", json.dumps({"n": n}), headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status == 200, body
+        return json.loads(body)
+
+    def until_answer(self, wanted):
+        """Ask on new connections until this is what 10 is answered with."""
+        ends = time.monotonic() + LIMIT_S
+        while True:
+            with self.connection() as connection:
+                if (answer := self.ask(connection, 10)) == wanted:
+                    return
+            assert time.monotonic() < ends, (answer, self.said.read_text())
+            time.sleep(0.02)
+
+    def processes(self):
+        return [
+            self.process.pid,
+            *(one.pid for one in psutil.Process(self.process.pid).children(recursive=True)),
+        ]
+
+
+@contextmanager
+def developed(folder, *words):
+    started = Developed(folder, *words)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            below = psutil.Process(started.process.pid).children(recursive=True)
+            started.process.kill()
+            for one in below:
+                one.kill()
+        started.process.wait()
+
+
+class Asker(threading.Thread):
+    """Asks without a pause until `enough`, on one connection that is kept, or on a new one each time."""
+
+    def __init__(self, served, *, kept):
+        super().__init__(daemon=True)
+        self.served, self.kept, self.enough = served, kept, threading.Event()
+        self.answers, self.failure = [], None
+
+    def run(self):
+        try:
+            with self.served.connection() as connection:
+                while not self.enough.is_set():
+                    self.answers.append(self.served.ask(connection, 10))
+                    if not self.kept:
+                        connection.close()
+                    time.sleep(0.005)
+        except (OSError, http.client.HTTPException, AssertionError) as failure:
+            self.failure = failure
+
+
+def test_edits_take_over_without_a_lost_request(folder):
+    with developed(folder) as served:
+        served.until("Delay answers: POST /double")
+        token = next(folder.glob(".hooke/services/*/token")).read_text()
+        askers = [Asker(served, kept=kept) for kept in (True, False)]
+        for asker in askers:
+            asker.start()
+        served.edit("delays.py", "+ 0", "+ 1")
+        served.until_answer(21)
+        served.edit("factors.py", "2", "3")
+        served.until_answer(31)
+        served.edit("factors.py", "= 3", "= = 3")
+        served.until(r"goes on serving; the next change is tried again")
+        assert re.search(r"cannot serve: .*factors\.py:1$", served.said.read_text(), re.MULTILINE)
+        assert "SyntaxError: invalid syntax" in served.said.read_text()
+        served.until_answer(31)
+        served.edit("factors.py", "= = 3", "= 4")
+        served.until_answer(41)
+        for asker in askers:
+            asker.enough.set()
+            asker.join(LIMIT_S)
+        processes = served.processes()
+        assert len(processes) >= 2
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(LIMIT_S) == 0
+    assert [asker.failure for asker in askers] == [None, None]
+    for asker in askers:
+        assert set(asker.answers) == {20, 21, 31, 41}
+        assert asker.answers == sorted(asker.answers) or not asker.kept
+    assert gone(processes)
+    assert next(folder.glob(".hooke/services/*/token")).read_text() == token
+    assert "next: hooke show Delay-" in served.said.read_text()
+
+
+def test_a_first_start_that_fails_and_a_setup_that_hangs_wait_for_a_change(folder):
+    (folder / "factors.py").unlink()
+    with developed(folder, "--no-auth") as served:
+        served.until(r"nothing answers now, and what is asked waits: the next change is tried, Ctrl-C ends")
+        assert "No module named 'factors'" in served.said.read_text()
+        (folder / "factors.py").write_text("FACTOR = 2\n")
+        served.until_answer(20)
+        served.edit("delays.py", "sleep(0)", "sleep(600)")
+        served.until(r"delays\.py changed: a new version is being set up$")
+        served.until_answer(20)
+        served.edit("delays.py", "sleep(600)", "no_such_name")
+        served.until(r"was not ready yet, and is ended")
+        served.until(r"Delay cannot be set up: AttributeError")
+        assert re.search(r"cannot serve: .*delays\.py:9$", served.said.read_text(), re.MULTILINE)
+        served.until_answer(20)
+        (folder / "hooke.toml").write_text("[services.Delay.with]\nfactor = 3\n")
+        served.until(r"hooke\.toml changed: a new version is being set up$")
+        served.until(r"factor")
+        (folder / "hooke.toml").unlink()
+        served.edit("delays.py", "time.no_such_name", "pass")
+        served.edit("delays.py", "+ 0", "+ 5")
+        served.until_answer(25)
+
+
+def test_no_version_outlives_the_parent(folder):
+    with developed(folder) as served:
+        served.until("Delay answers: POST /double")
+        processes = served.processes()
+        assert len(processes) == 2
+        served.process.kill()
+        assert gone(processes[1:])
+
+
+def test_without_the_extra_the_command_is_named(folder):
+    code = "import sys\nsys.modules['watchfiles'] = None\nfrom hooke.cli import main\nmain(['serve', 'delays.py', '--dev', '--port', '0'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 2
+    assert 'pip install "hooke[serve]"' in done.stderr
