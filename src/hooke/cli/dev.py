@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.errors import UsageError
 from hooke.base.processes import python_module
 from hooke.cli.dev_child import Order
 from hooke.cli.screens import EXIT_FAILED, Session, command
@@ -18,6 +18,7 @@ from hooke.cli.several import whole_range
 from hooke.project.folder import Project
 from hooke.project.loading import file_of
 from hooke.project.reloading.files import Sources
+from hooke.project.serving import serve_extra
 from hooke.project.settings import Settings
 from hooke.serving.exposure import Exposure
 
@@ -32,15 +33,9 @@ def keep_reloading(
     path, name = file_of(target, "service")
     file = path.resolve()
     root = Project.root_of(file)
-    try:
+    with serve_extra():
         from hooke.project.reloading.parent import Parent
         from hooke.serving.server import bind
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "hooke":
-            raise
-        raise MissingExtra(
-            f"--dev needs {error.name}, which is not installed", mend='pip install "hooke[serve]"'
-        ) from error
     listening = bind(exposure.port, exposure.host)
     port = listening.getsockname()[1]
 

@@ -150,7 +150,7 @@ def refused(error: HookeError, sources: Sources) -> Refused:
     """What is said of it: where in the project's own files it came from, and the last lines."""
     lines = user_frames(error.why) if error.why else []
     last = tuple(line for line in lines if line != "Traceback (most recent call last):")[-MOST_LINES:]
-    return Refused(what=error.what, where=_where(error, sources) or error.where, why=last, mend=error.mend)
+    return Refused(what=error.what, where=_where(error, sources), why=last, mend=error.mend)
 
 
 def _where(error: HookeError, sources: Sources) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,7 +27,15 @@ from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
 from hooke.serving.tokens import read_token
 
-__all__ = ["Handed", "Served", "check_bindings", "load_service", "serve_here", "setup_arguments"]
+__all__ = [
+    "Handed",
+    "Served",
+    "check_bindings",
+    "load_service",
+    "serve_extra",
+    "serve_here",
+    "setup_arguments",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,19 @@ def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+@contextmanager
+def serve_extra() -> Iterator[None]:
+    """Around the imports of what the extra `serve` brings. Raises MissingExtra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "hooke":
+            raise
+        raise MissingExtra(
+            f"a service needs {error.name}, which is not installed", mend='pip install "hooke[serve]"'
+        ) from error
+
+
 def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     declared: Service,
     project: Project,
@@ -111,14 +133,8 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     """
     check_bindings(declared, given)
     exposure.check()
-    try:
+    with serve_extra():
         from hooke.serving.server import bind, serve
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "hooke":
-            raise
-        raise MissingExtra(
-            f"a service needs {error.name}, which is not installed", mend='pip install "hooke[serve]"'
-        ) from error
     token_file = token_file_of(declared, project, exposure)
     token = None if token_file is None else read_token(token_file)
     replica = Replica(declared, gate=exposure.gate(token))

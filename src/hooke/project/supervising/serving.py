@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.errors import UsageError
 from hooke.pipeline.shown import shown
 from hooke.project.asking import token_file_of
 from hooke.project.folder import Project
 from hooke.project.service_runs import ServiceRun
-from hooke.project.serving import check_bindings
+from hooke.project.serving import check_bindings, serve_extra
 from hooke.project.supervising.generation import Source, pinned
 from hooke.project.supervising.service_folder import ServiceFolder
 from hooke.project.supervising.wish import Wish
@@ -37,14 +37,8 @@ def serve_several(
     """
     check_bindings(declared, given)
     wish.exposure.check()
-    try:
+    with serve_extra():
         from hooke.project.supervising.supervisor import Supervisor
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "hooke":
-            raise
-        raise MissingExtra(
-            f"a service needs {error.name}, which is not installed", mend='pip install "hooke[serve]"'
-        ) from error
     project.create()
     folder = ServiceFolder.of(project, declared.name)
     folder.create()
