@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import queue
 import re
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from contextlib import closing, contextmanager
 import psutil
 import pytest
 from tests.serving.supervision.supervised import LIMIT_S, gone
+
+from hooke.project.reloading.watching import Watcher
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(90)]
 
@@ -206,6 +209,36 @@ def test_no_version_outlives_the_parent(folder):
         assert len(processes) == 2
         served.process.kill()
         assert gone(processes[1:])
+
+
+def test_sources_are_seen_also_in_new_folders_and_data_is_not(tmp_path):
+    came = queue.SimpleQueue()
+    watcher = Watcher(tmp_path, came.put)
+    seen = set()
+
+    def until(*names):
+        seen.clear()
+        while not seen >= {tmp_path / name for name in names}:
+            seen.update(came.get(timeout=LIMIT_S))
+
+    watcher.start()
+    try:
+        (tmp_path / "rows.csv").write_text("1")
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "a.py").write_text("1")
+        until("new/a.py")
+        (tmp_path / "new" / "a.py.swp").write_text("2")
+        (tmp_path / "new" / "a.py.swp").replace(tmp_path / "new" / "a.py")
+        until("new/a.py")
+        (tmp_path / "rows.csv").write_text("2")
+        for name in ("b.py", "c.py", "hooke.toml"):  # a checkout
+            (tmp_path / name).write_text("1")
+        until("b.py", "c.py", "hooke.toml")
+        assert seen <= {tmp_path / name for name in ("new/a.py", "b.py", "c.py", "hooke.toml")}
+        (tmp_path / "new" / "a.py").unlink()
+        until("new/a.py")
+    finally:
+        watcher.stop()
 
 
 def test_without_the_extra_the_command_is_named(folder):

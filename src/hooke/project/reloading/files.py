@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from hooke.project.settings import FILE
 
-__all__ = ["Look", "Sources", "Stamp", "changed", "look"]
+__all__ = ["Look", "Sources", "Stamp", "changed", "is_source", "look"]
 
 Stamp: TypeAlias = tuple[int, int, int]
 """When it was written (ns), its size, and its number: an editor that saves by renaming makes another file."""
@@ -68,11 +68,16 @@ def look(root: Path) -> Look:
         here = Path(folder)
         folders.add(here)
         for name in names:
-            if name.endswith(".py") or (name == FILE and here == root):
+            if is_source(name) and (name != FILE or here == root):
                 stamp = _stamp(here / name)
                 if stamp is not None:
                     stamps[here / name] = stamp
     return Look(frozenset(folders), stamps)
+
+
+def is_source(name: str) -> bool:
+    """Whether a file of this name, or path, is one that is looked at."""
+    return name.endswith(".py") or os.path.basename(name) == FILE
 
 
 def changed(before: Look, after: Look) -> frozenset[Path]:

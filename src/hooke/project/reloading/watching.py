@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import watchfiles
 
-from hooke.project.reloading.files import Look, changed, look
+from hooke.project.reloading.files import Look, changed, is_source, look
 
 __all__ = ["Watcher"]
 
@@ -46,15 +47,17 @@ class Watcher:
                 self._watch(self._before.folders)
             except FileNotFoundError:  # a folder went before it was watched
                 self._look()
-            except OSError as error:
-                self._seen(error)
+            except (OSError, RuntimeError) as error:
+                self._seen(error if isinstance(error, OSError) else OSError(str(error)))
                 return
 
     def _watch(self, folders: frozenset[Path]) -> None:
         """Until there are other folders. Folders are watched one by one: those of environments and caches would be too many."""
         turns = watchfiles.watch(
             *folders,
-            watch_filter=None,
+            watch_filter=lambda _change, path: (
+                is_source(path) or Path(path) in folders or os.path.isdir(path)
+            ),
             debounce=MOST_MS,
             step=STEP_MS,
             stop_event=self._stop,
