@@ -96,6 +96,8 @@ class Parent:
                 self._step(Changed(tuple(_named(path, self._sources.root) for path in counted), _now()))
         else:
             self._step(came)
+            if isinstance(came, Gone):
+                self._children.pop(came.number, None)
 
     def _step(self, event: Event) -> None:
         self._state, actions = step(self._state, event)
