@@ -89,7 +89,7 @@ def test_what_is_open_says_one_word(kinds):
         assert (answer.status, answer.json()) == (200, {"state": "ready"})
 
 
-@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER  "])
+@pytest.mark.parametrize("scheme", ["Bearer ", "Bearer  ", "bearer ", "BEARER  "])
 def test_with_the_token_it_is_answered_and_other_pages_may_read_nothing(kinds, scheme):
     headers = {**RIGHT, "authorization": scheme + TOKEN, "host": "localhost:80"}
     for origin in ({}, {"origin": "http://localhost:80"}, {"origin": "https://localhost:80"}):

@@ -287,6 +287,16 @@ class TestBytes:
         assert statuses(said) == [404]
         assert CLOSE in said
 
+    def test_who_asks_twice_and_goes_is_missed(self):
+        """Of two requests on one connection it is the older one that is being answered."""
+        with serving() as (process, port):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+                one.sendall(post(b"{}", path=b"/endless") + post(b"{}", path=b"/endless"))
+                assert statuses(one.recv(1000)) == [200]
+            asked = b"GET /-/metrics HTTP/1.1\r\nhost: localhost\r\n" + CLOSE + b"\r\n"
+            wait_until(lambda: b"hooke_requests_in_flight 1.0" in ask(port, asked))
+        assert "Traceback" not in process.said, process.said
+
     def test_a_head_behind_a_request_that_is_being_answered_has_an_end(self):
         with serving() as (process, port), socket.create_connection(("127.0.0.1", port), timeout=10) as one:
             one.sendall(post(b"{}", path=b"/endless") + b"GET / HTTP/1.1\r\n")

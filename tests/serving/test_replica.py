@@ -38,6 +38,15 @@ class Deep(msgspec.Struct):
     thread: threading.Thread
 
 
+class Odder(msgspec.Struct):
+    """Its own code raises what no type of a field does."""
+
+    n: int
+
+    def __post_init__(self):
+        raise KeyError(self.n)
+
+
 def problem(answer):
     assert answer.headers["content-type"] == "application/problem+json"
     said = answer.json()
@@ -193,6 +202,23 @@ class TestRows:
 
 class TestKinds:
     """Types by annotation, and kinds of methods."""
+
+    def test_what_raises_where_nothing_should_is_a_failed_request_too(self, caplog):
+        @service(timeout="5s")
+        class Odd:
+            def typed(self, one: Odder) -> int:
+                return one.n
+
+            async def cancels(self) -> None:
+                raise asyncio.CancelledError
+
+        with client(Odd) as made:
+            answers = [made.post("/typed", {"one": {"n": 1}}), made.post("/cancels", {})]
+            assert [answer.status for answer in answers] == [500, 500]
+            assert "KeyError" in problem(answers[0])["detail"]
+            counts = [made.replica.routes[path].meter.statuses for path in ("/typed", "/cancels")]
+            assert counts == [{500: 1}, {500: 1}]
+        assert "/typed raised" in caplog.text
 
     @pytest.mark.parametrize(
         ("path", "value", "expected"),

@@ -42,6 +42,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._patience = config.patience
         self._refused = config.refused
+        self._answering: RequestResponseCycle | None = None
+        """The request whose answer is being made; others may have come after it."""
         self._owed = 0
         """Bytes of a head that has not ended."""
         self._waits: tuple[RequestResponseCycle | None, float] | None = None
@@ -56,6 +58,14 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         if len(self.connections) > self._patience.connections:
             self._refuse(503, "there are too many connections", "too many connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn, which tells the newest request alone that its caller has gone."""
+        super().connection_lost(exc)
+        cycle = self._answering
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn, but a head that is too long ends the connection."""
@@ -167,6 +177,10 @@ class Connection(HttpToolsProtocol):
             return
         said = f"the head of a request is at most {self._patience.head_bytes} bytes"
         self._refuse(431, said, "long head")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _unsupported_upgrade_warning(self) -> None:
         """The parser reads no more requests: the answer ends the connection."""

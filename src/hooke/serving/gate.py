@@ -68,7 +68,7 @@ class Gate:
         if not self._wanted:
             return True
         shown = exchange.headers.get(b"authorization", b"")
-        if shown[:7] != b"Bearer ":
+        if shown[:7] != b"Bearer " or shown[7:8] == b" ":
             scheme, _, rest = shown.partition(b" ")
             shown = b"Bearer " + rest.strip() if scheme.lower() == b"bearer" else b""
         return hmac.compare_digest(shown, self._wanted)

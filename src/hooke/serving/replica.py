@@ -25,7 +25,7 @@ from hooke.serving.model_thread import ModelThread
 from hooke.serving.openapi import document
 from hooke.serving.patience import Patience
 from hooke.serving.payloads import encode, methods_of
-from hooke.serving.problems import Problem
+from hooke.serving.problems import Problem, problem_of
 from hooke.serving.prometheus import MEDIA_TYPE as TEXT
 from hooke.serving.prometheus import Counts, written
 from hooke.serving.routes import Route, Routes
@@ -165,14 +165,19 @@ class Replica:
                 raise Problem(405, f"{route.path} takes {route.allow}", headers={"allow": route.allow})
             await handler(exchange)
         except Problem as problem:
-            self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
-            await exchange.refuse(problem)
+            await self._refuse(exchange, problem)
         except CallerGone:
             pass
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - it is the caller's answer
+            await self._refuse(exchange, _fault(exchange, error))
         finally:
             self.active -= 1
             self.answered += 1
             meter.done(exchange.status or GONE, time.perf_counter() - began)
+
+    async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
+        self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
+        await exchange.refuse(problem)
 
     def _refuse_unless_open(self, exchange: Exchange) -> None:
         route = self.routes.find(exchange)
@@ -217,6 +222,14 @@ class Replica:
     async def _tell_ready(self, exchange: Exchange) -> None:
         status = 200 if self.ready else 503
         await exchange.answer(status, encode({"state": self.state.value}), JSON)
+
+
+def _fault(exchange: Exchange, error: BaseException) -> Problem:
+    """What is told of an error that a service's types raised, or its code by cancelling itself. Raises it where nothing can be told."""
+    task = asyncio.current_task()
+    if exchange.status or (task is not None and task.cancelling()):
+        raise error
+    return problem_of(error, exchange.path[:80])
 
 
 def _made(declared: Service, arguments: Callable[[], Mapping[str, Any]]) -> object:

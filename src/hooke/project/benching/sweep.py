@@ -55,11 +55,11 @@ def sweep(
 
 
 def _keep(counts: Sequence[int], results: Sequence[BenchResult], *, project: Project, entry: str) -> str:
-    """The study of the safe rates, the pessimistic ends; "" where no N has one."""
+    """The study of the safe rates, the pessimistic ends; "" where no N has one. What was stopped may have borne more, and has none."""
     rates = [
         (count, result.safe.low)
         for count, result in zip(counts, results, strict=False)
-        if result.safe is not None and result.safe.low is not None
+        if result.safe is not None and result.safe.low is not None and not result.stopped
     ]
     if len(counts) < 2 or not rates:
         return ""
