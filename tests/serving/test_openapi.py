@@ -1,10 +1,15 @@
 """The OpenAPI document: valid, whole, and what is answered conforms to it."""
 
+import re
+from http import HTTPStatus
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.serving.services import Item, Kinds, Person, Place, Rows, Slow
 
+import hooke.serving
 from hooke.serving.gate import Gate
 from hooke.serving.replica import OPENAPI
 from hooke.serving.schemas import schemas_of
@@ -118,3 +123,13 @@ def test_answers_conform(path, value):
     schema = said["content"][answer.headers["content-type"]]["schema"]
     assert valid(schema, told["components"]["schemas"], answer.json())
     assert {name.lower() for name in said["headers"]} <= set(answer.headers)
+
+
+def test_titles_are_those_of_every_status_that_is_refused_with():
+    """Of Problem(406, ...) as of all others that the code of serving makes."""
+    code = "".join(path.read_text() for path in Path(hooke.serving.__file__).parent.rglob("*.py"))
+    made = {int(status) for status in re.findall(r"Problem\(\s*(\d{3}),", code)}
+    assert made >= {400, 404, 406, 503}
+    with client(Kinds) as kinds:
+        titles = document(kinds)["components"]["schemas"]["Problem"]["properties"]["title"]["enum"]
+    assert {HTTPStatus(status).phrase for status in made} <= set(titles)
