@@ -9,6 +9,7 @@ from hooke import ConfigError, UsageError, service
 from hooke.cli.bindings import bindings
 from hooke.models.names import Wanted
 from hooke.project.folder import Project
+from hooke.project.serving import shown_given
 from hooke.serving.service import service_of
 
 
@@ -91,3 +92,8 @@ def test_options_are_checked_as_before(tmp_path):
     for given in (["model"], ["model="], ["model=a", "model=b"], ["threshold=x"]):
         with pytest.raises(UsageError, match="--with"):
             bindings(service_of(Delay), given, Project.find(tmp_path))
+
+
+def test_what_is_given_is_listed_as_it_was_asked_for(tmp_path):
+    given = bindings(service_of(Delay), ["model=flights@champion", "threshold=2"], Project.find(tmp_path))
+    assert shown_given(given) == {"model": "flights@champion", "threshold": "2.0"}

@@ -35,6 +35,7 @@ __all__ = [
     "serve_extra",
     "serve_here",
     "setup_arguments",
+    "shown_given",
 ]
 
 
@@ -101,6 +102,11 @@ def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+def shown_given(given: Mapping[str, Any]) -> dict[str, str]:
+    """What `setup` takes as it stands in listings: a model as it was asked for, other values in short."""
+    return {name: str(value) if isinstance(value, Wanted) else shown(value) for name, value in given.items()}
+
+
 @contextmanager
 def serve_extra() -> Iterator[None]:
     """Around the imports of what the extra `serve` brings. Raises MissingExtra."""
@@ -157,8 +163,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
         for line in lines:
             tell(line)
 
-    shown_values = {name: shown(value) for name, value in given.items()}
-    with ServiceRun(project, declared, entry=entry, shown=shown_values) as run:
+    with ServiceRun(project, declared, entry=entry, shown=shown_given(given)) as run:
         cut = serve(
             replica,
             lambda: setup_arguments(project, given),

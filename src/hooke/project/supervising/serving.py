@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import UsageError
-from hooke.pipeline.shown import shown
 from hooke.project.asking import token_file_of
 from hooke.project.folder import Project
 from hooke.project.service_runs import ServiceRun
-from hooke.project.serving import check_bindings, serve_extra
+from hooke.project.serving import check_bindings, serve_extra, shown_given
 from hooke.project.supervising.generation import Source, pinned
 from hooke.project.supervising.service_folder import ServiceFolder
 from hooke.project.supervising.wish import Wish
@@ -56,8 +55,7 @@ def serve_several(
             token_file=str(token_file.resolve()) if token_file is not None else "",
         )
         first = pinned(source)
-        values = {name: shown(value) for name, value in given.items()}
-        with ServiceRun(project, declared, entry=source.target, shown=values) as run:
+        with ServiceRun(project, declared, entry=source.target, shown=shown_given(given)) as run:
             supervisor = Supervisor(
                 declared, project, source, first=first, wish=wish, folder=folder, run=run, tell=tell
             )
