@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.house import snippets
 
@@ -32,8 +33,25 @@ def environment() -> dict[str, str]:
     }
 
 
+def end_what_is_left(folder: Path) -> None:
+    """End the processes that a page started in its folder and noted in a `*.pid` file, as one that fails midway leaves them."""
+    for note in folder.glob("*.pid"):
+        try:
+            process = psutil.Process(int(note.read_text("utf-8")))
+            if Path(process.cwd()) != folder.resolve():
+                continue  # the page has ended its own, and the number is another's by now
+            below = process.children(recursive=True)
+            process.terminate()
+            _, left = psutil.wait_procs([process], timeout=30)
+            for one in [*left, *below]:
+                if one.is_running():
+                    one.kill()
+        except (ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+
+
 @pytest.mark.heavy
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(440)
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     shutil.copytree(
@@ -41,15 +59,18 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     )
     script = tmp_path / "page.py"
     script.write_text(snippets.script_of(page.read_text("utf-8")), "utf-8")
-    done = subprocess.run(
-        [sys.executable, "page.py"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=360,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "page.py"],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=360,
+            check=False,
+        )
+    finally:
+        end_what_is_left(tmp_path)
     assert done.returncode == 0, (
         f"{page.relative_to(ROOT)} (as page.py)\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
     )
@@ -91,6 +112,22 @@ class TestSnippets:
     )
     def test_dots_stand_for_anything(self, expected: str, actual: str, same: bool) -> None:
         assert snippets.matches(expected, actual) is same
+
+    def test_what_a_page_left_is_ended_and_what_is_not_its_own_stays(self, tmp_path: Path) -> None:
+        (tmp_path / "page").mkdir()
+        own, other = (
+            subprocess.Popen(["sleep", "60"], cwd=folder) for folder in (tmp_path / "page", tmp_path)
+        )
+        try:
+            for process in (own, other):
+                (tmp_path / "page" / f"{process.pid}.pid").write_text(f"{process.pid}\n", "utf-8")
+            end_what_is_left(tmp_path / "page")
+            assert own.poll() is not None
+            assert other.poll() is None
+        finally:
+            for process in (own, other):
+                process.kill()
+                process.wait()
 
     @pytest.mark.parametrize("wrong", ["2", "1\n2"])
     def test_a_wrong_output_is_found(self, tmp_path: Path, wrong: str) -> None:
