@@ -354,7 +354,7 @@ def test_a_terminal_that_is_closed_drains_and_nobody_need_read_what_is_said(supe
         process.wait()
 
 
-def test_a_second_ctrl_c_cuts(supervised):
+def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
     service = supervised("--replicas", "1")
     service.until_ready(1)
     failed = []
@@ -372,6 +372,10 @@ def test_a_second_ctrl_c_cuts(supervised):
         assert time.monotonic() < ends
     service.process.send_signal(signal.SIGINT)
     service.until("SIGINT: what was asked is answered")
+    for words in (["scale", "2"], ["drain", "--replica", "1"]):
+        refused = hooke(folder, *words)
+        assert refused.returncode == 2
+        assert "Delay is ending: SIGINT" in refused.stderr
     service.process.send_signal(signal.SIGINT)
     assert service.process.wait(60) == 1
     asking.join()
@@ -444,6 +448,7 @@ def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come
     )
     service.until_ready(2)
     asking = load(service, factors="2,3")
+    (folder / "serves.py").write_text(f"{TIMES_SERVICE}# edited: nobody asked for that to be served\n")
     register(3)
     service.until(r"rolled out: model=times:2 .*; 2 of its replicas have been ready for 1 s")
     facts = service.until_ready(2)

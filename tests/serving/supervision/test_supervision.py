@@ -93,6 +93,37 @@ def ready(world, seconds=10.0):
     world.run(int(seconds * 4))
 
 
+def test_one_whose_setup_fails_counts_as_failed_also_where_it_has_told_that_it_drains():
+    core = Supervision(RULES, generation="a", wanted=1)
+    actions, now = core.step(Begin(), 0.0), 0.0
+    for number in range(1, RULES.tries + 1):
+        assert [action.name for action in actions if isinstance(action, Start)] == [str(number)]
+        assert not any(
+            isinstance(each, Start)
+            for each in core.step(Reported(str(number), Report(state="draining")), now)
+        )
+        actions = core.step(Exited(name=str(number), exit_code=1), now)
+        if number < RULES.tries:
+            assert not any(isinstance(action, Start) for action in actions)
+            now += 60.0
+            actions = core.step(Tick(), now)
+    assert any(isinstance(action, GiveUp) for action in actions)
+
+
+def test_a_roll_out_goes_back_also_where_the_new_ones_tell_that_they_drain():
+    core = Supervision(RULES, generation="a", wanted=1)
+    core.step(Begin(), 0.0)
+    core.step(Reported("1", Report(state="ready")), 1.0)
+    core.step(RollOut("b", "it moved"), 2.0)
+    for name, now in (("2", 3.0), ("3", 5.0)):
+        assert name in core.members
+        core.step(Reported(name, Report(state="draining")), now)
+        core.step(Exited(name=name, exit_code=1), now)
+        core.step(Reported("1", Report(state="ready")), now + 1.0)
+    assert core.refused == "b"
+    assert list(core.members) == ["1"]
+
+
 def test_a_successor_is_ready_before_one_over_its_memory_leaves():
     world = World(1, calm=True)
     ready(world)

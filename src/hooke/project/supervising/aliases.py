@@ -1,4 +1,4 @@
-"""Watches what a service's names mean: an alias that moves is another generation."""
+"""Watches what a service's names mean: an alias that moves is another generation, a file that is edited is not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Aliases:
     ) -> None:
         """`moved` gets another meaning than the last one, `unknown` why nothing can be said, once; both are called in that thread."""
         self._source = source
-        self._key = known.key
+        self._label = known.label
         self._every_s = every_s
         self._moved = moved
         self._unknown = unknown
@@ -44,7 +44,7 @@ class Aliases:
 
     def again(self) -> None:
         """What was found last could not be used: say it again."""
-        self._key = ""
+        self._label = ""
 
     def _watch(self) -> None:
         while not self._ended.wait(self._every_s):
@@ -56,6 +56,6 @@ class Aliases:
                 self._warned = True
                 continue
             self._warned = False
-            if found.key != self._key:
-                self._key = found.key
+            if found.label != self._label:
+                self._label = found.label
                 self._moved(found)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.channel import Channel
 from hooke.project.supervising.messages import Answered, Asked, Refused, decode_asked, decode_reply, pack
@@ -74,6 +76,10 @@ class Desk:
             return Answered(facts=self._answer(decode_asked(message)))
         except HookeError as error:
             return Refused(what=error.what, mend=error.mend)
+        except msgspec.MsgspecError as error:
+            return Refused(
+                what=f"what was asked cannot be read: {error}", mend="ask with the Hooke that serves"
+            )
 
 
 def ask(folder: ServiceFolder, asked: Asked) -> dict[str, Any]:

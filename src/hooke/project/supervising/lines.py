@@ -33,7 +33,7 @@ def line_of(event: ReplicaEvent) -> str:
         case ReplicaEnded():
             return _ended(event)
         case StartDelayed():
-            row = "" if event.failures == 1 else f", the {event.failures}th in a row"
+            row = "" if event.failures == 1 else f", {event.failures} in a row"
             return f"the next start waits {format_seconds(event.seconds)}: it died soon after its start{row}"
         case ServiceScaled():
             return f"{event.before} -> {event.after} replicas: {event.reason}"

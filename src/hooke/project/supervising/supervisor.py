@@ -364,7 +364,7 @@ class Supervisor:
         self._signals += 1
         if self._signals == 1:
             self._inbox.append(
-                lambda: self._say(f"{name}: what was asked is answered, then all ends; again cuts")
+                lambda: self._say(f"{name}: what was asked is answered, then all ends; Ctrl-C now cuts")
             )
             self._inbox.append(Drain(name))
         elif number == signal.SIGINT:
@@ -395,6 +395,11 @@ class Supervisor:
     def _answer(self, asked: Asked) -> dict[str, object]:
         """What the command line asks. Raises HookeError for what cannot be."""
         by = asked.by or "hooke serve"
+        if asked.verb in ("scale", "replace") and self.core.closing:
+            raise HookeError(
+                f"{self.declared.name} is ending: {self.core.closing}",
+                mend="wait until it has, and serve it again",
+            )
         if asked.verb == "scale":
             wanted = min(max(self.core.wanted, asked.low), asked.high)
             self._step(Scale(wanted, by))

@@ -174,7 +174,7 @@ class Supervision:
             self.ever_ready = True
             seconds = now - member.started
             self._tell(ReplicaReady(replica=member.name, generation=member.generation, seconds=seconds))
-        elif report.state == DRAINING and member.phase in (Phase.STARTING, Phase.READY):
+        elif report.state == DRAINING and member.phase is Phase.READY:  # one that starts has failed: it exits
             member.ended_for = "it drains, and nobody here asked for it"
             self._in_place_of(member)
             member.enter(Phase.ENDING, now)
