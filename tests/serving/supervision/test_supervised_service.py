@@ -383,6 +383,32 @@ def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
     assert "Ctrl-C, twice" in service.text
 
 
+def test_a_front_that_dies_while_it_drains_does_not_start_again_and_the_service_ends(supervised):
+    service = supervised("--replicas", "1")
+    envoy = service.until_ready(1)["front_pid"]
+    failed = []
+
+    def ask():
+        try:
+            post(service, "/hang", {"s": 3})
+        except OSError as error:
+            failed.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    ends = time.monotonic() + 60
+    while not service.status()["replicas"][0]["in_flight"]:
+        assert time.monotonic() < ends
+    service.process.send_signal(signal.SIGTERM)
+    service.until("SIGTERM: what was asked is answered")
+    os.kill(envoy, signal.SIGKILL)
+    assert service.process.wait(60) == 0
+    asking.join()
+    assert failed
+    assert "the front is gone before all that came through it was answered" in service.text
+    assert "starts again" not in service.text
+
+
 def test_replicas_follow_the_load_up_and_down_and_say_why(supervised, load, folder):
     (folder / "busy.py").write_text(
         SERVICE.replace("max_batch=8, ", "").replace("time.sleep(0.002)", "time.sleep(0.1)")

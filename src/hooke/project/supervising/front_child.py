@@ -70,6 +70,7 @@ class FrontChild:
         """Envoy's own."""
         self.child: Child | None = None
         self.drained = False
+        self._draining = False
         self._folder = folder
         self._settings = settings
         self._key = _key_of(settings)
@@ -106,7 +107,8 @@ class FrontChild:
         self._send(PublishPorts(replicas=self._ports), now)
 
     def drain(self, *, within_s: float, now: float) -> None:
-        """Take nothing new; `drained` becomes true."""
+        """Take nothing new; `drained` becomes true, also where it dies of it: then it does not start again."""
+        self._draining, self._restart_at = True, None
         if not self.up:
             self.drained = True
         self._send(DrainFront(within_s=within_s), now)
@@ -171,6 +173,9 @@ class FrontChild:
         was_up, self.port = bool(self.port), 0
         why = self._why or HookeError("the front ended", why="\n".join(child.tail()))
         self._why = None
+        if self._draining and not self.drained:
+            self._say("the front is gone before all that came through it was answered")
+            self.drained = True
         if self.drained:
             return
         if not was_up and not self._backoff.failures:
