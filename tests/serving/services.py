@@ -55,6 +55,9 @@ class Rows:
     def same(self, rows: np.ndarray) -> np.ndarray:
         return rows
 
+    def square(self, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> np.ndarray:
+        return rows**2
+
     def listed(self, rows: list, mark: str = "") -> list:
         return [[row, mark] for row in rows]
 

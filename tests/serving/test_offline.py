@@ -76,6 +76,12 @@ def test_so_it_does_for_lists(online, rows):
     assert found == online.post("/listed", {"rows": rows, "mark": "x"}).json()
 
 
+def test_a_list_may_hold_tuples_and_a_table_without_rows_has_no_dimensions():
+    assert map_service(Rows, [("a", "b"), ("c", "d")], method="same").tolist() == [["a", "b"], ["c", "d"]]
+    assert list(map_service(Rows, [], method="square")) == []
+    assert list(map_service(Rows, np.array([]), method="square")) == []
+
+
 def test_batches_are_whole_and_rows_stay_in_order():
     assert map_service(Shapes, list(range(20)), method="counts") == [8] * 16 + [4] * 4
     rows = np.arange(40.0).reshape(20, 2)
@@ -128,6 +134,9 @@ def test_the_row_that_is_to_blame_is_named():
         (Shapes, [1], {"method": "stream"}, "no method 'stream'"),
         (Shapes, [1], {"method": "count"}, "no method 'count'"),
         (Shapes, [["a"]], {"method": "table"}, "got text"),
+        (Rows, [[1, "a"]], {"method": "same"}, "one kind only"),
+        (Rows, [[1, None]], {"method": "same"}, "one kind only"),
+        (Rows, np.array([1.0]), {"method": "square"}, "2 dimensions, got 1"),
         (Shapes, ["a"], {"method": "later"}, "Expected `int`"),
         (Shapes, {"month": [1]}, {"method": "columns"}, "name is not there"),
         (Shapes, {"month": [1], "name": ["a", "b"]}, {"method": "columns"}, "not equally long"),

@@ -98,7 +98,7 @@ def dtype_of(annotation: Any) -> np.dtype[Any] | None:
 
 def _all_text(value: Any) -> bool:
     """Text alone, and none that NumPy would shorten: it drops zeros at the end."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return all(map(_all_text, value))
     return isinstance(value, str) and not value.endswith("\0")
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.serving.arrays import cast, dtype_of, is_array
+from hooke.serving.arrays import array_from_json, cast, check_rank, dtype_of, is_array, rank_of
 from hooke.serving.payloads import Kind, Method, convert, hints_of, methods_of
 from hooke.serving.rows import Result, WrongRows, joined, results_of, slices
 from hooke.serving.service import SETUP, Service
@@ -174,8 +174,10 @@ def _fitting(declared: Service, name: str, value: Any, annotation: Any) -> Any:
     """The value as the annotation says, as a request's would be."""
     try:
         if is_array(annotation):
-            made = np.asarray(value)
-            wanted = dtype_of(annotation)
+            if isinstance(value, list) and value:
+                return array_from_json(annotation, value)
+            made, wanted = np.asarray(value), dtype_of(annotation)
+            check_rank(made, rank_of(annotation) if made.size else 0)
             return made if wanted is None else cast(made, wanted)
         return convert(value.tolist() if isinstance(value, np.ndarray) else value, annotation)
     except (msgspec.ValidationError, ValueError, TypeError, KeyError) as error:

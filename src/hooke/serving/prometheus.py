@@ -92,7 +92,8 @@ class _Families:
         sizes.add_metric([], _buckets(bounds, tally.sizes), tally.rows)
         yield sizes
         busy = self._counter(
-            "hooke_model_busy_seconds", "Seconds in which the model ran, calls of async def left out."
+            "hooke_model_busy_seconds",
+            "Seconds in which the model ran; calls of async def count where they are batches.",
         )
         busy.add_metric([], tally.busy_s)
         yield busy
