@@ -280,6 +280,20 @@ class TestBytes:
         assert statuses(said) == [200]
         assert said.endswith(b"[1.0]")
 
+    def test_nor_is_a_body_whose_head_came_in_two_parts_taken_for_it(self, port):
+        inner = b"u\r\nupgrade: h2c\r\n\r\n"
+        whole = post(inner, path=b"/nope")
+        asked = post(b'{"x": [1]}', CLOSE)
+        for back in range(6):
+            cut = len(whole) - len(inner) - back
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                one.sendall(whole[:cut])
+                time.sleep(0.02)  # so that it is read by itself; together they would test nothing
+                one.sendall(whole[cut:] + asked)
+                said = b"".join(iter(lambda one=one: one.recv(10_000), b""))
+            assert statuses(said) == [404, 200], (back, said)
+
     def test_who_was_not_told_to_go_on_and_is_refused_has_its_connection_closed(self, port):
         said = ask(
             port, post(b"", b"content-length: 30\r\nexpect: 100-continue\r\n", path=b"/nope", length=False)

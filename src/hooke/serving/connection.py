@@ -74,7 +74,8 @@ class Connection(HttpToolsProtocol):
         cycle, scope = self.cycle, self.scope
         between = cycle is None or (cycle.response_complete and not cycle.more_body)
         if between:
-            if b"pgrade" in data:
+            # Of a head that has begun the rest may be its end alone, with a body behind it.
+            if b"pgrade" in data and (scope is None or "method" in scope):
                 data = _without_upgrade(data)
             if len(data) > self._patience.head_bytes:
                 self._begin_long(data)
