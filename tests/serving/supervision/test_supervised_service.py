@@ -383,6 +383,19 @@ def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
     assert "Ctrl-C, twice" in service.text
 
 
+def test_a_front_that_cannot_be_started_again_is_tried_until_it_can(supervised, folder):
+    service = supervised("--replicas", "1")
+    service.until_ready(1)
+    children = next(folder.glob(".hooke/services/*/children"))
+    keeper = json.loads((children / "front.json").read_text())["pid"]
+    away = children.rename(folder / "away")
+    os.kill(keeper, signal.SIGKILL)
+    service.until("the front cannot be started, and is tried again in")
+    away.rename(children)
+    service.until("1 of 1 replicas answer", count=2)
+    assert service.end() == 0
+
+
 def test_a_front_that_dies_while_it_drains_does_not_start_again_and_the_service_ends(supervised):
     service = supervised("--replicas", "1")
     envoy = service.until_ready(1)["front_pid"]

@@ -133,7 +133,12 @@ class FrontChild:
             self._see_end(self.child, now)
         elif self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
-            self._start()
+            try:
+                self._start()
+            except OSError as error:
+                waits_s = self._backoff.failed(now)
+                self._restart_at = now + waits_s
+                self._say(f"the front cannot be started, and is tried again in {waits_s:g} s: {error}")
 
     def _take(self, told: Any, now: float) -> None:
         match told:
