@@ -94,8 +94,11 @@ class Connection(asyncio.Protocol):
             return  # `100 continue` and its like come before the answer
         request, self.request = self.request, -1
         said, self._said = self._said, b""
-        if request >= 0:
-            self._keeper.settled(request, status, said)
+        if request < 0:  # nobody asked: it would be taken for the next request's answer
+            self.open = False
+            self._transport.abort()
+            return
+        self._keeper.settled(request, status, said)
         if self._closing:
             self.open = False
             self._transport.close()
