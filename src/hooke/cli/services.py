@@ -155,7 +155,7 @@ def scale(session: Session, *, words: tuple[str, ...], as_json: bool, project: P
         click.echo(json.dumps(facts, indent=2))
     else:
         click.echo(
-            f"{folder.name}: {facts['wanted']} replicas wanted{'' if low == high else f', {low} to {high} as needed'}"
+            f"{folder.name}: {facts['wanted']} replica{'s' if facts['wanted'] != 1 else ''} wanted{'' if low == high else f', {low} to {high} as needed'}"
         )
         click.echo(f"next: {command(f'hooke serve status {folder.name}', session.project)}", err=True)
     return 0

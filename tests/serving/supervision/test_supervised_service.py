@@ -383,6 +383,36 @@ def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
     assert "Ctrl-C, twice" in service.text
 
 
+SLOW = """
+import time
+from pathlib import Path
+from hooke import service
+
+@service
+class Slow:
+    def setup(self):
+        while not Path("go").exists():
+            time.sleep(0.02)
+
+    def say(self) -> int:
+        return 1
+"""
+
+
+def test_one_that_still_starts_cannot_be_replaced(supervised, folder):
+    (folder / "slow.py").write_text(SLOW)
+    service = supervised("--replicas", "1", file="slow.py")
+    assert service.url
+    refused = hooke(folder, "drain", "--replica", "1")
+    assert refused.returncode == 2
+    assert "replica 1 is starting: only one that is ready can be replaced" in refused.stderr
+    (folder / "go").touch()
+    service.until_ready(1)
+    assert hooke(folder, "drain", "--replica", "1").returncode == 0
+    service.until("replica 2 starts .*: in place of replica 1")
+    assert service.end() == 0
+
+
 def test_a_front_that_cannot_be_started_again_is_tried_until_it_can(supervised, folder):
     service = supervised("--replicas", "1")
     service.until_ready(1)

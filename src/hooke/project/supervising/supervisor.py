@@ -58,7 +58,7 @@ from hooke.serving.supervision.exchange import (
     Terminate,
     Tick,
 )
-from hooke.serving.supervision.member import Rules
+from hooke.serving.supervision.member import Phase, Rules
 from hooke.serving.supervision.supervision import Supervision
 
 __all__ = ["Ended", "Supervisor"]
@@ -408,6 +408,12 @@ class Supervisor:
             if asked.replica not in self.core.members:
                 raise HookeError(
                     f"there is no replica {asked.replica}", mend=f"there are: {', '.join(self.core.members)}"
+                )
+            member = self.core.members[asked.replica]
+            if member.phase is not Phase.READY:
+                raise HookeError(
+                    f"replica {asked.replica} is {member.phase.value}: only one that is ready can be replaced",
+                    mend="hooke serve status says how they are",
                 )
             self._step(Replace(asked.replica, by))
         elif asked.verb == "drain":
