@@ -50,7 +50,8 @@ def test_a_serial_fraction_is_recovered_up_to_32_workers(bottleneck):
     for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         takes = seconds * (serial + (1 - serial) / n)
         assert 0.9 / (takes + OWN) <= study.law.predict(n).value <= 1.1 / takes, n
-    assert study.cost.n == 2
+    # One worker takes as long as the plain call, and a little: on a busy machine either may seem the faster one.
+    assert study.cost.interval[0] <= 2 <= study.cost.interval[1]
 
 
 def test_a_door_is_a_hard_knee(bottleneck):

@@ -35,8 +35,9 @@ def job(workshop):
 def test_what_attempts_used(job):
     run = job.run()
     found = advise(job.project.runs, run=run.id)
-    assert 200 * 2**20 < found["hold"].peak_bytes < found["hold"].memory < 2**30
     assert found["hold"].declared_memory == 4 * 2**30
+    # The place `serial` measures the process of the tests, which holds whatever tests before it imported.
+    assert 200 * 2**20 < found["hold"].peak_bytes < found["hold"].memory < 4 * 2**30
     assert found["wait"].busy < 0.3 and found["wait"].cpus < 1
     assert found["wait"].declared_cpus == 2
 
