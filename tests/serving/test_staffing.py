@@ -79,6 +79,7 @@ def test_the_same_history_has_the_same_decisions(moments, capacity):
     assert list(decisions(moments, BOUNDS, capacity)) == list(decisions(moments, BOUNDS, capacity))
 
 
+@pytest.mark.heavy
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([50.0, 640.0, 1300.0]))
 def test_an_even_load_is_never_followed_up_and_down(seed, rate):
@@ -89,6 +90,7 @@ def test_an_even_load_is_never_followed_up_and_down(seed, rate):
     assert len(made.targets) <= 4
 
 
+@pytest.mark.heavy
 def test_a_spike_is_answered_with_what_bears_it_and_given_up_afterwards():
     made = simulate(
         spike(rate=100.0),
@@ -107,6 +109,7 @@ def test_a_spike_is_answered_with_what_bears_it_and_given_up_afterwards():
     assert made.attained > 0.88
 
 
+@pytest.mark.heavy
 def test_a_fall_that_was_a_mistake_is_made_more_rarely():
     """Bursts with a minute between them: replicas are given up between the first ones, and then no longer."""
     chance = random.Random(3)
@@ -117,6 +120,7 @@ def test_a_fall_that_was_a_mistake_is_made_more_rarely():
     assert [at for at in falls if at > 400] == []
 
 
+@pytest.mark.heavy
 def test_without_a_law_it_grows_by_doubling_and_goes_back_one_by_one():
     made = simulate(spike(rate=100.0), Ours(BOUNDS), SHAPE)
     counts = [count for _, count, _ in made.targets]
