@@ -19,7 +19,7 @@ import click
 from hooke.base.errors import HookeError
 from hooke.base.processes import python_module
 from hooke.cli.demo_scaling import Said
-from hooke.cli.demo_typed import as_typed, typed
+from hooke.cli.demo_typed import as_typed, show_line, typed
 
 __all__ = ["serve_champion"]
 
@@ -43,7 +43,7 @@ def serve_champion(folder: Path, months: int) -> list[Said]:
             for replicas in (3, 2):
                 time.sleep(ENOUGH_S)
                 typed(["serve", "scale", str(replicas), "--project", str(folder)])
-                _until(lambda: _are(status(), replicas), served, f"{replicas} replicas")  # noqa: B023 - called at once
+                _until(lambda n=replicas: _are(status(), n), served, f"{replicas} replicas")
             time.sleep(ENOUGH_S)
         said.append(asking())
         drained = typed(["serve", "drain", "--project", str(folder)])
@@ -53,8 +53,7 @@ def serve_champion(folder: Path, months: int) -> list[Said]:
 
 def _register(folder: Path, months: int) -> Said:
     line = f"python {shlex.quote(str(folder / REGISTER))} {months}"
-    click.secho(f"$ {line}", dim=True)
-    sys.stdout.flush()
+    show_line(line)
     done = subprocess.run(
         [sys.executable, folder / REGISTER, str(months)], check=False, capture_output=True, text=True
     )
@@ -77,8 +76,7 @@ def _served(folder: Path) -> Iterator[tuple[Callable[[], dict[str, Any]], subpro
         "--port",
         "0",
     ]
-    click.secho(f"$ {as_typed(arguments)}", dim=True)
-    sys.stdout.flush()
+    show_line(as_typed(arguments))
     process = subprocess.Popen(python_module("hooke", *arguments), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     shown = threading.Thread(target=_show, args=(process.stderr,), daemon=True)
@@ -109,8 +107,7 @@ def _asking(folder: Path, months: int, url: str) -> Iterator[Callable[[], Said]]
         f"{LONGEST_S:g}",
     ]
     line = f"python {shlex.join(arguments)}"
-    click.secho(f"$ {line}", dim=True)
-    sys.stdout.flush()
+    show_line(line)
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
 

@@ -12,7 +12,7 @@ import click
 
 from hooke.base.processes import python_module
 
-__all__ = ["as_typed", "typed"]
+__all__ = ["as_typed", "show_line", "typed"]
 
 
 def as_typed(arguments: list[str]) -> str:
@@ -20,12 +20,17 @@ def as_typed(arguments: list[str]) -> str:
     return f"hooke {shlex.join(arguments)}"
 
 
+def show_line(line: str) -> None:
+    """As a shell shows what is typed; before what it prints, wherever that goes."""
+    click.secho(f"$ {line}", dim=True)
+    sys.stdout.flush()
+
+
 def typed(
     arguments: list[str], *, live: bool = False, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Show the line and run it. Its output is kept, and what it says beside that too, or, `live`, is seen as it comes."""
-    click.secho(f"$ {as_typed(arguments)}", dim=True)
-    sys.stdout.flush()
+    show_line(as_typed(arguments))
     process = subprocess.Popen(
         python_module("hooke", *arguments),
         stdout=subprocess.PIPE,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import selectors
 import signal
+import subprocess
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from types import FrameType
 
 import msgspec
 
-from hooke.base.errors import HookeError
+from hooke.base.errors import HookeError, UsageError
 from hooke.journal.replicas import ReplicaAdopted, ReplicaEnded, ReplicaEvent, ReplicaReady, ReplicaStarted
 from hooke.project.asking import how_to_ask
 from hooke.project.folder import Project
@@ -308,7 +309,7 @@ class Supervisor:
             child = self.replicas.start(
                 action.name, action.generation, among=max(self.bounds[1], self.core.wanted)
             )
-        except OSError as error:
+        except (OSError, UsageError) as error:  # the latter where no port is free
             self._inbox.append(Exited(name=action.name, log_tail=(f"no process could be started: {error}",)))
             return
         self._told_of(
@@ -451,7 +452,7 @@ class Supervisor:
             child.terminate() if child.name == FRONT else child.kill()
         for child in self._all():
             if child.process is not None:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     child.process.wait(10.0)
             self.folder.forget_child(child.name)
 
