@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serving.test_replica import wait_until
+from tests.serving.answers import wait_until
 
 from hooke import request_contexts, service
 from hooke.serving.contexts import RequestIds, context_of, request_id_of

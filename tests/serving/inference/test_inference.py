@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from tests.serving.answers import wait_until
 from tests.serving.inference.services import Columns, Delay, Forms, Tables
 from tests.serving.inference.test_codec import ANYTHING, REQUESTS
-from tests.serving.test_replica import wait_until
 
 from hooke import service
 from hooke.serving.inference.protocol import AT_ONCE

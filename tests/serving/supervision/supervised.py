@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -136,6 +139,18 @@ class Load:
     def end(self) -> dict:
         out, _ = self.process.communicate("", timeout=LIMIT_S)
         return json.loads(out)
+
+
+def post(service: Supervised, path: str, value: object) -> Any:
+    """The answer to one request, through the front."""
+    headers = {"content-type": "application/json", "authorization": f"Bearer {service.token}"}
+    request = urllib.request.Request(service.url + path, json.dumps(value).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
 
 
 def end_all(folder: Path) -> None:

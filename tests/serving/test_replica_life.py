@@ -1,0 +1,161 @@
+"""A replica before it is ready, while it drains, when a caller goes, and when it cannot be set up."""
+
+import asyncio
+import threading
+
+import msgspec
+import pytest
+from tests.serving.services import Endless, Kinds, Rows
+
+from hooke import HookeError, UsageError, service
+from hooke.serving.replica import HEALTH, READY, Replica
+from hooke.serving.service import service_of
+from hooke.testing import client
+
+
+class Deep(msgspec.Struct):
+    """Refers to itself, and has a part that no JSON can be read as."""
+
+    below: "Deep | None"
+    thread: threading.Thread
+
+
+class TestLife:
+    """Before it is ready, while it drains, and when it cannot be."""
+
+    async def ask(self, replica, path, body=b"{}", *, gone: asyncio.Event | None = None):
+        sent, verb = [], "GET" if path.startswith("/-/") else "POST"
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive():
+            if not messages:
+                await (gone or asyncio.Event()).wait()
+                return {"type": "http.disconnect"}
+            return messages.pop()
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        await replica({"type": "http", "path": path, "method": verb, "headers": headers}, receive, send)
+        return sent
+
+    async def until_it_runs(self, replica):
+        for _ in range(1000):
+            if replica.dispatch.batcher.running is not None:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("the model runs nothing")
+
+    def test_not_ready_then_ready_then_draining(self):
+        async def life():
+            replica = Replica(service_of(Kinds))
+            early = [(await self.ask(replica, path))[0] for path in (HEALTH, READY, "/thread")]
+            assert [message["status"] for message in early] == [200, 503, 503]
+            assert (b"retry-after", b"1") in early[2]["headers"]
+            await replica.start(dict)
+            assert (await self.ask(replica, READY))[0]["status"] == 200
+            replica.drain()
+            assert (await self.ask(replica, READY))[0]["status"] == 503
+            late = (await self.ask(replica, "/thread"))[0]
+            assert late["status"] == 200
+            assert (b"connection", b"close") in late["headers"]
+            replica.close()
+
+        asyncio.run(life())
+
+    def test_a_caller_who_goes_leaves_the_queue(self):
+        async def life():
+            replica = Replica(service_of(Rows))
+            await replica.start(dict)
+            model = replica.made
+            model.hold.clear()
+            body = msgspec.json.encode({"rows": [[1]]})
+            first = asyncio.create_task(self.ask(replica, "/predict", body))
+            await self.until_it_runs(replica)
+            gone = asyncio.Event()
+            second = asyncio.create_task(self.ask(replica, "/predict", body, gone=gone))
+            await asyncio.sleep(0.01)
+            assert replica.dispatch.batcher.waiting_rows == 1
+            gone.set()
+            assert await second == []
+            assert replica.dispatch.batcher.waiting_rows == 0
+            model.hold.set()
+            assert (await first)[0]["status"] == 200
+            assert model.calls == [1]
+            assert replica.active == 0
+            replica.close()
+
+        asyncio.run(life())
+
+    def test_what_comes_in_one_turn_of_the_loop_goes_together(self):
+        async def life():
+            replica = Replica(service_of(Rows))
+            await replica.start(dict)
+            body = msgspec.json.encode({"rows": [[1]]})
+            asked = [asyncio.create_task(self.ask(replica, "/predict", body)) for _ in range(3)]
+            assert [(await one)[0]["status"] for one in asked] == [200, 200, 200]
+            assert replica.made.calls == [3]
+            replica.close()
+
+        asyncio.run(life())
+
+    def test_a_caller_who_goes_while_the_model_runs_is_not_waited_for(self):
+        async def life():
+            replica = Replica(service_of(Rows))
+            await replica.start(dict)
+            replica.made.hold.clear()
+            gone = asyncio.Event()
+            body = msgspec.json.encode({"rows": [[1]]})
+            asked = asyncio.create_task(self.ask(replica, "/predict", body, gone=gone))
+            await self.until_it_runs(replica)
+            gone.set()
+            assert await asked == []
+            assert replica.active == 0
+            replica.made.hold.set()
+            assert (await self.ask(replica, "/predict", body))[0]["status"] == 200
+            replica.close()
+
+        asyncio.run(life())
+
+    @pytest.mark.parametrize("name", ["plain", "waitless"])
+    def test_a_stream_ends_when_its_caller_goes(self, name):
+        async def life():
+            replica = Replica(service_of(Endless))
+            await replica.start(dict)
+            gone = asyncio.Event()
+            asking = asyncio.create_task(self.ask(replica, f"/{name}", gone=gone))
+            await asyncio.sleep(0.02)
+            gone.set()
+            sent = await asyncio.wait_for(asking, 5)
+            assert len(sent) > 1
+            replica.close()
+            assert replica.made.ended == [name]
+
+        asyncio.run(life())
+
+    def test_a_setup_that_fails_names_the_line(self):
+        @service
+        class Broken:
+            def setup(self, model):
+                raise KeyError("weights")
+
+            def f(self):
+                return 1
+
+        with (
+            pytest.raises(HookeError, match="Broken cannot be set up: KeyError: 'weights'") as failed,
+            client(Broken, model=1),
+        ):
+            pass
+        assert "test_replica_life.py" in failed.value.why
+
+    @pytest.mark.parametrize("kind", [list[int] | set[int], threading.Thread, list[threading.Thread], Deep])
+    def test_annotations_that_no_json_can_be_read_as_are_said_before_anything_is_set_up(self, kind):
+        @service
+        class Odd:
+            def f(self, x: kind):
+                return x
+
+        with pytest.raises(UsageError, match=r"parameters of Odd\.f"):
+            client(Odd)
