@@ -1,5 +1,6 @@
 """`hooke bench` as a process: services of files and at addresses, what it finds, what it refuses, how it ends."""
 
+import contextlib
 import json
 import os
 import re
@@ -29,12 +30,28 @@ class Twice:
         time.sleep(0.002)
         return [row * self.factor for row in rows]
 """
+FREE = """
+from hooke import service
+
+@service(slo="p99 < 2s")
+class Free:
+    def predict(self, rows):
+        return rows
+
+@service(slo="p99 < 2s")
+class Picky:
+    def predict(self, rows: list[list[float]]) -> float:
+        if len(rows[0]) != 9:
+            raise ValueError("X has 4 features, but 9 are expected")
+        return 0.0
+"""
 DATA = '{"rows": [1, 2]}'
 
 
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "twice.py").write_text(SERVICE)
+    (tmp_path / "free.py").write_text(FREE)
     (tmp_path / "rows.jsonl").write_text('{"rows": [1]}\n{"rows": [1, 2, 3]}\n')
     return tmp_path
 
@@ -44,6 +61,23 @@ def bench(folder, *words, **environment):
         [sys.executable, "-m", "hooke", "bench", *words],
         cwd=folder, capture_output=True, text=True, timeout=100, env=os.environ | environment, check=False,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def served(folder, *words):
+    """The URL of what `hooke serve` serves, ended afterwards."""
+    command = [sys.executable, "-m", "hooke", "serve", *words, "--port", "0"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if " answers: POST /" in line:
+                break
+        yield re.search(r"https?://[\d.:]+", "".join(said))[0]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def test_a_service_of_a_file_is_started_measured_counted_and_ended(folder):
@@ -71,6 +105,29 @@ def test_a_service_of_a_file_is_started_measured_counted_and_ended(folder):
         process for process in psutil.process_iter(["cmdline"])
         if str(folder) in " ".join(process.info["cmdline"] or [])
     ]  # fmt: skip
+
+
+def test_bodies_are_made_where_none_are_given_for_a_file_and_for_a_url(folder):
+    """By the annotations of the one, and by the OpenAPI document of the other: the same ones for the same seed."""
+    done = bench(folder, "twice.py", "--rate", "40", "--for", "1s", "--seed", "5", "--json")
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert facts["sent"]["bodies"] > 100 and facts["sent"]["made_from"] == "the annotations of Twice.predict"
+    assert facts["handled"]["consistent"] and facts["levels"][0]["answered"] == facts["levels"][0]["requests"]
+    assert any(note.startswith('sent: {"rows":[') for note in facts["notes"])
+
+    with served(folder, "twice.py", "--no-auth") as url:
+        asked = bench(folder, f"{url}/predict", "--rate", "40", "--for", "300ms", "--seed", "5", "--json")
+        strange = bench(folder, f"{url}/predcit", "--rate", "40")
+    assert json.loads(asked.stdout)["sent"]["example"] == facts["sent"]["example"], asked.stderr
+    assert strange.returncode == 2 and "--path /predict" in strange.stderr
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, "answers 404"), (401, "token"), (302, "answers 302")])
+def test_an_address_that_does_not_say_what_it_takes(folder, status, said):
+    with serving(Known(answer=lambda count: (status, True))) as port:
+        done = bench(folder, f"127.0.0.1:{port}", "--rate", "1000")
+    assert done.returncode == 2 and said in done.stderr and "--data" in done.stderr
 
 
 def test_the_search_ends_at_a_rate_that_holds_where_answers_are_refused_above(folder):
@@ -226,8 +283,15 @@ def test_the_token_goes_with_each_request(folder):
             r"not this machine.*\n.*\n.*--allow example.org",
         ),
         (["127.0.0.1:1", "--data", DATA, "--rate", "1"], "nothing answers at 127.0.0.1:1"),
-        (["127.0.0.1:1", "--rate", "1"], "nothing to ask"),
-        (["twice.py"], r"nothing to ask Twice/predict\n.*\{\"rows\": \.\.\.\}"),
+        (["127.0.0.1:1", "--rate", "1"], "nothing answers at 127.0.0.1:1"),
+        (
+            ["free.py:Free"],
+            r"nothing to ask Free/predict: what rows holds is not said(.|\n)*\{\"rows\": \.\.\.\}",
+        ),
+        (
+            ["free.py:Picky", "--rate", "1"],
+            r"answers 500(.|\n)*it was asked with \{\"rows\":.*made from(.|\n)*--data",
+        ),
         (["127.0.0.1:1", "--data", DATA], "no rate to look for"),
         (["127.0.0.1:1", "--data", "{rows}", "--rate", "1"], "--data is no JSON"),
         (["127.0.0.1:1", "--data", "@none.json", "--rate", "1"], "--data @none.json: No such file"),

@@ -22,7 +22,7 @@ class Known:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or 0)
                 await reader.readexactly(length)
                 self.count += 1
                 self.heads.append(head)

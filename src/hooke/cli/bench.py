@@ -45,7 +45,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("target", metavar="URL|FILE.py[:CLASS]")
-@click.option("--data", metavar="JSON|@FILE", help="The body; of a file with JSON lines each in turn.")
+@click.option(
+    "--data",
+    metavar="JSON|@FILE",
+    help="The body; of a file with JSON lines each in turn.  [default: made from what the service says that it takes]",
+)
 @click.option(
     "--path", default="", metavar="/METHOD", help="What is asked.  [default: the URL's, or /predict]"
 )
@@ -96,7 +100,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="N,N,...",
     help="For the service of a file: this many behind Envoy; several N, and a law.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the arrivals.")
+@click.option("--seed", default=0, show_default=True, help="Of the arrivals, and of bodies that are made.")
 @click.option("--report", type=_FILE, metavar="FILE.html", help="Write a page with curve and table.")
 @json_option
 @debug_option

@@ -12,7 +12,7 @@ from hooke.serving.payloads import Kind, Method
 from hooke.serving.routes import Route
 from hooke.serving.schemas import COMPONENTS, schemas_of
 
-__all__ = ["document"]
+__all__ = ["body_of", "document"]
 
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
@@ -81,19 +81,26 @@ def document(
     return found
 
 
-def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
+def body_of(method: Method) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of a method's body, and the named ones that it refers to, at COMPONENTS."""
     hints = get_type_hints(method.function, include_extras=True)
     parameters = list(inspect.signature(method.function).parameters.values())[-len(method.fields) :]
     given = parameters if method.fields else []
     properties, named = schemas_of([hints.get(parameter.name, Any) for parameter in given])
-    (returned,), more = schemas_of([hints.get("return", Any)], answers=True)
-    schemas |= named | more
     body = {
         "type": "object",
         "properties": {parameter.name: schema for parameter, schema in zip(given, properties, strict=True)},
         "required": [parameter.name for parameter in given if parameter.default is parameter.empty],
         "additionalProperties": False,
     }
+    return body, named
+
+
+def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
+    body, named = body_of(method)
+    answered = get_type_hints(method.function, include_extras=True).get("return", Any)
+    (returned,), more = schemas_of([answered], answers=True)
+    schemas |= named | more
     streams = method.kind in (Kind.STREAM, Kind.ASYNC_STREAM)
     content = {"text/event-stream": _ANY} if streams else {_JSON: {"schema": returned}}
     said = "An event for each item, then `end`, or `error` with a problem." if streams else "What it returns."

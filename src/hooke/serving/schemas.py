@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 import numpy as np
 
-from hooke.serving.arrays import dtype_of, is_array
+from hooke.serving.arrays import dtype_of, is_array, rank_of
 
 __all__ = ["COMPONENTS", "schemas_of"]
 
@@ -73,15 +73,25 @@ def _marked(annotation: Any) -> Any:
 
 
 def _array(annotation: Any, named: dict[str, Any], *, answers: bool) -> dict[str, Any]:
-    """Rows in rows, as deep as one wants, down to numbers. That they are of one length no schema can say."""
+    """Rows in rows, as deep as its dimensions or, where these are open, as one wants. That rows are of one length no schema can say."""
     dtype = dtype_of(annotation)
     item = _ANY_ITEM if dtype is None else _item(dtype)
     null = answers and (dtype is None or dtype.kind in "fc")
+    if rank := rank_of(annotation):
+        return _nested({"anyOf": [item, {"type": "null"}]} if null else item, rank, least=0 if answers else 1)
     name = f"{'Any' if dtype is None else dtype.name.capitalize()}Array{'OrNull' if null else ''}"
     ref = {"$ref": COMPONENTS + name}
     either = [item, {"type": "null"}, ref] if null else [item, ref]
     named[name] = {"type": "array", "items": {"anyOf": either}}
     return ref
+
+
+def _nested(item: dict[str, Any], rank: int, *, least: int) -> dict[str, Any]:
+    """An array of so many dimensions. What is read has `least` of all but the last: an empty one would have fewer dimensions."""
+    rows: dict[str, Any] = {"type": "array", "items": item}
+    for _ in range(rank - 1):
+        rows = {"type": "array", "items": rows, **({"minItems": least} if least else {})}
+    return rows
 
 
 def _item(dtype: np.dtype[Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -11,6 +10,7 @@ from hooke.base.errors import MissingExtra, UsageError
 from hooke.load.target import parse_target, request_bytes
 from hooke.project.benching.order import BenchOrder
 from hooke.project.benching.result import BenchResult, LevelResult
+from hooke.project.benching.sent import Sent, described, given, made_for_file, made_for_url
 from hooke.project.benching.served import ServedFile
 from hooke.project.benching.sweep import Sweep, sweep
 from hooke.project.benching.usage import Usage
@@ -30,9 +30,14 @@ def is_file(text: str) -> bool:
 
 
 def bench_url(order: BenchOrder, bodies: Sequence[bytes], *, token: str, tell: Tell) -> BenchResult:
-    """Measure the service at a URL. Raises UsageError, HookeError, MissingExtra."""
-    _check_asked(order, order.target.authority, bodies, "rows")
-    return _conducted(_with_requests(order, bodies, token), None, tell)
+    """Measure the service at a URL; without bodies these are made from its OpenAPI document. Raises UsageError, HookeError, MissingExtra."""
+    _check_asked(order, order.target.authority)
+    if bodies:
+        sent = given(bodies)
+    else:
+        document = described(order.target, token=token, ca=order.ca, timeout_s=order.timeout_s)
+        sent = made_for_url(document, order.target, order.path, seed=order.seed)
+    return _conducted(_with_requests(order, sent, token), None, tell)
 
 
 def bench_file(  # noqa: PLR0913 - each is another choice of the user
@@ -47,16 +52,15 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
 ) -> BenchResult:
     """Start the service of a file, measure it, and end it. `words` are further ones for `hooke serve`.
 
-    Without a promise in the order the service's own is tested, where no rates are asked for; `path` is "" for its only method.
+    Without bodies these are made from the annotations of the method. Without a promise in the order the service's own is tested, where no rates are asked for; `path` is "" for its only method.
     With `replicas` so many serve behind Envoy; without, as few as the class declares, and a single one without Envoy.
     Raises UsageError, MissingExtra, and HookeError where it does not come up.
     """
     declared, file = load_service(entry)
     chosen = path or _only_path(declared)
     slo = order.slo or declared.slo
-    function = declared.methods().get(chosen.lstrip("/"))
-    fields = list(inspect.signature(function).parameters)[1:] if function is not None else ["rows"]
-    _check_asked(dataclasses.replace(order, slo=slo), f"{declared.name}{chosen}", bodies, *fields)
+    _check_asked(dataclasses.replace(order, slo=slo), f"{declared.name}{chosen}")
+    sent = given(bodies) if bodies else made_for_file(declared, chosen, seed=order.seed)
     if replicas is None and declared.replicas != (1, 1):
         replicas = max(
             declared.replicas[0], 1
@@ -69,9 +73,7 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
         made = dataclasses.replace(
             order, target=target, path=chosen, slo=slo, name=f"{declared.name}{chosen}"
         )
-        result = _conducted(
-            _with_requests(made, bodies, served.token), Usage(served.pid, served.batches), tell
-        )
+        result = _conducted(_with_requests(made, sent, served.token), Usage(served.pid, served.batches), tell)
     return dataclasses.replace(result, handled=served.handled(project), replicas=replicas)
 
 
@@ -81,13 +83,7 @@ def bench_replicas(counts: Sequence[int], measure: Callable[[int], BenchResult],
     return sweep(counts, measure, project=Project.find(file), entry=f"{file}:{declared.name}")
 
 
-def _check_asked(order: BenchOrder, name: str, bodies: Sequence[bytes], *fields: str) -> None:
-    if not bodies:
-        body = ", ".join(f'"{field}": ...' for field in fields)
-        raise UsageError(
-            f"there is nothing to ask {name}",
-            mend=f"give the body of a request: --data '{{{body}}}', or --data @FILE",
-        )
+def _check_asked(order: BenchOrder, name: str) -> None:
     if order.slo is None and not order.rates:
         raise UsageError(
             f"{name} promises nothing that is known here, so there is no rate to look for",
@@ -105,9 +101,9 @@ def _only_path(declared: Service) -> str:
     return "/predict" if "predict" in names else f"/{names[0]}"
 
 
-def _with_requests(order: BenchOrder, bodies: Sequence[bytes], token: str) -> BenchOrder:
-    requests = tuple(request_bytes(order.target, order.path, body, token=token) for body in bodies)
-    return dataclasses.replace(order, requests=requests)
+def _with_requests(order: BenchOrder, sent: Sent, token: str) -> BenchOrder:
+    requests = tuple(request_bytes(order.target, order.path, body, token=token) for body in sent.bodies)
+    return dataclasses.replace(order, requests=requests, sent=sent)
 
 
 def _conducted(order: BenchOrder, usage: Usage | None, tell: Tell) -> BenchResult:

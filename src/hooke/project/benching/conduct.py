@@ -193,10 +193,12 @@ def _no_answer(order: BenchOrder, outcomes: Outcomes, report: Report) -> HookeEr
         405: "name a method of it: --path /predict",
         422: "give what it takes: --data '{\"rows\": [[1, 2]]}'",
     }
+    mend = mends.get(status, "")
+    if order.sent.made_from and status not in REFUSALS and status not in (401, 403):
+        said = f"{said}\nit was asked with {order.sent}"
+        mend = "what it takes is more than that says: give it, --data '{...}' or --data @FILE"
     kind = HookeError if status in REFUSALS or status >= 500 else UsageError
-    return kind(
-        f"{url} answers {status}, not 2xx, so its load is not measured", why=said, mend=mends.get(status, "")
-    )
+    return kind(f"{url} answers {status}, not 2xx, so its load is not measured", why=said, mend=mend)
 
 
 def _readable(text: str) -> str:

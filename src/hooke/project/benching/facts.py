@@ -20,6 +20,10 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
         "url": order.url,
         "slo": None if order.slo is None else {"percent": order.slo.percent, "limit_s": order.slo.limit_s},
         "replicas": result.replicas,
+        "sent": {
+            "bodies": len(order.sent.bodies), "example": order.sent.bodies[0].decode(errors="replace") if order.sent.bodies else None,
+            "made_from": order.sent.made_from or None,
+        },
         "arrivals": order.arrivals_name,
         "seed": order.seed,
         "connections": order.connections,

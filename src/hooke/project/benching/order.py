@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hooke.load.arrivals import Arrivals, poisson
 from hooke.load.ladder import Ladder
 from hooke.load.target import Target
+from hooke.project.benching.sent import Sent
 from hooke.serving.slo import Slo
 
 __all__ = ["BenchOrder"]
@@ -20,6 +21,8 @@ class BenchOrder:
     path: str
     requests: tuple[bytes, ...]
     """Sent as they are, in turn."""
+    sent: Sent = field(default_factory=lambda: Sent(bodies=()))
+    """Their bodies, and where these are from."""
     slo: Slo | None = None
     rates: tuple[float, ...] = ()
     """The levels; empty where they are to be found by the promise."""

@@ -106,6 +106,8 @@ def sentences(result: BenchResult) -> Iterator[str]:
             f"{open_files or '; --connections allows more'}"
         )
     yield from _handled(result)
+    if result.order.sent.bodies:
+        yield f"sent: {result.order.sent}"
 
 
 def _percents(slo: Slo | None) -> list[str]:
