@@ -67,14 +67,17 @@ def test_nothing_gets_in(ports):
     port, own = ports
     corpus = [*smuggled(), *[data for data in REFUSED.values() if len(data) < 100_000]]
     for data in corpus:
-        said = ask(port, data, end=True)
+        said = ask(port, data, end=True)  # raises where nothing comes for ten seconds
         assert all(status < 500 for status in statuses(said)), (data, said)
         assert b"666" not in said, (data, said)
     for name, data in ANSWERED.items():
         said = ask(port, data)
+        assert all(status < 500 for status in statuses(said)), (name, said)
         assert 200 in statuses(said) or port != own, (name, said)
     metrics = ask(own, b"GET /-/metrics HTTP/1.1\r\nhost: localhost\r\n" + CLOSE + b"\r\n")
     assert not re.findall(rb'hooke_requests_total{route="/rows"[^\n]*', metrics), (
         "the inner request was answered"
     )
     assert re.search(rb'hooke_requests_total{route="/echo",status="200"} [1-9]', metrics)
+    said = ask(port, post(b'{"rows": [7]}', CLOSE, path=b"/rows"))
+    assert said.endswith(b"[7]"), "it answers as before"

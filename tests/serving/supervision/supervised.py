@@ -178,6 +178,24 @@ def of_service(folder: Path) -> list[psutil.Process]:
     return list(found.values())
 
 
+def bound(service: Supervised) -> set[tuple[str, int]]:
+    """Address and port of each socket on which a process of the service listens, as `ss -ltn` has them."""
+    return {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in [service.process.pid, *(one.pid for one in of_service(service.folder))]
+        for connection in psutil.Process(process).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def printed(service: Supervised) -> set[tuple[str, int]]:
+    """Those that it said: the front's, and one of each replica that runs."""
+    ports = {one["port"] for one in service.status()["replicas"]}
+    said = {int(match[1]) for match in re.finditer(r"starts \(pid \d+, port (\d+)\)", service.text)}
+    assert ports <= said
+    return {("127.0.0.1", port) for port in {int(service.url.rpartition(":")[2]), *ports}}
+
+
 def gone(pids: list[int]) -> bool:
     """Whether none of them lives."""
     ends = time.monotonic() + LIMIT_S

@@ -8,14 +8,15 @@ import sys
 import threading
 import time
 
-import psutil
 import pytest
 from tests.serving.supervision.supervised import (
     SERVICE,
+    bound,
     gone,
     hooke,
     of_service,
     post,
+    printed,
 )
 
 from hooke.base.cpus import cpus_here
@@ -59,19 +60,8 @@ def test_ctrl_c_under_load_answers_what_was_asked(supervised, load):
 
 def test_what_is_printed_is_what_is_bound_and_only_on_loopback(supervised):
     service = supervised("--replicas", "2")
-    url = service.url
-    facts = service.until_ready(2)
-    listening = {
-        (connection.laddr.ip, connection.laddr.port)
-        for process in [service.process.pid, *(one.pid for one in of_service(service.folder))]
-        for connection in psutil.Process(process).net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    printed = {int(url.rpartition(":")[2]), *(one["port"] for one in facts["replicas"])}
-    assert listening == {("127.0.0.1", port) for port in printed}
-    assert {one["port"] for one in facts["replicas"]} == {
-        int(match[1]) for match in service.until(r"starts \(pid \d+, port (\d+)\)", count=2)
-    }
+    service.until_ready(2)
+    assert bound(service) == printed(service)
     assert post(service, "/threads", {}) == str(max(1, cpus_here() // 2)), "the cores are shared"
     mode = (service.folder / ".hooke/services/Delay").stat().st_mode
     assert mode & 0o777 == 0o700
