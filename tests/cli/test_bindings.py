@@ -88,6 +88,17 @@ def test_other_keys_are_refused(tmp_path):
     assert "did you mean services.Delay.with" in refused.value.mend
 
 
+@pytest.mark.parametrize("name", ["Dealy", "delay", "DELAY", "Delays"])
+def test_a_table_of_nearly_its_name_is_another_services_or_misspelt(tmp_path, name):
+    where = project(tmp_path, 'model = "flights"', name)
+    (tmp_path / "own.py").write_text("class Delay:\n    pass\n")
+    with pytest.raises(ConfigError, match=rf"\[services\.{name}\] is of no service") as refused:
+        bindings(service_of(Delay), ["model=flights"], where)
+    assert "did you mean [services.Delay.with]?" in refused.value.mend
+    (tmp_path / "other.py").write_text(f"if True:\n    class {name}(object):\n        pass\n")
+    assert bindings(service_of(Delay), [], where) == {}
+
+
 def test_options_are_checked_as_before(tmp_path):
     for given in (["model"], ["model="], ["model=a", "model=b"], ["threshold=x"]):
         with pytest.raises(UsageError, match="--with"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import typing
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hooke.base.errors import ConfigError, UsageError
 from hooke.cli.conversion import convert, kind_shown
 from hooke.models.names import parse_wanted
 from hooke.project.folder import Project
+from hooke.project.reloading.files import look
 from hooke.project.settings import FILE, refuse_unknown
 from hooke.serving.service import SETUP, Service
 
@@ -31,7 +34,9 @@ def bindings(declared: Service, given: Sequence[str], project: Project) -> dict[
     kinds = _kinds(declared)
     bound = _options(given, kinds)
     settings = project.settings.services.get(declared.name)
-    if settings is not None:
+    if settings is None:
+        _refuse_misspelt(declared, project)
+    else:
         file, prefix = project.root / FILE, f"services.{declared.name}.with."
         parameters = declared.setup_parameters()
         if all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
@@ -40,6 +45,24 @@ def bindings(declared: Service, given: Sequence[str], project: Project) -> dict[
             if name not in bound:
                 bound[name] = _configured(f"{file}: {prefix}{name}", value, kinds.get(name, object))
     return bound
+
+
+def _refuse_misspelt(declared: Service, project: Project) -> None:
+    """Raise ConfigError for a table of nearly this service's name: of no class that a file of the project has, it is this one's."""
+    tables = {name.lower(): name for name in project.settings.services}
+    for near in get_close_matches(declared.name.lower(), tables):
+        name = tables[near]
+        if not _has_class(project, name):
+            raise ConfigError(
+                f"{project.root / FILE}: [services.{name}] is of no service: no file of the project has a class {name}",
+                mend=f"did you mean [services.{declared.name}.with]? else leave it out",
+            )
+
+
+def _has_class(project: Project, name: str) -> bool:
+    defined = re.compile(rf"^\s*class\s+{re.escape(name)}\b", re.MULTILINE)
+    sources = (path for path in look(project.root).stamps if path.suffix == ".py")
+    return any(defined.search(path.read_text("utf-8", errors="replace")) for path in sources)
 
 
 def _configured(key: str, value: Any, kind: Any) -> Any:
