@@ -4,6 +4,7 @@ import http.client
 import json
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,14 @@ class Delay:
 
     def double(self, n: int) -> int:
         return n * FACTOR + 0
+
+    def nap(self, s: float) -> float:
+        open("naps", "w").close()
+        time.sleep(s)
+        return s
 """
+FEW_FOLDERS = 'echo 1 > /proc/sys/user/max_inotify_watches && exec "$@"'
+"""In a user namespace of its own a limit of the kernel can be set that holds for nobody else."""
 
 
 @pytest.fixture
@@ -44,11 +52,12 @@ def folder(tmp_path):
 class Developed:
     """`hooke serve --dev`, what it said, and what it answers."""
 
-    def __init__(self, folder, *words):
+    def __init__(self, folder, *words, within=()):
         self.folder = folder
         self.said = folder / "said.txt"
         with self.said.open("wb") as output:
             words = [sys.executable, "-m", "hooke", "serve", "delays.py", "--dev", "--port", "0", *words]
+            words = [*within, *words]
             self.process = subprocess.Popen(words, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
 
     def until(self, pattern):
@@ -72,11 +81,29 @@ class Developed:
     def connection(self):
         return closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S))
 
-    def ask(self, connection, n):
+    def nap(self, s):
+        """Ask for it in a thread, and wait until the model is at it; the answer comes into the queue, or what cut it."""
+        came = queue.SimpleQueue()
+
+        def ask():
+            try:
+                with self.connection() as connection:
+                    came.put(self.ask(connection, {"s": s}, path="/nap"))
+            except (OSError, http.client.HTTPException, AssertionError) as failure:
+                came.put(failure)
+
+        threading.Thread(target=ask, daemon=True).start()
+        ends = time.monotonic() + LIMIT_S
+        while not (self.folder / "naps").exists():
+            assert time.monotonic() < ends, self.said.read_text()
+            time.sleep(0.02)
+        return came
+
+    def ask(self, connection, fields, path="/double"):
         headers = {"content-type": "application/json"}
-        for path in self.folder.glob(".hooke/services/*/token"):
-            headers["authorization"] = f"Bearer {path.read_text().strip()}"
-        connection.request("POST", "/double", json.dumps({"n": n}), headers)
+        for token in self.folder.glob(".hooke/services/*/token"):
+            headers["authorization"] = f"Bearer {token.read_text().strip()}"
+        connection.request("POST", path, json.dumps(fields), headers)
         answer = connection.getresponse()
         body = answer.read()
         assert answer.status == 200, body
@@ -87,7 +114,7 @@ class Developed:
         ends = time.monotonic() + LIMIT_S
         while True:
             with self.connection() as connection:
-                if (answer := self.ask(connection, 10)) == wanted:
+                if (answer := self.ask(connection, {"n": 10})) == wanted:
                     return
             assert time.monotonic() < ends, (answer, self.said.read_text())
             time.sleep(0.02)
@@ -100,8 +127,8 @@ class Developed:
 
 
 @contextmanager
-def developed(folder, *words):
-    started = Developed(folder, *words)
+def developed(folder, *words, within=()):
+    started = Developed(folder, *words, within=within)
     try:
         yield started
     finally:
@@ -133,7 +160,7 @@ class Asker(threading.Thread):
         try:
             with self.served.connection() as connection:
                 while not self.enough.is_set():
-                    self.answers.append(self.served.ask(connection, 10))
+                    self.answers.append(self.served.ask(connection, {"n": 10}))
                     if not self.kept:
                         connection.close()
                     time.sleep(0.005)
@@ -209,6 +236,62 @@ def test_no_version_outlives_the_parent(folder):
         assert len(processes) == 2
         served.process.kill()
         assert gone(processes[1:])
+
+
+def test_ctrl_c_answers_what_was_asked_and_a_second_one_cuts(folder):
+    (folder / "delays.py").write_text(SERVICE.replace('"5s"', '"60s"'))
+    with developed(folder) as served:
+        served.until("Delay answers: POST /double")
+        processes = served.processes()
+        came = served.nap(50)
+        served.process.send_signal(signal.SIGINT)
+        served.until("what was asked is answered, then all ends; again cuts")
+        assert came.empty()
+        served.process.send_signal(signal.SIGINT)
+        served.process.wait(LIMIT_S)
+        failure = came.get(timeout=LIMIT_S)
+        assert isinstance(failure, (OSError, http.client.HTTPException, AssertionError)), failure
+        assert served.process.returncode == 1
+    assert "what still runs is cut" in served.said.read_text()
+    assert gone(processes)
+
+
+def test_a_watch_that_breaks_is_said_and_costs_no_request(folder):
+    within = ["unshare", "--user", "--map-root-user", "sh", "-c", FEW_FOLDERS, "sh"]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*within, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("this machine lends no user namespace")
+    with developed(folder, within=within) as served:
+        served.until("Delay answers: POST /double")
+        processes = served.processes()
+        came = served.nap(1)
+        (folder / "new").mkdir()  # one more folder than may be watched
+        assert came.get(timeout=LIMIT_S) == 1
+        assert served.process.wait(LIMIT_S) == 1
+    said = served.said.read_text()
+    assert "changes are not seen any more\n" in said
+    assert f"{folder} cannot be watched: " in said
+    assert "raise fs.inotify.max_user_watches" in said
+    assert gone(processes)
+
+
+def test_a_project_that_goes_and_comes_back_is_watched_again(tmp_path):
+    came = queue.SimpleQueue()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.py").write_text("1")
+    watcher = Watcher(tmp_path / "here", came.put)
+    watcher.start()
+    try:
+        (tmp_path / "here").rename(tmp_path / "away")
+        assert came.get(timeout=LIMIT_S) == {tmp_path / "here" / "a.py"}
+        (tmp_path / "away").rename(tmp_path / "here")
+        assert came.get(timeout=LIMIT_S) == {tmp_path / "here" / "a.py"}
+        (tmp_path / "here" / "b.py").write_text("1")
+        assert came.get(timeout=LIMIT_S) == {tmp_path / "here" / "b.py"}
+    finally:
+        watcher.stop()
 
 
 def test_sources_are_seen_also_in_new_folders_and_data_is_not(tmp_path):

@@ -9,6 +9,8 @@ from tests.serving.supervision.supervised import (
     SERVICE,
     Supervised,
     end_all,
+    hooke,
+    kill,
     post,
 )
 
@@ -113,3 +115,27 @@ def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come
     assert "what happened to replicas" in shown[0]
     told = [event for event in json.loads(shown[1])["replicas"] if event["event"] == "roll_out_changed"]
     assert [event["status"] for event in told] == ["began", "done", "began", "back"], service.text
+
+
+def test_an_edit_reaches_no_replica_of_a_service_that_runs(supervised, load, folder):
+    (folder / "factors.py").write_text("MORE = 0\n")
+    (folder / "delays.py").write_text(
+        SERVICE.replace("row * self.factor", "row * self.factor + MORE").replace(
+            "from hooke", "from factors import MORE\nfrom hooke"
+        )
+    )
+    service = supervised("--replicas", "2")
+    victim = service.until_ready(2)["replicas"][0]
+    asking = load(service)
+    (folder / "factors.py").write_text("MORE = 1000\n")
+    (folder / "delays.py").write_text("this is = no Python\n")
+    kill(victim["pid"])
+    service.until("replica 1 died")
+    service.until_ready(2)
+    assert hooke(folder, "drain", "--replica", "2").returncode == 0
+    service.until("replica 2 ended")
+    service.until_ready(2)
+    counted = asking.end()
+    assert counted["failed"] == {}
+    assert counted["right"] > 50
+    assert service.end() == 0

@@ -58,10 +58,15 @@ class Parent:
         self._inbox: queue.SimpleQueue[_Came] = queue.SimpleQueue()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._imported: Collection[Path] | None = None
+        self._broken: OSError | None = None
+        """What ended the watch."""
         self._done = False
 
     def run(self) -> bool:
-        """Until Ctrl-C or SIGTERM; returns whether all that was asked was answered. Raises HookeError where files cannot be watched."""
+        """Until Ctrl-C or SIGTERM; returns whether all that was asked was answered.
+
+        Raises HookeError where files cannot be watched, or no more: then the version that answers is drained before.
+        """
         former = {
             number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -78,15 +83,20 @@ class Parent:
                 self._kill(child)
             watcher.stop()
             self._listening.close()
+        if self._broken is not None:
+            raise HookeError(
+                f"{self._sources.root} cannot be watched: {self._broken.strerror or self._broken}",
+                mend="raise fs.inotify.max_user_watches, or look at the files every moment: WATCHFILES_FORCE_POLLING=true",
+            ) from self._broken
         return not self._state.failed
 
     def _take(self, came: _Came) -> None:
         if isinstance(came, OSError):
-            raise HookeError(
-                f"{self._sources.root} cannot be watched: {came.strerror or came}",
-                mend="raise fs.inotify.max_user_watches, or look at the files every moment: WATCHFILES_FORCE_POLLING=true",
-            ) from came
-        if isinstance(came, _Imported):
+            self._broken = came
+            if not self._state.interrupted:
+                self._tell("changes are not seen any more")
+                self._step(Interrupted())
+        elif isinstance(came, _Imported):
             serving = self._state.serving
             if self._state.coming is None and serving is not None and serving.number == came.number:
                 self._imported = came.files

@@ -44,7 +44,11 @@ class Watcher:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._watch(self._before.folders)
+                if self._before.folders:
+                    self._watch(self._before.folders)
+                else:  # the project's folder is gone, and may come back
+                    self._stop.wait(TURN_MS / 1000)
+                    self._look()
             except FileNotFoundError:  # a folder went before it was watched
                 self._look()
             except (OSError, RuntimeError) as error:

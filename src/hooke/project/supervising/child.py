@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.errors import HookeError
+from hooke.base.kept_modules import import_kept
 from hooke.base.processes import anonymous_bytes
 from hooke.journal.services import BatchWindow
 from hooke.project.folder import Project
@@ -125,6 +126,7 @@ def main(order: Order) -> int:
 
     log_with_ids()
     generation = read_generation(Path(order.generation))
+    import_kept(generation.modules)
     declared, _ = load_service(generation.target)
     project = Project.find(Path(generation.project))
     replica = Replica(declared, gate=generation.gate())

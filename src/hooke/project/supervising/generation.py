@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from hooke.base.files import write_atomic
+from hooke.base.kept_modules import KeptModule
 from hooke.base.refusals import writing
 from hooke.models.names import Wanted
 from hooke.models.registry import Version, find
@@ -42,6 +43,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Other names by which they are."""
     token_file: str = ""
     """What holds the token that they ask for; empty where none is asked for."""
+    modules: tuple[KeptModule, ...] = ()
+    """The file and what it imports of the project, as they were when it was asked for."""
 
     @property
     def moving(self) -> bool:
@@ -50,7 +53,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """What equal replicas serve. Of equal `key` all is the same, but for modules that the file imports."""
+    """What equal replicas serve. Of equal `key` all is the same, but for modules that are imported only later, in a method."""
 
     key: str
     label: str
@@ -63,6 +66,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     names: tuple[str, ...]
     token_file: str
+    modules: tuple[KeptModule, ...] = ()
 
     def gate(self) -> Gate:
         """What lets requests through. Raises UsageError where the token cannot be read."""
@@ -87,7 +91,7 @@ def pinned(source: Source) -> Generation:
     words: list[str] = []
     parts: list[bytes] = [
         source.target.encode(),
-        Path(source.target.rpartition(":")[0]).read_bytes(),
+        *(part for each in source.modules for part in (each.name.encode(), each.source)),
         version("hooke").encode(),
         repr((source.host, source.names, source.token_file)).encode(),
     ]
@@ -115,6 +119,7 @@ def pinned(source: Source) -> Generation:
         host=source.host,
         names=source.names,
         token_file=source.token_file,
+        modules=source.modules,
     )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import UsageError
+from hooke.base.kept_modules import keep_modules
 from hooke.project.asking import token_file_of
 from hooke.project.folder import Project
+from hooke.project.reloading.files import Sources
 from hooke.project.service_runs import ServiceRun
 from hooke.project.serving import check_bindings, serve_extra, shown_given
 from hooke.project.supervising.generation import Source, pinned
@@ -45,6 +47,7 @@ def serve_several(
         raise _supervised_already(folder)
     try:
         token_file = token_file_of(declared, project, wish.exposure)
+        own = Sources(root=Project.root_of(path), file=path).own
         source = Source(
             target=f"{path}:{declared.name}",
             project=str(project.root),
@@ -53,6 +56,7 @@ def serve_several(
             host=wish.exposure.host,
             names=wish.exposure.names,
             token_file=str(token_file.resolve()) if token_file is not None else "",
+            modules=keep_modules(lambda file: bool(own([str(file)]))),
         )
         first = pinned(source)
         with ServiceRun(project, declared, entry=source.target, shown=shown_given(given)) as run:

@@ -1,0 +1,75 @@
+"""Modules as they were: a process that starts later imports the source that was kept, whatever the file holds by then."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import decode_source, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+
+__all__ = ["KeptModule", "import_kept", "keep_modules"]
+
+
+class KeptModule(msgspec.Struct, frozen=True, kw_only=True):
+    """A module, by its name, and the bytes of its source."""
+
+    name: str
+    file: str
+    source: bytes
+    package: bool = False
+
+
+def keep_modules(own: Callable[[Path], bool]) -> tuple[KeptModule, ...]:
+    """Those that this process has imported from a source file that is `own`, by name. Raises OSError for a file that is gone."""
+    found: list[KeptModule] = []
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and name != "__main__" and file.endswith(".py") and own(Path(file)):
+            source = Path(file).read_bytes()
+            found.append(KeptModule(name=name, file=file, source=source, package=hasattr(module, "__path__")))
+    return tuple(found)
+
+
+def import_kept(modules: Iterable[KeptModule]) -> None:
+    """From now on this process imports them as they were kept; tracebacks show the lines of then."""
+    sys.meta_path.insert(0, _Finder({each.name: each for each in modules}))
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, modules: Mapping[str, KeptModule]) -> None:
+        self._modules = modules
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: object = None,  # noqa: ARG002 - importlib's signature
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        kept = self._modules.get(fullname)
+        if kept is None:
+            return None
+        below = [str(Path(kept.file).parent)] if kept.package else None
+        return spec_from_file_location(
+            fullname, kept.file, loader=_Loader(kept), submodule_search_locations=below
+        )
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, kept: KeptModule) -> None:
+        super().__init__(kept.name, kept.file)
+        self._kept = kept
+        lines = decode_source(kept.source).splitlines(keepends=True)
+        linecache.cache[kept.file] = (len(kept.source), None, lines, kept.file)  # None: not looked at anew
+
+    def path_stats(self, path: str) -> Mapping[str, object]:  # noqa: ARG002
+        """There are none: what was compiled of the file is of another source."""
+        raise OSError
+
+    def get_data(self, path: str) -> bytes:
+        return self._kept.source if path == self._kept.file else super().get_data(path)

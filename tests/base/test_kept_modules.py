@@ -1,0 +1,58 @@
+"""Modules are imported as they were kept, also where the file is another one, or gone."""
+
+import importlib
+import sys
+import traceback
+
+import pytest
+
+from hooke.base.kept_modules import import_kept, keep_modules
+
+NAMES = ("kept_alone", "kept_package", "kept_package.inner")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    (tmp_path / "kept_package").mkdir()
+    (tmp_path / "kept_alone.py").write_text(
+        "VALUE = 1\n\ndef fail():\n    raise ZeroDivisionError  # as it was\n"
+    )
+    (tmp_path / "kept_package/__init__.py").write_text("VALUE = 2\n")
+    (tmp_path / "kept_package/inner.py").write_text("# -*- coding: latin-1 -*-\nVALUE = '\xe9'\n", "latin-1")
+    yield tmp_path
+    forget()
+
+
+def forget():
+    importlib.invalidate_caches()
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+def values():
+    return [importlib.import_module(name).VALUE for name in NAMES]
+
+
+def test_an_edit_or_the_end_of_a_file_changes_nothing(folder):
+    assert values() == [1, 2, "\xe9"]
+    kept = keep_modules(lambda file: file.is_relative_to(folder))
+    assert [each.name for each in kept] == list(NAMES)
+    (folder / "kept_alone.py").write_text("VALUE = 7\n\ndef fail():\n    raise KeyError  # edited\n")
+    (folder / "kept_package/__init__.py").write_text("VALUE = = 8\n")
+    (folder / "kept_package/inner.py").unlink()
+    forget()
+    import_kept(kept)
+    assert values() == [1, 2, "\xe9"]
+    with pytest.raises(ZeroDivisionError) as failed:
+        importlib.import_module("kept_alone").fail()
+    assert "raise ZeroDivisionError  # as it was" in "".join(traceback.format_exception(failed.value))
+    assert sys.modules["kept_alone"].__file__ == str(folder / "kept_alone.py")
+    (folder / "kept_package/other.py").write_text("VALUE = 4\n")
+    assert importlib.import_module("kept_package.other").VALUE == 4, "what was not kept is read as it is"
+    sys.modules.pop("kept_package.other")
+
+
+def test_what_is_not_ones_own_is_not_kept():
+    assert keep_modules(lambda _file: False) == ()
