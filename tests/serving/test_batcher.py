@@ -167,3 +167,31 @@ def test_what_cannot_be_answered_in_time_is_refused_but_not_the_rest_of_what_was
     assert batcher.backlog_s() == pytest.approx(6.0)
     assert not batcher.offer(request(arrived=2.0, deadline=7.0))
     assert batcher.offer(request(arrived=2.0, deadline=7.0), accepted=True)
+
+
+def test_what_would_have_its_answer_after_its_deadline_is_not_let_in():
+    """Not only what would wait until then: the batch that runs and the request's own take time, too."""
+    batcher = Batcher(Limits(max_batch=4, max_waiting=1000))
+
+    def request(deadline):
+        return Request(group="a", rows=1, arrived=10.0, deadline=deadline)
+
+    for _ in range(4):
+        assert batcher.offer(request(20.0))
+    assert batcher.take(10.0) is not None
+    batcher.finished(10.4, 0.4)  # 0.1 s a row
+    for _ in range(8):
+        assert batcher.offer(request(20.0))
+    assert batcher.take(10.4) is not None
+    assert batcher.backlog_s() == pytest.approx(0.4)
+    assert not batcher.offer(request(10.85)), "four run, four wait, and it would be the next"
+    assert batcher.offer(request(10.95))
+    assert batcher.offer(request(10.5), accepted=True)
+
+
+def test_where_nothing_waits_a_request_is_let_in_however_long_it_may_take():
+    batcher = Batcher(Limits(max_batch=4, max_waiting=1000))
+    assert batcher.offer(Request(group="a", rows=1, arrived=0.0, deadline=9.0))
+    assert batcher.take(0.0) is not None
+    batcher.finished(8.0)
+    assert batcher.offer(Request(group="a", rows=1, arrived=10.0, deadline=11.0))

@@ -1,5 +1,6 @@
 """From windows to a law, and to what is said of a service's run."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serving.services import Rows
 
-from hooke.base.errors import NotEnoughData
+from hooke.base.errors import NotEnoughData, UsageError
 from hooke.journal.services import BatchSize, BatchWindow, MethodBatches
 from hooke.project.folder import Project
 from hooke.project.outcome import is_service, view_of
-from hooke.project.service_report import law_lines, read_service, service_facts, service_text
+from hooke.project.service_picture import save_service
+from hooke.project.service_report import law_lines, read_service, service_facts, service_table, service_text
 from hooke.project.service_runs import ServiceRun
 from hooke.serving.capacity import batched, one_by_one
 from hooke.serving.laws import capacity_of, law_of, stretches
@@ -107,8 +109,29 @@ def test_a_run_as_it_is_shown(run):
         in text
     )
     assert "one replica, its batches full (8): 615 rows/s (615 to 615)\n" in text
+    columns, rows = service_table(record)
+    assert columns[1:5] == ("ready", "wanted", "asked/s", "answered/s")
+    assert [row[-1] for row in rows] == ["12"]
     row = view_of(run.project.runs, run.id).row(0.0)
     assert (row.done, row.failed, row.status) == (360, 12, "finished")
+
+
+@pytest.mark.parametrize("ending", [".svg", ".html", ".png"])
+def test_a_run_as_a_picture(run, tmp_path, ending):
+    record = read_service(run.project.runs.folder(run.id))
+    file = save_service(record, tmp_path / f"service{ending}", alive=False)
+    assert file.read_bytes()[:5] in (b"<?xml", b"<!DOC", b"\x89PNG\r")
+    assert ending == ".png" or "Rows: load, replicas, and how long answers took" in file.read_text()
+
+
+def test_what_cannot_be_a_picture_says_why(run, tmp_path):
+    record = read_service(run.project.runs.folder(run.id))
+    for name, says in [("service.pdf", "cannot be saved"), ("none/service.svg", "no such folder")]:
+        with pytest.raises(UsageError, match=says):
+            save_service(record, tmp_path / name, alive=False)
+    silent = dataclasses.replace(record, windows=())
+    with pytest.raises(UsageError, match="nothing was asked"):
+        save_service(silent, tmp_path / "service.svg", alive=False)
 
 
 def test_a_run_as_plain_values(run):

@@ -82,6 +82,8 @@ class TestLife:
             assert replica.dispatch.batcher.waiting_rows == 0
             model.hold.set()
             assert (await first)[0]["status"] == 200
+            window = replica.dispatch.windows.take(asyncio.get_running_loop().time())
+            assert (window.arrived, window.requests, window.gone) == (2, 1, 1)
             assert model.calls == [1]
             assert replica.active == 0
             replica.close()

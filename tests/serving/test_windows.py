@@ -84,6 +84,9 @@ def test_a_window_that_was_taken_leaves_nothing_behind():
     windows.refused = windows.late = windows.raised = windows.over_slo = windows.most_waiting = 4
     windows.alone(0.5)
     windows.failure("a", 0.5, 1, blamed=True)
+    windows.arrived = 4
+    windows.answered(2.0)
+    windows.gone(3.0)
     windows.take(1.0)
     assert windows.take(3.0) == BatchWindow(seconds=2.0)
 
@@ -109,6 +112,8 @@ def test_what_a_replica_counts():
         assert codes == [200, 200, 200, 500]
         window = over.replica.dispatch.windows.take(over.replica.dispatch._loop.time())
     assert (window.requests, window.failed, window.over_slo, window.refused, window.late) == (3, 1, 3, 0, 0)
+    assert (window.arrived, window.ended, window.gone) == (4, 4, 0)
+    assert sum(count for _, count in window.latencies) == 3
     assert window.rows == 4
     assert window.busy_s > 0
     assert window.request_s >= window.busy_s
@@ -123,7 +128,9 @@ def test_calls_that_are_in_no_batch_count_too():
         codes = [slow.post("/wait", {"s": s}).status for s in (0.01, 0.0, 0.5)]
         assert codes == [200, 200, 504]
         window = slow.replica.dispatch.windows.take(slow.replica.dispatch._loop.time())
-    assert (window.requests, window.late, window.batches) == (2, 1, 0)
+    assert (window.requests, window.late, window.batches, window.arrived) == (2, 1, 0, 3)
+    (first, _), *_ = window.latencies
+    assert first == 0, "one gave its answer at once"
     assert window.request_s >= 0.01
 
 
@@ -134,6 +141,16 @@ def test_late_requests_are_no_answered_ones():
         window = slow.replica.dispatch.windows.take(slow.replica.dispatch._loop.time())
     assert window.late >= 1
     assert window.requests + window.late == 2
+
+
+def test_who_goes_after_the_limit_counts_against_the_promise():
+    windows = Windows(0.0, limit_s=0.5)
+    for after in (0.1, 0.6, 0.7):
+        windows.gone(after)
+    window = windows.take(5.0)
+    assert (window.gone, window.gone_over_slo, window.ended) == (3, 2, 2)
+    both = merged([window, window])
+    assert (both.gone, both.gone_over_slo) == (6, 4)
 
 
 class Hours:

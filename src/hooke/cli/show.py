@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 import click
 import msgspec
 
-from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.base.errors import UsageError
+from hooke.cli.options import complete_run, in_project, is_unicode, json_option, the_project
 from hooke.cli.screens import Session, command, error_facts
 from hooke.journal.events import (
     AttemptFinished,
@@ -36,6 +39,9 @@ from hooke.project.table import moment, run_table
 
 __all__ = ["show"]
 
+MOST_WIDE = 110
+FEWEST_STRETCHES = 6
+"""Of a service that was shorter the table says it all."""
 MOST_SAID = 20
 """Decisions shown of a run; --json has all."""
 
@@ -52,23 +58,40 @@ class _Story:
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.option(
+    "--save",
+    "file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of a service: write a picture too, FILE.html, FILE.svg, or with the extra `plot` FILE.png.",
+)
 @json_option
 @in_project
 @click.pass_obj
-def show(session: Session, *, run: str, as_json: bool, project: Path | None) -> int:
+def show(session: Session, *, run: str, file: Path | None, as_json: bool, project: Path | None) -> int:
     """Show RUN (by default the last one): its tasks, what failed and why, what was tried again.
 
-    Of a study of `hooke measure`, what was measured; of a search of `hooke.search()`, its best trials. RUN may be the beginning of an id.
+    Of a service: its load, its answers and its replicas over time, and why there were so many. Of a study of `hooke measure`, what was
+    measured; of a search of `hooke.search()`, its best trials. RUN may be the beginning of an id.
     """
     where = the_project(session, project)
     name = where.runs.find(run)
     if is_service(where.runs.folder(name)):
-        return _show_service(where, name, as_json=as_json)
+        return _show_service(where, name, file, as_json=as_json)
+    if file is not None:
+        raise UsageError(
+            f"--save {file}: {name} is no run of a service",
+            mend=f"the picture of a task's curve: hooke curve {name} --save {file}",
+        )
     study = read_study(where.runs.folder(name))
     if study is not None:
         return _show_study(study, as_json=as_json)
     if name.startswith(SEARCH):
         return _show_search(where, name, as_json=as_json)
+    return _show_tasks(session, where, name, as_json=as_json)
+
+
+def _show_tasks(session: Session, where: Project, name: str, *, as_json: bool) -> int:
     story = _read(where, name)
     if as_json:
         click.echo(json.dumps(_facts(session, story) | {"logged": tracking_facts(where, name)}, indent=2))
@@ -100,7 +123,9 @@ def _show_study(record: StudyRecord, *, as_json: bool) -> int:
     return 0
 
 
-def _show_service(project: Project, name: str, *, as_json: bool) -> int:
+def _show_service(project: Project, name: str, file: Path | None, *, as_json: bool) -> int:
+    from hooke.charts.service_terminal import drawn_service
+    from hooke.project.service_picture import picture_of, save_service
     from hooke.project.service_report import (
         read_service,
         service_facts,
@@ -108,11 +133,22 @@ def _show_service(project: Project, name: str, *, as_json: bool) -> int:
     )  # SciPy again
 
     record, alive = read_service(project.runs.folder(name)), project.runs.alive(name)
+    if file is not None:
+        save_service(record, file, alive=alive)
     if as_json:
         click.echo(json.dumps(service_facts(record, alive=alive), indent=2))
         return 0
-    click.echo(service_text(record, alive=alive))
-    click.echo(f"next: {command(f'hooke serve {record.started.entry}', project)}", err=True)
+    picture = picture_of(record) if record.replicas else None
+    drawn = ""
+    if picture is not None and len(picture.asked) >= FEWEST_STRETCHES:
+        width = min(shutil.get_terminal_size().columns, MOST_WIDE)
+        colour = not os.environ.get("NO_COLOR")
+        drawn = drawn_service(picture, width=width, colour=colour, ascii_only=not is_unicode())
+    click.echo(service_text(record, alive=alive, drawn=drawn))
+    again = (
+        f"hooke show {name} --save service.html" if file is None else f"hooke serve {record.started.entry}"
+    )
+    click.echo(f"next: {command(again, project)}", err=True)
     return 0
 
 

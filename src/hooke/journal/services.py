@@ -22,6 +22,7 @@ class ServiceBegan(msgspec.Struct, frozen=True, kw_only=True, tag_field="event",
     """So many percent of requests within so many seconds; None where nothing was promised."""
     timeout_s: float = 0.0
     replicas: tuple[int, int] = (1, 1)
+    """The fewest and the most that were asked for."""
 
 
 class BatchSize(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +55,8 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
     replica: str = ""
     """Empty where it is the only one."""
     methods: tuple[MethodBatches, ...] = ()
+    arrived: int = 0
+    """Asked, whatever became of it; 0 in journals of before it was counted."""
     requests: int = 0
     """Answered with a result; an item of a stream counts as one."""
     failed: int = 0
@@ -64,6 +67,12 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
     """Not answered within the timeout."""
     over_slo: int = 0
     """Of `requests`, those that took longer than the SLO's limit."""
+    gone: int = 0
+    """Without an answer, as whoever asked had gone, or as the process ended."""
+    gone_over_slo: int = 0
+    """Of `gone`, those that went after the SLO's limit."""
+    latencies: tuple[tuple[int, int], ...] = ()
+    """Of `requests`, (bin, how many), the faster ones first; `hooke.serving.latencies` has the bins."""
     busy_s: float = 0.0
     """How long the model was at it."""
     request_s: float = 0.0
@@ -80,6 +89,11 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
     def rows(self) -> int:
         """Of these batches."""
         return sum(size.rows for each in self.methods for size in each.sizes)
+
+    @property
+    def ended(self) -> int:
+        """Requests that counted for the SLO: those that were answered, and those that should have been."""
+        return self.requests + self.failed + self.refused + self.late + self.gone_over_slo
 
 
 ServiceEvent: TypeAlias = ServiceBegan | BatchWindow | ReplicaEvent

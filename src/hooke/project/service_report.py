@@ -1,11 +1,13 @@
-"""The run of a service as it is shown: what was asked, what the model took for it, and what one replica can do."""
+"""The run of a service as it is shown: what was asked, what the model took for it, what one replica can do, how many there were."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from hooke.base.errors import NotEnoughData
 from hooke.base.formats import format_seconds
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.reader import read
-from hooke.journal.replicas import ReplicaEvent
+from hooke.journal.replicas import ReplicaEvent, ServiceScaled
 from hooke.journal.services import BatchWindow, ServiceBegan
 from hooke.project.driving import DRIVER
+from hooke.project.service_history import Staff, Stretch, changes, staff_of, starts_s, stretches_of
 from hooke.project.supervising.lines import line_of
 from hooke.project.table import aligned, moment
 from hooke.scaling.affine import Affine
@@ -25,23 +28,22 @@ from hooke.scaling.estimate import Estimate
 from hooke.serving.laws import law_of
 from hooke.serving.windows import merged
 
-__all__ = ["ServiceRecord", "law_lines", "read_service", "service_facts", "service_text"]
+__all__ = [
+    "ServiceRecord",
+    "law_lines",
+    "read_service",
+    "service_facts",
+    "service_table",
+    "service_text",
+    "service_told",
+]
 
 MOST_ROWS = 12
 """Stretches of time in the table."""
+FINEST_S = 0.001
+"""The clock of an event loop tells times of answers no finer."""
 MOST_EVENTS = 30
 """Of replicas; `--json` has all."""
-COLUMNS = (
-    "until",
-    "for",
-    "replicas",
-    "requests/s",
-    "at once",
-    "mean batch",
-    "busy",
-    "over SLO",
-    "not answered",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,11 @@ class ServiceRecord:
     finished: RunFinished | None
     until: float
     """When anything was written last."""
+
+    @property
+    def staff(self) -> tuple[Staff, ...]:
+        """How many replicas there were, and were to be, after each change; nothing where the process itself answered."""
+        return staff_of(self.replicas, low=self.declared.replicas[0])
 
     def laws(self) -> dict[str, Affine | NotEnoughData]:
         """By method; of those without a law, why. Methods whose calls are for one request each have none."""
@@ -100,8 +107,21 @@ def read_service(folder: Path) -> ServiceRecord:
     )
 
 
-def service_text(record: ServiceRecord, *, alive: bool) -> str:
-    """In some lines."""
+def service_text(record: ServiceRecord, *, alive: bool, drawn: str = "") -> str:
+    """In some lines; `drawn` is a picture of it in characters."""
+    lines = service_told(record, alive=alive)
+    if drawn:
+        lines += ["", drawn]
+    if record.windows:
+        columns, rows = service_table(record)
+        lines += ["", *aligned(columns, rows, right=range(1, len(columns)))]
+    if record.replicas:
+        lines += ["", *_replica_lines(record)]
+    return "\n".join(lines)
+
+
+def service_told(record: ServiceRecord, *, alive: bool) -> list[str]:
+    """What is said of the whole run."""
     started, whole = record.started, merged(record.windows, side_by_side=True)
     seconds = _seconds(record, alive=alive)
     values = ", ".join(f"{name}={value}" for name, value in started.shown.items())
@@ -117,15 +137,13 @@ def service_text(record: ServiceRecord, *, alive: bool) -> str:
         )
     if (slo := _slo_line(record.declared, whole)) is not None:
         lines.append(f"  {slo}")
+    if (staff := _staff_line(record)) is not None:
+        lines.append(f"  {staff}")
     if record.finished is not None and record.finished.message:
         lines.append(f"  {record.finished.message}")
     if law := law_lines(record):
         lines += ["", *law]
-    if record.windows:
-        lines += ["", *aligned(COLUMNS, map(_cells, _slices(record)), right=range(1, len(COLUMNS)))]
-    if record.replicas:
-        lines += ["", *_replica_lines(record)]
-    return "\n".join(lines)
+    return lines
 
 
 def law_lines(record: ServiceRecord, *, lacking: bool = True) -> list[str]:
@@ -155,9 +173,20 @@ def law_lines(record: ServiceRecord, *, lacking: bool = True) -> list[str]:
 
 def _replica_lines(record: ServiceRecord) -> list[str]:
     """What happened to replicas, the last of it; an end with what its log ended with."""
-    told = [f"  {moment(event.at)}  {line_of(event)}" for event in record.replicas[-MOST_EVENTS:]]
-    before = len(record.replicas) - len(told)
-    return ["what happened to replicas", *([f"  {before} events before: --json"] if before else []), *told]
+    scaled = changes(record.replicas)
+    others = [event for event in record.replicas if not isinstance(event, ServiceScaled)]
+    return [
+        *(["how many replicas were wanted, and why", *_told(scaled), ""] if scaled else []),
+        "what happened to replicas",
+        *_told(others),
+    ]
+
+
+def _told(events: Sequence[ReplicaEvent]) -> Iterator[str]:
+    if len(events) > MOST_EVENTS:
+        yield f"  {len(events) - MOST_EVENTS} events before: --json"
+    for event in events[-MOST_EVENTS:]:
+        yield f"  {moment(event.at)}  {line_of(event)}"
 
 
 def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
@@ -167,7 +196,10 @@ def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
         name: {"why_not": law.what} if isinstance(law, NotEnoughData) else _law_facts(law, record.declared)
         for name, law in record.laws().items()
     }
-    counts = ("requests", "failed", "refused", "late", "over_slo", "busy_s", "request_s", "most_waiting")
+    counts = (
+        "arrived", "requests", "failed", "refused", "late", "gone", "gone_over_slo", "over_slo", "busy_s", "request_s",
+        "most_waiting",
+    )  # fmt: skip
     return {
         "run": record.started.run,
         "kind": "service",
@@ -182,6 +214,8 @@ def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
         "rows": whole.rows,
         **{name: getattr(whole, name) for name in counts},
         "laws": laws,
+        "starts_s": starts_s(record.replicas),
+        "staff": [dataclasses.asdict(each) for each in record.staff],
         "replicas": [msgspec.to_builtins(event) for event in record.replicas],
         "windows": [msgspec.to_builtins(window) for window in record.windows],
     }
@@ -212,17 +246,21 @@ def _seconds(record: ServiceRecord, *, alive: bool) -> float:
 
 
 def _not_answered(window: BatchWindow) -> str:
-    said = [("failed", window.failed), ("refused", window.refused), ("too late", window.late)]
+    said = [
+        ("failed", window.failed),
+        ("refused", window.refused),
+        ("too late", window.late),
+        ("not waited for", window.gone),
+    ]
     return "".join(f", {count:,} {what}" for what, count in said if count)
 
 
 def _slo_line(declared: ServiceBegan, window: BatchWindow) -> str | None:
     if declared.slo_limit_s is None or declared.slo_percent is None:
         return None
-    asked = window.requests + window.failed + window.refused + window.late
-    if not asked:
+    if not window.ended:
         return None
-    within = 100 * (window.requests - window.over_slo) / asked
+    within = 100 * (window.requests - window.over_slo) / window.ended
     limit = format_seconds(declared.slo_limit_s)
     kept = "kept" if within >= declared.slo_percent else "NOT kept"
     return f"SLO p{declared.slo_percent:g} < {limit}: {kept}, {within:.4g} % within {limit}"
@@ -242,35 +280,68 @@ def _round(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.10g}"
 
 
-def _slices(record: ServiceRecord) -> list[tuple[BatchWindow, int]]:
-    """The run in at most so many stretches of equal length, each with how many replicas were in it."""
-    begun = record.started.at
-    length = max((record.until - begun) / MOST_ROWS, 1e-9)
-    parts: dict[int, list[BatchWindow]] = {}
-    for window in sorted(record.windows, key=lambda each: each.at):
-        parts.setdefault(min(math.floor((window.at - begun) / length), MOST_ROWS - 1), []).append(window)
-    return [(_slice(part), len({each.replica for each in part})) for part in parts.values()]
+def _staff_line(record: ServiceRecord) -> str | None:
+    """How many replicas answered, and what starts took."""
+    if not record.staff:
+        return None
+    steps = [*((each.at, each.ready) for each in record.staff), (record.until, 0)]
+    lasted = [(count, max(until - since, 0.0)) for (since, count), (until, _) in pairwise(steps)]
+    whole = max(sum(seconds for _, seconds in lasted), 1e-9)
+    mean = sum(count * seconds for count, seconds in lasted) / whole
+    line = f"{mean:.3g} replicas answered on average, {max(count for count, _ in lasted)} at most"
+    if starts := starts_s(record.replicas):
+        spans = " to ".join(dict.fromkeys(map(format_seconds, (min(starts), max(starts)))))
+        line += (
+            f"; a start took {spans}, {len(starts)} of them" if len(starts) > 1 else f"; a start took {spans}"
+        )
+    return line
 
 
-def _slice(windows: Sequence[BatchWindow]) -> BatchWindow:
-    """Those of each replica one after the other, and these side by side."""
-    names = {each.replica for each in windows}
-    return merged(
-        [merged([each for each in windows if each.replica == name]) for name in names], side_by_side=True
+def service_table(record: ServiceRecord) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Stretches of time of equal length: the columns' names, and a row for each in which there was something."""
+    parts = stretches_of(
+        record.windows, record.staff, began=record.started.at, ended=record.until, most=MOST_ROWS
     )
+    percent = record.declared.slo_percent or 99.0
+    promised = record.declared.slo_limit_s is not None
+    columns = (
+        f"{format_seconds(parts[0].seconds)} until", "ready", "wanted", "asked/s", "answered/s", "p50", f"p{percent:g}",
+        *(["within SLO"] if promised else []), "at once", "mean batch", "busy", "not answered",
+    )  # fmt: skip
+    return columns, [_cells(part, percent, promised=promised) for part in parts if part.asked or part.ready]
 
 
-def _cells(row: tuple[BatchWindow, int]) -> tuple[str, ...]:
-    window, replicas = row
-    seconds = max(window.seconds, 1e-9)
+def _cells(part: Stretch, percent: float, *, promised: bool) -> tuple[str, ...]:
+    seconds, replicas = max(part.seconds, 1e-9), max(part.ready, 1e-9)
+    within = "" if part.within is None else f"{_floored(part.within)}"
     return (
-        moment(window.at),
-        format_seconds(window.seconds),
-        str(replicas),
-        f"{window.requests / seconds:.3g}",
-        f"{window.request_s / seconds:.2g}",
-        f"{window.rows / window.batches:.1f}" if window.batches else "",
-        f"{window.busy_s / seconds / replicas:.0%}",
-        str(window.over_slo),
-        str(window.failed + window.refused + window.late),
+        moment(part.began + part.seconds),
+        f"{part.ready:.2g}",
+        str(part.wanted),
+        _short(part.asked / seconds),
+        _short(part.answered / seconds),
+        *(_time(part.quantile_s(each)) for each in (50.0, percent)),
+        *([within] if promised else []),
+        _short(part.request_s / seconds),
+        f"{part.rows / part.batches:.1f}" if part.batches else "",
+        f"{min(part.busy_s / seconds / replicas, 1.0):.0%}" if part.ready else "",
+        f"{math.ceil(part.unanswered - 1e-6):,}",
     )
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return format_seconds(seconds) if seconds > FINEST_S else f"< {format_seconds(FINEST_S)}"
+
+
+def _short(value: float) -> str:
+    """`1,234`, `17.7`, `2.3`, `0.043`, `0`."""
+    if value >= 9.95:
+        return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}"
+    return f"{value:.2g}" if value >= 0.005 else "0"
+
+
+def _floored(share: float) -> str:
+    """Never 100 % where one was missed."""
+    return f"{math.floor(1e4 * share + 1e-9) / 100:.4g} %"

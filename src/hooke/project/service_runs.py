@@ -49,6 +49,7 @@ class ServiceRun:
         *,
         entry: str,
         shown: Mapping[str, str],
+        replicas: tuple[int, int] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.project = project
@@ -74,7 +75,7 @@ class ServiceRun:
             slo_percent=slo.percent if slo else None,
             slo_limit_s=slo.limit_s if slo else None,
             timeout_s=declared.timeout_s,
-            replicas=declared.replicas,
+            replicas=replicas or declared.replicas,
         )
         self._said: queue.SimpleQueue[ServiceEvent | None] = queue.SimpleQueue()
         self._pending: dict[str, BatchWindow] = {}

@@ -117,13 +117,14 @@ class Batcher:
         return self._rows
 
     def offer(self, request: Request, *, accepted: bool = False) -> bool:
-        """Let a request in. False where it would wait among more than `max_waiting` rows, or beyond its deadline.
+        """Let a request in. False where it would wait among more than `max_waiting` rows, or have its answer after its deadline.
 
-        One that is `accepted` is the rest of something that was let in, and is never refused.
+        Where nothing waits it is let in whatever it may take. One that is `accepted` is the rest of something that was let in, and is never refused.
         """
-        full = self._rows > 0 and self._rows + request.rows > self.limits.max_waiting
-        if not accepted and (full or request.arrived + self.backlog_s() > request.deadline):
-            return False
+        if not accepted and self._rows > 0:
+            full = self._rows + request.rows > self.limits.max_waiting
+            if full or request.arrived + self._answered_in_s(request) > request.deadline:
+                return False
         if self.running is None and request.arrived - self._freed > EMPTY * self._fixed.seconds:
             self._together = 0.0
         self._waiting.append(request)
@@ -133,6 +134,11 @@ class Batcher:
     def backlog_s(self) -> float:
         """Seconds that the waiting rows are going to take, as far as the last batches tell."""
         return self._rows * self._row_s
+
+    def _answered_in_s(self, request: Request) -> float:
+        """What runs, what waits and the request itself: one that waits until its deadline and then runs is late."""
+        running = self.running.rows if self.running is not None else 0
+        return (running + self._rows + min(request.rows, self.limits.max_batch)) * self._row_s
 
     def cancel(self, request: Request) -> None:
         """Its caller has gone: it leaves. One that runs goes on, for there is no way to stop it."""

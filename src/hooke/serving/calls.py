@@ -56,20 +56,24 @@ class Calls:
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write
     ) -> Any:
         windows = self.dispatch.windows
+        windows.arrived += 1
         if self._async_calls >= MOST_ASYNC:
             windows.refused += 1
             raise Problem(429, f"{MOST_ASYNC} calls of {method.name} go on already", retry_after_s=1)
         self._async_calls += 1
+        began = time.perf_counter()
         try:
             work = begun(method.function(**arguments))
             if work.done:
                 answer = write(work.value)
                 windows.alone(0.0)
             else:
-                began = time.perf_counter()
                 answer = write(await self._watched(work, exchange, method))
                 windows.alone(time.perf_counter() - began)
-        except (CallerGone, Problem):
+        except CallerGone:
+            windows.gone(time.perf_counter() - began)
+            raise
+        except Problem:
             raise
         except Exception as error:
             windows.raised += 1

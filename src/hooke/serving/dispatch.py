@@ -144,6 +144,7 @@ class Dispatch:
         self._thread.submit(step, lambda _result, _error: None)
 
     async def _through(self, call: _Call, *, accepted: bool = False) -> Any:
+        self.windows.arrived += 1
         if not self.batcher.offer(call, accepted=accepted):
             self.windows.refused += 1
             backlog = self.batcher.backlog_s()
@@ -158,8 +159,10 @@ class Dispatch:
             self._loop.call_later(self.sweep_s, self._sweep)
         try:
             return await call.future
-        except asyncio.CancelledError:
-            self.batcher.cancel(call)
+        except (asyncio.CancelledError, CallerGone) as error:
+            if isinstance(error, asyncio.CancelledError):
+                self.batcher.cancel(call)
+            self.windows.gone(self._loop.time() - call.arrived)
             raise
         finally:
             self._waiting -= 1
@@ -246,13 +249,11 @@ class Dispatch:
     def _settle_all(self, calls: list[_Call], answers: list[Any], now: float) -> int:
         """Give each its answer; how many still waited for one."""
         windows, settled = self.windows, 0
-        # The first is the oldest: where it kept to the SLO's limit, all did.
-        some_over = now - calls[0].arrived > windows.limit_s
         for call, answer in zip(calls, answers, strict=True):
             if not call.future.done():
                 call.future.set_result(answer)
                 settled += 1
-                windows.over_slo += some_over and now - call.arrived > windows.limit_s
+                windows.answered(now - call.arrived)
         windows.most_waiting = max(windows.most_waiting, self.batcher.waiting_rows)
         return settled
 

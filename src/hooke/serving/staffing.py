@@ -128,7 +128,7 @@ class Staffing:
 
     def _fall(self, now: float, seen: Seen, load: float, hold: float) -> Decision:
         greatest = max(count for _, count in self._needs)
-        why = f"no more than {greatest} were needed for {format_seconds(hold)}, {hold / seen.start_s:.3g} times what a start takes"
+        why = f"the load needed no more than {greatest} for {format_seconds(hold)}, {hold / seen.start_s:.3g} times what a start takes"
         if seen.capacity is None:
             # How what waits grows with load is not known: one at a time, and not to where it was too much before.
             greatest = self.target - 1

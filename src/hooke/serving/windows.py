@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 
 from hooke.journal.services import BatchSize, BatchWindow, MethodBatches
+from hooke.serving.latencies import BINS, counted, latency_bin, together
 
 __all__ = ["LEAST_S", "Windows", "bin_of", "length_s", "merged"]
 
@@ -43,8 +44,8 @@ class Windows:
     """
 
     __slots__ = (
-        "_alone", "_alone_s", "_failed", "_requests", "_since", "_sizes", "late", "limit_s", "most_waiting", "over_slo", "raised",
-        "refused",
+        "_alone", "_alone_s", "_failed", "_gone", "_gone_over", "_latencies", "_requests", "_since", "_sizes", "arrived", "late",
+        "limit_s", "most_waiting", "over_slo", "raised", "refused",
     )  # fmt: skip
 
     def __init__(self, now: float, *, limit_s: float = math.inf) -> None:
@@ -57,6 +58,9 @@ class Windows:
         self._failed: dict[str, list[float]] = {}
         self._requests = self._alone = 0
         self._alone_s = 0.0
+        self._latencies = [0] * BINS
+        self._gone = self._gone_over = 0
+        self.arrived = 0
         self.over_slo = 0
         self.raised = 0
         self.refused = 0
@@ -82,7 +86,17 @@ class Windows:
         """A call that is in no batch, an `async def`'s, gave its result after `took` seconds; `raised` counts those that did not."""
         self._alone += 1
         self._alone_s += took
+        self.answered(took)
+
+    def answered(self, took: float) -> None:
+        """A request had its result `took` seconds after it came; `add` and `alone` count it."""
+        self._latencies[latency_bin(took)] += 1
         self.over_slo += took > self.limit_s
+
+    def gone(self, after: float) -> None:
+        """Whoever asked went after so many seconds, without an answer."""
+        self._gone += 1
+        self._gone_over += after > self.limit_s
 
     def failure(self, method: str, took: float, active: int, *, blamed: bool) -> None:
         """A batch raised after `took` seconds; `blamed` where it was a single request."""
@@ -98,12 +112,16 @@ class Windows:
         failed = list(self._failed.values())
         made = BatchWindow(
             seconds=max(now - self._since, 0.0),
+            arrived=self.arrived,
             methods=tuple(self._method(name) for name in sorted({*self._sizes, *self._failed})),
             requests=self._requests + self._alone,
             failed=self.raised + int(sum(each[2] for each in failed)),
             refused=self.refused,
             late=self.late,
             over_slo=self.over_slo,
+            gone=self._gone,
+            gone_over_slo=self._gone_over,
+            latencies=counted(self._latencies),
             busy_s=sum(each[1] for each in sums) + sum(each[1] for each in failed),
             request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._alone_s,
             most_waiting=self.most_waiting,
@@ -130,11 +148,15 @@ def merged(windows: Iterable[BatchWindow], *, replica: str = "", side_by_side: b
         seconds=max(lengths, default=0.0) if side_by_side else sum(lengths),
         replica=replica,
         methods=tuple(_together(name, several) for name in names),
+        arrived=sum(each.arrived for each in several),
         requests=sum(each.requests for each in several),
         failed=sum(each.failed for each in several),
         refused=sum(each.refused for each in several),
         late=sum(each.late for each in several),
         over_slo=sum(each.over_slo for each in several),
+        gone=sum(each.gone for each in several),
+        gone_over_slo=sum(each.gone_over_slo for each in several),
+        latencies=together(each.latencies for each in several),
         busy_s=sum(each.busy_s for each in several),
         request_s=sum(each.request_s for each in several),
         most_waiting=(sum if side_by_side else max)([0, *(each.most_waiting for each in several)]),

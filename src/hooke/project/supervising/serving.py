@@ -59,7 +59,9 @@ def serve_several(
             modules=keep_modules(lambda file: bool(own([str(file)]))),
         )
         first = pinned(source)
-        with ServiceRun(project, declared, entry=source.target, shown=shown_given(given)) as run:
+        with ServiceRun(
+            project, declared, entry=source.target, shown=shown_given(given), replicas=wish.replicas
+        ) as run:
             supervisor = Supervisor(
                 declared, project, source, first=first, wish=wish, folder=folder, run=run, tell=tell
             )

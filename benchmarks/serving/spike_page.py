@@ -1,0 +1,195 @@
+"""What came of a spike, and the page of the documentation that shows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from benchmarks.serving.programs.spike_service import BATCH_S, MOST
+
+from hooke.base.formats import format_seconds
+from hooke.load.outcomes import REFUSALS, Outcomes
+from hooke.project.service_history import Stretch, changes, starts_s, stretches_of
+from hooke.project.service_report import ServiceRecord
+from hooke.serving.windows import LEAST_S, merged
+
+__all__ = ["Phase", "Seen", "Spike", "page"]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A rate for a time."""
+
+    name: str
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Of a phase: what the journal says, and what the client saw of the requests that were due in it."""
+
+    phase: Phase
+    journal: Stretch
+    client: Outcomes
+    limit_s: float
+
+    @property
+    def within(self) -> float:
+        """By the client: the share that was answered within the limit, counted from when each was due."""
+        return float((self.client.answered & (self.client.latency <= self.limit_s)).mean())
+
+    def client_s(self, percent: float) -> float:
+        """The percentile of the client's times."""
+        return float(np.percentile(self.client.latency[self.client.answered], percent))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spike:
+    """What came of it. `outcomes` are all of the client's, `after` those of what was sent until the replicas were back."""
+
+    record: ServiceRecord
+    seen: tuple[Seen, ...]
+    outcomes: Outcomes
+    after: tuple[Outcomes, ...]
+    exit_code: int
+    said: str
+
+    @property
+    def answered(self) -> int:
+        """By the client, with 2xx."""
+        return sum(int(each.answered.sum()) for each in (self.outcomes, *self.after))
+
+    @property
+    def refused(self) -> int:
+        """By the client, with 429 and 503."""
+        return sum(int(np.isin(each.status, REFUSALS[:2]).sum()) for each in (self.outcomes, *self.after))
+
+    @property
+    def failed(self) -> int:
+        """By the client: all the rest."""
+        return sum(len(each) for each in (self.outcomes, *self.after)) - self.answered - self.refused
+
+    def found_again_s(self) -> float | None:
+        """By the journal: how long after the spike began the SLO was kept again, and from then on all through it."""
+        spike = self.seen[1].journal
+        percent = (self.record.declared.slo_percent or 99.0) / 100
+        count = max(round(spike.seconds / LEAST_S), 1)
+        parts = stretches_of(
+            self.record.windows,
+            self.record.staff,
+            began=spike.began,
+            ended=spike.began + spike.seconds,
+            most=count,
+        )
+        kept_from = spike.seconds
+        for part in reversed(parts):
+            if part.within is not None and part.within < percent:
+                break
+            kept_from = part.began - spike.began
+        return kept_from if kept_from < spike.seconds else None
+
+
+_INTRODUCTION = """\
+# A spike of ten times the load
+
+A service under `hooke serve --replicas 1:8`, asked evenly, then ten times as much, then evenly again. This page is the output of
+
+```text
+python -m benchmarks.serving.spike --save docs/explanation/serving-spike.svg > docs/explanation/serving-spike.md
+```
+
+Supervisor, Envoy and replicas are the real ones, each replica a process. The model is not: a batch of up to {most} rows waits {batch},
+so a replica does {rate:.0f} rows a second whatever the machine. So eight of them bear eight times as much although there are {cores} cores, for
+waiting takes none; replicas that compute would share what cores there are. Requests are sent when they are due, by a Poisson process of the rate
+that is stated, whether or not others were answered. The law of the model was not known at the start: the service measured it.
+
+Figures and picture are read from the run's journal, as `hooke show RUN --save` shows those of any service ([how](../how-to/serve-several.md#what-a-spike-did)).
+Only where a phase begins and ends is the programme's own knowledge, and so are the rows *client*, which are there as a check.
+"""
+_MARGIN = """\
+Over the whole run the counts of journal and client must be equal, and are. Of a phase they agree as far as windows of {window} tell: one that lies
+across a phase's border is counted in both by its parts, so up to {window} of the spike's requests may stand beside it, and times of its first ones too.
+The client counts from when a request was due: its times hold the way through Envoy, and its own lag.
+"""
+
+
+def page(spike: Spike, *, picture: str) -> str:
+    """As Markdown."""
+    intro = _INTRODUCTION.format(
+        most=MOST, batch=format_seconds(BATCH_S), rate=MOST / BATCH_S, cores=os.cpu_count()
+    )
+    alt = "Load, replicas and times of answers over time; the changes of the number of replicas are numbered, and their reasons stand below."
+    parts = [
+        intro,
+        *([f"![{alt}]({picture})"] if picture else []),
+        "## What its users had",
+        "\n".join(_table(spike)),
+        _whole(spike),
+        _MARGIN.format(window=format_seconds(LEAST_S)),
+        "## How many replicas, and why",
+        "\n".join(_reasons(spike)),
+        _starts(spike),
+    ]
+    return "\n\n".join(part.rstrip() for part in parts)
+
+
+def _table(spike: Spike) -> Iterator[str]:
+    percent = spike.record.declared.slo_percent or 99.0
+    limit = format_seconds(spike.record.declared.slo_limit_s or 0.0)
+    yield f"| phase | by | replicas, mean | asked | answered | not answered | within {limit} | p50 | p{percent:g} |"
+    yield "|---" * 9 + "|"
+    for each in spike.seen:
+        ours, theirs = each.journal, each.client
+        answered = int(theirs.answered.sum())
+        times = [ours.quantile_s(quantile) for quantile in (50.0, percent)]
+        yield (
+            f"| {each.phase.name}: {each.phase.rate:g}/s for {each.phase.seconds:g} s | journal | {ours.ready:.1f} | {ours.asked:,.0f} "
+            f"| {ours.answered:,.0f} | {ours.unanswered:,.0f} | {_percent(ours.within)} | {_ms(times[0])} | {_ms(times[1])} |"
+        )
+        times = [each.client_s(quantile) for quantile in (50.0, percent)]
+        yield (
+            f"| | client | | {len(theirs):,} | {answered:,} | {len(theirs) - answered:,} | {_percent(each.within)} "
+            f"| {_ms(times[0])} | {_ms(times[1])} |"
+        )
+
+
+def _whole(spike: Spike) -> str:
+    whole = merged(spike.record.windows)
+    again = spike.found_again_s()
+    kept = (
+        f"Seen in stretches of {format_seconds(LEAST_S)}, the SLO was kept again {again:.0f} s after the spike had begun, and then all through it. "
+        if again is not None
+        else "The SLO was not kept again while the spike lasted. "
+    )
+    return (
+        f"{kept}Journal: {whole.requests:,} answered, {whole.refused:,} refused (429), {whole.late:,} too late (504), {whole.failed:,} failed. "
+        f"Client: {spike.answered:,} answered, {spike.refused:,} refused (429 or 503), {spike.failed:,} without an answer or with another error. "
+        "None failed as replicas were given up."
+    )
+
+
+def _reasons(spike: Spike) -> Iterator[str]:
+    for number, event in enumerate(changes(spike.record.replicas), 1):
+        at = event.at - spike.record.started.at
+        yield f"{number}. at {at:.1f} s, {event.before} → {event.after}: {event.reason}"
+
+
+def _starts(spike: Spike) -> str:
+    starts = starts_s(spike.record.replicas)
+    return (
+        f"{len(starts)} starts took {format_seconds(min(starts))} to {format_seconds(max(starts))}, from the decision until it answered; "
+        "decisions count with the longest of the last three. Until then what comes waits for the few that are there, and goes on "
+        "waiting there: a request that a replica has is not given to another. More replicas at the least, `--replicas 3:8`, have fewer wait, "
+        "and cost as much all the time."
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:,.0f} ms"

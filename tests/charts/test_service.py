@@ -1,0 +1,85 @@
+"""A service over time as a picture: whatever happened, it is drawn within the sheet and in so many characters."""
+
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hooke.charts.service import MOST_CHANGES, Change, Line, ServicePicture, sheet_of
+from hooke.charts.service_terminal import drawn_service
+from hooke.charts.sheet import Words
+from hooke.charts.svg import svg_of
+
+
+def picture(rates, *, changes=2, lost=0.0, times=(10.0, 400.0), limit=500.0):
+    count = len(rates)
+    edges = np.linspace(0.0, 100.0, count + 1)
+    at = np.linspace(0.0, 90.0, changes + 1)
+    wanted = np.arange(changes + 1) % 4 + 1.0
+    return ServicePicture(
+        title="a <service>",
+        unit="s",
+        edges=edges,
+        asked=np.array(rates),
+        answered=np.array(rates) * (1 - lost),
+        unanswered=np.array(rates) * lost,
+        moments=at,
+        ready=wanted,
+        wanted=wanted,
+        changes=tuple(
+            Change(
+                at=float(at[each + 1]),
+                before=int(wanted[each]),
+                after=int(wanted[each + 1]),
+                text="so many requests wait or run that & more <words> than a line has room for are needed to say why "
+                * 2,
+            )
+            for each in range(changes)
+        ),
+        times=tuple(
+            Line(name=name, value=np.where(np.arange(count) % 3 == 1, np.nan, value))
+            for name, value in zip(("p50", "p99"), times, strict=True)
+        ),
+        limit=limit,
+        limit_text="p99 < 500 ms" if limit else "",
+        caption="all of it",
+    )
+
+
+@settings(max_examples=30)
+@given(
+    rates=st.lists(st.floats(0.0, 1e5), min_size=1, max_size=40),
+    changes=st.integers(0, 40),
+    lost=st.sampled_from([0.0, 0.5, 1.0]),
+    limit=st.sampled_from([None, 500.0]),
+)
+def test_all_is_drawn_within_the_sheet(rates, changes, lost, limit):
+    made = sheet_of(picture(rates, changes=changes, lost=lost, limit=limit))
+    words = [thing for thing in made.things if isinstance(thing, Words)]
+    assert all(-1 <= each.y <= made.height and each.box[2] <= made.width + 1 for each in words)
+    told = [each for each in words if each.kind == "sentence" and each.x == 6]
+    assert len(told) == min(changes, MOST_CHANGES)
+    ET.fromstring(svg_of(made))
+
+
+@pytest.mark.parametrize("width", [20, 60, 110])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_in_characters(width, ascii_only):
+    text = drawn_service(
+        picture([0.0, 5.0, 80.0], lost=0.1), width=width, colour=False, ascii_only=ascii_only
+    )
+    lines = text.splitlines()
+    assert all(len(line) <= max(width, 40) for line in lines if "   " not in line or "│" in line)
+    assert not ascii_only or text.isascii()
+    assert [line.split("   ")[0] for line in lines if line[:1].isalpha()] == [
+        "requests a second", "replicas", "time to an answer (ms)",
+    ]  # fmt: skip
+
+
+def test_where_nothing_was_answered_there_are_no_times():
+    nothing = picture([3.0], times=(np.nan, np.nan))
+    assert nothing.times_axis is None
+    assert not [thing for thing in sheet_of(nothing).things if thing.kind == "quantile"]
+    assert "time to an answer" not in drawn_service(nothing, width=80, colour=True, ascii_only=False)

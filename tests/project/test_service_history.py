@@ -1,0 +1,88 @@
+"""What a service went through, from its journal: nothing of a window is lost or counted twice, and replicas are counted right."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hooke.journal.replicas import (
+    ReplicaAdopted,
+    ReplicaEnded,
+    ReplicaLeft,
+    ReplicaReady,
+    ReplicaStarted,
+    ServiceScaled,
+)
+from hooke.journal.services import BatchWindow
+from hooke.project.service_history import staff_of, starts_s, stretch_of, stretches_of
+
+WINDOWS = st.lists(
+    st.builds(
+        BatchWindow,
+        at=st.floats(100.0, 200.0),
+        seconds=st.floats(0.5, 20.0),
+        replica=st.sampled_from("123"),
+        arrived=st.integers(0, 500),
+        requests=st.integers(0, 500),
+        refused=st.integers(0, 9),
+        late=st.integers(0, 9),
+        gone_over_slo=st.integers(0, 9),
+        latencies=st.just(((3, 7), (9, 1))),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=40)
+@given(WINDOWS, st.integers(1, 40))
+def test_stretches_hold_all_of_every_window_once(windows, most):
+    parts = stretches_of(windows, (), began=105.0, ended=200.0, most=most)
+    assert len(parts) <= most
+    assert all(part.seconds >= 5 for part in parts)
+    for name, of in [
+        ("answered", lambda each: each.requests),
+        ("asked", lambda each: each.arrived or each.ended),
+        ("unanswered", lambda each: each.refused + each.late + each.gone_over_slo),
+    ]:
+        assert sum(getattr(part, name) for part in parts) == pytest.approx(sum(map(of, windows)))
+    assert sum(sum(part.latencies.values()) for part in parts) == pytest.approx(8 * len(windows))
+
+
+def test_a_window_across_a_border_is_shared_by_time():
+    windows = [BatchWindow(at=12.0, seconds=4.0, requests=8, over_slo=4, arrived=8)]
+    first, second = stretches_of(windows, (), began=0.0, ended=18.0, most=2)
+    assert (first.answered, second.answered) == (pytest.approx(2.0), pytest.approx(6.0))
+    assert first.within == pytest.approx(0.5)
+    assert stretch_of(windows, (), began=11.0, ended=20.0).asked == pytest.approx(2.0)
+    assert stretch_of(windows, (), began=13.0, ended=20.0).within is None
+
+
+def test_replicas_over_time():
+    events = [
+        ReplicaStarted(at=0.0, replica="1", pid=1, port=1, reason="1 wanted"),
+        ReplicaReady(at=2.0, replica="1", seconds=2.0),
+        ServiceScaled(at=10.0, before=1, after=3, reason="more"),
+        ReplicaStarted(at=10.0, replica="2", pid=2, port=2, reason="3 wanted"),
+        ReplicaReady(at=11.0, replica="2", seconds=1.0),
+        ReplicaEnded(at=12.0, replica="3", cause="it died while it started", expected=False),
+        ReplicaEnded(at=14.0, replica="1", cause="it died", expected=False),
+        ReplicaReady(at=15.0, replica="4", seconds=1.5),
+        ServiceScaled(at=20.0, before=3, after=1, reason="less"),
+        ReplicaLeft(at=20.0, replica="4", reason="1 wanted"),
+        ReplicaEnded(at=21.0, replica="4", cause="", expected=True),
+    ]
+    staff = staff_of(events, low=1)
+    steps = [(each.at, each.ready, each.wanted) for each in staff]
+    assert steps[:3] == [(0.0, 0, 1), (2.0, 1, 1), (10.0, 1, 3)]
+    assert steps[-1] == (21.0, 1, 1)
+    assert max(each.ready for each in staff) == 2
+    assert starts_s(events) == [2.0, 1.0, 1.5]
+    part = stretch_of([], staff, began=10.0, ended=12.0)
+    assert (part.ready, part.wanted) == (pytest.approx(1.5), 3)
+    assert stretch_of([], staff, began=-5.0, ended=-1.0).ready == 0
+    assert stretch_of([], staff, began=30.0, ended=40.0).ready == 1
+
+
+def test_one_that_was_taken_over_answers_from_then_on():
+    staff = staff_of([ReplicaAdopted(at=1.0, replica="7", pid=1, port=1)], low=2)
+    assert [(each.ready, each.wanted) for each in staff] == [(1, 2)]
+    assert staff_of([], low=1) == ()
