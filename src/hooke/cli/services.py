@@ -26,7 +26,19 @@ from hooke.project.table import aligned
 __all__ = ["services"]
 
 POLL_S = 0.1
-COLUMNS = ("replica", "state", "age", "in flight", "answered", "memory", "pid", "port", "serves")
+COLUMNS = (
+    "replica",
+    "state",
+    "age",
+    "in flight",
+    "answered",
+    "per s",
+    "p99",
+    "memory",
+    "pid",
+    "port",
+    "serves",
+)
 
 
 class _Serve(Commands):
@@ -84,7 +96,9 @@ _service = click.argument("service", required=False, default="")
 @in_project
 @click.pass_obj
 def status(session: Session, *, service: str, as_json: bool, project: Path | None) -> int:
-    """Show where SERVICE listens and how its replicas are.
+    """Show where SERVICE listens and how its replicas and its front are.
+
+    Rate and p99 are of the last minute, p99 as near as the buckets of the histogram tell.
 
     Without SERVICE it is the one that runs. Exit code 1 where its supervisor is gone and replicas are left.
     """
@@ -252,12 +266,23 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         f"{facts['service']} is {facts['state']} on {facts['url'] or '(not yet)'}: {answer}",
         f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
     ]
+    lines.append(f"  {_front_line(facts['front'])}")
     if facts["rolling_out"]:
         lines.append(f"  rolling out {facts['rolling_out']}")
     rows = [_cells(one) for one in facts["replicas"]]
-    lines += ["", *aligned(COLUMNS, rows, right=range(2, 8))] if rows else []
+    lines += ["", *aligned(COLUMNS, rows, right=range(2, 10))] if rows else []
     lines += [f"  replica {one['replica']}: {one['why']}" for one in facts["replicas"] if one["why"]]
     return lines
+
+
+def _front_line(front: dict[str, Any] | None) -> str:
+    if front is None:
+        return "Envoy does not say how it is"
+    said = (
+        f"Envoy since its start: {front['requests']:,} requests, {front['answers']['5xx']:,} answers of 5xx"
+    )
+    now = f"now {front['connections']:,} connections, {front['active']:,} in flight"
+    return f"{said}, {front['retries']:,} retries, {front['ejections']:,} ejections; {now}, {front['ejected']:,} ejected"
 
 
 def _cells(one: dict[str, Any]) -> tuple[str, ...]:
@@ -267,6 +292,8 @@ def _cells(one: dict[str, Any]) -> tuple[str, ...]:
         format_seconds(one["age_s"]),
         str(one["in_flight"]),
         str(one["answered"]),
+        "" if one["rate"] is None else f"{one['rate']:.3g}",
+        "" if one["p99_s"] is None else format_seconds(one["p99_s"]),
         format_bytes(one["memory_bytes"]),
         str(one["pid"]),
         str(one["port"]),

@@ -64,6 +64,8 @@ class ReplicaEnded(_Replica, frozen=True, kw_only=True, tag="replica_ended"):
 
     cause: str
     expected: bool
+    kind: str = ""
+    """The cause in a word, to be counted: `asked`, `memory`, `cut` (it had something left), `hung`, `not ready` (in time), `exit`, `signal`, `unknown`."""
     exit_code: int | None = None
     """Minus the signal where one ended it; None where nobody knows."""
     in_flight: int = 0

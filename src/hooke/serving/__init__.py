@@ -4,9 +4,10 @@
 `batcher` decides and `windows` counts (both pure), `dispatch` and `model_thread` do what was decided, `replica` speaks ASGI,
 `server` is the adapter to uvicorn, `supervision` decides about several replicas (pure), `front` spreads requests over them.
 `laws` reads from windows how long a batch takes, `capacity` what a replica does by that, `staffing` how many are needed (all pure);
+`counts` are what replicas counted, `prometheus` writes them, `scrape` tells those of all replicas.
 `offline` answers a table without requests.
 Knows nothing of projects, registries of models and commands, and of the journal its events alone: what a service's `setup`
 takes is given to it, and what it did is taken from it.
 Imports `base`, `journal.services` and `journal.replicas`, `scaling` in `laws` alone (SciPy takes half a second), msgspec and NumPy; uvicorn in
-`server` and `connection` alone, prometheus_client in `prometheus`.
+`server`, `connection` and `scrape` alone, prometheus_client in `prometheus`.
 """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
-__all__ = ["BOUNDS_S", "GONE", "Meter", "Refusals", "size_bucket"]
+__all__ = ["BOUNDS_S", "GONE", "Meter", "Refusals", "quantile_s", "size_bucket"]
 
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the buckets of answers by their seconds."""
@@ -38,3 +39,18 @@ class Meter:
 def size_bucket(rows: int) -> int:
     """The bucket of a batch of so many rows: bucket k holds those of at most 2**k."""
     return (rows - 1).bit_length()
+
+
+def quantile_s(buckets: Sequence[int], part: float) -> float | None:
+    """Within so many seconds this part of the answers came, evenly spread within a bucket, as Prometheus takes them.
+
+    None where there are none. Of those above all bounds no more is known than that: it is the highest bound then.
+    """
+    rank, before, low = part * sum(buckets), 0, 0.0
+    if not rank:
+        return None
+    for bound, count in zip(BOUNDS_S, buckets, strict=False):
+        if before + count >= rank:
+            return low + (bound - low) * (rank - before) / count
+        before, low = before + count, bound
+    return low

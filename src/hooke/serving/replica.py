@@ -16,6 +16,7 @@ from hooke.base.errors import HookeError
 from hooke.base.tracebacks import user_frames
 from hooke.serving.calls import Calls
 from hooke.serving.contexts import ASKED
+from hooke.serving.counts import Counts, ProcessCounts, RouteCounts
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.exchange import JSON, Exchange, Receive, Send, Terms
 from hooke.serving.gate import Gate
@@ -27,7 +28,7 @@ from hooke.serving.patience import Patience
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem, problem_of
 from hooke.serving.prometheus import MEDIA_TYPE as TEXT
-from hooke.serving.prometheus import Counts, written
+from hooke.serving.prometheus import process_now, written
 from hooke.serving.routes import Route, Routes
 from hooke.serving.service import SETUP, Service
 from hooke.serving.watching import CallerGone
@@ -118,6 +119,28 @@ class Replica:
         """Requests that the end of the process left without an answer."""
         return self.calls.cut if self.calls is not None else 0
 
+    def counts(self, process: ProcessCounts) -> Counts:
+        """What it has counted so far. Any thread may ask."""
+        tally, dispatch = self.tally, self.dispatch
+        meters = {**{route.path: route.meter for route in self.routes}, "": self.unrouted}
+        return Counts(
+            service=self.declared.name,
+            routes={
+                path: RouteCounts(dict(meter.statuses), list(meter.buckets), meter.seconds)
+                for path, meter in meters.items()
+                if meter.statuses
+            },
+            refused=dict(self.refused),
+            sizes=list(tally.sizes),
+            rows=tally.rows,
+            busy_s=tally.busy_s,
+            process=process,
+            active=self.active,
+            waiting_rows=dispatch.batcher.waiting_rows if dispatch is not None else 0,
+            ready=self.ready,
+            ready_at=self.ready_at,
+        )
+
     async def start(self, arguments: Callable[[], Mapping[str, Any]]) -> None:
         """Make the object and set it up, in the thread that will call it; `arguments` gives what `setup` takes.
 
@@ -200,17 +223,7 @@ class Replica:
         await exchange.answer(200, encode({"state": self.state.value}), JSON)
 
     async def _tell_metrics(self, exchange: Exchange) -> None:
-        counts = Counts(
-            service=self.declared.name,
-            meters={**{route.path: route.meter for route in self.routes}, "": self.unrouted},
-            refused=self.refused,
-            active=self.active,
-            waiting_rows=self.dispatch.batcher.waiting_rows if self.dispatch is not None else 0,
-            tally=self.tally,
-            ready=self.ready,
-            ready_at=self.ready_at,
-        )
-        await exchange.answer(200, written(counts), (b"content-type", TEXT))
+        await exchange.answer(200, written(self.counts(process_now())), (b"content-type", TEXT))
 
     async def _tell_openapi(self, exchange: Exchange) -> None:
         if self._document is None:

@@ -28,6 +28,7 @@ def test_the_whole_of_it_is_as_in_the_file():
             idempotent=True,
             rate_limit=500,
             streams=("/count",),
+            metrics_socket=FOLDER.parent / "metrics.sock",
         ),
         FOLDER / "admin.sock",
     )
@@ -124,6 +125,7 @@ def test_any_settings_make_what_envoy_accepts(tmp_path, certificate, given, has_
         folder=tmp_path,
         tls=certificate if has_tls else None,
         access_log=tmp_path / "access.log" if has_log else None,
+        metrics_socket=tmp_path.parent / "metrics.sock" if has_log else None,
         **given,
     )
     made.endpoints_file.parent.mkdir(exist_ok=True)

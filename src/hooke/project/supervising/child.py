@@ -26,6 +26,8 @@ from hooke.project.supervising.generation import read_generation
 from hooke.project.supervising.messages import Told, pack
 from hooke.serving.batcher import Batch
 from hooke.serving.contexts import log_with_ids
+from hooke.serving.counts import Counts, ProcessCounts
+from hooke.serving.prometheus import process_now
 from hooke.serving.replica import Replica
 from hooke.serving.supervision.lease import Lease
 from hooke.serving.supervision.member import Report
@@ -63,6 +65,9 @@ class _Told:
         self._batch_since = 0.0
         self._memory = 0
         self._memory_at = 0.0
+        self._process = ProcessCounts()
+        self._counted: int | None = None
+        """How much had been answered when it told its counts last."""
         self._windows: list[BatchWindow] = []
         self._lock = threading.Lock()
 
@@ -81,15 +86,27 @@ class _Told:
         with self._lock:
             windows = tuple(self._windows)
             self._windows.clear()
+        answered, looked = self._replica.answered, self._memory_at
+        memory = self._memory_now(now)
         report = Report(
             state=self._replica.state.value,
             in_flight=self._replica.active,
-            answered=self._replica.answered,
-            memory_bytes=self._memory_now(now),
+            answered=answered,
+            memory_bytes=memory,
             loop_late_s=self._loop_late_s(now),
             batch_s=self._batch_s(now),
         )
-        return pack(Told(report=report, windows=windows))
+        counts = self._counts(answered, anew=looked != self._memory_at)
+        return pack(Told(report=report, windows=windows, counts=counts))
+
+    def _counts(self, answered: int, *, anew: bool) -> Counts | None:
+        """At once where something was answered: of a replica that is killed no more than the last moment is missing."""
+        if anew:
+            self._process = process_now()
+        elif answered == self._counted:
+            return None
+        self._counted = answered
+        return self._replica.counts(self._process)
 
     def _memory_now(self, now: float) -> int:
         if now - self._memory_at >= MEMORY_EVERY_S:

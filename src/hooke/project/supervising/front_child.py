@@ -28,7 +28,9 @@ from hooke.project.supervising.service_folder import FRONT, ChildRecord, Service
 from hooke.project.supervising.stopping import end_child
 from hooke.serving.exposure import Exposure
 from hooke.serving.front.settings import FrontSettings, Tls
+from hooke.serving.front.stats import FrontStats
 from hooke.serving.payloads import Kind, methods_of
+from hooke.serving.replica import METRICS
 from hooke.serving.service import Service
 from hooke.serving.supervision.backoff import Backoff
 
@@ -37,8 +39,10 @@ __all__ = ["FrontChild", "front_settings"]
 _KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
 
 
-def front_settings(declared: Service, exposure: Exposure, folder: Path) -> FrontSettings:
-    """The front of a service that is reached like this."""
+def front_settings(
+    declared: Service, exposure: Exposure, folder: Path, metrics: Path | None = None
+) -> FrontSettings:
+    """The front of a service that is reached like this; at the socket `metrics` somebody tells what all replicas counted."""
     tls = exposure.tls
     streams = (Kind.STREAM, Kind.ASYNC_STREAM)
     return FrontSettings(
@@ -49,6 +53,8 @@ def front_settings(declared: Service, exposure: Exposure, folder: Path) -> Front
         tls=Tls(certificate=tls.cert.resolve(), key=tls.key.resolve()) if tls is not None else None,
         timeout_s=declared.timeout_s,
         idempotent=declared.idempotent,
+        metrics_path=METRICS,
+        metrics_socket=metrics.resolve() if metrics is not None else None,
         streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
     )
 
@@ -68,6 +74,8 @@ class FrontChild:
         self.port = 0
         self.pid = 0
         """Envoy's own."""
+        self.stats: FrontStats | None = None
+        """What it counted, as it told last; None where it does not run."""
         self.child: Child | None = None
         self.drained = False
         self._draining = False
@@ -147,7 +155,7 @@ class FrontChild:
                     self._backoff.succeeded()
                     self._note(told.port)
                     self._send(PublishPorts(replicas=self._ports), now)
-                self.port, self.pid = told.port, told.pid
+                self.port, self.pid, self.stats = told.port, told.pid, told.stats
                 # After its death it is to have the same port again.
                 self._settings = dataclasses.replace(self._settings, port=told.port)
             case FrontPublished():
@@ -175,7 +183,7 @@ class FrontChild:
         self._folder.forget_child(FRONT)
         child.cut(now)
         self.child = None
-        was_up, self.port = bool(self.port), 0
+        was_up, self.port, self.stats = bool(self.port), 0, None
         why = self._why or HookeError("the front ended", why="\n".join(child.tail()))
         self._why = None
         if self._draining and not self.drained:

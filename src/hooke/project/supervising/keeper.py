@@ -30,11 +30,14 @@ from hooke.project.supervising.messages import (
 )
 from hooke.serving.front.envoy import Front
 from hooke.serving.front.settings import FrontSettings, Upstream
+from hooke.serving.front.stats import FrontStats
 from hooke.serving.supervision.lease import Lease
 
 __all__ = ["KeeperOrder", "main"]
 
 TURN_S = 0.1
+STATS_EVERY_S = 1.0
+"""Between two looks at what Envoy counted, each of some milliseconds."""
 AGAIN_S = 0.5
 
 
@@ -55,6 +58,8 @@ class _Keeper:
         self._warned = False
         self._ended = False
         self._up = False
+        self._stats: FrontStats | None = None
+        self._looked = 0.0
         self._within_s = order.settings.timeout_s
         self._control = Control(
             socket.socket(fileno=order.control),
@@ -87,7 +92,17 @@ class _Keeper:
         """Said again and again: a supervisor that comes later has to know it, too."""
         if not self._up:
             return None
-        return pack(FrontUp(port=self._front.settings.port, pid=self._front.pid or 0))
+        return pack(
+            FrontUp(port=self._front.settings.port, pid=self._front.pid or 0, stats=self._stats_now())
+        )
+
+    def _stats_now(self) -> FrontStats | None:
+        now = time.monotonic()
+        if now - self._looked >= STATS_EVERY_S:
+            self._looked, self._stats = now, None
+            with contextlib.suppress(HookeError, OSError):  # its death is seen, and said, by who keeps it
+                self._stats = self._front.stats()
+        return self._stats
 
     def _obey(self, message: bytes) -> None:
         match decode_to_front(message):

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from hooke.journal.services import BatchWindow
+from hooke.serving.counts import Counts
+from hooke.serving.front.stats import FrontStats
 from hooke.serving.supervision.member import Report
 
 __all__ = [
@@ -57,6 +59,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     report: Report
     windows: tuple[BatchWindow, ...] = ()
+    counts: Counts | None = None
+    """None: as it told last."""
 
 
 class FrontUp(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -65,6 +69,8 @@ class FrontUp(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     port: int
     pid: int
     """Envoy's own."""
+    stats: FrontStats | None = None
+    """What it counted, a second ago at most; None where it did not say."""
 
 
 class FrontPublished(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -31,6 +31,7 @@ FRONT = "front"
 """The name of the child that is no replica."""
 LOCK = "supervisor.lock"
 SOCKET = "supervisor.sock"
+METRICS_SOCKET = "metrics.sock"
 SERVICE = "service.json"
 T = TypeVar("T")
 
@@ -81,6 +82,11 @@ class ServiceFolder:
     def socket(self) -> Path:
         """Where the supervisor is asked."""
         return self.path / SOCKET
+
+    @property
+    def metrics_socket(self) -> Path:
+        """Where the front asks the supervisor what all replicas counted."""
+        return self.path / METRICS_SOCKET
 
     def create(self) -> None:
         """Make it, for its owner alone. Raises HookeError."""

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from hooke.project.supervising.children import Child
+from hooke.project.supervising.watched import Watched
 from hooke.serving.supervision.supervision import Supervision
 
 __all__ = ["status_of"]
 
 
-def status_of(core: Supervision, children: Mapping[str, Child]) -> dict[str, Any]:
-    """Of its replicas, for `hooke serve status --json`; ages in seconds, memory in bytes."""
+def status_of(core: Supervision, children: Mapping[str, Child], watched: Watched) -> dict[str, Any]:
+    """Of its replicas and its front, for `hooke serve status --json`; times in seconds, memory in bytes, rates a second."""
     now = time.time()
     replicas = []
     for name, member in core.members.items():
@@ -31,6 +32,7 @@ def status_of(core: Supervision, children: Mapping[str, Child]) -> dict[str, Any
                 "in_flight": member.report.in_flight,
                 "answered": member.report.answered,
                 "memory_bytes": member.report.memory_bytes,
+                **watched.lately(name),
                 "why": member.doomed or member.ended_for,
                 "log": child.record.log,
             }
@@ -40,5 +42,6 @@ def status_of(core: Supervision, children: Mapping[str, Child]) -> dict[str, Any
         "wanted": core.wanted,
         "generation": core.generation,
         "rolling_out": core.rolling.generation if core.rolling is not None else None,
+        "front": watched.front_facts(),
         "replicas": replicas,
     }

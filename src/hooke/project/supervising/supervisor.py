@@ -32,8 +32,12 @@ from hooke.project.supervising.lines import line_of
 from hooke.project.supervising.messages import Asked, Told, decode_told
 from hooke.project.supervising.replicas import Replicas
 from hooke.project.supervising.service_folder import FRONT, ChildRecord, ServiceFolder, ServiceRecord
+from hooke.project.supervising.sockets import listen_at
 from hooke.project.supervising.status import status_of
+from hooke.project.supervising.watched import Watched
 from hooke.project.supervising.wish import Wish
+from hooke.serving.prometheus import written_of_all
+from hooke.serving.scrape import Scrape
 from hooke.serving.service import Service
 from hooke.serving.supervision.exchange import (
     Action,
@@ -116,7 +120,9 @@ class Supervisor:
         self._say = tell
         tell(str(shares))
         self._source = source
-        settings = front_settings(declared, wish.exposure, folder.path / FRONT)
+        self._watched = Watched()
+        self._scrape = Scrape(first.gate(), lambda: written_of_all(self._watched.fleet()))
+        settings = front_settings(declared, wish.exposure, folder.path / FRONT, folder.metrics_socket)
         self.front = FrontChild(
             folder,
             settings,
@@ -127,7 +133,7 @@ class Supervisor:
         self._desk = Desk(folder.socket, self._answer)
         self._inbox: deque[Event | Callable[[], None]] = deque()
         self._woken, self._wake = os.pipe()
-        self._aliases = self._watched(source, first)
+        self._aliases = self._aliases_of(source, first)
         self._autoscaler = Autoscaler(declared)
         self._signals = 0
         self._given_up: GiveUp | None = None
@@ -137,7 +143,7 @@ class Supervisor:
         self._said_up = self._draining = self._done = False
         self._answered = self._cut = 0
 
-    def _watched(self, source: Source, first: Generation) -> Aliases:
+    def _aliases_of(self, source: Source, first: Generation) -> Aliases:
         def unknown(why: str) -> None:
             self._call(lambda: self._say(f"what {self.declared.name} serves stays: {why}"))
 
@@ -181,6 +187,7 @@ class Supervisor:
 
     def _begin(self) -> None:
         self._desk.open()
+        self._scrape.start(listen_at(self.folder.metrics_socket))
         self.replicas.add(self._first)
         records = {record.name: record for record in self.folder.living()}
         self.front.begin(records.pop(FRONT, None))
@@ -221,6 +228,7 @@ class Supervisor:
             event = self._inbox.popleft()
             event() if callable(event) else self._step(event)
         self._step(Tick())
+        self._watched.look(self.core, self.front.stats)
 
     def _wait(self) -> None:
         selector = selectors.DefaultSelector()
@@ -249,12 +257,15 @@ class Supervisor:
             ended = child.ended(now)
             if ended is not None:
                 self.replicas.forget(child, now)
+                self._watched.end(child.name)
                 self._step(Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
 
     def _told(self, child: Child, told: Told) -> None:
         for window in told.windows:
             self._run.window(window)
             self._autoscaler.window(window)
+        if told.counts is not None:
+            self._watched.take(child.name, told.counts, time.monotonic())
         before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
         self._answered += max(0, told.report.answered - before)
         self._step(Reported(child.name, told.report))
@@ -338,6 +349,7 @@ class Supervisor:
 
     def _told_of(self, event: ReplicaEvent) -> None:
         self._run.say(event)
+        self._watched.happened(event)
         if isinstance(event, ReplicaReady):
             self._autoscaler.started(event.seconds)
         if isinstance(event, ReplicaEnded) and self.core.closing:
@@ -429,7 +441,7 @@ class Supervisor:
             "front_pid": self.front.pid,
             "replicas_low": self.bounds[0],
             "replicas_high": self.bounds[1],
-        } | status_of(self.core, self.replicas.children)
+        } | status_of(self.core, self.replicas.children, self._watched)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -460,6 +472,8 @@ class Supervisor:
         self._aliases.close()
         self._autoscaler.close()
         self._desk.close()
+        self._scrape.close()
+        self.folder.metrics_socket.unlink(missing_ok=True)
         for child in self._all():
             child.cut(time.monotonic())
 

@@ -45,6 +45,10 @@ class Admin:
         found = msgspec.json.decode(self._ask("GET", "/listeners?format=json"))
         return [_place(one["local_address"]) for one in found.get("listener_statuses", [])]
 
+    def heap_bytes(self) -> int:
+        """What it has allocated."""
+        return int(msgspec.json.decode(self._ask("GET", "/memory"))["allocated"])
+
     def is_live(self) -> bool:
         """Whether it has read all of its configuration and takes requests."""
         return self._ask("GET", "/server_info").find(b'"state": "LIVE"') >= 0

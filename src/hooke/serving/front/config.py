@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hooke.serving.front.listener import STAT_PREFIX, listener
-from hooke.serving.front.proto import CLUSTER, typed
+from hooke.serving.front.proto import CLUSTER, METRICS_CLUSTER, typed
 from hooke.serving.front.settings import FrontSettings, Upstream
 
 __all__ = ["bootstrap", "endpoints"]
@@ -41,7 +42,7 @@ def bootstrap(settings: FrontSettings, admin: Path) -> dict[str, Any]:
         "node": {"id": settings.service, "cluster": "hooke"},
         # A socket that its owner alone may open: a port would let every program of the machine end it.
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
-        "static_resources": {"listeners": [listener(settings)], "clusters": [_cluster(settings)]},
+        "static_resources": {"listeners": [listener(settings)], "clusters": _clusters(settings)},
         "overload_manager": _overload(settings),
         # Only what is read is counted, and there is no sink: nothing is sent anywhere.
         "stats_config": {
@@ -63,6 +64,24 @@ def _endpoint(replica: Upstream) -> dict[str, Any]:
     # Envoy sends nothing new to one that drains, and shows what it still has, which a removed one would not.
     status = {"health_status": "DRAINING"} if replica.leaving else {}
     return {"endpoint": {"address": address}, **status}
+
+
+def _clusters(settings: FrontSettings) -> list[dict[str, Any]]:
+    made = [_cluster(settings)]
+    if settings.metrics_socket is not None:
+        # From Envoy's working directory, which is its folder: a whole path may be longer than the address of a socket may be.
+        path = os.path.relpath(settings.metrics_socket, settings.folder)
+        endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
+        assignment = {"cluster_name": METRICS_CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]}
+        made.append(
+            {
+                "name": METRICS_CLUSTER,
+                "type": "STATIC",
+                "connect_timeout": CONNECT_TIMEOUT,
+                "load_assignment": assignment,
+            }
+        )
+    return made
 
 
 def _cluster(settings: FrontSettings) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -21,8 +20,9 @@ from hooke.serving.front.config import bootstrap, endpoints
 from hooke.serving.front.listener import STAT_PREFIX
 from hooke.serving.front.proto import CLUSTER
 from hooke.serving.front.settings import FrontSettings, Upstream
+from hooke.serving.front.stats import FrontStats, UpstreamStats
 
-__all__ = ["Front", "FrontStats", "UpstreamStats", "envoy_path"]
+__all__ = ["Front", "envoy_path"]
 
 START_S = 30.0
 """It takes 0.2 s, and longer where its 100 MB are read from a disk first."""
@@ -47,37 +47,6 @@ OPTIONS = (
     "--drain-strategy",
     "immediate",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamStats:
-    """What the front saw of one replica since it has it."""
-
-    active: int
-    """Requests that it has now."""
-    requests: int
-    failed: int
-    """Those without an answer, or with one of 500 and above."""
-    unreachable: int
-    """Connections that it did not take."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrontStats:
-    """Counted since the front started."""
-
-    connections: int
-    """Of clients, now."""
-    active: int
-    """Requests that have no answer yet."""
-    requests: int
-    answers: dict[str, int]
-    """By `2xx` to `5xx`."""
-    retries: int
-    not_retried: int
-    """Too many retries went on at once, or the body was too long to be kept for one."""
-    replicas: dict[str, UpstreamStats]
-    """By `Upstream.place`: those that are published, and those that left and may have requests still."""
 
 
 class Front:
@@ -139,6 +108,7 @@ class Front:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                cwd=settings.folder,  # from which the paths of sockets are written: whole ones may be too long
                 start_new_session=True,  # Ctrl-C is for whoever supervises, and drains first
             )
         try:
@@ -204,7 +174,7 @@ class Front:
         self._raise_if_dead()
         http, cluster = f"http.{STAT_PREFIX}.", f"cluster.{CLUSTER}."
         counted = self._admin.counters(
-            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|retry_or_shadow)"
+            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|retry_or_shadow|outlier_detection\.ejections_(active|enforced_total)$)"
         )
         return FrontStats(
             connections=counted.get(f"{http}downstream_cx_active", 0),
@@ -216,6 +186,9 @@ class Front:
             retries=counted.get(f"{cluster}upstream_rq_retry", 0),
             not_retried=counted.get(f"{cluster}upstream_rq_retry_overflow", 0)
             + counted.get(f"{cluster}retry_or_shadow_abandoned", 0),
+            ejected=counted.get(f"{cluster}outlier_detection.ejections_active", 0),
+            ejections=counted.get(f"{cluster}outlier_detection.ejections_enforced_total", 0),
+            memory_bytes=self._admin.heap_bytes(),
             replicas={
                 place: UpstreamStats(
                     active=host.get("rq_active", 0),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["CLUSTER", "seconds", "typed"]
+__all__ = ["CLUSTER", "METRICS_CLUSTER", "seconds", "typed"]
 
 CLUSTER = "replicas"
 """Envoy's name for all replicas together."""
+METRICS_CLUSTER = "metrics"
+"""And for whoever tells what all of them counted."""
 
 
 def typed(name: str, **fields: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ __all__ = ["replies"]
 def replies(settings: FrontSettings) -> dict[str, Any]:
     """Envoy's `local_reply_config`: by Envoy's own flag of what happened, else by status."""
     flags = [
+        *_metrics(settings),
         _mapper(_flag("UH"), 503, "no replica is up at this moment", retry_after_s=1),
         _mapper(_flag("UF"), 503, "no replica could be reached", retry_after_s=1),
         _mapper(_flag("UO"), 503, "more is under way than can be", retry_after_s=1),
@@ -38,6 +39,16 @@ def replies(settings: FrontSettings) -> dict[str, Any]:
     ]
     rest = {"status": "%RESPONSE_CODE%", "detail": "%RESPONSE_CODE_DETAILS%"}
     return {"mappers": [*flags, *statuses], "body_format": _format(rest)}
+
+
+def _metrics(settings: FrontSettings) -> list[dict[str, Any]]:
+    """The replicas may all be well, so it says who is not."""
+    if settings.metrics_socket is None:
+        return []
+    path = {"header_filter": {"header": {"name": ":path", "string_match": {"prefix": settings.metrics_path}}}}
+    silent = {"response_flag_filter": {"flags": ["UF", "UC", "UT", "UH", "UO"]}}
+    said = "the supervisor, which knows what all replicas counted, does not answer; requests are answered without it"
+    return [_mapper({"and_filter": {"filters": [path, silent]}}, 503, said, retry_after_s=5)]
 
 
 def _mapper(which: dict[str, Any], status: int, detail: str, *, retry_after_s: int = 0) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class FrontSettings:
     """The deadline of a request, retries and all; for a streaming method that of each item."""
     idempotent: bool = False
     """Whether a request that was sent and not answered may be sent again."""
+    metrics_path: str = "/-/metrics"
+    metrics_socket: Path | None = None
+    """Where somebody answers that path for all replicas: a unix socket. None: whichever replica is asked answers for itself."""
     streams: tuple[str, ...] = ()
     """Paths that answer with server-sent events, for longer than the deadline."""
 

@@ -101,6 +101,8 @@ class Member:
     """Whether the front has said, after it left, that it sends nothing to it."""
     doomed: str = ""
     """Why another is to take its place; empty where none is."""
+    grew: bool = False
+    """Whether that is for its memory."""
     ended_for: str = ""
     """Why it was ended."""
     ill: bool = False
@@ -118,6 +120,18 @@ class Member:
     def healthy(self, now: float, rules: Rules) -> bool:
         """Whether it has been ready for long enough."""
         return self.ready_at is not None and now - self.ready_at >= rules.healthy_s
+
+    def kind_of_end(self, exit_code: int | None, *, expected: bool) -> str:
+        """Why it ended, in a word; as `ReplicaEnded.kind` has them."""
+        if self.ill:
+            return "hung" if self.ready_at is not None else "not ready"
+        if expected:
+            return "memory" if self.grew else "asked"
+        if self.phase not in (Phase.STARTING, Phase.READY):
+            return "cut"
+        if exit_code is None:
+            return "unknown"
+        return "signal" if exit_code < 0 else "exit"
 
     def ailment(self, now: float, rules: Rules) -> str:
         """Why it does no work any more although its process lives; empty where it does.

@@ -199,6 +199,7 @@ class Supervision:
                 generation=member.generation,
                 cause=f"{member.ended_for}; {cause}" if member.ended_for and not expected else cause,
                 expected=expected,
+                kind=member.kind_of_end(event.exit_code, expected=expected),
                 exit_code=event.exit_code,
                 in_flight=0 if expected else lost,
                 seconds=now - member.started,
@@ -250,6 +251,7 @@ class Supervision:
             elif rules.memory_bytes is not None and member.report.memory_bytes > rules.memory_bytes:
                 has, limit = format_bytes(member.report.memory_bytes), format_bytes(rules.memory_bytes)
                 self._doom(member, f"it has {has} of memory, and {limit} is the limit")
+                member.grew = True
         elif member.phase is Phase.LEAVING:
             idle = member.idle_since is not None and now - member.idle_since >= rules.quiet_s
             if idle or age > rules.leave_s:
