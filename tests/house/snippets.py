@@ -7,6 +7,7 @@ A fenced block is one of
 - `output`: what the code since the last `output` printed;
 - `python no-run`: shown only. The words after it are the reason, and must be there.
 Other languages are prose. In expected output `...` stands for anything, on one line or over many.
+A port that a page has something listen on (`--port 8017`) is another one when it runs, wherever the page names it: see `ports_of`.
 The script keeps the page's line numbers, so that a traceback points into the page.
 """
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Block", "blocks_of", "matches", "script_of"]
+__all__ = ["Block", "blocks_of", "matches", "ports_of", "script_of", "with_ports"]
 
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
+PORT = re.compile(r"--port[ =]([1-9]\d*)\b")
 FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)$")
 
 
@@ -48,6 +51,19 @@ def blocks_of(page: str) -> list[Block]:
         line = page.count("\n", 0, match.start("body")) + 1
         blocks.append(Block(language=language, words=words, body=textwrap.dedent(match["body"]), line=line))
     return blocks
+
+
+def ports_of(page: str) -> list[int]:
+    """Those on which commands of the page listen."""
+    commands = [block.body for block in blocks_of(page) if block.language == "console"]
+    return sorted({int(port) for body in commands for port in PORT.findall(body)})
+
+
+def with_ports(page: str, others: Mapping[int, int]) -> str:
+    """The page with other ports: nobody's programme that listens on one that the page names is in its way, or is asked."""
+    for port, other in others.items():
+        page = re.sub(rf"(?<=--port[ =]){port}\b|(?<=127\.0\.0\.1:){port}\b", str(other), page)
+    return page
 
 
 def script_of(page: str) -> str:

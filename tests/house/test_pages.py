@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -33,6 +35,15 @@ def environment() -> dict[str, str]:
     }
 
 
+def free_ports(count: int) -> list[int]:
+    """As many on which nothing listens now."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]
+
+
 def end_what_is_left(folder: Path) -> None:
     """End the processes that a page started in its folder and noted in a `*.pid` file, as one that fails midway leaves them."""
     for note in folder.glob("*.pid"):
@@ -58,7 +69,10 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
         ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns(".hooke", "__pycache__")
     )
     script = tmp_path / "page.py"
-    script.write_text(snippets.script_of(page.read_text("utf-8")), "utf-8")
+    text = page.read_text("utf-8")
+    ports = snippets.ports_of(text)
+    text = snippets.with_ports(text, dict(zip(ports, free_ports(len(ports)), strict=True)))
+    script.write_text(snippets.script_of(text), "utf-8")
     try:
         done = subprocess.run(
             [sys.executable, "page.py"],
@@ -112,6 +126,20 @@ class TestSnippets:
     )
     def test_dots_stand_for_anything(self, expected: str, actual: str, same: bool) -> None:
         assert snippets.matches(expected, actual) is same
+
+    def test_a_page_listens_on_other_ports_than_it_says(self) -> None:
+        page = "8017\n```console\n$ serve --port 8017 &\n$ curl 127.0.0.1:8017/8017\n$ serve --port 0\n```\n```python\nask('127.0.0.1:8017', 80171)\n```\n"
+        assert snippets.ports_of(page) == [8017]
+        changed = snippets.with_ports(page, {8017: 9})
+        assert changed.splitlines()[2:] == [
+            "$ serve --port 9 &",
+            "$ curl 127.0.0.1:9/8017",
+            "$ serve --port 0",
+            "```",
+            "```python",
+            "ask('127.0.0.1:9', 80171)",
+            "```",
+        ]
 
     def test_what_a_page_left_is_ended_and_what_is_not_its_own_stays(self, tmp_path: Path) -> None:
         (tmp_path / "page").mkdir()
