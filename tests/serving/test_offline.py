@@ -1,6 +1,8 @@
 """`map_service`: a table through a service's class, without serving, is what serving it would answer."""
 
 import asyncio
+import os
+import random
 
 import numpy as np
 import pandas as pd
@@ -161,6 +163,29 @@ def half(x: float) -> float:
     return x / 2
 
 
+@service(max_batch=4)
+class Drawn:
+    """Draws by chance when it is set up, and in each batch; notes where it was set up."""
+
+    def setup(self, noted: str):
+        self.drawn = random.random()
+        with open(noted, "a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def draw(self, rows: list[int]) -> list[list]:
+        return [[row, self.drawn, random.random()] for row in rows]
+
+
+@pipeline
+def drawn(n: int, noted: str):
+    return map_service(Drawn, listed(n), noted=noted)
+
+
+@task
+def listed(n: int) -> list[int]:
+    return list(range(n))
+
+
 @pipeline
 def scored(n: int):
     return map_service(Shapes, numbers(n), method="table", factor=half(4.0))
@@ -174,3 +199,22 @@ def test_in_a_pipeline_it_is_tasks(n, tmp_path, monkeypatch):
         assert made.result()["sum"].tolist() == [2.0 * (x + 1) for x in range(n)]
     else:
         assert made.result() == []
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("place", [{"on": "serial"}, {"on": "local", "workers": 2}])
+def test_each_worker_sets_the_service_up_once_and_chance_does_not_depend_on_it(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noted = tmp_path / "noted"
+    found = run(drawn, n=128, noted=str(noted), **place).result()
+    pids = noted.read_text().split()
+    assert len(pids) == len(set(pids)) <= place.get("workers", 1)
+    assert [row for row, _, _ in found] == list(range(128))
+    assert len({once for _, once, _ in found}) == 1
+    draws = [draw for _, _, draw in found]
+    assert len(set(draws)) == 128
+    assert run(drawn, n=128, noted=str(noted), **place).result() == found
+    assert noted.read_text().split() == pids, "nothing is set up for what is cached"
+    (tmp_path / "again").mkdir()
+    monkeypatch.chdir(tmp_path / "again")  # another project: nothing is cached
+    assert run(drawn, n=128, noted=str(noted), on="serial").result() == found

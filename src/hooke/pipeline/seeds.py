@@ -7,6 +7,7 @@ call imports them. Generators that a task makes itself (`numpy.random.default_rn
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import random
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 from hooke.keys.parts import CodePrint
 
-__all__ = ["KEY_BYTES", "chance", "draws_nothing", "seed_from"]
+__all__ = ["KEY_BYTES", "chance", "drawing_apart", "draws_nothing", "seed_from"]
 
 KEY_BYTES = 16
 """Of a key: what each item has in `Call.keys`."""
@@ -62,6 +63,22 @@ def chance(*, restored: bool) -> Iterator[None]:
         _watch.number = None
         for set_state, state in before.values():
             set_state(state)
+
+
+@contextlib.contextmanager
+def drawing_apart(name: str) -> Iterator[None]:
+    """Inside, what is drawn follows from the name; afterwards the attempt goes on as if nothing had been drawn."""
+    before, number = _states(), _watch.number
+    seed_from(hashlib.blake2b(name.encode(), digest_size=KEY_BYTES).digest())
+    try:
+        yield
+    finally:
+        for set_state, state in before.values():
+            set_state(state)
+        _watch.number = number
+        for library in _SEEDED.keys() - before.keys():  # imported inside
+            if library in sys.modules and number is not None:
+                _SEEDED[library](sys.modules[library], number)
 
 
 def seed_from(key: bytes) -> None:

@@ -7,17 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from hooke.base.errors import UsageError
+from hooke.pipeline.seeds import drawing_apart
 from hooke.pipeline.task import task
 from hooke.pipeline.tracing import ACTIVE
 from hooke.project.serving import check_bindings
-from hooke.serving.offline import answers, method_of
+from hooke.serving.offline import answers, method_of, set_up
 from hooke.serving.rows import joined
 from hooke.serving.service import service_of
 
 __all__ = ["map_service"]
 
 MOST_PARTS = 32
-"""Into which a table is cut in a pipeline. Each sets the service up anew, so there are not more than workers can share well."""
+"""Into which a table is cut in a pipeline: so many can be shared well by workers, and each is cached by itself."""
+
+
+class _Kept:
+    """The object that this worker has set up, from its first part of a map on: a worker reads a map's constants, of which this is one, once."""
+
+    def __init__(self) -> None:
+        self.made: Any = None
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()  # it begins with nothing in each worker
 
 
 def map_service(
@@ -39,7 +50,7 @@ def map_service(
 
     Returns the rows in order: the method's arrays or lists put together, or one result a row. In a pipeline it is a promise
     of that, as tasks' results are; `data` and the values may be promises. It is cut in up to 32 parts, which run as tasks
-    and are cached; each sets the service up anew.
+    and are cached. Each worker sets the service up once; what `setup` draws by chance is the same in each.
 
     Raises UsageError for what does not fit, and HookeError, naming the row, where the method raised.
     """
@@ -48,9 +59,11 @@ def map_service(
     check_bindings(declared, setup)
     given = dict(arguments or {})
     if ACTIVE.get() is None:
-        return answers(declared, method_of(declared, chosen), data, given, setup)
+        return answers(declared, method_of(declared, chosen), data, given, set_up(declared, setup))
     parts = _parts(data, declared.max_batch or 1)
-    return _together(_answers.map(parts, made=made, method=chosen, arguments=given, setup=setup))
+    return _together(
+        _answers.map(parts, made=made, method=chosen, arguments=given, setup=setup, kept=_Kept())
+    )
 
 
 @task(name="service_rows")
@@ -78,10 +91,21 @@ def _slice(data: Any, start: int, end: int) -> Any:
 
 @task(name="service_answers")
 def _answers(
-    data: Any, made: type, method: str, arguments: Mapping[str, Any], setup: Mapping[str, Any]
+    data: Any,
+    made: type,
+    method: str,
+    arguments: Mapping[str, Any],
+    setup: Mapping[str, Any],
+    kept: _Kept,
 ) -> Any:
     declared = service_of(made)
-    return answers(declared, method_of(declared, method), data, arguments, setup)
+    found, kept.made = kept.made, None  # one that has raised is not asked again
+    if found is None:
+        with drawing_apart(made.__qualname__):
+            found = set_up(declared, setup)
+    results = answers(declared, method_of(declared, method), data, arguments, found)
+    kept.made = found
+    return results
 
 
 @task(name="service_table")

@@ -18,7 +18,7 @@ from hooke.serving.payloads import Kind, Method, convert, hints_of, methods_of
 from hooke.serving.rows import Result, WrongRows, joined, results_of, slices
 from hooke.serving.service import SETUP, Service
 
-__all__ = ["answers", "method_of"]
+__all__ = ["answers", "method_of", "set_up"]
 
 
 def method_of(declared: Service, name: str) -> Method:
@@ -40,18 +40,21 @@ def method_of(declared: Service, name: str) -> Method:
     )
 
 
-def answers(
-    declared: Service, method: Method, data: Any, arguments: Mapping[str, Any], setup: Mapping[str, Any]
-) -> Result:
-    """What the method returns for all rows of `data`, as a service that is set up with `setup` would answer them.
+def set_up(declared: Service, setup: Mapping[str, Any]) -> Any:
+    """The service's object, which answers. Raises what its `setup` raises."""
+    made = declared.made_by()
+    if (begin := getattr(made, SETUP, None)) is not None:
+        _finished(begin(**setup))
+    return made
+
+
+def answers(declared: Service, method: Method, data: Any, arguments: Mapping[str, Any], made: Any) -> Result:
+    """What the method of `made`, the service's object, returns for all rows of `data`, as it would answer them when it serves.
 
     A method with rows gets at most `max_batch` of them a call, and its results are put together; another is called for
     each row, and gives a list. Raises UsageError for data that are not as annotated, and HookeError that names the row
     for which the method raised.
     """
-    made = declared.made_by()
-    if (begin := getattr(made, SETUP, None)) is not None:
-        _finished(begin(**setup))
     bound = replace(method, function=getattr(made, method.name))
     if not bound.rows:
         return _one_by_one(declared, bound, data, arguments)
