@@ -37,6 +37,7 @@ WORKS = st.builds(
     spread=st.floats(0, 20),
     measured=st.integers(1, 50),
     longest_s=st.floats(0, 30),
+    fits=st.none() | st.integers(1, 9),
     scaling=SCALINGS,
 )
 LIMITS = st.builds(
@@ -87,7 +88,7 @@ def test_it_keeps_to_its_limits_and_says_why(seen, now):
 @given(SEEN)
 def test_no_more_than_can_be_used_are_added(seen):
     made = decide(0.0, seen)
-    usable = sum(work.now for work in seen.works)
+    usable = sum(work.at_once for work in seen.works)
     assert made.target <= max(seen.target, usable, seen.limits.low)
 
 
@@ -97,7 +98,7 @@ def test_the_knee_is_never_passed(seen, knee):
     bent = tuple(replace(work, scaling=usl(0.1, 0.001, knee=knee)) for work in seen.works[:1])
     seen = replace(seen, works=bent, limits=replace(seen.limits, low=0), workers=())
     made = decide(0.0, seen)
-    if sum(work.now for work in bent) > knee:
+    if sum(work.at_once for work in bent) > knee:
         assert made.target <= max(math.floor(knee + 0.5), 1)
 
 
@@ -230,7 +231,7 @@ def test_a_knee_is_not_passed_and_is_named():
     bent = replace(SLEEPS, scaling=scaling_of(law, 8))
     made = decide(0.0, fleet(1, (bent,)))
     assert (made.target, made.bound) == (5, "knee")
-    assert "sleep gains nothing from more than" in made.reason
+    assert "sleep gains nothing from more than 5 at once" in made.reason
 
 
 def test_a_law_is_not_gone_beyond():

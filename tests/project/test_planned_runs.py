@@ -2,7 +2,7 @@
 
 import pytest
 
-from hooke.journal.events import PlanChecked
+from hooke.journal.plans import PlanChecked
 from hooke.project.loading import load_entry
 from hooke.project.planning.plan import make_plan
 from hooke.project.planning.question import Question

@@ -7,7 +7,8 @@ import pytest
 
 from hooke import UsageError
 from hooke.base.cpus import cpus_here
-from hooke.journal.events import AttemptFinished, Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
+from hooke.journal.events import AttemptFinished, Measured, RunFinished, RunStarted, StudyStarted
+from hooke.journal.plans import PlanChecked
 from hooke.journal.writer import Journal
 from hooke.project.loading import load_entry
 from hooke.project.planning.machines import read_catalogs

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hooke.journal.events import CapacityChanged, PlanMade, PlannedRow, PlannedTask, RunStarted
+from hooke.journal.events import CapacityChanged, RunStarted
+from hooke.journal.plans import PlanMade, PlannedRow, PlannedTask
 from hooke.journal.view import RunView
 from hooke.project.predictions import MOST_KEPT, PlansFolder, check
 

@@ -8,7 +8,7 @@ import re
 from hooke.base.errors import UsageError
 from hooke.base.formats import BINARY, format_bytes, format_seconds
 
-__all__ = ["format_bytes", "format_seconds", "parse_bytes", "parse_seconds"]
+__all__ = ["format_bytes", "format_seconds", "parse_bytes", "parse_seconds", "parse_usd"]
 
 _BYTES = {unit.lower(): 1024**power for power, unit in enumerate(BINARY)} | {
     unit.lower(): 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB", "PB", "EB"))
@@ -47,6 +47,17 @@ def parse_seconds(value: str | float) -> float:
     if not (math.isfinite(seconds) and seconds >= 0):
         raise _bad_span(value)
     return seconds
+
+
+def parse_usd(budget: str | float) -> float:
+    """US dollars in `"$20"`, `"1,000"` or a number. Raises UsageError."""
+    try:
+        amount = float(budget.strip().lstrip("$").replace(",", "") if isinstance(budget, str) else budget)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise UsageError(f"budget {budget!r} is no amount of US dollars", mend='write "$20", or 20')
+    return amount
 
 
 def _whole(value: object, size: float) -> int:

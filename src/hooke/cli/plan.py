@@ -19,7 +19,7 @@ from hooke.cli.drive import user_code
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import Session, command, error_facts, error_screen, exit_code
-from hooke.journal.events import PlanChecked
+from hooke.journal.plans import PlanChecked
 from hooke.journal.reader import read
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.folder import Project

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import click
@@ -18,16 +19,29 @@ from hooke.project.places import find_place
 from hooke.project.resuming import last_resumable
 from hooke.project.resuming import resume as take_up
 from hooke.project.running import Run
+from hooke.project.sizing.asked import parse_wanted
 
 __all__ = ["resume"]
 
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.option("--deadline", metavar="TIME", help="When it is to be done now: 30m, 2h.")
+@click.option(
+    "--budget", metavar="USD", help="What it may cost in all, what it has cost included: 20, or '$20'."
+)
 @json_option
 @in_project
 @click.pass_obj
-def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -> int:
+def resume(
+    session: Session,
+    *,
+    run: str,
+    deadline: str | None,
+    budget: str | None,
+    as_json: bool,
+    project: Path | None,
+) -> int:
     """Go on with RUN (by default the last one that is not finished) and print its result.
 
     What had finished does not run again. Code is taken as it is now: what was edited since runs anew. Of a run
@@ -42,7 +56,8 @@ def resume(session: Session, *, run: str, as_json: bool, project: Path | None) -
     if begun is not None and begun.folder != os.getcwd() and Path(begun.folder).is_dir():
         conduct.folder = Path(begun.folder)
     with conduct.in_folder():
-        driver = take_up(where, name, observers=(conduct.progress.observe,))
+        wanted = parse_wanted(deadline, budget, now=time.time())
+        driver = take_up(where, name, observers=(conduct.progress.observe,), wanted=wanted)
     if driver is None:
         return conduct.told(Run(where, name))
     return conduct.drive(driver)

@@ -6,7 +6,9 @@ import contextlib
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,20 @@ from hooke.project.driving import Driver, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.project.places import find_place
+from hooke.project.sizing.asked import parse_wanted
 
 __all__ = ["run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Where, with how many, until when and for how much, as it was typed."""
+
+    on: str
+    workers: str | None
+    deadline: str | None
+    budget: str | None
+
 
 _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
 
@@ -40,7 +54,17 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
     metavar="PLACE",
     help="Where: local, local:N, serial, or a name in hooke.toml.  [default: local]",
 )
-@click.option("--workers", metavar="N|LOW-HIGH", help="How many workers the place may have.")
+@click.option(
+    "--workers",
+    metavar="N|LOW-HIGH",
+    help="How many workers the place may have; of LOW-HIGH as many as the work is worth.",
+)
+@click.option("--deadline", metavar="TIME", help="When it is to be done: 30m, 2h. Needs --workers LOW-HIGH.")
+@click.option(
+    "--budget",
+    metavar="USD",
+    help="What it may cost: 20, or '$20'. Needs --workers LOW-HIGH and a price in hooke.toml.",
+)
 @json_option
 @debug_option
 @click.option("--help", "asked_help", is_flag=True, help="Show this, and with a FILE its parameters.")
@@ -52,6 +76,8 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     target: str | None,
     place: str,
     workers: str | None,
+    deadline: str | None,
+    budget: str | None,
     as_json: bool,
     asked_help: bool,
     parameters: tuple[str, ...],
@@ -68,7 +94,8 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     session = ctx.ensure_object(Session)
     refused = Conduct(session=session, as_json=True) if as_json else None
     try:
-        conduct, driver = _driver(session, target, parameters, place=place, workers=workers, as_json=as_json)
+        asked = _Asked(on=place, workers=workers, deadline=deadline, budget=budget)
+        conduct, driver = _driver(session, target, parameters, asked=asked, as_json=as_json)
     except HookeError as error:
         error.next = error.next or _again(error, target, parameters)
         if refused is None:
@@ -78,13 +105,13 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
 
 
 def _driver(
-    session: Session, target: str, tokens: Sequence[str], *, place: str, workers: str | None, as_json: bool
+    session: Session, target: str, tokens: Sequence[str], *, asked: _Asked, as_json: bool
 ) -> tuple[Conduct, Driver]:
     pipeline, path = _load(target)
     args, params = Parameters(pipeline, target=target).parse(tokens)
     session.project = project = Project.find(path)
-    counts = _workers(workers)
-    found = find_place(place, workers=None, places=project.settings.places)
+    counts = _workers(asked.workers)
+    found = find_place(asked.on, workers=None, places=project.settings.places)
     conduct = Conduct(
         session=session,
         as_json=as_json,
@@ -95,8 +122,9 @@ def _driver(
         pipeline=pipeline,
         args=args,
         params=params,
-        on=place,
+        on=asked.on,
         workers=counts,
+        wanted=parse_wanted(asked.deadline, asked.budget, now=time.time()),
         observers=(conduct.progress.observe,),
     )
     return conduct, user_code(lambda: prepare(order, project), pipeline)

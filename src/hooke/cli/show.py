@@ -24,6 +24,7 @@ from hooke.journal.events import (
     RunMadeOf,
     WorkerStopped,
 )
+from hooke.journal.fleets import FleetDecided
 from hooke.journal.made_of import MadeOf
 from hooke.journal.reader import read
 from hooke.journal.searches import PREFIX as SEARCH
@@ -191,6 +192,8 @@ def _said(view: RunView, event: Event) -> str:
             return f"{task}: attempt {event.attempt} was first, and {beaten.attempt} is given up"
         case WorkerStopped():
             return f"worker {event.worker} is gone: {event.cause}"
+        case FleetDecided():
+            return f"workers {event.reason}"
         case _:
             return ""
 

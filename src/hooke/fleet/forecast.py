@@ -60,9 +60,9 @@ class Forecast:
         if not works:
             return 0.0
         if len(works) == 1:
-            begun = works[0].begun_s / max(min(workers, works[0].now), 1)
+            begun = works[0].begun_s / max(min(workers, works[0].at_once), 1)
             return max(self._one(works[0], works[0].now, workers) - begun, 0.0)
-        at_once = min(workers, sum(work.now for work in works))
+        at_once = min(workers, sum(work.at_once for work in works))
         if at_once <= 0:
             return math.inf
         shared = sum(self._fluid(work, at_once) for work in works)
@@ -79,7 +79,7 @@ class Forecast:
             return 0.0
         if workers <= 0:
             return math.inf
-        at_once = min(workers, items)
+        at_once = min(workers, items, items if work.fits is None else work.fits)
         each = self.each_s(work, items)
         if not self.caution:
             return each * items / self._speedup(work, at_once)

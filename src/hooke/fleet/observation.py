@@ -47,12 +47,19 @@ class Work:
     """What those that run have run so far, together; of each at most `seconds`."""
     longest_s: float = 0.0
     """What the one that runs longest has run so far."""
+    fits: int | None = None
+    """So many at once, at most, with what each asks of cpus and memory; None for no limit."""
     scaling: Scaling | None = None
 
     @property
     def now(self) -> int:
-        """Items that can use a worker now."""
+        """Items that run or could."""
         return self.running + self.ready
+
+    @property
+    def at_once(self) -> int:
+        """Of these, what can use a worker of its own now."""
+        return self.now if self.fits is None else min(self.now, self.fits)
 
     @property
     def left(self) -> int:
@@ -107,6 +114,8 @@ class Observation:
     limits: Limits = Limits()
     price: Price = Price()
     spent_usd: float = 0.0
+    asked_s: float = 0.0
+    """Since more were last asked for."""
     look_s: float = 1.0
     """Until the next decision."""
 

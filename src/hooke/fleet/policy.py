@@ -52,7 +52,7 @@ class _Choice:
         self.now = now
         self.seen = seen
         self.works = tuple(work for work in seen.works if work.left or work.open_ended)
-        self.usable = sum(work.now for work in self.works)
+        self.usable = sum(work.at_once for work in self.works)
         self.later = any(work.waiting or work.open_ended for work in self.works)
         start_s = seen.price.start_s
         self.likely = Forecast(works=self.works, have=seen.have, start_s=start_s)
@@ -92,13 +92,15 @@ class _Choice:
         most, bent = 0, None
         for work in self.works:
             knee = work.scaling.knee if work.scaling is not None else None
-            here = work.now if knee is None else min(work.now, max(math.floor(knee + 0.5), 1))
+            here = work.at_once if knee is None else min(work.at_once, max(math.floor(knee + 0.5), 1))
             most += here
-            if here < work.now and (bent is None or work.now > bent.now):
+            if here < work.at_once and (bent is None or work.at_once > bent.at_once):
                 bent = work
         if bent is None or bent.scaling is None:
             return _Most(max(self.seen.limits.high, self.usable), "", "work")
-        why = f"{bent.task} gains nothing from more than {bent.scaling.knee:.3g} at once by its law ({bent.scaling.family})"
+        knee = bent.scaling.knee or 0.0
+        whole = max(math.floor(knee + 0.5), 1)
+        why = f"by its law ({bent.scaling.family}) {bent.task} gains nothing from more than {whole} at once: its knee is at {knee:.3g} or above"
         return _Most(most, why, "knee")
 
     # -- money ---------------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ class _Choice:
 
     def _law_ends(self, n: int) -> bool:
         return any(
-            work.scaling is not None and work.now > n and work.scaling.of(n + 1) <= work.scaling.of(n)
+            work.scaling is not None and work.at_once > n and work.scaling.of(n + 1) <= work.scaling.of(n)
             for work in self.works
         )
 
@@ -200,7 +202,9 @@ class _Choice:
     def _why_enough(self, n: int, left_s: float) -> str:
         needs = format_seconds(self.cautious.seconds(n))
         fewer = f", and {n - 1} would need {format_seconds(self.cautious.seconds(n - 1))}" if n > 1 else ""
-        return f"{format_seconds(left_s)} until the deadline, of which {n} need {needs} at most{fewer}"
+        unknown = [work.task for work in self.works if work.seconds is None and not work.longest_s]
+        but = f"; how long {', '.join(unknown)} will take is not known" if unknown else ""
+        return f"{format_seconds(left_s)} until the deadline, of which {n} need {needs} at most{fewer}{but}"
 
     # -- fewer ---------------------------------------------------------------------------------------
 
@@ -210,10 +214,12 @@ class _Choice:
         if wanted.n >= most.n or wanted.bound == "deadline":
             return wanted
         patience = self.seen.price.start_s
+        # Where an engine starts workers only for work, those that nothing asked for never come.
         coming = max(target - self.seen.have, 0)
+        absent = coming if self.seen.asked_s >= 2 * patience else 0
         idle = [w.idle_s for w in self.seen.workers if w.idle_s is not None and not w.holds]
         if self.later:
-            gone = sum(1 for seconds in idle if seconds >= patience)
+            gone = absent + sum(1 for seconds in idle if seconds >= patience)
             why = f"nothing to do for {format_seconds(patience)}, for which another could be started"
         else:
             gone, why = len(idle) + coming, "nothing to do, and nothing comes that they could"
@@ -240,7 +246,7 @@ class _Choice:
         left = sum(work.left for work in self.works)
         more = " or more" if any(work.open_ended for work in self.works) else ""
         could = "all" if self.usable == left and not more else f"{self.usable}"
-        first = max(self.works, key=_weight)
+        first = max([work for work in self.works if work.now] or self.works, key=_weight)
         each = f", about {format_seconds(first.seconds)} each" if first.seconds is not None else ""
         if first.seconds is None and first.longest_s > 0:
             each = f", none ended within {format_seconds(first.longest_s)}"

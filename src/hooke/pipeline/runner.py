@@ -36,6 +36,7 @@ from hooke.pipeline.graph import Graph
 from hooke.pipeline.logs import last_lines
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.recovery import Recovered
+from hooke.pipeline.remains import Sizing
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.shown import shown_call
 from hooke.store.store import Claim, Entry, Store
@@ -64,6 +65,8 @@ class RunnerParts:
     """Where a worker's output is, in `WORKER.log`; None where nobody keeps it."""
     recovered: Recovered = field(default_factory=Recovered)
     stop_requested: Callable[[], str | None] = lambda: None
+    sizing: Sizing | None = None
+    """Who decides how many workers there are; None leaves them as they are."""
 
 
 class Runner:
@@ -100,6 +103,7 @@ class Runner:
         return self._state.status
 
     def _turn(self) -> None:
+        self._resize()
         effects = self._state.decide(self._now())
         under_way = [self._perform(effect) for effect in effects]
         self._hand_out()
@@ -112,6 +116,16 @@ class Runner:
         self._commit_all()
         for event in self._parts.engine.wait(self._patience()):
             self._happened(event)
+
+    def _resize(self) -> None:
+        decided = self._parts.sizing.decide(self._now(), self._state) if self._parts.sizing else None
+        if decided is None:
+            return
+        self._parts.journal.append(decided)
+        if decided.stop:
+            self._record(StopRequested(at=self._parts.clock.now(), by="the budget"))
+        elif decided.after != decided.before:
+            self._parts.engine.scale(decided.after)
 
     def _patience(self) -> float:
         due = self._state.next_due()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["shown", "shown_call"]
+__all__ = ["shown", "shown_call", "shown_parameters"]
 
 _LONGEST = 60
 
@@ -40,3 +40,9 @@ def _text_of(value: Any) -> str:
 def shown_call(arguments: Mapping[str, Any]) -> str:
     """Arguments as they would be written in a call: `month=3, depth=6`."""
     return ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
+
+
+def shown_parameters(args: Sequence[Any], params: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters of a pipeline as short text, by name or position."""
+    positional = {f"[{at}]": shown(value) for at, value in enumerate(args)}
+    return positional | {name: shown(value) for name, value in params.items()}

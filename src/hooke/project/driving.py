@@ -6,11 +6,9 @@ import os
 import platform
 import random
 import socket
-import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -33,16 +31,20 @@ from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.references import pack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
-from hooke.pipeline.shown import shown
+from hooke.pipeline.shown import shown, shown_parameters
 from hooke.pipeline.trace import trace
 from hooke.project.expectations import expected_seconds
 from hooke.project.folder import Project
 from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
-from hooke.project.places import Place, find_place, open_engine, parse_workers
+from hooke.project.places import ENGINES, Place, find_place, open_engine, parse_workers
 from hooke.project.predictions import check
 from hooke.project.provenance.recording import Recording
+from hooke.project.run_ids import new_run_id
 from hooke.project.shipping.background import Shipping
+from hooke.project.sizing.asked import Wanted, check_wanted, sized_by
+from hooke.project.sizing.earlier import Earlier
+from hooke.project.sizing.elastic import Elastic
 from hooke.store import by_value
 from hooke.store.store import Store
 from hooke.tracking.current import logging_into
@@ -50,7 +52,7 @@ from hooke.tracking.system import SEGMENT as SYSTEM
 from hooke.tracking.system import SystemMetrics
 from hooke.tracking.tracker import Tracker
 
-__all__ = ["DRIVER", "Driver", "Order", "new_run_id", "prepare", "shown_parameters"]
+__all__ = ["DRIVER", "Driver", "Order", "prepare"]
 
 DRIVER = "driver"
 """The segment that the run state's events are in."""
@@ -70,6 +72,7 @@ class Order:
     params: Mapping[str, Any] = field(default_factory=dict)
     on: str = "local"
     workers: int | tuple[int, int] | None = None
+    wanted: Wanted = field(default_factory=Wanted)
     run: str | None = None
     name: str = ""
     """The id of a new run; empty makes one."""
@@ -184,7 +187,11 @@ class Driver:
             tracking=self.project.runs.folder(self.run),
             durable=self._durable(),
         )
-        engine = open_engine(self.place, context)
+        place, sizing = self.place, self._sizing(keys)
+        if sizing is not None:
+            journal.observers.append(sizing.observe)
+            place = replace(place, workers=(sizing.target, sizing.target))
+        engine = open_engine(place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)
         try:
             parts = RunnerParts(
@@ -199,11 +206,20 @@ class Driver:
                 logs=context.logs,
                 recovered=recovered,
                 stop_requested=lambda: self._asked_to_stop(interrupts),
+                sizing=sizing if engine.capabilities.elastic else None,
             )
             with interrupts:
                 return Runner(parts).run()
         finally:
             engine.close()
+
+    def _sizing(self, keys: GraphKeys) -> Elastic | None:
+        """Who decides how many workers there are, where that is not said."""
+        if not self.place.elastic or not ENGINES.load(self.place.engine).capabilities.elastic:
+            return None
+        assert self.place.workers is not None
+        past = Earlier(self.project.runs, self.graph, keys, most=self.place.workers[1])
+        return sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
 
     def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
         if interrupts.asked():
@@ -255,6 +271,8 @@ class Driver:
             shown=shown_parameters(order.args, order.params),
             place=order.on,
             workers=parse_workers(order.workers),
+            deadline=order.wanted.deadline,
+            budget_usd=order.wanted.budget_usd,
             store=store.place,
             folder=os.getcwd(),
             seed=seed,
@@ -312,6 +330,7 @@ def prepare(order: Order, project: Project, *, clock: Clock | None = None) -> Dr
     """Check and trace an order. Raises UsageError and TraceError before anything is written."""
     workers = parse_workers(order.workers)
     place = find_place(order.on, workers=workers, places=project.settings.places)
+    check_wanted(order.wanted, place)
     clock = clock or SystemClock()
     run = order.run or order.name or new_run_id(order.pipeline.name, clock.now())
     durable: Any = project.settings.journal.durable
@@ -328,13 +347,6 @@ def prepare(order: Order, project: Project, *, clock: Clock | None = None) -> Dr
         tracker=tracker,
         seed=project.seed,
     )
-
-
-def new_run_id(pipeline: str, now: float) -> str:
-    """`delays-20261125-004622-x7k2`: sorts by time within a pipeline, and is short enough to type a prefix of."""
-    moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
-    letters = string.ascii_lowercase + string.digits
-    return f"{pipeline}-{moment}-{''.join(random.SystemRandom().choices(letters, k=4))}"
 
 
 def _output(graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> Ref:
@@ -380,9 +392,3 @@ def _parameters(order: Order) -> dict[str, str]:
     bound = order.pipeline.signature.bind(*order.args, **order.params)
     bound.apply_defaults()
     return {name: shown(value) for name, value in bound.arguments.items()}
-
-
-def shown_parameters(args: Sequence[Any], params: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters of a pipeline as short text, by name or position."""
-    positional = {f"[{at}]": shown(value) for at, value in enumerate(args)}
-    return positional | {name: shown(value) for name, value in params.items()}

@@ -11,12 +11,12 @@ from hooke.base.errors import NotEnoughData, UsageError
 from hooke.charts.curve import Curve
 from hooke.journal.studies import StudyRecord, read_study
 from hooke.pipeline.pipeline import Pipeline
+from hooke.project.belonging import project_of
 from hooke.project.curves import study_curve
 from hooke.project.folder import Project
 from hooke.project.loading import loading
 from hooke.project.progress.choice import wanted_progress
 from hooke.project.progress.study_lines import StudyLines
-from hooke.project.running import project_of
 from hooke.project.studying import StudyDriver, StudyOrder, prepare_study
 from hooke.scaling import Cost, Law, Measurements
 from hooke.studies.measured import cost_of, law_of, measurements_of

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hooke.base.errors import UsageError
@@ -31,6 +32,15 @@ class Place:
     name: str
     engine: str
     workers: Workers | None = None
+    usd_per_hour: float = 0.0
+    """Of one worker."""
+    max_usd_per_hour: float = math.inf
+    """Of all of them together."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers is to follow the work."""
+        return self.workers is not None and self.workers[0] < self.workers[1]
 
 
 def find_place(name: str, *, workers: Workers | None, places: Mapping[str, PlaceSettings]) -> Place:
@@ -39,7 +49,16 @@ def find_place(name: str, *, workers: Workers | None, places: Mapping[str, Place
     if name in places:
         settings = places[name]
         own = parse_workers(settings.workers)
-        return _checked(Place(name=name, engine=settings.engine, workers=workers or own), places)
+        return _checked(
+            Place(
+                name=name,
+                engine=settings.engine,
+                workers=workers or own,
+                usd_per_hour=settings.usd_per_hour,
+                max_usd_per_hour=settings.max_usd_per_hour or math.inf,
+            ),
+            places,
+        )
     if counted:
         count = parse_workers(int(counted["workers"]))
         return _checked(Place(name=name, engine=counted["engine"], workers=workers or count), places)
@@ -57,7 +76,7 @@ def _checked(place: Place, places: Mapping[str, PlaceSettings]) -> Place:
     return place
 
 
-def parse_workers(workers: int | tuple[int, int] | None) -> Workers | None:
+def parse_workers(workers: int | Sequence[int] | None) -> Workers | None:
     """`n` or `(low, high)` as (low, high). Raises UsageError."""
     if workers is None:
         return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hooke.base.errors import JournalError
-from hooke.journal.events import PlanChecked, PlanMade, RunStarted, TaskChecked
+from hooke.journal.events import RunStarted
+from hooke.journal.plans import PlanChecked, PlanMade, TaskChecked
 from hooke.journal.reader import read
 from hooke.journal.segments import SUFFIX
 from hooke.journal.view import RunView

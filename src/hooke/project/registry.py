@@ -17,8 +17,8 @@ from hooke.models.known import KnownModels
 from hooke.models.registries.rest import RestRegistry
 from hooke.models.registries.sqlite import SqliteRegistry
 from hooke.models.registry import Registry, Version
+from hooke.project.belonging import start_of
 from hooke.project.folder import Project
-from hooke.project.running import start_of
 from hooke.tracking.current import active
 from hooke.tracking.tracker import Tracker
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import JournalError, UsageError
 from hooke.journal.events import RunFinished, RunStarted, StudyStarted
+from hooke.journal.fleets import FleetDecided
 from hooke.journal.reader import read
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.driving import DRIVER, Driver, Observer, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
+from hooke.project.places import find_place
+from hooke.project.sizing.asked import Wanted
 from hooke.store.store import Store
 
 __all__ = ["arguments_of", "last_resumable", "pipeline_of", "reopen", "resume"]
 
 
-def resume(project: Project, run: str, *, observers: tuple[Observer, ...] = ()) -> Driver | None:
+def resume(
+    project: Project, run: str, *, observers: tuple[Observer, ...] = (), wanted: Wanted | None = None
+) -> Driver | None:
     """A driver that goes on with `run`, or None where it has finished. Raises UsageError where it is running now.
 
+    `wanted` is another deadline or budget than it had; what was spent of the old budget is spent of the new one.
     Code is taken as it is now: what was edited since has other keys and runs again.
     """
     started, finished = _ends(project, run)
@@ -30,7 +37,17 @@ def resume(project: Project, run: str, *, observers: tuple[Observer, ...] = ()) 
         )
     if finished is not None and finished.status == "finished":
         return None
-    return prepare(_order(started, project, observers), project)
+    order = _order(started, project, observers)
+    price = find_place(order.on, workers=None, places=project.settings.places).usd_per_hour
+    wish = order.wanted
+    if wanted is not None:
+        wish = Wanted(
+            deadline=wanted.deadline or wish.deadline,
+            budget_usd=wish.budget_usd if wanted.budget_usd is None else wanted.budget_usd,
+        )
+    if price and wish.budget_usd is not None:
+        wish = replace(wish, spent_usd=_spent(project, run, price))
+    return prepare(replace(order, wanted=wish), project)
 
 
 def reopen(project: Project, run: str) -> Driver:
@@ -48,9 +65,21 @@ def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...
         params=params,
         on=started.place,
         workers=started.workers,
+        wanted=Wanted(deadline=started.deadline, budget_usd=started.budget_usd),
         run=started.run,
         observers=observers,
     )
+
+
+def _spent(project: Project, run: str, usd_per_hour: float) -> float:
+    """What the run had spent by its last event: its driver may have died long after its last decision."""
+    last, until = FleetDecided(before=0, after=0, reason=""), 0.0
+    for segment in read(project.runs.folder(run), DRIVER):
+        for event in segment.events:
+            until = max(until, event.at)
+            last = event if isinstance(event, FleetDecided) else last
+    since = until - last.at if last.at else 0.0
+    return last.spent_usd + max(last.after, last.workers) * max(since, 0.0) * usd_per_hour / 3600
 
 
 def last_resumable(project: Project) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hooke.base.errors import RunStopped, UsageError
@@ -18,10 +15,10 @@ from hooke.journal.reader import read
 from hooke.journal.task_view import TaskRow
 from hooke.journal.view import RunView
 from hooke.pipeline.failures import task_failed
-from hooke.pipeline.frames import is_users
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import unpack
 from hooke.pipeline.runner import CTRL_C
+from hooke.project.belonging import project_of
 from hooke.project.driving import Driver, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import loading
@@ -30,15 +27,16 @@ from hooke.project.outcome import ending, output_ref, view_of
 from hooke.project.progress.choice import Scene, open_progress, wanted_progress
 from hooke.project.progress.html import run_html
 from hooke.project.progress.progress import Progress
+from hooke.project.sizing.asked import parse_wanted
 from hooke.project.table import run_table
 
 if TYPE_CHECKING:
     from hooke.charts.curve import Curve
 
-__all__ = ["Run", "project_of", "run", "start_of"]
+__all__ = ["Run", "run"]
 
 
-def run(
+def run(  # noqa: PLR0913 - what a run may be asked, each by name
     pipeline: Pipeline[..., Any],
     /,
     *args: Any,
@@ -46,12 +44,17 @@ def run(
     workers: int | tuple[int, int] | None = None,
     wait: bool = True,
     progress: str = "auto",
+    deadline: str | float | None = None,
+    budget: str | float | None = None,
     **params: Any,
 ) -> Run:
     """Run a pipeline at a place, cached and journalled.
 
     `on` is a place: `local` (processes of this machine), `local:8`, `serial` (this process), or a name in
-    `hooke.toml`. `workers` is a number or (low, high). With `wait=False` the run goes on in a thread, and no
+    `hooke.toml`. `workers` is a number or (low, high): as many, between these, as the work is worth while it goes on, for
+    reasons that the journal has. `deadline` ("30m", or seconds from now) has just enough of them to be done by then, and
+    `budget` ("$20", or US dollars; the place has a price in hooke.toml) ends the run before it is spent.
+    With `wait=False` the run goes on in a thread, and no
     longer than this process: call `result()`, or `hooke resume` takes it up.
     `progress` is what stderr shows meanwhile: `auto` (a live table on a terminal or in a notebook, elsewhere a line
     each five seconds; nothing of a short run), `table` (at once, and lines where no table can be), `lines` (of each
@@ -74,7 +77,9 @@ def run(
         )
     project = project_of(pipeline)
     wanted = wanted_progress(progress, project.settings.show.progress)
-    driver = prepare(Order(pipeline=pipeline, args=args, params=params, on=on, workers=workers), project)
+    wish = parse_wanted(deadline, budget, now=time.time())
+    order = Order(pipeline=pipeline, args=args, params=params, on=on, workers=workers, wanted=wish)
+    driver = prepare(order, project)
     scene = Scene(in_this_process=driver.place.engine == "serial", background=not wait)
     shown = open_progress(wanted, scene)
     driver.order = replace(driver.order, observers=(shown.observe,))
@@ -93,23 +98,6 @@ def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
     if status != "finished":
         handle.check()
     return handle
-
-
-def project_of(pipeline: Pipeline[..., Any]) -> Project:
-    """The project of a pipeline that is called from Python."""
-    return Project.find(start_of(sys.modules.get(pipeline.function.__module__)))
-
-
-def start_of(module: ModuleType | None = None) -> Path:
-    """Where to look for the project: the running script's file, else the module's, else the working directory.
-
-    The script is not always the user's: pytest, IPython or a worker of ours may run the code.
-    """
-    for each in (sys.modules.get("__main__"), module):
-        file = Path(getattr(each, "__file__", None) or "")
-        if file.is_file() and (each is module or file.suffix == ".py") and is_users(str(file.resolve())):
-            return file
-    return Path.cwd()
 
 
 class Run:

@@ -22,10 +22,12 @@ from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.runs import LOCK
 from hooke.journal.writer import Journal
 from hooke.pipeline.shown import shown
-from hooke.project.driving import DRIVER, new_run_id
+from hooke.project.belonging import start_of
+from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 from hooke.project.provenance.recording import Recording
-from hooke.project.running import Run, start_of
+from hooke.project.run_ids import new_run_id
+from hooke.project.running import Run
 from hooke.project.shipping.background import Shipping
 from hooke.project.shipping.report import refused_lines
 from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever

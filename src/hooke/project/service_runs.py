@@ -23,8 +23,9 @@ from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.runs import LOCK
 from hooke.journal.services import BatchWindow, ServiceBegan, ServiceEvent
 from hooke.journal.writer import Journal
-from hooke.project.driving import DRIVER, new_run_id
+from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
+from hooke.project.run_ids import new_run_id
 from hooke.serving.service import Service
 from hooke.serving.windows import length_s, merged
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,7 +75,12 @@ class PlaceSettings:
     """`[places.NAME]`: a place by name."""
 
     engine: str = "local"
-    workers: int | None = None
+    workers: int | Sequence[int] | None = None
+    """A number, or `[1, 8]`: as many as the work is worth, between these."""
+    usd_per_hour: float = 0.0
+    """What one worker costs; budgets are reckoned with it."""
+    max_usd_per_hour: float = 0.0
+    """What all of them together may cost; 0 is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,10 +214,24 @@ def _list_file(path: Path, name: str) -> str:
 
 
 def _place(path: Path, name: str, values: Any) -> PlaceSettings:
-    made: PlaceSettings = _section(path, name, values, PlaceSettings)
-    if made.workers is not None and made.workers < 1:
-        raise ConfigError(f"{path}: {name}.workers = {made.workers}", mend="give a number from 1")
+    table = dict(_table(path, name, values))
+    refuse_unknown(path, f"{name}.", table, [f.name for f in fields(PlaceSettings)])
+    made = PlaceSettings(**table)
+    _check_type(path, f"{name}.engine", made.engine, "str")
+    if made.workers is not None and not _is_range(made.workers):
+        raise ConfigError(
+            f"{path}: {name}.workers = {made.workers!r}", mend="give a number from 1, or two: [1, 8]"
+        )
+    for key in ("usd_per_hour", "max_usd_per_hour"):
+        usd = getattr(made, key)
+        if isinstance(usd, bool) or not isinstance(usd, int | float) or not 0 <= usd < float("inf"):
+            raise ConfigError(f"{path}: {name}.{key} = {usd!r}", mend="give US dollars, such as 1.29")
     return made
+
+
+def _is_range(workers: Any) -> bool:
+    ends = workers if isinstance(workers, list) else [workers, workers]
+    return len(ends) == 2 and all(type(end) is int for end in ends) and 0 <= ends[0] <= ends[1] >= 1
 
 
 def _service(path: Path, name: str, values: Any) -> ServiceSettings:

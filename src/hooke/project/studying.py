@@ -26,11 +26,12 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.runner import CTRL_C
 from hooke.pipeline.shown import shown
 from hooke.pipeline.trace import trace
-from hooke.project.driving import DRIVER, new_run_id
+from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
 from hooke.project.places import ENGINES, Place, find_place, open_engine
+from hooke.project.run_ids import new_run_id
 from hooke.store.store import Store
 from hooke.studies.bench import Bench
 from hooke.studies.conduct import Conduct, Subject

@@ -17,8 +17,9 @@ from hooke.journal.events import Measured, RunFinished, StudyStarted
 from hooke.journal.studies import PREFIX
 from hooke.journal.writer import Journal
 from hooke.project.benching.result import BenchResult
-from hooke.project.driving import DRIVER, new_run_id
+from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
+from hooke.project.run_ids import new_run_id
 from hooke.studies.machine import machine_facts
 
 __all__ = ["Sweep", "sweep"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from hooke.base.errors import UsageError
+from hooke.project.belonging import start_of
 from hooke.project.comparing.comparison import Comparison
 from hooke.project.comparing.facts import Facts, Name, facts_of
 from hooke.project.comparing.frames import frame_of
@@ -16,7 +17,7 @@ from hooke.project.comparing.names import Names, is_system
 from hooke.project.comparing.select import Query, selected
 from hooke.project.comparing.where import number
 from hooke.project.folder import Project
-from hooke.project.running import Run, start_of
+from hooke.project.running import Run
 from hooke.project.table import moment
 
 __all__ = ["Runs", "compare", "runs"]

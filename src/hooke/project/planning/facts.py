@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hooke.journal.events import PlannedRow
+from hooke.journal.plans import PlannedRow
 from hooke.project.planning.answer import Answer
 from hooke.scaling.estimate import Estimate
 from hooke.scaling.planning import LOCAL, Row

@@ -10,11 +10,11 @@ from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, UsageError
-from hooke.journal.events import PlanMade, PlannedTask
+from hooke.journal.plans import PlanMade, PlannedTask
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.trace import trace
-from hooke.project.driving import new_run_id
+from hooke.project.belonging import project_of
 from hooke.project.folder import Project
 from hooke.project.loading import entry_of
 from hooke.project.planning.answer import Answer, TaskShare
@@ -33,7 +33,7 @@ from hooke.project.planning.question import Question, parsed_wish
 from hooke.project.planning.speeds import speeds
 from hooke.project.planning.table import plan_html, plan_text
 from hooke.project.planning.work import Survey, Times
-from hooke.project.running import project_of
+from hooke.project.run_ids import new_run_id
 from hooke.scaling.pareto import Advice, Wish, first_measurement, recommend
 from hooke.scaling.planning import Planner, Row
 from hooke.scaling.timing import LEVEL

@@ -8,9 +8,9 @@ from typing import Any
 
 from hooke.base.cpus import cpus_here
 from hooke.base.errors import UsageError
-from hooke.base.units import parse_seconds
+from hooke.base.units import parse_seconds, parse_usd
 from hooke.pipeline.pipeline import Pipeline
-from hooke.project.driving import shown_parameters
+from hooke.pipeline.shown import shown_parameters
 from hooke.project.planning.machines import Catalogs
 from hooke.project.planning.work import Times
 from hooke.scaling.pareto import Wish
@@ -64,14 +64,4 @@ def parsed_wish(deadline: str | float | None, budget: str | float | None) -> Wis
     seconds = None if deadline is None else parse_seconds(deadline)
     if seconds == 0:
         raise UsageError(f"deadline {deadline!r} is no time at all", mend='such as "30m"')
-    return Wish(deadline_s=seconds, budget_usd=None if budget is None else _usd(budget))
-
-
-def _usd(budget: str | float) -> float:
-    try:
-        amount = float(budget.strip().lstrip("$").replace(",", "") if isinstance(budget, str) else budget)
-    except ValueError:
-        amount = -1.0
-    if not 0 <= amount < float("inf"):
-        raise UsageError(f"budget {budget!r} is no amount of US dollars", mend='write "$20", or 20')
-    return amount
+    return Wish(deadline_s=seconds, budget_usd=None if budget is None else parse_usd(budget))

@@ -20,6 +20,7 @@ from hooke.journal.made_of import MadeOf
 from hooke.journal.reader import read
 from hooke.journal.trials import SearchStarted
 from hooke.keys.file import File
+from hooke.project.belonging import start_of
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 from hooke.project.outcome import view_of
@@ -32,7 +33,7 @@ from hooke.project.reproducing.errand import Errand, Report
 from hooke.project.reproducing.replayed import replay_script
 from hooke.project.reproducing.reproduction import Reproduction
 from hooke.project.reproducing.values import EQUAL, Tolerance
-from hooke.project.running import Run, start_of
+from hooke.project.running import Run
 
 __all__ = ["Asked", "reproduce", "reproduce_in"]
 

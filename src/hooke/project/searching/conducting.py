@@ -29,13 +29,15 @@ from hooke.journal.trials import SearchStarted, TrialBegan, TrialEnded
 from hooke.journal.writer import Journal
 from hooke.pipeline.runner import CTRL_C
 from hooke.pipeline.shown import shown
-from hooke.project.driving import DRIVER, Driver, Order, new_run_id, prepare
+from hooke.project.belonging import start_of
+from hooke.project.driving import DRIVER, Driver, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import loading
 from hooke.project.outcome import ending
 from hooke.project.places import find_place
 from hooke.project.progress.choice import wanted_progress
-from hooke.project.running import Run, start_of
+from hooke.project.run_ids import new_run_id
+from hooke.project.running import Run
 from hooke.project.searching.objective import objective_of
 from hooke.project.searching.order import SearchOrder, parse_order
 from hooke.project.searching.sampling import Sampling

@@ -1,0 +1,85 @@
+"""What was asked of a run's size and end, checked, and who decides by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hooke.base.clock import Clock
+from hooke.base.errors import UsageError
+from hooke.base.units import parse_seconds, parse_usd
+from hooke.fleet.observation import Limits, Price
+from hooke.pipeline.graph import Graph
+from hooke.project.places import ENGINES, Place
+from hooke.project.sizing.elastic import Elastic, Past
+
+__all__ = ["Wanted", "check_wanted", "parse_wanted", "sized_by"]
+
+START_S = {"local": 0.3, "dask": 2.0}
+"""What a worker takes to start, until one has been seen to: a fork, a process of Python with Dask."""
+UNKNOWN_START_S = 10.0
+RELEASE_S = 1.0
+"""What giving a worker up takes at most, where the run is to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """When the run is to be done, and what it may cost; None is: as it comes."""
+
+    deadline: float | None = None
+    """Seconds since the epoch."""
+    budget_usd: float | None = None
+    spent_usd: float = 0.0
+    """By the same run before it was resumed."""
+
+
+def parse_wanted(deadline: str | float | None, budget: str | float | None, *, now: float) -> Wanted:
+    """`"30m"` or seconds from now, and `"$20"` or US dollars. Raises UsageError."""
+    seconds = None if deadline is None else parse_seconds(deadline)
+    if seconds == 0:
+        raise UsageError(f"deadline {deadline!r} is no time at all", mend='such as "30m"')
+    return Wanted(
+        deadline=None if seconds is None else now + seconds,
+        budget_usd=None if budget is None else parse_usd(budget),
+    )
+
+
+def check_wanted(wanted: Wanted, place: Place) -> None:
+    """Raises UsageError where nothing can be done for a deadline or a budget: it is by the number of workers that they are kept."""
+    if wanted.deadline is None and wanted.budget_usd is None:
+        return
+    what = "a deadline" if wanted.deadline is not None else "a budget"
+    if not place.elastic or not ENGINES.load(place.engine).capabilities.elastic:
+        raise UsageError(
+            f"{what} is kept by the number of workers, which is fixed at {place.name!r}",
+            mend="let it change: workers=(1, 8), or --workers 1-8",
+        )
+    if wanted.budget_usd is not None and not place.usd_per_hour:
+        raise UsageError(
+            f"a budget needs the price of a worker, and {place.name!r} has none",
+            mend=f"say it in hooke.toml: [places.{place.name}] usd_per_hour = 0.20",
+        )
+
+
+def sized_by(place: Place, wanted: Wanted, graph: Graph, past: Past, clock: Clock) -> Elastic:
+    """Who decides how many workers the run at this place has."""
+    assert place.workers is not None
+    low, high = place.workers
+    made = Elastic(
+        Limits(
+            low=low,
+            high=high,
+            usd_per_hour=place.max_usd_per_hour,
+            deadline=wanted.deadline,
+            budget_usd=wanted.budget_usd,
+        ),
+        {node.id: node.task.name for node in graph.nodes},
+        price=Price(
+            usd_per_hour=place.usd_per_hour,
+            start_s=START_S.get(place.engine, UNKNOWN_START_S),
+            release_s=RELEASE_S,
+        ),
+        clock=clock,
+        past=past,
+    )
+    made.spent_usd = wanted.spent_usd
+    return made

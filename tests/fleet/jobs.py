@@ -1,0 +1,22 @@
+"""Pipelines that sleep."""
+
+import time
+
+from hooke import pipeline, task
+
+
+@task
+def nap(item: int, seconds: float = 0.2) -> int:
+    time.sleep(seconds)
+    return item
+
+
+@task
+def count(items: list[int]) -> int:
+    time.sleep(3.0)
+    return len(items)
+
+
+@pipeline
+def naps(items: int, seconds: float = 0.2) -> int:
+    return count(nap.map(range(items), seconds=seconds))
