@@ -11,15 +11,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hooke.testing.chaos_proxy import ChaosProxy
     from hooke.testing.engine_suite import check_engine
+    from hooke.testing.hosts import Hosts
+    from hooke.testing.s3_server import S3Server
     from hooke.testing.service_client import client
     from hooke.testing.sim import simulate
     from hooke.testing.sink_suite import MemorySink, check_sink
     from hooke.testing.store_suite import check_backend
 
-__all__ = ["MemorySink", "check_backend", "check_engine", "check_sink", "client", "simulate"]
+__all__ = [
+    "ChaosProxy",
+    "Hosts",
+    "MemorySink",
+    "S3Server",
+    "check_backend",
+    "check_engine",
+    "check_sink",
+    "client",
+    "simulate",
+]
 
 _MADE_IN = {
+    "ChaosProxy": "hooke.testing.chaos_proxy",
+    "Hosts": "hooke.testing.hosts",
+    "S3Server": "hooke.testing.s3_server",
     "check_backend": "hooke.testing.store_suite",
     "MemorySink": "hooke.testing.sink_suite",
     "check_engine": "hooke.testing.engine_suite",

@@ -1,0 +1,95 @@
+"""An S3 server for tests: moto's, in a process of its own, on the loopback or on a host of `hooke.testing.hosts`.
+
+    with S3Server() as s3:
+        os.environ.update(s3.environment)
+        run(pipeline, store=s3.url)
+
+`python -m hooke.testing.s3_server ADDRESS BUCKET` is that process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Self
+
+from hooke.base.errors import HookeError, MissingExtra
+from hooke.base.processes import python_module
+from hooke.base.with_parent import with_parent
+from hooke.testing.hosts import Host
+
+__all__ = ["S3Server", "main"]
+
+_KEYS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+class S3Server:
+    """A bucket, empty at first, at `url`; `environment` is what its clients need in theirs. All is in memory."""
+
+    def __init__(self, *, on: Host | None = None, bucket: str = "hooke") -> None:
+        """On a free port of the loopback, or of `on`. Raises HookeError where it does not start, as without moto."""
+        self.url = f"s3://{bucket}"
+        self._host = on
+        command = python_module("hooke.testing.s3_server", "127.0.0.1" if on is None else on.address, bucket)
+        pipes = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
+        self._process = (
+            subprocess.Popen([*with_parent(), *command], env={**os.environ, **_KEYS}, **pipes)
+            if on is None
+            else on.popen(command, env=_KEYS, **pipes)
+        )
+        assert self._process.stdout is not None
+        endpoint = self._process.stdout.readline().strip()
+        if not endpoint:
+            _, complaint = self._process.communicate()
+            raise HookeError("the S3 server did not start", why=complaint.strip())
+        self.environment = {"AWS_ENDPOINT_URL": endpoint, **_KEYS}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and all that is in it; idempotent."""
+        if self._process.poll() is None:
+            if self._host is None:
+                self._process.kill()
+            else:
+                self._host.end(self._process)
+        self._process.communicate()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serves until its end; prints the endpoint once the bucket is there. Raises MissingExtra without moto."""
+    try:
+        import boto3
+        from moto.server import ThreadedMotoServer
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"an S3 server for tests needs {error.name}", mend='pip install "moto[s3,server]"'
+        ) from error
+    address, bucket = arguments
+    server = ThreadedMotoServer(address, 0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+    sys.stdout.write(f"{endpoint}\n")
+    sys.stdout.flush()
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
