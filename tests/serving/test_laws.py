@@ -151,6 +151,14 @@ def test_a_law_that_is_not_there_says_why(tmp_path):
     assert "why_not" in service_facts(record, alive=False)["laws"]["predict"]
 
 
+def test_one_that_was_killed_says_when_it_was_heard_of_last(run):
+    record = dataclasses.replace(read_service(run.project.runs.folder(run.id)), finished=None)
+    assert "ended without a word, last heard of at 20" in service_text(record, alive=False)
+    assert f"run {run.id}: running after" in service_text(record, alive=True)
+    facts = service_facts(record, alive=False)
+    assert (facts["status"], facts["last_heard_at"]) == ("lost", record.until)
+
+
 def test_a_service_that_was_never_asked(tmp_path):
     with ServiceRun(Project.find(tmp_path), service_of(Rows), entry="", shown={}) as made:
         pass

@@ -126,7 +126,7 @@ def service_told(record: ServiceRecord, *, alive: bool) -> list[str]:
     seconds = _seconds(record, alive=alive)
     values = ", ".join(f"{name}={value}" for name, value in started.shown.items())
     lines = [
-        f"run {started.run}: {_status(record, alive=alive)} after {format_seconds(seconds)}",
+        f"run {started.run}: {_how_it_is(record, alive=alive)}",
         f"  service {started.pipeline}({values}) of {started.entry}",
         f"  started {moment(started.at)}",
         f"  {whole.requests:,} requests answered, {whole.requests / max(seconds, 1e-9):.3g}/s{_not_answered(whole)}",
@@ -209,6 +209,7 @@ def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
         "parameters": dict(record.started.shown),
         "started_at": record.started.at,
         "seconds": _seconds(record, alive=alive),
+        "last_heard_at": record.until,
         "declared": msgspec.to_builtins(record.declared),
         "batches": whole.batches,
         "rows": whole.rows,
@@ -237,6 +238,13 @@ def _status(record: ServiceRecord, *, alive: bool) -> str:
     if record.finished is not None:
         return record.finished.status
     return "running" if alive else "lost"
+
+
+def _how_it_is(record: ServiceRecord, *, alive: bool) -> str:
+    status, after = _status(record, alive=alive), format_seconds(_seconds(record, alive=alive))
+    if status == "lost":
+        return f"it ended without a word, last heard of at {moment(record.until)}, {after} after its start"
+    return f"{status} after {after}"
 
 
 def _seconds(record: ServiceRecord, *, alive: bool) -> float:

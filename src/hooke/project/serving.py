@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.errors import ConfigError, MissingExtra, UsageError
+from hooke.base.formats import format_bytes
 from hooke.models.names import Wanted
 from hooke.models.registry import find
 from hooke.pipeline.shown import shown
@@ -21,8 +23,11 @@ from hooke.project.loaded_models import load_version
 from hooke.project.loading import choose, load_file
 from hooke.project.registry import registry_of
 from hooke.project.service_runs import ServiceRun
+from hooke.project.settings import FILE
 from hooke.project.shares import take_here
+from hooke.serving.bodies import BODY_LIMIT, room_bytes
 from hooke.serving.exposure import Exposure
+from hooke.serving.footing import check_uvicorn
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
 from hooke.serving.tokens import read_token
@@ -30,6 +35,7 @@ from hooke.serving.tokens import read_token
 __all__ = [
     "Handed",
     "Served",
+    "body_room",
     "check_bindings",
     "load_service",
     "serve_extra",
@@ -107,10 +113,26 @@ def shown_given(given: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) if isinstance(value, Wanted) else shown(value) for name, value in given.items()}
 
 
+def body_room(declared: Service, project: Project, *, memory_bytes: int | None = None, among: int = 1) -> int:
+    """Bytes of bodies that a replica takes in at once: as `hooke.toml` says, else by what memory it may have. Raises ConfigError."""
+    settings = project.settings.services.get(declared.name)
+    if settings is None or settings.body_memory is None:
+        return room_bytes(memory_bytes=memory_bytes, among=among)
+    if settings.body_memory < BODY_LIMIT:
+        raise ConfigError(
+            f"{project.root / FILE}: services.{declared.name}.body_memory = {format_bytes(settings.body_memory)}"
+            " has no room for one body",
+            mend=f"a body may have {format_bytes(BODY_LIMIT)}: give at least that, or leave it out",
+        )
+    return settings.body_memory
+
+
 @contextmanager
 def serve_extra() -> Iterator[None]:
-    """Around the imports of what the extra `serve` brings. Raises MissingExtra."""
+    """Around the imports of what the extra `serve` brings. Raises MissingExtra, and HookeError for a uvicorn that is another inside."""
     try:
+        import_module("uvicorn")
+        check_uvicorn()
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "hooke":
@@ -143,7 +165,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
         from hooke.serving.server import bind, serve
     token_file = token_file_of(declared, project, exposure)
     token = None if token_file is None else read_token(token_file)
-    replica = Replica(declared, gate=exposure.gate(token))
+    replica = Replica(declared, gate=exposure.gate(token), body_room=body_room(declared, project))
     listening = bind(exposure.port, exposure.host) if handed is None else handed.listening
     address = exposure.url(listening.getsockname()[1])
     paths = ", ".join(f"POST /{name}" for name in declared.methods())

@@ -89,6 +89,8 @@ class ServiceSettings:
 
     given: Mapping[str, Any] = field(default_factory=dict)
     """`[services.NAME.with]`: what its `setup` takes, as `model = "flights@champion"`. `--with` goes before it."""
+    body_memory: int | None = None
+    """Bytes of all bodies that one replica takes in at once (`"512MiB"`). None: an eighth of the memory that it may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,19 +238,26 @@ def _is_range(workers: Any) -> bool:
 
 def _service(path: Path, name: str, values: Any) -> ServiceSettings:
     table = _table(path, name, values)
-    refuse_unknown(path, f"{name}.", table, ["with"])
-    return ServiceSettings(given=_table(path, f"{name}.with", table.get("with", {})))
+    refuse_unknown(path, f"{name}.", table, ["with", "body_memory"])
+    given = _table(path, f"{name}.with", table.get("with", {}))
+    return ServiceSettings(
+        given=given, body_memory=_bytes(path, f"{name}.body_memory", table.get("body_memory"))
+    )
 
 
 def _store(path: Path, values: Any) -> StoreSettings:
     table = dict(_table(path, "store", values))
-    size = table.get("max_bytes")
-    if size is not None:
-        try:
-            table["max_bytes"] = parse_bytes(size)
-        except UsageError as error:
-            raise ConfigError(f"{path}: store.max_bytes: {error.what}", mend=error.mend) from error
+    table["max_bytes"] = _bytes(path, "store.max_bytes", table.get("max_bytes"))
     return _section(path, "store", table, StoreSettings)
+
+
+def _bytes(path: Path, name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        return parse_bytes(value)
+    except UsageError as error:
+        raise ConfigError(f"{path}: {name}: {error.what}", mend=error.mend) from error
 
 
 def _section(path: Path, name: str, values: Any, kind: type[Any]) -> Any:

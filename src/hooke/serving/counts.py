@@ -48,7 +48,9 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     active: int = 0
     waiting_rows: int = 0
     body_bytes: int = 0
-    """Of bodies that are being received or answered."""
+    """Of bodies that are being received or answered, but for small ones."""
+    body_room: int = 0
+    """So many there may be."""
     ready: bool = False
     ready_at: float | None = None
     """When it was set up, in seconds since 1970; None: not yet."""

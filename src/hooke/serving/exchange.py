@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hooke.serving.bodies import SMALL, Bodies
 from hooke.serving.contexts import RequestContext, context_of, request_id_of
 from hooke.serving.problems import MEDIA_TYPE, Problem
 from hooke.serving.watching import CallerGone
@@ -53,6 +54,8 @@ class Terms:
     """Bytes."""
     timeout_s: float
     """Within which a body must have come."""
+    bodies: Bodies
+    """Room for those of all requests."""
     closing: bool = False
     """Whether each answer ends its connection."""
 
@@ -65,6 +68,7 @@ class Exchange:
         "_read",
         "_send",
         "headers",
+        "held",
         "id",
         "parameters",
         "path",
@@ -87,6 +91,8 @@ class Exchange:
         """What the path has in the places that its route names in braces."""
         self.receive = receive
         self.terms = terms
+        self.held = 0
+        """Bytes of room that its body takes until it is answered; who answers gives them back."""
         self.status = 0
         """Of the answer, once it began."""
         # Taken out, for in the scope it would refer to itself, and be left to the collector of cycles.
@@ -115,10 +121,16 @@ class Exchange:
         return await self.body()
 
     async def body(self) -> bytes:
-        """The whole body. Raises Problem: 413 where it is, or is said to be, too long; 408 where it does not come in time."""
+        """The whole body.
+
+        Raises Problem: 413 where it is, or is said to be, too long; 503 where there is no room for it, before it is read;
+        408 where it does not come in time.
+        """
         length = self.headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.terms.body_limit:
             raise self._too_large()
+        if len(length) > 4 and int(length) > SMALL:
+            await self._take_room(int(length))
         whole = self._direct.body() if self._direct is not None else None
         if whole is not None and len(whole) <= self.terms.body_limit:
             self._read = True
@@ -161,6 +173,10 @@ class Exchange:
         """Send the last part of the body."""
         await self._send({"type": "http.response.body", "body": data})
 
+    async def _take_room(self, size: int) -> None:
+        await self.terms.bodies.take(size)
+        self.held += size
+
     async def _received(self) -> bytes:
         body = bytearray()
         while True:
@@ -170,6 +186,8 @@ class Exchange:
             body += message.get("body", b"")
             if len(body) > self.terms.body_limit:
                 raise self._too_large()
+            if len(body) > self.held + SMALL:  # nothing said how long it is
+                await self._take_room(min(2 * len(body), self.terms.body_limit) - self.held)
             if not message.get("more_body"):
                 self._read = True
                 return bytes(body)

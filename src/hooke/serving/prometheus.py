@@ -123,8 +123,10 @@ class _Families:
         yield took
         said = "Requests being answered, one that asks for this too."
         yield self._gauge("hooke_requests_in_flight", said, lambda counts: counts.active)
-        said = "Bytes of the bodies that are being received or answered."
+        said = "Bytes of the bodies that are being received or answered, but for small ones."
         yield self._gauge("hooke_body_bytes", said, lambda counts: counts.body_bytes)
+        said = "So many bytes of bodies there may be."
+        yield self._gauge("hooke_body_room_bytes", said, lambda counts: counts.body_room)
         yield refused
 
     def _model(self) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hooke.base.errors import HookeError
 from hooke.base.tracebacks import user_frames
+from hooke.serving.bodies import BODY_LIMIT, Bodies, room_bytes
 from hooke.serving.calls import Calls
 from hooke.serving.contexts import ASKED
 from hooke.serving.counts import Counts, ProcessCounts, RouteCounts
@@ -40,8 +41,6 @@ READY = "/-/ready"
 METRICS = "/-/metrics"
 OPENAPI = "/-/openapi.json"
 """No method of a service has a path like these."""
-BODY_LIMIT = 16 << 20
-"""Bytes of a body; a batch of images fits, and a thousand of them at once do not fill the memory."""
 
 
 class State(enum.Enum):
@@ -55,6 +54,7 @@ class State(enum.Enum):
 class Replica:
     """An ASGI application that answers for one object of a service. It serves one event loop, from `start` to `close`.
 
+    `body_limit` is what one body may have in bytes, `body_room` what all may have together; by default it is made of what is free.
     Making one raises UsageError for annotations of methods that no JSON can be read as.
     """
 
@@ -63,10 +63,13 @@ class Replica:
         declared: Service,
         *,
         body_limit: int = BODY_LIMIT,
+        body_room: int | None = None,
         gate: Gate | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.declared = declared
+        self.bodies = Bodies(max(room_bytes() if body_room is None else body_room, body_limit))
+        """Room for those that are being received or answered."""
         self.patience = patience or Patience()
         """With connections; a server keeps to it."""
         self.state = State.STARTING
@@ -82,7 +85,7 @@ class Replica:
         """The service's object."""
         self.calls: Calls | None = None
         self._gate = gate or Gate()
-        self._terms = Terms(body_limit=body_limit, timeout_s=declared.timeout_s)
+        self._terms = Terms(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
         self._methods = methods_of(declared)
         self._thread: ModelThread | None = None
         self._document: bytes | None = None
@@ -136,6 +139,8 @@ class Replica:
             busy_s=tally.busy_s,
             process=process,
             active=self.active,
+            body_bytes=self.bodies.taken,
+            body_room=self.bodies.most,
             waiting_rows=dispatch.batcher.waiting_rows if dispatch is not None else 0,
             ready=self.ready,
             ready_at=self.ready_at,
@@ -194,6 +199,8 @@ class Replica:
         except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - it is the caller's answer
             await self._refuse(exchange, _fault(exchange, error))
         finally:
+            if exchange.held:
+                self.bodies.give(exchange.held)
             self.active -= 1
             self.answered += 1
             meter.done(exchange.status or GONE, time.perf_counter() - began)

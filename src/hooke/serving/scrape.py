@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from hooke.serving.bodies import Bodies
 from hooke.serving.connection import Config, Connection
 from hooke.serving.exchange import Exchange, Receive, Send, Terms
 from hooke.serving.gate import Gate
@@ -38,7 +39,7 @@ class Scrape:
         """`text` is called in that thread, and may raise Problem."""
         self._gate = gate
         self._text = text
-        self._terms = Terms(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S)
+        self._terms = Terms(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S, bodies=Bodies(BODY_LIMIT))
         config = Config(
             self,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
             http=Connection,

@@ -105,6 +105,8 @@ def test_a_taken_port_is_said(folder):
         done = hooke(folder, "delays.py", "--replicas", "2", "--port", port)
     assert done.returncode == 2
     assert f"port {port} of 127.0.0.1 is taken" in done.stderr
+    assert "starts" not in done.stderr
+    assert not list((folder / ".hooke" / "runs").glob("*"))  # nothing was begun
 
 
 def test_a_terminal_that_is_closed_drains_and_nobody_need_read_what_is_said(supervised, folder, load):

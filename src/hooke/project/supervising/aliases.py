@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ from hooke.base.errors import HookeError
 from hooke.project.supervising.generation import Generation, Source, pinned
 
 __all__ = ["Aliases"]
+
+_log = logging.getLogger("hooke")
 
 
 class Aliases:
@@ -22,14 +25,20 @@ class Aliases:
         every_s: float,
         moved: Callable[[Generation], None],
         unknown: Callable[[str], None],
+        look: Callable[[Source], Generation] = pinned,
     ) -> None:
-        """`moved` gets another meaning than the last one, `unknown` why nothing can be said, once; both are called in that thread."""
+        """`moved` gets another meaning than the last one, `unknown` why nothing can be said, once for each reason; both are called in that thread.
+
+        Whatever `look` raises, it is asked again.
+        """
         self._source = source
         self._label = known.label
         self._every_s = every_s
         self._moved = moved
         self._unknown = unknown
-        self._warned = False
+        self._look = look
+        self._said = ""
+        """Why nothing could be said at the last look."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="hooke-aliases", daemon=True)
 
@@ -49,13 +58,21 @@ class Aliases:
     def _watch(self) -> None:
         while not self._ended.wait(self._every_s):
             try:
-                found = pinned(self._source)
+                found = self._look(self._source)
             except (HookeError, OSError) as error:
-                if not self._warned:
-                    self._unknown(str(error).partition("\n")[0])
-                self._warned = True
-                continue
-            self._warned = False
-            if found.label != self._label:
-                self._label = found.label
-                self._moved(found)
+                self._warn(str(error).partition("\n")[0])
+            except Exception as error:  # noqa: BLE001 - whatever a registry's client raises: the next look may succeed
+                self._warn(f"{type(error).__name__}: {error}", error)
+            else:
+                self._said = ""
+                if found.label != self._label:
+                    self._label = found.label
+                    self._moved(found)
+
+    def _warn(self, why: str, unexpected: Exception | None = None) -> None:
+        if why == self._said:
+            return
+        self._said = why
+        self._unknown(why)
+        if unexpected is not None:
+            _log.warning("what the names mean cannot be looked up", exc_info=unexpected)

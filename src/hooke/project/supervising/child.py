@@ -20,7 +20,7 @@ from hooke.base.kept_modules import import_kept
 from hooke.base.processes import anonymous_bytes
 from hooke.journal.services import BatchWindow
 from hooke.project.folder import Project
-from hooke.project.serving import load_service, setup_arguments
+from hooke.project.serving import body_room, load_service, setup_arguments
 from hooke.project.supervising.control import Control
 from hooke.project.supervising.generation import read_generation
 from hooke.project.supervising.messages import Told, pack
@@ -51,6 +51,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     listening: int
     control: int
     lease_s: float
+    memory_bytes: int | None = None
+    """What it may have before it is replaced."""
+    among: int = 1
+    """So many replicas share what memory the machine has free."""
 
 
 class _Told:
@@ -146,7 +150,8 @@ def main(order: Order) -> int:
     import_kept(generation.modules)
     declared, _ = load_service(generation.target)
     project = Project.find(Path(generation.project))
-    replica = Replica(declared, gate=generation.gate())
+    room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
+    replica = Replica(declared, gate=generation.gate(), body_room=room)
     told = _Told(replica, order.name)
     control = Control(
         socket.socket(fileno=order.control),

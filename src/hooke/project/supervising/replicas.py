@@ -15,6 +15,7 @@ from hooke.project.supervising.children import Child, adopt_child, start_child
 from hooke.project.supervising.generation import Generation, read_generation, write_generation
 from hooke.project.supervising.messages import Told, decode_told
 from hooke.project.supervising.service_folder import ChildRecord, ServiceFolder
+from hooke.project.supervising.wish import Wish
 from hooke.serving.server import bind
 from hooke.serving.supervision.member import Report
 
@@ -27,12 +28,13 @@ ADOPT_S = 2.0
 class Replicas:
     """Those that run, by name, and the generations that they may be of."""
 
-    def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, *, lease_s: float) -> None:
+    def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, wish: Wish) -> None:
         self.children: dict[str, Child] = {}
         self._folder = folder
         self._logs = logs
         self._shares = shares
-        self._lease_s = lease_s
+        self._lease_s = wish.lease_s
+        self._memory_bytes = wish.memory_bytes
         self._generations: dict[str, Generation] = {}
 
     def add(self, generation: Generation) -> None:
@@ -47,13 +49,13 @@ class Replicas:
         """
         share = self._shares.take(name, among=among)
         try:
-            self.children[name] = child = self._start(name, generation, share)
+            self.children[name] = child = self._start(name, generation, share, among)
         except BaseException:
             self._shares.release(name)
             raise
         return child
 
-    def _start(self, name: str, generation: str, share: Share) -> Child:
+    def _start(self, name: str, generation: str, share: Share, among: int) -> Child:
         serves = self._generations[generation]
         with bind(0) as listening:
             port = listening.getsockname()[1]
@@ -65,6 +67,8 @@ class Replicas:
                     listening=listening.fileno(),
                     control=control,
                     lease_s=self._lease_s,
+                    memory_bytes=self._memory_bytes,
+                    among=among,
                 )
                 return msgspec.json.encode(made).decode()
 

@@ -15,7 +15,7 @@ from hooke.project.reloading.files import Sources
 from hooke.project.service_runs import ServiceRun
 from hooke.project.serving import check_bindings, serve_extra, shown_given
 from hooke.project.supervising.generation import Source, pinned
-from hooke.project.supervising.service_folder import ServiceFolder
+from hooke.project.supervising.service_folder import FRONT, ServiceFolder
 from hooke.project.supervising.wish import Wish
 from hooke.serving.service import Service
 
@@ -40,12 +40,18 @@ def serve_several(
     wish.exposure.check()
     with serve_extra():
         from hooke.project.supervising.supervisor import Supervisor
+        from hooke.serving.server import bind
     project.create()
     folder = ServiceFolder.of(project, declared.name)
     folder.create()
     if not folder.lock.try_acquire():
         raise _supervised_already(folder)
     try:
+        front = next((one for one in folder.living() if one.name == FRONT), None)
+        if wish.exposure.port and (front is None or front.port != wish.exposure.port):
+            bind(
+                wish.exposure.port, wish.exposure.host
+            ).close()  # that it is taken is said before anything is started
         token_file = token_file_of(declared, project, wish.exposure)
         own = Sources(root=Project.root_of(path), file=path).own
         source = Source(

@@ -116,7 +116,7 @@ class Supervisor:
         self._first = first
         self._logs = project.runs.folder(run.id) / "logs"
         shares = Shares(declared, wish.replicas[1])
-        self.replicas = Replicas(folder, self._logs, shares, lease_s=wish.lease_s)
+        self.replicas = Replicas(folder, self._logs, shares, wish)
         self._say = tell
         tell(str(shares))
         self._source = source
