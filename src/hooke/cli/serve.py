@@ -22,7 +22,18 @@ from hooke.serving.exposure import Exposure
 __all__ = ["serve"]
 
 
-@click.command()
+class _Context(click.Context):
+    @property
+    def command_path(self) -> str:
+        """`hooke serve`: below the group of its verbs it has no name of its own."""
+        return super().command_path.rstrip()
+
+
+class _Unnamed(click.Command):
+    context_class = _Context
+
+
+@click.command(cls=_Unnamed)
 @click.argument("target", metavar="FILE.py[:CLASS]")
 @exposure_options
 @click.option(

@@ -135,12 +135,15 @@ def logs(session: Session, *, service: str, replica: str, follow: bool, project:
             where=str(folder.path / SERVICE),
             mend="serve it again, which writes it anew; its logs lie below .hooke/runs",
         )
+    logs = where.runs.folder(record.run) / "logs"
+    known = [path.stem.removeprefix("replica-") for path in sorted(logs.glob("*.log"))]
+    if replica and replica not in known:
+        raise UsageError(f"{folder.name} has no replica {replica}", mend=f"there are: {', '.join(known)}")
     told: dict[Path, int] = {}
     count = 0
     while True:
         goes_on = follow and folder.supervised()
-        own = (where.runs.folder(record.run) / "logs").glob("*.log")
-        for path in sorted({*own, *(Path(child.log) for child in folder.living())}):
+        for path in sorted({*logs.glob("*.log"), *(Path(child.log) for child in folder.living())}):
             count += _print_new(path, told, replica)
         if not goes_on:
             break

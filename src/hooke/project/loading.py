@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.tracebacks import user_frames
 from hooke.pipeline.pipeline import Pipeline
 
 __all__ = ["Entry", "choose", "entry_of", "file_of", "load_entry", "load_file", "loading"]
@@ -132,10 +134,9 @@ def _imported(dotted: str, path: Path) -> ModuleType:
     except HookeError:
         raise
     except (Exception, SystemExit) as error:
-        from hooke.pipeline.failures import user_traceback
-
+        lines = user_frames("".join(traceback.format_exception(error)))
         raise UsageError(
-            f"{path} cannot be imported: {type(error).__name__}: {error}", why=user_traceback(error)
+            f"{path} cannot be imported: {type(error).__name__}: {error}", why="\n".join(lines)
         ) from error
 
 
