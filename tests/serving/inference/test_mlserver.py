@@ -13,6 +13,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import tritonclient.http as triton
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -179,3 +180,34 @@ def test_answers_are_the_same(mlserver, tmp_path):
                     assert json.loads(body)["id"]
                     compared += len(mine["data"])
     assert compared == 2 * (1 + 200 + 5 + 30 + 7 + 1) + 4 + 2
+
+
+def test_the_json_of_tritons_client_and_what_is_told_are_the_same(mlserver, tmp_path):
+    """Its bytes were never compared: MLServer 1.7 reads no binary tensors over HTTP."""
+    model = RandomForestRegressor(20, random_state=1).fit(TABLE, TABLE @ [3.0, -1.0, 0.5, 2.0])
+    with served(mlserver, tmp_path, {"forest": model}) as port, client(Model, model=model) as ours:
+        for value, kind in ((TABLE, "FP64"), (TABLE[:9].astype(np.float32), "FP32")):
+            rows = triton.InferInput("rows", list(value.shape), kind)
+            rows.set_data_from_numpy(value, binary_data=False)
+            wanted = [triton.InferRequestedOutput("predict", binary_data=False)]
+            body, _ = triton.InferenceServerClient.generate_request_body([rows], outputs=wanted)
+            status, said = ask(port, "POST", "/v2/models/forest/infer", json.loads(body))
+            assert status == 200, said
+            answer = ours.request("POST", "/v2/models/Model/infer", body=body)
+            assert answer.status == 200, answer.body
+            theirs, mine = (
+                triton.InferenceServerClient.parse_response_body(one).as_numpy("predict")
+                for one in (said, answer.body)
+            )
+            assert mine.dtype == theirs.dtype
+            assert mine.tobytes() == theirs.tobytes()
+        for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/{}/ready", "/v2/models/nobody"):
+            theirs, _ = ask(port, "GET", path.format("forest"))
+            assert ours.get(path.format("Model")).status == theirs, path
+        told = [json.loads(ask(port, "GET", "/v2")[1]), ours.get("/v2").json()]
+        assert all(one.keys() >= {"name", "version", "extensions"} for one in told)
+        for wrong in ({"inputs": [tensor(TABLE[:1], "FP64", shape=[3, 3])]}, {"inputs": 3}, {}):
+            theirs, _ = ask(port, "POST", "/v2/models/forest/infer", wrong)
+            answer = ours.request("POST", "/v2/models/Model/infer", body=json.dumps(wrong).encode())
+            assert theirs >= 400, wrong
+            assert answer.status in {400, 422}, (wrong, answer.body)
