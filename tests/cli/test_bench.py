@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import psutil
 import pytest
@@ -189,6 +190,57 @@ def test_safe_rates_of_several_replicas_are_a_study(folder):
     assert facts["study"] in hooke("runs").stdout
 
 
+THREADS = """
+import os
+
+from hooke import service
+
+@service(max_batch=8, slo="p90 < 3s", timeout="5s")
+class Threads:
+    def predict(self, rows: list[int]) -> list[str]:
+        return [os.environ["OMP_NUM_THREADS"] + os.environ["POLARS_MAX_THREADS"] for _ in rows]
+"""
+
+
+def test_threads_of_a_replica_are_varied_kept_and_planned_with(folder):
+    (folder / "threads.py").write_text(THREADS)
+    done = bench(folder, "threads.py", "--rate", "100", "--for", "1s", "--threads", "1,2", "--json")
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert [(result["replicas"], result["threads"]) for result in facts["results"]] == [(None, 1), (None, 2)]
+
+    def hooke(*words):
+        command = [sys.executable, "-m", "hooke", *words]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+    shown = hooke("show", facts["study"])
+    assert "safe rates by N threads" in shown.stdout, shown.stderr
+    curve = hooke("curve", facts["study"])
+    assert curve.returncode == 1 and "measure at N = 4" in curve.stderr, "two N are no law"
+    planned = hooke("plan", "service", "threads.py", "--rate", "90", "--replicas", "1", "--json")
+    told = json.loads(planned.stdout)
+    assert planned.returncode == 0, planned.stderr
+    assert told["recommended"] == "this machine, 1 replica of 1 thread"
+    assert [offer["requests_per_s"]["interval"][0] for offer in told["offers"][:2]] == [100, 100]
+    assert "hooke serve threads.py:Threads --threads 1" in planned.stderr
+    more = hooke("plan", "service", "threads.py", "--rate", "500")
+    assert (
+        more.returncode == 1
+        and "none surely bears 500/s" in more.stdout
+        and "next: hooke bench" in more.stderr
+    )
+
+
+def test_a_replica_has_the_threads_that_are_asked_for(folder):
+    (folder / "threads.py").write_text(THREADS)
+    with served(folder, "threads.py", "--no-auth", "--threads", "3") as url:
+        asked = urllib.request.Request(
+            f"{url}/predict", b'{"rows": [1]}', {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            assert json.load(answer) == ["33"]
+
+
 def test_a_promise_that_a_lone_request_breaks_is_never_met(folder):
     with serving(Known(latency_s=0.05)) as port:
         done = bench(folder, f"127.0.0.1:{port}", "--data", DATA, "--slo", "p99 < 20ms")
@@ -300,8 +352,10 @@ def test_the_token_goes_with_each_request(folder):
         (["127.0.0.1:1", "--data", DATA, "--slo", "p99 50ms"], "is no promise"),
         (
             ["127.0.0.1:1", "--data", DATA, "--rate", "1", "--with", "a=1"],
-            "--with and --replicas are for the service of a file",
+            "--with, --replicas and --threads are for the service of a file",
         ),
+        (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--threads", "2"], "are for the service of a file"),
+        (["twice.py", "--rate", "1", "--threads", "0"], "--threads 0 is no list of numbers"),
         (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--report", "no/page.html"], "no such folder"),
         (["twic.py", "--data", DATA], "twic.py"),
         (["twice", "--data", DATA], "twice.py is one"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from hooke.base.cpus import cpus_here
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.units import parse_seconds
@@ -19,14 +20,14 @@ from hooke.charts.latency_terminal import drawn_load
 from hooke.cli.options import debug_option, is_unicode, json_option
 from hooke.cli.screens import EXIT_STOPPED, Session, command
 from hooke.load.target import Target, parse_target
-from hooke.project.benching.bench import bench_file, bench_replicas, bench_url, is_file
+from hooke.project.benching.bench import bench_file, bench_swept, bench_url, is_file
 from hooke.project.benching.facts import sweep_facts
 from hooke.project.benching.order import BenchOrder
 from hooke.project.benching.payload import arrivals_of, bodies_of
 from hooke.project.benching.picture import page_of, picture_of
 from hooke.project.benching.result import BenchResult, LevelResult
-from hooke.project.benching.sweep import Sweep
-from hooke.project.benching.text import level_line, sentences, table
+from hooke.project.benching.sweep import Line, Sweep, Varied
+from hooke.project.benching.text import compared, heading, level_line, sentences, table
 from hooke.project.curves import curve_of
 from hooke.project.folder import Project
 from hooke.serving.slo import parse_slo
@@ -37,7 +38,7 @@ __all__ = ["bench"]
 TOKEN = "HOOKE_TOKEN"  # noqa: S105 - the variable's name
 MOST_RATE = 1e6
 MOST_WIDE = 110
-MOST_REPLICAS = 1000
+MOST_COUNT = 1000
 _NOWHERE = Target(host="127.0.0.1", port=0, path="", tls=False)
 """Until the service of a file listens."""
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -100,6 +101,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="N,N,...",
     help="For the service of a file: this many behind Envoy; several N, and a law.",
 )
+@click.option(
+    "--threads",
+    metavar="N,N,...",
+    help="For the service of a file: this many threads of the model's libraries in each replica; several N, and a law.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the arrivals, and of bodies that are made.")
 @click.option("--report", type=_FILE, metavar="FILE.html", help="Write a page with curve and table.")
 @json_option
@@ -139,36 +145,54 @@ def _measured(
     path: str,
     **asked: Any,
 ) -> Sweep:
-    given, replicas = asked.pop("given"), _counts(asked.pop("replicas"))
+    given, threads = asked.pop("given"), _counts("--threads", asked.pop("threads"))
+    replicas = _counts("--replicas", asked.pop("replicas"))
     of_file = is_file(target)
-    if not of_file and Path(f"{target.partition(':')[0]}.py").is_file():
-        raise UsageError(f"{target} is no address, and no file", mend=f"{target.partition(':')[0]}.py is one")
-    if of_file and (token_file or allowed):
-        raise UsageError(
-            "--token-file and --allow are for a service that runs; that of a file is started here",
-            mend="leave them out",
-        )
-    if (given or replicas) and not of_file:
-        raise UsageError(
-            "--with and --replicas are for the service of a file", mend="leave them out, or name a FILE.py"
-        )
+    _check_together(target, own=bool(token_file or allowed), varied=bool(given or replicas or threads))
     address = _NOWHERE if of_file else parse_target(target, allowed=allowed)
     order = _order(address, path=path, **asked)
     bodies = bodies_of(data) if data is not None else []
     if not of_file:
         token = read_token(token_file) if token_file else os.environ.get(TOKEN, "")
-        return Sweep(results=(bench_url(order, bodies, token=token, tell=_tell),), study="")
+        result = bench_url(order, bodies, token=token, tell=_tell)
+        return Sweep(lines=(Line(results=(result,), counts="replicas", study=""),))
     words = [word for each in given for word in ("--with", each)]
+    varied = Varied(replicas=replicas, threads=threads)
 
-    def measure(count: int | None) -> BenchResult:
-        if count is not None:
-            click.echo(f"{count} replica{'s' if count != 1 else ''} behind Envoy", err=True)
-        return bench_file(order, bodies, entry=target, words=words, path=path, tell=_tell, replicas=count)
+    def measure(count: int | None, number: int | None) -> BenchResult:
+        if count is not None or number is not None:
+            behind = f"{count} replica{'s' * (count != 1)} behind Envoy" if count else "one replica"
+            click.echo(f"{behind}{f', {number} thread' + 's' * (number != 1) if number else ''}", err=True)
+        return bench_file(
+            order,
+            bodies,
+            entry=target,
+            words=words,
+            path=path,
+            tell=_tell,
+            replicas=count,
+            threads=number,
+        )
 
     with contextlib.redirect_stdout(sys.stderr):
-        if replicas:
-            return bench_replicas(replicas, measure, entry=target)
-        return Sweep(results=(measure(None),), study="")
+        return bench_swept(varied, measure, entry=target, words=words)
+
+
+def _check_together(target: str, *, own: bool, varied: bool) -> None:
+    """Raises UsageError for options that go with the other kind of target: `own` are those of an address, `varied` those of a file."""
+    of_file = is_file(target)
+    if not of_file and Path(f"{target.partition(':')[0]}.py").is_file():
+        raise UsageError(f"{target} is no address, and no file", mend=f"{target.partition(':')[0]}.py is one")
+    if of_file and own:
+        raise UsageError(
+            "--token-file and --allow are for a service that runs; that of a file is started here",
+            mend="leave them out",
+        )
+    if varied and not of_file:
+        raise UsageError(
+            "--with, --replicas and --threads are for the service of a file",
+            mend="leave them out, or name a FILE.py",
+        )
 
 
 def _order(  # noqa: PLR0913 - the options
@@ -205,18 +229,29 @@ def _tell(order: BenchOrder, level: LevelResult) -> None:
 
 
 def _show_all(done: Sweep, session: Session) -> None:
-    for result in done.results:
-        if len(done.results) > 1:
-            click.echo(f"\n{result.replicas} replica{'s' if result.replicas != 1 else ''}")
-        _show(result)
-    if done.study and session.project is not None:
-        click.echo()
+    for line in done.lines:
+        for result in line.results:
+            if len(done.results) > 1:
+                click.echo(f"\n{heading(result)}")
+            _show(result)
+        if len(line.results) > 1:
+            _show_line(line, session)
+    kept = [line.study for line in done.lines if line.study]
+    if kept:
+        click.echo(f"kept for plans: {', '.join(kept)}", err=True)
+
+
+def _show_line(line: Line, session: Session) -> None:
+    click.echo()
+    for sentence in compared(line, cores=cpus_here()):
+        click.echo(sentence)
+    if line.study and session.project is not None:
         try:
-            curve = curve_of(session.project.runs, done.study)
+            curve = curve_of(session.project.runs, line.study)
             click.echo(curve.text(colour=not os.environ.get("NO_COLOR"), plain=not is_unicode()))
         except NotEnoughData as refusal:
-            click.echo(f"no law over replicas yet: {refusal}")
-        click.echo(f"next: {command(f'hooke curve {done.study}', session.project)}", err=True)
+            click.echo(f"no law over {line.counts} yet: {refusal}")
+        click.echo(f"next: {command(f'hooke curve {line.study}', session.project)}", err=True)
 
 
 def _show(result: BenchResult) -> None:
@@ -233,13 +268,13 @@ def _show(result: BenchResult) -> None:
         click.echo(sentence)
 
 
-def _counts(text: str | None) -> tuple[int, ...]:
+def _counts(option: str, text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     parts = text.split(",")
     found = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
-    if len(found) < len(parts) or not all(1 <= each <= MOST_REPLICAS for each in found):
-        raise UsageError(f"--replicas {text} is no list of numbers", mend="--replicas 2, or --replicas 1,2,4")
+    if len(found) < len(parts) or not all(1 <= each <= MOST_COUNT for each in found):
+        raise UsageError(f"{option} {text} is no list of numbers", mend=f"{option} 2, or {option} 1,2,4")
     return found
 
 

@@ -44,15 +44,15 @@ VERBS = {
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",
     "measure": "Measure how far a task or a pipeline scales, and whether it beats one plain thread.",
-    "plan": "Predict time and money, here and on other machines.",
+    "plan": "Predict time and money, here and on other machines; of a service: hooke plan service FILE.py",
     "advise": "Say which cpus and memory to declare for each task, from what earlier runs used.",
     "doctor": "Check what is installed and what works here.",
     "demo": "Run the main job on real data, cache and edit included.",
     "completion": "Print the completion script of a shell.",
 }
 """Verb -> its line in `hooke --help`, which imports none of them."""
-MODULES = {"import": "imports", "serve": "services"}
-"""Verbs that Python has another use for, and one that takes a file as well as verbs of its own."""
+MODULES = {"import": "imports", "plan": "plans", "serve": "services"}
+"""Verbs that Python has another use for, and those that take a file as well as verbs of their own."""
 
 
 class Verbs(Commands):

@@ -28,7 +28,7 @@ from hooke.project.planning.plan import Plan, make_plan
 from hooke.project.planning.question import Question, parsed_wish
 from hooke.project.table import aligned
 
-__all__ = ["plan"]
+__all__ = ["pairs", "plan"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -112,10 +112,10 @@ def plan(  # noqa: PLR0913 - one parameter for each option of the command
             params=params,
             wish=parsed_wish(deadline, budget),
             workers=_numbers(workers),
-            times={name: _factor(name, text) for name, text in _pairs("--times", factors).items()},
+            times={name: _factor(name, text) for name, text in pairs("--times", factors).items()},
             catalog=catalogs or None,
-            speed=_pairs("--speed", speeds),
-            startup=_pairs("--startup", startups),
+            speed=pairs("--speed", speeds),
+            startup=pairs("--startup", startups),
         )
         return _told(user_code(lambda: make_plan(question, where), pipeline), session, as_json=as_json)
     except HookeError as error:
@@ -228,7 +228,8 @@ def _numbers(text: str | None) -> Sequence[int] | None:
         ) from None
 
 
-def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE`, several, as a dict. Raises UsageError."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from typing import Any
 
 import click
 
+from hooke.base.errors import UsageError
 from hooke.cli.bindings import bindings
 from hooke.cli.dev import keep_reloading
 from hooke.cli.exposure import exposure_options
@@ -66,11 +68,15 @@ def serve(
     which is named when it answers; another machine can ask only with TLS.
     Exit codes: 0 drained, 1 setup failed or requests were cut, 2 wrong usage.
     """
+    if dev and several["threads"]:
+        raise UsageError("--dev and --threads do not go together", mend="declare it: @service(cpus=2)")
     if dev:
         return keep_reloading(session, target, exposure, given, several)
     log_with_ids()
     with contextlib.redirect_stdout(sys.stderr):
         declared, path = load_service(target)
+    if several["threads"]:
+        declared = dataclasses.replace(declared, cpus=several["threads"])
     session.project = project = Project.find(path)
     bound = bindings(declared, given, project)
     wish = wish_of(declared, exposure, several)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.cli.commands import Commands
+from hooke.cli.commands import FileOrVerbs
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, Session, command
 from hooke.cli.serve import serve
@@ -41,48 +40,7 @@ COLUMNS = (
 )
 
 
-class _Serve(Commands):
-    """A group that takes a file, too: what is no verb is the file that `hooke serve` serves."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """A verb, or else the file and its options."""
-        if args and args[0] not in (*self.commands, "--help"):
-            self._check(args[0])
-            args = ["file", *args]
-        return super().parse_args(ctx, args)
-
-    def _check(self, word: str) -> None:
-        """Raises UsageError for what is neither a verb nor looks like a file."""
-        near = get_close_matches(word, self.commands, n=1)
-        if near and "." not in word and not Path(word).exists():
-            raise UsageError(
-                f"hooke serve {word}: there is no such verb, and no such file",
-                mend=f"did you mean {near[0]}? verbs: {', '.join(self.commands)}",
-            )
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A verb; or the command that serves a file, which has no name of its own."""
-        return serve if cmd_name == "file" else super().get_command(ctx, cmd_name)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """In the order in which one meets them."""
-        return list(self.commands)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The file's command is shown as `hooke serve`."""
-        if args and args[0] == "file":
-            return None, serve, args[1:]
-        return super().resolve_command(ctx, args)
-
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """That of serving a file, then the verbs."""
-        serve.format_help(ctx, formatter)
-        self.format_commands(ctx, formatter)
-
-
-@click.group(cls=_Serve)
+@click.group(cls=FileOrVerbs, file_command=serve, name="serve")
 def services() -> None:
     """Serve a class of a file; or ask a service that runs."""
 

@@ -35,6 +35,12 @@ _OPTIONS = (
         metavar="SIZE",
         help="A replica with more memory than this (1GiB) is replaced by another.",
     ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Threads of the model's libraries in each replica, in place of @service(cpus=).",
+    ),
     click.option("--lease", "lease_s", default=LEASE_S, type=float, hidden=True),
     click.option("--healthy", "healthy_s", default=Rules().healthy_s, type=float, hidden=True),
     click.option("--poll", "poll_s", default=Wish().poll_s, type=float, hidden=True),
@@ -46,7 +52,8 @@ def several_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **given: Any) -> Any:
-        several = {name: given.pop(name) for name in ("replicas", "memory", "lease_s", "healthy_s", "poll_s")}
+        names = ("replicas", "memory", "threads", "lease_s", "healthy_s", "poll_s")
+        several = {name: given.pop(name) for name in names}
         return function(*args, several=several, **given)
 
     for option in reversed(_OPTIONS):

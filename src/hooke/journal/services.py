@@ -8,7 +8,7 @@ import msgspec
 
 from hooke.journal.replicas import ReplicaEvent
 
-__all__ = ["BatchSize", "BatchWindow", "MethodBatches", "ServiceBegan", "ServiceEvent"]
+__all__ = ["BatchSize", "BatchWindow", "LoadMeasured", "MethodBatches", "ServiceBegan", "ServiceEvent"]
 
 
 class ServiceBegan(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="service_began"):
@@ -96,5 +96,31 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
         return self.requests + self.failed + self.refused + self.late + self.gone_over_slo
 
 
-ServiceEvent: TypeAlias = ServiceBegan | BatchWindow | ReplicaEvent
-"""All events that only runs of services have."""
+class LoadMeasured(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="load_measured"):
+    """In a study of a service, beside the Measured of its safe rate: what was under load, and what it took. For plans."""
+
+    at: float = 0.0
+    replicas: int = 1
+    threads: int = 0
+    """Of the model's libraries in each replica; 0 where that is not known."""
+    slo_percent: float = 0.0
+    slo_limit_s: float = 0.0
+    rate: float = 0.0
+    """Requests a second: the highest at which the promise surely held."""
+    breaks_at: float | None = None
+    """The lowest rate at which it surely broke; None where it broke at none."""
+    cores: float = 0.0
+    """CPU seconds a second of all its processes at that rate; 0 where that was not seen."""
+    rss: int = 0
+    """The most resident bytes of all its processes at once, at that rate."""
+    batch_s: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    """Seconds a row, and seconds a batch beside, each as (low, value, high); None where its batches do not tell."""
+    arrivals: str = ""
+    sent: str = ""
+    """A hash of the bodies: loads of equal ones can be compared."""
+    given: str = ""
+    """What `setup` was given, as it was typed."""
+
+
+ServiceEvent: TypeAlias = ServiceBegan | BatchWindow | LoadMeasured | ReplicaEvent
+"""All events that only services have, in their runs and in studies of them."""

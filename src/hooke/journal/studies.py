@@ -17,6 +17,7 @@ from hooke.base.errors import JournalError
 from hooke.journal.events import Measured, PlainMeasured, RunFinished, StudyStarted
 from hooke.journal.reader import read
 from hooke.journal.runs import RunsFolder
+from hooke.journal.services import LoadMeasured
 
 __all__ = ["PREFIX", "StudyRecord", "find_studies", "read_study"]
 
@@ -30,6 +31,8 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
     started: StudyStarted
     measured: tuple[Measured, ...] = ()
     plain: tuple[PlainMeasured, ...] = ()
+    loads: tuple[LoadMeasured, ...] = ()
+    """Of a service: what was under load, in the order of `measured`."""
     finished: RunFinished | None = None
 
     @property
@@ -43,8 +46,19 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def of_service(self) -> bool:
-        """Whether N counts replicas; there are no plain calls to compare with then."""
+        """Whether it is of a service; there are no plain calls to compare with then."""
         return self.started.unit == "requests"
+
+    @property
+    def counts(self) -> str:
+        """What N counts: `workers`, or of a service `replicas`, or `threads` of each."""
+        if not self.of_service:
+            return "workers"
+        return (
+            "threads"
+            if len({each.threads for each in self.loads}) > 1 == len({each.replicas for each in self.loads})
+            else "replicas"
+        )
 
     @property
     def complete(self) -> bool:
@@ -58,6 +72,7 @@ def read_study(folder: Path) -> StudyRecord | None:
     # A round that an earlier driver did not finish is measured anew, and what it had of it no longer counts.
     measured: dict[tuple[int, int, float], Measured] = {}
     plain: dict[int, PlainMeasured] = {}
+    loads: list[LoadMeasured] = []
     finished: RunFinished | None = None
     for segment in read(folder, "driver"):
         for event in segment.events:
@@ -68,6 +83,8 @@ def read_study(folder: Path) -> StudyRecord | None:
                     measured[event.repeat, event.n, event.work] = event
                 case PlainMeasured():
                     plain[event.repeat] = event
+                case LoadMeasured():
+                    loads.append(event)
                 case RunFinished():
                     finished = event
                 case _:
@@ -78,6 +95,7 @@ def read_study(folder: Path) -> StudyRecord | None:
         started=started,
         measured=tuple(measured.values()),
         plain=tuple(plain.values()),
+        loads=tuple(loads),
         finished=finished,
     )
 

@@ -14,7 +14,7 @@ from hooke.engines.devices import Devices, devices_of_this_machine
 from hooke.engines.local_pool import THREAD_VARIABLES, WorkerKind
 from hooke.serving.service import Service
 
-__all__ = ["Share", "Shares", "take_here"]
+__all__ = ["Share", "Shares", "take_here", "thread_variables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,12 @@ class Share:
             for name, value in made.items()
             if self.declared or name not in THREAD_VARIABLES or name not in os.environ
         }
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What libraries read their number of threads from when they are imported."""
+    made = WorkerKind(threads=threads, devices=()).environment
+    return {name: made[name] for name in THREAD_VARIABLES if name in made}
 
 
 class Shares:

@@ -33,6 +33,11 @@ def heading_of(record: StudyRecord) -> list[str]:
     started = record.started
     what = f"{started.task} of {started.pipeline}" if started.task else started.pipeline
     parameters = ", ".join(f"{name}={value}" for name, value in started.shown.items())
+    if record.of_service:
+        return [
+            f"{what}({parameters}), safe rates by N {record.counts}",
+            f"  on {started.place}: {started.machine}",
+        ]
     how = "weak scaling" if started.weak else "work sizes" if started.sizes else "strong scaling"
     rounds = record.rounds
     done = f"{rounds} {'repeat' if rounds == 1 else 'repeats'}"

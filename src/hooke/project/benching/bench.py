@@ -6,19 +6,20 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
+from hooke.base.cpus import cpus_here
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.load.target import parse_target, request_bytes
 from hooke.project.benching.order import BenchOrder
 from hooke.project.benching.result import BenchResult, LevelResult
 from hooke.project.benching.sent import Sent, described, given, made_for_file, made_for_url
 from hooke.project.benching.served import ServedFile
-from hooke.project.benching.sweep import Sweep, sweep
+from hooke.project.benching.sweep import About, Sweep, Varied, code_of, sweep
 from hooke.project.benching.usage import Usage
 from hooke.project.folder import Project
 from hooke.project.serving import load_service
 from hooke.serving.service import Service
 
-__all__ = ["bench_file", "bench_replicas", "bench_url", "is_file"]
+__all__ = ["bench_file", "bench_swept", "bench_url", "is_file"]
 
 Tell = Callable[[BenchOrder, LevelResult], None]
 """Is called with what is asked for and each level when it is over."""
@@ -49,11 +50,13 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
     path: str,
     tell: Tell,
     replicas: int | None = None,
+    threads: int | None = None,
 ) -> BenchResult:
     """Start the service of a file, measure it, and end it. `words` are further ones for `hooke serve`.
 
     Without bodies these are made from the annotations of the method. Without a promise in the order the service's own is tested, where no rates are asked for; `path` is "" for its only method.
     With `replicas` so many serve behind Envoy; without, as few as the class declares, and a single one without Envoy.
+    With `threads` the libraries of each have so many; without, as many as the class declares, or its part of the cores.
     Raises UsageError, MissingExtra, and HookeError where it does not come up.
     """
     declared, file = load_service(entry)
@@ -67,20 +70,41 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
         )  # a number that changes while it is measured would be no answer
     project = Project.find(file)
     with ServedFile(
-        f"{file}:{declared.name}", words=words, timeout_s=declared.timeout_s, replicas=replicas
+        f"{file}:{declared.name}",
+        words=words,
+        timeout_s=declared.timeout_s,
+        replicas=replicas,
+        threads=threads,
     ) as served:
         target = parse_target(served.url)
         made = dataclasses.replace(
             order, target=target, path=chosen, slo=slo, name=f"{declared.name}{chosen}"
         )
         result = _conducted(_with_requests(made, sent, served.token), Usage(served.pid, served.batches), tell)
-    return dataclasses.replace(result, handled=served.handled(project), replicas=replicas)
+    return dataclasses.replace(
+        result,
+        handled=served.handled(project, chosen.lstrip("/")),
+        replicas=replicas,
+        threads=threads or declared.cpus or max(cpus_here() // (replicas or 1), 1),
+    )
 
 
-def bench_replicas(counts: Sequence[int], measure: Callable[[int], BenchResult], *, entry: str) -> Sweep:
-    """Measure the service of a file by each number of replicas, and keep the safe rates as a study. Raises what `measure` raises."""
+def bench_swept(
+    varied: Varied,
+    measure: Callable[[int | None, int | None], BenchResult],
+    *,
+    entry: str,
+    words: Sequence[str],
+) -> Sweep:
+    """Measure the service of a file with each number of replicas and threads, and keep the safe rates as studies. Raises what `measure` raises."""
     declared, file = load_service(entry)
-    return sweep(counts, measure, project=Project.find(file), entry=f"{file}:{declared.name}")
+    about = About(
+        project=Project.find(file),
+        entry=f"{file}:{declared.name}",
+        key=code_of(declared.made_by),
+        given=" ".join(words[1::2]),
+    )
+    return sweep(varied, measure, about=about)
 
 
 def _check_asked(order: BenchOrder, name: str) -> None:

@@ -20,6 +20,7 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
         "url": order.url,
         "slo": None if order.slo is None else {"percent": order.slo.percent, "limit_s": order.slo.limit_s},
         "replicas": result.replicas,
+        "threads": result.threads,
         "sent": {
             "bodies": len(order.sent.bodies), "example": order.sent.bodies[0].decode(errors="replace") if order.sent.bodies else None,
             "made_from": order.sent.made_from or None,
@@ -41,10 +42,11 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
 
 
 def sweep_facts(sweep: Sweep) -> dict[str, Any]:
-    """Of a single result its own; of several theirs, with the study that holds their safe rates."""
-    if len(sweep.results) == 1 and not sweep.study:
-        return facts_of(sweep.results[0])
-    return {"results": [facts_of(result) for result in sweep.results], "study": sweep.study or None}
+    """Of a single result its own; of several theirs; with the studies that hold their safe rates."""
+    studies = [line.study for line in sweep.lines if line.study]
+    kept = {"study": studies[0] if studies else None, "studies": studies}
+    results = [facts_of(result) for result in sweep.results]
+    return (results[0] if len(results) == 1 else {"results": results}) | kept
 
 
 def _level(level: LevelResult) -> dict[str, Any]:

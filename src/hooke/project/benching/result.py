@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hooke.load.ladder import SafeRate
 from hooke.load.summary import Summary, Verdict
 from hooke.project.benching.order import BenchOrder
+from hooke.scaling.contention import Ends
 
 __all__ = ["BenchResult", "Handled", "LevelResult", "ServerUse"]
 
@@ -60,6 +61,8 @@ class Handled:
     rows: int
     law: tuple[str, ...] = ()
     """What a batch takes by its rows, and what follows from it, in lines; none where its batches do not tell."""
+    batch_s: tuple[Ends, Ends] | None = None
+    """The same as numbers: seconds a row, and seconds a batch beside."""
 
     @property
     def mean_batch(self) -> float | None:
@@ -81,10 +84,18 @@ class BenchResult:
     handled: Handled | None = None
     replicas: int | None = None
     """How many were started behind Envoy; None for one without it, and for a service that ran already."""
+    threads: int | None = None
+    """Of the model's libraries in each replica; None for a service that ran already."""
     asked_for: int = 0
     """2xx answers that the client got, with those of warm-ups and of the first requests."""
     unheard: int = 0
     """Requests that may have been handled without the client's hearing of it: timed out, lost, or cut."""
+
+    @property
+    def at_safe_rate(self) -> ServerUse | None:
+        """What the server took at the safe rate."""
+        held = [level for level in self.levels if self.safe and level.asked == self.safe.low and level.server]
+        return held[-1].server if held else None
 
     @property
     def consistent(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 import urllib.error
 import urllib.request
@@ -36,6 +37,14 @@ class Sent:
     bodies: tuple[bytes, ...]
     made_from: str = ""
     seed: int = 0
+
+    @property
+    def digest(self) -> str:
+        """Of the bodies: equal for equal ones in the same order."""
+        hashed = hashlib.blake2b(digest_size=8)
+        for body in self.bodies:
+            hashed.update(len(body).to_bytes(8) + body)
+        return hashed.hexdigest()
 
     def __str__(self) -> str:
         """One of them, and how many more there are."""

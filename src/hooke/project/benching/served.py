@@ -22,6 +22,10 @@ from hooke.base.processes import python_module
 from hooke.project.benching.result import Handled
 from hooke.project.folder import Project
 from hooke.project.service_report import law_lines, read_service
+from hooke.project.shares import thread_variables
+from hooke.scaling.affine import Affine
+from hooke.scaling.contention import Ends
+from hooke.scaling.estimate import Estimate
 from hooke.serving.windows import merged
 
 __all__ = ["ServedFile"]
@@ -42,13 +46,22 @@ class ServedFile:
     """
 
     def __init__(
-        self, entry: str, *, words: Sequence[str], timeout_s: float, replicas: int | None = None
+        self,
+        entry: str,
+        *,
+        words: Sequence[str],
+        timeout_s: float,
+        replicas: int | None = None,
+        threads: int | None = None,
     ) -> None:
         self.token = secrets.token_urlsafe(24)
         self.url = ""
         self.pid = 0
         self._entry = entry
         self._words = [*words, *(["--replicas", str(replicas)] if replicas is not None else [])]
+        if threads is not None:
+            self._words += ["--threads", str(threads)]
+        self._environment = os.environ | (thread_variables(threads) if threads is not None else {})
         self._replicas = replicas
         self._timeout_s = timeout_s
         self._lines: deque[str] = deque(maxlen=LINES)
@@ -64,7 +77,9 @@ class ServedFile:
         command = python_module("hooke", "serve", *words)
         if sys.platform == "linux":
             command = [sys.executable, "-c", _BOUND, *command]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, process_group=0, env=self._environment
+        )
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read, name="hooke-served", daemon=True)
         self._reader.start()
@@ -102,18 +117,20 @@ class ServedFile:
         found = dict(re.findall(r"^hooke_batch_rows_(count|sum)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE))
         return (float(found["count"]), float(found["sum"])) if len(found) == 2 else None
 
-    def handled(self, project: Project) -> Handled | None:
-        """What it journalled, after its end; None where it journalled nothing."""
+    def handled(self, project: Project, method: str) -> Handled | None:
+        """What it journalled, after its end, and how long batches of the method took; None where it journalled nothing."""
         if not self._run:
             return None
         record = read_service(project.runs.folder(self._run))
         whole = merged(record.windows)
+        law = record.laws().get(method)
         return Handled(
             run=self._run,
             requests=whole.requests,
             batches=whole.batches,
             rows=whole.rows,
             law=tuple(law_lines(record, lacking=False)),
+            batch_s=(_ends(law.a), _ends(law.b)) if isinstance(law, Affine) else None,
         )
 
     def _await_up(self) -> None:
@@ -146,3 +163,8 @@ class ServedFile:
                     self._up.set()
                 elif found := re.search(r"^next: hooke show (\S+)", line):
                     self._run = found[1]
+
+
+def _ends(estimate: Estimate) -> Ends:
+    low, high = estimate.interval
+    return low, estimate.value, high

@@ -1,4 +1,4 @@
-"""How far a service scales with its replicas: its safe rate at several N, kept as a study that `hooke curve` reads."""
+"""How far a service scales: its safe rate at several numbers of replicas or threads, kept as studies that `hooke curve` and plans read."""
 
 from __future__ import annotations
 
@@ -11,26 +11,76 @@ from importlib.metadata import version
 
 from hooke.base.clock import SystemClock
 from hooke.base.cpus import cpus_here
-from hooke.base.errors import HookeError
+from hooke.base.errors import NotFingerprintable
 from hooke.base.refusals import writing
 from hooke.journal.events import Measured, RunFinished, StudyStarted
+from hooke.journal.services import LoadMeasured
 from hooke.journal.studies import PREFIX
 from hooke.journal.writer import Journal
+from hooke.keys.code import fingerprint_code
 from hooke.project.benching.result import BenchResult
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 from hooke.project.run_ids import new_run_id
 from hooke.studies.machine import machine_facts
 
-__all__ = ["Sweep", "sweep"]
+__all__ = ["About", "Line", "Sweep", "Varied", "code_of", "sweep"]
+
+Numbers = tuple[int | None, int | None]
+"""(replicas, threads of each); None is: as the class declares."""
+Measure = Callable[[int | None, int | None], BenchResult]
+"""Those numbers -> what was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Varied:
+    """Which numbers are measured; none: what the class declares."""
+
+    replicas: tuple[int, ...] = ()
+    threads: tuple[int, ...] = ()
+
+    def lines(self) -> list[list[Numbers]]:
+        """What is measured for each study: several replicas of as many threads, or several threads of as many replicas."""
+        replicas, threads = self.replicas or (None,), self.threads or (None,)
+        if len(replicas) == 1:
+            return [[(replicas[0], each) for each in threads]]
+        return [[(each, number) for each in replicas] for number in threads]
+
+    @property
+    def counts(self) -> str:
+        """What N counts in each study."""
+        return "threads" if len(self.threads) > 1 and len(self.replicas) < 2 else "replicas"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """Of which service: where it is, a hash of its code, and what its `setup` is given."""
+
+    project: Project
+    entry: str
+    key: str
+    given: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What was measured for one study. `study` is where the safe rates are kept; empty where there were none."""
+
+    results: tuple[BenchResult, ...]
+    counts: str
+    study: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What was measured at each N. `study` is where the safe rates are kept; empty where there were none."""
+    """What was measured, a line for each study."""
 
-    results: tuple[BenchResult, ...]
-    study: str
+    lines: tuple[Line, ...]
+
+    @property
+    def results(self) -> tuple[BenchResult, ...]:
+        """Of all lines."""
+        return tuple(result for line in self.lines for result in line.results)
 
     @property
     def stopped(self) -> bool:
@@ -38,63 +88,112 @@ class Sweep:
         return any(result.stopped for result in self.results)
 
 
-def sweep(
-    counts: Sequence[int], measure: Callable[[int], BenchResult], *, project: Project, entry: str
-) -> Sweep:
-    """Measure at each N, one after the other, until all are done or one is stopped. Raises what `measure` raises."""
-    results: list[BenchResult] = []
+def code_of(made_by: type) -> str:
+    """A hash of the class and all that it reaches; empty where there is no honest one."""
     try:
-        for count in counts:
-            results.append(measure(count))
-            if results[-1].stopped:
-                break
-    except HookeError:
-        # What was measured before is kept: it took minutes.
-        _keep(counts, results, project=project, entry=entry)
-        raise
-    return Sweep(results=tuple(results), study=_keep(counts, results, project=project, entry=entry))
+        return fingerprint_code(made_by).key
+    except NotFingerprintable:
+        return ""
 
 
-def _keep(counts: Sequence[int], results: Sequence[BenchResult], *, project: Project, entry: str) -> str:
-    """The study of the safe rates, the pessimistic ends; "" where no N has one. What was stopped may have borne more, and has none."""
-    rates = [
-        (count, result.safe.low)
-        for count, result in zip(counts, results, strict=False)
+def sweep(varied: Varied, measure: Measure, *, about: About) -> Sweep:
+    """Measure each, one after the other, until all are done or one is stopped. Raises what `measure` raises."""
+    lines: list[Line] = []
+    for wanted in varied.lines():
+        results: list[BenchResult] = []
+        try:
+            for replicas, threads in wanted:
+                results.append(measure(replicas, threads))
+                if results[-1].stopped:
+                    break
+        finally:
+            # What was measured is kept whatever ends it: it took minutes.
+            study = _keep(results, wanted, varied.counts, about)
+        lines.append(Line(results=tuple(results), counts=varied.counts, study=study))
+        if results[-1].stopped:
+            break
+    return Sweep(lines=tuple(lines))
+
+
+def _keep(results: Sequence[BenchResult], wanted: Sequence[Numbers], counts: str, about: About) -> str:
+    """The study of the safe rates, the pessimistic ends; "" where there is none. What was stopped may have borne more, and has none."""
+    kept = [
+        result
+        for result in results
         if result.safe is not None and result.safe.low is not None and not result.stopped
     ]
-    if len(counts) < 2 or not rates:
+    if not kept:
         return ""
     clock = SystemClock()
-    name, _, method = results[0].order.name.partition("/")
-    study = new_run_id(f"{PREFIX}{name}", clock.now())
-    whole = len(rates) == len(counts)
-    folder = project.runs.folder(study)
+    begun = _begun(kept, wanted, counts, about, now=clock.now())
+    folder = about.project.runs.folder(begun.study)
     with writing("the study's folder", folder):
-        project.create()
-        project.runs.create(study)
+        about.project.create()
+        about.project.runs.create(begun.study)
     with Journal.create(folder, DRIVER, durable="group", clock=clock) as journal:
-        journal.append(
-            StudyStarted(
-                study=study,
-                pipeline=name,
-                entry=entry,
-                task=method,
-                unit="requests",
-                shown={"slo": str(results[0].order.slo)},
-                place="local",
-                levels=tuple(counts),
-                repeats=1,
-                seed=results[0].order.seed,
-                cpus=cpus_here(),
-                machine=machine_facts(),
-                folder=os.getcwd(),
-                pid=os.getpid(),
-                host=socket.gethostname(),
-                python=platform.python_version(),
-                hooke=version("hooke"),
+        journal.append(begun)
+        for result in kept:
+            load = _load(result, about)
+            journal.append(
+                Measured(task=begun.task, n=_n(result, counts), work=load.rate, seconds=1.0, cpu_s=load.cores)
             )
-        )
-        for count, rate in rates:
-            journal.append(Measured(task=method, n=count, work=rate, seconds=1.0))
-        journal.append(RunFinished(status="finished" if whole else "stopped"))
-    return study
+            journal.append(load)
+        journal.append(RunFinished(status="finished" if len(kept) == len(wanted) else "stopped"))
+    return begun.study
+
+
+def _n(result: BenchResult, counts: str) -> int:
+    return (result.threads if counts == "threads" else result.replicas) or 1
+
+
+def _begun(
+    kept: Sequence[BenchResult], wanted: Sequence[Numbers], counts: str, about: About, *, now: float
+) -> StudyStarted:
+    first = kept[0]
+    name, _, method = first.order.name.partition("/")
+    levels = [
+        (threads if counts == "threads" else replicas) or _n(first, counts) for replicas, threads in wanted
+    ]
+    shown = {"slo": str(first.order.slo)}
+    if counts == "replicas" and len({result.threads for result in kept}) == 1:
+        shown["threads"] = str(first.threads)
+    return StudyStarted(
+        study=new_run_id(f"{PREFIX}{name}", now),
+        pipeline=name,
+        entry=about.entry,
+        task=method,
+        unit="requests",
+        key=about.key,
+        shown=shown | ({"with": about.given} if about.given else {}),
+        place="local",
+        levels=tuple(levels),
+        repeats=1,
+        seed=first.order.seed,
+        cpus=cpus_here(),
+        machine=machine_facts(),
+        folder=os.getcwd(),
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        python=platform.python_version(),
+        hooke=version("hooke"),
+    )
+
+
+def _load(result: BenchResult, about: About) -> LoadMeasured:
+    assert result.safe is not None
+    assert result.safe.low is not None
+    slo, used = result.order.slo, result.at_safe_rate
+    return LoadMeasured(
+        replicas=result.replicas or 1,
+        threads=result.threads or 0,
+        slo_percent=slo.percent if slo else 0.0,
+        slo_limit_s=slo.limit_s if slo else 0.0,
+        rate=result.safe.low,
+        breaks_at=result.safe.high if result.safe.high < float("inf") else None,
+        cores=used.cores if used else 0.0,
+        rss=used.rss if used else 0,
+        batch_s=result.handled.batch_s if result.handled else None,
+        arrivals=result.order.arrivals_name,
+        sent=result.order.sent.digest,
+        given=about.given,
+    )

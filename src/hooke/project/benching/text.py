@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.load.summary import Summary, Verdict
 from hooke.project.benching.result import BenchResult, LevelResult
+from hooke.project.benching.sweep import Line
 from hooke.project.table import aligned
 from hooke.scaling.estimate import Estimate
 from hooke.serving.slo import Slo
 
-__all__ = ["cells", "columns", "level_line", "sentences", "table"]
+__all__ = ["cells", "columns", "compared", "heading", "level_line", "sentences", "table"]
 
 
 def columns(result: BenchResult) -> list[str]:
@@ -108,6 +109,31 @@ def sentences(result: BenchResult) -> Iterator[str]:
     yield from _handled(result)
     if result.order.sent.bodies:
         yield f"sent: {result.order.sent}"
+
+
+def heading(result: BenchResult) -> str:
+    """`2 replicas, 1 thread each`."""
+    replicas, threads = result.replicas or 1, result.threads or 0
+    told = [f"{replicas} replica{'s' * (replicas != 1)}"]
+    told += [f"{threads} thread{'s' * (threads != 1)}{' each' * (replicas != 1)}"] if threads else []
+    return ", ".join(told)
+
+
+def compared(line: Line, *, cores: int) -> Iterator[str]:
+    """What each N of a study bears of what the first does, between the ends of both: what holds without any law."""
+    known = [
+        (result, result.safe.low, result.safe.high)
+        for result in line.results
+        if result.safe is not None and result.safe.low is not None and not result.stopped
+    ]
+    for result, held, broke in known[1:]:
+        first, first_held, first_broke = known[0]
+        ends = (held / first_broke, broke / first_held)
+        low, high = (f"{end:.2f}" if 0 < end < math.inf else "?" for end in ends)
+        yield f"{heading(result)}: {held / first_held:.2f} times the safe rate of {heading(first)} ({low} to {high})"
+    crowded = [each for each in line.results if (each.replicas or 1) * (each.threads or 1) > cores]
+    if crowded:
+        yield f"{heading(crowded[0])}: more than this machine's {cores} cores, so it tells of the machine, not of the service"
 
 
 def _percents(slo: Slo | None) -> list[str]:

@@ -1,0 +1,181 @@
+"""Plans of services: from the load tests that a project kept of them, and of nothing that they do not tell."""
+
+import json
+import socket
+
+import pytest
+
+from hooke import UsageError
+from hooke.base.clock import SystemClock
+from hooke.journal.events import Measured, RunFinished, StudyStarted
+from hooke.journal.services import LoadMeasured
+from hooke.journal.writer import Journal
+from hooke.project.benching.sweep import code_of
+from hooke.project.driving import DRIVER
+from hooke.project.folder import Project
+from hooke.project.planning.service import ServiceQuestion, plan_service
+from hooke.project.planning.service_text import service_plan_facts, service_plan_text
+from hooke.project.serving import load_service
+from hooke.scaling.provision import Promise
+
+SERVICE = """
+from hooke import service
+
+@service(slo="p99 < 50ms")
+class Delay:
+    def predict(self, rows: list[float]) -> float:
+        return sum(rows)
+
+@service
+class Promiseless:
+    def predict(self, rows: list[float]) -> float:
+        return sum(rows)
+"""
+PRICES = """# source: our own
+# date: 2026-11-25
+instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour,speed
+small,,0,2,1,0.10,,1
+large,,0,8,64,0.30,,1-1.2
+slow,,0,8,64,0.01,,0.5
+"""
+
+
+class Kept:
+    """A project with a service, and load tests of it that were kept."""
+
+    def __init__(self, folder):
+        folder.mkdir()
+        name = f"delay_{folder.parent.name}"
+        (folder / f"{name}.py").write_text(SERVICE)
+        (folder / "ours.csv").write_text(PRICES)
+        self.folder = folder
+        self.project = Project.find(folder)
+        self.project.create()
+        self.declared, self.file = load_service(f"{folder}/{name}.py:Delay")
+        self.key = code_of(self.declared.made_by)
+
+    def study(self, name, *rates, host="", key=None, **load):
+        """Rates by (replicas, threads)."""
+        study = f"measure-Delay-{name}"
+        self.project.runs.create(study)
+        with Journal.create(
+            self.project.runs.folder(study), DRIVER, durable="group", clock=SystemClock()
+        ) as kept:
+            kept.append(
+                StudyStarted(
+                    study=study, pipeline="Delay", entry=f"{self.file}:Delay", task="predict", unit="requests",
+                    key=self.key if key is None else key, levels=tuple(n for (n, _), _ in rates), cpus=8, host=host or socket.gethostname(),
+                )
+            )  # fmt: skip
+            for (replicas, threads), rate in rates:
+                kept.append(Measured(task="predict", n=replicas, work=rate, seconds=1.0))
+                kept.append(
+                    LoadMeasured(
+                        **{"slo_percent": 99, "slo_limit_s": 0.05, "arrivals": "poisson", "rss": replicas * 2**29} | load,
+                        replicas=replicas, threads=threads, rate=rate,
+                    )
+                )  # fmt: skip
+            kept.append(RunFinished(status="finished"))
+
+    def plan(self, rate, **asked):
+        question = {
+            "declared": self.declared,
+            "catalog": f"{self.folder}/ours.csv",
+            "replicas": (1, 2, 4),
+        } | asked
+        return plan_service(ServiceQuestion(file=self.file, rate=rate, **question), self.project)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Kept(tmp_path / "folder")
+
+
+LINE = (((1, 1), 100.0), ((2, 1), 198.0), ((3, 1), 301.0), ((4, 1), 404.0), ((6, 1), 597.0))
+
+
+def test_this_machine_where_it_bears_the_rate_else_the_cheapest_that_does(kept):
+    kept.study("20261125-1", *LINE)
+    here = kept.plan(150)
+    assert str(here.choice.offer.setup) == "this machine, 2 replicas of 1 thread"
+    assert here.next.endswith(".py:Delay --replicas 2 --threads 1")
+
+    rented = kept.plan(500)
+    assert str(rented.choice.offer.setup) == "1 x ours:large, 8 replicas of 1 thread"
+    low, high = rented.choice.offer.bears.interval
+    assert 500 < low < 8 * 101 and high == float("inf"), "faster by 1 to 1.2: nothing is known to break it"
+    assert not [offer for offer in rented.offers if offer.setup.machine.name == "slow" and offer.bears]
+    text = service_plan_text(rented)
+    assert "recommended: the cheapest that surely bears 500/s: 1 x ours:large" in text and "$0.30" in text
+    assert "prices of ours: our own (date: 2026-11-25)" in text
+    assert "not predicted: ours:slow: p99 < 25.0 ms was not measured, but p99 < 50.0 ms" in text
+    facts = service_plan_facts(rented)
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert sum(offer["configuration"] == facts["recommended"] for offer in facts["offers"]) == 1
+
+
+def test_only_so_many_replicas_as_an_instance_has_memory_for(kept):
+    kept.study("20261125-1", *LINE, rss=0)
+    kept.study("20261125-2", ((1, 1), 90.0), rss=700 * 2**20)
+    small = next(offer for offer in kept.plan(1).offers if offer.setup.machine.name == "small")
+    assert small.setup.replicas == 1, "two cores, and memory for one"
+
+
+def test_what_lies_far_beyond_has_no_figure_and_the_next_measurement_is_named(kept):
+    kept.study("20261125-1", *LINE)
+    beyond = kept.plan(5000, catalog=f"{kept.folder}/ours.csv", replicas=(1, 64))
+    assert beyond.choice.offer is None
+    assert "none surely bears 5,000/s" in beyond.choice.reason
+    assert beyond.next.startswith("hooke bench ") and "--threads 1 --slo 'p99 < 50ms'" in beyond.next
+    assert any("too far from what was measured" in offer.refused for offer in beyond.offers)
+
+
+def test_the_newest_counts_and_what_is_unlike_it_is_left_out_and_said(kept):
+    kept.study("20261125-1", *LINE, sent="other bodies")
+    kept.study("20261125-2", ((1, 1), 50.0))
+    kept.study("20261125-3", ((1, 1), 60.0), ((1, 2), 80.0))
+    made = kept.plan(10)
+    assert [offer.bears.interval[0] for offer in made.offers if offer.setup.is_local and offer.setup.replicas == 1] == [60, 80]  # fmt: skip
+    assert any(note.startswith("left out: 5 of other code, bodies") for note in made.notes)
+    assert not any("edited" in note for note in made.notes)
+
+
+def test_code_that_was_edited_and_another_host_are_said(kept):
+    kept.study("20261125-1", *LINE, key="before", host="elsewhere")
+    made = kept.plan(150)
+    assert "Delay, or what it reaches, was edited since it was measured" in made.notes
+    assert "what was measured was measured on elsewhere, not here" in made.notes
+    assert all(offer.bears is None for offer in made.offers if offer.setup.is_local), "its speed is not known"
+    given = kept.plan(150, speed={"local": "0.9"}, promise=Promise(99, 0.1))
+    assert given.choice.offer.setup.is_local and given.choice.offer.bears.interval[0] == pytest.approx(178.2)
+
+
+def test_another_promise_is_not_taken_for_the_one_that_was_measured(kept):
+    kept.study("20261125-1", *LINE)
+    assert kept.plan(150, promise=Promise(90, 0.1)).choice.offer is not None, "a laxer one is kept, too"
+    strict = kept.plan(150, promise=Promise(99, 0.01))
+    assert strict.choice.offer is None and "--slo 'p99 < 10ms'" in strict.next
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"method": "other"}, "no load test of Delay/other was kept in this project"),
+        ({"speed": {"ours:large": "@host"}}, "load tests of two machines are not compared yet"),
+        ({"speed": {"ours:larg": "2"}}, "did you mean 'ours:large'"),
+    ],
+)
+def test_what_cannot_be_answered_says_why(kept, asked, said):
+    kept.study("20261125-1", *LINE)
+    with pytest.raises(UsageError) as caught:
+        kept.plan(1, **asked)
+    assert said in str(caught.value)
+
+
+def test_without_a_promise_or_a_load_test(kept):
+    with pytest.raises(UsageError, match="no load test of Delay was kept") as caught:
+        kept.plan(1)
+    assert caught.value.next.startswith("hooke bench ")
+    promiseless, _ = load_service(f"{kept.file}:Promiseless")
+    with pytest.raises(UsageError, match="Promiseless promises nothing"):
+        kept.plan(1, declared=promiseless)
