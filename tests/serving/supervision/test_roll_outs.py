@@ -129,6 +129,7 @@ def test_an_edit_reaches_no_replica_of_a_service_that_runs(supervised, load, fol
     asking = load(service)
     (folder / "factors.py").write_text("MORE = 1000\n")
     (folder / "delays.py").write_text("this is = no Python\n")
+    next(folder.glob(".hooke/services/Delay/generations/*")).write_text("damaged")
     kill(victim["pid"])
     service.until("replica 1 died")
     service.until_ready(2)

@@ -152,7 +152,7 @@ class FrontChild:
         match told:
             case FrontUp():
                 if not self.port:
-                    self._backoff.succeeded()
+                    self._backoff.succeeded(now)
                     self._note(told.port)
                     self._send(PublishPorts(replicas=self._ports), now)
                 self.port, self.pid, self.stats = told.port, told.pid, told.stats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -14,7 +15,6 @@ import msgspec
 
 from hooke.base.files import write_atomic
 from hooke.base.kept_modules import KeptModule
-from hooke.base.refusals import writing
 from hooke.models.names import Wanted
 from hooke.models.registry import Version, find
 from hooke.pipeline.shown import shown
@@ -124,10 +124,13 @@ def pinned(source: Source) -> Generation:
 
 
 def write_generation(path: Path, generation: Generation) -> None:
-    """Keep it for the replicas of it. Raises HookeError."""
-    with writing("what a replica is to serve", path):
-        write_atomic(path, msgspec.msgpack.encode(generation))
-        os.chmod(path, 0o600)
+    """Keep it for the replicas of it, unless it is kept already. Raises OSError."""
+    data = msgspec.msgpack.encode(generation)
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_bytes() == data:
+            return
+    write_atomic(path, data)
+    os.chmod(path, 0o600)
 
 
 def read_generation(path: Path) -> Generation:

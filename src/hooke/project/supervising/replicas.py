@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from hooke.base.refusals import writing
 from hooke.project.shares import Share, Shares
 from hooke.project.supervising.child import Order
 from hooke.project.supervising.children import Child, adopt_child, start_child
@@ -39,7 +40,9 @@ class Replicas:
 
     def add(self, generation: Generation) -> None:
         """Something that may be served from now on. Raises HookeError where it cannot be kept."""
-        write_generation(self._folder.generation(generation.key), generation)
+        path = self._folder.generation(generation.key)
+        with writing("what a replica is to serve", path):
+            write_generation(path, generation)
         self._generations[generation.name] = generation
 
     def start(self, name: str, generation: str, *, among: int) -> Child:
@@ -57,6 +60,7 @@ class Replicas:
 
     def _start(self, name: str, generation: str, share: Share, among: int) -> Child:
         serves = self._generations[generation]
+        write_generation(self._folder.generation(serves.key), serves)  # it may have been damaged since
         with bind(0) as listening:
             port = listening.getsockname()[1]
 

@@ -299,8 +299,9 @@ class Supervision:
 
     def _settle(self, now: float) -> None:
         for member in self.members.values():
-            if member.phase is Phase.READY and member.healthy(now, self.rules):
-                self._backoff(member.generation).succeeded()
+            ready_at = member.ready_at
+            if member.phase is Phase.READY and ready_at is not None and member.healthy(now, self.rules):
+                self._backoff(member.generation).succeeded(ready_at)
 
     def _roll(self, now: float) -> None:
         rolling = self.rolling
