@@ -168,7 +168,7 @@ def test_a_front_that_dies_while_it_drains_does_not_start_again_and_the_service_
 
     def ask():
         try:
-            post(service, "/hang", {"s": 3})
+            post(service, "/hang", {"s": 9})
         except OSError as error:
             failed.append(error)
 
