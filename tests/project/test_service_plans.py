@@ -10,11 +10,11 @@ from hooke.base.clock import SystemClock
 from hooke.journal.events import Measured, RunFinished, StudyStarted
 from hooke.journal.services import LoadMeasured
 from hooke.journal.writer import Journal
-from hooke.project.benching.sweep import code_of
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 from hooke.project.planning.service import ServiceQuestion, plan_service
 from hooke.project.planning.service_text import service_plan_facts, service_plan_text
+from hooke.project.service_code import code_of
 from hooke.project.serving import load_service
 from hooke.scaling.provision import Promise
 

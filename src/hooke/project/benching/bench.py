@@ -13,9 +13,10 @@ from hooke.project.benching.order import BenchOrder
 from hooke.project.benching.result import BenchResult, LevelResult
 from hooke.project.benching.sent import Sent, described, given, made_for_file, made_for_url
 from hooke.project.benching.served import ServedFile
-from hooke.project.benching.sweep import About, Sweep, Varied, code_of, sweep
+from hooke.project.benching.sweep import About, Sweep, Varied, sweep
 from hooke.project.benching.usage import Usage
 from hooke.project.folder import Project
+from hooke.project.service_code import code_of
 from hooke.project.serving import load_service
 from hooke.serving.service import Service
 

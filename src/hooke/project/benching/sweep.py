@@ -11,20 +11,18 @@ from importlib.metadata import version
 
 from hooke.base.clock import SystemClock
 from hooke.base.cpus import cpus_here
-from hooke.base.errors import NotFingerprintable
 from hooke.base.refusals import writing
 from hooke.journal.events import Measured, RunFinished, StudyStarted
 from hooke.journal.services import LoadMeasured
 from hooke.journal.studies import PREFIX
 from hooke.journal.writer import Journal
-from hooke.keys.code import fingerprint_code
 from hooke.project.benching.result import BenchResult
 from hooke.project.driving import DRIVER
 from hooke.project.folder import Project
 from hooke.project.run_ids import new_run_id
 from hooke.studies.machine import machine_facts
 
-__all__ = ["About", "Line", "Sweep", "Varied", "code_of", "sweep"]
+__all__ = ["About", "Line", "Sweep", "Varied", "sweep"]
 
 Numbers = tuple[int | None, int | None]
 """(replicas, threads of each); None is: as the class declares."""
@@ -86,14 +84,6 @@ class Sweep:
     def stopped(self) -> bool:
         """Whether Ctrl-C ended it."""
         return any(result.stopped for result in self.results)
-
-
-def code_of(made_by: type) -> str:
-    """A hash of the class and all that it reaches; empty where there is no honest one."""
-    try:
-        return fingerprint_code(made_by).key
-    except NotFingerprintable:
-        return ""
 
 
 def sweep(varied: Varied, measure: Measure, *, about: About) -> Sweep:

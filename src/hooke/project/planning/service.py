@@ -15,9 +15,9 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import format_seconds
 from hooke.journal.services import LoadMeasured
 from hooke.journal.studies import StudyRecord, find_studies
-from hooke.project.benching.sweep import code_of
 from hooke.project.folder import Project
 from hooke.project.planning.machines import INSTANCES, Catalogs, given, read_catalogs, this_machine
+from hooke.project.service_code import code_of
 from hooke.scaling.catalog import Catalog, Machine
 from hooke.scaling.provision import (
     Bearing,
