@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from tests.load.servers import Known, serving
@@ -63,6 +64,24 @@ def test_statuses_and_closed_connections_are_told_apart():
     assert outcomes.status.tolist() == [429, 200, Fate.LOST, 500, *[200] * 6]
     assert report.said == {429: '{"detail": "so it is"}', 500: '{"detail": "so it is"}'}
     assert report.opened >= 3 and known.count == 10
+
+
+def test_answers_that_are_not_those_of_their_requests_are_told_apart():
+    right, wrong = b'{"detail": "so it is"}', b'{"detail": "so it is not"}'
+    with serving(Known(answer=lambda count: (429 if count == 3 else 200, True))) as port:
+        here = goal(port)
+        both = msgspec.structs.replace(
+            here, requests=here.requests * 2, answers=((wrong, right), (wrong,)), connections=1
+        )
+        with Generator(both) as generator:
+            report = generator.run(constant(20, 0.3), timeout_s=5.0)
+    assert outcomes_of(constant(20, 0.3), report).status.tolist() == [
+        200,
+        Fate.WRONG,
+        429,
+        *[Fate.WRONG, 200, Fate.WRONG],
+    ]
+    assert report.said == {Fate.WRONG: right.decode(), 429: right.decode()}
 
 
 def test_what_takes_too_long_is_given_up_and_the_rest_goes_on():

@@ -19,7 +19,7 @@ class Keeper(Protocol):
     """Who has connections. `settled` is called once for each request that was sent, then `free` or `gone`."""
 
     def settled(self, request: int, status: int, said: bytes) -> None:
-        """A request has its answer, or never will; `said` begins the body of one that is no 2xx."""
+        """A request has its answer, or never will; `said` begins the body of one that is no 2xx, and is all of another that is kept."""
         ...
 
     def free(self, connection: Connection) -> None:
@@ -34,14 +34,16 @@ class Keeper(Protocol):
 class Connection(asyncio.Protocol):
     """Sends a request and tells its keeper of the answer. `request` is the one in flight, or -1."""
 
-    __slots__ = ("_closing", "_keeper", "_parser", "_said", "_transport", "open", "request")
+    __slots__ = ("_closing", "_keeper", "_keeps", "_parser", "_said", "_transport", "open", "request")
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, *, keeps: bool = False) -> None:
+        """`keeps`: the bodies of 2xx answers, too."""
         self.request = -1
         self.open = True
         self._keeper = keeper
         self._parser = httptools.HttpResponseParser(self)
         self._said = b""
+        self._keeps = keeps
         self._closing = False
 
     @property
@@ -84,7 +86,9 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """As httptools calls it."""
-        if self._parser.get_status_code() >= 300 and len(self._said) < SAID:
+        if self._parser.get_status_code() < 300:
+            self._said += body if self._keeps else b""
+        elif len(self._said) < SAID:
             self._said += body[:SAID]
 
     def on_message_complete(self) -> None:

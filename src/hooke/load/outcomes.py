@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hooke.scaling.families import Floats
 
-__all__ = ["REFUSALS", "Fate", "Outcomes"]
+__all__ = ["REFUSALS", "Fate", "Outcomes", "name_of"]
 
 REFUSALS = (429, 503, 504)
 """Statuses by which a server says that it has too much to do."""
@@ -26,6 +26,22 @@ class Fate(enum.IntEnum):
     """The connection ended before the answer."""
     CUT = -4
     """The measurement was stopped first."""
+    WRONG = -5
+    """A 2xx answer that is none of those that may be."""
+
+
+_NAMES = {
+    Fate.TIMED_OUT: "timed out",
+    Fate.REFUSED: "no connection",
+    Fate.LOST: "connection lost",
+    Fate.CUT: "cut",
+    Fate.WRONG: "wrong answer",
+}
+
+
+def name_of(status: int) -> str:
+    """A status of HTTP or a Fate, for people."""
+    return str(status) if status >= 0 else _NAMES[Fate(status)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

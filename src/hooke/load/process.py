@@ -71,8 +71,12 @@ class Generator:
         try:
             return self._report(tick)
         except KeyboardInterrupt:
-            self._tell(pack(Stop()))
+            self.stop()
             return self._report(tick)
+
+    def stop(self) -> None:
+        """End the level now, from another thread: its report then says `stopped`."""
+        self._tell(pack(Stop()))
 
     def _report(self, tick: Callable[[], None]) -> Report:
         file = self._process.stdout

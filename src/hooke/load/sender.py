@@ -62,7 +62,7 @@ class Sender:
         gc.disable()  # a collection stops everything for milliseconds; a level makes few cycles
         try:
             before = time.process_time()
-            self._start = _now()
+            started, self._start = time.monotonic(), _now()
             self._fire()
             self._sweep()
             stopped = await self._over
@@ -77,6 +77,7 @@ class Sender:
             status=self._status.tobytes(),
             cpu_s=(self._cpu_s or time.process_time()) - before,
             wall_s=max(self._due[-1], self._begun[-1]) or _now() - self._start,
+            started=started,
             opened=self._opened,
             most=self._most,
             waited=self._waited,
@@ -102,7 +103,7 @@ class Sender:
         """As Keeper has it."""
         self._flying.pop(request, None)
         if not self._status[request]:
-            self._settle(request, status, said)
+            self._settle(request, self._judged(request, status, said), said)
 
     def free(self, connection: Connection) -> None:
         """As Keeper has it."""
@@ -164,7 +165,10 @@ class Sender:
         try:
             _, connection = await asyncio.wait_for(
                 self._loop.create_connection(
-                    lambda: Connection(self), goal.host, goal.port, ssl=self._context
+                    lambda: Connection(self, keeps=bool(goal.answers)),
+                    goal.host,
+                    goal.port,
+                    ssl=self._context,
                 ),
                 self._timeout_s,
             )
@@ -196,10 +200,17 @@ class Sender:
                 return request
         return None
 
+    def _judged(self, request: int, status: int, said: bytes) -> int:
+        """The status, but for a good one whose answer is not what it may be."""
+        answers = self._goal.answers
+        if not answers or not 200 <= status < 300 or said in answers[request % len(answers)]:
+            return status
+        return Fate.WRONG
+
     def _settle(self, request: int, status: int, said: bytes) -> None:
         self._ended[request] = _now() - self._start
         self._status[request] = status
-        if said and status not in self._said:
+        if said and not 200 <= status < 300 and status not in self._said:
             self._said[status] = said.decode(errors="replace")
         self._done += 1
         if self._done == len(self._due):

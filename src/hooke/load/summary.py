@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hooke.load.outcomes import REFUSALS, Fate, Outcomes
+from hooke.load.outcomes import REFUSALS, Outcomes, name_of
 from hooke.load.quantiles import quantile, share
 from hooke.scaling.estimate import Estimate
 from hooke.serving.slo import Slo
@@ -97,7 +97,9 @@ def summary_of(outcomes: Outcomes, *, seconds: float, cpu: float, slo: Slo | Non
         lag=lag,
         cpu=cpu,
         refused={status: number for status, number in sorted(counts.items()) if status in REFUSALS},
-        failed={_said(status): number for status, number in sorted(counts.items()) if status not in REFUSALS},
+        failed={
+            name_of(status): number for status, number in sorted(counts.items()) if status not in REFUSALS
+        },
         kept=kept,
         verdict=None if slo is None or kept is None else _verdict(outcomes, slo, kept, limited),
         limited=limited,
@@ -130,8 +132,3 @@ def _limited(outcomes: Outcomes, lag: float, cpu: float, slo: Slo | None) -> str
     if lag > allowed:
         return f"the generator itself was {lag * 1e3:.3g} ms late at p99"
     return ""
-
-
-def _said(status: int) -> str:
-    named = {Fate.TIMED_OUT: "timed out", Fate.REFUSED: "no connection", Fate.LOST: "connection lost"}
-    return named.get(Fate(status), "cut") if status < 0 else str(status)

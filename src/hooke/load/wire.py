@@ -23,6 +23,8 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A file of certificates to trust instead of the machine's."""
     connections: int = 256
     """The most that are open at once."""
+    answers: tuple[tuple[bytes, ...], ...] = ()
+    """The bodies that each of `requests` may be answered with; without any, what a 2xx says is not looked at."""
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -46,6 +48,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cpu_s: float
     """Of the generator's process, while requests were due."""
     wall_s: float
+    started: float
+    """When the level began, as `time.monotonic` of this machine has it."""
     opened: int
     """Connections made for the level."""
     most: int
@@ -54,7 +58,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Requests that waited because as many connections were busy as there may be."""
     stopped: bool = False
     said: dict[int, str] = {}
-    """Status that is no 2xx -> the beginning of the first such answer; Fate.REFUSED -> why there was no connection."""
+    """Status that is no 2xx, or Fate.WRONG -> the beginning of the first such answer; Fate.REFUSED -> why there was no connection."""
 
 
 Question: TypeAlias = Goal | Level | Stop

@@ -128,7 +128,12 @@ class World:
             case Kill(name):
                 process = self.processes[name]
                 late = process.terminated_at is not None and now - process.terminated_at > self.rules.term_s
-                assert late or self.core.closing, "SIGKILL only after the deadline of SIGTERM"
+                hung = (
+                    self.rules.again
+                    and process.deaf
+                    and now - process.hangs_at > self.rules.silent_s - STEP_S
+                )
+                assert late or hung or self.core.closing, "SIGKILL only after the deadline of SIGTERM"
                 process.dies_at = now
             case Tell(event):
                 self.said.append((now, event))

@@ -1,5 +1,7 @@
 """The supervision on simulated histories: each seed is one, and a failure names it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,10 @@ from hooke.serving.supervision.exchange import (
     Begin,
     Exited,
     GiveUp,
+    Kill,
+    Note,
     Publish,
+    Published,
     Replace,
     Reported,
     RollOut,
@@ -38,7 +43,7 @@ def told(world, kind):
 @histories
 def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
     """The world checks at each step: no voluntary loss, the order of leaving, SIGKILL last."""
-    world = World(seed)
+    world = World(seed, rules=replace(RULES, again=bool(seed % 2)))
     world.random_life(100)
     if world.given_up:
         return
@@ -191,6 +196,67 @@ def test_one_that_is_silent_is_ended_although_its_process_lives():
     assert "it told nothing for" in ended.cause
     assert "SIGKILL" in ended.cause
     assert not ended.expected
+
+
+def running(count, **rules):
+    """A supervision of so many replicas that are ready at 1.0."""
+    core = Supervision(replace(RULES, **rules), generation="a", wanted=count)
+    core.step(Begin(), 0.0)
+    for number in range(1, count + 1):
+        core.step(Reported(str(number), Report(state="ready")), 1.0)
+    core.step(Tick(), 1.0)
+    return core
+
+
+def test_one_that_gives_no_sign_gets_nothing_new_until_it_does():
+    core = running(2)
+    core.step(Reported("2", Report(state="ready", in_flight=3)), 3.5)
+    actions = core.step(Tick(), 3.5)
+    assert actions[0] == Publish(("2",))
+    assert actions[1:] == [Note("replica 1 gives no sign for 2.50 s: others get what is new until it does")]
+    core.step(Published(("2",)), 3.6)
+    assert core.members["1"].serves, "nobody takes its place yet"
+    assert core.step(Reported("1", Report(state="ready")), 4.0) == [Publish(("1", "2"))]
+
+
+def test_where_nobody_gives_a_sign_all_get_what_is_new():
+    core = running(2)
+    assert core.step(Tick(), 5.0) == []
+
+
+def test_one_that_leaves_while_it_gets_nothing_new_need_not_be_taken_from_the_front_again():
+    core = running(2)
+    core.step(Reported("1", Report(state="ready")), 3.5)
+    core.step(Tick(), 3.5)
+    core.step(Published(("1",)), 3.6)
+    core.step(Scale(1, "less"), 3.7)
+    done = []
+    for now in (4.0, 5.0):
+        for event in (Reported("1", Report(state="ready")), Reported("2", Report(state="ready")), Tick()):
+            done += core.step(event, now)
+    assert Terminate("2") in done
+
+
+def test_one_that_hangs_is_killed_at_once_where_others_may_answer_what_it_has():
+    core = running(2, again=True)
+    core.step(Reported("2", Report(state="ready")), 7.5)
+    actions = core.step(Tick(), 7.5)
+    assert Kill("1") in actions
+    assert [type(action) for action in actions if isinstance(action, Start)] == [Start]
+    ended = core.step(Exited(name="1", exit_code=-9), 7.6)
+    assert "it told nothing for 6 s; it was killed by SIGKILL (9)" in next(
+        action.event.cause for action in ended if isinstance(action, Tell)
+    )
+
+
+def test_a_supervisor_that_was_stopped_does_not_blame_replicas_for_it():
+    """As Ctrl-Z and fg do: the replicas have told much meanwhile, which is read one after the other."""
+    core = running(3, again=True)
+    for name in ("1", "2", "3"):
+        assert core.step(Reported(name, Report(state="ready")), 60.0) == []
+    # It was stopped again, between what it heard and what it makes of it.
+    assert core.step(Tick(listened=60.0), 120.0) == []
+    assert core.step(Tick(listened=120.0), 120.0) != []
 
 
 def test_a_loop_that_does_not_turn_is_a_hang():

@@ -202,7 +202,9 @@ class FrontChild:
         record = ChildRecord(name=FRONT, port=self._settings.port, generation=self._key, log=self._log)
 
         def order(control: int) -> str:
-            made = KeeperOrder(control=control, lease_s=self._lease_s, settings=self._settings)
+            made = KeeperOrder(
+                control=control, lease_s=self._lease_s, settings=self._settings, replicas=self._ports
+            )
             return msgspec.json.encode(made, enc_hook=str).decode()
 
         self.child = start_child(

@@ -47,11 +47,14 @@ class KeeperOrder(msgspec.Struct, frozen=True, kw_only=True):
     control: int
     lease_s: float
     settings: FrontSettings
+    replicas: dict[str, int] = {}
+    """Ports by name that it is to send to from its first request on: those of the one before, which died."""
 
 
 class _Keeper:
     def __init__(self, order: KeeperOrder) -> None:
         self._front = Front(order.settings, prefix=with_parent())
+        self._first = order.replicas
         self._wanted: dict[str, int] | None = None
         """The replicas that Envoy has not been told yet."""
         self._try_at = 0.0
@@ -73,7 +76,7 @@ class _Keeper:
         """Until it is told to stop, Envoy dies, or the lease expires."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
-            self._front.start()
+            self._front.start(Upstream(port=port) for port in self._first.values())
             self._up = True
             while not self._ended:
                 self._control.turn(TURN_S)

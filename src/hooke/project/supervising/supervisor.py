@@ -52,6 +52,7 @@ from hooke.serving.supervision.exchange import (
     FrontDrained,
     GiveUp,
     Kill,
+    Note,
     Publish,
     Published,
     Replace,
@@ -63,7 +64,7 @@ from hooke.serving.supervision.exchange import (
     Terminate,
     Tick,
 )
-from hooke.serving.supervision.member import Phase, Rules
+from hooke.serving.supervision.member import Phase
 from hooke.serving.supervision.supervision import Supervision
 
 __all__ = ["Ended", "Supervisor"]
@@ -110,8 +111,7 @@ class Supervisor:
         self.folder = folder
         self.bounds = wish.replicas
         self.run_id = run.id
-        rules = Rules(timeout_s=declared.timeout_s, healthy_s=wish.healthy_s, memory_bytes=wish.memory_bytes)
-        self.core = Supervision(rules, generation=first.name, wanted=max(1, wish.replicas[0]))
+        self.core = Supervision(wish.rules(declared), generation=first.name, wanted=max(1, wish.replicas[0]))
         self._run = run
         self._first = first
         self._logs = project.runs.folder(run.id) / "logs"
@@ -227,7 +227,7 @@ class Supervisor:
         while self._inbox:
             event = self._inbox.popleft()
             event() if callable(event) else self._step(event)
-        self._step(Tick())
+        self._step(Tick(listened=now))
         self._watched.look(self.core, self.front.stats)
 
     def _wait(self) -> None:
@@ -303,6 +303,8 @@ class Supervisor:
                 self._draining = True
                 within_s = self.core.rules.leave_s
                 self.front.drain(within_s=within_s, now=now)
+            case Note(text):
+                self._say(text)
             case Tell(event):
                 self._told_of(event)
             case GiveUp():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hooke.serving.exposure import Exposure
+from hooke.serving.service import Service
 from hooke.serving.supervision.lease import LEASE_S
+from hooke.serving.supervision.member import Rules
 
 __all__ = ["Wish"]
 
@@ -24,3 +26,12 @@ class Wish:
     healthy_s: float = 10.0
     poll_s: float = 5.0
     """Between two looks at what an alias means: a query of one row."""
+
+    def rules(self, declared: Service) -> Rules:
+        """What replicas of that service are kept to."""
+        return Rules(
+            timeout_s=declared.timeout_s,
+            healthy_s=self.healthy_s,
+            memory_bytes=self.memory_bytes,
+            again=declared.idempotent,
+        )

@@ -28,6 +28,7 @@ __all__ = [
     "FrontDrained",
     "GiveUp",
     "Kill",
+    "Note",
     "Publish",
     "Published",
     "Replace",
@@ -127,7 +128,12 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed. `listened` is when replicas were last given the chance to be heard; None: now.
+
+    A supervisor that was stopped itself has heard nothing for that time, and must not take it for their silence.
+    """
+
+    listened: float | None = None
 
 
 Event: TypeAlias = (
@@ -171,6 +177,13 @@ class DrainFront:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Say this; it may be over in a moment."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Write this into the journal, and say it."""
 
@@ -190,4 +203,4 @@ class Done:
     """No replica is left, and none is to come."""
 
 
-Action: TypeAlias = Start | Publish | Terminate | Kill | DrainFront | Tell | GiveUp | Done
+Action: TypeAlias = Start | Publish | Terminate | Kill | DrainFront | Note | Tell | GiveUp | Done

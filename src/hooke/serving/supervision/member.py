@@ -40,6 +40,10 @@ class Rules:
     """A replica that left has nothing in flight for so long before it is ended: the front heard of it within 35 ms."""
     silent_s: float = 10.0
     """A replica that tells nothing for so long, or whose event loop does not turn, hangs."""
+    still_s: float = 2.0
+    """After so much of that it gets nothing new, where others can: ten times that it told nothing are no chance."""
+    again: bool = False
+    """Whether requests may be sent again: those of one that hangs are answered by others once it is killed."""
     spare_s: float = 5.0
     """What is added wherever the service's timeout bounds a wait."""
     backoff_s: float = 0.5
@@ -132,6 +136,10 @@ class Member:
         if exit_code is None:
             return "unknown"
         return "signal" if exit_code < 0 else "exit"
+
+    def still_for(self, now: float) -> float:
+        """Seconds without a sign that it can answer anything."""
+        return max(now - self.heard, self.report.loop_late_s)
 
     def ailment(self, now: float, rules: Rules) -> str:
         """Why it does no work any more although its process lives; empty where it does.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from signal import SIGTERM
 from typing import Any
 
-from hooke.base.formats import format_bytes
+from hooke.base.formats import format_bytes, format_seconds
 from hooke.journal.replicas import (
     ReplicaEnded,
     ReplicaLeft,
@@ -32,6 +32,7 @@ from hooke.serving.supervision.exchange import (
     FrontDrained,
     GiveUp,
     Kill,
+    Note,
     Publish,
     Published,
     Replace,
@@ -84,6 +85,9 @@ class Supervision:
         self._done = False
         self._last_name = 0
         self._published: tuple[str, ...] | None = None
+        self._routed: tuple[str, ...] = ()
+        """What the front has said that it sends to."""
+        self._listened: float | None = None
         self._backoffs: dict[str, Backoff] = {}
         self._reasons: deque[str] = deque()
         self._out: list[Action] = []
@@ -98,7 +102,7 @@ class Supervision:
             Drain: self._drain,
             FrontDrained: self._front_is_drained,
             Cut: self._cut,
-            Tick: lambda _event, _now: None,
+            Tick: self._tick,
         }
 
     def step(self, event: Event, now: float) -> list[Action]:
@@ -115,7 +119,7 @@ class Supervision:
                 self._roll(now)
                 self._start_missing(now)
                 self._end_surplus(now)
-            self._publish()
+            self._publish(self._heard_by(now))
         out = self._out
         self._out = []
         return out
@@ -157,7 +161,15 @@ class Supervision:
         if member is not None:
             self._take(member, event.report, now)
 
+    def _tick(self, event: Tick, now: float) -> None:
+        self._listened = now if event.listened is None else event.listened
+
+    def _heard_by(self, now: float) -> float:
+        """Until when silence counts: the last moment at which all could be heard."""
+        return now if self._listened is None else self._listened
+
     def _is_published(self, event: Published, _now: float) -> None:
+        self._routed = event.names
         for member in self.members.values():
             member.out = member.out or (member.phase is Phase.LEAVING and member.name not in event.names)
 
@@ -241,13 +253,16 @@ class Supervision:
     # -- what follows ------------------------------------------------------------------------------
 
     def _watch(self, member: Member, now: float) -> None:
-        rules, age = self.rules, now - member.since
+        rules, heard_by = self.rules, self._heard_by(now)
+        age = heard_by - member.since
         if member.phase is Phase.STARTING and age > rules.ready_s:
             self._give_over(member, f"it was not ready within {rules.ready_s:g} s", now)
         elif member.phase is Phase.READY:
-            ailment = member.ailment(now, rules)
+            ailment = member.ailment(heard_by, rules)
             if ailment:
                 self._give_over(member, ailment, now)
+                if rules.again and member.still_for(heard_by) > rules.silent_s:
+                    self._kill(member, now)
             elif rules.memory_bytes is not None and member.report.memory_bytes > rules.memory_bytes:
                 has, limit = format_bytes(member.report.memory_bytes), format_bytes(rules.memory_bytes)
                 self._doom(member, f"it has {has} of memory, and {limit} is the limit")
@@ -405,6 +420,7 @@ class Supervision:
     def _leave(self, member: Member, reason: str, now: float) -> None:
         member.enter(Phase.LEAVING, now)
         member.idle_since = None
+        member.out = member.name not in {*(self._published or ()), *self._routed}
         self._tell_left(member, reason)
 
     def _terminate(self, member: Member, now: float) -> None:
@@ -416,11 +432,21 @@ class Supervision:
             member.enter(Phase.KILLED, now)
             self._out.append(Kill(member.name))
 
-    def _publish(self) -> None:
-        names = tuple(sorted((member.name for member in self.ready()), key=_number))
+    def _publish(self, heard_by: float) -> None:
+        ready = self.ready()
+        turning = [one for one in ready if one.still_for(heard_by) <= self.rules.still_s] or ready
+        names = tuple(sorted((one.name for one in turning), key=_number))
         if names != self._published:
+            self._note_still([one for one in ready if one not in turning], heard_by)
             self._published = names
             self._out.insert(0, Publish(names))
+
+    def _note_still(self, still: Iterable[Member], heard_by: float) -> None:
+        for one in still:
+            if one.name in (self._published or ()):
+                shown = format_seconds(one.still_for(heard_by))
+                text = f"replica {one.name} gives no sign for {shown}: others get what is new until it does"
+                self._out.append(Note(text))
 
     # -- small things ------------------------------------------------------------------------------
 
