@@ -27,6 +27,7 @@ from hooke.project.folder import Project
 from hooke.project.service_history import stretch_of
 from hooke.project.service_picture import save_service
 from hooke.project.service_report import read_service
+from hooke.serving.windows import LEAST_S
 
 __all__ = ["spiked"]
 
@@ -35,6 +36,7 @@ TIMEOUT_S = 10.0
 """Of the client: longer than the service's own, so that it is the service that gives up."""
 CONNECTIONS = 1024
 BODIES = 64
+FIRST = np.zeros(1)
 MORE_S = 5.0
 """The last phase goes on by so much until the replicas are back where they began."""
 
@@ -54,13 +56,14 @@ def spiked(
         )
         goal = Goal(host=target.host, port=target.port, requests=requests, connections=CONNECTIONS)
         with Generator(goal) as generator:
+            others = [outcomes_of(FIRST, generator.run(FIRST, timeout_s=TIMEOUT_S))]  # its process has begun
+            time.sleep(LEAST_S - time.time() % LEAST_S)  # a phase begins and ends where windows do
             began = time.time()
             outcomes = outcomes_of(due, generator.run(due, timeout_s=TIMEOUT_S))
-            after: list[Outcomes] = []
             gives_up = time.monotonic() + patience_s
             while not _is_back(service) and time.monotonic() < gives_up:
-                more = poisson(phases[-1].rate, MORE_S, seed=len(after))
-                after.append(outcomes_of(more, generator.run(more, timeout_s=TIMEOUT_S)))
+                more = poisson(phases[-1].rate, MORE_S, seed=len(others))
+                others.append(outcomes_of(more, generator.run(more, timeout_s=TIMEOUT_S)))
         exit_code = service.end()
         said = service.text
     project = Project.find(folder)
@@ -78,7 +81,7 @@ def spiked(
         for phase, end in zip(phases, ends, strict=True)
     )
     return Spike(
-        record=record, seen=seen, outcomes=outcomes, after=tuple(after), exit_code=exit_code, said=said
+        record=record, seen=seen, outcomes=outcomes, others=tuple(others), exit_code=exit_code, said=said
     )
 
 

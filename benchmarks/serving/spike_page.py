@@ -48,29 +48,35 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spike:
-    """What came of it. `outcomes` are all of the client's, `after` those of what was sent until the replicas were back."""
+    """What came of it. `outcomes` are the client's of all phases, `others` of what was sent before and after them."""
 
     record: ServiceRecord
     seen: tuple[Seen, ...]
     outcomes: Outcomes
-    after: tuple[Outcomes, ...]
+    others: tuple[Outcomes, ...]
     exit_code: int
     said: str
 
     @property
     def answered(self) -> int:
         """By the client, with 2xx."""
-        return sum(int(each.answered.sum()) for each in (self.outcomes, *self.after))
+        return sum(int(each.answered.sum()) for each in (self.outcomes, *self.others))
 
     @property
     def refused(self) -> int:
         """By the client, with 429 and 503."""
-        return sum(int(np.isin(each.status, REFUSALS[:2]).sum()) for each in (self.outcomes, *self.after))
+        return sum(int(np.isin(each.status, REFUSALS[:2]).sum()) for each in (self.outcomes, *self.others))
+
+    @property
+    def late(self) -> int:
+        """By the client, with 504."""
+        return sum(int((each.status == REFUSALS[2]).sum()) for each in (self.outcomes, *self.others))
 
     @property
     def failed(self) -> int:
         """By the client: all the rest."""
-        return sum(len(each) for each in (self.outcomes, *self.after)) - self.answered - self.refused
+        sent = sum(len(each) for each in (self.outcomes, *self.others))
+        return sent - self.answered - self.refused - self.late
 
     def found_again_s(self) -> float | None:
         """By the journal: how long after the spike began the SLO was kept again, and from then on all through it."""
@@ -102,7 +108,7 @@ python -m benchmarks.serving.spike --save docs/explanation/serving-spike.svg > d
 ```
 
 Supervisor, Envoy and replicas are the real ones, each replica a process. The model is not: a batch of up to {most} rows waits {batch},
-so a replica does {rate:.0f} rows a second whatever the machine. So eight of them bear eight times as much although there are {cores} cores, for
+so a replica does {rate:.0f} rows a second whatever the machine. So eight of them bear eight times as much although there are {cores} cores, which others used too, for
 waiting takes none; replicas that compute would share what cores there are. Requests are sent when they are due, by a Poisson process of the rate
 that is stated, whether or not others were answered. The law of the model was not known at the start: the service measured it.
 
@@ -110,9 +116,10 @@ Figures and picture are read from the run's journal, as `hooke show RUN --save` 
 Only where a phase begins and ends is the programme's own knowledge, and so are the rows *client*, which are there as a check.
 """
 _MARGIN = """\
-Over the whole run the counts of journal and client must be equal, and are. Of a phase they agree as far as windows of {window} tell: one that lies
-across a phase's border is counted in both by its parts, so up to {window} of the spike's requests may stand beside it, and times of its first ones too.
-The client counts from when a request was due: its times hold the way through Envoy, and its own lag.
+Over the whole run the counts of journal and client must be equal, and are. Phases begin and end where windows of {window} do; what was asked in
+a phase differs by {asked:.1%} at most, the share within the SLO by {within:.1f} points: windows end some milliseconds late, an answer counts in the window
+in which it was given, and for the client in the phase in which its request was due. The client counts from then: its times hold the way through
+Envoy, and its own lag.
 """
 
 
@@ -128,7 +135,7 @@ def page(spike: Spike, *, picture: str) -> str:
         "## What its users had",
         "\n".join(_table(spike)),
         _whole(spike),
-        _MARGIN.format(window=format_seconds(LEAST_S)),
+        _margin(spike),
         "## How many replicas, and why",
         "\n".join(_reasons(spike)),
         _starts(spike),
@@ -166,8 +173,16 @@ def _whole(spike: Spike) -> str:
     )
     return (
         f"{kept}Journal: {whole.requests:,} answered, {whole.refused:,} refused (429), {whole.late:,} too late (504), {whole.failed:,} failed. "
-        f"Client: {spike.answered:,} answered, {spike.refused:,} refused (429 or 503), {spike.failed:,} without an answer or with another error. "
+        f"Client: {spike.answered:,} answered, {spike.refused:,} refused (429 or 503), {spike.late:,} too late (504), {spike.failed:,} failed otherwise. "
         "None failed as replicas were given up."
+    )
+
+
+def _margin(spike: Spike) -> str:
+    return _MARGIN.format(
+        window=format_seconds(LEAST_S),
+        asked=max(abs(each.journal.asked / len(each.client) - 1) for each in spike.seen),
+        within=max(100 * abs((each.journal.within or 0.0) - each.within) for each in spike.seen),
     )
 
 

@@ -36,8 +36,10 @@ WINDOWS = st.lists(
 @given(WINDOWS, st.integers(1, 40))
 def test_stretches_hold_all_of_every_window_once(windows, most):
     parts = stretches_of(windows, (), began=105.0, ended=200.0, most=most)
-    assert len(parts) <= most
-    assert all(part.seconds >= 5 for part in parts)
+    assert len(parts) <= most + 1
+    assert all(part.seconds >= 2.5 for part in parts)
+    assert (parts[0].began, sum(part.seconds for part in parts)) == (105.0, pytest.approx(95.0))
+    assert all(part.began % 5 == 0 for part in parts)
     for name, of in [
         ("answered", lambda each: each.requests),
         ("asked", lambda each: each.arrived or each.ended),
@@ -48,12 +50,12 @@ def test_stretches_hold_all_of_every_window_once(windows, most):
 
 
 def test_a_window_across_a_border_is_shared_by_time():
-    windows = [BatchWindow(at=12.0, seconds=4.0, requests=8, over_slo=4, arrived=8)]
-    first, second = stretches_of(windows, (), began=0.0, ended=18.0, most=2)
+    windows = [BatchWindow(at=13.0, seconds=4.0, requests=8, over_slo=4, arrived=8)]
+    first, second = stretches_of(windows, (), began=0.0, ended=19.0, most=2)
     assert (first.answered, second.answered) == (pytest.approx(2.0), pytest.approx(6.0))
     assert first.within == pytest.approx(0.5)
-    assert stretch_of(windows, (), began=11.0, ended=20.0).asked == pytest.approx(2.0)
-    assert stretch_of(windows, (), began=13.0, ended=20.0).within is None
+    assert stretch_of(windows, (), began=12.0, ended=20.0).asked == pytest.approx(2.0)
+    assert stretch_of(windows, (), began=14.0, ended=20.0).within is None
 
 
 def test_replicas_over_time():

@@ -110,7 +110,7 @@ def test_a_run_as_it_is_shown(run):
     )
     assert "one replica, its batches full (8): 615 rows/s (615 to 615)\n" in text
     columns, rows = service_table(record)
-    assert columns[1:5] == ("ready", "wanted", "asked/s", "answered/s")
+    assert columns[2:6] == ("ready", "wanted", "asked/s", "answered/s")
     assert [row[-1] for row in rows] == ["12"]
     row = view_of(run.project.runs, run.id).row(0.0)
     assert (row.done, row.failed, row.status) == (360, 12, "finished")

@@ -17,7 +17,7 @@ from hooke.journal.services import BatchWindow, MethodBatches
 from hooke.project.folder import Project
 from hooke.project.service_runs import ServiceRun
 from hooke.serving.service import service_of
-from hooke.serving.windows import Windows, bin_of, length_s, merged
+from hooke.serving.windows import Windows, bin_of, length_s, merged, next_end_s
 from hooke.testing import client
 
 __all__ = ["small_disk"]
@@ -89,6 +89,13 @@ def test_a_window_that_was_taken_leaves_nothing_behind():
     windows.gone(3.0)
     windows.take(1.0)
     assert windows.take(3.0) == BatchWindow(seconds=2.0)
+
+
+@given(st.floats(0, 2e9))
+def test_windows_of_all_replicas_end_together(wall):
+    left = next_end_s(wall)
+    assert 0.5 <= left <= 5.5 + 1e-6
+    assert min((wall + left) % 5.0, 5.0 - (wall + left) % 5.0) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_windows_of_a_month_are_few():
@@ -182,6 +189,14 @@ def test_a_run_holds_all_windows(tmp_path_factory, counts):
     assert finished.status == "finished"
     assert sum(each.requests for each in windows) == sum(counts)
     assert all(each.requests for each in windows)
+
+
+def test_the_first_window_of_a_replica_stays_by_itself(tmp_path):
+    """It ends where those of all replicas do, and the next ones are whole."""
+    with ServiceRun(Project.find(tmp_path), service_of(Rows), entry="", shown={}) as run:
+        for seconds in (1.5, 5.0, 5.0):
+            run.window(BatchWindow(seconds=seconds, requests=1, replica="1"))
+    assert [each.seconds for each in events_of(run)[2:-1]] == [1.5, 5.0, 5.0]
 
 
 def test_windows_grow_with_the_age_of_the_service_and_replicas_are_apart(tmp_path):

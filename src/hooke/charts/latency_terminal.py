@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from hooke.charts.axis import Axis
+from hooke.charts.beside import numbers_below, numbers_left
 from hooke.charts.canvas import Canvas
 from hooke.charts.latency import LoadPicture
 
@@ -26,17 +26,14 @@ def drawn_load(picture: LoadPicture, *, width: int, colour: bool, ascii_only: bo
     canvas = Canvas(width - SIDE - 1, ROWS, braille=not ascii_only)
     signs = _PLAIN_SIGNS if ascii_only else _SIGNS
     _fill(canvas, picture, signs, ascii_only=ascii_only)
-    numbers = {
-        canvas.cell(0.0, float(picture.y.share(tick)))[1]: picture.y.written(tick)
-        for tick in picture.y.ticks()
-    }
+    numbers = numbers_left(picture.y, canvas)
     lines = ["ms"]
     for row in range(ROWS):
         cells = zip(canvas.characters[row], canvas.styles[row], strict=True)
         body = "".join(_painted(character, style, colour=colour) for character, style in cells)
         lines.append(f"{numbers.get(row, ''):>{SIDE}}{'|' if ascii_only else '│'}{body}".rstrip())
     lines.append(" " * SIDE + ("+" + "-" * canvas.columns if ascii_only else "└" + "─" * canvas.columns))
-    lines.append(" " * (SIDE + 1) + _below(picture.x, canvas))
+    lines.append(" " * (SIDE + 1) + numbers_below(picture.x, canvas))
     lines.append(f"{picture.x.label:>{width}}")
     return "\n".join([*lines, *_legend(picture, signs, colour=colour, ascii_only=ascii_only)])
 
@@ -56,16 +53,6 @@ def _fill(canvas: Canvas, picture: LoadPicture, signs: str, *, ascii_only: bool)
         canvas.line(places, str(at), ink=".")
         for place in places:
             canvas.set(*canvas.cell(*place), signs[at], str(at))
-
-
-def _below(x: Axis, canvas: Canvas) -> str:
-    line = ""
-    for tick in x.ticks():
-        text = x.written(tick)
-        start = max(canvas.cell(float(x.share(tick)), 0.0)[0] - len(text) // 2, 0)
-        if (not line or start > len(line)) and start + len(text) <= canvas.columns:
-            line = line.ljust(start) + text
-    return line
 
 
 def _legend(picture: LoadPicture, signs: str, *, colour: bool, ascii_only: bool) -> Iterator[str]:

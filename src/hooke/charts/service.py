@@ -178,7 +178,7 @@ def _replicas(frame: Frame, picture: ServicePicture, shown: Sequence[Change]) ->
         )
     for each, x, text in _marks(frame, picture, shown):
         y, above = float(frame.down(each.after)), float(frame.down(max(each.after, each.before)))
-        yield Dot(kind="change", x=x, y=y, shape="circle", radius=2.0, colour=LOST)
+        yield Dot(kind="change", x=x, y=y, shape="circle", radius=2.0, colour=LOST, hint=each.text)
         yield Words(kind="mark", x=x, y=above - 4, text=text, colour=LOST, size=SMALL, anchor="middle")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hooke.charts.axis import Axis
+from hooke.charts.beside import numbers_below, numbers_left
 from hooke.charts.canvas import Canvas
 from hooke.charts.service import ServicePicture
 from hooke.scaling.families import Floats
@@ -66,7 +67,9 @@ def drawn_service(picture: ServicePicture, *, width: int, colour: bool, ascii_on
             *_panel(picture.x, axis, drawn, width, colour=colour, ascii_only=ascii_only),
         ]
     canvas = Canvas(width - SIDE - 1, 1, braille=not ascii_only)
-    return "\n".join([*lines, " " * (SIDE + 1) + _below(picture.x, canvas), f"{picture.x.label:>{width}}"])
+    return "\n".join(
+        [*lines, " " * (SIDE + 1) + numbers_below(picture.x, canvas), f"{picture.x.label:>{width}}"]
+    )
 
 
 def _load(picture: ServicePicture) -> Iterator[_Drawn]:
@@ -103,22 +106,12 @@ def _panel(
             ((min(max(across, 0.0), 1.0), min(max(up, 0.0), 1.0)) for across, up in places),
             each.style, on=2 if each.off else 1, off=each.off, ink=each.ink,
         )  # fmt: skip
-    numbers = {canvas.cell(0.0, float(y.share(tick)))[1]: y.written(tick) for tick in y.ticks()}
+    numbers = numbers_left(y, canvas)
     for row in range(ROWS):
         cells = zip(canvas.characters[row], canvas.styles[row], strict=True)
         body = "".join(_painted(character, style, colour=colour) for character, style in cells)
         yield f"{numbers.get(row, ''):>{SIDE}}{'|' if ascii_only else '│'}{body}".rstrip()
     yield " " * SIDE + ("+" + "-" * canvas.columns if ascii_only else "└" + "─" * canvas.columns)
-
-
-def _below(x: Axis, canvas: Canvas) -> str:
-    line = ""
-    for tick in x.ticks():
-        text = x.written(tick)
-        start = max(canvas.cell(float(x.share(tick)), 0.0)[0] - len(text) // 2, 0)
-        if (not line or start > len(line)) and start + len(text) <= canvas.columns:
-            line = line.ljust(start) + text
-    return line
 
 
 def _painted(text: str, style: str, *, colour: bool) -> str:

@@ -42,7 +42,7 @@ class Area:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
-    """A sign of `shape` (circle, diamond, triangle, square) that reaches `radius` from its middle."""
+    """A sign of `shape` (circle, diamond, triangle, square) that reaches `radius` from its middle. `hint` is said to who points at it."""
 
     kind: str
     x: float
@@ -50,6 +50,7 @@ class Dot:
     shape: str
     radius: float
     colour: str
+    hint: str = ""
 
     @property
     def corners(self) -> tuple[tuple[float, float], ...]:

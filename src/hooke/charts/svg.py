@@ -61,9 +61,13 @@ def _element(thing: Thing) -> str:
 def _dot(dot: Dot) -> str:
     drawn = f'class="{dot.kind}" fill="{dot.colour}"'
     if dot.shape == "circle":
-        return f'<circle {drawn} cx="{dot.x:.2f}" cy="{dot.y:.2f}" r="{dot.radius:g}"/>'
-    corners = [(dot.x + dot.radius * x, dot.y + dot.radius * y) for x, y in dot.corners]
-    return f'<path {drawn} d="{_path(corners)}Z"/>'
+        tag, form = "circle", f'cx="{dot.x:.2f}" cy="{dot.y:.2f}" r="{dot.radius:g}"'
+    else:
+        corners = [(dot.x + dot.radius * x, dot.y + dot.radius * y) for x, y in dot.corners]
+        tag, form = "path", f'd="{_path(corners)}Z"'
+    if not dot.hint:
+        return f"<{tag} {drawn} {form}/>"
+    return f"<{tag} {drawn} {form}><title>{escape(dot.hint)}</title></{tag}>"
 
 
 def _text(words: Words) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from hooke.charts.beside import numbers_below, numbers_left
 from hooke.charts.canvas import Canvas
 from hooke.charts.picture import Line, Panel, Picture
 
@@ -93,14 +94,14 @@ def _panel(picture: Picture, panel: Panel, width: int, ink: Ink) -> Iterator[_Te
     _fill(canvas, picture, panel, ink)
     title = panel.y.label if panel.y.percent else f"{panel.y.label}; {picture.unit_text}"
     yield _Text(title[:width], len(title[:width]))
-    numbers = _numbers_beside(panel, canvas)
+    numbers = numbers_left(panel.y, canvas)
     side = ink.paint(ink.symbol("side"), "axis")
     for row in range(ROWS):
         cells = zip(canvas.characters[row], canvas.styles[row], strict=True)
         body = "".join(ink.paint(character, style) for character, style in cells)
         yield _Text(f"{numbers.get(row, ''):>{SIDE}}{side}{body}", width)
     yield _Text(" " * SIDE + _rule(picture, canvas, ink), width)
-    below = _numbers_below(picture, canvas)
+    below = numbers_below(picture.x, canvas)
     yield _Text(" " * (SIDE + 1) + below, SIDE + 1 + len(below))
     yield _Text(f"{picture.x.label:>{width}}", width)
 
@@ -152,23 +153,6 @@ def _dots(canvas: Canvas, picture: Picture, panel: Panel, ink: Ink) -> None:
             canvas.set(column, row, ink.symbol("bar"), "points")
     for x, value, _, _ in places:
         canvas.set(*canvas.cell(x, value), ink.symbol("points"), "points")
-
-
-def _numbers_beside(panel: Panel, canvas: Canvas) -> dict[int, str]:
-    return {
-        canvas.cell(0.0, float(panel.y.share(tick)))[1]: panel.y.written(tick) for tick in panel.y.ticks()
-    }
-
-
-def _numbers_below(picture: Picture, canvas: Canvas) -> str:
-    """Tick labels centred below their place; one that would touch the one before it is left out."""
-    line = ""
-    for tick in picture.x.ticks():
-        text = picture.x.written(tick)
-        start = max(canvas.cell(float(picture.x.share(tick)), 0.0)[0] - len(text) // 2, 0)
-        if (not line or start > len(line)) and start + len(text) <= canvas.columns:
-            line += " " * (start - len(line)) + text
-    return line
 
 
 def _rule(picture: Picture, canvas: Canvas, ink: Ink) -> str:

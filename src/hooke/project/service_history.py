@@ -126,14 +126,16 @@ def stretch_of(
 def stretches_of(
     windows: Iterable[BatchWindow], staff: Sequence[Staff], *, began: float, ended: float, most: int
 ) -> list[Stretch]:
-    """The time between two moments in at most so many equal stretches, none shorter than the shortest windows.
+    """The time between two moments in about so many stretches, of equal length but for the first and the last one.
 
-    All that the windows hold is in them: what one of a replica that was taken over did before counts in the first stretch.
+    They end where windows do, so that few of these are in two of them. All that the windows hold is in them: what a replica that
+    was taken over did before counts in the first stretch.
     """
-    count = max(1, min(most, math.floor((ended - began) / LEAST_S)))
-    length = (ended - began) / count
+    length = LEAST_S * max(1, math.ceil((ended - began) / LEAST_S / most - 1e-9))
+    first, last = math.floor((began + length / 2) / length) + 1, math.ceil((ended - length / 2) / length)
+    edges = [began, *(at * length for at in range(first, last)), ended]
     return _filled(
-        [Stretch(began=began + at * length, seconds=length) for at in range(count)],
+        [Stretch(began=since, seconds=until - since) for since, until in pairwise(edges)],
         (_since(window, began) for window in windows),
         staff,
     )

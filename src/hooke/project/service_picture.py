@@ -72,7 +72,7 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
         ),
         limit=1e3 * limit if limit is not None else None,
         limit_text=f"p{slo:g} < {format_seconds(limit)}" if slo is not None and limit is not None else "",
-        caption=f"from the journal of {record.started.run}, in stretches of {format_seconds(float(lengths[0]))}",
+        caption=f"from the journal of {record.started.run}, in stretches of {format_seconds(float(np.median(lengths)))}",
     )
 
 

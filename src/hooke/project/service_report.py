@@ -306,14 +306,14 @@ def _staff_line(record: ServiceRecord) -> str | None:
 
 
 def service_table(record: ServiceRecord) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Stretches of time of equal length: the columns' names, and a row for each in which there was something."""
+    """Stretches of time: the columns' names, and a row for each in which there was something."""
     parts = stretches_of(
         record.windows, record.staff, began=record.started.at, ended=record.until, most=MOST_ROWS
     )
     percent = record.declared.slo_percent or 99.0
     promised = record.declared.slo_limit_s is not None
     columns = (
-        f"{format_seconds(parts[0].seconds)} until", "ready", "wanted", "asked/s", "answered/s", "p50", f"p{percent:g}",
+        "until", "for", "ready", "wanted", "asked/s", "answered/s", "p50", f"p{percent:g}",
         *(["within SLO"] if promised else []), "at once", "mean batch", "busy", "not answered",
     )  # fmt: skip
     return columns, [_cells(part, percent, promised=promised) for part in parts if part.asked or part.ready]
@@ -324,6 +324,7 @@ def _cells(part: Stretch, percent: float, *, promised: bool) -> tuple[str, ...]:
     within = "" if part.within is None else f"{_floored(part.within)}"
     return (
         moment(part.began + part.seconds),
+        format_seconds(part.seconds),
         f"{part.ready:.2g}",
         str(part.wanted),
         _short(part.asked / seconds),

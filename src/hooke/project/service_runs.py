@@ -80,6 +80,7 @@ class ServiceRun:
         )
         self._said: queue.SimpleQueue[ServiceEvent | None] = queue.SimpleQueue()
         self._pending: dict[str, BatchWindow] = {}
+        self._begun: set[str] = set()
         self._warned = False
         self._thread = threading.Thread(target=self._write_on, name="hooke-journal", daemon=True)
 
@@ -130,13 +131,16 @@ class ServiceRun:
             self._flush(replica)
 
     def _keep(self, window: BatchWindow) -> None:
+        first = window.replica not in self._begun
+        self._begun.add(window.replica)
         before = self._pending.get(window.replica)
         if before is None and not _eventful(window):
             return
         pending = window if before is None else merged([before, window], replica=window.replica)
         self._pending[window.replica] = pending
-        # Of a shorter one what a crash would lose is little, and waiting for more would only make it late.
-        if pending.seconds >= 0.99 * length_s(self._clock.monotonic() - self._began):
+        # Of a shorter one what a crash would lose is little, and waiting for more would only make it late. A replica's first one
+        # ends where those of all do; put to the next, it would lie across that.
+        if first or pending.seconds >= 0.99 * length_s(self._clock.monotonic() - self._began):
             self._flush(window.replica)
 
     def _flush(self, replica: str) -> None:

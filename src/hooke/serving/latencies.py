@@ -1,6 +1,6 @@
 """How long answers took, counted in bins of fixed width by the logarithm: small enough for a journal, and they add up.
 
-As an HDR histogram's, a bin is at most a ninth wider than it begins; what is read from it is within half of that.
+As an HDR histogram's, a bin ends 9 % above where it begins, and what is read from it is as near to the truth.
 """
 
 from __future__ import annotations

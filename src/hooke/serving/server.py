@@ -6,6 +6,7 @@ import asyncio
 import errno
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
@@ -18,7 +19,7 @@ from hooke.journal.services import BatchWindow
 from hooke.serving.connection import Config, Connection
 from hooke.serving.exposure import Tls
 from hooke.serving.replica import Replica
-from hooke.serving.windows import LEAST_S
+from hooke.serving.windows import next_end_s
 
 __all__ = ["bind", "serve"]
 
@@ -201,7 +202,7 @@ class _Server(uvicorn.Server):
 
     async def _keep_reporting(self) -> None:
         while True:
-            await asyncio.sleep(LEAST_S)
+            await asyncio.sleep(next_end_s(time.time()))
             self._report()
 
     def _report(self) -> None:

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from hooke.journal.services import BatchSize, BatchWindow, MethodBatches
 from hooke.serving.latencies import BINS, counted, latency_bin, together
 
-__all__ = ["LEAST_S", "Windows", "bin_of", "length_s", "merged"]
+__all__ = ["LEAST_S", "Windows", "bin_of", "length_s", "merged", "next_end_s"]
 
 LEAST_S = 5.0
 """The first windows: what a crash loses, and the finest that a spike is seen in afterwards."""
+SHORTEST = 0.1
+"""A first window, and one whose timer came a little early, is put to the next, if it would be so short a part."""
 MOST_S = 300.0
 SHARE = 720
 """A window is at most this part of the time before it, so that days take little more room than an hour does."""
@@ -27,6 +29,15 @@ def length_s(age_s: float) -> float:
     after it, and 288 in each further day.
     """
     return min(max(age_s / SHARE, LEAST_S), MOST_S)
+
+
+def next_end_s(wall: float) -> float:
+    """In how many seconds the next window ends, if the wall clock says `wall`: at its multiples of LEAST_S.
+
+    So the windows of all replicas end together, and what they did side by side can be summed without a remainder.
+    """
+    left = LEAST_S - wall % LEAST_S
+    return left if left > SHORTEST * LEAST_S else left + LEAST_S
 
 
 def bin_of(rows: int) -> int:

@@ -19,7 +19,7 @@ from hooke.serving.windows import merged
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]
 
-PHASES = [Phase("before", 10.0, 6.0), Phase("spike", 100.0, 12.0), Phase("after", 10.0, 8.0)]
+PHASES = [Phase("before", 10.0, 5.0), Phase("spike", 100.0, 10.0), Phase("after", 10.0, 5.0)]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def test_it_is_answered_with_more_replicas_which_are_given_up_after_it(spike):
 
 def test_nothing_failed_but_what_was_refused_while_there_were_too_few(spike):
     assert spike.failed == 0, spike.said
+    assert spike.late <= 10, "what cannot be answered in time is refused at once"
     assert spike.exit_code == 0
     assert spike.answered > 0.5 * sum(phase.rate * phase.seconds for phase in PHASES)
     ended = [each for each in spike.record.replicas if isinstance(each, ReplicaEnded)]
@@ -58,17 +59,19 @@ def test_nothing_failed_but_what_was_refused_while_there_were_too_few(spike):
 
 def test_the_journal_says_what_the_client_saw(spike):
     whole = merged(spike.record.windows)
-    assert (whole.requests, whole.refused) == (spike.answered, spike.refused)
-    assert (whole.failed, whole.late, whole.gone) == (0, 0, 0)
-    assert whole.arrived == whole.requests + whole.refused
+    assert (whole.requests, whole.refused, whole.late) == (spike.answered, spike.refused, spike.late)
+    assert (whole.failed, whole.gone) == (0, 0)
+    assert whole.arrived == whole.requests + whole.refused + whole.late
     assert sum(count for _, count in whole.latencies) == whole.requests
-    outcomes = [spike.outcomes, *spike.after]
+    outcomes = [spike.outcomes, *spike.others]
     limit_s = spike.record.declared.slo_limit_s
     kept = sum(int((each.answered & (each.latency <= limit_s)).sum()) for each in outcomes)
     # The client counts from when a request was due, on a machine that others use: it is the later one.
     assert kept / sum(map(len, outcomes)) == pytest.approx(
         (whole.requests - whole.over_slo) / whole.ended, abs=0.05
     )
+    for each in spike.seen:  # of a busy machine windows end late, and their borders move by that
+        assert each.journal.asked == pytest.approx(len(each.client), abs=100)
     assert not any((each.status == Fate.LOST).any() for each in outcomes)
 
 
