@@ -22,6 +22,11 @@ class Devices:
     def __len__(self) -> int:
         return len(self._free)
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self._free)
+
     def take(self, task: str, amount: float) -> tuple[str, ...] | None:
         """The ids for an attempt that asks for so much; None while they are not free.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import sys
 import time
 from collections import deque
@@ -23,16 +22,15 @@ from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError
 from hooke.base.refusals import writing
 from hooke.engines.crash_log import death_tail
+from hooke.engines.deaths import code_and_signal, death, how_it_ended
 from hooke.engines.devices import Devices
-from hooke.engines.fork_server import STOPPED_S, Ended
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
-from hooke.engines.local_worker import READY, STALE, Hello, Task
+from hooke.engines.local_worker import READY, STALE, Hello, task_of
 from hooke.engines.script import script_of_this_process
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     CapacityChanged,
-    Failure,
     WorkerStarted,
     WorkerStopped,
 )
@@ -45,7 +43,6 @@ __all__ = ["LocalEngine"]
 MOST_UNBORN = 3
 """One worker may be killed as it starts, by chance; so many in a row have a reason."""
 
-_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 SAFE_SHARE = 0.9
 """Of the memory that is available, what tasks may declare together: the rest is the kernel's and the driver's."""
 
@@ -257,7 +254,7 @@ class LocalEngine:
             return
         process.known.add(call.image.digest)
         self._pool.limit(process, call.memory)
-        process.channel.hold(msgspec.msgpack.encode(_task(call, image)))
+        process.channel.hold(msgspec.msgpack.encode(task_of(call, image)))
         if process.calls[0] is call:
             self._say_begun(process)
 
@@ -390,80 +387,11 @@ class LocalEngine:
         call = self._free(process)
         if call is not None:
             tail = death_tail(process.log, process.log_from)
-            failure = _death(call, process.name, ended, tail)
+            failure = death(process.name, ended, arguments=call.shown, limit_bytes=call.memory, log_tail=tail)
             self._events.append(call.failed(now, failure, worker=process.name))
-        code, number = _code_and_signal(ended)
+        code, number = code_and_signal(ended)
         self._events.append(
-            WorkerStopped(at=now, worker=process.name, cause=_how(ended), exit_code=code, signal=number)
+            WorkerStopped(
+                at=now, worker=process.name, cause=how_it_ended(ended), exit_code=code, signal=number
+            )
         )
-
-
-def _task(call: Call, image: bytes | None) -> Task:
-    return Task(
-        attempt=call.attempt,
-        node=call.node,
-        kind=call.kind,
-        lo=call.lo,
-        hi=call.hi,
-        payload=call.payload,
-        shown=call.shown,
-        name=call.image.name,
-        digest=call.image.digest,
-        pickle=image,
-        parts=dict(call.image.parts) if image is not None else {},
-        memory=call.memory,
-        keys=call.keys,
-    )
-
-
-def _death(call: Call, worker: str, ended: Ended | None, tail: tuple[str, ...]) -> Failure:
-    """Why an attempt has no answer: its worker was killed, ended itself, used too much memory, or was stopped."""
-    code, number = _code_and_signal(ended) if ended is None or ended.cause != "stopped" else (None, None)
-    peak = ended.peak_bytes if ended is not None else None
-    if ended is not None and ended.cause == "memory":
-        return Failure(
-            kind="OutOfMemory",
-            message="it used more memory than its limit",
-            arguments=call.shown,
-            peak_bytes=peak,
-            limit_bytes=call.memory,
-            log_tail=tail,
-            mend="raise memory=, or give the task less to hold at once",
-        )
-    return Failure(
-        kind="WorkerDied",
-        message=f"its worker {worker} died: {_how(ended)}",
-        arguments=call.shown,
-        exit_code=code,
-        signal=number,
-        peak_bytes=peak,
-        limit_bytes=call.memory,
-        log_tail=tail,
-        mend=_mend(number),
-    )
-
-
-def _mend(number: int | None) -> str:
-    if number == signal.SIGKILL:
-        return "if nobody killed it, the machine was out of memory (dmesg says so): declare memory= to be given room"
-    if number in _CRASHES:
-        return "native code crashed: the log ends with the lines of Python that called it"
-    return ""
-
-
-def _code_and_signal(ended: Ended | None) -> tuple[int | None, int | None]:
-    if ended is None:
-        return None, None
-    return (None, -ended.status) if ended.status < 0 else (ended.status, None)
-
-
-def _how(ended: Ended | None) -> str:
-    if ended is None:
-        return "how is not known, the fork server that watched it is gone"
-    if ended.cause == "connection":
-        return "it closed its connection to the driver, and was ended"
-    if ended.cause == "stopped":
-        return f"it was stopped (SIGSTOP) for {STOPPED_S:g} s and then ended"
-    if ended.status < 0:
-        return f"killed by {signal.Signals(-ended.status).name}"
-    return f"exit code {ended.status}"

@@ -29,13 +29,14 @@ from hooke.engines.script import Script, StandIn
 from hooke.engines.worker_output import WorkerOutput
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event
 from hooke.journal.writer import Durability
+from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import Work, Worker, check_code
 from hooke.pipeline.failures import failure_of
 from hooke.store.store import Store
 from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
 from hooke.tracking.tracker import Tracker
 
-__all__ = ["READY", "STALE", "Hello", "Task", "main"]
+__all__ = ["READY", "STALE", "Hello", "Task", "main", "task_of"]
 
 READY = b""
 """A worker's answer to Hello."""
@@ -78,6 +79,25 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parts: dict[str, str]
     memory: int | None
     keys: bytes = b""
+
+
+def task_of(call: Call, image: bytes | None) -> Task:
+    """A call as it goes to a worker; with its pickled function where the worker does not have that."""
+    return Task(
+        attempt=call.attempt,
+        node=call.node,
+        kind=call.kind,
+        lo=call.lo,
+        hi=call.hi,
+        payload=call.payload,
+        shown=call.shown,
+        name=call.image.name,
+        digest=call.image.digest,
+        pickle=image,
+        parts=dict(call.image.parts) if image is not None else {},
+        memory=call.memory,
+        keys=call.keys,
+    )
 
 
 _messages = msgspec.msgpack.Decoder(Hello | Task)

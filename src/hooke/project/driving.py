@@ -70,7 +70,8 @@ class Order:
     pipeline: Pipeline[..., Any]
     args: tuple[Any, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
-    on: str = "local"
+    on: Any = "local"
+    """A place's name, or a cluster or a client of Dask's."""
     workers: int | tuple[int, int] | None = None
     wanted: Wanted = field(default_factory=Wanted)
     run: str | None = None
@@ -269,7 +270,7 @@ class Driver:
             pickled=_stored(store, order.pipeline, "the pipeline") if entry.file is None else None,
             arguments=_stored(store, (order.args, dict(order.params)), "a parameter"),
             shown=shown_parameters(order.args, order.params),
-            place=order.on,
+            place=self.place.name,
             workers=parse_workers(order.workers),
             deadline=order.wanted.deadline,
             budget_usd=order.wanted.budget_usd,

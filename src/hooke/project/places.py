@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hooke.base.errors import UsageError
 from hooke.base.registry import Registry
@@ -16,11 +17,22 @@ __all__ = ["ENGINES", "Place", "Workers", "find_place", "open_engine", "parse_wo
 
 ENGINES = Registry(
     "hooke.engines",
-    {"local": "hooke.engines.local:LocalEngine", "serial": "hooke.engines.serial:SerialEngine"},
+    {
+        "dask": "hooke.engines.dask:DaskEngine",
+        "local": "hooke.engines.local:LocalEngine",
+        "serial": "hooke.engines.serial:SerialEngine",
+    },
+    {"dask": "dask"},
 )
 
 Workers = tuple[int, int]
 """Lowest and highest number of workers."""
+
+_ADDRESS = re.compile(r"(?P<scheme>[a-z]+)://(?P<host>\[[^\]]*\]|[^:/]*)(:[0-9]+)?/?")
+_SCHEMES = {"tcp": "dask", "tls": "dask"}
+"""Scheme of an address -> the engine that knows it."""
+
+_LOOPBACK = re.compile(r"localhost|127(\.[0-9]+){3}|\[::1\]")
 
 _COUNTED = re.compile(r"(?P<engine>[a-z][a-z0-9_]*):(?P<workers>[0-9]+)")
 
@@ -36,6 +48,8 @@ class Place:
     """Of one worker."""
     max_usd_per_hour: float = math.inf
     """Of all of them together."""
+    at: Any = None
+    """An address, or an object of the engine's library, where it is somebody else's; None where the engine starts it."""
 
     @property
     def elastic(self) -> bool:
@@ -43,32 +57,82 @@ class Place:
         return self.workers is not None and self.workers[0] < self.workers[1]
 
 
-def find_place(name: str, *, workers: Workers | None, places: Mapping[str, PlaceSettings]) -> Place:
-    """The place called `name`: an engine, `engine:N`, or a name in hooke.toml. Raises UsageError with the valid names."""
+def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, PlaceSettings]) -> Place:
+    """The place called `name`: an engine, `engine:N`, an address, or a name in hooke.toml; or a cluster or client of Dask's.
+
+    Raises UsageError with the valid names, and for an address on another machine to which code would go unprotected.
+    """
+    if not isinstance(name, str):
+        return _of_object(name, workers)
     counted = _COUNTED.fullmatch(name)
     if name in places:
         settings = places[name]
         own = parse_workers(settings.workers)
+        at = _address_of(name, settings, places)
         return _checked(
             Place(
                 name=name,
                 engine=settings.engine,
                 workers=workers or own,
+                at=at,
                 usd_per_hour=settings.usd_per_hour,
                 max_usd_per_hour=settings.max_usd_per_hour or math.inf,
             ),
             places,
         )
+    address = _ADDRESS.fullmatch(name)
+    if address is not None and address["scheme"] in _SCHEMES:
+        at = _checked_address(name, places)
+        return _checked(Place(name=name, engine=_SCHEMES[address["scheme"]], workers=workers, at=at), places)
     if counted:
         count = parse_workers(int(counted["workers"]))
         return _checked(Place(name=name, engine=counted["engine"], workers=workers or count), places)
     return _checked(Place(name=name, engine=name, workers=workers), places)
 
 
+def _of_object(thing: Any, workers: Workers | None) -> Place:
+    scheduler = getattr(thing, "scheduler", None)  # of a client; a cluster says the address itself
+    address = getattr(thing, "scheduler_address", None) or getattr(scheduler, "address", None)
+    if not isinstance(address, str):
+        raise UsageError(
+            f"on= takes the name of a place or a cluster or client of Dask, not {type(thing).__name__}",
+            mend=f"valid names: {', '.join(ENGINES.names())}, or those of hooke.toml",
+        )
+    return Place(name=address, engine="dask", workers=workers, at=thing)
+
+
+def _address_of(name: str, settings: PlaceSettings, places: Mapping[str, PlaceSettings]) -> str | None:
+    if not settings.address:
+        return None
+    scheme = settings.address.partition("://")[0]
+    if settings.engine != _SCHEMES.get(scheme, settings.engine):
+        raise UsageError(
+            f"[places.{name}] has the address {settings.address!r} and the engine {settings.engine!r}",
+            mend=f'write engine = "{_SCHEMES[scheme]}"',
+        )
+    return _checked_address(settings.address, places)
+
+
+def _checked_address(address: str, places: Mapping[str, PlaceSettings]) -> str:
+    """The address, if what goes there is encrypted, stays on this machine, or is said to be safe as it is."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        raise UsageError(f"{address!r} is no address", mend="write tls://HOST:PORT or tcp://127.0.0.1:PORT")
+    insisted = any(place.insecure and place.address == address for place in places.values())
+    if found["scheme"] == "tcp" and not _LOOPBACK.fullmatch(found["host"]) and not insisted:
+        raise UsageError(
+            f"the place {address} is on another machine, and tcp:// is not encrypted",
+            why="code, results and the store's secret would go there for all to read, and anybody there could send code",
+            mend=f'use tls://; or, on a network of your own, put this in hooke.toml: [places.NAME] engine = "dask", '
+            f'address = "{address}", insecure = true',
+        )
+    return address
+
+
 def _checked(place: Place, places: Mapping[str, PlaceSettings]) -> Place:
     # Ours first: to list the plug-ins takes as long as a small run.
     if place.engine not in ENGINES.builtin and place.engine not in ENGINES.names():
-        valid = ", ".join([*ENGINES.names(), "local:N", *places])
+        valid = ", ".join([*ENGINES.names(), "local:N", "tls://HOST:PORT", *places])
         raise UsageError(
             f"no place is called {place.name!r}",
             mend=f"valid: {valid}; or name one in hooke.toml under [places.{place.name.partition(':')[0]}]",
@@ -91,5 +155,6 @@ def parse_workers(workers: int | Sequence[int] | None) -> Workers | None:
 
 def open_engine(place: Place, context: EngineContext) -> Engine:
     """Start the engine of a place. Raises MissingExtra where its library is not installed."""
-    engine: Engine = ENGINES.load(place.engine)(context, workers=place.workers)
+    more = () if place.at is None else (("at", place.at),)
+    engine: Engine = ENGINES.load(place.engine)(context, workers=place.workers, **dict(more))
     return engine

@@ -81,6 +81,10 @@ class PlaceSettings:
     """What one worker costs; budgets are reckoned with it."""
     max_usd_per_hour: float = 0.0
     """What all of them together may cost; 0 is no limit."""
+    address: str = ""
+    """Of a scheduler that is there already: `tls://HOST:PORT`, or `tcp://` on this machine."""
+    insecure: bool = False
+    """Whether code may go to another machine over `tcp://`, for all on the way to read and to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +223,8 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
     table = dict(_table(path, name, values))
     refuse_unknown(path, f"{name}.", table, [f.name for f in fields(PlaceSettings)])
     made = PlaceSettings(**table)
-    _check_type(path, f"{name}.engine", made.engine, "str")
+    for key, kind in (("engine", "str"), ("address", "str"), ("insecure", "bool")):
+        _check_type(path, f"{name}.{key}", getattr(made, key), kind)
     if made.workers is not None and not _is_range(made.workers):
         raise ConfigError(
             f"{path}: {name}.workers = {made.workers!r}", mend="give a number from 1, or two: [1, 8]"
@@ -270,9 +275,11 @@ def _section(path: Path, name: str, values: Any, kind: type[Any]) -> Any:
 
 
 def _check_type(path: Path, name: str, value: Any, declared: str) -> None:
-    valid = str if declared == "str" else int | None
-    if not isinstance(value, valid) or isinstance(value, bool):
-        kind = "text" if valid is str else "a whole number"
+    if declared == "bool":
+        valid, kind = bool, "true or false"
+    else:
+        valid, kind = (str, "text") if declared == "str" else (int | None, "a whole number")
+    if not isinstance(value, valid) or isinstance(value, bool) != (declared == "bool"):
         raise ConfigError(f"{path}: {name} = {value!r} must be {kind}")
 
 

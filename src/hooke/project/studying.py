@@ -261,7 +261,7 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
 
 def _place(order: StudyOrder, project: Project) -> Place:
     place = find_place(order.on, workers=None, places=project.settings.places)
-    if not ENGINES.load(place.engine).capabilities.elastic:
+    if place.at is not None or not ENGINES.load(place.engine).capabilities.elastic:
         raise UsageError(
             f"the place {place.name!r} has a fixed number of workers, so there is no N to vary",
             mend='measure on="local"',

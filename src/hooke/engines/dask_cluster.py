@@ -1,0 +1,121 @@
+"""Dask clusters: one of this machine that we start, and what others started."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import dask.config
+import psutil
+from distributed import Client, Scheduler, Security, SpecCluster
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.engines.dask_process import WorkerProcess
+from hooke.engines.devices import devices_of_this_machine
+
+__all__ = ["close_cluster", "connect", "grow", "how_ended", "local_cluster", "retire"]
+
+_KEYS = (
+    "tls_ca_file",
+    *(f"tls_{role}_{what}" for role in ("client", "scheduler", "worker") for what in ("cert", "key")),
+)
+
+CONNECT_S = 10.0
+"""A scheduler that is there answers in milliseconds; one behind a slow network in seconds."""
+
+NEVER_S = 3600
+
+
+def local_cluster(*, workers: int, threads: int = 1) -> SpecCluster:
+    """A cluster of processes of this machine, that nobody else can use: on loopback, with keys of its own, no dashboard.
+
+    It is there when this returns; its workers come a moment later. Raises HookeError where it cannot be started.
+    """
+    # Loopback is open to every user of the machine, and who can connect can run code.
+    security = Security.temporary()
+    options = {
+        "threads": threads,
+        "memory": psutil.virtual_memory().total // max(1, workers),
+        "keys": {name: getattr(security, name) for name in _KEYS},
+        "devices": devices_of_this_machine().ids,
+    }
+    worker = {"cls": WorkerProcess, "options": options}
+    try:
+        with dask.config.set({"distributed.scheduler.http.routes": []}):
+            return SpecCluster(
+                scheduler={
+                    "cls": Scheduler,
+                    "options": {
+                        "host": "127.0.0.1",
+                        "protocol": "tls://",
+                        "port": 0,
+                        "security": security,
+                        "dashboard": False,
+                        "dashboard_address": "127.0.0.1:0",  # Dask serves HTTP in any case
+                        "allowed_failures": 0,  # a task whose worker died is not run again in silence
+                    },
+                },
+                workers=dict.fromkeys(range(workers), worker),
+                worker=worker,
+                security=security,
+                silence_logs=logging.CRITICAL,  # what Dask says of workers that we end would go between the user's lines
+                scheduler_sync_interval=NEVER_S,
+            )
+    except Exception as error:
+        raise HookeError(
+            "no Dask cluster could be started on this machine",
+            why=f"{type(error).__name__}: {error}",
+            mend='on="local" runs on processes of this machine without Dask',
+            next="hooke doctor",
+        ) from error
+
+
+def how_ended(cluster: Any, pid: int) -> int | None:
+    """Exit code, or minus the signal, of a worker of ours that ended; None where that is not known."""
+    processes = [each for each in cluster.workers.values() if isinstance(each, WorkerProcess)]
+    return next((code for process in processes for other, code in process.codes if other == pid), None)
+
+
+def connect(place: Any) -> Client:
+    """A client of our own for an address, a cluster or somebody's client; it does not become Dask's default.
+
+    Raises UsageError where nothing answers there.
+    """
+    address, security = _whereabouts(place)
+    try:
+        return Client(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers at {address}",
+            why=str(error).strip().partition("\n")[0],
+            mend="start one (`dask scheduler --host 127.0.0.1`, then `dask worker ADDRESS`), or correct the address",
+        ) from error
+
+
+def _whereabouts(place: Any) -> tuple[str, Any]:
+    if isinstance(place, str):
+        return place, None
+    if isinstance(place, Client):
+        return place.scheduler_info(n_workers=0)["address"], place.security
+    return place.scheduler_address, getattr(place, "security", None)
+
+
+def grow(cluster: Any, workers: int) -> None:
+    """Have a cluster start workers until it has so many."""
+    cluster.scale(workers)
+
+
+def retire(cluster: Any, client: Client, names: Sequence[Any], addresses: Sequence[str]) -> None:
+    """End these workers, which have nothing to do any more."""
+    if isinstance(cluster, SpecCluster):
+        cluster.sync(cluster.scale_down, list(names))
+    else:
+        client.retire_workers(list(addresses), close_workers=True, remove=True)
+
+
+def close_cluster(cluster: SpecCluster) -> None:
+    """End a cluster of ours with its workers."""
+    with contextlib.suppress(TimeoutError):
+        cluster.close(timeout=5)

@@ -1,0 +1,261 @@
+"""The driver's connection to a Dask scheduler: attempts out, what happens in, as messages in a queue.
+
+Dask's client has a thread of its own, in which the coroutines here run; the engine sees only the queue.
+"""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from types import NoneType
+from typing import Any, TypeAlias
+
+import msgspec
+from distributed import Client, Future
+from distributed.client import done_callback
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.engines import dask_worker
+from hooke.engines.dask_worker import Greeting
+from hooke.engines.host import Note, Report, Session, unpack_notes
+
+__all__ = [
+    "Answered",
+    "Broke",
+    "Changed",
+    "Greeted",
+    "Link",
+    "Message",
+    "Refused",
+    "Shipment",
+    "Told",
+    "Withdrawn",
+]
+
+ASKED_AT_ONCE = 8
+
+LEAVE_S = 5.0
+"""Workers end in milliseconds; one that cannot be reached ends its part when Dask has forgotten this client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Workers came or went."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """A Dask worker is ready for attempts."""
+
+    address: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A Dask worker cannot run attempts."""
+
+    address: str
+    error: HookeError
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a host said while its attempts run."""
+
+    address: str
+    notes: list[Note]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An attempt ended."""
+
+    attempt: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """Dask has no answer for an attempt, and says why."""
+
+    attempt: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Of attempts that were asked back, those that a worker had not begun, and will not."""
+
+    attempts: list[int]
+
+
+Message: TypeAlias = Changed | Greeted | Refused | Told | Answered | Broke | Withdrawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipment:
+    """An attempt on its way to a worker."""
+
+    attempt: int
+    name: str
+    data: bytes
+    resources: dict[str, float]
+
+
+class Link:
+    """One client of a scheduler. Used from one thread; `close` leaves workers that are not ours as they were."""
+
+    def __init__(self, client: Client, session: Session) -> None:
+        self._client: Any = client  # its types say nothing of what it gives where
+        self._session = session.id
+        self._topic: str = client.id
+        self._greeting = msgspec.msgpack.encode(Greeting(session=session, topic=self._topic))
+        self._inbox: SimpleQueue[Message] = SimpleQueue()
+        self._futures: dict[int, Future[bytes]] = {}
+        self._spent: SimpleQueue[Future[bytes]] = SimpleQueue()
+        """Answered: to be let go together with the next message, which would otherwise wait behind that."""
+        self._asking = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="hooke-dask")
+        self._greeted: set[str] = set()
+        client.subscribe_topic("all", self._of_all)
+        client.subscribe_topic(self._topic, self._of_us)
+
+    @property
+    def client(self) -> Any:
+        """The client."""
+        return self._client
+
+    @property
+    def lives(self) -> bool:
+        """Whether the scheduler is there."""
+        return self._client.status == "running"
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        """What came, waiting for the first at most so long."""
+        messages: list[Message] = []
+        try:
+            messages.append(self._inbox.get(timeout=timeout_s))
+            while True:
+                messages.append(self._inbox.get_nowait())
+        except Empty:
+            return messages
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """What the scheduler says of each of its workers, by address."""
+        found: dict[str, dict[str, Any]] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return dict(found)
+
+    def greet(self, address: str) -> None:
+        """Get a worker ready; Greeted or Refused follows."""
+        self._greeted.add(address)
+        self._asking.submit(self._greet, address)
+
+    def ship(self, address: str, worker_id: str, shipments: list[Shipment]) -> None:
+        """Send attempts to a worker; Answered or Broke follows for each."""
+        for each in shipments:
+            future = self._client.submit(
+                dask_worker.attempt,
+                each.data,
+                worker_id,
+                self._topic,
+                key=f"{each.name}-{uuid.uuid4().hex}",
+                workers=[address],
+                allow_other_workers=False,
+                resources=each.resources or None,
+                retries=0,
+                pure=False,
+            )
+            self._futures[each.attempt] = future
+            self._client.loop.add_callback(self._follow, each.attempt, future)
+        while not self._spent.empty():
+            self._spent.get().release()
+
+    def withdraw(self, address: str, attempts: list[int]) -> None:
+        """Ask attempts back that wait in a worker; Withdrawn follows, unless the worker is gone."""
+        self._asking.submit(self._withdraw, address, attempts)
+
+    def cancel(self, attempt: int) -> None:
+        """Have Dask forget an attempt; its worker notices."""
+        future = self._futures.pop(attempt, None)
+        if future is not None:
+            future.cancel(force=True)
+
+    def close(self) -> None:
+        """Give up all attempts, and end what runs for us on the workers."""
+        self._asking.shutdown(wait=False, cancel_futures=True)
+        if self.lives:
+            self._client.unsubscribe_topic("all")
+            self._client.unsubscribe_topic(self._topic)
+            if self._futures:
+                self._client.cancel(list(self._futures.values()), force=True)
+            there = self._greeted & self.workers().keys()
+            if there:
+                self._client.run(dask_worker.leave, self._session, workers=sorted(there), on_error="ignore")
+        self._client.close(timeout=LEAVE_S)
+
+    # -- in Dask's thread --------------------------------------------------------------------------
+
+    def _of_all(self, event: tuple[float, Any]) -> None:
+        if event[1].get("action") in ("add-worker", "remove-worker"):
+            self._inbox.put(Changed())
+
+    def _of_us(self, event: tuple[float, Any]) -> None:
+        address, attempt, data = event[1]
+        self._inbox.put(Answered(attempt, data) if attempt >= 0 else Told(address, unpack_notes(data)))
+
+    async def _follow(self, attempt: int, future: Future[bytes]) -> None:
+        message: Message | None = None
+        try:
+            await done_callback(future, _ignore)
+            if (
+                future.status != "finished" or future.type is not NoneType
+            ):  # else it was published before this
+                [data] = await self._client.gather([future], asynchronous=True)
+                message = Answered(attempt, data)
+        except BaseException as error:  # noqa: BLE001 - whatever Dask raises, the attempt has no answer
+            message = Broke(attempt, error)
+        if self._futures.get(attempt) is not future:
+            return  # it was cancelled, and may be on its way again
+        del self._futures[attempt]
+        if message is not None:
+            self._inbox.put(message)
+        self._spent.put(future)
+
+    # -- in threads of ours ------------------------------------------------------------------------
+
+    def _greet(self, address: str) -> None:
+        try:
+            found = self._client.run(dask_worker.greet, self._greeting, workers=[address], on_error="return")
+        except Exception as error:  # noqa: BLE001 - Dask says nothing of what it may raise
+            self._inbox.put(Refused(address, _unfit(address, error)))
+            return
+        answer = found.get(address)
+        if isinstance(answer, bytes):
+            self._inbox.put(Greeted(address, msgspec.msgpack.decode(answer, type=Report)))
+        elif answer is not None:  # else it left meanwhile
+            self._inbox.put(Refused(address, _unfit(address, answer)))
+
+    def _withdraw(self, address: str, attempts: list[int]) -> None:
+        found = self._client.run(
+            dask_worker.withdraw, self._session, attempts, workers=[address], on_error="ignore"
+        )
+        self._inbox.put(Withdrawn(found.get(address, [])))
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+def _unfit(address: str, error: BaseException) -> HookeError:
+    if isinstance(error, HookeError):
+        return error
+    missing = isinstance(error, ModuleNotFoundError)
+    return UsageError(
+        f"the Dask worker {address} cannot run tasks",
+        why=f"{type(error).__name__}: {error}",
+        mend="install hooke[dask] where the workers run, in the version that this driver has"
+        if missing
+        else "",
+    )

@@ -1,0 +1,128 @@
+"""What of Hooke runs inside a Dask worker: it receives attempts as Dask tasks, and has processes of its own run them.
+
+Everything here is called by Dask: `greet`, `withdraw` and `leave` on the worker's event loop, `attempt` in one of its threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from distributed import get_worker
+from distributed.core import Status
+
+from hooke.engines.host import Host, Note, Order, Report, Session, pack_notes
+from hooke.engines.local_pool import shared_pool
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+__all__ = ["AGAIN", "ELSEWHERE", "Greeting", "attempt", "greet", "leave", "withdraw"]
+
+AGAIN = b""
+"""Instead of an answer: the function of the attempt is not here."""
+
+ELSEWHERE = b"elsewhere"
+"""Instead of an answer: Dask ran the attempt again, on another worker than it was for, since that one was gone."""
+
+MOST_TOLD = 16 * 1024
+"""The largest answer that is published rather than fetched, which takes longer: the scheduler keeps the last 1,000 messages of a topic."""
+
+_RUNS = frozenset({"executing", "long-running"})
+
+_hosts: dict[str, Host] = {}
+
+
+class Greeting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a Dask worker is told when a run begins to use it."""
+
+    session: Session
+    topic: str
+    """Under which to publish what happens: the client's id, so that it is forgotten with the client."""
+
+
+async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
+    """Get ready for a run's attempts; returns a Report."""
+    greeting = msgspec.msgpack.decode(data, type=Greeting)
+    if greeting.session.id not in _hosts:
+        _hosts[greeting.session.id] = Host(
+            greeting.session,
+            name=_name(dask_worker),
+            slots=dask_worker.state.nthreads,
+            tell=_teller(dask_worker, greeting.topic),
+        )
+    devices = await asyncio.to_thread(lambda: len(shared_pool().devices))
+    report = Report(
+        id=dask_worker.id,
+        pid=os.getpid(),
+        host=os.uname().nodename,
+        python=platform.python_version(),
+        hooke=version("hooke"),
+        threads=dask_worker.state.nthreads,
+        memory=dask_worker.memory_manager.memory_limit,
+        gpus=devices,
+    )
+    return msgspec.msgpack.encode(report)
+
+
+async def leave(session: str, *, dask_worker: Worker) -> None:  # noqa: ARG001 - Dask gives it by this name
+    """A run is over."""
+    host = _hosts.pop(session, None)
+    if host is not None:
+        await asyncio.to_thread(host.close)
+
+
+def withdraw(session: str, attempts: list[int]) -> list[int]:
+    """Take attempts back that have not begun here; returns these."""
+    host = _hosts.get(session)
+    return [] if host is None else host.withdraw(attempts)
+
+
+def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
+    """Run an attempt that is for the worker of this id; returns its answer (None: it was published), or AGAIN or ELSEWHERE."""
+    order = msgspec.msgpack.decode(data, type=Order)
+    worker: Any = get_worker()
+    if worker.id != worker_id:
+        return ELSEWHERE
+    host = _hosts.get(order.session)
+    if host is None:
+        return AGAIN
+    answer = host.run(order, given_up=_given_up(worker, worker.get_current_task()))
+    if answer is None:
+        return AGAIN
+    said = msgspec.msgpack.encode(answer)
+    if len(said) > MOST_TOLD:
+        return said
+    worker.log_event(topic, [worker.address, order.task.attempt, said])
+    return None
+
+
+def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
+    """Whether Dask has forgotten the task: it was cancelled, or its client is gone; or the worker is to end."""
+
+    def given_up() -> bool:
+        task = worker.state.tasks.get(key)
+        ends = worker.status in (Status.closing, Status.closed, Status.failed)
+        return ends or task is None or task.state not in _RUNS
+
+    return given_up
+
+
+def _teller(worker: Any, topic: str) -> Callable[[list[Note]], None]:
+    def tell(notes: list[Note]) -> None:
+        worker.log_event(topic, [worker.address, -1, pack_notes(notes)])
+
+    return tell
+
+
+def _name(worker: Any) -> str:
+    """A name for files: `dask-0` of a cluster that counts its workers, else with its host and port."""
+    name = str(worker.name)
+    if "://" in name:
+        name = name.partition("://")[2]
+    return "dask-" + "".join(letter if letter.isalnum() else "-" for letter in name)

@@ -1,0 +1,69 @@
+"""What is said of an attempt whose worker ended under it."""
+
+from __future__ import annotations
+
+import signal
+
+from hooke.engines.fork_server import STOPPED_S, Ended
+from hooke.journal.events import Failure
+
+__all__ = ["code_and_signal", "death", "how_it_ended"]
+
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
+
+
+def death(
+    worker: str, ended: Ended | None, *, arguments: str, limit_bytes: int | None, log_tail: tuple[str, ...]
+) -> Failure:
+    """Why an attempt has no answer: its worker was killed, ended itself, used too much memory, or was stopped."""
+    code, number = code_and_signal(ended) if ended is None or ended.cause != "stopped" else (None, None)
+    peak = ended.peak_bytes if ended is not None else None
+    if ended is not None and ended.cause == "memory":
+        return Failure(
+            kind="OutOfMemory",
+            message="it used more memory than its limit",
+            arguments=arguments,
+            peak_bytes=peak,
+            limit_bytes=limit_bytes,
+            log_tail=log_tail,
+            mend="raise memory=, or give the task less to hold at once",
+        )
+    return Failure(
+        kind="WorkerDied",
+        message=f"its worker {worker} died: {how_it_ended(ended)}",
+        arguments=arguments,
+        exit_code=code,
+        signal=number,
+        peak_bytes=peak,
+        limit_bytes=limit_bytes,
+        log_tail=log_tail,
+        mend=_mend(number),
+    )
+
+
+def _mend(number: int | None) -> str:
+    if number == signal.SIGKILL:
+        return "if nobody killed it, the machine was out of memory (dmesg says so): declare memory= to be given room"
+    if number in _CRASHES:
+        return "native code crashed: the log ends with the lines of Python that called it"
+    return ""
+
+
+def code_and_signal(ended: Ended | None) -> tuple[int | None, int | None]:
+    """`(exit code, signal)` of a process that ended: one of them, or neither where it is not known."""
+    if ended is None:
+        return None, None
+    return (None, -ended.status) if ended.status < 0 else (ended.status, None)
+
+
+def how_it_ended(ended: Ended | None) -> str:
+    """The same in words."""
+    if ended is None:
+        return "how is not known, the fork server that watched it is gone"
+    if ended.cause == "connection":
+        return "it closed its connection to the driver, and was ended"
+    if ended.cause == "stopped":
+        return f"it was stopped (SIGSTOP) for {STOPPED_S:g} s and then ended"
+    if ended.status < 0:
+        return f"killed by {signal.Signals(-ended.status).name}"
+    return f"exit code {ended.status}"

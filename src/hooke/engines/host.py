@@ -1,0 +1,397 @@
+"""Workers of one machine for a run whose driver is elsewhere: the part of a remote engine that is not its library's.
+
+Attempts run in processes of their own, as those of the local engine do: one that dies takes nothing with it, can
+be ended, and says how it ended. What the processes of other libraries hold beside them is never harmed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import HookeError
+from hooke.base.refusals import writing
+from hooke.engines.crash_log import death_tail
+from hooke.engines.deaths import code_and_signal, death, how_it_ended
+from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
+from hooke.engines.local_worker import READY, STALE, Hello, Task
+from hooke.engines.script import Script
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    Failure,
+    WorkerStarted,
+    WorkerStopped,
+)
+from hooke.journal.writer import Durability
+from hooke.pipeline.failures import failure_of
+from hooke.pipeline.logs import last_lines
+
+__all__ = ["Begun", "Host", "Note", "Order", "Report", "Session", "pack_notes", "unpack_notes"]
+
+MOST_UNBORN = 3
+"""One worker may be killed as it starts, by chance; so many in a row have a reason."""
+
+LOOK_S = 0.1
+"""How long an attempt that was given up may go on."""
+
+IMAGE_S = 5.0
+"""How long to wait for a function that another message brings: that one is a moment ahead, or it is lost."""
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine is told of a run before its first attempt."""
+
+    id: str
+    store: str
+    secret: bytes | None = None
+    logs: str
+    folder: str
+    sys_path: list[str]
+    tracking: str | None = None
+    durable: Durability = "group"
+    script: Script = Script()
+    warm: bool = False
+    """Whether idle workers are kept for the next run when this one is over."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host says of itself."""
+
+    id: str
+    """Another one after each restart, while the address may be the same."""
+    pid: int
+    host: str
+    python: str
+    hooke: str
+    threads: int
+    memory: int | None
+    gpus: int
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt for a machine."""
+
+    session: str
+    task: Task
+    cpus: float = 1.0
+    gpus: float = 0.0
+    sys_path: list[str] | None = None
+    """Where the driver finds modules now; with the first attempt of each function."""
+
+
+class Begun(msgspec.Struct, frozen=True, tag_field="event", tag="begun"):
+    """A worker has begun with an attempt."""
+
+    at: float
+    attempt: int
+    worker: str
+
+
+Note = Begun | WorkerStarted | WorkerStopped
+_notes = msgspec.msgpack.Decoder(list[Note])
+
+
+def pack_notes(notes: list[Note]) -> bytes:
+    """What happened, for the driver."""
+    return msgspec.msgpack.encode(notes)
+
+
+def unpack_notes(data: bytes) -> list[Note]:
+    """What `pack_notes` packed."""
+    return _notes.decode(data)
+
+
+class _GivenUpError(Exception):
+    """Nobody waits for the attempt any more."""
+
+
+class _EndedError(Exception):
+    """The worker's socket is at its end."""
+
+
+class Host:
+    """The workers that one run has on this machine, or in one part of it. Its methods may be called from many threads.
+
+    `name` is what the names of its workers begin with, `slots` how many attempts run at once, and `tell` takes notes of
+    what happens meanwhile.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        name: str,
+        slots: int,
+        tell: Callable[[list[Note]], None],
+        pool: LocalPool | None = None,
+    ) -> None:
+        self.session = session
+        self._name = name
+        self._slots = slots
+        self._tell = tell
+        self._pool = pool or shared_pool()
+        self._clock: Clock = SystemClock()
+        self._changed = threading.Condition()
+        self._images: dict[str, Task] = {}
+        self._all: list[Process] = []
+        self._free: list[Process] = []
+        self._held: dict[int, float] = {}
+        """Pid of a busy worker -> how much it holds of its devices."""
+        self._begun: set[int] = set()
+        self._withdrawn: set[int] = set()
+        self._started = 0
+        self._closed = False
+
+    def run(self, order: Order, *, given_up: Callable[[], bool]) -> AttemptFinished | AttemptFailed | None:
+        """Run an attempt, in the thread that calls. None: its function is not here, and must be sent again, or nobody wants it any more."""
+        with self._changed:
+            if order.task.attempt in self._withdrawn:
+                self._withdrawn.discard(order.task.attempt)  # it may come again
+                return None
+            self._begun.add(order.task.attempt)
+        if order.sys_path is not None:
+            self.session = msgspec.structs.replace(self.session, sys_path=order.sys_path)
+        task = self._with_image(order.task, given_up)
+        if task is None:
+            return None
+        try:
+            return self._run(order, task, given_up)
+        except _GivenUpError:
+            return None
+        except HookeError as error:
+            return _failed(task, failure_of(error, arguments=task.shown), at=self._clock.now())
+
+    def withdraw(self, attempts: list[int]) -> list[int]:
+        """Take attempts back that have not begun; returns these."""
+        with self._changed:
+            taken = [attempt for attempt in attempts if attempt not in self._begun]
+            self._withdrawn.update(taken)
+            return taken
+
+    def close(self) -> None:
+        """End the workers, busy ones too; idle ones are kept for the next run where the session is `warm`."""
+        with self._changed:
+            self._closed = True
+            ours, free = list(self._all), list(self._free)
+            self._all.clear()
+            self._free.clear()
+            self._changed.notify_all()
+        for process in ours:
+            if self.session.warm and process in free:
+                self._pool.give_back(process)
+            else:
+                self._pool.end(process)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _with_image(self, task: Task, given_up: Callable[[], bool]) -> Task | None:
+        """The task with its function: it comes with the first attempt only, which may not have been the first to begin."""
+        with self._changed:
+            if task.pickle is not None:
+                self._images.setdefault(task.digest, task)
+                self._changed.notify_all()
+                return task
+            self._changed.wait_for(lambda: task.digest in self._images or given_up(), IMAGE_S)
+            image = self._images.get(task.digest)
+        return image and msgspec.structs.replace(task, pickle=image.pickle, parts=image.parts)
+
+    def _run(self, order: Order, task: Task, given_up: Callable[[], bool]) -> AttemptFinished | AttemptFailed:
+        unborn = 0
+        while True:
+            process = self._worker(order, given_up)
+            begun = False
+            try:
+                self._greet(process, given_up)
+                begun = self._hand_over(process, task)
+                data = self._next(process, given_up)
+            except _GivenUpError:
+                self._end(process, "its attempt was cancelled")
+                raise
+            except _EndedError:
+                failed = self._died(process, task)
+                if begun:
+                    return failed
+                unborn += 1
+                if unborn == MOST_UNBORN:
+                    raise _cannot_begin(process, unborn) from None
+                continue
+            if data == STALE:
+                self._end(process, "it had imported code that was edited since")
+                continue
+            return self._answered(process, data)
+
+    def _worker(self, order: Order, given_up: Callable[[], bool]) -> Process:
+        """A free worker with the threads and the devices that are asked for, or a new one. Waits while there is no room."""
+        with self._changed:
+            while True:
+                if self._closed or given_up():
+                    raise _GivenUpError
+                devices = self._pool.devices.take(order.task.name, order.gpus)
+                if devices is not None and (process := self._placed(order, devices)) is not None:
+                    self._held[process.pid] = order.gpus
+                    return process
+                if devices is not None:
+                    self._pool.devices.release(devices, order.gpus)
+                self._changed.wait(LOOK_S)
+
+    def _placed(self, order: Order, devices: tuple[str, ...]) -> Process | None:
+        kind = WorkerKind(threads=max(1, int(order.cpus)), devices=devices)
+        for process in [each for each in self._free if each.kind == kind]:
+            self._free.remove(process)
+            if self._pool.watches(process) and process.channel.take() == ([], True):
+                return process
+            self._drop(process, "it ended, or what watched it did")
+        if len(self._all) >= self._slots:
+            if not self._free:
+                return None
+            self._drop(self._free.pop(), f"replaced by {kind}")
+        return self._start(kind)
+
+    def _start(self, kind: WorkerKind) -> Process:
+        self._started += 1
+        name, session = f"{self._name}-{self._started}", self.session
+        logs = Path(session.logs)
+        with writing("the run's logs", logs):
+            logs.mkdir(parents=True, exist_ok=True)
+        process = self._pool.take(
+            Hello(
+                worker=name,
+                sys_path=session.sys_path,
+                store=session.store,
+                secret=session.secret,
+                log=str(logs / f"{name}.log"),
+                folder=session.folder,
+                durable=session.durable,
+                tracking=session.tracking,
+                script=session.script,
+            ),
+            kind,
+        )
+        self._all.append(process)
+        return process
+
+    def _greet(self, process: Process, given_up: Callable[[], bool]) -> None:
+        """Wait until a new worker is ready; one that was warm and has old code ends."""
+        while not process.ready:
+            if self._next(process, given_up) != READY:
+                raise _EndedError
+            process.ready = True
+            process.log_from = process.log.stat().st_size if process.log.exists() else 0
+            self._tell(
+                [
+                    WorkerStarted(
+                        at=self._clock.now(), worker=process.name, pid=process.pid, host=os.uname().nodename
+                    )
+                ]
+            )
+
+    def _hand_over(self, process: Process, task: Task) -> bool:
+        if task.digest in process.known:
+            task = msgspec.structs.replace(task, pickle=None, parts={})
+        process.known.add(task.digest)
+        self._pool.limit(process, task.memory)
+        self._tell([Begun(self._clock.now(), task.attempt, process.name)])
+        # It may have died before it has all of this: its end is seen when its answer is waited for.
+        with contextlib.suppress(OSError):
+            process.channel.send(msgspec.msgpack.encode(task))
+        return True
+
+    def _next(self, process: Process, given_up: Callable[[], bool]) -> bytes:
+        waiting = select.poll()
+        waiting.register(process.channel.fileno(), select.POLLIN)
+        while True:
+            if given_up():
+                raise _GivenUpError
+            if not waiting.poll(LOOK_S * 1000):
+                continue
+            messages, lives = process.channel.take()
+            if messages:
+                return messages[0]
+            if not lives:
+                raise _EndedError
+
+    def _answered(self, process: Process, data: bytes) -> AttemptFinished | AttemptFailed:
+        answer: AttemptFinished | AttemptFailed = _answers.decode(data)
+        if answer.log is not None:
+            process.log_from = answer.log.end
+        with self._changed:
+            if process in self._all:
+                self._release(process)
+                self._free.append(process)
+            self._changed.notify_all()
+        return answer
+
+    def _died(self, process: Process, task: Task) -> AttemptFailed:
+        ended = self._pool.ended(process)
+        self._forget(process)
+        code, number = code_and_signal(ended)
+        now = self._clock.now()
+        self._tell(
+            [
+                WorkerStopped(
+                    at=now, worker=process.name, cause=how_it_ended(ended), exit_code=code, signal=number
+                )
+            ]
+        )
+        failure = death(
+            process.name,
+            ended,
+            arguments=task.shown,
+            limit_bytes=task.memory,
+            log_tail=death_tail(process.log, process.log_from),
+        )
+        return _failed(task, failure, at=now, worker=process.name)
+
+    def _end(self, process: Process, cause: str) -> None:
+        self._pool.end(process)
+        self._forget(process)
+        self._tell([WorkerStopped(at=self._clock.now(), worker=process.name, cause=cause)])
+
+    def _drop(self, process: Process, cause: str) -> None:
+        """End an idle worker, whose devices are free."""
+        self._all.remove(process)
+        self._pool.end(process)
+        self._tell([WorkerStopped(at=self._clock.now(), worker=process.name, cause=cause)])
+
+    def _forget(self, process: Process) -> None:
+        with self._changed:
+            if process in self._all:
+                self._all.remove(process)
+                self._release(process)
+            self._changed.notify_all()
+
+    def _release(self, process: Process) -> None:
+        self._pool.devices.release(process.kind.devices, self._held.pop(process.pid))
+
+
+_answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
+
+
+def _failed(task: Task, failure: Failure, *, at: float, worker: str = "") -> AttemptFailed:
+    return AttemptFailed(
+        at=at,
+        attempt=task.attempt,
+        node=task.node,
+        lo=task.lo,
+        hi=task.hi,
+        worker=worker,
+        failure=failure,
+        peak_bytes=failure.peak_bytes,
+    )
+
+
+def _cannot_begin(process: Process, times: int) -> HookeError:
+    return HookeError(
+        f"{times} workers in a row ended before they could begin",
+        where=f"{process.log} on {os.uname().nodename}",
+        why="\n".join(last_lines(process.log, process.log_from, 20)),
+        next="hooke doctor",
+    )

@@ -1,0 +1,131 @@
+"""Which of several hosts an attempt goes to, and what each of them was given. Pure: no clock, no connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hooke.engines.host import Report
+from hooke.pipeline.engine import Call
+
+__all__ = ["Peer", "Placement"]
+
+MOST_AHEAD = 8
+"""Quick calls that wait in a host behind each one that runs, so that it need not wait for the driver between."""
+
+QUICK_S = 0.02
+"""As long as it takes to bring an attempt to a host and its answer back: quicker ones may wait there."""
+
+STUCK_S = 0.1
+"""One that runs for so long is not quick."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Peer:
+    """A host that runs attempts, and what it was given."""
+
+    address: str
+    name: Any
+    report: Report
+    resources: dict[str, float] = field(default_factory=dict)
+    """What its library counts of it, by name."""
+    shares: bool = False
+    """Whether its machine has other hosts, so that cpus are not its own."""
+    calls: dict[int, Call] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    """Digests of functions that it has."""
+    workers: set[str] = field(default_factory=set)
+    """Processes of ours that run there."""
+    retiring: bool = False
+
+    @property
+    def load(self) -> float:
+        """Calls for each thread."""
+        return len(self.calls) / self.report.threads
+
+    def has_room(self, call: Call) -> bool:
+        """Whether the call can begin there at once. What asks for more cpus than there are gets all, alone."""
+        threads = self.report.threads
+        if len(self.calls) >= threads or call.gpus > self.report.gpus:
+            return False
+        held = sum(min(other.cpus, threads) for other in self.calls.values())
+        return self.shares or held + min(call.cpus, threads) <= threads + 1e-9
+
+
+class Placement:
+    """The hosts of a run, and where its attempts are."""
+
+    def __init__(self) -> None:
+        self.peers: dict[str, Peer] = {}
+        self._places: dict[int, Peer] = {}
+        self._begun: dict[int, float] = {}
+        self._asked_back: set[int] = set()
+        self._last_s: dict[str, float] = {}
+        """Digest of a function -> how long the last attempt with it took."""
+
+    @property
+    def staying(self) -> list[Peer]:
+        """Those that are not to go."""
+        return [peer for peer in self.peers.values() if not peer.retiring]
+
+    def choose(self, call: Call) -> Peer | None:
+        """The host with the most room; for a quick call one where only quick ones wait, if there is no room."""
+        staying = self.staying
+        free = [peer for peer in staying if peer.has_room(call)]
+        if not free and self.is_quick(call):
+            free = [
+                peer
+                for peer in staying
+                if peer.load < 1 + MOST_AHEAD and all(map(self.is_quick, peer.calls.values()))
+            ]
+        return min(free, key=lambda peer: peer.load, default=None)
+
+    def is_quick(self, call: Call) -> bool:
+        """Whether it may wait behind another: it is expected to end soon."""
+        return not call.gpus and (call.short or self._last_s.get(call.image.digest, QUICK_S) < QUICK_S)
+
+    def put(self, call: Call, peer: Peer) -> None:
+        """The attempt is there now."""
+        peer.calls[call.attempt] = call
+        self._places[call.attempt] = peer
+
+    def where(self, attempt: int) -> Peer | None:
+        """Where the attempt is; None for one that is nowhere (any more)."""
+        return self._places.get(attempt)
+
+    def begin(self, attempt: int, now: float) -> bool:
+        """The attempt runs; False where that was known, or nobody waits for it."""
+        if attempt in self._begun or attempt not in self._places:
+            return False
+        self._begun[attempt] = now
+        return True
+
+    def has_begun(self, attempt: int) -> bool:
+        """Whether the attempt runs."""
+        return attempt in self._begun
+
+    def take(self, attempt: int, *, seconds: float | None = None) -> Call | None:
+        """The attempt is nowhere any more; with `seconds` it took so long."""
+        peer = self._places.pop(attempt, None)
+        if peer is None:
+            return None
+        call = peer.calls.pop(attempt)
+        self._begun.pop(attempt, None)
+        self._asked_back.discard(attempt)
+        if seconds is not None:
+            self._last_s[call.image.digest] = seconds
+        return call
+
+    def to_ask_back(self, now: float) -> list[tuple[Peer, list[int]]]:
+        """Attempts that wait behind one that was expected to be quick and is not, as many as have room elsewhere. Each once."""
+        room = sum(max(0, peer.report.threads - len(peer.calls)) for peer in self.staying)
+        found: list[tuple[Peer, list[int]]] = []
+        for peer in self.peers.values():
+            waiting = [a for a in peer.calls if a not in self._begun and a not in self._asked_back]
+            stuck = any(now - self._begun.get(attempt, now) > STUCK_S for attempt in peer.calls)
+            if room and stuck and waiting and peer.load > 1:
+                asked = waiting[-room:]
+                room -= len(asked)
+                self._asked_back.update(asked)
+                found.append((peer, asked))
+        return found

@@ -1,0 +1,231 @@
+"""Dask as a place: the suite on clusters that we start and on those that we join, and what Dask alone makes possible."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+from tests.engines.faults import gone, wait_until
+from tests.project.conftest import Workshop
+
+from hooke.base.errors import UsageError
+from hooke.engines.dask import DaskEngine
+from hooke.journal.events import AttemptFinished, AttemptStarted, WorkerStarted
+from hooke.project.resuming import resume
+from hooke.project.running import Run
+from hooke.testing import engine_suite as suite
+from hooke.testing import engine_tasks as tasks
+from hooke.testing.engine_bench import EngineBench
+from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
+
+pytestmark = pytest.mark.heavy
+
+JOINED = (
+    suite.check_calls_and_maps_give_what_plain_python_gives,
+    suite.check_a_killed_worker_is_told_and_harms_nobody_else,
+    suite.check_a_running_attempt_can_be_cancelled,
+    suite.check_output_is_kept_by_attempt,
+    suite.check_close_ends_all_and_may_come_twice,
+    suite.check_a_whole_run_with_a_death,
+)
+"""Where it makes a difference that the cluster is somebody else's."""
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
+def test_a_cluster_of_ours(check: EngineCheck, tmp_path: Path) -> None:
+    check_engine(DaskEngine, tmp_path, only=check)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Somebody's cluster, with Dask's own settings."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as made:
+        yield made
+
+
+def joined(place):
+    def make(context, *, workers):
+        return DaskEngine(context, at=place)
+
+    return make
+
+
+@pytest.mark.parametrize("check", JOINED, ids=name_of)
+def test_a_cluster_that_is_joined(check: EngineCheck, cluster: LocalCluster, tmp_path: Path) -> None:
+    before = {worker.pid for worker in cluster.workers.values()}
+    check_engine(joined(cluster.scheduler_address), tmp_path, only=check)
+    assert {worker.pid for worker in cluster.workers.values()} == before
+
+
+def test_what_others_have_on_a_joined_cluster_stays(cluster: LocalCluster, tmp_path: Path) -> None:
+    with Client(cluster, set_as_default=False) as other:
+        [kept] = other.scatter([b"theirs"])
+        with EngineBench(joined(other), tmp_path) as bench:
+            failed = bench.failed(bench.submit(tasks.die))
+            assert failed.failure.signal == signal.SIGKILL
+            theirs = other.submit(tasks.add, 1)
+            assert theirs.result() == 11
+        assert kept.result() == b"theirs"
+        assert other.submit(tasks.add, 2).result() == 12
+
+
+def listening(process: psutil.Process) -> set[str]:
+    below = [process, *process.children(recursive=True)]
+    return {
+        connection.laddr.ip
+        for each in below
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def test_nothing_listens_but_on_loopback(tmp_path: Path) -> None:
+    with EngineBench(DaskEngine, tmp_path) as bench:
+        bench.finished(bench.submit(tasks.add, 1))
+        assert listening(psutil.Process()) == {"127.0.0.1"}
+
+
+def test_a_stranger_on_this_machine_cannot_use_a_cluster_of_ours(tmp_path: Path) -> None:
+    with EngineBench(DaskEngine, tmp_path) as bench:
+        address = bench.engine._cluster.scheduler_address
+        assert address.startswith("tls://127.0.0.1:")
+        with pytest.raises(OSError, match=r"\S"):
+            Client(address.replace("tls://", "tcp://"), timeout=2)
+
+
+def test_the_death_of_a_dask_worker_ends_its_attempt_and_is_not_made_up_for_in_silence(
+    tmp_path: Path,
+) -> None:
+    marks = tmp_path / "marks"
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+        ) as theirs,
+        EngineBench(joined(theirs.scheduler_address), tmp_path) as bench,
+    ):
+        attempt = bench.submit(mark_and_wait, str(marks))
+        bench.until(lambda: bench.is_running(attempt) and marks.exists(), "it to begin")
+        (started,) = [event for event in bench.of(AttemptStarted) if event.attempt == attempt]
+        (worker,) = [event for event in bench.of(WorkerStarted) if event.worker == started.worker]
+        # What runs the attempt, what forked that, and the Dask worker that this belongs to.
+        psutil.Process(worker.pid).parent().parent().kill()
+        failure = bench.failed(attempt).failure
+        assert failure.kind == "WorkerDied"
+        assert (failure.exit_code, failure.signal) == (None, None)
+        assert "is gone" in failure.message
+        gone([worker.pid], within_s=10)
+        bench.finished(bench.submit(tasks.add, 1))
+        assert marks.read_text() == "ran\n"
+
+
+def mark_and_wait(path: str) -> None:
+    """A task that says that it ran, each time."""
+    with open(path, "a") as file:
+        file.write("ran\n")
+    tasks.sleep(600.0)
+
+
+def test_a_place_where_nothing_answers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
+        EngineBench(joined("tcp://127.0.0.1:1"), tmp_path)
+
+
+PIPELINE = """
+    import os
+    from hooke import log_metric, pipeline, task
+
+    @task
+    def square(x):
+        print("squaring", x)
+        log_metric("x", x)
+        return x * x
+
+    @task
+    def total(xs):
+        return sum(xs)
+
+    @pipeline
+    def squares(n: int = 20):
+        return total(square.map(range(n)))
+"""
+
+
+def test_a_run_with_logs_metrics_and_a_cache(workshop: Workshop) -> None:
+    workshop.write(PIPELINE)
+    run = workshop.run(on="dask:2", n=20)
+    assert run.result() == sum(x * x for x in range(20))
+    assert sorted(point.value for point in run.logged().points if point.name == "x") == list(range(20))
+    printed = "".join(path.read_text() for path in (run.folder / "logs").iterdir())
+    assert printed.count("squaring") == 20
+    assert workshop.ran(workshop.run(on="serial", n=20)) == {}
+
+
+def test_a_run_on_a_client_is_resumed_where_it_was(workshop: Workshop, cluster: LocalCluster) -> None:
+    workshop.write(PIPELINE)
+    with Client(cluster, set_as_default=False) as client:
+        run = workshop.run(on=client, n=5)
+        assert run.result() == 30
+        assert run.journal.__next__().place == client.scheduler.address
+        assert resume(workshop.project, run.id) is None
+
+
+def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(workshop: Workshop) -> None:
+    workshop.write(KILLED)
+    pid = os.posix_spawn(
+        os.sys.executable, [os.sys.executable, str(workshop.file)], os.environ | {"HOOKE_PROGRESS": "none"}
+    )
+    try:
+        wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=60)
+        below = [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    gone(below, within_s=15)
+    (workshop.folder / "go").touch()
+    run = Run(workshop.project, workshop.project.runs.names()[0])
+    durable = [f"ran-{event.node}" for event in run.journal if isinstance(event, AttemptFinished)]
+    assert durable
+    driver = resume(workshop.project, run.id)
+    assert driver is not None
+    assert driver.drive() == "finished"
+    assert run.result() == sum(range(8))
+    assert [(workshop.folder / name).read_text() for name in durable] == ["once"] * len(durable)
+
+
+KILLED = """
+    import time
+    from pathlib import Path
+    from hooke import pipeline, run, task
+
+    HERE = Path(__file__).parent
+
+    @task
+    def one(x):
+        while len(list(HERE.glob("ran-*"))) >= 4 and not (HERE / "go").exists():
+            time.sleep(0.01)
+        with open(HERE / f"ran-{x}", "a") as file:
+            file.write("once")
+        return x
+
+    @task
+    def total(xs):
+        return sum(xs)
+
+    @pipeline
+    def work():
+        return total([one(x) for x in range(8)])
+
+    if __name__ == "__main__":
+        run(work, on="dask:2")
+"""

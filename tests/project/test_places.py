@@ -1,0 +1,57 @@
+"""From what stands after `on=` to a place."""
+
+import pytest
+
+from hooke.base.errors import UsageError
+from hooke.project.places import find_place
+from hooke.project.settings import PlaceSettings, read_settings
+
+
+def place(name, **places):
+    return find_place(name, workers=None, places=places)
+
+
+def test_an_engine_with_or_without_a_number():
+    assert (place("dask").engine, place("dask").workers, place("dask").at) == ("dask", None, None)
+    assert (place("dask:4").engine, place("dask:4").workers) == ("dask", (4, 4))
+
+
+@pytest.mark.parametrize(
+    "address", ["tls://head:8786", "tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:1"]
+)
+def test_an_address(address):
+    found = place(address)
+    assert (found.name, found.engine, found.at) == (address, "dask", address)
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://10.0.0.5:8786", "tcp://head:8786", "tcp://127.0.0.1.example.com:8786", "tcp://:8786"]
+)
+def test_code_does_not_go_to_another_machine_unprotected(address):
+    with pytest.raises(UsageError, match="not encrypted") as refused:
+        place(address)
+    assert "insecure = true" in refused.value.mend
+
+
+def test_unless_it_is_said_to_be_safe():
+    ours = PlaceSettings(engine="dask", address="tcp://10.0.0.5:8786", insecure=True)
+    assert place("ours", ours=ours).at == "tcp://10.0.0.5:8786"
+    assert place("tcp://10.0.0.5:8786", ours=ours).at == "tcp://10.0.0.5:8786"
+    with pytest.raises(UsageError, match="not encrypted"):
+        place("tcp://10.0.0.6:8786", ours=ours)
+
+
+def test_a_place_in_the_file(tmp_path):
+    (tmp_path / "hooke.toml").write_text('[places.lab]\nengine = "dask"\naddress = "tls://head:8786"\n')
+    found = place("lab", **read_settings(tmp_path).places)
+    assert (found.name, found.engine, found.at) == ("lab", "dask", "tls://head:8786")
+
+
+def test_an_unknown_scheme_is_no_place():
+    with pytest.raises(UsageError, match="no place is called"):
+        place("ftp://head:1")
+
+
+def test_an_object_that_is_no_cluster():
+    with pytest.raises(UsageError, match="not int"):
+        place(3)
