@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.serving.answers import wait_until
 
 from hooke import request_contexts, service
+from hooke.serving.bodies import Bodies
 from hooke.serving.contexts import RequestIds, context_of, request_id_of
 from hooke.serving.exchange import Exchange, Terms
 from hooke.testing import client
@@ -147,7 +148,7 @@ def test_a_state_that_is_none_is_dropped_and_the_trace_goes_on(state):
 
 def test_a_state_in_parts_is_put_together():
     raw = [(b"tracestate", b"a=1"), (b"traceparent", PARENT.encode()), (b"tracestate", b"b=2")]
-    exchange = Exchange({"path": "/", "method": "GET", "headers": raw}, None, None, Terms(1, 1.0))
+    exchange = Exchange({"path": "/", "method": "GET", "headers": raw}, None, None, Terms(1, 1.0, Bodies(1)))
     assert exchange.context.tracestate == "a=1,b=2"
 
 

@@ -106,3 +106,18 @@ def test_promises_read_as_they_are_written():
     assert parse_slo("p99.9<1s") == Slo(99.9, 1.0)
     with pytest.raises(UsageError):
         parse_slo("p99 < soon")
+
+
+def test_where_the_model_runs():
+    plain = class_with(f=lambda self, x: x)
+    assert service_of(service(model="process")(plain)).model == "process"
+    assert service_of(service()(plain)).model == "thread"
+    with pytest.raises(UsageError, match="no place"):
+        service(model="thred")
+
+    async def later(self, x):
+        return x
+
+    with pytest.raises(UsageError, match="later is async def") as refused:
+        service(model="process")(class_with(later=later))
+    assert "write def" in refused.value.mend

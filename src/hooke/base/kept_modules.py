@@ -26,11 +26,16 @@ class KeptModule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def keep_modules(own: Callable[[Path], bool]) -> tuple[KeptModule, ...]:
-    """Those that this process has imported from a source file that is `own`, by name. Raises OSError for a file that is gone."""
+    """Those that this process has imported from a source file that is `own`, by name, and those that it imported as they were kept.
+
+    Raises OSError for a file that is gone.
+    """
     found: list[KeptModule] = []
     for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file is not None and name != "__main__" and file.endswith(".py") and own(Path(file)):
+        file, loader = getattr(module, "__file__", None), getattr(module, "__loader__", None)
+        if isinstance(loader, _Loader):
+            found.append(loader.kept)
+        elif file is not None and name != "__main__" and file.endswith(".py") and own(Path(file)):
             source = Path(file).read_bytes()
             found.append(KeptModule(name=name, file=file, source=source, package=hasattr(module, "__path__")))
     return tuple(found)
@@ -63,7 +68,7 @@ class _Finder(MetaPathFinder):
 class _Loader(SourceFileLoader):
     def __init__(self, kept: KeptModule) -> None:
         super().__init__(kept.name, kept.file)
-        self._kept = kept
+        self.kept = kept
         lines = decode_source(kept.source).splitlines(keepends=True)
         linecache.cache[kept.file] = (len(kept.source), None, lines, kept.file)  # None: not looked at anew
 
@@ -72,4 +77,4 @@ class _Loader(SourceFileLoader):
         raise OSError
 
     def get_data(self, path: str) -> bytes:
-        return self._kept.source if path == self._kept.file else super().get_data(path)
+        return self.kept.source if path == self.kept.file else super().get_data(path)

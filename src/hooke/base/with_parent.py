@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from hooke.base.processes import python_module
 
-__all__ = ["main", "with_parent"]
+__all__ = ["end_with", "main", "with_parent"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -20,11 +20,16 @@ def with_parent() -> list[str]:
     return python_module("hooke.base.with_parent", str(os.getpid()))
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Becomes the program. Raises OSError where that cannot be."""
+def end_with(parent: int) -> bool:
+    """Have this process killed when its parent ends (on Linux: the thread of it that started this one). False where it has ended already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == int(arguments[0]):  # else it died before
+    return os.getppid() == parent
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Becomes the program. Raises OSError where that cannot be."""
+    if end_with(int(arguments[0])):
         os.execv(arguments[1], list(arguments[1:]))  # noqa: S606 - this is what it is for
 
 

@@ -7,6 +7,9 @@ from typing import TypeAlias
 import msgspec
 
 __all__ = [
+    "ModelBack",
+    "ModelDied",
+    "ModelEvent",
     "ReplicaAdopted",
     "ReplicaEnded",
     "ReplicaEvent",
@@ -103,6 +106,36 @@ class RollOutChanged(_Event, frozen=True, kw_only=True, tag="roll_out_changed"):
     reason: str
 
 
+class ModelDied(_Event, frozen=True, kw_only=True, tag="model_died"):
+    """The process in which a replica's model ran ended, which nobody asked for; the replica goes on."""
+
+    replica: str = ""
+    """Empty where it is the only one."""
+    cause: str
+    method: str = ""
+    """What it was at; empty where it was at nothing."""
+    requests: int = 0
+    """That it was at, and that had no answer of it."""
+    exit_code: int | None = None
+    """Minus the signal where one ended it."""
+    peak_bytes: int | None = None
+    """Of its memory; None where nobody knows."""
+    seconds: float = 0.0
+    """Since its start."""
+    starts_in_s: float = 0.0
+    log_tail: tuple[str, ...] = ()
+
+
+class ModelBack(_Event, frozen=True, kw_only=True, tag="model_back"):
+    """Another process is set up in place of the model's that died, `seconds` after its start."""
+
+    replica: str = ""
+    seconds: float
+
+
+ModelEvent: TypeAlias = ModelDied | ModelBack
+"""The events of a model in a process of its own."""
+
 ReplicaEvent: TypeAlias = (
     ReplicaStarted
     | ReplicaAdopted
@@ -112,5 +145,6 @@ ReplicaEvent: TypeAlias = (
     | StartDelayed
     | ServiceScaled
     | RollOutChanged
+    | ModelEvent
 )
-"""All events that only services of several replicas have."""
+"""All events of replicas."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -188,11 +189,12 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     with ServiceRun(project, declared, entry=entry, shown=shown_given(given)) as run:
         cut = serve(
             replica,
-            lambda: setup_arguments(project, given),
+            partial(setup_arguments, project, given),
             listening,
             ready=ready,
             tls=exposure.tls,
             windows=run.window,
+            say=run.say,
             unseen=handed is not None,
         )
     tally = replica.tally

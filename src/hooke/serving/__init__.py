@@ -2,7 +2,7 @@
 
 `gate` lets in, `exposure` and `tokens` say whom; `routes` lists what is answered, by `exchange`s of one request and one answer.
 `bodies` has room for those that come at once.
-`batcher` decides and `windows` counts (both pure), `dispatch` and `model_thread` do what was decided, `replica` speaks ASGI,
+`batcher` decides and `windows` counts (both pure), `dispatch` has done what was decided: `work`, by a `model_thread` or in a `process`; `replica` speaks ASGI,
 `server` is the adapter to uvicorn, `supervision` decides about several replicas (pure), `front` spreads requests over them.
 `laws` reads from windows how long a batch takes, `capacity` what a replica does by that, `staffing` how many are needed (all pure);
 `counts` are what replicas counted, `prometheus` writes them, `scrape` tells those of all replicas.

@@ -202,6 +202,10 @@ class Batcher:
         self._halves.extendleft((batch.requests[middle:], batch.requests[:middle]))
         return None
 
+    def lost(self) -> None:
+        """The running batch is gone with the model: it has no results, and none of it is run again."""
+        self._end()
+
     def _end(self) -> Batch:
         assert self.running is not None, "no batch runs"
         batch, self.running = self.running, None

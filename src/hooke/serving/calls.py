@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
-from hooke.serving.dispatch import Dispatch, Write
+from hooke.serving.dispatch import Dispatch
 from hooke.serving.exchange import JSON, Exchange, Receive
 from hooke.serving.payloads import Kind, Method, encode
 from hooke.serving.problems import Problem, problem_of
 from hooke.serving.streams import event, items_of
 from hooke.serving.watching import CallerGone, TooLate, Watches, begun
+from hooke.serving.work import Write
 
 __all__ = ["Calls"]
 

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from hooke.serving.batcher import Batch, Batcher, Limits, Request
 from hooke.serving.contexts import ASKED, Asked
 from hooke.serving.metrics import size_bucket
-from hooke.serving.model_thread import ModelThread
-from hooke.serving.payloads import Kind, Method, encode
+from hooke.serving.payloads import Kind, Method
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.rows import (
-    Result,
-    as_lists,
-    count_rows,
-    group_of,
-    joined,
-    merged,
-    part,
-    results_of,
-    slices,
-)
+from hooke.serving.rows import count_rows, group_of, results_of
 from hooke.serving.service import Service
 from hooke.serving.watching import CallerGone, Receive
 from hooke.serving.windows import Windows
+from hooke.serving.work import Done, Drop, Item, Lost, Run, Work, Write
 
-__all__ = ["Dispatch", "Tally", "Write"]
-
-Write = Callable[[Any], Any]
-"""Makes an answer of what a method returned for a request. It runs where the method does, and must not raise for its caller's wishes."""
+__all__ = ["Dispatch", "Model", "Tally"]
 
 QUEUE_BATCHES = 32
 """Rows that may wait, in batches: with the model's time for a batch this bounds what a queue adds to an answer."""
@@ -41,6 +29,25 @@ QUEUE_LEAST = 1024
 LEAST_WAIT_S = 0.001
 SLOWEST_SWEEP_S = 0.05
 """How late a deadline may be noticed, and how long a request waits before its connection is watched."""
+
+
+class Model(Protocol):
+    """Does a service's work beside the event loop, one piece after the other, in the order in which it was submitted.
+
+    All of it is called on the event loop. `done` is, too, later, and once for each piece, also where the model ends with it.
+    """
+
+    def submit(self, work: Work, done: Done) -> None:
+        """Do it; not while it is away, but for a Drop."""
+        ...
+
+    def away(self) -> Problem | None:
+        """What those are told who ask while it can do nothing; None where it can."""
+        ...
+
+    def when_back(self, back: Callable[[], None]) -> None:
+        """Call this each time when it was away, and is back."""
+        ...
 
 
 @dataclass(slots=True)
@@ -66,14 +73,14 @@ class _Call(Request):
     receive: Receive | None = None
     """What tells that its caller has gone."""
     listener: asyncio.Task[None] | None = None
-    step: Callable[[], Any] | None = None
-    """What runs instead of the method: the next item of a stream."""
+    item: Item | None = None
+    """What is done instead of a call: the next item of a stream."""
 
 
 class Dispatch:
     """One service's model, and those who wait for it. Lives on one event loop."""
 
-    def __init__(self, declared: Service, thread: ModelThread) -> None:
+    def __init__(self, declared: Service, model: Model) -> None:
         self.declared = declared
         self.tally = Tally()
         self._most = declared.max_batch or 1
@@ -81,7 +88,7 @@ class Dispatch:
         self.batcher = Batcher(
             Limits(max_batch=self._most, max_waiting=waiting, wait_s=declared.wait_s, fill=declared.fill)
         )
-        self._thread = thread
+        self._model = model
         self._loop = asyncio.get_running_loop()
         self.sweep_s = min(SLOWEST_SWEEP_S, declared.timeout_s / 10)
         self.windows = Windows(
@@ -95,6 +102,8 @@ class Dispatch:
         self._wake: asyncio.TimerHandle | None = None
         self._wakes = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams = itertools.count(1)
+        model.when_back(self._pump)
 
     def call(
         self,
@@ -123,28 +132,36 @@ class Dispatch:
             )
         )
 
-    async def step(self, method: Method, step: Callable[[], Any], *, first: bool) -> Any:
-        """Run the next step of a stream in the model's turn. What has begun is never refused for want of room."""
-        now = self._loop.time()
+    def stream(self) -> int:
+        """The number of a new stream."""
+        return next(self._streams)
+
+    async def item(self, stream: int, method: Method, arguments: dict[str, Any] | None) -> Any:
+        """The next item of a stream, the first with `arguments`. What has begun is never refused for want of room."""
+        now, asked = self._loop.time(), ASKED.get()
         call = _Call(
             method=method,
             arguments={},
             group=None,
             rows=1,
             future=self._loop.create_future(),
-            asked=ASKED.get(),
+            asked=asked,
             arrived=now,
             deadline=now + self.declared.timeout_s,
-            step=step,
+            item=Item(stream=stream, method=method, arguments=arguments, asked=asked),
         )
-        return await self._through(call, accepted=not first)
+        return await self._through(call, accepted=arguments is None)
 
-    def last(self, step: Callable[[], Any]) -> None:
-        """Run this after what runs now, and tell nobody."""
-        self._thread.submit(step, lambda _result, _error: None)
+    def drop(self, stream: int) -> None:
+        """End this stream after what runs now, and tell nobody."""
+        self._model.submit(Drop(stream), lambda _result, _error: None)
 
     async def _through(self, call: _Call, *, accepted: bool = False) -> Any:
         self.windows.arrived += 1
+        away = self._model.away()
+        if away is not None:
+            self.windows.refused += 1
+            raise away
         if not self.batcher.offer(call, accepted=accepted):
             self.windows.refused += 1
             backlog = self.batcher.backlog_s()
@@ -175,6 +192,8 @@ class Dispatch:
 
     def _pump(self) -> None:
         """Fire what is to be fired, and see to be woken when more is."""
+        if self._model.away() is not None:
+            return
         batch = self.batcher.take(self._loop.time())
         if batch is not None:
             self._fire(batch)
@@ -202,19 +221,21 @@ class Dispatch:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
-        self._thread.submit(
-            lambda: _run_for(calls, self._most), lambda result, error: self._done(batch, calls, result, error)
+        self._model.submit(
+            calls[0].item or _run_of(calls, self._most),
+            lambda result, error: self._done(batch, calls, result, error),
         )
 
     async def _run_async(self, batch: Batch, calls: list[_Call]) -> None:
-        ASKED.set(_asked(calls))
+        run = _run_of(calls, self._most)
+        method = run.method
+        ASKED.set(run.asked)
         try:
-            answers = _shared(
-                calls,
+            answers = run.shared(
                 [
-                    results_of(calls[0].method, await calls[0].method.function(**arguments), rows)
-                    for arguments, rows in _pieces(calls, self._most)
-                ],
+                    results_of(method, await method.function(**arguments), rows)
+                    for arguments, rows in run.pieces()
+                ]
             )
         except (Exception, asyncio.CancelledError, SystemExit) as error:
             task = asyncio.current_task()
@@ -237,6 +258,8 @@ class Dispatch:
             self.tally.sizes[min(size_bucket(rows), 33)] += 1
             self.batcher.finished(now, took)
             self.windows.add(name, rows, took, self._settle_all(calls, answers, now), self._waiting)
+        elif isinstance(error, Lost):
+            self._lose(calls, error, took)
         else:
             assert error is not None
             blamed = self.batcher.failed() is not None
@@ -245,6 +268,15 @@ class Dispatch:
                 ids = ",".join(asked.context.id for asked in calls[0].asked)
                 _settle(calls[0], problem_of(error, name, ids or None))
         self._pump()
+
+    def _lose(self, calls: list[_Call], lost: Lost, took: float) -> None:
+        """The model ended with this batch: nothing of it is done again, for it would do the same to the next one."""
+        method = calls[0].method.name
+        self.batcher.lost()
+        self.windows.failure(method, took, self._waiting, blamed=False)
+        for call in calls:
+            self.windows.raised += not call.future.done()
+            _settle(call, lost.problem(method, idempotent=self.declared.idempotent))
 
     def _settle_all(self, calls: list[_Call], answers: list[Any], now: float) -> int:
         """Give each its answer; how many still waited for one."""
@@ -261,7 +293,9 @@ class Dispatch:
         now = self._loop.time()
         for call in self.batcher.expired(now):
             assert isinstance(call, _Call)
-            problem = Problem(504, f"{call.method.name} gave no answer within {self.declared.timeout_s:g} s")
+            problem = self._model.away() or Problem(
+                504, f"{call.method.name} gave no answer within {self.declared.timeout_s:g} s"
+            )
             self.windows.late += 1
             _settle(call, problem)
         for call in self.batcher.inside():
@@ -281,53 +315,15 @@ class Dispatch:
             call.future.set_exception(CallerGone())
 
 
-def _asked(calls: list[_Call]) -> tuple[Asked, ...]:
-    return tuple(asked for call in calls for asked in call.asked)
-
-
-def _run_for(calls: list[_Call], most: int) -> list[Any]:
-    """Run them in a context that names whose they are."""
-    before = ASKED.set(_asked(calls))
-    try:
-        return _run(calls, most)
-    finally:
-        ASKED.reset(before)
-
-
-def _run(calls: list[_Call], most: int) -> list[Any]:
-    """In the model's thread: the answers, in the order of the calls."""
-    first = calls[0]
-    if first.step is not None:
-        return [first.step()]
-    if not first.method.rows:
-        return [(first.write or encode)(first.method.function(**first.arguments))]
-    return _shared(
-        calls,
-        [
-            results_of(first.method, first.method.function(**arguments), rows)
-            for arguments, rows in _pieces(calls, most)
-        ],
+def _run_of(calls: list[_Call], most: int) -> Run:
+    return Run(
+        method=calls[0].method,
+        arguments=[call.arguments for call in calls],
+        rows=[call.rows for call in calls],
+        writes=[call.write for call in calls],
+        most=most,
+        asked=tuple(asked for call in calls for asked in call.asked),
     )
-
-
-def _pieces(calls: list[_Call], most: int) -> Iterator[tuple[dict[str, Any], int]]:
-    method = calls[0].method
-    arguments = merged(method, [call.arguments for call in calls])
-    return slices(method, arguments, sum(call.rows for call in calls), most)
-
-
-def _shared(calls: list[_Call], results: list[Result]) -> list[Any]:
-    """To each call its own rows."""
-    whole = joined(results)
-    listed = as_lists(whole) if any(call.write is None for call in calls) else whole
-    answers: list[Any] = []
-    start = 0
-    for call in calls:
-        end = start + call.rows
-        write, rows = (encode, listed) if call.write is None else (call.write, whole)
-        answers.append(write(part(rows, start, end)))
-        start = end
-    return answers
 
 
 def _settle(call: _Call, problem: Problem) -> None:

@@ -103,6 +103,8 @@ class Exchange:
     @property
     def context(self) -> RequestContext:
         """What is passed on of it."""
+        if b"traceparent" not in self.headers:
+            return RequestContext(id=self.id.decode())
         # A long `tracestate` may come in parts.
         state = b",".join(value for name, value in self.raw if name == b"tracestate")
         return context_of(self.id, self.headers | {b"tracestate": state})

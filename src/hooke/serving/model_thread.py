@@ -5,44 +5,62 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+
+from hooke.serving.payloads import Method
+from hooke.serving.problems import Problem
+from hooke.serving.service import Service
+from hooke.serving.work import Arguments, Done, Made, Work, make
 
 __all__ = ["ModelThread"]
 
-Done = Callable[[Any, BaseException | None], None]
-
 
 class ModelThread:
-    """Runs jobs in the order in which they were submitted, and tells the event loop of each.
+    """Does work in the order in which it was submitted, and tells the event loop of each piece.
 
     One thread for the whole life of a service: what is bound to the thread that made it (SQLite, CUDA contexts) works.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None] = queue.SimpleQueue()
         # A model that hangs must not keep a process from ending.
         self._thread = threading.Thread(target=self._work, name="hooke-model", daemon=True)
         self._thread.start()
+        self._made: Made | None = None
 
-    def submit(self, job: Callable[[], Any], done: Done) -> None:
-        """Run `job` there; `done` gets its result, or what it raised, on the event loop."""
-        self._jobs.put((job, done))
-
-    async def run(self, job: Callable[[], Any]) -> Any:
-        """Run `job` there and wait for it. Raises what it raises."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+    async def start(self, declared: Service, methods: Mapping[str, Method], arguments: Arguments) -> Made:
+        """Make the object there, and set it up. Raises HookeError for what that raised."""
+        future: asyncio.Future[Made] = self._loop.create_future()
 
         def done(result: Any, error: BaseException | None) -> None:
             if not future.done():
                 future.set_exception(error) if error is not None else future.set_result(result)
 
-        self.submit(job, done)
-        return await future
+        self._jobs.put((lambda: make(declared, methods, arguments), done))
+        self._made = await future
+        return self._made
+
+    def submit(self, work: Work, done: Done) -> None:
+        """Do it there; `done` is called on the event loop."""
+        assert self._made is not None, "it is set up before"
+        self._jobs.put((partial(self._made.do, work), done))
+
+    def away(self) -> Problem | None:
+        """None: it ends with this process alone."""
+        return None
+
+    def when_back(self, back: Callable[[], None]) -> None:
+        """Never."""
+
+    def memory_bytes(self) -> int:
+        """None beside this process's own."""
+        return 0
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the thread when its jobs are done; one that hangs is left behind."""
+        """End the thread when its work is done; one that hangs is left behind."""
         self._jobs.put(None)
         self._thread.join(timeout_s)
 

@@ -6,12 +6,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 
 from hooke.base.errors import Temporary, UsageError
 
-__all__ = ["MEDIA_TYPE", "FieldFault", "Problem", "problem_of"]
+__all__ = ["MEDIA_TYPE", "FieldFault", "Problem", "Raised", "problem_of"]
 
 _log = logging.getLogger("hooke")
 
@@ -59,6 +60,10 @@ class Problem(Exception):
         self.reason = reason or self.title.lower()
         self._headers = headers or {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with the detail alone.
+        return _problem, (self.status, self.detail, self.__dict__)
+
     @property
     def title(self) -> str:
         """The name of its status."""
@@ -78,6 +83,24 @@ class Problem(Exception):
         return headers
 
 
+def _problem(status: int, detail: str, state: dict[str, Any]) -> Problem:
+    made = Problem(status, detail)
+    made.__dict__.update(state)
+    return made
+
+
+class Raised(Exception):
+    """An exception of a service's code in another process: its type's name, and its traceback as text."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(kind, text)
+        self.kind = kind
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"in the process of the model:\n{self.text}"
+
+
 def problem_of(error: BaseException, method: str, request_id: str | None = None) -> Problem:
     """What the caller is told of an exception in the service's own code: `UsageError` is the caller's fault, `Temporary` time's.
 
@@ -92,4 +115,5 @@ def problem_of(error: BaseException, method: str, request_id: str | None = None)
         return Problem(503, error.what, retry_after_s=error.delay_s or 1.0)
     extra = {"request_id": request_id} if request_id is not None else None
     _log.error("%s raised", method, exc_info=error, extra=extra)
-    return Problem(500, f"{method} raised {type(error).__name__}; the log of the service has its traceback")
+    kind = error.kind if isinstance(error, Raised) else type(error).__name__
+    return Problem(500, f"{method} raised {kind}; the log of the service has its traceback")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import enum
-import inspect
 import time
-import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any
 
-from hooke.base.errors import HookeError
-from hooke.base.tracebacks import user_frames
+from hooke.base.processes import anonymous_bytes
+from hooke.journal.replicas import ModelEvent
 from hooke.serving.bodies import BODY_LIMIT, Bodies, room_bytes
 from hooke.serving.calls import Calls
 from hooke.serving.contexts import ASKED
@@ -28,11 +25,13 @@ from hooke.serving.openapi import document
 from hooke.serving.patience import Patience
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem, problem_of
+from hooke.serving.process.model import ModelProcess
 from hooke.serving.prometheus import MEDIA_TYPE as TEXT
 from hooke.serving.prometheus import process_now, written
 from hooke.serving.routes import Route, Routes
-from hooke.serving.service import SETUP, Service
+from hooke.serving.service import Service
 from hooke.serving.watching import CallerGone
+from hooke.serving.work import Arguments
 
 __all__ = ["HEALTH", "METRICS", "OPENAPI", "READY", "Replica", "State"]
 
@@ -48,6 +47,8 @@ class State(enum.Enum):
 
     STARTING = "starting"
     READY = "ready"
+    RESTARTING = "restarting"
+    """The model's own process ended, and another one is not set up yet."""
     DRAINING = "draining"
 
 
@@ -72,7 +73,9 @@ class Replica:
         """Room for those that are being received or answered."""
         self.patience = patience or Patience()
         """With connections; a server keeps to it."""
-        self.state = State.STARTING
+        self.say: Callable[[ModelEvent], None] = lambda _event: None
+        """Is told on the event loop when the model's own process ends, and when it is back."""
+        self._state = State.STARTING
         self.active = 0
         """Requests that are being answered."""
         self.answered = 0
@@ -82,14 +85,14 @@ class Replica:
         self.ready_at: float | None = None
         """When it was set up, in seconds since 1970."""
         self.made: Any = None
-        """The service's object."""
+        """The service's object; None where it is in a process of its own."""
         self.calls: Calls | None = None
         self._gate = gate or Gate()
         self._terms = Terms(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
         self._methods = methods_of(declared)
-        self._thread: ModelThread | None = None
+        self._model: ModelThread | ModelProcess | None = None
         self._document: bytes | None = None
-        self._inference = Inference(declared, self._methods, lambda: self.state is State.READY)
+        self._inference = Inference(declared, self._methods, lambda: self.ready)
         self.routes = Routes(
             [
                 *(Route(f"/{name}", {"POST": self._not_yet}) for name in self._methods),
@@ -111,6 +114,13 @@ class Replica:
     def tally(self) -> Tally:
         """What the model did so far."""
         return self.calls.dispatch.tally if self.calls is not None else Tally()
+
+    @property
+    def state(self) -> State:
+        """What it says of itself."""
+        if self._state is State.READY and self._model is not None and self._model.away() is not None:
+            return State.RESTARTING
+        return self._state
 
     @property
     def ready(self) -> bool:
@@ -146,33 +156,39 @@ class Replica:
             ready_at=self.ready_at,
         )
 
-    async def start(self, arguments: Callable[[], Mapping[str, Any]]) -> None:
-        """Make the object and set it up, in the thread that will call it; `arguments` gives what `setup` takes.
+    async def start(self, arguments: Arguments) -> None:
+        """Make the object and set it up, in the thread or process that will call it; `arguments` gives what `setup` takes.
 
-        Raises HookeError for what `setup` raised.
+        It is called there, so for a process it must be picklable. Raises HookeError for what `setup` raised.
         """
-        self._thread = ModelThread(asyncio.get_running_loop())
-        self.made = await self._thread.run(lambda: _made(self.declared, arguments))
-        self.calls = Calls(Dispatch(self.declared, self._thread))
-        bound = {
-            name: dataclasses.replace(method, function=getattr(self.made, name))
-            for name, method in self._methods.items()
-        }
+        if self.declared.model == "process":
+            self._model = away = ModelProcess(self.declared, self.say)
+            await away.start(arguments)
+            bound = self._methods
+        else:
+            self._model = thread = ModelThread()
+            made = await thread.start(self.declared, self._methods, arguments)
+            self.made, bound = made.object, made.methods
+        self.calls = Calls(Dispatch(self.declared, self._model))
         for name, method in bound.items():
             self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, method)
         self._inference.start(self.calls, bound)
         self.ready_at = time.time()
-        self.state = State.READY
+        self._state = State.READY
 
     def drain(self) -> None:
         """From now on it is not ready, and each answer ends its connection; what comes is still answered."""
-        self.state = State.DRAINING
+        self._state = State.DRAINING
         self._terms.closing = True
 
     def close(self) -> None:
-        """End the thread."""
-        if self._thread is not None:
-            self._thread.close()
+        """End the model's thread or process. Called on the event loop, or when that has ended."""
+        if self._model is not None:
+            self._model.close()
+
+    def memory_bytes(self) -> int:
+        """What it has in memory that no file backs, with the model's own process."""
+        return anonymous_bytes() + (self._model.memory_bytes() if self._model is not None else 0)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI says."""
@@ -250,23 +266,3 @@ def _fault(exchange: Exchange, error: BaseException) -> Problem:
     if exchange.status or (task is not None and task.cancelling()):
         raise error
     return problem_of(error, exchange.path[:80])
-
-
-def _made(declared: Service, arguments: Callable[[], Mapping[str, Any]]) -> object:
-    given = arguments()
-    try:
-        made = declared.made_by()
-        setup = getattr(made, SETUP, None)
-        if setup is not None:
-            if inspect.iscoroutinefunction(setup):
-                asyncio.run(setup(**given))
-            else:
-                setup(**given)
-    except HookeError:
-        raise
-    except Exception as error:
-        frames = user_frames("".join(traceback.format_exception(error)))
-        raise HookeError(
-            f"{declared.name} cannot be set up: {type(error).__name__}: {error}", why="\n".join(frames)
-        ) from error
-    return made

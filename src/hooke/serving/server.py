@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.journal.replicas import ModelEvent
 from hooke.journal.services import BatchWindow
 from hooke.serving.connection import Config, Connection
 from hooke.serving.exposure import Tls
@@ -59,13 +60,14 @@ def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
     *,
     ready: Callable[[], None],
     windows: Callable[[BatchWindow], None] | None = None,
+    say: Callable[[ModelEvent], None] | None = None,
     tls: Tls | None = None,
     unseen: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; returns how many requests had to be cut. A second signal cuts at once.
 
-    `arguments` gives what `setup` takes; `ready` is called when it is done. `windows` gets what was done every few seconds,
-    and at the end; it is called on the event loop and must not wait. While it is being set up it says so to who asks; `unseen`
+    `arguments` gives what `setup` takes, as `Replica.start` has it; `ready` is called when it is done. `windows` gets what was done every few seconds,
+    and at the end, and `say` what becomes of a model in a process of its own; they are called on the event loop and must not wait. While it is being set up it says so to who asks; `unseen`
     takes no connection before it is ready, for a socket on which others answer till then. Raises what `Replica.start` raises.
     """
     config = Config(
@@ -86,6 +88,8 @@ def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
     config.patience, config.refused = replica.patience, replica.refused
     server = _Server(config, replica, arguments, ready)
     server.windows, server.unseen = windows, unseen
+    if say is not None:
+        replica.say = say
     with asyncio.Runner(loop_factory=lambda: _Loop(replica.patience.head_s)) as runner:
         runner.run(server.serve(sockets=[listening]))
     if server.failure is not None:

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
 
 from hooke.base.errors import UsageError
 from hooke.base.units import parse_seconds
@@ -15,6 +15,7 @@ from hooke.serving.slo import Slo, parse_slo
 __all__ = ["SETUP", "Service", "service", "service_of"]
 
 C = TypeVar("C", bound=type)
+Where: TypeAlias = Literal["thread", "process"]
 
 SETUP = "setup"
 TIMEOUT_S = 30.0
@@ -46,6 +47,8 @@ class Service:
     """Threads of a replica's libraries; None: its part of the cores."""
     gpus: float = 0.0
     """Of a replica: whole ones, or a share of one."""
+    model: Where = "thread"
+    """Where the class's own code runs: a thread of the replica, or a process of its own."""
 
     @property
     def name(self) -> str:
@@ -81,6 +84,7 @@ def service(
     idempotent: bool = False,
     cpus: int | None = None,
     gpus: float = 0,
+    model: Where = "thread",
 ) -> Callable[[C], C]: ...
 def service(  # noqa: PLR0913 - what is declared of a service, each by name
     made: Any = None,
@@ -94,6 +98,7 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     idempotent: bool = False,
     cpus: int | None = None,
     gpus: float = 0,
+    model: Where = "thread",
 ) -> Any:
     """Declare that a class answers requests; the class is returned as it was, and its objects are plain ones.
 
@@ -112,6 +117,11 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     requests came together before. Without it one replica does not wait, and several do as with `"auto"`: each gets
     fewer requests than one would.
 
+    `model="process"` gives the class a process of its own beside the one that has the connections: `setup` and all methods run there.
+    What holds the interpreter's lock there keeps no health check or deadline waiting, and what crashes takes no connection with it:
+    its requests get 503 where the service is `idempotent`, else 500, and it is started again. It takes a second interpreter and
+    some 0.1 ms a batch. `async def` methods are refused, for they run on the event loop, where the object is not.
+
     `cpus` is how many threads the libraries of a replica may use (BLAS, OpenMP, PyTorch, Polars): by default the cores divided
     by the most replicas. `gpus` is how many GPUs each replica gets, or which share of one; it sees no others.
 
@@ -127,9 +137,8 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     _check_whole(max_batch, "max_batch", "rows")
     _check_whole(cpus, "cpus", "threads")
     _check_gpus(gpus)
-    timeout_s = parse_seconds(timeout)
-    if not timeout_s:
-        raise UsageError("timeout=0 leaves no time for an answer", mend='write timeout="2s"')
+    _check_where(model)
+    timeout_s = _timeout_s(timeout)
     fill = wait == "auto" or (wait is None and bounds[1] > 1)
     wait_s = _wait_s(wait)
 
@@ -145,6 +154,7 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
             idempotent=bool(idempotent),
             cpus=cpus,
             gpus=float(gpus),
+            model=model,
         )
         _check(declared)
         setattr(made, _MARK, declared)
@@ -172,6 +182,18 @@ def _check_gpus(value: float) -> None:
         raise UsageError(
             f"gpus={value!r} is no number of GPUs", mend="write gpus=1, or a share of one: gpus=0.5"
         )
+
+
+def _check_where(value: str) -> None:
+    if value not in get_args(Where):
+        raise UsageError(f"model={value!r} is no place for it", mend='write model="process", or leave it out')
+
+
+def _timeout_s(value: str | float) -> float:
+    timeout_s = parse_seconds(value)
+    if not timeout_s:
+        raise UsageError("timeout=0 leaves no time for an answer", mend='write timeout="2s"')
+    return timeout_s
 
 
 def _wait_s(value: str | float | None) -> float:
@@ -224,6 +246,16 @@ def _check(declared: Service) -> None:
         )
     for name, function in methods.items():
         _check_method(f"{declared.name}.{name}", function, where)
+        if declared.model == "process" and _is_async(function):
+            raise UsageError(
+                f'@service(model="process"): {declared.name}.{name} is async def, which runs on the event loop, and the object is not there',
+                where=where,
+                mend="write def: in a process of its own it may wait without keeping others from being answered; or leave model= out",
+            )
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _check_method(name: str, function: Callable[..., Any], where: str) -> None:

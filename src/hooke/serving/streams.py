@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from hooke.serving.dispatch import Dispatch
@@ -21,7 +21,7 @@ def event(data: bytes, name: str = "") -> bytes:
 def items_of(dispatch: Dispatch, method: Method, arguments: dict[str, Any]) -> AsyncGenerator[bytes]:
     """Each item as JSON, made when it is asked for. Raises Problem for what the generator raises, and 504.
 
-    The items of a plain generator are made in the service's thread, in turn with what else the model does.
+    The items of a plain generator are made where the model runs, in turn with what else that does.
     """
     if method.kind is Kind.ASYNC_STREAM:
         return _async_items(dispatch, method, arguments)
@@ -31,22 +31,14 @@ def items_of(dispatch: Dispatch, method: Method, arguments: dict[str, Any]) -> A
 async def _plain_items(
     dispatch: Dispatch, method: Method, arguments: dict[str, Any]
 ) -> AsyncGenerator[bytes]:
-    made: Iterator[Any] = method.function(**arguments)
-
-    def step() -> bytes | None:
-        for item in made:
-            return encode(item)
-        return None
-
+    stream = dispatch.stream()
     try:
-        first = True
-        while (data := await dispatch.step(method, step, first=first)) is not None:
-            first = False
+        data: bytes | None = await dispatch.item(stream, method, arguments)
+        while data is not None:
             yield data
+            data = await dispatch.item(stream, method, None)
     finally:
-        close = getattr(made, "close", None)
-        if close is not None:
-            dispatch.last(close)
+        dispatch.drop(stream)
 
 
 async def _async_items(

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -56,7 +57,7 @@ class ServiceClient:
 
     @property
     def service(self) -> Any:
-        """The service's object, which answers in a thread of its own."""
+        """The service's object, which answers in a thread of its own; None where it does in a process of its own."""
         return self.replica.made
 
     def __enter__(self) -> Self:
@@ -64,7 +65,7 @@ class ServiceClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name="hooke-client", daemon=True)
         self._thread.start()
         try:
-            self._wait(self.replica.start(lambda: self._setup))
+            self._wait(self.replica.start(partial(dict, self._setup)))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -74,10 +75,14 @@ class ServiceClient:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.replica.drain()
+        self._wait(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self.replica.close()
         self._loop.close()
+
+    async def _close(self) -> None:
+        # Before the loop's thread ends, with which a process of the model would.
+        self.replica.close()
 
     def post(self, path: str, value: Any) -> Answer:
         """`POST` of a JSON object: `delay.post("/predict", {"rows": [[1.0, 2.0]]})`."""

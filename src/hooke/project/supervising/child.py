@@ -11,13 +11,14 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.base.kept_modules import import_kept
-from hooke.base.processes import anonymous_bytes
+from hooke.journal.replicas import ModelEvent
 from hooke.journal.services import BatchWindow
 from hooke.project.folder import Project
 from hooke.project.serving import body_room, load_service, setup_arguments
@@ -73,6 +74,7 @@ class _Told:
         self._counted: int | None = None
         """How much had been answered when it told its counts last."""
         self._windows: list[BatchWindow] = []
+        self._events: list[ModelEvent] = []
         self._lock = threading.Lock()
 
     def began(self) -> None:
@@ -84,12 +86,18 @@ class _Told:
         with self._lock:
             self._windows.append(msgspec.structs.replace(window, replica=self._name, at=time.time()))
 
+    def say(self, event: ModelEvent) -> None:
+        """What became of its model; called on its event loop."""
+        with self._lock:
+            self._events.append(msgspec.structs.replace(event, replica=self._name, at=time.time()))
+
     def message(self) -> bytes:
         """All that is to be told now."""
         now = time.monotonic()
         with self._lock:
-            windows = tuple(self._windows)
+            windows, events = tuple(self._windows), tuple(self._events)
             self._windows.clear()
+            self._events.clear()
         answered, looked = self._replica.answered, self._memory_at
         memory = self._memory_now(now)
         report = Report(
@@ -101,7 +109,7 @@ class _Told:
             batch_s=self._batch_s(now),
         )
         counts = self._counts(answered, anew=looked != self._memory_at)
-        return pack(Told(report=report, windows=windows, counts=counts))
+        return pack(Told(report=report, windows=windows, counts=counts, events=events))
 
     def _counts(self, answered: int, *, anew: bool) -> Counts | None:
         """At once where something was answered: of a replica that is killed no more than the last moment is missing."""
@@ -114,7 +122,7 @@ class _Told:
 
     def _memory_now(self, now: float) -> int:
         if now - self._memory_at >= MEMORY_EVERY_S:
-            self._memory, self._memory_at = anonymous_bytes(), now
+            self._memory, self._memory_at = self._replica.memory_bytes(), now
         return self._memory
 
     def _loop_late_s(self, now: float) -> float:
@@ -166,10 +174,11 @@ def main(order: Order) -> int:
     listening.setblocking(False)
     cut = serve(
         replica,
-        lambda: setup_arguments(project, generation.values()),
+        partial(setup_arguments, project, generation.values()),
         listening,
         ready=told.began,
         windows=told.window,
+        say=told.say,
     )
     control.close()
     telling.join(LAST_S)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from hooke.base.formats import format_seconds
+from hooke.base.formats import format_bytes, format_seconds
 from hooke.journal.replicas import (
+    ModelBack,
+    ModelDied,
+    ModelEvent,
     ReplicaAdopted,
     ReplicaEnded,
     ReplicaEvent,
@@ -32,6 +35,8 @@ def line_of(event: ReplicaEvent) -> str:
             return f"replica {event.replica} gets nothing new: {event.reason}{left}"
         case ReplicaEnded():
             return _ended(event)
+        case ModelBack() | ModelDied():
+            return _of_model(event)
         case StartDelayed():
             row = "" if event.failures == 1 else f", {event.failures} in a row"
             return f"the next start waits {format_seconds(event.seconds)}: it died soon after its start{row}"
@@ -56,6 +61,21 @@ def _ended(event: ReplicaEnded) -> str:
     if event.cause.startswith("cut by "):
         return f"replica {event.replica} was ended after {after}, {event.cause.partition(';')[0]}{lost}"
     return f"replica {event.replica} died after {after}: {event.cause}{lost}{tail}"
+
+
+def _of_model(event: ModelEvent) -> str:
+    after = format_seconds(event.seconds)
+    if isinstance(event, ModelBack):
+        return f"the model of {_whose(event.replica)} is back, {after} after its start"
+    peak = f", peak memory {format_bytes(event.peak_bytes)}" if event.peak_bytes else ""
+    doing = f", at {event.method} for {_requests(event.requests)}" if event.method else ""
+    again = f"; another one starts in {format_seconds(event.starts_in_s)}"
+    tail = "".join(f"\n    | {line}" for line in event.log_tail)
+    return f"the model of {_whose(event.replica)} died after {after}{doing}: {event.cause}{peak}{again}{tail}"
+
+
+def _whose(replica: str) -> str:
+    return f"replica {replica}" if replica else "the service"
 
 
 def _requests(count: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from hooke.journal.replicas import ModelEvent
 from hooke.journal.services import BatchWindow
 from hooke.serving.counts import Counts
 from hooke.serving.front.stats import FrontStats
@@ -61,6 +62,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     windows: tuple[BatchWindow, ...] = ()
     counts: Counts | None = None
     """None: as it told last."""
+    events: tuple[ModelEvent, ...] = ()
 
 
 class FrontUp(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -266,6 +266,8 @@ class Supervisor:
             self._autoscaler.window(window)
         if told.counts is not None:
             self._watched.take(child.name, told.counts, time.monotonic())
+        for event in told.events:
+            self._told_of(event)
         before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
         self._answered += max(0, told.report.answered - before)
         self._step(Reported(child.name, told.report))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,9 +13,10 @@ from hooke.serving.calls import Calls
 from hooke.serving.exchange import INFERENCE, JSON, Exchange
 from hooke.serving.inference.compression import compressed, expanded, wish
 from hooke.serving.inference.messages import ServerMetadata
-from hooke.serving.inference.models import VERSION, Model, arguments_of, models_of, tensors_of
+from hooke.serving.inference.models import VERSION, Model, arguments_of, models_of
 from hooke.serving.inference.requests import Query, read_request
-from hooke.serving.inference.responses import Written, write_response
+from hooke.serving.inference.responses import Written
+from hooke.serving.inference.writing import Writing
 from hooke.serving.payloads import Method
 from hooke.serving.problems import Problem
 from hooke.serving.routes import Route
@@ -103,7 +103,8 @@ class Inference:
         query, arguments = (
             await asyncio.to_thread(_read, model, body, length) if large else _read(model, body, length)
         )
-        method, write = self._methods[model.method], partial(_written, model, query)
+        method = self._methods[model.method]
+        write = Writing(model, self._declared.made_by, query.wanted, query.id)
         answer = await self._calls.call(method, arguments, exchange, write)
         if isinstance(answer, Problem):
             raise answer
@@ -141,14 +142,6 @@ def _header_length(exchange: Exchange) -> int | None:
     if not said.isdigit() or len(said) > 18:
         raise Problem(400, "Inference-Header-Content-Length is no number of bytes")
     return int(said)
-
-
-def _written(model: Model, query: Query, result: Any) -> Written | Problem:
-    """In the model's thread. A refusal is an answer: raised, it would be the whole batch's."""
-    try:
-        return write_response(model.name, VERSION, tensors_of(model, result), query.wanted, query.id)
-    except Problem as problem:
-        return problem
 
 
 async def _send(written: Written, exchange: Exchange) -> None:
