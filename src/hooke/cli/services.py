@@ -16,6 +16,7 @@ from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, Session, command
 from hooke.cli.serve import serve
 from hooke.cli.several import whole_range
+from hooke.project.alone import AloneRecord, alone_facts
 from hooke.project.supervising.asked import ask
 from hooke.project.supervising.messages import Asked
 from hooke.project.supervising.service_folder import FRONT, SERVICE, ServiceFolder, find_service
@@ -58,11 +59,14 @@ def status(session: Session, *, service: str, as_json: bool, project: Path | Non
 
     Rate and p99 are of the last minute, p99 as near as the buckets of the histogram tell.
 
-    Without SERVICE it is the one that runs. Exit code 1 where its supervisor is gone and replicas are left.
+    Without SERVICE it is the one that runs. Of one process without a supervisor it is what the system and its metrics tell. Exit code 1 where its supervisor is gone and replicas are left.
     """
     where = the_project(session, project)
     folder = find_service(where, service, verb="status")
     if not folder.supervised():
+        alone = folder.alone()
+        if alone and not folder.living():
+            return _show_alone(folder, alone, as_json=as_json)
         return _show_left(folder, as_json=as_json)
     facts = ask(folder, Asked(verb="status"))
     if as_json:
@@ -87,6 +91,8 @@ def logs(session: Session, *, service: str, replica: str, follow: bool, project:
     where = the_project(session, project)
     folder = find_service(where, service, verb="logs", running=False)
     record = folder.record()
+    if record is None and folder.alone():
+        raise _by_itself(folder)
     if record is None:
         raise HookeError(
             f"what is known of {folder.name} is damaged",
@@ -169,6 +175,8 @@ def down(session: Session, *, service: str, project: Path | None) -> int:
     if folder.supervised():
         ask(folder, Asked(verb="down", by="hooke serve down"))
         code = _wait(folder)
+    elif folder.alone() and not folder.living():
+        raise _by_itself(folder)
     else:
         code = 0
     for line in end_what_is_left(folder):
@@ -185,6 +193,8 @@ def _supervised(session: Session, project: Path | None, name: str, verb: str) ->
     """One with a supervisor. Raises UsageError."""
     where = the_project(session, project)
     folder = find_service(where, name, verb=verb)
+    if not folder.supervised() and folder.alone() and not folder.living():
+        raise _by_itself(folder)
     if not folder.supervised():
         raise UsageError(
             f"the supervisor of {folder.name} is gone, and {len(folder.living())} processes are left",
@@ -216,6 +226,41 @@ def _show_left(folder: ServiceFolder, *, as_json: bool) -> int:
             click.echo(f"  {what}: pid {one.pid}, port {one.port}")
         click.echo(f"next: hooke serve down {folder.name}", err=True)
     return EXIT_FAILED
+
+
+def _by_itself(folder: ServiceFolder) -> UsageError:
+    """What is told of a verb for several replicas."""
+    pids = [one.pid for one in folder.alone()]
+    return UsageError(
+        f"{folder.name} has no supervisor: one process serves it by itself, and writes to its own terminal",
+        where=", ".join(f"pid {pid}" for pid in pids),
+        mend=f"end it with Ctrl-C there, or kill {' '.join(map(str, pids))}, which drains it; several replicas: hooke serve FILE.py --replicas 2",
+        next=f"hooke serve status {folder.name}",
+    )
+
+
+def _show_alone(folder: ServiceFolder, alone: list[AloneRecord], *, as_json: bool) -> int:
+    facts = [alone_facts(folder.name, one) for one in alone]
+    if as_json:
+        click.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
+        return 0
+    for one in facts:
+        click.echo(
+            f"{one['service']} is {one['state'] or 'there'} on {one['url']}: one process, without a supervisor"
+        )
+        click.echo(
+            f"  {one['target']}; run {one['run']}, pid {one['pid']}, up for {format_seconds(one['age_s'])}, {format_bytes(one['memory_bytes'])}"
+        )
+        click.echo(f"  {_alone_line(one)}")
+    click.echo(f"next: hooke show {facts[0]['run']}", err=True)
+    return 0
+
+
+def _alone_line(one: dict[str, Any]) -> str:
+    if one["unknown"]:
+        return one["unknown"]
+    p99 = "" if one["p99_s"] is None else f", p99 {format_seconds(one['p99_s'])}"
+    return f"{one['answered']:,} answered since its start ({one['rate']:.3g}/s{p99}), {one['in_flight']} in flight"
 
 
 def _status_lines(facts: dict[str, Any]) -> list[str]:

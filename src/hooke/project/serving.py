@@ -18,6 +18,7 @@ from hooke.base.formats import format_bytes
 from hooke.models.names import Wanted
 from hooke.models.registry import find
 from hooke.pipeline.shown import shown
+from hooke.project.alone import noted
 from hooke.project.asking import how_to_ask, token_file_of
 from hooke.project.folder import Project
 from hooke.project.loaded_models import load_version
@@ -168,14 +169,9 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     token = None if token_file is None else read_token(token_file)
     replica = Replica(declared, gate=exposure.gate(token), body_room=body_room(declared, project))
     listening = bind(exposure.port, exposure.host) if handed is None else handed.listening
-    address = exposure.url(listening.getsockname()[1])
-    paths = ", ".join(f"POST /{name}" for name in declared.methods())
-    share = take_here(declared)
-    lines = (
-        f"{declared.name} answers: {paths}; Ctrl-C drains and ends it",
-        how_to_ask(declared, exposure, token_file, address),
-        *([share] if share else ()),
-    )
+    port = listening.getsockname()[1]
+    address = exposure.url(port)
+    lines = _lines(declared, how_to_ask(declared, exposure, token_file, address))
     if handed is None:
         tell(f"{declared.name} is being set up, on {address}")
 
@@ -186,7 +182,10 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
         for line in lines:
             tell(line)
 
-    with ServiceRun(project, declared, entry=entry, shown=shown_given(given)) as run:
+    with (
+        ServiceRun(project, declared, entry=entry, shown=shown_given(given)) as run,
+        noted(run, exposure, service=declared.name, port=port, target=entry, token_file=token_file),
+    ):
         cut = serve(
             replica,
             partial(setup_arguments, project, given),
@@ -199,6 +198,14 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
         )
     tally = replica.tally
     return Served(run=run.id, answered=replica.answered, cut=cut, batches=tally.batches, rows=tally.rows)
+
+
+def _lines(declared: Service, ask: str) -> tuple[str, ...]:
+    """What is said when it answers, once this process has taken its share of the machine."""
+    paths = ", ".join(f"POST /{name}" for name in declared.methods())
+    share = take_here(declared)
+    told = (f"{declared.name} answers: {paths}; Ctrl-C drains and ends it", ask)
+    return (*told, share) if share else told
 
 
 def _declared(value: type) -> Service | None:

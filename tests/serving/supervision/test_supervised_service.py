@@ -70,7 +70,7 @@ def test_what_is_printed_is_what_is_bound_and_only_on_loopback(supervised):
 def test_a_second_supervisor_is_refused_and_verbs_say_what_runs(supervised, folder):
     nothing = hooke(folder, "status")
     assert nothing.returncode == 2
-    assert "no service with several replicas runs" in nothing.stderr
+    assert "no service runs" in nothing.stderr
     service = supervised("--replicas", "1")
     service.until_ready(1)
     second = hooke(folder, "delays.py", "--replicas", "2", "--port", "0")

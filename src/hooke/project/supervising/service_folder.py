@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import psutil
 
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock, write_atomic
+from hooke.base.processes import lives
 from hooke.base.refusals import writing
+from hooke.project.alone import AloneRecord, alone_in
 from hooke.project.folder import Project
 
 __all__ = [
@@ -34,9 +35,6 @@ SOCKET = "supervisor.sock"
 METRICS_SOCKET = "metrics.sock"
 SERVICE = "service.json"
 T = TypeVar("T")
-
-SAME_S = 0.05
-"""A process whose start is known to be another by more than this has another's number."""
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +129,14 @@ class ServiceFolder:
         """Children that live."""
         return [record for record in self.children() if alive(record)]
 
+    def alone(self) -> list[AloneRecord]:
+        """Processes that serve it by themselves."""
+        return alone_in(self.path)
+
+    def runs(self) -> bool:
+        """Whether any process of it lives."""
+        return self.supervised() or bool(self.living() or self.alone())
+
     def supervised(self) -> bool:
         """Whether a supervisor is at work."""
         return self.lock.taken()
@@ -141,28 +147,23 @@ class ServiceFolder:
 
 def alive(record: ChildRecord) -> bool:
     """Whether it is this process that has the number, and whether it lives."""
-    try:
-        process = psutil.Process(record.pid)
-        same = abs(process.create_time() - record.created) <= SAME_S
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return lives(record.pid, record.created)
 
 
 def service_folders(project: Project) -> list[ServiceFolder]:
-    """Those that were ever supervised here, by name."""
+    """Those that were ever supervised here, and those that a process serves by itself, by name."""
     try:
         names = sorted(os.listdir(project.data / "services"))
     except FileNotFoundError:
         return []
     found = [ServiceFolder.of(project, name) for name in names]
-    return [folder for folder in found if (folder.path / SERVICE).exists()]
+    return [folder for folder in found if (folder.path / SERVICE).exists() or folder.alone()]
 
 
 def find_service(project: Project, name: str, *, verb: str, running: bool = True) -> ServiceFolder:
     """The service of this name, or the only one that runs. Raises UsageError naming those that there are."""
     known = service_folders(project)
-    fitting = [folder for folder in known if not running or folder.supervised() or folder.living()]
+    fitting = [folder for folder in known if not running or folder.runs()]
     if name:
         chosen = [folder for folder in known if folder.name == name]
         if chosen and chosen[0] in fitting:
@@ -179,9 +180,9 @@ def find_service(project: Project, name: str, *, verb: str, running: bool = True
         )
     if not fitting:
         raise UsageError(
-            "no service with several replicas runs",
+            "no service runs",
             where=str(project.root),
-            next="hooke serve FILE.py --replicas 2",
+            next="hooke serve FILE.py",
         )
     if len(fitting) > 1:
         names = ", ".join(folder.name for folder in fitting)
