@@ -125,3 +125,15 @@ def test_a_wrong_cell_is_named_by_row_and_column(naps):
     done = naps.hooke("plan", "naps.py", "--catalog", "ours.csv")
     assert done.code == 2
     assert "ours.csv, line 5, column usd_per_hour: 'cheap' is not a price in US dollars above 0" in done.err
+
+
+def test_a_service_where_a_pipeline_is_asked_for_is_told_its_own_verb(naps):
+    (naps.folder / "answers.py").write_text(
+        "from hooke import service\n\n@service\nclass Answers:\n    def predict(self, n: int) -> int:\n        return n\n"
+    )
+    done = naps.hooke("plan", "answers.py", "--rate", "3")
+    assert done.code == 2 and "hooke plan service answers.py --rate" in done.err
+    untested = naps.hooke("plan", "service", "answers.py", "--rate", "3", "--slo", "p99 < 1s")
+    assert untested.code == 2 and "next: hooke bench answers.py:Answers" in untested.err
+    near = naps.hooke("plan", "servce", "answers.py")
+    assert near.code == 2 and "did you mean service?" in near.err

@@ -48,6 +48,9 @@ class Kept:
         name = f"delay_{folder.parent.name}"
         (folder / f"{name}.py").write_text(SERVICE)
         (folder / "ours.csv").write_text(PRICES)
+        (folder / "slow.csv").write_text(
+            "".join(PRICES.splitlines(keepends=True)[:3]) + "slow,,0,8,64,0.01,,\n"
+        )
         self.folder = folder
         self.project = Project.find(folder)
         self.project.create()
@@ -130,6 +133,13 @@ def test_what_lies_far_beyond_has_no_figure_and_the_next_measurement_is_named(ke
     assert any("too far from what was measured" in offer.refused for offer in beyond.offers)
 
 
+def test_where_all_that_is_known_is_too_little_more_replicas_are_to_be_measured(kept):
+    kept.study("20261125-1", *LINE)
+    little = kept.plan(5000, replicas=(1, 2), catalog=f"{kept.folder}/slow.csv")
+    assert little.choice.offer is None and little.choice.missing is None
+    assert "--replicas 12 --threads 1" in little.next
+
+
 def test_the_newest_counts_and_what_is_unlike_it_is_left_out_and_said(kept):
     kept.study("20261125-1", *LINE, sent="other bodies")
     kept.study("20261125-2", ((1, 1), 50.0))
@@ -170,6 +180,15 @@ def test_what_cannot_be_answered_says_why(kept, asked, said):
     with pytest.raises(UsageError) as caught:
         kept.plan(1, **asked)
     assert said in str(caught.value)
+
+
+def test_a_load_test_that_cannot_be_read_is_named(kept):
+    kept.study("20261125-1", *LINE)
+    file = kept.project.runs.folder("measure-Delay-20261125-1") / f"{DRIVER}.journal"
+    file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(UsageError, match="no load test of Delay was kept") as caught:
+        kept.plan(1)
+    assert "cannot be read (hooke runs): measure-Delay-20261125-1" in caught.value.why
 
 
 def test_without_a_promise_or_a_load_test(kept):

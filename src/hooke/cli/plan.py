@@ -26,6 +26,7 @@ from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.project.planning.plan import Plan, make_plan
 from hooke.project.planning.question import Question, parsed_wish
+from hooke.project.serving import load_service
 from hooke.project.table import aligned
 
 __all__ = ["pairs", "plan"]
@@ -214,7 +215,15 @@ def _verdict(ends: tuple[float, float, float], seconds: float) -> str:
 def _load(target: str) -> tuple[Pipeline[..., Any], Path]:
     """The pipeline and its file; what the file prints while it is imported is no result."""
     with contextlib.redirect_stdout(sys.stderr):
-        return load_entry(target)
+        try:
+            return load_entry(target)
+        except UsageError as error:
+            with contextlib.suppress(UsageError):  # it is the first error that counts
+                declared, _ = load_service(target)
+                error.mend = (
+                    f"{declared.name} is a service: hooke plan service {shlex.quote(target)} --rate 100"
+                )
+            raise
 
 
 def _numbers(text: str | None) -> Sequence[int] | None:

@@ -16,7 +16,18 @@ from hooke.scaling.measurements import Measurements
 from hooke.scaling.planning import LOCAL
 from hooke.scaling.timing import LEVEL
 
-__all__ = ["Bearing", "Choice", "Load", "Missing", "Offer", "Promise", "Setup", "choose", "offers_on_front"]
+__all__ = [
+    "IDLE_SHARE",
+    "Bearing",
+    "Choice",
+    "Load",
+    "Missing",
+    "Offer",
+    "Promise",
+    "Setup",
+    "choose",
+    "offers_on_front",
+]
 
 LEAST_LEVELS = 3
 """Through two points goes a line, and a curve that is about to bend."""

@@ -11,6 +11,7 @@ from hooke.project.benching.result import BenchResult, LevelResult
 from hooke.project.benching.sweep import Line
 from hooke.project.table import aligned
 from hooke.scaling.estimate import Estimate
+from hooke.scaling.provision import IDLE_SHARE
 from hooke.serving.slo import Slo
 
 __all__ = ["cells", "columns", "compared", "heading", "level_line", "sentences", "table"]
@@ -131,9 +132,16 @@ def compared(line: Line, *, cores: int) -> Iterator[str]:
         ends = (held / first_broke, broke / first_held)
         low, high = (f"{end:.2f}" if 0 < end < math.inf else "?" for end in ends)
         yield f"{heading(result)}: {held / first_held:.2f} times the safe rate of {heading(first)} ({low} to {high})"
-    crowded = [each for each in line.results if (each.replicas or 1) * (each.threads or 1) > cores]
+    crowded = [each for each in line.results if _is_crowded(each, cores)]
     if crowded:
         yield f"{heading(crowded[0])}: more than this machine's {cores} cores, so it tells of the machine, not of the service"
+
+
+def _is_crowded(result: BenchResult, cores: int) -> bool:
+    """Whether it wanted more cores than there are; one that waits for something else leaves them idle."""
+    used = result.at_safe_rate
+    waits = used is not None and used.cores <= IDLE_SHARE * cores
+    return (result.replicas or 1) * (result.threads or 1) > cores and not waits
 
 
 def _percents(slo: Slo | None) -> list[str]:

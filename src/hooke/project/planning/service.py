@@ -14,7 +14,7 @@ from hooke.base.cpus import cpus_here
 from hooke.base.errors import UsageError
 from hooke.base.formats import format_seconds
 from hooke.journal.services import LoadMeasured
-from hooke.journal.studies import StudyRecord, find_studies
+from hooke.journal.studies import PREFIX, StudyRecord, find_studies
 from hooke.project.folder import Project
 from hooke.project.planning.machines import INSTANCES, Catalogs, given, read_catalogs, this_machine
 from hooke.project.service_code import code_of
@@ -152,14 +152,7 @@ class _Past:
             else studies
         )
         if not of_method:
-            raise UsageError(
-                f"no load test of {name}{f'/{question.method}' if question.method else ''} was kept in this project",
-                why=f"tested was {', '.join(sorted({study.started.task for study in studies}))}"
-                if studies
-                else "",
-                mend="measure what it bears first",
-                next=f"hooke bench {shlex.quote(_short(question))} --replicas 1,2,4 --threads 1",
-            )
+            raise _untested(question, project, studies)
         newest = of_method[0]
         kind = _kind(newest, newest.loads[-1])
         found: dict[object, LoadMeasured] = {}
@@ -178,6 +171,19 @@ class _Past:
             others=others,
             is_edited=newest.started.key != code_of(question.declared.made_by),
         )
+
+
+def _untested(question: ServiceQuestion, project: Project, studies: Sequence[StudyRecord]) -> UsageError:
+    name = question.declared.name
+    others = ", ".join(sorted({study.started.task for study in studies}))
+    there = [each for each in project.runs.names() if each.startswith(f"{PREFIX}{name}-")]
+    elsewhere = f"what there is of that name is of another file, or cannot be read (hooke runs): {', '.join(there[:3])}"
+    return UsageError(
+        f"no load test of {name}{f'/{question.method}' if question.method else ''} was kept in this project",
+        why=f"tested was {others}" if others else elsewhere if there else "",
+        mend="measure what it bears first",
+        next=f"hooke bench {shlex.quote(_short(question))} --replicas 1,2,4 --threads 1",
+    )
 
 
 def _kind(study: StudyRecord, load: LoadMeasured) -> object:
@@ -262,9 +268,13 @@ def _next(question: ServiceQuestion, past: _Past, choice: Choice, promise: Promi
     if offer is not None and offer.setup.is_local:
         several = f" --replicas {offer.setup.replicas}" if offer.setup.replicas > 1 else ""
         return f"hooke serve {shlex.quote(_short(question))}{several} --threads {offer.setup.threads}{_bindings(past)}"
-    if offer is not None or choice.missing is None:
+    if offer is not None:
         return ""
-    return _measurement(question, past, choice.missing, promise)
+    most = max(past.loads, key=lambda load: (load.replicas, -load.threads))
+    more = Missing(
+        2 * most.replicas, most.threads
+    )  # where all that was considered is known, and is too little
+    return _measurement(question, past, choice.missing or more, promise)
 
 
 def _measurement(question: ServiceQuestion, past: _Past, missing: Missing, promise: Promise) -> str:
