@@ -61,6 +61,8 @@ def test_all_is_drawn_within_the_sheet(rates, changes, lost, limit):
     assert all(-1 <= each.y <= made.height and each.box[2] <= made.width + 1 for each in words)
     told = [each for each in words if each.kind == "sentence" and each.x == 6]
     assert len(told) == min(changes, MOST_CHANGES)
+    (caption,) = [each for each in words if each.kind == "caption"]
+    assert ("not told" in caption.text) == (changes > MOST_CHANGES)
     ET.fromstring(svg_of(made))
 
 

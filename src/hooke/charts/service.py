@@ -102,6 +102,8 @@ def sheet_of(picture: ServicePicture) -> Sheet:
     """The sheet of a picture: three panels one below the other, and the sentences of the changes."""
     frames = _frames(picture)
     shown = picture.changes[-MOST_CHANGES:]
+    before = len(picture.changes) - len(shown)
+    left_out = f"; {before} changes before are not told" if before else ""
     told = [line for each in shown for line in _sentence(picture, each)]
     below = frames[-1].bottom + BELOW
     height = below + LINE * len(told) + (LINE if told else 0) + 14
@@ -114,7 +116,7 @@ def sheet_of(picture: ServicePicture) -> Sheet:
             Words(kind="sentence", x=6 + (0 if mark else 16), y=below + LINE * (at + 1), text=text, colour=INK, size=TEXT)
             for at, (mark, text) in enumerate(told)
         ),
-        Words(kind="caption", x=6, y=height - 6, text=picture.caption, colour=GREY, size=SMALL),
+        Words(kind="caption", x=6, y=height - 6, text=picture.caption + left_out, colour=GREY, size=SMALL),
     ]  # fmt: skip
     return Sheet(width=WIDTH, height=height, title=picture.title, things=tuple(things))
 
