@@ -12,11 +12,13 @@ import msgspec
 
 from hooke.base.errors import Temporary, UsageError
 
-__all__ = ["MEDIA_TYPE", "FieldFault", "Problem", "Raised", "problem_of"]
+__all__ = ["AGAIN", "MEDIA_TYPE", "FieldFault", "Problem", "Raised", "problem_of"]
 
 _log = logging.getLogger("hooke")
 
 MEDIA_TYPE = b"application/problem+json"
+AGAIN = "x-hooke-again"
+"""A header of a 503 of which nothing was done, or may be done again: a front may ask another replica."""
 
 
 class FieldFault(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from hooke.base.errors import HookeError
 from hooke.base.tracebacks import user_frames
 from hooke.serving.contexts import ASKED, Asked
 from hooke.serving.payloads import Method, encode
-from hooke.serving.problems import Problem
+from hooke.serving.problems import AGAIN, Problem
 from hooke.serving.rows import Result, as_lists, joined, merged, part, results_of, slices
 from hooke.serving.service import SETUP, Service
 
@@ -88,7 +88,9 @@ class Lost(Exception):
     def problem(self, method: str, *, idempotent: bool) -> Problem:
         """What its callers are told: where it may be done twice another process may do it, else nobody knows what was done."""
         detail = f"the process of the model ended with this call of {method}: {self.why}"
-        return Problem(503, detail, retry_after_s=1) if idempotent else Problem(500, detail)
+        if idempotent:
+            return Problem(503, detail, retry_after_s=1, headers={AGAIN: "1"})
+        return Problem(500, detail)
 
 
 class Made:

@@ -44,7 +44,7 @@ def retry_on(**given):
 
 def test_what_was_sent_is_sent_again_only_where_that_was_declared():
     assert retry_on(idempotent=True) - retry_on() == {"reset"}
-    assert retry_on() == {"connect-failure", "refused-stream", "reset-before-request"}
+    assert retry_on() == {"connect-failure", "refused-stream", "reset-before-request", "retriable-headers"}
 
 
 places = st.builds(Upstream, port=st.integers(1, 65535), leaving=st.booleans())

@@ -391,3 +391,12 @@ def test_one_that_was_asked_to_end_and_did_is_no_failure(exit_code):
     core.step(Scale(0, "none"), 1.0)
     actions = core.step(Exited(name="1", exit_code=exit_code), 2.0)
     assert [action.event.expected for action in actions if hasattr(action, "event")] == [True]
+
+
+def test_one_whose_model_is_away_gets_nothing_new_unless_there_is_no_other():
+    core = running(2)
+    assert Publish(("2",)) in core.step(Reported("1", Report(state="restarting")), 1.2)
+    assert Publish(("1", "2")) in core.step(Reported("2", Report(state="restarting")), 1.4)
+    assert Publish(("1",)) in core.step(Reported("1", Report(state="ready")), 1.6)
+    assert Publish(("1", "2")) in core.step(Reported("2", Report(state="ready")), 1.8)
+    assert len(core.ready()) == 2

@@ -7,6 +7,7 @@ from typing import Any
 from hooke.serving.front.proto import CLUSTER, METRICS_CLUSTER, seconds, typed
 from hooke.serving.front.replies import replies
 from hooke.serving.front.settings import FrontSettings, Tls
+from hooke.serving.problems import AGAIN
 
 __all__ = ["STAT_PREFIX", "listener"]
 
@@ -190,6 +191,7 @@ def _routes(settings: FrontSettings) -> dict[str, Any]:
                 "domains": ["*"],
                 "retry_policy": _retries(idempotent=settings.idempotent),
                 "request_body_buffer_limit": settings.retry_body_limit,
+                "response_headers_to_remove": [AGAIN],
                 "routes": [
                     *_metrics(settings),
                     *streams,
@@ -209,12 +211,13 @@ def _metrics(settings: FrontSettings) -> list[dict[str, Any]]:
 
 
 def _retries(*, idempotent: bool) -> dict[str, Any]:
-    # Nothing of these was sent, so each may try again. Nor was anything of a 503 done that says so, but no answer says so yet.
-    safe = "connect-failure,refused-stream,reset-before-request"
+    # Nothing of these was sent, so each may try again; of an answer that says so nothing was done, or it may be done again.
+    safe = "connect-failure,refused-stream,reset-before-request,retriable-headers"
     previous = typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
     return {
         # `reset` is a request that was sent and has no answer: it may have been done.
         "retry_on": f"{safe},reset" if idempotent else safe,
+        "retriable_headers": [{"name": AGAIN, "present_match": True}],
         "num_retries": RETRIES,
         "retry_host_predicate": [{"name": "previous_hosts", "typed_config": previous}],
         "host_selection_retry_max_attempts": MOST_DRAWS,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-__all__ = ["DRAINING", "READY", "STARTING", "Member", "Phase", "Report", "Rules"]
+__all__ = ["DRAINING", "READY", "RESTARTING", "STARTING", "Member", "Phase", "Report", "Rules"]
 
-STARTING, READY, DRAINING = "starting", "ready", "draining"
+STARTING, READY, RESTARTING, DRAINING = "starting", "ready", "restarting", "draining"
 """What a replica says of itself; as `hooke.serving.replica.State`."""
 
 

@@ -44,7 +44,7 @@ from hooke.serving.supervision.exchange import (
     Terminate,
     Tick,
 )
-from hooke.serving.supervision.member import DRAINING, READY, Member, Phase, Report, Rules
+from hooke.serving.supervision.member import DRAINING, READY, RESTARTING, Member, Phase, Report, Rules
 
 __all__ = ["Rolling", "Supervision"]
 
@@ -435,7 +435,9 @@ class Supervision:
     def _publish(self, heard_by: float) -> None:
         ready = self.ready()
         turning = [one for one in ready if one.still_for(heard_by) <= self.rules.still_s] or ready
-        names = tuple(sorted((one.name for one in turning), key=_number))
+        # One whose model is away answers 503 at once, and so looks least busy; where there is no other it is asked all the same.
+        able = [one for one in turning if one.report.state != RESTARTING] or turning
+        names = tuple(sorted((one.name for one in able), key=_number))
         if names != self._published:
             self._note_still([one for one in ready if one not in turning], heard_by)
             self._published = names
