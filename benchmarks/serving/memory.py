@@ -1,23 +1,26 @@
 """Whether a replica's memory stays flat: its resident size over a million requests, on many connections that come and go.
 
-    python -m benchmarks.serving.memory
+    python -m benchmarks.serving.memory > docs/explanation/serving-memory.md
     python -m benchmarks.serving.memory --requests 200_000
 
-Prints a table and the slope after the warm-up. Some minutes; `wrk` is the client where it is installed, else a client in Python.
+Prints a page with a table and the slope after the warm-up. Some minutes; `wrk` is the client where it is installed, else a client in Python.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-from benchmarks.serving.measure import PROGRAMS, TOKEN, Server
+from benchmarks.serving.measure import PROGRAMS, TOKEN, WRK, Server
 from benchmarks.serving.peers import HOOKE, ROOT
 from scipy.stats import theilslopes
 
@@ -26,6 +29,17 @@ EVERY = 50_000
 WINDOW_S = 1.0
 WARM = 0.2
 """Of the requests: as long as pools, caches and the allocator's arenas fill."""
+INTRO = """# Memory over a million requests
+
+One replica, asked by 32 connections on its event loop and by 64 in batches, in turn, a second each, with new connections each time. Every request is
+answered well and counted by the service's own code, or the measurement fails. This page is the output of
+
+```text
+python -m benchmarks.serving.memory > docs/explanation/serving-memory.md
+```
+
+Resident memory is that of the one process, which serves and keeps its own journal; the first fifth of the requests is warm-up.
+"""
 KINDS = ("echo", "rows")
 """In turn: on the event loop, and in batches in the model's thread."""
 
@@ -95,6 +109,11 @@ def table(samples: Sequence[Sample], every: int = EVERY) -> list[str]:
     return lines
 
 
+def _made_on() -> str:
+    client = "wrk" if WRK else "a client in Python"
+    return f"hooke {version('hooke')}, Python {platform.python_version()}; {client}, on the same {os.cpu_count()} cores, which other work shared."
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.memory", description=__doc__)
@@ -104,6 +123,8 @@ def main() -> None:
         parser.error("give at least one request")
     with tempfile.TemporaryDirectory(prefix="memory", ignore_cleanup_errors=True) as folder:
         samples = sampled(given.requests, Path(folder))
+    print(INTRO)
+    print(f"{_made_on()}\n")
     print("\n".join(table(samples)))
     try:
         found = growth(samples)

@@ -40,7 +40,10 @@ def main() -> int:
         services=METHODS[given.method],
     )
     with tempfile.TemporaryDirectory(prefix="chaos", ignore_cleanup_errors=True) as folder:
-        results = run(course, Path(folder))
+        try:
+            results = run(course, Path(folder))
+        except KeyboardInterrupt:
+            raise SystemExit("stopped: nothing is printed, and no process is left") from None
     print(page(results, course))
     return int(any(result.broken or result.unsaid for result in results))
 

@@ -26,12 +26,16 @@ which starts the real `hooke serve` for each, with Envoy and processes of their 
 once. Requests are sent when they are due, whatever the service does, never again by the client, and each is counted. `Again` is declared
 `idempotent=True`, so the front may send a request again when a replica dies with it; `Once` is not.
 
-*Under way* are requests at the moment of the blow, *failed* all those of which there was no right answer, by status or by what became
-of the connection. The *longest* answer counts from when its request was due. *Full strength* is when as many replicas as wanted are
-ready and none is to come; how long that took is the median and the most.
+*Under way* are requests at the moment of the blow, among them those that a hung replica still holds; *failed* are all of which there was
+no right answer, by status or by what became of the connection. The *longest* answer counts from when its request was due. *Full
+strength* is when as many replicas as wanted are ready and none is to come; how long that took is the median and the most.
+
+It ends with 1 where a promise is not kept. For `Again` no request may fail, whatever happens to replicas and supervisor. For `Once` those may that
+a killed replica had, with 502, and those that a hung one got before it was noticed, with 502 or 504. Where Envoy itself is killed, connections are
+lost, and none can be made until it is back.
 
 A replica that is out of memory is killed here as the kernel does it, by SIGKILL to all its processes, right after it took more; the kernel itself was not
-made to do it, for that takes root.
+made to do it, for that takes root. Bodies were small; a body of more than 1 MiB is not sent again, so it fails with its replica.
 """
 NAMES = {
     "Again": "`Again`: requests may be sent again",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,20 +65,27 @@ def run(course: Course, folder: Path) -> list[Result]:
             stack.enter_context(Served(name, folder / name, course.replicas)) for name in course.services
         ]
         ports = stack.enter_context(Ports(services))
+        over = threading.Event()
         with ThreadPoolExecutor(len(services)) as each:
-            results = list(each.map(lambda one: _one(one, course), services))
+            try:
+                results = list(each.map(lambda one: _one(one, course, over), services))
+            except BaseException:
+                over.set()  # each ends after the blow that it is at
+                raise
         for result in results:
             result.bound, result.looks, result.unsaid = len(ports.bound), ports.looks, ports.unsaid()
     return results
 
 
-def _one(served: Served, course: Course) -> Result:
+def _one(served: Served, course: Course, over: threading.Event) -> Result:
     before_mb: dict[str, float] = {}
     blows: list[Blow] = []
     with Load(served, course.rate, course.seconds + MOST_S) as load:
         time.sleep(CALM_S)
         before_mb = memory_mb(served)
         for kind in _kinds(course, load.began):
+            if over.is_set():
+                break
             say(f"{served.name}: {kind}")
             blows.append(strike(kind, served))
             say(f"{served.name}: at full strength after {blows[-1].strong - blows[-1].at:.1f} s")
