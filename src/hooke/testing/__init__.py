@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hooke.testing.chaos_proxy import ChaosProxy
     from hooke.testing.engine_suite import check_engine
+    from hooke.testing.fake_provider import FakeProvider
+    from hooke.testing.fleet_sim import check_fleet, play_fleet
     from hooke.testing.hosts import Hosts
     from hooke.testing.s3_server import S3Server
     from hooke.testing.service_client import client
@@ -22,13 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChaosProxy",
+    "FakeProvider",
     "Hosts",
     "MemorySink",
     "S3Server",
     "check_backend",
     "check_engine",
+    "check_fleet",
     "check_sink",
     "client",
+    "play_fleet",
     "simulate",
 ]
 
@@ -40,6 +45,9 @@ _MADE_IN = {
     "MemorySink": "hooke.testing.sink_suite",
     "check_engine": "hooke.testing.engine_suite",
     "check_sink": "hooke.testing.sink_suite",
+    "FakeProvider": "hooke.testing.fake_provider",
+    "check_fleet": "hooke.testing.fleet_sim",
+    "play_fleet": "hooke.testing.fleet_sim",
     "client": "hooke.testing.service_client",
     "simulate": "hooke.testing.sim",
 }

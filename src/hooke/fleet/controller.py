@@ -1,0 +1,307 @@
+"""The controller of a fleet: `step(fleet, event, now, ...)` folds what happened and returns what is to be done, and in which order.
+
+What it keeps to: what is about to be done is written down before; a token is given once; everything that was asked for counts against
+the caps until it is known to be gone; a machine is retired, then released, and never ended with work on it, but by `Down` or where
+it is dead; it is dead only after several looks in a row and a while; a look that failed says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from hooke.base.formats import format_seconds
+from hooke.fleet.orders import (
+    Action,
+    Answered,
+    Caps,
+    Down,
+    Event,
+    Fleet,
+    Launch,
+    Looked,
+    Member,
+    Note,
+    Phase,
+    Refused,
+    Release,
+    Retire,
+    Wanted,
+)
+from hooke.fleet.provider import Machine, ProviderFacts
+from hooke.journal.fleets import (
+    FleetWanted,
+    LaunchAnswered,
+    LaunchFailed,
+    LaunchIntended,
+    LedgerRecord,
+    MachineGone,
+    MachineReleased,
+    MachineRetired,
+)
+
+__all__ = ["Turn", "restored", "step"]
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
+"""After a refusal: doubled with each in a row."""
+
+
+def step(
+    fleet: Fleet,
+    event: Event,
+    now: float,
+    *,
+    caps: Caps,
+    facts: ProviderFacts,
+    turn: type[Turn] | None = None,
+) -> tuple[Fleet, list[Action]]:
+    """Fold the event. `now` is wall-clock time, as the ledger's: a controller may begin where another one died.
+
+    `turn` is what makes the step, for a test of the tests.
+    """
+    made = (turn or Turn)(fleet, now, caps, facts)
+    made.fold(event)
+    made.settle(after_look=isinstance(event, Looked))
+    fleet = replace(made.fleet, members=made.members, failures=made.failures, not_before=made.not_before)
+    return fleet, made.out
+
+
+def restored(name: str, records: Iterable[LedgerRecord]) -> Fleet:
+    """The fleet as its ledger has it."""
+    members: dict[str, Member] = {}
+    wanted = launches = 0
+    for record in records:
+        match record:
+            case FleetWanted():
+                wanted = record.after
+            case LaunchIntended():
+                launches += 1
+                members[record.token] = Member(token=record.token, asked_at=record.at)
+            case LaunchAnswered():
+                known = members.get(record.token) or Member(token=record.token, asked_at=record.at)
+                phase = Phase.STARTING if known.phase is Phase.ORDERED else known.phase
+                members[record.token] = replace(known, id=record.machine, phase=phase)
+            case LaunchFailed() | MachineGone():
+                members.pop(record.token, None)
+            case MachineRetired() | MachineReleased():
+                phase = Phase.RETIRING if isinstance(record, MachineRetired) else Phase.RELEASING
+                known = members.get(record.token) or Member(token=record.token, asked_at=record.at)
+                members[record.token] = replace(known, id=record.machine, phase=phase)
+            case _:
+                pass
+    return Fleet(name=name, members=members, wanted=wanted, launches=launches)
+
+
+class Turn:
+    """One step as it is made."""
+
+    def __init__(self, fleet: Fleet, now: float, caps: Caps, facts: ProviderFacts) -> None:
+        self.fleet = fleet
+        self.members = dict(fleet.members)
+        self.now = now
+        self.caps = caps
+        self.facts = facts
+        self.failures = fleet.failures
+        self.not_before = fleet.not_before
+        self.out: list[Action] = []
+
+    # -- what happened -------------------------------------------------------------------------------
+
+    def fold(self, event: Event) -> None:
+        """Take in what happened."""
+        match event:
+            case Wanted():
+                self._want(event.machines, event.by)
+            case Down():
+                self._want(0, event.by)
+                for member in list(self.members.values()):
+                    if member.id:
+                        self._release(member, f"{event.by} ends all")
+            case Looked():
+                self.fleet = replace(self.fleet, looked=True)
+                self._compare(event.machines)
+            case Answered():
+                self._answered(event.token, event.machine)
+            case Refused():
+                self._refused(event)
+            case _:
+                pass
+
+    def _want(self, machines: int, by: str) -> None:
+        if machines != self.fleet.wanted:
+            self._note(FleetWanted(at=self.now, before=self.fleet.wanted, after=machines, by=by))
+            self.fleet = replace(self.fleet, wanted=machines)
+
+    def _answered(self, token: str, machine: str) -> None:
+        self.failures = 0
+        member = self.members.get(token)
+        if member is not None and not member.id:
+            self._note(LaunchAnswered(at=self.now, token=token, machine=machine, started_at=self.now))
+            self.members[token] = replace(member, id=machine, phase=Phase.STARTING)
+
+    def _refused(self, event: Refused) -> None:
+        member = self.members.get(event.token)
+        if member is not None and member.phase is Phase.ORDERED:
+            self._note(LaunchFailed(at=self.now, token=event.token, kind=event.kind, why=event.why))
+            del self.members[event.token]
+        self.failures += 1
+        self.not_before = self.now + min(FIRST_WAIT_S * 2 ** (self.failures - 1), LONGEST_WAIT_S)
+
+    # -- what there is -------------------------------------------------------------------------------
+
+    def _compare(self, machines: tuple[Machine, ...]) -> None:
+        """Every machine that is listed becomes a member, and every member that is not is doubted."""
+        by_id = {member.id: member for member in self.members.values() if member.id}
+        listed: set[str] = set()
+        for machine in machines:
+            ordered = self.members.get(machine.token)
+            if machine.phase == "ended" and machine.id not in by_id and (ordered is None or ordered.id):
+                continue  # it came and went without being seen
+            member = by_id.get(machine.id) or self._recognised(machine)
+            listed.add(member.token)
+            self._seen(member, machine)
+        for member in list(self.members.values()):
+            if member.token not in listed:
+                self._missed(member)
+
+    def _recognised(self, machine: Machine) -> Member:
+        """A machine of which no id is known: that of a launch without an answer, a second one of a launch, or a stranger."""
+        ordered = self.members.get(machine.token)
+        token = machine.token if ordered is not None and not ordered.id else f"found-{machine.id}"
+        known = ordered if ordered is not None and not ordered.id else None
+        member = replace(
+            known or Member(token=token, asked_at=machine.started_at or self.now),
+            id=machine.id,
+            phase=Phase.STARTING,
+        )
+        self._note(
+            LaunchAnswered(
+                at=self.now, token=token, machine=machine.id, found=True, started_at=machine.started_at
+            )
+        )
+        self.members[token] = member
+        if ordered is not None and ordered.id:
+            self._retire(member, f"a second machine of the launch of {ordered.id}")
+        return self.members[token]
+
+    def _seen(self, member: Member, machine: Machine) -> None:
+        if machine.phase == "ended":
+            self._gone(member, "its provider says that it has ended")
+            return
+        phase = member.phase
+        if phase is Phase.STARTING and machine.phase == "ready":
+            phase = Phase.READY
+        member = replace(member, seen=machine, phase=phase)
+        member = self._doubted(member) if not machine.healthy else replace(member, bad_looks=0)
+        self.members[member.token] = member
+        if member.phase is Phase.RETIRING and machine.phase == "retired":
+            self._release(member, "it has nothing left to do")
+        elif member.of_use and self._is_dead(member):
+            self._release(member, f"it was not healthy {self._how_long(member)}")
+
+    def _missed(self, member: Member) -> None:
+        """It may not be listed yet; else, after a while, it is gone, or never came to be."""
+        if self.now - member.asked_at <= self.facts.visible_s:
+            return
+        member = self._doubted(member)
+        self.members[member.token] = member
+        if not (self.facts.sure or self._is_dead(member)):
+            return
+        how = f"it was not listed {self._how_long(member)}"
+        if member.id:
+            self._gone(member, how)
+        else:
+            self._note(LaunchFailed(at=self.now, token=member.token, kind="lost", why=how))
+            del self.members[member.token]
+
+    def _doubted(self, member: Member) -> Member:
+        since = member.bad_since if member.bad_looks else self.now
+        return replace(member, bad_looks=member.bad_looks + 1, bad_since=since)
+
+    def _is_dead(self, member: Member) -> bool:
+        for_s = self.now - member.bad_since
+        return member.bad_looks >= self.caps.dead_looks and for_s >= self.caps.dead_s
+
+    def _how_long(self, member: Member) -> str:
+        return f"in {member.bad_looks} looks in a row, for {format_seconds(self.now - member.bad_since)}"
+
+    # -- what is to be done --------------------------------------------------------------------------
+
+    def settle(self, *, after_look: bool) -> None:
+        """Decide what is to be done about the difference between what there is and what is wanted."""
+        if after_look:
+            self._ask_again()
+            self._end_the_old()
+        if not self.fleet.looked:
+            return
+        of_use = [member for member in self.members.values() if member.of_use]
+        most = self.caps.most(self.facts.usd_per_hour)
+        wanted = min(self.fleet.wanted, most)
+        known = [member for member in of_use if member.id]
+        if len(known) > wanted:
+            self._give_up(known, len(known) - wanted)
+        elif self.now >= self.not_before:
+            for _ in range(min(wanted - len(of_use), most - len(self.members))):
+                self._launch(f"{len(of_use)} of {self.fleet.wanted} are there")
+
+    def _launch(self, reason: str) -> None:
+        number = self.fleet.launches + 1
+        self.fleet = replace(self.fleet, launches=number)
+        token = f"{self.fleet.name}-{int(self.now * 1000):x}-{number}"  # also where a ledger was lost
+        self._note(LaunchIntended(at=self.now, token=token, reason=reason))
+        self.members[token] = Member(token=token, asked_at=self.now)
+        self.out.append(Launch(token))
+
+    def _give_up(self, of_use: list[Member], count: int) -> None:
+        """Those that start first, then the longest idle, then those that work, the newest first; none that holds anything."""
+        free = [member for member in of_use if not (member.seen and member.seen.holds)]
+        for member in sorted(free, key=_worth)[:count]:
+            idle = member.seen.idle_s if member.seen is not None else None
+            does = f", and had nothing to do for {format_seconds(idle)}" if idle is not None else ""
+            self._retire(member, f"{len(of_use)} are there and {self.fleet.wanted} are wanted{does}")
+
+    def _end_the_old(self) -> None:
+        for member in list(self.members.values()):
+            began = (
+                member.seen.started_at
+                if member.seen is not None and member.seen.started_at
+                else member.asked_at
+            )
+            if member.id and member.of_use and self.now - began > self.caps.lifetime_s:
+                self._retire(member, f"it is older than {format_seconds(self.caps.lifetime_s)}")
+
+    def _ask_again(self) -> None:
+        """What was asked before and is not done: calls may get lost, and may be repeated."""
+        told = {action.machine for action in self.out if isinstance(action, Retire | Release)}
+        for member in self.members.values():
+            if member.id in told or not member.id:
+                continue
+            if member.phase is Phase.RETIRING:
+                self.out.append(Retire(member.id))
+            elif member.phase is Phase.RELEASING:
+                self.out.append(Release(member.id))
+
+    def _retire(self, member: Member, reason: str) -> None:
+        self._note(MachineRetired(at=self.now, machine=member.id, token=member.token, reason=reason))
+        self.members[member.token] = replace(member, phase=Phase.RETIRING)
+        self.out.append(Retire(member.id))
+
+    def _release(self, member: Member, reason: str) -> None:
+        self._note(MachineReleased(at=self.now, machine=member.id, token=member.token, reason=reason))
+        self.members[member.token] = replace(member, phase=Phase.RELEASING, bad_looks=0)
+        self.out.append(Release(member.id))
+
+    def _gone(self, member: Member, how: str) -> None:
+        self._note(MachineGone(at=self.now, machine=member.id, token=member.token, how=how))
+        self.members.pop(member.token, None)
+
+    def _note(self, event: LedgerRecord) -> None:
+        self.out.append(Note(event))
+
+
+def _worth(member: Member) -> tuple[int, float]:
+    """The least first."""
+    if member.phase is Phase.STARTING:
+        return 0, -member.asked_at
+    idle = member.seen.idle_s if member.seen is not None else None
+    return (1, -idle) if idle is not None else (2, -member.asked_at)

@@ -1,0 +1,169 @@
+"""The controller step by step, and its ledger on a real disk."""
+
+import pytest
+
+from hooke.base.errors import JournalError
+from hooke.fleet.controller import restored, step
+from hooke.fleet.ledger import Ledger, records_of
+from hooke.fleet.orders import (
+    Answered,
+    Caps,
+    Down,
+    Fleet,
+    Launch,
+    Looked,
+    LookFailed,
+    Note,
+    Phase,
+    Refused,
+    Release,
+    Retire,
+    Tick,
+    Wanted,
+)
+from hooke.fleet.provider import Machine, ProviderFacts
+from hooke.journal.fleets import FleetWanted, LaunchAnswered, LaunchIntended, MachineGone, MachineRetired
+
+CAPS = Caps(workers=4, dead_looks=3, dead_s=60.0)
+FACTS = ProviderFacts(name="fake", usd_per_hour=2.0, visible_s=10.0)
+
+
+def after(*events, fleet=None, caps=CAPS, every_s=1.0, start=1000.0):
+    """The fleet and the last step's actions, after events that come a second apart."""
+    fleet, actions = fleet or Fleet(name="f"), []
+    for count, event in enumerate(events):
+        made = event(fleet) if callable(event) else event
+        fleet, actions = step(fleet, made, start + every_s * count, caps=caps, facts=FACTS)
+    return fleet, actions
+
+
+def answered(number):
+    """The answer to the launch of that number, whatever its token is."""
+    return lambda fleet: Answered(list(fleet.members)[number], f"m{number}")
+
+
+def machines(count, **facts):
+    return Looked(tuple(Machine(id=f"m{number}", **facts) for number in range(count)))
+
+
+def ready(count):
+    return after(Looked(()), Wanted(count, "me"), *(answered(n) for n in range(count)), machines(count))
+
+
+def test_nothing_is_launched_before_the_provider_was_seen():
+    _, actions = after(Wanted(2, "me"))
+    assert [type(action) for action in actions] == [Note]
+    _, actions = after(Wanted(2, "me"), LookFailed("away"))
+    assert actions == []
+
+
+def test_the_intent_goes_before_each_launch_and_no_token_comes_twice():
+    fleet, actions = after(Looked(()), Wanted(3, "me"))
+    assert [type(action) for action in actions] == [Note, Note, Launch, Note, Launch, Note, Launch]
+    tokens = [action.token for action in actions if isinstance(action, Launch)]
+    assert [a.event.token for a in actions[1:] if isinstance(a, Note)] == tokens
+    assert len(set(tokens)) == 3
+    assert not any(isinstance(action, Launch) for action in after(Tick(), fleet=fleet)[1])
+
+
+def test_the_caps_bound_what_is_wanted():
+    _, actions = after(Looked(()), Wanted(9, "me"))
+    assert sum(isinstance(action, Launch) for action in actions) == 4
+    _, actions = after(Looked(()), Wanted(9, "me"), caps=Caps(workers=8, usd_per_hour=5.0))
+    assert sum(isinstance(action, Launch) for action in actions) == 2
+
+
+def test_a_refusal_is_waited_out_longer_each_time():
+    def refusal(fleet):
+        return Refused(next(iter(fleet.members)), "capacity", "none left")
+
+    fleet, actions = after(Looked(()), Wanted(1, "me"), refusal)
+    assert not any(isinstance(action, Launch) for action in actions)
+    waits = []
+    for _ in range(4):
+        now = fleet.not_before
+        fleet, actions = step(fleet, Tick(), now, caps=CAPS, facts=FACTS)
+        assert any(isinstance(action, Launch) for action in actions)
+        fleet, _ = step(fleet, refusal(fleet), now, caps=CAPS, facts=FACTS)
+        waits.append(fleet.not_before - now)
+    assert waits == [10.0, 20.0, 40.0, 80.0]
+
+
+def test_of_those_too_many_the_idle_go_first_and_none_that_holds_a_gang():
+    fleet, _ = ready(3)
+    look = Looked(
+        (
+            Machine(id="m0", idle_s=50.0, holds="gang train"),
+            Machine(id="m1"),
+            Machine(id="m2", idle_s=3.0),
+        )
+    )
+    fleet, _ = after(look, fleet=fleet)
+    fleet, actions = after(Wanted(2, "me"), fleet=fleet)
+    assert [a.machine for a in actions if isinstance(a, Retire)] == ["m2"]
+    fleet, actions = after(Wanted(0, "me"), fleet=fleet)
+    assert [a.machine for a in actions if isinstance(a, Retire)] == ["m1"]
+
+
+def test_a_machine_is_released_when_it_has_nothing_left_to_do():
+    fleet, _ = ready(1)
+    fleet, actions = after(Wanted(0, "me"), fleet=fleet)
+    assert actions[-1] == Retire("m0")
+    fleet, actions = after(machines(1), fleet=fleet)
+    assert actions == [Retire("m0")]  # the first may have been lost
+    fleet, actions = after(machines(1, phase="retired"), fleet=fleet)
+    assert actions[-1] == Release("m0")
+    fleet, _ = after(machines(1, phase="ended"), fleet=fleet)
+    assert not fleet.members
+
+
+def test_down_ends_all_at_once():
+    fleet, _ = ready(3)
+    _, actions = after(Down("me"), fleet=fleet)
+    assert {a.machine for a in actions if isinstance(a, Release)} == {"m0", "m1", "m2"}
+
+
+def test_it_takes_several_looks_and_a_while_to_be_dead():
+    fleet, _ = ready(1)
+    soon, _ = after(*[Looked(())] * 20, fleet=fleet, start=1100.0)
+    assert soon.members
+    few, _ = after(*[Looked(())] * 2, fleet=fleet, start=1100.0, every_s=300.0)
+    assert few.members
+    away, _ = after(*[LookFailed("away")] * 50, fleet=fleet, start=1100.0, every_s=30.0)
+    assert away.members
+    gone, actions = after(*[Looked(())] * 3, fleet=fleet, start=1100.0, every_s=30.0)
+    assert "not listed in 3 looks in a row, for 1m 00s" in actions[0].event.how
+    assert isinstance(actions[-1], Launch)
+    assert len(gone.members) == 1
+
+
+def test_what_is_found_by_its_token_is_the_answer_and_a_second_one_is_ended():
+    fleet, actions = after(Looked(()), Wanted(1, "me"))
+    token = actions[-1].token
+    fleet, _ = after(Looked((Machine(id="x", token=token), Machine(id="y", token=token))), fleet=fleet)
+    by_id = {member.id: member.phase for member in fleet.members.values()}
+    assert by_id == {"x": Phase.READY, "y": Phase.RETIRING}
+
+
+def test_a_ledger_gives_the_fleet_back_and_a_torn_end_is_no_harm(tmp_path):
+    with Ledger.open(tmp_path) as ledger:
+        ledger.write(FleetWanted(before=0, after=2, by="me"))
+        ledger.write(LaunchIntended(token="t1", reason="wanted"))
+        ledger.write(LaunchAnswered(token="t1", machine="m1"))
+        ledger.write(LaunchIntended(token="t2", reason="wanted"))
+        with pytest.raises(JournalError, match="another process writes"):
+            Ledger.open(tmp_path)
+    with (tmp_path / "ledger.journal").open("ab") as file:
+        file.write(b"\xf6HK\n half a record")
+    with Ledger.open(tmp_path) as ledger:
+        fleet = ledger.fleet("f")
+        assert ledger.torn is not None
+        assert (fleet.wanted, fleet.launches) == (2, 2)
+        assert {m.token: (m.id, m.phase) for m in fleet.members.values()} == {
+            "t1": ("m1", Phase.STARTING),
+            "t2": ("", Phase.ORDERED),
+        }
+        ledger.write(MachineRetired(machine="m1", token="t1", reason="enough"))
+        ledger.write(MachineGone(machine="m1", token="t1", how="it ended"))
+    assert list(restored("f", records_of(tmp_path)).members) == ["t2"]
+    assert records_of(tmp_path / "none") == []
