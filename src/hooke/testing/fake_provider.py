@@ -221,7 +221,9 @@ class FakeProvider:
             phase=phase,
             started_at=machine.started_at,
             healthy=not machine.sick[0] <= now < machine.sick[1],
-            idle_s=None if now < machine.works_until else now - max(machine.works_until, machine.ready_at),
+            idle_s=None
+            if now < machine.works_until
+            else max(now - max(machine.works_until, machine.ready_at), 0.0),
             holds="gang train" if now < machine.holds_until else "",
         )
 
