@@ -201,6 +201,7 @@ class ModelProcess:
 
     def _tell(self, why: str, ending: Ending, work: Work | None, wait_s: float) -> None:
         method = work.method.name if isinstance(work, Run | Item) else ""
+        asked = work.asked if isinstance(work, Run | Item) else ()
         requests = len(work.rows) if isinstance(work, Run) else int(isinstance(work, Item))
         doing = (
             f"{self._declared.name}.{method}, for {requests} request{'s' * (requests != 1)}"
@@ -216,6 +217,7 @@ class ModelProcess:
                 why=peak,
                 next=f"another one starts in {format_seconds(wait_s)}",
             ),
+            extra={"request_id": ",".join(each.context.id for each in asked) or "-"},
         )
         self._say(
             ModelDied(
