@@ -62,7 +62,10 @@ def test_threads_of_one_replica_are_a_study_and_so_is_a_lone_measurement(tmp_pat
     assert study.counts == "threads" and [event.n for event in study.measured] == [1, 2, 4]
     assert [load.threads for load in study.loads] == [1, 2, 4]
     assert {(load.replicas, load.slo_limit_s, load.given) for load in study.loads} == {(1, 0.05, "model=flights@champion")}  # fmt: skip
-    assert curve_of(Project.find(tmp_path).runs, study.started.study).law.family == "power"
+    curve = curve_of(Project.find(tmp_path).runs, study.started.study)
+    assert (
+        curve.law.family == "power" and "threads" in curve.text(width=100) and "workers" not in curve.text()
+    )
     said = list(compared(made.lines[0], cores=2))
     assert said[0] == "1 replica, 2 threads: 1.41 times the safe rate of 1 replica, 1 thread (0.71 to 2.83)"
     assert said[-1] == "1 replica, 4 threads: more than this machine's 2 cores, so it tells of the machine, not of the service"  # fmt: skip

@@ -36,12 +36,12 @@ DOTS = 96 / 72
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class Curve:
-    """Throughput over the number of workers, with its law.
+    """Throughput over the number of workers, or of what else N counts, with its law.
 
     `print` shows table and plot, a notebook the picture, and `save` writes a file. `measured` are measurements, which are
     fitted at once, or a law with its own. `plain_seconds`, one or several, are how long a unit of work took as a plain
     call in one thread: with them there is a COST. `name` says what was measured, `source` where, `unit` what
-    throughput counts; `notes` are said below every picture.
+    throughput counts and `counts` what N does; `notes` are said below every picture.
 
     Raises NotEnoughData where the measurements do not determine a law (one N only, N changed together with conditions),
     with the N to measure next.
@@ -54,8 +54,9 @@ class Curve:
     source: str
     unit: str
     notes: tuple[str, ...]
+    counts: str
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is shown of it, each by name
         self,
         measured: Law | Measurements,
         plain_seconds: ArrayLike | None = None,
@@ -64,6 +65,7 @@ class Curve:
         source: str = "",
         unit: str = "items",
         notes: Sequence[str] = (),
+        counts: str = "workers",
     ) -> None:
         law = fit(measured) if isinstance(measured, Measurements) else measured
         found, refused = _cost_of(law, plain_seconds)
@@ -75,6 +77,7 @@ class Curve:
             "source": source,
             "unit": unit,
             "notes": (*refused, *notes),
+            "counts": counts,
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -86,7 +89,7 @@ class Curve:
 
     def picture(self) -> Picture:
         """What is drawn, as plain numbers."""
-        made = picture_of(self.law, title=self.title, unit=self.unit, cost=self.cost)
+        made = picture_of(self.law, title=self.title, unit=self.unit, cost=self.cost, counts=self.counts)
         return replace(made, notes=(*made.notes, *self.notes))
 
     def plot(self) -> Any:

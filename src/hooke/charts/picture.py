@@ -102,14 +102,14 @@ class Picture:
     measured: tuple[float, float]
 
 
-def picture_of(law: Law, *, title: str, unit: str, cost: Cost | None) -> Picture:
-    """The picture of a law over the number of workers. `unit` is what throughput counts."""
+def picture_of(law: Law, *, title: str, unit: str, cost: Cost | None, counts: str = "workers") -> Picture:
+    """The picture of a law over N. `unit` is what throughput counts, `counts` what N does."""
     rate = float(law.throughput(np.array([1.0]))[0])
     points = points_of(law)
     marks, notes = _marks(law, cost)
     low, high = min(1.0, float(points.n[0])), _farthest(law, marks)
     crowded = float(np.mean(points.n < low + (high - low) / 10)) > CROWDED
-    x = Axis(label="workers", low=low if crowded else 0.0, high=high, logarithmic=crowded, whole=True)
+    x = Axis(label=counts, low=low if crowded else 0.0, high=high, logarithmic=crowded, whole=True)
     ends = points.n[[0, -1]]
     grid = np.unique([*np.geomspace(low, high, GRID // 2), *np.linspace(low, high, GRID // 2), *ends])
     grid = grid[(grid >= low) & (grid <= high)]

@@ -119,6 +119,7 @@ def study_curve(study: StudyRecord, task: str = "") -> Curve:
         source=f"study {begun.study}",
         unit=begun.unit,
         notes=notes,
+        counts=study.counts,
     )
 
 

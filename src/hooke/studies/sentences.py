@@ -44,7 +44,7 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
 
 
 def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
-    yield "law", law_sentence(law, record.started.unit)
+    yield "law", law_sentence(law, record.started.unit, counts=record.counts)
     if law.alternatives:
         yield "", f"not ruled out either: {', '.join(each.family for each in law.alternatives)}"
     yield from (("", flag) for flag in law.flags)
@@ -52,10 +52,10 @@ def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
         yield "knee", _answer(lambda: f"N = {_with_interval(law.determined_knee())}")
 
 
-def law_sentence(law: Law, unit: str = "items") -> str:
+def law_sentence(law: Law, unit: str = "items", *, counts: str = "workers") -> str:
     """What the law says, with its parameters and their intervals."""
     rate = law.parameters.get("g")
-    each = f"{_with_interval(rate)} {unit}/s by one worker" if rate is not None else ""
+    each = f"{_with_interval(rate)} {unit}/s by one {counts.removesuffix('s')}" if rate is not None else ""
     symbols = law.parameters
     match law.family:
         case "linear":
@@ -74,7 +74,7 @@ def law_sentence(law: Law, unit: str = "items") -> str:
                 f"hard_knee: {each}, and as much by each further one up to N = {_with_interval(symbols['c'])}"
             )
         case "power":
-            return f"power: {each}; N workers do N^p times that, p = {_with_interval(symbols['p'])}"
+            return f"power: {each}; N {counts} do N^p times that, p = {_with_interval(symbols['p'])}"
         case "gustafson":
             return f"gustafson: {each}; of its time the share {_with_interval(symbols['s'])} is serial"
         case _:
