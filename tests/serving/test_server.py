@@ -175,6 +175,17 @@ def test_a_drain_waits_for_long_work_and_a_second_ctrl_c_does_not(folder):
         assert b"Delay ended before the answer" in answers[1]
 
 
+def test_of_two_signals_at_once_the_order_does_not_count(folder):
+    with serving(folder) as (process, port), closing(http.client.HTTPConnection("127.0.0.1", port)) as asking:
+        headers = {"content-type": "application/json", **AUTH}
+        asking.request("POST", "/count", json.dumps({"n": 1000}), headers)
+        assert asking.getresponse().readline() == b"data: 0\n"
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            process.send_signal(number)
+        assert process.wait(20) == 1
+        assert "1 requests had no answer" in process.stderr.read()
+
+
 def test_items_of_a_stream_come_as_they_are_made(folder):
     with serving(folder) as (_, port):
         kind, lines = post(port, "/count", {"n": 3})

@@ -64,7 +64,7 @@ def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
     tls: Tls | None = None,
     unseen: bool = False,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; returns how many requests had to be cut. A second signal cuts at once.
+    """Serve until SIGTERM or SIGINT, then drain; returns how many requests had to be cut. Ctrl-C once more cuts at once.
 
     `arguments` gives what `setup` takes, as `Replica.start` has it; `ready` is called when it is done. `windows` gets what was done every few seconds,
     and at the end, and `say` what becomes of a model in a process of its own; they are called on the event loop and must not wait. While it is being set up it says so to who asks; `unseen`
@@ -130,11 +130,16 @@ class _Server(uvicorn.Server):
         self._ready = ready
         self._starting: asyncio.Task[None] | None = None
         self._reporting: asyncio.Task[None] | None = None
+        self._interrupted = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """The first signal drains, the next one of Ctrl-C cuts. The process ends by itself, and not by the signal."""
-        if self.should_exit and sig == signal.SIGINT:
+        """The first signal drains; one more cuts, if one of the two is Ctrl-C's. The process ends by itself, not by the signal.
+
+        Of two that come at once SIGINT is seen first, whichever was sent first; so the order does not count.
+        """
+        if self.should_exit and (self._interrupted or sig == signal.SIGINT):
             self.force_exit = True
+        self._interrupted = self._interrupted or sig == signal.SIGINT
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
