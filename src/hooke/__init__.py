@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from hooke.keys.file import File
     from hooke.project.comparing.comparison import Comparison
     from hooke.project.comparing.runs import Runs, compare, runs
+    from hooke.project.fleets import Fleet
     from hooke.project.loaded_models import load_model
     from hooke.project.mapping import map_service
     from hooke.project.measuring import Study, measure
@@ -78,6 +79,7 @@ __all__ = [
     "CorruptObject",
     "EnvironmentMismatch",
     "File",
+    "Fleet",
     "HookeError",
     "JournalError",
     "MissingExtra",
@@ -144,6 +146,7 @@ _ELSEWHERE = {
     "Reproduction": "hooke.project.reproducing.reproduction",
     "ScriptRun": "hooke.project.scripts",
     "Search": "hooke.project.searching.search",
+    "Fleet": "hooke.project.fleets",
     "Study": "hooke.project.measuring",
     "compare": "hooke.project.comparing.runs",
     "load_model": "hooke.project.loaded_models",

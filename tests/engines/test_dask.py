@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,9 +184,7 @@ def test_a_run_on_a_client_is_resumed_where_it_was(workshop: Workshop, cluster: 
 
 def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(workshop: Workshop) -> None:
     workshop.write(KILLED)
-    pid = os.posix_spawn(
-        os.sys.executable, [os.sys.executable, str(workshop.file)], os.environ | {"HOOKE_PROGRESS": "none"}
-    )
+    pid = started(workshop, "dask:2")
     try:
         wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=60)
         below = [process.pid for process in psutil.Process(pid).children(recursive=True)]
@@ -203,8 +203,56 @@ def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(workshop: Wor
     assert [(workshop.folder / name).read_text() for name in durable] == ["once"] * len(durable)
 
 
+def test_a_killed_driver_leaves_nothing_on_a_cluster_that_it_joined(
+    workshop: Workshop, cluster: LocalCluster
+) -> None:
+    workshop.write(KILLED)
+    before = processes_of(cluster)
+    driver = started(workshop, cluster.scheduler_address)
+    try:
+        wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=60)
+        wait_until(lambda: len(processes_of(cluster) - before) >= 2, "two workers of ours")
+    finally:
+        os.kill(driver, signal.SIGKILL)
+        os.waitpid(driver, 0)
+    wait_until(lambda: not busy(processes_of(cluster) - before), "what ran to be ended", within_s=30)
+    (workshop.folder / "go").touch()
+    run = Run(workshop.project, workshop.project.runs.names()[0])
+    again = resume(workshop.project, run.id)
+    assert again is not None
+    assert again.drive() == "finished"
+    assert run.result() == sum(range(8))
+    with Client(cluster, set_as_default=False) as other:
+        assert other.submit(tasks.add, 1).result() == 11
+
+
+def processes_of(cluster: LocalCluster) -> set[psutil.Process]:
+    """All below its workers."""
+    return {
+        child
+        for worker in cluster.workers.values()
+        for child in psutil.Process(worker.pid).children(recursive=True)
+    }
+
+
+def busy(processes: set[psutil.Process]) -> list[psutil.Process]:
+    """Those that a fork server started: they run tasks."""
+    found = []
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.status() != psutil.STATUS_ZOMBIE and "fork_server" in " ".join(each.parent().cmdline()):
+                found.append(each)
+    return found
+
+
+def started(workshop: Workshop, place: str) -> int:
+    """A driver of its own; its pid."""
+    environment = os.environ | {"HOOKE_PROGRESS": "none", "PLACE": place}
+    return os.posix_spawn(sys.executable, [sys.executable, str(workshop.file)], environment)
+
+
 KILLED = """
-    import time
+    import os, time
     from pathlib import Path
     from hooke import pipeline, run, task
 
@@ -227,5 +275,5 @@ KILLED = """
         return total([one(x) for x in range(8)])
 
     if __name__ == "__main__":
-        run(work, on="dask:2")
+        run(work, on=os.environ["PLACE"])
 """

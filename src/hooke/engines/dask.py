@@ -20,7 +20,15 @@ import psutil
 
 from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError, UsageError
-from hooke.engines.dask_cluster import close_cluster, connect, grow, how_ended, local_cluster, retire
+from hooke.engines.dask_cluster import (
+    OurCluster,
+    close_cluster,
+    connect,
+    grow,
+    how_ended,
+    local_cluster,
+    retire,
+)
 from hooke.engines.dask_link import (
     Answered,
     Broke,
@@ -56,6 +64,9 @@ SAFE_SHARE = 0.9
 
 FIRST_WORKER_S = 60.0
 """How long a place may have no worker at all before that is an error. A loaded machine may take long to start one."""
+
+_LIBRARY = frozenset({"dask", "distributed"})
+"""Distributions: a task whose code reaches one of them is given a client of its cluster."""
 
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
@@ -162,6 +173,7 @@ class DaskEngine:
             tracking=None if context.tracking is None else str(context.tracking),
             durable=context.durable,
             script=script_of_this_process(),
+            warm=context.warm and isinstance(self._cluster, OurCluster),
         )
 
     def _wait_for_workers(self) -> None:
@@ -244,7 +256,7 @@ class DaskEngine:
 
     def _how_ended(self, peer: Peer) -> tuple[int | None, int | None]:
         """`(exit code, signal)`: known of workers that we started."""
-        status = how_ended(self._cluster, peer.report.pid) if self._ours else None
+        status = how_ended(self._cluster, peer.report.pid) if isinstance(self._cluster, OurCluster) else None
         if status is None:
             return None, None
         return (None, -status) if status < 0 else (status, None)
@@ -329,7 +341,7 @@ class DaskEngine:
         peer.known.add(call.image.digest)
         order = Order(
             session=self._session,
-            task=task_of(call, image),
+            task=task_of(call, image, uses_library=not _LIBRARY.isdisjoint(call.image.parts)),
             cpus=call.cpus,
             gpus=call.gpus,
             sys_path=_path() if new else None,

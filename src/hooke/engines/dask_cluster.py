@@ -15,7 +15,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask_process import WorkerProcess
 from hooke.engines.devices import devices_of_this_machine
 
-__all__ = ["close_cluster", "connect", "grow", "how_ended", "local_cluster", "retire"]
+__all__ = ["OurCluster", "close_cluster", "connect", "grow", "how_ended", "local_cluster", "retire"]
 
 _KEYS = (
     "tls_ca_file",
@@ -28,7 +28,11 @@ CONNECT_S = 10.0
 NEVER_S = 3600
 
 
-def local_cluster(*, workers: int, threads: int = 1) -> SpecCluster:
+class OurCluster(SpecCluster):
+    """A cluster of this machine that we started."""
+
+
+def local_cluster(*, workers: int, threads: int = 1) -> OurCluster:
     """A cluster of processes of this machine, that nobody else can use: on loopback, with keys of its own, no dashboard.
 
     It is there when this returns; its workers come a moment later. Raises HookeError where it cannot be started.
@@ -44,7 +48,7 @@ def local_cluster(*, workers: int, threads: int = 1) -> SpecCluster:
     worker = {"cls": WorkerProcess, "options": options}
     try:
         with dask.config.set({"distributed.scheduler.http.routes": []}):
-            return SpecCluster(
+            return OurCluster(
                 scheduler={
                     "cls": Scheduler,
                     "options": {
@@ -115,7 +119,7 @@ def retire(cluster: Any, client: Client, names: Sequence[Any], addresses: Sequen
         client.retire_workers(list(addresses), close_workers=True, remove=True)
 
 
-def close_cluster(cluster: SpecCluster) -> None:
+def close_cluster(cluster: OurCluster) -> None:
     """End a cluster of ours with its workers."""
     with contextlib.suppress(TimeoutError):
         cluster.close(timeout=5)

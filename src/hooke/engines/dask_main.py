@@ -19,7 +19,10 @@ __all__ = ["main"]
 
 def main() -> None:
     """Serve until the scheduler or the driver ends it."""
-    order = json.loads(sys.stdin.buffer.readline())
+    # Unbuffered: a thread that waits in a buffered stream cannot be left behind at the end.
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        order = json.loads(stdin.readline())
+    sys.path[:] = order["path"]
     threading.Thread(target=_follow_driver, daemon=True).start()
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     asyncio.run(_serve(order))
@@ -41,7 +44,7 @@ async def _serve(order: dict[str, Any]) -> None:
 
 
 def _follow_driver() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     os.killpg(0, signal.SIGKILL)
 
 

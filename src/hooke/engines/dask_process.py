@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections import deque
 from typing import Any
 
@@ -46,6 +47,7 @@ class WorkerProcess(ProcessInterface):
             "threads": threads,
             "memory": memory,
             "keys": keys,
+            "path": [os.path.abspath(path) for path in sys.path],
         }
         self._environment = dict(os.environ) | _threads_of_libraries()
         if devices:

@@ -13,9 +13,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from distributed import get_worker
+from distributed import get_worker, secede
 from distributed.core import Status
 
+from hooke.engines.dask_child import library_of
 from hooke.engines.host import Host, Note, Order, Report, Session, pack_notes
 from hooke.engines.local_pool import shared_pool
 
@@ -33,9 +34,15 @@ ELSEWHERE = b"elsewhere"
 MOST_TOLD = 16 * 1024
 """The largest answer that is published rather than fetched, which takes longer: the scheduler keeps the last 1,000 messages of a topic."""
 
+IDLE_S = 60.0
+"""A run that has asked for nothing for so long may have no driver any more; to start a worker again takes milliseconds."""
+
+LOOK_S = 5.0
+
 _RUNS = frozenset({"executing", "long-running"})
 
 _hosts: dict[str, Host] = {}
+_tending: set[asyncio.Task[None]] = set()
 
 
 class Greeting(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,11 +58,13 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
     greeting = msgspec.msgpack.decode(data, type=Greeting)
     if greeting.session.id not in _hosts:
         _hosts[greeting.session.id] = Host(
-            greeting.session,
+            msgspec.structs.replace(greeting.session, library=library_of(dask_worker)),
             name=_name(dask_worker),
             slots=dask_worker.state.nthreads,
             tell=_teller(dask_worker, greeting.topic),
         )
+        _tending.add(task := asyncio.create_task(_tend(greeting.session.id)))
+        task.add_done_callback(_tending.discard)
     devices = await asyncio.to_thread(lambda: len(shared_pool().devices))
     report = Report(
         id=dask_worker.id,
@@ -73,8 +82,18 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
 async def leave(session: str, *, dask_worker: Worker) -> None:  # noqa: ARG001 - Dask gives it by this name
     """A run is over."""
     host = _hosts.pop(session, None)
-    if host is not None:
-        await asyncio.to_thread(host.close)
+    if host is None:
+        return
+    await asyncio.to_thread(host.close)
+    if not _hosts and not host.session.warm:
+        await asyncio.to_thread(shared_pool().close)
+
+
+async def _tend(session: str) -> None:
+    """End what a driver that was killed has left idle."""
+    while (host := _hosts.get(session)) is not None:
+        await asyncio.sleep(LOOK_S)
+        await asyncio.to_thread(host.rest, IDLE_S)
 
 
 def withdraw(session: str, attempts: list[int]) -> list[int]:
@@ -92,6 +111,8 @@ def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
     host = _hosts.get(order.session)
     if host is None:
         return AGAIN
+    if order.task.uses_library:
+        secede()  # what the task submits needs a thread, too
     answer = host.run(order, given_up=_given_up(worker, worker.get_current_task()))
     if answer is None:
         return AGAIN

@@ -21,7 +21,7 @@ from hooke.base.refusals import writing
 from hooke.engines.crash_log import death_tail
 from hooke.engines.deaths import code_and_signal, death, how_it_ended
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
-from hooke.engines.local_worker import READY, STALE, Hello, Task
+from hooke.engines.local_worker import READY, STALE, Hello, Library, Task
 from hooke.engines.script import Script
 from hooke.journal.events import (
     AttemptFailed,
@@ -58,6 +58,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     tracking: str | None = None
     durable: Durability = "group"
     script: Script = Script()
+    library: Library | None = None
     warm: bool = False
     """Whether idle workers are kept for the next run when this one is over."""
 
@@ -147,6 +148,7 @@ class Host:
         """Pid of a busy worker -> how much it holds of its devices."""
         self._begun: set[int] = set()
         self._withdrawn: set[int] = set()
+        self._used = self._clock.monotonic()
         self._started = 0
         self._closed = False
 
@@ -157,6 +159,7 @@ class Host:
                 self._withdrawn.discard(order.task.attempt)  # it may come again
                 return None
             self._begun.add(order.task.attempt)
+            self._used = self._clock.monotonic()
         if order.sys_path is not None:
             self.session = msgspec.structs.replace(self.session, sys_path=order.sys_path)
         task = self._with_image(order.task, given_up)
@@ -175,6 +178,16 @@ class Host:
             taken = [attempt for attempt in attempts if attempt not in self._begun]
             self._withdrawn.update(taken)
             return taken
+
+    def rest(self, idle_s: float) -> None:
+        """End idle workers if nothing was asked for so long: the driver may be dead. Others start when there is work."""
+        with self._changed:
+            if self._clock.monotonic() - self._used < idle_s:
+                return
+            free = list(self._free)
+            self._free.clear()
+            for process in free:
+                self._drop(process, f"nothing to do for {idle_s:g} s")
 
     def close(self) -> None:
         """End the workers, busy ones too; idle ones are kept for the next run where the session is `warm`."""
@@ -272,6 +285,7 @@ class Host:
                 durable=session.durable,
                 tracking=session.tracking,
                 script=session.script,
+                library=session.library,
             ),
             kind,
         )
@@ -326,6 +340,7 @@ class Host:
             if process in self._all:
                 self._release(process)
                 self._free.append(process)
+                self._used = self._clock.monotonic()
             self._changed.notify_all()
         return answer
 

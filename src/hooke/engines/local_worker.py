@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from hooke.store.store import Store
 from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
 from hooke.tracking.tracker import Tracker
 
-__all__ = ["READY", "STALE", "Hello", "Task", "main", "task_of"]
+__all__ = ["READY", "STALE", "Hello", "Library", "Task", "main", "task_of"]
 
 READY = b""
 """A worker's answer to Hello."""
@@ -46,6 +47,14 @@ STALE = b"stale"
 
 SLACK_BYTES = 4 << 30
 """The rlimit is a net below the watch, which it must not forestall: threads and allocators reserve more than they touch."""
+
+
+class Library(msgspec.Struct, frozen=True, kw_only=True):
+    """The library on whose fleet a worker runs, for tasks that use it themselves."""
+
+    connect: str
+    """`module:function`, called once in a worker, with the data, before the first such task."""
+    data: bytes
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -61,6 +70,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The run's folder, for what tasks log."""
     durable: Durability = "group"
     script: Script = Script()
+    library: Library | None = None
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -79,9 +89,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parts: dict[str, str]
     memory: int | None
     keys: bytes = b""
+    uses_library: bool = False
 
 
-def task_of(call: Call, image: bytes | None) -> Task:
+def task_of(call: Call, image: bytes | None, *, uses_library: bool = False) -> Task:
     """A call as it goes to a worker; with its pickled function where the worker does not have that."""
     return Task(
         attempt=call.attempt,
@@ -97,6 +108,7 @@ def task_of(call: Call, image: bytes | None) -> Task:
         parts=dict(call.image.parts) if image is not None else {},
         memory=call.memory,
         keys=call.keys,
+        uses_library=uses_library,
     )
 
 
@@ -109,6 +121,7 @@ class _Session:
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
         self.folder = hello.folder
+        self._library = hello.library
         self.script = StandIn(hello.script)
         self.output = WorkerOutput(Path(hello.log))
         store = Store.open(hello.store, secret=hello.secret)
@@ -125,6 +138,13 @@ class _Session:
             alone=True,
             tracker=self.tracker,
         )
+
+    def connect(self) -> None:
+        """Connect this process with the library of its fleet, if that was not done."""
+        library, self._library = self._library, None
+        if library is not None:
+            module, _, name = library.connect.partition(":")
+            getattr(import_module(module), name)(library.data)
 
     def close(self) -> None:
         """The run is over, or the worker."""
@@ -202,6 +222,8 @@ class _Server:
         os.chdir(session.folder)  # whatever the task before did
         self._bound(task.memory)
         session.script.show(function)
+        if task.uses_library:
+            session.connect()
         self._say(session.worker.run(_work(task, function)))
 
     def _function(self, task: Task) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from hooke.base.errors import UsageError
 from hooke.base.registry import Registry
 from hooke.pipeline.engine import Engine, EngineContext
+from hooke.project.fleets import Fleet
 from hooke.project.settings import PlaceSettings
 
 __all__ = ["ENGINES", "Place", "Workers", "find_place", "open_engine", "parse_workers"]
@@ -91,11 +92,15 @@ def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, Place
 
 
 def _of_object(thing: Any, workers: Workers | None) -> Place:
+    if isinstance(thing, Fleet):
+        # A run that is resumed elsewhere has one like it started.
+        name = f"{thing.engine}:{thing.workers}"
+        return Place(name=name, engine=thing.engine, workers=workers, at=thing.at)
     scheduler = getattr(thing, "scheduler", None)  # of a client; a cluster says the address itself
     address = getattr(thing, "scheduler_address", None) or getattr(scheduler, "address", None)
     if not isinstance(address, str):
         raise UsageError(
-            f"on= takes the name of a place or a cluster or client of Dask, not {type(thing).__name__}",
+            f"on= takes the name of a place, a Fleet, or a cluster or client of Dask, not {type(thing).__name__}",
             mend=f"valid names: {', '.join(ENGINES.names())}, or those of hooke.toml",
         )
     return Place(name=address, engine="dask", workers=workers, at=thing)

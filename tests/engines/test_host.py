@@ -1,0 +1,141 @@
+"""The part of a remote engine that is on the workers' machine, without any library."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hooke.engines.host import Begun, Host, Order, Session
+from hooke.engines.local_pool import LocalPool
+from hooke.engines.local_worker import Task as Work
+from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
+from hooke.keys.code import fingerprint_code
+from hooke.pipeline.references import pack
+from hooke.pipeline.task import Task
+from hooke.store import by_value
+from hooke.store.store import Store
+from hooke.testing import engine_tasks as tasks
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture
+def pool():
+    made = LocalPool()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def told() -> list:
+    return []
+
+
+@pytest.fixture
+def host(tmp_path: Path, pool: LocalPool, told: list):
+    session = Session(
+        id="s",
+        store=str(tmp_path / "store"),
+        logs=str(tmp_path / "logs"),
+        folder=str(tmp_path),
+        sys_path=sys.path,
+    )
+    made = Host(session, name="here", slots=2, tell=told.extend, pool=pool)
+    yield made
+    made.close()
+
+
+def order(function, *args, attempt: int = 1, image: bool = True, cpus: float = 1) -> Order:
+    task = Task(function, name=function.__name__)
+    work = Work(
+        attempt=attempt,
+        node=0,
+        kind="call",
+        lo=0,
+        hi=1,
+        payload=pack((list(args), {}), lambda promise: promise),
+        shown="",
+        name=task.name,
+        digest=hashlib.blake2b(task.name.encode()).hexdigest(),
+        pickle=by_value.dumps(task) if image else None,
+        parts={part.name: part.digest for part in fingerprint_code(function).parts} if image else {},
+        memory=None,
+    )
+    return Order(session="s", task=work, cpus=cpus)
+
+
+def never() -> bool:
+    return False
+
+
+def test_an_attempt(host: Host, told: list, tmp_path: Path) -> None:
+    answer = host.run(order(tasks.add, 1), given_up=never)
+    assert isinstance(answer, AttemptFinished)
+    assert Store.open(tmp_path / "store").get(answer.ref) == 11
+    assert [type(note) for note in told] == [WorkerStarted, Begun]
+
+
+def test_a_function_that_was_not_sent_is_asked_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hooke.engines.host.IMAGE_S", 0.1)
+    assert host.run(order(tasks.add, 1, image=False), given_up=never) is None
+    assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
+    assert isinstance(host.run(order(tasks.add, 2, image=False), given_up=never), AttemptFinished)
+
+
+def test_what_was_withdrawn_does_not_run_and_may_come_again(host: Host) -> None:
+    assert host.withdraw([1]) == [1]
+    assert host.run(order(tasks.add, 1), given_up=never) is None
+    assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
+    assert host.withdraw([1]) == []
+
+
+def test_what_nobody_waits_for_is_ended(host: Host, told: list) -> None:
+    given_up = threading.Event()
+    answers = []
+    running = threading.Thread(
+        target=lambda: answers.append(host.run(order(tasks.sleep, 600.0), given_up=given_up.is_set))
+    )
+    running.start()
+    while not any(isinstance(note, Begun) for note in told):
+        running.join(0.01)
+    given_up.set()
+    running.join(30)
+    assert answers == [None]
+    (worker,) = [note for note in told if isinstance(note, WorkerStarted)]
+    assert not psutil.pid_exists(worker.pid)
+    assert isinstance(told[-1], WorkerStopped)
+
+
+def test_a_death_is_told(host: Host, told: list) -> None:
+    answer = host.run(order(tasks.exit_process, 7), given_up=never)
+    assert isinstance(answer, AttemptFailed)
+    assert (answer.failure.kind, answer.failure.exit_code) == ("WorkerDied", 7)
+    assert told[-1].exit_code == 7
+
+
+def test_threads_are_those_that_are_asked_for(host: Host, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    for cpus in (1, 2, 1):
+        answer = host.run(order(threads_of_libraries, cpus=cpus), given_up=never)
+        assert isinstance(answer, AttemptFinished)
+        assert store.get(answer.ref) == str(cpus)
+
+
+def threads_of_libraries() -> str:
+    import os
+
+    return os.environ["OMP_NUM_THREADS"]
+
+
+def test_idle_workers_are_ended_after_a_while_and_start_again(host: Host, told: list) -> None:
+    host.run(order(tasks.add, 1), given_up=never)
+    host.rest(60.0)
+    assert not any(isinstance(note, WorkerStopped) for note in told)
+    host.rest(0.0)
+    assert isinstance(told[-1], WorkerStopped)
+    assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
