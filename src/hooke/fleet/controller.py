@@ -43,7 +43,8 @@ from hooke.journal.fleets import (
 __all__ = ["Turn", "restored", "step"]
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
-"""After a refusal: doubled with each in a row."""
+"""After a refusal, and after a machine that ended by itself soon after it was asked for: doubled with each in a row."""
+SOON_S = 60.0
 
 
 def step(
@@ -133,7 +134,6 @@ class Turn:
             self.fleet = replace(self.fleet, wanted=machines)
 
     def _answered(self, token: str, machine: str) -> None:
-        self.failures = 0
         member = self.members.get(token)
         if member is not None and not member.id:
             self._note(LaunchAnswered(at=self.now, token=token, machine=machine, started_at=self.now))
@@ -144,8 +144,12 @@ class Turn:
         if member is not None and member.phase is Phase.ORDERED:
             self._note(LaunchFailed(at=self.now, token=event.token, kind=event.kind, why=event.why))
             del self.members[event.token]
+        self._wait_longer()
+
+    def _wait_longer(self) -> None:
         self.failures += 1
-        self.not_before = self.now + min(FIRST_WAIT_S * 2 ** (self.failures - 1), LONGEST_WAIT_S)
+        wait = min(FIRST_WAIT_S * 2 ** min(self.failures - 1, 16), LONGEST_WAIT_S)
+        self.not_before = max(self.not_before, self.now + wait)
 
     # -- what there is -------------------------------------------------------------------------------
 
@@ -191,6 +195,8 @@ class Turn:
         phase = member.phase
         if phase is Phase.STARTING and machine.phase == "ready":
             phase = Phase.READY
+        if phase is Phase.READY and self.now - member.asked_at >= SOON_S:
+            self.failures = 0
         member = replace(member, seen=machine, phase=phase)
         member = self._doubted(member) if not machine.healthy else replace(member, bad_looks=0)
         self.members[member.token] = member
@@ -207,7 +213,9 @@ class Turn:
         self.members[member.token] = member
         if not (self.facts.sure or self._is_dead(member)):
             return
-        how = f"it was not listed {self._how_long(member)}"
+        how = (
+            "it is not listed any more" if self.facts.sure else f"it was not listed {self._how_long(member)}"
+        )
         if member.id:
             self._gone(member, how)
         else:
@@ -294,6 +302,8 @@ class Turn:
     def _gone(self, member: Member, how: str) -> None:
         self._note(MachineGone(at=self.now, machine=member.id, token=member.token, how=how))
         self.members.pop(member.token, None)
+        if member.of_use and self.now - member.asked_at < SOON_S:
+            self._wait_longer()
 
     def _note(self, event: LedgerRecord) -> None:
         self.out.append(Note(event))

@@ -219,7 +219,7 @@ class Driver:
         if not self.place.elastic or not ENGINES.load(self.place.engine).capabilities.elastic:
             return None
         assert self.place.workers is not None
-        past = Earlier(self.project.runs, self.graph, keys, most=self.place.workers[1])
+        past = Earlier(self.project.runs, self.graph, keys, place=self.place.name, most=self.place.workers[1])
         return sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
 
     def _asked_to_stop(self, interrupts: Interrupts) -> str | None:

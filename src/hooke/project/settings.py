@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import ConfigError, UsageError
-from hooke.base.units import parse_bytes
+from hooke.base.units import parse_bytes, parse_seconds
 
 __all__ = [
     "FILE",
     "PROGRESS",
+    "FleetSettings",
     "JournalSettings",
     "PlaceSettings",
     "PlanSettings",
@@ -88,6 +89,23 @@ class PlaceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSettings:
+    """`[fleets.NAME]`: machines that are kept by `hooke fleet`."""
+
+    provider: str = "processes"
+    machines: int = 8
+    """Never more."""
+    usd_per_hour: float = 0.0
+    """What one costs."""
+    max_usd_per_hour: float = 0.0
+    """What all may cost together; 0 is no limit."""
+    lifetime: str = ""
+    """`"8h"`: an older one is retired, and replaced where it is still wanted. Empty is no limit."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else the provider takes, as `command = ["python", "worker.py"]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
     """`[services.NAME]`: a service, by the name of its class."""
 
@@ -135,6 +153,7 @@ class Settings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     places: Mapping[str, PlaceSettings] = field(default_factory=dict)
     services: Mapping[str, ServiceSettings] = field(default_factory=dict)
+    fleets: Mapping[str, FleetSettings] = field(default_factory=dict)
 
 
 def read_settings(folder: Path) -> Settings:
@@ -149,6 +168,7 @@ def read_settings(folder: Path) -> Settings:
     refuse_unknown(path, "", table, [f.name for f in fields(Settings)])
     places = _table(path, "places", table.get("places", {}))
     services = _table(path, "services", table.get("services", {}))
+    fleets = _table(path, "fleets", table.get("fleets", {}))
     return Settings(
         store=_store(path, table.get("store", {})),
         journal=_journal(path, table.get("journal", {})),
@@ -158,6 +178,7 @@ def read_settings(folder: Path) -> Settings:
         tracking=_tracking(path, table.get("tracking", {})),
         places={name: _place(path, f"places.{name}", values) for name, values in places.items()},
         services={name: _service(path, f"services.{name}", values) for name, values in services.items()},
+        fleets={name: _fleet(path, f"fleets.{name}", values) for name, values in fleets.items()},
     )
 
 
@@ -229,10 +250,31 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
         raise ConfigError(
             f"{path}: {name}.workers = {made.workers!r}", mend="give a number from 1, or two: [1, 8]"
         )
+    _check_usd(path, name, made)
+    return made
+
+
+def _check_usd(path: Path, name: str, made: PlaceSettings | FleetSettings) -> None:
     for key in ("usd_per_hour", "max_usd_per_hour"):
         usd = getattr(made, key)
         if isinstance(usd, bool) or not isinstance(usd, int | float) or not 0 <= usd < float("inf"):
             raise ConfigError(f"{path}: {name}.{key} = {usd!r}", mend="give US dollars, such as 1.29")
+
+
+def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
+    table = dict(_table(path, name, values))
+    own = {f.name for f in fields(FleetSettings)} - {"options"}
+    options = {key: table.pop(key) for key in list(table) if key not in own}
+    made = FleetSettings(**table, options=options)
+    for key in ("provider", "lifetime"):
+        _check_type(path, f"{name}.{key}", getattr(made, key), "str")
+    if type(made.machines) is not int or made.machines < 1:
+        raise ConfigError(f"{path}: {name}.machines = {made.machines!r}", mend="give a number from 1")
+    try:
+        parse_seconds(made.lifetime or 0)
+    except UsageError as error:
+        raise ConfigError(f"{path}: {name}.lifetime: {error.what}", mend=error.mend) from error
+    _check_usd(path, name, made)
     return made
 
 

@@ -30,6 +30,8 @@ STARTED = "HOOKE_MACHINE_STARTED"
 
 GRACE_S = 5.0
 """From SIGTERM to SIGKILL, where a process that was not retired is to end."""
+BORN_S = 1.0
+"""A program that cannot work mostly ends within a second: until then it is said to be starting."""
 _FULL = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
@@ -82,10 +84,7 @@ class Processes:
     def list(self) -> Sequence[Machine]:
         """All processes with the fleet's tag, those of one token together."""
         self._children = {pid for pid in self._children if not _reaped(pid)}
-        return [
-            Machine(id=token, token=token, started_at=_started(processes))
-            for token, processes in self._machines().items()
-        ]
+        return [_machine(token, _started(processes)) for token, processes in self._machines().items()]
 
     def retire(self, machine: str) -> None:
         """SIGTERM to the process itself, once: a second one is "at once" to many programs."""
@@ -124,6 +123,11 @@ def _reaped(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
         return True
+
+
+def _machine(token: str, started_at: float) -> Machine:
+    born = time.time() - started_at >= BORN_S
+    return Machine(id=token, token=token, phase="ready" if born else "starting", started_at=started_at)
 
 
 def _started(processes: Sequence[psutil.Process]) -> float:

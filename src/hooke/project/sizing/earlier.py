@@ -24,11 +24,12 @@ __all__ = ["Earlier"]
 class Earlier:
     """Read in a thread: SciPy and a folder of journals take a second, for which no run need wait."""
 
-    def __init__(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, *, most: int) -> None:
+    def __init__(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, *, place: str, most: int) -> None:
+        """Laws are those of the same place, up to `most` workers."""
         self._found: dict[str, Told] = {}
         self._error: BaseException | None = None
         self._thread = threading.Thread(
-            target=self._read, args=(runs, graph, keys, most), name="hooke-earlier", daemon=True
+            target=self._read, args=(runs, graph, keys, place, most), name="hooke-earlier", daemon=True
         )
         self._thread.start()
 
@@ -43,14 +44,14 @@ class Earlier:
             raise self._error
         return self._found
 
-    def _read(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, most: int) -> None:
+    def _read(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, place: str, most: int) -> None:
         try:
-            self._found = _told(runs, graph, keys, most)
+            self._found = _told(runs, graph, keys, place, most)
         except BaseException as error:  # noqa: BLE001 - the run that asks is told
             self._error = error
 
 
-def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, most: int) -> dict[str, Told]:
+def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, place: str, most: int) -> dict[str, Told]:
     from hooke.project.planning.known import Past
     from hooke.project.planning.laws import law_of, levels_of, rows_of
     from hooke.project.planning.work import Left
@@ -58,17 +59,25 @@ def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, most: int) -> dict[st
     past = Past.read(runs, pipeline=graph.pipeline, host=socket.gethostname())
     if not past.is_here:
         return {}
-    rows = rows_of(past.runs)
+    here = _kind(place)
+    rows = [row for row in rows_of(past.runs) if _kind(row.place) == here]
+    studies = {task: each for task, each in past.studies.items() if _kind(each.started.place) == here}
     found: dict[str, Told] = {}
     for node in graph.nodes:
         task = node.task.name
         if task not in found:
             code = {part.name: part.digest for part in keys[node.id].code.parts}
             left = Left(node=node, items=None, reads=0, code=code, constants={})
-            law = law_of(levels_of(left, past.studies.get(task), past.runs, rows)).law
+            law = law_of(levels_of(left, studies.get(task), past.runs, rows)).law
             timings = next((own for run in past.runs if (own := _timings(run.timed, task, code))), [])
             found[task] = _of(law, timings, most)
     return found
+
+
+def _kind(place: str) -> str:
+    """How many workers a place has is no part of what it is: `local:8` is `local`."""
+    name, _, count = place.rpartition(":")
+    return name if name and count.isdigit() and "/" not in name else place
 
 
 def _timings(timed: Sequence[Timed], task: str, code: Mapping[str, str]) -> list[Timing]:

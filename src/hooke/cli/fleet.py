@@ -1,0 +1,247 @@
+"""`hooke fleet`: the machines of a project's fleets, and why a run or a fleet has as many workers as it has."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import format_seconds
+from hooke.base.units import parse_seconds
+from hooke.cli.commands import Commands
+from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.screens import EXIT_FAILED, Session, command
+from hooke.fleet.keeper import Keeper
+from hooke.fleet.ledger import records_of
+from hooke.fleet.provider import Machine
+from hooke.journal.fleets import FleetDecided, LedgerRecord
+from hooke.journal.reader import read
+from hooke.project.driving import DRIVER
+from hooke.project.machines import FleetFolder, find_fleet, fleets_of, line_of, settle
+from hooke.project.folder import Project
+from hooke.project.table import aligned, moment
+
+__all__ = ["fleet"]
+
+COLUMNS = ("fleet", "machine", "state", "age", "$/h")
+PATIENCE = "10m"
+"""Long enough for what runs on most machines to finish; `--wait` says otherwise."""
+
+_name = click.argument("name", required=False, default="")
+_wait = click.option(
+    "--wait",
+    "wait",
+    default=PATIENCE,
+    show_default=True,
+    metavar="TIME",
+    help="How long to see it through; the fleet keeps what was asked for after that, too.",
+)
+
+
+@click.group(cls=Commands)
+def fleet() -> None:
+    """Machines that cost as long as they live: those of [fleets.NAME] in hooke.toml."""
+
+
+@fleet.command()
+@_name
+@json_option
+@in_project
+@click.pass_obj
+def ls(session: Session, *, name: str, as_json: bool, project: Path | None) -> int:
+    """List the machines of the fleet NAME (by default of all), as their provider has them now.
+
+    What bears a fleet's tag and is in no ledger is listed as a stranger: `hooke fleet reap` ends it.
+    """
+    where = the_project(session, project)
+    chosen = [find_fleet(where, name)] if name or not fleets_of(where) else fleets_of(where)
+    rows = [row for each in chosen for row in _machines(each)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return 0
+    lines = aligned(COLUMNS, [tuple(_cell(key, row) for key in COLUMNS) for row in rows], right=range(3, 5))
+    click.echo("\n".join(lines) if rows else f"no machine of {', '.join(each.name for each in chosen)}")
+    costs = sum(row["$/h"] for row in rows)
+    if costs:
+        click.echo(f"together ${costs:.4g}/h")
+    return 0
+
+
+@fleet.command()
+@click.argument("words", nargs=-1, required=True, metavar="[NAME] N")
+@_wait
+@click.option("--keep", is_flag=True, help="Stay, and replace what dies, until Ctrl-C.")
+@json_option
+@in_project
+@click.pass_obj
+def scale(
+    session: Session, *, words: tuple[str, ...], wait: str, keep: bool, as_json: bool, project: Path | None
+) -> int:
+    """Have N machines in the fleet NAME (by default the only one).
+
+    Those too many finish what they do, and end. The command waits until it is so; machines go on without it, and are not
+    replaced then: --keep does that.
+    """
+    if len(words) > 2 or not words[-1].isdigit():
+        raise UsageError(f"{' '.join(words)!r} is no fleet and number", mend="hooke fleet scale NAME 3")
+    machines = int(words[-1])
+    where = the_project(session, project)
+    chosen = find_fleet(where, words[0] if len(words) == 2 else "")
+    most = chosen.caps.most(chosen.settings.usd_per_hour)
+    if machines > most:
+        raise UsageError(
+            f"{machines} machines are more than the {most} that the fleet {chosen.name} may have",
+            mend=f"raise machines or max_usd_per_hour in hooke.toml under [fleets.{chosen.name}]",
+        )
+    return _do(
+        chosen, lambda keeper: keeper.want(machines, "hooke fleet scale"), wait, as_json=as_json, keep=keep
+    )
+
+
+@fleet.command()
+@_name
+@_wait
+@json_option
+@in_project
+@click.pass_obj
+def drain(session: Session, *, name: str, wait: str, as_json: bool, project: Path | None) -> int:
+    """Have every machine of the fleet NAME finish what it does, and end."""
+    chosen = find_fleet(the_project(session, project), name)
+    return _do(chosen, lambda keeper: keeper.want(0, "hooke fleet drain"), wait, as_json=as_json)
+
+
+@fleet.command()
+@_name
+@_wait
+@json_option
+@in_project
+@click.pass_obj
+def down(session: Session, *, name: str, wait: str, as_json: bool, project: Path | None) -> int:
+    """End every machine of the fleet NAME now, whatever it does."""
+    chosen = find_fleet(the_project(session, project), name)
+    return _do(chosen, lambda keeper: keeper.down("hooke fleet down"), wait, as_json=as_json)
+
+
+@fleet.command()
+@_wait
+@json_option
+@in_project
+@click.pass_obj
+def reap(session: Session, *, wait: str, as_json: bool, project: Path | None) -> int:
+    """End what no fleet of the project wants, and say what is left and costs.
+
+    Every fleet is compared with what its provider lists, also one that hooke.toml has forgotten: what is wanted stays,
+    the rest is ended. Exit code 0 means that nothing else is left.
+    """
+    where = the_project(session, project)
+    fleets = fleets_of(where)
+    for each in fleets:
+        forgotten = each.name not in where.settings.fleets
+        _do(
+            each,
+            (lambda keeper: keeper.down("hooke fleet reap")) if forgotten else _nothing,
+            wait,
+            as_json=as_json,
+            quiet=True,
+        )
+    left = [row for each in fleets for row in _machines(each)]
+    if as_json:
+        click.echo(json.dumps(left, indent=2))
+    else:
+        click.echo(
+            "\n".join(f"{row['fleet']}: {row['machine']} is wanted, and stays" for row in left)
+            or "nothing is left"
+        )
+    return EXIT_FAILED if any(row["state"] == "stranger" for row in left) else 0
+
+
+@fleet.command()
+@click.argument("name", required=False, default="", metavar="[RUN|NAME]")
+@json_option
+@in_project
+@click.pass_obj
+def why(session: Session, *, name: str, as_json: bool, project: Path | None) -> int:
+    """Say why RUN (by default the last one) has had so many workers, or the fleet NAME its machines."""
+    where = the_project(session, project)
+    known = {each.name: each for each in fleets_of(where)}
+    records: list[FleetDecided] | list[LedgerRecord]
+    if name in known:
+        records = records_of(known[name].path)
+        lines = [f"{moment(each.at)}  {line_of(each)}" for each in records]
+        nothing = f"nothing was ever asked of the fleet {name}"
+    else:
+        run = where.runs.find(name)
+        records = _decisions(where, run)
+        lines = [f"{moment(each.at)}  {each.reason}" for each in records]
+        nothing = f"run {run} had as many workers as it was told: nothing was decided"
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(records), indent=2))
+        return 0
+    click.echo("\n".join(lines) or nothing)
+    if not lines and name not in known:
+        click.echo(f"next: {command('hooke run FILE.py --workers 1-8', where)}", err=True)
+    return 0
+
+
+def _do(
+    chosen: FleetFolder,
+    ask: Callable[[Keeper], None],
+    wait: str,
+    *,
+    as_json: bool,
+    keep: bool = False,
+    quiet: bool = False,
+) -> int:
+    patience_s = parse_seconds(wait)
+    with chosen.kept(lambda record: click.echo(f"{chosen.name}: {line_of(record)}", err=True)) as keeper:
+        ask(keeper)
+        settle(keeper, patience_s=patience_s, logs=chosen.path / "logs")
+        while keep:
+            time.sleep(max(keeper.turn(), 0.02))
+        wanted = keeper.fleet.wanted
+    if as_json and not quiet:
+        click.echo(json.dumps({"fleet": chosen.name, "machines": wanted}))
+    elif not quiet:
+        click.echo(f"{chosen.name}: {wanted} machine{'s' * (wanted != 1)}")
+    return 0
+
+
+def _nothing(_keeper: Keeper) -> None:
+    """Nothing is asked; what there is is compared with what is wanted."""
+
+
+def _machines(chosen: FleetFolder) -> list[dict[str, Any]]:
+    known = {record.machine for record in records_of(chosen.path) if hasattr(record, "machine")}
+    provider = chosen.provider()
+    return [
+        {
+            "fleet": chosen.name,
+            "machine": machine.id,
+            "state": machine.phase if machine.id in known else "stranger",
+            "age": _age(machine),
+            "$/h": provider.facts.usd_per_hour,
+        }
+        for machine in provider.list()
+    ]
+
+
+def _age(machine: Machine) -> float | None:
+    return max(time.time() - machine.started_at, 0.0) if machine.started_at else None
+
+
+def _cell(key: str, row: dict[str, Any]) -> str:
+    value = row[key]
+    if key == "age":
+        return format_seconds(value) if value is not None else ""
+    return f"{value:.4g}" if key == "$/h" else str(value)
+
+
+def _decisions(project: Project, run: str) -> list[FleetDecided]:
+    segments = read(project.runs.folder(run), DRIVER)
+    return [event for segment in segments for event in segment.events if isinstance(event, FleetDecided)]

@@ -1,0 +1,181 @@
+"""The fleets of a project: their settings, ledgers and providers, and a controller for as long as somebody waits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hooke.base.clock import SystemClock
+from hooke.base.errors import ConfigError, HookeError, UsageError
+from hooke.base.files import FileLock, write_atomic
+from hooke.base.formats import format_seconds
+from hooke.base.registry import Registry
+from hooke.base.units import parse_seconds
+from hooke.fleet.keeper import Keeper
+from hooke.fleet.ledger import Ledger
+from hooke.fleet.orders import Caps
+from hooke.fleet.provider import Provider
+from hooke.journal.fleets import (
+    FleetWanted,
+    LaunchAnswered,
+    LaunchFailed,
+    LaunchIntended,
+    LedgerRecord,
+    MachineGone,
+    MachineReleased,
+    MachineRetired,
+)
+from hooke.project.folder import Project
+from hooke.project.settings import FleetSettings
+
+__all__ = ["PROVIDERS", "FleetFolder", "find_fleet", "fleets_of", "line_of", "settle"]
+
+PROVIDERS = Registry("hooke.providers", {"processes": "hooke.providers.processes:Processes"})
+
+KEPT = "fleet.json"
+"""The settings that the fleet's machines were started with: what was started is ended also when hooke.toml forgot it."""
+
+
+class FleetFolder:
+    """One fleet, by name: `.hooke/fleets/NAME`."""
+
+    def __init__(self, project: Project, name: str, settings: FleetSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self.path = project.data / "fleets" / name
+        self._project = project
+
+    @property
+    def caps(self) -> Caps:
+        """What is never gone over."""
+        return Caps(
+            workers=self.settings.machines,
+            usd_per_hour=self.settings.max_usd_per_hour or math.inf,
+            lifetime_s=parse_seconds(self.settings.lifetime) if self.settings.lifetime else math.inf,
+        )
+
+    def provider(self) -> Provider:
+        """Who rents its machines out. Raises ConfigError where the settings do not fit."""
+        made = PROVIDERS.load(self.settings.provider)
+        try:
+            provider: Provider = made(
+                str(self.path),
+                logs=self.path / "logs",
+                usd_per_hour=self.settings.usd_per_hour,
+                **self.settings.options,
+            )
+        except TypeError as error:
+            raise ConfigError(
+                f"[fleets.{self.name}] does not say what the provider {self.settings.provider!r} needs",
+                why=str(error).partition(") ")[2] or str(error),
+                mend='command = ["python", "worker.py"]' if self.settings.provider == "processes" else "",
+            ) from error
+        return provider
+
+    @contextmanager
+    def kept(self, tell: Callable[[LedgerRecord], None] = lambda _: None) -> Iterator[Keeper]:
+        """A controller of it, the only one. Raises UsageError where another process has one, JournalError."""
+        self._project.create()
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "controller.lock")
+        if not lock.try_acquire():
+            raise UsageError(
+                f"another hooke fleet command keeps the fleet {self.name}",
+                mend="wait for it, or end it (Ctrl-C in its terminal): the machines stay",
+                next=f"hooke fleet why {self.name}",
+            )
+        try:
+            with Ledger.open(self.path) as ledger:
+                write_atomic(self.path / KEPT, msgspec.json.encode(asdict(self.settings)))
+                provider, clock = self.provider(), SystemClock()
+                yield Keeper(self.name, provider, ledger, caps=self.caps, clock=clock, tell=tell)
+        finally:
+            lock.release()
+
+
+def fleets_of(project: Project) -> list[FleetFolder]:
+    """All of hooke.toml, and those that it has forgotten and that may have machines."""
+    found = {name: FleetFolder(project, name, each) for name, each in project.settings.fleets.items()}
+    for file in sorted((project.data / "fleets").glob(f"*/{KEPT}")):
+        name = file.parent.name
+        if name not in found:
+            found[name] = FleetFolder(project, name, _read(file))
+    return list(found.values())
+
+
+def find_fleet(project: Project, name: str) -> FleetFolder:
+    """The fleet of that name; without one, the only one. Raises UsageError."""
+    found = {fleet.name: fleet for fleet in fleets_of(project)}
+    if not found:
+        raise UsageError(
+            "this project has no fleet",
+            where=str(project.root),
+            mend='write one into hooke.toml: [fleets.NAME] provider = "processes", command = ["python", "worker.py"]',
+        )
+    if name in found:
+        return found[name]
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    near = get_close_matches(name, found, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    what = f"no fleet is called {name!r}" if name else f"there are {len(found)} fleets"
+    raise UsageError(what, mend=f"{meant}name one of: {', '.join(found)}")
+
+
+def settle(keeper: Keeper, *, patience_s: float, logs: Path) -> None:
+    """Turn until all is as it is wanted. Raises HookeError where it is not within `patience_s`; it can be gone on with."""
+    deadline = time.monotonic() + patience_s
+    pause = keeper.turn()
+    while not keeper.fleet.settled:
+        if time.monotonic() > deadline:
+            of_use = sum(1 for member in keeper.fleet.members.values() if member.of_use)
+            rest = len(keeper.fleet.members) - of_use
+            raise HookeError(
+                f"after {format_seconds(patience_s)} the fleet {keeper.fleet.name} has {of_use} machines of {keeper.fleet.wanted}"
+                + (f", and {rest} that are to end" if rest else ""),
+                where=f"what they printed: {logs}" if logs.is_dir() else "",
+                why=keeper.trouble,
+                next=f"hooke fleet why {keeper.fleet.name}",
+            )
+        time.sleep(max(pause, 0.02))
+        pause = keeper.turn()
+
+
+def line_of(record: LedgerRecord) -> str:
+    """A record of the ledger in plain words."""
+    match record:
+        case FleetWanted():
+            return f"{record.after} wanted, {record.before} before, by {record.by}"
+        case LaunchIntended():
+            return f"asking for {record.token}: {record.reason}"
+        case LaunchAnswered():
+            return f"{record.machine} was found" if record.found else f"{record.machine} starts"
+        case LaunchFailed():
+            return f"no machine for {record.token} ({record.kind}): {record.why}"
+        case MachineRetired():
+            return f"{record.machine} is to finish: {record.reason}"
+        case MachineReleased():
+            return f"{record.machine} is ended: {record.reason}"
+        case MachineGone():
+            return f"{record.machine} is gone: {record.how}"
+
+
+def _read(file: Path) -> FleetSettings:
+    try:
+        facts: dict[str, Any] = msgspec.json.decode(file.read_bytes())
+        return FleetSettings(**facts)
+    except (msgspec.DecodeError, TypeError) as error:
+        raise HookeError(
+            f"what is known of the fleet {file.parent.name} is damaged",
+            where=str(file),
+            why=str(error),
+            mend=f"write [fleets.{file.parent.name}] into hooke.toml as it was; its ledger lies beside the file",
+        ) from error

@@ -1,0 +1,133 @@
+"""`hooke fleet`, on processes of this machine."""
+
+import json
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from hooke.base.errors import ConfigError, UsageError
+from hooke.cli.entry import hooke
+from hooke.cli.screens import Session
+
+SLEEPER = "import time\nwhile True: time.sleep(0.1)"
+
+
+def toml(code=SLEEPER, name="pool", more=""):
+    return f"[fleets.{name}]\ncommand = {json.dumps([sys.executable, '-c', code])}\nmachines = 3\n{more}\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "hooke.toml").write_text(toml())
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("HOOKE_FLEET", "").startswith(str(tmp_path)):
+                process.kill()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+
+
+def call(*words):
+    """What the command prints on stdout. Raises what it raises."""
+    return (
+        CliRunner()
+        .invoke(hooke, ["fleet", *words], obj=Session(), catch_exceptions=False, standalone_mode=False)
+        .stdout
+    )
+
+
+def listed():
+    return json.loads(call("ls", "--json"))
+
+
+@pytest.mark.heavy
+def test_a_fleet_is_scaled_listed_explained_and_ended(project):
+    assert call("scale", "2") == "pool: 2 machines\n"
+    assert [row["state"] for row in listed()] == ["ready", "ready"]
+    call("scale", "pool", "1")
+    assert len(listed()) == 1
+    assert "2 are there and 1 are wanted" in call("why", "pool")
+    assert call("reap") == f"pool: {listed()[0]['machine']} is wanted, and stays\n"
+    assert call("down") == "pool: 0 machines\n"
+    assert listed() == []
+
+
+@pytest.mark.heavy
+def test_what_a_forgotten_fleet_left_is_reaped(project):
+    call("scale", "2")
+    (project / "hooke.toml").write_text("")
+    assert len(listed()) == 2
+    assert call("reap") == "nothing is left\n"
+    assert listed() == []
+
+
+@pytest.mark.heavy
+def test_a_second_controller_is_refused_and_one_that_stays_replaces_the_dead(project):
+    words = [sys.executable, "-m", "hooke", "fleet", "scale", "1", "--keep"]
+    keeper = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        first = await_machine()
+        with pytest.raises(UsageError, match="another hooke fleet command keeps the fleet pool"):
+            call("drain")
+        for process in psutil.process_iter():
+            if environment(process).get("HOOKE_MACHINE") == first:
+                process.kill()
+        assert await_machine(other_than=first) != first
+    finally:
+        keeper.kill()  # a controller that dies leaves its machines, and its ledger
+        keeper.wait()
+    assert call("drain") == "pool: 0 machines\n"
+    assert listed() == []
+
+
+def environment(process):
+    try:
+        return process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return {}
+
+
+def await_machine(*, other_than=None):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        names = [row["machine"] for row in listed() if row["state"] != "stranger"]
+        if names and names != [other_than]:
+            return names[0]
+        time.sleep(0.1)
+    pytest.fail("no machine came")
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "says"),
+    [
+        (("scale", "4"), UsageError, "more than the 3 that the fleet pool may have"),
+        (("scale", "pol", "1"), UsageError, "did you mean pool"),
+        (("scale", "pool", "many"), UsageError, "is no fleet and number"),
+        (("why", "some-run"), UsageError, ""),
+    ],
+)
+def test_what_makes_no_sense_is_refused(project, words, error, says):
+    with pytest.raises(error) as refused:
+        call(*words)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ('lifetime = "soon"', "no length of time"),
+        ("usd_per_hour = -1", "usd_per_hour"),
+        ('comand = ["x"]', "unexpected keyword argument 'comand'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(project, more, says):
+    (project / "hooke.toml").write_text(toml(more=more))
+    with pytest.raises(ConfigError) as refused:
+        call("ls")
+    assert says in str(refused.value)
