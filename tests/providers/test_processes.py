@@ -15,6 +15,7 @@ from hooke.fleet.ledger import Ledger
 from hooke.fleet.orders import Caps
 from hooke.fleet.provider import ProviderError
 from hooke.providers.processes import Processes
+from hooke.testing import check_provider
 
 WORKS = """
 import signal, sys, time
@@ -38,7 +39,7 @@ def tag():
     yield tag
     for process in psutil.process_iter():
         try:
-            if process.environ().get("HOOKE_FLEET") == tag:
+            if process.environ().get("HOOKE_FLEET", "").startswith(tag):
                 process.kill()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -66,6 +67,10 @@ def kept(tag, folder, **caps):
     ledger = Ledger.open(folder, durable="none")
     caps = Caps(**({"workers": 4} | caps))
     return ledger, Keeper("f", provider(tag, folder), ledger, caps=caps, clock=SystemClock())
+
+
+def test_it_keeps_the_suite(tag, tmp_path):
+    check_provider(lambda name: provider(f"{tag}/{name}", tmp_path))
 
 
 def test_a_fleet_of_processes_grows_shrinks_and_ends(tag, tmp_path):

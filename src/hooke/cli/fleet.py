@@ -23,8 +23,8 @@ from hooke.fleet.provider import Machine
 from hooke.journal.fleets import FleetDecided, LedgerRecord
 from hooke.journal.reader import read
 from hooke.project.driving import DRIVER
-from hooke.project.machines import FleetFolder, find_fleet, fleets_of, line_of, settle
 from hooke.project.folder import Project
+from hooke.project.machines import FleetFolder, find_fleet, fleets_of, line_of, settle
 from hooke.project.table import aligned, moment
 
 __all__ = ["fleet"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hooke.testing.fake_provider import FakeProvider
     from hooke.testing.fleet_sim import check_fleet, play_fleet
     from hooke.testing.hosts import Hosts
+    from hooke.testing.provider_suite import check_provider
     from hooke.testing.s3_server import S3Server
     from hooke.testing.service_client import client
     from hooke.testing.sim import simulate
@@ -31,6 +32,7 @@ __all__ = [
     "check_backend",
     "check_engine",
     "check_fleet",
+    "check_provider",
     "check_sink",
     "client",
     "play_fleet",
@@ -47,6 +49,7 @@ _MADE_IN = {
     "check_sink": "hooke.testing.sink_suite",
     "FakeProvider": "hooke.testing.fake_provider",
     "check_fleet": "hooke.testing.fleet_sim",
+    "check_provider": "hooke.testing.provider_suite",
     "play_fleet": "hooke.testing.fleet_sim",
     "client": "hooke.testing.service_client",
     "simulate": "hooke.testing.sim",
