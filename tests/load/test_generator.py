@@ -101,6 +101,13 @@ def test_no_more_connections_than_allowed_and_who_waits_is_counted():
     assert outcomes.latency[-1] > 1.5
 
 
+def test_connections_of_the_level_before_count_in_the_next():
+    with serving(Known(latency_s=0.1)) as port, Generator(goal(port, connections=2)) as generator:
+        reports = [generator.run(constant(100, 0.5), timeout_s=5.0) for _ in range(2)]
+    assert [(report.most, report.opened) for report in reports] == [(2, 2), (2, 0)]
+    assert reports[1].waited >= 40
+
+
 def test_nobody_listens():
     with serving(Known()) as port:
         pass

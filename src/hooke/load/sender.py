@@ -47,7 +47,8 @@ class Sender:
         self._ended = array("d", bytes(8 * len(due)))
         self._status = array("h", bytes(2 * len(due)))
         self._next = self._oldest = self._done = 0
-        self._opened = self._waited = self._most = 0
+        self._opened = self._waited = 0
+        self._most = self._open  # a level goes on with those of the one before
         self._pending: deque[int] = deque()
         self._said: dict[int, str] = {}
         self._cpu_s = self._start = 0.0
