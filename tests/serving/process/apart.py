@@ -105,6 +105,14 @@ class Harm:
         time.sleep(s)
         return s
 
+    def forks(self) -> int:
+        """The child of the fork comes back as if it were the method."""
+        child = os.fork()
+        if not child:
+            sys.exit(0)
+        os.waitpid(child, 0)
+        return child
+
     def spawns(self) -> int:
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
 

@@ -164,6 +164,11 @@ class TestDeaths:
             3,
         ]
 
+    def test_a_fork_that_comes_back_answers_nobody(self, serving):
+        one = serving(Once)
+        assert one.post("/forks", {}).json() > 0
+        assert [one.post("/echo", {"x": x}).json() for x in "abc"] == ["a", "b", "c"]
+
     def test_one_that_closed_its_socket_is_ended(self, serving):
         one = serving(Once)
         assert one.post("/closes", {}).status == 500

@@ -28,6 +28,21 @@ plain = st.recursive(
 pair = st.tuples(plain, st.sampled_from([0, 1, 3, INLINE // 8, INLINE]))
 
 
+def test_memory_that_was_let_go_is_not_written_by_a_thread_that_comes_late(tmp_path):
+    """Its number is another file's by then."""
+    gives, takes = os.memfd_create("one"), os.memfd_create("other")
+    link = Link(gives, takes)
+    with (tmp_path / "journal").open("w+b") as other:
+        link.close()
+        os.dup2(other.fileno(), gives)
+        try:
+            with pytest.raises(ValueError, match="has ended"):
+                link.packed(np.zeros(INLINE))
+        finally:
+            os.close(gives)
+        assert other.read() == b""
+
+
 @settings(max_examples=40, deadline=None)
 @given(messages=st.lists(pair, min_size=1, max_size=4), cut=st.integers(1, 5000))
 def test_messages_come_out_whole_and_in_order(messages, cut):

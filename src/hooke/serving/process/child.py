@@ -76,6 +76,7 @@ def main(order: Order) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the replica, which drains first
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     log_with_ids()
+    own = os.getpid()
     with socket.socket(fileno=order.socket) as channel:
         link = Link(order.gives, order.takes)
         messages = _messages(channel, link)
@@ -89,6 +90,8 @@ def main(order: Order) -> int:
                 sent = link.packed((made.do(work), None))
             except BaseException as error:  # noqa: BLE001 - exit() in a service's code is a failed request, too
                 sent = link.packed((None, _told(error)))
+            if os.getpid() != own:
+                os._exit(1)  # a fork of the service's code came back: its answer would be the next caller's
             if not isinstance(work, Drop):
                 channel.sendall(sent)
     return 0

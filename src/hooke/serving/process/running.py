@@ -29,6 +29,8 @@ __all__ = ["Ending", "Running"]
 _READ = 1 << 18
 _TAIL = 64 << 10
 """Bytes of its output that are kept: a stack of a hundred frames, and what was printed before."""
+MOST_LEFT = 8
+"""Reads of what it printed before its end: a pipe holds no more, and somebody who left its group may go on printing."""
 CLOSED_S = 1.0
 """From the end of its socket to the end of its process; longer, and it is ended: nobody can ask it any more."""
 
@@ -111,7 +113,7 @@ class Running:
         self._answered = self._ended = _to_nobody
         self._asked = True
         with contextlib.suppress(OSError):
-            self._socket.setblocking(True)
+            self._socket.settimeout(timeout_s)  # one that hangs takes nothing
             self._socket.sendall(self._unsent)
             self._socket.shutdown(socket.SHUT_WR)
         look, ends = select.poll(), time.monotonic() + timeout_s
@@ -123,28 +125,19 @@ class Running:
         self._exited()
 
     def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        gives, takes = os.memfd_create("hooke-model-in"), os.memfd_create("hooke-model-out")
-        self._output, output = os.pipe()
-        order = Order(parent=os.getpid(), socket=theirs.fileno(), gives=takes, takes=gives)
-        try:
-            self._process = subprocess.Popen(
-                python_module("hooke.serving.process.child", msgspec.json.encode(order).decode()),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C in the terminal is for the replica, which drains first
-                pass_fds=(theirs.fileno(), gives, takes),
-            )
+        with contextlib.ExitStack() as undone:  # descriptors may run out in the middle
+            ours, theirs = socket.socketpair()
+            undone.callback(ours.close)
+            with theirs:
+                gives, takes = _memory("hooke-model-in", undone), _memory("hooke-model-out", undone)
+                self._output, output = os.pipe()
+                undone.callback(os.close, self._output)
+                try:
+                    self._process = _started(theirs.fileno(), takes, gives, output)
+                finally:
+                    os.close(output)
             self._pidfd = os.pidfd_open(self._process.pid)
-        except BaseException:
-            ours.close()
-            for fd in (gives, takes, self._output):
-                os.close(fd)
-            raise
-        finally:
-            theirs.close()
-            os.close(output)
+            undone.pop_all()
         self._socket, self.link = ours, Link(gives, takes)
         ours.setblocking(False)
         os.set_blocking(self._output, False)
@@ -203,14 +196,14 @@ class Running:
         for fd in (self._pidfd, self._socket.fileno(), self._output):
             self._loop.remove_reader(fd)
         self._loop.remove_writer(self._socket.fileno())
+        with contextlib.suppress(ProcessLookupError):
+            # What it started, which may print without end; its number is its own until it is waited for.
+            os.killpg(self.pid, signal.SIGKILL)
         while self._read():
             pass
-        while self._print():
-            pass
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(
-                self.pid, signal.SIGKILL
-            )  # what it started; its number is its own until it is waited for
+        for _ in range(MOST_LEFT):
+            if not self._print():
+                break
         _, status, usage = os.wait4(self.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         self._socket.close()
@@ -227,3 +220,22 @@ class Running:
                 tail=with_short_stack(self._printed.decode("utf-8", "replace").splitlines()),
             )
         )
+
+
+def _memory(name: str, undone: contextlib.ExitStack) -> int:
+    made = os.memfd_create(name)
+    undone.callback(os.close, made)
+    return made
+
+
+def _started(channel: int, gives: int, takes: int, output: int) -> subprocess.Popen[bytes]:
+    """The process, with its end of the socket and of the memory; what it prints goes to `output`."""
+    order = Order(parent=os.getpid(), socket=channel, gives=gives, takes=takes)
+    return subprocess.Popen(
+        python_module("hooke.serving.process.child", msgspec.json.encode(order).decode()),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,  # Ctrl-C in the terminal is for the replica, which drains first
+        pass_fds=(channel, gives, takes),
+    )

@@ -7,6 +7,7 @@ import mmap
 import os
 import pickle
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,8 +116,15 @@ class _Shared:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._map: mmap.mmap | None = None
+        self._lock = threading.Lock()
 
     def write(self, parts: Sequence[memoryview], total: int) -> None:
+        with self._lock:  # another thread may close it: the number of its descriptor is soon another file's
+            if self._fd < 0:
+                raise ValueError("the other process has ended")
+            self._write(parts, total)
+
+    def _write(self, parts: Sequence[memoryview], total: int) -> None:
         if self._map is None or len(self._map) < total or total > KEEP:
             # The reader may have made it smaller since.
             os.ftruncate(self._fd, max(total, len(self._map) if self._map is not None else 0))
@@ -135,8 +143,10 @@ class _Shared:
             os.ftruncate(self._fd, KEEP)
 
     def close(self) -> None:
-        self._map = None
-        os.close(self._fd)
+        with self._lock:
+            self._map = None
+            os.close(self._fd)
+            self._fd = -1
 
     def _mapped(self, total: int) -> mmap.mmap:
         if self._map is None or len(self._map) < total:
