@@ -400,3 +400,47 @@ def test_one_whose_model_is_away_gets_nothing_new_unless_there_is_no_other():
     assert Publish(("1",)) in core.step(Reported("1", Report(state="ready")), 1.6)
     assert Publish(("1", "2")) in core.step(Reported("2", Report(state="ready")), 1.8)
     assert len(core.ready()) == 2
+
+
+def test_one_whose_model_is_not_set_up_anew_in_time_is_replaced():
+    core = running(2)
+    for now in range(2, 33):
+        for name, state in (("1", "restarting"), ("2", "ready")):
+            assert not any(
+                isinstance(each, Start | Terminate)
+                for each in core.step(Reported(name, Report(state=state)), float(now))
+            )
+        core.step(Tick(), float(now))
+    actions = core.step(Tick(), 32.5)
+    assert Terminate("1") in actions
+    assert [each.reason for each in actions if isinstance(each, Start)] == ["in place of replica 1"]
+    (ended,) = [
+        each.event for each in core.step(Exited(name="1", exit_code=0), 33.0) if isinstance(each, Tell)
+    ]
+    assert (ended.kind, ended.expected) == ("not ready", False)
+    assert ended.cause.startswith("its model ended, and was not set up anew within 30 s")
+
+
+def test_models_that_die_are_deaths_of_a_roll_out_though_the_replicas_live():
+    core = running(1)
+    core.step(RollOut("b", "new"), 2.0)
+    states = ["ready", "restarting", "ready", "restarting"]
+    said = [
+        each.event
+        for at, state in enumerate(states, 3)
+        for each in core.step(Reported("2", Report(state=state)), float(at))
+        if isinstance(each, Tell) and isinstance(each.event, RollOutChanged)
+    ]
+    assert [event.status for event in said] == ["back"]
+    assert "the process of its model ended" in said[0].reason
+
+
+def test_a_roll_out_is_not_done_while_a_new_model_is_away():
+    core = running(1)
+    core.step(RollOut("b", "new"), 2.0)
+    core.step(Reported("2", Report(state="ready")), 3.0)
+    core.step(Reported("2", Report(state="restarting")), 6.9)
+    core.step(Reported("1", Report(state="ready")), 7.5)
+    assert core.rolling is not None
+    core.step(Reported("2", Report(state="ready")), 8.0)
+    assert core.generation == "b"

@@ -65,9 +65,11 @@ class Autoscaler:
             return None
         self._decided = now
         members = core.members.values()
+        ready = sum(member.away_since is None for member in core.ready())
+        starting = sum(member.phase is Phase.STARTING for member in members)
         seen = Seen(
-            ready=len(core.ready()),
-            starting=sum(member.phase is Phase.STARTING for member in members),
+            ready=ready,
+            starting=starting + len(core.ready()) - ready,  # a model that is set up anew comes back
             in_flight=core.in_flight(),
             arrived=arrived,
             start_s=max(self._starts, default=ASSUMED_START_S),

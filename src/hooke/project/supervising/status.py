@@ -8,6 +8,7 @@ from typing import Any
 
 from hooke.project.supervising.children import Child
 from hooke.project.supervising.watched import Watched
+from hooke.serving.supervision.member import RESTARTING, Member, Phase
 from hooke.serving.supervision.supervision import Supervision
 
 __all__ = ["status_of"]
@@ -24,7 +25,7 @@ def status_of(core: Supervision, children: Mapping[str, Child], watched: Watched
         replicas.append(
             {
                 "replica": name,
-                "state": member.phase.value,
+                "state": _state_of(member),
                 "generation": member.generation,
                 "pid": child.record.pid,
                 "port": child.record.port,
@@ -45,3 +46,8 @@ def status_of(core: Supervision, children: Mapping[str, Child], watched: Watched
         "front": watched.front_facts(),
         "replicas": replicas,
     }
+
+
+def _state_of(member: Member) -> str:
+    away = member.phase is Phase.READY and member.away_since is not None
+    return RESTARTING if away else member.phase.value

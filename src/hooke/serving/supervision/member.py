@@ -33,7 +33,7 @@ class Rules:
     timeout_s: float = 30.0
     """The service's: within it each request has its answer."""
     ready_s: float = 300.0
-    """From a process's start to its first answer: models of many GB are read from a disk within that."""
+    """From a process's start to its first answer, and from its model's end until another is set up, with all tries: models of many GB are read from a disk within that."""
     healthy_s: float = 10.0
     """A replica that was ready for so long is healthy: what kills it then is not its start."""
     quiet_s: float = 0.5
@@ -101,6 +101,8 @@ class Member:
     idle_since: float | None = None
     """Since when it has told, after the front let go of it, that nothing is in flight."""
     report: Report = field(default_factory=Report)
+    away_since: float | None = None
+    """Since when it tells that its model is being set up anew; None: it is there."""
     out: bool = False
     """Whether the front has said, after it left, that it sends nothing to it."""
     doomed: str = ""
@@ -117,6 +119,13 @@ class Member:
         """Whether it is one of those that are counted as wanted."""
         return self.phase is Phase.READY and not self.doomed
 
+    def tell(self, report: Report, now: float) -> bool:
+        """What it told now; whether its model is away by that, and was not before."""
+        before, away = self.away_since, report.state == RESTARTING
+        self.report, self.heard = report, now
+        self.away_since = (now if before is None else before) if away else None
+        return away and before is None
+
     def enter(self, phase: Phase, now: float) -> None:
         """Go on to the next phase."""
         self.phase, self.since = phase, now
@@ -128,7 +137,7 @@ class Member:
     def kind_of_end(self, exit_code: int | None, *, expected: bool) -> str:
         """Why it ended, in a word; as `ReplicaEnded.kind` has them."""
         if self.ill:
-            return "hung" if self.ready_at is not None else "not ready"
+            return "not ready" if self.ready_at is None or self.away_since is not None else "hung"
         if expected:
             return "memory" if self.grew else "asked"
         if self.phase not in (Phase.STARTING, Phase.READY):
@@ -153,4 +162,6 @@ class Member:
             return f"its event loop did not turn for {self.report.loop_late_s:.0f} s"
         if self.report.batch_s > rules.batch_s:
             return f"its model is busy with one batch for {self.report.batch_s:.0f} s"
+        if self.away_since is not None and now - self.away_since > rules.ready_s:
+            return f"its model ended, and was not set up anew within {rules.ready_s:g} s"
         return ""

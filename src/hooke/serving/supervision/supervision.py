@@ -44,7 +44,7 @@ from hooke.serving.supervision.exchange import (
     Terminate,
     Tick,
 )
-from hooke.serving.supervision.member import DRAINING, READY, RESTARTING, Member, Phase, Report, Rules
+from hooke.serving.supervision.member import DRAINING, READY, Member, Phase, Report, Rules
 
 __all__ = ["Rolling", "Supervision"]
 
@@ -132,7 +132,7 @@ class Supervision:
         return self.rolling.generation if self.rolling else self.generation
 
     def ready(self) -> list[Member]:
-        """Those that get new requests."""
+        """Those that get new requests, but for such as cannot answer at this moment where others can."""
         return [member for member in self.members.values() if member.phase is Phase.READY]
 
     def in_flight(self) -> int:
@@ -179,7 +179,9 @@ class Supervision:
             self._doom(member, event.reason)
 
     def _take(self, member: Member, report: Report, now: float) -> None:
-        member.report, member.heard = report, now
+        went, rolling = member.tell(report, now), self.rolling
+        if went and rolling is not None and member.generation == rolling.generation:
+            rolling.deaths, rolling.cause = rolling.deaths + 1, "the process of its model ended"
         if report.state == READY and member.phase is Phase.STARTING:
             member.enter(Phase.READY, now)
             member.ready_at = now
@@ -325,7 +327,9 @@ class Supervision:
         new = self._serving(rolling.generation)
         if rolling.deaths >= self.rules.roll_out_tries:
             self._back(f"{rolling.deaths} of its replicas failed; the last: {rolling.cause}", now)
-        elif len(new) >= self.wanted and all(member.healthy(now, self.rules) for member in new):
+        elif len(new) >= self.wanted and all(
+            member.healthy(now, self.rules) and member.away_since is None for member in new
+        ):
             self.rolling = None
             before, self.generation = self.generation, rolling.generation
             reason = f"{len(new)} of its replicas have been ready for {self.rules.healthy_s:g} s"
@@ -436,7 +440,7 @@ class Supervision:
         ready = self.ready()
         turning = [one for one in ready if one.still_for(heard_by) <= self.rules.still_s] or ready
         # One whose model is away answers 503 at once, and so looks least busy; where there is no other it is asked all the same.
-        able = [one for one in turning if one.report.state != RESTARTING] or turning
+        able = [one for one in turning if one.away_since is None] or turning
         names = tuple(sorted((one.name for one in able), key=_number))
         if names != self._published:
             self._note_still([one for one in ready if one not in turning], heard_by)
