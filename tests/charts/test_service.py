@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.charts.service import MOST_CHANGES, Change, Line, ServicePicture, sheet_of
+from hooke.charts.changes import Change
+from hooke.charts.service import MOST_CHANGES, Line, ServicePicture, sheet_of
 from hooke.charts.service_terminal import drawn_service
 from hooke.charts.sheet import Words
 from hooke.charts.svg import svg_of

@@ -10,21 +10,20 @@ import numpy as np
 
 from hooke.charts.axes import axes_of
 from hooke.charts.axis import Axis
+from hooke.charts.changes import LINE, LOST, SMALL, TEXT, WIDTH, Change, marked, sentence, staffed, told_below
 from hooke.charts.frame import Frame
-from hooke.charts.lettering import text_width
 from hooke.charts.palette import COLOURS, GREY, INK, SERIES
 from hooke.charts.sheet import Area, Dot, Sheet, Stroke, Thing, Words
 from hooke.scaling.families import Floats
 
 __all__ = ["Change", "Line", "ServicePicture", "sheet_of"]
 
-WIDTH, LEFT, PANEL = 518.0, 40.0, 396.0
+LEFT, PANEL = 40.0, 396.0
 HEIGHTS = (92.0, 76.0, 100.0)
 """Of the panels: load, replicas, times."""
-TOP, HEAD, LINE, BELOW = 42.0, 24.0, 10.5, 34.0
-TEXT, LARGE, SMALL = 8.0, 9.5, 7.0
-SIGN = 5.0
-LOAD, LOST, LIMIT = COLOURS["law"], COLOURS["knee"], COLOURS["plain"]
+TOP, HEAD, BELOW = 42.0, 24.0, 34.0
+LARGE = 9.5
+LOAD, LIMIT = COLOURS["law"], COLOURS["plain"]
 MOST_CHANGES = 16
 """Sentences below the panels: the last ones."""
 
@@ -35,16 +34,6 @@ class Line:
 
     name: str
     value: Floats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """At `at`, from then on `after` replicas were wanted and not `before`, as `text` says."""
-
-    at: float
-    before: int
-    after: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +93,7 @@ def sheet_of(picture: ServicePicture) -> Sheet:
     shown = picture.changes[-MOST_CHANGES:]
     before = len(picture.changes) - len(shown)
     left_out = f"; {before} changes before are not told" if before else ""
-    told = [line for each in shown for line in _sentence(picture, each)]
+    told = [line for each in shown for line in sentence(picture.changes, each, picture.unit)]
     below = frames[-1].bottom + BELOW
     height = below + LINE * len(told) + (LINE if told else 0) + 14
     things = [
@@ -112,10 +101,7 @@ def sheet_of(picture: ServicePicture) -> Sheet:
         *_load(frames[0], picture),
         *_replicas(frames[1], picture, shown),
         *(_times(frames[2], picture) if len(frames) > 2 else ()),
-        *(
-            Words(kind="sentence", x=6 + (0 if mark else 16), y=below + LINE * (at + 1), text=text, colour=INK, size=TEXT)
-            for at, (mark, text) in enumerate(told)
-        ),
+        *told_below(told, below),
         Words(kind="caption", x=6, y=height - 6, text=picture.caption + left_out, colour=GREY, size=SMALL),
     ]  # fmt: skip
     return Sheet(width=WIDTH, height=height, title=picture.title, things=tuple(things))
@@ -161,41 +147,12 @@ def _replicas(frame: Frame, picture: ServicePicture, shown: Sequence[Change]) ->
     yield from _axes(frame, "replicas", last=picture.times_axis is None)
     if picture.moments.size:
         moments = np.append(picture.moments, max(picture.edges[-1], picture.moments[-1]))
-        x = frame.across(np.repeat(moments, 2)[1:-1])
-        ready = frame.down(np.repeat(picture.ready, 2))
-        yield Area(
-            kind="ready",
-            x=x,
-            top=ready,
-            bottom=np.full(x.size, frame.bottom),
-            colour=COLOURS["peak"],
-            opacity=0.25,
-        )
-        yield Stroke(kind="ready", x=x, y=ready, colour=COLOURS["peak"], width=1.4)
-        wanted = frame.down(np.repeat(picture.wanted, 2))
-        yield Stroke(kind="wanted", x=x, y=wanted, colour=LOST, width=1.0, dash=(3.0, 2.0))
+        yield from staffed(frame, moments, picture.ready, picture.wanted)
     for at, (colour, text) in enumerate([(COLOURS["peak"], "ready"), (LOST, "wanted")]):
         yield Words(
             kind="name", x=frame.right + 5, y=frame.top + 8 + LINE * at, text=text, colour=colour, size=TEXT
         )
-    for each, x, text in _marks(frame, picture, shown):
-        y, above = float(frame.down(each.after)), float(frame.down(max(each.after, each.before)))
-        yield Dot(kind="change", x=x, y=y, shape="circle", radius=2.0, colour=LOST, hint=each.text)
-        yield Words(kind="mark", x=x, y=above - 4, text=text, colour=LOST, size=SMALL, anchor="middle")
-
-
-def _marks(
-    frame: Frame, picture: ServicePicture, shown: Sequence[Change]
-) -> Iterator[tuple[Change, float, str]]:
-    """Each change with its place and its number; a number that would lie on the one before is left out."""
-    free = -math.inf
-    for each in shown:
-        x = float(frame.across(each.at))
-        text = str(picture.changes.index(each) + 1)
-        width = text_width(text, SMALL) + 1
-        fits = x - width / 2 >= free
-        free = x + width / 2 if fits else free
-        yield each, x, text if fits else ""
+    yield from marked(frame, picture.changes, shown)
 
 
 def _times(frame: Frame, picture: ServicePicture) -> Iterator[Thing]:
@@ -234,16 +191,3 @@ def _unbroken(values: Floats) -> Iterator[slice]:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], np.isfinite(values), [False]]).astype(int)))
     for first, end in edges.reshape(-1, 2).tolist():
         yield slice(first, end)
-
-
-def _sentence(picture: ServicePicture, change: Change) -> Iterator[tuple[bool, str]]:
-    """The lines of a change's sentence, as long as the sheet is wide; the first one with its number and moment."""
-    text = f"{picture.changes.index(change) + 1}   at {change.at:.4g} {picture.unit}: {change.text}"
-    line, first = "", True
-    for word in text.split(" "):
-        if line and text_width(f"{line} {word}", TEXT) > WIDTH - (12 if first else 28):
-            yield first, line
-            line, first = word, False
-        else:
-            line = f"{line} {word}" if line else word
-    yield first, line

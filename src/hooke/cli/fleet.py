@@ -23,7 +23,6 @@ from hooke.fleet.provider import Machine
 from hooke.journal.fleets import FleetDecided, LedgerRecord
 from hooke.journal.reader import read
 from hooke.project.driving import DRIVER
-from hooke.project.folder import Project
 from hooke.project.machines import FleetFolder, find_fleet, fleets_of, line_of, settle
 from hooke.project.table import aligned, moment
 
@@ -163,10 +162,16 @@ def reap(session: Session, *, wait: str, as_json: bool, project: Path | None) ->
 
 @fleet.command()
 @click.argument("name", required=False, default="", metavar="[RUN|NAME]")
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw a run's workers against what could have used them: .svg or .png.",
+)
 @json_option
 @in_project
 @click.pass_obj
-def why(session: Session, *, name: str, as_json: bool, project: Path | None) -> int:
+def why(session: Session, *, name: str, save: Path | None, as_json: bool, project: Path | None) -> int:
     """Say why RUN (by default the last one) has had so many workers, or the fleet NAME its machines."""
     where = the_project(session, project)
     known = {each.name: each for each in fleets_of(where)}
@@ -177,7 +182,12 @@ def why(session: Session, *, name: str, as_json: bool, project: Path | None) -> 
         nothing = f"nothing was ever asked of the fleet {name}"
     else:
         run = where.runs.find(name)
-        records = _decisions(where, run)
+        events = [event for segment in read(where.runs.folder(run), DRIVER) for event in segment.events]
+        records = [event for event in events if isinstance(event, FleetDecided)]
+        if save is not None:
+            from hooke.project.sizing.picture import save_fleet  # NumPy and the charts
+
+            save_fleet(events, save)
         lines = [f"{moment(each.at)}  {each.reason}" for each in records]
         nothing = f"run {run} had as many workers as it was told: nothing was decided"
     if as_json:
@@ -240,8 +250,3 @@ def _cell(key: str, row: dict[str, Any]) -> str:
     if key == "age":
         return format_seconds(value) if value is not None else ""
     return f"{value:.4g}" if key == "$/h" else str(value)
-
-
-def _decisions(project: Project, run: str) -> list[FleetDecided]:
-    segments = read(project.runs.folder(run), DRIVER)
-    return [event for segment in segments for event in segment.events if isinstance(event, FleetDecided)]

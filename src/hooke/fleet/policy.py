@@ -220,7 +220,7 @@ class _Choice:
         idle = [w.idle_s for w in self.seen.workers if w.idle_s is not None and not w.holds]
         if self.later:
             gone = absent + sum(1 for seconds in idle if seconds >= patience)
-            why = f"nothing to do for {format_seconds(patience)}, for which another could be started"
+            why = f"nothing to do for {format_seconds(patience)}, in which another could be started"
         else:
             gone, why = len(idle) + coming, "nothing to do, and nothing comes that they could"
         n = max(wanted.n, target - gone)

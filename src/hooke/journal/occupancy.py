@@ -21,11 +21,12 @@ from hooke.journal.events import (
     RetryPlanned,
     RunFinished,
     RunStarted,
+    WorkerStarted,
     WorkerStopped,
 )
 from hooke.journal.view import RunView
 
-__all__ = ["BESIDE", "TOO_FEW_ITEMS", "Spell", "in_time", "spells_of", "work_of"]
+__all__ = ["BESIDE", "TOO_FEW_ITEMS", "Demand", "Spell", "demand_of", "in_time", "spells_of", "work_of"]
 
 WORKERS_START = "its workers were starting"
 TOO_FEW_ITEMS = "fewer items than workers were left"
@@ -42,6 +43,34 @@ class Spell:
     node: NodePlanned | None = None
     n: int = 0
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """From `at` on, `could` items ran or could run, and `workers` were ready."""
+
+    at: float
+    could: int
+    workers: int
+
+
+def demand_of(events: Sequence[Event]) -> list[Demand]:
+    """What the run could have used, and what it had, whenever one of these changed."""
+    floor = _Floor(lost=frozenset())
+    workers: set[str] = set()
+    found: list[Demand] = []
+    for now, event in in_time(events):
+        floor.apply(event)
+        if isinstance(event, RunStarted):
+            workers.clear()
+        elif isinstance(event, WorkerStarted):
+            workers.add(event.worker)
+        elif isinstance(event, WorkerStopped):
+            workers.discard(event.worker)
+        told = Demand(at=now, could=floor.could, workers=len(workers))
+        if not found or (told.could, told.workers) != (found[-1].could, found[-1].workers):
+            found.append(told)
+    return found
 
 
 def spells_of(events: Sequence[Event]) -> list[Spell]:
@@ -123,6 +152,12 @@ class _Floor:
             return Spell(began=began, ended=ended, why=WORKERS_START)
         self._reached = True
         return Spell(began=began, ended=ended, node=self._last, n=self._limit(self._last))
+
+    @property
+    def could(self) -> int:
+        """Items that run, or could."""
+        runs = sum(max(each.hi - each.lo, 1) for each in self._running.values() if each.twin_of is None)
+        return runs + sum(self._ready.values())
 
     def apply(self, event: Event) -> None:
         """Fold one event."""

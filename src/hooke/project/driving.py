@@ -43,7 +43,7 @@ from hooke.project.provenance.recording import Recording
 from hooke.project.run_ids import new_run_id
 from hooke.project.shipping.background import Shipping
 from hooke.project.sizing.asked import Wanted, check_wanted, sized_by
-from hooke.project.sizing.earlier import Earlier
+from hooke.project.sizing.earlier import Earlier, Where
 from hooke.project.sizing.elastic import Elastic
 from hooke.store import by_value
 from hooke.store.store import Store
@@ -219,7 +219,8 @@ class Driver:
         if not self.place.elastic or not ENGINES.load(self.place.engine).capabilities.elastic:
             return None
         assert self.place.workers is not None
-        past = Earlier(self.project.runs, self.graph, keys, place=self.place.name, most=self.place.workers[1])
+        where = Where(entry=str(entry_of(self.order.pipeline)), place=self.place.name)
+        past = Earlier(self.project.runs, self.graph, keys, where=where, most=self.place.workers[1])
         return sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
 
     def _asked_to_stop(self, interrupts: Interrupts) -> str | None:

@@ -11,8 +11,9 @@ import numpy as np
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.formats import format_seconds
+from hooke.charts.changes import Change
 from hooke.charts.pixels import png_of
-from hooke.charts.service import Change, Line, ServicePicture, sheet_of
+from hooke.charts.service import Line, ServicePicture, sheet_of
 from hooke.charts.svg import inline_svg, svg_of
 from hooke.project.comparing.html import html_table
 from hooke.project.service_history import changes, stretches_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hooke.base.errors import NotEnoughData
@@ -18,18 +19,26 @@ if TYPE_CHECKING:  # SciPy takes a third of a second
     from hooke.scaling.law import Law
     from hooke.scaling.timing import Timing
 
-__all__ = ["Earlier"]
+__all__ = ["Earlier", "Where"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Whose laws hold: those of a pipeline's `entry` (file and name) that were measured at `place`."""
+
+    entry: str
+    place: str
 
 
 class Earlier:
     """Read in a thread: SciPy and a folder of journals take a second, for which no run need wait."""
 
-    def __init__(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, *, place: str, most: int) -> None:
-        """Laws are those of the same place, up to `most` workers."""
+    def __init__(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, *, where: Where, most: int) -> None:
+        """Laws are those of the same file and place, up to `most` workers."""
         self._found: dict[str, Told] = {}
         self._error: BaseException | None = None
         self._thread = threading.Thread(
-            target=self._read, args=(runs, graph, keys, place, most), name="hooke-earlier", daemon=True
+            target=self._read, args=(runs, graph, keys, where, most), name="hooke-earlier", daemon=True
         )
         self._thread.start()
 
@@ -44,14 +53,14 @@ class Earlier:
             raise self._error
         return self._found
 
-    def _read(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, place: str, most: int) -> None:
+    def _read(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, where: Where, most: int) -> None:
         try:
-            self._found = _told(runs, graph, keys, place, most)
+            self._found = _told(runs, graph, keys, where, most)
         except BaseException as error:  # noqa: BLE001 - the run that asks is told
             self._error = error
 
 
-def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, place: str, most: int) -> dict[str, Told]:
+def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, where: Where, most: int) -> dict[str, Told]:
     from hooke.project.planning.known import Past
     from hooke.project.planning.laws import law_of, levels_of, rows_of
     from hooke.project.planning.work import Left
@@ -59,9 +68,13 @@ def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, place: str, most: int
     past = Past.read(runs, pipeline=graph.pipeline, host=socket.gethostname())
     if not past.is_here:
         return {}
-    here = _kind(place)
+    here = _kind(where.place)
     rows = [row for row in rows_of(past.runs) if _kind(row.place) == here]
-    studies = {task: each for task, each in past.studies.items() if _kind(each.started.place) == here}
+    studies = {
+        task: each
+        for task, each in past.studies.items()
+        if _kind(each.started.place) == here and each.started.entry == where.entry
+    }
     found: dict[str, Told] = {}
     for node in graph.nodes:
         task = node.task.name
