@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     disk_bytes, *keep = arguments
     _mount(int(disk_bytes), [Path(each) for each in keep])
     _run("ip link set lo up")
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     os.close(sys.stdout.fileno())
     while True:
         try:
