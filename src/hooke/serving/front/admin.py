@@ -59,9 +59,14 @@ class Admin:
 
     def _ask(self, verb: str, path: str) -> bytes:
         with closing(_Connection(self.path)) as connection:
-            connection.request(verb, path)
-            answer = connection.getresponse()
-            body = answer.read()
+            try:
+                connection.request(verb, path)
+                answer = connection.getresponse()
+                body = answer.read()
+            except OSError:  # also RemoteDisconnected, which is an HTTPException, too
+                raise
+            except http.client.HTTPException as error:  # it died in the middle of it
+                raise HookeError(f"Envoy gave no whole answer to {verb} {path}: {error!r}") from error
         if answer.status != 200:
             raise HookeError(
                 f"Envoy refused {verb} {path}: {answer.status} {body[:200].decode(errors='replace')}"
