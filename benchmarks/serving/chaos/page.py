@@ -35,7 +35,7 @@ a killed replica had, with 502, and those that a hung one got before it was noti
 lost, and none can be made until it is back.
 
 A replica that is out of memory is killed here as the kernel does it, by SIGKILL to all its processes, right after it took more; the kernel itself was not
-made to do it, for that takes root. Bodies were small; a body of more than 1 MiB is not sent again, so it fails with its replica.
+made to do it, for that takes root. Bodies were small; a body of more than 128 KiB is not sent again, so it fails with its replica.
 """
 NAMES = {
     "Again": "`Again`: requests may be sent again",

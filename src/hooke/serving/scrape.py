@@ -40,6 +40,7 @@ class Scrape:
         self._gate = gate
         self._text = text
         self._terms = Terms(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S, bodies=Bodies(BODY_LIMIT))
+        patience = Patience(connections=CONNECTIONS)
         config = Config(
             self,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
             http=Connection,
@@ -51,12 +52,18 @@ class Scrape:
             log_level="error",
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=round(patience.idle_s),  # the front closes first, who would ask again next
             timeout_graceful_shutdown=int(END_S),
         )
         refused: Refusals = {}
-        config.patience, config.refused = Patience(connections=CONNECTIONS), refused
+        config.patience, config.refused = patience, refused
         self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
+
+    @property
+    def idle_s(self) -> float:
+        """A connection on which nothing is asked is closed after so long."""
+        return self._server.config.timeout_keep_alive
 
     def start(self, listening: socket.socket) -> None:
         """Answer on this socket, which is closed at the end."""

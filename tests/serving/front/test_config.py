@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from tests.serving.certificates import make_certificate
 
 from hooke.base.errors import UsageError
+from hooke.serving.exposure import Exposure
 from hooke.serving.front.config import bootstrap, endpoints
 from hooke.serving.front.envoy import envoy_path
-from hooke.serving.front.settings import FrontSettings, Tls, Upstream
+from hooke.serving.front.settings import CONNECTION_BUFFER, FrontSettings, Tls, Upstream
+from hooke.serving.scrape import Scrape
 
 GOLDEN = Path(__file__).with_name("envoy.json")
 FOLDER = Path("/srv/delay")
@@ -45,6 +47,25 @@ def retry_on(**given):
 def test_what_was_sent_is_sent_again_only_where_that_was_declared():
     assert retry_on(idempotent=True) - retry_on() == {"reset"}
     assert retry_on() == {"connect-failure", "refused-stream", "reset-before-request", "retriable-headers"}
+
+
+@given(memory=st.integers(1 << 20, 1 << 40), connections=st.integers(1, 1 << 20))
+def test_there_is_memory_for_what_all_connections_may_keep(memory, connections):
+    made = FrontSettings(service="Delay", folder=FOLDER, memory_limit=memory, most_connections=connections)
+    assert connections * (made.kept_body + 2 * CONNECTION_BUFFER) <= memory or made.kept_body == 1
+    assert FrontSettings(service="Delay", folder=FOLDER).kept_body == 128 << 10
+
+
+def test_the_front_closes_a_connection_that_nobody_uses_before_the_supervisor_does():
+    """Who asks for the metrics every five seconds would meet one that the other end is closing."""
+    told = bootstrap(
+        FrontSettings(service="Delay", folder=FOLDER, metrics_socket=FOLDER / "metrics.sock"), FOLDER
+    )
+    scrape = Scrape(Exposure().gate(None), lambda: b"")
+    for cluster in told["static_resources"]["clusters"]:
+        (options,) = cluster["typed_extension_protocol_options"].values()
+        idle_s = float(options["common_http_protocol_options"]["idle_timeout"].removesuffix("s"))
+        assert idle_s < scrape.idle_s
 
 
 places = st.builds(Upstream, port=st.integers(1, 65535), leaving=st.booleans())
@@ -103,7 +124,7 @@ drawn = st.fixed_dictionaries(
         "idempotent": st.booleans(),
         "streams": st.lists(st.from_regex(r"/[A-Za-z_]\w{0,20}", fullmatch=True), max_size=3).map(tuple),
         "body_limit": st.integers(1, 1 << 31),
-        "retry_body_limit": st.integers(1, 1 << 31),
+        "retry_body_limit": st.none() | st.integers(1, 1 << 31),
         "header_limit_kb": st.integers(1, 8192),
         "most_headers": counts,
         "most_connections": counts,

@@ -79,6 +79,7 @@ def _clusters(settings: FrontSettings) -> list[dict[str, Any]]:
                 "type": "STATIC",
                 "connect_timeout": CONNECT_TIMEOUT,
                 "load_assignment": assignment,
+                "typed_extension_protocol_options": _to_replicas(),
             }
         )
     return made
@@ -107,13 +108,19 @@ def _cluster(settings: FrontSettings) -> dict[str, Any]:
         },
         "circuit_breakers": {"thresholds": [_circuit(settings)]},
         "outlier_detection": _outliers(),
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
-                "extensions.upstreams.http.v3.HttpProtocolOptions",
-                common_http_protocol_options={"idle_timeout": UPSTREAM_IDLE},
-                explicit_http_config={"http_protocol_options": {}},
-            )
-        },
+        "typed_extension_protocol_options": _to_replicas(),
+    }
+
+
+def _to_replicas() -> dict[str, Any]:
+    """Also to whoever tells what all of them counted."""
+    options = "extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {
+        f"envoy.{options}": typed(
+            options,
+            common_http_protocol_options={"idle_timeout": UPSTREAM_IDLE},
+            explicit_http_config={"http_protocol_options": {}},
+        )
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hooke.serving.front.proto import CLUSTER, METRICS_CLUSTER, seconds, typed
 from hooke.serving.front.replies import replies
-from hooke.serving.front.settings import FrontSettings, Tls
+from hooke.serving.front.settings import CONNECTION_BUFFER, FrontSettings, Tls
 from hooke.serving.problems import AGAIN
 
 __all__ = ["STAT_PREFIX", "listener"]
@@ -22,8 +22,6 @@ METRICS_TIMEOUT = "5s"
 """It takes milliseconds; Prometheus gives up after ten seconds."""
 MOST_DRAWS = 20
 """How often a try draws again when it drew a replica that was tried."""
-CONNECTION_BUFFER = 64 << 10
-"""Bytes of a body or an answer that wait in Envoy for whoever reads slowly; beyond them it reads no more of it."""
 NOBODY = "255.255.255.255"
 """An address that no caller has. Without one Envoy takes its own machine for a network whose headers it obeys."""
 FORWARDED = (
@@ -190,7 +188,7 @@ def _routes(settings: FrontSettings) -> dict[str, Any]:
                 # Which Host is meant is for the replicas to say: they are asked by others, too.
                 "domains": ["*"],
                 "retry_policy": _retries(idempotent=settings.idempotent),
-                "request_body_buffer_limit": settings.retry_body_limit,
+                "request_body_buffer_limit": settings.kept_body,
                 "response_headers_to_remove": [AGAIN],
                 "routes": [
                     *_metrics(settings),

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from hooke.base.errors import UsageError
 
-__all__ = ["FrontSettings", "Tls", "Upstream"]
+__all__ = ["CONNECTION_BUFFER", "FrontSettings", "Tls", "Upstream"]
+
+CONNECTION_BUFFER = 64 << 10
+"""Bytes of a body or an answer that wait in Envoy for whoever reads slowly; beyond them it reads no more of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +60,8 @@ class FrontSettings:
 
     body_limit: int = 16 << 20
     """Bytes, as in a replica."""
-    retry_body_limit: int = 1 << 20
-    """Bytes of a body that is kept for another try: each request that waits keeps its own."""
+    retry_body_limit: int | None = None
+    """Bytes of a body that is kept for another try; None: as many as there is memory for if every connection has one, `kept_body`."""
     header_limit_kb: int = 32
     """KiB of all headers together: many times what tokens and cookies take."""
     most_headers: int = 100
@@ -73,7 +76,7 @@ class FrontSettings:
     idle_timeout_s: float = 60.0
     """A client's connection without a request is closed after so long."""
     memory_limit: int = 1 << 30
-    """Bytes of Envoy's heap: near them it refuses with 503, rather than be killed."""
+    """Bytes of Envoy's heap: near them it refuses what is new with 503, rather than be killed."""
 
     threads: int = 1
     access_log: Path | None = None
@@ -101,8 +104,9 @@ class FrontSettings:
             "most_requests",
             "threads",
         ):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)} lets nothing through", mend="give at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name}={value} lets nothing through", mend="give at least 1")
         if self.rate_limit is not None and self.rate_limit < 1:
             raise UsageError(
                 f"rate_limit={self.rate_limit} lets nothing through",
@@ -112,6 +116,13 @@ class FrontSettings:
             raise UsageError(
                 f"the folder of a front, {self.folder}, is relative", mend="give it from the root on"
             )
+
+    @property
+    def kept_body(self) -> int:
+        """Bytes of a body that is kept for another try: each request that waits keeps its own, beside a buffer to either side."""
+        if self.retry_body_limit is not None:
+            return self.retry_body_limit
+        return max(self.memory_limit // self.most_connections - 2 * CONNECTION_BUFFER, 1)
 
     @property
     def endpoints_file(self) -> Path:
