@@ -28,6 +28,7 @@ from hooke.journal.fleets import FleetDecided
 from hooke.journal.made_of import MadeOf
 from hooke.journal.reader import read
 from hooke.journal.searches import PREFIX as SEARCH
+from hooke.journal.skew import SkewedItem, skewed_items
 from hooke.journal.studies import StudyRecord, read_study
 from hooke.journal.view import RunView
 from hooke.project.driving import DRIVER
@@ -49,12 +50,13 @@ MOST_SAID = 20
 
 @dataclass(slots=True)
 class _Story:
-    """A run's view, and of its journal what no view holds: decisions, deaths of workers, a torn end."""
+    """A run's view, and of its journal what no view holds: decisions, deaths of workers, items that took long, a torn end."""
 
     view: RunView = field(default_factory=RunView)
     said: list[tuple[float, str]] = field(default_factory=list)
     torn: str = ""
     made_of: MadeOf | None = None
+    skewed: list[SkewedItem] = field(default_factory=list)
 
 
 @click.command()
@@ -103,6 +105,9 @@ def _show_tasks(session: Session, where: Project, name: str, *, as_json: bool) -
         click.echo("\n".join(f"  {moment(at)}  {text}" for at, text in story.said[-MOST_SAID:]))
         if len(story.said) > MOST_SAID:
             click.echo(f"  and {len(story.said) - MOST_SAID} before: hooke show --json {name}")
+    if story.skewed:
+        click.echo("\nwhat was uneven")
+        click.echo("\n".join(f"  {each}" for each in story.skewed))
     if lines := tracking_lines(where, name):
         click.echo("\nwhat was logged")
         click.echo("\n".join(f"  {line}" for line in lines))
@@ -166,6 +171,7 @@ def _read(project: Project, run: str) -> _Story:
     story = _Story()
     alive = project.runs.alive(run)
     for segment in read(project.runs.folder(run), DRIVER):
+        story.skewed += skewed_items(segment.events)
         for event in segment.events:
             if said := _said(story.view, event):
                 story.said.append((event.at, said))
@@ -209,6 +215,7 @@ def _facts(session: Session, story: _Story) -> dict[str, Any]:
         "tasks": msgspec.to_builtins(story.view.rows(now)),
         "error": error_facts(error, session) if error is not None else None,
         "decisions": [{"at": at, "what": text} for at, text in story.said],
+        "skewed": msgspec.to_builtins(story.skewed),
         "torn": story.torn or None,
         "made_of": msgspec.to_builtins(story.made_of),
     }

@@ -48,7 +48,12 @@ def check_wanted(wanted: Wanted, place: Place) -> None:
     if wanted.deadline is None and wanted.budget_usd is None:
         return
     what = "a deadline" if wanted.deadline is not None else "a budget"
-    if not place.elastic or not ENGINES.load(place.engine).capabilities.elastic:
+    if not ENGINES.load(place.engine).capabilities.elastic:
+        raise UsageError(
+            f"{what} is kept by the number of workers, which cannot change at {place.name!r}",
+            mend='on="local" can',
+        )
+    if not place.elastic:
         raise UsageError(
             f"{what} is kept by the number of workers, which is fixed at {place.name!r}",
             mend="let it change: workers=(1, 8), or --workers 1-8",
