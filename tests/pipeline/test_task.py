@@ -364,7 +364,10 @@ class TestOptions:
         with pytest.raises(UsageError, match="@task has no option 'retry'") as caught:
             task(retry=2)
         assert "did you mean retries=?" in caught.value.mend
-        assert "valid options: cpus, memory, gpus, retries, timeout, cache, name" in caught.value.mend
+        assert (
+            "valid options: cpus, memory, gpus, retries, timeout, cache, gang, name, results"
+            in caught.value.mend
+        )
         with pytest.raises(UsageError) as caught:
             task(xyzzy=2)
         assert "did you mean" not in caught.value.mend

@@ -87,6 +87,8 @@ reveal_type(flow)  # -> Pipeline[[n: int = 3, *, depth: int], list[int]]
 reveal_type(flow(depth=2))  # -> list[int]
 reveal_type(nightly(2))  # -> tuple[int, str]
 reveal_type(wrapped)  # -> Task[[x: int, y: str = ''], bool]
+reveal_type(task(gang=2)(helper)(1))  # -> bool
+reveal_type(task(gang=2, results="all")(helper)(1))  # -> list[bool]
 reveal_type(task(len))  # -> Task[[obj: Sized, /], int]
 reveal_type(task(cpus=1)(Fraction.limit_denominator)(Fraction(1)))  # -> Fraction
 reveal_type(plain.name)  # -> str
@@ -107,8 +109,8 @@ Model().predict()  # error: missing-argument
 flow(n="a", depth=1)  # error: bad-argument-type
 flow(1)  # error: missing-argument
 wrapped(1, 2)  # error: bad-argument-type
-task(cpu=2)  # error: unexpected-keyword
-task(retries="2")  # error: bad-argument-type
+task(cpu=2)  # error: no-matching-overload
+task(retries="2")  # error: no-matching-overload
 pipeline(nam="x")  # error: unexpected-keyword
 wrong: Callable[[str], int] = opts  # error: bad-assignment
 hooke.xyzzy  # error: missing-attribute

@@ -70,6 +70,20 @@ class LetsTheWideWait(RunState):
     skips_before_reserving = 10**9
 
 
+class CountsAGangAsOne(RunState):
+    """Partial start: a gang is given one slot, and its other ranks are left to find room for themselves."""
+
+    def _asked(self, state, lo):
+        return replace(super()._asked(state, lo), slots=1)
+
+
+class LetsGangsWait(RunState):
+    """Starvation: room is never kept for a gang, so that it waits until nothing smaller is left."""
+
+    def _is_kept_for(self, state, asked):
+        return asked.slots == 1 and super()._is_kept_for(state, asked)
+
+
 class LastComesFirst(RunState):
     """Starvation: the node that became ready last goes first, so that early ones wait for ever."""
 

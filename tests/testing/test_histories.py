@@ -21,6 +21,8 @@ PLANTED = [
     planted.LeavesAttemptsRunning,
     planted.KeepsClaims,
     planted.LetsTheWideWait,
+    planted.CountsAGangAsOne,
+    planted.LetsGangsWait,
     planted.LastComesFirst,
     planted.RunsAgain,
     planted.TriesForEver,
@@ -89,6 +91,24 @@ def test_every_kind_of_fault_happens() -> None:
         *("UserError", "WorkerDied", "OutOfMemory", "TimedOut"),
         *("RetryPlanned", "MapExpanded", "StopRequested", "WorkerStopped", "ItemsFound"),
     }
+
+
+def test_gangs_run_fail_and_wait_for_one_another() -> None:
+    begun, failed, crowded = 0, 0, 0
+    for seed in range(60):
+        history = simulate(seed)
+        wide = {attempt.attempt for attempt in _facts(history.trace, "submit") if attempt.ranks > 1}
+        events = _facts(history.trace, "journal")
+        begun += len(wide)
+        failed += sum(isinstance(event, AttemptFailed) and event.attempt in wide for event in events)
+        crowded += sum(plan.ranks > 1 for plan in history.plans) > 1
+    assert begun > 50
+    assert failed > 5
+    assert crowded > 5
+
+
+def _facts(trace, what: str) -> list:
+    return [record.facts for record in trace if record.what == what]
 
 
 @pytest.mark.heavy

@@ -208,7 +208,7 @@ class TaskFailed(HookeError):
         """
         arguments = str(facts.get("arguments") or "")
         return _BRANCHES.get(str(facts.get("kind")), TaskFailed)(
-            f"{_call(task, arguments)} failed: {_first_line(_cause(facts))}",
+            f"{_call(task, arguments)} failed{_rank(facts)}: {_first_line(_cause(facts))}",
             task=task,
             arguments=arguments,
             attempt=attempt,
@@ -282,6 +282,11 @@ def _place(attempt: int, worker: str) -> str:
     return " on ".join(
         part for part in (attempt and f"attempt {attempt}", worker and f"worker {worker}") if part
     )
+
+
+def _rank(facts: Mapping[str, Any]) -> str:
+    rank = facts.get("rank")
+    return "" if rank is None else f" in rank {rank} of {facts.get('ranks')}"
 
 
 def _cause(facts: Mapping[str, Any]) -> str:

@@ -114,7 +114,8 @@ class Transcript:
             case NodePlanned():
                 self._tasks[event.node] = event
             case AttemptStarted():
-                self._running[event.worker] = event
+                for worker in event.workers or (event.worker,):
+                    self._running[worker] = event
             case AttemptFinished() | AttemptFailed():
                 yield from self._ended(event)
             case _:
@@ -122,14 +123,19 @@ class Transcript:
 
     def unfinished(self) -> Iterator[Line]:
         """What attempts have printed that have not ended."""
-        for started in list(self._running.values()):
-            name = f"{started.worker}.log"
+        for worker, started in list(self._running.items()):
+            name = f"{worker}.log"
             yield from self._lines(started, LogSpan(name, self._told[name], self._whole_lines(name)))
 
     def _ended(self, event: AttemptFinished | AttemptFailed) -> Iterator[Line]:
         running = self._running.pop(event.worker, None)
         name = f"{event.worker}.log"
-        if event.log is not None:
+        if running is not None and running.workers:
+            for worker in running.workers:
+                self._running.pop(worker, None)
+                name = f"{worker}.log"
+                yield from self._lines(running, LogSpan(name, self._told[name], self._size(name)))
+        elif event.log is not None:
             yield from self._lines(event, event.log)
         elif isinstance(event, AttemptFailed) and running is not None and event.failure.log_tail:
             # A worker that died names no span: what lies in its file is its last attempt's.
@@ -150,7 +156,8 @@ class Transcript:
         # A task that draws a progress bar sends carriage returns: its last state is what a log shows.
         for line in text.rstrip("\r\n").split("\n"):
             said = line.rstrip("\r").rpartition("\r")[2]
-            yield Line(task=task, items=_items(event, planned), attempt=event.attempt, text=said)
+            items = _items(event, planned) + _rank(event, span)
+            yield Line(task=task, items=items, attempt=event.attempt, text=said)
 
     def _size(self, name: str) -> int:
         path = self.folder / name
@@ -164,6 +171,13 @@ class Transcript:
         with (self.folder / name).open("rb") as file:
             file.seek(start)
             return start + file.read(size - start).rfind(b"\n") + 1
+
+
+def _rank(event: AttemptStarted | AttemptFinished | AttemptFailed, span: LogSpan) -> str:
+    """Which rank of a gang printed the span: its fresh workers print nothing else."""
+    workers = event.workers if isinstance(event, AttemptStarted) else ()
+    worker = span.name.removesuffix(".log")
+    return f" rank {workers.index(worker)}" if worker in workers else ""
 
 
 def _items(event: AttemptStarted | AttemptFinished | AttemptFailed, planned: NodePlanned | None) -> str:

@@ -193,6 +193,9 @@ def _said(view: RunView, event: Event) -> str:
         case AttemptStarted(twin_of=int()):
             items = f"{event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else f"{event.lo}"
             return f"{_task(view, event.node)}[{items}]: a second attempt, {event.attempt}, as {event.twin_of} runs long"
+        case AttemptStarted(workers=(_, *_) as workers):
+            ranks = ", ".join(f"{rank} on {worker}" for rank, worker in enumerate(workers))
+            return f"{_task(view, event.node)}: attempt {event.attempt} is a gang of {len(workers)}; ranks: {ranks}"
         case AttemptFinished() if (beaten := view.nodes[event.node].beside(event.attempt)) is not None:
             task = _task(view, event.node)
             return f"{task}: attempt {event.attempt} was first, and {beaten.attempt} is given up"

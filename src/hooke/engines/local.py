@@ -24,6 +24,8 @@ from hooke.base.refusals import writing
 from hooke.engines.crash_log import death_tail
 from hooke.engines.deaths import code_and_signal, death, how_it_ended
 from hooke.engines.devices import Devices
+from hooke.engines.fork_server import Ended
+from hooke.engines.local_gang import LocalGangs, Yard
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
 from hooke.engines.local_worker import READY, STALE, Hello, task_of
 from hooke.engines.script import script_of_this_process
@@ -69,6 +71,7 @@ class LocalEngine:
         knows_signal=True,
         knows_peak_memory=True,
         pins=hasattr(os, "sched_setaffinity"),
+        gangs=True,
     )
 
     def __init__(
@@ -93,6 +96,8 @@ class LocalEngine:
         self._unborn = 0
         self._begun: set[int] = set()
         self._given_up: set[int] = set()
+        yard = Yard(start=self._start, end=self._end, lose=self._lose, again=self._queue.appendleft)
+        self._gangs = LocalGangs(context, self._pool, self._devices, yard)
         self._announce()
         if context.ready_for is not None:
             self._start_all(context.ready_for)
@@ -112,7 +117,9 @@ class LocalEngine:
 
     def cancel(self, attempt: int) -> None:
         """Take a queued attempt back; end the worker of one that runs."""
-        self._queue = deque(call for call in self._queue if call.attempt != attempt)
+        for call in [call for call in self._queue if call.attempt == attempt]:
+            self._queue.remove(call)
+        self._gangs.cancel(attempt)
         for process in list(self._processes.values()):
             if attempt in [call.attempt for call in process.calls]:
                 self._given_up.add(attempt)
@@ -129,6 +136,7 @@ class LocalEngine:
     def close(self) -> None:
         """End every worker, busy ones at once; with `context.warm` idle ones are kept for the next run of this process."""
         self._queue.clear()
+        self._gangs.close()
         for process in list(self._processes.values()):
             self._forget(process)
             if not process.calls and process.ready and self._context.warm:
@@ -156,6 +164,10 @@ class LocalEngine:
         for _ in range(len(self._queue)):
             call = self._queue.popleft()
             try:
+                if call.gang:
+                    if not self._muster(call):
+                        self._queue.append(call)
+                    continue
                 process = self._worker_for(call)
             except HookeError as error:
                 self._refuse(call, error)
@@ -192,6 +204,19 @@ class LocalEngine:
         except HookeError:
             self._devices.release(devices, call.gpus)
             raise
+
+    def _muster(self, call: Call) -> bool:
+        """Begin with a gang where there is room for all of it: idle workers make way. False, and nothing is begun, where not.
+
+        One that was handed out just before the fleet was made too small for it begins when nothing else runs.
+        """
+        idle = [process for process in self._processes.values() if not process.calls]
+        busy = len(self._processes) - len(idle)
+        if busy and busy + call.gang > self._target:
+            return False
+        for process in idle[: max(0, len(self._processes) + call.gang - self._target)]:
+            self._end(process, f"it makes way for a gang of {call.gang}")
+        return self._gangs.muster(call, self._kind(call))
 
     def _kind(self, call: Call, devices: tuple[str, ...] = ()) -> WorkerKind:
         return WorkerKind(threads=max(1, int(call.cpus)), devices=devices, pinned=self._pinned)
@@ -313,10 +338,16 @@ class LocalEngine:
             return
         for key, _ in self._selector.select(timeout_s):
             self._read(key.data)
+        self._events += self._gangs.late()
         self._dispatch()
 
     def _read(self, process: Process) -> None:
         """Everything that this worker has said; its death where the socket is at its end."""
+        if self._gangs.has(process):
+            self._events += self._gangs.heard(process)
+            return
+        if process.pid not in self._processes:
+            return  # it went with its gang, in this very turn
         messages, lives = process.channel.take()
         for data in messages:
             self._heard(process, data)
@@ -383,15 +414,28 @@ class LocalEngine:
     def _died(self, process: Process) -> None:
         self._forget(process)
         ended = self._pool.ended(process)
-        now = self._context.clock.now()
         call = self._free(process)
         if call is not None:
             tail = death_tail(process.log, process.log_from)
             failure = death(process.name, ended, arguments=call.shown, limit_bytes=call.memory, log_tail=tail)
-            self._events.append(call.failed(now, failure, worker=process.name))
+            self._events.append(call.failed(self._context.clock.now(), failure, worker=process.name))
+        self._say_ended(process, ended)
+
+    def _lose(self, process: Process) -> Ended | None:
+        """A rank of a gang has died, which sees to the rest."""
+        self._forget(process)
+        ended = self._pool.ended(process)
+        self._say_ended(process, ended)
+        return ended
+
+    def _say_ended(self, process: Process, ended: Ended | None) -> None:
         code, number = code_and_signal(ended)
         self._events.append(
             WorkerStopped(
-                at=now, worker=process.name, cause=how_it_ended(ended), exit_code=code, signal=number
+                at=self._context.clock.now(),
+                worker=process.name,
+                cause=how_it_ended(ended),
+                exit_code=code,
+                signal=number,
             )
         )

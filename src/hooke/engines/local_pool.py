@@ -59,6 +59,8 @@ class WorkerKind:
     devices: tuple[str, ...] = ()
     pinned: bool = False
     """Whether it is bound to as many cores as it has threads."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Further ones, of a rank of a gang."""
 
     def __str__(self) -> str:
         gpus = f" and GPU {', '.join(self.devices)}" if self.devices else ""
@@ -67,9 +69,8 @@ class WorkerKind:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that say so. An attempt that asks for no GPU sees none."""
-        return dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | {
-            "CUDA_VISIBLE_DEVICES": ",".join(self.devices)
-        }
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        return threads | {"CUDA_VISIBLE_DEVICES": ",".join(self.devices)} | dict(self.variables)
 
 
 Home: TypeAlias = tuple[tuple[str, ...], str, str]

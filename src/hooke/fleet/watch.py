@@ -82,8 +82,9 @@ class Watch:
             case WorkerStopped():
                 self._workers.pop(event.worker, None)
             case AttemptStarted():
-                if event.worker in self._workers:
-                    self._workers[event.worker].running.add(event.attempt)
+                for worker in event.workers or (event.worker,):
+                    if worker in self._workers:
+                        self._workers[worker].running.add(event.attempt)
             case AttemptFinished() | AttemptFailed():
                 self._ended(event, now)
             case _:

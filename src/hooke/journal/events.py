@@ -77,6 +77,16 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     retryable: bool = True
     delay_s: float | None = None
     pickled: bytes | None = None
+    rank: int | None = None
+    """Of a gang: which rank failed; None for what is no gang, and where the gang failed as a whole (its timeout)."""
+    ranks: int = 0
+    """Of a gang: how many it has."""
+
+    @property
+    def said(self) -> str:
+        """Its kind and message, after the rank that failed."""
+        whose = f"rank {self.rank} of {self.ranks}: " if self.rank is not None else ""
+        return f"{whose}{self.kind}: {self.message}"
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -162,6 +172,8 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     timeout_s: float | None = None
     cache: bool = True
     seed: int = 0
+    gang: int = 0
+    """How many ranks it has; 0 for what is no gang."""
 
 
 class MapExpanded(_Event, frozen=True, kw_only=True, tag="map_expanded"):
@@ -232,6 +244,8 @@ class AttemptStarted(_Event, frozen=True, kw_only=True, tag="attempt_started"):
     """True for the attempt that reads a dynamic map's list; its lo and hi are 0."""
     twin_of: int | None = None
     """The attempt at the same items that ran long: this is a second one beside it. The first that finishes ends both."""
+    workers: tuple[str, ...] = ()
+    """Of a gang: the workers of its ranks, that of rank 0 first, which is `worker`."""
 
 
 class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished"):
@@ -248,6 +262,8 @@ class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished")
     peak_bytes: int | None = None
     log: LogSpan | None = None
     expanded: MapExpanded | None = None
+    logs: tuple[LogSpan, ...] = ()
+    """Of a gang: what each rank printed, of those that printed anything."""
 
 
 class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
@@ -270,6 +286,8 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     cpu_s: float = 0.0
     peak_bytes: int | None = None
     log: LogSpan | None = None
+    logs: tuple[LogSpan, ...] = ()
+    """As that of AttemptFinished."""
 
 
 class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):

@@ -57,11 +57,19 @@ class Room:
     @property
     def is_full(self) -> bool:
         """Whether all slots are taken."""
-        return self._held.total() >= self.capacity.slots
+        return self.taken >= self.capacity.slots
+
+    @property
+    def taken(self) -> int:
+        """Slots that are taken."""
+        return sum(asked.slots * count for asked, count in self._held.items())
 
     def hold(self, asked: Asked) -> bool:
-        """An attempt takes a slot and what it asks for; False, and it takes nothing, where there is no room."""
-        if self.is_full or not fits(asked, self._held, self.capacity):
+        """An attempt takes its slots and what it asks for; False, and it takes nothing, where there is no room for all of it.
+
+        Of slots nobody has fewer than are asked for: the ranks of a gang wait for one another.
+        """
+        if self.taken + asked.slots > self.capacity.slots or not fits(asked, self._held, self.capacity):
             return False
         self._held[asked] += 1
         return True
@@ -71,7 +79,7 @@ class Room:
 
         Nor does it in a place that is to shrink, which it would keep from it.
         """
-        shrinks = self._held.total() > self.capacity.slots
+        shrinks = self.taken > self.capacity.slots
         if shrinks or self._behind[asked] >= MOST_BEHIND * self._held[asked]:
             return False
         self._behind[asked] += 1

@@ -68,6 +68,8 @@ class CallMaker:
             twin_of=submit.twin_of,
             short=submit.short,
             keys=self._item_keys(node, submit),
+            gang=0 if submit.expand else plan.ranks,
+            results=node.task.resources.results,
         )
 
     def _item_keys(self, node: Node, submit: Submit) -> bytes:

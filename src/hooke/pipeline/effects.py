@@ -20,6 +20,8 @@ class Plan:
     gpus: float = 0.0
     retries: int = 0
     timeout_s: float | None = None
+    ranks: int = 0
+    """Of a gang: how many slots it takes at once, with cpus, memory and gpus for each. 0 for what is no gang."""
     repeatable: bool = True
     """Whether two attempts at the same items may run at once: not so where the task is declared impure."""
     expected_s: Mapping[int, float] = field(default_factory=dict)

@@ -42,6 +42,8 @@ class Capabilities:
     knows_peak_memory: bool = False
     pins: bool = False
     """Workers can be bound to cores of their own."""
+    gangs: bool = False
+    """It can start the ranks of a gang together, and ends all with the first that fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +86,13 @@ class Call:
     """Expected to end within milliseconds: it may wait in a worker behind others like it."""
     keys: bytes = b""
     """Of the call or of each item, 16 bytes each: chance is seeded from them. Empty seeds nothing."""
+    gang: int = 0
+    """Of a gang: how many processes run it, with cpus, memory and gpus for each. 0 for what is no gang."""
+    results: str = "rank0"
+    """Of a gang: whether its result is that of `rank0` or a list of `all`, by rank."""
 
-    def began(self, now: float, *, worker: str) -> AttemptStarted:
-        """The event that says that a worker has begun with it."""
+    def began(self, now: float, *, worker: str, workers: tuple[str, ...] = ()) -> AttemptStarted:
+        """The event that says that a worker has begun with it; of a gang that of rank 0, and the `workers` of all ranks."""
         return AttemptStarted(
             at=now,
             attempt=self.attempt,
@@ -97,6 +103,7 @@ class Call:
             number=self.number,
             expand=self.kind == "expand",
             twin_of=self.twin_of,
+            workers=workers,
         )
 
     def failed(self, now: float, failure: Failure, *, worker: str = "") -> AttemptFailed:
@@ -149,6 +156,9 @@ class Engine(Protocol):
     - The first event is a CapacityChanged; another follows each change. More attempts than `slots`
       may be in flight; they queue.
     - Events of one attempt come in order; those of several attempts in any order.
+    - A gang (`Call.gang`; only where `capabilities.gangs`) is one attempt in as many processes. It begins when all
+      of them are ready, and until then none has its call; it has one answer. The first rank that fails or dies
+      ends all of them before that answer, whose failure names the rank.
     - Calls come from one thread. `close` ends every process that the engine started (but for
       idle workers where the context is `warm`, which end with the driver) and is idempotent.
     """

@@ -110,6 +110,8 @@ class Worker:
             if work.keys:
                 seed_from(work.keys)
             outcome.ref = self.store.put(work.function(*args, **kwargs))
+        elif work.kind == "gather":
+            outcome.ref = self.store.put(unpack(work.payload, self.store))
         elif work.kind == "expand":
             outcome.expansion = expand(unpack(work.payload, self.store), self.store)
         else:

@@ -93,9 +93,12 @@ class GraphKeys:
         recipe = combine(
             node.kind, code.key, *(part for name in sorted(inputs) for part in (name, inputs[name]))
         )
+        asked = node.task.resources
+        if asked.gang:  # its size and its rank are what its function reads, as it does an argument
+            recipe = combine("gang", recipe, asked.gang, asked.results)
         if self._seed:
             recipe = combine("seeded", recipe, self._seed)
-        if not node.task.resources.cache:
+        if not asked.cache:
             # Nothing that follows from it may be taken from another run, so the run is part of the recipe.
             recipe = combine("uncached", recipe, self._run, node.id)
         if node.kind == "call":

@@ -69,7 +69,11 @@ class NodeState:
 
     def memory(self, item: int, place: CapacityChanged) -> int | None:
         """Bytes that an attempt which begins with this item may use; None for no limit."""
-        return memory_after(self.plan.memory, self.growths.get(item, 0), place)
+        return memory_after(self.plan.memory, self.growths.get(item, 0), place, slots=self.slots(item))
+
+    def slots(self, item: int) -> int:
+        """How many an attempt at this item (-1: the reading of the list) takes."""
+        return max(1, self.plan.ranks) if item >= 0 else 1
 
     @property
     def startable(self) -> bool:
@@ -83,7 +87,7 @@ class NodeState:
         longest = self.sizer.longest(self.plan.expected_s, self.open)
         if longest is not None:
             return longest, longest + 1
-        one_by_one = self.plan.timeout_s is not None
+        one_by_one = self.plan.timeout_s is not None or self.plan.ranks > 0
         most = 1 if one_by_one else self.sizer.size(self.open.count, slots)
         lo, hi = self.open.first(most)
         solo = next((start for start, _ in self.alone.within(lo, hi)), hi)
@@ -93,7 +97,12 @@ class NodeState:
         """When an attempt of this node is a straggler; None where it never is, or may have no second one beside it."""
         if running.started is None or running.doubled or running.expand or self.node.kind != "map":
             return None
-        if not self.plan.repeatable or self.items is None or 2 * len(self.done) < self.items:
+        if (
+            not self.plan.repeatable
+            or self.plan.ranks
+            or self.items is None
+            or 2 * len(self.done) < self.items
+        ):
             return None  # before half is done, what finished is what was quick
         limit_s = self.usual.limit_s(running.lo, running.hi, self.plan.expected_s)
         if limit_s is None:

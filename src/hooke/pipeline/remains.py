@@ -33,6 +33,8 @@ class Remains:
     cpus: float = 1.0
     memory: int | None = None
     gpus: float = 0.0
+    slots: int = 0
+    """What must be there at once: the ranks of gangs that run, or of one that could."""
     running: int = 0
     ready: int = 0
     waiting: int = 0
@@ -74,16 +76,19 @@ def _add(left: Remains, state: NodeState, running: list[tuple[float, int]]) -> N
     left.gpus = max(left.gpus, state.plan.gpus)
     if state.plan.memory is not None:
         left.memory = max(left.memory or 0, state.plan.memory)
+    ranks = max(1, state.plan.ranks)
     left.running_s += running
     runs = sum(items for _, items in running)
-    left.running += runs
+    left.running += runs * ranks
     if state.items is None:
         left.open_ended = True
         left.ready += int(state.startable)
         return
     ready = state.open.count
-    left.ready += ready
-    left.waiting += max(state.items - len(state.done) - runs - ready, 0)
+    left.ready += ready * ranks
+    left.waiting += max(state.items - len(state.done) - runs - ready, 0) * ranks
+    if state.plan.ranks:
+        left.slots = max(left.slots, runs * ranks, ranks if ready else 0)
     left.expected_s += [
         s for item, s in state.plan.expected_s.items() if not state.done.items.contains(item, item + 1)
     ]

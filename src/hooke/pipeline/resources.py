@@ -21,7 +21,8 @@ class Options(TypedDict, total=False):
     `cpus`: threads that the task may use (1). `memory`: its limit, `"2GiB"` or bytes (none).
     `gpus`: devices, or a share of one (0). `retries`: how often a failed task runs again (0).
     `timeout`: `"30m"` or seconds for one attempt (none). `cache`: whether other runs may reuse
-    its results (True). `name`: shown instead of the function's own name.
+    its results (True). `gang`: how many processes run it together, each a rank (none).
+    `name`: shown instead of the function's own name. Beside them `results`, of a gang: `"rank0"` or `"all"`.
     """
 
     cpus: float
@@ -30,12 +31,13 @@ class Options(TypedDict, total=False):
     retries: int
     timeout: str | float | None
     cache: bool
+    gang: int | None
     name: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What one attempt of a task needs: cpus (threads), memory (bytes), gpus, and its policy."""
+    """What one attempt of a task needs: cpus (threads), memory (bytes), gpus, and its policy. Of a gang: each rank."""
 
     cpus: float = 1
     memory: int | None = None
@@ -43,6 +45,15 @@ class Resources:
     retries: int = 0
     timeout_s: float | None = None
     cache: bool = True
+    gang: int = 0
+    """How many ranks it has; 0 for a task that is no gang."""
+    results: str = "rank0"
+    """Of a gang: `rank0`, what rank 0 returned, or `all`, the list of what each rank returned."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes that one attempt takes."""
+        return max(1, self.gang)
 
 
 def parse_resources(options: Mapping[str, Any]) -> Resources:
@@ -51,6 +62,7 @@ def parse_resources(options: Mapping[str, Any]) -> Resources:
     Raises UsageError for an unknown option (with the nearest valid one) and for a value out of range.
     """
     _refuse_unknown(options)
+    gang = _gang(options.get("gang"))
     return Resources(
         cpus=_number("cpus", options.get("cpus", 1), above_zero=True),
         memory=_memory(options.get("memory")),
@@ -58,11 +70,13 @@ def parse_resources(options: Mapping[str, Any]) -> Resources:
         retries=_retries(options.get("retries", 0)),
         timeout_s=_timeout(options.get("timeout")),
         cache=_cache(options.get("cache", True)),
+        gang=gang,
+        results=_results(options.get("results", "rank0"), gang),
     )
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    valid = list(Options.__annotations__)
+    valid = [*Options.__annotations__, "results"]
     for option in options:
         if option not in valid:
             near = get_close_matches(option, valid, n=1)
@@ -118,6 +132,26 @@ def _cache(value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise _wrong("cache", value, "cache=True or cache=False")
+
+
+def _gang(value: object) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise _wrong(
+        "gang", value, "a whole number of 1 or more, such as gang=4: so many processes run it together"
+    )
+
+
+def _results(value: object, gang: int) -> str:
+    if value not in ("rank0", "all"):
+        raise _wrong(
+            "results", value, 'results="rank0" (what rank 0 returns) or results="all" (a list, by rank)'
+        )
+    if value == "all" and not gang:
+        raise _wrong("results", value, "gang= too, such as gang=4: only a gang has results of several ranks")
+    return str(value)
 
 
 def _wrong(option: str, value: object, valid: str) -> UsageError:

@@ -49,13 +49,14 @@ class Retries:
         counted = failures - state.growths.get(item, 0)
         if failure.kind == "OutOfMemory" and _grow(state, item, place):
             more = format_bytes(state.memory(item, place) or 0)
-            self._again(state, item, event.at, f"OutOfMemory: {failure.message}; again with {more}")
+            each = " for each rank" if state.plan.ranks else ""
+            self._again(state, item, event.at, f"{failure.said}; again with {more}{each}")
             return True
         if not failure.retryable or counted > state.plan.retries:
             return False
         wait_s = retry_delay(counted, seed=self._seed, salt=(state.node.id, item), asked_s=failure.delay_s)
         tries = f"try {counted + 1} of {state.plan.retries + 1}"
-        self._again(state, item, event.at + wait_s, f"{failure.kind}: {failure.message}; {tries}")
+        self._again(state, item, event.at + wait_s, f"{failure.said}; {tries}")
         return True
 
     def say(self, state: NodeState, items: tuple[int, int], *, number: int, due: float, reason: str) -> None:
@@ -92,7 +93,7 @@ class Retries:
 def _grow(state: NodeState, item: int, place: CapacityChanged) -> bool:
     """Double what an item that ran out of memory may use; False where the place has no more."""
     before, growths = state.memory(item, place), state.growths.get(item, 0)
-    after = memory_after(state.plan.memory, growths + 1, place)
+    after = memory_after(state.plan.memory, growths + 1, place, slots=state.slots(item))
     if before is None or after is None or after <= before:
         return False
     state.growths[item] = growths + 1

@@ -402,13 +402,10 @@ class RunState:
                 continue
             lo, hi = (-1, -1) if state.items is None else state.choose(self._room.capacity.slots)
             asked = self._asked(state, lo)
-            short = self._short.has(state.node)
+            short = asked.slots == 1 and self._short.has(state.node)
             if not self._room.hold(asked) and not (short and not passed and self._room.wait(asked)):
                 passed.append(entry)
-                if (
-                    self._room.is_full
-                    or state.skips > self.skips_before_reserving * self._room.capacity.slots
-                ):
+                if self._room.is_full or self._is_kept_for(state, asked):
                     break
                 continue
             for _, node in passed:
@@ -421,6 +418,11 @@ class RunState:
         for entry in passed:
             heapq.heappush(self._ready, entry)
         return effects
+
+    def _is_kept_for(self, state: NodeState, asked: Asked) -> bool:
+        """Whether the place is kept for an attempt that was passed often. Not for a gang that it is too small for just now."""
+        slots = self._room.capacity.slots
+        return state.skips > self.skips_before_reserving * slots and asked.slots <= slots
 
     def _submit_twins(self) -> list[Effect]:
         """Second attempts for stragglers, the one longest overdue first, in slots that nothing else wants."""
@@ -452,7 +454,8 @@ class RunState:
         return Submit(attempt, node, lo, hi, number, memory=asked.memory or None, twin_of=first)
 
     def _asked(self, state: NodeState, lo: int) -> Asked:
-        return Asked(state.plan.cpus, self.memory(state.node.id, lo) or 0, state.plan.gpus)
+        memory = self.memory(state.node.id, lo) or 0
+        return Asked(state.plan.cpus, memory, state.plan.gpus, state.slots(lo))
 
     def _start(self, state: NodeState, lo: int, hi: int, asked: Asked, *, short: bool) -> Submit:
         attempt, node = self._new_attempt(), state.node.id

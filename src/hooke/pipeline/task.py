@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from hooke.base.errors import UsageError
 from hooke.pipeline.binding import signature_of
@@ -54,9 +54,14 @@ class Task(Generic[P, R]):
         """Call the function; while a pipeline is traced, note the call and return a promise of its result."""
         tracer = ACTIVE.get()
         if tracer is None:
-            return self.function(*args, **kwargs)
+            plain: R = self._plain(self.function(*args, **kwargs))
+            return plain
         result: R = tracer.call(self, args, kwargs)
         return result
+
+    def _plain(self, result: Any) -> Any:
+        """What a call gives outside a run, where a gang is one of one: its list of results has one."""
+        return [result] if self.resources.results == "all" else result
 
     def map(self, /, *iterables: Iterable[Any], **constants: Any) -> list[R]:
         """The function for each item: `[f(a, b, **constants) for a, b in zip(*iterables, strict=True)]`.
@@ -73,7 +78,7 @@ class Task(Generic[P, R]):
         columns = as_columns(self.name, iterables, constants)
         check_lengths(self.name, [len(column) for column in columns])
         function: Callable[..., R] = self.function
-        return [function(*items, **constants) for items in zip(*columns, strict=True)]
+        return [self._plain(function(*items, **constants)) for items in zip(*columns, strict=True)]
 
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Task[P, R]: ...
@@ -111,7 +116,7 @@ class Task(Generic[P, R]):
     @functools.cached_property
     def shape(self) -> Shape | None:
         """The parts of its result, where its annotation says that it is a tuple of fixed length."""
-        return result_shape(self.function)
+        return None if self.resources.results == "all" else result_shape(self.function)
 
 
 class BoundTask(Task[P, R]):
@@ -125,7 +130,8 @@ class BoundTask(Task[P, R]):
         """Call the method; while a pipeline is traced, note the call."""
         tracer = ACTIVE.get()
         if tracer is None:
-            return self.function(*args, **kwargs)
+            plain: R = self._plain(self.function(*args, **kwargs))
+            return plain
         # The instance is an argument like any other: it is in the key, and shown.
         method: Any = self.function
         result: R = tracer.call(self.unbound, (method.__self__, *args), kwargs)
@@ -157,15 +163,25 @@ class _Declare(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
 
+class _DeclareAll(Protocol):
+    """What `@task(gang=..., results="all")` returns: as _Declare, of a task that gives a list of its function's results."""
+
+    def __call__(self, function: Callable[P, R], /) -> Task[P, list[R]]: ...
+
+
 @overload
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(**options: Unpack[Options]) -> _Declare: ...
+def task(*, results: Literal["all"], **options: Unpack[Options]) -> _DeclareAll: ...
+@overload
+def task(*, results: Literal["rank0"] = ..., **options: Unpack[Options]) -> _Declare: ...
 def task(function: Any = None, /, **options: Any) -> Any:
     """Declare a function as a task: `@task`, `@task(cpus=2)`, or `task(cpus=2)(package.function)`.
 
     Options: `cpus` (threads it may use, 1), `memory` (limit, "2GiB" or bytes), `gpus` (0), `retries` (0),
-    `timeout` ("30m" or seconds for one attempt), `cache` (may other runs reuse its results, True), `name`.
+    `timeout` ("30m" or seconds for one attempt), `cache` (may other runs reuse its results, True), `name`,
+    `gang` (so many processes run it together, each with its rank in the environment; none), `results` (of a gang:
+    "rank0", what rank 0 returns, or "all", a list of what the ranks return).
     A call does what it did before. Raises UsageError for an option that is unknown or out of range, and for
     functions that cannot be tasks (async functions, generators, lambdas without `name`).
     """

@@ -35,6 +35,7 @@ from hooke.pipeline.shown import shown, shown_parameters
 from hooke.pipeline.trace import trace
 from hooke.project.expectations import expected_seconds
 from hooke.project.folder import Project
+from hooke.project.gangs import check_gangs
 from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
 from hooke.project.places import ENGINES, Place, find_place, open_engine, parse_workers
@@ -255,6 +256,7 @@ class Driver:
                     gpus=asked.gpus,
                     retries=asked.retries,
                     timeout_s=asked.timeout_s,
+                    ranks=asked.gang,
                     repeatable=asked.cache,
                     expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
                 )
@@ -324,6 +326,7 @@ class Driver:
                     timeout_s=asked.timeout_s,
                     cache=asked.cache,
                     seed=self.seed,
+                    gang=asked.gang,
                 )
             )
 
@@ -339,6 +342,7 @@ def prepare(order: Order, project: Project, *, clock: Clock | None = None) -> Dr
     tracker = Tracker(project.runs.folder(run), DRIVER, durable=durable, held=True)
     with logging_into(tracker):
         graph = trace(order.pipeline, order.args, order.params)
+    check_gangs(graph, place)
     return Driver(
         project=project,
         order=order,

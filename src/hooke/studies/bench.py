@@ -137,6 +137,7 @@ class Bench:
                 gpus=node.task.resources.gpus,
                 retries=node.task.resources.retries,
                 timeout_s=node.task.resources.timeout_s,
+                ranks=node.task.resources.gang,
                 # A second attempt beside a slow one would be work that the law counts and the plain call does not.
                 repeatable=False,
                 expected_s=self.expected_s.get(node.task.name, {}),

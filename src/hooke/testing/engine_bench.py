@@ -89,9 +89,9 @@ class EngineBench:
         hi: int | None = None,
         **constants: Any,
     ) -> int:
-        """Submit items `lo..hi` of `function.map(*columns, **constants)` as one attempt."""
+        """Submit items `lo..hi` of `function.map(*columns, **constants)` as one attempt. The function may be a task."""
         until = len(columns[0]) if hi is None else hi
-        task = Task(function, name=function.__name__)
+        task = function if isinstance(function, Task) else Task(function, name=function.__name__)
         return self._make(lambda: task.map(*columns, **constants), Submit(0, 0, lo, until, 1))
 
     def submit_reading(self, function: Callable[..., Any], ref: Ref) -> int:
@@ -207,4 +207,5 @@ def _plan(resources: Resources) -> Plan:
         gpus=resources.gpus,
         retries=resources.retries,
         timeout_s=resources.timeout_s,
+        ranks=resources.gang,
     )

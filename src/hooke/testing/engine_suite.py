@@ -27,6 +27,7 @@ import psutil
 from hooke.journal.events import AttemptStarted, CapacityChanged, WorkerStarted, WorkerStopped
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench, MakeEngine
+from hooke.testing.engine_gangs import GANG_CHECKS
 from hooke.testing.engine_runs import check_a_whole_run, check_a_whole_run_with_a_death
 
 __all__ = ["ENGINE_CHECKS", "EngineCheck", "check_engine", "name_of"]
@@ -403,6 +404,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_workers_are_added_and_retired_without_losing_work,
     check_output_is_kept_by_attempt,
     check_peak_memory_is_known_where_declared,
+    *GANG_CHECKS,
     check_close_ends_all_and_may_come_twice,
     check_close_does_not_wait_for_what_runs,
     check_a_whole_run,

@@ -29,7 +29,7 @@ from hooke.pipeline.trace import trace
 from hooke.store.entries import Entry
 from hooke.testing.sim_checks import Story, broken
 from hooke.testing.sim_engine import SimEngine, Tries
-from hooke.testing.sim_programs import draw_program, pipeline_of
+from hooke.testing.sim_programs import draw_program, pipeline_of, with_gangs
 from hooke.testing.sim_store import SimJournal, SimStore
 from hooke.testing.sim_world import NO_FAULTS, DriverCrash, Faults, Record, Stuck, World
 
@@ -111,7 +111,7 @@ class _Play:
     result: Any = None
 
     def history(self) -> History:
-        program = draw_program(self.world.chance("program"))
+        program = with_gangs(draw_program(self.world.chance("program")), self.world.chance("gangs"))
         expected = pipeline_of(self.values.append)(program)
         self.graph = trace(pipeline_of(), (program,))
         self.plans = tuple(_plan(node.task.resources) for node in self.graph.nodes)
@@ -152,7 +152,10 @@ class _Play:
         assert isinstance(journal, SimJournal)
         journal.world = self.world
         journal.observers.append(lambda event: self.world.note("journal", event))
-        engine = self.engine_class(world=self.world, store=self.store, tries=self.tries, number=number)
+        widest = max((plan.ranks for plan in self.plans), default=1)
+        engine = self.engine_class(
+            world=self.world, store=self.store, tries=self.tries, number=number, widest=max(1, widest)
+        )
         try:
             status = self._run(journal, engine, recovered, resumed=number > 0)
         except DriverCrash:
@@ -257,6 +260,7 @@ def _plan(resources: Any) -> Plan:
         gpus=resources.gpus,
         retries=resources.retries,
         timeout_s=resources.timeout_s,
+        ranks=resources.gang,
         repeatable=resources.cache,
     )
 

@@ -25,6 +25,7 @@ from hooke.pipeline.admission import memory_after
 from hooke.pipeline.effects import Plan
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
+from hooke.testing.sim_room import crowded, fits, slots_of, taken
 from hooke.testing.sim_twins import Flight, Twins
 from hooke.testing.sim_world import Handed, Record
 
@@ -32,9 +33,6 @@ __all__ = ["Story", "broken"]
 
 LATEST_S = 1.0
 """By how much a timeout or a retry may be late: some waits of the runner, and the engine's own delay."""
-
-MOST_BEHIND = 4
-"""Short attempts behind each one that runs."""
 
 LONGEST_S = 40_000.0
 """Virtual time of a whole history: a few hours; the longest sound one needs a fifth."""
@@ -169,6 +167,8 @@ class _Judge:
         due = self._memory(node, handed.items.start if handed.items else -1)
         if (handed.memory or 0) != due:
             self._wrong(f"attempt {attempt} may use {handed.memory} bytes, and should have {due}")
+        if handed.ranks != (0 if handed.kind == "expand" else self.plans[node].ranks):
+            self._wrong(f"attempt {attempt} has {handed.ranks} ranks, declared are {self.plans[node].ranks}")
         if attempt in self.started or attempt in self.driver.flights:
             self._wrong(f"attempt {attempt} was handed out twice")
         self.started.add(attempt)
@@ -228,33 +228,10 @@ class _Judge:
         return self._complete(use.node)
 
     def _check_place(self, attempt: int) -> None:
-        place = self.driver.place
-        flights = self._holding()
-        plans = [self.plans[flight.node] for flight in flights]
-        over = (
-            len(plans) > place.slots
-            or _over([plan.cpus for plan in plans], place.cpus)
-            or _over(self._memories(flights), place.memory)
-        )
-        if over:
-            self._wrong(f"with attempt {attempt} more runs than the place has: {len(plans)} on {place}")
-
-    def _holding(self) -> list[Flight]:
-        """The fewest that can be those that run: short ones may wait, so many behind each that asks for the same."""
-        alike: dict[tuple[float, int], list[Flight]] = {}
-        for flight in sorted(self._flying(), key=lambda flight: flight.short, reverse=True):
-            (memory,) = self._memories([flight])
-            alike.setdefault((self.plans[flight.node].cpus, memory), []).append(flight)
-        return [
-            flight
-            for flights in alike.values()
-            for flight in flights[
-                min(sum(f.short for f in flights), len(flights) * MOST_BEHIND // (MOST_BEHIND + 1)) :
-            ]
-        ]
-
-    def _memories(self, flights: Sequence[Flight]) -> list[int]:
-        return [flight.memory for flight in flights]
+        place, flights = self.driver.place, self._flying()
+        if crowded(flights, self.plans, place):
+            slots = taken(flights, self.plans)
+            self._wrong(f"with attempt {attempt} more runs than the place has: {slots} slots on {place}")
 
     def _flying(self) -> list[Flight]:
         """What the engine has, those included that are beaten and not cancelled yet."""
@@ -393,7 +370,8 @@ class _Judge:
 
     def _memory(self, node: int, item: int) -> int:
         growths = self.driver.growths.get((node, item), 0)
-        return memory_after(self.plans[node].memory, growths, self.driver.place) or 0
+        plan, slots = self.plans[node], slots_of(self.plans[node], "expand" if item < 0 else "")
+        return memory_after(plan.memory, growths, self.driver.place, slots=slots) or 0
 
     def _on_held(self, key: str) -> None:
         self.driver.held |= {node for node, mine in enumerate(self.keys) if mine == key}
@@ -437,17 +415,27 @@ class _Judge:
         return any(all(self._met(use, Flight(node, "", range(i, i + 1))) for use in uses) for i in left)
 
     def _fits(self, node: int) -> bool:
-        place = self.driver.place
-        plans = [self.plans[flight.node] for flight in self.driver.flights.values()] + [self.plans[node]]
-        grown = [
-            item for of, item in self.driver.growths if of == node
-        ]  # which of them is next is not known here
-        memories = [*self._memories(self._flying()), max(self._memory(node, item) for item in [*grown, 0])]
-        return not _over([plan.cpus for plan in plans], place.cpus) and not _over(memories, place.memory)
+        # Which of those whose memory grew is next is not known here.
+        grown = [item for of, item in self.driver.growths if of == node]
+        return fits(
+            self._flying(),
+            self.plans,
+            self.driver.place,
+            plan=self.plans[node],
+            slots=self._slots(node),
+            memory=max(self._memory(node, item) for item in [*grown, 0]),
+        )
+
+    def _slots(self, node: int) -> int:
+        """What the next attempt at the node takes."""
+        return slots_of(self.plans[node], "expand" if self.items[node] is None else "")
+
+    def _is_full(self) -> bool:
+        return taken(list(self.driver.flights.values()), self.plans) >= self.driver.place.slots
 
     def _check_idle(self) -> None:
         """Before the driver sleeps: what is ready and fits was handed out, unless room is kept for a wide one."""
-        if len(self.driver.flights) >= self.driver.place.slots:
+        if self._is_full():
             return
         ready = self._ready()
         if not all(self._fits(node) for node in ready):
@@ -458,7 +446,7 @@ class _Judge:
     def _check_stragglers(self) -> None:
         """Before the driver sleeps: no straggler is alone where a slot and the rest of what it asks for are free."""
         driver = self.driver
-        if driver.doomed or driver.stopped or len(driver.flights) >= driver.place.slots:
+        if driver.doomed or driver.stopped or self._is_full():
             return
         alone = [
             attempt
@@ -488,11 +476,8 @@ class _Judge:
                 )
 
     def _waiting_wide(self) -> Sequence[int]:
-        wide = [node for node, plan in enumerate(self.plans) if plan.cpus > 1 or plan.memory]
-        held = self.driver.held
-        return [node for node in self._ready() if node not in held and not self._fits(node)] if wide else []
-
-
-def _over(amounts: Sequence[float], total: float | None) -> bool:
-    """Whether they are more than there is; one that asks for more than all counts as all."""
-    return total is not None and sum(min(amount, total) for amount in amounts) > total + 1e-6
+        if not any(plan.cpus > 1 or plan.memory or plan.ranks > 1 for plan in self.plans):
+            return []
+        held, slots = self.driver.held, self.driver.place.slots
+        waiting = [node for node in self._ready() if node not in held and self._slots(node) <= slots]
+        return [node for node in waiting if not self._fits(node)]

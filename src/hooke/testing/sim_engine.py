@@ -143,8 +143,10 @@ class SimEngine:
     tries: Tries
     number: int = 0
     capabilities: Capabilities = Capabilities(
-        name="simulation", isolated=True, cancels=True, elastic=True, knows_signal=True
+        name="simulation", isolated=True, cancels=True, elastic=True, knows_signal=True, gangs=True
     )
+    widest: int = 1
+    """Of the gangs that it is to run, the ranks: so many workers it has in the end, whatever happens before."""
     _workers: int = 0
     _cpus_each: float = 1.0
     _memory: int | None = None
@@ -163,7 +165,7 @@ class SimEngine:
         self._memory = place.choice((None, 4 * GIB, 16 * GIB))
         usage: Any = _NoUsage()
         self._worker = Worker(name="", store=self.store, clock=self.world.clock, usage=usage)
-        self._resize(place.randint(1, 6))
+        self._resize(max(place.randint(1, 6), self.widest))
         self._plan_resize()
 
     # -- the protocol ------------------------------------------------------------------------------
@@ -210,12 +212,17 @@ class SimEngine:
     # -- running -----------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        while self._queue and len(self._busy) < self._workers:
+        while self._queue and self._has_room(self._queue[0].call):
             attempt = self._queue.popleft()
             self._named += 1
             attempt.worker = f"w{self.number}-{self._named}"
             self._busy[attempt.worker] = attempt
             self._later(self._chance.uniform(0.0, 0.02), lambda attempt=attempt: self._start(attempt))
+
+    def _has_room(self, call: Call) -> bool:
+        """For all ranks of a gang together; one that was handed out before the place was made smaller begins alone."""
+        busy = sum(max(1, attempt.call.gang) for attempt in self._busy.values())
+        return busy + max(1, call.gang) <= self._workers or (call.gang > 1 and self._workers > 0 and not busy)
 
     def _start(self, attempt: _Attempt) -> None:
         if attempt.over:
@@ -265,7 +272,10 @@ class SimEngine:
             self.tries.spend(call, item, deadly)  # found out only when it is alone
         attempt.over = True
         kind = "OutOfMemory" if deadly == "oom" else "WorkerDied"
-        failure = Failure(kind=kind, message=f"{attempt.worker} was killed", signal=9)
+        rank = call.gang - 1 if call.gang else None
+        failure = Failure(
+            kind=kind, message=f"{attempt.worker} was killed", signal=9, rank=rank, ranks=call.gang
+        )
         self._answer(attempt, AttemptFailed(failure=failure, **self._where(attempt)))
         self._out.append(
             WorkerStopped(
@@ -341,8 +351,9 @@ class SimEngine:
 
     def _resize_by_chance(self) -> None:
         self._resize(self._chance.choice((0, 1, 2, 4, 8)))
-        if self._workers == 0:  # it comes back, or the run would rightly wait for ever
-            self._later(self._chance.uniform(0.1, 20.0), lambda: self._resize(self._chance.randint(1, 6)))
+        if self._workers < self.widest:  # it comes back, or the run would rightly wait for ever
+            again = self._chance.uniform(0.1, 20.0)
+            self._later(again, lambda: self._resize(max(self._chance.randint(1, 6), self.widest)))
         self._plan_resize()
 
     def _resize(self, workers: int) -> None:
@@ -376,4 +387,4 @@ class SimEngine:
 
 def _facts(call: Call) -> Handed:
     items = range(call.lo, call.hi)
-    return Handed(call.attempt, call.node, call.kind, items, call.memory, call.twin_of, call.short)
+    return Handed(call.attempt, call.node, call.kind, items, call.memory, call.twin_of, call.short, call.gang)

@@ -7,7 +7,7 @@ plain Python for the result that every history must end with.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -15,9 +15,10 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.resources import Resources
 from hooke.pipeline.task import Task
 
-__all__ = ["Program", "Step", "draw_program", "pipeline_of"]
+__all__ = ["Program", "Step", "draw_program", "pipeline_of", "with_gangs"]
 
 GIB = 2**30
+GANGS = 1 / 3
 _MODULUS = 10_007
 
 Note = Callable[[Any], None]
@@ -245,3 +246,21 @@ _SHAPES = (
 def draw_program(random: Random) -> Program:
     """A random program."""
     return _Draw(random).program()
+
+
+def with_gangs(program: Program, random: Random) -> Program:
+    """The program with some of its tasks made gangs, in one history of three."""
+    if random.random() > GANGS:
+        return program
+    tasks = {id(step.task): step.task for step in program.steps}
+    drawn = {
+        identity: Task(
+            task.function,
+            name=task.name,
+            resources=replace(task.resources, gang=random.choice((1, 2, 3, 3, 4))),
+        )
+        for identity, task in tasks.items()
+        if random.random() < 0.5
+    }
+    steps = [replace(step, task=drawn.get(id(step.task), step.task)) for step in program.steps]
+    return replace(program, steps=tuple(steps))

@@ -66,6 +66,8 @@ class Twins:
             return
         if first.doubled:
             yield "is the third of its items"
+        if self.plans[first.node].ranks:
+            yield "is the second of a gang"
         if not self.plans[first.node].repeatable:
             yield "repeats a task that is declared impure"
         if (late_s := self.late_s(first, now)) is None or late_s < -1e-6:
@@ -83,6 +85,6 @@ class Twins:
     def neglected(self, flight: Flight, now: float, *, by_s: float) -> bool:
         """Whether the attempt should have had a second one beside it `by_s` seconds ago, were there room for it."""
         plan, late_s = self.plans[flight.node], self.late_s(flight, now)
-        if flight.doubled or not plan.repeatable or late_s is None or flight.began is None:
+        if flight.doubled or not plan.repeatable or plan.ranks or late_s is None or flight.began is None:
             return False
         return late_s > by_s and (plan.timeout_s is None or now < flight.began + plan.timeout_s)

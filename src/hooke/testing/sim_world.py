@@ -53,6 +53,7 @@ class Handed(NamedTuple):
     memory: int | None
     twin_of: int | None = None
     short: bool = False
+    ranks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,13 +110,15 @@ class Elastic:
 
     def _observation(self, at: float, left: list[Remains], past: Mapping[str, Told]) -> Observation:
         workers = self._watch.workers(at)
+        gangs = max((each.slots for each in left), default=0)
         self._pay(at, max(len(workers), self.target))
         start_s = self._watch.start_s
         return Observation(
             target=self.target,
             workers=workers,
             works=tuple(self._work(each, past.get(each.task, _NOTHING)) for each in left),
-            limits=self._limits,
+            # The ranks of a gang begin together or not at all.
+            limits=replace(self._limits, low=min(max(self._limits.low, gangs), self._limits.high)),
             price=replace(self._price, start_s=start_s),
             spent_usd=self.spent_usd,
             asked_s=at - self._rose,

@@ -1,0 +1,168 @@
+"""What is the same for a gang on every engine: its ranks' environment, and what their answers come to. Pure: no clock, no process.
+
+A rank that fails breaks the connections of the others, whose errors tell of nothing but that. Such an echo is not
+blamed while the cause may still come: a gang of which only echoes are known is given `ECHO_S` to name another rank.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from hooke.base.ref import Ref
+from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
+from hooke.pipeline.engine import Call
+from hooke.pipeline.references import Element, Value, pack
+
+__all__ = ["GATHER", "Gang", "environment_of"]
+
+GATHER = "gather"
+"""The kind of work that joins what the ranks returned, on the worker of rank 0: values do not pass through the driver."""
+
+ECHO_S = 1.0
+"""Ten times what a failed task needs to pickle its exception and to be heard, on a machine that does other things too."""
+
+_RANK_INSIDE = "; read the rank inside the task: at a module's top it differs from the driver's"
+
+_ECHO = re.compile(
+    r"Dist(Backend|Network|Store)?Error|Connection\w*Error|BrokenPipeError|EOFError"
+    r"|closed by peer|reset by peer|connection (closed|reset|refused)|broken pipe|gloo|nccl|socket timeout",
+    re.IGNORECASE,
+)
+"""Errors of a rank that has lost another one."""
+
+
+def environment_of(
+    rank: int,
+    ranks: int,
+    *,
+    address: str,
+    port: int,
+    local_rank: int | None = None,
+    local_ranks: int | None = None,
+) -> dict[str, str]:
+    """The variables by which torch.distributed and others find one another; on one machine the local ones are the same."""
+    return {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank if local_rank is None else local_rank),
+        "LOCAL_WORLD_SIZE": str(ranks if local_ranks is None else local_ranks),
+    }
+
+
+@dataclass(slots=True)
+class Gang:
+    """The ranks of one attempt, and what came of each."""
+
+    call: Call
+    finished: dict[int, AttemptFinished] = field(default_factory=dict)
+    failed: dict[int, AttemptFailed] = field(default_factory=dict)
+    """In the order in which they were heard of."""
+    gathered: Ref | None = None
+    """The list of all results, once it is stored."""
+    _echoes_until: float | None = None
+
+    def heard(self, rank: int, answer: AttemptFinished | AttemptFailed, now: float) -> None:
+        """A rank has answered, or died. `now` is of a clock that does not jump."""
+        if isinstance(answer, AttemptFinished):
+            self.finished[rank] = answer
+            return
+        self.failed[rank] = answer
+        if self._echoes_until is None:
+            self._echoes_until = now + ECHO_S
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every rank has a result."""
+        return len(self.finished) == self.call.gang
+
+    def verdict(self, now: float) -> AttemptFailed | None:
+        """The failure that ends the gang; None while there is none, or only echoes that may be of a rank not heard of yet."""
+        if not self.failed:
+            return None
+        assert self._echoes_until is not None
+        guilty = min(self.failed, key=lambda rank: _weight(self.failed[rank].failure))
+        all_told = len(self.failed) + len(self.finished) == self.call.gang
+        if _is_echo(self.failed[guilty].failure) and not all_told and now < self._echoes_until:
+            return None
+        return self._blamed(guilty)
+
+    def result(self) -> AttemptFinished:
+        """What the gang gives, once it is done: the result of rank 0, or what was gathered of all."""
+        first, answers = self.finished[0], self.finished.values()
+        peaks = [answer.peak_bytes for answer in answers if answer.peak_bytes is not None]
+        return msgspec.structs.replace(
+            first,
+            at=max(answer.at for answer in answers),
+            ref=first.ref if self.gathered is None else self.gathered,
+            seconds=max(answer.seconds for answer in answers),
+            cpu_s=sum(answer.cpu_s for answer in answers),
+            peak_bytes=max(peaks, default=None),
+            logs=tuple(self._logs()),
+        )
+
+    @property
+    def to_gather(self) -> bytes:
+        """What work of the kind GATHER is given: the ranks' results as a list; of a map a list for its one item."""
+        refs = [self.finished[rank].ref for rank in range(self.call.gang)]
+        if self.call.kind == "call":
+            return pack([Value(ref) for ref in refs], _no_promise)
+        return pack([[Element(ref, 0) for ref in refs]], _no_promise)
+
+    def _blamed(self, guilty: int) -> AttemptFailed:
+        answer = self.failed[guilty]
+        failure = msgspec.structs.replace(
+            answer.failure,
+            message="; ".join([answer.failure.message, *self._others(guilty)]),
+            rank=guilty,
+            ranks=self.call.gang,
+            mend=answer.failure.mend + (_RANK_INSIDE if answer.failure.kind == "EnvironmentMismatch" else ""),
+        )
+        return msgspec.structs.replace(answer, failure=failure, done=0, ref=None, logs=tuple(self._logs()))
+
+    def _others(self, guilty: int) -> Iterator[str]:
+        """What else has failed by now."""
+        mine = self.failed[guilty].failure
+        for rank, answer in sorted(self.failed.items()):
+            other = answer.failure
+            if rank == guilty:
+                continue
+            if (other.kind, other.message) == (mine.kind, mine.message):
+                yield f"rank {rank} likewise"
+            elif _is_echo(other):
+                yield f"rank {rank} lost its peer"
+            else:
+                yield f"rank {rank} failed too: {_short(other.message)}"
+
+    def _logs(self) -> Iterator[LogSpan]:
+        for rank in range(self.call.gang):
+            answer = self.finished.get(rank) or self.failed.get(rank)
+            if answer is not None and answer.log is not None:
+                yield answer.log
+
+
+def _is_echo(failure: Failure) -> bool:
+    """Whether another rank's end may be its cause. A process that aborts is: NCCL's watchdog ends one so whose peer is gone."""
+    if failure.kind == "WorkerDied":
+        return failure.signal == signal.SIGABRT
+    return failure.kind == "UserError" and bool(_ECHO.search(f"{failure.error_type} {failure.message}"))
+
+
+def _weight(failure: Failure) -> tuple[bool, bool]:
+    """The least is to blame: not an echo, and a death before an error; of equals the one heard of first."""
+    return _is_echo(failure), failure.kind == "UserError"
+
+
+def _short(message: str) -> str:
+    first = message.strip().partition("\n")[0]
+    return first if len(first) <= 120 else first[:117] + "..."
+
+
+def _no_promise(promise: object) -> Value:
+    raise TypeError(f"no promise is in what ranks returned: {promise!r}")
