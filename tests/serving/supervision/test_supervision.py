@@ -421,6 +421,17 @@ def test_one_whose_model_is_not_set_up_anew_in_time_is_replaced():
     assert ended.cause.startswith("its model ended, and was not set up anew within 30 s")
 
 
+def test_of_those_that_are_not_wanted_the_one_whose_model_is_away_leaves_first():
+    core = running(3)
+    core.step(Reported("1", Report(state="restarting")), 1.2)
+    core.step(Scale(2, "less load"), 1.4)
+    assert {name: member.phase for name, member in core.members.items()} == {
+        "1": Phase.LEAVING,
+        "2": Phase.READY,
+        "3": Phase.READY,
+    }
+
+
 def test_models_that_die_are_deaths_of_a_roll_out_though_the_replicas_live():
     core = running(1)
     core.step(RollOut("b", "new"), 2.0)

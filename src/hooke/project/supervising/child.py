@@ -33,7 +33,7 @@ from hooke.serving.replica import Replica
 from hooke.serving.supervision.lease import Lease
 from hooke.serving.supervision.member import Report
 
-__all__ = ["Order", "main"]
+__all__ = ["Order", "Telling", "main"]
 
 LAST_S = 2.0
 """A supervisor that reads nothing keeps the control's thread for a second."""
@@ -58,10 +58,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """So many replicas share what memory the machine has free."""
 
 
-class _Told:
+class Telling:
     """What the replica tells of itself, gathered in the control's own thread, which neither the model nor the event loop can stop."""
 
-    def __init__(self, replica: Replica, name: str) -> None:
+    def __init__(self, replica: Replica, name: str, *, memory_every_s: float = MEMORY_EVERY_S) -> None:
+        self._memory_every_s = memory_every_s
         self._replica = replica
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -114,15 +115,18 @@ class _Told:
     def _counts(self, answered: int, *, anew: bool) -> Counts | None:
         """At once where something was answered: of a replica that is killed no more than the last moment is missing."""
         if anew:
-            self._process = process_now()
+            with contextlib.suppress(OSError):  # as below
+                self._process = process_now()
         elif answered == self._counted:
             return None
         self._counted = answered
         return self._replica.counts(self._process)
 
     def _memory_now(self, now: float) -> int:
-        if now - self._memory_at >= MEMORY_EVERY_S:
-            self._memory, self._memory_at = self._replica.memory_bytes(), now
+        if now - self._memory_at >= self._memory_every_s:
+            self._memory_at = now
+            with contextlib.suppress(OSError):  # where descriptors ran out it tells what it saw last
+                self._memory = self._replica.memory_bytes()
         return self._memory
 
     def _loop_late_s(self, now: float) -> float:
@@ -160,7 +164,7 @@ def main(order: Order) -> int:
     project = Project.find(Path(generation.project))
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
     replica = Replica(declared, gate=generation.gate(), body_room=room)
-    told = _Told(replica, order.name)
+    told = Telling(replica, order.name)
     control = Control(
         socket.socket(fileno=order.control),
         Lease(seconds=order.lease_s, renewed=time.monotonic()),

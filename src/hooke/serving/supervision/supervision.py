@@ -400,7 +400,8 @@ class Supervision:
             if not member.doomed and member.generation not in kept:
                 yield member, "another generation is served now"
         for generation in kept:
-            for member in reversed(self._serving(generation)[self.wanted :]):
+            able_first = sorted(self._serving(generation), key=lambda one: one.away_since is not None)
+            for member in reversed(able_first[self.wanted :]):
                 yield member, f"{self.wanted} wanted"
 
     def _end_starts(self, generation: str, count: int, now: float) -> None:
