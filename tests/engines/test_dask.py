@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -15,7 +17,7 @@ from distributed import Client, LocalCluster
 from tests.engines.faults import gone, wait_until
 from tests.project.conftest import Workshop
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import EnvironmentMismatch, UsageError
 from hooke.engines.dask import DaskEngine
 from hooke.journal.events import AttemptFinished, AttemptStarted, WorkerStarted
 from hooke.project.resuming import resume
@@ -141,6 +143,27 @@ def mark_and_wait(path: str) -> None:
 def test_a_place_where_nothing_answers(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
         EngineBench(joined("tcp://127.0.0.1:1"), tmp_path)
+
+
+def test_a_worker_that_is_unlike_the_driver_is_refused_before_the_first_task(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    def make(context, *, workers, allowed=()):
+        wanted = replace(context, requires={"numpy": "0.1", "python": "2.7"}, allow_mismatch=allowed)
+        return DaskEngine(wanted, at=cluster.scheduler_address)
+
+    with pytest.raises(EnvironmentMismatch) as refused:
+        EngineBench(make, tmp_path / "a")
+    assert "numpy is 0.1 here" in str(refused.value)
+    assert "--allow-mismatch numpy --allow-mismatch python" in refused.value.mend
+    with EngineBench(partial(make, allowed=("numpy", "python")), tmp_path / "b") as bench:
+        bench.finished(bench.submit(tasks.add, 1))
+
+
+def test_nothing_that_was_left_to_be_found_stays(cluster: LocalCluster, tmp_path: Path) -> None:
+    with EngineBench(joined(cluster.scheduler_address), tmp_path) as bench:
+        assert list(bench.context.logs.glob(".*"))
+    assert not list(bench.context.logs.glob(".*"))
 
 
 PIPELINE = """

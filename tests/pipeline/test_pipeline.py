@@ -126,7 +126,10 @@ class TestDeclarations:
         with pytest.raises(UsageError, match=f"pipeline 'flow' has the parameter '{name}'") as caught:
             pipeline(space["flow"])
         assert f"rename it, as in {name}_" in caught.value.mend
-        assert "reserved are on, workers, wait, progress, deadline, budget, catalog" in caught.value.mend
+        assert (
+            "reserved are on, workers, wait, progress, deadline, budget, catalog, allow_mismatch"
+            in caught.value.mend
+        )
 
     def test_names_of_measure_are_free(self):
         @pipeline

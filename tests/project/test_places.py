@@ -2,7 +2,7 @@
 
 import pytest
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import ConfigError, UsageError
 from hooke.project.places import find_place
 from hooke.project.settings import PlaceSettings, read_settings
 
@@ -55,3 +55,22 @@ def test_an_unknown_scheme_is_no_place():
 def test_an_object_that_is_no_cluster():
     with pytest.raises(UsageError, match="not int"):
         place(3)
+
+
+def test_keys_of_a_place_are_files_beside_the_settings(tmp_path):
+    lines = ["[places.lab]", 'engine = "dask"', 'address = "tls://head:8786"']
+    keys = [f'{name} = "keys/{name}.pem"' for name in ("tls_ca", "tls_cert", "tls_key")]
+    (tmp_path / "hooke.toml").write_text("\n".join(lines + keys))
+    found = place("lab", **read_settings(tmp_path).places)
+    assert found.keys == tuple(
+        str(tmp_path / "keys" / f"{name}.pem") for name in ("tls_ca", "tls_cert", "tls_key")
+    )
+    (tmp_path / "hooke.toml").write_text("\n".join(lines + keys[:2]))
+    with pytest.raises(ConfigError, match="tls_ca, tls_cert only"):
+        read_settings(tmp_path)
+
+
+def test_an_address_is_not_that_of_another_engine():
+    with pytest.raises(UsageError, match="the engine 'local'") as refused:
+        place("lab", lab=PlaceSettings(address="tls://head:8786"))
+    assert 'engine = "dask"' in refused.value.mend

@@ -37,6 +37,7 @@ class _Asked:
     workers: str | None
     deadline: str | None
     budget: str | None
+    allow_mismatch: tuple[str, ...]
 
 
 _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
@@ -65,6 +66,12 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
     metavar="USD",
     help="What it may cost: 20, or '$20'. Needs --workers LOW-HIGH and a price in hooke.toml.",
 )
+@click.option(
+    "--allow-mismatch",
+    metavar="NAME",
+    multiple=True,
+    help="A distribution, or python, whose version may differ on workers elsewhere.",
+)
 @json_option
 @debug_option
 @click.option("--help", "asked_help", is_flag=True, help="Show this, and with a FILE its parameters.")
@@ -78,6 +85,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     workers: str | None,
     deadline: str | None,
     budget: str | None,
+    allow_mismatch: tuple[str, ...],
     as_json: bool,
     asked_help: bool,
     parameters: tuple[str, ...],
@@ -94,7 +102,9 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     session = ctx.ensure_object(Session)
     refused = Conduct(session=session, as_json=True) if as_json else None
     try:
-        asked = _Asked(on=place, workers=workers, deadline=deadline, budget=budget)
+        asked = _Asked(
+            on=place, workers=workers, deadline=deadline, budget=budget, allow_mismatch=allow_mismatch
+        )
         conduct, driver = _driver(session, target, parameters, asked=asked, as_json=as_json)
     except HookeError as error:
         error.next = error.next or _again(error, target, parameters)
@@ -125,6 +135,7 @@ def _driver(
         on=asked.on,
         workers=counts,
         wanted=parse_wanted(asked.deadline, asked.budget, now=time.time()),
+        allow_mismatch=asked.allow_mismatch,
         observers=(conduct.progress.observe,),
     )
     return conduct, user_code(lambda: prepare(order, project), pipeline)

@@ -32,6 +32,7 @@ from hooke.engines.dask_cluster import (
 from hooke.engines.dask_link import (
     Answered,
     Broke,
+    Brought,
     Changed,
     Greeted,
     Link,
@@ -41,10 +42,11 @@ from hooke.engines.dask_link import (
     Told,
     Withdrawn,
 )
-from hooke.engines.dask_worker import AGAIN, ELSEWHERE
-from hooke.engines.host import Begun, Note, Order, Report, Session
+from hooke.engines.dask_worker import AGAIN, ELSEWHERE, Welcome
+from hooke.engines.host import Begun, Note, Order, Session
 from hooke.engines.local_worker import task_of
 from hooke.engines.placement import Peer, Placement
+from hooke.engines.reception import Reception
 from hooke.engines.script import script_of_this_process
 from hooke.journal.events import (
     AttemptFailed,
@@ -84,9 +86,10 @@ class DaskEngine:
         *,
         workers: tuple[int, int] | None = None,
         at: Any = None,
+        keys: tuple[str, str, str] | None = None,
         threads: int = 1,
     ) -> None:
-        """`at` is an address, a cluster or a client of Dask; None starts a cluster here, of `workers` with `threads` each.
+        """`at` is an address, a cluster or a client of Dask; None starts a cluster here, of `workers` with `threads` each. `keys` are files, as in `connect`.
 
         Raises HookeError where there is no scheduler, where no worker comes, or where one cannot run tasks.
         """
@@ -103,8 +106,13 @@ class DaskEngine:
         self._asked: set[str] = set()
         self._session = f"{context.run}-{uuid.uuid4().hex[:8]}"
         self._closed = False
+        self._reception = None if self._ours else Reception(context, self._session)
+        self._founders: set[str] = set()
+        """Workers that were there at the beginning: if one cannot run tasks, the run does not begin."""
         try:
-            self._link = Link(connect(at if not self._ours else self._cluster), self._made())
+            client = connect(at if not self._ours else self._cluster, keys)
+            probe = None if self._reception is None else self._reception.probe
+            self._link = Link(client, self._made(), probe)
         except BaseException:
             self._end_cluster()
             raise
@@ -157,6 +165,8 @@ class DaskEngine:
         self._closed = True
         self._queue.clear()
         self._link.close()
+        if self._reception is not None:
+            self._reception.close()
         self._end_cluster()
 
     # -- workers -----------------------------------------------------------------------------------
@@ -173,17 +183,21 @@ class DaskEngine:
             tracking=None if context.tracking is None else str(context.tracking),
             durable=context.durable,
             script=script_of_this_process(),
+            allowed=context.allow_mismatch,
             warm=context.warm and isinstance(self._cluster, OurCluster),
         )
 
     def _wait_for_workers(self) -> None:
         """Until there is a worker, or all of them where they are to start at once."""
         self._look()
+        self._founders = set(self._asked) if not self._ours else set()
         deadline = time.monotonic() + FIRST_WORKER_S
         wanted = self._target if self._context.ready_for is not None else min(1, self._target)
         if not wanted:
             self._announce()
-        while len(self._placement.peers) < wanted:
+        while (
+            len(self._placement.peers) < wanted or self._founders & self._asked - self._placement.peers.keys()
+        ):
             if time.monotonic() > deadline:
                 raise UsageError(
                     f"no worker came to the Dask scheduler at {self._address} within {FIRST_WORKER_S:g} s",
@@ -206,19 +220,34 @@ class DaskEngine:
             self._asked.add(address)
             self._link.greet(address)
 
-    def _came(self, address: str, report: Report) -> None:
+    def _came(self, address: str, welcome: Welcome) -> None:
         facts = self._link.workers().get(address)
         if facts is None:
             return
+        if self._reception is not None and welcome.arrival is not None:
+            try:
+                self._reception.check(address, welcome.arrival)
+            except HookeError as error:
+                self._left_out(address, error)
+                return
         self._placement.peers[address] = Peer(
             address=address,
             name=facts["name"],
-            report=report,
+            report=welcome.report,
             resources=dict(facts["resources"] or {}),
             shares=self._ours,
         )
         self._announce()
         self._dispatch()
+
+    def _left_out(self, address: str, error: HookeError) -> None:
+        """A worker cannot run tasks. One that came later is left out, and the journal says why."""
+        if address in self._founders:
+            raise error
+        why = f"{error.what}: {error.why}".replace("\n", "; ")
+        self._events.append(
+            WorkerStopped(at=self._context.clock.now(), worker=address, cause=f"left out: {why}")
+        )
 
     def _left(self, peer: Peer) -> None:
         """A Dask worker is gone, with all that ran there. Why is known to nobody that could be asked."""
@@ -383,9 +412,12 @@ class DaskEngine:
             case Changed():
                 self._look()
             case Greeted():
-                self._came(message.address, message.report)
+                self._came(message.address, message.welcome)
             case Refused():
-                raise message.error
+                self._left_out(message.address, message.error)
+            case Brought():
+                if self._reception is not None:
+                    self._reception.bring(message.piece)
             case Told():
                 self._told(message.address, message.notes)
             case Answered():

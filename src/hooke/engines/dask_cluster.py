@@ -27,6 +27,11 @@ CONNECT_S = 10.0
 
 NEVER_S = 3600
 
+_MEND_TLS = (
+    "start one (`dask scheduler --protocol tls --tls-ca-file ... --tls-cert ... --tls-key ...`), or correct the address; in "
+    "hooke.toml tls_ca, tls_cert and tls_key of the place name the driver's files, which must be of the scheduler's authority"
+)
+
 
 class OurCluster(SpecCluster):
     """A cluster of this machine that we started."""
@@ -82,19 +87,24 @@ def how_ended(cluster: Any, pid: int) -> int | None:
     return next((code for process in processes for other, code in process.codes if other == pid), None)
 
 
-def connect(place: Any) -> Client:
+def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
     """A client of our own for an address, a cluster or somebody's client; it does not become Dask's default.
 
-    Raises UsageError where nothing answers there.
+    `keys` are files: the authority's certificate, ours, and its key. Raises UsageError where nothing answers there, or not to us.
     """
     address, security = _whereabouts(place)
+    if keys is not None:
+        ca, cert, key = keys
+        security = Security(require_encryption=True, tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key)
     try:
         return Client(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise UsageError(
-            f"no Dask scheduler answers at {address}",
+            f"no Dask scheduler answers at {address}" + (" with these keys" if keys else ""),
             why=str(error).strip().partition("\n")[0],
-            mend="start one (`dask scheduler --host 127.0.0.1`, then `dask worker ADDRESS`), or correct the address",
+            mend=_MEND_TLS
+            if address.startswith("tls://")
+            else "start one (`dask scheduler --host 127.0.0.1`, then `dask worker ADDRESS`), or correct the address",
         ) from error
 
 

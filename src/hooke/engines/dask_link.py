@@ -18,8 +18,10 @@ from distributed.client import done_callback
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines import dask_worker
-from hooke.engines.dask_worker import Greeting
-from hooke.engines.host import Note, Report, Session, unpack_notes
+from hooke.engines.arrival import Probe
+from hooke.engines.dask_worker import NOTES, PIECE, Greeting, Welcome
+from hooke.engines.host import Note, Session, unpack_notes
+from hooke.engines.mirror import Piece
 
 __all__ = [
     "Answered",
@@ -50,7 +52,7 @@ class Greeted:
     """A Dask worker is ready for attempts."""
 
     address: str
-    report: Report
+    welcome: Welcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,13 @@ class Told:
 
     address: str
     notes: list[Note]
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A part of a file that grows on a worker's machine."""
+
+    piece: Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class Withdrawn:
     attempts: list[int]
 
 
-Message: TypeAlias = Changed | Greeted | Refused | Told | Answered | Broke | Withdrawn
+Message: TypeAlias = Changed | Greeted | Refused | Told | Brought | Answered | Broke | Withdrawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +117,11 @@ class Shipment:
 class Link:
     """One client of a scheduler. Used from one thread; `close` leaves workers that are not ours as they were."""
 
-    def __init__(self, client: Client, session: Session) -> None:
+    def __init__(self, client: Client, session: Session, probe: Probe | None) -> None:
         self._client: Any = client  # its types say nothing of what it gives where
         self._session = session.id
         self._topic: str = client.id
-        self._greeting = msgspec.msgpack.encode(Greeting(session=session, topic=self._topic))
+        self._greeting = msgspec.msgpack.encode(Greeting(session=session, probe=probe, topic=self._topic))
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._futures: dict[int, Future[bytes]] = {}
         self._spent: SimpleQueue[Future[bytes]] = SimpleQueue()
@@ -203,7 +212,12 @@ class Link:
 
     def _of_us(self, event: tuple[float, Any]) -> None:
         address, attempt, data = event[1]
-        self._inbox.put(Answered(attempt, data) if attempt >= 0 else Told(address, unpack_notes(data)))
+        if attempt == NOTES:
+            self._inbox.put(Told(address, unpack_notes(data)))
+        elif attempt == PIECE:
+            self._inbox.put(Brought(msgspec.msgpack.decode(data, type=Piece)))
+        else:
+            self._inbox.put(Answered(attempt, data))
 
     async def _follow(self, attempt: int, future: Future[bytes]) -> None:
         message: Message | None = None
@@ -233,7 +247,7 @@ class Link:
             return
         answer = found.get(address)
         if isinstance(answer, bytes):
-            self._inbox.put(Greeted(address, msgspec.msgpack.decode(answer, type=Report)))
+            self._inbox.put(Greeted(address, msgspec.msgpack.decode(answer, type=Welcome)))
         elif answer is not None:  # else it left meanwhile
             self._inbox.put(Refused(address, _unfit(address, answer)))
 

@@ -8,22 +8,40 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from distributed import get_worker, secede
 from distributed.core import Status
 
+from hooke.engines.arrival import Arrival, Probe, arrive
 from hooke.engines.dask_child import library_of
 from hooke.engines.host import Host, Note, Order, Report, Session, pack_notes
 from hooke.engines.local_pool import shared_pool
+from hooke.engines.mirror import Mirror
 
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = ["AGAIN", "ELSEWHERE", "Greeting", "attempt", "greet", "leave", "withdraw"]
+__all__ = [
+    "AGAIN",
+    "ELSEWHERE",
+    "NOTES",
+    "PIECE",
+    "Greeting",
+    "Welcome",
+    "attempt",
+    "greet",
+    "leave",
+    "withdraw",
+]
+
+NOTES, PIECE = -1, -2
+"""What stands instead of an attempt's number before other messages."""
 
 AGAIN = b""
 """Instead of an answer: the function of the attempt is not here."""
@@ -37,11 +55,30 @@ MOST_TOLD = 16 * 1024
 IDLE_S = 60.0
 """A run that has asked for nothing for so long may have no driver any more; to start a worker again takes milliseconds."""
 
-LOOK_S = 5.0
+FORGOTTEN_S = 3600.0
+
+LOOK_S = 1.0
 
 _RUNS = frozenset({"executing", "long-running"})
 
+
+class _Sending:
+    """Brings what is written here to the driver."""
+
+    def __init__(self, mirror: Mirror, worker: Any, topic: str) -> None:
+        self.folder = mirror.folder
+        self._mirror = mirror
+        self._worker = worker
+        self._topic = topic
+
+    def send(self) -> None:
+        """What is new."""
+        for piece in self._mirror.take():
+            self._worker.log_event(self._topic, [self._worker.address, PIECE, msgspec.msgpack.encode(piece)])
+
+
 _hosts: dict[str, Host] = {}
+_mirrors: dict[str, _Sending] = {}
 _tending: set[asyncio.Task[None]] = set()
 
 
@@ -49,21 +86,35 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
     """What a Dask worker is told when a run begins to use it."""
 
     session: Session
+    probe: Probe | None = None
+    """None for a worker that the driver started beside itself."""
     topic: str
     """Under which to publish what happens: the client's id, so that it is forgotten with the client."""
 
 
+class Welcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a Dask worker answers."""
+
+    report: Report
+    arrival: Arrival | None = None
+
+
 async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
-    """Get ready for a run's attempts; returns a Report."""
+    """Get ready for a run's attempts; returns a Welcome."""
     greeting = msgspec.msgpack.decode(data, type=Greeting)
-    if greeting.session.id not in _hosts:
-        _hosts[greeting.session.id] = Host(
-            msgspec.structs.replace(greeting.session, library=library_of(dask_worker)),
+    session, arrival = greeting.session, None
+    if greeting.probe is not None:
+        session, arrival = await asyncio.to_thread(arrive, session, greeting.probe)
+    if session.id not in _hosts:
+        _hosts[session.id] = Host(
+            msgspec.structs.replace(session, library=library_of(dask_worker)),
             name=_name(dask_worker),
             slots=dask_worker.state.nthreads,
             tell=_teller(dask_worker, greeting.topic),
         )
-        _tending.add(task := asyncio.create_task(_tend(greeting.session.id)))
+        if arrival is not None and not arrival.shares:
+            _mirrors[session.id] = _Sending(Mirror(Path(session.folder)), dask_worker, greeting.topic)
+        _tending.add(task := asyncio.create_task(_tend(session.id)))
         task.add_done_callback(_tending.discard)
     devices = await asyncio.to_thread(lambda: len(shared_pool().devices))
     report = Report(
@@ -76,15 +127,18 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
         memory=dask_worker.memory_manager.memory_limit,
         gpus=devices,
     )
-    return msgspec.msgpack.encode(report)
+    return msgspec.msgpack.encode(Welcome(report=report, arrival=arrival))
 
 
-async def leave(session: str, *, dask_worker: Worker) -> None:  # noqa: ARG001 - Dask gives it by this name
+async def leave(session: str) -> None:
     """A run is over."""
     host = _hosts.pop(session, None)
     if host is None:
         return
     await asyncio.to_thread(host.close)
+    mirror = _mirrors.pop(session, None)
+    if mirror is not None:
+        await asyncio.to_thread(shutil.rmtree, mirror.folder, ignore_errors=True)
     if not _hosts and not host.session.warm:
         await asyncio.to_thread(shared_pool().close)
 
@@ -94,6 +148,10 @@ async def _tend(session: str) -> None:
     while (host := _hosts.get(session)) is not None:
         await asyncio.sleep(LOOK_S)
         await asyncio.to_thread(host.rest, IDLE_S)
+        if session in _mirrors:
+            await asyncio.to_thread(_mirrors[session].send)
+        if host.unused_s > FORGOTTEN_S:
+            await leave(session)
 
 
 def withdraw(session: str, attempts: list[int]) -> list[int]:
@@ -113,7 +171,10 @@ def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
         return AGAIN
     if order.task.uses_library:
         secede()  # what the task submits needs a thread, too
+    mirror = _mirrors.get(order.session)
     answer = host.run(order, given_up=_given_up(worker, worker.get_current_task()))
+    if mirror is not None:
+        mirror.send()
     if answer is None:
         return AGAIN
     said = msgspec.msgpack.encode(answer)
@@ -136,7 +197,7 @@ def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
 
 def _teller(worker: Any, topic: str) -> Callable[[list[Note]], None]:
     def tell(notes: list[Note]) -> None:
-        worker.log_event(topic, [worker.address, -1, pack_notes(notes)])
+        worker.log_event(topic, [worker.address, NOTES, pack_notes(notes)])
 
     return tell
 

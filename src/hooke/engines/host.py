@@ -59,6 +59,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     durable: Durability = "group"
     script: Script = Script()
     library: Library | None = None
+    fixed_path: bool = False
+    """Whether modules are found here elsewhere than on the driver's machine."""
+    allowed: tuple[str, ...] = ()
+    """Distributions whose versions may differ."""
     warm: bool = False
     """Whether idle workers are kept for the next run when this one is over."""
 
@@ -160,7 +164,7 @@ class Host:
                 return None
             self._begun.add(order.task.attempt)
             self._used = self._clock.monotonic()
-        if order.sys_path is not None:
+        if order.sys_path is not None and not self.session.fixed_path:
             self.session = msgspec.structs.replace(self.session, sys_path=order.sys_path)
         task = self._with_image(order.task, given_up)
         if task is None:
@@ -179,10 +183,15 @@ class Host:
             self._withdrawn.update(taken)
             return taken
 
+    @property
+    def unused_s(self) -> float:
+        """How long nothing was asked of it."""
+        return 0.0 if self._held else self._clock.monotonic() - self._used
+
     def rest(self, idle_s: float) -> None:
         """End idle workers if nothing was asked for so long: the driver may be dead. Others start when there is work."""
         with self._changed:
-            if self._clock.monotonic() - self._used < idle_s:
+            if self.unused_s < idle_s:
                 return
             free = list(self._free)
             self._free.clear()
@@ -286,6 +295,7 @@ class Host:
                 tracking=session.tracking,
                 script=session.script,
                 library=session.library,
+                allowed=session.allowed,
             ),
             kind,
         )

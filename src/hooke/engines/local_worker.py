@@ -71,6 +71,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     durable: Durability = "group"
     script: Script = Script()
     library: Library | None = None
+    allowed: tuple[str, ...] = ()
+    """Distributions whose versions may differ from the driver's."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -122,6 +124,7 @@ class _Session:
         sys.path[:] = hello.sys_path
         self.folder = hello.folder
         self._library = hello.library
+        self.allowed = hello.allowed
         self.script = StandIn(hello.script)
         self.output = WorkerOutput(Path(hello.log))
         store = Store.open(hello.store, secret=hello.secret)
@@ -212,7 +215,7 @@ class _Server:
 
     def _perform(self, task: Task, session: _Session) -> None:
         try:
-            function = self._function(task)
+            function = self._function(task, session.allowed)
         except EnvironmentMismatch as error:
             if self._sessions > 1:
                 self._send(STALE)
@@ -226,13 +229,13 @@ class _Server:
             session.connect()
         self._say(session.worker.run(_work(task, function)))
 
-    def _function(self, task: Task) -> Callable[..., Any]:
+    def _function(self, task: Task, allowed: tuple[str, ...]) -> Callable[..., Any]:
         if task.digest not in self._functions:
             sent = self._refused.pop(task.digest, task)
             assert sent.pickle is not None
             self._refused[task.digest] = sent  # the engine sends it once, and may ask again after a refusal
             function = _load(task.name, sent.pickle)
-            check_code(function, name=task.name, parts=sent.parts)
+            check_code(function, name=task.name, parts=sent.parts, allowed=allowed)
             del self._refused[task.digest]
             self._functions[task.digest] = function
         return self._functions[task.digest]

@@ -112,6 +112,8 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     """When it was to be done, seconds since the epoch."""
     budget_usd: float | None = None
     """What it might cost."""
+    allow_mismatch: tuple[str, ...] = ()
+    """Distributions whose versions might differ on workers elsewhere."""
     store: str = ""
     folder: str = ""
     """Working directory of the driver."""

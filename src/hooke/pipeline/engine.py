@@ -142,6 +142,10 @@ class EngineContext:
     """When what tasks log survives a power loss."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
+    requires: Mapping[str, str] = field(default_factory=dict)
+    """Distribution -> version, of those that the code reaches (`python` among them): what workers elsewhere must have."""
+    allow_mismatch: tuple[str, ...] = ()
+    """Those of them whose versions may differ."""
 
 
 class Engine(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -204,8 +204,10 @@ def _with_tail(failure: Failure, tail: tuple[str, ...]) -> Failure:
     return msgspec.structs.replace(failure, log_tail=tail)
 
 
-def check_code(function: Callable[..., Any], *, name: str, parts: Mapping[str, str]) -> None:
-    """Refuse to run code that is not what the driver keyed. Raises EnvironmentMismatch naming what differs.
+def check_code(
+    function: Callable[..., Any], *, name: str, parts: Mapping[str, str], allowed: Collection[str] = ()
+) -> None:
+    """Refuse to run code that is not what the driver keyed. Raises EnvironmentMismatch naming what differs, but for what is `allowed`.
 
     A worker imports modules afresh: a file edited since the driver imported it, or a global that the
     driver's script set after the import, would give results under a key that is not theirs.
@@ -219,6 +221,7 @@ def check_code(function: Callable[..., Any], *, name: str, parts: Mapping[str, s
         if mine.get(name) != parts.get(name)
         and not _is_elsewhere(name, mine, parts)
         and not _came_along(name)
+        and name not in allowed
     )
     if not differing:
         return

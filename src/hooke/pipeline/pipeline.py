@@ -20,7 +20,7 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 S = TypeVar("S")
 
-RESERVED = ("on", "workers", "wait", "progress", "deadline", "budget", "catalog")
+RESERVED = ("on", "workers", "wait", "progress", "deadline", "budget", "catalog", "allow_mismatch")
 """Parameters of `run` and `plan` themselves, which a pipeline's own parameters stand beside."""
 
 

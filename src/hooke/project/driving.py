@@ -6,7 +6,7 @@ import os
 import platform
 import random
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -75,6 +75,8 @@ class Order:
     """A place's name, or a cluster or a client of Dask's."""
     workers: int | tuple[int, int] | None = None
     wanted: Wanted = field(default_factory=Wanted)
+    allow_mismatch: Sequence[str] = ()
+    """Distributions whose versions may differ on workers elsewhere."""
     run: str | None = None
     name: str = ""
     """The id of a new run; empty makes one."""
@@ -188,6 +190,8 @@ class Driver:
             warm=True,
             tracking=self.project.runs.folder(self.run),
             durable=self._durable(),
+            requires=self._reached(keys),
+            allow_mismatch=tuple(self.order.allow_mismatch),
         )
         place, sizing = self.place, self._sizing(keys)
         if sizing is not None:
@@ -214,6 +218,15 @@ class Driver:
                 return Runner(parts).run()
         finally:
             engine.close()
+
+    def _reached(self, keys: GraphKeys) -> dict[str, str]:
+        """Distribution -> version, of those that the tasks' code reaches."""
+        return {
+            part.name: part.text.removeprefix(part.name).strip()
+            for node in self.graph.nodes
+            for part in keys[node.id].code.parts
+            if part.kind == "distribution" and part.name != "hooke"
+        }
 
     def _sizing(self, keys: GraphKeys) -> Elastic | None:
         """Who decides how many workers there are, where that is not said."""
@@ -275,6 +288,7 @@ class Driver:
             shown=shown_parameters(order.args, order.params),
             place=self.place.name,
             workers=parse_workers(order.workers),
+            allow_mismatch=tuple(order.allow_mismatch),
             deadline=order.wanted.deadline,
             budget_usd=order.wanted.budget_usd,
             store=store.place,

@@ -51,6 +51,8 @@ class Place:
     """Of all of them together."""
     at: Any = None
     """An address, or an object of the engine's library, where it is somebody else's; None where the engine starts it."""
+    keys: tuple[str, str, str] | None = None
+    """Files of the authority's certificate, of ours and of its key, where hooke.toml names them."""
 
     @property
     def elastic(self) -> bool:
@@ -70,12 +72,14 @@ def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, Place
         settings = places[name]
         own = parse_workers(settings.workers)
         at = _address_of(name, settings, places)
+        keys = settings.tls_ca, settings.tls_cert, settings.tls_key
         return _checked(
             Place(
                 name=name,
                 engine=settings.engine,
                 workers=workers or own,
                 at=at,
+                keys=keys if any(keys) else None,
                 usd_per_hour=settings.usd_per_hour,
                 max_usd_per_hour=settings.max_usd_per_hour or math.inf,
             ),
@@ -160,6 +164,6 @@ def parse_workers(workers: int | Sequence[int] | None) -> Workers | None:
 
 def open_engine(place: Place, context: EngineContext) -> Engine:
     """Start the engine of a place. Raises MissingExtra where its library is not installed."""
-    more = () if place.at is None else (("at", place.at),)
+    more = [(name, value) for name in ("at", "keys") if (value := getattr(place, name)) is not None]
     engine: Engine = ENGINES.load(place.engine)(context, workers=place.workers, **dict(more))
     return engine

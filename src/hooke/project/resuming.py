@@ -65,6 +65,7 @@ def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...
         params=params,
         on=started.place,
         workers=started.workers,
+        allow_mismatch=started.allow_mismatch,
         wanted=Wanted(deadline=started.deadline, budget_usd=started.budget_usd),
         run=started.run,
         observers=observers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ def run(  # noqa: PLR0913 - what a run may be asked, each by name
     progress: str = "auto",
     deadline: str | float | None = None,
     budget: str | float | None = None,
+    allow_mismatch: Sequence[str] = (),
     **params: Any,
 ) -> Run:
     """Run a pipeline at a place, cached and journalled.
@@ -55,6 +56,8 @@ def run(  # noqa: PLR0913 - what a run may be asked, each by name
     `hooke.toml`. `workers` is a number or (low, high): as many, between these, as the work is worth while it goes on, for
     reasons that the journal has. `deadline` ("30m", or seconds from now) has just enough of them to be done by then, and
     `budget` ("$20", or US dollars; the place has a price in hooke.toml) ends the run before it is spent.
+    Workers elsewhere must have this process's Python and the versions of what the code reaches; `allow_mismatch` names
+    distributions (or `python`) that may differ all the same.
     With `wait=False` the run goes on in a thread, and no
     longer than this process: call `result()`, or `hooke resume` takes it up.
     `progress` is what stderr shows meanwhile: `auto` (a live table on a terminal or in a notebook, elsewhere a line
@@ -79,7 +82,15 @@ def run(  # noqa: PLR0913 - what a run may be asked, each by name
     project = project_of(pipeline)
     wanted = wanted_progress(progress, project.settings.show.progress)
     wish = parse_wanted(deadline, budget, now=time.time())
-    order = Order(pipeline=pipeline, args=args, params=params, on=on, workers=workers, wanted=wish)
+    order = Order(
+        pipeline=pipeline,
+        args=args,
+        params=params,
+        on=on,
+        workers=workers,
+        wanted=wish,
+        allow_mismatch=tuple(allow_mismatch),
+    )
     driver = prepare(order, project)
     scene = Scene(in_this_process=driver.place.engine == "serial", background=not wait)
     shown = open_progress(wanted, scene)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 FILE = "hooke.toml"
+_TLS = ("tls_ca", "tls_cert", "tls_key")
 DURABLE = ("group", "each", "none")
 PROGRESS = ("auto", "table", "lines", "none")
 """What `progress` may be; the first is the default."""
@@ -84,6 +85,12 @@ class PlaceSettings:
     """What all of them together may cost; 0 is no limit."""
     address: str = ""
     """Of a scheduler that is there already: `tls://HOST:PORT`, or `tcp://` on this machine."""
+    tls_ca: str = ""
+    """Files in PEM for `tls://`, below the project's folder: the certificate of the fleet's authority,"""
+    tls_cert: str = ""
+    """one that it signed for the driver,"""
+    tls_key: str = ""
+    """and the key of that. Without them Dask's own configuration says what they are."""
     insecure: bool = False
     """Whether code may go to another machine over `tcp://`, for all on the way to read and to change."""
 
@@ -244,8 +251,15 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
     table = dict(_table(path, name, values))
     refuse_unknown(path, f"{name}.", table, [f.name for f in fields(PlaceSettings)])
     made = PlaceSettings(**table)
-    for key, kind in (("engine", "str"), ("address", "str"), ("insecure", "bool")):
-        _check_type(path, f"{name}.{key}", getattr(made, key), kind)
+    for key in ("engine", "address", "tls_ca", "tls_cert", "tls_key"):
+        _check_type(path, f"{name}.{key}", getattr(made, key), "str")
+    _check_type(path, f"{name}.insecure", made.insecure, "bool")
+    files: dict[str, Any] = {key: str(path.parent / getattr(made, key)) for key in _TLS if getattr(made, key)}
+    if files and len(files) < len(_TLS):
+        raise ConfigError(
+            f"{path}: {name} has {', '.join(files)} only", mend=f"give all of {', '.join(_TLS)}"
+        )
+    made = replace(made, **files)
     if made.workers is not None and not _is_range(made.workers):
         raise ConfigError(
             f"{path}: {name}.workers = {made.workers!r}", mend="give a number from 1, or two: [1, 8]"

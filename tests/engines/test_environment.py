@@ -1,0 +1,185 @@
+"""Whether a worker is like the driver, and the code that it is sent: without any worker."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from hooke.base.errors import EnvironmentMismatch, HookeError
+from hooke.engines import project_code
+from hooke.engines.certificates import Authority
+from hooke.engines.environment import check_environment, versions_here
+from hooke.engines.mirror import LEFT, Mirror, Piece, write_piece
+from hooke.engines.project_code import pack_code, unpack_code
+from hooke.keys.local import PYTHON
+
+WANTED = {"python": "3.12", "polars": "1.35", "numpy": "2.4"}
+
+
+def test_versions_of_this_process():
+    found = versions_here(["python", "numpy", "no-such-thing", "numpy+no-such-thing"])
+    numpy = found["numpy"]
+    assert numpy
+    assert found == {
+        "python": PYTHON,
+        "numpy": numpy,
+        "no-such-thing": "",
+        "numpy+no-such-thing": f"{numpy}+",
+    }
+
+
+def test_equal_ones_pass():
+    check_environment("w", WANTED, {**WANTED, "more": "1"})
+
+
+def test_each_difference_is_said_with_its_mend():
+    with pytest.raises(EnvironmentMismatch) as refused:
+        check_environment("tcp://h:1", WANTED, {"python": "3.11", "polars": "1.20", "numpy": "2.4"})
+    text = str(refused.value)
+    assert "tcp://h:1" in text
+    assert "polars is 1.35 here, and 1.20 there" in text
+    assert "pip install polars==1.35" in text
+    assert "Python 3.12" in text
+    assert "--allow-mismatch python --allow-mismatch polars" in text
+    assert "numpy" not in text
+
+
+def test_what_is_not_installed_there():
+    with pytest.raises(EnvironmentMismatch, match=r"polars is 1\.35 here, and not installed there"):
+        check_environment("w", {"polars": "1.35"}, {"polars": ""})
+
+
+def test_what_is_insisted_on_passes():
+    check_environment("w", WANTED, {**WANTED, "polars": "1.20"}, allowed=["polars"])
+
+
+# -- code ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    (folder / "sent_package" / "deep").mkdir(parents=True)
+    for name in ("sent_package/__init__.py", "sent_package/deep/__init__.py"):
+        (folder / name).write_text("", "utf-8")
+    (folder / "sent_package" / "deep" / "mod.py").write_text("VALUE = 1\n", "utf-8")
+    (folder / "sent_package" / "data.csv").write_text("1\n", "utf-8")
+    (folder / "sent_package" / ".hidden").write_text("x", "utf-8")
+    (folder / "sent_alone.py").write_text("from sent_package.deep import mod\n", "utf-8")
+    (folder / "sent_later.py").write_text("", "utf-8")
+    (folder / "unrelated.csv").write_text("", "utf-8")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    before = set(sys.modules)
+    import sent_alone  # noqa: F401  # pyrefly: ignore[missing-import]
+
+    yield folder
+    for name in set(sys.modules) - before:
+        sys.modules.pop(name)
+
+
+def names(data: bytes) -> list[str]:
+    with tarfile.open(fileobj=BytesIO(data)) as archive:
+        return [each for each in archive.getnames() if each.startswith(("sent_", "unrelated"))]
+
+
+def test_packages_go_whole_and_modules_with_those_beside_them(project: Path):
+    assert names(pack_code()) == [
+        "sent_alone.py",
+        "sent_later.py",
+        "sent_package/__init__.py",
+        "sent_package/data.csv",
+        "sent_package/deep/__init__.py",
+        "sent_package/deep/mod.py",
+    ]
+
+
+def test_the_same_code_is_the_same_archive(project: Path):
+    first = pack_code()
+    os.utime(project / "sent_alone.py", (0, 0))
+    assert pack_code() == first
+    (project / "sent_alone.py").write_text("", "utf-8")
+    assert pack_code() != first
+
+
+def test_it_is_unpacked_once_where_nobody_else_can_write(project: Path):
+    data = pack_code()
+    folder = Path(unpack_code(data))
+    assert (folder / "sent_package" / "deep" / "mod.py").read_text("utf-8") == "VALUE = 1\n"
+    assert unpack_code(data) == str(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.parent.chmod(0o777)
+    with pytest.raises(HookeError, match="others can write"):
+        unpack_code(data)
+
+
+def test_data_among_the_code_is_refused_by_size(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(project_code, "MOST_BYTES", 100_000_000)
+    (project / "sent_package" / "large.bin").write_bytes(bytes(2_000_000))
+    pack_code()
+    monkeypatch.setattr(project_code, "MOST_BYTES", 1_000_000)
+    with pytest.raises(HookeError, match="too large to be sent"):
+        pack_code()
+
+
+# -- files that grow -----------------------------------------------------------------------------------
+
+
+def test_a_file_that_grows_is_the_same_elsewhere(tmp_path: Path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "logs").mkdir(parents=True)
+    mirror = Mirror(here)
+    log = here / "logs" / "a.log"
+    for text in ("first\n", "x" * 100_000, "last\n"):
+        with log.open("a") as file:
+            file.write(text)
+        for piece in mirror.take():
+            write_piece(there, piece)
+        assert (there / "logs" / "a.log").read_bytes() == log.read_bytes()
+    assert mirror.take() == []
+
+
+def test_a_large_artifact_stays_and_that_is_said(tmp_path: Path):
+    (tmp_path / "artifacts" / "1").mkdir(parents=True)
+    (tmp_path / "artifacts" / "1" / "model.bin").write_bytes(bytes((1 << 20) + 1))
+    (tmp_path / "artifacts" / "1" / "small.bin").write_bytes(b"small")
+    (tmp_path / "artifacts" / "1" / ".part").write_bytes(b"half")
+    mirror = Mirror(tmp_path)
+    paths = [piece.path for piece in [*mirror.take(), *mirror.take()]]
+    assert set(paths) == {"artifacts/1/small.bin", LEFT}
+    assert "model.bin" in (tmp_path / LEFT).read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x"])
+def test_nothing_is_written_elsewhere(tmp_path: Path, path: str):
+    with pytest.raises(HookeError, match="not below the run's folder"):
+        write_piece(tmp_path, Piece(path, 0, b"x"))
+
+
+# -- keys ----------------------------------------------------------------------------------------------
+
+
+def test_keys_are_for_their_owner_alone(tmp_path: Path):
+    files = Authority("ours").issue("worker", tmp_path / "keys")
+    assert stat.S_IMODE(files.key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(files.key.parent.stat().st_mode) == 0o700
+
+
+def test_certificates_are_known_to_their_own_authority_and_end_soon(tmp_path: Path):
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    files = Authority("ours").issue("worker", tmp_path / "a", days=1)
+    others = Authority("theirs").issue("worker", tmp_path / "b")
+    certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(files.ca.read_bytes()))
+    with pytest.raises((InvalidSignature, ValueError)):
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(others.ca.read_bytes()))
+    assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 1
