@@ -67,7 +67,7 @@ def test_without_a_token_it_says_so(serving, folder):
     assert lines[2].startswith("--no-auth: whatever program of this machine asks is answered")
     assert "Bearer" not in lines[2]
     assert pasted(lines[2], folder).stdout == "[42]"
-    assert not (folder / ".hooke" / "services").exists()
+    assert not list((folder / ".hooke" / "services").rglob("token"))
 
 
 def test_tls(serving, folder):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serving.services import Kinds
 
+from hooke.serving.bodies import Bodies
 from hooke.serving.exchange import Exchange, Terms
 from hooke.serving.replica import Replica
 from hooke.serving.routes import Route, Routes
@@ -16,7 +17,7 @@ async def answer(exchange):
 
 
 def asked(path):
-    return Exchange({"path": path, "method": "GET", "headers": []}, None, None, Terms(1, 1.0))
+    return Exchange({"path": path, "method": "GET", "headers": []}, None, None, Terms(1, 1.0, Bodies(1)))
 
 
 ROUTES = Routes(

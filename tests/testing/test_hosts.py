@@ -168,9 +168,11 @@ def test_a_frozen_and_a_limited_host_end_with_the_network() -> None:
     with Hosts(disk_bytes=8 << 20) as lan:
         host = lan.start("one")
         host.limit(0.5)
-        sleeping = host.popen(["sleep", "1000"])
+        sleeping = host.popen(["sh", "-c", "echo there; exec sleep 1000"], stdout=subprocess.PIPE, text=True)
+        assert sleeping.stdout.readline() == "there\n"
         host.freeze()
     assert sleeping.wait(timeout=10) == -signal.SIGKILL
+    sleeping.stdout.close()
     assert host.processes() == []
 
 

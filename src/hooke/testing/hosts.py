@@ -262,6 +262,8 @@ class Host:
         self._top.wait()
         psutil.wait_procs(ours, timeout=READY_S)
         self._go_on()
+        for process in self._entered:
+            process.wait(timeout=READY_S)
         for pipe in (self._top.stdout, self._top.stderr):
             if pipe is not None:
                 pipe.close()

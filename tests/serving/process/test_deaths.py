@@ -1,6 +1,7 @@
 """What comes of it when the process of a model dies, hangs, grows or keeps the interpreter's lock: real signals, real memory."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -119,8 +120,10 @@ class TestDeaths:
     def test_memory_that_it_took_is_named(self, serving):
         one = serving(Once)
         assert one.replica.memory_bytes() > psutil.Process().memory_info().rss / 10
-        one.post("/eats", {"mb": 300})
-        assert one.told[0].peak_bytes > 300 << 20
+        # The kernel calls a child's peak no less than its parent's, which after many tests is large.
+        mb = 100 + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        one.post("/eats", {"mb": mb})
+        assert one.told[0].peak_bytes > mb << 20
 
     def test_while_it_is_away_it_is_not_ready_and_says_so(self, serving, tmp_path, caplog):
         one = serving(Once)

@@ -208,7 +208,7 @@ def test_replicas_follow_the_load_up_and_down_and_say_why(supervised, load, fold
     service.until(r"3 of 3 replicas answer")
     counted = asking.end()
     assert counted["failed"] == {}
-    service.until(r"-> \d replicas: no more than")
+    service.until(r"-> \d replicas: the load needed no more than")
     service.until_ready(1)
     assert service.end() == 0
     shown = subprocess.run(
