@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from hooke.serving.bodies import SMALL, Bodies
 from hooke.serving.contexts import RequestContext, context_of, request_id_of
-from hooke.serving.problems import MEDIA_TYPE, Problem
+from hooke.serving.problems import AGAIN, MEDIA_TYPE, REPEATABLE, Problem
 from hooke.serving.watching import CallerGone
 
 __all__ = ["DIRECT", "INFERENCE", "JSON", "Direct", "Exchange", "Message", "Receive", "Send", "Terms"]
@@ -21,6 +21,9 @@ Send = Callable[[Message], Awaitable[None]]
 JSON = (b"content-type", b"application/json")
 INFERENCE = "/v2"
 """Where the paths of the Open Inference Protocol begin."""
+ATTEMPT = b"x-envoy-attempt-count"
+"""How often the front has sent this request, this time included."""
+_ONCE_MORE = (AGAIN.encode(), REPEATABLE.encode())
 _CLOSE = ((b"connection", b"close"),)
 READ_ON = 16 << 20
 """Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed.
@@ -159,7 +162,10 @@ class Exchange:
         """Send a problem document."""
         kind = (b"content-type", MEDIA_TYPE)
         body = problem.body(self.id.decode(), as_error=self.path.startswith(INFERENCE))
-        await self.answer(problem.status, body, kind, *problem.headers())
+        headers = problem.headers()
+        if self.headers.get(ATTEMPT, b"1") != b"1":
+            headers = [pair for pair in headers if pair != _ONCE_MORE]
+        await self.answer(problem.status, body, kind, *headers)
 
     async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         """Send the status and the headers; `piece` and `end` send the body."""

@@ -12,13 +12,26 @@ import msgspec
 
 from hooke.base.errors import Temporary, UsageError
 
-__all__ = ["AGAIN", "MEDIA_TYPE", "FieldFault", "Problem", "Raised", "problem_of"]
+__all__ = [
+    "AGAIN",
+    "MEDIA_TYPE",
+    "REPEATABLE",
+    "UNTOUCHED",
+    "FieldFault",
+    "Problem",
+    "Raised",
+    "problem_of",
+]
 
 _log = logging.getLogger("hooke")
 
 MEDIA_TYPE = b"application/problem+json"
 AGAIN = "x-hooke-again"
-"""A header of a 503 of which nothing was done, or may be done again: a front may ask another replica."""
+"""A header of a 503 that says why a front may ask another replica: UNTOUCHED or REPEATABLE."""
+UNTOUCHED = "untouched"
+"""Nothing of it was done."""
+REPEATABLE = "repeatable"
+"""It may be done twice. It is asked once more and no further: it may be what ends each process that gets it."""
 
 
 class FieldFault(msgspec.Struct, frozen=True):

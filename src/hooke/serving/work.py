@@ -15,7 +15,7 @@ from hooke.base.errors import HookeError
 from hooke.base.tracebacks import user_frames
 from hooke.serving.contexts import ASKED, Asked
 from hooke.serving.payloads import Method, encode
-from hooke.serving.problems import AGAIN, Problem
+from hooke.serving.problems import AGAIN, REPEATABLE, Problem
 from hooke.serving.rows import Result, as_lists, joined, merged, part, results_of, slices
 from hooke.serving.service import SETUP, Service
 
@@ -89,7 +89,7 @@ class Lost(Exception):
         """What its callers are told: where it may be done twice another process may do it, else nobody knows what was done."""
         detail = f"the process of the model ended with this call of {method}: {self.why}"
         if idempotent:
-            return Problem(503, detail, retry_after_s=1, headers={AGAIN: "1"})
+            return Problem(503, detail, retry_after_s=1, headers={AGAIN: REPEATABLE})
         return Problem(500, detail)
 
 

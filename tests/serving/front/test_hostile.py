@@ -124,14 +124,15 @@ def test_headers_that_are_the_fronts_to_set_do_not_come_through(wire):
         "x-forwarded-for": "10.0.0.1", "x-forwarded-proto": "https", "x-forwarded-host": "evil", "forwarded": "for=10.0.0.1",
         "x-real-ip": "10.0.0.1", "x-envoy-internal": "true", "x-envoy-upstream-rq-timeout-ms": "1", "x-envoy-retry-on": "5xx",
         "x-envoy-original-path": "/other", "x-envoy-decorator-operation": "x", "x-envoy-external-address": "10.0.0.1",
-        "authorization": "Bearer abc", "x-request-id": "mine", "tracestate": "a=b",
+        "x-envoy-attempt-count": "7", "authorization": "Bearer abc", "x-request-id": "mine", "tracestate": "a=b",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     }  # fmt: skip
     _, answered, _ = ask(wire.port, "/asked", verb="GET", headers=sent.items())
     seen = dict(wire.recorder.requests[0].headers)
     kept = {"authorization", "x-request-id", "traceparent", "tracestate"}
     assert {name: seen.get(name) for name in kept} == {name: sent[name] for name in kept}
-    assert set(seen) == kept | {"host", "accept-encoding", "content-type"}
+    assert set(seen) == kept | {"host", "accept-encoding", "content-type", "x-envoy-attempt-count"}
+    assert seen["x-envoy-attempt-count"] == "1"
     assert answered["x-request-id"] == "mine"
 
 

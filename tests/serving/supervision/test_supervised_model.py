@@ -1,9 +1,11 @@
 """Replicas whose models have processes of their own, behind the front: a model that dies costs no replica, and no request that may be sent again."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+import urllib.error
 
 import psutil
 import pytest
@@ -64,4 +66,17 @@ def test_memory_of_the_model_counts_and_nothing_is_left(supervised, folder):
     kill(second["pid"])
     assert gone([left])
     service.until_ready(1)
+    assert service.end() == 0
+
+
+def test_a_request_that_kills_each_model_that_gets_it_is_tried_once_more_and_no_further(supervised, folder):
+    (folder / "apart.py").write_text(APART + "\n    def dies(self) -> None:\n        os._exit(3)\n")
+    service = supervised("--replicas", "3", file="apart.py")
+    service.until_ready(3)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post(service, "/dies", {})
+    assert refused.value.code == 503
+    assert post(service, "/predict", {"rows": [1]}) == [2], "the third one was not asked"
+    service.until(r"the model of replica \d is back", count=2)
+    assert len(re.findall(r"the model of replica \d died", service.text)) == 2
     assert service.end() == 0

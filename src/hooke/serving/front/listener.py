@@ -155,7 +155,7 @@ def _filters(settings: FrontSettings) -> list[dict[str, Any]]:
     body = typed(
         "extensions.filters.http.body_size_limit.v3.BodySizeLimit", max_request_bytes=settings.body_limit
     )
-    # No headers of Envoy's own to either side, and no counters for each status.
+    # No headers of Envoy's own to either side but the number of the try, and no counters for each status.
     router = typed(
         "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True, dynamic_stats=False
     )
@@ -190,6 +190,8 @@ def _routes(settings: FrontSettings) -> dict[str, Any]:
                 "retry_policy": _retries(idempotent=settings.idempotent),
                 "request_body_buffer_limit": settings.kept_body,
                 "response_headers_to_remove": [AGAIN],
+                # A replica whose model died with a request asks for one more try and no further.
+                "include_request_attempt_count": True,
                 "routes": [
                     *_metrics(settings),
                     *streams,

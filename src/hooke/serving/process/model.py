@@ -21,7 +21,7 @@ from hooke.base.formats import format_bytes, format_seconds
 from hooke.base.kept_modules import keep_modules
 from hooke.journal.replicas import ModelBack, ModelDied, ModelEvent
 from hooke.serving.payloads import Method
-from hooke.serving.problems import AGAIN, Problem
+from hooke.serving.problems import AGAIN, UNTOUCHED, Problem
 from hooke.serving.process.child import Begin, DropSent, Facts, ItemSent, RunSent
 from hooke.serving.process.running import Ending, Running
 from hooke.serving.rows import merged
@@ -111,7 +111,7 @@ class ModelProcess:
             return None
         wait_s = max(self._next_at - time.monotonic(), 0.0) + self._took_s
         return Problem(
-            503, f"{self._why}; another one is being set up", retry_after_s=wait_s, headers={AGAIN: "1"}
+            503, f"{self._why}; another one is being set up", retry_after_s=wait_s, headers={AGAIN: UNTOUCHED}
         )
 
     def when_back(self, back: Callable[[], None]) -> None:
