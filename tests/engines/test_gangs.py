@@ -14,7 +14,10 @@ import pytest
 
 from hooke.base.errors import EnvironmentMismatch, TimedOut, UsageError, UserError, WorkerDied
 from hooke.cli.entry import run_command
+from hooke.engines.devices import Devices
+from hooke.engines.local import LocalEngine
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, RetryPlanned
+from hooke.testing.engine_bench import EngineBench
 
 pytestmark = pytest.mark.heavy
 
@@ -254,6 +257,7 @@ def test_a_gang_whose_driver_was_killed_runs_again_as_a_whole(workshop, capsys):
     assert done.returncode == 0, done.stderr
     shown = json.loads(typed(capsys, "show", run, "--json"))
     assert shown["status"] == "finished"
+    assert [row["gang"] for row in shown["tasks"]] == [0, 2]
     assert pids_in(workshop.folder, "train", 1, 2)
 
 
@@ -271,6 +275,86 @@ def test_a_fleet_that_follows_the_work_has_room_for_a_gang(workshop):
 """
     )
     assert workshop.run(str(workshop.folder), on="local", workers=(1, 4)).result() == 0
+
+
+def test_what_gangs_mean_to_a_measurement_and_to_a_plan_is_said(workshop, capsys):
+    workshop.write(
+        """
+    import time
+
+    from hooke import pipeline, task
+
+    @task(gang=3)
+    def train(x):
+        time.sleep(0.3)
+        return x
+
+    @task
+    def small(x):
+        time.sleep(0.02)
+        return x
+
+    @pipeline
+    def job(items: int = 4):
+        return small.map(range(items)), train(1)
+"""
+    )
+    file = str(workshop.file)
+    assert run_command(["run", file, "--workers", "3"]) == 0
+    assert "train: running, 3 ranks" in "".join(capsys.readouterr())
+    assert run_command(["measure", file, "--task", "train", "--workers", "1,3"]) != 0
+    assert "the number of workers does not decide how fast it is" in capsys.readouterr().err
+    assert run_command(["measure", file, "--workers", "1,3"]) != 0
+    assert "'train' is a gang of 3 ranks" in capsys.readouterr().err
+    workshop.edit("return x\n\n@task\n", "return x + 1\n\n@task\n")
+    assert "train is a gang of 3 ranks, which run at once or not at all" in typed(
+        capsys, "plan", file, "--workers", "1,3"
+    )
+
+
+def seen() -> tuple[str, str]:
+    return os.environ["CUDA_VISIBLE_DEVICES"], os.environ["LOCAL_RANK"]
+
+
+def test_each_rank_sees_the_devices_of_all_in_the_order_of_the_ranks(tmp_path):
+    devices = Devices(("3", "5", "6"))
+
+    def make(context, *, workers):
+        return LocalEngine(context, workers=workers, devices=devices)
+
+    with EngineBench(make, tmp_path, workers=3) as bench:
+        whole = bench.finished(bench.submit(seen, gang=2, gpus=1, results="all"))
+        assert bench.value(whole.ref) == [("3,5", "0"), ("3,5", "1")]
+        shares = bench.finished(bench.submit(seen, gang=2, gpus=0.5, results="all"))
+        assert {devices for devices, _ in bench.value(shares.ref)} <= {"3", "5", "6"}
+        failure = bench.failed(bench.submit(seen, gang=2, gpus=2)).failure
+        assert "asks for 2 times 2 gpus, and this machine has 3" in failure.message
+        assert devices.take("train", 3) is not None  # all were given back
+
+
+class LosesRanks(LocalEngine):
+    """Rank 1 of each gang is killed as it starts, so many times."""
+
+    left = 0
+
+    def _start(self, kind):
+        process = super()._start(kind)
+        if self.left and dict(kind.variables).get("RANK") == "1":
+            self.left -= 1
+            os.kill(process.pid, signal.SIGKILL)
+        return process
+
+
+@pytest.mark.parametrize(("times", "begins"), [(2, True), (3, False)])
+def test_a_gang_that_cannot_begin_is_tried_again_and_not_for_ever(tmp_path, times, begins):
+    with EngineBench(LosesRanks, tmp_path, workers=2) as bench:
+        bench.engine.left = times
+        answer = bench.answer(bench.submit(seen, gang=2))
+        assert isinstance(answer, AttemptFinished) == begins
+        assert len(bench.of(AttemptStarted)) == begins
+        if not begins:
+            assert "ended before it could begin, 3 times in a row" in answer.failure.message
+        bench.finished(bench.submit(seen, gang=2))
 
 
 def test_a_rank_that_is_read_at_the_top_of_a_module_is_refused_with_the_mend(workshop):

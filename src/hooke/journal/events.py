@@ -83,10 +83,14 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Of a gang: how many it has."""
 
     @property
+    def whose(self) -> str:
+        """`rank 1 of 3: ` of a gang whose rank failed, else nothing: what its message is to begin with."""
+        return f"rank {self.rank} of {self.ranks}: " if self.rank is not None else ""
+
+    @property
     def said(self) -> str:
         """Its kind and message, after the rank that failed."""
-        whose = f"rank {self.rank} of {self.ranks}: " if self.rank is not None else ""
-        return f"{whose}{self.kind}: {self.message}"
+        return f"{self.whose}{self.kind}: {self.message}"
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -175,7 +179,12 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     cache: bool = True
     seed: int = 0
     gang: int = 0
-    """How many ranks it has; 0 for what is no gang."""
+    """How many ranks it has, each with these cpus, memory and gpus; 0 for what is no gang."""
+
+    @property
+    def slots(self) -> int:
+        """Workers that one attempt takes."""
+        return max(1, self.gang)
 
 
 class MapExpanded(_Event, frozen=True, kw_only=True, tag="map_expanded"):

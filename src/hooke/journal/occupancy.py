@@ -262,11 +262,11 @@ class _Floor:
             return 0
         asked = ((node.cpus, place.cpus), (node.memory, place.memory), (node.gpus, place.gpus))
         fitting = [
-            int(total / min(amount, total) + 1e-9)
+            int(total / min(node.slots * amount, total) + 1e-9)
             for amount, total in asked
             if amount and total and math.isfinite(total)
         ]
-        return min([place.slots, *fitting])
+        return min([place.slots // node.slots, *fitting])
 
 
 def work_of(node: NodePlanned) -> object:

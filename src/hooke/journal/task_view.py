@@ -49,6 +49,8 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     limit_bytes: int | None
     cpus: float
     error: str
+    gang: int
+    """How many ranks each of its calls and items has; 0 for what is no gang."""
 
 
 class TaskView:
@@ -220,6 +222,7 @@ class TaskView:
             limit_bytes=first.memory,
             cpus=first.cpus,
             error=_message(self.failure) if self.failed else "",
+            gang=first.gang,
         )
 
 
@@ -228,5 +231,5 @@ def _message(event: AttemptFailed | None) -> str:
         return ""
     failure = event.failure
     if failure.error_type and not failure.message.startswith(failure.error_type):
-        return f"{failure.error_type}: {failure.message}"
-    return failure.message
+        return f"{failure.whose}{failure.error_type}: {failure.message}"
+    return failure.whose + failure.message

@@ -360,7 +360,7 @@ class RunView:
             self._size_from_parents(node)
         node.started(event)
         self.tasks[node.planned.task].began(event.at)
-        self._busy[event.worker] += 1
+        self._busy.update(event.workers or (event.worker,))
 
     def _attempt_finished(self, event: AttemptFinished) -> None:
         node = self.nodes.get(event.node)
@@ -389,10 +389,13 @@ class RunView:
 
     def _free(self, node: NodeView, attempt: int) -> None:
         started = node.running.get(attempt)
-        if started is not None and started.worker in self._busy:
-            self._busy[started.worker] -= 1
-            if not self._busy[started.worker]:
-                del self._busy[started.worker]
+        if started is None:
+            return
+        for worker in started.workers or (started.worker,):
+            if worker in self._busy:
+                self._busy[worker] -= 1
+                if not self._busy[worker]:
+                    del self._busy[worker]
 
     def _size_from_parents(self, node: NodeView) -> None:
         """A map that follows another item by item has no event of its own that says how long it is."""

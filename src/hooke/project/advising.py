@@ -85,7 +85,7 @@ def _used(event: AttemptFinished | AttemptFailed, planned: NodePlanned) -> Used:
         memory=limit if limit is not None else planned.memory,
         items=event.hi - event.lo,
         seconds=event.seconds,
-        cpu_s=event.cpu_s,
+        cpu_s=event.cpu_s / planned.slots,
         peak_bytes=event.peak_bytes,
         starved=starved,
     )

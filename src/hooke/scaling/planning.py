@@ -100,6 +100,9 @@ class Planner:
         small = [work.task for work, most in zip(works, fits, strict=False) if not most]
         if small:
             refused = f"one instance is too small for {small[0]}"
+        wide = max(works, key=lambda work: work.slots, default=None)
+        if not refused and wide is not None and wide.slots > configuration.workers:
+            refused = f"{wide.task} is a gang of {wide.slots} ranks, which run at once or not at all"
         if refused:
             return Row(configuration=configuration, refused=refused)
         outcome = self._outcome(_room(configuration), fits, is_local=configuration.is_local)
@@ -265,6 +268,8 @@ def _fits(work: Work, configuration: Configuration) -> int:
         most = min(most, machine.memory / work.memory)
     if work.gpus:
         most = min(most, machine.gpus / work.gpus)
+    if work.slots > 1:
+        most = min(most, configuration.workers // work.slots)
     whole = math.floor(most + 1e-9)
     return max(whole, 1) if configuration.is_local else whole * configuration.instances
 

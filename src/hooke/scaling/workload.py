@@ -30,6 +30,8 @@ class Work:
     cpus: float = 1.0
     memory: int | None = None
     gpus: float = 0.0
+    slots: int = 1
+    """Workers that one call takes at once: the ranks of a gang, for which cpus, memory and gpus are told together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

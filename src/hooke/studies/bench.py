@@ -70,8 +70,9 @@ class Bench:
         """Run the excerpt once; its events go to `segment`.
 
         Raises what a failed task raises, KeyboardInterrupt where the study was stopped, UsageError where so many
-        workers could not all work at once.
+        workers could not all work at once, and where a gang is measured or does not fit them.
         """
+        _check_gangs(part, workers)
         keys = GraphKeys(part, run=self.study)
         state = RunState(part, self._plans(part))
         calls = CallMaker(part, keys, state, self.store)
@@ -185,6 +186,22 @@ def _cpus_of_all(part: Excerpt) -> float | None:
     }
     cpus, gpus = asked.pop()
     return None if asked or gpus else cpus
+
+
+def _check_gangs(part: Excerpt, workers: int) -> None:
+    """Refuse what N workers do not decide, and N that a gang can never begin with."""
+    for node in part.nodes:
+        ranks, name = node.task.resources.gang, node.task.name
+        if ranks and node.id in part.measured:
+            raise UsageError(
+                f"{name!r} is a gang of {ranks} ranks, so the number of workers does not decide how fast it is",
+                mend="run it with another gang= and compare what the runs took; or measure another task: --task NAME",
+            )
+        if ranks > workers:
+            raise UsageError(
+                f"the pipeline has a gang of {ranks} ranks, {name!r}, and N = {workers} cannot run it",
+                mend=f"measure from N = {ranks}, or make its gang= smaller",
+            )
 
 
 def _check_room(events: Iterable[Event], part: Excerpt, workers: int) -> None:

@@ -212,7 +212,7 @@ def _there(view: RunView) -> Mapping[str, int]:
 
 def _at_once(planned: NodePlanned, there: Mapping[str, int], room: CapacityChanged | None, slots: int) -> int:
     """How many of a task could run at once: those that fitted, and no more than there were."""
-    return max(1, min([there[planned.task], slots or 1, *_fitting(planned, room)]))
+    return max(1, min([there[planned.task], (slots or 1) // planned.slots, *_fitting(planned, room)]))
 
 
 def _fitting(planned: NodePlanned, room: CapacityChanged | None) -> Iterator[int]:
@@ -220,7 +220,7 @@ def _fitting(planned: NodePlanned, room: CapacityChanged | None) -> Iterator[int
         return
     for asked, most in ((planned.cpus, room.cpus), (planned.memory, room.memory), (planned.gpus, room.gpus)):
         if asked and most and math.isfinite(most):
-            yield max(int(most / asked + 1e-9), 1)
+            yield max(int(most / (planned.slots * asked) + 1e-9), 1)
 
 
 def _beside(events: Sequence[Event], spans: _Spans) -> float | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from hooke.base.errors import UsageError
 from hooke.keys.combine import combine
@@ -83,9 +84,7 @@ class Survey:
                 items=each.items,
                 needs=tuple(self._needs(each.node)),
                 reads=each.reads,
-                cpus=each.node.task.resources.cpus,
-                memory=each.node.task.resources.memory,
-                gpus=each.node.task.resources.gpus,
+                **_asked(each.node),
             )
             for each in self.left
         ]
@@ -161,6 +160,17 @@ class Survey:
         if item_keys is None:
             return 0
         return sum(hit.hi - hit.lo for hit in store.find_items(self._keys[node.id].recipe, item_keys))
+
+
+def _asked(node: Node) -> dict[str, Any]:
+    """What one item or call asks for: a gang for each of its ranks."""
+    asked = node.task.resources
+    return {
+        "cpus": asked.cpus * asked.ranks,
+        "memory": None if asked.memory is None else asked.memory * asked.ranks,
+        "gpus": asked.gpus * asked.ranks,
+        "slots": asked.ranks,
+    }
 
 
 def reads_of(kind: str, items: int | None, parents: Iterable[tuple[str, int | None]]) -> int:

@@ -123,7 +123,8 @@ def _how_far(row: TaskRow) -> str:
         work = f", {format_seconds(row.seconds)} of work" if row.seconds and row.done else ""
         return f"{row.state}{of}{cached}{work}"
     if not settled:
-        return "running" if row.items == 1 else f"running, {items} items"
+        ranks = f", {row.gang} ranks{' each' * (row.items != 1)}" if row.gang else ""
+        return f"running{ranks}" if row.items == 1 else f"running, {items} items{ranks}"
     rate = f", {row.rate:.3g} a second" if row.rate else ""
     left = f", about {format_seconds(row.remaining_s)} left" if row.remaining_s else ""
     failed = f", {row.failed} failed" if row.failed else ""
@@ -131,4 +132,4 @@ def _how_far(row: TaskRow) -> str:
 
 
 def _brief(event: AttemptFailed) -> str:
-    return event.failure.message.partition("\n")[0][:200]
+    return (event.failure.whose + event.failure.message).partition("\n")[0][:200]
