@@ -51,7 +51,7 @@ LIMITS = st.builds(
     st.none() | st.floats(0, 5),
 )
 SEEN = st.builds(
-    lambda busy, idle, coming, works, limits, price, spent: Observation(
+    lambda busy, idle, coming, works, limits, price, spent, slots: Observation(
         target=busy + len(idle) + coming,
         workers=(
             *(Worker(name=f"b{n}") for n in range(busy)),
@@ -61,6 +61,7 @@ SEEN = st.builds(
         limits=limits,
         price=price,
         spent_usd=spent,
+        slots=slots,
     ),
     st.integers(0, 10),
     st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=6),
@@ -69,6 +70,7 @@ SEEN = st.builds(
     LIMITS,
     st.builds(Price, usd_per_hour=st.sampled_from([0.0, 1.0, 4.29]), start_s=st.floats(0.01, 300)),
     st.floats(0, 6),
+    st.sampled_from([1, 1, 2, 4]),
 )
 
 
@@ -88,7 +90,7 @@ def test_it_keeps_to_its_limits_and_says_why(seen, now):
 @given(SEEN)
 def test_no_more_than_can_be_used_are_added(seen):
     made = decide(0.0, seen)
-    usable = sum(work.at_once for work in seen.works)
+    usable = math.ceil(sum(work.at_once for work in seen.works) / seen.slots)
     assert made.target <= max(seen.target, usable, seen.limits.low)
 
 
@@ -100,7 +102,7 @@ def test_the_knee_is_never_passed(seen, knee):
     made = decide(0.0, seen)
     most = max(math.floor(knee + 0.5), 1)
     if sum(work.at_once for work in bent) > most:  # else it is not the knee that bounds
-        assert made.target <= most
+        assert made.target <= max(most // seen.slots, 1)
 
 
 @settings(max_examples=60)
@@ -119,7 +121,7 @@ def test_more_work_never_has_fewer_workers(seen, more):
 def test_who_holds_a_gang_or_a_shuffle_is_not_given_up(seen):
     seen = replace(seen, limits=Limits(low=0, high=100))
     held = sum(1 for worker in seen.workers if worker.holds)
-    assert decide(0.0, seen).target >= held
+    assert decide(0.0, seen).target * seen.slots >= held
 
 
 @settings(max_examples=60)
@@ -242,6 +244,12 @@ def test_a_law_is_not_gone_beyond():
     assert np.all(np.diff(scaling.speedup) > 0)
     made = decide(0.0, fleet(1, (replace(SLEEPS, ready=500, scaling=scaling),), high=200))
     assert made.target <= 32
+
+
+def test_a_worker_of_two_slots_does_the_work_of_two():
+    one = fleet(1, (replace(SLEEPS, ready=9),), start_s=0.1)
+    assert decide(0.0, one).target == 8
+    assert decide(0.0, replace(one, slots=2)).target == 5
 
 
 def test_idle_workers_go_when_starting_them_again_would_cost_no_more():

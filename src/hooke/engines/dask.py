@@ -321,6 +321,7 @@ class DaskEngine:
                 cpus=cpus,
                 memory=memory,
                 gpus=float(sum(peer.report.gpus for peer in peers)),
+                workers=len(peers),
             )
         )
 

@@ -22,6 +22,8 @@ class Forecast:
     have: int
     start_s: float
     caution: float = 0.0
+    slots: int = 1
+    """Items that one worker does at once."""
 
     def seconds(self, workers: int) -> float:
         """Until all that is known is done. Infinite where there is work and nobody for it.
@@ -30,8 +32,9 @@ class Forecast:
         """
         now = [work for work in self.works if work.now]
         later = [work for work in self.works if work.waiting]
-        passed, first = 0.0, self._together(now, self.have)
-        if workers > self.have:
+        have, workers = self.have * self.slots, workers * self.slots
+        passed, first = 0.0, self._together(now, have)
+        if workers > have:
             # Those who are here begin; the others join them.
             if first <= self.start_s:
                 passed = first

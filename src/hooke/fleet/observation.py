@@ -109,6 +109,8 @@ class Observation:
     target: int
     """So many were asked for last."""
     workers: tuple[Worker, ...] = ()
+    slots: int = 1
+    """Items that one worker does at once."""
     works: tuple[Work, ...] = ()
     """In the order in which they come: what runs first is first."""
     limits: Limits = Limits()
@@ -121,5 +123,5 @@ class Observation:
 
     @property
     def have(self) -> int:
-        """Workers that are ready."""
-        return len(self.workers)
+        """Workers that are ready. Where one does several items at once, each of its slots is in `workers`."""
+        return -(-len(self.workers) // self.slots)

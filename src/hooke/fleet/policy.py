@@ -8,7 +8,7 @@ the law says pays is never asked for; a deadline buys just enough for it, and a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hooke.base.formats import format_seconds
 from hooke.fleet.forecast import CAUTION, Forecast
@@ -52,11 +52,11 @@ class _Choice:
         self.now = now
         self.seen = seen
         self.works = tuple(work for work in seen.works if work.left or work.open_ended)
-        self.usable = sum(work.at_once for work in self.works)
+        self.usable = -(-sum(work.at_once for work in self.works) // seen.slots)
         self.later = any(work.waiting or work.open_ended for work in self.works)
         start_s = seen.price.start_s
-        self.likely = Forecast(works=self.works, have=seen.have, start_s=start_s)
-        self.cautious = Forecast(works=self.works, have=seen.have, start_s=start_s, caution=CAUTION)
+        self.likely = Forecast(works=self.works, have=seen.have, start_s=start_s, slots=seen.slots)
+        self.cautious = replace(self.likely, caution=CAUTION)
 
     def made(self) -> Decision:
         """The budget first, which may end it; then the hard bounds; then what pays."""
@@ -101,7 +101,7 @@ class _Choice:
         knee = bent.scaling.knee or 0.0
         whole = max(math.floor(knee + 0.5), 1)
         why = f"by its law ({bent.scaling.family}) {bent.task} gains nothing from more than {whole} at once: its knee is at {knee:.3g} or above"
-        return _Most(most, why, "knee")
+        return _Most(max(most // self.seen.slots, 1), why, "knee")
 
     # -- money ---------------------------------------------------------------------------------------
 
@@ -173,8 +173,11 @@ class _Choice:
         return _Most(min(self.usable, most.n), self._left(), "work")
 
     def _law_ends(self, n: int) -> bool:
+        here, more = n * self.seen.slots, (n + 1) * self.seen.slots
         return any(
-            work.scaling is not None and work.at_once > n and work.scaling.of(n + 1) <= work.scaling.of(n)
+            work.scaling is not None
+            and work.at_once > here
+            and work.scaling.of(more) <= work.scaling.of(here)
             for work in self.works
         )
 
@@ -219,10 +222,13 @@ class _Choice:
         absent = coming if self.seen.asked_s >= 2 * patience else 0
         idle = [w.idle_s for w in self.seen.workers if w.idle_s is not None and not w.holds]
         if self.later:
-            gone = absent + sum(1 for seconds in idle if seconds >= patience)
+            gone = absent + sum(1 for seconds in idle if seconds >= patience) // self.seen.slots
             why = f"nothing to do for {format_seconds(patience)}, in which another could be started"
         else:
-            gone, why = len(idle) + coming, "nothing to do, and nothing comes that they could"
+            gone, why = (
+                len(idle) // self.seen.slots + coming,
+                "nothing to do, and nothing comes that they could",
+            )
         n = max(wanted.n, target - gone)
         if n > most.n:
             return _Most(most.n, f"{self._left()}; {most.why}", most.bound)
@@ -233,7 +239,7 @@ class _Choice:
         return _Most(n, f"{self._left()}, and {target - n} had {why}", "idle")
 
     def _held(self) -> int:
-        return sum(1 for worker in self.seen.workers if worker.holds)
+        return -(-sum(1 for worker in self.seen.workers if worker.holds) // self.seen.slots)
 
     # -- words ---------------------------------------------------------------------------------------
 
@@ -245,7 +251,8 @@ class _Choice:
     def _left(self) -> str:
         left = sum(work.left for work in self.works)
         more = " or more" if any(work.open_ended for work in self.works) else ""
-        could = "all" if self.usable == left and not more else f"{self.usable}"
+        now = sum(work.at_once for work in self.works)
+        could = "all" if now == left and not more else f"{now}"
         first = max([work for work in self.works if work.now] or self.works, key=_weight)
         each = f", about {format_seconds(first.seconds)} each" if first.seconds is not None else ""
         if first.seconds is None and first.longest_s > 0:

@@ -222,6 +222,8 @@ class CapacityChanged(_Event, frozen=True, kw_only=True, tag="capacity_changed")
     cpus: float
     memory: int | None = None
     gpus: float = 0.0
+    workers: int | None = None
+    """That have these slots; None where each has one."""
 
 
 class WorkerStarted(_Event, frozen=True, kw_only=True, tag="worker_started"):

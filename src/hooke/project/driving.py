@@ -196,7 +196,7 @@ class Driver:
         place, sizing = self.place, self._sizing(keys)
         if sizing is not None:
             journal.observers.append(sizing.observe)
-            place = replace(place, workers=(sizing.target, sizing.target))
+            place = replace(place, workers=None if sizing.joined else (sizing.target, sizing.target))
         engine = open_engine(place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)
         try:

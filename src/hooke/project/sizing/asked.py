@@ -85,6 +85,7 @@ def sized_by(place: Place, wanted: Wanted, graph: Graph, past: Past, clock: Cloc
         ),
         clock=clock,
         past=past,
+        joined=place.at is not None,
     )
     made.spent_usd = wanted.spent_usd
     return made

@@ -51,9 +51,20 @@ class Elastic:
     """Of one run. `observe` is an observer of its journal, `decide` what the runner asks."""
 
     def __init__(
-        self, limits: Limits, tasks: Mapping[int, str], *, price: Price, clock: Clock, past: Past
+        self,
+        limits: Limits,
+        tasks: Mapping[int, str],
+        *,
+        price: Price,
+        clock: Clock,
+        past: Past,
+        joined: bool = False,
     ) -> None:
-        """`tasks` is graph node -> its task; `price` says what a start takes while none has been seen."""
+        """`tasks` is graph node -> its task; `price` says what a start takes while none has been seen.
+
+        A place that was `joined` is somebody else's: the run begins with the workers that it has.
+        """
+        self.joined = joined
         self.target = max(limits.low, 1)
         """So many are asked for; the run begins with them."""
         self.spent_usd = 0.0
@@ -67,10 +78,13 @@ class Elastic:
         self._next_look = -math.inf
         self._rose = -math.inf
         self._said: set[tuple[int, str]] = set()
+        self._decided = False
 
     def observe(self, event: Event) -> None:
         """Fold an event of the run."""
         if isinstance(event, CapacityChanged):
+            if self.joined and not self._decided:  # its workers are found one after the other
+                self.target = event.workers or event.slots
             self._place = event
         self._watch.apply(event, self._clock.monotonic())
 
@@ -87,7 +101,7 @@ class Elastic:
         return self._told(at, made, seen)
 
     def _told(self, at: float, made: Decision, seen: Observation) -> FleetDecided | None:
-        before, self.target = self.target, made.target
+        before, self.target, self._decided = self.target, made.target, True
         if made.target != before:
             self._said.clear()
             self._watch.asked(at, made.target - before)
@@ -109,13 +123,16 @@ class Elastic:
         )
 
     def _observation(self, at: float, left: list[Remains], past: Mapping[str, Told]) -> Observation:
+        assert self._place is not None
         workers = self._watch.workers(at)
         gangs = max((each.slots for each in left), default=0)
-        self._pay(at, max(len(workers), self.target))
+        slots = max(self._place.slots // self._place.workers, 1) if self._place.workers else 1
+        self._pay(at, max(-(-len(workers) // slots), self.target))
         start_s = self._watch.start_s
         return Observation(
             target=self.target,
             workers=workers,
+            slots=slots,
             works=tuple(self._work(each, past.get(each.task, _NOTHING)) for each in left),
             # The ranks of a gang begin together or not at all.
             limits=replace(self._limits, low=min(max(self._limits.low, gangs), self._limits.high)),
