@@ -84,7 +84,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def whose(self) -> str:
-        """`rank 1 of 3: ` of a gang whose rank failed, else nothing: what its message is to begin with."""
+        """Of a gang whose rank failed `rank 1 of 3:`, else nothing: what its message is to begin with."""
         return f"rank {self.rank} of {self.ranks}: " if self.rank is not None else ""
 
     @property
