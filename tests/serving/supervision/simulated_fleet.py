@@ -50,11 +50,18 @@ class Process:
     terminated_at: float | None = None
     deaf: bool = False
     """Whether it does not heed SIGTERM."""
+    away_at: float = float("inf")
+    """When its model ends, beside which it lives on."""
+    back_at: float = float("inf")
+
+    def away(self, now: float) -> bool:
+        """Whether its model is being set up anew."""
+        return self.ready_at <= now and self.away_at <= now < self.back_at
 
     def report(self, now: float) -> Report | None:
         if now >= self.hangs_at and self.deaf:
             return None
-        state = "starting" if now < self.ready_at else "ready"
+        state = "starting" if now < self.ready_at else "restarting" if self.away(now) else "ready"
         return Report(
             state="draining" if self.terminated_at is not None else state,
             in_flight=self.in_flight,
@@ -149,6 +156,8 @@ class World:
         """Leaving comes before SIGTERM, and between them nothing is in flight, unless that took too long or it hangs."""
         if process.published_at is None or process.hangs_at <= self.now:
             return
+        if process.away(self.now) and self.now - process.away_at >= self.rules.ready_s:
+            return  # nothing comes of it any more
         assert process.left_at is not None
         waited = self.now - process.left_at
         assert waited >= self.rules.quiet_s
@@ -167,6 +176,8 @@ class World:
             made.hangs_at = self.now + chance.choice([15.0, *[float("inf")] * 5])
             made.deaf = chance.random() < 0.3
             made.grows = chance.random() < 0.1
+            made.away_at = self.now + chance.choice([2.0, 10.0, *[float("inf")] * 4])
+            made.back_at = made.away_at + chance.choice([1.0, 5.0, float("inf")])
         self.processes[start.name] = made
 
     def live(self) -> None:

@@ -43,13 +43,13 @@ def told(world, kind):
 @histories
 def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
     """The world checks at each step: no voluntary loss, the order of leaving, SIGKILL last."""
-    world = World(seed, rules=replace(RULES, again=bool(seed % 2)))
+    world = World(seed, rules=replace(RULES, again=bool(seed % 2), ready_s=6.0))
     world.random_life(100)
     if world.given_up:
         return
     world.calm = True
     for process in world.processes.values():
-        process.dies_at = process.hangs_at = float("inf")
+        process.dies_at = process.hangs_at = process.away_at = float("inf")
         process.grows, process.deaf = False, False
     world.run(300)
     serving = [member for member in world.core.members.values() if member.serves]
