@@ -288,3 +288,13 @@ def test_a_budget_that_is_spent_stops_the_work():
     made = decide(0.0, replace(fleet(4, (SLEEPS,), budget_usd=50.0), spent_usd=49.5))
     assert made.stop
     assert made.reason.startswith("4 -> 0: $49.5 of $50 is spent")
+
+
+def test_a_gang_has_all_its_workers_or_none_whatever_else_pays():
+    work = Work(task="train", ready=3, seconds=0.01, measured=5)
+    seen = Observation(target=1, workers=(Worker(name="w"),), works=(work,), price=Price(start_s=60.0))
+    assert decide(0.0, replace(seen, limits=Limits(high=8))).target == 1
+    made = decide(0.0, replace(seen, limits=Limits(high=8, gang=3)))
+    assert (made.target, made.bound) == (3, "gang")
+    assert "at once or not at all, which takes 3" in made.reason
+    assert decide(0.0, replace(seen, limits=Limits(high=2, gang=3))).target <= 2

@@ -1,7 +1,7 @@
 """Gangs to the scheduler: all slots at once, one item an attempt, no second attempts, and none waits for ever."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.pipeline.played import Played
 
@@ -148,6 +148,7 @@ def test_a_gang_runs_again_as_a_whole():
     assert played.state.next_due() is not None
 
 
+@settings(deadline=None)  # each example traces a pipeline
 @given(
     widths=st.lists(st.integers(0, 5), min_size=1, max_size=8),
     slots=st.integers(5, 8),

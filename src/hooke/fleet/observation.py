@@ -94,6 +94,8 @@ class Limits:
     """What was asked for."""
 
     low: int = 0
+    gang: int = 0
+    """What the gangs that run, or one that could, need at once: fewer are of no use to them."""
     high: int = 1
     usd_per_hour: float = math.inf
     """Of all workers together."""

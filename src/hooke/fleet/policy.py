@@ -22,7 +22,7 @@ class Decision:
     """So many there should be. `reason` is one plain sentence, of the same words as long as nothing changes but numbers.
 
     `bound` is what keeps it from more: `work` (no more could be used), `start` (the rest is not worth a start), `knee` or
-    `law`, `cap`, `deadline` (no more are needed), `budget`; `idle` where workers were given up. With `stop` the work is to end now.
+    `law`, `cap`, `deadline` (no more are needed), `budget`, `gang` (fewer are of no use to it); `idle` where workers were given up. With `stop` the work is to end now.
     """
 
     target: int
@@ -65,7 +65,8 @@ class _Choice:
         if stop is not None:
             return stop
         most = min((allowed, self._knee(), self._affordable(allowed.n)), key=lambda each: each.n)
-        least = max(min(self.seen.limits.low, self._bears(allowed.n)), self._held())
+        low, gang = self.seen.limits.low, self.seen.limits.gang
+        least = max(min(max(low, gang), self._bears(allowed.n)), self._held())
         if not self.works:
             wanted = _Most(0, "nothing is left to do", "work")
         elif self.seen.limits.deadline is not None:
@@ -74,6 +75,8 @@ class _Choice:
             wanted = self._that_pays(most)
         if self.works and least < self.seen.target > wanted.n:
             wanted = self._fall(wanted, most)
+        if max(wanted.n, low) < gang <= min(least, allowed.n):
+            wanted = _Most(gang, f"a gang runs at once or not at all, which takes {gang}", "gang")
         return self._said(min(max(wanted.n, least), allowed.n), wanted.why, wanted.bound)
 
     # -- what there must not be more of --------------------------------------------------------------

@@ -47,7 +47,10 @@ def _with_gangs() -> set[str]:
 def _most(place: Place) -> int | None:
     """The most workers that the place may have; None where that is not ours to say."""
     if place.workers is not None:
-        return place.workers[1]
+        price = place.usd_per_hour if place.elastic else 0.0
+        return (
+            int(min(place.workers[1], place.max_usd_per_hour / price + 1e-9)) if price else place.workers[1]
+        )
     return cpus_here() if place.engine == "local" else None
 
 

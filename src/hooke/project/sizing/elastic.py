@@ -134,8 +134,7 @@ class Elastic:
             workers=workers,
             slots=slots,
             works=tuple(self._work(each, past.get(each.task, _NOTHING)) for each in left),
-            # The ranks of a gang begin together or not at all.
-            limits=replace(self._limits, low=min(max(self._limits.low, gangs), self._limits.high)),
+            limits=replace(self._limits, gang=min(gangs, self._limits.high)),
             price=replace(self._price, start_s=start_s),
             spent_usd=self.spent_usd,
             asked_s=at - self._rose,
