@@ -74,7 +74,7 @@ SEEN = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(SEEN, st.floats(0, 1000))
 def test_it_keeps_to_its_limits_and_says_why(seen, now):
     made = decide(now, seen)
@@ -86,7 +86,7 @@ def test_it_keeps_to_its_limits_and_says_why(seen, now):
     assert decide(now, seen) == made
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(SEEN)
 def test_no_more_than_can_be_used_are_added(seen):
     made = decide(0.0, seen)
@@ -94,7 +94,7 @@ def test_no_more_than_can_be_used_are_added(seen):
     assert made.target <= max(seen.target, usable, seen.limits.low)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(SEEN, st.floats(1.0, 20.0))
 def test_the_knee_is_never_passed(seen, knee):
     bent = tuple(replace(work, scaling=usl(0.1, 0.001, knee=knee)) for work in seen.works[:1])
@@ -105,7 +105,7 @@ def test_the_knee_is_never_passed(seen, knee):
         assert made.target <= max(most // seen.slots, 1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(SEEN, st.integers(1, 100))
 def test_more_work_never_has_fewer_workers(seen, more):
     """Where it is time that decides, with laws that only rise; a budget pays for less when there is more to do."""
@@ -116,7 +116,7 @@ def test_more_work_never_has_fewer_workers(seen, more):
     assert decide(0.0, heavier).target >= decide(0.0, seen).target
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(SEEN)
 def test_who_holds_a_gang_or_a_shuffle_is_not_given_up(seen):
     seen = replace(seen, limits=Limits(low=0, high=100))
@@ -124,7 +124,7 @@ def test_who_holds_a_gang_or_a_shuffle_is_not_given_up(seen):
     assert decide(0.0, seen).target * seen.slots >= held
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     st.integers(1, 300),
     st.floats(0.1, 50),
@@ -151,7 +151,7 @@ def test_a_deadline_buys_just_enough(items, seconds, share, high, deadline, star
         assert "after the deadline" in made.reason
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(
     st.integers(1, 30),
     st.floats(5, 20),

@@ -23,7 +23,7 @@ class Place:
 
 def check(kind=FakeProvider):
     place = Place(kind)
-    check_provider(place.make, sleep=place.sleep, now=place.world.clock.now, patience_s=2000.0)
+    check_provider(place.make, sleep=place.sleep, now=place.world.clock.now, patience_s=200.0)
 
 
 def test_the_fake_provider_keeps_it():
