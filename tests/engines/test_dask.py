@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -166,6 +168,11 @@ def test_nothing_that_was_left_to_be_found_stays(cluster: LocalCluster, tmp_path
     assert not list(bench.context.logs.glob(".*"))
 
 
+def test_tls_without_keys_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="reached with keys, and none are given"):
+        EngineBench(joined("tls://127.0.0.1:1"), tmp_path)
+
+
 PIPELINE = """
     import os
     from hooke import log_metric, pipeline, task
@@ -300,3 +307,72 @@ KILLED = """
     if __name__ == "__main__":
         run(work, on=os.environ["PLACE"])
 """
+
+
+# -- what goes through the scheduler -------------------------------------------------------------------
+
+
+class CountingProxy:
+    """Counts the bytes of each connection to a port of this machine, both ways."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self.bytes = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.bytes += len(data)
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+CHAIN = """
+    import numpy as np
+    from hooke import pipeline, task
+
+    @task
+    def make(n):
+        return np.ones(n)
+
+    @task
+    def more(x):
+        return x + 1
+
+    @task
+    def first(x):
+        return float(x[0])
+
+    @pipeline
+    def chain(n: int = 12_500_000):
+        return first(more(more(make(n))))
+"""
+
+
+def test_values_of_100_mb_do_not_go_through_the_driver_or_the_scheduler(
+    workshop: Workshop, cluster: LocalCluster
+) -> None:
+    workshop.write(CHAIN)
+    proxy = CountingProxy(int(cluster.scheduler_address.rpartition(":")[2]))
+    try:
+        assert workshop.run(on=f"tcp://127.0.0.1:{proxy.port}").result() == 3.0
+    finally:
+        proxy.close()
+    assert 0 < proxy.bytes < 1_000_000

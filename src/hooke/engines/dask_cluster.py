@@ -96,6 +96,14 @@ def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
     if keys is not None:
         ca, cert, key = keys
         security = Security(require_encryption=True, tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key)
+    if address.startswith("tls://") and not (security or Security()).get_connection_args("client").get(
+        "ssl_context"
+    ):
+        raise UsageError(
+            f"{address} is reached with keys, and none are given",
+            mend="name the files tls_ca, tls_cert and tls_key beside the address in hooke.toml ([places.NAME]), or in Dask's own "
+            "configuration (distributed.comm.tls)",
+        )
     try:
         return Client(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")
     except (OSError, TimeoutError, ValueError, TypeError) as error:
