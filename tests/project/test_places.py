@@ -47,6 +47,35 @@ def test_a_place_in_the_file(tmp_path):
     assert (found.name, found.engine, found.at) == ("lab", "dask", "tls://head:8786")
 
 
+@pytest.mark.parametrize(
+    "address", ["ray://127.0.0.1:10001", "127.0.0.1:6379", "localhost:6379", "[::1]:6379"]
+)
+def test_an_address_of_ray(address):
+    found = place(address)
+    assert (found.name, found.engine, found.at) == (address, "ray", address)
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "10.0.0.5:6379", "head.lab:6379"])
+def test_ray_on_another_machine_is_encrypted_or_said_to_be_safe(address, monkeypatch):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with pytest.raises(UsageError, match="not encrypted") as refused:
+        place(address)
+    assert "RAY_USE_TLS" in refused.value.mend
+    assert place("lab", lab=PlaceSettings(engine="ray", address=address, insecure=True)).at == address
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    assert place(address).at == address
+
+
+def test_a_ray_that_this_machine_has():
+    found = place("lab", lab=PlaceSettings(engine="ray", address="auto"))
+    assert (found.engine, found.at) == ("ray", "auto")
+
+
+def test_a_number_after_an_unknown_name_is_no_address():
+    with pytest.raises(UsageError, match="no place is called"):
+        place("lcoal:4")
+
+
 def test_an_unknown_scheme_is_no_place():
     with pytest.raises(UsageError, match="no place is called"):
         place("ftp://head:1")

@@ -53,7 +53,7 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
     "place",
     default="local",
     metavar="PLACE",
-    help="Where: local, local:N, serial, dask, an address of Dask, or a name in hooke.toml.  [default: local]",
+    help="Where: local, local:N, serial, dask, ray, an address of one, or a name in hooke.toml.  [default: local]",
 )
 @click.option(
     "--workers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +22,21 @@ ENGINES = Registry(
     {
         "dask": "hooke.engines.dask:DaskEngine",
         "local": "hooke.engines.local:LocalEngine",
+        "ray": "hooke.engines.ray:RayEngine",
         "serial": "hooke.engines.serial:SerialEngine",
     },
-    {"dask": "dask"},
+    {"dask": "dask", "ray": "ray"},
 )
 
 Workers = tuple[int, int]
 """Lowest and highest number of workers."""
 
 _ADDRESS = re.compile(r"(?P<scheme>[a-z]+)://(?P<host>\[[^\]]*\]|[^:/]*)(:[0-9]+)?/?")
-_SCHEMES = {"tcp": "dask", "tls": "dask"}
+_SCHEMES = {"ray": "ray", "tcp": "dask", "tls": "dask"}
 """Scheme of an address -> the engine that knows it."""
+
+_OF_RAY = re.compile(r"(?P<host>localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-f:]+\]):[0-9]+")
+"""Of a Ray whose node this machine is: no scheme. A bare name could be that of a place."""
 
 _LOOPBACK = re.compile(r"localhost|127(\.[0-9]+){3}|\[::1\]")
 
@@ -89,6 +94,8 @@ def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, Place
     if address is not None and address["scheme"] in _SCHEMES:
         at = _checked_address(name, places)
         return _checked(Place(name=name, engine=_SCHEMES[address["scheme"]], workers=workers, at=at), places)
+    if _OF_RAY.fullmatch(name):
+        return Place(name=name, engine="ray", workers=workers, at=_checked_address(name, places))
     if counted:
         count = parse_workers(int(counted["workers"]))
         return _checked(Place(name=name, engine=counted["engine"], workers=workers or count), places)
@@ -114,6 +121,8 @@ def _address_of(name: str, settings: PlaceSettings, places: Mapping[str, PlaceSe
     if not settings.address:
         return None
     scheme = settings.address.partition("://")[0]
+    if settings.engine == "ray" and settings.address == "auto":
+        return "auto"
     if settings.engine != _SCHEMES.get(scheme, settings.engine):
         raise UsageError(
             f"[places.{name}] has the address {settings.address!r} and the engine {settings.engine!r}",
@@ -124,11 +133,24 @@ def _address_of(name: str, settings: PlaceSettings, places: Mapping[str, PlaceSe
 
 def _checked_address(address: str, places: Mapping[str, PlaceSettings]) -> str:
     """The address, if what goes there is encrypted, stays on this machine, or is said to be safe as it is."""
-    found = _ADDRESS.fullmatch(address)
+    found = _ADDRESS.fullmatch(address) or _OF_RAY.fullmatch(address)
     if found is None:
-        raise UsageError(f"{address!r} is no address", mend="write tls://HOST:PORT or tcp://127.0.0.1:PORT")
+        raise UsageError(
+            f"{address!r} is no address",
+            mend="write tls://HOST:PORT or tcp://127.0.0.1:PORT for Dask, ray://HOST:PORT or 127.0.0.1:PORT for Ray",
+        )
+    scheme = found.groupdict().get("scheme", "")
     insisted = any(place.insecure and place.address == address for place in places.values())
-    if found["scheme"] == "tcp" and not _LOOPBACK.fullmatch(found["host"]) and not insisted:
+    if scheme == "tls" or _LOOPBACK.fullmatch(found["host"]) or insisted:
+        return address
+    if scheme != "tcp" and os.environ.get("RAY_USE_TLS") != "1":
+        raise UsageError(
+            f"the Ray at {address} is on another machine, and its connection is not encrypted",
+            why="code, results and the token would go there for all to read",
+            mend="set RAY_USE_TLS=1 and RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT, as its nodes have them; or, "
+            f'on a network of your own, put this in hooke.toml: [places.NAME] engine = "ray", address = "{address}", insecure = true',
+        )
+    if scheme == "tcp":
         raise UsageError(
             f"the place {address} is on another machine, and tcp:// is not encrypted",
             why="code, results and the store's secret would go there for all to read, and anybody there could send code",

@@ -52,8 +52,8 @@ def run(  # noqa: PLR0913 - what a run may be asked, each by name
     """Run a pipeline at a place, cached and journalled.
 
     `on` is a place: `local` (processes of this machine), `local:8`, `serial` (this process), `dask` (a Dask cluster
-    of this machine), the address of a Dask scheduler, a cluster or a client of Dask's, or a name in
-    `hooke.toml`. `workers` is a number or (low, high): as many, between these, as the work is worth while it goes on, for
+    of this machine), the address of a Dask scheduler, a cluster or a client of Dask's, `ray` (a Ray of this machine), the
+    address of a Ray, or a name in `hooke.toml`. `workers` is a number or (low, high): as many, between these, as the work is worth while it goes on, for
     reasons that the journal has. `deadline` ("30m", or seconds from now) has just enough of them to be done by then, and
     `budget` ("$20", or US dollars; the place has a price in hooke.toml) ends the run before it is spent.
     Workers elsewhere must have this process's Python and the versions of what the code reaches; `allow_mismatch` names

@@ -84,7 +84,7 @@ class PlaceSettings:
     max_usd_per_hour: float = 0.0
     """What all of them together may cost; 0 is no limit."""
     address: str = ""
-    """Of a scheduler that is there already: `tls://HOST:PORT`, or `tcp://` on this machine."""
+    """Of what is there already: `tls://HOST:PORT`, or `tcp://` on this machine; of Ray `ray://HOST:PORT`, `HOST:PORT` or `auto`."""
     tls_ca: str = ""
     """Files in PEM for `tls://`, below the project's folder: the certificate of the fleet's authority,"""
     tls_cert: str = ""
@@ -92,7 +92,7 @@ class PlaceSettings:
     tls_key: str = ""
     """and the key of that. Without them Dask's own configuration says what they are."""
     insecure: bool = False
-    """Whether code may go to another machine over `tcp://`, for all on the way to read and to change."""
+    """Whether code may go to another machine unencrypted, for all on the way to read and to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

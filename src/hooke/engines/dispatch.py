@@ -1,0 +1,172 @@
+"""Attempts over several hosts, for engines whose library brings the machines: which host has which, and what became of them.
+
+It holds the queue and hands out what has room; the engine tells it of hosts and of what they say. No library, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.engines.host import Begun, Note, Order
+from hooke.engines.local_worker import task_of
+from hooke.engines.placement import Peer, Placement
+from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, WorkerStarted, WorkerStopped
+from hooke.pipeline.engine import Call, EngineEvent
+from hooke.pipeline.failures import failure_of
+
+__all__ = ["Dispatch", "Roads"]
+
+_ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
+
+
+class Roads(Protocol):
+    """The way to the hosts. Nothing here waits for an answer, nor raises for a host that is gone."""
+
+    def ship(self, address: str, orders: list[Order]) -> None:
+        """Bring attempts to a host, in this order."""
+        ...
+
+    def cancel(self, address: str, attempt: int) -> None:
+        """Have a host end an attempt, of which it will say nothing more."""
+        ...
+
+    def withdraw(self, address: str, attempts: list[int]) -> None:
+        """Ask back what has not begun."""
+        ...
+
+
+class Dispatch:
+    """The attempts of one run, on their way to hosts and back."""
+
+    def __init__(self, roads: Roads, *, session: str, sys_path: Callable[[], list[str]]) -> None:
+        self.placement = Placement()
+        self.events: list[EngineEvent] = []
+        self._roads = roads
+        self._session = session
+        self._sys_path = sys_path
+        self._queue: deque[Call] = deque()
+
+    def submit(self, calls: Sequence[Call], now: float) -> None:
+        """Queue attempts, and send those for which there is room."""
+        self._queue.extend(calls)
+        self.send(now)
+
+    def cancel(self, attempt: int, now: float) -> None:
+        """Take a queued attempt back; have the host of one that runs end it."""
+        self._queue = deque(call for call in self._queue if call.attempt != attempt)
+        peer = self.placement.where(attempt)
+        if peer is not None:
+            self.placement.take(attempt)
+            self._roads.cancel(peer.address, attempt)
+            self.send(now)
+
+    def send(self, now: float) -> None:
+        """Hand out what is queued, as far as there is room. One that cannot travel fails."""
+        loads: dict[str, list[Order]] = {}
+        full: set[tuple[bool, float, float]] = set()  # what there is no room for, in this turn
+        for _ in range(len(self._queue)):
+            call = self._queue.popleft()
+            kind = (self.placement.is_quick(call), call.cpus, call.gpus)
+            peer = None if kind in full else self.placement.choose(call)
+            if peer is None:
+                full.add(kind)
+                self._queue.append(call)
+                continue
+            try:
+                order = self._order(peer, call)
+            except HookeError as error:
+                self.events.append(call.failed(now, failure_of(error, arguments=call.shown)))
+                continue
+            self.placement.put(call, peer)
+            loads.setdefault(peer.address, []).append(order)
+        for address, orders in loads.items():
+            self._roads.ship(address, orders)
+
+    def ask_back(self, now_s: float) -> None:
+        """Where quick attempts wait behind one that is not, and there is room elsewhere; `now_s` as `told` had it."""
+        for peer, attempts in self.placement.to_ask_back(now_s):
+            self._roads.withdraw(peer.address, attempts)
+
+    # -- what hosts say ----------------------------------------------------------------------------
+
+    def told(self, address: str, notes: Sequence[Note], now_s: float) -> None:
+        """Workers that came and went there, and attempts that began."""
+        peer = self.placement.peers.get(address)
+        if peer is None:
+            return  # it was given up; what it had is elsewhere or failed
+        for note in notes:
+            if isinstance(note, Begun):
+                self._begun(peer, note.attempt, note.worker, note.at, now_s)
+                continue
+            if isinstance(note, WorkerStarted):
+                peer.workers.add(note.worker)
+            else:
+                peer.workers.discard(note.worker)
+            self.events.append(note)
+
+    def answered(self, address: str, data: bytes, now_s: float) -> None:
+        """An attempt ended there. Ignored where it is not (or no more) that host's."""
+        answer = _ANSWERS.decode(data)
+        peer = self.placement.where(answer.attempt)
+        if peer is None or peer.address != address:
+            return
+        if answer.worker:
+            self._begun(peer, answer.attempt, answer.worker, answer.at - answer.seconds, now_s)
+        self.placement.take(answer.attempt, seconds=answer.seconds if answer.worker else None)
+        self.events.append(answer)
+
+    def returned(self, address: str, attempts: Sequence[int], *, lacks: bool = False) -> None:
+        """These did not begin there, and will not: they queue again. `lacks`: their function did not come there."""
+        for attempt in reversed(attempts):
+            peer = self.placement.where(attempt)
+            if peer is None or peer.address != address:
+                continue
+            call = self.placement.take(attempt)
+            if call is not None:
+                if lacks:
+                    peer.known.discard(call.image.digest)
+                self._queue.appendleft(call)
+
+    def left(self, address: str, now: float, *, cause: str, failure: Callable[[Call], Failure]) -> None:
+        """A host is gone. What may have begun there fails, the rest goes elsewhere.
+
+        That an attempt began is known a moment after it did, so those next in line may have: no task runs twice in silence.
+        """
+        peer = self.placement.peers.pop(address, None)
+        if peer is None:
+            return
+        ahead = list(peer.calls.values())
+        begun = [call for call in ahead if self.placement.has_begun(call.attempt)]
+        next_in_line = [call for call in ahead if call not in begun][: peer.report.threads]
+        for call in reversed(ahead):
+            self.placement.take(call.attempt)
+            if call not in begun and call not in next_in_line:
+                self._queue.appendleft(call)
+        for call in [*begun, *next_in_line]:
+            self.events.append(call.failed(now, failure(call)))
+        for worker in sorted(peer.workers):
+            self.events.append(WorkerStopped(at=now, worker=worker, cause=cause))
+        self.send(now)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _begun(self, peer: Peer, attempt: int, worker: str, at: float, now_s: float) -> None:
+        if self.placement.where(attempt) is peer and self.placement.begin(attempt, now_s):
+            self.events.append(peer.calls[attempt].began(at, worker=worker))
+
+    def _order(self, peer: Peer, call: Call) -> Order:
+        new = call.image.digest not in peer.known
+        image = call.image.pickle() if new else None
+        peer.known.add(call.image.digest)
+        return Order(
+            session=self._session,
+            task=task_of(call, image),
+            cpus=call.cpus,
+            gpus=call.gpus,
+            sys_path=self._sys_path() if new else None,
+        )

@@ -1,0 +1,248 @@
+"""Ray as a place: a Ray of this machine that we start, or any that is there already.
+
+Ray brings the machines, their membership and the connection to them. What runs next is Hooke's to say, and so is
+where: an actor on each node has processes of its own run what it is given. Ray runs nothing again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+import psutil
+
+from hooke.base.cpus import cpus_here
+from hooke.base.errors import UsageError
+from hooke.engines.dispatch import Dispatch
+from hooke.engines.host import Session
+from hooke.engines.placement import Peer
+from hooke.engines.ray_link import Link
+from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Up, Withdrawn
+from hooke.engines.script import script_of_this_process
+from hooke.journal.events import CapacityChanged, Failure
+from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
+
+__all__ = ["RayEngine"]
+
+SAFE_SHARE = 0.9
+"""Of the memory that is available, what tasks may declare together: the rest is the kernel's and the driver's."""
+
+CONNECT_S = 45.0
+"""A Ray that is there answers in a second or two; that a token is wrong, its library finds out in 22 s."""
+
+FIRST_HOST_S = 180.0
+"""A Ray takes 8 s to start, and on a machine at a load of ten more than 30."""
+
+SILENT_S = 30.0
+"""Ray itself may take minutes to say that a machine is cut off. A host tells each second that it is there."""
+
+
+class RayEngine:
+    """Runs attempts in actors of Ray, as many at once in each as it has threads."""
+
+    capabilities = Capabilities(
+        name="ray", isolated=True, cancels=True, elastic=True, knows_signal=True, knows_peak_memory=True
+    )
+
+    def __init__(
+        self,
+        context: EngineContext,
+        *,
+        workers: tuple[int, int] | None = None,
+        at: str | None = None,
+        threads: int = 1,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        """`at` is an address of Ray's (`ray://HOST:PORT`, `HOST:PORT`, `auto`); None starts one here, of `workers` hosts with `threads` each.
+
+        Without `workers` one that is joined has a host on each of its nodes, with all CPUs of it.
+        Raises MissingExtra, and HookeError where there is no Ray or it cannot run tasks.
+        """
+        self._context = context
+        self._ours = at is None
+        self._hosts = workers[1] if workers else cpus_here() if self._ours else None
+        self.capabilities = replace(self.capabilities, elastic=self._hosts is not None)
+        self._address = at or "this machine"
+        self._connected = self._closed = False
+        made = self._session()
+        self._link = Link(made, address=at or "", hosts=self._hosts, threads=threads, silent_s=silent_s)
+        self._dispatch = Dispatch(self._link, session=made.id, sys_path=_path)
+        try:
+            self._wait_for_hosts()
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Queue the attempts and send each as soon as a host has room."""
+        self._dispatch.submit(calls, self._now())
+
+    def wait(self, timeout_s: float) -> list[EngineEvent]:
+        """What happened since; at most `timeout_s` of waiting. Raises HookeError where Ray is gone."""
+        if not self._dispatch.events:
+            self._take(self._link.receive(timeout_s))
+            self._dispatch.ask_back(time.monotonic())
+        events = self._dispatch.events
+        self._dispatch.events = []
+        return events
+
+    def cancel(self, attempt: int) -> None:
+        """Take a queued attempt back; have the host of one that runs end it."""
+        self._dispatch.cancel(attempt, self._now())
+        self._release_retired()
+
+    def scale(self, workers: int) -> None:
+        """Change the number of hosts; those too many end when what they run has ended."""
+        if self._hosts is None:
+            return
+        self._hosts = workers
+        peers = sorted(
+            self._dispatch.placement.peers.values(), key=lambda peer: (peer.retiring, -len(peer.calls))
+        )
+        for number, peer in enumerate(peers):
+            peer.retiring = number >= workers
+        self._announce()
+        self._want()
+        self._dispatch.send(self._now())
+
+    def close(self) -> None:
+        """End what runs for us; and Ray, where it is ours."""
+        if self._closed:
+            return
+        self._closed = True
+        self._link.close()
+
+    # -- hosts -------------------------------------------------------------------------------------
+
+    def _session(self) -> Session:
+        context = self._context
+        return Session(
+            id=f"{context.run}-{uuid.uuid4().hex[:8]}",
+            store=context.store.place,
+            secret=context.secret,
+            logs=str(context.logs),
+            folder=str(context.folder),
+            sys_path=_path(),
+            tracking=None if context.tracking is None else str(context.tracking),
+            durable=context.durable,
+            script=script_of_this_process(),
+            allowed=context.allow_mismatch,
+        )
+
+    def _wait_for_hosts(self) -> None:
+        """Until there is one, or all of them where they are to start at once."""
+        wanted = 1 if self._hosts is None or self._context.ready_for is None else self._hosts
+        if self._hosts == 0:
+            self._announce()
+            return
+        began = time.monotonic()
+        while len(self._dispatch.placement.peers) < wanted:
+            waited = time.monotonic() - began
+            if waited > CONNECT_S and not (self._connected or self._ours):
+                raise UsageError(
+                    f"what listens at {self._address} does not answer as a Ray",
+                    why=f"nothing came of it for {CONNECT_S:g} s: another programme, a Ray of another version, or one that expects TLS",
+                    mend="give the address that `ray status` shows on one of its nodes",
+                )
+            if waited > FIRST_HOST_S:
+                raise UsageError(
+                    f"Ray on {self._address} gave no room for a host within {FIRST_HOST_S:g} s",
+                    why="all of its CPUs are taken by others, or a node of it is overloaded",
+                    mend="see `ray status`; give workers= for as many hosts of one CPU each",
+                )
+            self._take(self._link.receive(1.0))
+        self._dispatch.events.sort(key=lambda event: not isinstance(event, CapacityChanged))
+
+    def _came(self, joined: Joined) -> None:
+        self._dispatch.placement.peers[joined.host] = Peer(
+            address=joined.host, name=joined.host, report=joined.report, shares=self._ours
+        )
+        self._announce()
+
+    def _left(self, left: Left) -> None:
+        peer = self._dispatch.placement.peers.get(left.host)
+        if peer is None:
+            return
+        cause = "retired" if not left.why else f"its host {left.host} on {peer.report.host} is gone"
+
+        def failure(call: Call) -> Failure:
+            return Failure(
+                kind="WorkerDied",
+                message=f"the host {left.host} of Ray on {peer.report.host}, which ran it, is gone: {left.why}; "
+                "how the task's own process ended is not known",
+                arguments=call.shown,
+                limit_bytes=call.memory,
+                mend="look at that machine: lost, out of memory, or its Ray was ended; retries= runs the task elsewhere",
+            )
+
+        self._dispatch.left(left.host, self._now(), cause=cause, failure=failure)
+        if left.why:
+            self._announce()
+
+    def _release_retired(self) -> None:
+        if any(peer.retiring and not peer.calls for peer in self._dispatch.placement.peers.values()):
+            self._want()
+
+    def _want(self) -> None:
+        """Have as many hosts as stay and run; those that are idle and not to stay end now."""
+        if self._hosts is None:
+            return
+        peers = self._dispatch.placement.peers.values()
+        idle = [peer.address for peer in peers if peer.retiring and not peer.calls]
+        busy = sum(peer.retiring and bool(peer.calls) for peer in peers)
+        self._link.want(self._hosts + busy, idle)
+        for address in idle:
+            self._left(Left(host=address))
+
+    def _announce(self) -> None:
+        peers = self._dispatch.placement.staying
+        threads = sum(peer.report.threads for peer in peers)
+        memory = int(SAFE_SHARE * psutil.virtual_memory().available) if self._ours else None
+        self._dispatch.events.append(
+            CapacityChanged(
+                at=self._now(),
+                slots=threads,
+                cpus=float(max(cpus_here(), threads) if self._ours else threads),
+                memory=memory,
+                gpus=float(sum(peer.report.gpus for peer in peers)),
+            )
+        )
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def _take(self, messages: list[FromBridge]) -> None:
+        for message in messages:
+            self._heard(message)
+        if messages:
+            self._release_retired()
+            self._dispatch.send(self._now())
+
+    def _heard(self, message: FromBridge) -> None:
+        dispatch, now_s = self._dispatch, time.monotonic()
+        match message:
+            case Joined():
+                self._came(message)
+            case Left():
+                self._left(message)
+            case Said():
+                dispatch.told(message.host, message.heard.notes, now_s)
+                for data in message.heard.answers:
+                    dispatch.answered(message.host, data, now_s)
+                dispatch.returned(message.host, message.heard.lacking, lacks=True)
+            case Withdrawn():
+                dispatch.returned(message.host, message.attempts)
+            case Up():
+                self._connected = True
+            case Unfit():
+                raise AssertionError("the link raises it")
+
+    def _now(self) -> float:
+        return self._context.clock.now()
+
+
+def _path() -> list[str]:
+    return [os.path.abspath(path) for path in sys.path]

@@ -1,0 +1,105 @@
+"""What of Hooke runs inside Ray: an actor that has processes of its own run attempts, and tells what becomes of them.
+
+Ray calls its methods in several threads at once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+
+import msgspec
+
+from hooke.engines.host import Host, Note, Order, Report, Session
+from hooke.engines.local_pool import shared_pool
+from hooke.engines.ray_messages import Heard, pack
+
+__all__ = ["PULSE_S", "RayHost"]
+
+PULSE_S = 1.0
+"""At least so often it gives a sign of life."""
+
+
+class RayHost:
+    """The part of one run on one node of Ray."""
+
+    def __init__(self, session: bytes, name: str, threads: int, memory: int | None, gpus: float) -> None:
+        if not gpus:  # Ray leaves a process that holds none all that there are
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        self._name, self._threads, self._memory = name, threads, memory
+        self._said = threading.Condition()
+        self._heard = Heard()
+        self._given_up: set[int] = set()
+        self._taking = threading.Lock()
+        self._taken_back: set[int] = set()
+        self._running = ThreadPoolExecutor(threads, thread_name_prefix="hooke")
+        self._host = Host(
+            msgspec.msgpack.decode(session, type=Session), name=name, slots=threads, tell=self._tell
+        )
+
+    def greet(self) -> bytes:
+        """Get ready; returns a Report."""
+        report = Report(
+            id=self._name,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            python=platform.python_version(),
+            hooke=version("hooke"),
+            threads=self._threads,
+            memory=self._memory,
+            gpus=len(shared_pool().devices),
+        )
+        return msgspec.msgpack.encode(report)
+
+    def ship(self, orders: list[bytes]) -> None:
+        """Take attempts; what becomes of them is heard from `listen`."""
+        for order in orders:
+            self._running.submit(self._run, msgspec.msgpack.decode(order, type=Order))
+
+    def listen(self) -> bytes:
+        """What happened since it was called last, as a packed Heard; waits a pulse for it, then says that there is nothing."""
+        with self._said:
+            self._said.wait_for(lambda: self._heard != Heard(), PULSE_S)
+            heard, self._heard = self._heard, Heard()
+        return pack(heard)
+
+    def cancel(self, attempt: int) -> None:
+        """Nobody waits for it any more."""
+        with self._said:
+            self._given_up.add(attempt)
+
+    def withdraw(self, attempts: list[int]) -> list[int]:
+        """Take attempts back that have not begun; returns these."""
+        with self._taking:
+            taken = self._host.withdraw(attempts)
+            self._taken_back.update(taken)
+        return taken
+
+    def leave(self) -> None:
+        """The run is over."""
+        self._running.shutdown(wait=False, cancel_futures=True)
+        self._host.close()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _run(self, order: Order) -> None:
+        attempt = order.task.attempt
+        answer = self._host.run(order, given_up=lambda: attempt in self._given_up)
+        with self._taking:
+            taken_back = answer is None and attempt in self._taken_back
+            self._taken_back.discard(attempt)
+        with self._said:
+            if answer is not None:
+                self._heard.answers.append(msgspec.msgpack.encode(answer))
+            elif not taken_back and attempt not in self._given_up:
+                self._heard.lacking.append(attempt)
+            self._given_up.discard(attempt)
+            self._said.notify_all()
+
+    def _tell(self, notes: list[Note]) -> None:
+        with self._said:
+            self._heard.notes.extend(notes)
+            self._said.notify_all()

@@ -1,0 +1,269 @@
+"""The hosts of one run on a Ray: actors, kept as many as are wanted, asked without end what happens in them.
+
+Ray answers in threads of its own; what comes of it is a message in `inbox`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hooke.engines.host import Report, Session
+from hooke.engines.pulses import Pulses
+from hooke.engines.ray_host import RayHost
+from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Withdrawn, unpack_heard
+
+__all__ = ["Hosts", "unfit"]
+
+MOST_DEATHS = 5
+"""A host may die by chance; so many in a row that never answered have a reason."""
+
+CALLS_AT_ONCE = 4
+"""One listens, the others are short."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Member:
+    name: str
+    actor: Any
+    node: str
+    """Which it is for; empty where Ray chooses."""
+    gpus: float = 0.0
+    ready: bool = False
+
+
+class Hosts:
+    """Starts and ends them. Its methods are called from one thread, `take` with what `inbox` gave."""
+
+    def __init__(
+        self, session: Session, *, wanted: int | None, threads: int, ours: bool, silent_s: float
+    ) -> None:
+        self._session = msgspec.msgpack.encode(session)
+        self._run = session.id
+        self._wanted, self._threads, self._ours = wanted, threads, ours
+        self._members: dict[str, _Member] = {}
+        self._pulses = Pulses(silent_s, time.monotonic())
+        self._silent_s = silent_s
+        self._count = 0
+        self._stillborn = 0
+        self.inbox: SimpleQueue[Callable[[], list[FromBridge]]] = SimpleQueue()
+
+    def keep(self) -> None:
+        """Have as many as are wanted."""
+        if self._wanted is not None:
+            while len(self._members) < self._wanted:
+                self._start("", self._threads, self._free_gpus())
+            return
+        for node in ray.nodes():
+            cpus, gpus = int(node["Resources"].get("CPU", 0)), node["Resources"].get("GPU", 0.0)
+            known = any(each.node == node["NodeID"] for each in self._members.values())
+            if node["Alive"] and cpus and not known:
+                self._start(node["NodeID"], cpus, gpus)
+
+    def want(self, hosts: int, end: list[str]) -> list[FromBridge]:
+        """Another number; these are idle and end."""
+        self._wanted = hosts
+        gone: list[FromBridge] = []
+        waiting = [each.name for each in self._members.values() if not each.ready]
+        for name in end:
+            gone += self._leave(name)
+        for name in waiting[: max(0, len(self._members) - hosts)]:
+            self._leave(name)
+        return gone
+
+    def ship(self, host: str, orders: list[bytes]) -> None:
+        """Bring attempts to a host."""
+        self._call(host, "ship", orders)
+
+    def cancel(self, host: str, attempt: int) -> None:
+        """Have a host end an attempt."""
+        self._call(host, "cancel", attempt)
+
+    def withdraw(self, host: str, attempts: list[int]) -> None:
+        """Take back what has not begun."""
+        answer = self._call(host, "withdraw", attempts)
+        if answer is not None:
+            self._then(answer, lambda taken: [Withdrawn(host=host, attempts=taken)], lambda _: [])
+
+    def silent(self, now: float, *, every_s: float) -> list[FromBridge]:
+        """Give those up that were not heard for too long; to be called every `every_s`."""
+        gone: list[FromBridge] = []
+        for host in self._pulses.silent(now, every_s=every_s):
+            why = f"it gave no sign of life for {self._silent_s:g} s: its machine is stopped, overloaded or cut off"
+            gone += self._gone(host, why)
+        return gone
+
+    def close(self, within_s: float) -> None:
+        """End them all, and what runs there."""
+        leaving = [each.actor.leave.remote() for each in self._members.values() if each.ready]
+        if leaving:
+            ray.wait(leaving, num_returns=len(leaving), timeout=within_s)
+        for member in self._members.values():
+            ray.kill(member.actor)
+        self._members.clear()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _start(self, node: str, threads: int, gpus: float) -> None:
+        name = f"ray-{self._count}"
+        self._count += 1
+        options: dict[str, Any] = {
+            "name": f"hooke-{self._run}-{name}",
+            "num_cpus": 0 if self._ours else threads,
+            "num_gpus": gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": CALLS_AT_ONCE,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD",
+        }
+        made: Any = ray.remote(RayHost)
+        actor = made.options(**options).remote(self._session, name, threads, None, gpus)
+        member = _Member(name=name, actor=actor, node=node, gpus=gpus)
+        self._members[name] = member
+        self._then(
+            actor.greet.remote(),
+            lambda data: self._joined(member, msgspec.msgpack.decode(data, type=Report)),
+            lambda error: self._stillborn_of(member, error),
+        )
+
+    def _joined(self, member: _Member, report: Report) -> list[FromBridge]:
+        if member.name not in self._members:
+            return []
+        self._stillborn = 0
+        member.ready = True
+        self._pulses.heard(member.name, time.monotonic())
+        self._listen(member)
+        return [Joined(host=member.name, node=member.node, report=report)]
+
+    def _listen(self, member: _Member) -> None:
+        self._then(
+            member.actor.listen.remote(),
+            lambda data: self._heard(member, data),
+            lambda error: self._gone(member.name, _words_of(error)),
+        )
+
+    def _heard(self, member: _Member, data: bytes) -> list[FromBridge]:
+        if member.name not in self._members:
+            return []  # it was given up: what it says now is too late
+        self._pulses.heard(member.name, time.monotonic())
+        self._listen(member)
+        heard = unpack_heard(data)
+        empty = not (heard.notes or heard.answers or heard.lacking)
+        return [] if empty else [Said(host=member.name, heard=heard)]
+
+    def _gone(self, host: str, why: str) -> list[FromBridge]:
+        member = self._members.pop(host, None)
+        if member is None:
+            return []
+        self._pulses.forget(host)
+        # In a thread: Ray may wait for a node that does not answer.
+        threading.Thread(target=_ended, args=(member,), daemon=True).start()
+        return [Left(host=host, why=why)] if member.ready else []
+
+    def _leave(self, host: str) -> list[FromBridge]:
+        member = self._members.get(host)
+        if member is None:
+            return []
+        del self._members[host]
+        self._pulses.forget(host)
+        if member.ready:
+            self._then(member.actor.leave.remote(), lambda _: _ended(member), lambda _: _ended(member))
+        else:
+            _ended(member)
+        return [Left(host=host)] if member.ready else []
+
+    def _stillborn_of(self, member: _Member, error: BaseException) -> list[FromBridge]:
+        if self._members.pop(member.name, None) is None:
+            return []
+        self._stillborn += 1
+        if self._stillborn < MOST_DEATHS and "ModuleNotFoundError" not in str(error):
+            return []
+        return [unfit(error)]
+
+    def _free_gpus(self) -> float:
+        """Of a Ray of ours: each device is one host's, as far as they go."""
+        if not self._ours or not self._wanted:
+            return 0.0
+        there = ray.cluster_resources().get("GPU", 0.0)
+        each = max(1.0, there // self._wanted)
+        held = sum(member.gpus for member in self._members.values())
+        return each if held + each <= there else 0.0
+
+    def _call(self, host: str, method: str, argument: Any) -> Any:
+        member = self._members.get(host)
+        return None if member is None else getattr(member.actor, method).remote(argument)
+
+    def _then(
+        self,
+        answer: Any,
+        came: Callable[[Any], list[FromBridge]],
+        failed: Callable[[BaseException], list[FromBridge]],
+    ) -> None:
+        """When Ray has an answer, let one of these make messages of it, in our own thread."""
+
+        def done(future: Any) -> None:
+            error = future.exception()
+            if error is not None:
+                self.inbox.put(lambda: failed(error))
+            else:
+                self.inbox.put(lambda: came(future.result()))
+
+        answer.future().add_done_callback(done)
+
+
+def _ended(member: _Member) -> list[FromBridge]:
+    ray.kill(member.actor)
+    return []
+
+
+def unfit(error: BaseException, address: str = "") -> Unfit:
+    """What Ray says of itself or of a host that cannot be, in our words."""
+    text = "\n".join(map(str, _chain(error)))
+    at = f" at {address}" if address else ""
+    if "ModuleNotFoundError" in text or "No module named" in text:
+        return Unfit(
+            what=f"the nodes of Ray{at} cannot run tasks",
+            why=_words_of(error),
+            mend="install hooke[ray] where the nodes run, in the version that this driver has",
+            usage=True,
+        )
+    if any(word in text for word in ("InvalidAuthToken", "Unauthenticated", "AuthenticationError")):
+        return Unfit(
+            what=f"the Ray{at} asks for a token, and got none or another one",
+            mend="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that its nodes have",
+            usage=True,
+        )
+    return Unfit(
+        what=f"no Ray can be used{at}",
+        why=_words_of(error),
+        mend="start one (`ray start --head`), or correct the address; HOST:PORT only from a machine that is a node of it",
+        usage=True,
+    )
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+def _words_of(error: BaseException) -> str:
+    """Ray's reason in a line or two, without its ids and stacks."""
+    root = _chain(error)[-1]
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(_IDS)]
+    text = " ".join(said[-3:] if isinstance(root, RayError) else said[-1:])
+    return f"{type(root).__name__}: {text}"[:400]
+
+
+_IDS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:", "File ")

@@ -1,0 +1,143 @@
+"""The driver's end of a bridge to Ray: the process is started, messages go and come; Ray itself is not imported here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.errors import HookeError, MissingExtra, UsageError
+from hooke.base.forks import on_fork
+from hooke.base.processes import python_module
+from hooke.engines.channel import Channel
+from hooke.engines.host import Order, Session
+from hooke.engines.ray_head import environment_of_head
+from hooke.engines.ray_messages import (
+    Cancel,
+    FromBridge,
+    Open,
+    Ship,
+    ToBridge,
+    Unfit,
+    Want,
+    Withdraw,
+    pack,
+    unpack_for_driver,
+)
+
+__all__ = ["Link"]
+
+END_S = 20.0
+"""A bridge ends itself within half of that."""
+
+
+class Link:
+    """One bridge. Used from one thread; `close` ends it, and what it started."""
+
+    def __init__(
+        self, session: Session, *, address: str, hosts: int | None, threads: int, silent_s: float
+    ) -> None:
+        if find_spec("ray") is None:
+            raise MissingExtra(
+                "the engine 'ray' needs ray, which is not installed", mend='pip install "hooke[ray]"'
+            )
+        self._run = session.id
+        self._folder = Path(tempfile.mkdtemp(prefix="hooke-ray-"))
+        environment = dict(os.environ) | {"RAY_USAGE_STATS_ENABLED": "0"}
+        if not address:
+            environment = environment_of_head(self._folder, os.environ)
+        ours, theirs = socket.socketpair()
+        self._channel = Channel(ours.detach())
+        self._log = self._folder / "bridge.log"
+        with theirs, self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                python_module("hooke.engines.ray_bridge", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the driver, which stops in order
+            )
+        on_fork(self)
+        self._tell(
+            Open(
+                session=session,
+                address=address,
+                folder=str(self._folder),
+                hosts=hosts,
+                threads=threads,
+                silent_s=silent_s,
+            )
+        )
+
+    def receive(self, timeout_s: float) -> list[FromBridge]:
+        """What came; waits for the first so long. Raises HookeError where Ray cannot be used, or is gone."""
+        waiting = select.poll()
+        waiting.register(self._channel.fileno(), select.POLLIN)
+        if not waiting.poll(timeout_s * 1000):
+            return []
+        data, lives = self._channel.take()
+        messages = [unpack_for_driver(each) for each in data]
+        for message in messages:
+            if isinstance(message, Unfit):
+                kind = UsageError if message.usage else HookeError
+                raise kind(message.what, why=message.why, mend=message.mend)
+        if not lives:
+            raise self._lost()
+        return messages
+
+    def ship(self, address: str, orders: list[Order]) -> None:
+        """Bring attempts to a host."""
+        self._tell(Ship(host=address, orders=[msgspec.msgpack.encode(order) for order in orders]))
+
+    def cancel(self, address: str, attempt: int) -> None:
+        """Have a host end an attempt."""
+        self._tell(Cancel(host=address, attempt=attempt))
+
+    def withdraw(self, address: str, attempts: list[int]) -> None:
+        """Ask back what has not begun."""
+        self._tell(Withdraw(host=address, attempts=attempts))
+
+    def want(self, hosts: int, end: list[str]) -> None:
+        """Another number of hosts; these end."""
+        self._tell(Want(hosts=hosts, end=end))
+
+    def close(self) -> None:
+        """End the bridge, and a Ray of ours."""
+        self._channel.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def after_fork(self) -> None:
+        """In a forked child: the bridge is the parent's, and must see when that ends."""
+        self._channel.close()
+
+    def _tell(self, message: ToBridge) -> None:
+        # Its end is seen when its answers are waited for.
+        with contextlib.suppress(OSError):
+            self._channel.send(pack(message))
+
+    def _lost(self) -> HookeError:
+        text = self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
+        return HookeError(
+            "the connection to Ray is lost",
+            why="\n".join(text.splitlines()[-4:])
+            or "the process that holds it was killed, or Ray's head has ended",
+            mend="start it again, then resume: what finished is in the store",
+            next=f"hooke resume {self._run.rpartition('-')[0]}",
+        )

@@ -1,0 +1,158 @@
+"""What the driver, the process that holds its connection to Ray, and the hosts tell one another."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from hooke.engines.host import Note, Report, Session
+
+__all__ = [
+    "Cancel",
+    "FromBridge",
+    "Heard",
+    "Joined",
+    "Left",
+    "Open",
+    "Said",
+    "Ship",
+    "ToBridge",
+    "Unfit",
+    "Up",
+    "Want",
+    "Withdraw",
+    "Withdrawn",
+    "pack",
+    "unpack_for_bridge",
+    "unpack_for_driver",
+    "unpack_heard",
+]
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The first message to a bridge."""
+
+    session: Session
+    address: str
+    """Empty where it is to start a Ray of its own."""
+    folder: str
+    """Where that one keeps its files."""
+    hosts: int | None
+    """None: one on each node, with all its CPUs."""
+    threads: int
+    silent_s: float
+    """A host that gives no sign of life for so long is given up."""
+
+
+class Ship(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Attempts for a host, as packed orders."""
+
+    host: str
+    orders: list[bytes]
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Nobody waits for the attempt any more."""
+
+    host: str
+    attempt: int
+
+
+class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Take back what has not begun."""
+
+    host: str
+    attempts: list[int]
+
+
+class Want(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """So many hosts; of those that there are, `end` have nothing to do and are to end."""
+
+    hosts: int
+    end: list[str] = []
+
+
+ToBridge: TypeAlias = Open | Ship | Cancel | Withdraw | Want
+
+
+class Up(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The bridge is connected."""
+
+    address: str
+
+
+class Unfit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Ray cannot be started, joined or used, as an error says it."""
+
+    what: str
+    why: str = ""
+    mend: str = ""
+    usage: bool = False
+    """Whether what the user gave is wrong."""
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A host is ready."""
+
+    host: str
+    node: str
+    """Of Ray, where it runs."""
+    report: Report
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A host is gone: `why` as far as Ray knows it, empty where it was to end."""
+
+    host: str
+    why: str = ""
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What a host said."""
+
+    host: str
+    heard: Heard
+
+
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Of attempts that were asked back, those that the host had not begun, and will not."""
+
+    host: str
+    attempts: list[int]
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in a host since it was last asked."""
+
+    notes: list[Note] = []
+    answers: list[bytes] = []
+    lacking: list[int] = []
+    """Attempts whose function did not come."""
+
+
+FromBridge: TypeAlias = Up | Unfit | Joined | Left | Said | Withdrawn
+
+_to_bridge = msgspec.msgpack.Decoder(ToBridge)
+_from_bridge = msgspec.msgpack.Decoder(FromBridge)
+_heard = msgspec.msgpack.Decoder(Heard)
+
+
+def pack(message: ToBridge | FromBridge | Heard) -> bytes:
+    """A message as bytes."""
+    return msgspec.msgpack.encode(message)
+
+
+def unpack_for_bridge(data: bytes) -> ToBridge:
+    """What the driver packed."""
+    return _to_bridge.decode(data)
+
+
+def unpack_for_driver(data: bytes) -> FromBridge:
+    """What a bridge packed."""
+    return _from_bridge.decode(data)
+
+
+def unpack_heard(data: bytes) -> Heard:
+    """What a host packed."""
+    return _heard.decode(data)

@@ -1,0 +1,187 @@
+"""Attempts on their way to hosts and back, without any host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.engines.test_placement import call, peer
+
+from hooke.base.errors import NotPicklable
+from hooke.base.ref import Ref
+from hooke.engines.dispatch import Dispatch
+from hooke.engines.host import Begun
+from hooke.engines.pulses import Pulses
+from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
+from hooke.pipeline.engine import FunctionImage
+
+
+class Roads:
+    """What went where."""
+
+    def __init__(self) -> None:
+        self.went: list[tuple[str, int]] = []
+        self.functions: list[bool] = []
+        self.cancelled: list[tuple[str, int]] = []
+
+    def ship(self, address, orders):
+        self.went += [(address, order.task.attempt) for order in orders]
+        self.functions += [order.task.pickle is not None for order in orders]
+
+    def cancel(self, address, attempt):
+        self.cancelled.append((address, attempt))
+
+    def withdraw(self, address, attempts):
+        raise AssertionError("nothing is asked back here")
+
+
+def dispatch(*peers):
+    roads = Roads()
+    made = Dispatch(roads, session="s", sys_path=list)
+    made.placement.peers = {each.address: each for each in peers}
+    return made, roads
+
+
+def gone(made, address):
+    made.left(
+        address, 1.0, cause="gone", failure=lambda call: Failure(kind="WorkerDied", message=str(call.attempt))
+    )
+
+
+def finished(attempt):
+    ref = Ref(digest="", size=0, inline=b"")
+    return msgspec.msgpack.encode(
+        AttemptFinished(at=2.0, attempt=attempt, node=0, lo=0, hi=1, worker="w", seconds=0.5, ref=ref)
+    )
+
+
+def of(made, kind):
+    return [event.attempt for event in made.events if isinstance(event, kind)]
+
+
+def test_the_function_goes_once_to_each_host_and_again_where_it_did_not_come():
+    made, roads = dispatch(peer("a", threads=2), peer("b"))
+    made.submit([call(n) for n in range(3)], 0.0)
+    assert roads.went == [("a", 0), ("a", 2), ("b", 1)]
+    assert roads.functions == [True, False, True]
+    made.returned("a", [2], lacks=True)
+    made.send(0.0)
+    assert roads.went[-1] == ("a", 2)
+    assert roads.functions[-1]
+
+
+def test_what_ran_on_a_lost_host_fails_and_what_waited_there_goes_elsewhere():
+    made, roads = dispatch(peer("a"))
+    made.submit([call(n, short=True) for n in range(4)], 0.0)
+    made.told("a", [Begun(0.5, 0, "w")], 0.5)
+    made.placement.peers["b"] = peer("b")
+    gone(made, "a")
+    # 1 was next in line: it may have begun a moment before the host was lost.
+    assert of(made, AttemptFailed) == [0, 1]
+    assert roads.went[-2:] == [("b", 2), ("b", 3)]
+
+
+def test_a_lost_host_is_not_heard_any_more():
+    made, _ = dispatch(peer("a"), peer("b"))
+    made.submit([call(0)], 0.0)
+    gone(made, "a")
+    gone(made, "a")
+    made.told("a", [Begun(1.0, 0, "w")], 1.0)
+    made.answered("a", finished(0), 1.0)
+    made.returned("a", [0])
+    assert (of(made, AttemptFailed), of(made, AttemptStarted), of(made, AttemptFinished)) == ([0], [], [])
+
+
+def test_a_late_word_of_the_host_where_it_was_before_changes_nothing():
+    made, roads = dispatch(peer("a"))
+    made.submit([call(0)], 0.0)
+    made.returned("a", [0])
+    made.placement.peers["a"].retiring = True
+    made.placement.peers["b"] = peer("b")
+    made.send(0.0)
+    made.returned("a", [0], lacks=True)
+    assert made.placement.where(0) is made.placement.peers["b"]
+    assert roads.went == [("a", 0), ("b", 0)]
+    made.answered("b", finished(0), 2.0)
+    assert (of(made, AttemptStarted), of(made, AttemptFinished)) == ([0], [0])
+
+
+def test_what_is_given_up_is_ended_where_it_is_and_room_is_used():
+    made, roads = dispatch(peer("a"))
+    made.submit([call(0), call(1), call(2)], 0.0)
+    made.cancel(1, 0.0)
+    made.cancel(0, 0.0)
+    made.cancel(0, 0.0)
+    assert roads.cancelled == [("a", 0)]
+    assert roads.went == [("a", 0), ("a", 2)]
+    assert made.events == []
+
+
+def test_what_cannot_travel_fails_and_holds_no_room():
+    def refuse():
+        raise NotPicklable("a lock", mend="leave it")
+
+    image = FunctionImage(digest="x", name="f", code_key="k", parts={}, function=len, pickle=refuse)
+    made, roads = dispatch(peer("a"))
+    made.submit([replace(call(0), image=image), call(1)], 0.0)
+    assert of(made, AttemptFailed) == [0]
+    assert roads.went == [("a", 1)]
+
+
+@given(st.lists(st.sampled_from(["come", "go", "finish", "begin", "cancel", "late"]), max_size=40), st.data())
+def test_each_attempt_is_answered_once_whatever_happens(steps, data):
+    made, roads = dispatch()
+    made.submit([call(n) for n in range(12)], 0.0)
+    given_up = set()
+    for number, step in enumerate(steps):
+        there = [*made.placement.peers]
+        where = {each: made.placement.where(each) for each in range(12)}
+        running = [each for each, at in where.items() if at is not None]
+        if step == "come":
+            made.placement.peers[f"p{number}"] = peer(f"p{number}", threads=2)
+            made.send(0.0)
+        elif step == "go" and there:
+            gone(made, data.draw(st.sampled_from(there)))
+        elif step == "cancel":
+            given_up.add(attempt := data.draw(st.integers(0, 11)))
+            made.cancel(attempt, 0.0)
+        elif step == "late":
+            made.answered("nobody", finished(data.draw(st.integers(0, 11))), 0.0)
+        elif running:
+            attempt = data.draw(st.sampled_from(running))
+            if step == "begin":
+                made.told(where[attempt].address, [Begun(0.0, attempt, "w")], 0.0)
+            else:
+                made.answered(where[attempt].address, finished(attempt), 0.0)
+                made.send(0.0)
+    answers = of(made, AttemptFailed) + of(made, AttemptFinished)
+    assert len(answers) == len(set(answers))
+    starts = of(made, AttemptStarted)
+    assert len(starts) == len(set(starts))
+    went = [attempt for _, attempt in roads.went]
+    for attempt in set(went):
+        assert attempt in answers or attempt in given_up or made.placement.where(attempt) is not None
+
+
+def test_a_host_is_silent_when_it_was_not_heard_for_so_long():
+    pulses = Pulses(10.0, 0.0)
+    pulses.heard("a", 0.0)
+    pulses.heard("b", 0.0)
+    for now in range(1, 11):
+        pulses.heard("b", now)
+        assert pulses.silent(now, every_s=1.0) == []
+    assert pulses.silent(11, every_s=1.0) == ["a"]
+    pulses.forget("a")
+    assert pulses.silent(12, every_s=1.0) == []
+
+
+def test_a_pause_of_our_own_is_not_held_against_hosts():
+    pulses = Pulses(10.0, 0.0)
+    pulses.heard("a", 1.0)
+    assert pulses.silent(1.0, every_s=1.0) == []
+    assert pulses.silent(600.0, every_s=1.0) == []
+    late = [pulses.silent(600.0 + second, every_s=1.0) for second in range(1, 14)]
+    assert late[0] == []
+    assert late[-1] == ["a"]
