@@ -18,8 +18,10 @@ def call(attempt: int, **more) -> Call:
     )
 
 
-def peer(address: str, *, threads: int = 1, gpus: int = 0) -> Peer:
-    report = Report(id=address, pid=1, host="h", python="", hooke="", threads=threads, memory=None, gpus=gpus)
+def peer(address: str, *, threads: int = 1, gpus: int = 0, machine: str = "h") -> Peer:
+    report = Report(
+        id=address, pid=1, host=machine, python="", hooke="", threads=threads, memory=None, gpus=gpus
+    )
     return Peer(address=address, name=address, report=report)
 
 
@@ -86,6 +88,22 @@ def test_those_behind_one_that_is_stuck_are_asked_back_once_if_there_is_room():
     assert [(asked.address, attempts) for asked, attempts in made.to_ask_back(STUCK_S * 2)] == [("a", [2, 3])]
     assert [(asked.address, attempts) for asked, attempts in made.to_ask_back(STUCK_S * 2)] == [("a", [1])]
     assert made.to_ask_back(STUCK_S * 2) == []
+
+
+def test_where_the_inputs_are_comes_first_among_those_with_room():
+    made = placement(peer("a", machine="m"), peer("b", machine="n"), peer("c", machine="n"))
+    made.stored("large", made.peers["c"])
+    made.stored("small", made.peers["a"])
+    inputs = {"large": 1000, "small": 10}
+    assert filled(made, [call(n, inputs=inputs) for n in range(4)]) == ["b", "c", "a", ""]
+
+
+def test_what_was_read_is_there_from_then_on():
+    made = placement(peer("a", machine="m"), peer("b", machine="n"))
+    filled(made, [call(1), call(2, inputs={"x": 1})])
+    made.take(2)
+    made.take(1)
+    assert filled(made, [call(3, inputs={"x": 1})]) == ["b"]
 
 
 def test_an_attempt_begins_once_and_only_where_it_is():

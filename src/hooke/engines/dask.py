@@ -464,6 +464,8 @@ class DaskEngine:
         answer = _ANSWERS.decode(data)
         if answer.worker:
             self._say_begun(attempt, answer.worker, answer.at - answer.seconds)
+        if answer.ref is not None and answer.ref.inline is None:
+            self._placement.stored(answer.ref.digest, peer)
         self._placement.take(attempt, seconds=answer.seconds if answer.worker else None)
         self._events.append(answer)
 

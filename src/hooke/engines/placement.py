@@ -60,6 +60,8 @@ class Placement:
         self._places: dict[int, Peer] = {}
         self._begun: dict[int, float] = {}
         self._asked_back: set[int] = set()
+        self._machines: dict[str, set[str]] = {}
+        """Digest of a stored result -> the machines that have a copy."""
         self._last_s: dict[str, float] = {}
         """Digest of a function -> how long the last attempt with it took."""
 
@@ -69,7 +71,10 @@ class Placement:
         return [peer for peer in self.peers.values() if not peer.retiring]
 
     def choose(self, call: Call) -> Peer | None:
-        """The host with the most room; for a quick call one where only quick ones wait, if there is no room."""
+        """The host on whose machine most of its inputs are, and of these the one with the most room.
+
+        For a quick call, if there is no room, one where only quick ones wait.
+        """
         staying = self.staying
         free = [peer for peer in staying if peer.has_room(call)]
         if not free and self.is_quick(call):
@@ -78,7 +83,15 @@ class Placement:
                 for peer in staying
                 if peer.load < 1 + MOST_AHEAD and all(map(self.is_quick, peer.calls.values()))
             ]
-        return min(free, key=lambda peer: peer.load, default=None)
+        return min(free, key=lambda peer: (-self._near(call, peer.report.host), peer.load), default=None)
+
+    def stored(self, digest: str, peer: Peer) -> None:
+        """A result was written there."""
+        self._machines.setdefault(digest, set()).add(peer.report.host)
+
+    def _near(self, call: Call, machine: str) -> int:
+        """Bytes of its inputs of which this machine has a copy."""
+        return sum(size for digest, size in call.inputs.items() if machine in self._machines.get(digest, ()))
 
     def is_quick(self, call: Call) -> bool:
         """Whether it may wait behind another: it is expected to end soon."""
@@ -87,6 +100,8 @@ class Placement:
     def put(self, call: Call, peer: Peer) -> None:
         """The attempt is there now."""
         peer.calls[call.attempt] = call
+        for digest in call.inputs:  # what it reads it copies
+            self.stored(digest, peer)
         self._places[call.attempt] = peer
 
     def where(self, attempt: int) -> Peer | None:

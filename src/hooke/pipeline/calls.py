@@ -8,6 +8,7 @@ from types import CellType
 from typing import Any
 
 from hooke.base.errors import HookeError, NotPicklable, UsageError
+from hooke.base.ref import Ref
 from hooke.journal.events import MapExpanded
 from hooke.pipeline.effects import Submit
 from hooke.pipeline.engine import Call, FunctionImage
@@ -39,6 +40,9 @@ class CallMaker:
         self._store = store
         self._images: dict[int, FunctionImage] = {}
         self._constants: dict[int, bytes] = {}
+        self._constants_read: dict[int, list[Ref]] = {}
+        self._read: list[Ref] = []
+        """What the call that is being made reads."""
         self._certain: dict[int, bool] = {}
         self.expansions: dict[int, MapExpanded] = {}
         """The lists of dynamic maps that exist."""
@@ -51,6 +55,8 @@ class CallMaker:
         """The call for these items. Raises NotPicklable, or StoreError where a large argument cannot be stored."""
         node = self._graph.nodes[submit.node]
         plan = self._state.nodes[submit.node].plan
+        self._read = []
+        payload = self._payload(node, submit)
         return Call(
             attempt=submit.attempt,
             node=submit.node,
@@ -59,7 +65,8 @@ class CallMaker:
             lo=submit.lo,
             hi=submit.hi,
             image=self.image(node),
-            payload=self._payload(node, submit),
+            payload=payload,
+            inputs={ref.digest: ref.size for ref in self._read if ref.inline is None},
             shown=self._shown(node, submit),
             cpus=plan.cpus,
             memory=submit.memory,
@@ -110,7 +117,9 @@ class CallMaker:
         done = self._state.nodes[promise.node].done
         path = tuple(promise.path)
         if node.kind == "call":
-            return Value(done.cut(0, 1)[0][2], path)
+            ref = done.cut(0, 1)[0][2]
+            self._read.append(ref)
+            return Value(ref, path)
         items = self._state.nodes[promise.node].items
         assert items is not None
         if path and isinstance(path[0], int):
@@ -122,11 +131,13 @@ class CallMaker:
                     mend="the list that it goes over is a result: take parts of it by number inside a task",
                 )
             _, _, ref, start = done.cut(index, index + 1)[0]
+            self._read.append(ref)
             return Element(ref, start, path[1:])
         return self._items(promise.node, 0, items, path)
 
     def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> Items:
         segments = self._state.nodes[node].done.cut(lo, hi)
+        self._read += [ref for _, _, ref, _ in segments]
         return Items(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
 
     def _payload(self, node: Node, submit: Submit) -> bytes:
@@ -142,6 +153,8 @@ class CallMaker:
             self._constants[node.id] = self._pack_slim(
                 node, lambda slim: {name: slim(value) for name, value in node.arguments.items()}
             )
+            self._constants_read[node.id] = self._read
+        self._read = list(self._constants_read[node.id])
         return self._pack(node, (self._constants[node.id], self._pack(node, self._rows(node, submit))))
 
     def _rows(self, node: Node, submit: Submit) -> tuple[str, Any]:

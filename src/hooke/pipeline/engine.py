@@ -86,6 +86,8 @@ class Call:
     """Expected to end within milliseconds: it may wait in a worker behind others like it."""
     keys: bytes = b""
     """Of the call or of each item, 16 bytes each: chance is seeded from them. Empty seeds nothing."""
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    """Digest -> bytes of the results of other nodes that it reads from the store: it is cheapest where they were made."""
     gang: int = 0
     """Of a gang: how many processes run it, with cpus, memory and gpus for each. 0 for what is no gang."""
     results: str = "rank0"
