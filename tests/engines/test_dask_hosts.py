@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections import Counter
 
 import pytest
+from tests.engines.dask_lab import lab
 from tests.engines.faults import wait_until
 
 from hooke.base.errors import HookeError
 from hooke.engines.certificates import Authority
-from hooke.testing.hosts import Host, Hosts, why_not
-from hooke.testing.s3_server import S3Server
+from hooke.journal.events import AttemptFinished, AttemptStarted
+from hooke.journal.reader import read
+from hooke.testing.hosts import why_not
 
 REASON = why_not()
 pytestmark = [
@@ -27,113 +27,9 @@ pytestmark = [
     pytest.mark.skipif(bool(REASON), reason=REASON),
 ]
 
-JOB = """
-    from hooke import log_metric, pipeline, task
-    from project_library.numbers import squared
 
-    @task(retries=2)
-    def square(x, hold):
-        import os, time
-        print("squaring", x)
-        log_metric("x", x)
-        time.sleep(hold)
-        return squared(x), os.uname().nodename
-
-    @task
-    def collect(pairs):
-        return sum(value for value, _ in pairs), sorted({host for _, host in pairs})
-
-    @pipeline
-    def squares(n: int = 12, hold: float = 0.1):
-        return collect([square(x, hold) for x in range(n)])
-"""
-
-TOML = """
-[store]
-url = "{url}"
-secret_file = "store.secret"
-
-[places.lab]
-engine = "dask"
-address = "{address}"
-tls_ca = "keys/ca.pem"
-tls_cert = "keys/driver.pem"
-tls_key = "keys/driver.key"
-"""
-
-
-@dataclass
-class Lab:
-    """A scheduler, workers, a store and a driver, each on a host of its own."""
-
-    driver: Host
-    workers: dict[str, Host]
-    address: str
-    environment: dict[str, str]
-
-    def hooke(self, *words: str, timeout_s: float = 120.0) -> str:
-        return self.driver.run(
-            [sys.executable, "-m", "hooke", *words], env=self.environment, timeout_s=timeout_s
-        )
-
-
-def keyed(authority: Authority, host: Host, name: str) -> list[str]:
-    """Files for one that takes part, on its host; the options that name them there."""
-    files = authority.issue(name, host.project / "keys")
-    return [
-        "--tls-ca-file",
-        f"keys/{files.ca.name}",
-        "--tls-cert",
-        f"keys/{files.cert.name}",
-        "--tls-key",
-        f"keys/{files.key.name}",
-    ]
-
-
-def dask(host: Host, *words: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return host.popen(
-        [sys.executable, "-m", "dask", *words],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-@contextlib.contextmanager
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Hosts(disk_bytes=256 << 20) as lan:
-        head, store_host, driver = (lan.start(name) for name in ("head", "store", "driver"))
-        workers = {name: lan.start(name) for name in ("one", "two")}
-        with S3Server(on=store_host) as s3:
-            environment = {**s3.environment, "HOOKE_SINKS": "none", "HOOKE_PROGRESS": "none"}
-            authority = Authority("lab")
-            address = f"tls://{head.address}:8786"
-            dask(
-                head, "scheduler", "--protocol", "tls", "--host", head.address, "--port", "8786", "--no-dashboard",
-                *keyed(authority, head, "head"), environment=environment,
-            )  # fmt: skip
-            for name, host in workers.items():
-                dask(
-                    host, "worker", address, "--host", host.address, "--nthreads", "1", "--name", name,
-                    "--no-dashboard", *keyed(authority, host, name), environment=environment,
-                )  # fmt: skip
-            keyed(authority, driver, "driver")
-            project = driver.project
-            (project / "hooke.toml").write_text(TOML.format(url=s3.url, address=address), "utf-8")
-            (project / "store.secret").write_text("0" * 64, "utf-8")
-            (project / "store.secret").chmod(0o600)
-            (project / "job.py").write_text(textwrap.dedent(JOB), "utf-8")
-            (project / "project_library").mkdir()
-            (project / "project_library" / "__init__.py").write_text("", "utf-8")
-            (project / "project_library" / "numbers.py").write_text(
-                "def squared(x):\n    return x * x\n", "utf-8"
-            )
-            yield Lab(driver=driver, workers=workers, address=address, environment=environment)
-
-
-def test_code_travels_results_are_stored_and_logs_come_back(tmp_path: Path) -> None:
-    with lab(tmp_path) as here:
+def test_code_travels_results_are_stored_and_logs_come_back() -> None:
+    with lab() as here:
         result = json.loads(here.hooke("run", "job.py", "--on", "lab", "--json"))
         assert result["status"] == "finished"
         runs = here.driver.project / ".hooke" / "runs"
@@ -150,8 +46,8 @@ def test_code_travels_results_are_stored_and_logs_come_back(tmp_path: Path) -> N
             assert not [path for path in host.project.rglob("project_library")]
 
 
-def test_a_host_is_lost_and_the_answer_is_right(tmp_path: Path) -> None:
-    with lab(tmp_path) as here:
+def test_a_host_is_lost_and_the_answer_is_right() -> None:
+    with lab() as here:
         running = here.driver.popen(
             [sys.executable, "-m", "hooke", "run", "job.py", "--on", "lab", "--json", "--hold", "0.5", "--n", "16"],
             env=here.environment,
@@ -169,8 +65,8 @@ def test_a_host_is_lost_and_the_answer_is_right(tmp_path: Path) -> None:
         assert str(sum(x * x for x in range(16))) in printed
 
 
-def test_who_has_no_key_of_the_authority_is_turned_away(tmp_path: Path) -> None:
-    with lab(tmp_path) as here:
+def test_who_has_no_key_of_the_authority_is_turned_away() -> None:
+    with lab() as here:
         wait_until(lambda: here.hooke("run", "job.py", "--on", "lab"), "the lab to work")
         shutil.rmtree(here.driver.project / "keys")
         Authority("another").issue("driver", here.driver.project / "keys")
@@ -179,11 +75,85 @@ def test_who_has_no_key_of_the_authority_is_turned_away(tmp_path: Path) -> None:
         assert "Traceback" not in str(refused.value)
 
 
-def test_a_store_that_workers_do_not_reach_is_refused_with_the_mend(tmp_path: Path) -> None:
-    with lab(tmp_path) as here:
+def test_a_store_that_workers_do_not_reach_is_refused_with_the_mend() -> None:
+    with lab() as here:
         settings = here.driver.project / "hooke.toml"
         settings.write_text(
             "[places.lab]" + settings.read_text("utf-8").partition("[places.lab]")[2], "utf-8"
         )
         with pytest.raises(HookeError, match=r"(?s)does not reach this run's store.*s3://"):
             here.hooke("run", "job.py", "--on", "lab")
+
+
+STORM = """
+    from hooke import pipeline, task
+
+    @task(retries=3)
+    def square(x):
+        import time
+        print("squaring", x, flush=True)
+        time.sleep(1.0)
+        return x * x
+
+    @task
+    def collect(values):
+        return sum(values)
+
+    @pipeline
+    def squares(n: int = 240):
+        return collect(square.map(range(n)))
+"""
+
+
+def test_one_host_is_killed_one_cut_off_for_30_s_one_frozen_and_two_join() -> None:
+    with lab() as here:
+        for name in ("three", "four"):
+            here.join(name)
+        (here.driver.project / "job.py").write_text(textwrap.dedent(STORM), "utf-8")
+        running = here.driver.popen(
+            [sys.executable, "-m", "hooke", "run", "job.py", "--on", "lab", "--json"],
+            env=here.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        runs = here.driver.project / ".hooke" / "runs"
+
+        def squared(name: str) -> int:
+            logs = runs.glob(f"*/logs/dask-{name}-*.log")
+            return sum(path.read_text("utf-8").count("squaring") for path in logs)
+
+        wait_until(lambda: all(squared(name) >= 2 for name in here.workers), "all to work", within_s=120)
+        here.workers["one"].kill()
+        here.workers["two"].cut()
+        cut_at = time.monotonic()
+        here.workers["three"].freeze()
+        for name in ("five", "six"):
+            here.join(name)
+        time.sleep(max(0.0, cut_at + 30 - time.monotonic()))
+        here.workers["two"].heal()
+        before = squared("two")
+        printed, complained = running.communicate(timeout=240)
+        assert running.returncode == 0, complained
+        assert json.loads(printed)["result"] == sum(x * x for x in range(240))
+        assert squared("five") > 0
+        assert squared("six") > 0
+        assert squared("two") > before, "it came back"
+
+        (run,) = runs.glob("squares*")
+        events = [event for segment in read(run) for event in segment.events]
+        done = Counter(
+            e.lo for e in events if isinstance(e, AttemptFinished) and e.hi == e.lo + 1 and not e.node
+        )
+        assert set(done) == set(range(240))
+        assert max(done.values()) == 1, "recorded once, however often it ran"
+        finished = {e.lo: e.at for e in events if isinstance(e, AttemptFinished) and not e.node}
+        begun_again = [
+            e
+            for e in events
+            if isinstance(e, AttemptStarted) and not e.node and e.at > finished[e.lo] and e.twin_of is None
+        ]
+        assert begun_again == [], "what was durably finished does not run again"
+        story = here.hooke("show")
+        assert "on one, which ran it, is gone" in story
+        assert "on three, which ran it, says nothing for 30 s; it may run on there" in story

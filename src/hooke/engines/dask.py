@@ -38,21 +38,23 @@ from hooke.engines.dask_link import (
     Link,
     Message,
     Refused,
+    Seen,
     Shipment,
     Told,
     Withdrawn,
 )
 from hooke.engines.dask_worker import AGAIN, ELSEWHERE, Welcome
+from hooke.engines.deaths import GONE, given_up, lost
 from hooke.engines.host import Begun, Note, Order, Session
 from hooke.engines.local_worker import task_of
 from hooke.engines.placement import Peer, Placement
 from hooke.engines.reception import Reception
 from hooke.engines.script import script_of_this_process
+from hooke.engines.silence import SILENT_S, Silence
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     CapacityChanged,
-    Failure,
     WorkerStarted,
     WorkerStopped,
 )
@@ -69,6 +71,9 @@ FIRST_WORKER_S = 60.0
 
 _LIBRARY = frozenset({"dask", "distributed"})
 """Distributions: a task whose code reaches one of them is given a client of its cluster."""
+
+LOOK_S = 5.0
+"""How often to ask who lives."""
 
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
@@ -103,6 +108,8 @@ class DaskEngine:
         self._events: list[EngineEvent] = []
         self._queue: deque[Call] = deque()
         self._placement = Placement()
+        self._silence = Silence()
+        self._looked = time.monotonic()
         self._asked: set[str] = set()
         self._session = f"{context.run}-{uuid.uuid4().hex[:8]}"
         self._closed = False
@@ -131,6 +138,9 @@ class DaskEngine:
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """What happened since; at most `timeout_s` of waiting. Raises HookeError where the scheduler is gone."""
+        if time.monotonic() - self._looked >= LOOK_S:
+            self._looked = time.monotonic()
+            self._link.ask_signs()
         if not self._events:
             self._take(self._link.receive(timeout_s))
             self._ask_back()
@@ -249,46 +259,45 @@ class DaskEngine:
             WorkerStopped(at=self._context.clock.now(), worker=address, cause=f"left out: {why}")
         )
 
-    def _left(self, peer: Peer) -> None:
+    def _listen(self, signs: dict[str, float]) -> None:
+        """Give up on workers that say nothing, until they do: what they were given runs elsewhere, and their answers do not count."""
+        fallen, back = self._silence.look(signs, time.monotonic())
+        for address in fallen & self._placement.peers.keys():
+            self._left(self._placement.peers[address], f"says nothing for {SILENT_S:g} s")
+        self._asked -= back
+        if back:
+            self._look()
+
+    def _left(self, peer: Peer, what: str = GONE) -> None:
         """A Dask worker is gone, with all that ran there. Why is known to nobody that could be asked."""
         del self._placement.peers[peer.address]
         now = self._context.clock.now()
         for call in list(peer.calls.values()):
             self._link.cancel(call.attempt)
-            self._lost(peer, call)
+            self._lost(peer, call, what)
         for worker in sorted(peer.workers):
-            cause = "retired" if peer.retiring else f"the Dask worker {peer.address} is gone"
+            cause = "retired" if peer.retiring else f"the Dask worker {peer.address} {what}"
             self._events.append(WorkerStopped(at=now, worker=worker, cause=cause))
         if not peer.retiring:
             self._announce()
         self._dispatch()
 
-    def _lost(self, peer: Peer, call: Call) -> None:
-        """An attempt was at a worker that is gone: if it had not begun it goes to another, else that is its end."""
+    def _lost(self, peer: Peer, call: Call, what: str = GONE) -> None:
+        """An attempt was at a worker that is lost: if it had not begun it goes to another, else that is its end."""
         began = self._placement.has_begun(call.attempt)
         self._placement.take(call.attempt)
         if not began:
             self._queue.appendleft(call)
             return
-        code, number = self._how_ended(peer)
-        failure = Failure(
-            kind="WorkerDied",
-            message=f"the Dask worker {peer.address} on {peer.report.host}, which ran it, is gone"
-            + ("; how it ended is not known to Dask" if code is None and number is None else ""),
+        where = f"the Dask worker {peer.address} on {peer.report.host}"
+        failure = lost(
+            where,
+            what,
+            how_ended(self._cluster, peer.report.pid),
             arguments=call.shown,
-            exit_code=code,
-            signal=number,
             limit_bytes=call.memory,
-            mend="look at that machine: lost, out of memory, or its worker was ended; retries= runs the task elsewhere",
         )
         self._events.append(call.failed(self._context.clock.now(), failure))
-
-    def _how_ended(self, peer: Peer) -> tuple[int | None, int | None]:
-        """`(exit code, signal)`: known of workers that we started."""
-        status = how_ended(self._cluster, peer.report.pid) if isinstance(self._cluster, OurCluster) else None
-        if status is None:
-            return None, None
-        return (None, -status) if status < 0 else (status, None)
 
     def _release_retired(self) -> None:
         idle = [peer for peer in self._placement.peers.values() if peer.retiring and not peer.calls]
@@ -410,23 +419,30 @@ class DaskEngine:
 
     def _heard(self, message: Message) -> None:
         match message:
+            case Brought(piece):
+                if self._reception is not None:
+                    self._reception.bring(piece)
+            case Told(address, notes):
+                self._told(address, notes)
+            case Answered(attempt, data):
+                self._answered(attempt, data)
+            case Withdrawn(attempts):
+                self._taken_back(attempts)
+            case Broke(attempt, error):
+                self._broke(attempt, error)
+            case _:
+                self._heard_of_worker(message)
+
+    def _heard_of_worker(self, message: Changed | Seen | Greeted | Refused) -> None:
+        match message:
             case Changed():
                 self._look()
-            case Greeted():
-                self._came(message.address, message.welcome)
-            case Refused():
-                self._left_out(message.address, message.error)
-            case Brought():
-                if self._reception is not None:
-                    self._reception.bring(message.piece)
-            case Told():
-                self._told(message.address, message.notes)
-            case Answered():
-                self._answered(message.attempt, message.data)
-            case Withdrawn():
-                self._taken_back(message.attempts)
-            case Broke():
-                self._broke(message.attempt, message.error)
+            case Seen(signs):
+                self._listen(signs)
+            case Greeted(address, welcome):
+                self._came(address, welcome)
+            case Refused(address, error):
+                self._left_out(address, error)
 
     def _told(self, address: str, notes: list[Note]) -> None:
         peer = self._placement.peers.get(address)
@@ -479,12 +495,9 @@ class DaskEngine:
             return
         call = peer.calls[attempt]
         self._placement.take(attempt)
-        failure = Failure(
-            kind="WorkerDied",
-            message=f"Dask gave the attempt up: {type(error).__name__}: {error}".partition("\n")[0],
-            arguments=call.shown,
+        self._events.append(
+            call.failed(self._context.clock.now(), given_up("Dask", error, arguments=call.shown))
         )
-        self._events.append(call.failed(self._context.clock.now(), failure))
 
 
 def _path() -> list[str]:

@@ -81,10 +81,14 @@ def local_cluster(*, workers: int, threads: int = 1) -> OurCluster:
         ) from error
 
 
-def how_ended(cluster: Any, pid: int) -> int | None:
-    """Exit code, or minus the signal, of a worker of ours that ended; None where that is not known."""
-    processes = [each for each in cluster.workers.values() if isinstance(each, WorkerProcess)]
-    return next((code for process in processes for other, code in process.codes if other == pid), None)
+def how_ended(cluster: Any, pid: int) -> tuple[int | None, int | None]:
+    """`(exit code, signal)` of a worker that ended: known of those that we started."""
+    ours = cluster.workers.values() if isinstance(cluster, OurCluster) else ()
+    processes = [each for each in ours if isinstance(each, WorkerProcess)]
+    status = next((code for process in processes for other, code in process.codes if other == pid), None)
+    if status is None:
+        return None, None
+    return (None, -status) if status < 0 else (status, None)
 
 
 def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:

@@ -5,6 +5,7 @@ Dask's client has a thread of its own, in which the coroutines here run; the eng
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,12 +32,16 @@ __all__ = [
     "Link",
     "Message",
     "Refused",
+    "Seen",
     "Shipment",
     "Told",
     "Withdrawn",
 ]
 
 ASKED_AT_ONCE = 8
+
+ANSWER_S = 30.0
+"""A worker answers in milliseconds; one that is frozen or cut off does not, and is given up after as long (see `silence`)."""
 
 LEAVE_S = 5.0
 """Workers end in milliseconds; one that cannot be reached ends its part when Dask has forgotten this client."""
@@ -45,6 +50,13 @@ LEAVE_S = 5.0
 @dataclass(frozen=True, slots=True)
 class Changed:
     """Workers came or went."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """When the scheduler last heard of each worker, by its clock."""
+
+    signs: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +113,7 @@ class Withdrawn:
     attempts: list[int]
 
 
-Message: TypeAlias = Changed | Greeted | Refused | Told | Brought | Answered | Broke | Withdrawn
+Message: TypeAlias = Changed | Seen | Greeted | Refused | Told | Brought | Answered | Broke | Withdrawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +139,8 @@ class Link:
         self._spent: SimpleQueue[Future[bytes]] = SimpleQueue()
         """Answered: to be let go together with the next message, which would otherwise wait behind that."""
         self._asking = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="hooke-dask")
+        self._withdrawing = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="hooke-dask-withdraw")
+        """Apart: one that does not answer must not hold up who is new."""
         self._greeted: set[str] = set()
         client.subscribe_topic("all", self._of_all)
         client.subscribe_topic(self._topic, self._of_us)
@@ -156,6 +170,10 @@ class Link:
         found: dict[str, dict[str, Any]] = self._client.scheduler_info(n_workers=-1)["workers"]
         return dict(found)
 
+    def ask_signs(self) -> None:
+        """Ask when the scheduler last heard of each worker; Seen follows, unless the scheduler is gone."""
+        self._asking.submit(self._ask_signs)
+
     def greet(self, address: str) -> None:
         """Get a worker ready; Greeted or Refused follows."""
         self._greeted.add(address)
@@ -183,7 +201,7 @@ class Link:
 
     def withdraw(self, address: str, attempts: list[int]) -> None:
         """Ask attempts back that wait in a worker; Withdrawn follows, unless the worker is gone."""
-        self._asking.submit(self._withdraw, address, attempts)
+        self._withdrawing.submit(self._withdraw, address, attempts)
 
     def cancel(self, attempt: int) -> None:
         """Have Dask forget an attempt; its worker notices."""
@@ -193,7 +211,8 @@ class Link:
 
     def close(self) -> None:
         """Give up all attempts, and end what runs for us on the workers."""
-        self._asking.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._asking, self._withdrawing):
+            pool.shutdown(wait=False, cancel_futures=True)
         if self.lives:
             self._client.unsubscribe_topic("all")
             self._client.unsubscribe_topic(self._topic)
@@ -201,7 +220,14 @@ class Link:
                 self._client.cancel(list(self._futures.values()), force=True)
             there = self._greeted & self.workers().keys()
             if there:
-                self._client.run(dask_worker.leave, self._session, workers=sorted(there), on_error="ignore")
+                with contextlib.suppress(TimeoutError):
+                    self._client.run(
+                        dask_worker.leave,
+                        self._session,
+                        workers=sorted(there),
+                        on_error="ignore",
+                        callback_timeout=LEAVE_S,
+                    )
         self._client.close(timeout=LEAVE_S)
 
     # -- in Dask's thread --------------------------------------------------------------------------
@@ -211,6 +237,8 @@ class Link:
             self._inbox.put(Changed())
 
     def _of_us(self, event: tuple[float, Any]) -> None:
+        if isinstance(event[1], dict):
+            return  # the scheduler notes there what the client did
         address, attempt, data = event[1]
         if attempt == NOTES:
             self._inbox.put(Told(address, unpack_notes(data)))
@@ -239,9 +267,19 @@ class Link:
 
     # -- in threads of ours ------------------------------------------------------------------------
 
+    def _ask_signs(self) -> None:
+        there = self.workers()
+        self._inbox.put(Seen({address: facts["last_seen"] for address, facts in there.items()}))
+
     def _greet(self, address: str) -> None:
         try:
-            found = self._client.run(dask_worker.greet, self._greeting, workers=[address], on_error="return")
+            found = self._client.run(
+                dask_worker.greet,
+                self._greeting,
+                workers=[address],
+                on_error="return",
+                callback_timeout=ANSWER_S,
+            )
         except Exception as error:  # noqa: BLE001 - Dask says nothing of what it may raise
             self._inbox.put(Refused(address, _unfit(address, error)))
             return
@@ -252,10 +290,16 @@ class Link:
             self._inbox.put(Refused(address, _unfit(address, answer)))
 
     def _withdraw(self, address: str, attempts: list[int]) -> None:
-        found = self._client.run(
-            dask_worker.withdraw, self._session, attempts, workers=[address], on_error="ignore"
-        )
-        self._inbox.put(Withdrawn(found.get(address, [])))
+        with contextlib.suppress(TimeoutError):
+            found = self._client.run(
+                dask_worker.withdraw,
+                self._session,
+                attempts,
+                workers=[address],
+                on_error="ignore",
+                callback_timeout=ANSWER_S,
+            )
+            self._inbox.put(Withdrawn(found.get(address, [])))
 
 
 def _ignore(_: object) -> None:

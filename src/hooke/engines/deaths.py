@@ -7,7 +7,10 @@ import signal
 from hooke.engines.fork_server import STOPPED_S, Ended
 from hooke.journal.events import Failure
 
-__all__ = ["code_and_signal", "death", "how_it_ended"]
+__all__ = ["GONE", "code_and_signal", "death", "given_up", "how_it_ended", "lost"]
+
+GONE = "is gone"
+"""What became of a machine that the cluster itself no longer knows."""
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 
@@ -67,3 +70,30 @@ def how_it_ended(ended: Ended | None) -> str:
     if ended.status < 0:
         return f"killed by {signal.Signals(-ended.status).name}"
     return f"exit code {ended.status}"
+
+
+def lost(
+    where: str, what: str, ended: tuple[int | None, int | None], *, arguments: str, limit_bytes: int | None
+) -> Failure:
+    """The end of an attempt whose machine was lost with it. `what` became of that, as a verb; `ended`: exit code and signal, if known."""
+    code, number = ended
+    silent = what != GONE
+    if silent:
+        why = "; it may run on there, and what comes of it does not count"
+    else:
+        why = "; how it ended is not known" if code is None and number is None else ""
+    return Failure(
+        kind="WorkerDied",
+        message=f"{where}, which ran it, {what}{why}",
+        arguments=arguments,
+        exit_code=code,
+        signal=number,
+        limit_bytes=limit_bytes,
+        mend="look at that machine: lost, frozen, cut off, out of memory, or its worker was ended; retries= runs the task elsewhere",
+    )
+
+
+def given_up(library: str, error: BaseException, *, arguments: str) -> Failure:
+    """The end of an attempt for which an engine's library has no answer, though its machine is there."""
+    said = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return Failure(kind="WorkerDied", message=f"{library} gave the attempt up: {said}", arguments=arguments)
