@@ -8,6 +8,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ import pytest
 from tests.engines.faults import gone, wait_until
 from tests.project.conftest import Workshop
 
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
 from hooke.engines.ray import RayEngine
 from hooke.engines.ray_head import Head, environment_of_head
 from hooke.journal.events import (
@@ -174,6 +175,15 @@ def test_all_cpus_of_each_node_without_a_number(address: str, tmp_path: Path) ->
         bench.finished(bench.submit(tasks.add, 1))
         assert bench.of(CapacityChanged)[-1].slots == 4
         assert not bench.capabilities.elastic
+
+
+def test_nodes_that_are_not_like_the_driver_are_refused(address: str, tmp_path: Path) -> None:
+    def make(context, *, workers):
+        return RayEngine(replace(context, requires={"msgspec": "0.0.1"}), workers=workers, at=address)
+
+    with pytest.raises(EnvironmentMismatch, match=r"msgspec is 0\.0\.1 here, and") as refused:
+        EngineBench(make, tmp_path)
+    assert "--allow-mismatch msgspec" in refused.value.mend
 
 
 @pytest.mark.parametrize("nowhere", ["127.0.0.1:1", "ray://127.0.0.1:1"])

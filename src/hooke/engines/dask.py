@@ -356,7 +356,8 @@ class DaskEngine:
             try:
                 shipment = self._shipment(peer, call)
             except HookeError as error:
-                self._refuse(call, error)
+                failure = failure_of(error, arguments=call.shown)
+                self._events.append(call.failed(self._context.clock.now(), failure))
                 continue
             self._placement.put(call, peer)
             loads.setdefault(peer.address, []).append(shipment)
@@ -396,10 +397,6 @@ class DaskEngine:
                 if amount and name in peer.resources
             },
         )
-
-    def _refuse(self, call: Call, error: HookeError) -> None:
-        failure = failure_of(error, arguments=call.shown)
-        self._events.append(call.failed(self._context.clock.now(), failure))
 
     # -- messages ----------------------------------------------------------------------------------
 

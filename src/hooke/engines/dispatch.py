@@ -117,6 +117,8 @@ class Dispatch:
             return
         if answer.worker:
             self._begun(peer, answer.attempt, answer.worker, answer.at - answer.seconds, now_s)
+        if answer.ref is not None and answer.ref.inline is None:
+            self.placement.stored(answer.ref.digest, peer)
         self.placement.take(answer.attempt, seconds=answer.seconds if answer.worker else None)
         self.events.append(answer)
 

@@ -16,14 +16,15 @@ from dataclasses import replace
 import psutil
 
 from hooke.base.cpus import cpus_here
-from hooke.base.errors import UsageError
+from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dispatch import Dispatch
 from hooke.engines.host import Session
 from hooke.engines.placement import Peer
 from hooke.engines.ray_link import Link
 from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Up, Withdrawn
+from hooke.engines.reception import Reception
 from hooke.engines.script import script_of_this_process
-from hooke.journal.events import CapacityChanged, Failure
+from hooke.journal.events import CapacityChanged, Failure, WorkerStopped
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 
 __all__ = ["RayEngine"]
@@ -69,7 +70,11 @@ class RayEngine:
         self._address = at or "this machine"
         self._connected = self._closed = False
         made = self._session()
-        self._link = Link(made, address=at or "", hosts=self._hosts, threads=threads, silent_s=silent_s)
+        self._reception = None if self._ours else Reception(context, made.id)
+        probe = None if self._reception is None else self._reception.probe
+        self._link = Link(
+            made, probe, address=at or "", hosts=self._hosts, threads=threads, silent_s=silent_s
+        )
         self._dispatch = Dispatch(self._link, session=made.id, sys_path=_path)
         try:
             self._wait_for_hosts()
@@ -115,6 +120,8 @@ class RayEngine:
             return
         self._closed = True
         self._link.close()
+        if self._reception is not None:
+            self._reception.close()
 
     # -- hosts -------------------------------------------------------------------------------------
 
@@ -158,9 +165,19 @@ class RayEngine:
         self._dispatch.events.sort(key=lambda event: not isinstance(event, CapacityChanged))
 
     def _came(self, joined: Joined) -> None:
-        self._dispatch.placement.peers[joined.host] = Peer(
-            address=joined.host, name=joined.host, report=joined.report, shares=self._ours
-        )
+        report, arrival = joined.welcome.report, joined.welcome.arrival
+        peers = self._dispatch.placement.peers
+        if self._reception is not None and arrival is not None:
+            try:
+                self._reception.check(f"{joined.host} on {report.host}", arrival)
+            except HookeError as error:
+                if not peers:
+                    raise
+                # One that came later is given nothing, and the journal says why.
+                why = f"left out: {error.what}: {error.why}".replace("\n", "; ")
+                self._dispatch.events.append(WorkerStopped(at=self._now(), worker=joined.host, cause=why))
+                return
+        peers[joined.host] = Peer(address=joined.host, name=joined.host, report=report, shares=self._ours)
         self._announce()
 
     def _left(self, left: Left) -> None:
@@ -229,6 +246,9 @@ class RayEngine:
             case Left():
                 self._left(message)
             case Said():
+                for piece in message.heard.pieces:
+                    if self._reception is not None:
+                        self._reception.bring(piece)
                 dispatch.told(message.host, message.heard.notes, now_s)
                 for data in message.heard.answers:
                     dispatch.answered(message.host, data, now_s)

@@ -66,6 +66,7 @@ class _Bridge:
         self._head = Head(Path(order.folder)) if not order.address else None
         self._hosts = Hosts(
             order.session,
+            order.probe,
             wanted=order.hosts,
             threads=order.threads,
             ours=self._head is not None,
@@ -172,7 +173,7 @@ class _Bridge:
     def _kill(self) -> None:
         if self._head is not None:
             self._head.end()
-            shutil.rmtree(self._order.folder, ignore_errors=True)
+        shutil.rmtree(self._order.folder, ignore_errors=True)
 
 
 def _check_answers(address: str) -> None:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 
 import msgspec
 
+from hooke.engines.arrival import Arrival, Probe, arrive
 from hooke.engines.host import Host, Note, Order, Report, Session
 from hooke.engines.local_pool import shared_pool
-from hooke.engines.ray_messages import Heard, pack
+from hooke.engines.mirror import Mirror
+from hooke.engines.ray_messages import Heard, Welcome, pack
 
 __all__ = ["PULSE_S", "RayHost"]
 
@@ -26,22 +30,27 @@ PULSE_S = 1.0
 class RayHost:
     """The part of one run on one node of Ray."""
 
-    def __init__(self, session: bytes, name: str, threads: int, memory: int | None, gpus: float) -> None:
+    def __init__(self, session: bytes, probe: bytes, name: str, threads: int, gpus: float) -> None:
         if not gpus:  # Ray leaves a process that holds none all that there are
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._name, self._threads, self._memory = name, threads, memory
+        self._name, self._threads = name, threads
         self._said = threading.Condition()
         self._heard = Heard()
         self._given_up: set[int] = set()
         self._taking = threading.Lock()
         self._taken_back: set[int] = set()
         self._running = ThreadPoolExecutor(threads, thread_name_prefix="hooke")
-        self._host = Host(
-            msgspec.msgpack.decode(session, type=Session), name=name, slots=threads, tell=self._tell
-        )
+        here = msgspec.msgpack.decode(session, type=Session)
+        left = msgspec.msgpack.decode(probe, type=Probe | None)
+        self._arrival: Arrival | None = None
+        if left is not None:
+            here, self._arrival = arrive(here, left)
+        unshared = self._arrival is not None and not self._arrival.shares
+        self._mirror = Mirror(Path(here.folder)) if unshared else None
+        self._host = Host(here, name=name, slots=threads, tell=self._tell)
 
     def greet(self) -> bytes:
-        """Get ready; returns a Report."""
+        """Get ready; returns a Welcome."""
         report = Report(
             id=self._name,
             pid=os.getpid(),
@@ -49,10 +58,10 @@ class RayHost:
             python=platform.python_version(),
             hooke=version("hooke"),
             threads=self._threads,
-            memory=self._memory,
+            memory=None,
             gpus=len(shared_pool().devices),
         )
-        return msgspec.msgpack.encode(report)
+        return msgspec.msgpack.encode(Welcome(report=report, arrival=self._arrival))
 
     def ship(self, orders: list[bytes]) -> None:
         """Take attempts; what becomes of them is heard from `listen`."""
@@ -64,6 +73,10 @@ class RayHost:
         with self._said:
             self._said.wait_for(lambda: self._heard != Heard(), PULSE_S)
             heard, self._heard = self._heard, Heard()
+        if (
+            self._mirror is not None
+        ):  # after that: what an attempt printed is there before its answer is heard
+            heard.pieces.extend(self._mirror.take())
         return pack(heard)
 
     def cancel(self, attempt: int) -> None:
@@ -82,6 +95,8 @@ class RayHost:
         """The run is over."""
         self._running.shutdown(wait=False, cancel_futures=True)
         self._host.close()
+        if self._mirror is not None:
+            shutil.rmtree(self._mirror.folder, ignore_errors=True)
 
     # -- inside ------------------------------------------------------------------------------------
 

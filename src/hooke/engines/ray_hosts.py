@@ -17,10 +17,11 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hooke.engines.host import Report, Session
+from hooke.engines.arrival import Probe
+from hooke.engines.host import Session
 from hooke.engines.pulses import Pulses
 from hooke.engines.ray_host import RayHost
-from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Withdrawn, unpack_heard
+from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Welcome, Withdrawn, unpack_heard
 
 __all__ = ["Hosts", "unfit"]
 
@@ -45,9 +46,17 @@ class Hosts:
     """Starts and ends them. Its methods are called from one thread, `take` with what `inbox` gave."""
 
     def __init__(
-        self, session: Session, *, wanted: int | None, threads: int, ours: bool, silent_s: float
+        self,
+        session: Session,
+        probe: Probe | None,
+        *,
+        wanted: int | None,
+        threads: int,
+        ours: bool,
+        silent_s: float,
     ) -> None:
         self._session = msgspec.msgpack.encode(session)
+        self._probe = msgspec.msgpack.encode(probe)
         self._run = session.id
         self._wanted, self._threads, self._ours = wanted, threads, ours
         self._members: dict[str, _Member] = {}
@@ -126,23 +135,23 @@ class Hosts:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD",
         }
         made: Any = ray.remote(RayHost)
-        actor = made.options(**options).remote(self._session, name, threads, None, gpus)
+        actor = made.options(**options).remote(self._session, self._probe, name, threads, gpus)
         member = _Member(name=name, actor=actor, node=node, gpus=gpus)
         self._members[name] = member
         self._then(
             actor.greet.remote(),
-            lambda data: self._joined(member, msgspec.msgpack.decode(data, type=Report)),
+            lambda data: self._joined(member, msgspec.msgpack.decode(data, type=Welcome)),
             lambda error: self._stillborn_of(member, error),
         )
 
-    def _joined(self, member: _Member, report: Report) -> list[FromBridge]:
+    def _joined(self, member: _Member, welcome: Welcome) -> list[FromBridge]:
         if member.name not in self._members:
             return []
         self._stillborn = 0
         member.ready = True
         self._pulses.heard(member.name, time.monotonic())
         self._listen(member)
-        return [Joined(host=member.name, node=member.node, report=report)]
+        return [Joined(host=member.name, node=member.node, welcome=welcome)]
 
     def _listen(self, member: _Member) -> None:
         self._then(
@@ -157,7 +166,7 @@ class Hosts:
         self._pulses.heard(member.name, time.monotonic())
         self._listen(member)
         heard = unpack_heard(data)
-        empty = not (heard.notes or heard.answers or heard.lacking)
+        empty = not (heard.notes or heard.answers or heard.lacking or heard.pieces)
         return [] if empty else [Said(host=member.name, heard=heard)]
 
     def _gone(self, host: str, why: str) -> list[FromBridge]:

@@ -18,6 +18,7 @@ import msgspec
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.forks import on_fork
 from hooke.base.processes import python_module
+from hooke.engines.arrival import Probe
 from hooke.engines.channel import Channel
 from hooke.engines.host import Order, Session
 from hooke.engines.ray_head import environment_of_head
@@ -44,7 +45,14 @@ class Link:
     """One bridge. Used from one thread; `close` ends it, and what it started."""
 
     def __init__(
-        self, session: Session, *, address: str, hosts: int | None, threads: int, silent_s: float
+        self,
+        session: Session,
+        probe: Probe | None,
+        *,
+        address: str,
+        hosts: int | None,
+        threads: int,
+        silent_s: float,
     ) -> None:
         if find_spec("ray") is None:
             raise MissingExtra(
@@ -72,6 +80,7 @@ class Link:
         self._tell(
             Open(
                 session=session,
+                probe=probe,
                 address=address,
                 folder=str(self._folder),
                 hosts=hosts,

@@ -6,7 +6,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from hooke.engines.arrival import Arrival, Probe
 from hooke.engines.host import Note, Report, Session
+from hooke.engines.mirror import Piece
 
 __all__ = [
     "Cancel",
@@ -21,6 +23,7 @@ __all__ = [
     "Unfit",
     "Up",
     "Want",
+    "Welcome",
     "Withdraw",
     "Withdrawn",
     "pack",
@@ -34,6 +37,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first message to a bridge."""
 
     session: Session
+    probe: Probe | None
+    """None where the hosts are this machine's: they share all with the driver."""
     address: str
     """Empty where it is to start a Ray of its own."""
     folder: str
@@ -98,7 +103,14 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     host: str
     node: str
     """Of Ray, where it runs."""
+    welcome: Welcome
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host says at first."""
+
     report: Report
+    arrival: Arrival | None = None
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -129,6 +141,8 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     answers: list[bytes] = []
     lacking: list[int] = []
     """Attempts whose function did not come."""
+    pieces: list[Piece] = []
+    """What was written there, where the driver cannot see it."""
 
 
 FromBridge: TypeAlias = Up | Unfit | Joined | Left | Said | Withdrawn
