@@ -6,8 +6,6 @@ where: each attempt is a Dask task for one worker, which has a process of its ow
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import uuid
 from collections import deque
@@ -49,7 +47,7 @@ from hooke.engines.host import Begun, Note, Order, Session
 from hooke.engines.local_worker import task_of
 from hooke.engines.placement import Peer, Placement
 from hooke.engines.reception import Reception
-from hooke.engines.script import script_of_this_process
+from hooke.engines.script import module_path, script_of_this_process
 from hooke.engines.silence import SILENT_S, Silence
 from hooke.journal.events import (
     AttemptFailed,
@@ -189,7 +187,7 @@ class DaskEngine:
             secret=context.secret,
             logs=str(context.logs),
             folder=str(context.folder),
-            sys_path=_path(),
+            sys_path=module_path(),
             tracking=None if context.tracking is None else str(context.tracking),
             durable=context.durable,
             script=script_of_this_process(),
@@ -384,7 +382,7 @@ class DaskEngine:
             task=task_of(call, image, uses_library=not _LIBRARY.isdisjoint(call.image.parts)),
             cpus=call.cpus,
             gpus=call.gpus,
-            sys_path=_path() if new else None,
+            sys_path=module_path() if new else None,
         )
         wanted = {"GPU": call.gpus, "MEMORY": float(call.memory or 0), "CPU": call.cpus}
         return Shipment(
@@ -495,7 +493,3 @@ class DaskEngine:
         self._events.append(
             call.failed(self._context.clock.now(), given_up("Dask", error, arguments=call.shown))
         )
-
-
-def _path() -> list[str]:
-    return [os.path.abspath(path) for path in sys.path]

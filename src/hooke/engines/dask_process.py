@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections import deque
 from typing import Any
 
@@ -18,6 +17,7 @@ import dask.config
 from distributed.deploy.spec import ProcessInterface
 
 from hooke.base.processes import python_module
+from hooke.engines.script import module_path
 
 __all__ = ["WorkerProcess"]
 
@@ -47,7 +47,7 @@ class WorkerProcess(ProcessInterface):
             "threads": threads,
             "memory": memory,
             "keys": keys,
-            "path": [os.path.abspath(path) for path in sys.path],
+            "path": module_path(),
         }
         self._environment = dict(os.environ) | _threads_of_libraries()
         if devices:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from hooke.engines.fork_server import Ended
 from hooke.engines.local_gang import LocalGangs, Yard
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
 from hooke.engines.local_worker import READY, STALE, Hello, task_of
-from hooke.engines.script import script_of_this_process
+from hooke.engines.script import module_path, script_of_this_process
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -254,7 +253,7 @@ class LocalEngine:
             self._context.logs.mkdir(parents=True, exist_ok=True)
         hello = Hello(
             worker=name,
-            sys_path=[os.path.abspath(path) for path in sys.path],
+            sys_path=module_path(),
             store=self._context.store.place,
             secret=self._context.secret,
             log=str(self._context.logs / f"{name}.log"),

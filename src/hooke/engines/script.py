@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Script", "StandIn", "script_of_this_process"]
+__all__ = ["Script", "StandIn", "module_path", "script_of_this_process"]
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,11 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     """Empty for notebooks, `python -c` and interactive sessions."""
     module: str = ""
     """As `python -m` was given it, else empty."""
+
+
+def module_path() -> list[str]:
+    """Where this process finds modules, for another one in another folder."""
+    return [os.path.abspath(path) for path in sys.path]
 
 
 def script_of_this_process() -> Script:
