@@ -245,7 +245,11 @@ def test_a_killed_driver_leaves_nothing_on_a_cluster_that_it_joined(
     finally:
         os.kill(driver, signal.SIGKILL)
         os.waitpid(driver, 0)
-    wait_until(lambda: not busy(processes_of(cluster) - before), "what ran to be ended", within_s=30)
+    wait_until(
+        lambda: not busy(processes_of(cluster) - before),
+        "what ran to be ended, and what was idle",
+        within_s=90,
+    )
     (workshop.folder / "go").touch()
     run = Run(workshop.project, workshop.project.runs.names()[0])
     again = resume(workshop.project, run.id)

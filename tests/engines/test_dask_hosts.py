@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -155,5 +156,8 @@ def test_one_host_is_killed_one_cut_off_for_30_s_one_frozen_and_two_join() -> No
         ]
         assert begun_again == [], "what was durably finished does not run again"
         story = here.hooke("show")
-        assert "on one, which ran it, is gone" in story
-        assert "on three, which ran it, says nothing for 30 s; it may run on there" in story
+        # A lost host sends no end of its connections: TCP notices, or the silence, whichever is first.
+        assert re.search(
+            r"worker dask-one-1 is gone: the Dask worker \S+ (is gone|says nothing for 30 s)", story
+        )
+        assert re.search(r"worker dask-three-1 is gone: the Dask worker \S+ says nothing for 30 s", story)

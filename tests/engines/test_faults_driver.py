@@ -22,7 +22,7 @@ from hooke.project.running import Run
 pytestmark = pytest.mark.heavy
 
 HELD = """
-    from multiprocessing import get_context
+    import multiprocessing
 
     def keep(what):
         note(what, os.getpid())
@@ -47,7 +47,7 @@ HELD = """
             if how == "daemon":
                 daemonise("daemon.pid")
             if how == "pool":
-                get_context("fork").Process(target=keep, args=("pool.pid",)).start()
+                multiprocessing.get_context("fork").Process(target=keep, args=("pool.pid",)).start()
             if how == "program":
                 os.system("sleep 600 & echo $! >> program.pid")
             note("begun", x)
