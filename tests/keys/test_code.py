@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
@@ -331,3 +332,43 @@ def test_a_class_that_came_by_value_has_the_key_of_the_class_that_it_is():
     assert done.stdout.decode().strip() == key
     made.Point.__lt__ = lambda self, other: True
     assert fingerprint_code(made.Point).key != key
+
+
+@pytest.mark.parametrize(
+    ("line", "touch"),
+    [
+        ("from random import shuffle as it", "random.shuffle([1, 2])"),
+        ("from random import random as it", "random.random()"),
+        ("from multiprocessing import get_context as it", "multiprocessing.get_context()"),
+    ],
+)
+def test_what_a_library_offers_as_a_function_is_that_library_s_whatever_state_it_is_in(line, touch):
+    script = (
+        "import multiprocessing, random\n"
+        "from hooke.keys import fingerprint_code, fingerprint_value\n"
+        f"{line}\n"
+        "def task(): return it\n"
+        "def keys(): return fingerprint_code(task).key, fingerprint_value(it)\n"
+        "before = keys()\n"
+        f"{touch}\n"
+        "assert keys() == before\n"
+        "print([part.name for part in fingerprint_code(task).parts])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bound_method_of_the_project_s_own_counts_what_its_object_holds():
+    source = "class Meter:\n    def __init__(self): self.n = 0\n    def read(self): return self.n\nmeter = Meter()\nread = meter.read\ndef task(): return read()"
+    one, other = module(source), module(source)
+    other.meter.n = 1
+    assert fingerprint_code(one.task).key != fingerprint_code(other.task).key
+
+
+def test_what_a_library_offers_is_pickled_by_its_name():
+    from random import shuffle
+
+    from hooke.store.by_value import dumps
+
+    assert pickle.loads(dumps(shuffle)) == shuffle
+    assert len(dumps(shuffle)) < 200, "not the state of chance"

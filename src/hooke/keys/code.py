@@ -9,7 +9,7 @@ from typing import Any
 from hooke.keys.bytecode import listing
 from hooke.keys.classes import reach_class
 from hooke.keys.functions import reach_function
-from hooke.keys.local import origin_of
+from hooke.keys.local import offering_library, origin_of
 from hooke.keys.modules import reach_module
 from hooke.keys.parts import CodePart, CodePrint, Part
 from hooke.keys.walk import EVERYTHING, CodeWalk
@@ -56,7 +56,10 @@ def _reach(walk: CodeWalk, part: Part, label: str, value: Any) -> bool:
 
 
 def _reach_named(walk: CodeWalk, part: Part, label: str, value: Any) -> bool:
-    """Functions and descriptors written in C: by name."""
+    """Functions and descriptors written in C, and what libraries offer as functions: by name."""
+    offering = offering_library(value)
+    if offering is not None:
+        return _reach_named_in(walk, part, label, offering, value.__name__)
     if isinstance(value, _NAMED):
         return _reach_named_in(walk, part, label, value.__objclass__.__module__, value.__qualname__)
     if type(value).__name__ == "cython_function_or_method":

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PYTHON", "Origin", "origin_of", "project_root"]
+from hooke.base.offered import offering_module
+
+__all__ = ["PYTHON", "Origin", "offering_library", "origin_of", "project_root"]
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}" + ("", " -O", " -OO")[sys.flags.optimize]
 """The Python that counts: bytecode and the standard library change with its version, what `assert` does with `-O`."""
@@ -40,6 +42,17 @@ OURS = Origin(local=False, distribution="hooke")
 def origin_of(module: str, file: str | None) -> Origin:
     """The origin of a module by its name and its file (None: built in, or made in a notebook or by exec)."""
     return _origin(module.partition(".")[0], file and _folder(file))
+
+
+def offering_library(value: Any) -> str | None:
+    """The module outside the project that offers a bound method as its function; None where there is none.
+
+    Such a method is the library's: what its object holds (the state of chance, for one) is another in each process.
+    """
+    module = offering_module(value)
+    if module is None or origin_of(module, getattr(sys.modules[module], "__file__", None)).local:
+        return None
+    return module
 
 
 def _folder(file: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from hooke.keys.arrays import array_encoder
 from hooke.keys.encoding import Encoder, NoKey, Walk, compound, raw, text
 from hooke.keys.frames import frame_encoder
+from hooke.keys.local import offering_library
 
 __all__ = ["object_encoder"]
 
@@ -111,12 +112,14 @@ def _extra(walk: Walk, value: Any) -> list[bytes]:
 
 def _function(walk: Walk, value: Any) -> bytes:
     owner = value.__self__
-    if owner is None or isinstance(owner, types.ModuleType):
+    if owner is None or isinstance(owner, types.ModuleType) or offering_library(value) is not None:
         return walk.code(value)
     return compound(b"bound", [text(value.__name__), *walk.fields([("__self__", owner)])])
 
 
 def _method(walk: Walk, value: types.MethodType) -> bytes:
+    if offering_library(value) is not None:
+        return walk.code(value)
     parts = walk.fields([("__func__", value.__func__), ("__self__", value.__self__)])
     return compound(b"method", parts)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import abc
 import functools
 import io
+import sys
 from collections import ChainMap
 from types import CodeType
 from typing import Any, cast
 
 import cloudpickle
+
+from hooke.base.offered import offering_module
 
 __all__ = ["ByValuePickler", "dumps"]
 
@@ -36,7 +39,10 @@ class ByValuePickler(cloudpickle.Pickler):
     dispatch_table = _with_cached_property
 
     def reducer_override(self, obj: Any) -> Any:
-        """How functions and classes pickle."""
+        """How functions and classes pickle; and what a library offers as a function, which is the other process's own there."""
+        offering = offering_module(obj)
+        if offering is not None:
+            return getattr, (sys.modules[offering], obj.__name__)
         reduced = super().reducer_override(obj)
         by_value = isinstance(reduced, tuple) and type(obj) in (type, abc.ABCMeta)
         return _with_slots(obj, reduced) if by_value else reduced
