@@ -27,6 +27,8 @@ from scipy.stats import theilslopes
 EVERY = 50_000
 """Requests between two rows of the table."""
 WINDOW_S = 1.0
+FEWEST = 10
+"""Windows: on a fast machine a few would hold all requests, and no slope could be told from them."""
 WARM = 0.2
 """Of the requests: as long as pools, caches and the allocator's arenas fill."""
 INTRO = """# Memory over a million requests
@@ -81,7 +83,7 @@ def sampled(requests: int, folder: Path) -> list[Sample]:
     with Server(command, folder=folder, model=folder / "none", python_path=(ROOT / "src",)) as server:
         server.start(loads[0])
         process = psutil.Process(server.process.pid)
-        while not found or found[-1].requests < requests:
+        while len(found) < FEWEST or found[-1].requests < requests:
             server.under(loads[len(found) % len(loads)], WINDOW_S)
             found.append(Sample(server.handled()[1], process.memory_info().rss))
             print(f"{found[-1].requests:,} requests: {found[-1].resident / 2**20:.1f} MB", file=sys.stderr)

@@ -36,7 +36,12 @@ class TestRows:
         st.lists(text | st.none() | st.booleans() | numbers, max_size=4), min_size=1, max_size=3
     )
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    # the same test runs in a second class, whose models are processes
+    @settings(
+        max_examples=25,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     @given(arrays=st.lists(flat | texts, min_size=1, max_size=8), lists=st.lists(ragged, max_size=8))
     def test_exactly(self, rows, arrays, lists):
         """Arrays of whole numbers, fractions and text, lists of anything, requests larger than a batch: all at once."""
