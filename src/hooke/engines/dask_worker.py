@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from distributed import get_worker, secede
@@ -61,6 +61,8 @@ LOOK_S = 1.0
 
 _RUNS = frozenset({"executing", "long-running"})
 
+_ENDS = frozenset({Status.closing, Status.closed, Status.failed})
+
 
 class _Sending:
     """Brings what is written here to the driver."""
@@ -77,8 +79,11 @@ class _Sending:
             self._worker.log_event(self._topic, [self._worker.address, PIECE, msgspec.msgpack.encode(piece)])
 
 
-_hosts: dict[str, Host] = {}
-_mirrors: dict[str, _Sending] = {}
+_Key: TypeAlias = tuple[str, str]
+"""A session and the id of a worker: several workers may live in one process."""
+
+_hosts: dict[_Key, Host] = {}
+_mirrors: dict[_Key, _Sending] = {}
 _tending: set[asyncio.Task[None]] = set()
 
 
@@ -105,16 +110,17 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
     session, arrival = greeting.session, None
     if greeting.probe is not None:
         session, arrival = await asyncio.to_thread(arrive, session, greeting.probe)
-    if session.id not in _hosts:
-        _hosts[session.id] = Host(
+    key = session.id, dask_worker.id
+    if key not in _hosts:
+        _hosts[key] = Host(
             msgspec.structs.replace(session, library=library_of(dask_worker)),
             name=_name(dask_worker),
             slots=dask_worker.state.nthreads,
             tell=_teller(dask_worker, greeting.topic),
         )
         if arrival is not None and not arrival.shares:
-            _mirrors[session.id] = _Sending(Mirror(Path(session.folder)), dask_worker, greeting.topic)
-        _tending.add(task := asyncio.create_task(_tend(session.id)))
+            _mirrors[key] = _Sending(Mirror(Path(session.folder)), dask_worker, greeting.topic)
+        _tending.add(task := asyncio.create_task(_tend(key, dask_worker)))
         task.add_done_callback(_tending.discard)
     devices = await asyncio.to_thread(lambda: len(shared_pool().devices))
     report = Report(
@@ -130,33 +136,37 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
     return msgspec.msgpack.encode(Welcome(report=report, arrival=arrival))
 
 
-async def leave(session: str) -> None:
+async def leave(session: str, *, dask_worker: Worker) -> None:
     """A run is over."""
-    host = _hosts.pop(session, None)
+    await _leave((session, dask_worker.id))
+
+
+async def _leave(key: _Key) -> None:
+    host = _hosts.pop(key, None)
     if host is None:
         return
     await asyncio.to_thread(host.close)
-    mirror = _mirrors.pop(session, None)
+    mirror = _mirrors.pop(key, None)
     if mirror is not None:
         await asyncio.to_thread(shutil.rmtree, mirror.folder, ignore_errors=True)
     if not _hosts and not host.session.warm:
         await asyncio.to_thread(shared_pool().close)
 
 
-async def _tend(session: str) -> None:
-    """End what a driver that was killed has left idle."""
-    while (host := _hosts.get(session)) is not None:
+async def _tend(key: _Key, worker: Worker) -> None:
+    """End what a driver that was killed has left idle, and what a worker has whose process goes on without it."""
+    while (host := _hosts.get(key)) is not None:
         await asyncio.sleep(LOOK_S)
         await asyncio.to_thread(host.rest, IDLE_S)
-        if session in _mirrors:
-            await asyncio.to_thread(_mirrors[session].send)
-        if host.unused_s > FORGOTTEN_S:
-            await leave(session)
+        if key in _mirrors:
+            await asyncio.to_thread(_mirrors[key].send)
+        if host.unused_s > FORGOTTEN_S or worker.status in _ENDS:
+            await _leave(key)
 
 
-def withdraw(session: str, attempts: list[int]) -> list[int]:
+def withdraw(session: str, attempts: list[int], *, dask_worker: Worker) -> list[int]:
     """Take attempts back that have not begun here; returns these."""
-    host = _hosts.get(session)
+    host = _hosts.get((session, dask_worker.id))
     return [] if host is None else host.withdraw(attempts)
 
 
@@ -166,12 +176,13 @@ def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
     worker: Any = get_worker()
     if worker.id != worker_id:
         return ELSEWHERE
-    host = _hosts.get(order.session)
+    key = order.session, worker_id
+    host = _hosts.get(key)
     if host is None:
         return AGAIN
     if order.task.uses_library:
         secede()  # what the task submits needs a thread, too
-    mirror = _mirrors.get(order.session)
+    mirror = _mirrors.get(key)
     answer = host.run(order, given_up=_given_up(worker, worker.get_current_task()))
     if mirror is not None:
         mirror.send()
@@ -189,8 +200,7 @@ def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
 
     def given_up() -> bool:
         task = worker.state.tasks.get(key)
-        ends = worker.status in (Status.closing, Status.closed, Status.failed)
-        return ends or task is None or task.state not in _RUNS
+        return worker.status in _ENDS or task is None or task.state not in _RUNS
 
     return given_up
 
