@@ -245,7 +245,9 @@ def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(
     ours: bool, workshop: Workshop, address: str
 ) -> None:
     workshop.write(KILLED.replace("PLACE", "ray:2" if ours else address))
-    theirs = {each.pid for each in psutil.process_iter() if each.name() in ("raylet", "gcs_server")}
+    below_us = psutil.Process().children(recursive=True)
+    theirs = {each.pid for each in below_us if each.name() in ("raylet", "gcs_server")}
+    assert theirs
     pid = os.posix_spawn(
         os.sys.executable, [os.sys.executable, str(workshop.file)], os.environ | {"HOOKE_PROGRESS": "none"}
     )

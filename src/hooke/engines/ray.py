@@ -20,7 +20,8 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dispatch import Dispatch
 from hooke.engines.host import Session
 from hooke.engines.placement import Peer
-from hooke.engines.ray_link import Link
+from hooke.engines.ray_fleet import RayFleet
+from hooke.engines.ray_link import Bridge, Link
 from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Up, Withdrawn
 from hooke.engines.reception import Reception
 from hooke.engines.script import script_of_this_process
@@ -54,27 +55,32 @@ class RayEngine:
         context: EngineContext,
         *,
         workers: tuple[int, int] | None = None,
-        at: str | None = None,
+        at: str | RayFleet | None = None,
         threads: int = 1,
         silent_s: float = SILENT_S,
     ) -> None:
         """`at` is an address of Ray's (`ray://HOST:PORT`, `HOST:PORT`, `auto`); None starts one here, of `workers` hosts with `threads` each.
 
+        A fleet is one of ours that is there already, and says how many they are.
+
         Without `workers` one that is joined has a host on each of its nodes, with all CPUs of it.
         Raises MissingExtra, and HookeError where there is no Ray or it cannot run tasks.
         """
         self._context = context
-        self._ours = at is None
+        fleet = at if isinstance(at, RayFleet) else None
+        self._ours = at is None or fleet is not None
+        if fleet is not None:
+            workers, threads = workers or (fleet.workers, fleet.workers), fleet.threads
         self._hosts = workers[1] if workers else cpus_here() if self._ours else None
         self.capabilities = replace(self.capabilities, elastic=self._hosts is not None)
-        self._address = at or "this machine"
+        self._address = at if isinstance(at, str) else "this machine"
         self._connected = self._closed = False
-        made = self._session()
+        made = self._session(warm=fleet is not None)
         self._reception = None if self._ours else Reception(context, made.id)
         probe = None if self._reception is None else self._reception.probe
-        self._link = Link(
-            made, probe, address=at or "", hosts=self._hosts, threads=threads, silent_s=silent_s
-        )
+        self._bridge = fleet.take() if fleet else Bridge(address=at if isinstance(at, str) else "")
+        self._release = fleet.give if fleet else Bridge.end
+        self._link = Link(self._bridge, made, probe, hosts=self._hosts, threads=threads, silent_s=silent_s)
         self._dispatch = Dispatch(self._link, session=made.id, sys_path=_path)
         try:
             self._wait_for_hosts()
@@ -119,13 +125,13 @@ class RayEngine:
         if self._closed:
             return
         self._closed = True
-        self._link.close()
+        self._release(self._bridge)
         if self._reception is not None:
             self._reception.close()
 
     # -- hosts -------------------------------------------------------------------------------------
 
-    def _session(self) -> Session:
+    def _session(self, *, warm: bool) -> Session:
         context = self._context
         return Session(
             id=f"{context.run}-{uuid.uuid4().hex[:8]}",
@@ -138,6 +144,7 @@ class RayEngine:
             durable=context.durable,
             script=script_of_this_process(),
             allowed=context.allow_mismatch,
+            warm=warm,
         )
 
     def _wait_for_hosts(self) -> None:

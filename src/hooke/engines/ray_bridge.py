@@ -13,20 +13,24 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from queue import Empty
+from queue import Empty, SimpleQueue
 
 import ray
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.channel import Channel
 from hooke.engines.ray_head import Head
-from hooke.engines.ray_hosts import Hosts, unfit
+from hooke.engines.ray_hosts import Hosts, Seat, seat, unfit
 from hooke.engines.ray_messages import (
     Cancel,
     FromBridge,
     Open,
+    Rest,
+    Rested,
     Ship,
+    Start,
     ToBridge,
     Unfit,
     Up,
@@ -41,6 +45,9 @@ __all__ = ["main"]
 LOOK_S = 0.5
 NODES_EVERY_S = 2.0
 
+SPARE_S = 120.0
+"""A process of Ray's for a host takes 3 s to start, and on a machine at a load of ten more than 30."""
+
 ANSWER_S = 5.0
 END_S = 10.0
 """What is not ended in order by then is killed."""
@@ -50,7 +57,7 @@ def main() -> int:
     """Serve until the driver closes its end, or is dead."""
     channel = Channel(int(sys.argv[1]))
     order = unpack_for_bridge(channel.receive())
-    assert isinstance(order, Open)
+    assert isinstance(order, Start)
     bridge = _Bridge(channel, order)
     threading.Thread(target=bridge.follow_driver, daemon=True).start()
     try:
@@ -61,20 +68,14 @@ def main() -> int:
 
 
 class _Bridge:
-    def __init__(self, channel: Channel, order: Open) -> None:
+    def __init__(self, channel: Channel, order: Start) -> None:
         self._channel, self._order = channel, order
-        self._head = Head(Path(order.folder)) if not order.address else None
-        self._hosts = Hosts(
-            order.session,
-            order.probe,
-            wanted=order.hosts,
-            threads=order.threads,
-            ours=self._head is not None,
-            silent_s=order.silent_s,
-        )
+        self._head = None if order.address else Head(Path(order.folder), cpus=order.cpus)
+        self._inbox: SimpleQueue[Callable[[], list[FromBridge]]] = SimpleQueue()
+        self._hosts: Hosts | None = None
+        self._spare: list[Seat] = []
         self._ending = threading.Event()
         self._ended = threading.Event()
-        self._lock = threading.Lock()
 
     def serve(self) -> None:
         """Connect, then pass messages on."""
@@ -87,22 +88,24 @@ class _Bridge:
         except Exception as error:  # noqa: BLE001 - Ray says nothing of what it may raise
             self._say([unfit(error, self._order.address)])
             return
-        self._say([Up(address=self._order.address or "ray")])
+        self._say([Up(address=self._head.address if self._head else self._order.address)])
         looked = nodes = 0.0
         while not self._ending.is_set():
             now = time.monotonic()
             if now - nodes >= NODES_EVERY_S:
-                self._hosts.keep()
+                if self._hosts is not None:
+                    self._hosts.keep()
                 nodes = now
             said: list[FromBridge] = []
             try:
-                said += self._hosts.inbox.get(timeout=LOOK_S)()
+                said += self._inbox.get(timeout=LOOK_S)()
                 while True:
-                    said += self._hosts.inbox.get_nowait()()
+                    said += self._inbox.get_nowait()()
             except Empty:
                 pass
             if now - looked >= LOOK_S:
-                said += self._hosts.silent(now, every_s=LOOK_S)
+                if self._hosts is not None:
+                    said += self._hosts.silent(now, every_s=LOOK_S)
                 looked = now
             self._say(said)
 
@@ -111,11 +114,11 @@ class _Bridge:
         try:
             while True:
                 order = unpack_for_bridge(self._channel.receive())
-                self._hosts.inbox.put(lambda order=order: self._take(order))
+                self._inbox.put(lambda order=order: self._take(order))
         except (EOFError, OSError):
             pass
         self._ending.set()
-        self._hosts.inbox.put(list)
+        self._inbox.put(list)
         if not self._ended.wait(END_S):  # Ray waits for what does not answer
             self._kill()
             os._exit(1)
@@ -123,7 +126,9 @@ class _Bridge:
     def end(self) -> None:
         """End what is ours."""
         if self._head is None:
-            self._hosts.close(END_S / 2)
+            free = self._spare if self._hosts is None else self._hosts.close(END_S / 2)
+            for each in free:
+                ray.kill(each.actor)
             ray.shutdown()
         self._kill()
         self._ended.set()
@@ -143,21 +148,37 @@ class _Bridge:
         )
         if self._head is not None:
             self._head.check_loopback()
+        if self._order.spare:
+            self._spare = [
+                seat(f"spare-{number}", cpus=0, gpus=0.0, ours=True) for number in range(self._order.spare)
+            ]
+            ray.get([each.actor.ready.remote() for each in self._spare], timeout=SPARE_S)
 
     def _take(self, order: ToBridge) -> list[FromBridge]:
+        if isinstance(order, Open):
+            self._hosts = Hosts(order, ours=self._order.ours, inbox=self._inbox, spare=self._spare)
+            self._hosts.keep()
+        hosts = self._hosts
+        assert hosts is not None, "a run is opened before it asks for something"
         match order:
             case Ship():
-                self._hosts.ship(order.host, order.orders)
+                hosts.ship(order.host, order.orders)
             case Cancel():
-                self._hosts.cancel(order.host, order.attempt)
+                hosts.cancel(order.host, order.attempt)
             case Withdraw():
-                self._hosts.withdraw(order.host, order.attempts)
+                hosts.withdraw(order.host, order.attempts)
             case Want():
-                gone = self._hosts.want(order.hosts, order.end)
-                self._hosts.keep()
+                gone = hosts.want(order.hosts, order.end)
+                hosts.keep()
                 return gone
+            case Rest():
+                self._spare = hosts.close(END_S / 2)
+                self._hosts = None
+                return [Rested()]
             case Open():
-                raise AssertionError("a bridge is opened once")
+                pass
+            case Start():
+                raise AssertionError("a bridge is started once")
         return []
 
     def _say(self, messages: list[FromBridge]) -> None:

@@ -63,8 +63,12 @@ class Head:
     def __init__(
         self, folder: Path, *, environment: Mapping[str, str] = os.environ, cpus: int | None = None
     ) -> None:
-        """Start them, with what `environment_of_head` gave. `wait` says when they are there."""
-        self._cpus = cpus or cpus_here()
+        """Start them, with what `environment_of_head` gave. `wait` says when they are there.
+
+        With `cpus` it is for other code than Hooke's as well: objects have the room that Ray gives them, and what tasks
+        print goes to those that started them.
+        """
+        self._cpus = cpus
         self._log = folder / "ray.log"
         self._port = _free_port()
         self.address = f"127.0.0.1:{self._port}"
@@ -125,17 +129,17 @@ class Head:
     def _options(self, folder: Path) -> list[str]:
         options = {
             "port": self._port,
-            "num-cpus": self._cpus,
+            "num-cpus": self._cpus or cpus_here(),
             "num-gpus": len(devices_of_this_machine()),
-            "object-store-memory": STORE_BYTES,
             "temp-dir": folder,
             "include-dashboard": "false",
-            "include-log-monitor": "false",
             # With ports that it need not be told by these two, a busy machine may take its time to start them.
             "dashboard-agent-grpc-port": _free_port(),
             "runtime-env-agent-port": _free_port(),
             "dashboard-agent-listen-port": 0,
         }
+        if self._cpus is None:
+            options |= {"object-store-memory": STORE_BYTES, "include-log-monitor": "false"}
         if (
             find_spec("grpc") is not None
         ):  # else Ray's server for ray:// is not there, and may not be asked for

@@ -28,14 +28,52 @@ PULSE_S = 1.0
 
 
 class RayHost:
-    """The part of one run on one node of Ray."""
+    """The part that a run has on one node of Ray. On a fleet it serves one run after another."""
 
-    def __init__(self, session: bytes, probe: bytes, name: str, threads: int, gpus: float) -> None:
+    def __init__(self, gpus: float, address: str) -> None:
         if not gpus:  # Ray leaves a process that holds none all that there are
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if address:  # what a task's own code means by `ray.init()`
+            os.environ["RAY_ADDRESS"] = address
+
+    def ready(self) -> bool:
+        """Whether it is there."""
+        return True
+
+    def greet(self, session: bytes, probe: bytes, name: str, threads: int) -> bytes:
+        """Get ready for a run; returns a Welcome."""
+        self._part = _Part(session, probe, name, threads)
+        return msgspec.msgpack.encode(self._part.welcome())
+
+    def ship(self, orders: list[bytes]) -> None:
+        """Take attempts; what becomes of them is heard from `listen`."""
+        self._part.ship(orders)
+
+    def listen(self) -> bytes:
+        """What happened since it was called last, as a packed Heard; waits a pulse for it, then says that there is nothing."""
+        return pack(self._part.listen())
+
+    def cancel(self, attempt: int) -> None:
+        """Nobody waits for it any more."""
+        self._part.cancel(attempt)
+
+    def withdraw(self, attempts: list[int]) -> list[int]:
+        """Take attempts back that have not begun; returns these."""
+        return self._part.withdraw(attempts)
+
+    def leave(self) -> None:
+        """The run is over."""
+        self._part.leave()
+
+
+class _Part:
+    """What is one run's alone: nothing of it is heard in the next one."""
+
+    def __init__(self, session: bytes, probe: bytes, name: str, threads: int) -> None:
         self._name, self._threads = name, threads
         self._said = threading.Condition()
         self._heard = Heard()
+        self._over = False
         self._given_up: set[int] = set()
         self._taking = threading.Lock()
         self._taken_back: set[int] = set()
@@ -49,8 +87,7 @@ class RayHost:
         self._mirror = Mirror(Path(here.folder)) if unshared else None
         self._host = Host(here, name=name, slots=threads, tell=self._tell)
 
-    def greet(self) -> bytes:
-        """Get ready; returns a Welcome."""
+    def welcome(self) -> Welcome:
         report = Report(
             id=self._name,
             pid=os.getpid(),
@@ -61,38 +98,36 @@ class RayHost:
             memory=None,
             gpus=len(shared_pool().devices),
         )
-        return msgspec.msgpack.encode(Welcome(report=report, arrival=self._arrival))
+        return Welcome(report=report, arrival=self._arrival)
 
     def ship(self, orders: list[bytes]) -> None:
-        """Take attempts; what becomes of them is heard from `listen`."""
         for order in orders:
             self._running.submit(self._run, msgspec.msgpack.decode(order, type=Order))
 
-    def listen(self) -> bytes:
-        """What happened since it was called last, as a packed Heard; waits a pulse for it, then says that there is nothing."""
+    def listen(self) -> Heard:
         with self._said:
-            self._said.wait_for(lambda: self._heard != Heard(), PULSE_S)
+            self._said.wait_for(lambda: self._over or self._heard != Heard(), PULSE_S)
             heard, self._heard = self._heard, Heard()
         if (
             self._mirror is not None
         ):  # after that: what an attempt printed is there before its answer is heard
             heard.pieces.extend(self._mirror.take())
-        return pack(heard)
+        return heard
 
     def cancel(self, attempt: int) -> None:
-        """Nobody waits for it any more."""
         with self._said:
             self._given_up.add(attempt)
 
     def withdraw(self, attempts: list[int]) -> list[int]:
-        """Take attempts back that have not begun; returns these."""
         with self._taking:
             taken = self._host.withdraw(attempts)
             self._taken_back.update(taken)
         return taken
 
     def leave(self) -> None:
-        """The run is over."""
+        with self._said:
+            self._over = True
+            self._said.notify_all()
         self._running.shutdown(wait=False, cancel_futures=True)
         self._host.close()
         if self._mirror is not None:

@@ -17,13 +17,21 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hooke.engines.arrival import Probe
-from hooke.engines.host import Session
 from hooke.engines.pulses import Pulses
 from hooke.engines.ray_host import RayHost
-from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Welcome, Withdrawn, unpack_heard
+from hooke.engines.ray_messages import (
+    FromBridge,
+    Joined,
+    Left,
+    Open,
+    Said,
+    Unfit,
+    Welcome,
+    Withdrawn,
+    unpack_heard,
+)
 
-__all__ = ["Hosts", "unfit"]
+__all__ = ["Hosts", "Seat", "seat", "unfit"]
 
 MOST_DEATHS = 5
 """A host may die by chance; so many in a row that never answered have a reason."""
@@ -32,39 +40,66 @@ CALLS_AT_ONCE = 4
 """One listens, the others are short."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seat:
+    """An actor, and what it holds."""
+
+    actor: Any
+    gpus: float = 0.0
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Member:
     name: str
-    actor: Any
+    seat: Seat
     node: str
     """Which it is for; empty where Ray chooses."""
-    gpus: float = 0.0
     ready: bool = False
+
+    @property
+    def actor(self) -> Any:
+        return self.seat.actor
+
+
+def seat(name: str, *, cpus: int, gpus: float, ours: bool, node: str = "") -> Seat:
+    """An actor for a host, on a node or where Ray has room. On a Ray of ours, tasks may use the Ray that they run on."""
+    options: dict[str, Any] = {
+        "name": f"hooke-{name}",
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "max_concurrency": CALLS_AT_ONCE,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD",
+    }
+    made: Any = ray.remote(RayHost)
+    address = ray.get_runtime_context().gcs_address if ours else ""
+    return Seat(actor=made.options(**options).remote(gpus, address), gpus=gpus)
 
 
 class Hosts:
-    """Starts and ends them. Its methods are called from one thread, `take` with what `inbox` gave."""
+    """Starts and ends them; those in `spare` are taken first. Its methods are called from one thread, as is what it puts into `inbox`."""
 
     def __init__(
         self,
-        session: Session,
-        probe: Probe | None,
+        order: Open,
         *,
-        wanted: int | None,
-        threads: int,
         ours: bool,
-        silent_s: float,
+        inbox: SimpleQueue[Callable[[], list[FromBridge]]],
+        spare: list[Seat],
     ) -> None:
-        self._session = msgspec.msgpack.encode(session)
-        self._probe = msgspec.msgpack.encode(probe)
-        self._run = session.id
-        self._wanted, self._threads, self._ours = wanted, threads, ours
+        self._session = msgspec.msgpack.encode(order.session)
+        self._probe = msgspec.msgpack.encode(order.probe)
+        self._run = order.session.id
+        self._wanted, self._threads, self._ours = order.hosts, order.threads, ours
         self._members: dict[str, _Member] = {}
-        self._pulses = Pulses(silent_s, time.monotonic())
-        self._silent_s = silent_s
+        self._pulses = Pulses(order.silent_s, time.monotonic())
+        self._silent_s = order.silent_s
         self._count = 0
         self._stillborn = 0
-        self.inbox: SimpleQueue[Callable[[], list[FromBridge]]] = SimpleQueue()
+        self._inbox = inbox
+        self._spare = spare
+        self._over = False
 
     def keep(self) -> None:
         """Have as many as are wanted."""
@@ -111,35 +146,32 @@ class Hosts:
             gone += self._gone(host, why)
         return gone
 
-    def close(self, within_s: float) -> None:
-        """End them all, and what runs there."""
-        leaving = [each.actor.leave.remote() for each in self._members.values() if each.ready]
-        if leaving:
-            ray.wait(leaving, num_returns=len(leaving), timeout=within_s)
+    def close(self, within_s: float) -> list[Seat]:
+        """End what runs there. Returns those that are free for another run; the others are ended."""
+        self._over = True
+        leaving = {each.actor.leave.remote(): each for each in self._members.values() if each.ready}
+        left = ray.wait(list(leaving), num_returns=len(leaving), timeout=within_s)[0] if leaving else []
+        free = [leaving[answer].seat for answer in left if _came(answer)]
         for member in self._members.values():
-            ray.kill(member.actor)
+            if member.seat not in free:
+                ray.kill(member.actor)
         self._members.clear()
+        return free + self._spare
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _start(self, node: str, threads: int, gpus: float) -> None:
         name = f"ray-{self._count}"
         self._count += 1
-        options: dict[str, Any] = {
-            "name": f"hooke-{self._run}-{name}",
-            "num_cpus": 0 if self._ours else threads,
-            "num_gpus": gpus,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "max_concurrency": CALLS_AT_ONCE,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD",
-        }
-        made: Any = ray.remote(RayHost)
-        actor = made.options(**options).remote(self._session, self._probe, name, threads, gpus)
-        member = _Member(name=name, actor=actor, node=node, gpus=gpus)
+        if self._spare and not node:
+            held = self._spare.pop()
+        else:
+            cpus = 0 if self._ours else threads
+            held = seat(f"{self._run}-{name}", cpus=cpus, gpus=gpus, ours=self._ours, node=node)
+        member = _Member(name=name, seat=held, node=node)
         self._members[name] = member
         self._then(
-            actor.greet.remote(),
+            held.actor.greet.remote(self._session, self._probe, name, threads),
             lambda data: self._joined(member, msgspec.msgpack.decode(data, type=Welcome)),
             lambda error: self._stillborn_of(member, error),
         )
@@ -204,7 +236,8 @@ class Hosts:
             return 0.0
         there = ray.cluster_resources().get("GPU", 0.0)
         each = max(1.0, there // self._wanted)
-        held = sum(member.gpus for member in self._members.values())
+        seats = [member.seat for member in self._members.values()] + self._spare
+        held = sum(each.gpus for each in seats)
         return each if held + each <= there else 0.0
 
     def _call(self, host: str, method: str, argument: Any) -> Any:
@@ -221,12 +254,23 @@ class Hosts:
 
         def done(future: Any) -> None:
             error = future.exception()
-            if error is not None:
-                self.inbox.put(lambda: failed(error))
-            else:
-                self.inbox.put(lambda: came(future.result()))
+
+            def say() -> list[FromBridge]:
+                if self._over:
+                    return []
+                return came(future.result()) if error is None else failed(error)
+
+            self._inbox.put(say)
 
         answer.future().add_done_callback(done)
+
+
+def _came(answer: Any) -> bool:
+    try:
+        ray.get(answer)
+    except RayError:
+        return False
+    return True
 
 
 def _ended(member: _Member) -> list[FromBridge]:

@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +28,10 @@ from hooke.engines.ray_messages import (
     Cancel,
     FromBridge,
     Open,
+    Rest,
+    Rested,
     Ship,
+    Start,
     ToBridge,
     Unfit,
     Want,
@@ -35,34 +40,37 @@ from hooke.engines.ray_messages import (
     unpack_for_driver,
 )
 
-__all__ = ["Link"]
+__all__ = ["Bridge", "Link"]
 
 END_S = 20.0
 """A bridge ends itself within half of that."""
 
 
-class Link:
-    """One bridge. Used from one thread; `close` ends it, and what it started."""
+class Bridge:
+    """One process that is connected to a Ray, for one run at a time. Used from one thread at a time."""
 
     def __init__(
         self,
-        session: Session,
-        probe: Probe | None,
         *,
-        address: str,
-        hosts: int | None,
-        threads: int,
-        silent_s: float,
+        address: str = "",
+        environment: Mapping[str, str] | None = None,
+        cpus: int | None = None,
+        spare: int = 0,
     ) -> None:
+        """Start it; that it is connected is its first answer. Without `address` it starts a Ray of ours.
+
+        `environment` says how to connect to one of ours that is there already. Raises MissingExtra.
+        """
         if find_spec("ray") is None:
             raise MissingExtra(
                 "the engine 'ray' needs ray, which is not installed", mend='pip install "hooke[ray]"'
             )
-        self._run = session.id
         self._folder = Path(tempfile.mkdtemp(prefix="hooke-ray-"))
-        environment = dict(os.environ) | {"RAY_USAGE_STATS_ENABLED": "0"}
+        self.environment = dict(os.environ if environment is None else environment)
         if not address:
-            environment = environment_of_head(self._folder, os.environ)
+            self.environment = environment_of_head(self._folder, os.environ)
+        self.run = ""
+        """That it is for."""
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours.detach())
         self._log = self._folder / "bridge.log"
@@ -73,19 +81,17 @@ class Link:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=self.environment | {"RAY_USAGE_STATS_ENABLED": "0"},
                 start_new_session=True,  # Ctrl-C is for the driver, which stops in order
             )
         on_fork(self)
-        self._tell(
-            Open(
-                session=session,
-                probe=probe,
+        self.tell(
+            Start(
                 address=address,
                 folder=str(self._folder),
-                hosts=hosts,
-                threads=threads,
-                silent_s=silent_s,
+                ours=not address or environment is not None,
+                cpus=cpus,
+                spare=spare,
             )
         )
 
@@ -105,24 +111,25 @@ class Link:
             raise self._lost()
         return messages
 
-    def ship(self, address: str, orders: list[Order]) -> None:
-        """Bring attempts to a host."""
-        self._tell(Ship(host=address, orders=[msgspec.msgpack.encode(order) for order in orders]))
+    def tell(self, message: ToBridge) -> None:
+        """Send an order. Its end is seen when its answers are waited for."""
+        with contextlib.suppress(OSError):
+            self._channel.send(pack(message))
 
-    def cancel(self, address: str, attempt: int) -> None:
-        """Have a host end an attempt."""
-        self._tell(Cancel(host=address, attempt=attempt))
+    def rest(self) -> bool:
+        """End what a run has there, for another one to use it. False where it does not say that it has."""
+        self.tell(Rest())
+        deadline = time.monotonic() + END_S
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                if any(isinstance(message, Rested) for message in self.receive(left)):
+                    return True
+        except HookeError:  # it is gone, as the run has said
+            pass
+        return False
 
-    def withdraw(self, address: str, attempts: list[int]) -> None:
-        """Ask back what has not begun."""
-        self._tell(Withdraw(host=address, attempts=attempts))
-
-    def want(self, hosts: int, end: list[str]) -> None:
-        """Another number of hosts; these end."""
-        self._tell(Want(hosts=hosts, end=end))
-
-    def close(self) -> None:
-        """End the bridge, and a Ray of ours."""
+    def end(self) -> None:
+        """End it, and a Ray of ours."""
         self._channel.close()
         try:
             self._process.wait(END_S)
@@ -136,11 +143,6 @@ class Link:
         """In a forked child: the bridge is the parent's, and must see when that ends."""
         self._channel.close()
 
-    def _tell(self, message: ToBridge) -> None:
-        # Its end is seen when its answers are waited for.
-        with contextlib.suppress(OSError):
-            self._channel.send(pack(message))
-
     def _lost(self) -> HookeError:
         text = self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
         return HookeError(
@@ -148,5 +150,43 @@ class Link:
             why="\n".join(text.splitlines()[-4:])
             or "the process that holds it was killed, or Ray's head has ended",
             mend="start it again, then resume: what finished is in the store",
-            next=f"hooke resume {self._run.rpartition('-')[0]}",
+            next=f"hooke resume {self.run}",
         )
+
+
+class Link:
+    """The way of one run to its hosts, over a bridge."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        session: Session,
+        probe: Probe | None,
+        *,
+        hosts: int | None,
+        threads: int,
+        silent_s: float,
+    ) -> None:
+        self._bridge = bridge
+        bridge.run = session.id.rpartition("-")[0]
+        bridge.tell(Open(session=session, probe=probe, hosts=hosts, threads=threads, silent_s=silent_s))
+
+    def receive(self, timeout_s: float) -> list[FromBridge]:
+        """What came; waits for the first so long. Raises HookeError where Ray cannot be used, or is gone."""
+        return self._bridge.receive(timeout_s)
+
+    def ship(self, address: str, orders: list[Order]) -> None:
+        """Bring attempts to a host."""
+        self._bridge.tell(Ship(host=address, orders=[msgspec.msgpack.encode(order) for order in orders]))
+
+    def cancel(self, address: str, attempt: int) -> None:
+        """Have a host end an attempt."""
+        self._bridge.tell(Cancel(host=address, attempt=attempt))
+
+    def withdraw(self, address: str, attempts: list[int]) -> None:
+        """Ask back what has not begun."""
+        self._bridge.tell(Withdraw(host=address, attempts=attempts))
+
+    def want(self, hosts: int, end: list[str]) -> None:
+        """Another number of hosts; these end."""
+        self._bridge.tell(Want(hosts=hosts, end=end))

@@ -17,8 +17,11 @@ __all__ = [
     "Joined",
     "Left",
     "Open",
+    "Rest",
+    "Rested",
     "Said",
     "Ship",
+    "Start",
     "ToBridge",
     "Unfit",
     "Up",
@@ -33,16 +36,27 @@ __all__ = [
 ]
 
 
-class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The first message to a bridge."""
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The first message to a bridge: where to connect."""
 
-    session: Session
-    probe: Probe | None
-    """None where the hosts are this machine's: they share all with the driver."""
     address: str
     """Empty where it is to start a Ray of its own."""
     folder: str
     """Where that one keeps its files."""
+    ours: bool
+    """Whether that Ray is this driver's, so that hosts share its CPUs with what else runs there."""
+    cpus: int | None = None
+    """Of a fleet: those of its Ray, which is for the user's own code as well."""
+    spare: int = 0
+    """So many hosts are to be there before the first run."""
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A run begins. One at a time."""
+
+    session: Session
+    probe: Probe | None
+    """None where the hosts are this machine's: they share all with the driver."""
     hosts: int | None
     """None: one on each node, with all its CPUs."""
     threads: int
@@ -78,7 +92,11 @@ class Want(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     end: list[str] = []
 
 
-ToBridge: TypeAlias = Open | Ship | Cancel | Withdraw | Want
+class Rest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The run is over; another one may come."""
+
+
+ToBridge: TypeAlias = Start | Open | Ship | Cancel | Withdraw | Want | Rest
 
 
 class Up(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -145,7 +163,11 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """What was written there, where the driver cannot see it."""
 
 
-FromBridge: TypeAlias = Up | Unfit | Joined | Left | Said | Withdrawn
+class Rested(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Nothing of the last run is left."""
+
+
+FromBridge: TypeAlias = Up | Unfit | Joined | Left | Said | Withdrawn | Rested
 
 _to_bridge = msgspec.msgpack.Decoder(ToBridge)
 _from_bridge = msgspec.msgpack.Decoder(FromBridge)

@@ -23,7 +23,11 @@ class _Started(Protocol):
     def close(self) -> None: ...
 
 
-FLEETS = Registry("hooke.fleets", {"dask": "hooke.engines.dask_fleet:DaskFleet"}, {"dask": "dask"})
+FLEETS = Registry(
+    "hooke.fleets",
+    {"dask": "hooke.engines.dask_fleet:DaskFleet", "ray": "hooke.engines.ray_fleet:RayFleet"},
+    {"dask": "dask", "ray": "ray"},
+)
 
 
 class Fleet:
@@ -31,7 +35,7 @@ class Fleet:
 
         with Fleet("dask", workers=4, threads=2) as fleet:
             run(delays, on=fleet)
-            client = fleet.client()      # a distributed.Client
+            client = fleet.client()      # a distributed.Client; for "ray" it stands for `ray.init()`
 
     It starts when it is entered and ends when it is left. `workers` are as many as this process may use cpus unless
     given, each with so many `threads`. Raises UsageError for an engine that has no fleets, MissingExtra where its
@@ -68,7 +72,10 @@ class Fleet:
         return self._running().at
 
     def client(self) -> Any:
-        """A client of the library's own; for Dask a `distributed.Client`, which becomes its default."""
+        """A client of the library's own; for Dask a `distributed.Client`, which becomes its default.
+
+        For Ray what `ray.init` returns: this process is connected, until the fleet ends or `ray.shutdown()` is called.
+        """
         return self._running().client()
 
     def _running(self) -> _Started:
