@@ -128,6 +128,21 @@ def test_a_deadline_or_a_budget_needs_something_to_decide(project):
         prepare(order, project)
 
 
+def test_a_place_that_may_not_cost_what_its_fewest_workers_do_is_refused_before_anything_runs(tmp_path):
+    """With none allowed the run would wait for ever; with more than allowed it would begin."""
+    (tmp_path / "hooke.toml").write_text("[places.paid]\nusd_per_hour = 1.0\nmax_usd_per_hour = 2.5\n")
+    project = Project.find(tmp_path)
+    for workers, least in ((3, 3), ((3, 8), 3), ((4, 4), 4)):
+        with pytest.raises(UsageError, match=rf"{least} workers at 'paid' would cost \${least}/h, and \$2.5/h is allowed"):
+            prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid", workers=workers), project)
+    prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid", workers=(1, 8)), project)
+    (tmp_path / "hooke.toml").write_text(
+        "[places.paid]\nworkers = [0, 4]\nusd_per_hour = 1.0\nmax_usd_per_hour = 0.5\n"
+    )
+    with pytest.raises(UsageError, match=r"1 worker at 'paid' would cost \$1/h, and \$0.5/h is allowed"):
+        prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid"), Project.find(tmp_path))
+
+
 @pytest.mark.parametrize("line", ["workers = [3, 1]", 'workers = "4"', "workers = [1]", "usd_per_hour = -1"])
 def test_a_place_that_makes_no_sense_is_refused(tmp_path, line):
     (tmp_path / "hooke.toml").write_text(f"[places.odd]\n{line}\n")

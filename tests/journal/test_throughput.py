@@ -8,6 +8,7 @@ from tests.journal.played import History
 
 from hooke.journal.events import (
     AttemptFinished,
+    AttemptStarted,
     CapacityChanged,
     Event,
     RunStarted,
@@ -132,3 +133,15 @@ def test_the_kind_of_work_is_told():
 
 def test_a_journal_without_a_beginning_tells_nothing():
     assert throughput([]).rows == ()
+
+
+def test_the_time_in_which_a_run_had_no_worker_gives_no_row():
+    """While work was left: as where the last machine is lost."""
+    events = History([("a", 40, 1.0)], [(0.0, 2)]).play()
+    end = next(number for number, event in enumerate(events) if event.at > 10.5)
+    gone = [CapacityChanged(at=11.0, slots=0, cpus=64.0), CapacityChanged(at=15.0, slots=0, cpus=64.0)]
+    begun = {event.attempt for event in events[:end] if isinstance(event, AttemptStarted)}
+    ends = [event for event in events[end:] if getattr(event, "attempt", 0) in begun]
+    result = throughput([*events[:end], *ends, *gone])
+    assert {row.n for row in result.rows} == {2}
+    assert told(result) == pytest.approx(given_items([*events[:end], *ends]))

@@ -180,7 +180,7 @@ def _rows(
 ) -> Iterator[ThroughputRow]:
     assert spell.node is not None
     attempts = sum(_share(span, spell.began, spell.ended) for span in inside)
-    if attempts < spell.n:
+    if attempts < max(spell.n, 1):  # nobody was there, or not long enough
         items = sum(span.items * _share(span, spell.began, spell.ended) for span in inside)
         lost[spell.node.task, TOO_SHORT] += items
         return

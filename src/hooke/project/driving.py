@@ -43,7 +43,7 @@ from hooke.project.predictions import check
 from hooke.project.provenance.recording import Recording
 from hooke.project.run_ids import new_run_id
 from hooke.project.shipping.background import Shipping
-from hooke.project.sizing.asked import Wanted, check_wanted, sized_by
+from hooke.project.sizing.asked import Wanted, check_cost, check_wanted, sized_by
 from hooke.project.sizing.earlier import Earlier, Where
 from hooke.project.sizing.elastic import Elastic
 from hooke.store import by_value
@@ -350,6 +350,7 @@ def prepare(order: Order, project: Project, *, clock: Clock | None = None) -> Dr
     workers = parse_workers(order.workers)
     place = find_place(order.on, workers=workers, places=project.settings.places)
     check_wanted(order.wanted, place)
+    check_cost(place)
     clock = clock or SystemClock()
     run = order.run or order.name or new_run_id(order.pipeline.name, clock.now())
     durable: Any = project.settings.journal.durable

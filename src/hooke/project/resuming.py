@@ -9,14 +9,15 @@ from typing import Any
 
 from hooke.base.errors import JournalError, UsageError
 from hooke.journal.events import RunFinished, RunStarted, StudyStarted
-from hooke.journal.fleets import FleetDecided
-from hooke.journal.reader import read
+from hooke.journal.reader import SegmentReader, read
+from hooke.journal.segments import SUFFIX
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.driving import DRIVER, Driver, Observer, Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
-from hooke.project.places import find_place
+from hooke.project.places import Place, find_place, parse_workers
 from hooke.project.sizing.asked import Wanted
+from hooke.project.sizing.spent import spent_usd
 from hooke.store.store import Store
 
 __all__ = ["arguments_of", "last_resumable", "pipeline_of", "reopen", "resume"]
@@ -38,15 +39,15 @@ def resume(
     if finished is not None and finished.status == "finished":
         return None
     order = _order(started, project, observers)
-    price = find_place(order.on, workers=None, places=project.settings.places).usd_per_hour
+    place = find_place(order.on, workers=parse_workers(order.workers), places=project.settings.places)
     wish = order.wanted
     if wanted is not None:
         wish = Wanted(
             deadline=wanted.deadline or wish.deadline,
             budget_usd=wish.budget_usd if wanted.budget_usd is None else wanted.budget_usd,
         )
-    if price and wish.budget_usd is not None:
-        wish = replace(wish, spent_usd=_spent(project, run, price))
+    if place.usd_per_hour and wish.budget_usd is not None:
+        wish = replace(wish, spent_usd=_spent(project, run, place))
     return prepare(replace(order, wanted=wish), project)
 
 
@@ -72,15 +73,19 @@ def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...
     )
 
 
-def _spent(project: Project, run: str, usd_per_hour: float) -> float:
-    """What the run had spent by its last event: its driver may have died long after its last decision."""
-    last, until = FleetDecided(before=0, after=0, reason=""), 0.0
-    for segment in read(project.runs.folder(run), DRIVER):
-        for event in segment.events:
-            until = max(until, event.at)
-            last = event if isinstance(event, FleetDecided) else last
-    since = until - last.at if last.at else 0.0
-    return last.spent_usd + max(last.after, last.workers) * max(since, 0.0) * usd_per_hour / 3600
+def _spent(project: Project, run: str, place: Place) -> float:
+    """What the run has spent so far. A worker's last sign counts as the driver's own does: that may have died without a word."""
+    folder = project.runs.folder(run)
+    events = [event for segment in read(folder, DRIVER) for event in segment.events]
+    signs = [last for path in folder.glob(f"*{SUFFIX}") if (last := _last(path)) is not None]
+    low = place.workers[0] if place.workers is not None else 1
+    return spent_usd(events, signs, least=max(low, 1), usd_per_hour=place.usd_per_hour)
+
+
+def _last(segment: Path) -> float | None:
+    with SegmentReader(segment) as reader:
+        last = reader.last()
+    return None if last is None else last.at
 
 
 def last_resumable(project: Project) -> str:

@@ -12,7 +12,7 @@ from hooke.pipeline.graph import Graph
 from hooke.project.places import ENGINES, Place
 from hooke.project.sizing.elastic import Elastic, Past
 
-__all__ = ["Wanted", "check_wanted", "parse_wanted", "sized_by"]
+__all__ = ["Wanted", "check_cost", "check_wanted", "parse_wanted", "sized_by"]
 
 START_S = {"local": 0.3, "dask": 2.0}
 """What a worker takes to start, until one has been seen to: a fork, a process of Python with Dask."""
@@ -62,6 +62,19 @@ def check_wanted(wanted: Wanted, place: Place) -> None:
         raise UsageError(
             f"a budget needs the price of a worker, and {place.name!r} has none",
             mend=f"say it in hooke.toml: [places.{place.name}] usd_per_hour = 0.20",
+        )
+
+
+def check_cost(place: Place) -> None:
+    """Raises UsageError where the fewest workers that the place is to have cost more than it may: nothing could run there."""
+    if place.workers is None or not place.usd_per_hour:
+        return
+    least = max(place.workers[0], 1)
+    usd = least * place.usd_per_hour
+    if usd > place.max_usd_per_hour * (1 + 1e-9):
+        raise UsageError(
+            f"{least} {'worker' if least == 1 else 'workers'} at {place.name!r} would cost ${usd:.4g}/h, and ${place.max_usd_per_hour:.4g}/h is allowed",
+            mend=f"fewer workers; or raise max_usd_per_hour in hooke.toml under [places.{place.name}], or correct usd_per_hour",
         )
 
 
