@@ -9,7 +9,8 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from hooke.base.errors import ConfigError, UsageError
+from hooke.base.errors import ConfigError, HookeError, UsageError
+from hooke.base.files import FileLock
 from hooke.cli.entry import hooke
 from hooke.cli.screens import Session
 
@@ -124,6 +125,10 @@ def test_what_makes_no_sense_is_refused(project, words, error, says):
         ('lifetime = "soon"', "no length of time"),
         ("usd_per_hour = -1", "usd_per_hour"),
         ('comand = ["x"]', "unexpected keyword argument 'comand'"),
+        ("machine = 3", "did you mean fleets.pool.machines?"),
+        ('[fleets."../pool"]\ncommand = ["x"]', "no name of a fleet"),
+        ('[fleets.other]\ncommand = "python worker.py"', "write a list of words"),
+        ("[fleets.other]\ncommand = []", "write a list of words"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(project, more, says):
@@ -131,3 +136,30 @@ def test_settings_that_make_no_sense_are_refused(project, more, says):
     with pytest.raises(ConfigError) as refused:
         call("ls")
     assert says in str(refused.value)
+
+
+def test_settings_that_were_wrong_are_not_kept(project):
+    """Else what hooke.toml has forgotten could never be listed nor reaped again."""
+    (project / "hooke.toml").write_text(toml(more="odd = 1"))
+    with pytest.raises(ConfigError, match="'odd'"):
+        call("scale", "1")
+    (project / "hooke.toml").write_text("")
+    assert call("reap") == "nothing is left\n"
+
+
+def test_a_program_that_is_not_there_is_not_waited_for(project):
+    (project / "hooke.toml").write_text('[fleets.pool]\ncommand = ["no-such-program"]\n')
+    with pytest.raises(HookeError, match="no-such-program cannot be started: No such file"):
+        call("scale", "1")
+    assert call("reap") == "nothing is left\n"
+
+
+def test_one_fleet_that_cannot_be_reaped_does_not_keep_the_others(project):
+    lock = FileLock(project / ".hooke" / "fleets" / "pool" / "controller.lock")
+    call("drain")
+    (project / "hooke.toml").write_text(toml() + toml(name="other"))
+    with lock:
+        done = CliRunner().invoke(hooke, ["fleet", "reap"], obj=Session(), standalone_mode=False)
+    assert done.return_value == 1
+    assert "pool: another hooke fleet command keeps the fleet pool" in done.stderr
+    assert (project / ".hooke" / "fleets" / "other" / "fleet.json").is_file()

@@ -10,6 +10,7 @@ from hooke.fleet.orders import (
     Caps,
     Down,
     Fleet,
+    Frozen,
     Launch,
     Looked,
     LookFailed,
@@ -121,6 +122,36 @@ def test_down_ends_all_at_once():
     fleet, _ = ready(3)
     _, actions = after(Down("me"), fleet=fleet)
     assert {a.machine for a in actions if isinstance(a, Release)} == {"m0", "m1", "m2"}
+
+
+def test_down_ends_what_is_found_only_then():
+    """A controller was killed between its launch and the answer."""
+    fleet, _ = after(Looked(()), Wanted(1, "me"))
+    (token,) = fleet.members
+    fleet, actions = after(Down("me"), Looked((Machine(id="m0", token=token),)), fleet=fleet)
+    assert Release("m0") in actions
+    assert not any(isinstance(action, Retire) for action in actions)
+    _, actions = after(Wanted(1, "me"), machines(3), fleet=fleet)  # as ever again
+    assert any(isinstance(action, Retire) for action in actions)
+
+
+def test_one_that_is_frozen_ends_what_is_too_much_and_launches_nothing():
+    fleet, _ = ready(3)
+    fleet, actions = after(
+        Frozen(), machines(2), *([Looked(machines(2).machines)] * 3), fleet=fleet, every_s=40.0
+    )
+    assert not any(isinstance(action, Launch) for action in actions)
+    assert (fleet.wanted, fleet.aim, fleet.settled) == (3, 2, True)
+
+
+def test_one_that_has_all_that_its_caps_allow_is_settled():
+    fleet, _ = ready(3)
+    fleet, actions = after(Tick(), fleet=fleet, caps=Caps(workers=2))
+    assert [a.event.reason for a in actions if isinstance(a, Note)] == [
+        "3 are there and 2 of the 3 that are wanted are allowed"
+    ]
+    fleet, _ = after(Wanted(9, "me"), fleet=ready(4)[0])
+    assert fleet.settled
 
 
 def test_it_takes_several_looks_and_a_while_to_be_dead():

@@ -133,7 +133,9 @@ def test_a_place_that_may_not_cost_what_its_fewest_workers_do_is_refused_before_
     (tmp_path / "hooke.toml").write_text("[places.paid]\nusd_per_hour = 1.0\nmax_usd_per_hour = 2.5\n")
     project = Project.find(tmp_path)
     for workers, least in ((3, 3), ((3, 8), 3), ((4, 4), 4)):
-        with pytest.raises(UsageError, match=rf"{least} workers at 'paid' would cost \${least}/h, and \$2.5/h is allowed"):
+        with pytest.raises(
+            UsageError, match=rf"{least} workers at 'paid' would cost \${least}/h, and \$2.5/h is allowed"
+        ):
             prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid", workers=workers), project)
     prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid", workers=(1, 8)), project)
     (tmp_path / "hooke.toml").write_text(

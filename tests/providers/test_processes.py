@@ -13,7 +13,7 @@ from hooke.base.clock import SystemClock
 from hooke.fleet.keeper import Keeper
 from hooke.fleet.ledger import Ledger
 from hooke.fleet.orders import Caps
-from hooke.fleet.provider import ProviderError
+from hooke.fleet.provider import Impossible, ProviderError
 from hooke.providers.processes import Processes
 from hooke.testing import check_provider
 
@@ -130,10 +130,33 @@ def test_what_does_not_end_is_killed_when_all_is_to_end(tag, tmp_path):
     wait(lambda: one.release(machine) is not None or not one.list())
 
 
+def test_each_is_told_to_finish_once_whoever_asks(tag, tmp_path):
+    """A second SIGTERM is "at once" to many programs, as to `dask worker`."""
+    code = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+print("ready", flush=True)
+while True: time.sleep(0.05)
+"""
+    log = tmp_path / "logs" / "one.log"
+    machine = provider(tag, tmp_path, code).launch("one")
+    wait(lambda: "ready" in log.read_text())
+    provider(tag, tmp_path, code).retire(machine)
+    wait(lambda: "told" in log.read_text())
+    later = provider(tag, tmp_path, code)
+    later.retire(machine)
+    time.sleep(0.2)
+    assert log.read_text().count("told") == 1
+    wait(lambda: later.release(machine) is not None or not later.list())
+
+
 def test_a_program_that_is_not_there_is_named(tag, tmp_path):
     missing = Processes(tag, ["no-such-program"], logs=tmp_path / "logs")
-    with pytest.raises(ProviderError, match="no-such-program cannot be started: No such file"):
+    with pytest.raises(Impossible, match="no-such-program cannot be started: No such file"):
         missing.launch("t")
+    (tmp_path / "file").touch()
+    with pytest.raises(ProviderError, match="its log .* cannot be written: Not a directory"):
+        Processes(tag, ["true"], logs=tmp_path / "file" / "logs").launch("t")
     with_nobody = provider(tag, tmp_path)
     with_nobody.retire("nobody")
     with_nobody.release("nobody")

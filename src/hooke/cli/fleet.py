@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import format_seconds
 from hooke.base.units import parse_seconds
 from hooke.cli.commands import Commands
@@ -87,7 +87,7 @@ def scale(
     Those too many finish what they do, and end. The command waits until it is so; machines go on without it, and are not
     replaced then: --keep does that.
     """
-    if len(words) > 2 or not words[-1].isdigit():
+    if len(words) > 2 or not words[-1].isdecimal():
         raise UsageError(f"{' '.join(words)!r} is no fleet and number", mend="hooke fleet scale NAME 3")
     machines = int(words[-1])
     where = the_project(session, project)
@@ -140,15 +140,15 @@ def reap(session: Session, *, wait: str, as_json: bool, project: Path | None) ->
     """
     where = the_project(session, project)
     fleets = fleets_of(where)
+    failed = False
     for each in fleets:
         forgotten = each.name not in where.settings.fleets
-        _do(
-            each,
-            (lambda keeper: keeper.down("hooke fleet reap")) if forgotten else _nothing,
-            wait,
-            as_json=as_json,
-            quiet=True,
-        )
+        ask = (lambda keeper: keeper.down("hooke fleet reap")) if forgotten else Keeper.freeze
+        try:
+            _do(each, ask, wait, as_json=as_json, quiet=True)
+        except HookeError as error:  # the others cost, too
+            click.echo(f"{each.name}: {error}", err=True)
+            failed = True
     left = [row for each in fleets for row in _machines(each)]
     if as_json:
         click.echo(json.dumps(left, indent=2))
@@ -157,7 +157,7 @@ def reap(session: Session, *, wait: str, as_json: bool, project: Path | None) ->
             "\n".join(f"{row['fleet']}: {row['machine']} is wanted, and stays" for row in left)
             or "nothing is left"
         )
-    return EXIT_FAILED if any(row["state"] == "stranger" for row in left) else 0
+    return EXIT_FAILED if failed or any(row["state"] == "stranger" for row in left) else 0
 
 
 @fleet.command()
@@ -210,10 +210,14 @@ def _do(
 ) -> int:
     patience_s = parse_seconds(wait)
     with chosen.kept(lambda record: click.echo(f"{chosen.name}: {line_of(record)}", err=True)) as keeper:
-        ask(keeper)
-        settle(keeper, patience_s=patience_s, logs=chosen.path / "logs")
-        while keep:
-            time.sleep(max(keeper.turn(), 0.02))
+        try:
+            ask(keeper)
+            settle(keeper, patience_s=patience_s, logs=chosen.path / "logs")
+            while keep:
+                time.sleep(max(keeper.turn(), 0.02))
+        except KeyboardInterrupt:
+            click.echo(f"{chosen.name}: what there is stays, and costs: `hooke fleet ls` has it", err=True)
+            raise
         wanted = keeper.fleet.wanted
     if as_json and not quiet:
         click.echo(json.dumps({"fleet": chosen.name, "machines": wanted}))
@@ -222,18 +226,16 @@ def _do(
     return 0
 
 
-def _nothing(_keeper: Keeper) -> None:
-    """Nothing is asked; what there is is compared with what is wanted."""
-
-
 def _machines(chosen: FleetFolder) -> list[dict[str, Any]]:
-    known = {record.machine for record in records_of(chosen.path) if hasattr(record, "machine")}
+    records = records_of(chosen.path)
+    # Of a launch whose answer was lost the token alone is known.
+    known = {name for each in records for key in ("machine", "token") if (name := getattr(each, key, ""))}
     provider = chosen.provider()
     return [
         {
             "fleet": chosen.name,
             "machine": machine.id,
-            "state": machine.phase if machine.id in known else "stranger",
+            "state": machine.phase if known & {machine.id, machine.token} else "stranger",
             "age": _age(machine),
             "$/h": provider.facts.usd_per_hour,
         }

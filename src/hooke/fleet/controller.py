@@ -18,6 +18,7 @@ from hooke.fleet.orders import (
     Down,
     Event,
     Fleet,
+    Frozen,
     Launch,
     Looked,
     Member,
@@ -113,11 +114,12 @@ class Turn:
         match event:
             case Wanted():
                 self._want(event.machines, event.by)
+                self.fleet = replace(self.fleet, ends="")
             case Down():
                 self._want(0, event.by)
-                for member in list(self.members.values()):
-                    if member.id:
-                        self._release(member, f"{event.by} ends all")
+                self.fleet = replace(self.fleet, ends=event.by)
+            case Frozen():
+                self.fleet = replace(self.fleet, frozen=True)
             case Looked():
                 self.fleet = replace(self.fleet, looked=True)
                 self._compare(event.machines)
@@ -240,17 +242,26 @@ class Turn:
         if after_look:
             self._ask_again()
             self._end_the_old()
+        if self.fleet.ends:
+            self._end_all(self.fleet.ends)
         if not self.fleet.looked:
             return
         of_use = [member for member in self.members.values() if member.of_use]
         most = self.caps.most(self.facts.usd_per_hour)
-        wanted = min(self.fleet.wanted, most)
+        aim = min(self.fleet.wanted, most, len(of_use) if self.fleet.frozen else most)
+        self.fleet = replace(self.fleet, aim=aim)
         known = [member for member in of_use if member.id]
-        if len(known) > wanted:
-            self._give_up(known, len(known) - wanted)
+        if len(known) > aim:
+            self._give_up(known, len(known) - aim)
         elif self.now >= self.not_before:
-            for _ in range(min(wanted - len(of_use), most - len(self.members))):
+            for _ in range(min(aim - len(of_use), most - len(self.members))):
                 self._launch(f"{len(of_use)} of {self.fleet.wanted} are there")
+
+    def _end_all(self, by: str) -> None:
+        """Those too that are found only now: a controller may have died before it heard what its launch gave."""
+        for member in list(self.members.values()):
+            if member.id and member.phase is not Phase.RELEASING:
+                self._release(member, f"{by} ends all")
 
     def _launch(self, reason: str) -> None:
         number = self.fleet.launches + 1
@@ -266,7 +277,13 @@ class Turn:
         for member in sorted(free, key=_worth)[:count]:
             idle = member.seen.idle_s if member.seen is not None else None
             does = f", and had nothing to do for {format_seconds(idle)}" if idle is not None else ""
-            self._retire(member, f"{len(of_use)} are there and {self.fleet.wanted} are wanted{does}")
+            self._retire(member, f"{len(of_use)} are there and {self._asked()}{does}")
+
+    def _asked(self) -> str:
+        aim, wanted = self.fleet.aim, self.fleet.wanted
+        return (
+            f"{wanted} are wanted" if aim == wanted else f"{aim} of the {wanted} that are wanted are allowed"
+        )
 
     def _end_the_old(self) -> None:
         for member in list(self.members.values()):

@@ -15,6 +15,7 @@ from hooke.fleet.orders import (
     Down,
     Event,
     Fleet,
+    Frozen,
     Launch,
     Looked,
     LookFailed,
@@ -54,6 +55,8 @@ class Keeper:
         self.fleet: Fleet = ledger.fleet(name)
         self.trouble = ""
         """Why the last look failed; empty where it did not."""
+        self.refused: ProviderError | None = None
+        """Why the last launch was refused; None where it was not."""
         self._provider = provider
         self._ledger = ledger
         self._caps = caps
@@ -68,6 +71,10 @@ class Keeper:
     def down(self, by: str) -> None:
         """End all now, whatever they do. Raises JournalError."""
         self._happened(Down(by))
+
+    def freeze(self) -> None:
+        """Launch nothing from now on, whatever is missing. Raises JournalError."""
+        self._happened(Frozen())
 
     def turn(self) -> float:
         """Look where it is time for it, and do what follows; the seconds until the next turn. Raises JournalError."""
@@ -104,11 +111,13 @@ class Keeper:
         return None
 
     def _launch(self, token: str) -> Event:
+        self.refused = None
         try:
             return Answered(token, self._provider.launch(token))
         except Unreachable as error:
             return Unsure(error.what)
         except ProviderError as error:
+            self.refused = error
             return Refused(token, error.kind, error.what)
 
     def _told(self, call: Callable[[], None]) -> Event | None:

@@ -18,6 +18,7 @@ __all__ = [
     "Down",
     "Event",
     "Fleet",
+    "Frozen",
     "Launch",
     "LookFailed",
     "Looked",
@@ -98,13 +99,19 @@ class Fleet:
     """Launches in a row that were refused."""
     not_before: float = -math.inf
     """No launch until then."""
+    frozen: bool = False
+    """Whether nothing is launched, whatever is missing."""
+    ends: str = ""
+    """Who ends all, found ones included; empty where that was not asked."""
+    aim: int = 0
+    """Of those that are wanted, as many as there may be."""
 
     @property
     def settled(self) -> bool:
-        """Whether everything is as it is wanted, as far as it is known."""
+        """Whether everything is as it is wanted and allowed, as far as it is known."""
         of_use = [member for member in self.members.values() if member.of_use]
         ready = all(member.phase is Phase.READY for member in self.members.values())
-        return self.looked and ready and len(of_use) == self.wanted
+        return self.looked and ready and len(of_use) == self.aim
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,11 @@ class Down:
     """All are to end now, whatever they do."""
 
     by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """From now on nothing is launched: only what is too much ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +177,7 @@ class Tick:
     """Time has passed."""
 
 
-Event: TypeAlias = Wanted | Down | Looked | LookFailed | Answered | Refused | Unsure | Tick
+Event: TypeAlias = Wanted | Down | Frozen | Looked | LookFailed | Answered | Refused | Unsure | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 from hooke.base.errors import HookeError
 
 __all__ = [
+    "Impossible",
     "Machine",
     "NoCapacity",
     "NotAllowed",
@@ -42,6 +43,12 @@ class NotAllowed(ProviderError):
     """The key or the token is not taken; nothing was done."""
 
     kind = "auth"
+
+
+class Impossible(ProviderError):
+    """What is to be started is not there, or cannot be: it will be refused again; nothing was started."""
+
+    kind = "impossible"
 
 
 class Unreachable(ProviderError):

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock, write_atomic
 from hooke.base.formats import format_seconds
+from hooke.base.refusals import writing
 from hooke.base.registry import Registry
 from hooke.base.units import parse_seconds
 from hooke.fleet.keeper import Keeper
 from hooke.fleet.ledger import Ledger
 from hooke.fleet.orders import Caps
-from hooke.fleet.provider import Provider
+from hooke.fleet.provider import Impossible, Provider
 from hooke.journal.fleets import (
     FleetWanted,
     LaunchAnswered,
@@ -42,6 +43,11 @@ PROVIDERS = Registry("hooke.providers", {"processes": "hooke.providers.processes
 
 KEPT = "fleet.json"
 """The settings that the fleet's machines were started with: what was started is ended also when hooke.toml forgot it."""
+
+
+_COMMAND = 'command = ["python", "worker.py"]; what else [fleets.NAME] may have: ' + ", ".join(
+    each.name for each in fields(FleetSettings) if each.name != "options"
+)
 
 
 class FleetFolder:
@@ -72,19 +78,23 @@ class FleetFolder:
                 usd_per_hour=self.settings.usd_per_hour,
                 **self.settings.options,
             )
+        except UsageError as error:
+            raise ConfigError(f"[fleets.{self.name}]: {error.what}", mend=error.mend) from error
         except TypeError as error:
             raise ConfigError(
                 f"[fleets.{self.name}] does not say what the provider {self.settings.provider!r} needs",
                 why=str(error).partition(") ")[2] or str(error),
-                mend='command = ["python", "worker.py"]' if self.settings.provider == "processes" else "",
+                mend=_COMMAND if self.settings.provider == "processes" else "",
             ) from error
         return provider
 
     @contextmanager
     def kept(self, tell: Callable[[LedgerRecord], None] = lambda _: None) -> Iterator[Keeper]:
-        """A controller of it, the only one. Raises UsageError where another process has one, JournalError."""
+        """A controller of it, the only one. Raises UsageError where another process has one, ConfigError, JournalError."""
+        provider, clock = self.provider(), SystemClock()
         self._project.create()
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writing("the fleet's folder", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / "controller.lock")
         if not lock.try_acquire():
             raise UsageError(
@@ -94,11 +104,16 @@ class FleetFolder:
             )
         try:
             with Ledger.open(self.path) as ledger:
-                write_atomic(self.path / KEPT, msgspec.json.encode(asdict(self.settings)))
-                provider, clock = self.provider(), SystemClock()
+                self._keep_settings()
                 yield Keeper(self.name, provider, ledger, caps=self.caps, clock=clock, tell=tell)
         finally:
             lock.release()
+
+    def _keep_settings(self) -> None:
+        file, facts = self.path / KEPT, msgspec.json.encode(asdict(self.settings))
+        if not file.is_file() or file.read_bytes() != facts:
+            with writing("the fleet's settings", file):
+                write_atomic(file, facts)
 
 
 def fleets_of(project: Project) -> list[FleetFolder]:
@@ -135,14 +150,20 @@ def settle(keeper: Keeper, *, patience_s: float, logs: Path) -> None:
     deadline = time.monotonic() + patience_s
     pause = keeper.turn()
     while not keeper.fleet.settled:
+        if isinstance(keeper.refused, Impossible):
+            raise HookeError(
+                f"the fleet {keeper.fleet.name} gets no machine",
+                why=keeper.refused.what,
+                mend=f"correct [fleets.{keeper.fleet.name}] in hooke.toml, then ask again",
+            ) from keeper.refused
         if time.monotonic() > deadline:
             of_use = sum(1 for member in keeper.fleet.members.values() if member.of_use)
             rest = len(keeper.fleet.members) - of_use
             raise HookeError(
-                f"after {format_seconds(patience_s)} the fleet {keeper.fleet.name} has {of_use} machines of {keeper.fleet.wanted}"
+                f"after {format_seconds(patience_s)} the fleet {keeper.fleet.name} has {of_use} of {keeper.fleet.aim} machines"
                 + (f", and {rest} that are to end" if rest else ""),
                 where=f"what they printed: {logs}" if logs.is_dir() else "",
-                why=keeper.trouble,
+                why=keeper.trouble or (keeper.refused.what if keeper.refused is not None else ""),
                 next=f"hooke fleet why {keeper.fleet.name}",
             )
         time.sleep(max(pause, 0.02))

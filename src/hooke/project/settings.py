@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 FILE = "hooke.toml"
+_FLEET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _TLS = ("tls_ca", "tls_cert", "tls_key")
 DURABLE = ("group", "each", "none")
 PROGRESS = ("auto", "table", "lines", "none")
@@ -278,7 +280,15 @@ def _check_usd(path: Path, name: str, made: PlaceSettings | FleetSettings) -> No
 def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
     table = dict(_table(path, name, values))
     own = {f.name for f in fields(FleetSettings)} - {"options"}
+    if not _FLEET_NAME.fullmatch(name.removeprefix("fleets.")):
+        raise ConfigError(
+            f"{path}: [{name}] is no name of a fleet",
+            mend="letters, digits, - and _: its folder is called so",
+        )
     options = {key: table.pop(key) for key in list(table) if key not in own}
+    for key in options:  # a provider's own, unless it is nearly one of ours
+        if near := get_close_matches(key, own, n=1, cutoff=0.75):
+            raise ConfigError(f"{path}: unknown key {name}.{key}", mend=f"did you mean {name}.{near[0]}?")
     made = FleetSettings(**table, options=options)
     for key in ("provider", "lifetime"):
         _check_type(path, f"{name}.{key}", getattr(made, key), "str")

@@ -6,6 +6,7 @@ started itself. It is retired by one SIGTERM, which such programs take as "finis
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from hooke.fleet.provider import Machine, NoCapacity, ProviderError, ProviderFacts
+from hooke.base.errors import UsageError
+from hooke.fleet.provider import Impossible, Machine, NoCapacity, ProviderError, ProviderFacts
 
 __all__ = ["FLEET", "MACHINE", "Processes"]
 
@@ -47,7 +49,12 @@ class Processes:
         usd_per_hour: float = 0.0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`tag` tells the fleet from all others on this machine."""
+        """`tag` tells the fleet from all others on this machine. Raises UsageError where `command` is no list of words."""
+        if not _is_command(command):
+            raise UsageError(
+                f"command = {command!r} is no program with its arguments",
+                mend='write a list of words: command = ["python", "worker.py"]',
+            )
         # A list of processes is never behind, so what is not listed is not there.
         self.facts = ProviderFacts(
             name="processes", usd_per_hour=usd_per_hour, visible_s=1.0, look_s=0.2, sure=True
@@ -61,14 +68,13 @@ class Processes:
         """Machine -> when it was sent SIGTERM."""
 
     def launch(self, token: str) -> str:
-        """Start the command. Raises ProviderError where there is no such program, NoCapacity where the machine is full."""
+        """Start the command. Raises Impossible where there is no such program, NoCapacity where the machine is full."""
         environment = self._environment | {FLEET: self._tag, MACHINE: token, STARTED: repr(time.time())}
-        self._logs.mkdir(parents=True, exist_ok=True)
-        log = str(self._logs / f"{token}.log")
+        log = self._opened(token)
         files = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
         ]
         try:
             # Not subprocess.Popen: these outlive whoever started them, by design.
@@ -76,8 +82,10 @@ class Processes:
                 self._command[0], self._command, environment, file_actions=files, setsid=True
             )
         except OSError as error:
-            kind = NoCapacity if error.errno in _FULL else ProviderError
+            kind = NoCapacity if error.errno in _FULL else Impossible
             raise kind(f"{self._command[0]} cannot be started: {error.strerror}") from error
+        finally:
+            os.close(log)
         self._children.add(pid)
         return token
 
@@ -87,24 +95,59 @@ class Processes:
         return [_machine(token, _started(processes)) for token, processes in self._machines().items()]
 
     def retire(self, machine: str) -> None:
-        """SIGTERM to the process itself, once: a second one is "at once" to many programs."""
-        if machine not in self._told:
+        """SIGTERM to the process itself, once, whoever asks: a second one is "at once" to many programs."""
+        if self._when_told(machine) is None:
             self._told[machine] = time.monotonic()
             processes = self._machines().get(machine, [])
             leaders = [process for process in processes if _leads(process)]
             _signal(leaders or processes, signal.SIGTERM)
+            # Without room for it another controller says it twice, which is better than never.
+            with contextlib.suppress(OSError):
+                self._mark(machine).touch(mode=0o600)
 
     def release(self, machine: str) -> None:
         """SIGTERM where that has not been; after a while SIGKILL to all that is left of it. Call it until the machine is gone."""
         self.retire(machine)
-        if time.monotonic() - self._told[machine] >= GRACE_S:
+        told = self._when_told(machine)
+        if told is None or time.monotonic() - told >= GRACE_S:
             _signal(self._machines().get(machine, []), signal.SIGKILL)
+
+    def _opened(self, token: str) -> int:
+        path = self._logs / f"{token}.log"
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ProviderError(f"its log {path} cannot be written: {error.strerror}") from error
+
+    def _mark(self, machine: str) -> Path:
+        """Says that the machine was sent SIGTERM, to controllers that come later."""
+        return self._logs / f".{machine}.retired"
+
+    def _when_told(self, machine: str) -> float | None:
+        """On our own clock; None for never."""
+        if machine not in self._told:
+            try:
+                ago = time.time() - self._mark(machine).stat().st_mtime
+            except FileNotFoundError:
+                return None
+            self._told[machine] = time.monotonic() - max(ago, 0.0)
+        return self._told[machine]
 
     def _machines(self) -> Mapping[str, Sequence[psutil.Process]]:
         found: defaultdict[str, deque[psutil.Process]] = defaultdict(deque)
         for token, process in _tagged(self._tag):
             found[token].append(process)
         return found
+
+
+def _is_command(command: object) -> bool:
+    return (
+        isinstance(command, Sequence)
+        and not isinstance(command, str)
+        and bool(command)
+        and all(isinstance(word, str) for word in command)
+    )
 
 
 def _tagged(tag: str) -> Iterator[tuple[str, psutil.Process]]:
