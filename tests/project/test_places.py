@@ -103,3 +103,25 @@ def test_an_address_is_not_that_of_another_engine():
     with pytest.raises(UsageError, match="the engine 'local'") as refused:
         place("lab", lab=PlaceSettings(address="tls://head:8786"))
     assert 'engine = "dask"' in refused.value.mend
+
+
+def test_an_address_without_a_scheme_is_rays(monkeypatch):
+    """Dask would take it for tcp://, which to another machine is refused."""
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    for engine, mend in (("dask", 'address = "tls://head.lab:8786"'), ("local", 'engine = "ray"')):
+        places = {"lab": PlaceSettings(engine=engine, address="head.lab:8786")}
+        with pytest.raises(UsageError, match="has the address 'head.lab:8786' and the engine") as refused:
+            find_place("lab", workers=None, places=places)
+        assert mend in refused.value.mend
+
+
+def test_an_engine_that_there_is_not_is_named():
+    with pytest.raises(UsageError, match=r"\[places.lab\] has the engine 'dsk'") as refused:
+        find_place("lab", workers=None, places={"lab": PlaceSettings(engine="dsk")})
+    assert "did you mean 'dask'?" in refused.value.mend
+
+
+def test_keys_without_an_address_that_takes_them_are_refused():
+    odd = PlaceSettings(engine="dask", address="tcp://127.0.0.1:1", tls_ca="a", tls_cert="b", tls_key="c")
+    with pytest.raises(UsageError, match="has keys, and no address"):
+        find_place("lab", workers=None, places={"lab": odd})

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from hooke.base.errors import UsageError
@@ -75,16 +76,17 @@ def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, Place
     counted = _COUNTED.fullmatch(name)
     if name in places:
         settings = places[name]
+        if settings.engine not in ENGINES.builtin and settings.engine not in ENGINES.names():
+            raise _no_engine(name, settings.engine)
         own = parse_workers(settings.workers)
         at = _address_of(name, settings, places)
-        keys = settings.tls_ca, settings.tls_cert, settings.tls_key
         return _checked(
             Place(
                 name=name,
                 engine=settings.engine,
                 workers=workers or own,
                 at=at,
-                keys=keys if any(keys) else None,
+                keys=_keys_of(name, settings),
                 usd_per_hour=settings.usd_per_hour,
                 max_usd_per_hour=settings.max_usd_per_hour or math.inf,
             ),
@@ -117,16 +119,32 @@ def _of_object(thing: Any, workers: Workers | None) -> Place:
     return Place(name=address, engine="dask", workers=workers, at=thing)
 
 
+def _keys_of(name: str, settings: PlaceSettings) -> tuple[str, str, str] | None:
+    keys = settings.tls_ca, settings.tls_cert, settings.tls_key
+    if not any(keys):
+        return None
+    if not settings.address.startswith("tls://"):
+        raise UsageError(
+            f"[places.{name}] has keys, and no address that is reached with them",
+            mend='write address = "tls://HOST:PORT", or leave tls_ca, tls_cert and tls_key out',
+        )
+    return keys
+
+
 def _address_of(name: str, settings: PlaceSettings, places: Mapping[str, PlaceSettings]) -> str | None:
     if not settings.address:
         return None
     scheme = settings.address.partition("://")[0]
     if settings.engine == "ray" and settings.address == "auto":
         return "auto"
-    if settings.engine != _SCHEMES.get(scheme, settings.engine):
+    engine = _SCHEMES.get(scheme, "ray" if scheme == settings.address else settings.engine)
+    if settings.engine in ENGINES.builtin and settings.engine != engine:
+        mend = f'write engine = "{engine}", or leave address out'
+        if settings.engine == "dask":
+            mend = f'write address = "tls://{settings.address}", or tcp:// on this machine'
         raise UsageError(
             f"[places.{name}] has the address {settings.address!r} and the engine {settings.engine!r}",
-            mend=f'write engine = "{_SCHEMES[scheme]}"',
+            mend=mend,
         )
     return _checked_address(settings.address, places)
 
@@ -158,6 +176,15 @@ def _checked_address(address: str, places: Mapping[str, PlaceSettings]) -> str:
             f'address = "{address}", insecure = true',
         )
     return address
+
+
+def _no_engine(name: str, engine: str) -> UsageError:
+    near = get_close_matches(engine, ENGINES.names(), n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(
+        f"[places.{name}] has the engine {engine!r}, which there is not",
+        mend=f"{meant}valid: {', '.join(ENGINES.names())}",
+    )
 
 
 def _checked(place: Place, places: Mapping[str, PlaceSettings]) -> Place:
