@@ -21,6 +21,7 @@ from tests.project.conftest import Workshop
 
 from hooke.base.errors import EnvironmentMismatch, UsageError
 from hooke.engines.dask import DaskEngine
+from hooke.engines.dask_cluster import connect
 from hooke.journal.events import AttemptFinished, AttemptStarted, WorkerStarted
 from hooke.project.resuming import resume
 from hooke.project.running import Run
@@ -140,6 +141,11 @@ def mark_and_wait(path: str) -> None:
     with open(path, "a") as file:
         file.write("ran\n")
     tasks.sleep(600.0)
+
+
+def test_keys_that_are_not_there_are_named() -> None:
+    with pytest.raises(UsageError, match="tls_ca = '/no/ca.pem': there is no such file"):
+        connect("tls://127.0.0.1:1", ("/no/ca.pem", "/no/c.pem", "/no/k.pem"))
 
 
 def test_a_place_where_nothing_answers(tmp_path: Path) -> None:

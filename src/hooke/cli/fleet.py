@@ -143,7 +143,7 @@ def reap(session: Session, *, wait: str, as_json: bool, project: Path | None) ->
     failed = False
     for each in fleets:
         forgotten = each.name not in where.settings.fleets
-        ask = (lambda keeper: keeper.down("hooke fleet reap")) if forgotten else Keeper.freeze
+        ask: Callable[[Keeper], None] = _end_forgotten if forgotten else Keeper.freeze
         try:
             _do(each, ask, wait, as_json=as_json, quiet=True)
         except HookeError as error:  # the others cost, too
@@ -224,6 +224,10 @@ def _do(
     elif not quiet:
         click.echo(f"{chosen.name}: {wanted} machine{'s' * (wanted != 1)}")
     return 0
+
+
+def _end_forgotten(keeper: Keeper) -> None:
+    keeper.down("hooke fleet reap")
 
 
 def _machines(chosen: FleetFolder) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -98,6 +99,9 @@ def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
     """
     address, security = _whereabouts(place)
     if keys is not None:
+        for name, file in zip(("tls_ca", "tls_cert", "tls_key"), keys, strict=True):
+            if not Path(file).is_file():
+                raise UsageError(f"{name} = {file!r}: there is no such file", mend=_MEND_TLS)
         ca, cert, key = keys
         security = Security(require_encryption=True, tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key)
     if address.startswith("tls://") and not (security or Security()).get_connection_args("client").get(
