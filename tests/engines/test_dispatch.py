@@ -13,7 +13,6 @@ from hooke.base.errors import NotPicklable
 from hooke.base.ref import Ref
 from hooke.engines.dispatch import Dispatch
 from hooke.engines.host import Begun
-from hooke.engines.pulses import Pulses
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 from hooke.pipeline.engine import FunctionImage
 
@@ -24,11 +23,13 @@ class Roads:
     def __init__(self) -> None:
         self.went: list[tuple[str, int]] = []
         self.functions: list[bool] = []
+        self.connected: list[bool] = []
         self.cancelled: list[tuple[str, int]] = []
 
     def ship(self, address, orders):
         self.went += [(address, order.task.attempt) for order in orders]
         self.functions += [order.task.pickle is not None for order in orders]
+        self.connected += [order.task.uses_library for order in orders]
 
     def cancel(self, address, attempt):
         self.cancelled.append((address, attempt))
@@ -130,6 +131,33 @@ def test_what_cannot_travel_fails_and_holds_no_room():
     assert roads.went == [("a", 1)]
 
 
+def test_a_host_without_an_answer_ends_what_ran_and_gives_back_what_did_not():
+    made, roads = dispatch(peer("a", threads=2))
+    made.submit([call(0), call(1), call(2)], 0.0)
+    made.told("a", [Begun(0.5, 0, "w")], 0.5)
+
+    def failure(call):
+        return Failure(kind="WorkerDied", message=str(call.attempt))
+
+    for attempt in (0, 1, 2):
+        made.lost("a", attempt, 1.0, failure)
+        made.lost("b", attempt, 1.0, failure, surely=True)
+    made.send(1.0)
+    assert of(made, AttemptFailed) == [0]
+    assert roads.went == [("a", 0), ("a", 1), ("a", 1), ("a", 2)]
+    made.lost("a", 2, 1.0, failure, surely=True)
+    assert of(made, AttemptFailed) == [0, 2]
+
+
+def test_only_what_uses_the_engine_s_library_is_given_it():
+    roads = Roads()
+    made = Dispatch(roads, session="s", sys_path=list, library=frozenset({"dask"}))
+    made.placement.peers = {"a": peer("a", threads=2)}
+    image = replace(call(0).image, digest="e", parts={"dask": "1"})
+    made.submit([call(0), replace(call(1), image=image)], 0.0)
+    assert roads.connected == [False, True]
+
+
 @given(st.lists(st.sampled_from(["come", "go", "finish", "begin", "cancel", "late"]), max_size=40), st.data())
 def test_each_attempt_is_answered_once_whatever_happens(steps, data):
     made, roads = dispatch()
@@ -163,25 +191,3 @@ def test_each_attempt_is_answered_once_whatever_happens(steps, data):
     went = [attempt for _, attempt in roads.went]
     for attempt in set(went):
         assert attempt in answers or attempt in given_up or made.placement.where(attempt) is not None
-
-
-def test_a_host_is_silent_when_it_was_not_heard_for_so_long():
-    pulses = Pulses(10.0, 0.0)
-    pulses.heard("a", 0.0)
-    pulses.heard("b", 0.0)
-    for now in range(1, 11):
-        pulses.heard("b", now)
-        assert pulses.silent(now, every_s=1.0) == []
-    assert pulses.silent(11, every_s=1.0) == ["a"]
-    pulses.forget("a")
-    assert pulses.silent(12, every_s=1.0) == []
-
-
-def test_a_pause_of_our_own_is_not_held_against_hosts():
-    pulses = Pulses(10.0, 0.0)
-    pulses.heard("a", 1.0)
-    assert pulses.silent(1.0, every_s=1.0) == []
-    assert pulses.silent(600.0, every_s=1.0) == []
-    late = [pulses.silent(600.0 + second, every_s=1.0) for second in range(1, 14)]
-    assert late[0] == []
-    assert late[-1] == ["a"]

@@ -30,6 +30,15 @@ def test_a_pause_of_the_driver_s_own_is_nobody_s_silence() -> None:
     assert silence.look({"a": 2}, 1000.0) == (set(), set())
 
 
+def test_where_this_process_gathers_the_signs_its_own_pause_is_not_held_against_others() -> None:
+    silence = Silence(10.0, every_s=1.0)
+    silence.look({"a": 1}, 1.0)
+    assert silence.look({"a": 1}, 600.0) == (set(), set())
+    late = [silence.look({"a": 1}, 600.0 + second)[0] for second in range(1, 14)]
+    assert late[0] == set()
+    assert {"a"} in late
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 20.0), st.booleans()), max_size=60))
 def test_it_falls_silent_and_speaks_again_in_turns(steps) -> None:
     silence, now, sign, last = Silence(30.0), 0.0, 0, 0.0

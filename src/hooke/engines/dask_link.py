@@ -21,7 +21,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.engines import dask_worker
 from hooke.engines.arrival import Probe
 from hooke.engines.dask_worker import NOTES, PIECE, Greeting, Welcome
-from hooke.engines.host import Note, Session, unpack_notes
+from hooke.engines.host import Note, Order, Session, unpack_notes
 from hooke.engines.mirror import Piece
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Message",
     "Refused",
     "Seen",
-    "Shipment",
     "Told",
     "Withdrawn",
 ]
@@ -94,6 +93,7 @@ class Brought:
 class Answered:
     """An attempt ended."""
 
+    address: str
     attempt: int
     data: bytes
 
@@ -102,6 +102,7 @@ class Answered:
 class Broke:
     """Dask has no answer for an attempt, and says why."""
 
+    address: str
     attempt: int
     error: BaseException
 
@@ -110,20 +111,11 @@ class Broke:
 class Withdrawn:
     """Of attempts that were asked back, those that a worker had not begun, and will not."""
 
+    address: str
     attempts: list[int]
 
 
 Message: TypeAlias = Changed | Seen | Greeted | Refused | Told | Brought | Answered | Broke | Withdrawn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shipment:
-    """An attempt on its way to a worker."""
-
-    attempt: int
-    name: str
-    data: bytes
-    resources: dict[str, float]
 
 
 class Link:
@@ -135,7 +127,9 @@ class Link:
         self._topic: str = client.id
         self._greeting = msgspec.msgpack.encode(Greeting(session=session, probe=probe, topic=self._topic))
         self._inbox: SimpleQueue[Message] = SimpleQueue()
-        self._futures: dict[int, Future[bytes]] = {}
+        self._futures: dict[tuple[str, int], Future[bytes]] = {}
+        self._admitted: dict[str, tuple[str, dict[str, float]]] = {}
+        """Address -> the worker's id, and what Dask counts of it, by name."""
         self._spent: SimpleQueue[Future[bytes]] = SimpleQueue()
         """Answered: to be let go together with the next message, which would otherwise wait behind that."""
         self._asking = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="hooke-dask")
@@ -149,6 +143,11 @@ class Link:
     def client(self) -> Any:
         """The client."""
         return self._client
+
+    @property
+    def address(self) -> str:
+        """The scheduler's."""
+        return self._client.scheduler_info(n_workers=0)["address"]
 
     @property
     def lives(self) -> bool:
@@ -179,23 +178,32 @@ class Link:
         self._greeted.add(address)
         self._asking.submit(self._greet, address)
 
-    def ship(self, address: str, worker_id: str, shipments: list[Shipment]) -> None:
+    def admit(self, address: str, worker_id: str) -> Any:
+        """Let a worker that was greeted have attempts; returns its name, None where it left meanwhile."""
+        facts = self.workers().get(address)
+        if facts is None:
+            return None
+        self._admitted[address] = worker_id, dict(facts["resources"] or {})
+        return facts["name"]
+
+    def ship(self, address: str, orders: list[Order]) -> None:
         """Send attempts to a worker; Answered or Broke follows for each."""
-        for each in shipments:
+        worker_id, counted = self._admitted[address]
+        for order in orders:
             future = self._client.submit(
                 dask_worker.attempt,
-                each.data,
+                msgspec.msgpack.encode(order),
                 worker_id,
                 self._topic,
-                key=f"{each.name}-{uuid.uuid4().hex}",
+                key=f"{order.task.name}-{uuid.uuid4().hex}",
                 workers=[address],
                 allow_other_workers=False,
-                resources=each.resources or None,
+                resources=_resources(order, counted) or None,
                 retries=0,
                 pure=False,
             )
-            self._futures[each.attempt] = future
-            self._client.loop.add_callback(self._follow, each.attempt, future)
+            self._futures[address, order.task.attempt] = future
+            self._client.loop.add_callback(self._follow, address, order.task.attempt, future)
         while not self._spent.empty():
             self._spent.get().release()
 
@@ -203,9 +211,9 @@ class Link:
         """Ask attempts back that wait in a worker; Withdrawn follows, unless the worker is gone."""
         self._withdrawing.submit(self._withdraw, address, attempts)
 
-    def cancel(self, attempt: int) -> None:
+    def cancel(self, address: str, attempt: int) -> None:
         """Have Dask forget an attempt; its worker notices."""
-        future = self._futures.pop(attempt, None)
+        future = self._futures.pop((address, attempt), None)
         if future is not None:
             future.cancel(force=True)
 
@@ -245,9 +253,9 @@ class Link:
         elif attempt == PIECE:
             self._inbox.put(Brought(msgspec.msgpack.decode(data, type=Piece)))
         else:
-            self._inbox.put(Answered(attempt, data))
+            self._inbox.put(Answered(address, attempt, data))
 
-    async def _follow(self, attempt: int, future: Future[bytes]) -> None:
+    async def _follow(self, address: str, attempt: int, future: Future[bytes]) -> None:
         message: Message | None = None
         try:
             await done_callback(future, _ignore)
@@ -255,12 +263,12 @@ class Link:
                 future.status != "finished" or future.type is not NoneType
             ):  # else it was published before this
                 [data] = await self._client.gather([future], asynchronous=True)
-                message = Answered(attempt, data)
+                message = Answered(address, attempt, data)
         except BaseException as error:  # noqa: BLE001 - whatever Dask raises, the attempt has no answer
-            message = Broke(attempt, error)
-        if self._futures.get(attempt) is not future:
+            message = Broke(address, attempt, error)
+        if self._futures.get((address, attempt)) is not future:
             return  # it was cancelled, and may be on its way again
-        del self._futures[attempt]
+        del self._futures[address, attempt]
         if message is not None:
             self._inbox.put(message)
         self._spent.put(future)
@@ -299,7 +307,13 @@ class Link:
                 on_error="ignore",
                 callback_timeout=ANSWER_S,
             )
-            self._inbox.put(Withdrawn(found.get(address, [])))
+            self._inbox.put(Withdrawn(address, found.get(address, [])))
+
+
+def _resources(order: Order, counted: dict[str, float]) -> dict[str, float]:
+    """What an attempt takes of what Dask counts of a worker: as much as there is where it asks for more."""
+    wanted = {"GPU": order.gpus, "MEMORY": float(order.task.memory or 0), "CPU": order.cpus}
+    return {name: min(amount, counted[name]) for name, amount in wanted.items() if amount and name in counted}
 
 
 def _ignore(_: object) -> None:

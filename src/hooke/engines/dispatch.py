@@ -43,12 +43,21 @@ class Roads(Protocol):
 class Dispatch:
     """The attempts of one run, on their way to hosts and back."""
 
-    def __init__(self, roads: Roads, *, session: str, sys_path: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        roads: Roads,
+        *,
+        session: str,
+        sys_path: Callable[[], list[str]],
+        library: frozenset[str] = frozenset(),
+    ) -> None:
+        """`library`: distributions; a task whose code reaches one of them is given the engine's library to use."""
         self.placement = Placement()
         self.events: list[EngineEvent] = []
         self._roads = roads
         self._session = session
         self._sys_path = sys_path
+        self._library = library
         self._queue: deque[Call] = deque()
 
     def submit(self, calls: Sequence[Call], now: float) -> None:
@@ -134,6 +143,27 @@ class Dispatch:
                     peer.known.discard(call.image.digest)
                 self._queue.appendleft(call)
 
+    def lost(
+        self,
+        address: str,
+        attempt: int,
+        now: float,
+        failure: Callable[[Call], Failure],
+        *,
+        surely: bool = False,
+    ) -> None:
+        """A host that is there has no answer for this one. Where it had begun that is its end, else (but for `surely`) it queues again."""
+        peer = self.placement.where(attempt)
+        if peer is None or peer.address != address:
+            return
+        ends = surely or self.placement.has_begun(attempt)
+        call = self.placement.take(attempt)
+        assert call is not None
+        if ends:
+            self.events.append(call.failed(now, failure(call)))
+        else:
+            self._queue.appendleft(call)
+
     def left(self, address: str, now: float, *, cause: str, failure: Callable[[Call], Failure]) -> None:
         """A host is gone. What may have begun there fails, the rest goes elsewhere.
 
@@ -147,6 +177,7 @@ class Dispatch:
         next_in_line = [call for call in ahead if call not in begun][: peer.report.threads]
         for call in reversed(ahead):
             self.placement.take(call.attempt)
+            self._roads.cancel(address, call.attempt)  # it may be there yet, and only be silent
             if call not in begun and call not in next_in_line:
                 self._queue.appendleft(call)
         for call in [*begun, *next_in_line]:
@@ -167,7 +198,7 @@ class Dispatch:
         peer.known.add(call.image.digest)
         return Order(
             session=self._session,
-            task=task_of(call, image),
+            task=task_of(call, image, uses_library=not self._library.isdisjoint(call.image.parts)),
             cpus=call.cpus,
             gpus=call.gpus,
             sys_path=self._sys_path() if new else None,

@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from hooke.engines.crash_log import death_tail
 from hooke.engines.deaths import code_and_signal, death, how_it_ended
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
 from hooke.engines.local_worker import READY, STALE, Hello, Library, Task
-from hooke.engines.script import Script
+from hooke.engines.script import Script, module_path, script_of_this_process
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -31,10 +32,11 @@ from hooke.journal.events import (
     WorkerStopped,
 )
 from hooke.journal.writer import Durability
+from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.logs import last_lines
 
-__all__ = ["Begun", "Host", "Note", "Order", "Report", "Session", "pack_notes", "unpack_notes"]
+__all__ = ["Begun", "Host", "Note", "Order", "Report", "Session", "pack_notes", "session_of", "unpack_notes"]
 
 MOST_UNBORN = 3
 """One worker may be killed as it starts, by chance; so many in a row have a reason."""
@@ -65,6 +67,23 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """Distributions whose versions may differ."""
     warm: bool = False
     """Whether idle workers are kept for the next run when this one is over."""
+
+
+def session_of(context: EngineContext, *, warm: bool = False) -> Session:
+    """What the machines of a run are told of it, with an id that no other engine has."""
+    return Session(
+        id=f"{context.run}-{uuid.uuid4().hex[:8]}",
+        store=context.store.place,
+        secret=context.secret,
+        logs=str(context.logs),
+        folder=str(context.folder),
+        sys_path=module_path(),
+        tracking=None if context.tracking is None else str(context.tracking),
+        durable=context.durable,
+        script=script_of_this_process(),
+        allowed=context.allow_mismatch,
+        warm=warm,
+    )
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Sequence
 
 import msgspec
-import psutil
 
 from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError
@@ -27,6 +26,7 @@ from hooke.engines.fork_server import Ended
 from hooke.engines.local_gang import LocalGangs, Yard
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
 from hooke.engines.local_worker import READY, STALE, Hello, task_of
+from hooke.engines.memory import memory_here
 from hooke.engines.script import module_path, script_of_this_process
 from hooke.journal.events import (
     AttemptFailed,
@@ -43,9 +43,6 @@ __all__ = ["LocalEngine"]
 
 MOST_UNBORN = 3
 """One worker may be killed as it starts, by chance; so many in a row have a reason."""
-
-SAFE_SHARE = 0.9
-"""Of the memory that is available, what tasks may declare together: the rest is the kernel's and the driver's."""
 
 MOST_AHEAD = 8
 """Short calls that wait in a worker's socket behind the one that runs, so that it need not wait for the driver between."""
@@ -154,7 +151,7 @@ class LocalEngine:
                 at=self._context.clock.now(),
                 slots=self._target,
                 cpus=float(max(self._cpus, self._target)),
-                memory=int(SAFE_SHARE * psutil.virtual_memory().available),
+                memory=memory_here(),
                 gpus=float(len(self._devices)),
             )
         )

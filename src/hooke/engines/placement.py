@@ -27,8 +27,6 @@ class Peer:
     address: str
     name: Any
     report: Report
-    resources: dict[str, float] = field(default_factory=dict)
-    """What its library counts of it, by name."""
     shares: bool = False
     """Whether its machine has other hosts, so that cpus are not its own."""
     calls: dict[int, Call] = field(default_factory=dict)

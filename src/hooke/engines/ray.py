@@ -6,41 +6,32 @@ where: an actor on each node has processes of its own run what it is given. Ray 
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-
-import psutil
 
 from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dispatch import Dispatch
-from hooke.engines.host import Session
+from hooke.engines.host import session_of
+from hooke.engines.memory import memory_here, memory_of
 from hooke.engines.placement import Peer
 from hooke.engines.ray_fleet import RayFleet
 from hooke.engines.ray_link import Bridge, Link
 from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Up, Withdrawn
 from hooke.engines.reception import Reception
-from hooke.engines.script import script_of_this_process
+from hooke.engines.script import module_path
+from hooke.engines.silence import SILENT_S
 from hooke.journal.events import CapacityChanged, Failure, WorkerStopped
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 
 __all__ = ["RayEngine"]
-
-SAFE_SHARE = 0.9
-"""Of the memory that is available, what tasks may declare together: the rest is the kernel's and the driver's."""
 
 CONNECT_S = 45.0
 """A Ray that is there answers in a second or two; that a token is wrong, its library finds out in 22 s."""
 
 FIRST_HOST_S = 180.0
 """A Ray takes 8 s to start, and on a machine at a load of ten more than 30."""
-
-SILENT_S = 30.0
-"""Ray itself may take minutes to say that a machine is cut off. A host tells each second that it is there."""
 
 
 class RayEngine:
@@ -75,13 +66,13 @@ class RayEngine:
         self.capabilities = replace(self.capabilities, elastic=self._hosts is not None)
         self._address = at if isinstance(at, str) else "this machine"
         self._connected = self._closed = False
-        made = self._session(warm=fleet is not None)
+        made = session_of(context, warm=fleet is not None)
         self._reception = None if self._ours else Reception(context, made.id)
         probe = None if self._reception is None else self._reception.probe
         self._bridge = fleet.take() if fleet else Bridge(address=at if isinstance(at, str) else "")
         self._release = fleet.give if fleet else Bridge.end
         self._link = Link(self._bridge, made, probe, hosts=self._hosts, threads=threads, silent_s=silent_s)
-        self._dispatch = Dispatch(self._link, session=made.id, sys_path=_path)
+        self._dispatch = Dispatch(self._link, session=made.id, sys_path=module_path)
         try:
             self._wait_for_hosts()
         except BaseException:
@@ -130,22 +121,6 @@ class RayEngine:
             self._reception.close()
 
     # -- hosts -------------------------------------------------------------------------------------
-
-    def _session(self, *, warm: bool) -> Session:
-        context = self._context
-        return Session(
-            id=f"{context.run}-{uuid.uuid4().hex[:8]}",
-            store=context.store.place,
-            secret=context.secret,
-            logs=str(context.logs),
-            folder=str(context.folder),
-            sys_path=_path(),
-            tracking=None if context.tracking is None else str(context.tracking),
-            durable=context.durable,
-            script=script_of_this_process(),
-            allowed=context.allow_mismatch,
-            warm=warm,
-        )
 
     def _wait_for_hosts(self) -> None:
         """Until there is one, or all of them where they are to start at once."""
@@ -225,13 +200,12 @@ class RayEngine:
     def _announce(self) -> None:
         peers = self._dispatch.placement.staying
         threads = sum(peer.report.threads for peer in peers)
-        memory = int(SAFE_SHARE * psutil.virtual_memory().available) if self._ours else None
         self._dispatch.events.append(
             CapacityChanged(
                 at=self._now(),
                 slots=threads,
                 cpus=float(max(cpus_here(), threads) if self._ours else threads),
-                memory=memory,
+                memory=memory_here() if self._ours else memory_of([peer.report.memory for peer in peers]),
                 gpus=float(sum(peer.report.gpus for peer in peers)),
             )
         )
@@ -269,7 +243,3 @@ class RayEngine:
 
     def _now(self) -> float:
         return self._context.clock.now()
-
-
-def _path() -> list[str]:
-    return [os.path.abspath(path) for path in sys.path]

@@ -22,7 +22,7 @@ import ray
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.channel import Channel
 from hooke.engines.ray_head import Head
-from hooke.engines.ray_hosts import Hosts, Seat, seat, unfit
+from hooke.engines.ray_hosts import LOOK_S, Hosts, Seat, seat, unfit
 from hooke.engines.ray_messages import (
     Cancel,
     FromBridge,
@@ -42,7 +42,6 @@ from hooke.engines.ray_messages import (
 
 __all__ = ["main"]
 
-LOOK_S = 0.5
 NODES_EVERY_S = 2.0
 
 SPARE_S = 120.0
@@ -105,7 +104,7 @@ class _Bridge:
                 pass
             if now - looked >= LOOK_S:
                 if self._hosts is not None:
-                    said += self._hosts.silent(now, every_s=LOOK_S)
+                    said += self._hosts.silent(now)
                 looked = now
             self._say(said)
 

@@ -6,7 +6,6 @@ Ray answers in threads of its own; what comes of it is a message in `inbox`.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -17,7 +16,6 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hooke.engines.pulses import Pulses
 from hooke.engines.ray_host import RayHost
 from hooke.engines.ray_messages import (
     FromBridge,
@@ -30,8 +28,12 @@ from hooke.engines.ray_messages import (
     Withdrawn,
     unpack_heard,
 )
+from hooke.engines.silence import Silence
 
-__all__ = ["Hosts", "Seat", "seat", "unfit"]
+__all__ = ["LOOK_S", "Hosts", "Seat", "seat", "unfit"]
+
+LOOK_S = 0.5
+"""How often `silent` is called."""
 
 MOST_DEATHS = 5
 """A host may die by chance; so many in a row that never answered have a reason."""
@@ -55,6 +57,8 @@ class _Member:
     node: str
     """Which it is for; empty where Ray chooses."""
     ready: bool = False
+    heard: int = 0
+    """How often."""
 
     @property
     def actor(self) -> Any:
@@ -93,7 +97,7 @@ class Hosts:
         self._run = order.session.id
         self._wanted, self._threads, self._ours = order.hosts, order.threads, ours
         self._members: dict[str, _Member] = {}
-        self._pulses = Pulses(order.silent_s, time.monotonic())
+        self._silence = Silence(order.silent_s, every_s=LOOK_S)
         self._silent_s = order.silent_s
         self._count = 0
         self._stillborn = 0
@@ -138,10 +142,11 @@ class Hosts:
         if answer is not None:
             self._then(answer, lambda taken: [Withdrawn(host=host, attempts=taken)], lambda _: [])
 
-    def silent(self, now: float, *, every_s: float) -> list[FromBridge]:
-        """Give those up that were not heard for too long; to be called every `every_s`."""
+    def silent(self, now: float) -> list[FromBridge]:
+        """Give those up that were not heard for too long."""
         gone: list[FromBridge] = []
-        for host in self._pulses.silent(now, every_s=every_s):
+        signs = {each.name: each.heard for each in self._members.values() if each.ready}
+        for host in self._silence.look(signs, now)[0]:
             why = f"it gave no sign of life for {self._silent_s:g} s: its machine is stopped, overloaded or cut off"
             gone += self._gone(host, why)
         return gone
@@ -181,7 +186,6 @@ class Hosts:
             return []
         self._stillborn = 0
         member.ready = True
-        self._pulses.heard(member.name, time.monotonic())
         self._listen(member)
         return [Joined(host=member.name, node=member.node, welcome=welcome)]
 
@@ -195,7 +199,7 @@ class Hosts:
     def _heard(self, member: _Member, data: bytes) -> list[FromBridge]:
         if member.name not in self._members:
             return []  # it was given up: what it says now is too late
-        self._pulses.heard(member.name, time.monotonic())
+        member.heard += 1
         self._listen(member)
         heard = unpack_heard(data)
         empty = not (heard.notes or heard.answers or heard.lacking or heard.pieces)
@@ -205,7 +209,6 @@ class Hosts:
         member = self._members.pop(host, None)
         if member is None:
             return []
-        self._pulses.forget(host)
         # In a thread: Ray may wait for a node that does not answer.
         threading.Thread(target=_ended, args=(member,), daemon=True).start()
         return [Left(host=host, why=why)] if member.ready else []
@@ -215,7 +218,6 @@ class Hosts:
         if member is None:
             return []
         del self._members[host]
-        self._pulses.forget(host)
         if member.ready:
             self._then(member.actor.leave.remote(), lambda _: _ended(member), lambda _: _ended(member))
         else:

@@ -7,26 +7,39 @@ from collections.abc import Mapping
 __all__ = ["SILENT_S", "Silence"]
 
 SILENT_S = 30.0
-"""Dask's workers say each half second that they live, from a thread that no attempt of ours holds up; a machine short of memory may take
-seconds. A cut connection is noticed by TCP after as long."""
+"""Dask's workers say each half second that they live, Ray's hosts each second, from threads that no attempt of ours holds up; a machine
+short of memory may take seconds. A cut connection is noticed by TCP after as long, and Ray itself may take minutes."""
 
 
 class Silence:
     """Compares signs of life by their value, never by their clock: that is another machine's."""
 
-    def __init__(self, silent_s: float = SILENT_S) -> None:
+    def __init__(self, silent_s: float = SILENT_S, *, every_s: float | None = None) -> None:
+        """`every_s`: how often `look` is called, where signs are gathered by this process: none come while it is stopped itself, which is nobody's silence."""
         self._silent_s = silent_s
+        self._every_s = every_s
+        self._looked: float | None = None
         self._signs: dict[str, tuple[object, float]] = {}
         """Address -> the last sign, and when it was new here."""
         self.silent: set[str] = set()
 
     def look(self, signs: Mapping[str, object], now: float) -> tuple[set[str], set[str]]:
         """Who has fallen silent, and who speaks again, since the last look. `now`: seconds of a clock that does not jump."""
+        late = self._late_s(now)
         for address, sign in signs.items():
             if address not in self._signs or self._signs[address][0] != sign:
                 self._signs[address] = sign, now
+            else:
+                self._signs[address] = sign, self._signs[address][1] + late
         for address in self._signs.keys() - signs.keys():
             del self._signs[address]
         silent = {address for address, (_, since) in self._signs.items() if now - since >= self._silent_s}
         before, self.silent = self.silent, silent
         return silent - before, (before - silent) & signs.keys()
+
+    def _late_s(self, now: float) -> float:
+        """How long we were stopped since the last look."""
+        looked, self._looked = self._looked, now
+        if self._every_s is None or looked is None:
+            return 0.0
+        return max(0.0, now - looked - 2 * self._every_s)
