@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hooke.base.errors import EnvironmentMismatch, HookeError
+from hooke.base.files import write_atomic
 from hooke.engines import project_code
 from hooke.engines.certificates import Authority
 from hooke.engines.environment import check_environment, versions_here
@@ -129,6 +130,15 @@ def test_data_among_the_code_is_refused_by_size(project: Path, monkeypatch: pyte
         pack_code()
 
 
+def test_a_folder_that_is_a_link_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In a folder that all can write to it may be another user's, who leads it elsewhere after the look."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "mine").mkdir(mode=0o700)
+    (tmp_path / f"hooke-{os.getuid()}").symlink_to(tmp_path / "mine")
+    with pytest.raises(HookeError, match="others can write to"):
+        project_code.private_folder("code")
+
+
 # -- files that grow -----------------------------------------------------------------------------------
 
 
@@ -152,9 +162,47 @@ def test_a_large_artifact_stays_and_that_is_said(tmp_path: Path):
     (tmp_path / "artifacts" / "1" / "small.bin").write_bytes(b"small")
     (tmp_path / "artifacts" / "1" / ".part").write_bytes(b"half")
     mirror = Mirror(tmp_path)
-    paths = [piece.path for piece in [*mirror.take(), *mirror.take()]]
-    assert set(paths) == {"artifacts/1/small.bin", LEFT}
-    assert "model.bin" in (tmp_path / LEFT).read_text("utf-8")
+    small, note = sorted(mirror.take(), key=lambda piece: piece.path)
+    assert small.path == "artifacts/1/small.bin"
+    assert LEFT in note.path
+    assert f"{tmp_path}/artifacts/1/model.bin" in note.data.decode()
+    assert mirror.take() == []
+    mirror.end()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["model.bin"]
+
+
+def test_of_a_log_that_is_too_large_the_beginning_is_brought_and_the_rest_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("hooke.engines.mirror.LARGEST_LOG", 100_000)
+    log = tmp_path / "logs" / "a.log"
+    log.parent.mkdir()
+    log.write_bytes(b"x" * 150_000)
+    mirror = Mirror(tmp_path)
+    *pieces, note = mirror.take()
+    assert sum(len(piece.data) for piece in pieces) == 100_000
+    assert "all of logs/a.log" in note.data.decode()
+    mirror.end()
+    assert log.stat().st_size == 150_000
+
+
+def test_an_artifact_that_is_replaced_is_replaced_elsewhere(tmp_path: Path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    mirror = Mirror(here)
+    artifact = here / "artifacts" / "model.bin"
+    artifact.parent.mkdir(parents=True)
+    for data in (b"a" * 30_000, b"b" * 40_000, b"c" * 40_000, b"d"):
+        write_atomic(artifact, data)
+        for piece in mirror.take():
+            write_piece(there, piece)
+        assert (there / "artifacts" / "model.bin").read_bytes() == data
+    mirror.end()
+    assert not here.exists()
+
+
+def test_what_a_task_writes_for_itself_is_not_brought(tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "data.csv").write_text("1")
+    (tmp_path / "driver.journal").write_text("2")
+    assert Mirror(tmp_path).take() == []
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x"])

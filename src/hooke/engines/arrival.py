@@ -78,12 +78,15 @@ def arrive(session: Session, probe: Probe) -> tuple[Session, Arrival]:
         )
     here = msgspec.structs.replace(session, sys_path=path, fixed_path=not alike)
     if not shares:
-        own = private_folder("runs") / session.id
-        own.mkdir(mode=0o700, exist_ok=True)
+        own = (
+            private_folder("runs") / f"{session.id}-{os.getpid()}"
+        )  # of several on one machine, each its own
+        work = own / "work"
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
         here = msgspec.structs.replace(
             here,
             logs=str(own / "logs"),
-            folder=str(own),
+            folder=str(work),
             tracking=None if session.tracking is None else str(own),
         )
     return here, Arrival(shares=shares, alike=alike, versions=versions_here(probe.names), stored=stored)

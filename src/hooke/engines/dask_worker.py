@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +67,7 @@ class _Sending:
     """Brings what is written here to the driver."""
 
     def __init__(self, mirror: Mirror, worker: Any, topic: str) -> None:
-        self.folder = mirror.folder
+        self.end = mirror.end
         self._mirror = mirror
         self._worker = worker
         self._topic = topic
@@ -112,14 +111,16 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
         session, arrival = await asyncio.to_thread(arrive, session, greeting.probe)
     key = session.id, dask_worker.id
     if key not in _hosts:
+        # Logs that are brought would else go over those of the run before it was resumed.
+        unique = f"-{session.id[-4:]}" if arrival is not None and not arrival.shares else ""
         _hosts[key] = Host(
             msgspec.structs.replace(session, library=library_of(dask_worker)),
-            name=_name(dask_worker),
+            name=_name(dask_worker) + unique,
             slots=dask_worker.state.nthreads,
             tell=_teller(dask_worker, greeting.topic),
         )
         if arrival is not None and not arrival.shares:
-            _mirrors[key] = _Sending(Mirror(Path(session.folder)), dask_worker, greeting.topic)
+            _mirrors[key] = _Sending(Mirror(Path(session.logs).parent), dask_worker, greeting.topic)
         _tending.add(task := asyncio.create_task(_tend(key, dask_worker)))
         task.add_done_callback(_tending.discard)
     devices = await asyncio.to_thread(lambda: len(shared_pool().devices))
@@ -148,7 +149,7 @@ async def _leave(key: _Key) -> None:
     await asyncio.to_thread(host.close)
     mirror = _mirrors.pop(key, None)
     if mirror is not None:
-        await asyncio.to_thread(shutil.rmtree, mirror.folder, ignore_errors=True)
+        await asyncio.to_thread(mirror.end)
     if not _hosts and not host.session.warm:
         await asyncio.to_thread(shared_pool().close)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import sys
 import tarfile
@@ -53,12 +54,13 @@ def unpack_code(data: bytes) -> str:
     if folder.is_dir():
         return str(folder)
     beside = Path(tempfile.mkdtemp(dir=folder.parent))
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(beside, filter="data")
     try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            archive.extractall(beside, filter="data")
         beside.rename(folder)
-    except OSError:  # another process was faster
-        if not folder.is_dir():
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        if not folder.is_dir():  # else another process was faster
             raise
     return str(folder)
 
@@ -68,8 +70,9 @@ def private_folder(name: str) -> Path:
     above = Path(tempfile.gettempdir(), f"hooke-{os.getuid()}")
     for folder in (above, above / name):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = folder.stat()
-        if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o022:
+        facts = folder.lstat()  # a link that is another's could lead elsewhere in the next moment
+        ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
+        if not ours or stat.S_IMODE(facts.st_mode) & 0o022:
             raise StoreError(
                 f"others can write to {folder}, from which code is to be run",
                 mend=f"chmod 700 {folder}, as its owner, or set TMPDIR to another folder",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -84,8 +83,10 @@ class _Part:
         if left is not None:
             here, self._arrival = arrive(here, left)
         unshared = self._arrival is not None and not self._arrival.shares
-        self._mirror = Mirror(Path(here.folder)) if unshared else None
-        self._host = Host(here, name=name, slots=threads, tell=self._tell)
+        self._mirror = Mirror(Path(here.logs).parent) if unshared else None
+        # Logs that are brought would else go over those of the run before it was resumed.
+        unique = f"-{here.id[-4:]}" if unshared else ""
+        self._host = Host(here, name=name + unique, slots=threads, tell=self._tell)
 
     def welcome(self) -> Welcome:
         report = Report(
@@ -131,7 +132,7 @@ class _Part:
         self._running.shutdown(wait=False, cancel_futures=True)
         self._host.close()
         if self._mirror is not None:
-            shutil.rmtree(self._mirror.folder, ignore_errors=True)
+            self._mirror.end()
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from hooke.engines.environment import check_environment
 from hooke.engines.mirror import Piece, write_piece
 from hooke.engines.project_code import pack_code
 from hooke.pipeline.engine import EngineContext
+from hooke.tracking.tracker import ARTIFACTS, PREFIX
 
 __all__ = ["Reception"]
 
@@ -66,6 +67,12 @@ class Reception:
         inside = piece.path.removeprefix("logs/")
         if inside != piece.path:
             write_piece(self._context.logs, msgspec.structs.replace(piece, path=inside))
+        elif not piece.path.startswith(
+            (PREFIX, f"{ARTIFACTS}/")
+        ):  # the driver's own files are nobody's to write
+            raise HookeError(
+                f"a worker sent a piece of the file {piece.path!r}, which is none that tasks log"
+            )
         elif self._context.tracking is not None:
             write_piece(self._context.tracking, piece)
 
