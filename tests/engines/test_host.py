@@ -7,9 +7,11 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
+from hooke.engines.devices import Devices
 from hooke.engines.host import Begun, Host, Order, Session
 from hooke.engines.local_pool import LocalPool
 from hooke.engines.local_worker import Task as Work
@@ -139,3 +141,34 @@ def test_idle_workers_are_ended_after_a_while_and_start_again(host: Host, told: 
     host.rest(0.0)
     assert isinstance(told[-1], WorkerStopped)
     assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
+
+
+def test_what_this_machine_refuses_is_an_answer_and_holds_nothing(
+    tmp_path: Path, pool: LocalPool, told: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt without an answer would be waited for, for ever; devices that it kept, too."""
+    pool.devices = Devices(("0",))
+    session = Session(
+        id="s",
+        store=str(tmp_path / "store"),
+        logs=str(tmp_path / "file" / "logs"),
+        folder=str(tmp_path),
+        sys_path=sys.path,
+    )
+    (tmp_path / "file").touch()
+    host = Host(session, name="here", slots=1, tell=told.extend, pool=pool)
+    answer = host.run(msgspec.structs.replace(order(tasks.add, 1), gpus=1.0), given_up=never)
+    assert isinstance(answer, AttemptFailed)
+    assert "the run's logs cannot be written" in answer.failure.message
+    assert pool.devices.take("t", 1.0) == ("0",)
+
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(pool, "take", refuse)
+    host.session = msgspec.structs.replace(session, logs=str(tmp_path / "logs"))
+    answer = host.run(order(tasks.add, 1), given_up=never)
+    assert isinstance(answer, AttemptFailed)
+    assert "failed" in answer.failure.message
+    assert "Too many open files" in str(answer.failure)
+    host.close()

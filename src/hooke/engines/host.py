@@ -194,6 +194,13 @@ class Host:
             return None
         except HookeError as error:
             return _failed(task, failure_of(error, arguments=task.shown), at=self._clock.now())
+        except Exception as error:  # noqa: BLE001 - whatever this machine refuses, the driver waits for an answer
+            failed = HookeError(
+                f"the host of the workers on {os.uname().nodename} failed",
+                why=f"{type(error).__name__}: {error}",
+                next="hooke doctor",
+            )
+            return _failed(task, failure_of(failed, arguments=task.shown), at=self._clock.now())
 
     def withdraw(self, attempts: list[int]) -> list[int]:
         """Take attempts back that have not begun; returns these."""
@@ -264,6 +271,9 @@ class Host:
                 if unborn == MOST_UNBORN:
                     raise _cannot_begin(process, unborn) from None
                 continue
+            except BaseException:
+                self._end(process, "its host failed")
+                raise
             if data == STALE:
                 self._end(process, "it had imported code that was edited since")
                 continue
@@ -276,11 +286,16 @@ class Host:
                 if self._closed or given_up():
                     raise _GivenUpError
                 devices = self._pool.devices.take(order.task.name, order.gpus)
-                if devices is not None and (process := self._placed(order, devices)) is not None:
-                    self._held[process.pid] = order.gpus
-                    return process
                 if devices is not None:
-                    self._pool.devices.release(devices, order.gpus)
+                    process = None
+                    try:
+                        process = self._placed(order, devices)
+                    finally:
+                        if process is None:
+                            self._pool.devices.release(devices, order.gpus)
+                    if process is not None:
+                        self._held[process.pid] = order.gpus
+                        return process
                 self._changed.wait(LOOK_S)
 
     def _placed(self, order: Order, devices: tuple[str, ...]) -> Process | None:

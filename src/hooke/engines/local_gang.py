@@ -87,7 +87,14 @@ class LocalGangs:
         held = self._take_devices(call)
         if held is None:
             return False
-        crew = _Crew(gang=Gang(call), rendezvous=Rendezvous(), held=held, processes={}, image=image)
+        try:
+            meeting = Rendezvous()
+        except OSError as error:
+            self._release(held, call.gpus)
+            raise HookeError(
+                f"no port could be kept for the gang {call.image.name!r}", why=str(error), next="hooke doctor"
+            ) from error
+        crew = _Crew(gang=Gang(call), rendezvous=meeting, held=held, processes={}, image=image)
         self._crews.append(crew)
         try:
             for rank in range(call.gang):
@@ -250,8 +257,10 @@ class LocalGangs:
         task = msgspec.structs.replace(
             task_of(crew.gang.call, None), kind=GATHER, payload=crew.gang.to_gather, keys=b""
         )
-        with contextlib.suppress(OSError):  # it died just now, as will be seen
-            crew.processes[0].channel.send(msgspec.msgpack.encode(task))
+        first = crew.processes.get(0)  # it may have died after its answer, and is judged then
+        if first is not None:
+            with contextlib.suppress(OSError):  # it died just now, as will be seen
+                first.channel.send(msgspec.msgpack.encode(task))
 
     def _disband(self, crew: _Crew, cause: str) -> None:
         self._crews.remove(crew)

@@ -267,6 +267,6 @@ def _kill(process: Process) -> None:
 
 def _let_go(process: Process) -> None:
     process.channel.close()
-    if process.lifeline >= 0:
-        os.close(process.lifeline)
-        process.lifeline = -1
+    lifeline, process.lifeline = process.lifeline, -1  # two threads may see the same end
+    if lifeline >= 0:
+        os.close(lifeline)
