@@ -168,6 +168,23 @@ def test_a_worker_that_is_unlike_the_driver_is_refused_before_the_first_task(
         bench.finished(bench.submit(tasks.add, 1))
 
 
+def test_a_worker_that_took_the_driver_for_dead_is_greeted_again(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """As one does of which nothing was asked for an hour, while a long task ran elsewhere."""
+    with EngineBench(joined(cluster.scheduler_address), tmp_path) as bench, Client(cluster) as other:
+        bench.finished(bench.submit(tasks.add, 1))
+        other.run(forget)
+        for _ in range(3):
+            bench.finished(bench.submit(tasks.add, 1))
+
+
+def forget() -> None:
+    from hooke.engines import dask_worker
+
+    dask_worker._hosts.clear()
+
+
 def test_nothing_that_was_left_to_be_found_stays(cluster: LocalCluster, tmp_path: Path) -> None:
     with EngineBench(joined(cluster.scheduler_address), tmp_path) as bench:
         assert list(bench.context.logs.glob(".*"))

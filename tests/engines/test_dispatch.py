@@ -191,3 +191,23 @@ def test_each_attempt_is_answered_once_whatever_happens(steps, data):
     went = [attempt for _, attempt in roads.went]
     for attempt in set(went):
         assert attempt in answers or attempt in given_up or made.placement.where(attempt) is not None
+
+
+def test_what_asks_for_more_gpus_than_any_host_has_is_not_waited_for_for_ever():
+    """Two hosts with one each have two for the scheduler, and for one call they have not."""
+    made, roads = dispatch(*(peer(name, gpus=1) for name in "ab"))
+    made.submit([replace(call(1), gpus=2.0), replace(call(2), gpus=1.0)], 0.0)
+    assert [attempt for _, attempt in roads.went] == [2]
+    made.give_up(0.0, 100.0)
+    made.give_up(9.0, 109.0)
+    assert of(made, AttemptFailed) == []
+    made.placement.peers["c"] = peer("c", gpus=2)
+    made.give_up(11.0, 111.0)
+    assert of(made, AttemptFailed) == []
+    del made.placement.peers["c"]
+    made.give_up(12.0, 112.0)
+    made.give_up(22.0, 122.0)
+    assert of(made, AttemptFailed) == [1]
+    assert "asks for 2 gpus, and no worker of this place has more than 1" in made.events[-1].failure.message
+    made.send(23.0)
+    assert len(roads.went) == 1

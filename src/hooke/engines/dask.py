@@ -35,7 +35,7 @@ from hooke.engines.dask_link import (
     Told,
     Withdrawn,
 )
-from hooke.engines.dask_worker import AGAIN, ELSEWHERE, Welcome
+from hooke.engines.dask_worker import AGAIN, ELSEWHERE, FORGOTTEN, Welcome
 from hooke.engines.deaths import GONE, given_up, lost
 from hooke.engines.dispatch import Dispatch
 from hooke.engines.host import session_of
@@ -123,6 +123,7 @@ class DaskEngine:
         if not self._dispatch.events:
             self._take(self._link.receive(timeout_s))
             self._dispatch.ask_back(time.monotonic())
+            self._dispatch.give_up(self._now(), time.monotonic())
         events = self._dispatch.events
         self._dispatch.events = []
         return events
@@ -312,12 +313,22 @@ class DaskEngine:
 
     def _answered(self, address: str, attempt: int, data: bytes) -> None:
         peer = self._dispatch.placement.where(attempt)
-        if data == AGAIN and not self._dispatch.placement.has_begun(attempt):
+        if data == FORGOTTEN:
+            self._greet_again(address)
+        elif data == AGAIN and not self._dispatch.placement.has_begun(attempt):
             self._dispatch.returned(address, [attempt], lacks=True)
         elif data not in (AGAIN, ELSEWHERE):
             self._dispatch.answered(address, data, time.monotonic())
         elif peer is not None:  # its worker was ended by somebody
             self._dispatch.lost(address, attempt, self._now(), self._loss(peer))
+
+    def _greet_again(self, address: str) -> None:
+        """Nothing was asked of a worker for so long that it took this driver for dead."""
+        peer = self._peers.pop(address, None)
+        if peer is not None:
+            self._dispatch.returned(address, list(peer.calls), lacks=True)
+            self._asked.discard(address)
+            self._look()
 
     def _broke(self, address: str, attempt: int, error: BaseException) -> None:
         """Dask itself has no answer: the worker is gone, or somebody restarted the cluster."""

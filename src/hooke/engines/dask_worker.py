@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AGAIN",
     "ELSEWHERE",
+    "FORGOTTEN",
     "NOTES",
     "PIECE",
     "Greeting",
@@ -47,6 +48,9 @@ AGAIN = b""
 
 ELSEWHERE = b"elsewhere"
 """Instead of an answer: Dask ran the attempt again, on another worker than it was for, since that one was gone."""
+
+FORGOTTEN = b"forgotten"
+"""Instead of an answer: nothing is known of this run (any more)."""
 
 MOST_TOLD = 16 * 1024
 """The largest answer that is published rather than fetched, which takes longer: the scheduler keeps the last 1,000 messages of a topic."""
@@ -172,7 +176,7 @@ def withdraw(session: str, attempts: list[int], *, dask_worker: Worker) -> list[
 
 
 def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
-    """Run an attempt that is for the worker of this id; returns its answer (None: it was published), or AGAIN or ELSEWHERE."""
+    """Run an attempt that is for the worker of this id; returns its answer (None: it was published), or AGAIN, ELSEWHERE or FORGOTTEN."""
     order = msgspec.msgpack.decode(data, type=Order)
     worker: Any = get_worker()
     if worker.id != worker_id:
@@ -180,7 +184,7 @@ def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
     key = order.session, worker_id
     host = _hosts.get(key)
     if host is None:
-        return AGAIN
+        return FORGOTTEN
     if order.task.uses_library:
         secede()  # what the task submits needs a thread, too
     mirror = _mirrors.get(key)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from hooke.base.errors import HookeError
+from hooke.base.errors import HookeError, UsageError
 from hooke.engines.host import Begun, Note, Order
 from hooke.engines.local_worker import task_of
 from hooke.engines.placement import Peer, Placement
@@ -20,6 +20,9 @@ from hooke.pipeline.engine import Call, EngineEvent
 from hooke.pipeline.failures import failure_of
 
 __all__ = ["Dispatch", "Roads"]
+
+HOMELESS_S = 10.0
+"""The workers of a place that is there come within seconds of one another."""
 
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
@@ -59,9 +62,13 @@ class Dispatch:
         self._sys_path = sys_path
         self._library = library
         self._queue: deque[Call] = deque()
+        self._asks_gpus = False
+        self._homeless: dict[int, float] = {}
+        """Attempt -> since when no host has the gpus that it asks for."""
 
     def submit(self, calls: Sequence[Call], now: float) -> None:
         """Queue attempts, and send those for which there is room."""
+        self._asks_gpus = self._asks_gpus or any(call.gpus for call in calls)
         self._queue.extend(calls)
         self.send(now)
 
@@ -100,6 +107,24 @@ class Dispatch:
         """Where quick attempts wait behind one that is not, and there is room elsewhere; `now_s` as `told` had it."""
         for peer, attempts in self.placement.to_ask_back(now_s):
             self._roads.withdraw(peer.address, attempts)
+
+    def give_up(self, now: float, now_s: float) -> None:
+        """Fail what asks for more gpus than any host has: after a while, as one that has them may be on its way. `now_s` as `told` had it."""
+        peers = self.placement.staying
+        if not self._asks_gpus or not peers:
+            return
+        most = max(peer.report.gpus for peer in peers)
+        lacking = [call for call in self._queue if call.gpus > most]
+        self._homeless = {call.attempt: self._homeless.get(call.attempt, now_s) for call in lacking}
+        for call in lacking:
+            if now_s - self._homeless[call.attempt] >= HOMELESS_S:
+                self._queue.remove(call)
+                error = UsageError(
+                    f"task {call.image.name!r} asks for {call.gpus:g} gpus, and no worker of this place has {f'more than {most}' if most else 'any'}",
+                    mend="run at a place with more, or make gpus= smaller",
+                    next="hooke doctor",
+                )
+                self.events.append(call.failed(now, failure_of(error, arguments=call.shown)))
 
     # -- what hosts say ----------------------------------------------------------------------------
 

@@ -88,6 +88,7 @@ class RayEngine:
         if not self._dispatch.events:
             self._take(self._link.receive(timeout_s))
             self._dispatch.ask_back(time.monotonic())
+            self._dispatch.give_up(self._now(), time.monotonic())
         events = self._dispatch.events
         self._dispatch.events = []
         return events
