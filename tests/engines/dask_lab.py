@@ -6,14 +6,17 @@ import contextlib
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hooke.engines.certificates import Authority
+from tests.certificates.machines import certified
+
+from hooke.certificates.authority import Authority
 from hooke.testing.hosts import Host, Hosts
 from hooke.testing.s3_server import S3Server
 
-__all__ = ["Lab", "lab"]
+__all__ = ["AGAIN", "KEYS", "Lab", "lab"]
 
 JOB = """
     from hooke import log_metric, pipeline, task
@@ -36,6 +39,8 @@ JOB = """
         return collect([square(x, hold) for x in range(n)])
 """
 
+FOLDER = ".hooke/fleets/lab/keys"
+
 TOML = """
 [store]
 url = "{url}"
@@ -44,10 +49,14 @@ secret_file = "store.secret"
 [places.lab]
 engine = "dask"
 address = "{address}"
-tls_ca = "keys/ca.pem"
-tls_cert = "keys/driver.pem"
-tls_key = "keys/driver.key"
+fleet = "lab"
 """
+
+
+AGAIN = ["sh", "-c", 'while true; do "$@"; sleep 1; done', "sh"]
+"""Before a command: as an init system keeps it."""
+
+KEYS = ["--tls-ca-file", f"{FOLDER}/ca.pem", "--tls-cert", f"{FOLDER}/machine.pem"]
 
 
 @dataclass
@@ -55,6 +64,7 @@ class Lab:
     """A scheduler, workers, a store and a driver, each on a host of its own."""
 
     lan: Hosts
+    head: Host
     authority: Authority
     driver: Host
     address: str
@@ -65,21 +75,20 @@ class Lab:
         """A worker on a host of its own, which is started again when it ends, as an init system does it."""
         host = self.lan.start(name)
         keys = keyed(self.authority, host, name)
-        worker = [
-            "worker",
-            self.address,
-            "--host",
-            host.address,
-            "--nthreads",
-            "1",
-            "--name",
-            name,
+        dask(
+            host,
+            *self.worker(host, name),
             "--no-dashboard",
-        ]
-        again = ["sh", "-c", 'while true; do "$@"; sleep 1; done', "sh"]
-        dask(host, *worker, *keys, environment=self.environment, before=again)
+            *keys,
+            environment=self.environment,
+            before=AGAIN,
+        )
         self.workers[name] = host
         return host
+
+    def worker(self, host: Host, name: str) -> list[str]:
+        """What Dask is told of one."""
+        return ["worker", self.address, "--host", host.address, "--nthreads", "1", "--name", name]
 
     def hooke(self, *words: str, timeout_s: float = 120.0) -> str:
         return self.driver.run(
@@ -87,17 +96,10 @@ class Lab:
         )
 
 
-def keyed(authority: Authority, host: Host, name: str) -> list[str]:
+def keyed(authority: Authority, host: Host, name: str, *, own: bool = False) -> list[str]:
     """Files for one that takes part, on its host; the options that name them there."""
-    files = authority.issue(name, host.project / "keys")
-    return [
-        "--tls-ca-file",
-        f"keys/{files.ca.name}",
-        "--tls-cert",
-        f"keys/{files.cert.name}",
-        "--tls-key",
-        f"keys/{files.key.name}",
-    ]
+    certified(authority, host.project / ".hooke", name, own=own)
+    return KEYS
 
 
 def dask(
@@ -113,16 +115,16 @@ def dask(
 
 
 @contextlib.contextmanager
-def lab() -> Iterator[Lab]:
+def lab(workers: Sequence[str] = ("one", "two")) -> Iterator[Lab]:
     with Hosts(disk_bytes=256 << 20) as lan:
         head, store_host, driver = (lan.start(name) for name in ("head", "store", "driver"))
         with S3Server(on=store_host) as s3:
             environment = {**s3.environment, "HOOKE_SINKS": "none", "HOOKE_PROGRESS": "none"}
-            authority = Authority("lab")
+            authority = Authority.make("lab", now=time.time(), valid_s=3600.0)
             address = f"tls://{head.address}:8786"
             dask(
                 head, "scheduler", "--protocol", "tls", "--host", head.address, "--port", "8786", "--no-dashboard",
-                *keyed(authority, head, "head"), environment=environment,
+                *keyed(authority, head, "head", own=True), environment=environment,
             )  # fmt: skip
             keyed(authority, driver, "driver")
             project = driver.project
@@ -135,7 +137,14 @@ def lab() -> Iterator[Lab]:
             (project / "project_library" / "numbers.py").write_text(
                 "def squared(x):\n    return x * x\n", "utf-8"
             )
-            here = Lab(lan=lan, authority=authority, driver=driver, address=address, environment=environment)
-            for name in ("one", "two"):
+            here = Lab(
+                lan=lan,
+                head=head,
+                authority=authority,
+                driver=driver,
+                address=address,
+                environment=environment,
+            )
+            for name in workers:
                 here.join(name)
             yield here

@@ -12,11 +12,12 @@ import time
 from collections import Counter
 
 import pytest
-from tests.engines.dask_lab import lab
+from tests.certificates.machines import certified
+from tests.engines.dask_lab import KEYS, lab
 from tests.engines.faults import wait_until
 
 from hooke.base.errors import HookeError
-from hooke.engines.certificates import Authority
+from hooke.certificates.authority import Authority
 from hooke.journal.events import AttemptFinished, AttemptStarted
 from hooke.journal.reader import read
 from hooke.testing.hosts import why_not
@@ -27,6 +28,8 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(bool(REASON), reason=REASON),
 ]
+
+QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def test_code_travels_results_are_stored_and_logs_come_back() -> None:
@@ -69,11 +72,40 @@ def test_a_host_is_lost_and_the_answer_is_right() -> None:
 def test_who_has_no_key_of_the_authority_is_turned_away() -> None:
     with lab() as here:
         wait_until(lambda: here.hooke("run", "job.py", "--on", "lab"), "the lab to work")
-        shutil.rmtree(here.driver.project / "keys")
-        Authority("another").issue("driver", here.driver.project / "keys")
+        shutil.rmtree(here.driver.project / ".hooke" / "fleets")
+        another = Authority.make("lab", now=time.time(), valid_s=3600.0)
+        certified(another, here.driver.project / ".hooke", "driver")
         with pytest.raises(HookeError, match="no Dask scheduler answers at tls://") as refused:
             here.hooke("run", "job.py", "--on", "lab", "--n", "3")
         assert "Traceback" not in str(refused.value)
+
+
+def test_a_machine_joins_by_a_token_and_a_job_outlives_its_certificate() -> None:
+    fleet = [sys.executable, "-m", "hooke", "fleet"]
+    with lab(workers=()) as here:
+        at, env = f"{here.head.address}:8788", here.environment
+        token = here.head.run([*fleet, "token", "lab", "--certificate", "15s"], env=env)
+        here.head.popen([*fleet, "admit", "lab", "--listen", at, "--for", "5m"], env=env, **QUIET)
+        new = here.lan.start("three")
+        (new.project / "token").write_text(token, "ascii")
+        join = [*fleet, "join", at, "--token-file", "token"]
+        wait_until(lambda: not new.popen(join, env=env, **QUIET).wait(), "the authority to let it in")
+        worker = [sys.executable, "-m", "dask", *here.worker(new, "three")]
+        new.popen([*fleet, "exec", "lab", "--", *worker], env=env, **QUIET)
+        result = here.hooke("run", "job.py", "--on", "lab", "--json", "--hold", "1.5", timeout_s=200.0)
+        assert json.loads(result)["result"] == [506, ["three"]]
+        certificates = list((here.head.project / ".hooke/fleets/lab/keys/members").glob("three-*"))
+        assert len(certificates) >= 2
+        assert "is gone" not in here.hooke("show")
+        with pytest.raises(HookeError, match="used already by three at"):
+            new.run(join, env=env)
+        # A worker that another authority has certified is none.
+        stranger = here.lan.start("stranger")
+        another = Authority.make("lab", now=time.time(), valid_s=3600.0)
+        certified(another, stranger.project / ".hooke", "stranger")
+        refused = [sys.executable, "-m", "dask", *here.worker(stranger, "stranger"), *KEYS, "--no-nanny"]
+        with pytest.raises(HookeError, match="Timed out starting worker"):
+            stranger.run([*refused, "--death-timeout", "3"], env=env)
 
 
 def test_a_store_that_workers_do_not_reach_is_refused_with_the_mend() -> None:

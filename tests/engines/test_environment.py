@@ -14,7 +14,6 @@ import pytest
 from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.files import write_atomic
 from hooke.engines import project_code
-from hooke.engines.certificates import Authority
 from hooke.engines.environment import check_environment, versions_here
 from hooke.engines.mirror import LEFT, Mirror, Piece, write_piece
 from hooke.engines.project_code import pack_code, unpack_code
@@ -209,25 +208,3 @@ def test_what_a_task_writes_for_itself_is_not_brought(tmp_path: Path):
 def test_nothing_is_written_elsewhere(tmp_path: Path, path: str):
     with pytest.raises(HookeError, match="not below the run's folder"):
         write_piece(tmp_path, Piece(path, 0, b"x"))
-
-
-# -- keys ----------------------------------------------------------------------------------------------
-
-
-def test_keys_are_for_their_owner_alone(tmp_path: Path):
-    files = Authority("ours").issue("worker", tmp_path / "keys")
-    assert stat.S_IMODE(files.key.stat().st_mode) == 0o600
-    assert stat.S_IMODE(files.key.parent.stat().st_mode) == 0o700
-
-
-def test_certificates_are_known_to_their_own_authority_and_end_soon(tmp_path: Path):
-    from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
-
-    files = Authority("ours").issue("worker", tmp_path / "a", days=1)
-    others = Authority("theirs").issue("worker", tmp_path / "b")
-    certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
-    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(files.ca.read_bytes()))
-    with pytest.raises((InvalidSignature, ValueError)):
-        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(others.ca.read_bytes()))
-    assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 1

@@ -36,16 +36,20 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def write_atomic(
-    path: str | os.PathLike[str], data: bytes | bytearray | memoryview, *, sync: bool = False
+    path: str | os.PathLike[str],
+    data: bytes | bytearray | memoryview,
+    *,
+    sync: bool = False,
+    mode: int = 0o666,
 ) -> None:
     """Make `path` hold `data`: a reader sees the old file or the new one, whole, whatever dies meanwhile.
 
-    With `sync` it holds through a power loss too. Raises OSError, leaving the old file and no temporary one;
+    The file gets the `mode`, less the umask. With `sync` it holds through a power loss too. Raises OSError, leaving the old file and no temporary one;
     a process killed inside leaves one named `.<name>.<random>.tmp`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         try:
             write_all(fd, data)

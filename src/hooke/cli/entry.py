@@ -41,7 +41,7 @@ VERBS = {
     "serve": "Serve a class that answers requests: hooke serve FILE.py[:CLASS] [--with NAME=VALUE]",
     "bench": "Put a service under load, and find the rate that it can take.",
     "ui": "Serve MLflow's pages on what runs logged.",
-    "fleet": "List, scale, drain and end machines; say why there are so many.",
+    "fleet": "List, scale, drain and end machines, say why; have machines join by certificates.",
     "stop": "Stop a run cleanly, from another terminal.",
     "cache": "Look at stored results, explain them, make room.",
     "measure": "Measure how far a task or a pipeline scales, and whether it beats one plain thread.",

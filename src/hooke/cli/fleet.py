@@ -14,6 +14,7 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import format_seconds
 from hooke.base.units import parse_seconds
+from hooke.cli import membership
 from hooke.cli.commands import Commands
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, Session, command
@@ -45,7 +46,11 @@ _wait = click.option(
 
 @click.group(cls=Commands)
 def fleet() -> None:
-    """Machines that cost as long as they live: those of [fleets.NAME] in hooke.toml."""
+    """Machines that cost as long as they live: those of [fleets.NAME] in hooke.toml; and who takes part in a fleet, by certificates."""
+
+
+for _verb in membership.VERBS:
+    fleet.add_command(_verb)
 
 
 @fleet.command()

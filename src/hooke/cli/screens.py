@@ -75,7 +75,9 @@ def command(text: str, project: Project | None) -> str:
     ):
         return text
     folder = os.path.relpath(project.root)
-    return f"{text} --project {shlex.quote(folder if len(folder) < len(str(project.root)) else str(project.root))}"
+    shorter = folder if len(folder) < len(str(project.root)) else str(project.root)
+    ours, dashes, theirs = text.partition(" -- ")
+    return f"{ours} --project {shlex.quote(shorter)}{dashes}{theirs}"
 
 
 def error_screen(error: HookeError, session: Session) -> str:

@@ -29,8 +29,8 @@ CONNECT_S = 10.0
 NEVER_S = 3600
 
 _MEND_TLS = (
-    "start one (`dask scheduler --protocol tls --tls-ca-file ... --tls-cert ... --tls-key ...`), or correct the address; in "
-    "hooke.toml tls_ca, tls_cert and tls_key of the place name the driver's files, which must be of the scheduler's authority"
+    'start one (`hooke fleet exec NAME -- dask scheduler`), or correct the address; in hooke.toml fleet = "NAME" of the place, or '
+    "tls_ca, tls_cert and tls_key, name the driver's keys, which must be of the scheduler's authority"
 )
 
 
@@ -109,8 +109,8 @@ def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
     ):
         raise UsageError(
             f"{address} is reached with keys, and none are given",
-            mend="name the files tls_ca, tls_cert and tls_key beside the address in hooke.toml ([places.NAME]), or in Dask's own "
-            "configuration (distributed.comm.tls)",
+            mend='beside the address in hooke.toml ([places.NAME]) write fleet = "NAME" (hooke fleet ca, hooke fleet join), or name the '
+            "files tls_ca, tls_cert and tls_key; or have them in Dask's own configuration (distributed.comm.tls)",
         )
     try:
         return Client(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import UsageError
 from hooke.base.registry import Registry
+from hooke.certificates.keys import Keys
 from hooke.pipeline.engine import Engine, EngineContext
 from hooke.project.fleets import Fleet
 from hooke.project.settings import PlaceSettings
@@ -126,8 +129,10 @@ def _keys_of(name: str, settings: PlaceSettings) -> tuple[str, str, str] | None:
     if not settings.address.startswith("tls://"):
         raise UsageError(
             f"[places.{name}] has keys, and no address that is reached with them",
-            mend='write address = "tls://HOST:PORT", or leave tls_ca, tls_cert and tls_key out',
+            mend='write address = "tls://HOST:PORT", or leave fleet, tls_ca, tls_cert and tls_key out',
         )
+    if settings.fleet:
+        Keys(Path(settings.tls_ca).parent).good(time.time())
     return keys
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hooke.base.errors import ConfigError, UsageError
 from hooke.base.units import parse_bytes, parse_seconds
+from hooke.certificates.keys import Keys
 
 __all__ = [
     "FILE",
@@ -93,6 +94,8 @@ class PlaceSettings:
     """one that it signed for the driver,"""
     tls_key: str = ""
     """and the key of that. Without them Dask's own configuration says what they are."""
+    fleet: str = ""
+    """A fleet whose keys this machine has (`hooke fleet ca`, `hooke fleet join`), in place of those three."""
     insecure: bool = False
     """Whether code may go to another machine unencrypted, for all on the way to read and to change."""
 
@@ -253,7 +256,7 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
     table = dict(_table(path, name, values))
     refuse_unknown(path, f"{name}.", table, [f.name for f in fields(PlaceSettings)])
     made = PlaceSettings(**table)
-    for key in ("engine", "address", "tls_ca", "tls_cert", "tls_key"):
+    for key in ("engine", "address", "fleet", *_TLS):
         _check_type(path, f"{name}.{key}", getattr(made, key), "str")
     _check_type(path, f"{name}.insecure", made.insecure, "bool")
     files: dict[str, Any] = {key: str(path.parent / getattr(made, key)) for key in _TLS if getattr(made, key)}
@@ -261,6 +264,8 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
         raise ConfigError(
             f"{path}: {name} has {', '.join(files)} only", mend=f"give all of {', '.join(_TLS)}"
         )
+    if made.fleet:
+        files = _keys_of(path, name, made.fleet, files)
     made = replace(made, **files)
     if made.workers is not None and not _is_range(made.workers):
         raise ConfigError(
@@ -268,6 +273,18 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
         )
     _check_usd(path, name, made)
     return made
+
+
+def _keys_of(path: Path, name: str, fleet: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if given:
+        raise ConfigError(
+            f"{path}: {name} has fleet = {fleet!r} and {', '.join(given)}", mend="give one of both"
+        )
+    try:
+        keys = Keys.of(path.parent / ".hooke", fleet)
+    except UsageError as error:
+        raise ConfigError(f"{path}: {name}.fleet: {error.what}", mend=error.mend) from error
+    return dict(zip(_TLS, map(str, (keys.ca, keys.machine, keys.machine)), strict=True))
 
 
 def _check_usd(path: Path, name: str, made: PlaceSettings | FleetSettings) -> None:

@@ -1,0 +1,166 @@
+"""The service that lets machines in: TLS 1.3, one line of JSON each way, little time and room for each who asks, and an end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.certificates.address import Address
+from hooke.certificates.admission import Admission
+from hooke.certificates.authority import new_key, pem_of
+from hooke.certificates.messages import MOST_BYTES, Ask, AskAuthority, Granted, Refused
+
+__all__ = ["ANSWER_S", "MOST_AT_ONCE", "MOST_WRONG", "Told", "admit", "listen"]
+
+ANSWER_S = 10.0
+"""For the handshake, the question and the answer together."""
+
+MOST_AT_ONCE = 32
+"""Connections; who comes when there are so many waits until one has had its time."""
+
+MOST_WRONG = 10
+"""Tokens that never were any. Nobody guesses one; whoever tries ends the service, and the one who started it sees why."""
+
+LOOK_S = 0.2
+
+_ASK: msgspec.json.Decoder[Ask] = msgspec.json.Decoder(Ask)
+
+Told = Callable[[str], None]
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens there. Raises HookeError where it cannot."""
+    try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        listener = socket.create_server((address.host, address.port), family=family, backlog=MOST_AT_ONCE)
+    except OSError as error:
+        raise HookeError(
+            f"nothing can listen on {address}",
+            why=error.strerror or str(error),
+            mend="give an address of this machine, and a port that is free: --listen 10.0.0.5:8788",
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def admit(admission: Admission, listener: socket.socket, *, until: float | None, tell: Told) -> int:
+    """Let machines in until then, or, where that is None, while there is an open token; how many came.
+
+    `tell` gets a line for each who came, was refused, or said nothing that is understood. Raises HookeError where too many wrong tokens
+    were shown, and where the authority's files are damaged or cannot be written. The listener is closed in any case.
+    """
+    with listener:
+        return asyncio.run(_Service(admission, tell).run(listener, until))
+
+
+class _Service:
+    def __init__(self, admission: Admission, tell: Told) -> None:
+        self._admission = admission
+        self._tell = tell
+        self._came = 0
+        self._tls = _context(admission)
+        self._broken: HookeError | None = None
+
+    async def run(self, listener: socket.socket, until: float | None) -> int:
+        accepting = asyncio.create_task(self._accept(listener))
+        try:
+            while not self._is_over(until):
+                await asyncio.wait([accepting], timeout=LOOK_S)
+                if accepting.done():
+                    accepting.result()
+        finally:
+            accepting.cancel()
+            await asyncio.wait([accepting])
+        return self._came
+
+    def _is_over(self, until: float | None) -> bool:
+        if self._broken is not None:
+            raise self._broken
+        if self._admission.wrong >= MOST_WRONG:
+            raise HookeError(
+                f"{MOST_WRONG} wrong tokens were shown: somebody tries, and nobody is let in any more",
+                mend="find out who, by the addresses above; then start it again",
+            )
+        now = time.time()
+        return now >= until if until is not None else not self._admission.tokens.open(now)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop, slots = asyncio.get_running_loop(), asyncio.Semaphore(MOST_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await slots.acquire()
+                connection, peer = await loop.sock_accept(listener)
+                group.create_task(self._serve(connection, str(peer[0]))).add_done_callback(
+                    lambda _: slots.release()
+                )
+
+    async def _serve(self, connection: socket.socket, peer: str) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._exchange(connection, peer)
+        except TimeoutError:
+            self._tell(f"{peer}: asked for nothing within {ANSWER_S:g} s")
+        except (OSError, EOFError, RecursionError, asyncio.LimitOverrunError, msgspec.DecodeError) as error:
+            self._tell(f"{peer}: asked for nothing that is understood ({type(error).__name__})")
+        except HookeError as error:
+            self._broken = error
+        finally:
+            connection.close()
+
+    async def _exchange(self, connection: socket.socket, peer: str) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=MOST_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol,
+            connection,
+            ssl=self._tls,
+            ssl_handshake_timeout=ANSWER_S,
+            ssl_shutdown_timeout=1.0,
+        )
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        try:
+            ask = _ASK.decode(await reader.readuntil(b"\n"))
+            shown = transport.get_extra_info("peercert") or {}
+            serial = int(shown["serialNumber"], 16) if shown else None
+            answer = self._admission.answer(ask, now=time.time(), address=peer, shown=serial)
+            self._note(ask, answer, peer)
+            writer.write(msgspec.json.encode(answer) + b"\n")
+            await writer.drain()
+            await reader.read(1)  # who asked hangs up first, and so has the answer
+        finally:
+            transport.abort()
+
+    def _note(self, ask: Ask, answer: object, peer: str) -> None:
+        match answer:
+            case Granted():
+                joined = not isinstance(ask, AskAuthority) and ask.__struct_config__.tag == "join"
+                self._came += joined
+                how = "joined" if joined else "has a new certificate"
+                self._tell(f"{answer.machine} at {peer} {how}")
+            case Refused():
+                self._tell(f"{peer}: refused: {answer.why}")
+
+
+def _context(admission: Admission) -> ssl.SSLContext:
+    """Proves the authority's service to who asks; a certificate is looked at where one is shown."""
+    authority = admission.authority
+    key = new_key()
+    now = time.time()
+    pem = authority.certify_admission(key.public_key(), now=now, valid_s=authority.until - now)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=authority.pem.decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_OPTIONAL
+    with tempfile.TemporaryDirectory() as folder:  # for its owner alone; ssl reads keys from files only
+        path = Path(folder) / "admission.pem"
+        path.write_bytes(pem + pem_of(key))
+        context.load_cert_chain(path)
+    return context

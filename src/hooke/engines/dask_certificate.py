@@ -1,0 +1,56 @@
+"""Dask's `preload`: a scheduler, nanny or worker takes its certificate anew from the file, when that has changed.
+
+Dask reads it once, when it starts. What it listens and connects with can be given another one; connections that there are go on.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+from distributed import Status
+
+__all__ = ["Certificate", "dask_setup"]
+
+LOOK_S = 2.0
+
+
+class Certificate:
+    """That of one of Dask's servers."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        role = type(server).__name__.lower()
+        self._role = role if role == "scheduler" else "worker"
+        self._path = Path(server.security.get_tls_config_for_role(self._role)["cert"])
+        self._seen = self._version()
+
+    def look(self) -> None:
+        """Take it anew where it has changed. Raises OSError where it cannot be read."""
+        version = self._version()
+        if version != self._seen:
+            for each in self._contexts():
+                each.load_cert_chain(self._path)
+            self._seen = version
+
+    def _version(self) -> tuple[int, int]:
+        found = self._path.stat()  # replaced by renaming, so it is another file
+        return found.st_ino, found.st_mtime_ns
+
+    def _contexts(self) -> list[ssl.SSLContext]:
+        listening = [each.server_args.get("ssl_options") for each in self._server.listeners]
+        return [
+            each for each in (self._server.connection_args["ssl_context"], *listening) if each is not None
+        ]
+
+
+def dask_setup(server: Any) -> None:
+    """What Dask calls when the server starts."""
+    _watch(server, Certificate(server))
+
+
+def _watch(server: Any, certificate: Certificate) -> None:
+    if server.status not in (Status.closed, Status.failed):
+        server.loop.call_later(LOOK_S, _watch, server, certificate)  # first, for a look may fail
+        certificate.look()
