@@ -30,6 +30,7 @@ from tests.project.conftest import Workshop
 
 from hooke import Fleet, run
 from hooke.base.errors import UsageError
+from hooke.journal.events import CapacityChanged
 
 pytestmark = pytest.mark.heavy
 
@@ -52,6 +53,16 @@ def inc(x: int) -> int:
 def test_it_is_as_large_as_was_asked(client: Client) -> None:
     assert client.nthreads() == dict.fromkeys(client.nthreads(), 2)
     assert len(client.nthreads()) == 2
+
+
+def test_a_run_has_as_many_of_its_workers_as_it_asks_for_and_the_others_stay(
+    fleet: Fleet, client: Client, workshop: Workshop
+) -> None:
+    workshop.write(PLAIN)
+    run = workshop.run(on=fleet, workers=1, n=5)
+    (place,) = {(event.workers, event.slots) for event in run.journal if isinstance(event, CapacityChanged)}
+    assert place == (1, 2)
+    assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
 
 
 def test_futures_depend_on_futures(client: Client) -> None:

@@ -82,6 +82,18 @@ def test_an_attempt(host: Host, told: list, tmp_path: Path) -> None:
     assert [type(note) for note in told] == [WorkerStarted, Begun]
 
 
+def test_all_workers_are_there_before_the_first_attempt_where_that_is_asked_for(
+    host: Host, told: list
+) -> None:
+    assert host.prepare() == []
+    host.session = msgspec.structs.replace(host.session, ready_for=1.0)
+    ready = host.prepare()
+    assert [type(note) for note in ready] == [WorkerStarted] * 2
+    assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
+    (begun,) = told
+    assert begun.worker in {note.worker for note in ready}
+
+
 def test_a_function_that_was_not_sent_is_asked_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hooke.engines.host.IMAGE_S", 0.1)
     assert host.run(order(tasks.add, 1, image=False), given_up=never) is None

@@ -18,5 +18,5 @@ def count(items: list[int]) -> int:
 
 
 @pipeline
-def naps(items: int, seconds: float = 0.2, first: int = 0) -> int:
-    return count(nap.map(range(first, first + items), seconds=seconds))
+def naps(items: int, seconds: float = 0.2) -> int:
+    return count(nap.map(range(items), seconds=seconds))

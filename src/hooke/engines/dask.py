@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from sys import maxsize
 from typing import Any
 
 from hooke.base.cpus import cpus_here
@@ -38,7 +39,7 @@ from hooke.engines.dask_link import (
 from hooke.engines.dask_worker import AGAIN, ELSEWHERE, FORGOTTEN, Welcome
 from hooke.engines.deaths import GONE, given_up, lost
 from hooke.engines.dispatch import Dispatch
-from hooke.engines.host import session_of
+from hooke.engines.host import session_of, unpack_notes
 from hooke.engines.memory import memory_here, memory_of
 from hooke.engines.placement import Peer
 from hooke.engines.reception import Reception
@@ -82,7 +83,10 @@ class DaskEngine:
         self._context = context
         self._cluster: Any = at if hasattr(at, "scale") else None
         self._ours = at is None
+        self._beside = self._ours or isinstance(at, OurCluster)  # all workers share this machine
         self._target = workers[1] if workers else cpus_here()
+        fixed = workers is not None and workers[0] == workers[1]
+        self._most = self._target if fixed and not self._ours else maxsize  # others have started more
         if self._ours:
             self._cluster = local_cluster(workers=self._target, threads=threads)
         self.capabilities = replace(self.capabilities, elastic=self._cluster is not None)
@@ -92,7 +96,7 @@ class DaskEngine:
         self._founders: set[str] = set()
         """Workers that were there at the beginning: if one cannot run tasks, the run does not begin."""
         self._closed = False
-        session = session_of(context, warm=context.warm and isinstance(self._cluster, OurCluster))
+        session = session_of(context, warm=context.warm and self._beside)
         self._reception = None if self._ours else Reception(context, session.id)
         try:
             client = connect(at if not self._ours else self._cluster, keys)
@@ -181,7 +185,7 @@ class DaskEngine:
         for address in self._peers.keys() - there.keys():
             self._left(self._peers[address])
         self._asked &= there.keys()
-        for address in there.keys() - self._asked:
+        for address in sorted(there.keys() - self._asked)[: max(self._most - len(self._asked), 0)]:
             self._asked.add(address)
             self._link.greet(address)
 
@@ -195,7 +199,8 @@ class DaskEngine:
             except HookeError as error:
                 self._left_out(address, error)
                 return
-        self._peers[address] = Peer(address=address, name=name, report=welcome.report, shares=self._ours)
+        self._peers[address] = Peer(address=address, name=name, report=welcome.report, shares=self._beside)
+        self._dispatch.told(address, unpack_notes(welcome.notes), time.monotonic())
         self._announce()
 
     def _left_out(self, address: str, error: HookeError) -> None:
@@ -255,8 +260,8 @@ class DaskEngine:
             CapacityChanged(
                 at=self._now(),
                 slots=threads,
-                cpus=float(max(cpus_here(), threads) if self._ours else threads),
-                memory=memory_here() if self._ours else memory_of([peer.report.memory for peer in peers]),
+                cpus=float(max(cpus_here(), threads) if self._beside else threads),
+                memory=memory_here() if self._beside else memory_of([peer.report.memory for peer in peers]),
                 gpus=float(sum(peer.report.gpus for peer in peers)),
                 workers=len(peers),
             )

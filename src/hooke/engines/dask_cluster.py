@@ -133,8 +133,8 @@ def _whereabouts(place: Any) -> tuple[str, Any]:
 
 
 def grow(cluster: Any, workers: int) -> None:
-    """Have a cluster start workers until it has so many."""
-    cluster.scale(workers)
+    """Have a cluster start workers until it has so many; where it has more, these stay."""
+    cluster.scale(max(workers, len(getattr(cluster, "plan", ()))))
 
 
 def retire(cluster: Any, client: Client, names: Sequence[Any], addresses: Sequence[str]) -> None:

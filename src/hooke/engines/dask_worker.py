@@ -105,6 +105,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
 
     report: Report
     arrival: Arrival | None = None
+    notes: bytes = b""
+    """What happened already, packed."""
 
 
 async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
@@ -138,7 +140,8 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
         memory=dask_worker.memory_manager.memory_limit,
         gpus=devices,
     )
-    return msgspec.msgpack.encode(Welcome(report=report, arrival=arrival))
+    notes = await asyncio.to_thread(_hosts[key].prepare)
+    return msgspec.msgpack.encode(Welcome(report=report, arrival=arrival, notes=pack_notes(notes)))
 
 
 async def leave(session: str, *, dask_worker: Worker) -> None:

@@ -67,6 +67,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """Distributions whose versions may differ."""
     warm: bool = False
     """Whether idle workers are kept for the next run when this one is over."""
+    ready_for: float | None = None
+    """Cpus of tasks for which all workers are to start at once; None leaves that to the work."""
 
 
 def session_of(context: EngineContext, *, warm: bool = False) -> Session:
@@ -83,6 +85,7 @@ def session_of(context: EngineContext, *, warm: bool = False) -> Session:
         script=script_of_this_process(),
         allowed=context.allow_mismatch,
         warm=warm,
+        ready_for=context.ready_for,
     )
 
 
@@ -202,6 +205,24 @@ class Host:
             )
             return _failed(task, failure_of(failed, arguments=task.shown), at=self._clock.now())
 
+    def prepare(self) -> list[Note]:
+        """Start all workers, where the run asks for it; returns what is to be told of it. Raises HookeError where none can be started."""
+        if self.session.ready_for is None:
+            return []
+        with self._changed:
+            kind = WorkerKind(threads=max(1, int(self.session.ready_for)))
+            ours = [self._start(kind) for _ in range(self._slots)]
+        notes: list[Note] = []
+        for process in ours:
+            with contextlib.suppress(_GivenUpError, _EndedError):  # the first attempt finds the reason
+                notes += self._ready(process, lambda: self._closed)
+        with self._changed:
+            self._free += [process for process in ours if process.ready]
+            for process in [process for process in ours if not process.ready]:
+                self._all.remove(process)
+                self._pool.end(process)
+        return notes
+
     def withdraw(self, attempts: list[int]) -> list[int]:
         """Take attempts back that have not begun; returns these."""
         with self._changed:
@@ -257,7 +278,8 @@ class Host:
             process = self._worker(order, given_up)
             begun = False
             try:
-                self._greet(process, given_up)
+                if told := self._ready(process, given_up):
+                    self._tell(told)
                 begun = self._hand_over(process, task)
                 data = self._next(process, given_up)
             except _GivenUpError:
@@ -336,20 +358,16 @@ class Host:
         self._all.append(process)
         return process
 
-    def _greet(self, process: Process, given_up: Callable[[], bool]) -> None:
-        """Wait until a new worker is ready; one that was warm and has old code ends."""
-        while not process.ready:
-            if self._next(process, given_up) != READY:
-                raise _EndedError
-            process.ready = True
-            process.log_from = process.log.stat().st_size if process.log.exists() else 0
-            self._tell(
-                [
-                    WorkerStarted(
-                        at=self._clock.now(), worker=process.name, pid=process.pid, host=os.uname().nodename
-                    )
-                ]
-            )
+    def _ready(self, process: Process, given_up: Callable[[], bool]) -> list[Note]:
+        """Wait until a new worker is ready, which is to be told; one that was warm and has old code ends."""
+        if process.ready:
+            return []
+        if self._next(process, given_up) != READY:
+            raise _EndedError
+        process.ready = True
+        process.log_from = process.log.stat().st_size if process.log.exists() else 0
+        at, machine = self._clock.now(), os.uname().nodename
+        return [WorkerStarted(at=at, worker=process.name, pid=process.pid, host=machine)]
 
     def _hand_over(self, process: Process, task: Task) -> bool:
         if task.digest in process.known:

@@ -89,6 +89,7 @@ class _Part:
         self._host = Host(here, name=name + unique, slots=threads, tell=self._tell)
 
     def welcome(self) -> Welcome:
+        self._tell(self._host.prepare())
         report = Report(
             id=self._name,
             pid=os.getpid(),

@@ -7,8 +7,9 @@ import platform
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from hooke.pipeline.runner import CTRL_C
 from hooke.pipeline.shown import shown
 from hooke.pipeline.trace import trace
 from hooke.project.driving import DRIVER
+from hooke.project.fleets import FLEETS, Fleet
 from hooke.project.folder import Project
 from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
@@ -159,6 +161,7 @@ class StudyDriver:
     def _conduct(self, folder: Path, journal: Journal, store: Store) -> None:
         interrupts = Interrupts(deferred=True)
         known = self.known
+        fleet = self._fleet()
         conduct = Conduct(
             subject=self.subject,
             design=self.design,
@@ -168,7 +171,7 @@ class StudyDriver:
                 store=store,
                 secret=None,
                 clock=self.clock,
-                open_engine=self._open_engine,
+                open_engine=partial(self._open_engine, fleet),
                 pinned=self.pinned,
                 stop_requested=lambda: self._asked_to_stop(interrupts),
             ),
@@ -179,11 +182,18 @@ class StudyDriver:
             measured=list(known.measured) if known is not None else [],
             plain=list(known.plain) if known is not None else [],
         )
-        with interrupts:
+        with fleet or nullcontext(), interrupts:
             conduct.run()
 
-    def _open_engine(self, context: EngineContext, workers: int) -> Engine:
-        place = Place(name=self.place.name, engine=self.place.engine, workers=(workers, workers))
+    def _fleet(self) -> Fleet | None:
+        """One for the whole study, where each engine would start workers of its own, which import everything anew."""
+        if self.place.engine not in FLEETS.names():
+            return None
+        return Fleet(self.place.engine, workers=self.design.most)
+
+    def _open_engine(self, fleet: Fleet | None, context: EngineContext, workers: int) -> Engine:
+        at = fleet.at if fleet is not None else None
+        place = Place(name=self.place.name, engine=self.place.engine, workers=(workers, workers), at=at)
         return open_engine(place, context)
 
     def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
