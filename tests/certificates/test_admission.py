@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import HookeError, UsageError
 from hooke.certificates.admission import Admission
 from hooke.certificates.authority import Authority, new_key, request
 from hooke.certificates.messages import Ask, AskAuthority, AskJoin, AskRenewal, Granted, Refused, TheAuthority
@@ -127,6 +127,18 @@ def test_who_has_ended_is_forgotten(admission: Admission, tmp_path: Path) -> Non
     late = NOW + 2 * 86400.0
     said(admission, asked(token_of(admission, now=late), machine="gpu-2"), now=late)
     assert [path.name[:5] for path in (tmp_path / "members").iterdir()] == ["gpu-2"]
+
+
+def test_files_that_are_damaged_are_named(admission: Admission, tmp_path: Path) -> None:
+    token = token_of(admission)
+    (tmp_path / "tokens" / f"{token.id}.json").write_text("{", "utf-8")
+    with pytest.raises(HookeError, match="a token's file is damaged"):
+        said(admission, asked(token))
+    other = Admission(LAB, tmp_path / "other")
+    (tmp_path / "other" / "members").mkdir(parents=True)
+    (tmp_path / "other" / "members" / f"gpu-1-{7:040x}.json").write_text("{", "utf-8")
+    with pytest.raises(HookeError, match="a member's file is damaged"):
+        said(other, AskRenewal(request=REQUEST), shown=7)
 
 
 def test_whose_authority_it_is_anybody_may_know(admission: Admission) -> None:

@@ -231,6 +231,43 @@ def test_who_guesses_tokens_ends_it(opened: Open) -> None:
     assert "10 wrong tokens were shown" in str(opened.came)
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"", "ended before the answer"),
+        (b"x" * (64 << 10), "the answer has no end"),
+        (b"{}\n", "is not this fleet's authority"),
+        (b'{"type": "granted", "pem": "", "machine": "a", "until": 1, "valid_s": 1}\n', "another authority"),
+        (
+            json.dumps({"type": "authority", "pem": "-----BEGIN"}).encode() + b"\n",
+            "is not this fleet's authority",
+        ),
+    ],
+)
+def test_a_stranger_that_answers_anything_gets_nothing(
+    answer: bytes, says: str, keys: Keys, tmp_path: Path
+) -> None:
+    theirs = certified(Authority.make("lab", now=time.time(), valid_s=60.0), tmp_path / "theirs", "x")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(theirs.machine)
+    asked = []
+
+    def serve(listener: socket.socket) -> None:
+        plain, _ = listener.accept()
+        with context.wrap_socket(plain, server_side=True) as secure, contextlib.suppress(OSError):
+            asked.append(secure.recv(4096))
+            secure.sendall(answer)
+
+    token = Token(fleet="lab", id="0" * 12, secret="s" * 32, pin=LAB.fingerprint)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with pytest.raises(HookeError, match=says):
+            join(Address("127.0.0.1", listener.getsockname()[1]), token, keys, machine="gpu-1")
+        thread.join()
+    assert asked == [b'{"type":"authority"}\n']
+
+
 def test_nothing_listens_where_it_cannot() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address("127.0.0.1", taken.getsockname()[1])

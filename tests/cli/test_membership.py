@@ -105,6 +105,8 @@ def test_a_command_has_dasks_settings_and_its_own_exit_code(head, capfd):
     assert set(dask.values()) == {str(keys.machine.resolve())}
     assert len(dask) == 6
     assert keep([sys.executable, "-c", "raise SystemExit(7)"], keys, tell=print) == 7
+    own = "import signal; raise SystemExit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)"
+    assert keep([sys.executable, "-c", own], keys, tell=print) == 0
     with pytest.raises(UsageError, match="there is no program 'no-such'"):
         keep(["no-such"], keys, tell=print)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 HEAVY = {
-    "asyncio", "blake3", "click", "cloudpickle", "fsspec", "msgspec", "multiprocessing", "numpy", "pandas", "polars",
+    "asyncio", "blake3", "click", "cloudpickle", "cryptography", "fsspec", "msgspec", "multiprocessing", "numpy", "pandas", "polars",
     "psutil", "pyarrow", "rich", "s3fs", "sklearn", "torch",
 }  # fmt: skip
 HELP_HEAVY = HEAVY - {"click", "asyncio"}  # click is how --help is said

@@ -156,16 +156,14 @@ def _granted(
         raise _stranger(address, f"its certificate is not the authority's: {error}") from error
     if certificate.public_key() != key.public_key():
         raise _stranger(address, "its certificate is for another key")
-    now = time.time()
-    if not certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp():
+    until = certificate.not_valid_after_utc.timestamp()
+    if not certificate.not_valid_before_utc.timestamp() <= time.time() < until:
         raise HookeError(
             "the certificate is not good now, by this machine's clock",
             why=f"it is good from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}",
             mend="set the clocks of both machines, and join with a new token",
         )
-    facts = Facts(
-        fleet=fleet, machine=answer.machine, until=answer.until, valid_s=answer.valid_s, at=str(address)
-    )
+    facts = Facts(fleet=fleet, machine=answer.machine, until=until, valid_s=answer.valid_s, at=str(address))
     return answer.pem.encode() + pem_of(key), facts
 
 

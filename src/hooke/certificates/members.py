@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from hooke.base.errors import HookeError
 from hooke.base.files import write_atomic
 from hooke.base.refusals import writing
 
@@ -36,13 +37,23 @@ class Members:
             path = self._folder / f"{member.machine}-{member.serial:040x}.json"
             write_atomic(path, msgspec.json.encode(member), sync=True, mode=0o600)
             for other in self._folder.glob("*.json"):
-                if now > self._read(other).until:
+                known = self._read(other)
+                if known is not None and now > known.until:
                     other.unlink(missing_ok=True)
 
     def find(self, serial: int) -> Member | None:
-        """None for one that was let go."""
-        return next((self._read(path) for path in self._folder.glob(f"*-{serial:040x}.json")), None)
+        """None for one that was let go. Raises HookeError where its file is damaged."""
+        return next(filter(None, map(self._read, self._folder.glob(f"*-{serial:040x}.json"))), None)
 
     @staticmethod
-    def _read(path: Path) -> Member:
-        return msgspec.json.decode(path.read_bytes(), type=Member)
+    def _read(path: Path) -> Member | None:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Member)
+        except FileNotFoundError:  # taken away meanwhile
+            return None
+        except msgspec.DecodeError as error:
+            raise HookeError(
+                "a member's file is damaged",
+                where=str(path),
+                mend="remove it: that machine joins with another token",
+            ) from error

@@ -97,7 +97,8 @@ class Tokens:
     def spend(self, name: str, secret: str, *, now: float, by: str) -> float:
         """Take the token with the id `name`, for good; how many seconds its certificate is good for.
 
-        Of many that ask at once one is told so. `by` is who, for the others. Raises Wrong, and Turned where it was used or is over.
+        Of many that ask at once one is told so. `by` is who, for the others. Raises Wrong, Turned where it was used or is over, and HookeError
+        where that cannot be written.
         """
         kept, used = self._read(self._path(name)), self._read(self._spent(name))
         known = used or kept
@@ -107,12 +108,14 @@ class Tokens:
             raise self._used(used)
         if now >= kept.until:
             raise Turned("the token is over", mend="get another with `hooke fleet token`")
-        try:
-            os.link(self._path(name), self._spent(name))  # of all that try, for one it is not there yet
-        except (FileExistsError, FileNotFoundError) as error:
-            raise self._used(self._read(self._spent(name))) from error
-        self._path(name).unlink()
-        write_atomic(self._spent(name), msgspec.json.encode(msgspec.structs.replace(kept, by=by)), mode=0o600)
+        with writing("that a token was used", self._folder):
+            try:
+                os.link(self._path(name), self._spent(name))  # of all that try, for one it is not there yet
+            except (FileExistsError, FileNotFoundError) as error:
+                raise self._used(self._read(self._spent(name))) from error
+            self._path(name).unlink()
+            spent = msgspec.structs.replace(kept, by=by)
+            write_atomic(self._spent(name), msgspec.json.encode(spent), sync=True, mode=0o600)
         return kept.valid_s
 
     def open(self, now: float) -> int:

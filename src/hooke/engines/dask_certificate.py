@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from distributed import Status
+from distributed import Scheduler, Status
 
 __all__ = ["Certificate", "dask_setup"]
 
@@ -21,9 +21,8 @@ class Certificate:
 
     def __init__(self, server: Any) -> None:
         self._server = server
-        role = type(server).__name__.lower()
-        self._role = role if role == "scheduler" else "worker"
-        self._path = Path(server.security.get_tls_config_for_role(self._role)["cert"])
+        role = "scheduler" if isinstance(server, Scheduler) else "worker"
+        self._path = Path(server.security.get_tls_config_for_role(role)["cert"])
         self._seen = self._version()
 
     def look(self) -> None:

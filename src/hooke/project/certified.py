@@ -173,14 +173,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _passing_on() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """SIGTERM goes to the command; SIGINT does already, from the terminal."""
+    """SIGTERM goes to the command; SIGINT does already, from the terminal. The command itself begins with neither handler."""
     started: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        for each in started:
-            each.send_signal(number)
+        if number == signal.SIGTERM:
+            for each in started:
+                each.send_signal(number)
 
-    before = signal.signal(signal.SIGTERM, pass_on), signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(signal.SIGTERM, pass_on), signal.signal(signal.SIGINT, pass_on)
     try:
         yield started
     finally:
