@@ -22,6 +22,7 @@ from tests.project.conftest import Workshop
 from hooke.base.errors import EnvironmentMismatch, UsageError
 from hooke.engines.dask import DaskEngine
 from hooke.engines.dask_cluster import connect
+from hooke.engines.dask_process import in_a_row
 from hooke.journal.events import AttemptFinished, AttemptStarted, WorkerStarted
 from hooke.project.resuming import resume
 from hooke.project.running import Run
@@ -403,3 +404,12 @@ def test_values_of_100_mb_do_not_go_through_the_driver_or_the_scheduler(
     finally:
         proxy.close()
     assert 0 < proxy.bytes < 1_000_000
+
+
+def test_deaths_of_a_worker_count_in_a_row() -> None:
+    """A cluster that lives for weeks may lose one worker now and then, and keeps it."""
+    deaths = 0
+    for _ in range(10):
+        deaths = in_a_row(deaths, lived_s=3600.0)
+    assert deaths == 1
+    assert [deaths := in_a_row(deaths, lived_s=0.1) for _ in range(4)] == [2, 3, 4, 5]

@@ -4,6 +4,7 @@ import pytest
 
 from hooke.base.errors import JournalError
 from hooke.fleet.controller import restored, step
+from hooke.fleet.keeper import Keeper
 from hooke.fleet.ledger import Ledger, records_of
 from hooke.fleet.orders import (
     Answered,
@@ -198,3 +199,37 @@ def test_a_ledger_gives_the_fleet_back_and_a_torn_end_is_no_harm(tmp_path):
         ledger.write(MachineGone(machine="m1", token="t1", how="it ended"))
     assert list(restored("f", records_of(tmp_path)).members) == ["t2"]
     assert records_of(tmp_path / "none") == []
+
+
+class Watched:
+    """A provider that has nothing, and counts who looks."""
+
+    facts = FACTS
+    looks = 0
+
+    def list(self):
+        self.looks += 1
+        return ()
+
+
+class SetBack:
+    """A machine's clock, an hour of which is taken back."""
+
+    passed = 0.0
+    off = 0.0
+
+    def now(self):
+        return 1e9 + self.passed - self.off
+
+    def monotonic(self):
+        return self.passed
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_from_looking(tmp_path):
+    provider, clock = Watched(), SetBack()
+    with Ledger.open(tmp_path, durable="none") as ledger:
+        keeper = Keeper("f", provider, ledger, caps=CAPS, clock=clock)
+        assert keeper.turn() == FACTS.look_s
+        clock.passed, clock.off = FACTS.look_s, 3600.0
+        assert keeper.turn() == FACTS.look_s
+    assert provider.looks == 2

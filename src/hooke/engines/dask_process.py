@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections import deque
 from typing import Any
 
@@ -19,10 +20,13 @@ from distributed.deploy.spec import ProcessInterface
 from hooke.base.processes import python_module
 from hooke.engines.script import module_path
 
-__all__ = ["WorkerProcess"]
+__all__ = ["WorkerProcess", "in_a_row"]
 
 MOST_DEATHS = 5
 """A worker may die by chance, or by what runs in it; one that dies so often in a row has a reason, and stays dead."""
+
+LIVED_S = 60.0
+"""One that lived so long had no such reason."""
 
 END_S = 3.0
 
@@ -92,12 +96,20 @@ class WorkerProcess(ProcessInterface):
 
     async def _follow(self) -> None:
         deaths = 0
-        while deaths < MOST_DEATHS:
+        while True:
             assert self._process is not None
+            began = time.monotonic()
             self.codes.append((self._process.pid, await self._process.wait()))
             _kill(self._process)
-            deaths += 1
+            deaths = in_a_row(deaths, lived_s=time.monotonic() - began)
+            if deaths == MOST_DEATHS:
+                return
             await self._launch()
+
+
+def in_a_row(deaths: int, *, lived_s: float) -> int:
+    """Deaths in a row, after one more of a process that lived so long."""
+    return 1 if lived_s >= LIVED_S else deaths + 1
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -62,7 +63,7 @@ class Keeper:
         self._caps = caps
         self._clock = clock
         self._tell = tell
-        self._next_look = 0.0
+        self._next_look = -math.inf  # on the clock that is never set
 
     def want(self, machines: int, by: str) -> None:
         """Have so many from now on. Raises JournalError."""
@@ -78,13 +79,12 @@ class Keeper:
 
     def turn(self) -> float:
         """Look where it is time for it, and do what follows; the seconds until the next turn. Raises JournalError."""
-        now = self._clock.now()
-        if now < self._next_look:
+        if self._clock.monotonic() < self._next_look:
             self._happened(Tick())
         else:
             self._happened(self._look())
-            self._next_look = self._clock.now() + self._provider.facts.look_s
-        return max(self._next_look - self._clock.now(), 0.0)
+            self._next_look = self._clock.monotonic() + self._provider.facts.look_s
+        return max(self._next_look - self._clock.monotonic(), 0.0)
 
     def _happened(self, event: Event) -> None:
         events: deque[Event] = deque([event])

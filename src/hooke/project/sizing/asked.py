@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from hooke.base.clock import Clock
@@ -19,6 +20,9 @@ START_S = {"local": 0.3, "dask": 2.0}
 UNKNOWN_START_S = 10.0
 RELEASE_S = 1.0
 """What giving a worker up takes at most, where the run is to end."""
+
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,7 @@ def check_wanted(wanted: Wanted, place: Place) -> None:
     if wanted.budget_usd is not None and not place.usd_per_hour:
         raise UsageError(
             f"a budget needs the price of a worker, and {place.name!r} has none",
-            mend=f"say it in hooke.toml: [places.{place.name}] usd_per_hour = 0.20",
+            mend=f'say it in hooke.toml: [places.{place.name if _BARE.fullmatch(place.name) else "NAME"}] engine = "{place.engine}", usd_per_hour = 0.20',
         )
 
 
