@@ -412,4 +412,6 @@ def test_deaths_of_a_worker_count_in_a_row() -> None:
     for _ in range(10):
         deaths = in_a_row(deaths, lived_s=3600.0)
     assert deaths == 1
-    assert [deaths := in_a_row(deaths, lived_s=0.1) for _ in range(4)] == [2, 3, 4, 5]
+    for _ in range(4):
+        deaths = in_a_row(deaths, lived_s=0.1)
+    assert deaths == 5
