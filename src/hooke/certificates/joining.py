@@ -105,6 +105,7 @@ def _authority(address: Address, token: Token) -> str:
 def _trusting(ca: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
     return context
 
 

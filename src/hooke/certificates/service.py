@@ -158,6 +158,7 @@ def _context(admission: Admission) -> ssl.SSLContext:
     pem = authority.certify_admission(key.public_key(), now=now, valid_s=authority.until - now)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=authority.pem.decode())
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
     context.verify_mode = ssl.CERT_OPTIONAL
     with tempfile.TemporaryDirectory() as folder:  # for its owner alone; ssl reads keys from files only
         path = Path(folder) / "admission.pem"
