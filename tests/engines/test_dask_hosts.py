@@ -94,6 +94,8 @@ def test_a_machine_joins_by_a_token_and_a_job_outlives_its_certificate() -> None
         new.popen([*fleet, "exec", "lab", "--", *worker], env=env, **QUIET)
         result = here.hooke("run", "job.py", "--on", "lab", "--json", "--hold", "1.5", timeout_s=200.0)
         assert json.loads(result)["result"] == [506, ["three"]]
+        listening = {line.split()[3].rpartition(":")[0] for line in new.run(["ss", "-ltnH"]).splitlines()}
+        assert listening == {new.address, "127.0.0.1"}  # the first over TLS, Dask's pages on the second
         certificates = list((here.head.project / ".hooke/fleets/lab/keys/members").glob("three-*"))
         assert len(certificates) >= 2
         assert "is gone" not in here.hooke("show")
