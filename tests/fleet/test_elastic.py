@@ -4,15 +4,18 @@ import pytest
 from tests.fleet import jobs
 from tests.fleet.played import Place, play
 
+from hooke.base.clock import SystemClock
 from hooke.base.errors import ConfigError, UsageError
 from hooke.fleet.observation import Limits, Scaling
 from hooke.journal.events import AttemptFinished, WorkerStopped
 from hooke.journal.fleets import FleetDecided
+from hooke.pipeline.graph import Graph
 from hooke.project.driving import Order, prepare
 from hooke.project.folder import Project
+from hooke.project.places import Place as Place_
 from hooke.project.resuming import resume
 from hooke.project.running import Run
-from hooke.project.sizing.asked import Wanted
+from hooke.project.sizing.asked import Wanted, check_kept, sized_by
 from hooke.project.sizing.elastic import Told
 
 UP_TO_8 = Limits(low=1, high=8)
@@ -143,6 +146,27 @@ def test_a_place_that_may_not_cost_what_its_fewest_workers_do_is_refused_before_
     )
     with pytest.raises(UsageError, match=r"1 worker at 'paid' would cost \$1/h, and \$0.5/h is allowed"):
         prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid"), Project.find(tmp_path))
+
+
+def test_an_address_that_cannot_be_asked_for_more_keeps_no_budget_in_silence():
+    place = Place_(name="lab", engine="dask", workers=(1, 4), at="tls://head:8786", usd_per_hour=1.0)
+    for wanted, resumed in ((Wanted(budget_usd=1.0), True), (Wanted(deadline=1e12), False)):
+        with pytest.raises(UsageError, match="which cannot change at 'lab'"):
+            check_kept(wanted, place, resumed=resumed)
+    check_kept(Wanted(deadline=1e12), place, resumed=True)
+    check_kept(Wanted(), place, resumed=False)
+
+
+@pytest.mark.parametrize(("engine", "joined"), [("dask", True), ("ray", False)])
+def test_on_a_ray_of_somebody_the_hosts_are_the_runs_own(engine, joined):
+    place = Place_(name="lab", engine=engine, workers=(1, 4), at="127.0.0.1:6379")
+    made = sized_by(place, Wanted(), Graph(pipeline="p", nodes=(), output=None), Nothing(), SystemClock())
+    assert (made.joined, made.target) == (joined, 1)
+
+
+class Nothing:
+    def told(self):
+        return {}
 
 
 @pytest.mark.parametrize("line", ["workers = [3, 1]", 'workers = "4"', "workers = [1]", "usd_per_hour = -1"])

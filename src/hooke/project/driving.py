@@ -43,7 +43,7 @@ from hooke.project.predictions import check
 from hooke.project.provenance.recording import Recording
 from hooke.project.run_ids import new_run_id
 from hooke.project.shipping.background import Shipping
-from hooke.project.sizing.asked import Wanted, check_cost, check_wanted, sized_by
+from hooke.project.sizing.asked import Wanted, check_cost, check_kept, check_wanted, sized_by
 from hooke.project.sizing.earlier import Earlier, Where
 from hooke.project.sizing.elastic import Elastic
 from hooke.store import by_value
@@ -200,6 +200,8 @@ class Driver:
         engine = open_engine(place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)
         try:
+            if not engine.capabilities.elastic:
+                check_kept(self.order.wanted, place, resumed=self.order.run is not None)
             parts = RunnerParts(
                 run=self.run,
                 graph=self.graph,

@@ -13,10 +13,10 @@ from hooke.pipeline.graph import Graph
 from hooke.project.places import ENGINES, Place
 from hooke.project.sizing.elastic import Elastic, Past
 
-__all__ = ["Wanted", "check_cost", "check_wanted", "parse_wanted", "sized_by"]
+__all__ = ["Wanted", "check_cost", "check_kept", "check_wanted", "parse_wanted", "sized_by"]
 
-START_S = {"local": 0.3, "dask": 2.0}
-"""What a worker takes to start, until one has been seen to: a fork, a process of Python with Dask."""
+START_S = {"local": 0.3, "dask": 2.0, "ray": 5.0}
+"""What a worker takes to start, until one has been seen to: a fork, a process of Python with Dask, an actor of Ray's."""
 UNKNOWN_START_S = 10.0
 RELEASE_S = 1.0
 """What giving a worker up takes at most, where the run is to end."""
@@ -82,6 +82,20 @@ def check_cost(place: Place) -> None:
         )
 
 
+def check_kept(wanted: Wanted, place: Place, *, resumed: bool) -> None:
+    """For an engine that turned out to be unable to change its workers: raises UsageError where money or time is kept by that.
+
+    A run that is resumed goes on without its deadline, for it may have begun with a cluster that could be scaled.
+    """
+    if wanted.budget_usd is None and (wanted.deadline is None or resumed):
+        return
+    raise UsageError(
+        f"{'a deadline' if wanted.budget_usd is None else 'a budget'} is kept by the number of workers, which cannot change at {place.name!r}",
+        why="an address cannot be asked for more workers, nor to end any",
+        mend="give a cluster of Dask's that can be scaled: run(..., on=cluster); or leave deadline and budget out",
+    )
+
+
 def sized_by(place: Place, wanted: Wanted, graph: Graph, past: Past, clock: Clock) -> Elastic:
     """Who decides how many workers the run at this place has."""
     assert place.workers is not None
@@ -102,7 +116,8 @@ def sized_by(place: Place, wanted: Wanted, graph: Graph, past: Past, clock: Cloc
         ),
         clock=clock,
         past=past,
-        joined=place.at is not None,
+        joined=place.at is not None
+        and place.engine != "ray",  # on a Ray of somebody's the hosts are the run's own
     )
     made.spent_usd = wanted.spent_usd
     return made
