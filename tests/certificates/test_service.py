@@ -202,10 +202,11 @@ def test_who_speaks_no_tls_or_too_much_or_half_a_line_is_cut_off(opened: Open, k
     assert join(opened.address, opened.token(), keys, machine="gpu-1").machine == "gpu-1"
 
 
+@pytest.mark.heavy
 def test_who_is_slow_is_waited_for_a_bounded_time_and_keeps_nobody_out_for_long(
     opened: Open, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "ANSWER_S", 0.5)
+    monkeypatch.setattr(service, "ANSWER_S", 2.0)
     with contextlib.ExitStack() as stack:
         for _ in range(MOST_AT_ONCE):
             stack.enter_context(socket.create_connection((opened.address.host, opened.address.port)))
@@ -214,7 +215,7 @@ def test_who_is_slow_is_waited_for_a_bounded_time_and_keeps_nobody_out_for_long(
         with opened.connect() as secure, contextlib.suppress(OSError):
             secure.sendall(b"{")
             assert secure.recv(1) == b""
-    opened.until_said("within 0.5 s", MOST_AT_ONCE + 1)
+    opened.until_said("within 2 s", MOST_AT_ONCE + 1)
 
 
 def test_who_guesses_tokens_ends_it(opened: Open) -> None:

@@ -111,9 +111,10 @@ def test_a_command_has_dasks_settings_and_its_own_exit_code(head, capfd):
         keep(["no-such"], keys, tell=print)
 
 
+@pytest.mark.heavy
 def test_a_command_gets_the_sigterm_and_is_ended_before_its_certificate(head):
     authority = Authority.make("lab", now=time.time(), valid_s=3600.0)
-    keys = certified(authority, head / ".hooke", "gpu-1", valid_s=2.0, at="127.0.0.1:9")
+    keys = certified(authority, head / ".hooke", "gpu-1", valid_s=4.0, at="127.0.0.1:9")
     sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
     told: list[str] = []
     with pytest.raises(HookeError, match=r"(?s)could not be renewed.*hooke fleet admit lab"):
