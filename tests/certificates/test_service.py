@@ -107,6 +107,24 @@ def test_a_machine_joins_renews_and_the_service_ends_by_itself(opened: Open, key
         renew(keys)
 
 
+def test_the_service_does_not_end_before_the_last_has_his_answer(opened: Open) -> None:
+    asked = {
+        "type": "join",
+        "id": opened.held.id,
+        "secret": opened.held.secret,
+        "machine": "gpu-1",
+        "request": request(new_key()).decode(),
+    }
+    with opened.connect() as secure:
+        secure.sendall(json.dumps(asked).encode() + b"\n")
+        opened.until_said("gpu-1 at 127.0.0.1 joined")
+        opened._thread.join(3 * service.LOOK_S)  # no token is open any more, and the answer not taken
+        assert opened._thread.is_alive()
+        assert b"granted" in secure.recv(4096)
+    opened._thread.join()
+    assert opened.came == 1
+
+
 def test_two_at_once_with_one_token(opened: Open, tmp_path: Path) -> None:
     token = opened.token()
 

@@ -16,7 +16,7 @@ from hooke.base.errors import HookeError
 from hooke.certificates.address import Address
 from hooke.certificates.admission import Admission
 from hooke.certificates.authority import new_key, pem_of
-from hooke.certificates.messages import MOST_BYTES, Ask, AskAuthority, Granted, Refused
+from hooke.certificates.messages import MOST_BYTES, Answer, Ask, AskJoin, Granted, Refused
 
 __all__ = ["ANSWER_S", "MOST_AT_ONCE", "MOST_WRONG", "Told", "admit", "listen"]
 
@@ -66,6 +66,7 @@ class _Service:
         self._admission = admission
         self._tell = tell
         self._came = 0
+        self._handing_over = 0
         self._tls = _context(admission)
         self._broken: HookeError | None = None
 
@@ -89,6 +90,8 @@ class _Service:
                 f"{MOST_WRONG} wrong tokens were shown: somebody tries, and nobody is let in any more",
                 mend="find out who, by the addresses above; then start it again",
             )
+        if self._handing_over:
+            return False  # its token is spent
         now = time.time()
         return now >= until if until is not None else not self._admission.tokens.open(now)
 
@@ -97,7 +100,13 @@ class _Service:
         async with asyncio.TaskGroup() as group:
             while True:
                 await slots.acquire()
-                connection, peer = await loop.sock_accept(listener)
+                try:
+                    connection, peer = await loop.sock_accept(listener)
+                except OSError as error:  # who connected is gone already, or there are no descriptors
+                    self._tell(f"nobody could connect: {error}")
+                    slots.release()
+                    await asyncio.sleep(LOOK_S)
+                    continue
                 group.create_task(self._serve(connection, str(peer[0]))).add_done_callback(
                     lambda _: slots.release()
                 )
@@ -127,22 +136,26 @@ class _Service:
             ssl_shutdown_timeout=1.0,
         )
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        handing_over = False
         try:
             ask = _ASK.decode(await reader.readuntil(b"\n"))
             shown = transport.get_extra_info("peercert") or {}
             serial = int(shown["serialNumber"], 16) if shown else None
             answer = self._admission.answer(ask, now=time.time(), address=peer, shown=serial)
+            handing_over = isinstance(answer, Granted)
+            self._handing_over += handing_over
             self._note(ask, answer, peer)
             writer.write(msgspec.json.encode(answer) + b"\n")
             await writer.drain()
             await reader.read(1)  # who asked hangs up first, and so has the answer
         finally:
+            self._handing_over -= handing_over
             transport.abort()
 
-    def _note(self, ask: Ask, answer: object, peer: str) -> None:
+    def _note(self, ask: Ask, answer: Answer, peer: str) -> None:
         match answer:
             case Granted():
-                joined = not isinstance(ask, AskAuthority) and ask.__struct_config__.tag == "join"
+                joined = isinstance(ask, AskJoin)
                 self._came += joined
                 how = "joined" if joined else "has a new certificate"
                 self._tell(f"{answer.machine} at {peer} {how}")
