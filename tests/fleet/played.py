@@ -1,6 +1,7 @@
 """A run of the production scheduler on workers that sleep in virtual time, sized by the production policy."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hooke import pipeline, task
 from hooke.base.ref import Ref
@@ -47,9 +48,12 @@ class Clock:
 
 @dataclass
 class Known:
-    tasks: dict = field(default_factory=dict)
+    tasks: dict
+    clock: Any
+    takes_s: float
 
     def told(self):
+        self.clock.time += self.takes_s
         return self.tasks
 
 
@@ -137,7 +141,8 @@ class Played:
         return max(workers for _, workers, _ in self.steps)
 
 
-def play(items, place, limits, *, told=None, usd_per_hour=0.0, deadline_s=None):
+def play(items, place, limits, *, told=None, usd_per_hour=0.0, deadline_s=None, decides_s=0.0):
+    """`decides_s`: what each decision takes."""
     clock = Clock()
     began = clock.time
     if deadline_s is not None:
@@ -148,7 +153,7 @@ def play(items, place, limits, *, told=None, usd_per_hour=0.0, deadline_s=None):
         {node.id: node.task.name for node in graph.nodes},
         price=Price(usd_per_hour=usd_per_hour, start_s=place.start_s, release_s=1.0),
         clock=clock,
-        past=Known(told or {}),
+        past=Known(told or {}, clock, decides_s),
     )
     state = RunState(graph, [Plan(timeout_s=1e6), Plan()])
     played = Played()

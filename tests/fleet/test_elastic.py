@@ -60,6 +60,13 @@ def test_a_budget_that_is_enough_is_not_gone_over():
     assert 0.64 < played.spent_usd <= 1.0
 
 
+def test_a_budget_is_kept_also_where_each_decision_takes_long():
+    """So that the next one comes late: the driver is not to do much else than its work."""
+    played = play(640, Place(), Limits(low=1, high=8, budget_usd=1.5), usd_per_hour=36.0, decides_s=0.2)
+    assert played.stopped
+    assert 0.5 < played.spent_usd <= 1.5
+
+
 def test_a_budget_that_is_not_enough_stops_before_it_is_spent():
     played = play(64, Place(), Limits(low=1, high=8, budget_usd=0.3), usd_per_hour=36.0)
     assert played.stopped

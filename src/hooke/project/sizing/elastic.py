@@ -76,6 +76,8 @@ class Elastic:
         self._place: CapacityChanged | None = None
         self._paid_until = clock.monotonic()
         self._next_look = -math.inf
+        self._took_s = 0.0
+        """The last decision."""
         self._rose = -math.inf
         self._said: set[tuple[int, str]] = set()
         self._decided = False
@@ -96,8 +98,9 @@ class Elastic:
             return None
         seen = self._observation(at, remains_of(state, now), past)
         made = decide(now, seen)
-        spent = self._clock.monotonic() - at
-        self._next_look = at + max(seen.look_s, spent / MOST_SHARE)
+        # A budget is guarded until then, so that this one's slowness only delays those after the next.
+        self._took_s = self._clock.monotonic() - at
+        self._next_look = at + max(seen.look_s, self._took_s)
         return self._told(at, made, seen)
 
     def _told(self, at: float, made: Decision, seen: Observation) -> FleetDecided | None:
@@ -138,7 +141,9 @@ class Elastic:
             price=replace(self._price, start_s=start_s),
             spent_usd=self.spent_usd,
             asked_s=at - self._rose,
-            look_s=min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S),
+            look_s=max(
+                min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S), self._took_s / MOST_SHARE
+            ),
         )
 
     def _pay(self, at: float, workers: int) -> None:
