@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 from tests.certificates.machines import certified
-from tests.engines.dask_lab import KEYS, lab
+from tests.engines.dask_lab import KEYS, Lab, lab
 from tests.engines.faults import wait_until
 
 from hooke.base.errors import HookeError
@@ -48,6 +48,44 @@ def test_code_travels_results_are_stored_and_logs_come_back() -> None:
         assert "6600" in here.hooke("run", "job.py", "--on", "lab", "--json")
         for host in here.workers.values():
             assert not [path for path in host.project.rglob("project_library")]
+        a_gang_of_a_rank_on_each_host_meets(here)
+
+
+GANG = """
+    import os, socket
+    from hooke import pipeline, task
+
+    @task(gang=2, results="all")
+    def meet(value):
+        print("I am rank", os.environ["RANK"])
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        if os.environ["RANK"] == "0":
+            with socket.create_server(place) as server, server.accept()[0] as other:
+                value += int.from_bytes(other.recv(8))
+        else:
+            while True:
+                try:
+                    with socket.create_connection(place) as first:
+                        first.sendall((value + 1).to_bytes(8))
+                    break
+                except ConnectionRefusedError:
+                    pass
+        return value, place[0], os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"]
+
+    @pipeline
+    def met():
+        return meet(10)
+"""
+
+
+def a_gang_of_a_rank_on_each_host_meets(here: Lab) -> None:
+    (here.driver.project / "gang.py").write_text(textwrap.dedent(GANG), "utf-8")
+    ranks = json.loads(here.hooke("run", "gang.py", "--on", "lab", "--json"))["result"]
+    address = ranks[0][1]
+    assert address in [host.address for host in here.workers.values()]
+    assert ranks == [[21, address, "0", "1"], [10, address, "0", "1"]]
+    logs = (here.driver.project / ".hooke" / "runs").glob("met*/logs/dask-*.log")
+    assert sorted(path.read_text("utf-8") for path in logs) == ["I am rank 0\n", "I am rank 1\n"]
 
 
 def test_a_host_is_lost_and_the_answer_is_right() -> None:

@@ -12,7 +12,7 @@ from tests.engines.test_placement import call, peer
 from hooke.base.errors import NotPicklable
 from hooke.base.ref import Ref
 from hooke.engines.dispatch import Dispatch
-from hooke.engines.host import Begun
+from hooke.engines.host_messages import Begun
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 from hooke.pipeline.engine import FunctionImage
 
@@ -67,7 +67,7 @@ def test_the_function_goes_once_to_each_host_and_again_where_it_did_not_come():
     made.submit([call(n) for n in range(3)], 0.0)
     assert roads.went == [("a", 0), ("a", 2), ("b", 1)]
     assert roads.functions == [True, False, True]
-    made.returned("a", [2], lacks=True)
+    made.returned("a", [2], 0.0, lacks=True)
     made.send(0.0)
     assert roads.went[-1] == ("a", 2)
     assert roads.functions[-1]
@@ -76,7 +76,7 @@ def test_the_function_goes_once_to_each_host_and_again_where_it_did_not_come():
 def test_what_ran_on_a_lost_host_fails_and_what_waited_there_goes_elsewhere():
     made, roads = dispatch(peer("a"))
     made.submit([call(n, short=True) for n in range(4)], 0.0)
-    made.told("a", [Begun(0.5, 0, "w")], 0.5)
+    made.told("a", [Begun(0.5, 0, "w")], 0.5, 0.5)
     made.placement.peers["b"] = peer("b")
     gone(made, "a")
     # 1 was next in line: it may have begun a moment before the host was lost.
@@ -89,20 +89,20 @@ def test_a_lost_host_is_not_heard_any_more():
     made.submit([call(0)], 0.0)
     gone(made, "a")
     gone(made, "a")
-    made.told("a", [Begun(1.0, 0, "w")], 1.0)
+    made.told("a", [Begun(1.0, 0, "w")], 1.0, 1.0)
     made.answered("a", finished(0), 1.0)
-    made.returned("a", [0])
+    made.returned("a", [0], 0.0)
     assert (of(made, AttemptFailed), of(made, AttemptStarted), of(made, AttemptFinished)) == ([0], [], [])
 
 
 def test_a_late_word_of_the_host_where_it_was_before_changes_nothing():
     made, roads = dispatch(peer("a"))
     made.submit([call(0)], 0.0)
-    made.returned("a", [0])
+    made.returned("a", [0], 0.0)
     made.placement.peers["a"].retiring = True
     made.placement.peers["b"] = peer("b")
     made.send(0.0)
-    made.returned("a", [0], lacks=True)
+    made.returned("a", [0], 0.0, lacks=True)
     assert made.placement.where(0) is made.placement.peers["b"]
     assert roads.went == [("a", 0), ("b", 0)]
     made.answered("b", finished(0), 2.0)
@@ -134,7 +134,7 @@ def test_what_cannot_travel_fails_and_holds_no_room():
 def test_a_host_without_an_answer_ends_what_ran_and_gives_back_what_did_not():
     made, roads = dispatch(peer("a", threads=2))
     made.submit([call(0), call(1), call(2)], 0.0)
-    made.told("a", [Begun(0.5, 0, "w")], 0.5)
+    made.told("a", [Begun(0.5, 0, "w")], 0.5, 0.5)
 
     def failure(call):
         return Failure(kind="WorkerDied", message=str(call.attempt))
@@ -180,7 +180,7 @@ def test_each_attempt_is_answered_once_whatever_happens(steps, data):
         elif running:
             attempt = data.draw(st.sampled_from(running))
             if step == "begin":
-                made.told(where[attempt].address, [Begun(0.0, attempt, "w")], 0.0)
+                made.told(where[attempt].address, [Begun(0.0, attempt, "w")], 0.0, 0.0)
             else:
                 made.answered(where[attempt].address, finished(attempt), 0.0)
                 made.send(0.0)

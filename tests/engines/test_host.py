@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from hooke.engines.devices import Devices
-from hooke.engines.host import Begun, Host, Order, Session
+from hooke.engines.host import Host
+from hooke.engines.host_messages import Begun, Order, Session
 from hooke.engines.local_pool import LocalPool
 from hooke.engines.local_worker import Task as Work
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.engines.host import Report
+from hooke.engines.host_messages import Report
 from hooke.engines.placement import MOST_AHEAD, STUCK_S, Peer, Placement
 from hooke.pipeline.engine import Call, FunctionImage
 

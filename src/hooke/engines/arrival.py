@@ -13,7 +13,7 @@ from blake3 import blake3
 from hooke.base.errors import HookeError, StoreError
 from hooke.base.ref import Ref
 from hooke.engines.environment import versions_here
-from hooke.engines.host import Session
+from hooke.engines.host_messages import Session
 from hooke.engines.project_code import private_folder, unpack_code
 from hooke.store.store import Store
 

@@ -39,7 +39,7 @@ from hooke.engines.dask_link import (
 from hooke.engines.dask_worker import AGAIN, ELSEWHERE, FORGOTTEN, Welcome
 from hooke.engines.deaths import GONE, given_up, lost
 from hooke.engines.dispatch import Dispatch
-from hooke.engines.host import session_of, unpack_notes
+from hooke.engines.host_messages import session_of, unpack_notes
 from hooke.engines.memory import memory_here, memory_of
 from hooke.engines.placement import Peer
 from hooke.engines.reception import Reception
@@ -64,7 +64,13 @@ class DaskEngine:
     """Runs attempts on the workers of a Dask cluster, as many at once on each as it has threads."""
 
     capabilities = Capabilities(
-        name="dask", isolated=True, cancels=True, elastic=True, knows_signal=True, knows_peak_memory=True
+        name="dask",
+        isolated=True,
+        cancels=True,
+        elastic=True,
+        knows_signal=True,
+        knows_peak_memory=True,
+        gangs=True,
     )
 
     def __init__(
@@ -128,6 +134,7 @@ class DaskEngine:
             self._take(self._link.receive(timeout_s))
             self._dispatch.ask_back(time.monotonic())
             self._dispatch.give_up(self._now(), time.monotonic())
+            self._dispatch.late(time.monotonic())
         events = self._dispatch.events
         self._dispatch.events = []
         return events
@@ -200,7 +207,7 @@ class DaskEngine:
                 self._left_out(address, error)
                 return
         self._peers[address] = Peer(address=address, name=name, report=welcome.report, shares=self._beside)
-        self._dispatch.told(address, unpack_notes(welcome.notes), time.monotonic())
+        self._dispatch.told(address, unpack_notes(welcome.notes), self._now(), time.monotonic())
         self._announce()
 
     def _left_out(self, address: str, error: HookeError) -> None:
@@ -293,13 +300,13 @@ class DaskEngine:
                 if self._reception is not None:
                     self._reception.bring(piece)
             case Told(address, notes):
-                self._dispatch.told(address, notes, time.monotonic())
+                self._dispatch.told(address, notes, self._now(), time.monotonic())
             case Answered(address, attempt, data):
                 self._answered(address, attempt, data)
             case Withdrawn(address, attempts):
                 for attempt in attempts:
                     self._link.cancel(address, attempt)
-                self._dispatch.returned(address, attempts)
+                self._dispatch.returned(address, attempts, self._now())
             case Broke(address, attempt, error):
                 self._broke(address, attempt, error)
             case _:
@@ -317,11 +324,11 @@ class DaskEngine:
                 self._left_out(address, error)
 
     def _answered(self, address: str, attempt: int, data: bytes) -> None:
-        peer = self._dispatch.placement.where(attempt)
+        peer = self._peers.get(address)
         if data == FORGOTTEN:
             self._greet_again(address)
         elif data == AGAIN and not self._dispatch.placement.has_begun(attempt):
-            self._dispatch.returned(address, [attempt], lacks=True)
+            self._dispatch.returned(address, [attempt], self._now(), lacks=True)
         elif data not in (AGAIN, ELSEWHERE):
             self._dispatch.answered(address, data, time.monotonic())
         elif peer is not None:  # its worker was ended by somebody
@@ -331,13 +338,13 @@ class DaskEngine:
         """Nothing was asked of a worker for so long that it took this driver for dead."""
         peer = self._peers.pop(address, None)
         if peer is not None:
-            self._dispatch.returned(address, list(peer.calls), lacks=True)
+            self._dispatch.returned(address, list(peer.calls), self._now(), lacks=True)
             self._asked.discard(address)
             self._look()
 
     def _broke(self, address: str, attempt: int, error: BaseException) -> None:
         """Dask itself has no answer: the worker is gone, or somebody restarted the cluster."""
-        peer = self._dispatch.placement.where(attempt)
+        peer = self._peers.get(address)
         if peer is None or not self._link.lives:
             return
         if address not in self._link.workers():

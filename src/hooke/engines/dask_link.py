@@ -21,8 +21,9 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.engines import dask_worker
 from hooke.engines.arrival import Probe
 from hooke.engines.dask_worker import NOTES, PIECE, Greeting, Welcome
-from hooke.engines.host import Note, Order, Session, unpack_notes
+from hooke.engines.host_messages import Note, Order, Session, unpack_notes
 from hooke.engines.mirror import Piece
+from hooke.engines.ranks import Word, pack_word
 
 __all__ = [
     "Answered",
@@ -211,6 +212,10 @@ class Link:
         """Ask attempts back that wait in a worker; Withdrawn follows, unless the worker is gone."""
         self._withdrawing.submit(self._withdraw, address, attempts)
 
+    def speak(self, address: str, attempt: int, word: Word) -> None:
+        """Say something to a worker about a gang of which it was given a part; Broke follows where it does not listen."""
+        self._withdrawing.submit(self._speak, address, attempt, word)
+
     def cancel(self, address: str, attempt: int) -> None:
         """Have Dask forget an attempt; its worker notices."""
         future = self._futures.pop((address, attempt), None)
@@ -296,6 +301,15 @@ class Link:
             self._inbox.put(Greeted(address, msgspec.msgpack.decode(answer, type=Welcome)))
         elif answer is not None:  # else it left meanwhile
             self._inbox.put(Refused(address, _unfit(address, answer)))
+
+    def _speak(self, address: str, attempt: int, word: Word) -> None:
+        data = pack_word(word)
+        try:
+            self._client.run(
+                dask_worker.speak, self._session, data, workers=[address], callback_timeout=ANSWER_S
+            )
+        except Exception as error:  # noqa: BLE001 - Dask says nothing of what it may raise
+            self._inbox.put(Broke(address, attempt, error))
 
     def _withdraw(self, address: str, attempts: list[int]) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,6 +1,6 @@
 """What of Hooke runs inside a Dask worker: it receives attempts as Dask tasks, and has processes of its own run them.
 
-Everything here is called by Dask: `greet`, `withdraw` and `leave` on the worker's event loop, `attempt` in one of its threads.
+Everything here is called by Dask: `greet`, `speak`, `withdraw` and `leave` on the worker's event loop, `attempt` in one of its threads.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from distributed.core import Status
 
 from hooke.engines.arrival import Arrival, Probe, arrive
 from hooke.engines.dask_child import library_of
-from hooke.engines.host import Host, Note, Order, Report, Session, pack_notes
+from hooke.engines.host import Host
+from hooke.engines.host_messages import Note, Order, Report, Session, pack_notes
 from hooke.engines.local_pool import shared_pool
 from hooke.engines.mirror import Mirror
+from hooke.engines.ranks import Disbanded, unpack_word
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -37,6 +39,7 @@ __all__ = [
     "attempt",
     "greet",
     "leave",
+    "speak",
     "withdraw",
 ]
 
@@ -123,7 +126,8 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
             msgspec.structs.replace(session, library=library_of(dask_worker)),
             name=_name(dask_worker) + unique,
             slots=dask_worker.state.nthreads,
-            tell=_teller(dask_worker, greeting.topic),
+            tell=_teller(dask_worker, key, greeting.topic),
+            address=dask_worker.ip,
         )
         if arrival is not None and not arrival.shares:
             _mirrors[key] = _Sending(Mirror(Path(session.logs).parent), dask_worker, greeting.topic)
@@ -172,6 +176,13 @@ async def _tend(key: _Key, worker: Worker) -> None:
             await _leave(key)
 
 
+async def speak(session: str, word: bytes, *, dask_worker: Worker) -> None:
+    """The driver says something to the ranks of a gang."""
+    host = _hosts.get((session, dask_worker.id))
+    if host is not None:
+        await asyncio.to_thread(host.speak, unpack_word(word))
+
+
 def withdraw(session: str, attempts: list[int], *, dask_worker: Worker) -> list[int]:
     """Take attempts back that have not begun here; returns these."""
     host = _hosts.get((session, dask_worker.id))
@@ -194,6 +205,8 @@ def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
     answer = host.run(order, given_up=_given_up(worker, worker.get_current_task()))
     if mirror is not None:
         mirror.send()
+    if order.part is not None:
+        return None  # what became of its ranks was told
     if answer is None:
         return AGAIN
     said = msgspec.msgpack.encode(answer)
@@ -213,8 +226,10 @@ def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
     return given_up
 
 
-def _teller(worker: Any, topic: str) -> Callable[[list[Note]], None]:
+def _teller(worker: Any, key: _Key, topic: str) -> Callable[[list[Note]], None]:
     def tell(notes: list[Note]) -> None:
+        if key in _mirrors and any(isinstance(note, Disbanded) for note in notes):
+            _mirrors[key].send()  # what ranks printed is there before the answer of their gang
         worker.log_event(topic, [worker.address, NOTES, pack_notes(notes)])
 
     return tell

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
+from hooke.base.errors import HookeError
 from hooke.engines.fork_server import STOPPED_S, Ended
 from hooke.journal.events import Failure
 
-__all__ = ["GONE", "code_and_signal", "death", "given_up", "how_it_ended", "lost"]
+__all__ = ["GONE", "code_and_signal", "death", "given_up", "host_failed", "how_it_ended", "lost"]
 
 GONE = "is gone"
 """What became of a machine that the cluster itself no longer knows."""
@@ -97,3 +99,12 @@ def given_up(library: str, error: BaseException, *, arguments: str) -> Failure:
     """The end of an attempt for which an engine's library has no answer, though its machine is there."""
     said = f"{type(error).__name__}: {error}".partition("\n")[0]
     return Failure(kind="WorkerDied", message=f"{library} gave the attempt up: {said}", arguments=arguments)
+
+
+def host_failed(error: Exception) -> HookeError:
+    """What a host of workers says that has failed itself."""
+    return HookeError(
+        f"the host of the workers on {os.uname().nodename} failed",
+        why=f"{type(error).__name__}: {error}",
+        next="hooke doctor",
+    )

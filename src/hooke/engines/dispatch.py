@@ -7,40 +7,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.engines.host import Begun, Note, Order
+from hooke.engines.far_gang import FarGangs
+from hooke.engines.host_messages import Begun, Note, Order
 from hooke.engines.local_worker import task_of
 from hooke.engines.placement import Peer, Placement
+from hooke.engines.ranks import Part, RankNote
+from hooke.engines.roads import Roads
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, WorkerStarted, WorkerStopped
 from hooke.pipeline.engine import Call, EngineEvent
 from hooke.pipeline.failures import failure_of
 
-__all__ = ["Dispatch", "Roads"]
+__all__ = ["HOMELESS_S", "Dispatch"]
 
 HOMELESS_S = 10.0
 """The workers of a place that is there come within seconds of one another."""
 
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
-
-
-class Roads(Protocol):
-    """The way to the hosts. Nothing here waits for an answer, nor raises for a host that is gone."""
-
-    def ship(self, address: str, orders: list[Order]) -> None:
-        """Bring attempts to a host, in this order."""
-        ...
-
-    def cancel(self, address: str, attempt: int) -> None:
-        """Have a host end an attempt, of which it will say nothing more."""
-        ...
-
-    def withdraw(self, address: str, attempts: list[int]) -> None:
-        """Ask back what has not begun."""
-        ...
 
 
 class Dispatch:
@@ -65,6 +51,9 @@ class Dispatch:
         self._asks_gpus = False
         self._homeless: dict[int, float] = {}
         """Attempt -> since when no host has the gpus that it asks for."""
+        self._gangs = FarGangs(
+            roads, self.placement, self._say, order=self._order, again=self._queue.appendleft
+        )
 
     def submit(self, calls: Sequence[Call], now: float) -> None:
         """Queue attempts, and send those for which there is room."""
@@ -74,19 +63,27 @@ class Dispatch:
 
     def cancel(self, attempt: int, now: float) -> None:
         """Take a queued attempt back; have the host of one that runs end it."""
-        self._queue = deque(call for call in self._queue if call.attempt != attempt)
+        for call in [call for call in self._queue if call.attempt == attempt]:
+            self._queue.remove(call)
+        self._gangs.cancel(attempt)
         peer = self.placement.where(attempt)
         if peer is not None:
             self.placement.take(attempt)
             self._roads.cancel(peer.address, attempt)
-            self.send(now)
+        self.send(now)
 
     def send(self, now: float) -> None:
         """Hand out what is queued, as far as there is room. One that cannot travel fails."""
         loads: dict[str, list[Order]] = {}
         full: set[tuple[bool, float, float]] = set()  # what there is no room for, in this turn
+        kept = False  # for a gang, which would else be passed for ever by what fits between
         for _ in range(len(self._queue)):
             call = self._queue.popleft()
+            if kept or call.gang:
+                if kept or not self._mustered(call, now):
+                    self._queue.append(call)
+                    kept = kept or self.placement.could_hold(call)
+                continue
             kind = (self.placement.is_quick(call), call.cpus, call.gpus)
             peer = None if kind in full else self.placement.choose(call)
             if peer is None:
@@ -114,28 +111,38 @@ class Dispatch:
         if not self._asks_gpus or not peers:
             return
         most = max(peer.report.gpus for peer in peers)
-        lacking = [call for call in self._queue if call.gpus > most]
+        lacking = [call for call in self._queue if call.gpus > most or self._lacks_gpus(call)]
         self._homeless = {call.attempt: self._homeless.get(call.attempt, now_s) for call in lacking}
         for call in lacking:
             if now_s - self._homeless[call.attempt] >= HOMELESS_S:
                 self._queue.remove(call)
                 error = UsageError(
-                    f"task {call.image.name!r} asks for {call.gpus:g} gpus, and no worker of this place has {f'more than {most}' if most else 'any'}",
+                    f"task {call.image.name!r} asks for {call.gpus:g} gpus, and no worker of this place has {f'more than {most}' if most else 'any'}"
+                    if call.gpus > most
+                    else f"the gang {call.image.name!r} asks for {call.gang} times {call.gpus:g} gpus, which this place has not",
                     mend="run at a place with more, or make gpus= smaller",
                     next="hooke doctor",
                 )
                 self.events.append(call.failed(now, failure_of(error, arguments=call.shown)))
 
+    def _lacks_gpus(self, call: Call) -> bool:
+        """Whether there are slots for all ranks of a gang, and not the gpus."""
+        slots = sum(peer.report.threads for peer in self.placement.staying)
+        return 0 < call.gang <= slots and not self.placement.could_hold(call)
+
     # -- what hosts say ----------------------------------------------------------------------------
 
-    def told(self, address: str, notes: Sequence[Note], now_s: float) -> None:
-        """Workers that came and went there, and attempts that began."""
+    def told(self, address: str, notes: Sequence[Note], now: float, now_s: float) -> None:
+        """Workers that came and went there, attempts that began, and ranks."""
         peer = self.placement.peers.get(address)
         if peer is None:
             return  # it was given up; what it had is elsewhere or failed
         for note in notes:
             if isinstance(note, Begun):
                 self._begun(peer, note.attempt, note.worker, note.at, now_s)
+                continue
+            if isinstance(note, RankNote):
+                self._gangs.told(address, note, now, now_s)
                 continue
             if isinstance(note, WorkerStarted):
                 peer.workers.add(note.worker)
@@ -156,9 +163,10 @@ class Dispatch:
         self.placement.take(answer.attempt, seconds=answer.seconds if answer.worker else None)
         self.events.append(answer)
 
-    def returned(self, address: str, attempts: Sequence[int], *, lacks: bool = False) -> None:
+    def returned(self, address: str, attempts: Sequence[int], now: float, *, lacks: bool = False) -> None:
         """These did not begin there, and will not: they queue again. `lacks`: their function did not come there."""
         for attempt in reversed(attempts):
+            self._gangs.returned(address, attempt, now)
             peer = self.placement.where(attempt)
             if peer is None or peer.address != address:
                 continue
@@ -178,6 +186,7 @@ class Dispatch:
         surely: bool = False,
     ) -> None:
         """A host that is there has no answer for this one. Where it had begun that is its end, else (but for `surely`) it queues again."""
+        self._gangs.lost(address, attempt, now, failure)
         peer = self.placement.where(attempt)
         if peer is None or peer.address != address:
             return
@@ -197,7 +206,7 @@ class Dispatch:
         peer = self.placement.peers.pop(address, None)
         if peer is None:
             return
-        ahead = list(peer.calls.values())
+        ahead = [call for call in peer.calls.values() if not call.gang]
         begun = [call for call in ahead if self.placement.has_begun(call.attempt)]
         next_in_line = [call for call in ahead if call not in begun][: peer.report.threads]
         for call in reversed(ahead):
@@ -209,22 +218,40 @@ class Dispatch:
             self.events.append(call.failed(now, failure(call)))
         for worker in sorted(peer.workers):
             self.events.append(WorkerStopped(at=now, worker=worker, cause=cause))
+        self._gangs.left(peer, now, failure)
         self.send(now)
 
+    def late(self, now_s: float) -> None:
+        """What comes of gangs of which nothing was heard; to be called often."""
+        self._gangs.late(now_s)
+
     # -- inside ------------------------------------------------------------------------------------
+
+    def _say(self, event: EngineEvent) -> None:
+        self.events.append(event)
 
     def _begun(self, peer: Peer, attempt: int, worker: str, at: float, now_s: float) -> None:
         if self.placement.where(attempt) is peer and self.placement.begin(attempt, now_s):
             self.events.append(peer.calls[attempt].began(at, worker=worker))
 
-    def _order(self, peer: Peer, call: Call) -> Order:
-        new = call.image.digest not in peer.known
+    def _mustered(self, call: Call, now: float) -> bool:
+        """Whether a gang needs to wait no more: its ranks are on their way, or it cannot travel and fails."""
+        try:
+            return self._gangs.muster(call)
+        except HookeError as error:
+            self.events.append(call.failed(now, failure_of(error, arguments=call.shown)))
+            return True
+
+    def _order(self, peer: Peer, call: Call, part: Part | None = None) -> Order:
+        new = call.image.digest not in peer.known or part is not None  # ranks are new processes
         image = call.image.pickle() if new else None
-        peer.known.add(call.image.digest)
+        if part is None:
+            peer.known.add(call.image.digest)
         return Order(
             session=self._session,
             task=task_of(call, image, uses_library=not self._library.isdisjoint(call.image.parts)),
             cpus=call.cpus,
             gpus=call.gpus,
             sys_path=self._sys_path() if new else None,
+            part=part,
         )

@@ -18,7 +18,7 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpa
 from hooke.pipeline.engine import Call
 from hooke.pipeline.references import Element, Value, pack
 
-__all__ = ["GATHER", "Gang", "environment_of"]
+__all__ = ["ECHO_S", "GATHER", "Gang", "environment_of"]
 
 GATHER = "gather"
 """The kind of work that joins what the ranks returned, on the worker of rank 0: values do not pass through the driver."""

@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import threading
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +19,14 @@ from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError
 from hooke.base.refusals import writing
 from hooke.engines.crash_log import death_tail
-from hooke.engines.deaths import code_and_signal, death, how_it_ended
+from hooke.engines.deaths import code_and_signal, death, host_failed, how_it_ended
+from hooke.engines.devices import Devices
+from hooke.engines.fork_server import Ended
+from hooke.engines.host_gang import Squads
+from hooke.engines.host_messages import Begun, Note, Order, Session
 from hooke.engines.local_pool import LocalPool, Process, WorkerKind, shared_pool
-from hooke.engines.local_worker import READY, STALE, Hello, Library, Task
-from hooke.engines.script import Script, module_path, script_of_this_process
+from hooke.engines.local_worker import READY, STALE, Hello, Task
+from hooke.engines.ranks import Word
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -31,12 +34,10 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from hooke.journal.writer import Durability
-from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.logs import last_lines
 
-__all__ = ["Begun", "Host", "Note", "Order", "Report", "Session", "pack_notes", "session_of", "unpack_notes"]
+__all__ = ["Host"]
 
 MOST_UNBORN = 3
 """One worker may be killed as it starts, by chance; so many in a row have a reason."""
@@ -48,99 +49,11 @@ IMAGE_S = 5.0
 """How long to wait for a function that another message brings: that one is a moment ahead, or it is lost."""
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine is told of a run before its first attempt."""
-
-    id: str
-    store: str
-    secret: bytes | None = None
-    logs: str
-    folder: str
-    sys_path: list[str]
-    tracking: str | None = None
-    durable: Durability = "group"
-    script: Script = Script()
-    library: Library | None = None
-    fixed_path: bool = False
-    """Whether modules are found here elsewhere than on the driver's machine."""
-    allowed: tuple[str, ...] = ()
-    """Distributions whose versions may differ."""
-    warm: bool = False
-    """Whether idle workers are kept for the next run when this one is over."""
-    ready_for: float | None = None
-    """Cpus of tasks for which all workers are to start at once; None leaves that to the work."""
-
-
-def session_of(context: EngineContext, *, warm: bool = False) -> Session:
-    """What the machines of a run are told of it, with an id that no other engine has."""
-    return Session(
-        id=f"{context.run}-{uuid.uuid4().hex[:8]}",
-        store=context.store.place,
-        secret=context.secret,
-        logs=str(context.logs),
-        folder=str(context.folder),
-        sys_path=module_path(),
-        tracking=None if context.tracking is None else str(context.tracking),
-        durable=context.durable,
-        script=script_of_this_process(),
-        allowed=context.allow_mismatch,
-        warm=warm,
-        ready_for=context.ready_for,
-    )
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host says of itself."""
-
-    id: str
-    """Another one after each restart, while the address may be the same."""
-    pid: int
-    host: str
-    python: str
-    hooke: str
-    threads: int
-    memory: int | None
-    gpus: int
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt for a machine."""
-
-    session: str
-    task: Task
-    cpus: float = 1.0
-    gpus: float = 0.0
-    sys_path: list[str] | None = None
-    """Where the driver finds modules now; with the first attempt of each function."""
-
-
-class Begun(msgspec.Struct, frozen=True, tag_field="event", tag="begun"):
-    """A worker has begun with an attempt."""
-
-    at: float
-    attempt: int
-    worker: str
-
-
-Note = Begun | WorkerStarted | WorkerStopped
-_notes = msgspec.msgpack.Decoder(list[Note])
-
-
-def pack_notes(notes: list[Note]) -> bytes:
-    """What happened, for the driver."""
-    return msgspec.msgpack.encode(notes)
-
-
-def unpack_notes(data: bytes) -> list[Note]:
-    """What `pack_notes` packed."""
-    return _notes.decode(data)
-
-
 class _GivenUpError(Exception):
     """Nobody waits for the attempt any more."""
 
 
-class _EndedError(Exception):
+class _EndedError(EOFError):
     """The worker's socket is at its end."""
 
 
@@ -148,7 +61,7 @@ class Host:
     """The workers that one run has on this machine, or in one part of it. Its methods may be called from many threads.
 
     `name` is what the names of its workers begin with, `slots` how many attempts run at once, and `tell` takes notes of
-    what happens meanwhile.
+    what happens meanwhile. `address` is that of this machine, as other machines of the run reach it.
     """
 
     def __init__(
@@ -158,6 +71,7 @@ class Host:
         name: str,
         slots: int,
         tell: Callable[[list[Note]], None],
+        address: str = "127.0.0.1",
         pool: LocalPool | None = None,
     ) -> None:
         self.session = session
@@ -177,17 +91,24 @@ class Host:
         self._used = self._clock.monotonic()
         self._started = 0
         self._closed = False
+        self._squads = Squads(self, address=address, tell=tell)
 
     def run(self, order: Order, *, given_up: Callable[[], bool]) -> AttemptFinished | AttemptFailed | None:
-        """Run an attempt, in the thread that calls. None: its function is not here, and must be sent again, or nobody wants it any more."""
+        """Run an attempt, in the thread that calls. None: its function is not here, and must be sent again, or nobody wants it any more.
+
+        A part of a gang tells by notes what becomes of it, and returns None when it has ended.
+        """
+        if order.sys_path is not None and not self.session.fixed_path:
+            self.session = msgspec.structs.replace(self.session, sys_path=order.sys_path)
+        if order.part is not None:
+            self._squads.run(order, lambda: self._closed or given_up())
+            return None
         with self._changed:
             if order.task.attempt in self._withdrawn:
                 self._withdrawn.discard(order.task.attempt)  # it may come again
                 return None
             self._begun.add(order.task.attempt)
             self._used = self._clock.monotonic()
-        if order.sys_path is not None and not self.session.fixed_path:
-            self.session = msgspec.structs.replace(self.session, sys_path=order.sys_path)
         task = self._with_image(order.task, given_up)
         if task is None:
             return None
@@ -196,14 +117,9 @@ class Host:
         except _GivenUpError:
             return None
         except HookeError as error:
-            return _failed(task, failure_of(error, arguments=task.shown), at=self._clock.now())
+            return self.failed(task, failure_of(error, arguments=task.shown))
         except Exception as error:  # noqa: BLE001 - whatever this machine refuses, the driver waits for an answer
-            failed = HookeError(
-                f"the host of the workers on {os.uname().nodename} failed",
-                why=f"{type(error).__name__}: {error}",
-                next="hooke doctor",
-            )
-            return _failed(task, failure_of(failed, arguments=task.shown), at=self._clock.now())
+            return self.failed(task, failure_of(host_failed(error), arguments=task.shown))
 
     def prepare(self) -> list[Note]:
         """Start all workers, where the run asks for it; returns what is to be told of it. Raises HookeError where none can be started."""
@@ -229,6 +145,10 @@ class Host:
             taken = [attempt for attempt in attempts if attempt not in self._begun]
             self._withdrawn.update(taken)
             return taken
+
+    def speak(self, word: Word) -> None:
+        """The driver says something to the ranks of a gang."""
+        self._squads.heard(word)
 
     @property
     def unused_s(self) -> float:
@@ -258,6 +178,73 @@ class Host:
                 self._pool.give_back(process)
             else:
                 self._pool.end(process)
+
+    # -- for the ranks of gangs, as their yard ---------------------------------------------------
+
+    @property
+    def devices(self) -> Devices:
+        """This machine's GPUs."""
+        return self._pool.devices
+
+    def start(self, kind: WorkerKind, memory: int | None, given_up: Callable[[], bool]) -> Process:
+        """A new process, once there is room for it: idle workers make way. Raises EOFError where nobody waits for it any more."""
+        with self._changed:
+            while not given_up():
+                if len(self._all) < self._slots:
+                    break
+                if self._free:
+                    self._drop(self._free.pop(), "it makes way for a gang")
+                else:
+                    self._changed.wait(LOOK_S)
+            else:
+                raise _EndedError
+            process = self._start(kind)
+            self._held[process.pid] = 0.0  # the devices are its gang's
+        self._pool.limit(process, memory)
+        return process
+
+    def greet(self, process: Process, given_up: Callable[[], bool]) -> None:
+        """Wait until it is ready. Raises EOFError where it ends before that, or nobody waits for it."""
+        try:
+            self._tell(self._ready(process, given_up))
+        except _GivenUpError:
+            raise _EndedError from None
+
+    def lose(self, process: Process) -> Ended | None:
+        """It has died: say so, and how it ended."""
+        ended = self._pool.ended(process)
+        self._forget(process)
+        code, number = code_and_signal(ended)
+        self._tell(
+            [
+                WorkerStopped(
+                    at=self._clock.now(),
+                    worker=process.name,
+                    cause=how_it_ended(ended),
+                    exit_code=code,
+                    signal=number,
+                )
+            ]
+        )
+        return ended
+
+    def end(self, process: Process, cause: str) -> None:
+        """End it, and say why; unless the host has ended it."""
+        if process in self._all:
+            self._end(process, cause)
+
+    def failed(self, task: Task, failure: Failure, worker: str = "") -> AttemptFailed:
+        """An answer in the place of a worker's."""
+        return AttemptFailed(
+            at=self._clock.now(),
+            attempt=task.attempt,
+            node=task.node,
+            lo=task.lo,
+            hi=task.hi,
+            worker=worker,
+            failure=failure,
+            peak_bytes=failure.peak_bytes,
+        )
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -407,25 +394,14 @@ class Host:
         return answer
 
     def _died(self, process: Process, task: Task) -> AttemptFailed:
-        ended = self._pool.ended(process)
-        self._forget(process)
-        code, number = code_and_signal(ended)
-        now = self._clock.now()
-        self._tell(
-            [
-                WorkerStopped(
-                    at=now, worker=process.name, cause=how_it_ended(ended), exit_code=code, signal=number
-                )
-            ]
-        )
         failure = death(
             process.name,
-            ended,
+            self.lose(process),
             arguments=task.shown,
             limit_bytes=task.memory,
             log_tail=death_tail(process.log, process.log_from),
         )
-        return _failed(task, failure, at=now, worker=process.name)
+        return self.failed(task, failure, process.name)
 
     def _end(self, process: Process, cause: str) -> None:
         self._pool.end(process)
@@ -450,19 +426,6 @@ class Host:
 
 
 _answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
-
-
-def _failed(task: Task, failure: Failure, *, at: float, worker: str = "") -> AttemptFailed:
-    return AttemptFailed(
-        at=at,
-        attempt=task.attempt,
-        node=task.node,
-        lo=task.lo,
-        hi=task.hi,
-        worker=worker,
-        failure=failure,
-        peak_bytes=failure.peak_bytes,
-    )
 
 
 def _cannot_begin(process: Process, times: int) -> HookeError:

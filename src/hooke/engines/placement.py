@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hooke.engines.host import Report
+from hooke.engines.host_messages import Report
 from hooke.pipeline.engine import Call
 
 __all__ = ["Peer", "Placement"]
@@ -30,6 +31,8 @@ class Peer:
     shares: bool = False
     """Whether its machine has other hosts, so that cpus are not its own."""
     calls: dict[int, Call] = field(default_factory=dict)
+    ranks: dict[int, int] = field(default_factory=dict)
+    """Of the calls that are gangs: how many of their ranks are here."""
     known: set[str] = field(default_factory=set)
     """Digests of functions that it has."""
     workers: set[str] = field(default_factory=set)
@@ -37,17 +40,47 @@ class Peer:
     retiring: bool = False
 
     @property
+    def held(self) -> int:
+        """Threads that have a call, or one that waits."""
+        return len(self.calls) + sum(ranks - 1 for ranks in self.ranks.values())
+
+    @property
     def load(self) -> float:
         """Calls for each thread."""
-        return len(self.calls) / self.report.threads
+        return self.held / self.report.threads
 
     def has_room(self, call: Call) -> bool:
         """Whether the call can begin there at once. What asks for more cpus than there are gets all, alone."""
         threads = self.report.threads
-        if len(self.calls) >= threads or call.gpus > self.report.gpus:
+        if self.held >= threads or call.gpus > self.report.gpus:
             return False
-        held = sum(min(other.cpus, threads) for other in self.calls.values())
-        return self.shares or held + min(call.cpus, threads) <= threads + 1e-9
+        return self.shares or self._held_cpus() + min(call.cpus, threads) <= threads + 1e-9
+
+    def room_for_ranks(self, call: Call) -> int:
+        """How many ranks of the call can begin there at once, with the cpus, the memory and the gpus of each."""
+        rooms = [float(self._ranks_beside(call))]
+        if call.cpus and not self.shares:
+            threads = self.report.threads
+            rooms.append((threads - self._held_cpus()) / min(call.cpus, threads))
+        if call.memory and self.report.memory and not self.shares:
+            held = sum((other.memory or 0) * self.ranks.get(a, 1) for a, other in self.calls.items())
+            rooms.append((self.report.memory - held) / call.memory)
+        return max(0, int(min(rooms) + 1e-9))
+
+    def room_alone(self, call: Call) -> int:
+        """The same of a host that has nothing else to do, where cpus and memory need not suffice: it gets all there are."""
+        return 0 if self.calls else self._ranks_beside(call)
+
+    def _ranks_beside(self, call: Call) -> int:
+        free = self.report.threads - self.held
+        if not call.gpus:
+            return free
+        held = sum(other.gpus * self.ranks.get(a, 1) for a, other in self.calls.items())
+        return min(free, int((self.report.gpus - held) / call.gpus + 1e-9))
+
+    def _held_cpus(self) -> float:
+        threads = self.report.threads
+        return sum(min(other.cpus, threads) * self.ranks.get(a, 1) for a, other in self.calls.items())
 
 
 class Placement:
@@ -56,6 +89,7 @@ class Placement:
     def __init__(self) -> None:
         self.peers: dict[str, Peer] = {}
         self._places: dict[int, Peer] = {}
+        self._gangs: dict[int, list[Peer]] = {}
         self._begun: dict[int, float] = {}
         self._asked_back: set[int] = set()
         self._machines: dict[str, set[str]] = {}
@@ -83,6 +117,52 @@ class Placement:
             ]
         return min(free, key=lambda peer: (-self._near(call, peer.report.host), peer.load), default=None)
 
+    def choose_for_gang(self, call: Call) -> list[tuple[Peer, int]] | None:
+        """Hosts for all ranks of a gang, with how many each, in the order of the ranks; None where not all have room.
+
+        As few machines as can be, since ranks talk to one another. One that asks for more than there is gets all, alone.
+        """
+        found = self._filled(call, Peer.room_for_ranks)
+        if found is None and not any(peer.calls for peer in self.peers.values()):
+            found = self._filled(call, Peer.room_alone)
+        return found
+
+    def could_hold(self, call: Call) -> bool:
+        """Whether a gang has room here once all that runs has ended."""
+        room = (
+            min(peer.report.threads, int(peer.report.gpus / call.gpus + 1e-9) if call.gpus else call.gang)
+            for peer in self.staying
+        )
+        return sum(room) >= call.gang
+
+    def _filled(self, call: Call, room: Callable[[Peer, Call], int]) -> list[tuple[Peer, int]] | None:
+        rooms = [(peer, free) for peer in self.staying if (free := room(peer, call)) > 0]
+        machines: dict[str, int] = {}
+        for peer, free in rooms:
+            machines[peer.report.host] = machines.get(peer.report.host, 0) + free
+        rooms.sort(key=lambda each: (-machines[each[0].report.host], each[0].report.host, -each[1]))
+        found: list[tuple[Peer, int]] = []
+        missing = call.gang
+        for peer, free in rooms:
+            if missing:
+                found.append((peer, min(free, missing)))
+                missing -= min(free, missing)
+        return None if missing else found
+
+    def put_gang(self, call: Call, parts: list[tuple[Peer, int]]) -> None:
+        """So many ranks of it are at each of these now."""
+        self._gangs[call.attempt] = [peer for peer, _ in parts]
+        for peer, ranks in parts:
+            peer.calls[call.attempt] = call
+            peer.ranks[call.attempt] = ranks
+            for digest in call.inputs:
+                self.stored(digest, peer)
+
+    def take_gang(self, attempt: int) -> None:
+        """No rank of it is anywhere any more."""
+        for peer in self._gangs.pop(attempt, ()):
+            del peer.calls[attempt], peer.ranks[attempt]
+
     def stored(self, digest: str, peer: Peer) -> None:
         """A result was written there."""
         self._machines.setdefault(digest, set()).add(peer.report.host)
@@ -93,7 +173,11 @@ class Placement:
 
     def is_quick(self, call: Call) -> bool:
         """Whether it may wait behind another: it is expected to end soon."""
-        return not call.gpus and (call.short or self._last_s.get(call.image.digest, QUICK_S) < QUICK_S)
+        return (
+            not call.gpus
+            and not call.gang
+            and (call.short or self._last_s.get(call.image.digest, QUICK_S) < QUICK_S)
+        )
 
     def put(self, call: Call, peer: Peer) -> None:
         """The attempt is there now."""
@@ -103,7 +187,7 @@ class Placement:
         self._places[call.attempt] = peer
 
     def where(self, attempt: int) -> Peer | None:
-        """Where the attempt is; None for one that is nowhere (any more)."""
+        """Where the attempt is; None for one that is nowhere (any more), and for a gang."""
         return self._places.get(attempt)
 
     def begin(self, attempt: int, now: float) -> bool:
@@ -134,7 +218,11 @@ class Placement:
         room = sum(max(0, peer.report.threads - len(peer.calls)) for peer in self.staying)
         found: list[tuple[Peer, list[int]]] = []
         for peer in self.peers.values():
-            waiting = [a for a in peer.calls if a not in self._begun and a not in self._asked_back]
+            waiting = [
+                a
+                for a in peer.calls
+                if a in self._places and a not in self._begun and a not in self._asked_back
+            ]
             stuck = any(now - self._begun.get(attempt, now) > STUCK_S for attempt in peer.calls)
             if room and stuck and waiting and peer.load > 1:
                 asked = waiting[-room:]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dispatch import Dispatch
-from hooke.engines.host import session_of
+from hooke.engines.host_messages import session_of
 from hooke.engines.memory import memory_here, memory_of
 from hooke.engines.placement import Peer
 from hooke.engines.ray_fleet import RayFleet
@@ -38,7 +38,13 @@ class RayEngine:
     """Runs attempts in actors of Ray, as many at once in each as it has threads."""
 
     capabilities = Capabilities(
-        name="ray", isolated=True, cancels=True, elastic=True, knows_signal=True, knows_peak_memory=True
+        name="ray",
+        isolated=True,
+        cancels=True,
+        elastic=True,
+        knows_signal=True,
+        knows_peak_memory=True,
+        gangs=True,
     )
 
     def __init__(
@@ -89,6 +95,7 @@ class RayEngine:
             self._take(self._link.receive(timeout_s))
             self._dispatch.ask_back(time.monotonic())
             self._dispatch.give_up(self._now(), time.monotonic())
+            self._dispatch.late(time.monotonic())
         events = self._dispatch.events
         self._dispatch.events = []
         return events
@@ -231,12 +238,12 @@ class RayEngine:
                 for piece in message.heard.pieces:
                     if self._reception is not None:
                         self._reception.bring(piece)
-                dispatch.told(message.host, message.heard.notes, now_s)
+                dispatch.told(message.host, message.heard.notes, self._now(), now_s)
                 for data in message.heard.answers:
                     dispatch.answered(message.host, data, now_s)
-                dispatch.returned(message.host, message.heard.lacking, lacks=True)
+                dispatch.returned(message.host, message.heard.lacking, self._now(), lacks=True)
             case Withdrawn():
-                dispatch.returned(message.host, message.attempts)
+                dispatch.returned(message.host, message.attempts, self._now())
             case Up():
                 self._connected = True
             case Unfit():

@@ -30,6 +30,7 @@ from hooke.engines.ray_messages import (
     Rest,
     Rested,
     Ship,
+    Speak,
     Start,
     ToBridge,
     Unfit,
@@ -166,6 +167,8 @@ class _Bridge:
                 hosts.cancel(order.host, order.attempt)
             case Withdraw():
                 hosts.withdraw(order.host, order.attempts)
+            case Speak():
+                hosts.speak(order.host, order.word)
             case Want():
                 gone = hosts.want(order.hosts, order.end)
                 hosts.keep()

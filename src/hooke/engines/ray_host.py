@@ -13,11 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from ray.util import get_node_ip_address
 
 from hooke.engines.arrival import Arrival, Probe, arrive
-from hooke.engines.host import Host, Note, Order, Report, Session
+from hooke.engines.host import Host
+from hooke.engines.host_messages import Note, Order, Report, Session
 from hooke.engines.local_pool import shared_pool
 from hooke.engines.mirror import Mirror
+from hooke.engines.ranks import unpack_word
 from hooke.engines.ray_messages import Heard, Welcome, pack
 
 __all__ = ["PULSE_S", "RayHost"]
@@ -56,6 +59,10 @@ class RayHost:
         """Nobody waits for it any more."""
         self._part.cancel(attempt)
 
+    def speak(self, word: bytes) -> None:
+        """The driver says something to the ranks of a gang."""
+        self._part.speak(word)
+
     def withdraw(self, attempts: list[int]) -> list[int]:
         """Take attempts back that have not begun; returns these."""
         return self._part.withdraw(attempts)
@@ -86,7 +93,13 @@ class _Part:
         self._mirror = Mirror(Path(here.logs).parent) if unshared else None
         # Logs that are brought would else go over those of the run before it was resumed.
         unique = f"-{here.id[-4:]}" if unshared else ""
-        self._host = Host(here, name=name + unique, slots=threads, tell=self._tell)
+        self._host = Host(
+            here,
+            name=name + unique,
+            slots=threads,
+            tell=self._tell,
+            address=get_node_ip_address(),
+        )
 
     def welcome(self) -> Welcome:
         self._tell(self._host.prepare())
@@ -120,6 +133,9 @@ class _Part:
         with self._said:
             self._given_up.add(attempt)
 
+    def speak(self, word: bytes) -> None:
+        self._host.speak(unpack_word(word))
+
     def withdraw(self, attempts: list[int]) -> list[int]:
         with self._taking:
             taken = self._host.withdraw(attempts)
@@ -146,7 +162,7 @@ class _Part:
         with self._said:
             if answer is not None:
                 self._heard.answers.append(msgspec.msgpack.encode(answer))
-            elif not taken_back and attempt not in self._given_up:
+            elif order.part is None and not taken_back and attempt not in self._given_up:
                 self._heard.lacking.append(attempt)
             self._given_up.discard(attempt)
             self._said.notify_all()

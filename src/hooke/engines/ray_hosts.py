@@ -136,6 +136,10 @@ class Hosts:
         """Have a host end an attempt."""
         self._call(host, "cancel", attempt)
 
+    def speak(self, host: str, word: bytes) -> None:
+        """Say something to a host about a gang."""
+        self._call(host, "speak", word)
+
     def withdraw(self, host: str, attempts: list[int]) -> None:
         """Take back what has not begun."""
         answer = self._call(host, "withdraw", attempts)

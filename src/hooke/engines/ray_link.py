@@ -22,7 +22,8 @@ from hooke.base.forks import on_fork
 from hooke.base.processes import python_module
 from hooke.engines.arrival import Probe
 from hooke.engines.channel import Channel
-from hooke.engines.host import Order, Session
+from hooke.engines.host_messages import Order, Session
+from hooke.engines.ranks import Word, pack_word
 from hooke.engines.ray_head import environment_of_head
 from hooke.engines.ray_messages import (
     Cancel,
@@ -31,6 +32,7 @@ from hooke.engines.ray_messages import (
     Rest,
     Rested,
     Ship,
+    Speak,
     Start,
     ToBridge,
     Unfit,
@@ -186,6 +188,10 @@ class Link:
     def withdraw(self, address: str, attempts: list[int]) -> None:
         """Ask back what has not begun."""
         self._bridge.tell(Withdraw(host=address, attempts=attempts))
+
+    def speak(self, address: str, attempt: int, word: Word) -> None:  # noqa: ARG002 - as all Roads
+        """Say something to a host about a gang."""
+        self._bridge.tell(Speak(host=address, word=pack_word(word)))
 
     def want(self, hosts: int, end: list[str]) -> None:
         """Another number of hosts; these end."""

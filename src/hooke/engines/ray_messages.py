@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.engines.arrival import Arrival, Probe
-from hooke.engines.host import Note, Report, Session
+from hooke.engines.host_messages import Note, Report, Session
 from hooke.engines.mirror import Piece
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Rested",
     "Said",
     "Ship",
+    "Speak",
     "Start",
     "ToBridge",
     "Unfit",
@@ -85,6 +86,13 @@ class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     attempts: list[int]
 
 
+class Speak(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A packed word about a gang."""
+
+    host: str
+    word: bytes
+
+
 class Want(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """So many hosts; of those that there are, `end` have nothing to do and are to end."""
 
@@ -96,7 +104,7 @@ class Rest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The run is over; another one may come."""
 
 
-ToBridge: TypeAlias = Start | Open | Ship | Cancel | Withdraw | Want | Rest
+ToBridge: TypeAlias = Start | Open | Ship | Cancel | Withdraw | Speak | Want | Rest
 
 
 class Up(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -51,7 +51,8 @@ def _most(place: Place) -> int | None:
         return (
             int(min(place.workers[1], place.max_usd_per_hour / price + 1e-9)) if price else place.workers[1]
         )
-    return cpus_here() if place.engine == "local" else None
+    ours = place.engine in ("local", "dask", "ray") and place.at is None
+    return cpus_here() if ours else None
 
 
 def _workers(count: int) -> str:
