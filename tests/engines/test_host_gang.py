@@ -1,3 +1,4 @@
+# ruff: noqa: F401, F811 - fixtures
 """The ranks of a gang on one host, without any library."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 import psutil
 import pytest
-from tests.engines.test_host import host, never, order, pool, told  # noqa: F401 - fixtures
+from tests.engines.test_host import host, never, order, pool, told
 
 from hooke.engines.devices import Devices
 from hooke.engines.host import Host
@@ -58,7 +59,7 @@ class Driver:
 
 
 @pytest.fixture
-def devices(pool: LocalPool) -> Iterator[Devices]:  # noqa: F811
+def devices(pool: LocalPool) -> Iterator[Devices]:
     pool.devices = Devices(("x", "y", "z"))
     yield pool.devices
     assert pool.devices.take("all are free again", 3) is not None
@@ -68,7 +69,7 @@ def test_ranks_have_their_places_and_the_devices_of_all_of_their_host(
     host: Host,
     told: list,
     tmp_path,
-    devices: Devices,  # noqa: F811
+    devices: Devices,
 ) -> None:
     driver = Driver(host, told, part(variables, NAMES, lo=1, hi=3, gpus=1.0))
     host.speak(Meet(muster=7, address="10.0.0.9", port=4242))
@@ -91,7 +92,7 @@ def test_ranks_have_their_places_and_the_devices_of_all_of_their_host(
 
 def test_the_host_of_rank_0_keeps_a_port_and_none_has_its_call_before_all_are_there(
     host: Host,
-    told: list,  # noqa: F811
+    told: list,
 ) -> None:
     driver = Driver(host, told, part(tasks.exit_process, 7, lo=0, hi=2))
     (met,) = driver.heard(Met)
@@ -106,7 +107,7 @@ def test_the_host_of_rank_0_keeps_a_port_and_none_has_its_call_before_all_are_th
     assert {each.worker for each in died} == {"here-1", "here-2"}
 
 
-def test_what_nobody_waits_for_ends_whatever_it_is_doing(host: Host, told: list) -> None:  # noqa: F811
+def test_what_nobody_waits_for_ends_whatever_it_is_doing(host: Host, told: list) -> None:
     given_up = threading.Event()
     driver = Driver(host, told, part(tasks.sleep, 600.0, lo=1, hi=3), given_up.is_set)
     host.speak(Meet(muster=7, address="127.0.0.1", port=1))
@@ -117,14 +118,14 @@ def test_what_nobody_waits_for_ends_whatever_it_is_doing(host: Host, told: list)
     assert not [each for each in driver.heard(WorkerStarted, 2) if psutil.pid_exists(each.pid)]
 
 
-def test_one_that_was_disbanded_before_it_came_does_not_begin(host: Host, told: list) -> None:  # noqa: F811
+def test_one_that_was_disbanded_before_it_came_does_not_begin(host: Host, told: list) -> None:
     host.speak(Disband(muster=7, cause="its attempt was cancelled"))
     host.speak(Meet(muster=7, address="127.0.0.1", port=1))
     Driver(host, told, part(tasks.add, 1, lo=1, hi=3)).join()
     assert told == [Disbanded(muster=7)]
 
 
-def test_ranks_for_which_there_are_no_devices_are_refused(host: Host, told: list) -> None:  # noqa: F811
+def test_ranks_for_which_there_are_no_devices_are_refused(host: Host, told: list) -> None:
     driver = Driver(host, told, part(tasks.add, 1, lo=1, hi=3, gpus=1.0))
     host.speak(Meet(muster=7, address="127.0.0.1", port=1))
     (note,) = driver.heard(RankAnswered)
@@ -133,7 +134,7 @@ def test_ranks_for_which_there_are_no_devices_are_refused(host: Host, told: list
     assert "ask for 1 gpus each" in failed.failure.message
 
 
-def test_a_host_that_is_closed_ends_its_ranks(host: Host, told: list) -> None:  # noqa: F811
+def test_a_host_that_is_closed_ends_its_ranks(host: Host, told: list) -> None:
     driver = Driver(host, told, part(tasks.sleep, 600.0, lo=1, hi=3))
     host.speak(Meet(muster=7, address="127.0.0.1", port=1))
     driver.heard(Mustered)
