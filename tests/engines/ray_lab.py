@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -43,6 +44,20 @@ address = "{address}"
 
 AGAIN = ("sh", "-c", 'while true; do "$@"; sleep 1; done', "sh")
 """Before a command: as an init system keeps it."""
+
+
+DRAIN = """
+import sys, time, ray
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+address, host = sys.argv[1:]
+ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+(node,) = [each["NodeID"] for each in ray.nodes() if each["Alive"] and each["NodeManagerAddress"] == host]
+until_ms = int(time.time() + 600) * 1000
+reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+accepted, why_not = ray._raylet.GcsClient(address=address).drain_node(node, reason, "as a test", until_ms)
+assert accepted, why_not
+"""
 
 
 @dataclass
@@ -84,13 +99,15 @@ class RayLab:
         if host is self.head:
             options |= {"temp-dir": "/tmp/ray", "include-dashboard": "false"}
         words = [*where, *(f"--{key}={value}" for key, value in options.items())]
-        host.popen(
-            [*AGAIN, *python_module("ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *words)],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=host.path(OUT).open("wb"),
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        start = python_module("ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *words)
+        with host.path(OUT).open("wb") as said:
+            host.popen(
+                [*AGAIN, *start],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
 
     def wait_for(self, host: Host) -> None:
         """Until Ray is there. One after another: each takes a cpu for seconds, and gives up where it gets none."""
@@ -99,6 +116,21 @@ class RayLab:
             wait_until(lambda: "Ray runtime started" in said.read_text("utf-8"), host.name, within_s=120)
         except AssertionError:
             pytest.fail(f"no Ray on {host.name}: {said.read_text('utf-8')[-2000:]}")
+
+    @contextlib.contextmanager
+    def cut_for(self, seconds: float, host: Host) -> Iterator[None]:
+        """Cut a host off while this is entered, but at least for so long."""
+        host.cut()
+        until = time.monotonic() + seconds
+        yield
+        time.sleep(max(0.0, until - time.monotonic()))
+        host.heal()
+
+    def drain(self, host: Host) -> str:
+        """Have Ray end its node, as an autoscaler does it."""
+        return self.driver.run(
+            [sys.executable, "-c", DRAIN, self.address, host.address], env=self.environment
+        )
 
     def hooke(self, *words: str, timeout_s: float = 120.0) -> str:
         return self.driver.run(
@@ -140,6 +172,10 @@ def ray_lab(job: str, *nodes: str) -> Iterator[RayLab]:
             (project / "hooke.toml").write_text(TOML.format(url=s3.url, address=here.address), "utf-8")
             (project / "store.secret").write_text("0" * 64, "utf-8")
             (project / "store.secret").chmod(0o600)
+            (project / "project_library").mkdir()
+            (project / "project_library" / "__init__.py").write_text("", "utf-8")
+            code = "def squared(x):\n    return x * x\n"
+            (project / "project_library" / "numbers.py").write_text(code, "utf-8")
             (project / "job.py").write_text(textwrap.dedent(job), "utf-8")
             for name in nodes:
                 here.wait_for(here.join(name))

@@ -25,6 +25,7 @@ class Roads:
         self.functions: list[bool] = []
         self.connected: list[bool] = []
         self.cancelled: list[tuple[str, int]] = []
+        self.asked_back: list[tuple[str, int]] = []
 
     def ship(self, address, orders):
         self.went += [(address, order.task.attempt) for order in orders]
@@ -35,7 +36,7 @@ class Roads:
         self.cancelled.append((address, attempt))
 
     def withdraw(self, address, attempts):
-        raise AssertionError("nothing is asked back here")
+        self.asked_back += [(address, attempt) for attempt in attempts]
 
 
 def dispatch(*peers):
@@ -60,6 +61,23 @@ def finished(attempt):
 
 def of(made, kind):
     return [event.attempt for event in made.events if isinstance(event, kind)]
+
+
+def test_a_host_that_is_drained_ends_what_it_runs_and_what_waits_there_goes_elsewhere():
+    made, roads = dispatch(peer("a"), peer("b"))
+    made.submit([call(n, short=True) for n in range(6)], 0.0)
+    there = [attempt for address, attempt in roads.went if address == "a"]
+    made.told("a", [Begun(at=0.5, attempt=there[0], worker="w")], 0.5, 0.5)
+    made.drain("a")
+    assert roads.asked_back == [("a", attempt) for attempt in there[1:]]
+    del roads.went[:]
+    made.returned("a", there[1:], 0.6)
+    made.submit([call(n) for n in range(6, 12)], 0.6)
+    made.answered("a", finished(there[0]), 0.7)
+    made.send(0.8)
+    assert {address for address, _ in roads.went} == {"b"}
+    assert of(made, AttemptFinished) == [there[0]]
+    assert of(made, AttemptFailed) == []
 
 
 def test_the_function_goes_once_to_each_host_and_again_where_it_did_not_come():

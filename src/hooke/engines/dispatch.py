@@ -105,6 +105,15 @@ class Dispatch:
         for peer, attempts in self.placement.to_ask_back(now_s):
             self._roads.withdraw(peer.address, attempts)
 
+    def drain(self, address: str) -> None:
+        """A host is to go: it gets nothing more, and is asked for what has not begun there."""
+        peer = self.placement.peers[address]
+        peer.retiring = True
+        calls = [call.attempt for call in peer.calls.values() if not call.gang]
+        waiting = [attempt for attempt in calls if not self.placement.has_begun(attempt)]
+        if waiting:
+            self._roads.withdraw(address, waiting)
+
     def give_up(self, now: float, now_s: float) -> None:
         """Fail what asks for more gpus than any host has: after a while, as one that has them may be on its way. `now_s` as `told` had it."""
         peers = self.placement.staying

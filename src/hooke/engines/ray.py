@@ -18,7 +18,7 @@ from hooke.engines.memory import memory_here, memory_of
 from hooke.engines.placement import Peer
 from hooke.engines.ray_fleet import RayFleet
 from hooke.engines.ray_link import Bridge, Link
-from hooke.engines.ray_messages import FromBridge, Joined, Left, Said, Unfit, Up, Withdrawn
+from hooke.engines.ray_messages import Draining, FromBridge, Joined, Left, Said, Unfit, Up, Withdrawn
 from hooke.engines.reception import Reception
 from hooke.engines.script import module_path
 from hooke.engines.silence import SILENT_S
@@ -72,6 +72,8 @@ class RayEngine:
         self.capabilities = replace(self.capabilities, elastic=self._hosts is not None)
         self._address = at if isinstance(at, str) else "this machine"
         self._connected = self._closed = False
+        self._draining: set[str] = set()
+        """Hosts on nodes that Ray is to end."""
         made = session_of(context, warm=fleet is not None)
         self._reception = None if self._ours else Reception(context, made.id)
         probe = None if self._reception is None else self._reception.probe
@@ -110,8 +112,10 @@ class RayEngine:
         if self._hosts is None:
             return
         self._hosts = workers
+        there = self._dispatch.placement.peers.values()
         peers = sorted(
-            self._dispatch.placement.peers.values(), key=lambda peer: (peer.retiring, -len(peer.calls))
+            (peer for peer in there if peer.address not in self._draining),
+            key=lambda peer: (peer.retiring, -len(peer.calls)),
         )
         for number, peer in enumerate(peers):
             peer.retiring = number >= workers
@@ -174,7 +178,9 @@ class RayEngine:
         peer = self._dispatch.placement.peers.get(left.host)
         if peer is None:
             return
-        cause = "retired" if not left.why else f"its host {left.host} on {peer.report.host} is gone"
+        cause = "its node of Ray is drained" if left.host in self._draining else "retired"
+        if left.why:
+            cause = f"its host {left.host} on {peer.report.host} is gone"
 
         def failure(call: Call) -> Failure:
             return Failure(
@@ -190,18 +196,25 @@ class RayEngine:
         if left.why:
             self._announce()
 
+    def _drain(self, host: str) -> None:
+        """It ends what it runs, and gets nothing more; what waits there goes elsewhere."""
+        if host not in self._dispatch.placement.peers:
+            return
+        self._draining.add(host)
+        self._dispatch.drain(host)
+        self._announce()
+        self._want()
+
     def _release_retired(self) -> None:
         if any(peer.retiring and not peer.calls for peer in self._dispatch.placement.peers.values()):
             self._want()
 
     def _want(self) -> None:
         """Have as many hosts as stay and run; those that are idle and not to stay end now."""
-        if self._hosts is None:
-            return
         peers = self._dispatch.placement.peers.values()
         idle = [peer.address for peer in peers if peer.retiring and not peer.calls]
         busy = sum(peer.retiring and bool(peer.calls) for peer in peers)
-        self._link.want(self._hosts + busy, idle)
+        self._link.want(None if self._hosts is None else self._hosts + busy, idle)
         for address in idle:
             self._left(Left(host=address))
 
@@ -228,26 +241,31 @@ class RayEngine:
             self._dispatch.send(self._now())
 
     def _heard(self, message: FromBridge) -> None:
-        dispatch, now_s = self._dispatch, time.monotonic()
         match message:
             case Joined():
                 self._came(message)
+            case Draining():
+                self._drain(message.host)
             case Left():
                 self._left(message)
             case Said():
-                for piece in message.heard.pieces:
-                    if self._reception is not None:
-                        self._reception.bring(piece)
-                dispatch.told(message.host, message.heard.notes, self._now(), now_s)
-                for data in message.heard.answers:
-                    dispatch.answered(message.host, data, now_s)
-                dispatch.returned(message.host, message.heard.lacking, self._now(), lacks=True)
+                self._said(message)
             case Withdrawn():
-                dispatch.returned(message.host, message.attempts, self._now())
+                self._dispatch.returned(message.host, message.attempts, self._now())
             case Up():
                 self._connected = True
             case Unfit():
                 raise AssertionError("the link raises it")
+
+    def _said(self, message: Said) -> None:
+        dispatch, heard, now_s = self._dispatch, message.heard, time.monotonic()
+        for piece in heard.pieces:
+            if self._reception is not None:
+                self._reception.bring(piece)
+        dispatch.told(message.host, heard.notes, self._now(), now_s)
+        for data in heard.answers:
+            dispatch.answered(message.host, data, now_s)
+        dispatch.returned(message.host, heard.lacking, self._now(), lacks=True)
 
     def _now(self) -> float:
         return self._context.clock.now()

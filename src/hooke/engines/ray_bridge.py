@@ -92,11 +92,11 @@ class _Bridge:
         looked = nodes = 0.0
         while not self._ending.is_set():
             now = time.monotonic()
+            said: list[FromBridge] = []
             if now - nodes >= NODES_EVERY_S:
                 if self._hosts is not None:
-                    self._hosts.keep()
+                    said += self._hosts.keep()
                 nodes = now
-            said: list[FromBridge] = []
             try:
                 said += self._inbox.get(timeout=LOOK_S)()
                 while True:
@@ -171,8 +171,7 @@ class _Bridge:
                 hosts.speak(order.host, order.word)
             case Want():
                 gone = hosts.want(order.hosts, order.end)
-                hosts.keep()
-                return gone
+                return gone + hosts.keep()
             case Rest():
                 self._spare = hosts.close(END_S / 2)
                 self._hosts = None

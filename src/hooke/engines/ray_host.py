@@ -113,7 +113,7 @@ class _Part:
             memory=None,
             gpus=len(shared_pool().devices),
         )
-        return Welcome(report=report, arrival=self._arrival)
+        return Welcome(report=report, node=_node(), arrival=self._arrival)
 
     def ship(self, orders: list[bytes]) -> None:
         for order in orders:
@@ -171,3 +171,10 @@ class _Part:
         with self._said:
             self._heard.notes.extend(notes)
             self._said.notify_all()
+
+
+def _node() -> str:
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node

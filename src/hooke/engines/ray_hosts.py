@@ -13,11 +13,14 @@ from typing import Any
 
 import msgspec
 import ray
+from ray._private.state import state
 from ray.exceptions import RayError
+from ray.util import client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hooke.engines.ray_host import RayHost
 from hooke.engines.ray_messages import (
+    Draining,
     FromBridge,
     Joined,
     Left,
@@ -56,7 +59,11 @@ class _Member:
     seat: Seat
     node: str
     """Which it is for; empty where Ray chooses."""
+    at: str = ""
+    """The node where it is, once it is ready."""
     ready: bool = False
+    told: bool = False
+    """That its node is drained."""
     heard: int = 0
     """How often."""
 
@@ -105,26 +112,34 @@ class Hosts:
         self._spare = spare
         self._over = False
 
-    def keep(self) -> None:
-        """Have as many as are wanted."""
+    def keep(self) -> list[FromBridge]:
+        """Have as many as are wanted; those whose nodes Ray drains are told of."""
+        draining = _draining()
         if self._wanted is not None:
             while len(self._members) < self._wanted:
                 self._start("", self._threads, self._free_gpus())
-            return
+        else:
+            self._keep_one_on_each(draining)
+        news = [each for each in self._members.values() if each.at in draining and not each.told]
+        for member in news:
+            member.told = True
+        return [Draining(host=each.name) for each in news]
+
+    def _keep_one_on_each(self, draining: set[str]) -> None:
         for node in ray.nodes():
             cpus, gpus = int(node["Resources"].get("CPU", 0)), node["Resources"].get("GPU", 0.0)
             known = any(each.node == node["NodeID"] for each in self._members.values())
-            if node["Alive"] and cpus and not known:
+            if node["Alive"] and cpus and not known and node["NodeID"] not in draining:
                 self._start(node["NodeID"], cpus, gpus)
 
-    def want(self, hosts: int, end: list[str]) -> list[FromBridge]:
+    def want(self, hosts: int | None, end: list[str]) -> list[FromBridge]:
         """Another number; these are idle and end."""
         self._wanted = hosts
         gone: list[FromBridge] = []
         waiting = [each.name for each in self._members.values() if not each.ready]
         for name in end:
             gone += self._leave(name)
-        for name in waiting[: max(0, len(self._members) - hosts)]:
+        for name in waiting[: max(0, len(self._members) - hosts)] if hosts is not None else ():
             self._leave(name)
         return gone
 
@@ -189,9 +204,9 @@ class Hosts:
         if member.name not in self._members:
             return []
         self._stillborn = 0
-        member.ready = True
+        member.ready, member.at = True, welcome.node
         self._listen(member)
-        return [Joined(host=member.name, node=member.node, welcome=welcome)]
+        return [Joined(host=member.name, welcome=welcome)]
 
     def _listen(self, member: _Member) -> None:
         self._then(
@@ -269,6 +284,14 @@ class Hosts:
             self._inbox.put(say)
 
         answer.future().add_done_callback(done)
+
+
+def _draining() -> set[str]:
+    """Nodes that are to end, and take no more."""
+    if client.ray.is_connected():  # its server does not tell
+        return set()
+    library: Any = state  # without types
+    return set(library.get_draining_nodes())
 
 
 def _came(answer: Any) -> bool:

@@ -193,6 +193,6 @@ class Link:
         """Say something to a host about a gang."""
         self._bridge.tell(Speak(host=address, word=pack_word(word)))
 
-    def want(self, hosts: int, end: list[str]) -> None:
+    def want(self, hosts: int | None, end: list[str]) -> None:
         """Another number of hosts; these end."""
         self._bridge.tell(Want(hosts=hosts, end=end))

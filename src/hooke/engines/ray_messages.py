@@ -12,6 +12,7 @@ from hooke.engines.mirror import Piece
 
 __all__ = [
     "Cancel",
+    "Draining",
     "FromBridge",
     "Heard",
     "Joined",
@@ -94,9 +95,9 @@ class Speak(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """So many hosts; of those that there are, `end` have nothing to do and are to end."""
+    """So many hosts, or one on each node; of those that there are, `end` have nothing to do and are to end."""
 
-    hosts: int
+    hosts: int | None
     end: list[str] = []
 
 
@@ -127,8 +128,6 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A host is ready."""
 
     host: str
-    node: str
-    """Of Ray, where it runs."""
     welcome: Welcome
 
 
@@ -136,6 +135,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a host says at first."""
 
     report: Report
+    node: str
+    """Of Ray, where it runs."""
     arrival: Arrival | None = None
 
 
@@ -144,6 +145,12 @@ class Left(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     host: str
     why: str = ""
+
+
+class Draining(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Ray is to end the node of a host: it gets nothing more."""
+
+    host: str
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -175,7 +182,7 @@ class Rested(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Nothing of the last run is left."""
 
 
-FromBridge: TypeAlias = Up | Unfit | Joined | Left | Said | Withdrawn | Rested
+FromBridge: TypeAlias = Up | Unfit | Joined | Draining | Left | Said | Withdrawn | Rested
 
 _to_bridge = msgspec.msgpack.Decoder(ToBridge)
 _from_bridge = msgspec.msgpack.Decoder(FromBridge)
