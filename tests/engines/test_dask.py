@@ -169,6 +169,45 @@ def test_a_worker_that_is_unlike_the_driver_is_refused_before_the_first_task(
         bench.finished(bench.submit(tasks.add, 1))
 
 
+def test_a_worker_on_which_others_work_is_not_taken_from_them(tmp_path: Path) -> None:
+    """Two runs on one fleet: the one that needs fewer workers does not end those that the other one uses."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+        ) as theirs,
+        Client(theirs) as other,
+        EngineBench(joined(theirs), tmp_path) as bench,
+    ):
+        kept = [other.scatter(each.encode(), workers=[each]) for each in theirs.scheduler.workers]
+        both = [
+            other.submit(open_at_last, str(tmp_path / "gate"), workers=[each], pure=False)
+            for each in theirs.scheduler.workers
+        ]
+        wait_until(lambda: all(other.processing().values()))
+        bench.engine.scale(1)
+        bench.engine.wait(0.1)
+        (tmp_path / "gate").touch()
+        assert {each.status for each in both} <= {"pending", "finished"}
+        assert other.gather(both) == [1, 1]
+
+        def one_is_left() -> bool:
+            bench.engine.wait(0.1)
+            return len(theirs.scheduler.workers) == 1
+
+        wait_until(one_is_left)
+        assert all(b"127.0.0.1" in each for each in other.gather(kept))
+
+
+def open_at_last(path: str) -> int:
+    while not os.path.exists(path):
+        tasks.sleep(0.02)
+    return 1
+
+
 def test_a_worker_that_took_the_driver_for_dead_is_greeted_again(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:

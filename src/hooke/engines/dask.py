@@ -56,6 +56,9 @@ FIRST_WORKER_S = 60.0
 _LIBRARY = frozenset({"dask", "distributed"})
 """Distributions: a task whose code reaches one of them is given a client of its cluster."""
 
+SPARED_S = 1.0
+"""Until it is asked again whether others still have work on workers that are to go."""
+
 LOOK_S = 5.0
 """How often to ask who lives."""
 
@@ -98,6 +101,7 @@ class DaskEngine:
         self.capabilities = replace(self.capabilities, elastic=self._cluster is not None)
         self._silence = Silence()
         self._looked = time.monotonic()
+        self._spared_until = 0.0
         self._asked: set[str] = set()
         self._founders: set[str] = set()
         """Workers that were there at the beginning: if one cannot run tasks, the run does not begin."""
@@ -249,6 +253,12 @@ class DaskEngine:
 
     def _release_retired(self) -> None:
         idle = [peer for peer in self._peers.values() if peer.retiring and not peer.calls]
+        if idle and not self._ours:  # what others run there ends first
+            if time.monotonic() < self._spared_until:
+                return
+            busy = self._link.busy([peer.address for peer in idle])
+            idle = [peer for peer in idle if peer.address not in busy]
+            self._spared_until = time.monotonic() + SPARED_S if busy else 0.0
         if not idle:
             return
         for peer in idle:

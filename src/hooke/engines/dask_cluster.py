@@ -138,8 +138,10 @@ def grow(cluster: Any, workers: int) -> None:
 
 
 def retire(cluster: Any, client: Client, names: Sequence[Any], addresses: Sequence[str]) -> None:
-    """End these workers, which have nothing to do any more."""
+    """End these workers, which have nothing to do any more; what others keep there goes to the rest."""
     if isinstance(cluster, SpecCluster):
+        # It asks for that itself, but by name, which the scheduler does not take.
+        client.retire_workers(list(addresses), close_workers=False, remove=False)
         cluster.sync(cluster.scale_down, list(names))
     else:
         client.retire_workers(list(addresses), close_workers=True, remove=True)

@@ -170,6 +170,11 @@ class Link:
         found: dict[str, dict[str, Any]] = self._client.scheduler_info(n_workers=-1)["workers"]
         return dict(found)
 
+    def busy(self, addresses: list[str]) -> set[str]:
+        """Those of these workers that have something to do, whoever asked for it."""
+        has: dict[str, Any] = self._client.processing(addresses)
+        return {address for address, keys in has.items() if keys}
+
     def ask_signs(self) -> None:
         """Ask when the scheduler last heard of each worker; Seen follows, unless the scheduler is gone."""
         self._asking.submit(self._ask_signs)
