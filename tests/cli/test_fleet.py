@@ -59,6 +59,35 @@ def test_a_fleet_is_scaled_listed_explained_and_ended(project):
     assert listed() == []
 
 
+CLUSTER = """
+from dask.distributed import LocalCluster
+
+MADE = []
+
+def ours():
+    MADE.append(LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50))
+    return MADE[0]
+"""
+
+
+@pytest.mark.heavy
+def test_the_workers_of_a_dask_cluster_are_a_fleet_too(project):
+    (project / "dask_clusters.py").write_text(CLUSTER)
+    (project / "hooke.toml").write_text(
+        '[fleets.pool]\nprovider = "dask"\ncluster = "dask_clusters.py:ours"\n'
+    )
+    assert call("scale", "2") == "pool: 2 machines\n"
+    assert [row["state"] for row in listed()] == ["ready", "ready"]
+    call("scale", "1")
+    assert "2 are there and 1 are wanted, and had nothing to do" in call("why", "pool")
+    assert call("reap") == f"pool: {listed()[0]['machine']} is wanted, and stays\n"
+    assert call("drain") == "pool: 0 machines\n"
+    call("scale", "1")
+    assert call("down") == "pool: 0 machines\n"
+    assert listed() == []
+    sys.modules["dask_clusters"].MADE.pop().close()
+
+
 @pytest.mark.heavy
 def test_what_a_forgotten_fleet_left_is_reaped(project):
     call("scale", "2")

@@ -79,6 +79,16 @@ def test_nothing_goes_to_a_host_that_is_to_go():
     assert filled(made, [call(1), call(2)]) == ["b", ""]
 
 
+def test_a_host_that_takes_nothing_for_now_gives_back_what_has_not_begun_but_for_gangs():
+    made = placement(peer("a", threads=3), peer("b"))
+    assert filled(made, [call(1), call(2), call(3)]) == ["a", "b", "a"]
+    made.peers["a"].shut = True
+    assert filled(made, [call(4)]) == [""]
+    assert made.begin(1, 0.0)
+    made.put_gang(call(5), [(made.peers["a"], 1)])
+    assert made.waiting(made.peers["a"]) == [3]
+
+
 def test_those_behind_one_that_is_stuck_are_asked_back_once_if_there_is_room():
     made = placement(peer("a"))
     filled(made, [call(n, short=True) for n in range(4)])

@@ -33,6 +33,7 @@ from hooke.engines.dask_link import (
     Message,
     Refused,
     Seen,
+    Standing,
     Told,
     Withdrawn,
 )
@@ -152,7 +153,9 @@ class DaskEngine:
         """Change the number of Dask workers; those too many end when what they run has ended."""
         if self._cluster is None:
             return
-        staying = sorted(self._peers.values(), key=lambda peer: (peer.retiring, -len(peer.calls)))
+        staying = sorted(
+            self._peers.values(), key=lambda peer: (peer.retiring or peer.shut, -len(peer.calls))
+        )
         for number, peer in enumerate(staying):
             peer.retiring = number >= workers
         if workers > len(staying):
@@ -212,6 +215,7 @@ class DaskEngine:
                 return
         self._peers[address] = Peer(address=address, name=name, report=welcome.report, shares=self._beside)
         self._dispatch.told(address, unpack_notes(welcome.notes), self._now(), time.monotonic())
+        self._peers[address].shut = not self._link.takes(address)
         self._announce()
 
     def _left_out(self, address: str, error: HookeError) -> None:
@@ -230,9 +234,22 @@ class DaskEngine:
         if back:
             self._look()
 
+    def _stands(self, told: Standing) -> None:
+        """Somebody retires a worker, or Dask pauses it: what has not begun there runs elsewhere."""
+        peer = self._peers.get(told.address)
+        if peer is None or peer.shut != told.takes:
+            return
+        peer.shut = not told.takes
+        waiting = self._dispatch.placement.waiting(peer)
+        if peer.shut and waiting:
+            self._link.withdraw(told.address, waiting)
+        if not peer.retiring:
+            self._announce()
+
     def _left(self, peer: Peer, what: str = GONE) -> None:
         """A Dask worker is gone, with all that ran there. Why is known to nobody that could be asked."""
-        cause = "retired" if peer.retiring else f"the Dask worker {peer.address} {what}"
+        drained = peer.shut and not peer.calls
+        cause = "retired" if peer.retiring or drained else f"the Dask worker {peer.address} {what}"
         self._dispatch.left(peer.address, self._now(), cause=cause, failure=self._loss(peer, what))
         if not peer.retiring:
             self._announce()
@@ -322,12 +339,14 @@ class DaskEngine:
             case _:
                 self._heard_of_worker(message)
 
-    def _heard_of_worker(self, message: Changed | Seen | Greeted | Refused) -> None:
+    def _heard_of_worker(self, message: Changed | Seen | Standing | Greeted | Refused) -> None:
         match message:
             case Changed():
                 self._look()
             case Seen(signs):
                 self._listen(signs)
+            case Standing():
+                self._stands(message)
             case Greeted(address, welcome):
                 self._came(address, welcome)
             case Refused(address, error):

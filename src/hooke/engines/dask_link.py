@@ -9,6 +9,7 @@ import contextlib
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import NoneType
 from typing import Any, TypeAlias
@@ -34,10 +35,12 @@ __all__ = [
     "Message",
     "Refused",
     "Seen",
+    "Standing",
     "Told",
     "Withdrawn",
 ]
 
+RUNNING = "running"
 ASKED_AT_ONCE = 8
 
 ANSWER_S = 30.0
@@ -50,6 +53,14 @@ LEAVE_S = 5.0
 @dataclass(frozen=True, slots=True)
 class Changed:
     """Workers came or went."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A worker takes tasks, or takes none for now: it is to end, or short of memory."""
+
+    address: str
+    takes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,9 @@ class Withdrawn:
     attempts: list[int]
 
 
-Message: TypeAlias = Changed | Seen | Greeted | Refused | Told | Brought | Answered | Broke | Withdrawn
+Message: TypeAlias = (
+    Changed | Seen | Standing | Greeted | Refused | Told | Brought | Answered | Broke | Withdrawn
+)
 
 
 class Link:
@@ -182,6 +195,7 @@ class Link:
     def greet(self, address: str) -> None:
         """Get a worker ready; Greeted or Refused follows."""
         self._greeted.add(address)
+        self._client.subscribe_topic(address, partial(self._of_worker, address))
         self._asking.submit(self._greet, address)
 
     def admit(self, address: str, worker_id: str) -> Any:
@@ -191,6 +205,10 @@ class Link:
             return None
         self._admitted[address] = worker_id, dict(facts["resources"] or {})
         return facts["name"]
+
+    def takes(self, address: str) -> bool:
+        """Whether a worker takes tasks now."""
+        return self.workers().get(address, {}).get("status", RUNNING) == RUNNING
 
     def ship(self, address: str, orders: list[Order]) -> None:
         """Send attempts to a worker; Answered or Broke follows for each."""
@@ -233,7 +251,8 @@ class Link:
             pool.shutdown(wait=False, cancel_futures=True)
         if self.lives:
             self._client.unsubscribe_topic("all")
-            self._client.unsubscribe_topic(self._topic)
+            for topic in (self._topic, *self._greeted):
+                self._client.unsubscribe_topic(topic)
             if self._futures:
                 self._client.cancel(list(self._futures.values()), force=True)
             there = self._greeted & self.workers().keys()
@@ -253,6 +272,10 @@ class Link:
     def _of_all(self, event: tuple[float, Any]) -> None:
         if event[1].get("action") in ("add-worker", "remove-worker"):
             self._inbox.put(Changed())
+
+    def _of_worker(self, address: str, event: tuple[float, Any]) -> None:
+        if isinstance(event[1], dict) and event[1].get("action") == "worker-status-change":
+            self._inbox.put(Standing(address, event[1]["status"] == RUNNING))
 
     def _of_us(self, event: tuple[float, Any]) -> None:
         if isinstance(event[1], dict):

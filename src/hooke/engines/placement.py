@@ -38,6 +38,8 @@ class Peer:
     workers: set[str] = field(default_factory=set)
     """Processes of ours that run there."""
     retiring: bool = False
+    shut: bool = False
+    """Whether it takes nothing at the moment, by the word of somebody else: it is being drained, or short of memory."""
 
     @property
     def held(self) -> int:
@@ -99,8 +101,8 @@ class Placement:
 
     @property
     def staying(self) -> list[Peer]:
-        """Those that are not to go."""
-        return [peer for peer in self.peers.values() if not peer.retiring]
+        """Those that are not to go, and take attempts."""
+        return [peer for peer in self.peers.values() if not (peer.retiring or peer.shut)]
 
     def choose(self, call: Call) -> Peer | None:
         """The host on whose machine most of its inputs are, and of these the one with the most room.
@@ -197,6 +199,10 @@ class Placement:
         self._begun[attempt] = now
         return True
 
+    def waiting(self, peer: Peer) -> list[int]:
+        """Attempts there that have not begun, as far as that is known; no ranks of gangs, which wait for one another."""
+        return [attempt for attempt in peer.calls if attempt in self._places and attempt not in self._begun]
+
     def has_begun(self, attempt: int) -> bool:
         """Whether the attempt runs."""
         return attempt in self._begun
@@ -218,11 +224,7 @@ class Placement:
         room = sum(max(0, peer.report.threads - len(peer.calls)) for peer in self.staying)
         found: list[tuple[Peer, list[int]]] = []
         for peer in self.peers.values():
-            waiting = [
-                a
-                for a in peer.calls
-                if a in self._places and a not in self._begun and a not in self._asked_back
-            ]
+            waiting = [attempt for attempt in self.waiting(peer) if attempt not in self._asked_back]
             stuck = any(now - self._begun.get(attempt, now) > STUCK_S for attempt in peer.calls)
             if room and stuck and waiting and peer.load > 1:
                 asked = waiting[-room:]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from difflib import get_close_matches
+from functools import cache
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +37,31 @@ from hooke.journal.fleets import (
     MachineRetired,
 )
 from hooke.project.folder import Project
+from hooke.project.loading import choose, load_file
 from hooke.project.settings import FleetSettings
 
 __all__ = ["PROVIDERS", "FleetFolder", "find_fleet", "fleets_of", "line_of", "settle"]
 
-PROVIDERS = Registry("hooke.providers", {"processes": "hooke.providers.processes:Processes"})
+PROVIDERS = Registry(
+    "hooke.providers",
+    {
+        "dask": "hooke.providers.dask_cluster:DaskCluster",
+        "processes": "hooke.providers.processes:Processes",
+    },
+    {"dask": "dask"},
+)
 
 KEPT = "fleet.json"
 """The settings that the fleet's machines were started with: what was started is ended also when hooke.toml forgot it."""
 
 
-_COMMAND = 'command = ["python", "worker.py"]; what else [fleets.NAME] may have: ' + ", ".join(
+_ELSE = "; what else [fleets.NAME] may have: " + ", ".join(
     each.name for each in fields(FleetSettings) if each.name != "options"
 )
+_MENDS = {
+    "dask": f'cluster = "clusters.py:ours", a function that returns a cluster of Dask\'s{_ELSE}',
+    "processes": f'command = ["python", "worker.py"]{_ELSE}',
+}
 
 
 class FleetFolder:
@@ -76,7 +90,7 @@ class FleetFolder:
                 str(self.path),
                 logs=self.path / "logs",
                 usd_per_hour=self.settings.usd_per_hour,
-                **self.settings.options,
+                **self._options(),
             )
         except UsageError as error:
             raise ConfigError(f"[fleets.{self.name}]: {error.what}", mend=error.mend) from error
@@ -84,9 +98,16 @@ class FleetFolder:
             raise ConfigError(
                 f"[fleets.{self.name}] does not say what the provider {self.settings.provider!r} needs",
                 why=str(error).partition(") ")[2] or str(error),
-                mend=_COMMAND if self.settings.provider == "processes" else "",
+                mend=_MENDS.get(self.settings.provider, ""),
             ) from error
         return provider
+
+    def _options(self) -> dict[str, Any]:
+        """What else the provider takes; a function that gives its cluster is named by file and name."""
+        options = dict(self.settings.options)
+        if self.settings.provider == "dask" and isinstance(text := options.get("cluster"), str):
+            options["cluster"] = _cluster(str(self._project.root / text))
+        return options
 
     @contextmanager
     def kept(self, tell: Callable[[LedgerRecord], None] = lambda _: None) -> Iterator[Keeper]:
@@ -114,6 +135,23 @@ class FleetFolder:
         if not file.is_file() or file.read_bytes() != facts:
             with writing("the fleet's settings", file):
                 write_atomic(file, facts)
+
+
+@cache
+def _cluster(text: str) -> Any:
+    """What the function of `file.py:name` returns; a process asks for it once. Raises UsageError."""
+    module, path, name = load_file(text, "function")
+    found = {
+        key: each
+        for key, each in vars(module).items()
+        if isfunction(each) and each.__module__ == module.__name__
+    }
+    mend = "write a function into it that returns a cluster of Dask's"
+    made = choose(path, name, found, what="function", mend=mend)
+    try:
+        return made()
+    except Exception as error:
+        raise UsageError(f"{text} gave no cluster: {type(error).__name__}: {error}") from error
 
 
 def fleets_of(project: Project) -> list[FleetFolder]:

@@ -1,0 +1,250 @@
+"""Workers of a Dask cluster object as a fleet's machines: anything that has `scale` and a scheduler.
+
+Dask starts workers by number and names them itself, so tokens are ours: they are written beside the scheduler's own state, where every
+controller finds them, before more workers are asked for. A worker that comes then is that of the oldest token that has none yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from distributed import Client
+
+from hooke.base.errors import UsageError
+from hooke.fleet.provider import Impossible, Machine, ProviderError, ProviderFacts, Unreachable
+
+__all__ = ["DaskCluster"]
+
+BOOK = "hooke-fleet"
+"""Under which the scheduler keeps what it is told of the fleet, for as long as it lives."""
+
+ANSWER_S = 10.0
+START_S = 600.0
+"""A worker that has not come by then never will: long enough for a cloud's machine and its image."""
+
+_T = TypeVar("_T")
+
+
+class _Launch(msgspec.Struct):
+    token: str
+    at: float
+    worker: str = ""
+    """The worker's name; empty until one has come."""
+
+
+class _Book(msgspec.Struct):
+    tag: str
+    launches: list[_Launch] = []
+    others: list[str] = []
+    """Workers that nobody launched here, and who are no launch's."""
+
+
+class _Worker(msgspec.Struct, frozen=True):
+    name: Any
+    address: str
+    retiring: bool
+    busy: bool
+
+
+class DaskCluster:
+    """One fleet is one whole cluster: workers that were there before are found and belong to it."""
+
+    def __init__(
+        self,
+        tag: str,
+        cluster: Any,
+        *,
+        logs: Path | None = None,  # noqa: ARG002 - every provider is told
+        usd_per_hour: float = 0.0,
+    ) -> None:
+        """`tag` is the fleet's; what workers print is where the cluster leaves it, not in `logs`.
+
+        Raises UsageError for what is no cluster.
+        """
+        if not callable(getattr(cluster, "scale", None)) or not hasattr(cluster, "scheduler_address"):
+            raise UsageError(
+                f"a {type(cluster).__name__} is no cluster of Dask's: it has no `scale`, or no scheduler",
+                mend="return such as a KubeCluster, an EC2Cluster or a SLURMCluster",
+            )
+        # The scheduler knows each worker; one that has come is in the next list.
+        self.facts = ProviderFacts(
+            name="dask", usd_per_hour=usd_per_hour, visible_s=1.0, look_s=0.5, sure=True
+        )
+        self._tag = tag
+        self._cluster = cluster
+        self._connection: Client | None = None
+        self._idle: dict[str, float] = {}
+        """Address -> since when it was seen to have nothing to do."""
+        self._emptied: set[str] = set()
+        """Addresses of workers that take nothing more and hold nothing that is not elsewhere."""
+
+    def launch(self, token: str) -> str:
+        """Ask for one worker more."""
+
+        def ask() -> str:
+            book, workers = self._looked()
+            book.launches.append(_Launch(token, time.time()))
+            known = {launch.worker for launch in book.launches}
+            book.others = [name for name in workers if name not in known]
+            self._write(book)
+            self._cluster.scale(self._asked(book, workers) + 1)
+            return token
+
+        return self._told(ask)
+
+    def list(self) -> Sequence[Machine]:
+        """Workers by the scheduler's word; of those that are asked for, as many as may still come."""
+
+        def look() -> Sequence[Machine]:
+            book, workers = self._looked()
+            coming = [each for each in book.launches if not each.worker]
+            starting = [self._machine(each.token, each.token, each.at, None) for each in coming]
+            tokens = {each.worker: each for each in book.launches if each.worker}
+            there = []
+            for name, worker in workers.items():
+                launch = tokens.get(name)
+                if launch is None:
+                    there.append(self._machine(name, "", 0.0, worker))
+                else:
+                    there.append(self._machine(launch.token, launch.token, launch.at, worker))
+            return [*there, *starting]
+
+        return self._told(look)
+
+    def retire(self, machine: str) -> None:
+        """Give its worker no more tasks and have its results moved; what it runs it finishes. One that has not come is not waited for.
+
+        Call it until the machine is listed as retired: results of what ran are moved when it has ended.
+        """
+
+        def retire() -> None:
+            book, workers = self._looked()
+            worker = self._worker_of(machine, book, workers)
+            if worker is None:
+                self._give_up(machine, book, workers)
+            elif worker.address not in self._emptied:
+                self._client().retire_workers([worker.address], close_workers=False, remove=False)
+                if worker.retiring and not worker.busy:  # what it finished meanwhile has been moved, too
+                    self._emptied.add(worker.address)
+
+        self._told(retire)
+
+    def release(self, machine: str) -> None:
+        """End its worker."""
+
+        def release() -> None:
+            book, workers = self._looked()
+            worker = self._worker_of(machine, book, workers)
+            if worker is None:
+                self._give_up(machine, book, workers)
+            elif callable(getattr(self._cluster, "scale_down", None)):
+                self._cluster.sync(self._cluster.scale_down, [worker.name])
+            else:
+                # Which one goes is for such a cluster to say: that of the worker that has ended, if it looks.
+                self._client().retire_workers([worker.address], close_workers=True, remove=True)
+                self._cluster.scale(max(self._asked(book, workers) - 1, 0))
+
+        self._told(release)
+
+    def close(self) -> None:
+        """Let go of the connection; the cluster and its workers stay."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _client(self) -> Any:
+        if self._connection is None:
+            security = getattr(self._cluster, "security", None)
+            self._connection = Client(
+                self._cluster.scheduler_address, security=security, set_as_default=False, timeout=ANSWER_S
+            )
+        return self._connection
+
+    def _told(self, call: Callable[[], _T]) -> _T:
+        """What came of it; a cluster that does not answer may have done it."""
+        try:
+            return call()
+        except ProviderError:
+            raise
+        except Exception as error:
+            self.close()
+            raise Unreachable(
+                f"the Dask cluster of the fleet does not answer: {type(error).__name__}: {error}"
+            ) from error
+
+    def _looked(self) -> tuple[_Book, dict[str, _Worker]]:
+        """The book, brought up to date, and the workers by name. Raises Impossible for another fleet's cluster."""
+        client = self._client()
+        told = client.get_metadata([BOOK], None)
+        book = _Book(self._tag) if told is None else msgspec.json.decode(told, type=_Book)
+        if book.tag != self._tag:
+            raise Impossible(
+                f"the Dask cluster belongs to the fleet {book.tag}",
+                mend="give each fleet a cluster of its own",
+            )
+        running = client.processing()
+        found = {
+            str(facts["name"]): _Worker(
+                facts["name"], address, facts["status"] == "closing_gracefully", bool(running.get(address))
+            )
+            for address, facts in client.scheduler_info(n_workers=-1)["workers"].items()
+        }
+        before = msgspec.json.encode(book)
+        self._assign(book, found)
+        if told is not None and msgspec.json.encode(book) != before:
+            self._write(book)
+        return book, found
+
+    def _assign(self, book: _Book, found: dict[str, _Worker]) -> None:
+        """Workers that have come to the launches that wait for them; forget those that are gone."""
+        known = {launch.worker for launch in book.launches} | {*book.others}
+        new = [name for name in found if name not in known]
+        for launch in book.launches:
+            if not launch.worker and new:
+                launch.worker = new.pop(0)
+        late = time.time() - START_S
+        book.launches = [
+            launch
+            for launch in book.launches
+            if launch.worker in found or (not launch.worker and launch.at > late)
+        ]
+        book.others = [name for name in book.others if name in found]
+
+    def _write(self, book: _Book) -> None:
+        self._client().set_metadata([BOOK], msgspec.json.encode(book).decode())
+
+    def _asked(self, book: _Book, workers: dict[str, _Worker]) -> int:
+        """For how many workers the cluster was asked: by its own word where it says that."""
+        plan = getattr(self._cluster, "plan", None)
+        if plan is not None:
+            return len(plan)
+        return len(workers) + sum(not launch.worker for launch in book.launches)
+
+    def _worker_of(self, machine: str, book: _Book, workers: dict[str, _Worker]) -> _Worker | None:
+        launch = next((each for each in book.launches if each.token == machine), None)
+        return workers.get(machine if launch is None else launch.worker)
+
+    def _give_up(self, machine: str, book: _Book, workers: dict[str, _Worker]) -> None:
+        """A launch whose worker has not come is taken back. Nothing, where there is none of that name."""
+        left = [each for each in book.launches if each.token != machine]
+        if len(left) < len(book.launches):
+            fewer = max(self._asked(book, workers) - 1, 0)
+            book.launches = left
+            self._write(book)
+            self._cluster.scale(fewer)
+
+    def _machine(self, name: str, token: str, at: float, worker: _Worker | None) -> Machine:
+        if worker is None:
+            return Machine(id=name, token=token, phase="starting", started_at=at)
+        if worker.busy:
+            self._idle.pop(worker.address, None)
+            return Machine(id=name, token=token, started_at=at)
+        since = self._idle.setdefault(worker.address, time.monotonic())
+        phase = "retired" if worker.retiring and worker.address in self._emptied else "ready"
+        return Machine(id=name, token=token, phase=phase, started_at=at, idle_s=time.monotonic() - since)
