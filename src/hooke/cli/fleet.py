@@ -194,7 +194,7 @@ def why(session: Session, *, name: str, save: Path | None, as_json: bool, projec
 
             save_fleet(events, save)
         lines = [f"{moment(each.at)}  {each.reason}" for each in records]
-        nothing = f"run {run} had as many workers as it was told: nothing was decided"
+        nothing = f"run {run} kept the workers that it began with: no other number was decided"
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(records), indent=2))
         return 0
