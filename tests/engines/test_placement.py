@@ -108,6 +108,16 @@ def test_where_the_inputs_are_comes_first_among_those_with_room():
     assert filled(made, [call(n, inputs=inputs) for n in range(4)]) == ["b", "c", "a", ""]
 
 
+def test_a_second_attempt_goes_to_another_machine_if_it_can():
+    made = placement(
+        peer("a", machine="m", threads=3), peer("b", machine="m", threads=2), peer("c", machine="n")
+    )
+    made.stored("x", made.peers["a"])
+    assert filled(made, [call(1, inputs={"x": 9})]) == ["a"]
+    seconds = [call(n, inputs={"x": 9}, twin_of=1) for n in (2, 3, 4, 5)]
+    assert filled(made, seconds) == ["c", "b", "b", "a"]
+
+
 def test_what_was_read_is_there_from_then_on():
     made = placement(peer("a", machine="m"), peer("b", machine="n"))
     filled(made, [call(1), call(2, inputs={"x": 1})])

@@ -8,7 +8,9 @@ import sys
 import pytest
 from tests.engines.faults import Faults, events_of, gone
 
+from hooke import Fleet
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted
+from hooke.journal.skew import skewed_items
 
 pytestmark = pytest.mark.heavy
 
@@ -27,9 +29,12 @@ STUCK = """
 """
 
 
-def test_a_stuck_item_has_a_second_attempt_and_its_first_result_is_recorded_once(faults: Faults) -> None:
+@pytest.mark.parametrize("on", ["local:3", "dask:3"])
+def test_a_stuck_item_has_a_second_attempt_and_its_first_result_is_recorded_once(
+    faults: Faults, on: str
+) -> None:
     faults.source(STUCK.replace("CACHE", ""))
-    run = faults.go(on="local:3")
+    run = faults.go(on=on)
     assert run.result() == [10 * x for x in range(12)]
     started, finished = events_of(run, AttemptStarted), events_of(run, AttemptFinished)
     seconds = [event for event in started if event.twin_of is not None]
@@ -56,7 +61,7 @@ def test_a_stuck_item_has_a_second_attempt_and_its_first_result_is_recorded_once
     ).stdout
     assert f"measured[7]: a second attempt, {second.attempt}, as {first.attempt} runs long" in shown
     assert f"measured: attempt {second.attempt} was first, and {first.attempt} is given up" in shown
-    again = faults.go(on="local:3")
+    again = faults.go(on=on)
     assert again.result() == run.result()
     assert events_of(again, AttemptStarted) == [], "the store has each item"
 
@@ -67,3 +72,27 @@ def test_a_task_that_is_declared_impure_is_never_repeated(faults: Faults) -> Non
     assert run.result() == [10 * x for x in range(12)]
     assert [event for event in events_of(run, AttemptStarted) if event.twin_of is not None] == []
     assert len(faults.pids("7.pid")) == 1
+
+
+SKEWED = """
+    @task(cache=False)
+    def measured(x: int) -> int:
+        time.sleep(1.3 if x == 9 else 0.05)
+        return x
+
+    @pipeline
+    def job():
+        return measured.map(range(12))
+"""
+
+
+def test_on_dask_the_longest_goes_first_once_it_is_known_and_is_named(faults: Faults) -> None:
+    """Of a map whose items differ much: the next run begins with the longest, and `hooke show` says which it is."""
+    faults.source(SKEWED)
+    with Fleet("dask", workers=2) as fleet:
+        runs = [faults.run(on=fleet) for _ in range(2)]
+    first, second = ([event.lo for event in events_of(run, AttemptStarted)] for run in runs)
+    assert first.index(9) > 2
+    assert second.index(9) < 2
+    (longest,) = skewed_items(runs[0].journal)
+    assert (longest.task, longest.item) == ("measured", 9)

@@ -107,7 +107,8 @@ class Placement:
     def choose(self, call: Call) -> Peer | None:
         """The host on whose machine most of its inputs are, and of these the one with the most room.
 
-        For a quick call, if there is no room, one where only quick ones wait.
+        For a quick call, if there is no room, one where only quick ones wait. A second attempt beside one that is slow goes
+        to another machine, if it can: this one may be why.
         """
         staying = self.staying
         free = [peer for peer in staying if peer.has_room(call)]
@@ -117,7 +118,20 @@ class Placement:
                 for peer in staying
                 if peer.load < 1 + MOST_AHEAD and all(map(self.is_quick, peer.calls.values()))
             ]
-        return min(free, key=lambda peer: (-self._near(call, peer.report.host), peer.load), default=None)
+        return min(
+            free,
+            key=lambda peer: (
+                self._suspected(call, peer),
+                -self._near(call, peer.report.host),
+                peer.load,
+            ),
+            default=None,
+        )
+
+    def _suspected(self, call: Call, peer: Peer) -> int:
+        """2 for the host where its twin runs, 1 for another one on that machine, else 0."""
+        slow = None if call.twin_of is None else self._places.get(call.twin_of)
+        return 0 if slow is None else (peer.report.host == slow.report.host) + (peer is slow)
 
     def choose_for_gang(self, call: Call) -> list[tuple[Peer, int]] | None:
         """Hosts for all ranks of a gang, with how many each, in the order of the ranks; None where not all have room.
