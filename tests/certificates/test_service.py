@@ -197,6 +197,7 @@ NONSENSE = (
     (b"x" * (64 << 10), "LimitOverrunError"),
     (b'{"type": "authority"', "IncompleteReadError"),
     (b"\xff\n", "DecodeError"),
+    (b'{"type": "\xff"}\n', "UnicodeDecodeError"),
     (b'{"type": "join"}\n', "ValidationError"),
     (b'{"x": ' + b"[" * 8000 + b"\n", "Error"),  # RecursionError on some Pythons, DecodeError on others
 )
@@ -260,6 +261,7 @@ def test_who_guesses_tokens_ends_it(opened: Open) -> None:
         (b"", "ended before the answer"),
         (b"x" * (64 << 10), "the answer has no end"),
         (b"{}\n", "is not this fleet's authority"),
+        (b'{"type": "\xff"}\n', "is not this fleet's authority"),
         (b'{"type": "granted", "pem": "", "machine": "a", "until": 1, "valid_s": 1}\n', "another authority"),
         (
             json.dumps({"type": "authority", "pem": "-----BEGIN"}).encode() + b"\n",

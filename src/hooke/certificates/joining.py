@@ -128,7 +128,7 @@ def _asked(address: Address, ask: Ask, context: ssl.SSLContext, *, name: str) ->
         ) from error
     try:
         return msgspec.json.decode(line, type=Answer)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _stranger(address, str(error)) from error
 
 

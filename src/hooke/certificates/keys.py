@@ -72,7 +72,7 @@ class Keys:
                 where=str(self.folder),
                 mend=f"hooke fleet ca {fleet} makes the fleet's authority here; hooke fleet join HOST:PORT joins one that is elsewhere",
             ) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"what is known of this machine's keys of the fleet {fleet} is damaged",
                 where=str(self.folder / FACTS),

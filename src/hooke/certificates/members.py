@@ -51,7 +51,7 @@ class Members:
             return msgspec.json.decode(path.read_bytes(), type=Member)
         except FileNotFoundError:  # taken away meanwhile
             return None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HookeError(
                 "a member's file is damaged",
                 where=str(path),

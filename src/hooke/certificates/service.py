@@ -33,6 +33,15 @@ LOOK_S = 0.2
 
 _ASK: msgspec.json.Decoder[Ask] = msgspec.json.Decoder(Ask)
 
+_NONSENSE = (
+    OSError,
+    EOFError,
+    RecursionError,
+    asyncio.LimitOverrunError,
+    msgspec.DecodeError,
+    UnicodeDecodeError,  # of bytes in a string that are no UTF-8: none of msgspec's own
+)
+
 Told = Callable[[str], None]
 
 
@@ -117,7 +126,7 @@ class _Service:
                 await self._exchange(connection, peer)
         except TimeoutError:
             self._tell(f"{peer}: asked for nothing within {ANSWER_S:g} s")
-        except (OSError, EOFError, RecursionError, asyncio.LimitOverrunError, msgspec.DecodeError) as error:
+        except _NONSENSE as error:
             self._tell(f"{peer}: asked for nothing that is understood ({type(error).__name__})")
         except HookeError as error:
             self._broken = error

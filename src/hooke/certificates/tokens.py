@@ -148,7 +148,7 @@ class Tokens:
             return msgspec.json.decode(path.read_bytes(), type=_Kept)
         except FileNotFoundError:
             return None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HookeError(
                 "a token's file is damaged", where=str(path), mend="remove it, and make another token"
             ) from error
