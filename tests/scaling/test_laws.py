@@ -130,6 +130,11 @@ def test_what_follows_from_a_law():
     assert law.parameters["a"].name == "serial fraction"
 
 
+def test_a_law_shows_itself_in_one_line():
+    law = fit(Measurements([1, 1, 2, 2, 4, 4, 8, 8], throughput=[1, 1.01, 2, 1.98, 3.9, 4, 5, 5.05]))
+    assert repr(law) == "Law(hard_knee: c = 5.046 (4.932 to 5.163), g = 0.9958 (0.9845 to 1.007); N = 1 to 8)"
+
+
 def test_the_knee_of_usl_reaches_95_percent_of_its_peak():
     law = fit(planted("usl", (0.03, 0.002)), families=["usl"])
     assert law.peak.value == pytest.approx(math.sqrt(0.97 / 0.002))

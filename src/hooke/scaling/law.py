@@ -49,6 +49,15 @@ class Law:
     others: tuple[Fitted, ...] = ()
     ruled_out: tuple[Fitted, ...] = ()
 
+    def __repr__(self) -> str:
+        """The family, its parameters with their intervals, and where it was measured: the fits hold thousands of numbers."""
+        fitted = ", ".join(
+            f"{symbol} = {each.value:.4g} ({each.interval[0]:.4g} to {each.interval[1]:.4g})"
+            for symbol, each in self.parameters.items()
+        )
+        levels = self.measurements.levels
+        return f"Law({self.family}: {fitted}; N = {levels[0]:g} to {levels[-1]:g})"
+
     @property
     def family(self) -> str:
         """The family's name."""
