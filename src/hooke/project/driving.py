@@ -35,7 +35,7 @@ from hooke.pipeline.shown import shown, shown_parameters
 from hooke.pipeline.trace import trace
 from hooke.project.expectations import expected_seconds
 from hooke.project.folder import Project
-from hooke.project.gangs import check_gangs
+from hooke.project.gangs import GangWait, check_gangs
 from hooke.project.interrupts import Interrupts
 from hooke.project.loading import entry_of
 from hooke.project.places import ENGINES, Place, find_place, open_engine, parse_workers
@@ -199,6 +199,8 @@ class Driver:
             place = replace(place, workers=None if sizing.joined else (sizing.target, sizing.target))
         engine = open_engine(place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)
+        waiting = GangWait(self.graph, self.place)
+        journal.observers.append(waiting.observe)
         try:
             if not engine.capabilities.elastic:
                 check_kept(self.order.wanted, place, resumed=self.order.run is not None)
@@ -213,7 +215,7 @@ class Driver:
                 clock=self.clock,
                 logs=context.logs,
                 recovered=recovered,
-                stop_requested=lambda: self._asked_to_stop(interrupts),
+                stop_requested=lambda: self._asked_to_stop(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
             with interrupts:
@@ -239,10 +241,11 @@ class Driver:
         past = Earlier(self.project.runs, self.graph, keys, where=where, most=self.place.workers[1])
         return sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
 
-    def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
+    def _asked_to_stop(self, interrupts: Interrupts, waiting: GangWait) -> str | None:
         if interrupts.asked():
             return CTRL_C
         now = self.clock.monotonic()
+        waiting.check(now)
         if now < self.look_again:
             return None
         self.look_again = now + STOP_LOOK_S

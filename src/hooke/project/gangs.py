@@ -1,13 +1,17 @@
-"""Whether a place can run the gangs of a pipeline, said before anything runs."""
+"""Whether a place can run the gangs of a pipeline: said before anything runs, or where its size is not ours to say, when nothing else does."""
 
 from __future__ import annotations
 
 from hooke.base.cpus import cpus_here
 from hooke.base.errors import UsageError
+from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, CapacityChanged, Event
 from hooke.pipeline.graph import Graph, Node
 from hooke.project.places import ENGINES, Place
 
-__all__ = ["check_gangs"]
+__all__ = ["GangWait", "check_gangs"]
+
+WAIT_S = 120.0
+"""The workers of a place that is joined come within seconds of one another, and one that is started again within a minute."""
 
 
 def check_gangs(graph: Graph, place: Place) -> None:
@@ -26,6 +30,45 @@ def check_gangs(graph: Graph, place: Place) -> None:
             why="its ranks wait for one another, so all of them must run at once",
             mend=f"workers={ranks} (or --workers {ranks}), or a smaller gang=",
         )
+
+
+class GangWait:
+    """Notices that nothing runs but for a gang that waits for workers, at a place for which we start none."""
+
+    def __init__(self, graph: Graph, place: Place) -> None:
+        gangs = [node for node in graph.nodes if node.task.resources.gang] if place.workers is None else []
+        self._widest = max(gangs, key=lambda node: node.task.resources.gang, default=None)
+        self._place = place
+        self._slots = 0
+        self._running: set[int] = set()
+        self._since: float | None = None
+
+    def observe(self, event: Event) -> None:
+        """What happened in the run."""
+        match event:
+            case CapacityChanged():
+                self._slots = event.slots
+            case AttemptStarted():
+                self._running.add(event.attempt)
+            case AttemptFinished() | AttemptFailed():
+                self._running.discard(event.attempt)
+            case _:
+                return
+        self._since = None
+
+    def check(self, now: float) -> None:
+        """Raise UsageError where that is so for too long. `now`: seconds of a clock that does not jump."""
+        if self._widest is None or self._running or self._slots >= self._widest.task.resources.gang:
+            return
+        self._since = now if self._since is None else self._since
+        if now - self._since >= WAIT_S:
+            ranks = self._widest.task.resources.gang
+            raise UsageError(
+                f"the gang {self._widest.task.name!r} has {ranks} ranks, and {self._place.name!r} has room for {self._slots}",
+                where=self._widest.where,
+                why=f"its ranks wait for one another, so all of them must run at once; nothing else ran for {WAIT_S:g} s, and no worker came",
+                mend=f"start workers there until it has {ranks} threads, or make gang= smaller; then resume",
+            )
 
 
 def _no_gangs(node: Node, place: Place) -> UsageError:
