@@ -232,4 +232,6 @@ def test_one_host_is_killed_one_cut_off_for_30_s_one_frozen_and_two_join() -> No
         assert re.search(
             r"worker dask-one-\w{4}-1 is gone: the Dask worker \S+ (is gone|says nothing for 30 s)", story
         )
-        assert re.search(r"worker dask-three-\w{4}-1 is gone: the Dask worker \S+ says nothing for 30 s", story)
+        assert re.search(
+            r"worker dask-three-\w{4}-1 is gone: the Dask worker \S+ says nothing for 30 s", story
+        )

@@ -7,11 +7,13 @@ import re
 import ssl
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 
 import pytest
 from tests.engines.faults import wait_until
 from tests.engines.ray_lab import PORT, RayLab, ray_lab
+from tests.engines.test_dask_hosts import GANG
 
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Event, WorkerStarted
 from hooke.journal.reader import read
@@ -69,9 +71,18 @@ def is_encrypted(here: RayLab) -> bool:
     return ssl.PEM_cert_to_DER_cert(shown.strip()) == ssl.PEM_cert_to_DER_cert(here.keys["node.pem"].decode())
 
 
+def a_gang_of_a_rank_on_each_of_two_nodes_meets(here: RayLab) -> None:
+    (here.driver.project / "gang.py").write_text(textwrap.dedent(GANG), "utf-8")
+    ranks = json.loads(here.hooke("run", "gang.py", "--on", "lab", "--json"))["result"]
+    address = ranks[0][1]
+    assert address in [host.address for host in here.nodes.values()]
+    assert ranks == [[21, address, "0", "1"], [10, address, "0", "1"]]
+
+
 def test_one_node_is_drained_then_one_is_killed_one_cut_off_for_30_s_one_frozen_and_one_joins() -> None:
     with ray_lab(STORM, "one", "two", "three") as here:
         assert is_encrypted(here)
+        a_gang_of_a_rank_on_each_of_two_nodes_meets(here)
         running = here.driver.popen(
             [sys.executable, "-m", "hooke", "run", "job.py", "--on", "lab", "--json"],
             env=here.environment,
