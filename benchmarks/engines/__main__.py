@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.engines import work
+from benchmarks.engines.noops import noops
 
 from hooke import Fleet
 from hooke.project.driving import Order, prepare
@@ -43,7 +44,7 @@ def timed(act: Callable[[], Any]) -> tuple[float, Any]:
 
 def first_result(on: str) -> float:
     """From nothing to the result of one task, in a process that has imported nothing of the engine's library before its first time."""
-    return timed(lambda: through_hooke(work.noops, f"{on}:2", many=1))[0]
+    return timed(lambda: through_hooke(noops, f"{on}:2", many=1))[0]
 
 
 def by_hand(on: str, client: Any) -> work.ByHand:
@@ -78,11 +79,11 @@ def main() -> None:
     print(f"first result on {given.on}:2: {', '.join(f'{each:.2f}' for each in seconds)} s", flush=True)
     with tempfile.TemporaryDirectory() as here, chdir(here), Fleet(given.on, workers=2) as fleet:
         theirs = by_hand(given.on, fleet.client())
-        assert through_hooke(work.noops, fleet, many=4) == theirs.noops(4)
+        assert through_hooke(noops, fleet, many=4) == theirs.noops(4)
         compared(
             f"{NOOPS} tasks that do nothing",
             given.rounds,
-            lambda: through_hooke(work.noops, fleet, many=NOOPS),
+            lambda: through_hooke(noops, fleet, many=NOOPS),
             lambda: theirs.noops(NOOPS),
         )
         compared(

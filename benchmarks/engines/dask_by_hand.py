@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.engines import work
+from benchmarks.engines.noops import noop
 from distributed import Client
 
 __all__ = ["DaskByHand"]
@@ -23,4 +24,4 @@ class DaskByHand:
         return self._client.gather(work.flights(go, months))
 
     def noops(self, many: int) -> list[int]:
-        return self._client.gather(self._client.map(work.noop.function, range(many), pure=False))
+        return self._client.gather(self._client.map(noop.function, range(many), pure=False))

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from benchmarks.engines import work
+from benchmarks.engines.noops import noop
 
 __all__ = ["RayByHand"]
 
@@ -24,14 +25,9 @@ def _call(function: Any, arguments: Any, *results: Any) -> Any:
     return function(*args, **kwargs)
 
 
-@ray.remote
-def _noop(x: int) -> int:
-    return x
-
-
 class RayByHand:
     def __init__(self, _: Any) -> None:
-        pass
+        self._noop: Any = ray.remote(noop.function)
 
     def flights(self, months: int) -> dict[str, Any]:
         """Ray's refs for promises."""
@@ -45,7 +41,7 @@ class RayByHand:
         return dict(zip(wanted, ray.get(list(wanted.values())), strict=True))
 
     def noops(self, many: int) -> list[int]:
-        return ray.get([_noop.remote(x) for x in range(many)])
+        return ray.get([self._noop.remote(x) for x in range(many)])
 
 
 def _without(value: Any, refs: list[Any]) -> Any:

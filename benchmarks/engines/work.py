@@ -1,4 +1,4 @@
-"""The work that is compared: `flights` as an engine's own code would have it, and tasks that do nothing."""
+"""The work that is compared: `flights` as an engine's own code would have it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ os.environ |= {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "HOOKE_SINKS":
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "flights"))
 
 import flights as job
-from hooke import pipeline, task
 
-__all__ = ["ByHand", "flights", "job", "noop", "noops"]
+__all__ = ["ByHand", "flights", "job"]
 
 
 class ByHand(Protocol):
@@ -61,13 +60,3 @@ def flights(go: Callable[..., Any], months: int) -> dict[str, Any]:
         "scores": scores,
         "calibration": go(job.calibration, forecasts[-1]),
     }
-
-
-@task
-def noop(x: int) -> int:
-    return x
-
-
-@pipeline
-def noops(many: int) -> Any:
-    return noop.map(range(many))
