@@ -101,6 +101,7 @@ class Host:
         if order.sys_path is not None and not self.session.fixed_path:
             self.session = msgspec.structs.replace(self.session, sys_path=order.sys_path)
         if order.part is not None:
+            self._used = self._clock.monotonic()
             self._squads.run(order, lambda: self._closed or given_up())
             return None
         with self._changed:
@@ -419,6 +420,7 @@ class Host:
             if process in self._all:
                 self._all.remove(process)
                 self._release(process)
+                self._used = self._clock.monotonic()
             self._changed.notify_all()
 
     def _release(self, process: Process) -> None:
