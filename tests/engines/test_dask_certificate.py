@@ -14,7 +14,7 @@ pytest.importorskip("distributed")
 from distributed import Client, Scheduler, Security, Worker, wait
 from distributed.comm import connect
 
-SHORT_S = 8.0
+SHORT_S = 12.0
 LAB = Authority.make("lab", now=time.time(), valid_s=3600.0)
 
 
