@@ -33,6 +33,7 @@ class Open:
 
     def __init__(self, folder: Path, authority: Authority = LAB) -> None:
         self.folder = folder
+        self.until: float | None = None
         folder.mkdir(exist_ok=True)
         self.admission = Admission(authority, folder)
         self.said: list[str] = []
@@ -52,7 +53,7 @@ class Open:
 
     def _serve(self, listener) -> None:
         try:
-            self.came = admit(self.admission, listener, until=None, tell=self.said.append)
+            self.came = admit(self.admission, listener, until=self.until, tell=self.said.append)
         except HookeError as error:
             self.came = error
 
@@ -237,7 +238,8 @@ def test_who_is_slow_is_waited_for_a_bounded_time_and_keeps_nobody_out_for_long(
     opened.until_said("within 2 s", MOST_AT_ONCE + 1)
 
 
-def test_who_guesses_tokens_ends_it(opened: Open) -> None:
+def guess(opened: Open) -> str:
+    """Why a wrong token is refused."""
     asked = {
         "type": "join",
         "id": opened.held.id,
@@ -245,14 +247,34 @@ def test_who_guesses_tokens_ends_it(opened: Open) -> None:
         "machine": "gpu-1",
         "request": request(new_key()).decode(),
     }
-    for _ in range(MOST_WRONG):
-        with opened.connect() as secure:
-            secure.sendall(json.dumps(asked).encode() + b"\n")
-            answer = msgspec.json.decode(secure.recv(4096))
-            assert (answer["type"], answer["why"]) == ("refused", "there is no such token")
+    with opened.connect() as secure:
+        secure.sendall(json.dumps(asked).encode() + b"\n")
+        answer = msgspec.json.decode(secure.recv(4096))
+    assert answer["type"] == "refused"
+    return answer["why"]
+
+
+def test_who_guesses_tokens_ends_it(opened: Open) -> None:
+    assert {guess(opened) for _ in range(MOST_WRONG)} == {"there is no such token"}
     opened._thread.join()
     assert isinstance(opened.came, HookeError)
     assert "10 wrong tokens were shown" in str(opened.came)
+
+
+def test_who_guesses_tokens_keeps_nobody_from_renewing(tmp_path: Path, keys: Keys) -> None:
+    service = Open(tmp_path / "lab")
+    service.until = float("inf")
+    with service:
+        join(service.address, service.token(), keys, machine="gpu-1")
+        assert {guess(service) for _ in range(MOST_WRONG)} == {"there is no such token"}
+        with pytest.raises(UsageError, match="10 wrong tokens were shown"):
+            join(service.address, service.held, Keys.of(tmp_path / "other", "lab"), machine="gpu-2")
+        assert renew(keys).machine == "gpu-1"
+        assert sum("somebody tries" in line and "find out who" in line for line in service.said) == 1
+        (service.folder / "members" / "damaged-0.json").write_bytes(b"\xff")  # which ends it
+        with pytest.raises(HookeError, match="no answer"):
+            renew(keys)
+    assert "a member's file is damaged" in str(service.came)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ MOST_AT_ONCE = 32
 """Connections; who comes when there are so many waits until one has had its time."""
 
 MOST_WRONG = 10
-"""Tokens that never were any. Nobody guesses one; whoever tries ends the service, and the one who started it sees why."""
+"""Tokens that never were any. Nobody guesses one; when somebody tries, no token is taken any more, and the one who started the service sees why."""
 
 LOOK_S = 0.2
 
@@ -41,6 +41,9 @@ _NONSENSE = (
     msgspec.DecodeError,
     UnicodeDecodeError,  # of bytes in a string that are no UTF-8: none of msgspec's own
 )
+
+_TRIED = f"{MOST_WRONG} wrong tokens were shown: somebody tries, and nobody is let in any more"
+_FIND_OUT = "find out who, by the addresses above; then start it again"
 
 Told = Callable[[str], None]
 
@@ -63,8 +66,9 @@ def listen(address: Address) -> socket.socket:
 def admit(admission: Admission, listener: socket.socket, *, until: float | None, tell: Told) -> int:
     """Let machines in until then, or, where that is None, while there is an open token; how many came.
 
-    `tell` gets a line for each who came, was refused, or said nothing that is understood. Raises HookeError where too many wrong tokens
-    were shown, and where the authority's files are damaged or cannot be written. The listener is closed in any case.
+    `tell` gets a line for each who came, was refused, or said nothing that is understood. After too many wrong tokens nobody joins any more:
+    without `until` that raises HookeError, with it certificates are renewed until then. Raises HookeError, too, where the authority's files
+    are damaged or cannot be written. The listener is closed in any case.
     """
     with listener:
         return asyncio.run(_Service(admission, tell).run(listener, until))
@@ -94,15 +98,26 @@ class _Service:
     def _is_over(self, until: float | None) -> bool:
         if self._broken is not None:
             raise self._broken
-        if self._admission.wrong >= MOST_WRONG:
-            raise HookeError(
-                f"{MOST_WRONG} wrong tokens were shown: somebody tries, and nobody is let in any more",
-                mend="find out who, by the addresses above; then start it again",
-            )
+        if until is None and self._is_tried:
+            raise HookeError(_TRIED, mend=_FIND_OUT)
         if self._handing_over:
             return False  # its token is spent
         now = time.time()
         return now >= until if until is not None else not self._admission.tokens.open(now)
+
+    @property
+    def _is_tried(self) -> bool:
+        return self._admission.wrong >= MOST_WRONG
+
+    def _answer(self, ask: Ask, peer: str, serial: int | None) -> Answer:
+        """What is said to who asks. Those who renew are not to suffer from one who tries tokens."""
+        if isinstance(ask, AskJoin) and self._is_tried:
+            return Refused(why=_TRIED, mend="ask the one who runs `hooke fleet admit` to start it again")
+        before = self._is_tried
+        answer = self._admission.answer(ask, now=time.time(), address=peer, shown=serial)
+        if self._is_tried and not before:
+            self._tell(f"{_TRIED}: {_FIND_OUT}")
+        return answer
 
     async def _accept(self, listener: socket.socket) -> None:
         loop, slots = asyncio.get_running_loop(), asyncio.Semaphore(MOST_AT_ONCE)
@@ -150,7 +165,7 @@ class _Service:
             ask = _ASK.decode(await reader.readuntil(b"\n"))
             shown = transport.get_extra_info("peercert") or {}
             serial = int(shown["serialNumber"], 16) if shown else None
-            answer = self._admission.answer(ask, now=time.time(), address=peer, shown=serial)
+            answer = self._answer(ask, peer, serial)
             handing_over = isinstance(answer, Granted)
             self._handing_over += handing_over
             self._note(ask, answer, peer)
