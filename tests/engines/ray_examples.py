@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -32,6 +34,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.project.conftest import Workshop
 
 from hooke import Fleet
+from hooke.base.errors import HookeError
 
 EXAMPLES: dict[str, Callable[[Fleet], None]] = {}
 
@@ -311,6 +314,16 @@ JOB = """
     @pipeline
     def nested(n: int = 4):
         return by_ray(n)
+
+    @task
+    def sleeps(mark):
+        import pathlib, time
+        pathlib.Path(mark).touch()
+        time.sleep(600)
+
+    @pipeline
+    def endless(mark: str):
+        return sleeps(mark)
 """
 
 
@@ -362,6 +375,25 @@ def nobody_else_can_reach_it(_: Fleet) -> None:
     assert listening == {"127.0.0.1"}
 
 
+def left_behind(fleet: Fleet) -> list[threading.Thread]:
+    """Two runs that go on when the fleet ends; their threads end when they are told so."""
+    shop = Workshop(Path.cwd())
+    shop.write(JOB)
+
+    def run(mark: str) -> None:
+        with pytest.raises(HookeError, match="the connection to Ray is lost"):
+            shop.run(on=fleet, name="endless", mark=mark)
+        Path(mark).unlink()
+
+    marks = [str(Path(f"left-{number}").absolute()) for number in range(2)]
+    threads = [threading.Thread(target=run, args=(mark,), daemon=True) for mark in marks]
+    for thread in threads:
+        thread.start()
+    while not all(map(os.path.exists, marks)):
+        time.sleep(0.02)
+    return threads
+
+
 def main() -> int:
     """What came of each, by name: empty, or what went wrong."""
     outcome: dict[str, str] = {}
@@ -376,6 +408,11 @@ def main() -> int:
             except BaseException:  # noqa: BLE001 - told to who reads it
                 outcome[name] = traceback.format_exc()
             sys.stderr.write(f"{name}: {time.monotonic() - began:.1f} s\n")
+        threads = left_behind(fleet)
+    for thread in threads:
+        thread.join(60)
+    unaware = [str(mark) for mark in Path.cwd().glob("left-*")]
+    outcome["a_run_that_goes_on_is_told_of_the_end"] = " ".join(unaware)
     after = signal.getsignal(signal.SIGTERM)
     outcome["the_process_is_as_it_was"] = "" if after == before else f"SIGTERM goes to {after}"
     outcome["nothing_is_left"] = " ".join(each.name() for each in psutil.Process().children(recursive=True))

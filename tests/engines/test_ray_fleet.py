@@ -41,6 +41,7 @@ EXAMPLES = (
     "a_run_has_its_own_processes_where_all_cpus_are_taken",
     "a_task_uses_the_ray_that_runs_it",
     "nobody_else_can_reach_it",
+    "a_run_that_goes_on_is_told_of_the_end",
     "the_process_is_as_it_was",
     "nothing_is_left",
 )

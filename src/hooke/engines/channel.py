@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 __all__ = ["Channel", "framed", "take_frames"]
@@ -33,7 +34,7 @@ def take_frames(buffer: bytearray) -> list[bytes]:
 
 
 class Channel:
-    """One end of a connected stream socket, whose descriptor it owns. Used from one thread."""
+    """One end of a connected stream socket, whose descriptor it owns. Used from one thread, but for `hang_up`."""
 
     __slots__ = ("_came", "_held", "_messages", "_socket")
 
@@ -89,6 +90,11 @@ class Channel:
         messages = self._messages
         self._messages = []
         return messages, more
+
+    def hang_up(self) -> None:
+        """End the connection for both, in any thread: whoever uses this end finds that out, and closes it."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close this end."""

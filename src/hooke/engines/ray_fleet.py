@@ -27,6 +27,8 @@ class RayFleet:
         self._lock = threading.Lock()
         self._first = Bridge(cpus=workers * threads, spare=workers)
         self._idle = [self._first]
+        self._taken: list[Bridge] = []
+        self._closed = False
         self._before: dict[str, str | None] | None = None
         self._sigterm: Any = None
         try:
@@ -41,19 +43,27 @@ class RayFleet:
         return self
 
     def take(self) -> Bridge:
-        """A bridge for a run; a second run beside the first has another one. To be given back."""
+        """A bridge for a run; a second run beside the first has another one. To be given back. Raises UsageError where the fleet has ended."""
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return Bridge(address=self._address, environment=self._first.environment)
+            if self._closed:
+                raise UsageError("the fleet has ended", mend="run inside of its `with`")
+            made = (
+                self._idle.pop()
+                if self._idle
+                else Bridge(address=self._address, environment=self._first.environment)
+            )
+            self._taken.append(made)
+            return made
 
     def give(self, bridge: Bridge) -> None:
         """The run is over: what it has there ends, and the next one finds the rest of it."""
-        if bridge.rest():
-            with self._lock:
+        rests = bridge.rest()
+        with self._lock:
+            self._taken.remove(bridge)
+            if rests and not self._closed:
                 self._idle.append(bridge)
-        else:
-            bridge.end()
+                return
+        bridge.end()
 
     def client(self) -> Any:
         """Connect this process, as `ray.init` does, and return what that returns. Until the fleet ends, its environment says how.
@@ -79,7 +89,7 @@ class RayFleet:
         return ray.init(ignore_reinit_error=True)
 
     def close(self) -> None:
-        """End it, with what runs there."""
+        """End it, with what runs there: for a run that is on it the connection to Ray is lost."""
         if self._before is not None:
             import ray
 
@@ -87,9 +97,14 @@ class RayFleet:
             _restore(self._before)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, self._sigterm)
-        for bridge in self._idle:
+        with self._lock:
+            self._closed = True
+            idle, taken = list(self._idle), list(self._taken)
+            self._idle.clear()
+        for bridge in taken:
+            bridge.cut()
+        for bridge in idle:
             bridge.end()
-        self._first.end()
 
 
 def _up(bridge: Bridge) -> str:

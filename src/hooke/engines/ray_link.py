@@ -133,6 +133,14 @@ class Bridge:
     def end(self) -> None:
         """End it, and a Ray of ours."""
         self._channel.close()
+        self._end_process()
+
+    def cut(self) -> None:
+        """The same, in another thread than that of a run which uses it: for that run the connection to Ray is lost. It calls `end`."""
+        self._channel.hang_up()
+        self._end_process()
+
+    def _end_process(self) -> None:
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
