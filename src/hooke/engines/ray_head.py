@@ -19,6 +19,7 @@ import psutil
 from hooke.base.cpus import cpus_here
 from hooke.base.errors import HookeError
 from hooke.base.processes import python_module
+from hooke.base.with_parent import with_parent
 from hooke.engines.devices import devices_of_this_machine
 
 __all__ = ["Head", "environment_of_head"]
@@ -74,7 +75,11 @@ class Head:
         self.address = f"127.0.0.1:{self._port}"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*python_module("ray.scripts.scripts", "start", "--head", "--block"), *self._options(folder)],
+                [
+                    *with_parent(),  # and Ray's processes end with it
+                    *python_module("ray.scripts.scripts", "start", "--head", "--block"),
+                    *self._options(folder),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
