@@ -195,7 +195,7 @@ def test_it_stops_at_a_planted_knee_and_says_why(stand, tmp_path):
 
 
 def cluster_of(workers, **options):
-    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50} | options
+    options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50} | options
     return LocalCluster(n_workers=workers, **options)
 
 
