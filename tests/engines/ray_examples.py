@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,15 @@ def a_task_uses_the_ray_that_runs_it(fleet: Fleet) -> None:
     shop = Workshop(Path.cwd())
     shop.write(JOB)
     assert shop.run(on=fleet, name="nested").result() == (12, ray.get_runtime_context().gcs_address)
+
+
+@example
+def two_runs_at_once(fleet: Fleet) -> None:
+    shop = Workshop(Path.cwd())
+    shop.write(JOB)
+    with ThreadPoolExecutor(2) as both:
+        runs = both.map(lambda n: shop.run(on=fleet, name="squares", n=n).result(), (20, 21))
+        assert [len(each) for each in runs] == [20, 21]
 
 
 @example

@@ -40,6 +40,7 @@ EXAMPLES = (
     "runs_one_after_another_with_an_edit_between",
     "a_run_has_its_own_processes_where_all_cpus_are_taken",
     "a_task_uses_the_ray_that_runs_it",
+    "two_runs_at_once",
     "nobody_else_can_reach_it",
     "a_run_that_goes_on_is_told_of_the_end",
     "the_process_is_as_it_was",
