@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -302,3 +304,26 @@ KILLED = """
     if __name__ == "__main__":
         run(work, on="PLACE", workers=2)
 """
+
+
+FAILING = """
+import socket, sys
+from hooke.engines.channel import Channel
+from hooke.engines.ray_bridge import _Bridge
+from hooke.engines.ray_messages import Start, unpack_for_driver
+
+ours, theirs = (Channel(end.detach()) for end in socket.socketpair())
+bridge = _Bridge(theirs, Start(address="10.0.0.5:6379", folder=sys.argv[1], ours=False))
+bridge._connect = lambda: None
+bridge._inbox.put(lambda: [].pop())
+bridge.serve()
+print(*map(unpack_for_driver, ours.take()[0]))
+"""
+"""In a process of its own, as a bridge is: Ray's library is not for the driver's."""
+
+
+def test_what_a_bridge_ends_of_is_told(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", FAILING, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "Unfit(what='the connection to Ray is lost', why='IndexError: pop from empty list'" in told.stdout

@@ -22,7 +22,7 @@ import ray
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.channel import Channel
 from hooke.engines.ray_head import Head
-from hooke.engines.ray_hosts import LOOK_S, Hosts, Seat, seat, unfit
+from hooke.engines.ray_hosts import LOOK_S, Hosts, Seat, failed, seat, unfit
 from hooke.engines.ray_messages import (
     Cancel,
     FromBridge,
@@ -89,6 +89,12 @@ class _Bridge:
             self._say([unfit(error, self._order.address)])
             return
         self._say([Up(address=self._head.address if self._head else self._order.address)])
+        try:
+            self._pass_on()
+        except Exception as error:  # noqa: BLE001 - this process leaves by `os._exit`, and its log goes with it
+            self._say([failed(error)])
+
+    def _pass_on(self) -> None:
         looked = nodes = 0.0
         while not self._ending.is_set():
             now = time.monotonic()

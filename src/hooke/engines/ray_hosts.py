@@ -33,7 +33,7 @@ from hooke.engines.ray_messages import (
 )
 from hooke.engines.silence import Silence
 
-__all__ = ["LOOK_S", "Hosts", "Seat", "seat", "unfit"]
+__all__ = ["LOOK_S", "Hosts", "Seat", "failed", "seat", "unfit"]
 
 LOOK_S = 0.5
 """How often `silent` is called."""
@@ -329,6 +329,16 @@ def unfit(error: BaseException, address: str = "") -> Unfit:
         why=_words_of(error),
         mend="start one (`ray start --head`), or correct the address; HOST:PORT only from a machine that is a node of it",
         usage=True,
+    )
+
+
+def failed(error: BaseException) -> Unfit:
+    """A connection to Ray that was there ends by this."""
+    return Unfit(
+        what="the connection to Ray is lost",
+        why=_words_of(error),
+        mend="start it again, then resume: what finished is in the store",
+        usage=False,
     )
 
 
