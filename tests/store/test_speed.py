@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hooke.base.errors import CorruptObject
+from hooke.store import settle
 from hooke.store.settle import ONE_BY_ONE, Settler
 
 OPEN = """
@@ -66,6 +67,19 @@ def test_marked_files_are_synced_soon(tmp_path, files):
     settler.sync()
 
 
+def test_what_is_marked_after_a_while_is_synced_too_and_no_thread_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(settle, "IDLE_S", 0.02)
+    settler = Settler(tmp_path, interval_s=0.01)
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    until = time.monotonic() + 30
+    for _ in range(20):
+        settler.mark(str(path))
+        while settler.pending or settler._thread is not None:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+
 def test_a_failed_sync_is_told_at_the_next(tmp_path):
     settler = Settler(tmp_path, interval_s=60)
     path = tmp_path / "secret"
@@ -84,6 +98,8 @@ def test_settling_goes_on_in_a_forked_child(tmp_path):
     child = os.fork()
     if not child:
         settler.mark(str(tmp_path / "a"))
-        time.sleep(0.3)
+        until = time.monotonic() + 10
+        while settler.pending and time.monotonic() < until:
+            time.sleep(0.01)
         os._exit(settler.pending)
     assert os.waitpid(child, 0)[1] == 0

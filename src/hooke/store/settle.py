@@ -15,6 +15,9 @@ __all__ = ["Settler"]
 ONE_BY_ONE = 16
 """Up to that many files are synced each for itself; above it one `syncfs` of the whole file system is cheaper."""
 
+IDLE_S = 5.0
+"""The thread ends when nothing was marked for so long: a process may open many stores, one after another."""
+
 
 class Settler:
     """Syncs the files below `root` whose paths are marked, with their folders, within `interval_s` seconds.
@@ -32,6 +35,7 @@ class Settler:
     def _begin(self) -> None:
         self._paths: set[str] = set()
         self._wake = threading.Event()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failed: OSError | None = None
 
@@ -59,14 +63,19 @@ class Settler:
         self._begin()
 
     def _start(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="hooke-settler", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="hooke-settler", daemon=True)
+                self._thread.start()
 
     def _run(self) -> None:
         pause = threading.Event()
         while True:
-            self._wake.wait()
+            if not self._wake.wait(IDLE_S):
+                with self._starting:
+                    if not self._wake.is_set():
+                        self._thread = None
+                        return
             pause.wait(self._interval_s)
             self._wake.clear()
             self._sync()
