@@ -5,7 +5,7 @@ import pytest
 from benchmarks.serving.chaos.blows import BLOWS, Blow
 from benchmarks.serving.chaos.programme import Course, run
 from benchmarks.serving.chaos.promises import broken
-from benchmarks.serving.chaos.toll import QUIET, tolls
+from benchmarks.serving.chaos.toll import FRONT, QUIET, tolls
 
 from hooke.load.outcomes import Fate, Outcomes
 
@@ -51,6 +51,13 @@ def test_a_request_is_counted_with_the_blow_that_it_met_first():
     assert (quiet.kind, quiet.sent, quiet.failed) == (QUIET, 2, {"504": 1})
 
 
+def test_a_connection_that_is_lost_with_the_front_is_the_fronts_though_a_hung_replica_held_the_request():
+    sent = outcomes((1.1, 20.5, Fate.LOST), (1.2, 12.0, 502), (1.3, 5.0, Fate.LOST))
+    blows = [Blow(kind=HUNG, at=1.0, strong=12.0), Blow(kind=FRONT, at=20.4, strong=22.0)]
+    hung, front, _ = tolls(sent, blows, began=0.0)
+    assert (hung.failed, front.failed) == ({"502": 1, "connection lost": 1}, {"connection lost": 1})
+
+
 def test_what_may_not_happen_is_said():
     def of(kind, *statuses):
         sent = outcomes(*[(0.99, 1.1, status) for status in statuses], (3.0, 3.1, 200))
@@ -60,9 +67,8 @@ def test_what_may_not_happen_is_said():
     assert broken(of(KILLED, 502), again=True) == [f"{KILLED}: 1 x 502 failed, and none may"]
     assert broken(of(ADDED, 502), again=False) == [f"{ADDED}: 1 x 502 failed, and none may"]
     assert "though what was under way may only stay unanswered" in broken(of(HUNG, 500), again=False)[0]
-    lost = "Envoy killed, `kill -9`"
-    assert broken(of(lost, Fate.LOST, Fate.REFUSED), again=True) == []
-    assert "only connections may be lost" in broken(of(lost, Fate.LOST, 503), again=True)[0]
+    assert broken(of(FRONT, Fate.LOST, Fate.REFUSED), again=True) == []
+    assert "only connections may be lost" in broken(of(FRONT, Fate.LOST, 503), again=True)[0]
     late = tolls(
         outcomes((1.5, 1.6, 502), (1.7, 1.8, 502)), [Blow(kind=KILLED, at=1.0, strong=2.0)], began=0.0
     )

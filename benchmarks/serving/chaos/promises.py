@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.serving.chaos.toll import Toll
+from benchmarks.serving.chaos.toll import FRONT, Toll
 
 __all__ = ["broken"]
 
@@ -12,7 +12,6 @@ KILLS = ("a replica killed, `kill -9`", "a replica out of memory, killed")
 """Blows that take a replica's requests with it."""
 HUNG = "a replica hung, `kill -STOP`"
 """So does this, and those that it gets until it is noticed."""
-FRONT = "Envoy killed, `kill -9`"
 UNANSWERED = {"502", "504"}
 NO_FRONT = {"connection lost", "no connection"}
 

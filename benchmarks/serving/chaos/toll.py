@@ -10,11 +10,12 @@ import numpy as np
 from benchmarks.serving.chaos.blows import Blow
 from numpy.typing import NDArray
 
-from hooke.load.outcomes import Outcomes, name_of
+from hooke.load.outcomes import Fate, Outcomes, name_of
 
-__all__ = ["QUIET", "Toll", "tolls"]
+__all__ = ["FRONT", "QUIET", "Toll", "tolls"]
 
 QUIET = "between them"
+FRONT = "Envoy killed, `kill -9`"
 SLACK_S = 0.05
 """How exactly it is known when a blow fell: a request that was sent so soon after it may have been sent before."""
 
@@ -38,10 +39,17 @@ class Toll:
 def tolls(outcomes: Outcomes, blows: Sequence[Blow], began: float) -> list[Toll]:
     """One of each kind, and one of the time between. `began` is when the load did, by the clock of the blows.
 
-    A request belongs to the first blow during which it was under way, from then until full strength.
+    A request belongs to the first blow during which it was under way, from then until full strength; but one whose connection
+    was lost when Envoy was killed to that, whatever held it up before.
     """
     found: dict[str, Toll] = {}
     free = np.ones(len(outcomes), dtype=np.bool_)
+    with_front = np.zeros(len(outcomes), dtype=np.bool_)
+    for blow in blows:
+        if blow.kind == FRONT:
+            at, strong = blow.at - began, blow.strong - began
+            with_front |= (outcomes.ended >= at) & (outcomes.ended <= strong)
+    with_front &= outcomes.status == Fate.LOST
     for blow in sorted(blows, key=lambda one: one.at):
         at, strong = blow.at - began, blow.strong - began
         toll = found.setdefault(blow.kind, Toll(kind=blow.kind))
@@ -49,6 +57,7 @@ def tolls(outcomes: Outcomes, blows: Sequence[Blow], began: float) -> list[Toll]
         toll.strong_s.append(strong - at)
         toll.under_way += int(((outcomes.begun <= at + SLACK_S) & (outcomes.ended >= at)).sum())
         mine = free & (outcomes.begun <= strong) & (outcomes.ended >= at)
+        mine &= ~with_front | (blow.kind == FRONT)
         free &= ~mine
         _add(toll, outcomes, mine)
     rest = Toll(kind=QUIET)
