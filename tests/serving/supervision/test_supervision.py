@@ -63,6 +63,12 @@ def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
     assert not world.published
 
 
+@pytest.mark.parametrize("seed", [80589, 4074988138, 2607667837, 546941094])
+def test_the_front_is_late_to_say_that_it_sends_to_a_replica_which_is_to_leave_by_then(seed):
+    """What it says first is what it was told before that, and names the same as it is told last."""
+    World(seed, rules=replace(RULES, again=bool(seed % 2), ready_s=6.0)).random_life(100)
+
+
 @histories
 def test_where_nothing_fails_nothing_is_said_to_and_ready_replicas_never_become_fewer(seed):
     world = World(seed, calm=True)

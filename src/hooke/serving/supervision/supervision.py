@@ -87,6 +87,8 @@ class Supervision:
         self._published: tuple[str, ...] | None = None
         self._routed: tuple[str, ...] = ()
         """What the front has said that it sends to."""
+        self._unheard: list[tuple[str, ...]] = []
+        """What it was told and has not said yet, the oldest first."""
         self._listened: float | None = None
         self._backoffs: dict[str, Backoff] = {}
         self._reasons: deque[str] = deque()
@@ -170,8 +172,14 @@ class Supervision:
 
     def _is_published(self, event: Published, _now: float) -> None:
         self._routed = event.names
+        if event.names in self._unheard:  # the front may leave out some, never their order
+            del self._unheard[: self._unheard.index(event.names) + 1]
         for member in self.members.values():
-            member.out = member.out or (member.phase is Phase.LEAVING and member.name not in event.names)
+            member.out = member.out or (member.phase is Phase.LEAVING and not self._reaches(member.name))
+
+    def _reaches(self, name: str) -> bool:
+        """Whether the front sends requests to it, or is about to: what it was told last may not be what it does yet."""
+        return name in self._routed or any(name in names for names in self._unheard)
 
     def _replace(self, event: Replace, _now: float) -> None:
         member = self.members.get(event.name)
@@ -425,7 +433,7 @@ class Supervision:
     def _leave(self, member: Member, reason: str, now: float) -> None:
         member.enter(Phase.LEAVING, now)
         member.idle_since = None
-        member.out = member.name not in {*(self._published or ()), *self._routed}
+        member.out = member.name not in (self._published or ()) and not self._reaches(member.name)
         self._tell_left(member, reason)
 
     def _terminate(self, member: Member, now: float) -> None:
@@ -446,6 +454,7 @@ class Supervision:
         if names != self._published:
             self._note_still([one for one in ready if one not in turning], heard_by)
             self._published = names
+            self._unheard.append(names)
             self._out.insert(0, Publish(names))
 
     def _note_still(self, still: Iterable[Member], heard_by: float) -> None:
