@@ -205,11 +205,13 @@ def test_one_that_is_silent_is_ended_although_its_process_lives():
 
 
 def running(count, **rules):
-    """A supervision of so many replicas that are ready at 1.0."""
+    """A supervision of so many replicas that are ready at 1.0, to all of which the front sends."""
     core = Supervision(replace(RULES, **rules), generation="a", wanted=count)
     core.step(Begin(), 0.0)
     for number in range(1, count + 1):
-        core.step(Reported(str(number), Report(state="ready")), 1.0)
+        for action in core.step(Reported(str(number), Report(state="ready")), 1.0):
+            if isinstance(action, Publish):
+                core.step(Published(action.names), 1.0)
     core.step(Tick(), 1.0)
     return core
 
