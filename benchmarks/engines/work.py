@@ -11,6 +11,8 @@ from typing import Any, Protocol
 # Libraries read them when they are imported: the same threads for both.
 os.environ |= {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "HOOKE_SINKS": "none"}
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "flights"))
+# Ray's workers have what the environment says: by hand nothing else brings them this code.
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], str(Path(__file__).parents[2])])
 
 import flights as job
 
