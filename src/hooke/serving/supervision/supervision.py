@@ -45,6 +45,7 @@ from hooke.serving.supervision.exchange import (
     Tick,
 )
 from hooke.serving.supervision.member import DRAINING, READY, Member, Phase, Report, Rules
+from hooke.serving.supervision.routes import Routes
 
 __all__ = ["Rolling", "Supervision"]
 
@@ -85,10 +86,7 @@ class Supervision:
         self._done = False
         self._last_name = 0
         self._published: tuple[str, ...] | None = None
-        self._routed: tuple[str, ...] = ()
-        """What the front has said that it sends to."""
-        self._unheard: list[tuple[str, ...]] = []
-        """What it was told and has not said yet, the oldest first."""
+        self._routes = Routes()
         self._listened: float | None = None
         self._backoffs: dict[str, Backoff] = {}
         self._reasons: deque[str] = deque()
@@ -171,15 +169,10 @@ class Supervision:
         return now if self._listened is None else self._listened
 
     def _is_published(self, event: Published, _now: float) -> None:
-        self._routed = event.names
-        if event.names in self._unheard:  # the front may leave out some, never their order
-            del self._unheard[: self._unheard.index(event.names) + 1]
+        self._routes.heard(event.names)
         for member in self.members.values():
-            member.out = member.out or (member.phase is Phase.LEAVING and not self._reaches(member.name))
-
-    def _reaches(self, name: str) -> bool:
-        """Whether the front sends requests to it, or is about to: what it was told last may not be what it does yet."""
-        return name in self._routed or any(name in names for names in self._unheard)
+            if member.phase is Phase.LEAVING and not self._routes.reaches(member.name):
+                member.out = True
 
     def _replace(self, event: Replace, _now: float) -> None:
         member = self.members.get(event.name)
@@ -433,7 +426,7 @@ class Supervision:
     def _leave(self, member: Member, reason: str, now: float) -> None:
         member.enter(Phase.LEAVING, now)
         member.idle_since = None
-        member.out = member.name not in (self._published or ()) and not self._reaches(member.name)
+        member.out = member.name not in (self._published or ()) and not self._routes.reaches(member.name)
         self._tell_left(member, reason)
 
     def _terminate(self, member: Member, now: float) -> None:
@@ -454,7 +447,7 @@ class Supervision:
         if names != self._published:
             self._note_still([one for one in ready if one not in turning], heard_by)
             self._published = names
-            self._unheard.append(names)
+            self._routes.told(names)
             self._out.insert(0, Publish(names))
 
     def _note_still(self, still: Iterable[Member], heard_by: float) -> None:
