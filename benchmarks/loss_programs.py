@@ -97,7 +97,7 @@ if __name__ == "__main__":
 
 def _in_journal(folder: Path, _uri: str) -> list[float]:
     from hooke.project.folder import Project
-    from hooke.project.running import Run
+    from hooke.running.run import Run
 
     project = Project.find(folder)
     return [point.value for point in Run(project, project.runs.find()).logged().metric("loss")]
@@ -105,7 +105,7 @@ def _in_journal(folder: Path, _uri: str) -> list[float]:
 
 def _refused(folder: Path) -> int:
     from hooke.project.folder import Project
-    from hooke.project.running import Run
+    from hooke.running.run import Run
 
     project = Project.find(folder)
     run = Run(project, project.runs.find())

@@ -24,7 +24,7 @@ from scipy.special import ndtri
 from hooke.base.errors import NotEnoughData
 from hooke.scaling import Estimate, Law, Measurements, fit
 from hooke.scaling.families import FAMILIES
-from hooke.scaling.region import region
+from hooke.scaling.family_fit import region
 
 RATE = 10.0
 DESIGNS = {

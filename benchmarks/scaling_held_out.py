@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from hooke.base.errors import NotEnoughData
-from hooke.journal.studies import StudyRecord
+from hooke.journal.records import StudyRecord
+from hooke.measuring.study_driver import StudyOrder, prepare_study
+from hooke.planning.known import measurements_of
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
-from hooke.project.studying import StudyOrder, prepare_study
 from hooke.scaling import Law, Measurements, fit
-from hooke.studies.measured import measurements_of
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "scaling" / "bottlenecks.py"
 FITTED = (1, 2, 4, 8, 16, 48)

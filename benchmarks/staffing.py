@@ -13,8 +13,7 @@ from pathlib import Path
 from benchmarks.staffing_peers import Hpa, Knative, RayServe
 from tests.serving.traffic import Ours, Outcome, Shape, poisson, recorded, simulate, spike
 
-from hooke.serving.capacity import batched
-from hooke.serving.staffing import Bounds
+from hooke.autoscaling.service_policy import Bounds, batched
 
 DATA = Path(__file__).parents[1] / "tests" / "serving" / "data"
 HIGH = 30

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from hooke.serving.staffing import Seen
+from hooke.autoscaling.service_policy import ServiceSnapshot
 
 __all__ = ["Hpa", "Knative", "RayServe"]
 
@@ -31,7 +31,7 @@ class RayServe:
     _since: float | None = None
     _way: int = 0
 
-    def __call__(self, now: float, seen: Seen) -> int:
+    def __call__(self, now: float, seen: ServiceSnapshot) -> int:
         self._seen.append((now, seen.in_flight))
         while self._seen[0][0] < now - self.look_s:
             self._seen.popleft()
@@ -61,7 +61,7 @@ class Knative:
     _panic_until: float = -math.inf
     _most: int = 0
 
-    def __call__(self, now: float, seen: Seen) -> int:
+    def __call__(self, now: float, seen: ServiceSnapshot) -> int:
         self._seen.append((now, seen.in_flight))
         while self._seen[0][0] < now - self.stable_s:
             self._seen.popleft()
@@ -96,7 +96,7 @@ class Hpa:
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
     _last: float = -math.inf
 
-    def __call__(self, now: float, seen: Seen) -> int:
+    def __call__(self, now: float, seen: ServiceSnapshot) -> int:
         if now - self._last < self.every_s - 1e-9:
             return self.current
         self._last = now

@@ -9,7 +9,7 @@ import pytest
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFinished, AttemptStarted, LogSpan, NodePlanned
 from hooke.journal.reader import read
-from hooke.journal.view import RunView
+from hooke.journal.run_view import RunView
 from hooke.journal.writer import Journal
 
 EVENT = AttemptFinished(

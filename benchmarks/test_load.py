@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from tests.load.servers import Known, serving
 
-from hooke.load.arrivals import poisson
-from hooke.load.process import Generator, outcomes_of
-from hooke.load.target import Target, request_bytes
-from hooke.load.wire import Goal
+from hooke.loadtest.generator_process import Generator, outcomes_of
+from hooke.loadtest.generator_protocol import Goal
+from hooke.loadtest.target import Target, poisson, request_bytes
 
 SECONDS, STALL_EVERY_S, STALL_S = 6.0, 1.0, 0.2
 CONNECTIONS = 8

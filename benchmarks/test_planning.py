@@ -6,17 +6,17 @@ import textwrap
 import numpy as np
 import pytest
 
+from hooke.planning.pipeline_plan import make_plan
+from hooke.planning.question import Question
+from hooke.project.folder import project_of
 from hooke.project.loading import load_entry
-from hooke.project.planning.plan import make_plan
-from hooke.project.planning.question import Question
-from hooke.project.running import project_of, run
+from hooke.running.run import run
 from hooke.scaling import Measurements, fit
-from hooke.scaling.catalog import Machine
-from hooke.scaling.pareto import Wish, front, recommend
+from hooke.scaling.call_times import Timing
+from hooke.scaling.catalog import InstanceType
+from hooke.scaling.pareto import PlanLimits, front, recommend
 from hooke.scaling.planning import Configuration, Planner
-from hooke.scaling.schedule import Need
-from hooke.scaling.timing import Timing
-from hooke.scaling.workload import Facts, Work, Workload
+from hooke.scaling.workload import CallNeed, NodeWork, TaskFacts, Workload
 
 LONGEST_S = 0.3
 """What issue 4 asks of 200 configurations."""
@@ -44,17 +44,18 @@ def law():
     return fit(Measurements(n, throughput=n / (1 + 0.03 * (n - 1)) * noise))
 
 
-def workload() -> tuple[list[Work], dict[str, Facts]]:
+def workload() -> tuple[list[NodeWork], dict[str, TaskFacts]]:
     """Four maps of 500 items one after the other, between two calls."""
-    works = [Work(task="read")]
-    works += [Work(task=f"map{at}", items=500, needs=(Need(at),)) for at in range(4)]
-    works.append(Work(task="train", needs=(Need(4),), reads=500))
+    works = [NodeWork(task="read")]
+    works += [NodeWork(task=f"map{at}", items=500, needs=(CallNeed(at),)) for at in range(4)]
+    works.append(NodeWork(task="train", needs=(CallNeed(4),), reads=500))
     shared = law()
     facts = {
-        f"map{at}": Facts(timings=[Timing(items=500, seconds=2, at_once=4)], law=shared) for at in range(4)
+        f"map{at}": TaskFacts(timings=[Timing(items=500, seconds=2, at_once=4)], law=shared)
+        for at in range(4)
     }
-    facts["read"] = Facts(timings=[Timing(items=1, seconds=2)])
-    facts["train"] = Facts(timings=[Timing(items=1, seconds=20, reads=500)])
+    facts["read"] = TaskFacts(timings=[Timing(items=1, seconds=2)])
+    facts["train"] = TaskFacts(timings=[Timing(items=1, seconds=20, reads=500)])
     return works, facts
 
 
@@ -62,7 +63,7 @@ def configurations() -> list[Configuration]:
     """40 instance types, of 1 to 40 vCPUs, times 5 numbers of instances: every room is another one."""
     return [
         Configuration(
-            machine=Machine(
+            machine=InstanceType(
                 catalog="x",
                 name=f"m{vcpus}",
                 vcpus=vcpus,
@@ -86,7 +87,7 @@ def test_the_arithmetic(benchmark):
     def planned() -> int:
         planner = Planner(Workload(works, facts))
         rows = [planner.row(each) for each in considered]
-        recommend(rows, Wish(deadline_s=600))
+        recommend(rows, PlanLimits(deadline_s=600))
         front(rows)
         return sum(row.seconds is not None for row in rows)
 

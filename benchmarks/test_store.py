@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hooke.store.store import Entry, Store
+from hooke.store.entries import Entry
+from hooke.store.store import Store
 
 ARRAY = np.random.default_rng(0).standard_normal(12_500_000)
 """100 MB."""

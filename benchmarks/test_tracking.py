@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 import hooke
-from hooke.journal.sink import Batch, Points, ShippedRun
 from hooke.project.folder import Project
-from hooke.project.running import Run
-from hooke.tracking.current import logging_into
-from hooke.tracking.tracker import Tracker
+from hooke.running.run import Run
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun
+from hooke.tracking.tracker import Tracker, logging_into
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -77,10 +76,10 @@ def test_points_into_mlflow(benchmark, project):
     count = 1_000_000
     sink = MlflowSink(project)
     run = ShippedRun(key="r", parent=None, name="r", experiment="e", started_at=1.0)
-    sink.write(Batch(run=run, points=Points([], [], [], [])))
-    points = Points(["loss"] * count, list(map(float, range(count))), list(range(count)), [1.0] * count)
+    sink.write(LoggedBatch(run=run, points=LoggedPoints([], [], [], [])))
+    points = LoggedPoints(["loss"] * count, list(map(float, range(count))), list(range(count)), [1.0] * count)
     began = time.perf_counter()
-    benchmark.pedantic(sink.write, args=(Batch(run=run, points=points),), rounds=1)
+    benchmark.pedantic(sink.write, args=(LoggedBatch(run=run, points=points),), rounds=1)
     benchmark.extra_info["points a second"] = count / (time.perf_counter() - began)
 
 

@@ -19,10 +19,10 @@ from benchmarks.engines import work
 from benchmarks.engines.noops import noops
 
 from hooke import Fleet
-from hooke.project.driving import Order, prepare
 from hooke.project.folder import Project
-from hooke.project.running import Run
 from hooke.project.settings import Settings
+from hooke.running.driver import RunOrder, prepare
+from hooke.running.run import Run
 
 NOOPS = 1000
 
@@ -31,7 +31,7 @@ def through_hooke(what: Any, place: Any, **params: Any) -> Any:
     """A run in a new project, and its result."""
     with tempfile.TemporaryDirectory() as folder:
         project = Project(root=Path(folder), settings=Settings())
-        driver = prepare(Order(pipeline=what, params=params, on=place), project)
+        driver = prepare(RunOrder(pipeline=what, params=params, on=place), project)
         assert driver.drive() == "finished"
         return Run(project, driver.run).result()
 

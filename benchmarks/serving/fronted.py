@@ -24,10 +24,9 @@ from benchmarks.serving.__main__ import fit, say
 from benchmarks.serving.measure import PROGRAMS, TOKEN, Server, Window, answers, free_port, under_load
 from benchmarks.serving.peers import HOOKE, ROOT, served
 
-from hooke.serving.front.config import bootstrap, endpoints
-from hooke.serving.front.envoy import envoy_path
-from hooke.serving.front.proto import typed
-from hooke.serving.front.settings import FrontSettings, Upstream
+from hooke.proxy.envoy import envoy_path
+from hooke.proxy.envoy_config import bootstrap, endpoints
+from hooke.proxy.proxy_settings import ProxySettings, Upstream, typed
 
 KIND = "predict"
 LOAD = HOOKE.asked[KIND].load(KIND)
@@ -39,7 +38,7 @@ class Proxy:
 
     def __init__(self, folder: Path, ports: Sequence[int], change: Change) -> None:
         self.port = free_port()
-        settings = FrontSettings(service="Predict", folder=folder, port=self.port)
+        settings = ProxySettings(service="Predict", folder=folder, port=self.port)
         told = bootstrap(settings, folder / "admin.sock")
         change(told)
         (folder / "envoy.json").write_text(json.dumps(told))

@@ -22,10 +22,9 @@ from typing import Any
 import psutil
 from benchmarks.serving.measure import PROGRAMS, free_port
 
-from hooke.serving.front.admin import Admin
-from hooke.serving.front.config import bootstrap, endpoints
-from hooke.serving.front.envoy import envoy_path
-from hooke.serving.front.settings import FrontSettings, Upstream
+from hooke.proxy.envoy import Admin, envoy_path
+from hooke.proxy.envoy_config import bootstrap, endpoints
+from hooke.proxy.proxy_settings import ProxySettings, Upstream
 
 BODY = json.dumps({"x": [0.5, 1.5, 2.5, 3.5]})
 CONNECTIONS = 32
@@ -99,7 +98,7 @@ def front(
 ) -> Iterator[tuple[psutil.Process, Admin, int]]:
     """Envoy before these replicas, told what the candidate says; its process, admin and port."""
     replicas, threads, change = CANDIDATES[name]
-    settings = FrontSettings(service="Echo", folder=folder, threads=threads, idempotent=True)
+    settings = ProxySettings(service="Echo", folder=folder, threads=threads, idempotent=True)
     settings.endpoints_file.parent.mkdir(parents=True)
     found = endpoints(Upstream(port=port) for port in ports[:replicas])
     if name == "unix sockets":

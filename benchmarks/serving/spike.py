@@ -18,16 +18,13 @@ import numpy as np
 from benchmarks.serving.spike_page import Phase, Seen, Spike, page
 from tests.serving.supervision.supervised import Supervised, end_all
 
-from hooke.load.arrivals import poisson
-from hooke.load.outcomes import Outcomes
-from hooke.load.process import Generator, outcomes_of
-from hooke.load.target import parse_target, request_bytes
-from hooke.load.wire import Goal
+from hooke.loadtest.generator_process import Generator, outcomes_of
+from hooke.loadtest.generator_protocol import Goal, Outcomes
+from hooke.loadtest.target import parse_target, poisson, request_bytes
 from hooke.project.folder import Project
-from hooke.project.service_history import stretch_of
-from hooke.project.service_picture import save_service
-from hooke.project.service_report import read_service
-from hooke.serving.windows import LEAST_S
+from hooke.services.service_report import read_service, save_service
+from hooke.services.service_runs import stretch_of
+from hooke.serving.stats_windows import SHORTEST_WINDOW_S
 
 __all__ = ["spiked"]
 
@@ -57,7 +54,9 @@ def spiked(
         goal = Goal(host=target.host, port=target.port, requests=requests, connections=CONNECTIONS)
         with Generator(goal) as generator:
             others = [outcomes_of(FIRST, generator.run(FIRST, timeout_s=TIMEOUT_S))]  # its process has begun
-            time.sleep(LEAST_S - time.time() % LEAST_S)  # a phase begins and ends where windows do
+            time.sleep(
+                SHORTEST_WINDOW_S - time.time() % SHORTEST_WINDOW_S
+            )  # a phase begins and ends where windows do
             began = time.time()
             outcomes = outcomes_of(due, generator.run(due, timeout_s=TIMEOUT_S))
             gives_up = time.monotonic() + patience_s

@@ -10,10 +10,10 @@ import numpy as np
 from benchmarks.serving.programs.spike_service import BATCH_S, MOST
 
 from hooke.base.formats import format_seconds
-from hooke.load.outcomes import REFUSALS, Outcomes
-from hooke.project.service_history import Stretch, changes, starts_s, stretches_of
-from hooke.project.service_report import ServiceRecord
-from hooke.serving.windows import LEAST_S, merged
+from hooke.loadtest.generator_protocol import REFUSALS, Outcomes
+from hooke.services.service_report import ServiceRecord
+from hooke.services.service_runs import Stretch, changes, starts_s, stretches_of
+from hooke.serving.stats_windows import SHORTEST_WINDOW_S, merged
 
 __all__ = ["Phase", "Seen", "Spike", "page"]
 
@@ -82,7 +82,7 @@ class Spike:
         """By the journal: how long after the spike began the SLO was kept again, and from then on all through it."""
         spike = self.seen[1].journal
         percent = (self.record.declared.slo_percent or 99.0) / 100
-        count = max(round(spike.seconds / LEAST_S), 1)
+        count = max(round(spike.seconds / SHORTEST_WINDOW_S), 1)
         parts = stretches_of(
             self.record.windows,
             self.record.staff,
@@ -167,7 +167,7 @@ def _whole(spike: Spike) -> str:
     whole = merged(spike.record.windows)
     again = spike.found_again_s()
     kept = (
-        f"Seen in stretches of {format_seconds(LEAST_S)}, the SLO was kept again {again:.0f} s after the spike had begun, and then all through it. "
+        f"Seen in stretches of {format_seconds(SHORTEST_WINDOW_S)}, the SLO was kept again {again:.0f} s after the spike had begun, and then all through it. "
         if again is not None
         else "The SLO was not kept again while the spike lasted. "
     )
@@ -180,7 +180,7 @@ def _whole(spike: Spike) -> str:
 
 def _margin(spike: Spike) -> str:
     return _MARGIN.format(
-        window=format_seconds(LEAST_S),
+        window=format_seconds(SHORTEST_WINDOW_S),
         asked=max(abs(each.journal.asked / len(each.client) - 1) for each in spike.seen),
         within=max(100 * abs((each.journal.within or 0.0) - each.within) for each in spike.seen),
     )

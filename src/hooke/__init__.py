@@ -32,32 +32,31 @@ if TYPE_CHECKING:
         RunStopped,
         StoreError,
         StoreFull,
+        TaskError,
         TaskFailed,
         Temporary,
         TimedOut,
         TraceError,
         UntrustedModel,
         UsageError,
-        UserError,
         WorkerDied,
     )
+    from hooke.comparing.run_list import Runs, compare, runs
+    from hooke.comparing.side_by_side import Comparison
     from hooke.keys.file import File
-    from hooke.project.comparing.comparison import Comparison
-    from hooke.project.comparing.runs import Runs, compare, runs
-    from hooke.project.fleets import Fleet
-    from hooke.project.loaded_models import load_model
-    from hooke.project.mapping import map_service
-    from hooke.project.measuring import Study, measure
-    from hooke.project.planning.plan import Plan, plan
-    from hooke.project.registering import ModelVersion, register
-    from hooke.project.reproducing.case import reproduce
-    from hooke.project.reproducing.reproduction import Reproduction
-    from hooke.project.running import Run, run
-    from hooke.project.scripts import ScriptRun, start_run
-    from hooke.project.searching.conducting import search
-    from hooke.project.searching.search import Search
-    from hooke.project.searching.space import loguniform
-    from hooke.serving.contexts import request_contexts
+    from hooke.measuring.studies import Study, measure
+    from hooke.planning.pipeline_plan import Plan, plan
+    from hooke.project.backends import Fleet
+    from hooke.registry.loaded_models import load_model
+    from hooke.registry.register import ModelVersion, register
+    from hooke.running.reproduce.reproduce import Reproduction, reproduce
+    from hooke.running.run import Run, run
+    from hooke.running.start_run import ScriptRun, start_run
+    from hooke.searching.search_driver import search
+    from hooke.searching.search_result import Search
+    from hooke.searching.space import loguniform
+    from hooke.services.map_service import map_service
+    from hooke.serving.request_context import request_contexts
     from hooke.serving.service import service
     from hooke.tracking.log import (
         log_artifact,
@@ -100,13 +99,13 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "Study",
+    "TaskError",
     "TaskFailed",
     "Temporary",
     "TimedOut",
     "TraceError",
     "UntrustedModel",
     "UsageError",
-    "UserError",
     "WorkerDied",
     "compare",
     "load_model",
@@ -137,20 +136,20 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "Comparison": "hooke.project.comparing.comparison",
+    "Comparison": "hooke.comparing.side_by_side",
     "File": "hooke.keys.file",
-    "ModelVersion": "hooke.project.registering",
-    "Plan": "hooke.project.planning.plan",
-    "Run": "hooke.project.running",
-    "Runs": "hooke.project.comparing.runs",
-    "Reproduction": "hooke.project.reproducing.reproduction",
-    "ScriptRun": "hooke.project.scripts",
-    "Search": "hooke.project.searching.search",
-    "Fleet": "hooke.project.fleets",
-    "Study": "hooke.project.measuring",
-    "compare": "hooke.project.comparing.runs",
-    "load_model": "hooke.project.loaded_models",
-    "map_service": "hooke.project.mapping",
+    "ModelVersion": "hooke.registry.register",
+    "Plan": "hooke.planning.pipeline_plan",
+    "Run": "hooke.running.run",
+    "Runs": "hooke.comparing.run_list",
+    "Reproduction": "hooke.running.reproduce.reproduce",
+    "ScriptRun": "hooke.running.start_run",
+    "Search": "hooke.searching.search_result",
+    "Fleet": "hooke.project.backends",
+    "Study": "hooke.measuring.studies",
+    "compare": "hooke.comparing.run_list",
+    "load_model": "hooke.registry.loaded_models",
+    "map_service": "hooke.services.map_service",
     "log_artifact": "hooke.tracking.log",
     "log_figure": "hooke.tracking.log",
     "log_metric": "hooke.tracking.log",
@@ -159,19 +158,19 @@ _ELSEWHERE = {
     "log_params": "hooke.tracking.log",
     "log_table": "hooke.tracking.log",
     "log_text": "hooke.tracking.log",
-    "loguniform": "hooke.project.searching.space",
-    "measure": "hooke.project.measuring",
-    "plan": "hooke.project.planning.plan",
-    "register": "hooke.project.registering",
-    "reproduce": "hooke.project.reproducing.case",
-    "request_contexts": "hooke.serving.contexts",
-    "run": "hooke.project.running",
-    "runs": "hooke.project.comparing.runs",
-    "search": "hooke.project.searching.conducting",
+    "loguniform": "hooke.searching.space",
+    "measure": "hooke.measuring.studies",
+    "plan": "hooke.planning.pipeline_plan",
+    "register": "hooke.registry.register",
+    "reproduce": "hooke.running.reproduce.reproduce",
+    "request_contexts": "hooke.serving.request_context",
+    "run": "hooke.running.run",
+    "runs": "hooke.comparing.run_list",
+    "search": "hooke.searching.search_driver",
     "service": "hooke.serving.service",
     "set_tag": "hooke.tracking.log",
     "set_tags": "hooke.tracking.log",
-    "start_run": "hooke.project.scripts",
+    "start_run": "hooke.running.start_run",
 }
 
 

@@ -1,6 +1,6 @@
 """What of a dead worker's log an error shows."""
 
-from hooke.base.crashes import MOST_LINES, with_short_stack
+from hooke.processes.exit_report import MOST_LINES, with_short_stack
 
 
 def stack(frames: int) -> list[str]:

@@ -8,22 +8,14 @@ import traceback
 import pytest
 
 from hooke.base import errors
-from hooke.base.errors import (
-    HookeError,
-    OutOfMemory,
-    Permanent,
-    TaskFailed,
-    Temporary,
-    UserError,
-    WorkerDied,
-)
+from hooke.base.errors import HookeError, OutOfMemory, Permanent, TaskError, TaskFailed, Temporary, WorkerDied
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, HookeError)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_error_survives_pickling(kind):
-    error = kind("it failed", where="here", why="because", mend="do this", next="hooke show")
+    error = kind("it failed", where="here", why="because", fix="do this", next="hooke show")
     error.add_note("a note")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
@@ -68,19 +60,19 @@ def test_a_user_error_shows_the_users_frames_and_the_next_command():
     except ValueError:
         text = traceback.format_exc()
     facts = {
-        "kind": "UserError",
+        "kind": "TaskError",
         "message": "Expecting property name",
         "error_type": "JSONDecodeError",
         "traceback": text,
         "arguments": "month=3",
         "log_tail": tuple(f"line {i}" for i in range(50)),
-        "mend": "look at the file",
+        "fix": "look at the file",
         "pickled": b"never shown",
     }
     error = TaskFailed.from_facts(
         facts, task="features", attempt=7, worker="local-2", next="hooke logs r features"
     )
-    assert type(error) is UserError
+    assert type(error) is TaskError
     shown = str(error)
     assert shown.startswith("features(month=3) failed: JSONDecodeError: Expecting property name\n")
     assert "attempt 7 on worker local-2" in shown
@@ -89,7 +81,7 @@ def test_a_user_error_shows_the_users_frames_and_the_next_command():
     assert "in loads" not in shown
     assert "line 49" in shown
     assert "line 29" not in shown
-    assert shown.endswith("  mend: look at the file\n  next: hooke logs r features")
+    assert shown.endswith("  fix: look at the file\n  next: hooke logs r features")
     assert len(shown.splitlines()) < 45
     assert "pickled" not in error.details
     assert error.details["traceback"] == text
@@ -144,7 +136,7 @@ def test_an_unknown_kind_is_a_plain_failure():
 def test_a_long_failure_stays_on_one_screen():
     frames = "".join(f'  File "/project/f.py", line {i}, in f\n    f()\n' for i in range(500))
     facts = {
-        "kind": "UserError",
+        "kind": "TaskError",
         "message": "deep " * 500 + "\nmore",
         "error_type": "RecursionError",
         "traceback": f"Traceback (most recent call last):\n{frames}RecursionError: deep",
@@ -154,5 +146,5 @@ def test_a_long_failure_stays_on_one_screen():
 
 
 def test_arguments_that_are_a_whole_call_are_not_wrapped_again():
-    error = TaskFailed.from_facts({"kind": "UserError", "message": "m", "arguments": "t(x=1)"}, task="t")
+    error = TaskFailed.from_facts({"kind": "TaskError", "message": "m", "arguments": "t(x=1)"}, task="t")
     assert error.what == "t(x=1) failed: m"

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from hooke.base.kept_modules import import_kept, keep_modules
+from hooke.base.pinned_modules import import_kept, keep_modules
 
 NAMES = ("kept_alone", "kept_package", "kept_package.inner")
 

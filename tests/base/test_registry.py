@@ -6,7 +6,7 @@ import pytest
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import MissingExtra, UsageError
-from hooke.base.registry import Registry
+from hooke.base.plugins import Plugins
 
 
 @pytest.fixture
@@ -32,16 +32,16 @@ EXTRAS = {"ray": "ray", "bug": "bug"}
 
 
 def test_ours_are_loaded_when_asked_for():
-    assert Registry("hooke.engines", {"serial": "hooke.base.clock:SystemClock"}).load("serial") is SystemClock
+    assert Plugins("hooke.engines", {"serial": "hooke.base.clock:SystemClock"}).load("serial") is SystemClock
 
 
 def test_a_missing_extra_names_the_exact_command():
     with pytest.raises(MissingExtra) as caught:
-        Registry("hooke.engines", BUILTIN, EXTRAS).load("ray")
+        Plugins("hooke.engines", BUILTIN, EXTRAS).load("ray")
     assert str(caught.value) == (
         "the engine 'ray' needs pickle_with_ray_x, which is not installed\n"
         "  why: No module named 'pickle_with_ray_x'\n"
-        '  mend: pip install "hooke[ray]"'
+        '  fix: pip install "hooke[ray]"'
     )
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
@@ -49,18 +49,18 @@ def test_a_missing_extra_names_the_exact_command():
 @pytest.mark.parametrize("name", ["dask", "bug"])
 def test_what_no_extra_can_mend_is_not_called_an_extra(name):
     with pytest.raises(ModuleNotFoundError):
-        Registry("hooke.engines", BUILTIN, EXTRAS).load(name)
+        Plugins("hooke.engines", BUILTIN, EXTRAS).load(name)
 
 
 def test_an_unknown_name_lists_the_valid_ones(plugin):
     with pytest.raises(UsageError) as caught:
-        Registry("hooke.engines", BUILTIN, EXTRAS).load("slurm")
+        Plugins("hooke.engines", BUILTIN, EXTRAS).load("slurm")
     assert "'slurm'" in caught.value.what
-    assert caught.value.mend == "valid names: broken, bug, dask, ray, serial, wind"
+    assert caught.value.fix == "valid names: broken, bug, dask, ray, serial, wind"
 
 
 def test_entry_points_add_names_and_ours_win(plugin):
-    registry = Registry("hooke.engines", BUILTIN, EXTRAS)
+    registry = Plugins("hooke.engines", BUILTIN, EXTRAS)
     assert registry.names() == ["broken", "bug", "dask", "ray", "serial", "wind"]
     assert registry.load("wind").__name__ == "Wind"
     assert registry.load("serial") is SystemClock
@@ -68,6 +68,6 @@ def test_entry_points_add_names_and_ours_win(plugin):
 
 def test_a_broken_plugin_is_named_with_its_distribution(plugin):
     with pytest.raises(UsageError) as caught:
-        Registry("hooke.engines", BUILTIN, EXTRAS).load("broken")
+        Plugins("hooke.engines", BUILTIN, EXTRAS).load("broken")
     assert "hooke-wind" in caught.value.what
     assert "no_such_module_x" in caught.value.why

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hooke.base.tracebacks import user_frames
+from hooke.base.user_code import user_frames
 
 TEXT = """Traceback (most recent call last):
   File "/opt/venv/lib/python3.11/site-packages/hooke/engines/local_worker.py", line 5, in work

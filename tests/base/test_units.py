@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.errors import UsageError
-from hooke.base.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.units import parse_bytes, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,8 @@ def test_a_bad_size_is_named_with_the_valid_units(bad):
     with pytest.raises(UsageError) as caught:
         parse_bytes(bad)
     assert repr(bad) in str(caught.value)
-    assert "GiB" in caught.value.mend
-    assert "GB" in caught.value.mend
+    assert "GiB" in caught.value.fix
+    assert "GB" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_a_bad_span_is_named_with_the_valid_units(bad):
     with pytest.raises(UsageError) as caught:
         parse_seconds(bad)
     assert repr(bad) in str(caught.value)
-    assert "ms, s, m, h" in caught.value.mend
+    assert "ms, s, m, h" in caught.value.fix
 
 
 @given(st.integers(min_value=0, max_value=2**62))

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from hooke.certificates.authority import Authority, new_key, pem_of
-from hooke.certificates.keys import CA_KEY, Facts, Keys
+from hooke.certificates.keys import CA_KEY, CertificateFacts, Keys
 
 __all__ = ["certified"]
 
@@ -25,7 +25,9 @@ def certified(
     keys.create(
         ca=authority.pem,
         machine=certificate + pem_of(key),
-        facts=Facts(fleet=authority.fleet, machine=machine, until=now + valid_s, valid_s=valid_s, at=at),
+        facts=CertificateFacts(
+            fleet=authority.fleet, machine=machine, until=now + valid_s, valid_s=valid_s, at=at
+        ),
         more={CA_KEY: authority.key_pem} if own else None,
     )
     return keys

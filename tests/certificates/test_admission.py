@@ -9,9 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.certificates.admission import Admission
+from hooke.certificates.admission import (
+    Admission,
+    AdmissionRefused,
+    Ask,
+    AskAuthority,
+    AskJoin,
+    AskRenewal,
+    Granted,
+    TheAuthority,
+)
 from hooke.certificates.authority import Authority, new_key, request
-from hooke.certificates.messages import Ask, AskAuthority, AskJoin, AskRenewal, Granted, Refused, TheAuthority
 from hooke.certificates.tokens import REMEMBERED_S, Token, Turned
 
 NOW = 1_800_000_000.0
@@ -43,7 +51,7 @@ def test_a_token_works_once_and_who_comes_second_learns_who_was_first(admission:
     assert isinstance(first, Granted)
     assert (first.machine, first.until, first.valid_s) == ("gpu-1", NOW + 3600.0, 3600.0)
     second = said(admission, asked(token, machine="gpu-2"))
-    assert second == Refused(why="the token was used already by gpu-1 at 10.0.0.7", mend=second.mend)
+    assert second == AdmissionRefused(why="the token was used already by gpu-1 at 10.0.0.7", fix=second.fix)
     assert admission.wrong == 0
     assert admission.tokens.open(NOW) == 0
 
@@ -159,7 +167,7 @@ def test_whatever_is_asked_nobody_is_let_in_and_nothing_breaks(
         ask = msgspec.json.decode(line, type=Ask)
     except msgspec.ValidationError:
         return
-    assert isinstance(said(Admission(LAB, folder), ask), Refused)
+    assert isinstance(said(Admission(LAB, folder), ask), AdmissionRefused)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.certificates.machines import certified
 
 from hooke.base.errors import UsageError
 from hooke.certificates.authority import LATE_S, Authority, BadRequest, new_key, request
-from hooke.certificates.keys import CA_KEY, Facts, Keys
+from hooke.certificates.keys import CA_KEY, CertificateFacts, Keys
 
 NOW = 1_800_000_000.0
 LAB = Authority.make("lab", now=NOW, valid_s=86400.0)
@@ -169,7 +169,7 @@ def test_a_certificate_that_has_ended_is_said_with_the_mend(tmp_path: Path) -> N
     keys = Keys.of(tmp_path, "lab")
     with pytest.raises(UsageError, match="hooke fleet ca lab makes"):
         keys.facts()
-    facts = Facts(fleet="lab", machine="gpu-1", until=time.time(), valid_s=60.0, at="head:8788")
+    facts = CertificateFacts(fleet="lab", machine="gpu-1", until=time.time(), valid_s=60.0, at="head:8788")
     keys.create(ca=b"", machine=b"", facts=facts)
     with pytest.raises(
         UsageError, match=r"(?s)ended at.*hooke fleet token lab; here: hooke fleet join head:8788"

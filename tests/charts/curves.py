@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from tests.scaling.planted import planted
 
-from hooke.charts.curve import Curve
+from hooke.charts.curve_chart import Curve
 from hooke.scaling import Measurements
 
 __all__ = ["KINDS", "a_curve"]

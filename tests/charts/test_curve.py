@@ -16,12 +16,11 @@ from plotly.graph_objects import Figure
 from tests.charts.curves import KINDS, a_curve
 
 from hooke import MissingExtra, NotEnoughData, UsageError
-from hooke.charts import interactive
-from hooke.charts.curve import Curve
-from hooke.charts.layout import laid_out
-from hooke.charts.lettering import text_width
-from hooke.charts.page import page_of
-from hooke.charts.sheet import Words
+from hooke.charts import plotly_figure as interactive
+from hooke.charts.curve_chart import Curve
+from hooke.charts.html import page_of
+from hooke.charts.renderers import laid_out
+from hooke.charts.sheet import Words, text_width
 from hooke.scaling import Measurements
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -122,7 +121,7 @@ class TestPng:
         monkeypatch.setitem(sys.modules, "PIL.Image", None)
         with pytest.raises(MissingExtra, match="Pillow") as caught:
             a_curve("two").save(tmp_path / "c.png")
-        assert 'pip install "hooke[plot]"' in caught.value.mend
+        assert 'pip install "hooke[plot]"' in caught.value.fix
         assert not list(tmp_path.iterdir())
 
 
@@ -156,7 +155,7 @@ class TestPlotly:
         ):
             with pytest.raises(MissingExtra, match="plotly") as caught:
                 ask()
-            assert 'pip install "hooke[plot]"' in caught.value.mend
+            assert 'pip install "hooke[plot]"' in caught.value.fix
         assert not list(tmp_path.iterdir())
 
     def test_with_plotly_it_is_a_figure_and_a_page_that_loads_nothing(self, tmp_path):
@@ -194,7 +193,7 @@ class TestText:
 
 def test_nothing_heavy_is_imported_to_draw():
     code = (
-        "import sys, hooke.charts.curve as c; from hooke.scaling import Measurements as M;"
+        "import sys, hooke.charts.curve_chart as c; from hooke.scaling import Measurements as M;"
         "c.Curve(M([1, 2, 4, 8], throughput=[1, 2, 3.5, 6])).svg();"
         "sys.exit(bool({'matplotlib', 'plotly', 'PIL', 'pandas'} & set(sys.modules)))"
     )

@@ -5,9 +5,9 @@ import pytest
 
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
-from hooke.charts.changes import Change
-from hooke.charts.fleet import FleetPicture, fleet_sheet
 from hooke.charts.sheet import Area, Dot, Stroke, Words
+from hooke.charts.workers import FleetPicture, SizeChange, fleet_sheet
+from hooke.fleets.elastic import fleet_picture, save_fleet
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
@@ -18,8 +18,7 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from hooke.journal.fleets import FleetDecided
-from hooke.project.sizing.picture import fleet_picture, save_fleet
+from hooke.journal.fleet_events import FleetDecided
 
 REF = Ref(digest="0" * 64, size=1)
 
@@ -65,7 +64,7 @@ def test_its_sheet_tells_all_of_it():
 
 
 def test_a_great_demand_is_cut_off_and_many_decisions_are_counted():
-    changes = tuple(Change(at=float(n), before=n, after=n + 1, text=f"reason {n}") for n in range(40))
+    changes = tuple(SizeChange(at=float(n), before=n, after=n + 1, text=f"reason {n}") for n in range(40))
     one = np.ones(1)
     sheet = fleet_sheet(
         FleetPicture(

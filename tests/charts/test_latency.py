@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.charts.latency import Latencies, LoadPicture, Safe, sheet_of
-from hooke.charts.latency_terminal import drawn_load
+from hooke.charts.latency_chart import Latencies, LoadPicture, Safe, drawn_load, sheet_of
+from hooke.charts.renderers import svg_of
 from hooke.charts.sheet import Dot, Words
-from hooke.charts.svg import svg_of
 
 
 def picture(rates, values, *, limit=50.0, safe=True):

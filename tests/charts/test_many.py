@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plotly.graph_objects import Figure
 
-from hooke.charts.interactive import figure_of
-from hooke.charts.learning import Curves, Trace, curves_spec, thinned
-from hooke.charts.parallel import Column, parallel_spec
+from hooke.charts.plotly_figure import figure_of
+from hooke.charts.run_figures import Curves, ParallelColumn, Trace, curves_spec, parallel_spec, thinned
 
 values = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=90)
 
@@ -56,7 +55,9 @@ class TestParallel:
     @given(st.lists(st.lists(cells, min_size=3, max_size=3), min_size=1, max_size=5))
     @settings(max_examples=40, deadline=None)
     def test_any_values_make_a_figure(self, columns):
-        spec = parallel_spec([Column(name=f"c{at}", values=column) for at, column in enumerate(columns)])
+        spec = parallel_spec(
+            [ParallelColumn(name=f"c{at}", values=column) for at, column in enumerate(columns)]
+        )
         json.dumps(spec, allow_nan=False)
         for column in spec["data"][0]["dimensions"]:
             low, high = column["range"]
@@ -64,7 +65,7 @@ class TestParallel:
             assert len(column.get("tickvals", ())) == len(column.get("ticktext", ()))
 
     def test_decades_are_drawn_in_logarithms_and_gaps_lie_below(self):
-        (trace,) = parallel_spec([Column(name="rate", values=[0.001, 0.1, None])])["data"]
+        (trace,) = parallel_spec([ParallelColumn(name="rate", values=[0.001, 0.1, None])])["data"]
         (rate,) = trace["dimensions"]
         assert rate["values"][:2] == pytest.approx([-3, -1])
         assert rate["values"][2] < -3
@@ -72,7 +73,10 @@ class TestParallel:
         assert {"0.001", "0.1"} <= set(rate["ticktext"])
 
     def test_it_is_coloured_by_the_column_that_is_named(self):
-        columns = [Column(name="depth", values=[1, 2]), Column(name="auc", values=[0.5, 0.75])]
+        columns = [
+            ParallelColumn(name="depth", values=[1, 2]),
+            ParallelColumn(name="auc", values=[0.5, 0.75]),
+        ]
         assert parallel_spec(columns)["data"][0]["line"]["color"] == [0.5, 0.75]
         assert parallel_spec(columns, colour="depth")["data"][0]["line"]["color"] == [1, 2]
         assert isinstance(figure_of(parallel_spec(columns)), Figure)

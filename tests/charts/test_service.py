@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.charts.changes import Change
-from hooke.charts.service import MOST_CHANGES, Line, ServicePicture, sheet_of
-from hooke.charts.service_terminal import drawn_service
+from hooke.charts.renderers import svg_of
+from hooke.charts.service_chart import MOST_CHANGES, SeriesLine, ServicePicture, drawn_service, sheet_of
 from hooke.charts.sheet import Words
-from hooke.charts.svg import svg_of
+from hooke.charts.workers import SizeChange
 
 
 def picture(rates, *, changes=2, lost=0.0, times=(10.0, 400.0), limit=500.0):
@@ -30,7 +29,7 @@ def picture(rates, *, changes=2, lost=0.0, times=(10.0, 400.0), limit=500.0):
         ready=wanted,
         wanted=wanted,
         changes=tuple(
-            Change(
+            SizeChange(
                 at=float(at[each + 1]),
                 before=int(wanted[each]),
                 after=int(wanted[each + 1]),
@@ -40,7 +39,7 @@ def picture(rates, *, changes=2, lost=0.0, times=(10.0, 400.0), limit=500.0):
             for each in range(changes)
         ),
         times=tuple(
-            Line(name=name, value=np.where(np.arange(count) % 3 == 1, np.nan, value))
+            SeriesLine(name=name, value=np.where(np.arange(count) % 3 == 1, np.nan, value))
             for name, value in zip(("p50", "p99"), times, strict=True)
         ),
         limit=limit,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.charts.curves import KINDS, a_curve
 
-from hooke.charts.layout import laid_out
+from hooke.charts.renderers import laid_out
 from hooke.charts.sheet import Dot, Sheet, Stroke, Words
 
 every_kind = pytest.mark.parametrize("kind", KINDS)

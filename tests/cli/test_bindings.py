@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hooke import ConfigError, UsageError, service
-from hooke.cli.bindings import bindings
-from hooke.models.names import Wanted
+from hooke.cli.parameters import bindings
+from hooke.models.registry_protocol import VersionQuery
 from hooke.project.folder import Project
-from hooke.project.serving import shown_given
+from hooke.services.serve_file import shown_given
 from hooke.serving.service import service_of
 
 
@@ -40,14 +40,14 @@ def test_the_file_says_what_the_command_line_does_not(tmp_path):
     where = project(tmp_path, 'model = "flights@champion"\nthreshold = 15\nnames = ["a"]\nlabel = "7"')
     found = bindings(service_of(Delay), [], where)
     assert found == {
-        "model": Wanted(name="flights", alias="champion"),
+        "model": VersionQuery(name="flights", alias="champion"),
         "threshold": 15.0,
         "names": ["a"],
         "label": "7",
     }
     found = bindings(service_of(Delay), ["model=flights:3", "threshold=2"], where)
     assert (found["model"], found["threshold"], found["names"]) == (
-        Wanted(name="flights", number=3),
+        VersionQuery(name="flights", number=3),
         2.0,
         ["a"],
     )
@@ -56,11 +56,11 @@ def test_the_file_says_what_the_command_line_does_not(tmp_path):
 def test_another_service_takes_nothing_of_it(tmp_path):
     assert bindings(service_of(Open), [], project(tmp_path, 'model = "flights@champion"')) == {}
     found = bindings(service_of(Open), [], project(tmp_path, 'any = "flights"', "Open"))
-    assert found == {"any": Wanted(name="flights")}
+    assert found == {"any": VersionQuery(name="flights")}
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "mend"),
+    ("text", "said", "fix"),
     [
         (
             'modle = "flights"',
@@ -74,18 +74,18 @@ def test_another_service_takes_nothing_of_it(tmp_path):
         ("names = 3", r"services\.Delay\.with\.names = 3 is not as ", ""),
     ],
 )
-def test_what_does_not_fit_names_the_file_and_the_key(tmp_path, text, said, mend):
+def test_what_does_not_fit_names_the_file_and_the_key(tmp_path, text, said, fix):
     with pytest.raises(ConfigError, match=said) as refused:
         bindings(service_of(Delay), [], project(tmp_path, text))
     assert "hooke.toml" in refused.value.what
-    assert re.search(mend, refused.value.mend)
+    assert re.search(fix, refused.value.fix)
 
 
 def test_other_keys_are_refused(tmp_path):
     (tmp_path / "hooke.toml").write_text("[services.Delay]\nwiht = {}\n")
     with pytest.raises(ConfigError, match=r"services\.Delay\.wiht") as refused:
         Project.find(tmp_path)
-    assert "did you mean services.Delay.with" in refused.value.mend
+    assert "did you mean services.Delay.with" in refused.value.fix
 
 
 @pytest.mark.parametrize("name", ["Dealy", "delay", "DELAY", "Delays"])
@@ -94,7 +94,7 @@ def test_a_table_of_nearly_its_name_is_another_services_or_misspelt(tmp_path, na
     (tmp_path / "own.py").write_text("class Delay:\n    pass\n")
     with pytest.raises(ConfigError, match=rf"\[services\.{name}\] is of no service") as refused:
         bindings(service_of(Delay), ["model=flights"], where)
-    assert "did you mean [services.Delay.with]?" in refused.value.mend
+    assert "did you mean [services.Delay.with]?" in refused.value.fix
     (tmp_path / "other.py").write_text(f"if True:\n    class {name}(object):\n        pass\n")
     assert bindings(service_of(Delay), [], where) == {}
 

@@ -45,7 +45,7 @@ class TestRun:
         facts = json.loads(done.out)
         assert done.code == 2
         assert facts["error"]["kind"] == "UsageError"
-        assert "--n" in facts["error"]["mend"]
+        assert "--n" in facts["error"]["fix"]
 
     def test_prints_of_serial_tasks_are_not_on_stdout(self, job):
         done = job.hooke("run", "job.py", "--on", "serial", "--json")
@@ -274,7 +274,7 @@ class TestGroup:
     def test_a_bug_says_that_it_is_one(self, job):
         job.write(
             "sitecustomize.py",
-            "import hooke.project.outcome as o\ndef bad(*_): raise KeyError('odd')\no.view_of = bad\n",
+            "import hooke.journal.run_view as o\ndef bad(*_): raise KeyError('odd')\no.view_of = bad\n",
         )
         job.hooke("run", "job.py")
         done = job.hooke("show", PYTHONPATH=str(job.folder))

@@ -5,13 +5,12 @@ import re
 
 import pytest
 
-from hooke.base.cpus import cpus_here
 from hooke.base.ref import Ref
-from hooke.cli.demo import AFTER, BEFORE, EDITED, MAIN, _files, _prepare
-from hooke.cli.demo_passes import Pass
-from hooke.cli.demo_workers import _compared, compare_workers
+from hooke.cli.demo.demo import AFTER, BEFORE, EDITED, MAIN, _files, _prepare
+from hooke.cli.demo.demo_steps import Pass, _compared, compare_workers
 from hooke.journal.events import AttemptFinished, AttemptStarted, NodePlanned, RunFinished, RunStarted
-from hooke.journal.view import RunView
+from hooke.journal.run_view import RunView
+from hooke.processes.devices import cpus_here
 
 pytestmark = pytest.mark.heavy
 

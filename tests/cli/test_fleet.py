@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.cli.entry import hooke
-from hooke.cli.screens import Session
+from hooke.cli.screens import CommandSession
 
 SLEEPER = "import time\nwhile True: time.sleep(0.1)"
 
@@ -38,7 +38,7 @@ def call(*words):
     """What the command prints on stdout. Raises what it raises."""
     return (
         CliRunner()
-        .invoke(hooke, ["fleet", *words], obj=Session(), catch_exceptions=False, standalone_mode=False)
+        .invoke(hooke, ["fleet", *words], obj=CommandSession(), catch_exceptions=False, standalone_mode=False)
         .stdout
     )
 
@@ -188,7 +188,7 @@ def test_one_fleet_that_cannot_be_reaped_does_not_keep_the_others(project):
     call("drain")
     (project / "hooke.toml").write_text(toml() + toml(name="other"))
     with lock:
-        done = CliRunner().invoke(hooke, ["fleet", "reap"], obj=Session(), standalone_mode=False)
+        done = CliRunner().invoke(hooke, ["fleet", "reap"], obj=CommandSession(), standalone_mode=False)
     assert done.return_value == 1
     assert "pool: another hooke fleet command keeps the fleet pool" in done.stderr
     assert (project / ".hooke" / "fleets" / "other" / "fleet.json").is_file()

@@ -6,7 +6,7 @@ import signal
 import pytest
 from tests.project.importing.dumps import PROJECT, at, every_type, row, write_dump, write_files
 
-from hooke.project.importing.landing import run_id
+from hooke.importers.landing import run_id
 
 pytestmark = pytest.mark.heavy
 
@@ -31,7 +31,7 @@ def test_a_run_that_cannot_be_imported_is_said_and_the_others_come(desk):
     done = desk.hooke("import", "neptune", "dump")
     assert done.code == 1
     assert "a Parquet file cannot be read" in done.err
-    assert "mend: copy it again" in done.err
+    assert "fix: copy it again" in done.err
     assert desk.project.runs.names() == [run_id(PROJECT, "GOOD")]
     assert desk.hooke("import", "nepture", "dump").code == 2
     assert "Did you mean 'neptune'" in desk.hooke("import", "nepture", "dump").err

@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Desk, plain
 from tests.cli.jobs import SLOW
 
-from hooke.project.progress.table import picture
+from hooke.progress.table import picture
 
 pytestmark = pytest.mark.heavy
 
@@ -105,7 +105,7 @@ def test_many_tasks_on_a_low_screen(tmp_path):
     from rich.console import Console
 
     from hooke.journal.events import AttemptStarted, NodePlanned, RunStarted
-    from hooke.journal.view import RunView
+    from hooke.journal.run_view import RunView
 
     tasks = [NodePlanned(node=i, task=f"task{i}", key=f"{i:032x}", at=1.0) for i in range(50)]
     view = RunView.fold(

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from tests.cli.conftest import Desk
 
-from hooke.journal.studies import StudyRecord, read_study
+from hooke.journal.records import StudyRecord, read_study
 
 pytestmark = pytest.mark.heavy
 
@@ -84,7 +84,7 @@ def test_json_is_for_programs(naps):
     assert json.loads(naps.hooke("show", "--json").out) == facts
     refused = naps.hooke("measure", "naps.py", "--task", "np", "--json")
     assert refused.code == 2
-    assert "did you mean nap?" in json.loads(refused.out)["error"]["mend"]
+    assert "did you mean nap?" in json.loads(refused.out)["error"]["fix"]
 
 
 def test_a_study_is_no_run_that_others_mean(naps):

@@ -17,11 +17,10 @@ from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.certificates.authority import Authority
 from hooke.certificates.keys import CA_KEY, Keys
 from hooke.cli.entry import hooke
-from hooke.cli.screens import Session
-from hooke.project.certified import completed, keep
+from hooke.cli.screens import CommandSession
+from hooke.fleets.membership import completed, keep, machine_name
+from hooke.project.backends import find_place
 from hooke.project.folder import Project
-from hooke.project.membership import machine_name
-from hooke.project.places import find_place
 
 TOLD = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
 
@@ -38,7 +37,7 @@ def call(*words, stdin=None):
         hooke,
         ["fleet", *words],
         input=stdin,
-        obj=Session(),
+        obj=CommandSession(),
         catch_exceptions=False,
         standalone_mode=False,
     )
@@ -133,11 +132,11 @@ def test_a_command_gets_the_sigterm_and_is_ended_before_its_certificate(head):
         ("dask scheduler", "--dashboard-address 127.0.0.1:8787"),
         (
             "dask worker tls://h:1",
-            "--dashboard-address 127.0.0.1:0 --preload-nanny hooke.engines.dask_certificate",
+            "--dashboard-address 127.0.0.1:0 --preload-nanny hooke.engines.dask.certificate",
         ),
         (
             "/opt/bin/dask-worker --dashboard-address=127.0.0.1:1",
-            "--preload-nanny hooke.engines.dask_certificate",
+            "--preload-nanny hooke.engines.dask.certificate",
         ),
         ("python -m dask scheduler --dashboard-address localhost:1", ""),
         ("python worker.py --dashboard-address :8787", ""),

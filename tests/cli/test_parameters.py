@@ -6,8 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from hooke.base.errors import UsageError
-from hooke.cli.conversion import convert, kind_shown
-from hooke.cli.parameters import Parameters
+from hooke.cli.parameters import Parameters, convert, kind_shown
 from hooke.keys.file import File
 from hooke.pipeline.pipeline import pipeline
 
@@ -98,8 +97,8 @@ class TestParse:
     def test_unknown_names_the_nearest_and_all(self):
         with pytest.raises(UsageError, match="no parameter --mnths") as caught:
             parsed(delays, "--mnths", "3")
-        assert "did you mean --months?" in caught.value.mend
-        assert "--rate NUMBER" in caught.value.mend
+        assert "did you mean --months?" in caught.value.fix
+        assert "--rate NUMBER" in caught.value.fix
 
     def test_missing_names_it_and_the_command(self):
         with pytest.raises(UsageError, match="needs --months") as caught:

@@ -12,7 +12,7 @@ from tests.cli.conftest import Desk
 from tests.cli.jobs import SLOW
 
 from hooke.project.folder import Project
-from hooke.project.running import Run
+from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy
 

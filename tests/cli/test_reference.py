@@ -6,7 +6,7 @@ import click
 from click.testing import CliRunner
 
 from hooke.cli.entry import hooke
-from hooke.cli.screens import Session
+from hooke.cli.screens import CommandSession
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli.md"
 HEAD = """# Command line
@@ -36,7 +36,7 @@ def page() -> str:
             hooke,
             [*words, "--help"],
             prog_name="hooke",
-            obj=Session(),
+            obj=CommandSession(),
             terminal_width=100,
             max_content_width=100,
         )

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hooke.cli.result import result_json, result_text
+from hooke.cli.drive import result_json, result_text
 
 
 @dataclass

@@ -171,7 +171,7 @@ def test_an_unpicklable_capture(desk):
     screen = screen_of(done.err)
     assert done.code == 1
     assert "cannot pickle '_thread.lock' object (captured: lock)" in screen
-    assert "mend: make the captured object inside the task" in screen
+    assert "fix: make the captured object inside the task" in screen
     desk.edit("words.py", "counting(threading.Lock())", "counting(__import__('contextlib').nullcontext())")
     resumes(desk, screen, "6\n")
 
@@ -182,7 +182,7 @@ def test_a_module_that_is_missing_in_the_worker(desk):
     screen = screen_of(done.err)
     assert done.code == 1
     assert "No module named 'tomllibrary'" in screen
-    assert "mend: install what brings the module 'tomllibrary'" in screen
+    assert "fix: install what brings the module 'tomllibrary'" in screen
     assert "-m pip install" in screen
     desk.write("tomllibrary.py", "from tomllib import loads")
     resumes(desk, screen, "{'a': 1}\n")
@@ -205,7 +205,7 @@ def test_a_pipeline_that_branches_on_a_result(desk):
     assert done.code == 2
     assert "release.py:18: if value > 0.4:" in screen
     assert "'score' was called at release.py:17" in screen
-    assert "mend: put it inside a task" in screen
+    assert "fix: put it inside a task" in screen
 
 
 def test_an_argument_without_an_honest_key(desk):
@@ -214,7 +214,7 @@ def test_an_argument_without_an_honest_key(desk):
     screen = screen_of(done.err)
     assert done.code == 2
     assert "count: connection, a sqlite3.Connection" in screen
-    assert "mend: " in screen
+    assert "fix: " in screen
     assert "next: hooke run rows.py" in screen
 
 
@@ -240,7 +240,7 @@ def test_a_full_disk(small):
     assert done.code == 1
     assert "no room in the store for" in screen
     assert "No space left on device" in screen
-    assert "mend: remove results" in screen
+    assert "fix: remove results" in screen
     subprocess.run(["mount", "-o", "remount,size=30M", str(small.folder)], check=True)
     resumes(small, screen, "6000\n")
 
@@ -324,6 +324,6 @@ def test_a_journal_that_is_damaged_in_the_middle(desk):
     screen = screen_of(done.err)
     assert done.code == 1
     assert "a journal is damaged in the middle" in screen
-    assert "mend: restore the file from a copy" in screen
+    assert "fix: restore the file from a copy" in screen
     assert "unreadable" in desk.hooke("runs").out
     assert desk.hooke("run", "lines.py", "--least", "9").code == 0, "another run is not harmed"

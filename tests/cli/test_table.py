@@ -10,8 +10,8 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.journal.view import RunView
-from hooke.project.table import aligned, run_table
+from hooke.journal.run_table import aligned, run_table
+from hooke.journal.run_view import RunView
 
 BEGUN = [
     RunStarted(run="job-1", pipeline="job", entry="job.py:job", shown={"n": "3", "text": "'a b'"}, at=100.0),
@@ -51,7 +51,7 @@ def test_a_finished_run():
 
 
 def test_a_failed_run_ends_with_its_error():
-    failure = Failure(kind="UserError", message="ValueError: no", arguments="n=3")
+    failure = Failure(kind="TaskError", message="ValueError: no", arguments="n=3")
     view = RunView.fold(
         [
             *BEGUN,

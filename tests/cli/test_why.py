@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hooke.journal.view import RunView
-from hooke.project.driving import Order, prepare
+from hooke.journal.run_view import RunView
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
-from hooke.project.why import explain, roots, why
+from hooke.running.driver import RunOrder, prepare
+from hooke.running.why import explain, roots, why
 
 JOB = """
     from hooke import task, pipeline
@@ -63,7 +63,7 @@ class Bench:
 
     def run(self, name: str = "job", **params) -> str:
         pipeline, _ = load_entry(f"{self.file}:{name}")
-        driver = prepare(Order(pipeline=pipeline, params=params, on="serial"), self.project)
+        driver = prepare(RunOrder(pipeline=pipeline, params=params, on="serial"), self.project)
         driver.drive()
         return driver.run
 
@@ -183,7 +183,7 @@ def test_a_failed_run_between_is_not_what_one_compares_with(bench):
 
 def test_earlier_runs_are_read_as_far_as_needed(bench):
     runs = [bench.run() for _ in range(3)]
-    from hooke.project.outcome import view_of
+    from hooke.journal.run_view import view_of
 
     read: list[str] = []
 

@@ -5,6 +5,6 @@ from tests.project.conftest import workshop  # noqa: F401 - as that
 pytest.register_assert_rewrite(
     "hooke.testing.engine_suite",
     "hooke.testing.engine_bench",
-    "hooke.testing.engine_gangs",
-    "hooke.testing.engine_runs",
+    "hooke.testing.engine_suite",
+    "hooke.testing.engine_suite",
 )

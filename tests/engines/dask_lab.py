@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.certificates.machines import certified
+from tests.support.hosts import Host, Hosts
 
 from hooke.certificates.authority import Authority
-from hooke.testing.hosts import Host, Hosts
 from hooke.testing.s3_server import S3Server
 
 __all__ = ["AGAIN", "KEYS", "Lab", "lab"]

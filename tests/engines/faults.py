@@ -15,10 +15,10 @@ import psutil
 import pytest
 from tests.project.conftest import Workshop
 
-from hooke.engines.local_pool import shared_pool
+from hooke.engines.worker.pool import shared_pool
 from hooke.journal.events import Event
-from hooke.project.resuming import resume
-from hooke.project.running import Run
+from hooke.running.resume import resume
+from hooke.running.run import Run
 
 __all__ = [
     "HEAD",
@@ -133,7 +133,7 @@ def fork_servers(pid: int | None = None) -> list[int]:
     return [
         child.pid
         for child in psutil.Process(pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE and "hooke.engines.fork_server" in child.cmdline()
+        if child.status() != psutil.STATUS_ZOMBIE and "hooke.engines.worker.fork_server" in child.cmdline()
     ]
 
 

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.engines.faults import wait_until
+from tests.support.hosts import Host, Hosts
 
-from hooke.base.processes import python_module
-from hooke.testing.hosts import Host, Hosts
+from hooke.processes.start import python_module
 from hooke.testing.s3_server import S3Server
 
 __all__ = ["RayLab", "ray_lab"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.chaos import chaos, repeated
 
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFinished, AttemptStarted, RunStarted
-from hooke.testing.chaos import chaos
-from hooke.testing.chaos_checks import repeated
 
 REF = Ref("0" * 64, 1)
 
@@ -18,7 +17,7 @@ REF = Ref("0" * 64, 1)
 @pytest.mark.timeout(180)
 def test_answers_and_journals_survive_chaos(tmp_path: Path) -> None:
     report = chaos(20261125, seconds=25, folder=tmp_path)
-    assert not report.problems, f"repro: python -m hooke.testing.chaos --seconds 25 --seed 20261125\n{report}"
+    assert not report.problems, f"repro: python -m tests.support.chaos --seconds 25 --seed 20261125\n{report}"
     assert report.rounds >= 1
     assert sum(report.done.values()) > 20, report
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.engines.cores import Cores, cores_of_this_machine
-from hooke.engines.local import LocalEngine
-from hooke.engines.local_pool import THREAD_VARIABLES
+from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.worker.pool import THREAD_VARIABLES
 from hooke.pipeline.engine import EngineContext
+from hooke.processes.devices import Cores, cores_of_this_machine
 from hooke.testing.engine_bench import EngineBench
 
 binds = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot bind a process")

@@ -20,12 +20,12 @@ from tests.engines.faults import gone, wait_until
 from tests.project.conftest import Workshop
 
 from hooke.base.errors import EnvironmentMismatch, UsageError
-from hooke.engines.dask import DaskEngine
-from hooke.engines.dask_cluster import connect
-from hooke.engines.dask_process import in_a_row
+from hooke.engines.dask.clusters import connect
+from hooke.engines.dask.dask_engine import DaskEngine
+from hooke.engines.dask.worker_process import in_a_row
 from hooke.journal.events import AttemptFinished, AttemptStarted, WorkerStarted
-from hooke.project.resuming import resume
-from hooke.project.running import Run
+from hooke.running.resume import resume
+from hooke.running.run import Run
 from hooke.testing import engine_suite as suite
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench
@@ -164,7 +164,7 @@ def test_a_worker_that_is_unlike_the_driver_is_refused_before_the_first_task(
     with pytest.raises(EnvironmentMismatch) as refused:
         EngineBench(make, tmp_path / "a")
     assert "numpy is 0.1 here" in str(refused.value)
-    assert "--allow-mismatch numpy --allow-mismatch python" in refused.value.mend
+    assert "--allow-mismatch numpy --allow-mismatch python" in refused.value.fix
     with EngineBench(partial(make, allowed=("numpy", "python")), tmp_path / "b") as bench:
         bench.finished(bench.submit(tasks.add, 1))
 
@@ -220,7 +220,7 @@ def test_a_worker_that_took_the_driver_for_dead_is_greeted_again(
 
 
 def forget() -> None:
-    from hooke.engines import dask_worker
+    from hooke.engines.dask import dask_worker
 
     dask_worker._hosts.clear()
 

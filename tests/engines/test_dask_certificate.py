@@ -41,7 +41,7 @@ def test_connections_outlive_a_certificate_and_new_ones_need_a_good_one(tmp_path
                 scheduler.address,
                 name="renewed",
                 security=security(named["renewed"]),
-                preload="hooke.engines.dask_certificate",
+                preload="hooke.engines.dask.certificate",
                 **at,
             ) as renewed,
             Client(scheduler.address, security=security(named["driver"]), asynchronous=True) as client,

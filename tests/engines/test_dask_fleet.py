@@ -248,8 +248,8 @@ PLAIN = """
 
 
 def test_a_fleet_that_is_not_running_says_so() -> None:
-    from hooke.testing.engine_runs import every_shape
+    from hooke.testing.engine_suite import every_shape
 
     with pytest.raises(UsageError, match=r"is not running") as refused:
         run(every_shape, 3, on=Fleet("dask", workers=1))
-    assert "with Fleet('dask', workers=1, threads=1) as fleet" in refused.value.mend
+    assert "with Fleet('dask', workers=1, threads=1) as fleet" in refused.value.fix

@@ -15,12 +15,12 @@ import pytest
 from tests.certificates.machines import certified
 from tests.engines.dask_lab import KEYS, Lab, lab
 from tests.engines.faults import wait_until
+from tests.support.hosts import why_not
 
 from hooke.base.errors import HookeError
 from hooke.certificates.authority import Authority
 from hooke.journal.events import AttemptFinished, AttemptStarted
 from hooke.journal.reader import read
-from hooke.testing.hosts import why_not
 
 REASON = why_not()
 pytestmark = [

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.errors import UsageError
-from hooke.engines.devices import Devices, devices_of_this_machine
+from hooke.processes.devices import Devices, devices_of_this_machine
 
 
 def test_whole_devices_are_exclusive():

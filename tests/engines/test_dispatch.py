@@ -11,8 +11,8 @@ from tests.engines.test_placement import call, peer
 
 from hooke.base.errors import NotPicklable
 from hooke.base.ref import Ref
-from hooke.engines.dispatch import Dispatch
-from hooke.engines.host_messages import Begun
+from hooke.engines.remote.remote_queue import RemoteQueue
+from hooke.engines.remote.worker_protocol import Begun
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 from hooke.pipeline.engine import FunctionImage
 
@@ -41,7 +41,7 @@ class Roads:
 
 def dispatch(*peers):
     roads = Roads()
-    made = Dispatch(roads, session="s", sys_path=list)
+    made = RemoteQueue(roads, session="s", sys_path=list)
     made.placement.peers = {each.address: each for each in peers}
     return made, roads
 
@@ -140,7 +140,7 @@ def test_what_is_given_up_is_ended_where_it_is_and_room_is_used():
 
 def test_what_cannot_travel_fails_and_holds_no_room():
     def refuse():
-        raise NotPicklable("a lock", mend="leave it")
+        raise NotPicklable("a lock", fix="leave it")
 
     image = FunctionImage(digest="x", name="f", code_key="k", parts={}, function=len, pickle=refuse)
     made, roads = dispatch(peer("a"))
@@ -169,7 +169,7 @@ def test_a_host_without_an_answer_ends_what_ran_and_gives_back_what_did_not():
 
 def test_only_what_uses_the_engine_s_library_is_given_it():
     roads = Roads()
-    made = Dispatch(roads, session="s", sys_path=list, library=frozenset({"dask"}))
+    made = RemoteQueue(roads, session="s", sys_path=list, library=frozenset({"dask"}))
     made.placement.peers = {"a": peer("a", threads=2)}
     image = replace(call(0).image, digest="e", parts={"dask": "1"})
     made.submit([call(0), replace(call(1), image=image)], 0.0)

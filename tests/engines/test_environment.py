@@ -13,11 +13,10 @@ import pytest
 
 from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.files import write_atomic
-from hooke.engines import project_code
-from hooke.engines.environment import check_environment, versions_here
-from hooke.engines.mirror import LEFT, Mirror, Piece, write_piece
-from hooke.engines.project_code import pack_code, unpack_code
-from hooke.keys.local import PYTHON
+from hooke.engines.remote import handshake as project_code
+from hooke.engines.remote.handshake import check_environment, pack_code, unpack_code, versions_here
+from hooke.engines.remote.log_sync import LEFT, FilePiece, Mirror, write_piece
+from hooke.keys.module_origin import PYTHON
 
 WANTED = {"python": "3.12", "polars": "1.35", "numpy": "2.4"}
 
@@ -171,7 +170,7 @@ def test_a_large_artifact_stays_and_that_is_said(tmp_path: Path):
 
 
 def test_of_a_log_that_is_too_large_the_beginning_is_brought_and_the_rest_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr("hooke.engines.mirror.LARGEST_LOG", 100_000)
+    monkeypatch.setattr("hooke.engines.remote.log_sync.LARGEST_LOG", 100_000)
     log = tmp_path / "logs" / "a.log"
     log.parent.mkdir()
     log.write_bytes(b"x" * 150_000)
@@ -207,4 +206,4 @@ def test_what_a_task_writes_for_itself_is_not_brought(tmp_path: Path):
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x"])
 def test_nothing_is_written_elsewhere(tmp_path: Path, path: str):
     with pytest.raises(HookeError, match="not below the run's folder"):
-        write_piece(tmp_path, Piece(path, 0, b"x"))
+        write_piece(tmp_path, FilePiece(path, 0, b"x"))

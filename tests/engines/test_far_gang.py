@@ -12,9 +12,9 @@ from tests.engines.test_dispatch import Roads, gone
 from tests.engines.test_placement import call, peer
 
 from hooke.base.ref import Ref
-from hooke.engines.dispatch import HOMELESS_S, Dispatch
-from hooke.engines.far_gang import MOST_UNBORN, MUSTER_S
-from hooke.engines.ranks import Begin, Disband, Disbanded, Gather, Meet, Met, Mustered, RankAnswered
+from hooke.engines.gang import BeginRanks, Disband, Disbanded, Gather, Meet, Met, Mustered, RankAnswered
+from hooke.engines.remote.gang_coordinator import MOST_UNBORN, MUSTER_S
+from hooke.engines.remote.remote_queue import HOMELESS_S, RemoteQueue
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 
 
@@ -23,7 +23,7 @@ class Hosts(Roads):
 
     def __init__(self, *peers, slow: bool = False) -> None:
         super().__init__()
-        self.made = Dispatch(self, session="s", sys_path=list)
+        self.made = RemoteQueue(self, session="s", sys_path=list)
         self.made.placement.peers = {each.address: each for each in peers}
         self.parts: dict[tuple[str, int], range] = {}
         """What runs: host and muster -> ranks."""
@@ -102,7 +102,7 @@ def test_ranks_are_on_few_machines_and_begin_when_all_are_ready():
     hosts.step()
     assert hosts.of(AttemptStarted) == []
     hosts.step()
-    assert hosts.words(Begin) == ["b", "c"]
+    assert hosts.words(BeginRanks) == ["b", "c"]
     (started,) = hosts.of(AttemptStarted)
     assert (started.worker, started.workers) == ("w0", ("w0", "w1", "w2"))
 
@@ -232,7 +232,7 @@ def test_the_cause_is_waited_for():
     hosts = Hosts(peer("a", threads=2), peer("b"))
     hosts.made.submit([gang(0)], 0.0)
     hosts.go()
-    hosts.answer(1, 0, Failure(kind="UserError", message="Connection closed by peer"))
+    hosts.answer(1, 0, Failure(kind="TaskError", message="Connection closed by peer"))
     hosts.go()
     assert hosts.words(Disband) == []
     hosts.made.late(5.0)
@@ -329,7 +329,7 @@ def test_whatever_happens_each_gang_is_whole_and_answered_once(steps, data):
         elif running:
             _, muster, rank = data.draw(st.sampled_from(running))
             failure = Failure(kind="WorkerDied", message="x", signal=9) if step == "fail" else None
-            begun = any(isinstance(word, Begin) and word.muster == muster for _, word in hosts.said)
+            begun = any(isinstance(word, BeginRanks) and word.muster == muster for _, word in hosts.said)
             if failure is not None or begun:
                 hosts.answer(muster, rank, failure)
         held = dict.fromkeys(there, 0)

@@ -7,7 +7,7 @@ import signal
 import pytest
 from tests.engines.faults import Faults, events_of, gone, went_on
 
-from hooke.base.errors import OutOfMemory, UserError, WorkerDied
+from hooke.base.errors import OutOfMemory, TaskError, WorkerDied
 from hooke.journal.events import AttemptFailed, AttemptFinished, RetryPlanned, WorkerStopped
 
 pytestmark = pytest.mark.heavy
@@ -83,8 +83,8 @@ DEADLY = """
         ("stack overflow", WorkerDied, "killed by SIGSEGV", {"signal": signal.SIGSEGV}),
         ("stopped", WorkerDied, "it was stopped (SIGSTOP) for 5 s and then ended", {}),
         ("closes its sockets", WorkerDied, "it closed its connection to the driver", {}),
-        ("sys.exit", UserError, "SystemExit: enough", {"exit_code": None, "signal": None}),
-        ("RecursionError", UserError, "RecursionError: maximum recursion depth exceeded", {}),
+        ("sys.exit", TaskError, "SystemExit: enough", {"exit_code": None, "signal": None}),
+        ("RecursionError", TaskError, "RecursionError: maximum recursion depth exceeded", {}),
     ],
 )
 def test_a_death_is_told_as_what_it_was(faults: Faults, how, kind, message, facts) -> None:
@@ -107,8 +107,8 @@ def test_a_death_is_told_as_what_it_was(faults: Faults, how, kind, message, fact
         assert error.worker in {event.worker for event in events_of(run, WorkerStopped)}
         gone(faults.pids("worker.pid"))
     assert run.status == "failed"
-    faults.edit("def fault(how):\n", "def fault(how):\n    return 'mended'\n")
-    assert went_on(faults, run).result() == ("mended", [0, 1, 2])
+    faults.edit("def fault(how):\n", "def fault(how):\n    return 'fixed'\n")
+    assert went_on(faults, run).result() == ("fixed", [0, 1, 2])
 
 
 def test_a_crash_of_an_import_is_the_tasks(faults: Faults) -> None:
@@ -355,7 +355,7 @@ def test_fifty_megabytes_of_output(faults: Faults) -> None:
     (finished,) = events_of(run, AttemptFinished)
     assert finished.log is not None
     assert finished.log.end - finished.log.start == 500 * 100_000 + len("the last line\n")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(TaskError) as caught:
         faults.go(fail=True).result()
     assert caught.value.log_tail[-1] == "the last line"
     assert sum(map(len, caught.value.log_tail)) <= 20_000

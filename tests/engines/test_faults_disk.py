@@ -11,7 +11,7 @@ from tests.base.small_disk import fill
 from tests.engines.faults import Faults, went_on
 
 from hooke.base.errors import HookeError
-from hooke.project.running import Run
+from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy
 

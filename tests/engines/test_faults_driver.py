@@ -15,9 +15,9 @@ from tests.engines.faults import Faults, begin, events_of, fork_servers, gone, l
 from hooke.base.clock import SystemClock
 from hooke.base.errors import TimedOut
 from hooke.journal.events import AttemptFinished, RunFinished
-from hooke.project.driving import Order, prepare
 from hooke.project.loading import load_entry
-from hooke.project.running import Run
+from hooke.running.driver import RunOrder, prepare
+from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy
 
@@ -199,7 +199,7 @@ def test_a_timeout_is_kept_while_the_clock_is_set_back(faults: Faults) -> None:
 
 def clocked(faults: Faults, jumps: list[tuple[float, float]]) -> Run:
     pipeline, _ = load_entry(str(faults.file))
-    driver = prepare(Order(pipeline=pipeline, on="local:2"), faults.project, clock=Jumping(jumps))
+    driver = prepare(RunOrder(pipeline=pipeline, on="local:2"), faults.project, clock=Jumping(jumps))
     thread = threading.Thread(target=driver.drive, daemon=True)
     thread.start()
     thread.join(30)
@@ -229,7 +229,8 @@ def test_two_runs_in_two_threads_of_one_process(faults: Faults) -> None:
     faults.source(SHARED)
     pipeline, _ = load_entry(str(faults.file))
     drivers = [
-        prepare(Order(pipeline=pipeline, params={"by": by}, on="local:2"), faults.project) for by in (2, 3, 2)
+        prepare(RunOrder(pipeline=pipeline, params={"by": by}, on="local:2"), faults.project)
+        for by in (2, 3, 2)
     ]
     threads = [threading.Thread(target=driver.drive) for driver in drivers]
     for thread in threads:

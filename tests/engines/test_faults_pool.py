@@ -16,10 +16,10 @@ import psutil
 import pytest
 from tests.engines.faults import Faults, events_of, fork_servers, gone, wait_until
 
-from hooke.engines.fork_server import Spawn
-from hooke.engines.forking import ForkServer
-from hooke.engines.local import LocalEngine
-from hooke.engines.local_pool import shared_pool
+from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.worker.fork_server import Spawn
+from hooke.engines.worker.fork_server_client import ForkServer
+from hooke.engines.worker.pool import shared_pool
 from hooke.journal.events import AttemptStarted, WorkerStarted
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench

@@ -6,8 +6,7 @@ from itertools import permutations
 import pytest
 
 from hooke.base.ref import Ref
-from hooke.engines.gang import ECHO_S, Gang, environment_of
-from hooke.engines.rendezvous import Rendezvous
+from hooke.engines.gang import ECHO_S, Gang, Rendezvous, environment_of
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.references import unpack
@@ -15,9 +14,9 @@ from hooke.store.store import Store
 
 DEATH = Failure(kind="WorkerDied", message="its worker died", signal=9)
 ABORT = Failure(kind="WorkerDied", message="its worker died", signal=6)
-ERROR = Failure(kind="UserError", message="too low", error_type="ValueError")
+ERROR = Failure(kind="TaskError", message="too low", error_type="ValueError")
 ECHO = Failure(
-    kind="UserError",
+    kind="TaskError",
     message="[gloo/transport/tcp/pair.cc:553] Connection closed by peer",
     error_type="RuntimeError",
 )
@@ -99,7 +98,7 @@ def test_the_message_names_the_others_that_failed() -> None:
     assert ended is not None
     assert ended.failure.message.startswith("too low")
     assert "rank 0" in ended.failure.message
-    assert ended.failure.said.startswith("rank 2 of 3: UserError: too low")
+    assert ended.failure.said.startswith("rank 2 of 3: TaskError: too low")
 
 
 def test_a_whole_gang_gives_what_rank_0_gave_and_what_all_took() -> None:

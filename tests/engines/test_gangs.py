@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hooke.base.errors import EnvironmentMismatch, TimedOut, UsageError, UserError, WorkerDied
+from hooke.base.errors import EnvironmentMismatch, TaskError, TimedOut, UsageError, WorkerDied
 from hooke.cli.entry import run_command
-from hooke.engines.devices import Devices
-from hooke.engines.local import LocalEngine
+from hooke.engines.local.local_engine import LocalEngine
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, RetryPlanned
+from hooke.processes.devices import Devices
 from hooke.testing.engine_bench import EngineBench
 
 pytestmark = pytest.mark.heavy
@@ -99,7 +99,7 @@ def test_torch_reduces_over_all_ranks(workshop):
 
 def test_of_torch_the_rank_that_raised_is_named(workshop):
     workshop.write(JOB + REDUCE)
-    with pytest.raises(UserError, match=r"failed in rank 1 of 3: ValueError: rank one is out") as caught:
+    with pytest.raises(TaskError, match=r"failed in rank 1 of 3: ValueError: rank one is out") as caught:
         workshop.run(on="local", workers=3, fail=True).result()
     assert caught.value.details["rank"] == 1
 
@@ -382,8 +382,8 @@ def test_a_rank_that_is_read_at_the_top_of_a_module_is_refused_with_the_mend(wor
 @pytest.mark.parametrize(
     ("on", "workers", "says"),
     [
-        ("serial", None, r"place 'serial' has no gangs(.|\n)*mend: .*local"),
-        ("local", 2, r"has 3 ranks, and 'local' has 2 workers(.|\n)*mend: workers=3"),
+        ("serial", None, r"place 'serial' has no gangs(.|\n)*fix: .*local"),
+        ("local", 2, r"has 3 ranks, and 'local' has 2 workers(.|\n)*fix: workers=3"),
         ("local", (1, 2), r"has 3 ranks, and 'local' has 2 workers"),
     ],
 )

@@ -15,12 +15,12 @@ from tests.engines.faults import gone
 from tests.engines.test_gangs import JOB, pids_in, until
 from tests.project.conftest import Workshop
 
-from hooke.base.errors import UserError, WorkerDied
-from hooke.engines.dask import DaskEngine
+from hooke.base.errors import TaskError, WorkerDied
+from hooke.engines.dask.dask_engine import DaskEngine
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, CapacityChanged
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench
-from hooke.testing.engine_gangs import gather_marks
+from hooke.testing.engine_suite import gather_marks
 
 pytestmark = pytest.mark.heavy
 
@@ -94,7 +94,7 @@ def test_two_gangs_of_torch_on_four_slots_reduce_one_after_the_other(
     run = workshop.run(on=cluster.scheduler_address, observers=[events.append])
     assert list(run.result()) == REDUCED
     assert most_at_once(events) == 3
-    with pytest.raises(UserError, match=r"failed in rank 2 of 3: ValueError: the last rank is out"):
+    with pytest.raises(TaskError, match=r"failed in rank 2 of 3: ValueError: the last rank is out"):
         workshop.run(on=cluster.scheduler_address, fail=True).result()
 
 

@@ -11,15 +11,15 @@ import msgspec
 import psutil
 import pytest
 
-from hooke.engines.devices import Devices
-from hooke.engines.host import Host
-from hooke.engines.host_messages import Begun, Order, Session
-from hooke.engines.local_pool import LocalPool
-from hooke.engines.local_worker import Task as Work
+from hooke.engines.remote.host import WorkerHost
+from hooke.engines.remote.worker_protocol import AttemptOrder, Begun, HostSession
+from hooke.engines.worker.pool import LocalPool
+from hooke.engines.worker.worker import WorkerTask as Work
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
-from hooke.keys.code import fingerprint_code
+from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.references import pack
 from hooke.pipeline.task import Task
+from hooke.processes.devices import Devices
 from hooke.store import by_value
 from hooke.store.store import Store
 from hooke.testing import engine_tasks as tasks
@@ -41,19 +41,19 @@ def told() -> list:
 
 @pytest.fixture
 def host(tmp_path: Path, pool: LocalPool, told: list):
-    session = Session(
+    session = HostSession(
         id="s",
         store=str(tmp_path / "store"),
         logs=str(tmp_path / "logs"),
         folder=str(tmp_path),
         sys_path=sys.path,
     )
-    made = Host(session, name="here", slots=2, tell=told.extend, pool=pool)
+    made = WorkerHost(session, name="here", slots=2, tell=told.extend, pool=pool)
     yield made
     made.close()
 
 
-def order(function, *args, attempt: int = 1, image: bool = True, cpus: float = 1) -> Order:
+def order(function, *args, attempt: int = 1, image: bool = True, cpus: float = 1) -> AttemptOrder:
     task = Task(function, name=function.__name__)
     work = Work(
         attempt=attempt,
@@ -69,14 +69,14 @@ def order(function, *args, attempt: int = 1, image: bool = True, cpus: float = 1
         parts={part.name: part.digest for part in fingerprint_code(function).parts} if image else {},
         memory=None,
     )
-    return Order(session="s", task=work, cpus=cpus)
+    return AttemptOrder(session="s", task=work, cpus=cpus)
 
 
 def never() -> bool:
     return False
 
 
-def test_an_attempt(host: Host, told: list, tmp_path: Path) -> None:
+def test_an_attempt(host: WorkerHost, told: list, tmp_path: Path) -> None:
     answer = host.run(order(tasks.add, 1), given_up=never)
     assert isinstance(answer, AttemptFinished)
     assert Store.open(tmp_path / "store").get(answer.ref) == 11
@@ -84,7 +84,7 @@ def test_an_attempt(host: Host, told: list, tmp_path: Path) -> None:
 
 
 def test_all_workers_are_there_before_the_first_attempt_where_that_is_asked_for(
-    host: Host, told: list
+    host: WorkerHost, told: list
 ) -> None:
     assert host.prepare() == []
     host.session = msgspec.structs.replace(host.session, ready_for=1.0)
@@ -95,21 +95,21 @@ def test_all_workers_are_there_before_the_first_attempt_where_that_is_asked_for(
     assert begun.worker in {note.worker for note in ready}
 
 
-def test_a_function_that_was_not_sent_is_asked_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hooke.engines.host.IMAGE_S", 0.1)
+def test_a_function_that_was_not_sent_is_asked_for(host: WorkerHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hooke.engines.remote.host.IMAGE_S", 0.1)
     assert host.run(order(tasks.add, 1, image=False), given_up=never) is None
     assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
     assert isinstance(host.run(order(tasks.add, 2, image=False), given_up=never), AttemptFinished)
 
 
-def test_what_was_withdrawn_does_not_run_and_may_come_again(host: Host) -> None:
+def test_what_was_withdrawn_does_not_run_and_may_come_again(host: WorkerHost) -> None:
     assert host.withdraw([1]) == [1]
     assert host.run(order(tasks.add, 1), given_up=never) is None
     assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
     assert host.withdraw([1]) == []
 
 
-def test_what_nobody_waits_for_is_ended(host: Host, told: list) -> None:
+def test_what_nobody_waits_for_is_ended(host: WorkerHost, told: list) -> None:
     given_up = threading.Event()
     answers = []
     running = threading.Thread(
@@ -126,14 +126,14 @@ def test_what_nobody_waits_for_is_ended(host: Host, told: list) -> None:
     assert isinstance(told[-1], WorkerStopped)
 
 
-def test_a_death_is_told(host: Host, told: list) -> None:
+def test_a_death_is_told(host: WorkerHost, told: list) -> None:
     answer = host.run(order(tasks.exit_process, 7), given_up=never)
     assert isinstance(answer, AttemptFailed)
     assert (answer.failure.kind, answer.failure.exit_code) == ("WorkerDied", 7)
     assert told[-1].exit_code == 7
 
 
-def test_threads_are_those_that_are_asked_for(host: Host, tmp_path: Path) -> None:
+def test_threads_are_those_that_are_asked_for(host: WorkerHost, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     for cpus in (1, 2, 1):
         answer = host.run(order(threads_of_libraries, cpus=cpus), given_up=never)
@@ -147,7 +147,7 @@ def threads_of_libraries() -> str:
     return os.environ["OMP_NUM_THREADS"]
 
 
-def test_idle_workers_are_ended_after_a_while_and_start_again(host: Host, told: list) -> None:
+def test_idle_workers_are_ended_after_a_while_and_start_again(host: WorkerHost, told: list) -> None:
     host.run(order(tasks.add, 1), given_up=never)
     host.rest(60.0)
     assert not any(isinstance(note, WorkerStopped) for note in told)
@@ -161,7 +161,7 @@ def test_what_this_machine_refuses_is_an_answer_and_holds_nothing(
 ) -> None:
     """An attempt without an answer would be waited for, for ever; devices that it kept, too."""
     pool.devices = Devices(("0",))
-    session = Session(
+    session = HostSession(
         id="s",
         store=str(tmp_path / "store"),
         logs=str(tmp_path / "file" / "logs"),
@@ -169,7 +169,7 @@ def test_what_this_machine_refuses_is_an_answer_and_holds_nothing(
         sys_path=sys.path,
     )
     (tmp_path / "file").touch()
-    host = Host(session, name="here", slots=1, tell=told.extend, pool=pool)
+    host = WorkerHost(session, name="here", slots=1, tell=told.extend, pool=pool)
     answer = host.run(msgspec.structs.replace(order(tasks.add, 1), gpus=1.0), given_up=never)
     assert isinstance(answer, AttemptFailed)
     assert "the run's logs cannot be written" in answer.failure.message

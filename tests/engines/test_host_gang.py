@@ -13,12 +13,12 @@ import psutil
 import pytest
 from tests.engines.test_host import host, never, order, pool, told
 
-from hooke.engines.devices import Devices
-from hooke.engines.host import Host
-from hooke.engines.host_messages import Order
-from hooke.engines.local_pool import LocalPool
-from hooke.engines.ranks import Begin, Disband, Disbanded, Meet, Met, Mustered, Part, RankAnswered
+from hooke.engines.gang import BeginRanks, Disband, Disbanded, Meet, Met, Mustered, RankAnswered, RankRange
+from hooke.engines.remote.host import WorkerHost
+from hooke.engines.remote.worker_protocol import AttemptOrder
+from hooke.engines.worker.pool import LocalPool
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted
+from hooke.processes.devices import Devices
 from hooke.store.store import Store
 from hooke.testing import engine_tasks as tasks
 
@@ -32,15 +32,15 @@ def variables(names: tuple[str, ...]) -> list[str]:
     return [os.environ[name] for name in (*names, "CUDA_VISIBLE_DEVICES")]
 
 
-def part(function, *args, lo: int, hi: int, **more) -> Order:
-    muster = Part(muster=7, lo=lo, hi=hi, ranks=3)
+def part(function, *args, lo: int, hi: int, **more) -> AttemptOrder:
+    muster = RankRange(muster=7, lo=lo, hi=hi, ranks=3)
     return msgspec.structs.replace(order(function, *args), part=muster, **more)
 
 
 class Driver:
     """Has a host run a part of a gang, and waits for what it says of it."""
 
-    def __init__(self, there: Host, notes: list, what: Order, given_up=never) -> None:
+    def __init__(self, there: WorkerHost, notes: list, what: AttemptOrder, given_up=never) -> None:
         self._notes = notes
         self._thread = threading.Thread(target=lambda: there.run(what, given_up=given_up))
         self._thread.start()
@@ -66,7 +66,7 @@ def devices(pool: LocalPool) -> Iterator[Devices]:
 
 
 def test_ranks_have_their_places_and_the_devices_of_all_of_their_host(
-    host: Host,
+    host: WorkerHost,
     told: list,
     tmp_path,
     devices: Devices,
@@ -76,7 +76,7 @@ def test_ranks_have_their_places_and_the_devices_of_all_of_their_host(
     (mustered,) = driver.heard(Mustered)
     assert mustered.workers == ["here-1", "here-2"]
     assert devices.take("more than one", 2) is None
-    host.speak(Begin(muster=7))
+    host.speak(BeginRanks(muster=7))
     answers = [
         msgspec.msgpack.decode(note.answer, type=AttemptFinished) for note in driver.heard(RankAnswered, 2)
     ]
@@ -91,7 +91,7 @@ def test_ranks_have_their_places_and_the_devices_of_all_of_their_host(
 
 
 def test_the_host_of_rank_0_keeps_a_port_and_none_has_its_call_before_all_are_there(
-    host: Host,
+    host: WorkerHost,
     told: list,
 ) -> None:
     driver = Driver(host, told, part(tasks.exit_process, 7, lo=0, hi=2))
@@ -101,7 +101,7 @@ def test_the_host_of_rank_0_keeps_a_port_and_none_has_its_call_before_all_are_th
     driver.heard(Mustered)
     assert not [note for note in told if isinstance(note, RankAnswered)]
     host._used -= 7200.0  # it takes so long
-    host.speak(Begin(muster=7))
+    host.speak(BeginRanks(muster=7))
     died = [msgspec.msgpack.decode(note.answer, type=AttemptFailed) for note in driver.heard(RankAnswered, 2)]
     driver.join()
     assert {each.failure.exit_code for each in died} == {7}
@@ -109,25 +109,25 @@ def test_the_host_of_rank_0_keeps_a_port_and_none_has_its_call_before_all_are_th
     assert host.unused_s < 3600.0, "a host that has just ended a gang is not one that nobody uses"
 
 
-def test_what_nobody_waits_for_ends_whatever_it_is_doing(host: Host, told: list) -> None:
+def test_what_nobody_waits_for_ends_whatever_it_is_doing(host: WorkerHost, told: list) -> None:
     given_up = threading.Event()
     driver = Driver(host, told, part(tasks.sleep, 600.0, lo=1, hi=3), given_up.is_set)
     host.speak(Meet(muster=7, address="127.0.0.1", port=1))
     driver.heard(Mustered)
-    host.speak(Begin(muster=7))
+    host.speak(BeginRanks(muster=7))
     given_up.set()
     driver.join()
     assert not [each for each in driver.heard(WorkerStarted, 2) if psutil.pid_exists(each.pid)]
 
 
-def test_one_that_was_disbanded_before_it_came_does_not_begin(host: Host, told: list) -> None:
+def test_one_that_was_disbanded_before_it_came_does_not_begin(host: WorkerHost, told: list) -> None:
     host.speak(Disband(muster=7, cause="its attempt was cancelled"))
     host.speak(Meet(muster=7, address="127.0.0.1", port=1))
     Driver(host, told, part(tasks.add, 1, lo=1, hi=3)).join()
     assert told == [Disbanded(muster=7)]
 
 
-def test_ranks_for_which_there_are_no_devices_are_refused(host: Host, told: list) -> None:
+def test_ranks_for_which_there_are_no_devices_are_refused(host: WorkerHost, told: list) -> None:
     driver = Driver(host, told, part(tasks.add, 1, lo=1, hi=3, gpus=1.0))
     host.speak(Meet(muster=7, address="127.0.0.1", port=1))
     (note,) = driver.heard(RankAnswered)
@@ -136,11 +136,11 @@ def test_ranks_for_which_there_are_no_devices_are_refused(host: Host, told: list
     assert "ask for 1 gpus each" in failed.failure.message
 
 
-def test_a_host_that_is_closed_ends_its_ranks(host: Host, told: list) -> None:
+def test_a_host_that_is_closed_ends_its_ranks(host: WorkerHost, told: list) -> None:
     driver = Driver(host, told, part(tasks.sleep, 600.0, lo=1, hi=3))
     host.speak(Meet(muster=7, address="127.0.0.1", port=1))
     driver.heard(Mustered)
-    host.speak(Begin(muster=7))
+    host.speak(BeginRanks(muster=7))
     host.close()
     driver.join()
     assert not [each for each in driver.heard(WorkerStarted, 2) if psutil.pid_exists(each.pid)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.engines.host_messages import Report
-from hooke.engines.placement import MOST_AHEAD, STUCK_S, Peer, Placement
+from hooke.engines.remote.placement import MOST_AHEAD, STUCK_S, Peer, Placement
+from hooke.engines.remote.worker_protocol import HostReport
 from hooke.pipeline.engine import Call, FunctionImage
 
 IMAGE = FunctionImage(digest="d", name="f", code_key="k", parts={}, function=len, pickle=lambda: b"")
@@ -19,7 +19,7 @@ def call(attempt: int, **more) -> Call:
 
 
 def peer(address: str, *, threads: int = 1, gpus: int = 0, machine: str = "h") -> Peer:
-    report = Report(
+    report = HostReport(
         id=address, pid=1, host=machine, python="", hooke="", threads=threads, memory=None, gpus=gpus
     )
     return Peer(address=address, name=address, report=report)

@@ -19,8 +19,8 @@ from tests.engines.faults import gone, wait_until
 from tests.project.conftest import Workshop
 
 from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
-from hooke.engines.ray import RayEngine
-from hooke.engines.ray_head import Head, environment_of_head
+from hooke.engines.ray.head import Head, environment_of_head
+from hooke.engines.ray.ray_engine import RayEngine
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -28,8 +28,8 @@ from hooke.journal.events import (
     CapacityChanged,
     WorkerStarted,
 )
-from hooke.project.resuming import resume
-from hooke.project.running import Run
+from hooke.running.resume import resume
+from hooke.running.run import Run
 from hooke.testing import engine_suite as suite
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench
@@ -100,7 +100,7 @@ def test_a_ray_of_ours_is_on_loopback_alone_asks_for_its_token_and_ends_with_wha
     with EngineBench(RayEngine, tmp_path) as bench:
         bench.finished(bench.submit(tasks.add, 1))
         (bridge,) = [
-            each for each in psutil.Process().children() if "hooke.engines.ray_bridge" in each.cmdline()
+            each for each in psutil.Process().children() if "hooke.engines.ray.bridge" in each.cmdline()
         ]
         below = [bridge, *bridge.children(recursive=True)]
         assert listening(below) == {"127.0.0.1"}
@@ -190,7 +190,7 @@ def test_nodes_that_are_not_like_the_driver_are_refused(address: str, tmp_path: 
 
     with pytest.raises(EnvironmentMismatch, match=r"msgspec is 0\.0\.1 here, and") as refused:
         EngineBench(make, tmp_path)
-    assert "--allow-mismatch msgspec" in refused.value.mend
+    assert "--allow-mismatch msgspec" in refused.value.fix
 
 
 @pytest.mark.parametrize("nowhere", ["127.0.0.1:1", "ray://127.0.0.1:1"])
@@ -214,7 +214,7 @@ def test_a_ray_that_asks_for_a_token_which_is_not_given(
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(wrong))
     with pytest.raises(UsageError, match="token") as refused:
         EngineBench(joined(address), tmp_path)
-    assert "RAY_AUTH_MODE" in refused.value.mend
+    assert "RAY_AUTH_MODE" in refused.value.fix
 
 
 PIPELINE = """
@@ -308,9 +308,9 @@ KILLED = """
 
 FAILING = """
 import socket, sys
-from hooke.engines.channel import Channel
-from hooke.engines.ray_bridge import _Bridge
-from hooke.engines.ray_messages import Start, unpack_for_driver
+from hooke.processes.channel import Channel
+from hooke.engines.ray.bridge import _Bridge
+from hooke.engines.ray.bridge_protocol import Start, unpack_for_driver
 
 ours, theirs = (Channel(end.detach()) for end in socket.socketpair())
 bridge = _Bridge(theirs, Start(address="10.0.0.5:6379", folder=sys.argv[1], ours=False))

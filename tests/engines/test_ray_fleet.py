@@ -76,7 +76,7 @@ def test_all_of_them_are_looked_at(outcome: dict[str, str]) -> None:
 
 
 def test_a_fleet_that_is_not_running_says_so() -> None:
-    from hooke.testing.engine_runs import every_shape
+    from hooke.testing.engine_suite import every_shape
 
     with pytest.raises(UsageError, match=r"is not running"):
         run(every_shape, 3, on=Fleet("ray", workers=1))

@@ -14,6 +14,7 @@ import pytest
 from tests.engines.faults import wait_until
 from tests.engines.ray_lab import PORT, RayLab, ray_lab
 from tests.engines.test_dask_hosts import GANG
+from tests.support.hosts import why_not
 
 from hooke.journal.events import (
     AttemptFailed,
@@ -24,7 +25,6 @@ from hooke.journal.events import (
     WorkerStopped,
 )
 from hooke.journal.reader import read
-from hooke.testing.hosts import why_not
 
 REASON = why_not()
 pytestmark = [

@@ -10,7 +10,7 @@ from tests.engines.faults import Faults, events_of, gone
 
 from hooke import Fleet
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted
-from hooke.journal.skew import skewed_items
+from hooke.journal.occupancy import skewed_items
 
 pytestmark = pytest.mark.heavy
 

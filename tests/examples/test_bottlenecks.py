@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hooke.measuring.studies import Study, measure
 from hooke.project.loading import load_entry
-from hooke.project.measuring import Study, measure
 from hooke.scaling import fit
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]

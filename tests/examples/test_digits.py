@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hooke.project.folder import Project
-from hooke.project.running import Run
+from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy
 

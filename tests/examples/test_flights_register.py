@@ -60,7 +60,7 @@ from flight_features import features
 import flights
 import hooke
 from hooke.project.folder import Project
-from hooke.project.running import Run
+from hooke.running.run import Run
 
 model = hooke.load_model("flights@champion")
 project = Project.find(flights.Path("."))

@@ -16,7 +16,7 @@ import pytest
 from hooke.journal.events import AttemptFinished
 from hooke.journal.reader import read
 from hooke.project.folder import Project
-from hooke.project.running import Run
+from hooke.running.run import Run
 
 FILES = Path(__file__).parents[2] / "examples" / "flights"
 COMMAND = (sys.executable, "-m", "hooke")
@@ -57,7 +57,7 @@ OUTPUTS = """
 import io, pickle, sys
 from pathlib import Path
 from hooke.project.folder import Project
-from hooke.project.running import Run
+from hooke.running.run import Run
 
 def exact(value):
     out = io.BytesIO()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from hooke.models.names import parse_wanted
+from hooke.models.registry_protocol import parse_wanted
 from hooke.project.folder import Project
-from hooke.project.serving import load_service, setup_arguments
+from hooke.services.serve_file import load_service, setup_arguments
 from hooke.testing import client
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]

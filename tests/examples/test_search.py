@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hooke.project.folder import Project
-from hooke.project.searching.search import Search
+from hooke.searching.search_result import Search
 
 pytestmark = pytest.mark.heavy
 

@@ -2,12 +2,19 @@
 
 from dataclasses import replace
 
-from hooke.fleet.controller import Turn
-from hooke.fleet.orders import Launch, Looked, LookFailed, Member, Note, Phase
-from hooke.journal.fleets import LaunchIntended
+from hooke.fleets.controller import (
+    ControllerTurn,
+    FleetMember,
+    Launch,
+    LedgerNote,
+    LookFailed,
+    MachinePhase,
+    ProviderListing,
+)
+from hooke.journal.fleet_events import LaunchIntended
 
 
-class LaunchesBeforeItWrites(Turn):
+class LaunchesBeforeItWrites(ControllerTurn):
     """Leak: a controller that dies between the two leaves a machine that nobody knows of."""
 
     def _launch(self, reason):
@@ -15,17 +22,17 @@ class LaunchesBeforeItWrites(Turn):
         self.out[-2:] = reversed(self.out[-2:])
 
 
-class ForgetsLostAnswers(Turn):
+class ForgetsLostAnswers(ControllerTurn):
     """Caps: a launch without an answer is taken for one that failed."""
 
     def settle(self, *, after_look):
         for token, member in list(self.members.items()):
-            if member.phase is Phase.ORDERED and after_look:
+            if member.phase is MachinePhase.ORDERED and after_look:
                 del self.members[token]
         super().settle(after_look=after_look)
 
 
-class TriesTheTokenAgain(Turn):
+class TriesTheTokenAgain(ControllerTurn):
     """Duplicates: a launch that was not answered is sent again."""
 
     def settle(self, *, after_look):
@@ -34,28 +41,28 @@ class TriesTheTokenAgain(Turn):
         super().settle(after_look=after_look)
 
 
-class BelievesOneLook(Turn):
+class BelievesOneLook(ControllerTurn):
     """Dead nodes that live: one look without a machine, and it is gone."""
 
     def _is_dead(self, member):
         return member.bad_looks >= 1
 
 
-class EndsWhatWorks(Turn):
+class EndsWhatWorks(ControllerTurn):
     """Lost work: machines are released without having been retired."""
 
     def _retire(self, member, reason):
         self._release(member, reason)
 
 
-class AsksOnce(Turn):
+class AsksOnce(ControllerTurn):
     """Leak: a release that got lost is not asked for again."""
 
     def _ask_again(self):
         pass
 
 
-class WaitsForEver(Turn):
+class WaitsForEver(ControllerTurn):
     """A launch that came to nothing is waited for, and another takes its place never."""
 
     def _missed(self, member):
@@ -63,27 +70,27 @@ class WaitsForEver(Turn):
             super()._missed(member)
 
 
-class TakesOutageForDeath(Turn):
+class TakesOutageForDeath(ControllerTurn):
     """Dead nodes that live: a provider that does not answer is taken for one that has no machines."""
 
     def fold(self, event):
-        super().fold(Looked(()) if isinstance(event, LookFailed) else event)
+        super().fold(ProviderListing(()) if isinstance(event, LookFailed) else event)
 
 
-class CountsOnlyTheUseful(Turn):
+class CountsOnlyTheUseful(ControllerTurn):
     """Caps: machines that are being retired cost, and are not counted."""
 
     def settle(self, *, after_look):
         members = self.members
         self.members = {token: member for token, member in members.items() if member.of_use}
         ending = {token: member for token, member in members.items() if not member.of_use}
-        Turn.settle(self, after_look=False)
+        ControllerTurn.settle(self, after_look=False)
         self.members |= ending
         if after_look:
             self._ask_again()
 
 
-class KeepsStrangers(Turn):
+class KeepsStrangers(ControllerTurn):
     """Leak: a second machine of one launch is not looked at."""
 
     def _compare(self, machines):
@@ -92,23 +99,23 @@ class KeepsStrangers(Turn):
         super()._compare(tuple(m for m in machines if m.id in known or m.token in open_ones))
 
 
-class GoesOverThePrice(Turn):
+class GoesOverThePrice(ControllerTurn):
     """Caps: the number of machines is kept to, and what they cost is not."""
 
     def __init__(self, fleet, now, caps, facts):
         super().__init__(fleet, now, replace(caps, usd_per_hour=float("inf")), facts)
 
 
-class LaunchesForEach(Turn):
+class LaunchesForEach(ControllerTurn):
     """Too many: what is on its way is not counted, so each step launches again."""
 
     def _launch(self, reason):
         super()._launch(reason)
         note = self.out[-2]
-        assert isinstance(note, Note)
+        assert isinstance(note, LedgerNote)
         assert isinstance(note.event, LaunchIntended)
         del self.members[note.event.token]
 
     def _answered(self, token, machine):
-        self.members[token] = Member(token=token, asked_at=self.now)
+        self.members[token] = FleetMember(token=token, asked_at=self.now)
         super()._answered(token, machine)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hooke import pipeline, task
+from hooke.autoscaling.observation import FleetLimits, Price
 from hooke.base.ref import Ref
-from hooke.fleet.observation import Limits, Price
+from hooke.fleets.elastic import Elastic
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
@@ -13,10 +14,9 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from hooke.pipeline.effects import Looked, Lookup, Plan, Submit
+from hooke.pipeline.node_state import LookedUp, Lookup, NodePlan, Submit
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.trace import trace
-from hooke.project.sizing.elastic import Elastic
 
 STEP_S = 0.05
 
@@ -146,7 +146,7 @@ def play(items, place, limits, *, told=None, usd_per_hour=0.0, deadline_s=None, 
     clock = Clock()
     began = clock.time
     if deadline_s is not None:
-        limits = Limits(low=limits.low, high=limits.high, deadline=began + deadline_s)
+        limits = FleetLimits(low=limits.low, high=limits.high, deadline=began + deadline_s)
     graph = trace(sleeps, (items,))
     elastic = Elastic(
         limits,
@@ -155,7 +155,7 @@ def play(items, place, limits, *, told=None, usd_per_hour=0.0, deadline_s=None, 
         clock=clock,
         past=Known(told or {}, clock, decides_s),
     )
-    state = RunState(graph, [Plan(timeout_s=1e6), Plan()])
+    state = RunState(graph, [NodePlan(timeout_s=1e6), NodePlan()])
     played = Played()
     place.scale(clock.time, elastic.target)
 
@@ -175,7 +175,7 @@ def play(items, place, limits, *, told=None, usd_per_hour=0.0, deadline_s=None, 
             tell(CapacityChanged(slots=decided.after, cpus=64.0))
         for effect in state.decide(clock.time):
             if isinstance(effect, Lookup):
-                state.apply(Looked(effect.node))
+                state.apply(LookedUp(effect.node))
             elif isinstance(effect, Submit):
                 place.queue.append(effect)
         clock.time += STEP_S

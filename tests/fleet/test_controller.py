@@ -3,28 +3,34 @@
 import pytest
 
 from hooke.base.errors import JournalError
-from hooke.fleet.controller import restored, step
-from hooke.fleet.keeper import Keeper
-from hooke.fleet.ledger import Ledger, records_of
-from hooke.fleet.orders import (
-    Answered,
+from hooke.fleets.controller import (
     Caps,
     Down,
-    Fleet,
+    FleetState,
+    FleetTick,
     Frozen,
     Launch,
-    Looked,
+    LaunchRefused,
+    LaunchReply,
+    LedgerNote,
     LookFailed,
-    Note,
-    Phase,
-    Refused,
+    MachinePhase,
+    ProviderListing,
     Release,
     Retire,
-    Tick,
-    Wanted,
+    SetSize,
+    restored,
+    step,
 )
-from hooke.fleet.provider import Machine, ProviderFacts
-from hooke.journal.fleets import FleetWanted, LaunchAnswered, LaunchIntended, MachineGone, MachineRetired
+from hooke.fleets.keeper import FleetKeeper, Ledger, records_of
+from hooke.journal.fleet_events import (
+    FleetWanted,
+    LaunchAnswered,
+    LaunchIntended,
+    MachineGone,
+    MachineRetired,
+)
+from hooke.providers.provider import Machine, ProviderFacts
 
 CAPS = Caps(workers=4, dead_looks=3, dead_s=60.0)
 FACTS = ProviderFacts(name="fake", usd_per_hour=2.0, visible_s=10.0)
@@ -32,7 +38,7 @@ FACTS = ProviderFacts(name="fake", usd_per_hour=2.0, visible_s=10.0)
 
 def after(*events, fleet=None, caps=CAPS, every_s=1.0, start=1000.0):
     """The fleet and the last step's actions, after events that come a second apart."""
-    fleet, actions = fleet or Fleet(name="f"), []
+    fleet, actions = fleet or FleetState(name="f"), []
     for count, event in enumerate(events):
         made = event(fleet) if callable(event) else event
         fleet, actions = step(fleet, made, start + every_s * count, caps=caps, facts=FACTS)
@@ -41,50 +47,60 @@ def after(*events, fleet=None, caps=CAPS, every_s=1.0, start=1000.0):
 
 def answered(number):
     """The answer to the launch of that number, whatever its token is."""
-    return lambda fleet: Answered(list(fleet.members)[number], f"m{number}")
+    return lambda fleet: LaunchReply(list(fleet.members)[number], f"m{number}")
 
 
 def machines(count, **facts):
-    return Looked(tuple(Machine(id=f"m{number}", **facts) for number in range(count)))
+    return ProviderListing(tuple(Machine(id=f"m{number}", **facts) for number in range(count)))
 
 
 def ready(count):
-    return after(Looked(()), Wanted(count, "me"), *(answered(n) for n in range(count)), machines(count))
+    return after(
+        ProviderListing(()), SetSize(count, "me"), *(answered(n) for n in range(count)), machines(count)
+    )
 
 
 def test_nothing_is_launched_before_the_provider_was_seen():
-    _, actions = after(Wanted(2, "me"))
-    assert [type(action) for action in actions] == [Note]
-    _, actions = after(Wanted(2, "me"), LookFailed("away"))
+    _, actions = after(SetSize(2, "me"))
+    assert [type(action) for action in actions] == [LedgerNote]
+    _, actions = after(SetSize(2, "me"), LookFailed("away"))
     assert actions == []
 
 
 def test_the_intent_goes_before_each_launch_and_no_token_comes_twice():
-    fleet, actions = after(Looked(()), Wanted(3, "me"))
-    assert [type(action) for action in actions] == [Note, Note, Launch, Note, Launch, Note, Launch]
+    fleet, actions = after(ProviderListing(()), SetSize(3, "me"))
+    assert [type(action) for action in actions] == [
+        LedgerNote,
+        LedgerNote,
+        Launch,
+        LedgerNote,
+        Launch,
+        LedgerNote,
+        Launch,
+    ]
     tokens = [action.token for action in actions if isinstance(action, Launch)]
-    assert [a.event.token for a in actions[1:] if isinstance(a, Note)] == tokens
+    assert [a.event.token for a in actions[1:] if isinstance(a, LedgerNote)] == tokens
     assert len(set(tokens)) == 3
-    assert not any(isinstance(action, Launch) for action in after(Tick(), fleet=fleet)[1])
+    assert not any(isinstance(action, Launch) for action in after(FleetTick(), fleet=fleet)[1])
 
 
 def test_the_caps_bound_what_is_wanted():
-    _, actions = after(Looked(()), Wanted(9, "me"))
+    _, actions = after(ProviderListing(()), SetSize(9, "me"))
     assert sum(isinstance(action, Launch) for action in actions) == 4
-    _, actions = after(Looked(()), Wanted(9, "me"), caps=Caps(workers=8, usd_per_hour=5.0))
+    _, actions = after(ProviderListing(()), SetSize(9, "me"), caps=Caps(workers=8, usd_per_hour=5.0))
     assert sum(isinstance(action, Launch) for action in actions) == 2
 
 
 def test_a_refusal_is_waited_out_longer_each_time():
     def refusal(fleet):
-        return Refused(next(iter(fleet.members)), "capacity", "none left")
+        return LaunchRefused(next(iter(fleet.members)), "capacity", "none left")
 
-    fleet, actions = after(Looked(()), Wanted(1, "me"), refusal)
+    fleet, actions = after(ProviderListing(()), SetSize(1, "me"), refusal)
     assert not any(isinstance(action, Launch) for action in actions)
     waits = []
     for _ in range(4):
         now = fleet.not_before
-        fleet, actions = step(fleet, Tick(), now, caps=CAPS, facts=FACTS)
+        fleet, actions = step(fleet, FleetTick(), now, caps=CAPS, facts=FACTS)
         assert any(isinstance(action, Launch) for action in actions)
         fleet, _ = step(fleet, refusal(fleet), now, caps=CAPS, facts=FACTS)
         waits.append(fleet.not_before - now)
@@ -93,7 +109,7 @@ def test_a_refusal_is_waited_out_longer_each_time():
 
 def test_of_those_too_many_the_idle_go_first_and_none_that_holds_a_gang():
     fleet, _ = ready(3)
-    look = Looked(
+    look = ProviderListing(
         (
             Machine(id="m0", idle_s=50.0, holds="gang train"),
             Machine(id="m1"),
@@ -101,15 +117,15 @@ def test_of_those_too_many_the_idle_go_first_and_none_that_holds_a_gang():
         )
     )
     fleet, _ = after(look, fleet=fleet)
-    fleet, actions = after(Wanted(2, "me"), fleet=fleet)
+    fleet, actions = after(SetSize(2, "me"), fleet=fleet)
     assert [a.machine for a in actions if isinstance(a, Retire)] == ["m2"]
-    fleet, actions = after(Wanted(0, "me"), fleet=fleet)
+    fleet, actions = after(SetSize(0, "me"), fleet=fleet)
     assert [a.machine for a in actions if isinstance(a, Retire)] == ["m1"]
 
 
 def test_a_machine_is_released_when_it_has_nothing_left_to_do():
     fleet, _ = ready(1)
-    fleet, actions = after(Wanted(0, "me"), fleet=fleet)
+    fleet, actions = after(SetSize(0, "me"), fleet=fleet)
     assert actions[-1] == Retire("m0")
     fleet, actions = after(machines(1), fleet=fleet)
     assert actions == [Retire("m0")]  # the first may have been lost
@@ -127,19 +143,19 @@ def test_down_ends_all_at_once():
 
 def test_down_ends_what_is_found_only_then():
     """A controller was killed between its launch and the answer."""
-    fleet, _ = after(Looked(()), Wanted(1, "me"))
+    fleet, _ = after(ProviderListing(()), SetSize(1, "me"))
     (token,) = fleet.members
-    fleet, actions = after(Down("me"), Looked((Machine(id="m0", token=token),)), fleet=fleet)
+    fleet, actions = after(Down("me"), ProviderListing((Machine(id="m0", token=token),)), fleet=fleet)
     assert Release("m0") in actions
     assert not any(isinstance(action, Retire) for action in actions)
-    _, actions = after(Wanted(1, "me"), machines(3), fleet=fleet)  # as ever again
+    _, actions = after(SetSize(1, "me"), machines(3), fleet=fleet)  # as ever again
     assert any(isinstance(action, Retire) for action in actions)
 
 
 def test_one_that_is_frozen_ends_what_is_too_much_and_launches_nothing():
     fleet, _ = ready(3)
     fleet, actions = after(
-        Frozen(), machines(2), *([Looked(machines(2).machines)] * 3), fleet=fleet, every_s=40.0
+        Frozen(), machines(2), *([ProviderListing(machines(2).machines)] * 3), fleet=fleet, every_s=40.0
     )
     assert not any(isinstance(action, Launch) for action in actions)
     assert (fleet.wanted, fleet.aim, fleet.settled) == (3, 2, True)
@@ -147,34 +163,36 @@ def test_one_that_is_frozen_ends_what_is_too_much_and_launches_nothing():
 
 def test_one_that_has_all_that_its_caps_allow_is_settled():
     fleet, _ = ready(3)
-    fleet, actions = after(Tick(), fleet=fleet, caps=Caps(workers=2))
-    assert [a.event.reason for a in actions if isinstance(a, Note)] == [
+    fleet, actions = after(FleetTick(), fleet=fleet, caps=Caps(workers=2))
+    assert [a.event.reason for a in actions if isinstance(a, LedgerNote)] == [
         "3 are there and 2 of the 3 that are wanted are allowed"
     ]
-    fleet, _ = after(Wanted(9, "me"), fleet=ready(4)[0])
+    fleet, _ = after(SetSize(9, "me"), fleet=ready(4)[0])
     assert fleet.settled
 
 
 def test_it_takes_several_looks_and_a_while_to_be_dead():
     fleet, _ = ready(1)
-    soon, _ = after(*[Looked(())] * 20, fleet=fleet, start=1100.0)
+    soon, _ = after(*[ProviderListing(())] * 20, fleet=fleet, start=1100.0)
     assert soon.members
-    few, _ = after(*[Looked(())] * 2, fleet=fleet, start=1100.0, every_s=300.0)
+    few, _ = after(*[ProviderListing(())] * 2, fleet=fleet, start=1100.0, every_s=300.0)
     assert few.members
     away, _ = after(*[LookFailed("away")] * 50, fleet=fleet, start=1100.0, every_s=30.0)
     assert away.members
-    gone, actions = after(*[Looked(())] * 3, fleet=fleet, start=1100.0, every_s=30.0)
+    gone, actions = after(*[ProviderListing(())] * 3, fleet=fleet, start=1100.0, every_s=30.0)
     assert "not listed in 3 looks in a row, for 1m 00s" in actions[0].event.how
     assert isinstance(actions[-1], Launch)
     assert len(gone.members) == 1
 
 
 def test_what_is_found_by_its_token_is_the_answer_and_a_second_one_is_ended():
-    fleet, actions = after(Looked(()), Wanted(1, "me"))
+    fleet, actions = after(ProviderListing(()), SetSize(1, "me"))
     token = actions[-1].token
-    fleet, _ = after(Looked((Machine(id="x", token=token), Machine(id="y", token=token))), fleet=fleet)
+    fleet, _ = after(
+        ProviderListing((Machine(id="x", token=token), Machine(id="y", token=token))), fleet=fleet
+    )
     by_id = {member.id: member.phase for member in fleet.members.values()}
-    assert by_id == {"x": Phase.READY, "y": Phase.RETIRING}
+    assert by_id == {"x": MachinePhase.READY, "y": MachinePhase.RETIRING}
 
 
 def test_a_ledger_gives_the_fleet_back_and_a_torn_end_is_no_harm(tmp_path):
@@ -192,8 +210,8 @@ def test_a_ledger_gives_the_fleet_back_and_a_torn_end_is_no_harm(tmp_path):
         assert ledger.torn is not None
         assert (fleet.wanted, fleet.launches) == (2, 2)
         assert {m.token: (m.id, m.phase) for m in fleet.members.values()} == {
-            "t1": ("m1", Phase.STARTING),
-            "t2": ("", Phase.ORDERED),
+            "t1": ("m1", MachinePhase.STARTING),
+            "t2": ("", MachinePhase.ORDERED),
         }
         ledger.write(MachineRetired(machine="m1", token="t1", reason="enough"))
         ledger.write(MachineGone(machine="m1", token="t1", how="it ended"))
@@ -228,7 +246,7 @@ class SetBack:
 def test_a_clock_that_is_set_back_keeps_nobody_from_looking(tmp_path):
     provider, clock = Watched(), SetBack()
     with Ledger.open(tmp_path, durable="none") as ledger:
-        keeper = Keeper("f", provider, ledger, caps=CAPS, clock=clock)
+        keeper = FleetKeeper("f", provider, ledger, caps=CAPS, clock=clock)
         assert keeper.turn() == FACTS.look_s
         clock.passed, clock.off = FACTS.look_s, 3600.0
         assert keeper.turn() == FACTS.look_s

@@ -4,21 +4,20 @@ import pytest
 from tests.fleet import jobs
 from tests.fleet.played import Place, play
 
+from hooke.autoscaling.observation import FleetLimits, Scaling
 from hooke.base.clock import SystemClock
 from hooke.base.errors import ConfigError, UsageError
-from hooke.fleet.observation import Limits, Scaling
+from hooke.fleets.elastic import RunTargets, TaskHistory, check_kept, sized_by
 from hooke.journal.events import AttemptFinished, WorkerStopped
-from hooke.journal.fleets import FleetDecided
+from hooke.journal.fleet_events import FleetDecided
 from hooke.pipeline.graph import Graph
-from hooke.project.driving import Order, prepare
+from hooke.project.backends import BackendChoice as Place_
 from hooke.project.folder import Project
-from hooke.project.places import Place as Place_
-from hooke.project.resuming import resume
-from hooke.project.running import Run
-from hooke.project.sizing.asked import Wanted, check_kept, sized_by
-from hooke.project.sizing.elastic import Told
+from hooke.running.driver import RunOrder, prepare
+from hooke.running.resume import resume
+from hooke.running.run import Run
 
-UP_TO_8 = Limits(low=1, high=8)
+UP_TO_8 = FleetLimits(low=1, high=8)
 
 
 def test_one_worker_becomes_eight_and_one_again():
@@ -35,7 +34,7 @@ def test_one_worker_becomes_eight_and_one_again():
 
 def test_a_planted_knee_is_where_it_stops_and_it_says_why():
     law = Scaling(speedup=(1, 2, 3, 4, 5, 5, 5, 5), knee=4.9, family="hard_knee")
-    played = play(64, Place(knee=5.0), UP_TO_8, told={"sleep": Told(scaling=law)})
+    played = play(64, Place(knee=5.0), UP_TO_8, told={"sleep": TaskHistory(scaling=law)})
     assert played.most == 5
     assert played.decisions[0].bound == "knee"
     assert "sleep gains nothing from more than 5 at once: its knee is at 4.9" in played.decisions[0].reason
@@ -46,7 +45,7 @@ def test_a_planted_knee_is_where_it_stops_and_it_says_why():
 
 @pytest.mark.parametrize("deadline_s", [20, 30, 60])
 def test_a_deadline_buys_just_enough(deadline_s):
-    played = play(64, Place(), UP_TO_8, deadline_s=deadline_s, told={"gather": Told(seconds=5.0)})
+    played = play(64, Place(), UP_TO_8, deadline_s=deadline_s, told={"gather": TaskHistory(seconds=5.0)})
     assert played.seconds <= deadline_s
     assert played.most < 8
     # One fewer could not have done it: 64 s of work, 5 s after it, and starts.
@@ -55,20 +54,20 @@ def test_a_deadline_buys_just_enough(deadline_s):
 
 
 def test_a_budget_that_is_enough_is_not_gone_over():
-    played = play(64, Place(), Limits(low=1, high=8, budget_usd=1.0), usd_per_hour=36.0)
+    played = play(64, Place(), FleetLimits(low=1, high=8, budget_usd=1.0), usd_per_hour=36.0)
     assert not played.stopped
     assert 0.64 < played.spent_usd <= 1.0
 
 
 def test_a_budget_is_kept_also_where_each_decision_takes_long():
     """So that the next one comes late: the driver is not to do much else than its work."""
-    played = play(640, Place(), Limits(low=1, high=8, budget_usd=1.5), usd_per_hour=36.0, decides_s=0.2)
+    played = play(640, Place(), FleetLimits(low=1, high=8, budget_usd=1.5), usd_per_hour=36.0, decides_s=0.2)
     assert played.stopped
     assert 0.5 < played.spent_usd <= 1.5
 
 
 def test_a_budget_that_is_not_enough_stops_before_it_is_spent():
-    played = play(64, Place(), Limits(low=1, high=8, budget_usd=0.3), usd_per_hour=36.0)
+    played = play(64, Place(), FleetLimits(low=1, high=8, budget_usd=0.3), usd_per_hour=36.0)
     assert played.stopped
     assert 0.2 < played.spent_usd <= 0.3
     assert played.decisions[-1].reason.endswith("does not pay for one worker until the next decision")
@@ -98,7 +97,7 @@ def drive(project, order):
 @pytest.mark.heavy
 def test_on_real_processes_it_grows_and_shrinks(project):
     """Six workers on however few cores there are: they sleep. At the end one is left, though others' processes would live."""
-    run = drive(project, Order(pipeline=jobs.naps, params={"items": 60}, workers=(1, 6)))
+    run = drive(project, RunOrder(pipeline=jobs.naps, params={"items": 60}, workers=(1, 6)))
     assert run.result() == 60
     sizes = [decided.after for decided in decisions(run)]
     assert max(sizes) == 6
@@ -109,8 +108,11 @@ def test_on_real_processes_it_grows_and_shrinks(project):
 
 @pytest.mark.heavy
 def test_a_budget_ends_a_real_run_which_goes_on_with_a_larger_one(project):
-    order = Order(
-        pipeline=jobs.naps, params={"items": 60, "seconds": 0.3}, on="paid", wanted=Wanted(budget_usd=0.08)
+    order = RunOrder(
+        pipeline=jobs.naps,
+        params={"items": 60, "seconds": 0.3},
+        on="paid",
+        wanted=RunTargets(budget_usd=0.08),
     )
     run = drive(project, order)
     assert (run.status, run.stopped_by) == ("stopped", "the budget")
@@ -119,21 +121,23 @@ def test_a_budget_ends_a_real_run_which_goes_on_with_a_larger_one(project):
     assert 0 < last.spent_usd <= 0.08
     done = sum(1 for event in run.journal if isinstance(event, AttemptFinished))
     assert 0 < done < 60
-    driver = resume(project, run.id, wanted=Wanted(budget_usd=10.0))
+    driver = resume(project, run.id, wanted=RunTargets(budget_usd=10.0))
     assert driver is not None
     assert driver.drive() == "finished"
     assert decisions(run)[-1].spent_usd > last.spent_usd
 
 
 def test_a_deadline_or_a_budget_needs_something_to_decide(project):
-    for on, wanted, mend in (
-        ("local", Wanted(deadline=1e12), "workers=(1, 8)"),
-        ("serial", Wanted(deadline=1e12), 'on="local" can'),
+    for on, wanted, fix in (
+        ("local", RunTargets(deadline=1e12), "workers=(1, 8)"),
+        ("serial", RunTargets(deadline=1e12), 'on="local" can'),
     ):
         with pytest.raises(UsageError, match="kept by the number of workers") as refused:
-            prepare(Order(pipeline=jobs.naps, params={"items": 2}, on=on, wanted=wanted), project)
-        assert mend in refused.value.mend
-    order = Order(pipeline=jobs.naps, params={"items": 2}, workers=(1, 3), wanted=Wanted(budget_usd=1.0))
+            prepare(RunOrder(pipeline=jobs.naps, params={"items": 2}, on=on, wanted=wanted), project)
+        assert fix in refused.value.fix
+    order = RunOrder(
+        pipeline=jobs.naps, params={"items": 2}, workers=(1, 3), wanted=RunTargets(budget_usd=1.0)
+    )
     with pytest.raises(UsageError, match="needs the price of a worker"):
         prepare(order, project)
 
@@ -146,28 +150,28 @@ def test_a_place_that_may_not_cost_what_its_fewest_workers_do_is_refused_before_
         with pytest.raises(
             UsageError, match=rf"{least} workers at 'paid' would cost \${least}/h, and \$2.5/h is allowed"
         ):
-            prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid", workers=workers), project)
-    prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid", workers=(1, 8)), project)
+            prepare(RunOrder(pipeline=jobs.naps, params={"items": 2}, on="paid", workers=workers), project)
+    prepare(RunOrder(pipeline=jobs.naps, params={"items": 2}, on="paid", workers=(1, 8)), project)
     (tmp_path / "hooke.toml").write_text(
         "[places.paid]\nworkers = [0, 4]\nusd_per_hour = 1.0\nmax_usd_per_hour = 0.5\n"
     )
     with pytest.raises(UsageError, match=r"1 worker at 'paid' would cost \$1/h, and \$0.5/h is allowed"):
-        prepare(Order(pipeline=jobs.naps, params={"items": 2}, on="paid"), Project.find(tmp_path))
+        prepare(RunOrder(pipeline=jobs.naps, params={"items": 2}, on="paid"), Project.find(tmp_path))
 
 
 def test_an_address_that_cannot_be_asked_for_more_keeps_no_budget_in_silence():
     place = Place_(name="lab", engine="dask", workers=(1, 4), at="tls://head:8786", usd_per_hour=1.0)
-    for wanted, resumed in ((Wanted(budget_usd=1.0), True), (Wanted(deadline=1e12), False)):
+    for wanted, resumed in ((RunTargets(budget_usd=1.0), True), (RunTargets(deadline=1e12), False)):
         with pytest.raises(UsageError, match="which cannot change at 'lab'"):
             check_kept(wanted, place, resumed=resumed)
-    check_kept(Wanted(deadline=1e12), place, resumed=True)
-    check_kept(Wanted(), place, resumed=False)
+    check_kept(RunTargets(deadline=1e12), place, resumed=True)
+    check_kept(RunTargets(), place, resumed=False)
 
 
 @pytest.mark.parametrize(("engine", "joined"), [("dask", True), ("ray", False)])
 def test_on_a_ray_of_somebody_the_hosts_are_the_runs_own(engine, joined):
     place = Place_(name="lab", engine=engine, workers=(1, 4), at="127.0.0.1:6379")
-    made = sized_by(place, Wanted(), Graph(pipeline="p", nodes=(), output=None), Nothing(), SystemClock())
+    made = sized_by(place, RunTargets(), Graph(pipeline="p", nodes=(), output=None), Nothing(), SystemClock())
     assert (made.joined, made.target) == (joined, 1)
 
 

@@ -12,7 +12,8 @@ from distributed import LocalCluster
 from tests.fleet import jobs, seats
 
 from hooke.cli.entry import hooke
-from hooke.cli.screens import Session
+from hooke.cli.screens import CommandSession
+from hooke.fleets.elastic import RunTargets, fleet_picture
 from hooke.journal.events import (
     AttemptFinished,
     CapacityChanged,
@@ -24,18 +25,16 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from hooke.journal.fleets import FleetDecided
-from hooke.journal.studies import PREFIX
+from hooke.journal.fleet_events import FleetDecided
+from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.writer import Journal
-from hooke.project.curves import curve_of
-from hooke.project.driving import DRIVER, Order, prepare
+from hooke.measuring.studies import take_study
+from hooke.measuring.study_driver import StudyOrder, prepare_study
+from hooke.planning.curves import curve_of
 from hooke.project.folder import Project
 from hooke.project.loading import entry_of
-from hooke.project.measuring import take_study
-from hooke.project.running import Run
-from hooke.project.sizing.asked import Wanted
-from hooke.project.sizing.picture import fleet_picture
-from hooke.project.studying import StudyOrder, prepare_study
+from hooke.running.driver import DRIVER, RunOrder, prepare
+from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy
 
@@ -69,7 +68,7 @@ def stand(tmp_path_factory):
 
 
 def drive(project, **asked):
-    driver = prepare(Order(**asked), project)
+    driver = prepare(RunOrder(**asked), project)
     driver.drive()
     return Run(project, driver.run)
 
@@ -108,7 +107,9 @@ def test_one_worker_becomes_eight_and_one_again_and_is_drawn(stand, grown):
     assert max(drawn.could) == 160
     root = stand.project.root
     words = ["fleet", "why", grown.id, "--save", str(root / "fleet.svg"), "--project", str(root)]
-    said = CliRunner().invoke(hooke, words, obj=Session(), catch_exceptions=False, standalone_mode=False)
+    said = CliRunner().invoke(
+        hooke, words, obj=CommandSession(), catch_exceptions=False, standalone_mode=False
+    )
     assert f"{of(FleetDecided, grown)[0].before} -> " in said.stdout
     assert "<svg" in (root / "fleet.svg").read_text()
 
@@ -116,7 +117,7 @@ def test_one_worker_becomes_eight_and_one_again_and_is_drawn(stand, grown):
 @pytest.fixture(scope="module")
 def in_time(stand, grown):
     """One worker would take 15 s and the 3 s of what follows; eight would be there for nothing."""
-    return stand.drive(60, on="dask", workers=(1, 8), wanted=Wanted(deadline=time.time() + 15.0))
+    return stand.drive(60, on="dask", workers=(1, 8), wanted=RunTargets(deadline=time.time() + 15.0))
 
 
 def test_a_deadline_buys_just_enough(in_time):
@@ -131,7 +132,7 @@ def test_a_deadline_buys_just_enough(in_time):
 
 
 def test_a_budget_ends_the_run_before_it_is_spent(stand):
-    run = stand.drive(40, on="paid", wanted=Wanted(budget_usd=0.05))
+    run = stand.drive(40, on="paid", wanted=RunTargets(budget_usd=0.05))
     assert (run.status, run.stopped_by) == ("stopped", "the budget")
     last = of(FleetDecided, run)[-1]
     assert last.stop
@@ -163,7 +164,7 @@ def test_its_law_is_that_of_a_measurement_on_purpose(stand, by_the_way):
 
 def plant(project, *, knee):
     """A study as its journal would be, by which `nap` gains nothing from more than `knee` workers."""
-    name = f"{PREFIX}naps-planted"
+    name = f"{STUDY_PREFIX}naps-planted"
     started = StudyStarted(
         study=name,
         pipeline="naps",

@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 from tests.fleet import planted
+from tests.support.simulation.fleet_histories import check_fleet, play_fleet
 
-from hooke.fleet.controller import step
+from hooke.fleets.controller import step
 from hooke.testing.fake_provider import NO_PROVIDER_FAULTS
-from hooke.testing.fleet_sim import check_fleet, play_fleet
 
 HISTORIES = 5000
 FOUND_WITHIN = 250
@@ -49,7 +49,7 @@ def test_a_planted_bug_is_found(bug):
         for seed in range(FOUND_WITHIN):
             check_fleet(play_fleet(seed, step=partial(step, turn=bug)))
 
-    with pytest.raises(AssertionError, match=r"repro: hooke\.testing\.fleet_sim seed=\d+"):
+    with pytest.raises(AssertionError, match=r"repro: tests\.support\.simulation\.fleet_histories seed=\d+"):
         play()
 
 

@@ -8,10 +8,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hooke.fleet.forecast import CAUTION, Forecast
-from hooke.fleet.laws import scaling_of
-from hooke.fleet.observation import Limits, Observation, Price, Scaling, Work, Worker
-from hooke.fleet.policy import decide
+from hooke.autoscaling.fleet_policy import CAUTION, Forecast, decide
+from hooke.autoscaling.observation import (
+    FleetLimits,
+    Observation,
+    Price,
+    ReadyWorker,
+    Scaling,
+    TaskWork,
+    scaling_of,
+)
 from hooke.scaling import Measurements, fit
 
 
@@ -27,7 +33,7 @@ SCALINGS = st.none() | st.builds(
     usl, st.floats(0, 0.3), st.floats(0, 0.01), knee=st.none() | st.floats(1.0, 20.0)
 )
 WORKS = st.builds(
-    Work,
+    TaskWork,
     task=st.just("work"),
     running=st.integers(0, 8),
     ready=st.integers(0, 200),
@@ -41,7 +47,7 @@ WORKS = st.builds(
     scaling=SCALINGS,
 )
 LIMITS = st.builds(
-    lambda low, more, rate, deadline, budget: Limits(
+    lambda low, more, rate, deadline, budget: FleetLimits(
         low=low, high=max(low + more, 1), usd_per_hour=rate, deadline=deadline, budget_usd=budget
     ),
     st.integers(0, 4),
@@ -54,8 +60,8 @@ SEEN = st.builds(
     lambda busy, idle, coming, works, limits, price, spent, slots: Observation(
         target=busy + len(idle) + coming,
         workers=(
-            *(Worker(name=f"b{n}") for n in range(busy)),
-            *(Worker(name=f"i{n}", idle_s=s, holds="gang" * h) for n, (s, h) in enumerate(idle)),
+            *(ReadyWorker(name=f"b{n}") for n in range(busy)),
+            *(ReadyWorker(name=f"i{n}", idle_s=s, holds="gang" * h) for n, (s, h) in enumerate(idle)),
         ),
         works=tuple(replace(work, task=f"work{n}") for n, work in enumerate(works)),
         limits=limits,
@@ -119,7 +125,7 @@ def test_more_work_never_has_fewer_workers(seen, more):
 @settings(max_examples=25)
 @given(SEEN)
 def test_who_holds_a_gang_or_a_shuffle_is_not_given_up(seen):
-    seen = replace(seen, limits=Limits(low=0, high=100))
+    seen = replace(seen, limits=FleetLimits(low=0, high=100))
     held = sum(1 for worker in seen.workers if worker.holds)
     assert decide(0.0, seen).target * seen.slots >= held
 
@@ -134,11 +140,11 @@ def test_who_holds_a_gang_or_a_shuffle_is_not_given_up(seen):
     st.floats(0.1, 60),
 )
 def test_a_deadline_buys_just_enough(items, seconds, share, high, deadline, start_s):
-    work = Work(task="work", ready=items, seconds=seconds, spread=share * seconds, measured=10)
+    work = TaskWork(task="work", ready=items, seconds=seconds, spread=share * seconds, measured=10)
     seen = Observation(
         target=0,
         works=(work,),
-        limits=Limits(high=high, deadline=deadline),
+        limits=FleetLimits(high=high, deadline=deadline),
         price=Price(start_s=start_s),
     )
     made = decide(0.0, seen)
@@ -170,13 +176,15 @@ def test_a_budget_is_never_spent_to_its_end(items, seconds, high, budget, conten
         busy = min(whole, target)
         seen = Observation(
             target=target,
-            workers=tuple(Worker(name=str(n), idle_s=None if n < busy else 1.0) for n in range(target)),
+            workers=tuple(ReadyWorker(name=str(n), idle_s=None if n < busy else 1.0) for n in range(target)),
             works=(
-                Work(task="work", running=busy, ready=whole - busy, seconds=seconds, measured=9, scaling=law),
+                TaskWork(
+                    task="work", running=busy, ready=whole - busy, seconds=seconds, measured=9, scaling=law
+                ),
             )
             if whole
             else (),
-            limits=Limits(low=min(low, high), high=high, budget_usd=budget),
+            limits=FleetLimits(low=min(low, high), high=high, budget_usd=budget),
             price=price,
             spent_usd=spent,
             look_s=1.0,
@@ -194,19 +202,19 @@ def test_a_budget_is_never_spent_to_its_end(items, seconds, high, budget, conten
 
 def fleet(target, works, *, idle=0, idle_s=0.0, start_s=1.0, **limits):
     workers = tuple(
-        Worker(name=f"w{n}", idle_s=idle_s if n >= target - idle else None) for n in range(target)
+        ReadyWorker(name=f"w{n}", idle_s=idle_s if n >= target - idle else None) for n in range(target)
     )
     limits = {"low": 1, "high": 8} | limits
     return Observation(
         target=target,
         workers=workers,
         works=works,
-        limits=Limits(**limits),
+        limits=FleetLimits(**limits),
         price=Price(start_s=start_s, usd_per_hour=3600.0 if "budget_usd" in limits else 0.0),
     )
 
 
-SLEEPS = Work(task="sleep", running=1, ready=40, seconds=2.0, spread=0.5, measured=3)
+SLEEPS = TaskWork(task="sleep", running=1, ready=40, seconds=2.0, spread=0.5, measured=3)
 
 
 def test_much_to_do_is_done_by_all_that_are_allowed():
@@ -224,7 +232,7 @@ def test_what_is_done_before_another_could_start_is_not_worth_a_start():
 
 
 def test_while_no_item_has_ended_each_takes_at_least_what_one_has_run():
-    unknown = Work(task="sleep", running=1, ready=40)
+    unknown = TaskWork(task="sleep", running=1, ready=40)
     assert decide(0.0, fleet(1, (unknown,))).target == 1
     assert decide(0.0, fleet(1, (replace(unknown, longest_s=0.6),))).target == 8
 
@@ -253,7 +261,7 @@ def test_a_worker_of_two_slots_does_the_work_of_two():
 
 
 def test_idle_workers_go_when_starting_them_again_would_cost_no_more():
-    last = Work(task="sleep", running=3, waiting=9, seconds=2.0, measured=20)
+    last = TaskWork(task="sleep", running=3, waiting=9, seconds=2.0, measured=20)
     soon = decide(0.0, fleet(8, (last,), idle=5, idle_s=0.4))
     assert (soon.target, soon.bound) == (8, "idle")
     later = decide(0.0, fleet(8, (last,), idle=5, idle_s=1.0))
@@ -264,7 +272,7 @@ def test_idle_workers_go_when_starting_them_again_would_cost_no_more():
 
 
 def test_idle_workers_go_at_once_when_nothing_comes_that_they_could_do():
-    last = Work(task="sleep", running=3, seconds=2.0, measured=20)
+    last = TaskWork(task="sleep", running=3, seconds=2.0, measured=20)
     assert decide(0.0, fleet(8, (last,), idle=5)).target == 3
     assert decide(0.0, fleet(8, (), idle=8)).target == 1
 
@@ -291,10 +299,10 @@ def test_a_budget_that_is_spent_stops_the_work():
 
 
 def test_a_gang_has_all_its_workers_or_none_whatever_else_pays():
-    work = Work(task="train", ready=3, seconds=0.01, measured=5)
-    seen = Observation(target=1, workers=(Worker(name="w"),), works=(work,), price=Price(start_s=60.0))
-    assert decide(0.0, replace(seen, limits=Limits(high=8))).target == 1
-    made = decide(0.0, replace(seen, limits=Limits(high=8, gang=3)))
+    work = TaskWork(task="train", ready=3, seconds=0.01, measured=5)
+    seen = Observation(target=1, workers=(ReadyWorker(name="w"),), works=(work,), price=Price(start_s=60.0))
+    assert decide(0.0, replace(seen, limits=FleetLimits(high=8))).target == 1
+    made = decide(0.0, replace(seen, limits=FleetLimits(high=8, gang=3)))
     assert (made.target, made.bound) == (3, "gang")
     assert "at once or not at all, which takes 3" in made.reason
-    assert decide(0.0, replace(seen, limits=Limits(high=2, gang=3))).target <= 2
+    assert decide(0.0, replace(seen, limits=FleetLimits(high=2, gang=3))).target <= 2

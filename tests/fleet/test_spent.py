@@ -2,9 +2,9 @@
 
 import pytest
 
+from hooke.fleets.elastic import spent_usd
 from hooke.journal.events import RunStarted
-from hooke.journal.fleets import FleetDecided
-from hooke.project.sizing.spent import spent_usd
+from hooke.journal.fleet_events import FleetDecided
 
 
 def started(at: float) -> RunStarted:

@@ -3,6 +3,8 @@
 import ast
 import re
 import subprocess
+import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,11 @@ import pytest
 import hooke
 import hooke.testing
 
-FILE_LINES = 500
+FILE_LINES = 800
 FUNCTION_LINES = 50
+MODULES_IN_A_FOLDER = 25
+SHARE_OF_A_FOLDER = 1 / 8
+FILES = 420
 FORBIDDEN_FILES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "manager.py", "misc.py"}
 PRIVATE = re.compile(
     r"/(?:root|work)/\w"  # a path of somebody's machine
@@ -40,7 +45,58 @@ def test_files_keep_one_subject(sources: list[Path], root: Path) -> None:
         for path in sources
         if (n := len(path.read_text().splitlines())) >= FILE_LINES
     }
-    assert not long, f"files of {FILE_LINES} lines or more; split them by the user's nouns: {long}"
+    assert not long, f"files of {FILE_LINES} lines or more: does each still have one subject? {long}"
+
+
+def test_modules_are_few_and_full(sources: list[Path]) -> None:
+    assert len(sources) < FILES, f"{len(sources)} files: widen a module before you add one"
+
+
+def test_folders_can_be_read_at_a_glance(sources: list[Path], root: Path) -> None:
+    """No folder has more modules beside one another, or more of all lines, than a reader takes in."""
+    modules = Counter(path.parent.relative_to(root) for path in sources)
+    crowded = {str(folder): n for folder, n in modules.items() if n > MODULES_IN_A_FOLDER}
+    assert not crowded, f"folders of more than {MODULES_IN_A_FOLDER} modules: {crowded}"
+    lines = Counter()
+    for path in sources:
+        lines[path.relative_to(root / "src" / "hooke").parts[0]] += len(path.read_text("utf-8").splitlines())
+    most = SHARE_OF_A_FOLDER * lines.total()
+    assert not {name: n for name, n in lines.items() if n > most}
+
+
+def test_a_name_stands_for_one_class(sources: list[Path], root: Path) -> None:
+    """Who searches for a public class finds one."""
+    places: dict[str, list[str]] = {}
+    for path in sources:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(root)))
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_no_folder_hides_a_public_name(root: Path) -> None:
+    """Importing `hooke.x` sets the attribute `x` of the package: a function of that name would be gone.
+
+    `pipeline` may: `hooke/__init__.py` binds the function after the folder was imported.
+    """
+    names = {path.stem for path in (root / "src" / "hooke").iterdir()} - {"pipeline"}
+    assert not names & set(hooke.__all__)
+
+
+def test_the_architecture_page_lists_every_folder(root: Path) -> None:
+    """ARCHITECTURE.md and the contract of import-linter draw the same floors, with every folder on one of them."""
+    page = (root / "ARCHITECTURE.md").read_text("utf-8")
+    drawn = [re.findall(r"([a-z]+)/", line) for line in page.split("```text")[1].split("```")[0].splitlines()]
+    contracts = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    floors = [re.findall(r"[a-z]+", layer) for layer in contracts[0]["layers"]]
+    floor_of = {folder: number for number, floor in enumerate(floors) for folder in floor}
+    folders = {path.name for path in (root / "src" / "hooke").iterdir() if (path / "__init__.py").exists()}
+    assert set(floor_of) == folders
+    order = [floor_of[name] for line in drawn for name in line[:1] if name in floor_of]
+    assert {name for line in drawn for name in line[:1]} >= folders, "a folder is missing in ARCHITECTURE.md"
+    assert order == sorted(order), "ARCHITECTURE.md draws the folders in another order than the contract"
 
 
 def test_functions_fit_a_screen(sources: list[Path], root: Path) -> None:

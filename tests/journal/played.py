@@ -77,7 +77,7 @@ class History:
             now, done, node, lo, hi, worker = heapq.heappop(busy)
             facts = {"at": now, "attempt": done, "node": node, "lo": lo, "hi": hi, "worker": worker}
             if done in self.fail:
-                failure = Failure(kind="UserError", message="no")
+                failure = Failure(kind="TaskError", message="no")
                 self.events.append(AttemptFailed(**facts, failure=failure))
                 self.events.append(
                     RetryPlanned(at=now, node=node, lo=lo, hi=hi, number=2, due=now, reason="r")

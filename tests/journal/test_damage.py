@@ -66,7 +66,7 @@ def test_every_damaged_byte_is_found(tmp_path, whole, ends, mask):
                 read(path)
             assert f"{path}, offset {ends[kept]}" in caught.value.where
             assert f"{kept} whole records lie before it and {following} after it" in caught.value.why
-            assert f"truncate -s {ends[kept]} {path}" in caught.value.mend
+            assert f"truncate -s {ends[kept]} {path}" in caught.value.fix
             with pytest.raises(JournalError, match="damaged in the middle"):
                 Journal.create(tmp_path, "driver")
             assert path.stat().st_size == len(whole)
@@ -101,7 +101,7 @@ def test_the_mend_of_damage_works(tmp_path, whole, ends):
     path.write_bytes(whole[: ends[2] - 1] + b"?" + whole[ends[2] :])
     with pytest.raises(JournalError) as caught:
         read(path)
-    command = caught.value.mend.rpartition("truncate -s ")[2]
+    command = caught.value.fix.rpartition("truncate -s ")[2]
     with path.open("r+b") as file:
         file.truncate(int(command.split()[0]))
     (segment,) = read(path)

@@ -35,7 +35,7 @@ def test_a_full_disk_refuses_the_event_and_harms_nothing(small_disk):
         error = caught.value
         assert "ENOSPC" in error.why
         assert "events before are whole" in error.why
-        assert "df -h" in error.mend
+        assert "df -h" in error.fix
         assert str(journal.path) in error.where
         ballast.unlink()
         after = [call_event(number) for number in range(1, 50)]
@@ -95,7 +95,7 @@ with Journal.create(Path(sys.argv[1]), "driver", durable="none") as journal:
             journal.append(StopRequested(at=1.0, by="x" * 77))
             count += 1
     except JournalError as error:
-        assert "EFBIG" in error.why and "ulimit" in error.mend, error
+        assert "EFBIG" in error.why and "ulimit" in error.fix, error
     assert journal.path.stat().st_size <= 1000
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     journal.append(StopRequested(at=2.0, by="after"))

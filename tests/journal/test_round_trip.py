@@ -90,7 +90,7 @@ def test_an_observers_exception_passes_and_its_event_is_written(tmp_path):
 
 
 def test_text_that_was_never_text_is_escaped_and_not_lost(tmp_path):
-    failure = Failure(kind="UserError", message="no file caf\udce9", log_tail=("\udcff",), pickled=b"\xff")
+    failure = Failure(kind="TaskError", message="no file caf\udce9", log_tail=("\udcff",), pickled=b"\xff")
     event = events.AttemptFailed(at=1.0, attempt=1, node=0, lo=0, hi=1, failure=failure)
     with Journal.create(tmp_path, "driver") as journal:
         journal.append(event)
@@ -102,7 +102,7 @@ def test_text_that_was_never_text_is_escaped_and_not_lost(tmp_path):
 
 def test_a_large_event_spans_the_readers_blocks(tmp_path):
     large = msgspec.structs.replace(call_event(1), ref=Ref("a" * 64, 900_000, bytes(900_000)))
-    blob = Failure(kind="UserError", message="m" * 3_000_000)
+    blob = Failure(kind="TaskError", message="m" * 3_000_000)
     failed = events.AttemptFailed(at=1.0, attempt=2, node=0, lo=0, hi=1, failure=blob)
     written = [large, failed, large, failed]
     with Journal.create(tmp_path, "driver") as journal:
@@ -125,7 +125,7 @@ def test_a_journal_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(JournalError) as caught:
         read(tmp_path / "none")
     assert "none" in caught.value.where
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_closed_journal_says_so(tmp_path):
@@ -165,7 +165,7 @@ def test_a_newer_vocabulary_names_both_versions_and_the_mend(tmp_path):
         assert f"version {events.VERSION + 1}" in caught.value.why
         assert f"version {events.VERSION}" in caught.value.why
         assert str(path) in caught.value.where
-        assert caught.value.mend == "pip install --upgrade hooke"
+        assert caught.value.fix == "pip install --upgrade hooke"
 
 
 def test_an_unknown_event_names_itself_and_both_versions(tmp_path):
@@ -178,7 +178,7 @@ def test_an_unknown_event_names_itself_and_both_versions(tmp_path):
         read(tmp_path)
     assert "moon_landed" in caught.value.what
     assert caught.value.why.count(f"{events.VERSION}") >= 2
-    assert caught.value.mend == "pip install --upgrade hooke"
+    assert caught.value.fix == "pip install --upgrade hooke"
 
 
 def test_a_field_that_is_new_is_passed_over(tmp_path):

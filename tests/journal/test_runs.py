@@ -7,7 +7,7 @@ import pytest
 
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock
-from hooke.journal.runs import RunsFolder
+from hooke.journal.run_folders import RunsFolder
 
 NAMES = [
     "wind-rose-20261125-120000-bbbb",
@@ -52,20 +52,20 @@ def test_an_ambiguous_prefix_lists_the_candidates(runs):
     with pytest.raises(UsageError) as caught:
         runs.find("delays-2026")
     assert "2 runs begin with 'delays-2026'" in caught.value.what
-    assert NAMES[1] in caught.value.mend
-    assert NAMES[2] in caught.value.mend
-    assert NAMES[3] not in caught.value.mend
+    assert NAMES[1] in caught.value.fix
+    assert NAMES[2] in caught.value.fix
+    assert NAMES[3] not in caught.value.fix
 
 
 def test_an_unknown_run_lists_near_ones_and_not_all_of_many(runs):
     with pytest.raises(UsageError) as caught:
         runs.find("delays-20261125-004622-x7k3")
-    assert NAMES[1] in caught.value.mend
+    assert NAMES[1] in caught.value.fix
     for number in range(40):
         runs.create(f"many-20261125-0000{number:02d}-aaaa")
     with pytest.raises(UsageError) as caught:
         runs.find("?")
-    assert "and 34 more" in caught.value.mend
+    assert "and 34 more" in caught.value.fix
 
 
 def test_no_runs_at_all(tmp_path):

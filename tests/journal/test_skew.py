@@ -2,7 +2,7 @@
 
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFinished, NodePlanned
-from hooke.journal.skew import skewed_items
+from hooke.journal.occupancy import skewed_items
 
 REF = Ref(digest="0" * 64, size=1)
 

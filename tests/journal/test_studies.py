@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from hooke.journal.events import Measured, PlainMeasured, RunFinished, RunStarted, StudyStarted
-from hooke.journal.runs import RunsFolder
-from hooke.journal.studies import find_studies, read_study
-from hooke.journal.view import RunView
+from hooke.journal.records import find_studies, read_study
+from hooke.journal.run_folders import RunsFolder
+from hooke.journal.run_view import RunView
 from hooke.journal.writer import Journal
 
 

@@ -6,13 +6,7 @@ from hypothesis import strategies as st
 from tests.journal.histories import any_event
 from tests.journal.played import History
 
-from hooke.journal.events import (
-    AttemptFinished,
-    AttemptStarted,
-    CapacityChanged,
-    Event,
-    RunStarted,
-)
+from hooke.journal.events import AttemptFinished, AttemptStarted, CapacityChanged, Event, RunStarted
 from hooke.journal.throughput import throughput
 
 

@@ -24,7 +24,7 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from hooke.journal.view import RunView
+from hooke.journal.run_view import RunView
 
 BEGUN = RunStarted(at=100.0, run="r", pipeline="p", entry="f.py:p", shown={"months": "12"}, place="local")
 
@@ -49,7 +49,7 @@ def finished(attempt, node=0, lo=0, hi=1, *, at, seconds=1.0, peak=None, expande
     )
 
 
-def failed(attempt, node=0, lo=0, hi=1, *, at, done=0, kind="UserError", **facts):
+def failed(attempt, node=0, lo=0, hi=1, *, at, done=0, kind="TaskError", **facts):
     failure = Failure(kind=kind, message="it broke", error_type="ValueError", **facts)
     kept = ref(attempt) if done else None
     return AttemptFailed(
@@ -432,7 +432,7 @@ def test_the_first_of_two_attempts_ends_both(winner, won):
 def test_the_failure_of_one_of_two_attempts_is_not_that_of_their_items(first):
     last = 5 - first
     broke = AttemptFailed(
-        at=121.0, attempt=first, node=0, lo=6, hi=10, failure=Failure(kind="UserError", message="no"), done=1
+        at=121.0, attempt=first, node=0, lo=6, hi=10, failure=Failure(kind="TaskError", message="no"), done=1
     )
     view = RunView.fold([*TWO_AT_ONCE, broke])
     assert counts(view, "f")["running"] == 4

@@ -234,7 +234,7 @@ def test_refusals_name_the_path_the_type_and_the_mend(tmp_path):
         fingerprint_value(rows, where="rows")
     assert refused.value.where == "rows.columns[3].lock"
     assert "_thread.lock" in str(refused.value)
-    assert "__hooke_key__" in refused.value.mend
+    assert "__hooke_key__" in refused.value.fix
 
 
 class Addressed:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import UsageError
-from hooke.load.arrivals import constant, poisson, recorded
+from hooke.loadtest.target import constant, poisson, recorded
 
 RATES = st.floats(1, 5000)
 SECONDS = st.floats(0.2, 5)

@@ -16,9 +16,9 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from hooke import UsageError, service
-from hooke.load.bodies import made_values
-from hooke.load.target import parse_target
-from hooke.project.benching.sent import Sent, made_for_file, made_for_url
+from hooke.loadtest.bodies import made_values
+from hooke.loadtest.requests import Sent, made_for_file, made_for_url
+from hooke.loadtest.target import parse_target
 from hooke.serving.payloads import methods_of
 from hooke.serving.service import service_of
 
@@ -111,7 +111,7 @@ def test_a_service_reads_what_is_made_from_its_annotations(method):
 def test_where_too_little_is_said_the_field_is_named_with_the_mend(name, said):
     with pytest.raises(UsageError, match=said) as caught:
         made_for_file(service_of(Unsaid), f"/{name}", seed=0)
-    assert "--data" in caught.value.mend
+    assert "--data" in caught.value.fix
 
 
 numbers = some.fixed_dictionaries(

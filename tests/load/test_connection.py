@@ -2,7 +2,7 @@
 
 import asyncio
 
-from hooke.load.connection import Connection
+from hooke.loadtest.generator import ClientConnection
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -39,7 +39,7 @@ def test_an_answer_that_nobody_asked_for_ends_it():
         async with await asyncio.start_server(answer_twice, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(keeper), "127.0.0.1", port
+                lambda: ClientConnection(keeper), "127.0.0.1", port
             )
             connection.send(7, b"GET / HTTP/1.1\r\n\r\n")
             await asyncio.wait_for(keeper.over.wait(), 10)

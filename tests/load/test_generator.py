@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from tests.load.servers import Known, serving
 
-from hooke.load.arrivals import constant, poisson
-from hooke.load.outcomes import Fate
-from hooke.load.process import Generator, outcomes_of
-from hooke.load.summary import summary_of
-from hooke.load.target import Target, request_bytes
-from hooke.load.wire import Goal
+from hooke.loadtest.generator_process import Generator, outcomes_of
+from hooke.loadtest.generator_protocol import Fate, Goal
+from hooke.loadtest.ladder import summary_of
+from hooke.loadtest.target import Target, constant, poisson, request_bytes
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(60)]
 

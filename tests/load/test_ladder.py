@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.load.ladder import Ladder, next_rate, safe_rate
-from hooke.load.summary import Verdict
+from hooke.loadtest.ladder import Ladder, LevelVerdict, next_rate, safe_rate
 
-HELD, BROKEN, UNCLEAR, LIMITED = Verdict.HELD, Verdict.BROKEN, Verdict.UNCLEAR, Verdict.LIMITED
+HELD, BROKEN, UNCLEAR, LIMITED = (
+    LevelVerdict.HELD,
+    LevelVerdict.BROKEN,
+    LevelVerdict.UNCLEAR,
+    LevelVerdict.LIMITED,
+)
 
 
 def climbed(ladder, judge):
@@ -32,7 +36,9 @@ def test_a_service_with_a_limit_is_found_within_a_tenth(first, limit):
 
 
 @settings(max_examples=40)
-@given(first=st.floats(1, 2000), verdicts=st.lists(st.sampled_from(list(Verdict)), min_size=60, max_size=60))
+@given(
+    first=st.floats(1, 2000), verdicts=st.lists(st.sampled_from(list(LevelVerdict)), min_size=60, max_size=60)
+)
 def test_whatever_the_levels_say_it_ends_and_the_safe_rate_was_held(first, verdicts):
     seen = climbed(Ladder(first=first), lambda _, at: verdicts[at])
     safe = safe_rate(seen)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hooke import UsageError
-from hooke.load.arrivals import constant
-from hooke.project.benching.payload import arrivals_of, bodies_of
+from hooke.loadtest.requests import arrivals_of, bodies_of
+from hooke.loadtest.target import constant
 
 TRACE = Path(__file__).parent / "data" / "azure_llm_2023_code.csv"
 

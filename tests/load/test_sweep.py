@@ -6,15 +6,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from hooke import UsageError
-from hooke.journal.studies import read_study
-from hooke.load.ladder import SafeRate
-from hooke.load.target import parse_target
-from hooke.project.benching.order import BenchOrder
-from hooke.project.benching.result import BenchResult
-from hooke.project.benching.served import ServedFile
-from hooke.project.benching.sweep import About, Varied, sweep
-from hooke.project.benching.text import compared
-from hooke.project.curves import curve_of
+from hooke.journal.records import read_study
+from hooke.loadtest.ladder import SafeRate
+from hooke.loadtest.load_report import compared
+from hooke.loadtest.load_result import BenchOrder, BenchResult
+from hooke.loadtest.served import ServedFile
+from hooke.loadtest.sweep import About, Varied, sweep
+from hooke.loadtest.target import parse_target
+from hooke.planning.curves import curve_of
 from hooke.project.folder import Project
 from hooke.serving.slo import Slo
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import UsageError
-from hooke.load.target import Target, parse_target, request_bytes
+from hooke.loadtest.target import Target, parse_target, request_bytes
 
 
 @pytest.mark.parametrize(

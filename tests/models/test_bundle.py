@@ -7,10 +7,10 @@ from blake3 import blake3
 
 from hooke.base.errors import CorruptObject, HookeError, UntrustedModel
 from hooke.models.bundle import MANIFEST, check_files, decode, seal, size_of
-from hooke.models.format import FORMATS, Terms, format_of
+from hooke.models.format import FORMATS, LoadOptions, format_of
 from hooke.models.formats.pickled import PickleFormat
-from hooke.models.known import KnownModels
 from hooke.models.pyfunc import PlainModel
+from hooke.registry.project_registry import KnownModels
 
 
 @pytest.fixture
@@ -86,16 +86,16 @@ class Doubles:
 
 def test_a_pickle_is_read_only_if_it_is_known(tmp_path):
     format = PickleFormat()
-    saved = format.save(Doubles(), tmp_path, Terms(label="m"))
+    saved = format.save(Doubles(), tmp_path, LoadOptions(label="m"))
     assert saved.flavors == {}, "plain MLflow would not ask"
-    assert format.load(tmp_path, {}, Terms(label="m:1", known=True)).predict([3]) == [6]
+    assert format.load(tmp_path, {}, LoadOptions(label="m:1", known=True)).predict([3]) == [6]
     with pytest.raises(UntrustedModel, match="m:1 is a pickle that this project does not know") as refused:
-        format.load(tmp_path, {}, Terms(label="m:1"))
+        format.load(tmp_path, {}, LoadOptions(label="m:1"))
     assert refused.value.next == "hooke models trust m:1"
 
 
 def test_plain_mlflow_is_not_led_to_a_pickle(tmp_path):
-    PickleFormat().save(Doubles(), tmp_path, Terms(label="m"))
+    PickleFormat().save(Doubles(), tmp_path, LoadOptions(label="m"))
     seal(tmp_path, format="pickle", details={}, code="", libraries={})
     with pytest.raises(UntrustedModel, match="is a pickle that this project does not know"):
         PlainModel(tmp_path)
@@ -103,7 +103,7 @@ def test_plain_mlflow_is_not_led_to_a_pickle(tmp_path):
 
 def test_what_cannot_be_pickled_is_said(tmp_path):
     with pytest.raises(HookeError, match="m cannot be pickled"):
-        PickleFormat().save((each for each in ()), tmp_path, Terms(label="m"))
+        PickleFormat().save((each for each in ()), tmp_path, LoadOptions(label="m"))
 
 
 def test_a_digest_is_known_once_it_was_added(tmp_path):

@@ -9,15 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.models.election import Aim, elect, holder_of, not_better, parse_aim, settling
-from hooke.models.registry import METRICS, WANTS, Version
+from hooke.models.registry_protocol import (
+    METRICS,
+    WANTS,
+    Aim,
+    RegisteredVersion,
+    elect,
+    holder_of,
+    not_better,
+    parse_aim,
+    settling,
+)
 
 
-def version(number: int, auc: float | None, *, wants: bool = True, aliases=(), at: float = 1000.0) -> Version:
+def version(
+    number: int, auc: float | None, *, wants: bool = True, aliases=(), at: float = 1000.0
+) -> RegisteredVersion:
     tags = ({WANTS: "champion"} if wants else {}) | (
         {METRICS: json.dumps({"auc": auc})} if auc is not None else {}
     )
-    return Version(name="m", number=number, tags=tags, aliases=aliases, created_at=at)
+    return RegisteredVersion(name="m", number=number, tags=tags, aliases=aliases, created_at=at)
 
 
 class Shelf:
@@ -27,7 +38,7 @@ class Shelf:
         self.values = {} if holder is None else {1: holder}
         self.holder = 1 if self.values else None
 
-    def versions(self) -> list[Version]:
+    def versions(self) -> list[RegisteredVersion]:
         return [
             version(number, value, wants=number > 1, aliases=("champion",) if number == self.holder else ())
             for number, value in sorted(self.values.items(), reverse=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hooke.base.errors import HookeError, UntrustedModel, UsageError
-from hooke.models.format import FORMATS, Terms, format_of
+from hooke.models.format import FORMATS, LoadOptions, format_of
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -14,11 +14,11 @@ ROWS = np.random.default_rng(0).random((60, 3))
 LATE = (ROWS[:, 0] > 0.5).astype(int)
 
 
-def known(**more) -> Terms:
-    return Terms(label="m:1", known=True, **more)
+def known(**more) -> LoadOptions:
+    return LoadOptions(label="m:1", known=True, **more)
 
 
-def round_trip(model, folder, *, save=Terms(label="m"), load=known()):
+def round_trip(model, folder, *, save=LoadOptions(label="m"), load=known()):
     format = FORMATS.load(format_of(model))()
     saved = format.save(model, folder, save)
     return format.load(folder, saved.details, load), saved
@@ -46,8 +46,8 @@ class TestSkops:
 
         made = RandomForestClassifier(2, random_state=0).fit(ROWS, LATE)
         with pytest.raises(UntrustedModel, match=r"m:1 .* not trusted: sklearn.tree._tree.Tree"):
-            round_trip(made, tmp_path, load=Terms(label="m:1"))
-        trusted = Terms(label="m:1", trust=("sklearn.tree._tree.Tree",))
+            round_trip(made, tmp_path, load=LoadOptions(label="m:1"))
+        trusted = LoadOptions(label="m:1", trust=("sklearn.tree._tree.Tree",))
         read, _ = round_trip(made, tmp_path, load=trusted)
         assert np.array_equal(read.predict(ROWS), made.predict(ROWS))
 
@@ -55,8 +55,8 @@ class TestSkops:
         name = f"{Threshold.__module__}.Threshold"
         with pytest.raises(UntrustedModel, match=f"not trusted: {name}") as refused:
             round_trip(threshold()(), tmp_path)
-        assert f"trust=['{name}']" in refused.value.mend
-        read, _ = round_trip(threshold()(0.25), tmp_path, save=Terms(label="m", trust=(name,)))
+        assert f"trust=['{name}']" in refused.value.fix
+        read, _ = round_trip(threshold()(0.25), tmp_path, save=LoadOptions(label="m", trust=(name,)))
         assert read.level == 0.25
 
 
@@ -143,13 +143,13 @@ class TestSafetensors:
 
         made = hiding(5)
         format = FORMATS.load("safetensors")()
-        saved = format.save(made, tmp_path, Terms(label="m"))
+        saved = format.save(made, tmp_path, LoadOptions(label="m"))
         assert "takes 'width', which is no plain attribute" in saved.notes[0]
         assert "into=" in saved.notes[0]
         assert saved.flavors == {}
         with pytest.raises(HookeError, match="m:1 has weights alone") as refused:
             format.load(tmp_path, saved.details, known())
-        assert "into=Net(...)" in refused.value.mend
+        assert "into=Net(...)" in refused.value.fix
         read = format.load(tmp_path, saved.details, known(into=hiding(5)))
         assert torch.equal(read(torch.ones(2, 3)), made(torch.ones(2, 3)))
         with pytest.raises(HookeError, match="the weights of m:1 do not fit"):
@@ -162,7 +162,7 @@ class TestSafetensors:
         import torch
 
         format = FORMATS.load("safetensors")()
-        format.save(torch.nn.Linear(1, 1), tmp_path, Terms(label="m"))
+        format.save(torch.nn.Linear(1, 1), tmp_path, LoadOptions(label="m"))
         recipe = {"class": named, "arguments": {}}
         with pytest.raises(HookeError, match="the module of m:1 cannot be made"):
             format.load(tmp_path, {"recipe": recipe, "why": ""}, known())
@@ -171,15 +171,15 @@ class TestSafetensors:
         import torch
 
         format = FORMATS.load("safetensors")()
-        saved = format.save(torch.nn.Sequential(torch.nn.Linear(1, 1)), tmp_path, Terms(label="m"))
-        read = format.load(tmp_path, saved.details, Terms(label="m:1"))
+        saved = format.save(torch.nn.Sequential(torch.nn.Linear(1, 1)), tmp_path, LoadOptions(label="m"))
+        read = format.load(tmp_path, saved.details, LoadOptions(label="m:1"))
         assert isinstance(read[0], torch.nn.Linear)
         recipe = {
             "class": "torch.nn.modules.container:Sequential",
             "children": [["0", {"class": "this:Zen", "arguments": {}}]],
         }
         with pytest.raises(UntrustedModel, match="modules that are not imported here: this"):
-            format.load(tmp_path, {"recipe": recipe, "why": ""}, Terms(label="m:1"))
+            format.load(tmp_path, {"recipe": recipe, "why": ""}, LoadOptions(label="m:1"))
         assert "this" not in sys.modules
 
     def test_rows_get_the_type_of_the_weights(self):

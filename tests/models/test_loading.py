@@ -11,14 +11,13 @@ import pytest
 import hooke
 from hooke.base.errors import CorruptObject, HookeError, UntrustedModel, UsageError
 from hooke.models.bundle import seal
-from hooke.models.format import Terms
+from hooke.models.format import LoadOptions
 from hooke.models.formats.pickled import PickleFormat
-from hooke.models.registry import DIGEST, Version
+from hooke.models.registry_protocol import DIGEST, RegisteredVersion
 from hooke.project.folder import Project
-from hooke.project.loaded_models import load_version
-from hooke.project.model_source import code_of
-from hooke.project.registry import models_of, registry_uri
-from hooke.tracking.current import MUTED, logging_into
+from hooke.registry.loaded_models import code_of, load_version
+from hooke.registry.project_registry import models_of, registry_uri
+from hooke.tracking.tracker import MUTED, logging_into
 
 
 @pytest.fixture
@@ -28,17 +27,17 @@ def project(tmp_path, monkeypatch) -> Project:
     return Project.find(tmp_path)
 
 
-def kept(project: Project, model: object, *, known: bool = True) -> Version:
+def kept(project: Project, model: object, *, known: bool = True) -> RegisteredVersion:
     """A pickle in the project's copies, as `register` leaves it."""
     models = models_of(project)
     folder = models.folder / "new"
     folder.mkdir(parents=True)
-    PickleFormat().save(model, folder, Terms(label="m"))
+    PickleFormat().save(model, folder, LoadOptions(label="m"))
     digest, _ = seal(folder, format="pickle", details={}, code=code_of(model), libraries={})
     folder.rename(models.copy(digest))
     if known:
         models.known.add(digest, "a test")
-    return Version(name="m", number=1, tags={DIGEST: digest})
+    return RegisteredVersion(name="m", number=1, tags={DIGEST: digest})
 
 
 def test_a_known_pickle_is_read_and_another_is_not(project):
@@ -52,19 +51,19 @@ def test_a_copy_without_its_manifest_is_said(project):
     (models_of(project).copy(version.digest) / "hooke.json").unlink()
     with pytest.raises(CorruptObject, match="has no manifest") as refused:
         load_version(project, version)
-    assert "remove it" in refused.value.mend
+    assert "remove it" in refused.value.fix
 
 
 @pytest.mark.parametrize("digest", ["../../etc", "a" * 63, "A" * 64, "a" * 63 + "/"])
 def test_a_tag_that_is_no_digest_names_no_folder(project, digest):
     with pytest.raises(CorruptObject, match="the digest of m:1 is none"):
-        load_version(project, Version(name="m", number=1, tags={DIGEST: digest}))
+        load_version(project, RegisteredVersion(name="m", number=1, tags={DIGEST: digest}))
 
 
 def test_what_others_registered_is_left_to_mlflow(project):
     with pytest.raises(HookeError, match="was not registered by Hooke") as refused:
-        load_version(project, Version(name="m", number=1))
-    assert "mlflow.pyfunc.load_model('models:/m/1')" in refused.value.mend
+        load_version(project, RegisteredVersion(name="m", number=1))
+    assert "mlflow.pyfunc.load_model('models:/m/1')" in refused.value.fix
 
 
 def test_weights_go_into_modules_alone(project):
@@ -146,7 +145,7 @@ import hooke
 try:
     hooke.register({"a": 1}, "m", format="skops")
 except hooke.MissingExtra as error:
-    print(error.what, "|", error.mend)
+    print(error.what, "|", error.fix)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True

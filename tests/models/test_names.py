@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.errors import UsageError
-from hooke.models.names import Wanted, check_alias, check_name, parse_wanted
+from hooke.models.registry_protocol import VersionQuery, check_alias, check_name, parse_wanted
 
 
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("flights", Wanted(name="flights")),
-        ("flights@champion", Wanted(name="flights", alias="champion")),
-        ("late-flights.v2:3", Wanted(name="late-flights.v2", number=3)),
+        ("flights", VersionQuery(name="flights")),
+        ("flights@champion", VersionQuery(name="flights", alias="champion")),
+        ("late-flights.v2:3", VersionQuery(name="late-flights.v2", number=3)),
     ],
 )
 def test_the_three_forms(text, meant):

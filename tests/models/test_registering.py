@@ -66,7 +66,7 @@ for name in ("flights@champ", "flight", "flights:9"):
     try:
         hooke.load_model(name)
     except hooke.UsageError as error:
-        print(error.what, "|", error.mend)
+        print(error.what, "|", error.fix)
 """,
         name="load.py",
     )

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from hooke.base.errors import HookeError, MissingObject, UsageError
-from hooke.models.names import parse_wanted
 from hooke.models.registries.rest import RestRegistry
 from hooke.models.registries.sqlite import SqliteRegistry
-from hooke.models.registry import Version, find
+from hooke.models.registry_protocol import RegisteredVersion, find, parse_wanted
 
 
-def nowhere(version: Version, file: str, target: Path) -> None:
+def nowhere(version: RegisteredVersion, file: str, target: Path) -> None:
     raise AssertionError(f"{version.location} is here")
 
 
@@ -70,7 +69,7 @@ def test_where_nothing_was_registered_there_is_nothing(tmp_path):
     assert (registry.names(), registry.versions("a")) == ([], [])
     with pytest.raises(UsageError, match="no model is called 'a'") as refused:
         find(registry, parse_wanted("a"))
-    assert "none is registered yet" in refused.value.mend
+    assert "none is registered yet" in refused.value.fix
 
 
 def test_a_file_that_is_no_database_is_said(tmp_path):
@@ -82,7 +81,7 @@ def test_a_file_that_is_no_database_is_said(tmp_path):
 def test_files_that_went_are_said_by_name(tmp_path):
     registry = SqliteRegistry(tmp_path / "mlflow.db", elsewhere=nowhere)
     for location in (str(tmp_path / "gone"), f"file://{tmp_path}/gone"):
-        version = Version(name="flights", number=1, location=location)
+        version = RegisteredVersion(name="flights", number=1, location=location)
         with pytest.raises(MissingObject, match="its file model.pkl is not there"):
             registry.fetch(version, "model.pkl", tmp_path / "target")
 
@@ -161,7 +160,7 @@ def filled(uri: str, folder: Path) -> None:
 
 
 def same_answers(uri: str, ours, folder: Path) -> None:
-    from hooke.models.registries.mlflow import MlflowRegistry
+    from hooke.models.registries.mlflow_client import MlflowRegistry
 
     filled(uri, folder)
     theirs = MlflowRegistry(uri)

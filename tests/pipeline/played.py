@@ -14,7 +14,7 @@ from hooke.journal.events import (
     ItemsFound,
     MapExpanded,
 )
-from hooke.pipeline.effects import Effect, Looked, Lookup, Plan, Submit
+from hooke.pipeline.node_state import Effect, LookedUp, Lookup, NodePlan, Submit
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.trace import trace
@@ -31,12 +31,14 @@ class Played:
         *args: Any,
         slots: int = 2,
         cpus: float | None = None,
-        plans: dict[str, Plan] | None = None,
+        plans: dict[str, NodePlan] | None = None,
         stored: Callable[[int], list[Event]] = lambda node: [],
     ) -> None:
         self.graph = trace(pipeline, args)
         named = plans or {}
-        self.state = RunState(self.graph, [named.get(n.task.name, Plan()) for n in self.graph.nodes], seed=1)
+        self.state = RunState(
+            self.graph, [named.get(n.task.name, NodePlan()) for n in self.graph.nodes], seed=1
+        )
         self.stored = stored
         self.now = 0.0
         self.lookups: list[int] = []
@@ -47,7 +49,7 @@ class Played:
     def capacity(self, slots: int, cpus: float | None = None, memory: int | None = None) -> None:
         self.tell(CapacityChanged(slots=slots, cpus=float(slots) if cpus is None else cpus, memory=memory))
 
-    def tell(self, *events: Event | Looked) -> None:
+    def tell(self, *events: Event | LookedUp) -> None:
         for event in events:
             self.state.apply(event)
 
@@ -58,7 +60,7 @@ class Played:
             for effect in effects:
                 if isinstance(effect, Lookup):
                     self.lookups.append(effect.node)
-                    self.tell(*self.stored(effect.node), Looked(effect.node))
+                    self.tell(*self.stored(effect.node), LookedUp(effect.node))
                 elif isinstance(effect, Submit):
                     new.append(effect)
                 else:
@@ -79,7 +81,7 @@ class Played:
         self.finish(submit)
         self.tell(MapExpanded(node=submit.node, items=items))
 
-    def fail(self, submit: Submit, kind: str = "UserError", *, done: int = 0, **facts: Any) -> None:
+    def fail(self, submit: Submit, kind: str = "TaskError", *, done: int = 0, **facts: Any) -> None:
         where = {"attempt": submit.attempt, "node": submit.node, "lo": submit.lo, "hi": submit.hi}
         failure = Failure(kind=kind, message="no", **facts)
         self.tell(AttemptFailed(at=self.now, failure=failure, done=done, ref=REF if done else None, **where))

@@ -2,7 +2,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hooke.base.intervals import IntervalSet
-from hooke.pipeline.chunks import CHUNKS_PER_SLOT, GROWTH, LEAST_S, LOOK_AHEAD, TARGET_S, ChunkSizer
+from hooke.pipeline.node_state import CHUNKS_PER_SLOT, GROWTH, LEAST_CHUNK_S, LOOK_AHEAD, TARGET_S, ChunkSizer
 
 MEASURED = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 100)), max_size=20)
 
@@ -21,7 +21,7 @@ def test_a_chunk_is_never_empty_nor_more_than_is_left_nor_grown_too_fast(measure
         assert size <= GROWTH * max(items for items, _ in measured)
         mean_s = sum(seconds for _, seconds in measured) / sum(items for items, _ in measured)
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
-        assert size <= fair or size * mean_s <= LEAST_S * 1.001
+        assert size <= fair or size * mean_s <= LEAST_CHUNK_S * 1.001
 
 
 @given(st.floats(1e-6, 10), st.integers(1, 1000))

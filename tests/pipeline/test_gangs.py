@@ -7,8 +7,8 @@ from tests.pipeline.played import Played
 
 from hooke.base.errors import UsageError
 from hooke.journal.events import RetryPlanned
-from hooke.pipeline.effects import Plan
 from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.run_state import SKIPS_BEFORE_RESERVING
 from hooke.pipeline.task import task
@@ -50,7 +50,7 @@ def _same(x):
 
 
 def gang(ranks, **more):
-    return Plan(ranks=ranks, **more)
+    return NodePlan(ranks=ranks, **more)
 
 
 def test_two_gangs_of_three_run_one_after_the_other_on_four_slots():
@@ -85,7 +85,7 @@ def test_what_ran_out_of_memory_grows_as_far_as_all_ranks_have_room():
 
 
 def test_a_gang_is_passed_a_bounded_number_of_times():
-    played = Played(gang_and_map, 1000, slots=4, plans={"train": gang(4), "one": Plan(timeout_s=1e6)})
+    played = Played(gang_and_map, 1000, slots=4, plans={"train": gang(4), "one": NodePlan(timeout_s=1e6)})
     played.capacity(3)
     running = played.decide()  # too small for the gang
     played.capacity(4)
@@ -102,7 +102,7 @@ def test_a_gang_is_passed_a_bounded_number_of_times():
 
 
 def test_a_gang_wider_than_the_place_is_now_keeps_nobody_from_it():
-    played = Played(gang_and_map, 60, slots=2, plans={"train": gang(3), "one": Plan(timeout_s=1e6)})
+    played = Played(gang_and_map, 60, slots=2, plans={"train": gang(3), "one": NodePlan(timeout_s=1e6)})
     assert {submit.node for submit in played.play_on()} == {1}
     played.capacity(3)
     assert [submit.node for submit in played.decide()] == [0]
@@ -155,7 +155,7 @@ def test_a_gang_runs_again_as_a_whole():
     order=st.randoms(use_true_random=False),
 )
 def test_no_gang_begins_in_part_and_all_end(widths, slots, order):
-    plans = {f"gang{width}": Plan(ranks=width) for width in widths}
+    plans = {f"gang{width}": NodePlan(ranks=width) for width in widths}
     played = Played(gangs_of, widths, slots=slots, plans=plans)
     running = played.decide()
     seen = list(running)

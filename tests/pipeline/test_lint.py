@@ -1,4 +1,4 @@
-"""The body's lint: finds what no promise can catch, names line and mend, and leaves plain values alone."""
+"""The body's lint: finds what no promise can catch, names line and fix, and leaves plain values alone."""
 
 import itertools
 import re
@@ -118,7 +118,7 @@ FOUND = {
 def test_found_once(body):
     (finding,) = findings(body)
     assert finding.why
-    assert finding.mend
+    assert finding.fix
     assert 2 <= finding.line <= 2 + body.count("\n")
 
 
@@ -202,11 +202,11 @@ class TestMessages:
             f"  where: {file}:{first + 3}: if model is None:\n"
             "  why: `is` sees the promise that stands for `model`, and always answers the same; "
             f"also {file}:{first + 5}: it asks type() about a task's result, which does not exist yet\n"
-            "  mend: test it inside the task that uses it"
+            "  fix: test it inside the task that uses it"
         )
 
     @pytest.mark.parametrize(
-        ("body", "what", "mend"),
+        ("body", "what", "fix"),
         [
             (FOUND["isinstance"], "asks isinstance() about a task's result", "ask inside the task"),
             (FOUND["a match on it"], "matches a task's result", "put the `match` inside a task"),
@@ -221,10 +221,10 @@ class TestMessages:
         ],
         ids=range(6),
     )
-    def test_each_rule(self, body, what, mend):
+    def test_each_rule(self, body, what, fix):
         (finding,) = findings(body)
         assert what in finding.what
-        assert mend in finding.mend
+        assert fix in finding.fix
 
     def test_long_expressions_are_not_repeated(self):
         (finding,) = findings("fit({'a': [rows, rows, rows, rows], 'b': [depth, depth]}) is None")

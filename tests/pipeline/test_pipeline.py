@@ -125,10 +125,10 @@ class TestDeclarations:
         exec(f"def flow({form.format(name)}): pass", space)
         with pytest.raises(UsageError, match=f"pipeline 'flow' has the parameter '{name}'") as caught:
             pipeline(space["flow"])
-        assert f"rename it, as in {name}_" in caught.value.mend
+        assert f"rename it, as in {name}_" in caught.value.fix
         assert (
             "reserved are on, workers, wait, progress, deadline, budget, catalog, allow_mismatch"
-            in caught.value.mend
+            in caught.value.fix
         )
 
     def test_names_of_measure_are_free(self):
@@ -155,7 +155,7 @@ class TestDeclarations:
     def test_lambdas_without_a_name(self):
         with pytest.raises(UsageError, match="without a usable name") as caught:
             pipeline(lambda: 1)
-        assert "pipeline(name=" in caught.value.mend
+        assert "pipeline(name=" in caught.value.fix
 
     @pytest.mark.parametrize("name", ["", "a b", "a/b", 3])
     def test_names(self, name):

@@ -17,8 +17,7 @@ import numpy
 import pytest
 
 from hooke import TraceError, pipeline, task
-from hooke.pipeline.promise import MapPromise, Promise
-from hooke.pipeline.refused import REFUSED
+from hooke.pipeline.promise import REFUSED, MapPromise, Promise
 from hooke.pipeline.trace import trace
 
 
@@ -207,17 +206,17 @@ def test_what_needs_the_value_says_task_line_and_mend(operation):
     assert error.what.endswith("which does not exist yet")
     assert "test_promise.py:" in error.where
     assert "'score' was called at" in error.why
-    assert error.mend
+    assert error.fix
 
 
 def test_every_refused_method_is_tried():
     def body():
         promise = score()
-        for method, (needs, mend) in REFUSED.items():
+        for method, (needs, fix) in REFUSED.items():
             with pytest.raises(TraceError) as caught:
                 getattr(Promise, method)(promise, None)
             assert needs in caught.value.what
-            assert mend == caught.value.mend
+            assert fix == caught.value.fix
 
     traced(body)
 
@@ -239,7 +238,7 @@ def test_the_whole_message():
         f"  where: {file}:{line}: if result > 0:  # this is the line that is shown\n"
         "  why: a pipeline's body is run once, before its tasks, to draw the graph; "
         f"'score' was called at {file}:{line - 1}\n"
-        "  mend: put it inside a task, or use .map to do it for each item of a list"
+        "  fix: put it inside a task, or use .map to do it for each item of a list"
     )
 
 
@@ -355,7 +354,7 @@ class TestParts:
 
         with pytest.raises(TraceError, match="the items of the result of task 'listed'") as caught:
             traced(body)
-        assert "-> tuple[A, B]" in caught.value.mend
+        assert "-> tuple[A, B]" in caught.value.fix
 
     def test_a_part_beyond_the_annotation_has_no_shape(self):
         def body():
@@ -414,7 +413,7 @@ class TestMaps:
     def test_a_list_has_no_keys(self):
         with pytest.raises(TraceError, match="the item 'a'") as caught:
             traced(lambda_body("score.map(range(3))['a']"))
-        assert "whole number" in caught.value.mend
+        assert "whole number" in caught.value.fix
 
     @pytest.mark.parametrize("operation", ["len(x)", "bool(x)", "list(x)", "reversed(x)", "[*x]", "1 in x"])
     def test_dynamic_maps_are_not(self, operation):
@@ -424,7 +423,7 @@ class TestMaps:
     def test_dynamic_maps_say_what_to_do(self):
         with pytest.raises(TraceError) as caught:
             traced(lambda_body("len(score.map(listed()))"))
-        assert "is itself a result: hand the whole map to a task" in caught.value.mend
+        assert "is itself a result: hand the whole map to a task" in caught.value.fix
 
     def test_parts_of_dynamic_maps(self):
         def body():
@@ -438,7 +437,7 @@ class TestMaps:
         for operation in ("x + [1]", "[1] + x", "x + x"):
             with pytest.raises(TraceError, match=r"arithmetic \(\+\)") as caught:
                 traced(lambda_body(f"(lambda x: {operation})(score.map([1]))"))
-            assert "[*one, *other]" in caught.value.mend
+            assert "[*one, *other]" in caught.value.fix
 
     def test_repr(self):
         def body():

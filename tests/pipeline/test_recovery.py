@@ -18,7 +18,7 @@ from hooke.pipeline.recovery import Recovered, recover
 
 A, B = Ref("a" * 64, 1, b"a"), Ref("b" * 64, 1, b"b")
 STARTED = RunStarted(run="r", pipeline="p", entry="e")
-NO = Failure(kind="UserError", message="no")
+NO = Failure(kind="TaskError", message="no")
 
 
 def planned(node=0, key="k", items=10):

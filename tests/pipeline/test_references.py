@@ -5,7 +5,7 @@ import pytest
 from hooke.base.errors import MissingObject
 from hooke.base.ref import Ref
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.references import Element, Items, Value, pack, parts_of, resolve, unpack
+from hooke.pipeline.references import Element, StoredItems, StoredValue, pack, parts_of, resolve, unpack
 from hooke.pipeline.task import task
 from hooke.pipeline.trace import trace
 from hooke.store.store import Store
@@ -23,18 +23,18 @@ def one(x):
 
 def test_each_kind_of_reference_resolves(store):
     whole, numbers = store.put({"a": [1, {"b": 2}]}), store.put([10, 11, 12, (13, "x")])
-    assert resolve(Value(whole), store) == {"a": [1, {"b": 2}]}
-    assert resolve(Value(whole, ("a", 1, "b")), store) == 2
+    assert resolve(StoredValue(whole), store) == {"a": [1, {"b": 2}]}
+    assert resolve(StoredValue(whole, ("a", 1, "b")), store) == 2
     assert resolve(Element(numbers, 2), store) == 12
     assert resolve(Element(numbers, 3, (1,)), store) == "x"
-    assert resolve(Items(((numbers, 2, 1), (numbers, 0, 2))), store) == [12, 10, 11]
-    assert resolve(Items(((numbers, 0, 4),), (slice(1, 3),)), store) == [11, 12]
-    assert resolve(Items(()), store) == []
+    assert resolve(StoredItems(((numbers, 2, 1), (numbers, 0, 2))), store) == [12, 10, 11]
+    assert resolve(StoredItems(((numbers, 0, 4),), (slice(1, 3),)), store) == [11, 12]
+    assert resolve(StoredItems(()), store) == []
 
 
 def test_a_gone_object_is_said_to_be_missing(store):
     with pytest.raises(MissingObject):
-        resolve(Value(Ref("0" * 64, 10**6)), store)
+        resolve(StoredValue(Ref("0" * 64, 10**6)), store)
 
 
 def test_promises_are_replaced_wherever_they_are_nested(store):
@@ -49,7 +49,7 @@ def test_promises_are_replaced_wherever_they_are_nested(store):
 
     def refer(promise):
         asked.append((promise.node, tuple(promise.path)))
-        return Value(ref, tuple(promise.path))
+        return StoredValue(ref, tuple(promise.path))
 
     data = pack(graph.output, refer)
     assert unpack(data, store) == {"list": [{"part": 7}, 7], "tuple": ({"part": 7},), 5: "plain"}
@@ -58,7 +58,7 @@ def test_promises_are_replaced_wherever_they_are_nested(store):
 
 def test_references_inside_values_are_resolved_too(store):
     ref = store.put("large")
-    assert unpack(pack([Value(ref), 1], lambda _: None), store) == ["large", 1]
+    assert unpack(pack([StoredValue(ref), 1], lambda _: None), store) == ["large", 1]
 
 
 def test_lambdas_and_classes_of_main_travel(store):

@@ -4,7 +4,7 @@ import pytest
 from tests.pipeline.played import REF, Played, found, pieces
 
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, RetryPlanned, StopRequested
-from hooke.pipeline.effects import Abandon, Finish, Looked, Plan
+from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.run_state import HELD_RETRY_S, SKIPS_BEFORE_RESERVING
 from hooke.pipeline.task import task
@@ -193,7 +193,8 @@ def test_nothing_starts_without_capacity_and_all_goes_on_when_it_is_back():
 
 
 @pytest.mark.parametrize(
-    ("plan", "at_once"), [(Plan(cpus=2), 2), (Plan(cpus=4), 1), (Plan(cpus=99), 1), (Plan(cpus=0.5), 4)]
+    ("plan", "at_once"),
+    [(NodePlan(cpus=2), 2), (NodePlan(cpus=4), 1), (NodePlan(cpus=99), 1), (NodePlan(cpus=0.5), 4)],
 )
 def test_cpus_are_shared_and_what_asks_for_more_than_there_is_runs_alone(plan, at_once):
     run = Played(mapped, 10, slots=4, cpus=4, plans={"one": plan})
@@ -201,7 +202,7 @@ def test_cpus_are_shared_and_what_asks_for_more_than_there_is_runs_alone(plan, a
 
 
 def test_memory_is_shared():
-    run = Played(mapped, 10, plans={"one": Plan(memory=600)})
+    run = Played(mapped, 10, plans={"one": NodePlan(memory=600)})
     run.capacity(4, memory=1000)
     assert len(run.decide()) == 1
 
@@ -211,7 +212,7 @@ def test_a_wide_task_is_not_passed_for_ever():
     def crowded(items):
         return [wide(two(0)), one.map(range(items))]
 
-    run = Played(crowded, 1000, slots=4, plans={"wide": Plan(cpus=4), "one": Plan(timeout_s=1e9)})
+    run = Played(crowded, 1000, slots=4, plans={"wide": NodePlan(cpus=4), "one": NodePlan(timeout_s=1e9)})
     waiting = run.decide()
     assert sorted(submit.node for submit in waiting) == [0, 2, 2, 2]
     waiting.sort(key=lambda submit: submit.node)
@@ -228,7 +229,7 @@ def test_a_wide_task_leaves_the_rest_of_the_place_to_others_at_first():
     def crowded(items):
         return [wide(two(0)), one.map(range(items))]
 
-    run = Played(crowded, 1000, slots=4, plans={"wide": Plan(cpus=4), "one": Plan(timeout_s=1e9)})
+    run = Played(crowded, 1000, slots=4, plans={"wide": NodePlan(cpus=4), "one": NodePlan(timeout_s=1e9)})
     first = next(submit for submit in run.decide() if submit.node == 0)
     run.finish(first)
     assert [submit.node for submit in run.decide()] == [2]
@@ -239,7 +240,7 @@ def test_a_wide_task_leaves_the_rest_of_the_place_to_others_at_first():
 
 def test_the_longest_items_go_first_where_durations_are_known():
     expected = {0: 0.1, 1: 9.0, 2: 0.001, 3: 3.0}
-    run = Played(mapped, 5, slots=1, plans={"one": Plan(expected_s=expected)})
+    run = Played(mapped, 5, slots=1, plans={"one": NodePlan(expected_s=expected)})
     assert [lo for node, lo, _ in pieces(run.play_on()) if node == 0] == [1, 3, 0, 2, 4]
 
 
@@ -253,7 +254,7 @@ def test_chunks_grow_with_what_was_measured():
 
 
 def test_items_with_a_timeout_go_one_by_one():
-    run = Played(mapped, 20, plans={"one": Plan(timeout_s=5)})
+    run = Played(mapped, 20, plans={"one": NodePlan(timeout_s=5)})
     assert {hi - lo for node, lo, hi in pieces(run.play_on(seconds=0.00001)) if node == 0} == {1}
 
 
@@ -273,7 +274,7 @@ def test_a_failure_without_retries_ends_the_run_when_what_runs_has_ended():
 
 
 def test_a_failed_run_waits_for_nothing_but_what_runs():
-    run = Played(mapped, 3, slots=3, plans={"one": Plan(retries=1)})
+    run = Played(mapped, 3, slots=3, plans={"one": NodePlan(retries=1)})
     retried, fatal, _running = run.decide()
     run.fail(retried)
     run.fail(fatal, retryable=False)
@@ -283,7 +284,7 @@ def test_a_failed_run_waits_for_nothing_but_what_runs():
 
 
 def test_retries_are_spent_and_no_more():
-    run = Played(chain, plans={"one": Plan(retries=2)})
+    run = Played(chain, plans={"one": NodePlan(retries=2)})
     for number in (1, 2, 3):
         (submit,) = run.decide()
         assert submit.number == number
@@ -295,7 +296,7 @@ def test_retries_are_spent_and_no_more():
 
 
 def test_a_retry_waits_for_its_time():
-    run = Played(chain, plans={"one": Plan(retries=1)})
+    run = Played(chain, plans={"one": NodePlan(retries=1)})
     run.fail(*run.decide(), delay_s=30.0)
     assert run.decide() == []
     assert run.state.next_due() == 30.0
@@ -304,25 +305,25 @@ def test_a_retry_waits_for_its_time():
 
 
 def test_an_item_that_waits_for_its_retry_is_not_started_by_other_news():
-    run = Played(stepped, 4, slots=1, plans={"two": Plan(retries=1)})
+    run = Played(stepped, 4, slots=1, plans={"two": NodePlan(retries=1)})
     run.finish(*run.decide())
     (submit,) = run.decide()
     assert submit.node == 1
     run.fail(submit, delay_s=50.0)
     run.decide()
-    run.tell(Looked(1))  # looked again, for whatever reason
+    run.tell(LookedUp(1))  # looked again, for whatever reason
     assert all(submit.node == 0 for submit in run.decide())
 
 
 def test_permanent_failures_are_not_retried():
-    run = Played(chain, plans={"one": Plan(retries=5)})
+    run = Played(chain, plans={"one": NodePlan(retries=5)})
     run.fail(*run.decide(), retryable=False)
     run.decide()
     assert run.state.status == "failed"
 
 
 def test_what_a_failed_chunk_finished_stays_finished():
-    run = Played(mapped, 100, slots=1, plans={"one": Plan(retries=1)})
+    run = Played(mapped, 100, slots=1, plans={"one": NodePlan(retries=1)})
     run.finish(*run.decide(), seconds=0.0001)
     (chunk,) = run.decide()
     assert (chunk.lo, chunk.hi) == (1, 9)
@@ -350,7 +351,7 @@ def test_a_death_is_traced_to_its_item_before_anybody_is_blamed():
 
 
 def test_a_death_of_one_item_counts_as_its_failure():
-    run = Played(chain, plans={"one": Plan(retries=1)})
+    run = Played(chain, plans={"one": NodePlan(retries=1)})
     run.fail(*run.decide(), "WorkerDied")
     run.now = 10.0
     run.fail(*run.decide(), "WorkerDied")
@@ -359,7 +360,7 @@ def test_a_death_of_one_item_counts_as_its_failure():
 
 
 def test_reading_a_list_is_retried_too():
-    run = Played(dynamic, plans={"one": Plan(retries=1)})
+    run = Played(dynamic, plans={"one": NodePlan(retries=1)})
     run.finish(*run.decide())
     run.fail(*run.decide())
     run.now = 10.0
@@ -368,7 +369,7 @@ def test_reading_a_list_is_retried_too():
 
 
 def test_an_attempt_over_its_time_is_given_up():
-    run = Played(chain, plans={"one": Plan(timeout_s=5.0)})
+    run = Played(chain, plans={"one": NodePlan(timeout_s=5.0)})
     (submit,) = run.decide()
     assert run.state.next_due() is None
     run.started(submit)
@@ -395,7 +396,7 @@ def test_late_and_double_answers_change_nothing():
 def test_what_another_process_computes_is_looked_for_later():
     run = Played(chain)
     (submit,) = run.decide()
-    run.tell(Looked(0, held=True, attempt=submit.attempt))
+    run.tell(LookedUp(0, held=True, attempt=submit.attempt))
     assert run.state.running == {}
     assert run.decide() == []
     assert run.state.next_due() == pytest.approx(HELD_RETRY_S)
@@ -407,7 +408,7 @@ def test_what_another_process_computes_is_looked_for_later():
 def test_attempts_of_one_map_that_are_held_look_once():
     run = Played(mapped, 10, slots=4)
     for submit in run.decide():
-        run.tell(Looked(0, held=True, attempt=submit.attempt))
+        run.tell(LookedUp(0, held=True, attempt=submit.attempt))
     run.lookups.clear()
     run.now = 1.0
     assert len(run.decide()) == 4
@@ -417,7 +418,7 @@ def test_attempts_of_one_map_that_are_held_look_once():
 def test_what_is_found_instead_of_run_is_not_run():
     run = Played(mapped, 4, slots=2)
     first, second = run.decide()
-    run.tell(found(0, 0, 2), Looked(0, attempt=first.attempt), Looked(0, attempt=second.attempt))
+    run.tell(found(0, 0, 2), LookedUp(0, attempt=first.attempt), LookedUp(0, attempt=second.attempt))
     assert {(lo, hi) for _, lo, hi in pieces(run.decide())} == {(2, 3), (3, 4)}
 
 
@@ -438,7 +439,7 @@ def test_what_still_runs_for_a_result_found_elsewhere_is_given_up():
     run = Played(stepped, 4, slots=2)
     run.finish(run.decide()[0], seconds=10)
     (child,) = [submit for submit in run.decide() if submit.node == 1]
-    run.tell(found(1, 0, 4), Looked(1, attempt=child.attempt))
+    run.tell(found(1, 0, 4), LookedUp(1, attempt=child.attempt))
     run.decide()
     assert run.state.status == "finished"
     assert run.state.running == {}
@@ -447,7 +448,7 @@ def test_what_still_runs_for_a_result_found_elsewhere_is_given_up():
 
 def test_the_same_events_give_the_same_decisions():
     def history():
-        run = Played(stepped, 50, slots=3, plans={"one": Plan(retries=3)})
+        run = Played(stepped, 50, slots=3, plans={"one": NodePlan(retries=3)})
         submits = run.decide()
         run.fail(submits[1])
         run.finish(submits[0])
@@ -476,15 +477,15 @@ def test_withdrawn_attempts_give_their_numbers_back():
         first, second = run.decide()
         assert {first.attempt, second.attempt} == {1, 2}
         for submit in (first, second):
-            run.tell(Looked(0, held=True, attempt=submit.attempt))
+            run.tell(LookedUp(0, held=True, attempt=submit.attempt))
         run.now += 1.0
 
 
 def test_what_a_task_says_it_finished_without_a_result_is_not_taken_as_done():
-    run = Played(mapped, 9, slots=1, plans={"one": Plan(retries=1)})
+    run = Played(mapped, 9, slots=1, plans={"one": NodePlan(retries=1)})
     (submit,) = run.decide()
     where = {"attempt": submit.attempt, "node": 0, "lo": 0, "hi": 1}
-    run.tell(AttemptFailed(failure=Failure(kind="UserError", message="no"), done=1, ref=None, **where))
+    run.tell(AttemptFailed(failure=Failure(kind="TaskError", message="no"), done=1, ref=None, **where))
     assert len(run.state.nodes[0].done) == 0
     run.now = 10.0
     assert sorted(lo for node, lo, _ in pieces(run.play_on()) if node == 0) == list(range(9))

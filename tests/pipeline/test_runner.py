@@ -15,9 +15,9 @@ from hooke.journal.events import (
 )
 from hooke.journal.reader import read
 from hooke.journal.writer import Journal
-from hooke.pipeline.effects import Plan
-from hooke.pipeline.execute import Work, Worker
+from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.run_state import RunState
@@ -25,7 +25,7 @@ from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import task
 from hooke.pipeline.trace import trace
 from hooke.store.store import Store
-from hooke.testing.sim_world import VirtualClock
+from hooke.testing.virtual_world import VirtualClock
 
 
 @task
@@ -72,7 +72,7 @@ class HandEngine:
     """Runs each attempt in the next wait; `answer` may be replaced."""
 
     def __init__(self, store, clock):
-        self.worker = Worker(name="hand", store=store, clock=clock)
+        self.worker = AttemptRunner(name="hand", store=store, clock=clock)
         self.clock = clock
         self.calls = []
         self.cancelled = []
@@ -92,7 +92,7 @@ class HandEngine:
             "lo": call.lo,
             "hi": call.hi,
         }
-        work = Work(
+        work = WorkerCall(
             **{k: where[k] for k in ("attempt", "node", "lo", "hi")},
             kind=call.kind,
             function=call.image.function,
@@ -127,7 +127,7 @@ class Driven:
         self.store = Store.open(folder / store)
         self.graph = trace(wanted, args)
         self.keys = GraphKeys(self.graph, run=run)
-        self.state = RunState(self.graph, [Plan() for _ in self.graph.nodes])
+        self.state = RunState(self.graph, [NodePlan() for _ in self.graph.nodes])
         self.engine = HandEngine(self.store, self.clock)
         self.events = []
         self.journal = Journal.create(folder, journal, durable="none", clock=self.clock)
@@ -334,7 +334,7 @@ def test_a_stop_is_journalled_and_what_runs_is_cancelled(tmp_path):
 
 def test_a_timeout_is_journalled_as_the_failure_it_is(tmp_path):
     driven = Driven(tmp_path, mapped, 1)
-    driven.state.nodes[0].plan = Plan(timeout_s=5.0)
+    driven.state.nodes[0].plan = NodePlan(timeout_s=5.0)
     answer = driven.engine.answer
     driven.engine.answer = lambda call: answer(call)[:1]
     assert driven.run() == "failed"
@@ -349,7 +349,7 @@ def test_what_a_failed_chunk_had_done_is_offered_to_others(tmp_path):
 
     def half(call):
         where = {"attempt": call.attempt, "node": call.node, "lo": call.lo, "hi": call.hi}
-        failure = Failure(kind="UserError", message="no", retryable=False)
+        failure = Failure(kind="TaskError", message="no", retryable=False)
         return [AttemptStarted(**where), AttemptFailed(failure=failure, done=1, ref=ref, **where)]
 
     driven.engine.answer = half
@@ -368,7 +368,7 @@ def test_what_a_failed_attempt_had_done_is_not_kept_while_another_at_its_items_g
             assert [one.attempt for one in stuck] == [call.twin_of]
             began, finished = answer(call)
             where = {"attempt": call.twin_of, "node": call.node, "lo": call.lo, "hi": call.hi}
-            failure = Failure(kind="UserError", message="no", retryable=False)
+            failure = Failure(kind="TaskError", message="no", retryable=False)
             partly = AttemptFailed(failure=failure, done=1, ref=driven.store.put([-1]), **where)
             return [began, partly, finished]
         if call.hi - call.lo > 1 and not stuck:

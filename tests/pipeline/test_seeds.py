@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.keys.code import fingerprint_code
+from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.seeds import chance, draws_nothing, seed_from
 
 KEYS = st.binary(min_size=16, max_size=16)

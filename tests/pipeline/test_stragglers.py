@@ -4,9 +4,8 @@ import pytest
 from tests.pipeline.played import REF, Played
 
 from hooke.journal.events import CapacityChanged, RetryPlanned, StopRequested
-from hooke.pipeline.effects import Abandon, Finish, Looked, Plan
+from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan, Usual
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.stragglers import Usual
 from hooke.pipeline.task import task
 
 ITEMS = 6
@@ -46,7 +45,7 @@ class Late(Played):
     """All items of a map but the first are done in 5 s each; that one began at 0 and runs still."""
 
     def __init__(self, wanted=mapped, *, plan=None, slots=2, until_s=9.0, **kwargs):
-        super().__init__(wanted, slots=slots, plans={"one": plan or Plan()}, **kwargs)
+        super().__init__(wanted, slots=slots, plans={"one": plan or NodePlan()}, **kwargs)
         waiting = self.decide()
         for submit in waiting:
             self.started(submit)
@@ -98,7 +97,7 @@ def test_the_first_result_wins_and_the_other_attempt_is_abandoned(second):
     assert not run.state.running
 
 
-@pytest.mark.parametrize("kind", ["UserError", "WorkerDied", "TimedOut", "OutOfMemory"])
+@pytest.mark.parametrize("kind", ["TaskError", "WorkerDied", "TimedOut", "OutOfMemory"])
 @pytest.mark.parametrize("second", [True, False])
 def test_a_failure_while_the_other_attempt_runs_is_not_one_of_the_item(second, kind):
     run = Late()
@@ -114,7 +113,7 @@ def test_a_failure_while_the_other_attempt_runs_is_not_one_of_the_item(second, k
 
 
 def test_what_the_last_of_two_attempts_comes_to_is_what_the_item_comes_to():
-    run = Late(plan=Plan(retries=1))
+    run = Late(plan=NodePlan(retries=1))
     twin = run.twin()
     run.fail(run.first)
     run.fail(twin)
@@ -130,7 +129,7 @@ def test_what_the_last_of_two_attempts_comes_to_is_what_the_item_comes_to():
 
 
 def test_the_attempt_that_goes_on_alone_gets_no_third_one_and_the_next_try_may_have_a_second():
-    run = Late(plan=Plan(retries=1))
+    run = Late(plan=NodePlan(retries=1))
     twin = run.twin()
     run.fail(run.first)
     run.now = 500.0
@@ -147,7 +146,7 @@ def test_the_attempt_that_goes_on_alone_gets_no_third_one_and_the_next_try_may_h
 
 
 def test_an_impure_task_gets_none():
-    run = Late(plan=Plan(repeatable=False))
+    run = Late(plan=NodePlan(repeatable=False))
     assert run.state.next_due() is None
     run.now = 1000.0
     assert run.decide() == []
@@ -217,7 +216,7 @@ def test_no_more_than_the_free_slots_and_the_longest_overdue_first():
 
 
 def test_what_is_ready_goes_first():
-    run = Played(beside, slots=3, cpus=3.0, plans={"two": Plan(cpus=3.0)})
+    run = Played(beside, slots=3, cpus=3.0, plans={"two": NodePlan(cpus=3.0)})
     submits = run.decide()
     first = next(submit for submit in submits if submit.node == 0)
     for submit in submits:
@@ -233,7 +232,7 @@ def test_what_is_ready_goes_first():
 
 
 def test_an_item_that_was_long_in_an_earlier_run_is_waited_for():
-    run = Late(plan=Plan(expected_s={0: 60.0}))
+    run = Late(plan=NodePlan(expected_s={0: 60.0}))
     assert run.state.next_due() == 120.0
     run.now = 119.0
     assert run.decide() == []
@@ -242,7 +241,7 @@ def test_an_item_that_was_long_in_an_earlier_run_is_waited_for():
 
 
 def test_each_of_two_attempts_has_the_whole_timeout():
-    run = Late(plan=Plan(timeout_s=15.0))
+    run = Late(plan=NodePlan(timeout_s=15.0))
     twin = run.twin()
     assert run.state.next_due() == 15.0
     run.now = 15.0
@@ -258,7 +257,7 @@ def test_each_of_two_attempts_has_the_whole_timeout():
 
 
 def test_none_for_an_attempt_whose_timeout_comes_first():
-    run = Late(plan=Plan(timeout_s=8.0), until_s=7.0)
+    run = Late(plan=NodePlan(timeout_s=8.0), until_s=7.0)
     assert run.state.next_due() == 8.0
     run.now = 9.0
     assert run.state.decide(run.now) == [Abandon(run.first.attempt, timed_out=True)]
@@ -306,7 +305,7 @@ def test_after_a_failure_nothing_new_starts_and_what_is_beaten_goes_all_the_same
 def test_a_second_attempt_that_is_withdrawn_leaves_the_first():
     run = Late()
     twin = run.twin()
-    run.tell(Looked(0, attempt=twin.attempt))
+    run.tell(LookedUp(0, attempt=twin.attempt))
     assert run.decide() == []
     run.finish(run.first)
     run.decide()

@@ -13,7 +13,8 @@ import numpy
 import pytest
 
 from hooke import UsageError, task
-from hooke.pipeline.task import BoundTask, Resources, Task
+from hooke.pipeline.resources import Resources
+from hooke.pipeline.task import BoundTask, Task
 
 
 @task
@@ -235,7 +236,7 @@ class TestMap:
             double.map()
         with pytest.raises(UsageError, match=r"\(it got the keyword 'value' only\)") as caught:
             double.map(value=[1, 2])
-        assert "task.map(items, same_for_all=1)" in caught.value.mend
+        assert "task.map(items, same_for_all=1)" in caught.value.fix
 
     @pytest.mark.parametrize("value", [3, None, numpy.array(3), object])
     def test_what_cannot_be_iterated(self, value):
@@ -363,14 +364,14 @@ class TestOptions:
     def test_unknown_options_suggest_the_nearest(self):
         with pytest.raises(UsageError, match="@task has no option 'retry'") as caught:
             task(retry=2)
-        assert "did you mean retries=?" in caught.value.mend
+        assert "did you mean retries=?" in caught.value.fix
         assert (
             "valid options: cpus, memory, gpus, retries, timeout, cache, gang, name, results"
-            in caught.value.mend
+            in caught.value.fix
         )
         with pytest.raises(UsageError) as caught:
             task(xyzzy=2)
-        assert "did you mean" not in caught.value.mend
+        assert "did you mean" not in caught.value.fix
 
     @pytest.mark.parametrize("name", ["", "a b", "a/b", "../x", "1st", 3, "a\n"])
     def test_names(self, name):
@@ -380,7 +381,7 @@ class TestOptions:
     def test_a_function_and_options_at_once(self):
         with pytest.raises(UsageError) as caught:
             task(max, cpus=2)
-        assert "task(cpus=2)(function)" in caught.value.mend
+        assert "task(cpus=2)(function)" in caught.value.fix
 
 
 class TestWhatCannotBeATask:
@@ -398,7 +399,7 @@ class TestWhatCannotBeATask:
         for function in (fetch, stream, Fetcher(), functools.partial(fetch)):
             with pytest.raises(UsageError, match="async function") as caught:
                 task(function)
-            assert "asyncio.run" in caught.value.mend
+            assert "asyncio.run" in caught.value.fix
 
     def test_generators(self):
         def rows():
@@ -406,12 +407,12 @@ class TestWhatCannotBeATask:
 
         with pytest.raises(UsageError, match="generator function 'rows'") as caught:
             task(rows)
-        assert "return a list" in caught.value.mend
+        assert "return a list" in caught.value.fix
 
     def test_lambdas_without_a_name(self):
         with pytest.raises(UsageError, match="without a usable name: <lambda>") as caught:
             task(lambda: 1)
-        assert 'task(name="double")(lambda x: 2 * x)' in caught.value.mend
+        assert 'task(name="double")(lambda x: 2 * x)' in caught.value.fix
 
     def test_names_with_other_letters_than_a_to_z(self):
         def size():
@@ -420,7 +421,7 @@ class TestWhatCannotBeATask:
         size.__qualname__ = "größe"
         with pytest.raises(UsageError, match="without a usable name: größe") as caught:
             task(size)
-        assert "letters (a to z)" in caught.value.mend
+        assert "letters (a to z)" in caught.value.fix
 
     @pytest.mark.parametrize("value", ["fast", 3, [max], property(lambda self: 1)])
     def test_what_is_not_a_function(self, value):
@@ -444,4 +445,4 @@ def test_errors_are_one_screen():
         task(cpu=2)
     print(caught.value, file=stream)
     assert stream.getvalue().splitlines()[0] == "@task has no option 'cpu'"
-    assert [line.split(":")[0].strip() for line in stream.getvalue().splitlines()[1:]] == ["where", "mend"]
+    assert [line.split(":")[0].strip() for line in stream.getvalue().splitlines()[1:]] == ["where", "fix"]

@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 from hooke import pipeline, task
-from hooke.pipeline.declaration import is_importable
+from hooke.pipeline.task import is_importable
 
 
 @task

@@ -12,8 +12,8 @@ from tests.pipeline.traced import add, source, traced
 from hooke import TraceError, UsageError, pipeline, task
 from hooke.pipeline.graph import Use
 from hooke.pipeline.promise import Promise
+from hooke.pipeline.task import ACTIVE
 from hooke.pipeline.trace import trace
-from hooke.pipeline.tracing import ACTIVE
 
 
 class Model:
@@ -157,7 +157,7 @@ class TestArgumentsAreAsTheyWere:
 
 class TestBindingErrors:
     @pytest.mark.parametrize(
-        ("args", "kwargs", "what", "mend"),
+        ("args", "kwargs", "what", "fix"),
         [
             ((), {}, "pipeline 'flow' lacks a value for its parameter 'depth'", "(months=12, *, depth)"),
             (
@@ -186,20 +186,20 @@ class TestBindingErrors:
             ),
         ],
     )
-    def test_of_a_pipeline(self, args, kwargs, what, mend):
+    def test_of_a_pipeline(self, args, kwargs, what, fix):
         def flow(months: int = 12, *, depth: int):
             return source(months + depth)
 
         with pytest.raises(UsageError) as caught:
             trace(pipeline(flow), args, kwargs)
         assert what in caught.value.what
-        assert mend in caught.value.mend
+        assert fix in caught.value.fix
 
     def test_of_a_task_names_the_line(self):
         with pytest.raises(UsageError, match="task 'source' has no parameter 'valeu'") as caught:
             traced(lambda: source(valeu=1))
         assert "source(valeu=1)" in caught.value.where
-        assert caught.value.mend == "did you mean value=? its parameters are (value=0)"
+        assert caught.value.fix == "did you mean value=? its parameters are (value=0)"
 
     def test_several_missing(self):
         needs = task(name="needs")(lambda a, b, c: None)
@@ -303,7 +303,7 @@ class TestContext:
         inner = pipeline(name="inner")(lambda: source())
         with pytest.raises(TraceError, match="pipeline 'inner' was to be run inside the body") as caught:
             traced(lambda: trace(inner))
-        assert "call it as a function" in caught.value.mend
+        assert "call it as a function" in caught.value.fix
         assert len(traced(lambda: inner()).nodes) == 1
 
     def test_a_promise_of_another_trace(self):
@@ -317,7 +317,7 @@ class TestContext:
         ):
             with pytest.raises(TraceError, match="traced at another time") as caught:
                 traced(use)
-            assert "keep no results in globals" in caught.value.mend
+            assert "keep no results in globals" in caught.value.fix
 
     @pytest.mark.parametrize(
         "make",
@@ -327,7 +327,7 @@ class TestContext:
     def test_what_can_be_read_once_is_not_returned(self, make):
         with pytest.raises(TraceError, match="which can be read once only") as caught:
             traced(make)
-        assert caught.value.mend == "return a list: list(...)"
+        assert caught.value.fix == "return a list: list(...)"
 
     def test_the_same_pipeline_traces_again_and_alike(self):
         flow = pipeline(name="flow")(lambda n: source.map(range(n)))

@@ -136,7 +136,7 @@ class TestMaps:
     def test_a_map_is_bound_as_a_call(self):
         with pytest.raises(UsageError, match="task 'add' has no parameter 'scal'") as caught:
             traced(lambda: add.map([1], scal=2))
-        assert "did you mean scale=?" in caught.value.mend
+        assert "did you mean scale=?" in caught.value.fix
         with pytest.raises(UsageError, match="task 'source' takes 1 positional arguments, but got 2"):
             traced(lambda: source.map([1], [2]))
         with pytest.raises(UsageError, match="two values for its parameter 'one'"):

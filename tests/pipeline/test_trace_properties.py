@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import pipeline, task
+from hooke.pipeline.arguments import copy_nesting, promises_in
 from hooke.pipeline.graph import Graph
-from hooke.pipeline.nesting import copy_nesting, promises_in
 from hooke.pipeline.promise import Promise
 from hooke.pipeline.trace import trace
 

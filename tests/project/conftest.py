@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from hooke.project.driving import Order, prepare
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
-from hooke.project.running import Run
+from hooke.running.driver import RunOrder, prepare
+from hooke.running.run import Run
 
 
 class Workshop:
@@ -35,7 +35,7 @@ class Workshop:
 
     def run(self, *args, on="serial", workers=None, name="", observers=(), **params) -> Run:
         pipeline, _ = load_entry(f"{self.file}:{name}" if name else str(self.file))
-        order = Order(
+        order = RunOrder(
             pipeline=pipeline, args=args, params=params, on=on, workers=workers, observers=tuple(observers)
         )
         driver = prepare(order, self.project)

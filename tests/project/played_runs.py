@@ -57,7 +57,7 @@ class Played:
         where = {"attempt": self.attempts, "node": self.nodes[task], "lo": 0, "hi": items}
         self.driver.append(AttemptStarted(at=self.at, worker="w1", **where))
         if failed:
-            failure = Failure(kind="UserError", message="no")
+            failure = Failure(kind="TaskError", message="no")
             self.driver.append(AttemptFailed(at=self.at + 1, failure=failure, seconds=1.0, **where))
         elif ended:
             ref = Ref(digest="0" * 64, size=1)

@@ -3,7 +3,7 @@
 import pytest
 
 from hooke.base.errors import JournalError
-from hooke.project.advising import advise
+from hooke.planning.advice import advise
 
 JOB = """
     import time

@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 from tests.project.played_runs import START, Played
 
 from hooke import JournalError, MissingExtra, UsageError, compare, runs
+from hooke.comparing.facts import FILE, MetricSpread, Name, facts_of, folded_in
+from hooke.comparing.side_by_side import Section, letters, side_by_side
 from hooke.journal.events import PointsLogged
-from hooke.journal.runs import RunsFolder
+from hooke.journal.run_folders import RunsFolder
 from hooke.journal.segments import HEADER_BYTES
 from hooke.journal.writer import Journal
-from hooke.project.comparing.facts import Name, facts_of
-from hooke.project.comparing.folded import FILE, Spread, folded_in
-from hooke.project.comparing.sections import Section
-from hooke.project.comparing.sides import letters, side_by_side
 
 
 @pytest.fixture
@@ -94,7 +92,7 @@ class TestFolding:
         )  # what was folded is not looked at again
         run_metrics = folded_in(run.folder).owned[0].metrics
         assert run_metrics == first.owned[0].metrics
-        assert run_metrics["loss"] == Spread(
+        assert run_metrics["loss"] == MetricSpread(
             last=1 / 3000, step=2999, at=run.at, low=1 / 3000, high=1.0, count=9000
         )
         (run.folder / FILE).unlink()

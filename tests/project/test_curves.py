@@ -9,8 +9,8 @@ from tests.journal.test_studies import ENDED, MEASURED, PLAIN, begun, written
 
 from hooke import NotEnoughData, UsageError
 from hooke.journal.events import Event, Measured, NodePlanned, RunFinished, RunStarted
-from hooke.journal.runs import RunsFolder
-from hooke.project.curves import curve_of
+from hooke.journal.run_folders import RunsFolder
+from hooke.planning.curves import curve_of
 
 THREE = (*MEASURED, Measured(at=14.0, task="features", n=4, work=12.0, seconds=0.6, segment="attempts-003"))
 STUDY = "measure-delays-20261125-010203-abcd"
@@ -75,7 +75,7 @@ class TestOneRun:
         written(runs, name_of(1), *later(planned))
         with pytest.raises(NotEnoughData, match="measured nothing of a") as caught:
             curve_of(runs, name_of(1))
-        assert caught.value.mend == "name a run that computed it"
+        assert caught.value.fix == "name a run that computed it"
         assert caught.value.next == "hooke runs"
 
     def test_whose_n_changed_with_the_work_is_refused(self, runs):
@@ -99,7 +99,7 @@ class TestOneRun:
     def test_a_task_that_is_not_there_is_refused_with_those_that_are(self, runs):
         with pytest.raises(UsageError, match="no task 'x'") as caught:
             curve_of(runs, put(runs, 1, [(0.0, 1)]), "x")
-        assert caught.value.mend == "its tasks: a"
+        assert caught.value.fix == "its tasks: a"
 
     def test_that_has_only_begun_is_refused(self, runs):
         written(runs, name_of(1), RunStarted(at=1.0, run=name_of(1), pipeline="p", entry="f.py:p"))

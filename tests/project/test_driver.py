@@ -13,8 +13,8 @@ from hooke.base.errors import RunStopped, UsageError
 from hooke.journal.events import AttemptFinished, ItemsFound, RunStarted
 from hooke.journal.reader import read
 from hooke.project.folder import Project
-from hooke.project.resuming import last_resumable, resume
-from hooke.project.running import Run
+from hooke.running.resume import last_resumable, resume
+from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy
 

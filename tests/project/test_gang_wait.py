@@ -8,8 +8,8 @@ from hooke import pipeline, task
 from hooke.base.errors import UsageError
 from hooke.journal.events import AttemptFinished, AttemptStarted, CapacityChanged
 from hooke.pipeline.trace import trace
-from hooke.project.gangs import WAIT_S, GangWait
-from hooke.project.places import Place
+from hooke.project.backends import BackendChoice
+from hooke.running.gang_check import WAIT_S, GangWait
 
 
 @task(gang=3)
@@ -38,7 +38,7 @@ def capacity(slots):
 
 def waiting(pipe=both, workers=None, slots=2):
     made = GangWait(
-        trace(pipe), Place(name="tcp://head:1", engine="dask", workers=workers, at="tcp://head:1")
+        trace(pipe), BackendChoice(name="tcp://head:1", engine="dask", workers=workers, at="tcp://head:1")
     )
     made.observe(capacity(slots))
     return made

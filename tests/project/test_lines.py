@@ -15,7 +15,7 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.project.progress.lines import EVERY_S, MOST_TROUBLES, Lines
+from hooke.progress.lines import EVERY_S, MOST_TROUBLES, Lines
 
 REF = Ref(digest="0" * 64, size=1, inline=b"x")
 
@@ -74,7 +74,7 @@ def test_failures_are_said_up_to_a_limit():
                 node=0,
                 lo=at,
                 hi=at + 1,
-                failure=Failure(kind="UserError", message=f"ValueError: {at}\nmore"),
+                failure=Failure(kind="TaskError", message=f"ValueError: {at}\nmore"),
                 worker="w",
                 at=1.0,
             )

@@ -2,11 +2,11 @@
 
 import pytest
 
-from hooke.base.errors import HookeError, NotEnoughData, UsageError, UserError
+from hooke.base.errors import HookeError, NotEnoughData, TaskError, UsageError
 from hooke.journal.reader import read
-from hooke.journal.studies import find_studies
+from hooke.journal.records import find_studies
+from hooke.measuring.studies import Study, measure
 from hooke.project.loading import load_entry
-from hooke.project.measuring import Study, measure
 from hooke.scaling import fit
 
 pytestmark = pytest.mark.heavy
@@ -173,7 +173,7 @@ def test_a_machine_that_is_too_noisy_is_told_from_one_that_is_not(workshop):
     workshop.write(NAPS)
     with pytest.raises(NotEnoughData, match="too noisy") as error:
         take(workshop, name="moody", task="fickle", repeats=6)
-    assert "repeats=" in error.value.mend
+    assert "repeats=" in error.value.fix
     (record,) = find_studies(workshop.project.runs)
     assert record.rounds == 2
     assert record.finished is not None
@@ -183,7 +183,7 @@ def test_a_machine_that_is_too_noisy_is_told_from_one_that_is_not(workshop):
 
 def test_a_task_that_fails_ends_the_study_as_it_would_a_run(workshop):
     workshop.write(NAPS.replace("time.sleep(seconds)\n        return x", "raise ValueError('no')", 1))
-    with pytest.raises(UserError, match="no"):
+    with pytest.raises(TaskError, match="no"):
         take(workshop, task="nap")
 
 

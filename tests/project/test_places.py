@@ -3,7 +3,7 @@
 import pytest
 
 from hooke.base.errors import ConfigError, UsageError
-from hooke.project.places import find_place
+from hooke.project.backends import find_place
 from hooke.project.settings import PlaceSettings, read_settings
 
 
@@ -30,7 +30,7 @@ def test_an_address(address):
 def test_code_does_not_go_to_another_machine_unprotected(address):
     with pytest.raises(UsageError, match="not encrypted") as refused:
         place(address)
-    assert "insecure = true" in refused.value.mend
+    assert "insecure = true" in refused.value.fix
 
 
 def test_unless_it_is_said_to_be_safe():
@@ -60,7 +60,7 @@ def test_ray_on_another_machine_is_encrypted_or_said_to_be_safe(address, monkeyp
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
     with pytest.raises(UsageError, match="not encrypted") as refused:
         place(address)
-    assert "RAY_USE_TLS" in refused.value.mend
+    assert "RAY_USE_TLS" in refused.value.fix
     assert place("lab", lab=PlaceSettings(engine="ray", address=address, insecure=True)).at == address
     monkeypatch.setenv("RAY_USE_TLS", "1")
     assert place(address).at == address
@@ -102,23 +102,23 @@ def test_keys_of_a_place_are_files_beside_the_settings(tmp_path):
 def test_an_address_is_not_that_of_another_engine():
     with pytest.raises(UsageError, match="the engine 'local'") as refused:
         place("lab", lab=PlaceSettings(address="tls://head:8786"))
-    assert 'engine = "dask"' in refused.value.mend
+    assert 'engine = "dask"' in refused.value.fix
 
 
 def test_an_address_without_a_scheme_is_rays(monkeypatch):
     """Dask would take it for tcp://, which to another machine is refused."""
     monkeypatch.setenv("RAY_USE_TLS", "1")
-    for engine, mend in (("dask", 'address = "tls://head.lab:8786"'), ("local", 'engine = "ray"')):
+    for engine, fix in (("dask", 'address = "tls://head.lab:8786"'), ("local", 'engine = "ray"')):
         places = {"lab": PlaceSettings(engine=engine, address="head.lab:8786")}
         with pytest.raises(UsageError, match="has the address 'head.lab:8786' and the engine") as refused:
             find_place("lab", workers=None, places=places)
-        assert mend in refused.value.mend
+        assert fix in refused.value.fix
 
 
 def test_an_engine_that_there_is_not_is_named():
     with pytest.raises(UsageError, match=r"\[places.lab\] has the engine 'dsk'") as refused:
         find_place("lab", workers=None, places={"lab": PlaceSettings(engine="dsk")})
-    assert "did you mean 'dask'?" in refused.value.mend
+    assert "did you mean 'dask'?" in refused.value.fix
 
 
 def test_keys_without_an_address_that_takes_them_are_refused():

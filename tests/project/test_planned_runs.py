@@ -2,11 +2,11 @@
 
 import pytest
 
-from hooke.journal.plans import PlanChecked
+from hooke.journal.events import PlanChecked
+from hooke.measuring.study_driver import StudyOrder, prepare_study
+from hooke.planning.pipeline_plan import make_plan
+from hooke.planning.question import Question
 from hooke.project.loading import load_entry
-from hooke.project.planning.plan import make_plan
-from hooke.project.planning.question import Question
-from hooke.project.studying import StudyOrder, prepare_study
 
 NAPS = """
     import time

@@ -6,15 +6,14 @@ import msgspec
 import pytest
 
 from hooke import UsageError
-from hooke.base.cpus import cpus_here
-from hooke.journal.events import AttemptFinished, Measured, RunFinished, RunStarted, StudyStarted
-from hooke.journal.plans import PlanChecked
+from hooke.journal.events import AttemptFinished, Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
 from hooke.journal.writer import Journal
+from hooke.planning.machines import read_catalogs
+from hooke.planning.pipeline_plan import make_plan
+from hooke.planning.question import Question, parsed_wish
+from hooke.planning.timings import past_runs
+from hooke.processes.devices import cpus_here
 from hooke.project.loading import load_entry
-from hooke.project.planning.machines import read_catalogs
-from hooke.project.planning.plan import make_plan
-from hooke.project.planning.question import Question, parsed_wish
-from hooke.project.planning.timings import past_runs
 
 JOB = """
     import time
@@ -196,7 +195,7 @@ class TestTimes:
     def test_refusals(self, job, times, what):
         with pytest.raises(UsageError) as caught:
             planned(job, times=times)
-        assert what in caught.value.mend
+        assert what in caught.value.fix
 
 
 class TestMachines:
@@ -259,7 +258,7 @@ class TestMachines:
         assert low < 2 < high < 10 * low
         with pytest.raises(UsageError, match="no task was timed on slow and on") as caught:
             planned(job, n=13, catalog="ours.csv", speed={"ours:big": "@slow"})
-        assert "others that ran it: fast" in caught.value.mend
+        assert "others that ran it: fast" in caught.value.fix
 
     @staticmethod
     def copied(shop, run, *, host, seconds=1.0):

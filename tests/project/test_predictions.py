@@ -2,10 +2,9 @@
 
 import pytest
 
-from hooke.journal.events import CapacityChanged, RunStarted
-from hooke.journal.plans import PlanMade, PlannedRow, PlannedTask
-from hooke.journal.view import RunView
-from hooke.project.predictions import MOST_KEPT, PlansFolder, check
+from hooke.journal.events import CapacityChanged, PlanMade, PlannedRow, PlannedTask, RunStarted
+from hooke.journal.records import MOST_KEPT, PlansFolder, check
+from hooke.journal.run_view import RunView
 
 
 def made(plan="job-20261125-000001-abcd", *, at=100.0, n="3", host="here", times=None, workers=2) -> PlanMade:

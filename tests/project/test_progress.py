@@ -22,17 +22,15 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.journal.view import RunView
+from hooke.journal.run_view import RunView
+from hooke.progress import progress as module
+from hooke.progress.choice import Scene, open_progress, wanted_progress
+from hooke.progress.display import Terminal, snapshot_of
+from hooke.progress.lines import NOTHING_NEW_S, SUMMARY_EVERY_S, SummaryLines
+from hooke.progress.notebook import run_html
+from hooke.progress.progress import Drawn, ProgressClock, Silent
 from hooke.project.folder import Project
-from hooke.project.progress import progress as module
-from hooke.project.progress.choice import Scene, open_progress, wanted_progress
-from hooke.project.progress.display import snapshot_of
-from hooke.project.progress.html import run_html
-from hooke.project.progress.progress import Drawn, Silent
-from hooke.project.progress.summary import EVERY_S, NOTHING_NEW_S, Summary
-from hooke.project.progress.terminal import Terminal
-from hooke.project.progress.watch import Watch
-from hooke.project.running import Run, run
+from hooke.running.run import Run, run
 
 REF = Ref(digest="0" * 64, size=1, inline=b"x")
 
@@ -139,7 +137,7 @@ def test_events_that_nobody_draws_yet_do_not_pile_up(monkeypatch):
 
 @pytest.mark.heavy
 def test_a_watch_in_a_forked_child_is_as_new():
-    watch, of_the_child = Watch(), Drawn(Recorder, delay_s=3600.0)
+    watch, of_the_child = ProgressClock(), Drawn(Recorder, delay_s=3600.0)
     watch.add(Drawn(Recorder, delay_s=3600.0))
     watch._lock.acquire()  # as another thread of the parent may have done
     watch.after_fork()
@@ -266,7 +264,7 @@ def test_nothing_is_nothing():
 
 def test_a_summary_says_little_and_in_the_end_what_it_came_to():
     out = io.StringIO()
-    lines = Summary(out, patient=False)
+    lines = SummaryLines(out, patient=False)
     events = begun()
     for at in range(10):
         events += item(at, began=1.0 + 2 * at, ended=3.0 + 2 * at)
@@ -276,12 +274,12 @@ def test_a_summary_says_little_and_in_the_end_what_it_came_to():
     said = out.getvalue().splitlines()
     assert said[0] == "run job-1 running for 2.00 s: 1 of 10 done, about 18.0 s left"
     assert said[-1] == "run job-1 finished in 21.0 s: 10 done, 0 cached, 0 failed"
-    assert 3 <= len(said) <= 2 + 20 / EVERY_S
+    assert 3 <= len(said) <= 2 + 20 / SUMMARY_EVERY_S
 
 
 def test_a_summary_of_one_long_task_says_that_it_goes_on():
     out = io.StringIO()
-    lines = Summary(out, patient=False)
+    lines = SummaryLines(out, patient=False)
     events = [*begun(), item(0, began=2.0, ended=3.0)[0]]
     for now in range(3, 200):
         lines.draw(snapshot(*events, now=float(now)))
@@ -292,7 +290,7 @@ def test_a_summary_of_one_long_task_says_that_it_goes_on():
 
 def test_a_summary_says_nothing_while_a_task_of_this_process_may_be_in_a_debugger():
     out = io.StringIO()
-    lines = Summary(out, patient=True)
+    lines = SummaryLines(out, patient=True)
     events = [*begun(), item(0, began=2.0, ended=3.0)[0]]
     for now in range(3, 200):
         lines.draw(snapshot(*events, now=float(now)))
@@ -330,7 +328,7 @@ def test_lines_go_above_a_live_table():
 def test_all_text_in_html_is_escaped():
     bad = "<script>alert('x')</script>&"
     events = [*begun(task=bad), item(0, began=2.0, ended=3.0)[0]]
-    failure = Failure(kind="UserError", message=bad)
+    failure = Failure(kind="TaskError", message=bad)
     events.append(AttemptFailed(attempt=0, node=0, lo=0, hi=1, worker="w", failure=failure, at=3.0))
     view = RunView.fold([*events, RunFinished(status="failed", node=0, at=4.0)])
     row = msgspec.structs.replace(view.row(5.0), run=bad, status=bad)

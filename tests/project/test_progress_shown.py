@@ -476,7 +476,7 @@ def test_a_failed_run_leaves_its_table_above_the_error(notebook):
     table, error = notebook.cells[3].outputs
     assert "failed</b>" in table.data["text/html"]
     assert "<b>bad" not in table.data["text/html"]
-    assert error.ename == "UserError"
+    assert error.ename == "TaskError"
 
 
 def test_runs_in_the_background_and_in_the_foreground_have_each_its_table(notebook):

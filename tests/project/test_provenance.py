@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from hooke import ConfigError, File, Run
-from hooke.journal.events import RunFinished, RunMadeOf
-from hooke.journal.made_of import MadeOf
+from hooke.journal.events import MadeOf, RunFinished, RunMadeOf
 from hooke.journal.reader import read
-from hooke.project.provenance import environment, machine
-from hooke.project.provenance import git as adapter
-from hooke.project.provenance.git import GitTrouble, Repository
-from hooke.project.provenance.recording import made_of
-from hooke.project.provenance.said import sentence
+from hooke.running import git as adapter
+from hooke.running import provenance as environment
+from hooke.running import provenance as machine
+from hooke.running.git import GitTrouble, Repository
+from hooke.running.provenance import made_of, sentence
 
 
 def git(folder: Path, *words: str) -> str:

@@ -8,23 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.cli.entry import run_command
-from hooke.project.reloading.files import Sources, changed, look
-from hooke.project.reloading.handover import (
-    Changed,
-    Cut,
-    Done,
-    Drain,
+from hooke.services.reload.handover import (
+    CutProcess,
+    DrainedReply,
+    DrainProcess,
     Failed,
+    FilesChanged,
     Gone,
     Handover,
+    HandoverDone,
     Interrupted,
-    Kill,
+    KillProcess,
     Ready,
     Say,
-    Start,
+    ServeRefused,
+    StartProcess,
     step,
 )
-from hooke.project.reloading.messages import Refused, Served
+from hooke.services.reload.watched_files import Sources, changed, look
 
 ROOT = Path("/home/me/delays")
 SOURCES = Sources(root=ROOT, file=ROOT / "serve" / "delays.py")
@@ -95,27 +96,27 @@ def played(*events):
     return state, actions
 
 
-FIRST = Changed((), "10:00:00"), Ready(1, ("answers",))
-BROKEN = Refused(what="delays.py cannot be imported", where="delays.py:7", why=("SyntaxError: invalid",))
+FIRST = FilesChanged((), "10:00:00"), Ready(1, ("answers",))
+BROKEN = ServeRefused(what="delays.py cannot be imported", where="delays.py:7", why=("SyntaxError: invalid",))
 
 
 def test_the_old_version_drains_when_the_new_one_answers_and_not_before():
-    _, actions = played(*FIRST, Changed(("delays.py",), "10:01:00"))
-    assert [type(action) for action in actions] == [Say, Start]
-    state, actions = played(*FIRST, Changed(("delays.py",), "10:01:00"), Ready(2, ("answers",)))
-    assert Drain(1) in actions
+    _, actions = played(*FIRST, FilesChanged(("delays.py",), "10:01:00"))
+    assert [type(action) for action in actions] == [Say, StartProcess]
+    state, actions = played(*FIRST, FilesChanged(("delays.py",), "10:01:00"), Ready(2, ("answers",)))
+    assert DrainProcess(1) in actions
     assert (
         said(actions)
         == "the version of 10:01:00 answers; the version of 10:00:00 answers what it has, and ends"
     )
-    _, actions = step(state, Gone(1, "ended", Served(run="r", answered=3, cut=0)))
+    _, actions = step(state, Gone(1, "ended", DrainedReply(run="r", answered=3, cut=0)))
     assert said(actions) == "the version of 10:00:00 has ended: 3 requests answered"
 
 
 def test_a_version_that_fails_is_told_once_and_the_old_one_stays():
-    changes = *FIRST, Changed(("delays.py",), "10:01:00")
+    changes = *FIRST, FilesChanged(("delays.py",), "10:01:00")
     state, actions = played(*changes, Failed(2, BROKEN))
-    assert not any(isinstance(action, Drain | Kill) for action in actions)
+    assert not any(isinstance(action, DrainProcess | KillProcess) for action in actions)
     assert said(actions).splitlines() == [
         "the version of 10:01:00 cannot serve: delays.py:7",
         "  delays.py cannot be imported",
@@ -131,62 +132,62 @@ def test_the_first_start_that_fails_waits_for_a_change():
     state, actions = played(FIRST[0], Failed(1, BROKEN), Gone(1, "ended with exit code 1"))
     assert not state.living
     assert actions == ()
-    assert Start(state.coming) not in actions
-    _, actions = step(state, Changed(("delays.py",), "10:01:00"))
-    assert any(isinstance(action, Start) for action in actions)
-    assert Done() in step(state, Interrupted())[1]
+    assert StartProcess(state.coming) not in actions
+    _, actions = step(state, FilesChanged(("delays.py",), "10:01:00"))
+    assert any(isinstance(action, StartProcess) for action in actions)
+    assert HandoverDone() in step(state, Interrupted())[1]
 
 
 def test_a_change_ends_a_setup_that_hangs():
-    _, actions = played(*FIRST, Changed(("a.py",), "10:01:00"), Changed(("b.py",), "10:02:00"))
-    assert Kill(2) in actions
-    assert not any(isinstance(action, Drain) for action in actions)
+    _, actions = played(*FIRST, FilesChanged(("a.py",), "10:01:00"), FilesChanged(("b.py",), "10:02:00"))
+    assert KillProcess(2) in actions
+    assert not any(isinstance(action, DrainProcess) for action in actions)
 
 
 def test_a_second_ctrl_c_cuts_and_a_third_kills():
     state, actions = played(*FIRST, Interrupted())
-    assert Drain(1) in actions
+    assert DrainProcess(1) in actions
     state, actions = step(state, Interrupted())
-    assert Cut(1) in actions
+    assert CutProcess(1) in actions
     state, actions = step(state, Interrupted())
-    assert Kill(1) in actions
-    assert step(state, Gone(1, "ended", Served(run="r", answered=3, cut=2)))[0].failed
+    assert KillProcess(1) in actions
+    assert step(state, Gone(1, "ended", DrainedReply(run="r", answered=3, cut=2)))[0].failed
 
 
 @given(
     st.lists(st.tuples(st.sampled_from(["change", "ready", "fail", "gone"]), st.integers(0, 9)), max_size=40)
 )
 def test_whatever_happens_one_answers_until_another_does_and_all_end(history):
-    state, _ = step(Handover(), Changed((), "0"))
+    state, _ = step(Handover(), FilesChanged((), "0"))
     alive = {1}
     for kind, pick in history:
         number = sorted(alive)[pick % len(alive)] if alive else 0
         event = {
-            "change": Changed(("a.py",), str(state.started)),
+            "change": FilesChanged(("a.py",), str(state.started)),
             "ready": Ready(number),
             "fail": Failed(number, BROKEN),
             "gone": Gone(number, "ended"),
         }[kind]
         before = state.serving
         state, actions = step(state, event)
-        alive |= {action.version.number for action in actions if isinstance(action, Start)}
+        alive |= {action.version.number for action in actions if isinstance(action, StartProcess)}
         alive -= {number} if kind == "gone" else set()
         assert {one.number for one in state.living} == alive
         if before is not None and state.serving != before:
             assert kind == "ready" or (kind == "gone" and number == before.number)
         for action in actions:
-            if isinstance(action, Drain):
+            if isinstance(action, DrainProcess):
                 assert state.serving is not None
                 assert state.serving.number != action.number
     state, actions = step(state, Interrupted())
     for number in sorted(alive):
-        assert Done() not in actions
+        assert HandoverDone() not in actions
         state, actions = step(state, Gone(number, "ended"))
-    assert Done() in actions
+    assert HandoverDone() in actions
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
         (["--replicas", "2"], "leave out --replicas, or --dev"),
         (["--memory", "1GiB"], "leave out --memory, or --dev"),
@@ -194,10 +195,10 @@ def test_whatever_happens_one_answers_until_another_does_and_all_end(history):
         (["--host", "127.0.0.1.5"], "give one of this machine's addresses"),
     ],
 )
-def test_what_is_not_for_development_is_refused(tmp_path, capsys, words, mend):
+def test_what_is_not_for_development_is_refused(tmp_path, capsys, words, fix):
     (tmp_path / "delays.py").write_text("")
     assert run_command(["serve", str(tmp_path / "delays.py"), "--dev", *words]) == 2
-    assert mend in capsys.readouterr().err
+    assert fix in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_refused_at_once(tmp_path, capsys):

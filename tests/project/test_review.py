@@ -16,22 +16,22 @@ from hooke.base.errors import (
     NotFingerprintable,
     NotPicklable,
     RunStopped,
+    TaskError,
     TraceError,
     UsageError,
-    UserError,
 )
+from hooke.base.short_repr import short_repr
 from hooke.journal.events import ItemsFound
 from hooke.pipeline.calls import CallMaker
-from hooke.pipeline.effects import Plan, Submit
 from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan, Submit
 from hooke.pipeline.run_state import RunState
-from hooke.pipeline.shown import shown
-from hooke.project.driving import Order, prepare
+from hooke.project.backends import find_place
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
-from hooke.project.places import find_place
-from hooke.project.running import Run
 from hooke.project.settings import PlaceSettings, read_settings
+from hooke.running.driver import RunOrder, prepare
+from hooke.running.run import Run
 
 ODD = """
     import sys, time
@@ -133,12 +133,12 @@ class NotNow:
 def test_arguments_that_cannot_be_shown_run(workshop, big):
     workshop.write(ODD)
     assert workshop.run(name="odd_argument", big=big).status == "finished"
-    assert shown(10**5000) == "<int>"
+    assert short_repr(10**5000) == "<int>"
 
 
 def test_an_exception_without_text_fails_its_task_alone(workshop):
     workshop.write(ODD)
-    with pytest.raises(UserError, match="BadText"):
+    with pytest.raises(TaskError, match="BadText"):
         workshop.run(name="bad_text").result()
 
 
@@ -149,13 +149,13 @@ def test_bytes_can_be_printed_in_the_drivers_process(workshop):
 
 def test_how_to_change_an_array_is_said(workshop):
     workshop.write(ODD)
-    with pytest.raises(UserError, match=r"x = x\.copy\(\)"):
+    with pytest.raises(TaskError, match=r"x = x\.copy\(\)"):
         workshop.run(name="in_place").result()
 
 
 def test_a_part_that_is_not_there_is_named(workshop):
     workshop.write(ODD)
-    with pytest.raises(UserError, match=r"takes the part \['b'\] of a result, which is of type dict"):
+    with pytest.raises(TaskError, match=r"takes the part \['b'\] of a result, which is of type dict"):
         workshop.run(name="no_part").result()
 
 
@@ -254,7 +254,7 @@ class BrokenClock(SystemClock):
 def test_a_run_in_a_thread_says_what_ended_it(workshop):
     workshop.write(ODD)
     pipeline, _ = load_entry(f"{workshop.file}:saying")
-    order = Order(pipeline=pipeline, params={"x": 1}, on="serial")
+    order = RunOrder(pipeline=pipeline, params={"x": 1}, on="serial")
     driver = prepare(order, workshop.project, clock=BrokenClock())
     run = Run(driver.project, driver.run)
     run.follow(driver)
@@ -312,12 +312,12 @@ def test_a_failure_is_told_where_its_class_cannot_be_imported(workshop):
         ).replace("BadText()", "GoneError(7)")
     )
     run = workshop.run(name="bad_text")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(TaskError) as told:
         run.result()
     assert type(told.value.__cause__).__name__ == "GoneError"
     del sys.modules[workshop.file.stem]
     workshop.file.unlink()
-    with pytest.raises(UserError, match="GoneError: 7"):
+    with pytest.raises(TaskError, match="GoneError: 7"):
         run.result()
 
 
@@ -326,7 +326,7 @@ def test_a_failure_is_told_where_its_class_cannot_be_imported(workshop):
     [
         (
             '[journal]\ndurable = "always"',
-            r"hooke\.toml: journal\.durable = 'always'\n  mend: valid: group, each",
+            r"hooke\.toml: journal\.durable = 'always'\n  fix: valid: group, each",
         ),
         ("[places.box]\nworkers = 0", r"hooke\.toml: places\.box\.workers = 0"),
     ],
@@ -359,10 +359,10 @@ def test_a_large_argument_that_does_not_look_it_is_sent_once(workshop):
         """
     )
     pipeline, _ = load_entry(str(workshop.file))
-    driver = prepare(Order(pipeline=pipeline, on="serial"), workshop.project)
+    driver = prepare(RunOrder(pipeline=pipeline, on="serial"), workshop.project)
     store = workshop.project.store()
     keys = GraphKeys(driver.graph, run=driver.run)
-    state = RunState(driver.graph, [Plan() for _ in driver.graph.nodes])
+    state = RunState(driver.graph, [NodePlan() for _ in driver.graph.nodes])
     calls = CallMaker(driver.graph, keys, state, store)
     state.apply(ItemsFound(node=1, lo=0, hi=1, ref=store.put(1), start=0, source="cache"))
     assert all(len(calls.make(Submit(0, node, 0, 1, 1)).payload) < 10_000 for node in (0, 2))

@@ -5,14 +5,14 @@ import pytest
 from hooke.base.errors import (
     EnvironmentMismatch,
     NotPicklable,
+    TaskError,
     TaskFailed,
     TimedOut,
     UsageError,
-    UserError,
     WorkerDied,
 )
 from hooke.journal.events import AttemptStarted, ItemsFound, RetryPlanned
-from hooke.project.places import parse_workers
+from hooke.project.backends import parse_workers
 
 ENGINES = ("serial", "local:2")
 
@@ -170,7 +170,7 @@ def test_a_users_error(workshop, on):
     workshop.write(FAILING)
     run = workshop.run(on=on, name="one")
     assert run.status == "failed"
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(TaskError) as caught:
         run.result()
     assert isinstance(caught.value.__cause__, KeyError)
     text = str(caught.value)
@@ -372,7 +372,7 @@ def test_warm_workers_see_the_environment_of_now(workshop, monkeypatch):
 
 def test_a_keyboard_interrupt_of_the_tasks_own_is_its_failure(workshop):
     workshop.write(SURROUNDINGS)
-    with pytest.raises(UserError, match="KeyboardInterrupt"):
+    with pytest.raises(TaskError, match="KeyboardInterrupt"):
         workshop.run(on="local:1", name="gives").result()
 
 
@@ -406,4 +406,4 @@ def test_what_a_worker_has_reserved_does_not_count_against_the_next_limit(worksh
 def test_a_number_of_workers_that_is_none_is_refused(workers):
     with pytest.raises(UsageError, match="is not possible") as caught:
         parse_workers(workers)
-    assert caught.value.mend == "give a number from 1, or (low, high)"
+    assert caught.value.fix == "give a number from 1, or (low, high)"

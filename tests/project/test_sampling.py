@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import UsageError, loguniform
-from hooke.project.searching.sampling import Sampling
-from hooke.project.searching.space import Choice, Number, parse_space
+from hooke.searching.sampling import Sampling
+from hooke.searching.space import Choice, Number, parse_space
 
 SPACE = {
     "x": (0.0, 1.0),
@@ -48,7 +48,7 @@ class TestSpace:
     def test_what_is_no_space_is_refused(self, wrong):
         with pytest.raises(UsageError) as caught:
             parse_space(wrong)
-        assert "low, high" in caught.value.mend
+        assert "low, high" in caught.value.fix
 
     @pytest.mark.parametrize("ends", [(0, 1), (-1, 1), (3, 2), ("a", "b"), (1, math.inf)])
     def test_a_logarithm_needs_positive_ends(self, ends):

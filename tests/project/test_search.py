@@ -15,9 +15,9 @@ from tests.project.conftest import Workshop
 import hooke
 from hooke import TaskFailed, UsageError
 from hooke.cli.entry import hooke as command
-from hooke.cli.screens import Session
-from hooke.journal.searches import PREFIX, read_search
-from hooke.project.searching.telling import standing_line
+from hooke.cli.screens import CommandSession
+from hooke.journal.records import SEARCH_PREFIX, read_search
+from hooke.searching.search_result import standing_line
 
 JOB = """
     import os, time
@@ -189,8 +189,8 @@ class TestSearch:
     def test_in_mlflow_trials_are_nested_in_their_search(self, workshop):
         from mlflow import MlflowClient
 
-        from hooke.project.shipping.shipper import Shipper
         from hooke.sinks.mlflow import MlflowSink
+        from hooke.sync.shipper import Shipper
 
         workshop.write(JOB)
         found = hooke.search(module(workshop).fit, FLAT, trials=3, on="serial")
@@ -231,7 +231,9 @@ class TestSearch:
         found = hooke.search(module(workshop).fit, FLAT, trials=3, on="serial")
 
         def typed(*words: str) -> str:
-            done = CliRunner().invoke(command, [*words, "--project", str(workshop.folder)], obj=Session())
+            done = CliRunner().invoke(
+                command, [*words, "--project", str(workshop.folder)], obj=CommandSession()
+            )
             assert done.exit_code == 0, done.output
             return done.output
 
@@ -241,7 +243,7 @@ class TestSearch:
         assert typed("runs", "--trials").count("\nfit-") == 3
         assert typed("runs", "--metric", "objective", "--sort", "objective").count("\nfit-") == 3
         resumed = CliRunner().invoke(
-            command, ["resume", found.id, "--project", str(workshop.folder)], obj=Session()
+            command, ["resume", found.id, "--project", str(workshop.folder)], obj=CommandSession()
         )
         assert "is a search" in str(resumed.exception)
 
@@ -250,7 +252,7 @@ class TestSearch:
         job = module(workshop)
         with pytest.raises(TaskFailed, match="too much"):
             hooke.search(job.broken, {"x": (0.1, 1.0)}, trials=20, on="serial")
-        (failed,) = [name for name in workshop.project.runs.names() if name.startswith(PREFIX)]
+        (failed,) = [name for name in workshop.project.runs.names() if name.startswith(SEARCH_PREFIX)]
         shown = hooke.Search(workshop.project, failed)
         assert (shown.status, len(shown.trials)) == ("failed", 3)
         with pytest.raises(UsageError, match="no trial"):
@@ -322,7 +324,7 @@ class TestDeath:
         return out
 
     def search_of(self, workshop: Workshop) -> str:
-        (name,) = [name for name in workshop.project.runs.names() if name.startswith(PREFIX)]
+        (name,) = [name for name in workshop.project.runs.names() if name.startswith(SEARCH_PREFIX)]
         return name
 
     def until_tried(self, workshop: Workshop, count: int) -> None:

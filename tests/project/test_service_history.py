@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.journal.replicas import (
+from hooke.journal.service_events import (
+    BatchWindow,
     ReplicaAdopted,
     ReplicaEnded,
     ReplicaLeft,
@@ -12,8 +13,7 @@ from hooke.journal.replicas import (
     ReplicaStarted,
     ServiceScaled,
 )
-from hooke.journal.services import BatchWindow
-from hooke.project.service_history import staff_of, starts_s, stretch_of, stretches_of
+from hooke.services.service_runs import staff_of, starts_s, stretch_of, stretches_of
 
 WINDOWS = st.lists(
     st.builds(

@@ -8,15 +8,14 @@ import pytest
 from hooke import UsageError
 from hooke.base.clock import SystemClock
 from hooke.journal.events import Measured, RunFinished, StudyStarted
-from hooke.journal.services import LoadMeasured
+from hooke.journal.service_events import LoadMeasured
 from hooke.journal.writer import Journal
-from hooke.project.driving import DRIVER
+from hooke.planning.service_plan import ServiceQuestion, plan_service, service_plan_facts, service_plan_text
 from hooke.project.folder import Project
-from hooke.project.planning.service import ServiceQuestion, plan_service
-from hooke.project.planning.service_text import service_plan_facts, service_plan_text
-from hooke.project.service_code import code_of
-from hooke.project.serving import load_service
-from hooke.scaling.provision import Promise
+from hooke.project.loading import code_of
+from hooke.running.driver import DRIVER
+from hooke.scaling.provision import LatencyGoal
+from hooke.services.serve_file import load_service
 
 SERVICE = """
 from hooke import service
@@ -156,14 +155,14 @@ def test_code_that_was_edited_and_another_host_are_said(kept):
     assert "Delay, or what it reaches, was edited since it was measured" in made.notes
     assert "what was measured was measured on elsewhere, not here" in made.notes
     assert all(offer.bears is None for offer in made.offers if offer.setup.is_local), "its speed is not known"
-    given = kept.plan(150, speed={"local": "0.9"}, promise=Promise(99, 0.1))
+    given = kept.plan(150, speed={"local": "0.9"}, promise=LatencyGoal(99, 0.1))
     assert given.choice.offer.setup.is_local and given.choice.offer.bears.interval[0] == pytest.approx(178.2)
 
 
 def test_another_promise_is_not_taken_for_the_one_that_was_measured(kept):
     kept.study("20261125-1", *LINE)
-    assert kept.plan(150, promise=Promise(90, 0.1)).choice.offer is not None, "a laxer one is kept, too"
-    strict = kept.plan(150, promise=Promise(99, 0.01))
+    assert kept.plan(150, promise=LatencyGoal(90, 0.1)).choice.offer is not None, "a laxer one is kept, too"
+    strict = kept.plan(150, promise=LatencyGoal(99, 0.01))
     assert strict.choice.offer is None and "--slo 'p99 < 10ms'" in strict.next
 
 

@@ -17,19 +17,18 @@ from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
     Failure,
+    MadeOf,
     NodePlanned,
     RunFinished,
     RunMadeOf,
     RunStarted,
 )
-from hooke.journal.made_of import MadeOf
-from hooke.journal.runs import LOCK, RunsFolder
+from hooke.journal.run_folders import LOCK, RunsFolder
 from hooke.journal.writer import Journal
 from hooke.project.folder import Project
-from hooke.project.shipping import outbox
-from hooke.project.shipping.cursor import load_cursor
-from hooke.project.shipping.report import tracking_lines
-from hooke.project.shipping.shipper import Shipper, standing
+from hooke.sync import outbox
+from hooke.sync.shipper import Shipper, load_cursor, standing
+from hooke.sync.sync_report import tracking_lines
 from hooke.testing import MemorySink
 from hooke.tracking.tracker import Tracker
 
@@ -62,7 +61,7 @@ class Logbook:
         )
 
     def fail(self, attempt: int) -> None:
-        failure = Failure(kind="UserError", message="too bad")
+        failure = Failure(kind="TaskError", message="too bad")
         self.driver.append(AttemptFailed(attempt=attempt, node=0, lo=0, hi=1, failure=failure))
 
     def end(self, status: str | None = "finished") -> None:
@@ -219,7 +218,7 @@ def test_trouble_that_waiting_does_not_cure_is_said_and_stops_no_other_run(book)
 
     def refuse(batch):
         if batch.run.key == book.run:
-            raise HookeError("the experiment 'sweep' has been deleted", mend="restore it")
+            raise HookeError("the experiment 'sweep' has been deleted", fix="restore it")
         return write(batch)
 
     sink.write = refuse
@@ -252,7 +251,7 @@ def test_a_damaged_cursor_is_named_with_the_mend(book):
     (book.folder / "sinks" / "memory.json").write_text("{")
     with pytest.raises(JournalError, match="what was shipped cannot be told") as refused:
         standing(book.runs, book.run, "memory")
-    assert "remove the file" in refused.value.mend
+    assert "remove the file" in refused.value.fix
 
 
 @pytest.mark.heavy

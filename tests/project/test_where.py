@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import UsageError
-from hooke.project.comparing.where import FIELDS, GROUPS, Condition, holds, parse_condition
+from hooke.comparing.query import FIELDS, GROUPS, Condition, holds, parse_condition
 
 operators = st.sampled_from(["=", "==", "!=", "<", "<=", ">", ">="])
 odd = "ab.é /<>=!'\n\t0-6_#é\u2028"

@@ -9,15 +9,14 @@ from tests.fleet import jobs
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import UsageError
-from hooke.fleet.keeper import Keeper
-from hooke.fleet.ledger import Ledger
-from hooke.fleet.orders import Caps
-from hooke.fleet.provider import Impossible, Unreachable
+from hooke.fleets.controller import Caps
+from hooke.fleets.keeper import FleetKeeper, Ledger
 from hooke.journal.events import AttemptFailed, WorkerStarted, WorkerStopped
-from hooke.project.driving import Order, prepare
 from hooke.project.folder import Project
-from hooke.project.running import Run
 from hooke.providers.dask_cluster import DaskCluster
+from hooke.providers.provider import Impossible, Unreachable
+from hooke.running.driver import RunOrder, prepare
+from hooke.running.run import Run
 from hooke.testing import check_provider
 
 pytestmark = pytest.mark.heavy
@@ -104,7 +103,7 @@ def test_a_fleet_grows_and_shrinks_and_adopts_what_was_there(tmp_path, provider,
     cluster.scale(1)
     cluster.wait_for_workers(1)
     with Ledger.open(tmp_path, durable="none") as ledger:
-        keeper = Keeper("pool", provider, ledger, caps=Caps(workers=4), clock=SystemClock())
+        keeper = FleetKeeper("pool", provider, ledger, caps=Caps(workers=4), clock=SystemClock())
         keeper.want(3, "the test")
         settle(keeper)
         assert sorted(machine.token != "" for machine in provider.list()) == [False, True, True]
@@ -114,7 +113,7 @@ def test_a_fleet_grows_and_shrinks_and_adopts_what_was_there(tmp_path, provider,
     with Ledger.open(
         tmp_path, durable="none"
     ) as ledger:  # a later controller, which knows no more than these two
-        keeper = Keeper("pool", provider, ledger, caps=Caps(workers=4), clock=SystemClock())
+        keeper = FleetKeeper("pool", provider, ledger, caps=Caps(workers=4), clock=SystemClock())
         keeper.down("the test")
         settle(keeper)
     assert provider.list() == []
@@ -144,8 +143,8 @@ def test_a_run_goes_on_while_its_workers_are_retired_and_others_come(tmp_path, p
     cluster.scale(2)
     cluster.wait_for_workers(2)
     with Ledger.open(tmp_path / "ledger", durable="none") as ledger:
-        keeper = Keeper("pool", provider, ledger, caps=Caps(workers=4), clock=SystemClock())
-        order = Order(pipeline=jobs.naps, params={"items": 12, "seconds": 1.0}, on=cluster)
+        keeper = FleetKeeper("pool", provider, ledger, caps=Caps(workers=4), clock=SystemClock())
+        order = RunOrder(pipeline=jobs.naps, params={"items": 12, "seconds": 1.0}, on=cluster)
         driver = prepare(order, Project.find(tmp_path))
         running = threading.Thread(target=driver.drive)
         running.start()

@@ -10,11 +10,10 @@ import psutil
 import pytest
 
 from hooke.base.clock import SystemClock
-from hooke.fleet.keeper import Keeper
-from hooke.fleet.ledger import Ledger
-from hooke.fleet.orders import Caps
-from hooke.fleet.provider import Impossible, ProviderError
+from hooke.fleets.controller import Caps
+from hooke.fleets.keeper import FleetKeeper, Ledger
 from hooke.providers.processes import Processes
+from hooke.providers.provider import Impossible, ProviderError
 from hooke.testing import check_provider
 
 WORKS = """
@@ -66,7 +65,7 @@ def wait(condition, *, within_s=60.0):
 def kept(tag, folder, **caps):
     ledger = Ledger.open(folder, durable="none")
     caps = Caps(**({"workers": 4} | caps))
-    return ledger, Keeper("f", provider(tag, folder), ledger, caps=caps, clock=SystemClock())
+    return ledger, FleetKeeper("f", provider(tag, folder), ledger, caps=caps, clock=SystemClock())
 
 
 def test_it_keeps_the_suite(tag, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from hooke.testing import FakeProvider, check_provider
-from hooke.testing.sim_world import NO_FAULTS, World
+from hooke.testing.virtual_world import NO_FAULTS, World
 
 
 class Place:

@@ -3,12 +3,10 @@
 import pytest
 
 from hooke.base.errors import UsageError
-from hooke.journal.events import NotesLogged, RunFinished, RunStarted, StudyStarted
-from hooke.journal.trials import SearchStarted
+from hooke.journal.events import NotesLogged, RunFinished, RunStarted, SearchStarted, StudyStarted
 from hooke.journal.writer import Journal
 from hooke.project.folder import Project
-from hooke.project.reproducing.case import Asked, reproduce_in
-from hooke.project.reproducing.reproduction import Reproduction
+from hooke.running.reproduce.reproduce import ReproduceOptions, Reproduction, reproduce_in
 
 STARTED = RunStarted(run="r", pipeline="p", entry="f.py:p")
 
@@ -38,8 +36,8 @@ def test_what_cannot_be_made_again_says_so(tmp_path, events, what):
         for event in events:
             journal.append(event)
     with pytest.raises(UsageError, match=what) as refused:
-        reproduce_in(project, "r", Asked())
-    assert refused.value.mend or refused.value.next
+        reproduce_in(project, "r", ReproduceOptions())
+    assert refused.value.fix or refused.value.next
 
 
 def test_a_reproduction_without_anchors_has_a_text_and_facts():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hooke.project.reproducing.values import CLOSE, DIFFERENT, EQUAL, Tolerance, compare_values
+from hooke.running.reproduce.result_comparison import CLOSE, DIFFERENT, EQUAL, Tolerance, compare_values
 
 LEAVES = (
     st.none()

@@ -5,9 +5,17 @@ import subprocess
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.project.reproducing.anchors import Edit, changed_lines, compared, libraries
-from hooke.project.reproducing.values import CLOSE, DIFFERENT, EQUAL, Likeness
-from hooke.project.reproducing.verdicts import MISSING, begins, pairs, verdict
+from hooke.running.reproduce.conditions import Edit, changed_lines, compared, libraries
+from hooke.running.reproduce.result_comparison import (
+    CLOSE,
+    DIFFERENT,
+    EQUAL,
+    MISSING,
+    Closeness,
+    begins,
+    pairs,
+    verdict,
+)
 
 TASKS = st.lists(st.sampled_from("abc"), max_size=8).map(lambda names: dict(enumerate(names)))
 
@@ -27,7 +35,9 @@ def test_every_node_is_in_one_pair_and_each_pair_is_of_one_task(was, now):
 
 @given(st.lists(st.sampled_from([EQUAL, CLOSE, DIFFERENT]), max_size=20), st.integers(0, 3))
 def test_a_verdict_counts_items_and_is_as_bad_as_the_worst(kinds, missing):
-    found = verdict("t", [(f"[{at}]", Likeness(kind=kind)) for at, kind in enumerate(kinds)], missing=missing)
+    found = verdict(
+        "t", [(f"[{at}]", Closeness(kind=kind)) for at, kind in enumerate(kinds)], missing=missing
+    )
     assert found.items == len(kinds) + missing
     ranked = (
         [DIFFERENT] * (DIFFERENT in kinds) + [MISSING] * (missing > 0) + [CLOSE] * (CLOSE in kinds) + [EQUAL]
@@ -43,7 +53,7 @@ def test_differences_begin_where_all_that_came_in_is_equal(kinds, data):
         node: data.draw(st.lists(st.integers(0, node - 1), max_size=3)) if node else []
         for node in range(len(kinds))
     }
-    made = [verdict("t", [("", Likeness(kind=kind))], node=node) for node, kind in enumerate(kinds)]
+    made = [verdict("t", [("", Closeness(kind=kind))], node=node) for node, kind in enumerate(kinds)]
     marked = {each.node for each in begins(made, parents) if each.begins}
     assert marked == {
         node
@@ -59,10 +69,10 @@ def test_an_anchor_names_what_was_what_is_and_the_mend():
     )
     assert (newer.met, gone.met, same.met) == (False, False, True)
     assert str(newer) == "library polars: was 1.0, is 1.1"
-    assert newer.mend == "pip install polars==1.0"
+    assert newer.fix == "pip install polars==1.0"
     assert str(gone) == "library tiny: was 2.0, is not there"
     (threads,) = compared("threads", {}, {"OMP_NUM_THREADS": "1"})
-    assert threads.mend == "unset OMP_NUM_THREADS"
+    assert threads.fix == "unset OMP_NUM_THREADS"
 
 
 def test_changed_lines_of_a_real_diff(tmp_path):

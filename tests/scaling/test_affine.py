@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.errors import NotEnoughData
-from hooke.scaling.affine import Affine, Calls, affine
+from hooke.scaling.affine import Affine, CallBlock, affine
 
 A, B = 20e-6, 1e-3
 
@@ -26,7 +26,7 @@ def blocks_of(seed, *, blocks=12, calls=200, noise=0.1, shared=0.0, a=A, b=B):
         seconds = (a * rows + b) * np.exp(errors - (noise**2 + shared**2) / 2)
         made.append(
             [
-                Calls(int(at.sum()), float(rows[at].sum()), float(seconds[at].sum()))
+                CallBlock(int(at.sum()), float(rows[at].sum()), float(seconds[at].sum()))
                 for n in np.unique(rows)
                 for at in [rows == n]
             ]
@@ -51,7 +51,7 @@ def held(found: Affine) -> dict[str, bool]:
     st.lists(st.lists(st.integers(1, 200), min_size=1, max_size=6), min_size=4, max_size=8),
 )
 def test_without_noise_the_law_is_exact(a, b, sizes):
-    blocks = [[Calls(3, 3 * n, 3 * (a * n + b)) for n in block] for block in [*sizes, [1, 400], [1, 400]]]
+    blocks = [[CallBlock(3, 3 * n, 3 * (a * n + b)) for n in block] for block in [*sizes, [1, 400], [1, 400]]]
     found = affine(blocks)
     assert found.both == pytest.approx((a, b), rel=1e-6, abs=1e-9 * (a + b))
     assert found.seconds(50).value == pytest.approx(50 * a + b)
@@ -70,7 +70,7 @@ def test_without_noise_the_law_is_exact(a, b, sizes):
     )
 )
 def test_no_law_has_a_negative_part(table):
-    blocks = [[Calls(calls, calls * rows, seconds) for calls, rows, seconds in block] for block in table]
+    blocks = [[CallBlock(calls, calls * rows, seconds) for calls, rows, seconds in block] for block in table]
     try:
         found = affine(blocks)
     except NotEnoughData:
@@ -116,11 +116,11 @@ def test_coverage(blocks, shared):
     [
         (blocks_of(0, blocks=3), "3 blocks of time"),
         ([[], *blocks_of(0, blocks=3)], "3 blocks of time"),
-        ([[Calls(5, 40, 1.0)]] * 5, "all calls had about 8 rows"),
-        ([[Calls(999, 8 * 999, 1.0), Calls(1, 1, 1.0)]] * 5, "all calls had about 8 rows"),
+        ([[CallBlock(5, 40, 1.0)]] * 5, "all calls had about 8 rows"),
+        ([[CallBlock(999, 8 * 999, 1.0), CallBlock(1, 1, 1.0)]] * 5, "all calls had about 8 rows"),
     ],
 )
 def test_what_tells_nothing_is_refused(blocks, said):
     with pytest.raises(NotEnoughData, match=said) as refused:
         affine(blocks)
-    assert refused.value.mend
+    assert refused.value.fix

@@ -86,7 +86,7 @@ def test_what_is_wrong_is_named(text, what):
         catalog(text)
     assert caught.value.what.startswith("ours.csv")
     assert what in caught.value.what
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 class TestGiven:

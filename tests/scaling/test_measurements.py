@@ -74,4 +74,4 @@ def test_confounded_is_no_condition_at_two_n(conditions, confounded):
 def test_what_is_wrong_is_named_with_the_mend(arguments, said):
     with pytest.raises(UsageError, match=said) as caught:
         Measurements(arguments.pop("n"), **arguments)
-    assert caught.value.mend
+    assert caught.value.fix

@@ -9,22 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke.scaling import Measurements, fit
-from hooke.scaling.catalog import Machine
-from hooke.scaling.pareto import Wish, front, recommend
+from hooke.scaling.call_times import Timing, law_of_size, run_spread, seconds_factor, sized
+from hooke.scaling.catalog import InstanceType
+from hooke.scaling.pareto import PlanLimits, front, recommend
 from hooke.scaling.planning import Configuration, Planner
-from hooke.scaling.schedule import Calls, Need, Room, makespan
-from hooke.scaling.sizes import law_of_size, sized
-from hooke.scaling.slices import slices_of
-from hooke.scaling.timing import Timing, run_spread, seconds_factor
-from hooke.scaling.workload import Facts, Work, Workload
+from hooke.scaling.workload import (
+    CallNeed,
+    MachineRoom,
+    NodeCalls,
+    NodeWork,
+    TaskFacts,
+    Workload,
+    makespan,
+    slices_of,
+)
 
-HERE = Machine(
+HERE = InstanceType(
     catalog="local", name="this machine", vcpus=4, usd_per_hour=0.0, startup_s=(0, 0), speed=(1, 1)
 )
 
 
-def machine(vcpus: int = 4, usd: float = 0.4, **more) -> Machine:
-    return Machine(
+def machine(vcpus: int = 4, usd: float = 0.4, **more) -> InstanceType:
+    return InstanceType(
         catalog="x",
         name=f"m{vcpus}",
         **{"vcpus": vcpus, "usd_per_hour": usd, "startup_s": (30, 60), "speed": (1.0, 1.2)} | more,
@@ -35,7 +41,7 @@ def here(workers: int) -> Configuration:
     return Configuration(machine=HERE, workers=workers)
 
 
-def rented(instances: int = 1, of: Machine | None = None) -> Configuration:
+def rented(instances: int = 1, of: InstanceType | None = None) -> Configuration:
     of = of or machine()
     return Configuration(machine=of, instances=instances, workers=instances * (of.vcpus or 1))
 
@@ -50,27 +56,27 @@ def amdahl(serial: float, n=(1, 2, 4, 8, 16), seed: int = 0):
 class TestSchedule:
     def test_two_chains_side_by_side(self):
         one = [
-            Calls(slices=slices_of(1, 2.0, at_once=1), items=1, needs=needs)
-            for needs in ((), (Need(0),), (), (Need(2),))
+            NodeCalls(slices=slices_of(1, 2.0, at_once=1), items=1, needs=needs)
+            for needs in ((), (CallNeed(0),), (), (CallNeed(2),))
         ]
-        assert makespan(one, Room(slots=1, cpus=1)) == 8
-        assert makespan(one, Room(slots=2, cpus=2)) == 4
-        assert makespan(one, Room(slots=9, cpus=9)) == 4
+        assert makespan(one, MachineRoom(slots=1, cpus=1)) == 8
+        assert makespan(one, MachineRoom(slots=2, cpus=2)) == 4
+        assert makespan(one, MachineRoom(slots=9, cpus=9)) == 4
 
     def test_in_step_maps_overlap(self):
         maps = [
-            Calls(slices=slices_of(4, 1.0, at_once=2), items=4),
-            Calls(slices=slices_of(4, 1.0, at_once=2), items=4, needs=(Need(0, in_step=True),)),
+            NodeCalls(slices=slices_of(4, 1.0, at_once=2), items=4),
+            NodeCalls(slices=slices_of(4, 1.0, at_once=2), items=4, needs=(CallNeed(0, in_step=True),)),
         ]
-        assert makespan(maps, Room(slots=8, cpus=8)) == 2
-        assert makespan(maps, Room(slots=2, cpus=2)) == 4
+        assert makespan(maps, MachineRoom(slots=8, cpus=8)) == 2
+        assert makespan(maps, MachineRoom(slots=2, cpus=2)) == 4
 
     def test_cpus_and_memory_limit(self):
-        wide = [Calls(slices=slices_of(4, 1.0, at_once=4), items=4, cpus=2)]
-        assert makespan(wide, Room(slots=4, cpus=4)) == 2
-        large = [Calls(slices=slices_of(4, 1.0, at_once=4), items=4, memory=3.0)]
-        assert makespan(large, Room(slots=4, cpus=4, memory=5.0)) == 4
-        assert makespan(large, Room(slots=4, cpus=4, memory=1.0)) == 4, (
+        wide = [NodeCalls(slices=slices_of(4, 1.0, at_once=4), items=4, cpus=2)]
+        assert makespan(wide, MachineRoom(slots=4, cpus=4)) == 2
+        large = [NodeCalls(slices=slices_of(4, 1.0, at_once=4), items=4, memory=3.0)]
+        assert makespan(large, MachineRoom(slots=4, cpus=4, memory=5.0)) == 4
+        assert makespan(large, MachineRoom(slots=4, cpus=4, memory=1.0)) == 4, (
             "what asks for more than there is runs alone"
         )
 
@@ -86,10 +92,10 @@ class TestSchedule:
         for at, count in enumerate(items):
             parents = data.draw(st.sets(st.integers(0, at - 1), max_size=2)) if at else set()
             nodes.append(
-                Calls(
+                NodeCalls(
                     slices=slices_of(count, seconds, at_once=slots),
                     items=count,
-                    needs=tuple(map(Need, sorted(parents))),
+                    needs=tuple(map(CallNeed, sorted(parents))),
                 )
             )
         chain: list[float] = []
@@ -97,7 +103,7 @@ class TestSchedule:
             own = max((piece.seconds for piece in node.slices), default=0.0)
             chain.append(own + max((chain[need.calls] for need in node.needs), default=0.0))
         work = sum(piece.width * piece.seconds for node in nodes for piece in node.slices)
-        took = makespan(nodes, Room(slots=slots, cpus=slots))
+        took = makespan(nodes, MachineRoom(slots=slots, cpus=slots))
         assert took >= max(work / slots, *chain) * (1 - 1e-9)
         wide = max((piece.width for node in nodes for piece in node.slices), default=1)
         assert took <= (work / max(slots - wide + 1, 1) + max(chain)) * (1 + 1e-9)
@@ -109,7 +115,7 @@ class TestSchedule:
         assert len(pieces) <= 128
         assert pieces[-1].end == items
         assert [piece.end for piece in pieces] == sorted(piece.end for piece in pieces)
-        took = makespan([Calls(slices=pieces, items=items)], Room(slots=at_once, cpus=at_once))
+        took = makespan([NodeCalls(slices=pieces, items=items)], MachineRoom(slots=at_once, cpus=at_once))
         rounds = math.ceil(items / at_once)
         assert rounds * mean * (1 - 1e-9) <= took <= (rounds * 1.1 + 1) * mean
 
@@ -192,14 +198,14 @@ class TestSizes:
 
 def workload(items: int = 40, *, law=None, at_once: int = 4, seconds: float = 10.0) -> Workload:
     works = [
-        Work(task="read"),
-        Work(task="features", items=items, needs=(Need(0),)),
-        Work(task="train", needs=(Need(1),), reads=items),
+        NodeWork(task="read"),
+        NodeWork(task="features", items=items, needs=(CallNeed(0),)),
+        NodeWork(task="train", needs=(CallNeed(1),), reads=items),
     ]
     facts = {
-        "read": Facts(timings=[Timing(items=1, seconds=2.0)]),
-        "features": Facts(timings=[Timing(items=items, seconds=seconds, at_once=at_once)], law=law),
-        "train": Facts(timings=[Timing(items=1, seconds=20.0, reads=items)]),
+        "read": TaskFacts(timings=[Timing(items=1, seconds=2.0)]),
+        "features": TaskFacts(timings=[Timing(items=items, seconds=seconds, at_once=at_once)], law=law),
+        "train": TaskFacts(timings=[Timing(items=1, seconds=20.0, reads=items)]),
     }
     return Workload(works, facts)
 
@@ -262,8 +268,10 @@ class TestRows:
         assert row.seconds is None and row.usd is None
 
     def test_a_task_must_fit_one_instance(self):
-        works = [Work(task="big", memory=8 * 2**30), Work(task="gpu", gpus=1)]
-        load = Workload(works, {name: Facts(timings=[Timing(items=1, seconds=1)]) for name in ("big", "gpu")})
+        works = [NodeWork(task="big", memory=8 * 2**30), NodeWork(task="gpu", gpus=1)]
+        load = Workload(
+            works, {name: TaskFacts(timings=[Timing(items=1, seconds=1)]) for name in ("big", "gpu")}
+        )
         assert "too small for big" in Planner(load).row(rented(4, machine(memory=4 * 2**30))).refused
         assert "too small for gpu" in Planner(load).row(rented(4, machine(memory=8 * 2**30))).refused
         assert not Planner(load).row(rented(4, machine(memory=8 * 2**30, gpus=1))).refused
@@ -298,15 +306,15 @@ class TestRows:
 
     def test_what_no_total_can_count_is_said(self):
         works = [
-            Work(task="known"),
-            Work(task="new", needs=(Need(0),)),
-            Work(task="list", items=None, needs=(Need(1),)),
-            Work(task="larger", reads=1200),
+            NodeWork(task="known"),
+            NodeWork(task="new", needs=(CallNeed(0),)),
+            NodeWork(task="list", items=None, needs=(CallNeed(1),)),
+            NodeWork(task="larger", reads=1200),
         ]
         facts = {
-            "known": Facts(timings=[Timing(items=1, seconds=1)]),
-            "list": Facts(timings=[Timing(items=1, seconds=1)]),
-            "larger": Facts(timings=[Timing(items=1, seconds=1, reads=12)]),
+            "known": TaskFacts(timings=[Timing(items=1, seconds=1)]),
+            "list": TaskFacts(timings=[Timing(items=1, seconds=1)]),
+            "larger": TaskFacts(timings=[Timing(items=1, seconds=1, reads=12)]),
         }
         load = Workload(works, facts)
         assert [each.task for each in load.untimed] == ["new", "list", "larger"]
@@ -351,7 +359,7 @@ class TestAdvice:
     @given(drawn=ROWS, deadline=st.none() | st.floats(60, 1000), budget=st.none() | st.floats(0.01, 2))
     @settings(max_examples=60, deadline=None)
     def test_what_is_recommended_keeps_to_the_wish(self, drawn, deadline, budget):
-        wish = Wish(deadline_s=deadline, budget_usd=budget)
+        wish = PlanLimits(deadline_s=deadline, budget_usd=budget)
         rows = self.rows(drawn)
         advice = recommend(rows, wish)
         assert advice.reason
@@ -363,36 +371,36 @@ class TestAdvice:
     def test_no_cluster_when_this_machine_is_in_time(self):
         planner = Planner(workload(law=amdahl(0.05)))
         rows = [planner.row(each) for each in (here(1), here(2), here(4), rented(1), rented(4))]
-        advice = recommend(rows, Wish(deadline_s=3600))
+        advice = recommend(rows, PlanLimits(deadline_s=3600))
         assert advice.reason.startswith("you do not need a cluster: this machine, 4 workers")
         assert advice.row.configuration.workers == 4
 
     def test_no_more_workers_than_bring_anything(self):
         planner = Planner(workload(items=4, law=amdahl(0.0)))
-        advice = recommend([planner.row(here(n)) for n in (1, 2, 4, 8, 16)], Wish())
+        advice = recommend([planner.row(here(n)) for n in (1, 2, 4, 8, 16)], PlanLimits())
         assert advice.row.configuration.workers == 4
 
     def test_no_cluster_when_none_is_faster(self):
         planner = Planner(workload(items=4, law=amdahl(0.0)))
         rows = [planner.row(each) for each in (here(4), rented(1, machine(startup_s=(1000, 1000))))]
-        assert recommend(rows, Wish()).reason.startswith("you do not need a cluster")
+        assert recommend(rows, PlanLimits()).reason.startswith("you do not need a cluster")
 
     def test_a_deadline_that_this_machine_misses_buys_the_cheapest(self):
         planner = Planner(workload(items=400, law=amdahl(0.0)))
         rows = [planner.row(each) for each in (here(4), *(rented(n) for n in range(1, 7)))]
-        advice = recommend(rows, Wish(deadline_s=1200))
-        others = [row for row in rows if Wish(deadline_s=1200).granted(row)]
+        advice = recommend(rows, PlanLimits(deadline_s=1200))
+        others = [row for row in rows if PlanLimits(deadline_s=1200).granted(row)]
         assert advice.row.usd.value == min(row.usd.value for row in others)
         assert "cheapest that keeps to the deadline of 20m 00s" in advice.reason
 
     def test_a_budget_buys_the_fastest(self):
         planner = Planner(workload(items=400, law=amdahl(0.0)))
         rows = [planner.row(each) for each in (here(4), *(rented(n) for n in range(1, 7)))]
-        advice = recommend(rows, Wish(budget_usd=1000))
+        advice = recommend(rows, PlanLimits(budget_usd=1000))
         assert advice.row.seconds.value == min(row.seconds.value for row in rows)
 
     def test_an_impossible_wish_names_the_best(self):
-        advice = recommend([Planner(workload()).row(here(4))], Wish(deadline_s=1))
+        advice = recommend([Planner(workload()).row(here(4))], PlanLimits(deadline_s=1))
         assert advice.row is None
         assert (
             "none is sure to keep to the deadline of 1.00 s: the fastest that can be predicted is this machine"
@@ -400,7 +408,7 @@ class TestAdvice:
         )
 
     def test_not_enough_data_names_the_measurement(self):
-        advice = recommend([Planner(workload(items=4000)).row(rented(50))], Wish())
+        advice = recommend([Planner(workload(items=4000)).row(rented(50))], PlanLimits())
         assert advice.row is None
         assert advice.reason.startswith("not enough data: measure features at N=8")
         assert advice.measure == ("features", 8)

@@ -6,24 +6,32 @@ import hypothesis.strategies as some
 import pytest
 from hypothesis import given, settings
 
-from hooke.scaling.catalog import Machine
+from hooke.scaling.catalog import InstanceType
 from hooke.scaling.planning import LOCAL
-from hooke.scaling.provision import Bearing, Load, Missing, Promise, Setup, choose, offers_on_front
+from hooke.scaling.provision import (
+    Bearing,
+    LatencyGoal,
+    MeasuredLoad,
+    Missing,
+    ServiceSetup,
+    choose,
+    offers_on_front,
+)
 
-PROMISE = Promise(99, 0.05)
-HERE = Machine(catalog=LOCAL, name="this machine", vcpus=8, usd_per_hour=0.0, speed=(1.0, 1.0))
+PROMISE = LatencyGoal(99, 0.05)
+HERE = InstanceType(catalog=LOCAL, name="this machine", vcpus=8, usd_per_hour=0.0, speed=(1.0, 1.0))
 
 
 def load(replicas, rate, threads=1, promise=PROMISE, **more):
-    return Load(replicas=replicas, threads=threads, promise=promise, rate=rate, **more)
+    return MeasuredLoad(replicas=replicas, threads=threads, promise=promise, rate=rate, **more)
 
 
 def machine(name="m", speed=(1.0, 1.0), price=1.0, vcpus=8):
-    return Machine(catalog="ours", name=name, vcpus=vcpus, usd_per_hour=price, speed=speed)
+    return InstanceType(catalog="ours", name=name, vcpus=vcpus, usd_per_hour=price, speed=speed)
 
 
 def setup(replicas, threads=1, of=HERE, instances=1):
-    return Setup(machine=of, replicas=replicas, threads=threads, instances=instances)
+    return ServiceSetup(machine=of, replicas=replicas, threads=threads, instances=instances)
 
 
 LINEAR = [load(1, 100.0), load(2, 201.0), load(4, 397.0)]
@@ -65,7 +73,7 @@ def test_past_the_knee_there_is_no_figure():
         ([load(1, 9.0)], setup(0), "too small for a replica", None),
         ([load(1, 9.0)], setup(1, of=machine(speed=None)), "speed not known", None),
         (
-            [load(1, 9.0, promise=Promise(99, 0.2))], setup(1),
+            [load(1, 9.0, promise=LatencyGoal(99, 0.2))], setup(1),
             "p99 < 50.0 ms was not measured, but p99 < 200 ms", Missing(1, 1, PROMISE),
         ),
         ([], setup(1), "was not measured, but nothing", Missing(1, 1, PROMISE)),
@@ -98,8 +106,8 @@ def test_a_slower_machine_must_keep_a_stricter_promise():
     """Half as fast, who keeps 25 ms here keeps 50 there; nothing tells what who keeps 50 ms here keeps there."""
     slow = setup(1, of=machine(speed=(0.5, 0.6)))
     told = Bearing([load(1, 100.0)], PROMISE, cores=8).offer(slow)
-    assert told.bears is None and told.missing == Missing(1, 1, Promise(99, 0.025))
-    strict = load(1, 80.0, promise=Promise(99, 0.025), breaks_at=90.0)
+    assert told.bears is None and told.missing == Missing(1, 1, LatencyGoal(99, 0.025))
+    strict = load(1, 80.0, promise=LatencyGoal(99, 0.025), breaks_at=90.0)
     assert Bearing([load(1, 100.0), strict], PROMISE, cores=8).offer(slow).bears.interval == (40.0, math.inf)
     fast = setup(1, of=machine(speed=(2.0, 3.0)))
     assert Bearing([strict], PROMISE, cores=8).offer(fast).bears.interval == (160.0, math.inf)

@@ -113,7 +113,7 @@ def test_the_measurement_advised_narrows_the_knee_more_than_others():
 def test_too_little_is_said_with_the_mend(measurements, families, said):
     with pytest.raises(NotEnoughData, match=said) as caught:
         fit(measurements, families=families)
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_three_n_do_not_speak_for_three_parameters_however_often_repeated():
@@ -144,7 +144,7 @@ def test_families_with_too_many_parameters_are_left_out_unless_named():
 def test_what_does_not_exist_is_refused_with_what_does(arguments):
     with pytest.raises(UsageError) as caught:
         fit(planted("usl", (0.03, 0.002)), **arguments)
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize("n", [0, -1, float("nan"), float("inf")])

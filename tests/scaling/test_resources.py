@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.scaling.resources import MARGIN, Used, needed
+from hooke.scaling.resource_advice import MARGIN, Used, needed
 
 MIB = 2**20
 

@@ -64,7 +64,7 @@ class Rows:
     async def later(self, rows: list[int]) -> list[int]:
         await asyncio.sleep(0.001)
         if 13 in rows:
-            raise UsageError("13 is not served", mend="take another")
+            raise UsageError("13 is not served", fix="take another")
         return rows
 
     async def cancels(self, rows: list[int]) -> list[int]:

@@ -4,33 +4,33 @@ import heapq
 import random
 from dataclasses import dataclass, field
 
-from hooke.serving.batcher import Batch, Batcher, Limits, Request
+from hooke.serving.batcher import Batch, Batcher, BatchLimits, PendingRequest
 
 
 @dataclass
 class History:
     """What happened to each request that was let in: answered, blamed, late or cancelled; and the batches in order."""
 
-    limits: Limits
-    accepted: list[Request] = field(default_factory=list)
-    refused: list[Request] = field(default_factory=list)
-    ends: dict[Request, list[str]] = field(default_factory=dict)
-    batches: list[tuple[float, Batch, list[Request]]] = field(default_factory=list)
+    limits: BatchLimits
+    accepted: list[PendingRequest] = field(default_factory=list)
+    refused: list[PendingRequest] = field(default_factory=list)
+    ends: dict[PendingRequest, list[str]] = field(default_factory=dict)
+    batches: list[tuple[float, Batch, list[PendingRequest]]] = field(default_factory=list)
     """When it was fired, which, and what else waited before it."""
-    guilty: set[Request] = field(default_factory=set)
-    idle_while_waiting: list[tuple[float, float, Request]] = field(default_factory=list)
+    guilty: set[PendingRequest] = field(default_factory=set)
+    idle_while_waiting: list[tuple[float, float, PendingRequest]] = field(default_factory=list)
     """When, until when, and who is the oldest."""
 
-    def end(self, request: Request, how: str) -> None:
+    def end(self, request: PendingRequest, how: str) -> None:
         self.ends.setdefault(request, []).append(how)
 
 
 class World:
-    def __init__(self, seed: int, limits: Limits, requests: int = 40) -> None:
+    def __init__(self, seed: int, limits: BatchLimits, requests: int = 40) -> None:
         self.chance = random.Random(seed)
         self.history = History(limits)
         self.batcher = Batcher(limits)
-        self.waiting: list[Request] = []
+        self.waiting: list[PendingRequest] = []
         self.events: list[tuple[float, int, str, object]] = []
         self.count = 0
         at = 0.0
@@ -50,7 +50,7 @@ class World:
         return self.history
 
     def arrive(self, now: float, _about: object) -> None:
-        request = Request(
+        request = PendingRequest(
             group=self.chance.choice(["a", "a", "b", None]),
             rows=self.chance.choice([1, 1, 1, 2, 3, 20]),
             arrived=now,
@@ -69,7 +69,7 @@ class World:
             self.at(now + self.chance.random(), "leave", request)
         self.at(request.deadline + 0.5, "tick", None)
 
-    def leave(self, _now: float, request: Request) -> None:
+    def leave(self, _now: float, request: PendingRequest) -> None:
         if request not in self.history.ends:
             self.batcher.cancel(request)
             self.history.end(request, "cancelled")

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serving.simulated import World
 
-from hooke.serving.batcher import Batcher, FixedPart, Limits, Request
+from hooke.serving.batcher import Batcher, BatchLimits, FixedPart, PendingRequest
 
 LIMITS = st.builds(
-    Limits,
+    BatchLimits,
     max_batch=st.sampled_from([1, 4, 16]),
     max_waiting=st.sampled_from([1, 8, 1000]),
     wait_s=st.sampled_from([0.0, 0.05, 1.0]),
@@ -24,8 +24,8 @@ def histories(test):
 
 def request(
     *, group: object = "a", rows: int = 1, arrived: float = 0.0, deadline: float = math.inf
-) -> Request:
-    return Request(group=group, rows=rows, arrived=arrived, deadline=deadline)
+) -> PendingRequest:
+    return PendingRequest(group=group, rows=rows, arrived=arrived, deadline=deadline)
 
 
 @histories
@@ -92,7 +92,7 @@ def test_the_fixed_part_of_a_law_is_found(a, b, sizes):
 @given(st.lists(st.tuples(st.floats(0.0, 0.1), st.integers(1, 9)), min_size=1, max_size=30))
 def test_who_asks_alone_waits_for_nobody_also_where_the_model_fills(asked):
     """Each asks when it has its answer, at once or later, for one row or for some."""
-    batcher, now = Batcher(Limits(max_batch=64, fill=True)), 0.0
+    batcher, now = Batcher(BatchLimits(max_batch=64, fill=True)), 0.0
     for pause, rows in asked:
         now += pause
         batcher.offer(request(arrived=now, rows=rows))
@@ -101,7 +101,7 @@ def test_who_asks_alone_waits_for_nobody_also_where_the_model_fills(asked):
         batcher.finished(now)
 
 
-def rounds(limits: Limits, clients: int, *, back_s: float) -> list[int]:
+def rounds(limits: BatchLimits, clients: int, *, back_s: float) -> list[int]:
     """Sizes of batches where each client asks again after its answer, one `back_s` after the other; a batch takes 10 ms."""
     batcher, now, sizes = Batcher(limits), 0.0, []
     coming = [at * back_s for at in range(clients)]
@@ -122,13 +122,13 @@ def rounds(limits: Limits, clients: int, *, back_s: float) -> list[int]:
 
 
 def test_who_comes_back_one_after_the_other_goes_together_where_the_model_fills():
-    assert max(rounds(Limits(max_batch=64), 8, back_s=0.001)) < 8
-    assert rounds(Limits(max_batch=64, fill=True), 8, back_s=0.001) == [8] * 10
+    assert max(rounds(BatchLimits(max_batch=64), 8, back_s=0.001)) < 8
+    assert rounds(BatchLimits(max_batch=64, fill=True), 8, back_s=0.001) == [8] * 10
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_only_the_guilty_are_blamed_in_logarithmically_many_calls(guilt):
-    batcher = Batcher(Limits(max_batch=64))
+    batcher = Batcher(BatchLimits(max_batch=64))
     requests = [request() for _ in guilt]
     for one in requests:
         assert batcher.offer(one)
@@ -147,7 +147,7 @@ def test_only_the_guilty_are_blamed_in_logarithmically_many_calls(guilt):
 
 
 def test_the_wait_ends_early_for_a_deadline_and_for_a_full_batch():
-    batcher = Batcher(Limits(max_batch=2, wait_s=10.0))
+    batcher = Batcher(BatchLimits(max_batch=2, wait_s=10.0))
     batcher.offer(request(arrived=0.0))
     assert (batcher.take(0.0), batcher.wakes()) == (None, 10.0)
     batcher.offer(request(arrived=1.0))
@@ -158,7 +158,7 @@ def test_the_wait_ends_early_for_a_deadline_and_for_a_full_batch():
 
 
 def test_what_cannot_be_answered_in_time_is_refused_but_not_the_rest_of_what_was_let_in():
-    batcher = Batcher(Limits(max_batch=1))
+    batcher = Batcher(BatchLimits(max_batch=1))
     batcher.offer(request())
     batcher.take(0.0)
     batcher.finished(2.0)
@@ -171,10 +171,10 @@ def test_what_cannot_be_answered_in_time_is_refused_but_not_the_rest_of_what_was
 
 def test_what_would_have_its_answer_after_its_deadline_is_not_let_in():
     """Not only what would wait until then: the batch that runs and the request's own take time, too."""
-    batcher = Batcher(Limits(max_batch=4, max_waiting=1000))
+    batcher = Batcher(BatchLimits(max_batch=4, max_waiting=1000))
 
     def request(deadline):
-        return Request(group="a", rows=1, arrived=10.0, deadline=deadline)
+        return PendingRequest(group="a", rows=1, arrived=10.0, deadline=deadline)
 
     for _ in range(4):
         assert batcher.offer(request(20.0))
@@ -190,8 +190,8 @@ def test_what_would_have_its_answer_after_its_deadline_is_not_let_in():
 
 
 def test_where_nothing_waits_a_request_is_let_in_however_long_it_may_take():
-    batcher = Batcher(Limits(max_batch=4, max_waiting=1000))
-    assert batcher.offer(Request(group="a", rows=1, arrived=0.0, deadline=9.0))
+    batcher = Batcher(BatchLimits(max_batch=4, max_waiting=1000))
+    assert batcher.offer(PendingRequest(group="a", rows=1, arrived=0.0, deadline=9.0))
     assert batcher.take(0.0) is not None
     batcher.finished(8.0)
-    assert batcher.offer(Request(group="a", rows=1, arrived=10.0, deadline=11.0))
+    assert batcher.offer(PendingRequest(group="a", rows=1, arrived=10.0, deadline=11.0))

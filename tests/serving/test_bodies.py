@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hooke.base.errors import ConfigError
 from hooke.project.folder import Project
-from hooke.project.serving import body_room
-from hooke.serving.bodies import BODY_LIMIT, PART, Bodies, room_bytes
+from hooke.services.serve_file import body_room
+from hooke.serving.limits import BODY_LIMIT, PART, Bodies, room_bytes
 from hooke.serving.problems import Problem
 from hooke.serving.service import service, service_of
 

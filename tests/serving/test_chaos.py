@@ -7,7 +7,7 @@ from benchmarks.serving.chaos.programme import Course, run
 from benchmarks.serving.chaos.promises import broken
 from benchmarks.serving.chaos.toll import FRONT, QUIET, tolls
 
-from hooke.load.outcomes import Fate, Outcomes
+from hooke.loadtest.generator_protocol import Fate, Outcomes
 
 
 @pytest.mark.heavy

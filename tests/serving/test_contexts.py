@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.serving.answers import wait_until
 
 from hooke import request_contexts, service
-from hooke.serving.bodies import Bodies
-from hooke.serving.contexts import RequestIds, context_of, request_id_of
-from hooke.serving.exchange import Exchange, Terms
+from hooke.serving.http import Exchange, HttpOptions
+from hooke.serving.limits import Bodies
+from hooke.serving.request_context import RequestIds, context_of, request_id_of
 from hooke.testing import client
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -148,7 +148,9 @@ def test_a_state_that_is_none_is_dropped_and_the_trace_goes_on(state):
 
 def test_a_state_in_parts_is_put_together():
     raw = [(b"tracestate", b"a=1"), (b"traceparent", PARENT.encode()), (b"tracestate", b"b=2")]
-    exchange = Exchange({"path": "/", "method": "GET", "headers": raw}, None, None, Terms(1, 1.0, Bodies(1)))
+    exchange = Exchange(
+        {"path": "/", "method": "GET", "headers": raw}, None, None, HttpOptions(1, 1.0, Bodies(1))
+    )
     assert exchange.context.tracestate == "a=1,b=2"
 
 

@@ -6,11 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from hooke.journal.replicas import ReplicaEnded
-from hooke.project.supervising.watched import Lately, Watched
-from hooke.serving.counts import KEPT, Counts, Gathered, ProcessCounts, RouteCounts, added
-from hooke.serving.metrics import BOUNDS_S, Meter, quantile_s
-from hooke.serving.prometheus import Fleet, written_of_all
+from hooke.journal.service_events import ReplicaEnded
+from hooke.services.supervisor.status import Lately, SupervisorView
+from hooke.serving.metrics import (
+    BOUNDS_S,
+    KEPT,
+    Counts,
+    GatheredCounts,
+    Meter,
+    ProcessCounts,
+    ReplicaSetMetrics,
+    RouteCounts,
+    added,
+    quantile_s,
+    written_of_all,
+)
 
 
 def counts_of(answers, *, route="/predict"):
@@ -40,7 +50,7 @@ def test_two_together_are_as_one_that_did_both(some, others):
 
 @given(st.lists(st.booleans(), max_size=3 * KEPT), st.randoms(use_true_random=False))
 def test_no_sum_falls_and_no_series_jumps_when_replicas_end(ends, chance):
-    gathered, total, series = Gathered(), 0, {}
+    gathered, total, series = GatheredCounts(), 0, {}
     for name, end in enumerate(ends):
         gathered.take(str(name), counts_of([(200, 0.1)] * (name % 5)))
         total += name % 5
@@ -85,7 +95,7 @@ def test_a_rate_is_of_the_last_minute():
 
 
 def test_what_is_written_says_which_replica_and_gauges_of_ended_ones_are_gone():
-    watched = Watched()
+    watched = SupervisorView()
     for name in ("1", "2"):
         watched.take(name, counts_of([(200, 0.1)] * 2), 0.0)
     watched.end("1")
@@ -103,5 +113,5 @@ def test_what_is_written_says_which_replica_and_gauges_of_ended_ones_are_gone():
 
 
 def test_a_fleet_without_a_replica_can_be_written():
-    text = written_of_all(Fleet(live={}, wanted=2)).decode()
+    text = written_of_all(ReplicaSetMetrics(live={}, wanted=2)).decode()
     assert "hooke_replicas_wanted 2.0" in text

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from hooke.base.errors import HookeError
-from hooke.serving import connection, server
-from hooke.serving.footing import PARTS, check_uvicorn, missing
+from hooke.serving.uvicorn import limited_connection as connection
+from hooke.serving.uvicorn import server
+from hooke.serving.uvicorn.compat import PARTS, check_uvicorn, missing
 
 PROTOCOL = ("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol")
 
@@ -28,7 +29,7 @@ def test_what_is_not_there_is_named():
 def test_all_that_is_used_of_a_request_and_of_a_connection_is_looked_for():
     source = Path(connection.__file__).read_text()
     assert set(re.findall(r"\bcycle\.(\w+)", source)) <= {*PARTS[PROTOCOL[0], "RequestResponseCycle"]}
-    own = {*vars(connection.Connection), *re.findall(r"self\.(_\w+)", source)}
+    own = {*vars(connection.LimitedConnection), *re.findall(r"self\.(_\w+)", source)}
     used = set(re.findall(r"self\.(\w+)", source.partition("class _Direct")[0])) - own
     assert used <= {*PARTS[PROTOCOL]}
     overridden = {
@@ -38,8 +39,8 @@ def test_all_that_is_used_of_a_request_and_of_a_connection_is_looked_for():
 
 
 def test_the_refusal_says_which_version_to_take(monkeypatch):
-    monkeypatch.setattr("hooke.serving.footing.TAKES", ("config", "another"))
+    monkeypatch.setattr("hooke.serving.uvicorn.compat.TAKES", ("config", "another"))
     with pytest.raises(HookeError, match="is not one that services can stand on") as refused:
         check_uvicorn()
     assert "HttpToolsProtocol(config, another)" in refused.value.why
-    assert re.search(r"pip install 'uvicorn>=[\d.]+'", refused.value.mend)
+    assert re.search(r"pip install 'uvicorn>=[\d.]+'", refused.value.fix)

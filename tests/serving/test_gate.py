@@ -9,10 +9,9 @@ from tests.serving.certificates import make_certificate
 from tests.serving.services import Kinds
 
 from hooke import UsageError
-from hooke.serving.exposure import Exposure, Tls
-from hooke.serving.gate import Gate
+from hooke.serving.auth import Auth, kept_token, read_token
+from hooke.serving.bind_config import Exposure, TlsFiles
 from hooke.serving.service import service_of
-from hooke.serving.tokens import kept_token, read_token
 from hooke.testing.service_client import ServiceClient
 
 TOKEN = "0123456789abcdef-A_z~"
@@ -56,7 +55,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def kinds():
-    with ServiceClient(service_of(Kinds), {}, gate=Gate(token=TOKEN)) as made:
+    with ServiceClient(service_of(Kinds), {}, gate=Auth(token=TOKEN)) as made:
         yield made
 
 
@@ -152,7 +151,7 @@ class TestTokens:
         (tmp_path / "t").write_text("")
         with pytest.raises(UsageError, match="holds no token") as found:
             kept_token(tmp_path / "t")
-        assert f"remove {tmp_path / 't'}" in found.value.mend
+        assert f"remove {tmp_path / 't'}" in found.value.fix
         (tmp_path / "t").unlink()
         assert kept_token(tmp_path / "t") != made
 
@@ -161,7 +160,7 @@ class TestTokens:
         (tmp_path / "t").chmod(0o644)
         with pytest.raises(UsageError, match="open to every user") as found:
             read_token(tmp_path / "t")
-        assert "chmod 600" in found.value.mend
+        assert "chmod 600" in found.value.fix
         for path in (tmp_path / "none", tmp_path):
             with pytest.raises(UsageError, match="cannot be read"):
                 read_token(path)
@@ -205,19 +204,19 @@ class TestExposure:
     def test_other_machines_need_a_certificate_and_a_name(self, tmp_path):
         cert, key = make_certificate(tmp_path)
         with pytest.raises(UsageError, match="none by which a client asks"):
-            Exposure(host="0.0.0.0", tls=Tls(cert=cert, key=key)).check()
-        exposure = Exposure(host="0.0.0.0", names=("API.example.org",), tls=Tls(cert=cert, key=key))
+            Exposure(host="0.0.0.0", tls=TlsFiles(cert=cert, key=key)).check()
+        exposure = Exposure(host="0.0.0.0", names=("API.example.org",), tls=TlsFiles(cert=cert, key=key))
         exposure.check()
         assert exposure.gate(TOKEN).hosts >= {"api.example.org", "localhost"}
         assert "0.0.0.0" not in exposure.gate(TOKEN).hosts
         (tmp_path / "no.pem").write_text("no")
         for wrong in (
-            Tls(cert=key, key=cert),
-            Tls(cert=cert, key=tmp_path / "no.pem"),
-            Tls(cert=cert, key=tmp_path),
+            TlsFiles(cert=key, key=cert),
+            TlsFiles(cert=cert, key=tmp_path / "no.pem"),
+            TlsFiles(cert=cert, key=tmp_path),
         ):
             with pytest.raises(UsageError, match="TLS"):
                 Exposure(tls=wrong).check()
 
     def test_a_token_is_not_shown(self):
-        assert TOKEN not in repr(Gate(token=TOKEN))
+        assert TOKEN not in repr(Auth(token=TOKEN))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.serving.latencies import BINS, BOUNDS_S, counted, latency_bin, quantile_s, together
+from hooke.serving.stats_windows import BINS, BOUNDS_S, counted, latency_bin, quantile_s, together
 
 SECONDS = st.lists(st.floats(0.001, 60.0), min_size=1, max_size=300)
 

@@ -8,18 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serving.services import Rows
 
+from hooke.autoscaling.service_policy import batched, capacity_of, law_of, one_by_one, stretches
 from hooke.base.errors import NotEnoughData, UsageError
-from hooke.journal.services import BatchSize, BatchWindow, MethodBatches
+from hooke.journal.run_view import is_service, view_of
+from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches
 from hooke.project.folder import Project
-from hooke.project.outcome import is_service, view_of
-from hooke.project.service_picture import save_service
-from hooke.project.service_report import law_lines, read_service, service_facts, service_table, service_text
-from hooke.project.service_runs import ServiceRun
-from hooke.serving.capacity import batched, one_by_one
-from hooke.serving.laws import capacity_of, law_of, stretches
+from hooke.services.service_report import (
+    law_lines,
+    read_service,
+    save_service,
+    service_facts,
+    service_table,
+    service_text,
+)
+from hooke.services.service_runs import ServiceRun
 from hooke.serving.service import service_of
 from hooke.serving.slo import Slo
-from hooke.serving.windows import merged
+from hooke.serving.stats_windows import merged
 
 
 def window(at, *sizes, a=1e-3, b=5e-3, **fields):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serving.services import Kinds, Rows
 
-from hooke.serving.gate import Gate
+from hooke.serving.auth import Auth
 from hooke.serving.metrics import BOUNDS_S, Meter, size_bucket
 from hooke.serving.replica import METRICS
 from hooke.serving.service import service_of
@@ -80,7 +80,7 @@ def test_names_are_those_of_the_conventions():
 
 
 def test_nobody_reads_them_without_the_token():
-    with ServiceClient(service_of(Rows), {}, gate=Gate(token="0123456789abcdef")) as made:
+    with ServiceClient(service_of(Rows), {}, gate=Auth(token="0123456789abcdef")) as made:
         assert made.get(METRICS).status == 401
         answer = made.request("GET", METRICS, headers={"authorization": "Bearer 0123456789abcdef"})
         assert 'hooke_refused_total{reason="token"} 1.0' in answer.body.decode()

@@ -150,7 +150,7 @@ def test_the_row_that_is_to_blame_is_named():
 def test_what_does_not_fit_is_said(made, data, options, said):
     with pytest.raises(UsageError, match=said) as refused:
         map_service(made, data, **options)
-    assert refused.value.mend
+    assert refused.value.fix
 
 
 @task

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tests.serving.services import Item, Kinds, Person, Place, Rows, Slow
 
 import hooke.serving
-from hooke.serving.gate import Gate
+from hooke.serving.auth import Auth
+from hooke.serving.openapi import schemas_of
 from hooke.serving.replica import OPENAPI
-from hooke.serving.schemas import schemas_of
 from hooke.serving.service import service_of
 from hooke.testing import client
 from hooke.testing.service_client import ServiceClient
@@ -56,7 +56,7 @@ def test_the_token_is_told_of_where_one_is_asked_for():
     with client(Rows) as made:
         assert "security" not in document(made)
     headers = {"authorization": "Bearer 0123456789abcdef"}
-    with ServiceClient(service_of(Rows), {}, gate=Gate(token="0123456789abcdef")) as made:
+    with ServiceClient(service_of(Rows), {}, gate=Auth(token="0123456789abcdef")) as made:
         told = made.request("GET", OPENAPI, headers=headers).json()
         check(told)
     assert told["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serving.services import Kinds
 
-from hooke.serving.bodies import Bodies
-from hooke.serving.exchange import Exchange, Terms
+from hooke.serving.http import Exchange, HttpOptions
+from hooke.serving.limits import Bodies
 from hooke.serving.replica import Replica
 from hooke.serving.routes import Route, Routes
 from hooke.serving.service import service_of
@@ -17,7 +17,9 @@ async def answer(exchange):
 
 
 def asked(path):
-    return Exchange({"path": path, "method": "GET", "headers": []}, None, None, Terms(1, 1.0, Bodies(1)))
+    return Exchange(
+        {"path": path, "method": "GET", "headers": []}, None, None, HttpOptions(1, 1.0, Bodies(1))
+    )
 
 
 ROUTES = Routes(

@@ -99,7 +99,7 @@ def class_with(**members):
 def test_what_cannot_serve_is_refused_with_a_mend(made, options, said):
     with pytest.raises(UsageError, match=said) as refused:
         (service(**options) if options else service)(made)
-    assert refused.value.mend
+    assert refused.value.fix
 
 
 def test_promises_read_as_they_are_written():
@@ -120,4 +120,4 @@ def test_where_the_model_runs():
 
     with pytest.raises(UsageError, match="later is async def") as refused:
         service(model="process")(class_with(later=later))
-    assert "write def" in refused.value.mend
+    assert "write def" in refused.value.fix

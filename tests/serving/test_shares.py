@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from hooke import UsageError, service
-from hooke.engines.devices import Devices
-from hooke.project.shares import Shares
+from hooke.processes.devices import Devices
+from hooke.services.shares import Shares
 from hooke.serving.service import service_of
 
 
@@ -68,7 +68,7 @@ def test_a_gpu_that_nobody_asked_for_is_mentioned():
 def test_more_gpus_than_there_are_is_refused(gpus, most, there):
     with pytest.raises(UsageError, match="GPUs a replica") as refused:
         Shares(declared(gpus=gpus), most, devices=Devices(tuple(map(str, range(there)))))
-    assert refused.value.mend
+    assert refused.value.fix
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_no_number_of_them_is_refused(options):
 def test_the_process_of_one_replica_takes_its_share(tmp_path):
     """Libraries that are there already are told, too."""
     (tmp_path / "threads.py").write_text(
-        "import json, os\nimport numpy, torch\nfrom hooke import service\nfrom hooke.project.shares import take_here\n"
+        "import json, os\nimport numpy, torch\nfrom hooke import service\nfrom hooke.services.shares import take_here\n"
         "from hooke.serving.service import service_of\n"
         "@service(cpus=1)\nclass Delay:\n    def predict(self, x: int) -> int: return x\n"
         "said = take_here(service_of(Delay))\n"

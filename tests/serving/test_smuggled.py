@@ -51,10 +51,10 @@ def ports(request, tmp_path):
         if request.param == "alone":
             yield own, own
             return
-        from hooke.serving.front.envoy import Front
-        from hooke.serving.front.settings import FrontSettings, Upstream
+        from hooke.proxy.envoy import Proxy
+        from hooke.proxy.proxy_settings import ProxySettings, Upstream
 
-        front = Front(FrontSettings(service="Patient", folder=tmp_path / "front", timeout_s=2.0))
+        front = Proxy(ProxySettings(service="Patient", folder=tmp_path / "front", timeout_s=2.0))
         front.start()
         try:
             front.publish([Upstream(port=own)])

@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serving.traffic import Ours, Shape, poisson, recorded, simulate, spike
 
-from hooke.serving.capacity import Capacity, batched, one_by_one
-from hooke.serving.staffing import HOLD_STARTS, LEAST_HOLD_S, Bounds, Seen, Staffing
+from hooke.autoscaling.service_policy import (
+    HOLD_STARTS,
+    LEAST_HOLD_S,
+    Bounds,
+    Capacity,
+    ServiceSnapshot,
+    Staffing,
+    batched,
+    one_by_one,
+)
 
 DATA = Path(__file__).parent / "data"
 SHAPE = Shape()
@@ -38,7 +46,7 @@ def decisions(moments, bounds, capacity, start_s=5.0):
     staffing, now, arrived = Staffing(bounds), 0.0, 0
     for passed, ready, starting, in_flight, more in moments:
         now, arrived = now + passed, arrived + more
-        seen = Seen(
+        seen = ServiceSnapshot(
             ready=ready,
             starting=starting,
             in_flight=in_flight,

@@ -13,11 +13,11 @@ from tests.serving.services import Rows, Slow
 
 from hooke import service
 from hooke.journal.reader import read
-from hooke.journal.services import BatchWindow, MethodBatches
+from hooke.journal.service_events import BatchWindow, MethodBatches
 from hooke.project.folder import Project
-from hooke.project.service_runs import ServiceRun
+from hooke.services.service_runs import ServiceRun
 from hooke.serving.service import service_of
-from hooke.serving.windows import Windows, bin_of, length_s, merged, next_end_s
+from hooke.serving.stats_windows import Windows, bin_of, length_s, merged, next_end_s
 from hooke.testing import client
 
 __all__ = ["small_disk"]

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from hooke.serving.capacity import Capacity
-from hooke.serving.staffing import Bounds, Seen, Staffing
+from hooke.autoscaling.service_policy import Bounds, Capacity, ServiceSnapshot, Staffing
 
 __all__ = ["Fleet", "Ours", "Outcome", "Shape", "poisson", "recorded", "simulate", "spike"]
 
-Policy = Callable[[float, Seen], int]
+Policy = Callable[[float, ServiceSnapshot], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +84,10 @@ class Fleet:
         self.count += 1
         heapq.heappush(self.events, (when, self.count, what, about))
 
-    def seen(self, capacity: Capacity | None) -> Seen:
+    def seen(self, capacity: Capacity | None) -> ServiceSnapshot:
         there = [one for one in self.replicas if not one.leaving]
         ready = sum(one.ready for one in there)
-        return Seen(
+        return ServiceSnapshot(
             ready=ready,
             starting=len(there) - ready,
             in_flight=sum(one.load for one in self.replicas),
@@ -185,7 +184,7 @@ class Ours:
     def __init__(self, bounds: Bounds) -> None:
         self.staffing, self.why = Staffing(bounds), ""
 
-    def __call__(self, now: float, seen: Seen) -> int:
+    def __call__(self, now: float, seen: ServiceSnapshot) -> int:
         decision = self.staffing.decide(now, seen)
         self.why = decision.reason
         return decision.target

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from hooke.journal.events import RunStarted
-from hooke.journal.runs import RunsFolder
+from hooke.journal.run_folders import RunsFolder
 from hooke.journal.writer import Journal
-from hooke.project.shipping import outbox
-from hooke.project.shipping.shipper import Shipper
 from hooke.sinks.comet import CometSink
+from hooke.sync import outbox
+from hooke.sync.shipper import Shipper
 from hooke.tracking.tracker import Tracker
 
 RUN = "sweep-20261125-120000-abcd"

@@ -12,9 +12,9 @@ import pytest
 from tests.base.small_disk import fill, small_disk  # noqa: F401
 
 from hooke.base.errors import HookeError
-from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
 from hooke.sinks.comet import CometSink
 from hooke.sinks.comet_messages import experiment_key
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun, SinkAway
 from hooke.testing import check_sink
 from hooke.testing.sink_suite import SeenRun
 
@@ -76,10 +76,10 @@ def a_run(key: str = "k", **fields) -> ShippedRun:
     return ShippedRun(key=key, parent=None, name=key, experiment="e", started_at=1.0, **fields)
 
 
-def a_batch(*values: float, run: ShippedRun | None = None, **fields) -> Batch:
+def a_batch(*values: float, run: ShippedRun | None = None, **fields) -> LoggedBatch:
     steps = list(range(len(values)))
-    points = Points(["x"] * len(values), list(values), steps, [1.5 + step for step in steps])
-    return Batch(run=run or a_run(), points=points, **fields)
+    points = LoggedPoints(["x"] * len(values), list(values), steps, [1.5 + step for step in steps])
+    return LoggedBatch(run=run or a_run(), points=points, **fields)
 
 
 def test_archives_pass_the_suite(tmp_path):
@@ -116,9 +116,9 @@ def test_a_run_that_ended_has_its_archive_at_once_and_one_that_is_resumed_a_new_
 
 def test_equal_values_of_one_step_are_two_points_unless_they_are_one_that_came_twice(tmp_path):
     sink = CometSink(tmp_path)
-    points = Points(["x", "x", "x"], [1.0, 1.0, 1.0], [0, 0, 0], [1.5, 1.5001, 1.5])
+    points = LoggedPoints(["x", "x", "x"], [1.0, 1.0, 1.0], [0, 0, 0], [1.5, 1.5001, 1.5])
     for _ in range(2):
-        receipt = sink.write(Batch(run=a_run(), points=points))
+        receipt = sink.write(LoggedBatch(run=a_run(), points=points))
         sink.close()
         assert receipt.merged == 1, "the third is in all the same as the first"
     _, seen = seen_in_archive(archives(tmp_path / "comet")[0])

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from hooke.base.errors import ConfigError, HookeError, MissingExtra
-from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
 from hooke.sinks.comet import CometSink
 from hooke.sinks.comet_limits import IN_FULL
 from hooke.sinks.comet_messages import experiment_key
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun, SinkAway
 
 RUN = ShippedRun(
     key="r/1", parent="r", name="fit", experiment="e", started_at=1_795_600_000.0, tags={"hooke.task": "fit"}
@@ -113,9 +113,11 @@ def comet(tmp_path, monkeypatch):
     served.server.server_close()
 
 
-def points(*values: float, name: str = "x", first: int = 0) -> Points:
+def points(*values: float, name: str = "x", first: int = 0) -> LoggedPoints:
     steps = list(range(first, first + len(values)))
-    return Points([name] * len(values), list(values), steps, [RUN.started_at + step / 100 for step in steps])
+    return LoggedPoints(
+        [name] * len(values), list(values), steps, [RUN.started_at + step / 100 for step in steps]
+    )
 
 
 @pytest.mark.heavy
@@ -126,7 +128,7 @@ def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
     note.write_text("note")
     sink = CometSink(tmp_path, workspace="ours")
     receipt = sink.write(
-        Batch(
+        LoggedBatch(
             run=RUN,
             points=points(1.0, math.nan, math.inf),
             params={"rate": "0.1"},
@@ -170,7 +172,9 @@ def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
 def test_what_the_uploader_could_not_send_is_sent_again(comet, tmp_path, fails):
     note = tmp_path / "note.txt"
     note.write_text("note")
-    batch = Batch(run=RUN, points=points(1.0, 2.0), params={"rate": "0.1"}, artifacts={"note.txt": note})
+    batch = LoggedBatch(
+        run=RUN, points=points(1.0, 2.0), params={"rate": "0.1"}, artifacts={"note.txt": note}
+    )
     sink = CometSink(tmp_path)
     comet.fails = fails
     began = time.monotonic()
@@ -197,7 +201,7 @@ def test_what_comet_will_never_take_is_said_and_holds_up_nothing_else(comet, tmp
     comet.fails, comet.code = fails, code
     sink = CometSink(tmp_path)
     receipt = sink.write(
-        Batch(run=RUN, points=points(1.0, 2.0), params={"rate": "0.1"}, artifacts={"note.txt": note})
+        LoggedBatch(run=RUN, points=points(1.0, 2.0), params={"rate": "0.1"}, artifacts={"note.txt": note})
     )
     (said,) = receipt.notes
     assert said.startswith("Comet refused: ") and str(code) in said
@@ -229,15 +233,15 @@ class Turned:
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")
 def test_a_long_run_keeps_its_extremes_and_stays_below_the_limits(comet, tmp_path):
-    from hooke.sinks.comet_online import Service
+    from hooke.sinks.comet_online import CometService
 
     clock = Turned()
-    service = Service("k" * 25, clock=clock, sleep=clock.sleep)
-    service.write(Batch(run=RUN, points=points(*map(float, range(IN_FULL)))))
+    service = CometService("k" * 25, clock=clock, sleep=clock.sleep)
+    service.write(LoggedBatch(run=RUN, points=points(*map(float, range(IN_FULL)))))
     assert len(comet.metrics) == IN_FULL
     assert sum(clock.slept) == pytest.approx((IN_FULL - 2000) / 150, rel=0.01)
     late = [5.0, 1e9, -1e9, 5.0, 7.0]
-    receipt = service.write(Batch(run=RUN, points=points(*late, first=IN_FULL)))
+    receipt = service.write(LoggedBatch(run=RUN, points=points(*late, first=IN_FULL)))
     assert [value for _, value, _, _ in comet.metrics[IN_FULL:]] == [1e9, -1e9, 7.0]
     (said,) = receipt.notes
     assert said.startswith("of metric 'x' Comet keeps 15,000 values")
@@ -249,9 +253,9 @@ def test_which_way_it_goes_follows_from_the_key_and_the_settings(tmp_path, monke
     monkeypatch.delitem(sys.modules, "comet_ml.offline", raising=False)
     with pytest.raises(MissingExtra, match="sending to Comet needs comet_ml") as missing:
         CometSink(tmp_path)
-    assert missing.value.mend == 'pip install "hooke[comet]"'
+    assert missing.value.fix == 'pip install "hooke[comet]"'
     sink = CometSink(tmp_path, online=False)
-    sink.write(Batch(run=RUN, points=points(1.0)))
+    sink.write(LoggedBatch(run=RUN, points=points(1.0)))
     sink.close()
     assert len(list((tmp_path / "comet").iterdir())) == 1
     monkeypatch.delenv("COMET_API_KEY")

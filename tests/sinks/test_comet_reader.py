@@ -18,10 +18,10 @@ from zipfile import ZipFile
 import psutil
 import pytest
 
-from hooke.journal.sink import Batch, Points, ShippedRun
 from hooke.project.folder import Project
-from hooke.project.shipping.shipper import standing
 from hooke.sinks.comet import CometSink
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun
+from hooke.sync.shipper import standing
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 
@@ -114,7 +114,7 @@ def steps(file: Path, name: str) -> list[tuple[int, str]]:
 
 
 def shipper(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "hooke.project.shipping.background", str(folder)]
+    command = [sys.executable, "-m", "hooke.sync.background", str(folder)]
     return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
 
 
@@ -122,7 +122,7 @@ def stop_shippers(folder: Path) -> None:
     """Those that the run started: `kill -9`, by their ids."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "hooke.project.shipping.background" in words and str(folder) in words:
+        if "hooke.sync.background" in words and str(folder) in words:
             process.kill()
             process.wait(10)
 
@@ -175,9 +175,9 @@ def test_comets_own_checks_take_odd_names_and_what_it_shows_is_what_was_logged(t
     run = ShippedRun(key="a/1/0", parent="a", name="fit[0]", experiment="größe", started_at=1.0)
     sink = CometSink(tmp_path)
     receipt = sink.write(
-        Batch(
+        LoggedBatch(
             run=run,
-            points=Points(
+            points=LoggedPoints(
                 ["x\ny", "x", "x", "x"],
                 [1.0, float("inf"), 1e300, float("nan")],
                 [-1, 0, 2**40, 3],

@@ -12,8 +12,8 @@ from tests.house import snippets
 import hooke
 from hooke.base.errors import ConfigError, UsageError
 from hooke.project.folder import Project
-from hooke.project.shipping.shipper import Shipper, standing
-from hooke.project.shipping.sinks import SINKS, open_sinks
+from hooke.sync.background import SINKS, open_sinks
+from hooke.sync.shipper import Shipper, standing
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "write-a-sink.md"
 
@@ -56,12 +56,12 @@ def test_a_sink_that_is_not_there_or_takes_no_such_key_is_said(ours, monkeypatch
     monkeypatch.delenv("HOOKE_SINKS")
     with pytest.raises(UsageError, match="no sink is called 'comett'") as refused:
         open_sinks(settings(ours, '[tracking]\nsinks = ["comett"]\n'))
-    assert refused.value.mend == "valid names: broken, comet, folder, mlflow"
+    assert refused.value.fix == "valid names: broken, comet, folder, mlflow"
     with pytest.raises(UsageError, match="the sink 'broken' of ours cannot be imported"):
         open_sinks(settings(ours, '[tracking]\nsinks = ["broken"]\n'))
     with pytest.raises(ConfigError, match=r"unknown key tracking.comet.archive\b") as wrong:
         open_sinks(settings(ours, '[tracking]\nsinks = ["comet"]\n[tracking.comet]\narchive = "a"\n'))
-    assert wrong.value.mend == "did you mean tracking.comet.archives? valid: archives, workspace, online"
+    assert wrong.value.fix == "did you mean tracking.comet.archives? valid: archives, workspace, online"
     with pytest.raises(ConfigError, match="archives = 'hooke.toml' is no folder"):
         open_sinks(
             settings(ours, '[tracking]\nsinks = ["comet"]\n[tracking.comet]\narchives = "hooke.toml"\n')

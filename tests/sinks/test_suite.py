@@ -10,8 +10,8 @@ import pytest
 from tests.sinks.mlflow_places import seen_in_mlflow
 
 from hooke.base.errors import HookeError
-from hooke.base.mlflow_place import tracking_uri
-from hooke.journal.sink import Batch, Points, ShippedRun, SinkAway
+from hooke.base.mlflow_uri import tracking_uri
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun, SinkAway
 from hooke.testing import MemorySink, check_sink
 
 HEAVY = pytest.mark.heavy
@@ -22,12 +22,12 @@ def test_memory():
     experiments: dict[str, set[str]] = {}
     write = sink.write
 
-    def noted(batch: Batch):
+    def noted(batch: LoggedBatch):
         experiments.setdefault(batch.run.experiment, set()).add(batch.run.key)
         missing = {path: file for path, file in batch.artifacts.items() if not file.exists()}
         kept = {path: file for path, file in batch.artifacts.items() if path not in missing}
         receipt = write(
-            Batch(
+            LoggedBatch(
                 run=batch.run,
                 points=batch.points,
                 params=batch.params,
@@ -63,9 +63,9 @@ def test_a_real_mlflow_server_also_one_that_goes_away(server, tmp_path):
     from hooke.sinks.mlflow import MlflowSink
 
     check_sink(lambda: MlflowSink(tmp_path), lambda name: seen_in_mlflow(server.uri, name))
-    batch = Batch(
+    batch = LoggedBatch(
         run=ShippedRun(key="away", parent=None, name="away", experiment="outage", started_at=1.0),
-        points=Points(["x"], [1.0], [0], [1.0]),
+        points=LoggedPoints(["x"], [1.0], [0], [1.0]),
     )
     sink = MlflowSink(tmp_path)
     sink.write(batch)
@@ -90,11 +90,11 @@ def test_a_run_that_was_deleted_in_mlflow_loses_no_points(tmp_path, monkeypatch)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     run = ShippedRun(key="k", parent=None, name="gone", experiment="e", started_at=1.0)
     sink = MlflowSink(tmp_path)
-    sink.write(Batch(run=run, points=Points(["x"], [1.0], [0], [1.0])))
+    sink.write(LoggedBatch(run=run, points=LoggedPoints(["x"], [1.0], [0], [1.0])))
     client = MlflowClient(tracking_uri=uri)
     (known,) = client.search_runs([client.get_experiment_by_name("e").experiment_id])
     client.delete_run(known.info.run_id)
-    more = Batch(run=run, points=Points(["x", "x"], [2.0, 3.0], [1, 2], [2.0, 3.0]))
+    more = LoggedBatch(run=run, points=LoggedPoints(["x", "x"], [2.0, 3.0], [1, 2], [2.0, 3.0]))
     with pytest.raises(HookeError, match="the run gone has been deleted in MLflow") as refused:
         sink.write(more)
     assert not isinstance(refused.value, SinkAway)
@@ -135,7 +135,7 @@ def test_a_token_that_is_refused_is_waited_for(tmp_path, monkeypatch, status):
     run = ShippedRun(key="k", parent=None, name="n", experiment="e", started_at=1.0)
     try:
         with pytest.raises(SinkAway, match=f"(?s)does not take it now.*{status}"):
-            MlflowSink(tmp_path).write(Batch(run=run, points=Points(["x"], [1.0], [0], [1.0])))
+            MlflowSink(tmp_path).write(LoggedBatch(run=run, points=LoggedPoints(["x"], [1.0], [0], [1.0])))
     finally:
         server.shutdown()
         server.server_close()

@@ -5,7 +5,8 @@ import time
 
 import numpy as np
 
-from hooke.store.store import Entry, Store
+from hooke.store.entries import Entry
+from hooke.store.store import Store
 
 
 def main(folder, who):

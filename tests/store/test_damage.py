@@ -6,8 +6,9 @@ import pytest
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
 from hooke.base.ref import Ref
 from hooke.store.backends.memory import MemoryBackend
+from hooke.store.entries import Entry
 from hooke.store.objects import name_of
-from hooke.store.store import Entry, Store
+from hooke.store.store import Store
 
 VALUE = {"a": np.arange(20), "b": ["text", 1.5]}
 

@@ -13,8 +13,9 @@ from hooke.base.errors import MissingObject, StoreError
 from hooke.store.backend import hidden_as
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.backends.memory import MemoryBackend
+from hooke.store.entries import Entry
 from hooke.store.objects import name_of
-from hooke.store.store import Entry, Store
+from hooke.store.store import Store
 
 
 class HandClock:

@@ -8,7 +8,8 @@ from tests.base.small_disk import fill
 
 from hooke.base.errors import StoreError, StoreFull
 from hooke.store.backends.folder import FolderBackend
-from hooke.store.store import Entry, Store
+from hooke.store.entries import Entry
+from hooke.store.store import Store
 
 
 def test_an_object_that_does_not_fit(small_disk):

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke.store.backends.memory import MemoryBackend
-from hooke.store.items import MOST_FILES
-from hooke.store.store import Hit, Store
+from hooke.store.entries import Hit
+from hooke.store.map_index import MOST_FILES
+from hooke.store.store import Store
 
 RECIPE = "f" * 32
 

@@ -14,8 +14,9 @@ from tests.store.s3_server import s3
 from hooke.base.errors import StoreError
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.backends.remote import RemoteBackend
-from hooke.store.leases import LeaseClaims
-from hooke.store.store import Entry, Store
+from hooke.store.claims import LeaseClaims
+from hooke.store.entries import Entry
+from hooke.store.store import Store
 from hooke.testing.store_suite import check_backend
 
 __all__ = ["s3"]

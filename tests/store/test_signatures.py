@@ -5,7 +5,8 @@ import pytest
 
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.ref import Ref
-from hooke.store.store import Entry, Store
+from hooke.store.entries import Entry
+from hooke.store.store import Store
 
 SECRET, OTHER = b"a secret of the project", b"a secret of somebody else"
 
@@ -58,7 +59,7 @@ def test_a_signature_does_not_fit_another_object(tmp_path):
 def test_a_remote_store_wants_a_secret(tmp_path):
     with pytest.raises(UsageError, match="no secret") as caught:
         Store.open("memory://hooke-unsigned", near=tmp_path)
-    assert "token_hex" in caught.value.mend
+    assert "token_hex" in caught.value.fix
     with pytest.raises(UsageError, match="5 bytes"):
         Store.open(tmp_path, secret=b"short")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hooke.base.errors import CorruptObject
-from hooke.store import settle
-from hooke.store.settle import ONE_BY_ONE, Settler
+from hooke.store import background_fsync as settle
+from hooke.store.background_fsync import ONE_BY_ONE, Settler
 
 OPEN = """
 import re, sys

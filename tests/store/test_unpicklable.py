@@ -49,5 +49,5 @@ def test_it_names_the_way_to_the_part(store, value, path, kind):
     assert error.where == path
     assert f"{path} is a" in error.what
     assert kind in error.what
-    assert "instead of" in error.mend
+    assert "instead of" in error.fix
     assert error.__cause__ is not None

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from hooke.base.errors import UsageError
-from hooke.studies.design import PLAIN, Design, Turn, levels_of
+from hooke.measuring.design import PLAIN, Design, PlannedMeasurement, levels_of
 
 
 def test_each_round_holds_everything_once_in_an_order_of_its_own():
@@ -11,7 +11,7 @@ def test_each_round_holds_everything_once_in_an_order_of_its_own():
     rounds = list(design.rounds())
     assert len(rounds) == 12
     for turns in rounds:
-        assert Counter(turns) == Counter([PLAIN, *map(Turn, (1, 2, 4, 8))])
+        assert Counter(turns) == Counter([PLAIN, *map(PlannedMeasurement, (1, 2, 4, 8))])
     assert len({tuple(turns) for turns in rounds}) > 6
     assert {turns[0] for turns in rounds} != {PLAIN}
 
@@ -30,7 +30,7 @@ def test_levels_are_sorted_and_counted_once():
 
 def test_sizes_are_swept_by_one_n():
     design = Design(levels=(2,), sizes=(100, 1, 10))
-    assert design.turns == (Turn(2, 1), Turn(2, 10), Turn(2, 100))
+    assert design.turns == (PlannedMeasurement(2, 1), PlannedMeasurement(2, 10), PlannedMeasurement(2, 100))
 
 
 def test_weak_scaling_shares_the_work_out():
@@ -59,7 +59,7 @@ def test_what_measures_nothing_is_refused(wrong, said):
     with pytest.raises(UsageError) as error:
         Design(**wrong)
     assert said in str(error.value)
-    assert error.value.mend
+    assert error.value.fix
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import pytest
 
 from hooke.base.errors import UsageError
+from hooke.measuring.excerpt import excerpt
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.task import task
 from hooke.pipeline.trace import trace
-from hooke.studies.excerpt import excerpt
 
 
 @task
@@ -89,8 +89,8 @@ def test_what_cannot_be_shortened_is_refused(pipeline_, name, shorten, said):
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(UsageError) as error:
         excerpt(trace(job, (), {}), "ad")
-    assert "did you mean add?" in error.value.mend
-    assert "double" in error.value.mend
+    assert "did you mean add?" in error.value.fix
+    assert "double" in error.value.fix
 
 
 def test_a_pipeline_without_tasks_is_refused():

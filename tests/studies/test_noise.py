@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from hooke.studies.noise import ENOUGH, spread_of
+from hooke.planning.noise import ENOUGH, spread_of
 
 
 def drawn(share, *, groups, repeats, seed=0):

@@ -4,10 +4,9 @@ import pytest
 from tests.studies.records import record_of
 
 from hooke.base.errors import NotEnoughData
-from hooke.journal.studies import StudyRecord
-from hooke.studies.measured import cost_of, law_of, measurements_of
-from hooke.studies.report import facts_of, text_of
-from hooke.studies.rows import rows_of
+from hooke.journal.records import StudyRecord
+from hooke.measuring.study_report import facts_of, rows_of, text_of
+from hooke.planning.known import cost_of, law_of_study, measurements_of
 
 
 def amdahl(serial):
@@ -57,7 +56,7 @@ def test_a_baseline_far_ahead_is_said_to_be():
 def test_two_n_tell_no_law_but_a_cost():
     record = record_of(amdahl(0.1), levels=(1, 2), plain=8.0)
     with pytest.raises(NotEnoughData) as error:
-        law_of(record)
+        law_of_study(record)
     assert error.value.measure_at == 4
     assert cost_of(record).n == 2
     assert "next  measure at N = 4" in text_of(record)
@@ -71,23 +70,23 @@ def test_without_a_law_never_is_said_of_what_was_measured_only():
 def test_three_n_that_no_law_fits_tell_none():
     record = record_of({1: 10.0, 2: 5.0, 4: 9.0}.__getitem__, levels=(1, 2, 4), noise=0.005)
     with pytest.raises(NotEnoughData, match="N = 1, 2, 4 alone cannot tell one law from another") as error:
-        law_of(record)
+        law_of_study(record)
     assert error.value.measure_at is not None
     assert cost_of(record).n == 2
 
 
 def test_work_that_grows_is_fitted_by_its_own_law():
     record = record_of(lambda n: n / (n - 0.5 * (n - 1)), weak=True, levels=(1, 2, 4, 8, 16))
-    law = law_of(record)
+    law = law_of_study(record)
     assert law.family == "gustafson"
     assert law.parameters["s"].value == pytest.approx(0.5, abs=0.1)
     assert "amdahl" not in {each.family for each in law.comparison}
-    assert law_of(record_of(lambda n: 1.0, weak=True, levels=(1, 2, 4), noise=0.05)).family == "linear"
+    assert law_of_study(record_of(lambda n: 1.0, weak=True, levels=(1, 2, 4), noise=0.05)).family == "linear"
 
 
 def test_sizes_give_what_an_item_and_what_a_call_costs():
     record = record_of(lambda size: 0.5 + 0.01 * size, sizes=(1, 10, 100, 1000), levels=(1,))
-    law = law_of(record)
+    law = law_of_study(record)
     assert law.family == "batch"
     assert law.parameters["a"].value == pytest.approx(0.01, rel=0.1)
     assert law.parameters["b"].value == pytest.approx(0.5, rel=0.1)

@@ -9,9 +9,9 @@ from pathlib import Path
 from hooke.base.clock import SystemClock
 from hooke.journal.events import AttemptFinished, AttemptStarted, CapacityChanged
 from hooke.journal.writer import Journal
-from hooke.pipeline.effects import Plan
 from hooke.pipeline.engine import Capabilities
 from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
@@ -78,7 +78,7 @@ class Instant:
 
 def main(items):
     graph = trace(mapped, (items,))
-    state = RunState(graph, [Plan() for _ in graph.nodes])
+    state = RunState(graph, [NodePlan() for _ in graph.nodes])
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder) / "store")
         engine = Instant(store.put([1]))

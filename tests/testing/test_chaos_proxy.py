@@ -6,8 +6,7 @@ import threading
 import time
 
 import pytest
-
-from hooke.testing.chaos_proxy import ChaosProxy
+from tests.support.network_proxy import ChaosProxy
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from tests.support.simulation.histories import check, simulate
 from tests.testing import planted
 
 from hooke.journal.events import AttemptFailed, AttemptFinished
 from hooke.pipeline.run_state import RunState
-from hooke.testing.sim import Faults, check, simulate
+from hooke.testing.virtual_world import Faults
 
 HISTORIES = 1000
 FOUND_WITHIN = 200
@@ -54,7 +55,7 @@ def test_a_planted_bug_is_found(bug: type) -> None:
         for seed in range(FOUND_WITHIN):
             check(simulate(seed, **{class_of: bug}))
 
-    with pytest.raises(AssertionError, match=r"repro: hooke\.testing\.sim seed=\d+"):
+    with pytest.raises(AssertionError, match=r"repro: tests\.support\.simulation\.histories seed=\d+"):
         play()
 
 
@@ -88,7 +89,7 @@ def test_every_kind_of_fault_happens() -> None:
                     kinds.add(failure.kind)
     assert all(seen.values())
     assert kinds >= {
-        *("UserError", "WorkerDied", "OutOfMemory", "TimedOut"),
+        *("TaskError", "WorkerDied", "OutOfMemory", "TimedOut"),
         *("RetryPlanned", "MapExpanded", "StopRequested", "WorkerStopped", "ItemsFound"),
     }
 

@@ -6,9 +6,10 @@ import sys
 
 import psutil
 import pytest
+from tests.support import environment
+from tests.support.hosts import Hosts, why_not
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.testing.hosts import Hosts, why_not
 from hooke.testing.s3_server import S3Server
 
 REASON = why_not()
@@ -178,14 +179,16 @@ def test_a_frozen_and_a_limited_host_end_with_the_network() -> None:
 
 def test_nothing_is_left_when_the_one_who_made_them_is_killed() -> None:
     script = (
-        "from hooke.testing.hosts import Hosts\n"
+        "from tests.support.hosts import Hosts\n"
         "host = Hosts(disk_bytes=8 << 20).start('one')\n"
         "host.popen(['sleep', '1000'])\n"
         "while not host.processes(): pass\n"
         "print(host.pid, *[each.pid for each in host.processes()], flush=True)\n"
         "import time; time.sleep(1000)\n"
     )
-    maker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    maker = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment()
+    )
     there = [psutil.Process(int(pid)) for pid in maker.stdout.readline().split()]
     assert len(there) == 2
     maker.kill()

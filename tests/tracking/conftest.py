@@ -4,8 +4,7 @@ import pytest
 
 from hooke.journal.events import Event
 from hooke.journal.reader import read
-from hooke.tracking.current import logging_into
-from hooke.tracking.tracker import Tracker
+from hooke.tracking.tracker import Tracker, logging_into
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 from tests.project.conftest import Workshop, workshop  # noqa: F401
 
 from hooke.base.errors import HookeError
+from hooke.measuring.studies import measure
 from hooke.project.loading import load_entry
-from hooke.project.measuring import measure
-from hooke.project.resuming import resume
-from hooke.project.running import Run
+from hooke.running.resume import resume
+from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy
 

@@ -16,10 +16,9 @@ from tests.tracking.conftest import logged
 
 import hooke
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
-from hooke.tracking import current
-from hooke.tracking.current import MUTED, logging_into
-from hooke.tracking.refused import refusals_in
-from hooke.tracking.tracker import Tracker
+from hooke.tracking import tracker as current
+from hooke.tracking.logged_values import refusals_in
+from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
 
 def points(folder: Path):

@@ -13,8 +13,8 @@ import pytest
 import hooke
 from hooke.base.errors import UsageError
 from hooke.project.folder import Project
-from hooke.project.resuming import resume
-from hooke.project.running import Run
+from hooke.running.resume import resume
+from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy
 

@@ -18,15 +18,12 @@ from benchmarks.serving.measure import PROGRAMS
 from tests.serving.supervision.supervised import Supervised, end_all, hooke, of_service
 
 from hooke.base.errors import HookeError
-from hooke.load.arrivals import constant
-from hooke.load.outcomes import Outcomes
-from hooke.load.process import Generator, outcomes_of
-from hooke.load.target import parse_target, request_bytes
-from hooke.load.wire import Goal, Report
+from hooke.loadtest.generator_process import Generator, outcomes_of
+from hooke.loadtest.generator_protocol import Goal, LevelReport, Outcomes
+from hooke.loadtest.target import constant, parse_target, request_bytes
 from hooke.project.folder import Project
-from hooke.project.supervising.asked import ask
-from hooke.project.supervising.messages import Asked
-from hooke.project.supervising.service_folder import ServiceFolder
+from hooke.services.supervisor.control_channel import SupervisorCommand, ask
+from hooke.services.supervisor.service_folder import ServiceFolder
 
 __all__ = ["FACTORS", "Load", "Served", "ready_pids"]
 
@@ -141,7 +138,7 @@ class Served:
     def facts(self) -> Facts:
         """As `hooke serve status --json`. Raises HookeError where no supervisor answers."""
         folder = ServiceFolder.of(Project.find(self.folder), self.name)
-        return ask(folder, Asked(verb="status"))
+        return ask(folder, SupervisorCommand(verb="status"))
 
     def strong(self, facts: Facts) -> bool:
         """Whether as many replicas as it is to have are ready, and none is to come."""
@@ -212,7 +209,7 @@ class Load:
         )
         self._due = constant(rate, most_s)
         self._timeout_s = timeout_s
-        self._report: Report | None = None
+        self._report: LevelReport | None = None
         self._thread = threading.Thread(target=self._run, name=f"load-{served.name}", daemon=True)
 
     def __enter__(self) -> Self:

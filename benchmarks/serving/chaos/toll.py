@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.serving.chaos.blows import Blow
 from numpy.typing import NDArray
 
-from hooke.load.outcomes import Fate, Outcomes, name_of
+from hooke.loadtest.generator_protocol import Fate, Outcomes, name_of
 
 __all__ = ["FRONT", "QUIET", "Toll", "tolls"]
 

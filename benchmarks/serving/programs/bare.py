@@ -15,7 +15,7 @@ import numpy as np
 import uvicorn
 from counting import count, model
 
-from hooke.serving.batcher import Batcher, Limits, Request
+from hooke.serving.batcher import Batcher, BatchLimits, PendingRequest
 
 
 class Body(msgspec.Struct):
@@ -43,7 +43,7 @@ async def answer(send, body):
     await send({"type": "http.response.body", "body": body})
 
 
-class Waiting(Request):
+class Waiting(PendingRequest):
     """With what it asks, and who waits for the answer."""
 
     def __init__(self, rows, future, now):
@@ -57,7 +57,7 @@ class Batched:
 
     def __init__(self, call):
         self.call = call
-        self.batcher = Batcher(Limits(max_batch=64, max_waiting=2048))
+        self.batcher = Batcher(BatchLimits(max_batch=64, max_waiting=2048))
         self.jobs = queue.SimpleQueue()
         self.loop = None
         self.turning = False

@@ -1,4 +1,4 @@
-"""What every floor above stands on: errors, units, the clock, files, references, the registry.
+"""What every other folder stands on: errors, units, short text for values, files, the clock, plug-ins, user code.
 
-Knows nothing of tasks, runs or backends. Imports the standard library and msgspec only.
+It knows nothing of runs, tasks or services. Imports the standard library only.
 """

@@ -11,11 +11,11 @@
     ├── MissingExtra          a library is not installed; names the exact pip command
     ├── NotEnoughData         measurements do not determine a law or an answer: BeyondTheData
     ├── RunStopped            result() of a stopped run
-    ├── TaskFailed            UserError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch
+    ├── TaskFailed            TaskError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch
     ├── Permanent             raised by user code: do not try again
     └── Temporary             raised by user code: try again, after `delay_s` if it is set
 
-`str(error)` is one screen: what, then those of the lines `where`, `why`, `mend` and `next` that are set.
+`str(error)` is one screen: what, then those of the lines `where`, `why`, `fix` and `next` that are set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hooke.base.formats import format_bytes
-from hooke.base.tracebacks import user_frames
+from hooke.base.user_code import user_frames
 
 __all__ = [
     "BeyondTheData",
@@ -45,13 +45,13 @@ __all__ = [
     "RunStopped",
     "StoreError",
     "StoreFull",
+    "TaskError",
     "TaskFailed",
     "Temporary",
     "TimedOut",
     "TraceError",
     "UntrustedModel",
     "UsageError",
-    "UserError",
     "WorkerDied",
 ]
 
@@ -64,16 +64,16 @@ MOST_FRAME_LINES = 30
 class HookeError(Exception):
     """Root of the errors that Hooke raises on purpose.
 
-    `what` says what failed and which thing; `where` the place; `why` the cause; `mend` how to put it right
+    `what` says what failed and which thing; `where` the place; `why` the cause; `fix` how to put it right
     with the valid values; `next` the next command to type. All are text, kept as attributes, and survive pickling.
     """
 
-    def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "", next: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "", next: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.where = where
         self.why = why
-        self.mend = mend
+        self.fix = fix
         self.next = next
 
     def __str__(self) -> str:
@@ -86,12 +86,12 @@ class HookeError(Exception):
     def _lines(self) -> Iterator[str]:
         yield from _entry("where", self.where)
         yield from _entry("why", self.why)
-        yield from _entry("mend", self.mend)
+        yield from _entry("fix", self.fix)
         yield from _entry("next", self.next)
 
 
 class UsageError(HookeError):
-    """A declaration, a name or a parameter is wrong; `mend` lists what is valid."""
+    """A declaration, a name or a parameter is wrong; `fix` lists what is valid."""
 
 
 class TraceError(HookeError):
@@ -131,7 +131,7 @@ class UntrustedModel(HookeError):
 
 
 class MissingExtra(HookeError):
-    """A library that this place or format needs is not installed; `mend` is the exact command."""
+    """A library that this place or format needs is not installed; `fix` is the exact command."""
 
 
 class NotEnoughData(HookeError):
@@ -217,7 +217,7 @@ class TaskFailed(HookeError):
             details={name: value for name, value in facts.items() if name not in _OWN_FACTS},
             where=_place(attempt, worker),
             why=_explanation(facts),
-            mend=str(facts.get("mend") or ""),
+            fix=str(facts.get("fix") or ""),
             next=next,
         )
 
@@ -227,11 +227,11 @@ class TaskFailed(HookeError):
         tail = self.log_tail[-MOST_LOG_LINES:]
         count = "last line" if len(tail) == 1 else f"last {len(tail)} lines"
         yield from _entry(f"log ({count})", "".join(f"\n{line.rstrip()}" for line in tail))
-        yield from _entry("mend", self.mend)
+        yield from _entry("fix", self.fix)
         yield from _entry("next", self.next)
 
 
-class UserError(TaskFailed):
+class TaskError(TaskFailed):
     """The task's own code raised."""
 
 
@@ -257,9 +257,9 @@ class EnvironmentMismatch(TaskFailed):
 
 _BRANCHES: dict[str, type[TaskFailed]] = {
     branch.__name__: branch
-    for branch in (UserError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch)
+    for branch in (TaskError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch)
 }
-_OWN_FACTS = frozenset({"kind", "arguments", "log_tail", "mend", "pickled"})
+_OWN_FACTS = frozenset({"kind", "arguments", "log_tail", "fix", "pickled"})
 
 
 def _rebuild(kind: type[HookeError], args: tuple[Any, ...]) -> HookeError:

@@ -7,12 +7,16 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from hooke.base.errors import HookeError
 from hooke.base.forks import on_fork
 
-__all__ = ["FileLock", "GroupSync", "sync_data", "sync_folder", "write_all", "write_atomic"]
+__all__ = ["FileLock", "GroupSync", "sync_data", "sync_folder", "write_all", "write_atomic", "writing"]
+
 
 # macOS has no fdatasync.
 sync_data = getattr(os, "fdatasync", os.fsync)
@@ -242,3 +246,20 @@ class GroupSync:
                 self._changed.wait_for(lambda: self._closed or bool(self._dirty))
                 self._changed.wait_for(lambda: self._closed, timeout=self.interval_s)
             self.sync()
+
+
+# --- What the disk refuses, said as an error of ours wherever it is met: full, read-only, not allowed.
+
+
+@contextmanager
+def writing(what: str, path: Path) -> Iterator[None]:
+    """Raise HookeError, naming `what` and the path, for an OSError inside."""
+    try:
+        yield
+    except OSError as error:
+        raise HookeError(
+            f"{what} cannot be written",
+            where=str(error.filename or path),
+            why=f"{type(error).__name__}: {error.strerror or error}",
+            fix=f"free some space on the file system of {path}, or make it writable; then try again (`hooke resume` goes on with a run)",
+        ) from error

@@ -7,10 +7,10 @@ from functools import cache
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["Forked", "on_fork"]
+__all__ = ["ForkAware", "on_fork"]
 
 
-class Forked(Protocol):
+class ForkAware(Protocol):
     """What `on_fork` takes."""
 
     def after_fork(self) -> None:
@@ -18,10 +18,10 @@ class Forked(Protocol):
         ...
 
 
-_watched: WeakSet[Forked] = WeakSet()
+_watched: WeakSet[ForkAware] = WeakSet()
 
 
-def on_fork(watched: Forked) -> None:
+def on_fork(watched: ForkAware) -> None:
     """Call `watched.after_fork()` in every child forked while `watched` lives; keeps no reference to it."""
     _register()
     _watched.add(watched)

@@ -1,4 +1,4 @@
-"""Who takes part in a fleet: its certificate authority, tokens that let a machine in once, and the exchange by which it joins.
+"""Mutual TLS of a fleet: its certificate authority, one-time join tokens, and the exchange by which a machine joins.
 
-Knows keys, files and sockets; knows nothing of engines, of rented machines, of projects or runs. Imports `hooke.base`.
+It knows nothing of engines and runs. Imports `base`.
 """

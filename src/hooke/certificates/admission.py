@@ -2,26 +2,162 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 from cryptography import x509
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import HookeError, UsageError
+from hooke.base.files import write_atomic, writing
 from hooke.certificates.authority import Authority, BadRequest
-from hooke.certificates.members import Member, Members
-from hooke.certificates.messages import (
-    Answer,
-    Ask,
-    AskAuthority,
-    AskJoin,
-    AskRenewal,
-    Granted,
-    Refused,
-    TheAuthority,
-)
-from hooke.certificates.tokens import Tokens, Turned, Wrong
+from hooke.certificates.tokens import ID, Tokens, Turned, Wrong
 
-__all__ = ["Admission"]
+__all__ = [
+    "MOST_BYTES",
+    "Address",
+    "Admission",
+    "AdmissionRefused",
+    "Answer",
+    "Ask",
+    "AskAuthority",
+    "AskJoin",
+    "AskRenewal",
+    "CertifiedMember",
+    "Granted",
+    "Members",
+    "TheAuthority",
+]
+
+
+# --- Where machines are let in: `HOST:PORT`.
+
+_TEXT = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host, by name or number, and a port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Raises UsageError for what is none."""
+        found = _TEXT.fullmatch(text)
+        if found is None or int(found["port"]) > 65535:
+            raise UsageError(
+                f"{text!r} is no address", fix="write HOST:PORT, as 10.0.0.5:8788 or [fd00::5]:8788"
+            )
+        return cls(found["six"] or found["host"], int(found["port"]))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+# --- Which machines a fleet's authority has certified: a file for each, which is taken away to let one go.
+
+
+class CertifiedMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate that was given out. Times are seconds since the epoch."""
+
+    machine: str
+    serial: int
+    until: float
+    valid_s: float
+    address: str
+    """Where it asked from."""
+
+
+class Members:
+    """The folder `members`, with `MACHINE-SERIAL.json` for each certificate that has not ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, member: CertifiedMember, *, now: float) -> None:
+        """Note it, and forget those that have ended. Raises HookeError where it cannot be written."""
+        with writing("who has joined", self._folder):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            path = self._folder / f"{member.machine}-{member.serial:040x}.json"
+            write_atomic(path, msgspec.json.encode(member), sync=True, mode=0o600)
+            for other in self._folder.glob("*.json"):
+                known = self._read(other)
+                if known is not None and now > known.until:
+                    other.unlink(missing_ok=True)
+
+    def find(self, serial: int) -> CertifiedMember | None:
+        """None for one that was let go. Raises HookeError where its file is damaged."""
+        return next(filter(None, map(self._read, self._folder.glob(f"*-{serial:040x}.json"))), None)
+
+    @staticmethod
+    def _read(path: Path) -> CertifiedMember | None:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=CertifiedMember)
+        except FileNotFoundError:  # taken away meanwhile
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise HookeError(
+                "a member's file is damaged",
+                where=str(path),
+                fix="remove it: that machine joins with another token",
+            ) from error
+
+
+# --- What passes between a machine that joins and the service that lets it in: one line of JSON each way, over TLS.
+
+MOST_BYTES = 16 << 10
+"""Of a line. A signing request of P-256 has 350 bytes, a certificate 1,000."""
+
+Pem = Annotated[str, msgspec.Meta(max_length=8 << 10)]
+
+
+class AskAuthority(msgspec.Struct, frozen=True, tag="authority", forbid_unknown_fields=True):
+    """Which authority is it? Asked before anybody can be trusted, so nothing goes with it."""
+
+
+class AskJoin(msgspec.Struct, frozen=True, kw_only=True, tag="join", forbid_unknown_fields=True):
+    """Let me in."""
+
+    id: Annotated[str, msgspec.Meta(pattern=rf"\A{ID}\Z")]
+    secret: Annotated[str, msgspec.Meta(max_length=64)]
+    machine: Annotated[str, msgspec.Meta(max_length=64)]
+    request: Pem
+
+
+class AskRenewal(msgspec.Struct, frozen=True, kw_only=True, tag="renewal", forbid_unknown_fields=True):
+    """Another certificate for who shows one in the handshake."""
+
+    request: Pem
+
+
+class TheAuthority(msgspec.Struct, frozen=True, kw_only=True, tag="authority"):
+    """Its certificate."""
+
+    pem: Pem
+
+
+class Granted(msgspec.Struct, frozen=True, kw_only=True, tag="granted"):
+    """A certificate for the key of the request, and what it says."""
+
+    pem: Pem
+    machine: str
+    until: float
+    valid_s: float
+
+
+class AdmissionRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """Why not, in a sentence, and what to do."""
+
+    why: str
+    fix: str = ""
+
+
+Ask = AskAuthority | AskJoin | AskRenewal
+Answer = TheAuthority | Granted | AdmissionRefused
 
 
 class Admission:
@@ -49,7 +185,9 @@ class Admission:
                     return self._renew(ask, now=now, address=address, shown=shown)
         except (BadRequest, Turned, UsageError, Wrong) as error:
             self.wrong += isinstance(error, Wrong)
-            return Refused(why=f"{error.what} ({error.why})" if error.why else error.what, mend=error.mend)
+            return AdmissionRefused(
+                why=f"{error.what} ({error.why})" if error.why else error.what, fix=error.fix
+            )
 
     def _join(self, ask: AskJoin, *, now: float, address: str) -> Granted:
         # Whether the request is one comes first: a token is not to be lost by a mistake.
@@ -61,14 +199,14 @@ class Admission:
         member = None if shown is None else self.members.find(shown)
         if member is None:
             why = "no certificate was shown" if shown is None else "this machine was let go"
-            return Refused(why=why, mend="join with a token of `hooke fleet token`")
+            return AdmissionRefused(why=why, fix="join with a token of `hooke fleet token`")
         return self._grant(ask.request, member.machine, now=now, valid_s=member.valid_s, address=address)
 
     def _grant(self, request: str, machine: str, *, now: float, valid_s: float, address: str) -> Granted:
         pem = self.authority.grant(request.encode(), machine, now=now, valid_s=valid_s)
         certificate = x509.load_pem_x509_certificate(pem)
         until = certificate.not_valid_after_utc.timestamp()
-        member = Member(
+        member = CertifiedMember(
             machine=machine, serial=certificate.serial_number, until=until, valid_s=valid_s, address=address
         )
         self.members.add(member, now=now)

@@ -202,5 +202,5 @@ def _damaged(folder: Path, why: str) -> UsageError:
         "the authority's files are damaged",
         where=str(folder),
         why=why,
-        mend="bring ca.pem and ca.key back from a copy; or move the folder away, make another authority, and have all join anew",
+        fix="bring ca.pem and ca.key back from a copy; or move the folder away, make another authority, and have all join anew",
     )

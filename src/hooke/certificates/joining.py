@@ -13,20 +13,20 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.certificates.address import Address
-from hooke.certificates.authority import ADMISSION, domain_of, new_key, pem_of, request
-from hooke.certificates.keys import Facts, Keys, check_name
-from hooke.certificates.messages import (
+from hooke.certificates.admission import (
     MOST_BYTES,
+    Address,
+    AdmissionRefused,
     Answer,
     Ask,
     AskAuthority,
     AskJoin,
     AskRenewal,
     Granted,
-    Refused,
     TheAuthority,
 )
+from hooke.certificates.authority import ADMISSION, domain_of, new_key, pem_of, request
+from hooke.certificates.keys import CertificateFacts, Keys, check_name
 from hooke.certificates.tokens import Token
 
 __all__ = ["join", "renew"]
@@ -35,7 +35,7 @@ ANSWER_S = 15.0
 """Longer than the service gives a connection, so that it says no rather than we."""
 
 
-def join(address: Address, token: Token, keys: Keys, *, machine: str) -> Facts:
+def join(address: Address, token: Token, keys: Keys, *, machine: str) -> CertificateFacts:
     """Have the authority that the token names certify a key made here; the files lie in `keys` then, and nothing was sent but the public half.
 
     Where there are keys of the same authority, the certificate is replaced. Raises UsageError where it is refused or `keys` are another
@@ -48,7 +48,7 @@ def join(address: Address, token: Token, keys: Keys, *, machine: str) -> Facts:
         raise UsageError(
             f"this machine has keys of another fleet {token.fleet}",
             where=str(keys.folder),
-            mend="move the folder away, if that fleet is over; or join in another project: --project FOLDER",
+            fix="move the folder away, if that fleet is over; or join in another project: --project FOLDER",
         )
     key = new_key()
     ask = AskJoin(id=token.id, secret=token.secret, machine=machine, request=request(key).decode())
@@ -61,7 +61,7 @@ def join(address: Address, token: Token, keys: Keys, *, machine: str) -> Facts:
     return facts
 
 
-def renew(keys: Keys) -> Facts:
+def renew(keys: Keys) -> CertificateFacts:
     """Have another certificate, for a new key, by showing the one that is there. Raises as `join`, and UsageError where that has ended."""
     known = keys.good(time.time())
     ca = keys.ca.read_text("ascii")
@@ -73,7 +73,7 @@ def renew(keys: Keys) -> Facts:
             "this machine's certificate cannot be read",
             where=str(keys.machine),
             why=str(error),
-            mend="join with a new token",
+            fix="join with a new token",
         ) from error
     key = new_key()
     ask = AskRenewal(request=request(key).decode())
@@ -124,7 +124,7 @@ def _asked(address: Address, ask: Ask, context: ssl.SSLContext, *, name: str) ->
         raise HookeError(
             f"no answer from {address}",
             why=_cause(error),
-            mend=_mend(ask),
+            fix=_fix(ask),
         ) from error
     try:
         return msgspec.json.decode(line, type=Answer)
@@ -145,9 +145,9 @@ def _line(secure: ssl.SSLSocket, deadline: float) -> bytes:
 
 def _granted(
     answer: Answer, key: ec.EllipticCurvePrivateKey, ca: str, fleet: str, address: Address
-) -> tuple[bytes, Facts]:
-    if isinstance(answer, Refused):
-        raise UsageError(f"{address} does not let this machine in: {answer.why}", mend=answer.mend)
+) -> tuple[bytes, CertificateFacts]:
+    if isinstance(answer, AdmissionRefused):
+        raise UsageError(f"{address} does not let this machine in: {answer.why}", fix=answer.fix)
     if not isinstance(answer, Granted):
         raise _stranger(address, "it answers what was not asked")
     try:
@@ -162,9 +162,11 @@ def _granted(
         raise HookeError(
             "the certificate is not good now, by this machine's clock",
             why=f"it is good from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}",
-            mend="set the clocks of both machines, and join with a new token",
+            fix="set the clocks of both machines, and join with a new token",
         )
-    facts = Facts(fleet=fleet, machine=answer.machine, until=until, valid_s=answer.valid_s, at=str(address))
+    facts = CertificateFacts(
+        fleet=fleet, machine=answer.machine, until=until, valid_s=answer.valid_s, at=str(address)
+    )
     return answer.pem.encode() + pem_of(key), facts
 
 
@@ -172,7 +174,7 @@ def _stranger(address: Address, why: str) -> HookeError:
     return HookeError(
         f"what answers at {address} is not this fleet's authority",
         why=why,
-        mend="check the address, and that the token is one of this fleet's",
+        fix="check the address, and that the token is one of this fleet's",
     )
 
 
@@ -182,7 +184,7 @@ def _cause(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _mend(ask: Ask) -> str:
+def _fix(ask: Ask) -> str:
     runs = "`hooke fleet admit NAME --listen HOST:PORT` must run on the authority's machine, and its port be reachable from here"
     match ask:
         case AskJoin():

@@ -14,10 +14,9 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.errors import UsageError
-from hooke.base.files import sync_folder, write_atomic
-from hooke.base.refusals import writing
+from hooke.base.files import sync_folder, write_atomic, writing
 
-__all__ = ["CA", "CA_KEY", "Facts", "Keys", "check_name", "check_private"]
+__all__ = ["CA", "CA_KEY", "CertificateFacts", "Keys", "check_name", "check_private"]
 
 CA = "ca.pem"
 CA_KEY = "ca.key"
@@ -28,7 +27,7 @@ PRIVATE = 0o600
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What `machine.json` says of the certificate beside it. Times are seconds since the epoch."""
 
     fleet: str
@@ -61,26 +60,26 @@ class Keys:
         """The machine's certificate and its key, in one file, so that they are replaced together."""
         return self.folder / MACHINE
 
-    def facts(self) -> Facts:
+    def facts(self) -> CertificateFacts:
         """Raises UsageError where there are no keys, or what is said of them cannot be read."""
         fleet = self.folder.parent.name
         try:
-            return msgspec.json.decode((self.folder / FACTS).read_bytes(), type=Facts)
+            return msgspec.json.decode((self.folder / FACTS).read_bytes(), type=CertificateFacts)
         except FileNotFoundError as error:
             raise UsageError(
                 f"this machine has no keys of the fleet {fleet}",
                 where=str(self.folder),
-                mend=f"hooke fleet ca {fleet} makes the fleet's authority here; hooke fleet join HOST:PORT joins one that is elsewhere",
+                fix=f"hooke fleet ca {fleet} makes the fleet's authority here; hooke fleet join HOST:PORT joins one that is elsewhere",
             ) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"what is known of this machine's keys of the fleet {fleet} is damaged",
                 where=str(self.folder / FACTS),
                 why=str(error),
-                mend="move the folder away, and join with a new token",
+                fix="move the folder away, and join with a new token",
             ) from error
 
-    def good(self, now: float) -> Facts:
+    def good(self, now: float) -> CertificateFacts:
         """The facts of a certificate that has not ended. Raises UsageError."""
         facts = self.facts()
         if now < facts.until:
@@ -89,13 +88,13 @@ class Keys:
         raise UsageError(
             f"this machine's certificate of the fleet {facts.fleet} ended at {ended}",
             where=str(self.machine),
-            mend=f"on the authority's machine: hooke fleet token {facts.fleet}; here: hooke fleet join {facts.at}"
+            fix=f"on the authority's machine: hooke fleet token {facts.fleet}; here: hooke fleet join {facts.at}"
             if facts.at
             else "move the folder away, and make another authority: hooke fleet ca " + facts.fleet,
         )
 
     def create(
-        self, *, ca: bytes, machine: bytes, facts: Facts, more: Mapping[str, bytes] | None = None
+        self, *, ca: bytes, machine: bytes, facts: CertificateFacts, more: Mapping[str, bytes] | None = None
     ) -> None:
         """Make the folder with all files, whole or not at all. Raises UsageError where it is there, HookeError where it cannot be written."""
         files = {CA: ca, MACHINE: machine, FACTS: msgspec.json.encode(facts), **(more or {})}
@@ -112,7 +111,7 @@ class Keys:
                 raise
             sync_folder(self.folder.parent)
 
-    def replace(self, *, machine: bytes, facts: Facts) -> None:
+    def replace(self, *, machine: bytes, facts: CertificateFacts) -> None:
         """Put another certificate in the place of the one that is there. Raises HookeError where it cannot be written."""
         with writing("the keys of a fleet", self.folder):
             write_atomic(self.machine, machine, sync=True, mode=PRIVATE)
@@ -124,7 +123,7 @@ def check_name(what: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is no name of a {what}",
-            mend="write a to z, 0 to 9 and -, at most 40 characters, as gpu-1",
+            fix="write a to z, 0 to 9 and -, at most 40 characters, as gpu-1",
         )
     return name
 
@@ -139,7 +138,7 @@ def check_private(path: Path) -> None:
         raise UsageError(
             f"{path} is open to others",
             why=f"its mode is {stat.S_IMODE(mode):04o}",
-            mend=f"chmod 600 {path}; if somebody may have read it, make another authority and have all join anew",
+            fix=f"chmod 600 {path}; if somebody may have read it, make another authority and have all join anew",
         )
 
 
@@ -152,5 +151,5 @@ def _rename(made: Path, folder: Path) -> None:
         raise UsageError(
             f"this machine has keys of the fleet {folder.parent.name} already",
             where=str(folder),
-            mend="use them; to begin anew move the folder away: what its authority has signed is good for nothing then",
+            fix="use them; to begin anew move the folder away: what its authority has signed is good for nothing then",
         ) from error

@@ -14,8 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.files import write_atomic
-from hooke.base.refusals import writing
+from hooke.base.files import write_atomic, writing
 
 __all__ = ["Token", "Tokens", "Turned", "Wrong"]
 
@@ -64,7 +63,7 @@ class Token:
             raise UsageError(
                 "this is no join token",
                 why=f"it has {len(text.strip())} characters" if text.strip() else "it is empty",
-                mend="copy it whole, as `hooke fleet token` printed it: one line, FLEET.ID.SECRET.FINGERPRINT",
+                fix="copy it whole, as `hooke fleet token` printed it: one line, FLEET.ID.SECRET.FINGERPRINT",
             )
         pin = base64.urlsafe_b64decode(found["pin"] + "=")
         return cls(fleet=found["fleet"], id=found["id"], secret=found["secret"], pin=pin)
@@ -103,11 +102,11 @@ class Tokens:
         kept, used = self._read(self._path(name)), self._read(self._spent(name))
         known = used or kept
         if known is None or not hmac.compare_digest(known.digest, _digest(secret)):
-            raise Wrong("there is no such token", mend="get one with `hooke fleet token`")
+            raise Wrong("there is no such token", fix="get one with `hooke fleet token`")
         if used is not None or kept is None:
             raise self._used(used)
         if now >= kept.until:
-            raise Turned("the token is over", mend="get another with `hooke fleet token`")
+            raise Turned("the token is over", fix="get another with `hooke fleet token`")
         with writing("that a token was used", self._folder):
             try:
                 os.link(self._path(name), self._spent(name))  # of all that try, for one it is not there yet
@@ -127,7 +126,7 @@ class Tokens:
         by = f" by {used.by}" if used is not None and used.by else ""
         return Turned(
             f"the token was used already{by}",
-            mend="get another with `hooke fleet token`; if that was nobody of yours, somebody read the token: see who has joined",
+            fix="get another with `hooke fleet token`; if that was nobody of yours, somebody read the token: see who has joined",
         )
 
     def _forget(self, now: float) -> None:
@@ -150,7 +149,7 @@ class Tokens:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HookeError(
-                "a token's file is damaged", where=str(path), mend="remove it, and make another token"
+                "a token's file is damaged", where=str(path), fix="remove it, and make another token"
             ) from error
 
 

@@ -1,11 +1,8 @@
-"""What a fitted law looks like: a picture of plain numbers, and who draws it (a terminal, a page, paper, Plotly).
+"""Figures from plain numbers: terminal, HTML, SVG, PNG, Plotly.
 
-Beside laws, learning curves and parallel coordinates of plain numbers, for Plotly. Knows what a law and its intervals
-are; knows nothing of runs, tasks or journals. SVG and text are drawn here, by NumPy at most; Pillow stays in `pixels`
-and Plotly in `interactive`, each imported when it is asked for.
-Imports `hooke.base` and `hooke.scaling` only.
+It knows laws; it knows nothing of runs: whoever draws a run hands in numbers. Imports `scaling` and `base`.
 """
 
-from hooke.charts.curve import Curve
+from hooke.charts.curve_chart import Curve
 
 __all__ = ["Curve"]

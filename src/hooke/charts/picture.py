@@ -3,22 +3,180 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-from hooke.base.errors import BeyondTheData
-from hooke.charts.axis import Axis
-from hooke.charts.points import Points, points_of
-from hooke.charts.values import number
+from hooke.base.errors import BeyondTheData, NotEnoughData
+from hooke.charts.sheet import Axis
 from hooke.scaling.cost import Cost
-from hooke.scaling.estimate import Estimate
 from hooke.scaling.families import Floats
 from hooke.scaling.law import Law
+from hooke.scaling.measurements import Estimate
 
-__all__ = ["Line", "Mark", "Panel", "Picture", "law_name", "picture_of"]
+__all__ = [
+    "COLUMNS",
+    "CurveLine",
+    "Mark",
+    "MeasuredPoints",
+    "Panel",
+    "Picture",
+    "cells_of",
+    "facts_of",
+    "law_name",
+    "number",
+    "picture_of",
+    "points_of",
+    "table_of",
+]
+
+
+# --- The measured points of a picture: the mean at each N with its interval.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredPoints:
+    """The mean throughput at each distinct `n` (m,) within `low` and `high`, and how many measurements each is of.
+
+    `repeats_tell` says where the intervals are from: the scatter of repeats at one N, or else that about the law.
+    """
+
+    n: Floats
+    value: Floats
+    low: Floats
+    high: Floats
+    count: Floats
+    repeats_tell: bool
+
+    def over(self, unit: Floats | float) -> MeasuredPoints:
+        """The same in other units: divided by `unit`, a number or one a point."""
+        return MeasuredPoints(
+            n=self.n,
+            value=self.value / unit,
+            low=self.low / unit,
+            high=self.high / unit,
+            count=self.count,
+            repeats_tell=self.repeats_tell,
+        )
+
+
+def points_of(law: Law) -> MeasuredPoints:
+    """The means that the law was fitted to, each with its interval at the law's level.
+
+    From the pooled scatter of repeats where there are some and they are independent; else from the scatter about the law.
+    """
+    measured, noise = law.measurements, law.fitted.problem.noise
+    levels, group = np.unique(measured.n, return_inverse=True)
+    weights = np.bincount(group, measured.repeats)
+    means = noise.unit_rate(
+        measured.throughput,
+        np.where(group == np.arange(levels.size)[:, None], measured.repeats, 0.0),
+        np.ones((levels.size, len(measured))),
+    )
+    left = len(measured) - levels.size
+    # Where each N counts once, repeats share errors, and their own scatter is not that of a mean.
+    shared = len(law.fitted.problem.measured) < len(measured)
+    tell = left > 0 and not shared
+    if tell:
+        residuals = noise.residuals(measured.throughput, np.array(1.0), means[group])
+        scatter = math.sqrt(float((measured.repeats * residuals**2).sum()) / left)
+        quantile = float(stdtrit(left, (1 + law.level) / 2))
+    else:
+        scatter, quantile = law.scatter, law.fitted.quantile
+    size = quantile * scatter / np.sqrt(np.ones(levels.size) if shared else weights)
+    ends = [
+        noise.widened(each[None], (each[None], each[None]), float(half))
+        for each, half in zip(means, size, strict=True)
+    ]
+    return MeasuredPoints(
+        n=levels,
+        value=means,
+        low=np.array([max(float(low[0]), 0.0) for low, _ in ends]),
+        high=np.array([float(high[0]) for _, high in ends]),
+        count=np.bincount(group).astype(np.float64),
+        repeats_tell=tell,
+    )
+
+
+# --- A law's numbers as a table for people, and as plain values for programs.
+
+COLUMNS = ("N", "measured", "interval", "speed-up", "efficiency", "serial fraction")
+
+
+def cells_of(law: Law) -> list[tuple[str, ...]]:
+    """A row for each N measured: throughput with its interval, then the law's speed-up, efficiency, serial fraction."""
+    points = points_of(law)
+    rows: list[tuple[str, ...]] = []
+    for n, value, low, high in zip(points.n, points.value, points.low, points.high, strict=True):
+        serial = law.karp_flatt(float(n)).value if n > 1 else math.nan
+        rows.append(
+            (
+                f"{n:g}",
+                number(value),
+                f"{number(low)} to {number(high)}",
+                f"{law.speedup(float(n)).value:.3g}",
+                f"{law.efficiency(float(n)).value:.0%}",
+                f"{serial:.3f}" if math.isfinite(serial) else "",
+            )
+        )
+    return rows
+
+
+def table_of(law: Law, unit: str) -> str:
+    """The cells in columns; numbers end at the same place."""
+    header = (COLUMNS[0], f"{unit}/s", *COLUMNS[2:])
+    rows: Sequence[tuple[str, ...]] = [header, *cells_of(law)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number of things or a rate, to so many digits: `0.02857`, `1,290`."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.{digits}g}"
+
+
+def facts_of(law: Law, cost: Cost | None) -> dict[str, Any]:
+    """The law, its points and what follows, in values that JSON has; infinite and unknown numbers are None."""
+    points = points_of(law)
+    columns = (points.n, points.value, points.low, points.high, points.count)
+    return {
+        "family": law.family,
+        "level": law.level,
+        "parameters": {symbol: _estimate(each) for symbol, each in law.parameters.items()},
+        "knee": _answer(law.determined_knee),
+        "peak": _estimate(law.peak),
+        "alternatives": [each.family for each in law.alternatives],
+        "flags": list(law.flags),
+        "points": [
+            {"n": n, "throughput": value, "interval": [low, high], "measurements": int(count)}
+            for n, value, low, high, count in zip(*(column.tolist() for column in columns), strict=True)
+        ],
+        "next_measurement": law.next_measurement().n,
+        "cost": None if cost is None else {"n": _finite(cost.n), "interval": [*map(_finite, cost.interval)], "plain": cost.plain},
+    }  # fmt: skip
+
+
+def _answer(ask: Callable[[], Estimate]) -> dict[str, Any]:
+    """The estimate, or why there is none."""
+    try:
+        return _estimate(ask())
+    except NotEnoughData as refusal:
+        return {"value": None, "refused": refusal.what, "why": refusal.why, "measure_at": refusal.measure_at}
+
+
+def _estimate(each: Estimate) -> dict[str, Any]:
+    return {"value": _finite(each.value), "interval": [*map(_finite, each.interval)]}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
 
 GRID = 200
 BEYOND = 1.25
@@ -42,7 +200,7 @@ CROWDED = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class CurveLine:
     """A curve (m,) with a band, along N (m,): `dashed` where nothing was measured."""
 
     n: Floats
@@ -58,9 +216,9 @@ class Panel:
 
     quantity: str
     y: Axis
-    points: Points
-    lines: tuple[Line, ...]
-    ideal: Line
+    points: MeasuredPoints
+    lines: tuple[CurveLine, ...]
+    ideal: CurveLine
     plain: float | None = None
 
 
@@ -137,7 +295,7 @@ def _values(law: Law, rate: float, mark: Mark) -> tuple[float, ...]:
 
 
 def _speedup(
-    law: Law, rate: float, points: Points, grid: Floats, cost: Cost | None, *, logarithmic: bool
+    law: Law, rate: float, points: MeasuredPoints, grid: Floats, cost: Cost | None, *, logarithmic: bool
 ) -> Panel:
     value, (low, high) = law.throughput(grid) / rate, law.band(grid)
     shown, plain = points.over(rate), None if cost is None else cost.plain / rate
@@ -155,7 +313,7 @@ def _speedup(
         y=Axis(label="speed-up", low=bottom, high=top, logarithmic=logarithmic),
         points=shown,
         lines=tuple(_lines(grid, points, (value, low, high))),
-        ideal=Line(n=grid, value=grid, low=grid, high=grid, dashed=False),
+        ideal=CurveLine(n=grid, value=grid, low=grid, high=grid, dashed=False),
         plain=plain,
     )
 
@@ -174,11 +332,13 @@ def _efficiency(speedup: Panel) -> Panel:
     )
 
 
-def _over_n(line: Line) -> Line:
+def _over_n(line: CurveLine) -> CurveLine:
     return replace(line, value=line.value / line.n, low=line.low / line.n, high=line.high / line.n)
 
 
-def _lines(grid: Floats, points: Points, curves: tuple[Floats, Floats, Floats]) -> Iterator[Line]:
+def _lines(
+    grid: Floats, points: MeasuredPoints, curves: tuple[Floats, Floats, Floats]
+) -> Iterator[CurveLine]:
     """Dashed before the least N measured and after the largest, solid between; neighbours share their end."""
     first, last = points.n[0], points.n[-1]
     parts: list[tuple[NDArray[np.bool_], bool]] = [
@@ -189,7 +349,7 @@ def _lines(grid: Floats, points: Points, curves: tuple[Floats, Floats, Floats]) 
     for part, dashed in parts:
         if part.sum() > 1:
             value, low, high = (curve[part] for curve in curves)
-            yield Line(n=grid[part], value=value, low=low, high=high, dashed=dashed)
+            yield CurveLine(n=grid[part], value=value, low=low, high=high, dashed=dashed)
 
 
 def _farthest(law: Law, marks: list[Mark]) -> float:
@@ -246,7 +406,7 @@ def law_name(family: str) -> str:
     return LAWS.get(family, f"{family} law")
 
 
-def _caption(points: Points, level: float) -> str:
+def _caption(points: MeasuredPoints, level: float) -> str:
     source = "repeats" if points.repeats_tell else "the scatter about the law"
     return (
         f"Points: means with {level:.0%} intervals from {source}. Shaded: the {level:.0%} band of the law. "

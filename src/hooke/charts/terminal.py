@@ -2,15 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from hooke.charts.beside import numbers_below, numbers_left
-from hooke.charts.canvas import Canvas
-from hooke.charts.picture import Line, Panel, Picture
+from hooke.charts.picture import CurveLine, Panel, Picture
+from hooke.charts.sheet import Axis
 
-__all__ = ["Ink", "drawn"]
+__all__ = ["Canvas", "Ink", "drawn", "numbers_below", "numbers_left"]
+
+
+# --- A grid of characters that lines are drawn on, finer than a character where Braille can be shown.
+
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""Bits of a Braille cell, of 2 x 4 dots, by row and column (Unicode chapter 21, "Braille Patterns")."""
+
+
+class Canvas:
+    """`columns` x `rows` characters. Places are shares of its width and height from the left bottom, 0 to 1.
+
+    What is drawn later lies above. `styles` names the ink of each character, for colours.
+    """
+
+    def __init__(self, columns: int, rows: int, *, braille: bool) -> None:
+        self.columns, self.rows = columns, rows
+        self.braille = braille
+        self.across, self.up = (2, 4) if braille else (1, 1)
+        self.characters = [[" "] * columns for _ in range(rows)]
+        self.styles = [[""] * columns for _ in range(rows)]
+
+    def line(
+        self, points: Iterable[tuple[float, float]], style: str, *, on: int = 1, off: int = 0, ink: str = "*"
+    ) -> None:
+        """Join the points; `on` dots are drawn, then `off` are left out. `ink` stands for a dot without Braille."""
+        drawn = -1
+        last: tuple[int, int] | None = None
+        for place in points:
+            here = self._dot(*place)
+            for dot in [here] if last is None else _between(last, here):
+                drawn += 1
+                if drawn % (on + off) < on:
+                    self._mark(dot, style, ink)
+            last = here
+
+    def set(self, column: int, row: int, character: str, style: str) -> None:
+        """One character at a cell, row 0 being the top; nothing outside the canvas."""
+        if 0 <= column < self.columns and 0 <= row < self.rows:
+            self.characters[row][column], self.styles[row][column] = character, style
+
+    def cell(self, x: float, y: float) -> tuple[int, int]:
+        """Column and row (from the top) of a place."""
+        column, dot = self._dot(x, y)
+        return column // self.across, dot // self.up
+
+    def _dot(self, x: float, y: float) -> tuple[int, int]:
+        wide, high = self.columns * self.across - 1, self.rows * self.up - 1
+        return round(x * wide), round((1 - y) * high)
+
+    def _mark(self, dot: tuple[int, int], style: str, ink: str) -> None:
+        column, row = dot[0] // self.across, dot[1] // self.up
+        if not (0 <= column < self.columns and 0 <= row < self.rows):
+            return
+        before = self.characters[row][column]
+        if not self.braille:
+            self.characters[row][column] = ink
+        else:
+            # Dots of another line stay; its colour gives way.
+            there = ord(before) - 0x2800 if 0x2800 <= ord(before) < 0x2900 else 0
+            self.characters[row][column] = chr(0x2800 + (there | _DOTS[dot[1] % 4][dot[0] % 2]))
+        self.styles[row][column] = style
+
+
+def _between(one: tuple[int, int], other: tuple[int, int]) -> list[tuple[int, int]]:
+    """The dots after `one` up to `other`, each beside the one before."""
+    steps = max(abs(other[0] - one[0]), abs(other[1] - one[1]))
+    return [
+        (
+            one[0] + round((other[0] - one[0]) * step / steps),
+            one[1] + round((other[1] - one[1]) * step / steps),
+        )
+        for step in range(1, steps + 1)
+    ]
+
+
+# --- What stands beside a drawing of characters: an axis's numbers, left of it and below.
+
+
+def numbers_left(y: Axis, canvas: Canvas) -> dict[int, str]:
+    """By row of the canvas, the number at its height."""
+    return {canvas.cell(0.0, float(y.share(tick)))[1]: y.written(tick) for tick in y.ticks()}
+
+
+def numbers_below(x: Axis, canvas: Canvas) -> str:
+    """Numbers centred below their place; one that would touch the one before it is left out."""
+    line = ""
+    for tick in x.ticks():
+        text = x.written(tick)
+        start = max(canvas.cell(float(x.share(tick)), 0.0)[0] - len(text) // 2, 0)
+        if (not line or start > len(line)) and start + len(text) <= canvas.columns:
+            line = line.ljust(start) + text
+    return line
+
 
 ROWS = 14
 LEAST_BESIDE = 72
@@ -124,11 +216,11 @@ def _fill(canvas: Canvas, picture: Picture, panel: Panel, ink: Ink) -> None:
     _dots(canvas, picture, panel, ink)
 
 
-def _places(picture: Picture, panel: Panel, line: Line) -> list[tuple[float, float]]:
+def _places(picture: Picture, panel: Panel, line: CurveLine) -> list[tuple[float, float]]:
     return list(zip(picture.x.share(line.n).tolist(), panel.y.share(line.value).tolist(), strict=True))
 
 
-def _shade(canvas: Canvas, picture: Picture, panel: Panel, line: Line, ink: Ink) -> None:
+def _shade(canvas: Canvas, picture: Picture, panel: Panel, line: CurveLine, ink: Ink) -> None:
     """The band, where it is higher than a character and nothing else is drawn."""
     shares = (picture.x.share(line.n), panel.y.share(line.low), panel.y.share(line.high))
     for x, low, high in zip(*(each.tolist() for each in shares), strict=True):

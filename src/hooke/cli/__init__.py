@@ -1,7 +1,8 @@
-"""The command line: one file a verb, and how a run's result looks on a terminal, in a pipe and as JSON.
+"""The command line: `verbs/` has one module a verb; this folder has what verbs share.
 
-Knows how things are asked for and shown; knows nothing of how they are done. Imports `project` and the floors
-below, and click.
+`entry` finds the verb, `options` and `parameters` read arguments, `drive` shows a run from its first event to its
+result, `screens` print errors. It decides nothing about runs. It knows nothing of engines' libraries.
+Imports every folder below.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from hooke.base.errors import HookeError
-from hooke.cli.commands import Commands
+from hooke.cli.groups import Commands
 from hooke.cli.screens import (
     EXIT_BROKEN,
     EXIT_FAILED,
     EXIT_STOPPED,
-    Session,
+    CommandSession,
     bug_screen,
     error_screen,
     exit_code,
@@ -52,12 +52,17 @@ VERBS = {
     "completion": "Print the completion script of a shell.",
 }
 """Verb -> its line in `hooke --help`, which imports none of them."""
-MODULES = {"import": "imports", "plan": "plans", "serve": "services"}
-"""Verbs that Python has another use for, and those that take a file as well as verbs of their own."""
+MADE_IN = {
+    "demo": "hooke.cli.demo.demo:demo",
+    "import": "hooke.cli.verbs.imports:imports",
+    "plan": "hooke.cli.verbs.plan:plans",
+    "serve": "hooke.cli.serve.services:services",
+}
+"""Verbs that are not the function of their name in the module of their name."""
 
 
 class Verbs(Commands):
-    """Commands by name: verb V is `V` in the module `hooke.cli.V`, or as MODULES says. Its help is known without importing it."""
+    """Commands by name: verb V is `V` in `hooke.cli.verbs.V`, or as MADE_IN says. Its help is known without importing it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """In the order in which one meets them."""
@@ -67,8 +72,8 @@ class Verbs(Commands):
         """The verb, imported; None where there is no such verb."""
         if cmd_name not in VERBS:
             return None
-        name = MODULES.get(cmd_name, cmd_name)
-        command: click.Command = getattr(import_module(f"hooke.cli.{name}"), name)
+        module, _, name = MADE_IN.get(cmd_name, f"hooke.cli.verbs.{cmd_name}:{cmd_name}").partition(":")
+        command: click.Command = getattr(import_module(module), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
@@ -91,7 +96,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> No
 )
 @click.option("--debug", is_flag=True, help="Show Python tracebacks of errors. Every command takes it too.")
 @click.pass_obj
-def hooke(session: Session, *, debug: bool) -> None:
+def hooke(session: CommandSession, *, debug: bool) -> None:
     """Plain Python pipelines: cached honestly, journalled, resumable.
 
     Try it: hooke demo
@@ -101,7 +106,7 @@ def hooke(session: Session, *, debug: bool) -> None:
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Every error becomes a screen on stderr."""
-    session = Session()
+    session = CommandSession()
     try:
         code: Any = hooke.main(
             args=None if arguments is None else list(arguments),

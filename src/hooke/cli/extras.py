@@ -1,4 +1,4 @@
-"""What Hooke's extras bring, as its own metadata say, and what of it is installed."""
+"""Hooke's extras, as its own metadata list them, and which of their packages are installed."""
 
 from __future__ import annotations
 

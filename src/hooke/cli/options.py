@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,17 +13,28 @@ import click
 from click.shell_completion import CompletionItem
 
 from hooke.base.errors import UsageError
-from hooke.cli.screens import Session
+from hooke.cli.screens import CommandSession
+from hooke.journal.records import STUDY_PREFIX, read_study
+from hooke.journal.run_view import view_of
 from hooke.project.folder import Project
 
-__all__ = ["complete_run", "debug_option", "in_project", "is_unicode", "json_option", "the_project"]
+__all__ = [
+    "complete_run",
+    "debug_option",
+    "in_project",
+    "is_unicode",
+    "json_option",
+    "run_and_task",
+    "the_project",
+]
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _debug(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click's signature
     if asked:
-        ctx.ensure_object(Session).debug = True
+        ctx.ensure_object(CommandSession).debug = True
 
 
 def debug_option(function: F) -> F:
@@ -48,7 +60,7 @@ def in_project(function: F) -> F:
     return debug_option(option(function))
 
 
-def the_project(session: Session, folder: Path | None) -> Project:
+def the_project(session: CommandSession, folder: Path | None) -> Project:
     """The project that the command is about. Raises UsageError for a folder that does not exist, ConfigError."""
     folder = folder or Path.cwd()
     if not folder.exists():
@@ -66,3 +78,49 @@ def complete_run(ctx: click.Context, _parameter: click.Parameter, incomplete: st
 def is_unicode() -> bool:
     """Whether what is printed may be more than ASCII."""
     return (sys.stdout.encoding or "").lower().replace("-", "") in {"utf8", "utf16", "utf32"}
+
+
+def run_and_task(
+    project: Project, first: str, second: str, *, verb: str, studies: bool = False
+) -> tuple[str, str]:
+    """The run and the task of `RUN TASK`, `RUN`, `TASK` (of the last run) or nothing (the last run, and no task).
+
+    With `studies` the last run may be one, of that task where one is given. Raises UsageError with the names that there
+    are.
+    """
+    if second:
+        run = project.runs.find(first)
+        return run, _task(project, run, second, verb=verb)
+    if not first:
+        return _last(project, "", studies=studies), ""
+    names = project.runs.names()
+    if any(name.startswith(first) for name in names):
+        return project.runs.find(first), ""
+    run = _last(project, first, studies=studies)
+    return run, _task(project, run, first, verb=verb)
+
+
+def _last(project: Project, task: str, *, studies: bool) -> str:
+    """The newest run. Raises UsageError where there is none."""
+    for name in project.runs.names():
+        if not name.startswith(STUDY_PREFIX) or (studies and (not task or _tasks(project, name) == [task])):
+            return name
+    return project.runs.find()
+
+
+def _tasks(project: Project, run: str) -> list[str]:
+    study = read_study(project.runs.folder(run)) if run.startswith(STUDY_PREFIX) else None
+    return [study.started.task] if study is not None else list(view_of(project.runs, run).tasks)
+
+
+def _task(project: Project, run: str, name: str, *, verb: str) -> str:
+    tasks = _tasks(project, run)
+    if name in tasks:
+        return name
+    near = get_close_matches(name, tasks, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(
+        f"run {run} has no task {name!r}",
+        fix=f"{meant}its tasks: {', '.join(tasks) or 'none was planned'}",
+        next=f"hooke {verb} {run} {near[0] if near else 'TASK'}",
+    )

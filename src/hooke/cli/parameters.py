@@ -2,21 +2,292 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
+import math
+import os
+import re
 import shlex
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import Parameter
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hooke.base.errors import UsageError
-from hooke.cli.conversion import FALSE, TRUE, convert, kind_shown
-from hooke.pipeline.binding import unbind
+import msgspec
+
+from hooke.base.errors import ConfigError, UsageError
+from hooke.base.short_repr import short_repr
+from hooke.keys.file import File
+from hooke.models.registry_protocol import parse_wanted
+from hooke.pipeline.arguments import unbind
 from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.shown import shown
+from hooke.project.folder import Project
+from hooke.project.settings import FILE, refuse_unknown
+from hooke.services.reload.watched_files import look
+from hooke.serving.service import SETUP, Service
 
-__all__ = ["Option", "Parameters"]
+__all__ = ["Option", "Parameters", "bindings", "convert", "kind_shown"]
+
+
+# --- From the text of a command line to the value that a parameter's annotation asks for.
+
+TRUE = ("true", "yes", "on", "1")
+FALSE = ("false", "no", "off", "0")
+NOTHING = ("none", "null")
+
+_UNKNOWN = (Any, None)
+
+
+class _Unfit(ValueError):
+    """The text is not of the kind; the message says what would be."""
+
+
+def convert(text: str, kind: Any, *, name: str) -> Any:
+    """`text` as a value of the annotation `kind` (None or Any: guessed). Raises UsageError naming the option `name`."""
+    try:
+        return _converted(text, kind)
+    except _Unfit as unfit:
+        raise UsageError(f"{name} {text!r}: {unfit}") from None
+
+
+def kind_shown(kind: Any) -> str:
+    """How a kind is written in help: `INT`, `a|b`, `JSON`."""
+    if kind in _UNKNOWN:
+        return "VALUE"
+    origin = get_origin(kind)
+    if origin is Literal:
+        return "|".join(str(value) for value in get_args(kind))
+    if origin in (Union, types.UnionType):
+        return "|".join(dict.fromkeys(kind_shown(part) for part in get_args(kind) if part is not type(None)))
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return "|".join(kind.__members__)
+    return _NAMES.get(kind, "JSON")
+
+
+def _converted(text: str, kind: Any) -> Any:
+    if kind in _UNKNOWN:
+        return _guessed(text)
+    origin = get_origin(kind)
+    if origin is Literal:
+        return _literal(text, get_args(kind))
+    if origin in (Union, types.UnionType):
+        return _union(text, get_args(kind))
+    if kind in _SIMPLE:
+        return _SIMPLE[kind](text)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return _member(text, kind)
+    return _json(text, kind)
+
+
+def _guessed(text: str) -> Any:
+    """A parameter without annotation: JSON where it is JSON, else the text itself."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _Unfit("it must be a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise _Unfit("it must be a number") from None
+    if math.isnan(value):
+        raise _Unfit("it must be a number, and nan is none")
+    return value
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in TRUE:
+        return True
+    if text.lower() in FALSE:
+        return False
+    raise _Unfit("it must be true or false")
+
+
+def _file(text: str) -> File:
+    if not os.path.isfile(text):
+        raise _Unfit(f"there is no such file in {os.getcwd()}")
+    return File(text)
+
+
+def _nothing(text: str) -> None:
+    if text.lower() not in NOTHING:
+        raise _Unfit("it must be none")
+
+
+def _literal(text: str, values: tuple[Any, ...]) -> Any:
+    for value in values:
+        if text == str(value):
+            return value
+    raise _Unfit(f"it must be one of {', '.join(str(value) for value in values)}")
+
+
+def _member(text: str, kind: type[enum.Enum]) -> enum.Enum:
+    if text in kind.__members__:
+        return kind[text]
+    for member in kind:
+        if text == str(member.value):
+            return member
+    raise _Unfit(f"it must be one of {', '.join(kind.__members__)}")
+
+
+def _union(text: str, kinds: tuple[Any, ...]) -> Any:
+    """The first kind that fits; text, which fits all, is tried last."""
+    refusals: list[str] = []
+    for kind in sorted(kinds, key=lambda kind: (kind in (str, Path), kind is not type(None))):
+        try:
+            return _converted(text, kind)
+        except _Unfit as unfit:
+            refusals.append(str(unfit))
+    raise _Unfit(", or ".join(dict.fromkeys(refusals)))
+
+
+def _json(text: str, kind: Any) -> Any:
+    try:
+        if isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):
+            raise TypeError(kind)
+        return msgspec.json.decode(text, type=kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _Unfit(f"{str(error)[0].lower()}{str(error)[1:]}") from None
+    except msgspec.DecodeError:
+        raise _Unfit("it must be JSON, such as '[1, 2]' or '{\"a\": 1}'") from None
+    except (TypeError, NotImplementedError):
+        shown = getattr(kind, "__name__", str(kind))
+        raise _Unfit(f"a {shown} cannot be given on a command line; call run() from Python") from None
+
+
+_SIMPLE: dict[Any, Callable[[str], Any]] = {
+    int: _whole,
+    float: _number,
+    bool: _truth,
+    str: str,
+    Path: Path,
+    os.PathLike: Path,
+    File: _file,
+    type(None): _nothing,
+}
+_NAMES: dict[Any, str] = {
+    int: "INT",
+    float: "NUMBER",
+    bool: "true|false",
+    str: "TEXT",
+    Path: "PATH",
+    os.PathLike: "PATH",
+    File: "FILE",
+}
+
+
+# --- What a service's `setup` takes, from the command line and from `hooke.toml`.
+
+_PLAIN = (str, int, float, bool, Path, type(None), list, tuple, dict, set, frozenset)
+"""Kinds of parameters that take a value from the command line; any other takes a registered model."""
+
+
+def bindings(declared: Service, given: Sequence[str], project: Project) -> dict[str, Any]:
+    """The values of `--with`, and of `hooke.toml` what these leave open: a `Wanted` for each registered model.
+
+    Raises UsageError naming the option that is wrong, ConfigError naming the key.
+    """
+    kinds = _kinds(declared)
+    bound = _options(given, kinds)
+    settings = project.settings.services.get(declared.name)
+    if settings is None:
+        _refuse_misspelt(declared, project)
+    else:
+        file, prefix = project.root / FILE, f"services.{declared.name}.with."
+        parameters = declared.setup_parameters()
+        if all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
+            refuse_unknown(file, prefix, settings.given, list(parameters))
+        for name, value in settings.given.items():
+            if name not in bound:
+                bound[name] = _configured(f"{file}: {prefix}{name}", value, kinds.get(name, object))
+    return bound
+
+
+def _refuse_misspelt(declared: Service, project: Project) -> None:
+    """Raise ConfigError for a table of nearly this service's name: of no class that a file of the project has, it is this one's."""
+    tables = {name.lower(): name for name in project.settings.services}
+    for near in get_close_matches(declared.name.lower(), tables):
+        name = tables[near]
+        if not _has_class(project, name):
+            raise ConfigError(
+                f"{project.root / FILE}: [services.{name}] is of no service: no file of the project has a class {name}",
+                fix=f"did you mean [services.{declared.name}.with]? else leave it out",
+            )
+
+
+def _has_class(project: Project, name: str) -> bool:
+    defined = re.compile(rf"^\s*class\s+{re.escape(name)}\b", re.MULTILINE)
+    sources = (path for path in look(project.root).stamps if path.suffix == ".py")
+    return any(defined.search(path.read_text("utf-8", errors="replace")) for path in sources)
+
+
+def _configured(key: str, value: Any, kind: Any) -> Any:
+    """A value of hooke.toml. A text is read as `--with` reads it, and anything else must be what is annotated."""
+    try:
+        if not _is_plain(kind):
+            if not isinstance(value, str):
+                raise UsageError(f"{value!r} names no model", fix='write a text such as "flights@champion"')
+            return parse_wanted(value)
+        if isinstance(value, str):
+            return convert(value, kind, name="the text")
+        return msgspec.convert(value, kind)
+    except UsageError as error:
+        raise ConfigError(f"{key}: {error.what}", fix=error.fix) from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{key} = {value!r} is not as {kind_shown(kind)}: {error}") from error
+
+
+def _options(given: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    bound: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(
+                f"--with {text}: there is no NAME=VALUE in it", fix="write --with model=flights@champion"
+            )
+        if name in bound:
+            raise UsageError(f"--with {name}= is given twice", fix=f"give one of: {shlex.join(given)}")
+        kind = kinds.get(name, object)
+        bound[name] = convert(value, kind, name=f"--with {name}") if _is_plain(kind) else parse_wanted(value)
+    return bound
+
+
+def _kinds(declared: Service) -> dict[str, Any]:
+    function = getattr(declared.made_by, SETUP, None)
+    if function is None:
+        return {}
+    try:
+        return typing.get_type_hints(function)
+    except NameError:
+        # `model: Model` may name what is imported for checkers only; then all that is no builtin is a model.
+        return {name: _builtin(kind) for name, kind in function.__annotations__.items()}
+
+
+def _builtin(kind: Any) -> Any:
+    return {"str": str, "int": int, "float": float, "bool": bool}.get(kind, object)
+
+
+def _is_plain(kind: Any) -> bool:
+    parts = typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return True
+    if origin in (typing.Union, type(int | None)):
+        return all(map(_is_plain, parts))
+    return (origin or kind) in _PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +346,7 @@ class Parameters:
     def rows(self) -> list[tuple[str, str]]:
         """(option, what is to know of it), for help."""
         return [
-            (str(option), "required" if option.required else f"default: {shown(option.default)}")
+            (str(option), "required" if option.required else f"default: {short_repr(option.default)}")
             for option in self.options
         ]
 
@@ -93,7 +364,7 @@ class Parameters:
                 )
                 continue
             if option.name in values:
-                raise UsageError(f"{option.flag} is given twice", mend=self._valid())
+                raise UsageError(f"{option.flag} is given twice", fix=self._valid())
             values[option.name] = self._value(option, flag, value if has_value else None, rest)
         self._check_missing(values)
         return self._bound(values, others)
@@ -102,7 +373,7 @@ class Parameters:
         """The option that `flag` names; None for one that the pipeline's `**` takes."""
         if not flag.startswith("--"):
             raise UsageError(
-                f"what is {token!r}? a pipeline's parameters are given by name", mend=self._valid()
+                f"what is {token!r}? a pipeline's parameters are given by name", fix=self._valid()
             )
         by_spelling = {spelling: option for option in self.options for spelling in option.spellings()}
         if flag in by_spelling:
@@ -111,12 +382,12 @@ class Parameters:
             return None
         near = get_close_matches(flag, [option.flag for option in self.options], n=1)
         meant = f"did you mean {near[0]}? " if near else ""
-        mended = [near[0] + each[len(flag) :] if near and each == token else each for each in self._tokens]
+        fixed = [near[0] + each[len(flag) :] if near and each == token else each for each in self._tokens]
         raise UsageError(
             f"pipeline {self.pipeline.name!r} has no parameter {flag}",
             where=self.target,
-            mend=meant + self._valid(),
-            next=shlex.join(["hooke", self.verb, self.target, *mended]) if near else "",
+            fix=meant + self._valid(),
+            next=shlex.join(["hooke", self.verb, self.target, *fixed]) if near else "",
         )
 
     def _value(self, option: Option, flag: str, text: str | None, rest: list[str]) -> Any:
@@ -137,7 +408,7 @@ class Parameters:
             raise UsageError(
                 f"pipeline {self.pipeline.name!r} needs {names}",
                 where=self.target,
-                mend=self._valid(),
+                fix=self._valid(),
                 next=f"hooke {self.verb} {shlex.quote(self.target)} {' '.join(str(option) for option in missing)}",
             )
 
@@ -170,7 +441,7 @@ class Parameters:
 
 def _next(rest: list[str], flag: str, kind: str) -> str:
     if not rest:
-        raise UsageError(f"{flag} lacks its value", mend=f"{flag} {kind}")
+        raise UsageError(f"{flag} lacks its value", fix=f"{flag} {kind}")
     return rest.pop(0)
 
 

@@ -31,7 +31,7 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_STOPPED",
     "EXIT_USAGE",
-    "Session",
+    "CommandSession",
     "bug_screen",
     "command",
     "error_facts",
@@ -39,6 +39,7 @@ __all__ = [
     "exit_code",
     "machine_error",
 ]
+
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -51,7 +52,7 @@ _BEFORE_ANYTHING_RAN = (UsageError, TraceError, ConfigError, MissingExtra, NotFi
 
 
 @dataclass(slots=True)
-class Session:
+class CommandSession:
     """What is true for the whole of one command: whether tracebacks are shown, and which project it is about."""
 
     debug: bool = False
@@ -80,7 +81,7 @@ def command(text: str, project: Project | None) -> str:
     return f"{ours} --project {shlex.quote(shorter)}{dashes}{theirs}"
 
 
-def error_screen(error: HookeError, session: Session) -> str:
+def error_screen(error: HookeError, session: CommandSession) -> str:
     """The error as it is, its first line in red; with Python's own traceback above it under --debug."""
     error.next = command(error.next, session.project)
     first, _, rest = str(error).partition("\n")
@@ -90,10 +91,10 @@ def error_screen(error: HookeError, session: Session) -> str:
     return screen
 
 
-def error_facts(error: HookeError, session: Session) -> dict[str, Any]:
+def error_facts(error: HookeError, session: CommandSession) -> dict[str, Any]:
     """The error as plain values, for `--json`."""
     facts: dict[str, Any] = {"kind": type(error).__name__, "what": error.what}
-    facts |= {name: getattr(error, name) for name in ("where", "why", "mend")}
+    facts |= {name: getattr(error, name) for name in ("where", "why", "fix")}
     facts["next"] = command(error.next, session.project)
     if isinstance(error, TaskFailed):
         facts |= {"task": error.task, "arguments": error.arguments, "attempt": error.attempt}
@@ -103,7 +104,7 @@ def error_facts(error: HookeError, session: Session) -> dict[str, Any]:
 
 def machine_error(error: OSError) -> HookeError:
     """What the operating system refused, told as what it is rather than as a bug."""
-    mends = {
+    fixes = {
         errno.ENOSPC: "make room on that disk (`hooke cache gc --max SIZE` evicts results)",
         errno.EDQUOT: "make room within your quota (`hooke cache gc --max SIZE` evicts results)",
         errno.EACCES: "give yourself the right to it, or work in another folder",
@@ -114,7 +115,7 @@ def machine_error(error: OSError) -> HookeError:
     made = HookeError(
         f"the machine refused: {error.strerror or error}",
         where=str(error.filename or ""),
-        mend=mends.get(error.errno or 0, ""),
+        fix=fixes.get(error.errno or 0, ""),
         next="hooke doctor",
     )
     made.__cause__ = error

@@ -1,5 +1,6 @@
-"""Places that run attempts, one file each, all alike: `serial` is the reference, `local` the embedded default.
+"""Where tasks run. Each engine fulfils `pipeline.engine.Engine`; `serial` is the reference, `local` the embedded default.
 
-An engine knows processes, machines and its own library; it knows nothing of graphs, keys or what runs next.
-Imports `hooke.pipeline` (the protocol and the worker's part) and the floors below. Engines never import each other.
+`worker/` runs attempts in processes of one machine, `remote/` keeps the books of attempts over several hosts, `dask/` and
+`ray/` bring the hosts. An engine decides nothing about retries or order. It knows nothing of graphs and of other engines.
+Imports `pipeline`, `tracking`, `store`, `keys`, `journal`, `processes` and `base`.
 """

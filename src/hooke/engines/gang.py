@@ -8,17 +8,40 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeAlias
 
 import msgspec
 
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
 from hooke.pipeline.engine import Call
-from hooke.pipeline.references import Element, Value, pack
+from hooke.pipeline.references import Element, StoredValue, pack
 
-__all__ = ["ECHO_S", "GATHER", "Gang", "environment_of"]
+__all__ = [
+    "ECHO_S",
+    "GATHER",
+    "BeginRanks",
+    "Disband",
+    "Disbanded",
+    "Gang",
+    "Gather",
+    "Meet",
+    "Met",
+    "Mustered",
+    "RankAnswered",
+    "RankNote",
+    "RankRange",
+    "Rendezvous",
+    "Word",
+    "environment_of",
+    "pack_word",
+    "unpack_word",
+]
+
 
 GATHER = "gather"
 """The kind of work that joins what the ranks returned, on the worker of rank 0: values do not pass through the driver."""
@@ -112,7 +135,7 @@ class Gang:
         """What work of the kind GATHER is given: the ranks' results as a list; of a map a list for its one item."""
         refs = [self.finished[rank].ref for rank in range(self.call.gang)]
         if self.call.kind == "call":
-            return pack([Value(ref) for ref in refs], _no_promise)
+            return pack([StoredValue(ref) for ref in refs], _no_promise)
         return pack([[Element(ref, 0) for ref in refs]], _no_promise)
 
     def _blamed(self, guilty: int) -> AttemptFailed:
@@ -122,7 +145,7 @@ class Gang:
             message="; ".join([answer.failure.message, *self._others(guilty)]),
             rank=guilty,
             ranks=self.call.gang,
-            mend=answer.failure.mend + (_RANK_INSIDE if answer.failure.kind == "EnvironmentMismatch" else ""),
+            fix=answer.failure.fix + (_RANK_INSIDE if answer.failure.kind == "EnvironmentMismatch" else ""),
         )
         return msgspec.structs.replace(answer, failure=failure, done=0, ref=None, logs=tuple(self._logs()))
 
@@ -151,12 +174,12 @@ def _is_echo(failure: Failure) -> bool:
     """Whether another rank's end may be its cause. A process that aborts is: NCCL's watchdog ends one so whose peer is gone."""
     if failure.kind == "WorkerDied":
         return failure.signal == signal.SIGABRT
-    return failure.kind == "UserError" and bool(_ECHO.search(f"{failure.error_type} {failure.message}"))
+    return failure.kind == "TaskError" and bool(_ECHO.search(f"{failure.error_type} {failure.message}"))
 
 
 def _weight(failure: Failure) -> tuple[bool, bool]:
     """The least is to blame: not an echo, and a death before an error; of equals the one heard of first."""
-    return _is_echo(failure), failure.kind == "UserError"
+    return _is_echo(failure), failure.kind == "TaskError"
 
 
 def _short(message: str) -> str:
@@ -164,5 +187,124 @@ def _short(message: str) -> str:
     return first if len(first) <= 120 else first[:117] + "..."
 
 
-def _no_promise(promise: object) -> Value:
+def _no_promise(promise: object) -> StoredValue:
     raise TypeError(f"no promise is in what ranks returned: {promise!r}")
+
+
+# --- What a driver and the hosts of a gang tell one another. Each word and note names the muster that it is about: one try to begin a gang.
+
+
+class RankRange(msgspec.Struct, frozen=True, kw_only=True):
+    """The ranks `lo..hi` of a gang of `ranks`, which are for one host."""
+
+    muster: int
+    lo: int
+    hi: int
+    ranks: int
+
+
+class Meet(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Start the ranks: this is where they are to meet."""
+
+    muster: int
+    address: str
+    port: int
+
+
+class BeginRanks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """All ranks are there, on all hosts: each is given the call."""
+
+    muster: int
+
+
+class Gather(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Have rank 0 join what all have returned."""
+
+    muster: int
+    payload: bytes
+
+
+class Disband(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """End the ranks; Disbanded follows when they have ended."""
+
+    muster: int
+    cause: str
+
+
+Word: TypeAlias = Meet | BeginRanks | Gather | Disband
+
+
+class Met(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="met"):
+    """The host of rank 0 keeps a port for them."""
+
+    muster: int
+    address: str
+    port: int
+
+
+class Mustered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="mustered"):
+    """The processes of all ranks of this host are ready."""
+
+    muster: int
+    workers: list[str]
+    """Their names, by rank."""
+
+
+class RankAnswered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="rank_answered"):
+    """A rank has answered, has gathered, or died."""
+
+    muster: int
+    rank: int
+    answer: bytes
+    """A packed AttemptFinished or AttemptFailed."""
+
+
+class Disbanded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="disbanded"):
+    """No rank of it is left on this host."""
+
+    muster: int
+
+
+RankNote: TypeAlias = Met | Mustered | RankAnswered | Disbanded
+
+_words = msgspec.msgpack.Decoder(Word)
+
+
+def pack_word(word: Word) -> bytes:
+    """A word, for a host."""
+    return msgspec.msgpack.encode(word)
+
+
+def unpack_word(data: bytes) -> Word:
+    """What `pack_word` packed."""
+    return _words.decode(data)
+
+
+# --- A port for the ranks of a gang to meet at, kept for them until they are done.
+
+
+class Rendezvous:
+    """A free port of this machine that nobody else is given while this is open, and that rank 0 can listen at.
+
+    It is bound here with SO_REUSEADDR and nobody listens at it. So the kernel gives it to no one who asks for any
+    port, and lets one listen who asks for this one, with SO_REUSEADDR as servers do (torch, gRPC and Python's own).
+    """
+
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.address = address
+        self._held = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind((address, 0))
+        self.port: int = self._held.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the port; idempotent."""
+        self._held.close()

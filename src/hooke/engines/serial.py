@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TextIO
 
 from hooke.journal.events import CapacityChanged, WorkerStarted
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
-from hooke.pipeline.execute import Work, Worker
+from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.logs import LogFile
 from hooke.tracking.tracker import Tracker
 
@@ -47,7 +47,7 @@ class SerialEngine:
             if context.tracking is not None
             else None
         )
-        self._worker = Worker(
+        self._worker = AttemptRunner(
             name=_WORKER, store=context.store, clock=context.clock, log=self._log, tracker=self._tracker
         )
 
@@ -81,7 +81,7 @@ class SerialEngine:
 
     def _run(self, call: Call) -> Iterator[EngineEvent]:
         yield call.began(self._context.clock.now(), worker=_WORKER)
-        work = Work(
+        work = WorkerCall(
             attempt=call.attempt,
             node=call.node,
             kind=call.kind,

@@ -1,5 +1,4 @@
-"""The append-only record of everything that happened in a run: events, one segment a process, readers.
+"""The append-only record of everything that happened: typed events, one segment a process, writers, readers and views.
 
-Knows how to write, cut and follow segments and what an event is; knows nothing of who acts on them.
-Imports `hooke.base` only.
+Nothing else keeps a second truth. It knows nothing of engines and of how anything is shown. Imports `base`.
 """

@@ -12,11 +12,8 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.base.ref import Ref
-from hooke.journal.fleets import FleetEvent
-from hooke.journal.made_of import MadeOf
-from hooke.journal.plans import PlanEvent
-from hooke.journal.services import ServiceEvent
-from hooke.journal.trials import SearchStarted, TrialBegan, TrialEnded
+from hooke.journal.fleet_events import FleetEvent
+from hooke.journal.service_events import ServiceEvent
 
 __all__ = [
     "ArtifactLogged",
@@ -29,21 +26,199 @@ __all__ = [
     "Failure",
     "ItemsFound",
     "LogSpan",
+    "MadeOf",
     "MapExpanded",
     "Measured",
     "NodePlanned",
     "NotesLogged",
     "PlainMeasured",
+    "PlanChecked",
+    "PlanEvent",
+    "PlanMade",
+    "PlannedRow",
+    "PlannedTask",
     "PointsLogged",
     "RetryPlanned",
     "RunFinished",
     "RunMadeOf",
     "RunStarted",
+    "SearchStarted",
     "StopRequested",
     "StudyStarted",
+    "TaskChecked",
+    "TrialBegan",
+    "TrialEnded",
     "WorkerStarted",
     "WorkerStopped",
 ]
+
+
+# --- What a run is made of, besides its graph's keys and its parameters.
+
+
+class MadeOf(msgspec.Struct, frozen=True, kw_only=True):
+    """Code, environment, machine, data files and seed. What could not be known is empty."""
+
+    tree: str = ""
+    """The working tree, with what was not committed, as a git tree; kept by the ref `refs/hooke/<tree>`."""
+    commit: str = ""
+    branch: str = ""
+    dirty: bool | None = None
+    """Whether the tree differs from the commit; None where that is not known."""
+    remote: str = ""
+    root: str = ""
+    """The top of the repository's working tree."""
+    diff: str = ""
+    """A file of the run's folder with the diff from commit to tree; empty where there is none."""
+    diff_bytes: int = 0
+    """Of the whole diff; the file may be cut."""
+    left_out: tuple[str, ...] = ()
+    """Files that git neither knows nor ignores and that are too large to count as code."""
+    trouble: str = ""
+    """Why there is no tree."""
+    environment: str = ""
+    """Digest of the installed distributions, which lie in `.hooke/environments/<digest>.json`."""
+    interpreter: dict[str, str] = {}
+    threads: dict[str, str] = {}
+    """Variables of the environment that say how many threads libraries use."""
+    hardware: dict[str, str] = {}
+    files: dict[str, str] = {}
+    """Path of each hooke.File that was an argument -> key of its content."""
+    seed: int = 0
+    """What `[run] seed` of hooke.toml, or HOOKE_SEED, gave."""
+    paths: tuple[str, ...] = ()
+    """Folders that Python looked for modules in and that lie in the repository."""
+    argv: tuple[str, ...] = ()
+    """Of a script: the words after its name."""
+    user: str = ""
+    seconds: float = 0.0
+    """How long it took to gather this, beside the run."""
+
+
+# --- The events of a plan: what was predicted of a pipeline, and how a run turned out against it.
+
+
+class _PlanRecordEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    at: float = 0.0
+    """Wall clock, seconds since the epoch."""
+
+
+class PlannedTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task in a plan: `items` that were left to run, `cached` that were not; `untimed` says why no total counts it."""
+
+    task: str
+    items: int | None = None
+    cached: int = 0
+    untimed: str = ""
+
+
+class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What was predicted of a configuration, each as (low, value, high); `usd` is None where only a spot price is known."""
+
+    configuration: str
+    machine: str
+    """`local`, or `catalog:instance_type`."""
+    instances: int = 1
+    workers: int = 1
+    seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """From asking for the machines to the last result."""
+    usd: tuple[float, float, float] | None = None
+    work_s: dict[str, tuple[float, float, float]] = {}
+    """Task -> seconds of work of all its items together."""
+
+
+class PlanMade(_PlanRecordEvent, frozen=True, kw_only=True, tag="plan_made"):
+    """Somebody asked what a pipeline would take: what was predicted, to be compared with what it took."""
+
+    plan: str
+    pipeline: str
+    entry: str
+    shown: dict[str, str] = {}
+    """Parameters as short text, as in RunStarted."""
+    times: dict[str, float] = {}
+    """Task -> how many times the items that its maps have by these parameters; empty where the data are those."""
+    tasks: tuple[PlannedTask, ...] = ()
+    rows: tuple[PlannedRow, ...] = ()
+    """Those of this machine, and those that no other beats."""
+    recommended: str = ""
+    """The configuration of the recommended row; empty where there was none."""
+    reason: str = ""
+    level: float = 0.95
+    """The probability with which each interval was meant to hold."""
+    host: str = ""
+    hooke: str = ""
+
+
+class TaskChecked(msgspec.Struct, frozen=True, kw_only=True):
+    """A task in a run against its plan. `planned` and `ran` are items and calls, `seconds` those of all its attempts together.
+
+    `planned` is None where the number was not known; `predicted_s` is None for a task that no total counted.
+    """
+
+    task: str
+    planned: int | None
+    ran: int
+    predicted_s: tuple[float, float, float] | None
+    seconds: float
+
+
+class PlanChecked(_PlanRecordEvent, frozen=True, kw_only=True, tag="plan_checked"):
+    """How the run turned out against the newest plan that was made for it: predicted (low, value, high), and actual seconds."""
+
+    plan: str
+    configuration: str
+    level: float
+    predicted_s: tuple[float, float, float]
+    seconds: float
+    tasks: tuple[TaskChecked, ...] = ()
+
+
+PlanEvent: TypeAlias = PlanMade | PlanChecked
+"""All events that only plans have."""
+
+
+# --- The events of a search: what it looks for, what was tried, and what came of it.
+
+
+class _SearchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    at: float = 0.0
+    """Wall clock, seconds since the epoch."""
+
+
+class SearchStarted(_SearchEvent, frozen=True, kw_only=True, tag="search_started"):
+    """What the search of this run looks for; said once a run, after its first RunStarted."""
+
+    key: str
+    """A hash of code, space, parameters, objective and seed: searches of equal key are one, and go on as one."""
+    space: dict[str, str]
+    """What each parameter may be, as short text."""
+    metric: str
+    """The objective: a metric's name, `auc.max` say; empty is what a trial returns."""
+    direction: str
+    sampler: str
+    pruner: str
+    seed: int
+
+
+class TrialBegan(_SearchEvent, frozen=True, kw_only=True, tag="trial_began"):
+    """A trial was asked for, and is tried in a run of its own; again where an earlier try of it was cut short."""
+
+    trial: int
+    run: str
+    asked: dict[str, float] = {}
+    """By parameter, of choices the number of the choice."""
+    shown: dict[str, str] = {}
+    """By parameter, as short text."""
+
+
+class TrialEnded(_SearchEvent, frozen=True, kw_only=True, tag="trial_ended"):
+    """How a trial ended: `finished` with its value, `pruned`, or `failed`."""
+
+    trial: int
+    status: str
+    value: float | None = None
+    message: str = ""
+
 
 VERSION = 1
 """Version of the vocabulary, written into each segment's header."""
@@ -73,7 +248,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int | None = None
     limit_bytes: int | None = None
     log_tail: tuple[str, ...] = ()
-    mend: str = ""
+    fix: str = ""
     retryable: bool = True
     delay_s: float | None = None
     pickled: bytes | None = None

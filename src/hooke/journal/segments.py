@@ -24,8 +24,8 @@ from hooke.journal.events import VERSION
 __all__ = [
     "HEADER_BYTES",
     "SUFFIX",
-    "Damage",
     "RecordScan",
+    "SegmentDamage",
     "TornTail",
     "corrupt",
     "frame",
@@ -59,7 +59,7 @@ class TornTail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
+class SegmentDamage:
     """Where a scan ended before the end of the file, why, and how many whole records lie behind that place."""
 
     offset: int
@@ -77,7 +77,7 @@ def frame(payload: bytes) -> bytes:
     size = len(payload)
     if size > MOST_BYTES:
         raise JournalError(
-            f"an event of {size} bytes does not fit a record", mend="store the value, record its Ref"
+            f"an event of {size} bytes does not fit a record", fix="store the value, record its Ref"
         )
     return _RECORD.pack(MARKER, size, size ^ MOST_BYTES, crc32(payload, size)) + payload
 
@@ -105,7 +105,7 @@ def read_version(fd: int, path: Path) -> int | None:
             "this file is no journal, or its header is damaged",
             where=f"{path}, offset 0",
             why=f"its first bytes are {raw!r}",
-            mend=f"name a {SUFFIX} file of a run; if this is one, restore it from a copy or start the run anew",
+            fix=f"name a {SUFFIX} file of a run; if this is one, restore it from a copy or start the run anew",
         )
     if not whole:
         return None
@@ -116,18 +116,18 @@ def read_version(fd: int, path: Path) -> int | None:
             where=str(path),
             why=f"it has format {layout} with vocabulary version {version}, "
             f"and this Hooke reads up to format {FORMAT} with version {VERSION}",
-            mend="pip install --upgrade hooke",
+            fix="pip install --upgrade hooke",
         )
     return int(version)
 
 
-def corrupt(path: Path, damage: Damage, before: int) -> JournalError:
+def corrupt(path: Path, damage: SegmentDamage, before: int) -> JournalError:
     """The error for damage in the middle of a segment, with `before` whole records in front of it."""
     return JournalError(
         "a journal is damaged in the middle",
         where=f"{path}, offset {damage.offset}",
         why=f"{damage.why}; {before} whole records lie before it and {damage.following} after it",
-        mend="restore the file from a copy, or give up what follows (its finished work may run again) with: "
+        fix="restore the file from a copy, or give up what follows (its finished work may run again) with: "
         f"truncate -s {damage.offset} {path}",
     )
 
@@ -143,7 +143,7 @@ class RecordScan:
         self.fd = fd
         self.offset = offset
         self.records = 0
-        self.damage: Damage | None = None
+        self.damage: SegmentDamage | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         self.damage = None
@@ -180,10 +180,10 @@ class RecordScan:
     def _rest(self) -> bytes:
         return os.pread(self.fd, max(os.fstat(self.fd).st_size - self.offset, 0), self.offset)
 
-    def _damage(self, rest: bytes) -> Damage:
+    def _damage(self, rest: bytes) -> SegmentDamage:
         framed = len(rest) >= _RECORD.size and read_length(rest, 0) >= 0
         why = "the checksum of the record there does not fit" if framed else "no record begins there"
-        return Damage(offset=self.offset, why=why, following=count_records(rest, 1))
+        return SegmentDamage(offset=self.offset, why=why, following=count_records(rest, 1))
 
 
 def read_length(data: bytes, at: int) -> int:

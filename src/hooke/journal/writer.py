@@ -81,9 +81,7 @@ class Journal:
         segment, when it is damaged in the middle, when a newer Hooke wrote it, or when the disk is full.
         """
         if durable not in ("group", "each", "none"):
-            raise UsageError(
-                f"durable={durable!r} is not known", mend='valid values: "group", "each", "none"'
-            )
+            raise UsageError(f"durable={durable!r} is not known", fix='valid values: "group", "each", "none"')
         journal = cls(Path(folder), segment, durable=durable, clock=clock or SystemClock(), group=group)
         journal._open()
         on_fork(journal)
@@ -106,7 +104,7 @@ class Journal:
                 event = msgspec.structs.replace(event, at=self._clock.now())
             record = frame(_encoded(event))
             if self._fd < 0 or self._dirty_tail:
-                self._mend()
+                self._fix()
             try:
                 write_all(self._fd, record)
             except OSError as error:
@@ -195,15 +193,15 @@ class Journal:
             raise JournalError(
                 "another process writes this journal",
                 where=str(self.path),
-                mend="wait for it to end, or stop it; each process needs a segment of its own",
+                fix="wait for it to end, or stop it; each process needs a segment of its own",
             ) from error
 
-    def _mend(self) -> None:
+    def _fix(self) -> None:
         if self._closed:
             raise JournalError(
                 "this journal is closed",
                 where=str(self.path),
-                mend="append before close(), or create it again",
+                fix="append before close(), or create it again",
             )
         if self._fd < 0:
             self._open()
@@ -238,7 +236,7 @@ class Journal:
             what,
             where=f"{self.path}, offset {self._end}",
             why=f"{_reason(error)}; the events before are whole",
-            mend=_mend_of(error, self.folder),
+            fix=_fix_of(error, self.folder),
         )
 
     def _unsafe(self, error: OSError) -> JournalError:
@@ -246,7 +244,7 @@ class Journal:
             "the journal is written but the disk did not confirm it",
             where=str(self.path),
             why=_reason(error),
-            mend="look at the disk (dmesg); what this run wrote lately may be lost if the machine goes down",
+            fix="look at the disk (dmesg); what this run wrote lately may be lost if the machine goes down",
         )
 
 
@@ -287,7 +285,7 @@ def _reason(error: OSError) -> str:
     return f"{name}: {os.strerror(error.errno) if error.errno else error}"
 
 
-def _mend_of(error: OSError, folder: Path) -> str:
+def _fix_of(error: OSError, folder: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"free some space on the file system of {folder} (`df -h {folder}`), then go on: nothing before is lost"
     if error.errno == errno.EFBIG:

@@ -7,12 +7,35 @@ its digest, which depends on the content alone.
 
 from __future__ import annotations
 
+import array
+import collections
+import datetime as dt
+import decimal
+import fractions
+import pathlib
+import re
+import struct
+import types
+import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from blake3 import blake3
 
-__all__ = ["Encoder", "NoKey", "Walk", "compound", "digest", "raw", "shrink", "text"]
+__all__ = [
+    "CONTAINERS",
+    "SCALARS",
+    "Encoder",
+    "NoKey",
+    "Walk",
+    "compound",
+    "digest",
+    "integer",
+    "raw",
+    "shrink",
+    "text",
+]
+
 
 SHORT = 64
 """Encodings up to this many bytes stand for themselves: a digest of 33 bytes would gain nothing."""
@@ -21,11 +44,11 @@ SHORT = 64
 class NoKey(Exception):
     """A value without an honest key; `path` is filled from the inside out while it passes the containers."""
 
-    def __init__(self, value: object, why: str, mend: str = "") -> None:
+    def __init__(self, value: object, why: str, fix: str = "") -> None:
         super().__init__(why)
         self.kind = type(value)
         self.why = why
-        self.mend = mend
+        self.fix = fix
         self.path: list[str] = []
 
 
@@ -90,3 +113,175 @@ def digest(*buffers: Any) -> bytes:
 def shrink(encoding: bytes) -> bytes:
     """The encoding itself while it is short, else its digest."""
     return encoding if len(encoding) <= SHORT else b"#" + blake3(encoding).digest(length=32)
+
+
+# --- Encodings of values that hold no others: numbers, text, times, paths.
+
+_SMALL = struct.Struct("<cq")
+_FLOAT = struct.Struct("<cd")
+_INT64 = 1 << 63
+_NAN = _FLOAT.pack(b"f", float("nan"))
+
+
+def integer(value: int) -> bytes:
+    """An int of any size."""
+    if -_INT64 <= value < _INT64:
+        return _SMALL.pack(b"i", value)
+    size = value.bit_length() // 8 + 1
+    return b"I" + size.to_bytes(8, "little") + value.to_bytes(size, "little", signed=True)
+
+
+def _number(value: float) -> bytes:
+    # One key for every NaN: payload and sign of a NaN depend on the CPU's way to it.
+    return _FLOAT.pack(b"f", value) if value == value else _NAN  # noqa: PLR0124
+
+
+def _complex(value: complex) -> bytes:
+    return b"c" + _number(value.real) + _number(value.imag)
+
+
+def _decimal(value: decimal.Decimal) -> bytes:
+    return compound(b"decimal", [text(str(value))])
+
+
+def _fraction(value: fractions.Fraction) -> bytes:
+    return compound(b"fraction", [integer(value.numerator), integer(value.denominator)])
+
+
+def _timedelta(value: dt.timedelta) -> bytes:
+    return compound(b"timedelta", map(integer, (value.days, value.seconds, value.microseconds)))
+
+
+def _range(value: range) -> bytes:
+    # Equal ranges may be written with different stops: what counts is the sequence.
+    first = value[0] if value else 0
+    return compound(b"range", map(integer, (len(value), first, value.step if len(value) > 1 else 0)))
+
+
+def _pattern(value: re.Pattern[Any]) -> bytes:
+    pattern = value.pattern
+    encoded = raw(pattern) if isinstance(pattern, bytes) else text(pattern)
+    return compound(b"pattern", [encoded, integer(value.flags)])
+
+
+def _path(value: pathlib.PurePath) -> bytes:
+    return compound(b"path", [text(str(value))])
+
+
+SCALARS: dict[type, Callable[[Any], bytes]] = {
+    int: integer,
+    str: text,
+    float: _number,
+    bool: lambda value: b"1" if value else b"0",
+    type(None): lambda _: b"n",
+    bytes: raw,
+    bytearray: lambda value: compound(b"bytearray", [raw(bytes(value))]),
+    memoryview: lambda value: compound(b"memoryview", [text(value.format), raw(value.tobytes())]),
+    complex: _complex,
+    type(...): lambda _: b".",
+    type(NotImplemented): lambda _: b"!",
+    decimal.Decimal: _decimal,
+    fractions.Fraction: _fraction,
+    uuid.UUID: lambda value: compound(b"uuid", [raw(value.bytes)]),
+    dt.date: lambda value: compound(b"date", [integer(value.toordinal())]),
+    dt.timedelta: _timedelta,
+    range: _range,
+    re.Pattern: _pattern,
+    pathlib.PurePosixPath: _path,
+    pathlib.PureWindowsPath: lambda value: compound(b"windows path", [text(str(value))]),
+    pathlib.PosixPath: _path,
+}
+"""The encoder of each exact type; subclasses go by `hooke.keys.object_encodings`."""
+
+
+# --- Encodings of the standard library's containers.
+
+
+def _list(walk: Walk, value: list[Any]) -> bytes:
+    return compound(b"list", walk.items(list.__iter__(value)))
+
+
+def _tuple(walk: Walk, value: tuple[Any, ...]) -> bytes:
+    return compound(b"tuple", walk.items(tuple.__iter__(value)))
+
+
+def _set(walk: Walk, value: set[Any]) -> bytes:
+    return compound(b"set", walk.unordered(set.__iter__(value)))
+
+
+def _frozenset(walk: Walk, value: frozenset[Any]) -> bytes:
+    return compound(b"frozenset", walk.unordered(frozenset.__iter__(value)))
+
+
+def _dict(walk: Walk, value: dict[Any, Any]) -> bytes:
+    return compound(b"dict", walk.pairs(dict.items(value)))
+
+
+def _ordered(walk: Walk, value: collections.OrderedDict[Any, Any]) -> bytes:
+    pairs = list(collections.OrderedDict.items(value))
+    return compound(b"ordered", walk.items(pairs))
+
+
+def _defaultdict(walk: Walk, value: collections.defaultdict[Any, Any]) -> bytes:
+    factory = walk.fields([("default_factory", value.default_factory)])
+    return compound(b"defaultdict", [*factory, _dict(walk, value)])
+
+
+def _counter(walk: Walk, value: collections.Counter[Any]) -> bytes:
+    return compound(b"counter", walk.pairs(dict.items(value)))
+
+
+def _deque(walk: Walk, value: collections.deque[Any]) -> bytes:
+    return compound(b"deque", [walk.encode(value.maxlen), *walk.items(collections.deque.__iter__(value))])
+
+
+def _view(walk: Walk, value: types.MappingProxyType[Any, Any]) -> bytes:
+    return compound(b"mappingproxy", walk.pairs(value.items()))
+
+
+def _slice(walk: Walk, value: slice) -> bytes:
+    return compound(
+        b"slice", walk.fields([("start", value.start), ("stop", value.stop), ("step", value.step)])
+    )
+
+
+def _array(_: Walk, value: array.array[Any]) -> bytes:
+    return compound(b"array", [text(value.typecode), raw(value.tobytes())])
+
+
+def _datetime(walk: Walk, value: dt.datetime) -> bytes:
+    plain = value.replace(tzinfo=None, fold=0)
+    return compound(
+        b"datetime", [text(plain.isoformat()), integer(value.fold), *walk.fields([("tzinfo", value.tzinfo)])]
+    )
+
+
+def _time(walk: Walk, value: dt.time) -> bytes:
+    plain = value.replace(tzinfo=None, fold=0)
+    return compound(
+        b"time", [text(plain.isoformat()), integer(value.fold), *walk.fields([("tzinfo", value.tzinfo)])]
+    )
+
+
+def _namespace(walk: Walk, value: types.SimpleNamespace) -> bytes:
+    return compound(b"namespace", walk.pairs(vars(value).items()))
+
+
+CONTAINERS: dict[type, Encoder] = {
+    list: _list,
+    tuple: _tuple,
+    dict: _dict,
+    set: _set,
+    frozenset: _frozenset,
+    collections.OrderedDict: _ordered,
+    collections.defaultdict: _defaultdict,
+    collections.Counter: _counter,
+    collections.deque: _deque,
+    types.MappingProxyType: _view,
+    types.SimpleNamespace: _namespace,
+    slice: _slice,
+    array.array: _array,
+    dt.datetime: _datetime,
+    dt.time: _time,
+}
+"""The encoder of each exact type."""

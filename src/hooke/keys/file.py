@@ -12,7 +12,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from hooke.base.errors import UsageError
-from hooke.keys.combine import Key, combine
+from hooke.keys.parts import Key, combine
 
 __all__ = ["File", "files_keyed"]
 
@@ -61,7 +61,7 @@ class File(os.PathLike[str]):
                 f"cannot read {self.path}",
                 where=str(self.path.absolute()),
                 why=str(error),
-                mend="give hooke.File the path of a readable file",
+                fix="give hooke.File the path of a readable file",
             ) from error
         if (files := _keyed.get()) is not None:
             files[str(self.path.absolute())] = key

@@ -13,11 +13,9 @@ from typing import Any
 
 from blake3 import blake3
 
-from hooke.keys.bytecode import listing
-from hooke.keys.local import Origin, origin_of
-from hooke.keys.parts import Part
-from hooke.keys.references import Chain, Import, Reference
-from hooke.keys.source import module_code
+from hooke.keys.bytecode import Chain, Import, Reference, listing, module_code
+from hooke.keys.module_origin import ModuleOrigin, origin_of
+from hooke.keys.parts import FingerprintPart
 from hooke.keys.walk import CodeWalk
 
 __all__ = [
@@ -58,17 +56,19 @@ def module_title(scope: Mapping[str, Any]) -> str:
     return name
 
 
-def global_part(scope: Mapping[str, Any], name: str) -> Part:
+def global_part(scope: Mapping[str, Any], name: str) -> FingerprintPart:
     """The part for a global of a module by its content."""
-    return Part(kind="global", name=f"{module_title(scope)}.{name}", file=module_file(scope))
+    return FingerprintPart(kind="global", name=f"{module_title(scope)}.{name}", file=module_file(scope))
 
 
-def module_origin(module: types.ModuleType) -> Origin:
+def module_origin(module: types.ModuleType) -> ModuleOrigin:
     """Where a module comes from."""
     return origin_of(module.__name__, getattr(module, "__file__", None))
 
 
-def follow_chain(walk: CodeWalk, part: Part, label: str, module: types.ModuleType, chain: Chain) -> None:
+def follow_chain(
+    walk: CodeWalk, part: FingerprintPart, label: str, module: types.ModuleType, chain: Chain
+) -> None:
     """An edge to what `module.a.b` gives, resolved without running anything; to all of the module if chain is ()."""
     origin = module_origin(module)
     if not origin.local:
@@ -92,20 +92,20 @@ def follow_chain(walk: CodeWalk, part: Part, label: str, module: types.ModuleTyp
         walk.bind(part, label, value, made=global_part(vars(module), name), place=(id(vars(module)), name))
 
 
-def reach_module(walk: CodeWalk, part: Part, label: str, module: types.ModuleType) -> None:
+def reach_module(walk: CodeWalk, part: FingerprintPart, label: str, module: types.ModuleType) -> None:
     """An edge to a module as a whole: every definition in it, and those of project modules that it holds."""
     origin = module_origin(module)
     if not origin.local:
         walk.foreign(part, label, module.__name__, origin)
         return
 
-    def made() -> Part:
-        return Part(kind="module", name=module_title(vars(module)), file=module_file(vars(module)))
+    def made() -> FingerprintPart:
+        return FingerprintPart(kind="module", name=module_title(vars(module)), file=module_file(vars(module)))
 
     walk.place(part, label, walk.keep(module), made=made, fill=lambda new: _fill(walk, new, module))
 
 
-def _fill(walk: CodeWalk, part: Part, module: types.ModuleType) -> None:
+def _fill(walk: CodeWalk, part: FingerprintPart, module: types.ModuleType) -> None:
     scope = vars(module)
     if part.file and not part.file.endswith((".py", ".pyc")):
         part.digest = _file_digest(part.file)
@@ -131,7 +131,7 @@ def _file_digest(file: str) -> bytes:
 # --- imports inside a body -------------------------------------------------------------------------
 
 
-def reach_imported(walk: CodeWalk, part: Part, found: Import, scope: Mapping[str, Any]) -> None:
+def reach_imported(walk: CodeWalk, part: FingerprintPart, found: Import, scope: Mapping[str, Any]) -> None:
     """Edges to what an import inside a function's body brings in. A project module is imported for it."""
     name = found.module
     if found.level:
@@ -148,7 +148,7 @@ def reach_imported(walk: CodeWalk, part: Part, found: Import, scope: Mapping[str
         _reach_local(walk, part, label, found, name)
 
 
-def _reach_local(walk: CodeWalk, part: Part, label: str, found: Import, name: str) -> None:
+def _reach_local(walk: CodeWalk, part: FingerprintPart, label: str, found: Import, name: str) -> None:
     try:
         module = importlib.import_module(name)
     except Exception as error:  # noqa: BLE001 - whatever its import raises, the task's own import would raise it too
@@ -171,7 +171,7 @@ def _import_quietly(name: str) -> None:
         return  # neither attribute nor submodule: there is nothing to count
 
 
-def _origin_by_name(top: str) -> Origin | None:
+def _origin_by_name(top: str) -> ModuleOrigin | None:
     if top in sys.modules:
         return module_origin(sys.modules[top])
     try:
@@ -185,7 +185,7 @@ def _origin_by_name(top: str) -> Origin | None:
     return origin_of(top, file)
 
 
-def _watch_names(walk: CodeWalk, part: Part, name: str, found: Import) -> None:
+def _watch_names(walk: CodeWalk, part: FingerprintPart, name: str, found: Import) -> None:
     for chain in found.chains:
         if _is_opening(name.partition(".")[0] if found.top else name, chain):
             _open(walk, part, ".".join((name, *chain)), found.line)
@@ -194,7 +194,7 @@ def _watch_names(walk: CodeWalk, part: Part, name: str, found: Import) -> None:
 # --- where static reach fails ----------------------------------------------------------------------
 
 
-def watch(walk: CodeWalk, part: Part, value: object, reference: Reference) -> None:
+def watch(walk: CodeWalk, part: FingerprintPart, value: object, reference: Reference) -> None:
     """Notice a reference that can reach anything: then every project module imported so far counts."""
     if isinstance(value, types.ModuleType):
         if _is_opening(value.__name__, reference.chain):
@@ -215,7 +215,7 @@ def _is_opening(module: str, chain: Chain) -> bool:
     return any(".".join((module, *chain[:length])) in _OPENING for length in range(1, len(chain) + 1))
 
 
-def _open_session(walk: CodeWalk, part: Part) -> None:
+def _open_session(walk: CodeWalk, part: FingerprintPart) -> None:
     """What a notebook or an interactive session defines has no file to take the source of."""
     scope = vars(sys.modules["__main__"])
     if module_file(scope):
@@ -228,7 +228,7 @@ def _open_session(walk: CodeWalk, part: Part) -> None:
             walk.bind(part, f"session {name}", value, made=global_part(scope, name))
 
 
-def _open(walk: CodeWalk, part: Part, what: str, line: int) -> None:
+def _open(walk: CodeWalk, part: FingerprintPart, what: str, line: int) -> None:
     place = f"{os.path.basename(part.file) or '<code>'}:{line}"
     walk.note(
         f"{place}: {what} can reach anything: the source of every project module imported so far counts"
@@ -244,7 +244,7 @@ def _open(walk: CodeWalk, part: Part, what: str, line: int) -> None:
             part,
             "imported so far",
             ("source", digest),
-            made=lambda module=module, file=file, digest=digest: Part(
+            made=lambda module=module, file=file, digest=digest: FingerprintPart(
                 kind="module", name=f"{module_title(vars(module))} (source)", file=file, digest=digest
             ),
             fill=lambda _: None,

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from hooke.keys.combine import Key
+from blake3 import blake3
 
-__all__ = ["CodePart", "CodePrint", "Edge", "Part"]
+__all__ = [
+    "CodeChange",
+    "CodePart",
+    "CodePrint",
+    "Edge",
+    "FingerprintPart",
+    "Key",
+    "combine",
+    "explain",
+    "frame",
+]
+
+
+# --- Recipe keys from labelled parts.
+
+Key = str
+"""32 hex characters: the first 128 bits of a BLAKE3 digest."""
+
+
+def frame(part: str | int | bytes) -> bytes:
+    """A part with its type and length before it, so that parts can be joined and still be told apart."""
+    if isinstance(part, str):
+        data, tag = part.encode("utf-8", "surrogatepass"), b"s"
+    elif isinstance(part, bytes):
+        data, tag = part, b"b"
+    else:
+        data, tag = b"%d" % part, b"i"
+    return tag + len(data).to_bytes(8, "little") + data
+
+
+def combine(label: str, *parts: str | int | bytes) -> Key:
+    """The key of ordered parts under a label; another label, order, split or type of a part is another key."""
+    return blake3(b"".join(map(frame, (label, *parts)))).hexdigest(length=16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +82,7 @@ class Edge:
 
 
 @dataclass(slots=True, kw_only=True)
-class Part:
+class FingerprintPart:
     """A part while the walk fills it in; `file` is its module's, and `text` is asked for at the end, if at all."""
 
     kind: str
@@ -59,3 +92,45 @@ class Part:
     digest: bytes = b""
     text: Callable[[], str] = str
     edges: list[Edge] = field(default_factory=list)
+
+
+# --- What changed between two fingerprints of code, for people.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeChange:
+    """One part that is not as it was: `what` is changed, added or removed; `diff` a unified diff of its text."""
+
+    what: str
+    name: str
+    kind: str
+    where: str
+    diff: str
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        return f"{self.kind} {self.name}{place} {self.what}" + (f"\n{self.diff}" if self.diff else "")
+
+
+def explain(old_parts: Iterable[CodePart], new_parts: Iterable[CodePart]) -> list[CodeChange]:
+    """The changes from the old parts to the new: changed first, in the order of the new, then added, then removed."""
+    old = {part.name: part for part in old_parts}
+    new = {part.name: part for part in new_parts}
+    changed = [
+        _change("changed", old[name], part)
+        for name, part in new.items()
+        if name in old and (old[name].digest, old[name].kind) != (part.digest, part.kind)
+    ]
+    added = [_change("added", None, part) for name, part in new.items() if name not in old]
+    removed = [_change("removed", part, None) for name, part in old.items() if name not in new]
+    return changed + added + removed
+
+
+def _change(what: str, old: CodePart | None, new: CodePart | None) -> CodeChange:
+    part = new or old
+    assert part is not None
+    before, after = (part.text.splitlines() if part else [] for part in (old, new))
+    lines = difflib.unified_diff(before, after, "before", "after", lineterm="", n=2)
+    return CodeChange(
+        what=what, name=part.name, kind=part.kind, where=part.where, diff="\n".join(list(lines)[2:])
+    )

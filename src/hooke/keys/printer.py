@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable
 from weakref import WeakKeyDictionary
 
 from hooke.base.errors import HookeError, NotFingerprintable
-from hooke.keys.combine import Key
-from hooke.keys.containers import CONTAINERS
-from hooke.keys.encoding import SHORT, Encoder, NoKey, shrink, text
-from hooke.keys.objects import object_encoder
-from hooke.keys.scalars import SCALARS
+from hooke.keys.encoding import CONTAINERS, SCALARS, SHORT, Encoder, NoKey, shrink, text
+from hooke.keys.object_encodings import object_encoder
+from hooke.keys.parts import Key
 
 __all__ = ["Leaf", "ValuePrinter", "refusal"]
 
@@ -157,7 +155,7 @@ def refusal(lack: NoKey, where: str) -> NotFingerprintable:
         f"no honest key for {path}, a {kind}",
         where=path,
         why=lack.why,
-        mend=lack.mend
+        fix=lack.fix
         or "pass the plain data that it is made from, open or create it inside the task, "
         "or give its class a method `__hooke_key__(self) -> str` (32 hex characters) that states its content",
     )

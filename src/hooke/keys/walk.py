@@ -15,15 +15,12 @@ from typing import Any
 
 from blake3 import blake3
 
-from hooke.keys.bytecode import listing
-from hooke.keys.combine import Key, frame
-from hooke.keys.encoding import NoKey, compound, raw, text
-from hooke.keys.local import PYTHON, Origin, project_root
-from hooke.keys.parts import CodePart, Edge, Part
+from hooke.base.short_repr import short_plain
+from hooke.keys.bytecode import listing, module_code
+from hooke.keys.encoding import NoKey, compound, integer, raw, text
+from hooke.keys.module_origin import PYTHON, ModuleOrigin, project_root
+from hooke.keys.parts import CodePart, Edge, FingerprintPart, Key, frame
 from hooke.keys.printer import ValuePrinter
-from hooke.keys.scalars import integer
-from hooke.keys.shown import shown
-from hooke.keys.source import module_code
 
 __all__ = ["EVERYTHING", "CodeWalk", "Reader"]
 
@@ -45,7 +42,7 @@ EVERYTHING = frozenset(
 )
 """What a walk follows. A test weakens it to show that each row of the cache matrix would notice."""
 
-Reader = Callable[["CodeWalk", Part, str, Any], bool]
+Reader = Callable[["CodeWalk", FingerprintPart, str, Any], bool]
 """Adds the edge from a part to a piece of code by a label; False, and nothing added, for what is no code."""
 
 
@@ -57,14 +54,14 @@ class CodeWalk:
         self.notes: dict[str, None] = {}
         self.foreigners: dict[str, None] = {}
         self._reader = reader
-        self._parts: list[Part] = []
+        self._parts: list[FingerprintPart] = []
         self._places: dict[object, int] = {}
         self._alive: list[object] = []
         self._pending: deque[Callable[[], None]] = deque()
 
     # --- results -------------------------------------------------------------------------------
 
-    def finish(self, root: Part) -> Key:
+    def finish(self, root: FingerprintPart) -> Key:
         """Read all that was reached, and give the key of it as seen from the root, which is no part itself."""
         while self._pending:
             self._pending.popleft()()
@@ -81,7 +78,9 @@ class CodeWalk:
 
     # --- edges ---------------------------------------------------------------------------------
 
-    def bind(self, part: Part, label: str, value: object, *, made: Part, place: object = None) -> None:
+    def bind(
+        self, part: FingerprintPart, label: str, value: object, *, made: FingerprintPart, place: object = None
+    ) -> None:
         """An edge from a part to a value found under a label: to its code, else to `made`, a part for its content.
 
         `place` identifies a value that several parts reach by one name, such as a global.
@@ -94,7 +93,13 @@ class CodeWalk:
             self._alive.append((place, value))
 
     def place(
-        self, part: Part, label: str, place: object, *, made: Callable[[], Part], fill: Callable[[Part], None]
+        self,
+        part: FingerprintPart,
+        label: str,
+        place: object,
+        *,
+        made: Callable[[], FingerprintPart],
+        fill: Callable[[FingerprintPart], None],
     ) -> None:
         """An edge to the part at a place; the first to get there has it made, and filled in when its turn comes."""
         number = self._places.get(place)
@@ -105,22 +110,24 @@ class CodeWalk:
             self._pending.append(lambda: fill(new))
         part.edges.append(Edge(label, "", number))
 
-    def foreign(self, part: Part, label: str, qualifier: str, origin: Origin) -> None:
+    def foreign(self, part: FingerprintPart, label: str, qualifier: str, origin: ModuleOrigin) -> None:
         """An edge to something of the standard library or a distribution, by its qualified name."""
         self.foreigners[qualifier] = None
         counted = origin.version if "distributions" in self.follow else ""
         title = f"{origin.distribution} {origin.version}".strip()
 
-        def made() -> Part:
+        def made() -> FingerprintPart:
             version = blake3(frame(origin.distribution) + frame(counted)).digest()
-            return Part(kind="distribution", name=origin.distribution, digest=version, text=lambda: title)
+            return FingerprintPart(
+                kind="distribution", name=origin.distribution, digest=version, text=lambda: title
+            )
 
         self.place(part, label, ("distribution", origin.distribution), made=made, fill=lambda _: None)
         part.edges[-1] = Edge(label, qualifier, part.edges[-1].target)
 
-    def python(self, part: Part) -> None:
+    def python(self, part: FingerprintPart) -> None:
         """An edge to the version of Python, which bytecode and standard library change with."""
-        self.foreign(part, "", "", Origin(local=False, distribution="python", version=PYTHON))
+        self.foreign(part, "", "", ModuleOrigin(local=False, distribution="python", version=PYTHON))
 
     def keep(self, value: object) -> object:
         """Keep an object alive, so that its identity stays its own; gives the identity."""
@@ -133,7 +140,7 @@ class CodeWalk:
 
     # --- values --------------------------------------------------------------------------------
 
-    def encode(self, part: Part, value: object) -> bytes:
+    def encode(self, part: FingerprintPart, value: object) -> bytes:
         """A value's encoding; code that it holds becomes edges of the part. Raises NoKey."""
 
         def code(target: object) -> bytes:
@@ -143,8 +150,8 @@ class CodeWalk:
 
         return ValuePrinter(code=code, leaf=_project_paths(part.file), shallow=_shallow).encode(value)
 
-    def _fill_value(self, part: Part, value: object) -> None:
-        part.text = lambda: shown(value)
+    def _fill_value(self, part: FingerprintPart, value: object) -> None:
+        part.text = lambda: short_plain(value)
         if "values" not in self.follow:
             return
         before = len(part.edges)
@@ -155,7 +162,7 @@ class CodeWalk:
             known = lack if isinstance(lack, NoKey) else NoKey(value, "it is nested too deeply")
             self._fill_opaque(part, type(value), known)
 
-    def _fill_opaque(self, part: Part, kind: type, lack: NoKey) -> None:
+    def _fill_opaque(self, part: FingerprintPart, kind: type, lack: NoKey) -> None:
         part.kind = "opaque"
         part.text = lambda: f"<{kind.__qualname__}>"
         code = module_code(part.file) if part.file else None
@@ -174,7 +181,7 @@ def _shallow(target: object) -> bytes:
     return text(name) + raw(listing(code).digest if isinstance(code, types.CodeType) else b"")
 
 
-def _as_shown(part: Part, counts: dict[tuple[str, str], int]) -> CodePart:
+def _as_shown(part: FingerprintPart, counts: dict[tuple[str, str], int]) -> CodePart:
     count = counts[part.kind, part.name] = counts.get((part.kind, part.name), 0) + 1
     where = ""
     if part.file:

@@ -89,5 +89,5 @@ def _changed(what: str, where: str) -> CorruptObject:
         f"a model is not what was registered: {what} was changed",
         where=where,
         why="its digest is another",
-        mend="do not load it; find out who changed it. A damaged copy in .hooke/models can be removed: it is fetched anew",
+        fix="do not load it; find out who changed it. A damaged copy in .hooke/models can be removed: it is fetched anew",
     )

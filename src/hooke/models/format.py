@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from hooke.base.registry import Registry
+from hooke.base.plugins import Plugins
 
-__all__ = ["FORMATS", "Format", "Saved", "Terms", "format_of", "versions_of"]
+__all__ = ["FORMATS", "Format", "LoadOptions", "Saved", "format_of", "versions_of"]
 
-FORMATS = Registry(
+FORMATS = Plugins(
     "hooke.formats",
     {
         "onnx": "hooke.models.formats.onnx:OnnxFormat",
@@ -25,7 +25,7 @@ FORMATS = Registry(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class LoadOptions:
     """On which a model is read."""
 
     label: str
@@ -59,11 +59,11 @@ class Format(Protocol):
     cannot promise that refuses, with UntrustedModel, a model that is not `known`.
     """
 
-    def save(self, model: Any, folder: Path, terms: Terms) -> Saved:
+    def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
         """Write into the empty `folder`. Raises HookeError for a model that the format cannot hold, UntrustedModel."""
         ...
 
-    def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:
+    def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:
         """Read it. The files are those that were saved: their digests have been checked."""
         ...
 

@@ -19,10 +19,18 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.base.files import FileLock
-from hooke.models.election import Aim, holder_of, not_better, parse_aim, settling
-from hooke.models.orders import Done, Order
-from hooke.models.registries.mlflow import MlflowRegistry
-from hooke.models.registry import WANTS, Version
+from hooke.models.registries.mlflow_client import MlflowRegistry
+from hooke.models.registry_protocol import (
+    WANTS,
+    Aim,
+    PublishOrder,
+    PublishResult,
+    RegisteredVersion,
+    holder_of,
+    not_better,
+    parse_aim,
+    settling,
+)
 
 __all__ = ["lock_of", "publish"]
 
@@ -31,7 +39,7 @@ REQUIREMENTS = "requirements.txt"
 """Where MLflow looks for what a model needs."""
 
 
-def publish(order: Order) -> Done:
+def publish(order: PublishOrder) -> PublishResult:
     """Register it. Raises HookeError; then at most its files are in MLflow, and no version of them."""
     registry = _connected(order)
     run, experiment = registry.find_run(order.run_key, order.wait_s) if order.run_key else ("", "")
@@ -39,12 +47,12 @@ def publish(order: Order) -> Done:
     with _alone(lock_of(order.uri, Path(order.root))):
         aim = parse_aim(order.if_better) if order.if_better else None
         if aim is not None and (why := _worse(registry, order, aim)):
-            return Done(why=why)
+            return PublishResult(why=why)
         (Path(order.folder) / REQUIREMENTS).write_text(_requirements(order.libraries), encoding="utf-8")
         _describe(registry, order, example, answer)
         tags = order.tags | ({WANTS: order.alias} if aim is not None else {})
         mine = registry.create(Path(order.folder), name=order.name, run=run, experiment=experiment, tags=tags)
-        done = Done(number=mine.number, mlflow_run=mine.mlflow_run)
+        done = PublishResult(number=mine.number, mlflow_run=mine.mlflow_run)
         if not order.alias:
             return done
         if aim is None:
@@ -62,7 +70,7 @@ def lock_of(uri: str, root: Path) -> Path | None:
     return file.with_name(f"{file.name}.hooke-lock")
 
 
-def _example(order: Order) -> tuple[Any, Any]:
+def _example(order: PublishOrder) -> tuple[Any, Any]:
     try:
         example, answer = pickle.loads(order.example)
     except Exception as error:  # a class that this process does not find
@@ -70,7 +78,7 @@ def _example(order: Order) -> tuple[Any, Any]:
     return example, answer
 
 
-def _describe(registry: MlflowRegistry, order: Order, example: Any, answer: Any) -> None:
+def _describe(registry: MlflowRegistry, order: PublishOrder, example: Any, answer: Any) -> None:
     try:
         registry.describe(Path(order.folder), order.flavors, example, answer)
     except Exception as error:
@@ -83,7 +91,7 @@ def _odd_example(error: Exception) -> HookeError:
     return HookeError(
         "MLflow does not take the input_example, or what the model says of it",
         why=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}",
-        mend="give an array or a frame, and a model that answers with one; or register without input_example=",
+        fix="give an array or a frame, and a model that answers with one; or register without input_example=",
     )
 
 
@@ -91,7 +99,7 @@ def _requirements(libraries: Mapping[str, str]) -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(libraries.items()))
 
 
-def _connected(order: Order) -> MlflowRegistry:
+def _connected(order: PublishOrder) -> MlflowRegistry:
     """Two that make MLflow's tables at once break them: so do it under the lock that the shipper takes, too."""
     # MLflow's SQL store asks the place that the process names for what a version is made of.
     os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_REGISTRY_URI"] = order.uri
@@ -101,7 +109,7 @@ def _connected(order: Order) -> MlflowRegistry:
         return MlflowRegistry(order.uri)
 
 
-def _worse(registry: MlflowRegistry, order: Order, aim: Aim) -> str:
+def _worse(registry: MlflowRegistry, order: PublishOrder, aim: Aim) -> str:
     """Why the alias does not move, known before anything is written; empty where it may."""
     holder = holder_of(order.alias, registry.versions(order.name))
     if holder is None:
@@ -113,13 +121,15 @@ def _worse(registry: MlflowRegistry, order: Order, aim: Aim) -> str:
         raise HookeError(
             f"{order.name}@{order.alias} has no metric {aim.metric!r} to be compared with",
             where=f"version {holder.number}; its metrics: {', '.join(holder.metrics) or 'none'}",
-            mend="register once without if_better=, with metrics={...}, to take the alias",
+            fix="register once without if_better=, with metrics={...}, to take the alias",
         )
     mine = order.metrics[aim.metric]
     return "" if aim.better(mine, held) else not_better(aim, mine, held, holder)
 
 
-def _settled(registry: MlflowRegistry, alias: str, aim: Aim, mine: Version, done: Done) -> Done:
+def _settled(
+    registry: MlflowRegistry, alias: str, aim: Aim, mine: RegisteredVersion, done: PublishResult
+) -> PublishResult:
     best = _settle(registry, alias, aim, mine)
     if best.number == mine.number:
         return msgspec.structs.replace(done, moved=True)
@@ -128,7 +138,7 @@ def _settled(registry: MlflowRegistry, alias: str, aim: Aim, mine: Version, done
     return msgspec.structs.replace(done, why=f"{why}, which was registered meanwhile")
 
 
-def _settle(registry: MlflowRegistry, alias: str, aim: Aim, mine: Version) -> Version:
+def _settle(registry: MlflowRegistry, alias: str, aim: Aim, mine: RegisteredVersion) -> RegisteredVersion:
     steps = settling(aim, alias, mine)
     best = next(steps)
     try:
@@ -139,7 +149,7 @@ def _settle(registry: MlflowRegistry, alias: str, aim: Aim, mine: Version) -> Ve
             else:
                 best = steps.send(registry.versions(mine.name))
     except StopIteration as settled:
-        found: Version = settled.value
+        found: RegisteredVersion = settled.value
         return found
 
 
@@ -155,7 +165,7 @@ def _alone(lock: Path | None) -> Iterator[None]:
             raise HookeError(
                 "another process has been registering a model for too long",
                 where=str(lock),
-                mend="end it, or try again",
+                fix="end it, or try again",
             )
         time.sleep(0.05)
     try:
@@ -167,12 +177,14 @@ def _alone(lock: Path | None) -> Iterator[None]:
 def _main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is none of ours
-    order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Order)
+    order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=PublishOrder)
     os.chdir(order.root)
     try:
         done = publish(order)
     except HookeError as error:
-        done = Done(error={name: getattr(error, name) for name in ("what", "where", "why", "mend", "next")})
+        done = PublishResult(
+            error={name: getattr(error, name) for name in ("what", "where", "why", "fix", "next")}
+        )
     with out:
         out.write(msgspec.msgpack.encode(done))
     return 0

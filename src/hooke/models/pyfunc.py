@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from hooke.models.bundle import MANIFEST, Manifest, check_files
-from hooke.models.format import FORMATS, Format, Terms
+from hooke.models.format import FORMATS, Format, LoadOptions
 
 __all__ = ["PlainModel"]
 
@@ -21,7 +21,7 @@ class PlainModel:
         check_files(folder, manifest)
         self._format: Format = FORMATS.load(manifest.format)()
         # MLflow imports what a model names, as it imported this module; a pickle is read by nobody who did not ask.
-        terms = Terms(label=str(folder), known=manifest.format == "safetensors")
+        terms = LoadOptions(label=str(folder), known=manifest.format == "safetensors")
         self._model = self._format.load(folder, manifest.details, terms)
 
     def predict(self, rows: Any, params: Any = None) -> Any:  # noqa: ARG002 - MLflow's signature

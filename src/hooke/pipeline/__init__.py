@@ -1,6 +1,5 @@
-"""Tasks, graphs and the one scheduler.
+"""Tasks, graphs, cache keys of nodes, and the one scheduler: what runs next, what is retried, what a failure says.
 
-Knows what to run next and why; knows nothing of how a place runs it (`engine.Engine` is the seam).
-Imports `hooke.keys`, `hooke.journal`, `hooke.store` and `hooke.base`. `graph`, `intervals` and
-`run_state` are pure: no clock, no thread, no socket, no randomness.
+`run_state.step` (pure) decides; `runner` performs and writes the journal first. It knows nothing of processes, machines
+and commands: an engine is a protocol here. Imports `tracking`, `journal`, `keys`, `store` and `base`.
 """

@@ -9,17 +9,17 @@ from typing import Any
 
 from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.base.ref import Ref
+from hooke.base.short_repr import short_call, short_repr
 from hooke.journal.events import MapExpanded
-from hooke.pipeline.effects import Submit
+from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
-from hooke.pipeline.nesting import promises_in
 from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import Submit
 from hooke.pipeline.promise import MapPromise, Promise
-from hooke.pipeline.references import Element, Items, Reference, Value, pack
+from hooke.pipeline.references import Element, Reference, StoredItems, StoredValue, pack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.seeds import KEY_BYTES, draws_nothing
-from hooke.pipeline.shown import shown, shown_call
 from hooke.pipeline.task import Task
 from hooke.store import by_value
 from hooke.store.store import Store
@@ -119,7 +119,7 @@ class CallMaker:
         if node.kind == "call":
             ref = done.cut(0, 1)[0][2]
             self._read.append(ref)
-            return Value(ref, path)
+            return StoredValue(ref, path)
         items = self._state.nodes[promise.node].items
         assert items is not None
         if path and isinstance(path[0], int):
@@ -128,17 +128,17 @@ class CallMaker:
                 raise UsageError(
                     f"item {path[0]} of {node.task.name}.map was asked for, which has {items} items",
                     where=node.where,
-                    mend="the list that it goes over is a result: take parts of it by number inside a task",
+                    fix="the list that it goes over is a result: take parts of it by number inside a task",
                 )
             _, _, ref, start = done.cut(index, index + 1)[0]
             self._read.append(ref)
             return Element(ref, start, path[1:])
         return self._items(promise.node, 0, items, path)
 
-    def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> Items:
+    def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> StoredItems:
         segments = self._state.nodes[node].done.cut(lo, hi)
         self._read += [ref for _, _, ref, _ in segments]
-        return Items(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
+        return StoredItems(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
 
     def _payload(self, node: Node, submit: Submit) -> bytes:
         if submit.expand:
@@ -171,7 +171,7 @@ class CallMaker:
                 )
                 for at in range(lo // size, -(-hi // size))
             ]
-            return "rows", Items(tuple(pieces))
+            return "rows", StoredItems(tuple(pieces))
         columns = [
             self._items(column.node, lo, hi) if isinstance(column, MapPromise) else column[lo:hi]
             for column in node.iterables
@@ -191,7 +191,7 @@ class CallMaker:
         return self._stored(value) if _bytes_of(value) > LARGEST_IN_CALL else value
 
     def _stored(self, value: Any) -> Any:
-        return value if promises_in(value) else Value(self._store.put(value))
+        return value if promises_in(value) else StoredValue(self._store.put(value))
 
     def _pack(self, node: Node, value: Any) -> bytes:
         try:
@@ -203,18 +203,18 @@ class CallMaker:
                 "an argument cannot be sent to a worker",
                 task=node.task.name,
                 why=f"{type(error).__name__}: {error}",
-                mend="pass what it is made from (a path, a connection string, parameters) and make it inside the task",
+                fix="pass what it is made from (a path, a connection string, parameters) and make it inside the task",
             ) from error
 
     def _shown(self, node: Node, submit: Submit) -> str:
-        constants = shown_call(node.arguments)
+        constants = short_call(node.arguments)
         if node.kind == "call" or submit.expand:
             return constants
         if submit.hi - submit.lo > 1:
             return f"items {submit.lo}..{submit.hi - 1}" + (f", {constants}" if constants else "")
         columns = dict(zip(node.columns, node.iterables, strict=True))
         shown_items = {
-            name: shown(column[submit.lo]) if not isinstance(column, Promise) else f"item {submit.lo}"
+            name: short_repr(column[submit.lo]) if not isinstance(column, Promise) else f"item {submit.lo}"
             for name, column in columns.items()
         }
         items = ", ".join(f"{name}={text}" for name, text in shown_items.items())
@@ -259,7 +259,7 @@ def _pickled_task(task: Task[..., Any]) -> bytes:
             "its function cannot be sent to a worker",
             task=task.name,
             why=f"{type(error).__name__}: {error}{_culprit(task.function)}",
-            mend="make the captured object inside the task, or pass what it is made from as an argument; "
+            fix="make the captured object inside the task, or pass what it is made from as an argument; "
             'move a class or a function to a module; or run in this process with on="serial"',
         ) from error
 

@@ -2,32 +2,126 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from hooke.base.clock import Clock
-from hooke.base.errors import EnvironmentMismatch
+from hooke.base.errors import EnvironmentMismatch, UsageError
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
-from hooke.keys.code import fingerprint_code
+from hooke.base.short_repr import short_repr
+from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan, MapExpanded
+from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
-from hooke.pipeline.expansion import Expansion, expand
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.references import unpack
 from hooke.pipeline.seeds import KEY_BYTES, chance, seed_from
-from hooke.pipeline.shown import shown
-from hooke.pipeline.usage import Usage
 from hooke.store.store import Store
-from hooke.tracking.current import MUTED, logging_into
-from hooke.tracking.tracker import Tracker
+from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
-__all__ = ["Log", "Work", "Worker", "check_code"]
+__all__ = ["BLOCK", "AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
+
+
+# --- Reading the list behind a dynamic map: on a worker, so that the driver never holds its items.
+
+BLOCK = 4096
+"""Items per stored block: an attempt reads only the blocks that its items lie in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expansion:
+    """The items of a dynamic map: how many, a stored `bytes` of 16 per item, and lists of argument tuples in blocks."""
+
+    items: int
+    keys: Ref
+    blocks: tuple[Ref, ...]
+
+    def event(self, node: int) -> MapExpanded:
+        """The journal's word for it."""
+        return MapExpanded(node=node, items=self.items, keys=self.keys, blocks=self.blocks, block=BLOCK)
+
+
+def expand(payload: tuple[str, str, Sequence[Any]], store: Store) -> Expansion:
+    """Zip the columns of `(task, recipe, columns)`, key each item and store both. Raises UsageError if they cannot be zipped."""
+    task, recipe, columns = payload
+    lists = [_as_list(task, column) for column in columns]
+    lengths = {len(column) for column in lists}
+    if len(lengths) > 1:
+        raise UsageError(
+            f"{task}.map got lists of different lengths: {', '.join(map(str, sorted(lengths)))}",
+            fix="give lists of equal length; what is the same for every item goes in as a keyword",
+        )
+    items = list(zip(*lists, strict=True))
+    keys = store.put(fingerprint_items(items, label=recipe))
+    blocks = tuple(store.put(items[at : at + BLOCK]) for at in range(0, len(items), BLOCK))
+    return Expansion(items=len(items), keys=keys, blocks=blocks)
+
+
+def _as_list(task: str, column: Any) -> Sequence[Any]:
+    try:
+        return list(column)
+    except TypeError as error:
+        raise UsageError(
+            f"{task}.map got a {type(column).__name__}, which cannot be iterated",
+            fix="let the task before it return a list",
+        ) from error
+
+
+# --- What an attempt used: CPU seconds and peak memory of its process, measured where the platform can.
+
+_WORTH_READING_S = 0.005
+"""Reading the peak costs 30 us: it is not worth it for attempts shorter than this."""
+
+_RESET = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+class TaskUsage:
+    """CPU seconds and peak resident bytes between `reset` and `measure`. The peak is None where it is not known.
+
+    Linux: the peak is VmHWM, reset by writing 5 to /proc/self/clear_refs (see proc(5)).
+    """
+
+    __slots__ = ("_cpu_s", "_fd")
+
+    def __init__(self) -> None:
+        self._cpu_s = 0.0
+        self._fd = _opened(os.getpid())
+
+    def reset(self) -> None:
+        """Begin to measure."""
+        if self._fd is not None:
+            os.write(self._fd, b"5")
+        self._cpu_s = time.process_time()
+
+    def measure(self, seconds: float) -> tuple[float, int | None]:
+        """`(cpu seconds, peak bytes)` since `reset`, which was `seconds` ago."""
+        cpu_s = time.process_time() - self._cpu_s
+        if self._fd is None or seconds < _WORTH_READING_S:
+            return cpu_s, None
+        return cpu_s, _peak(_STATUS.read_text())
+
+
+@functools.cache
+def _opened(_pid: int) -> int | None:
+    """The reset of this process, opened once: a process measures for many runs, and a forked one needs its own."""
+    return os.open(_RESET, os.O_WRONLY) if os.access(_RESET, os.W_OK) else None
+
+
+def _peak(status: str) -> int | None:
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
 
 _CONSTANTS_KEPT = 4
 """Decoded constants of that many maps stay in a worker: chunks of one map come in a row."""
@@ -48,7 +142,7 @@ class Log(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class WorkerCall:
     """An attempt as it reaches a worker: a Call with the function resolved."""
 
     attempt: int
@@ -65,7 +159,7 @@ class Work:
 
 
 @dataclass(slots=True, kw_only=True)
-class Worker:
+class AttemptRunner:
     """The part of a worker that runs attempts, one at a time, in the thread that calls `run`."""
 
     name: str
@@ -76,10 +170,10 @@ class Worker:
     """Whether the process is the worker's own: then a KeyboardInterrupt is the task's, not somebody's Ctrl-C."""
     tracker: Tracker | None = None
     """Where tasks log to; None keeps nothing of it."""
-    usage: Usage = field(default_factory=Usage)
+    usage: TaskUsage = field(default_factory=TaskUsage)
     _constants: OrderedDict[tuple[int, bytes], Mapping[str, Any]] = field(default_factory=OrderedDict)
 
-    def run(self, work: Work) -> AttemptFinished | AttemptFailed:
+    def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         """Run the attempt. Whatever the task raises becomes an AttemptFailed; Ctrl-C passes through."""
         if self.tracker is None:
             with logging_into(MUTED):
@@ -91,7 +185,7 @@ class Worker:
         finally:
             self.tracker.attempt = self.tracker.item = None
 
-    def _run(self, work: Work) -> AttemptFinished | AttemptFailed:
+    def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
@@ -104,7 +198,7 @@ class Worker:
             outcome.error = error
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 
-    def _perform(self, work: Work, outcome: _Outcome) -> None:
+    def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
         if work.kind == "call":
             args, kwargs = unpack(work.payload, self.store)
             if work.keys:
@@ -117,7 +211,7 @@ class Worker:
         else:
             self._perform_map(work, outcome)
 
-    def _perform_map(self, work: Work, outcome: _Outcome) -> None:
+    def _perform_map(self, work: WorkerCall, outcome: _Outcome) -> None:
         constants_data, columns_data = unpack(work.payload, self.store)
         constants = self._constants_of(work.node, constants_data)
         layout, items = unpack(columns_data, self.store)
@@ -134,7 +228,7 @@ class Worker:
                 results.append(function(*arguments, **constants))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown by its range, which does not say what failed
-                outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(shown, arguments))}"
+                outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
             raise
         finally:
             if results:
@@ -150,7 +244,7 @@ class Worker:
         return self._constants[key]
 
     def _report(
-        self, work: Work, outcome: _Outcome, seconds: float, log_from: int
+        self, work: WorkerCall, outcome: _Outcome, seconds: float, log_from: int
     ) -> AttemptFinished | AttemptFailed:
         cpu_s, peak_bytes = self.usage.measure(seconds)
         facts = {
@@ -229,7 +323,7 @@ def check_code(
         "the worker's code is not the code that this run was planned with",
         task=name,
         why="differing: " + ", ".join(differing[:8]) + (" ..." if len(differing) > 8 else ""),
-        mend="start the run again if a file was edited meanwhile; pass values that your script sets at run time "
+        fix="start the run again if a file was edited meanwhile; pass values that your script sets at run time "
         "(module.NAME = ...) as arguments instead",
     )
 

@@ -23,7 +23,7 @@ _LARGEST_PICKLE = 64 * 1024
 def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None = None) -> Failure:
     """The facts of an exception that came out of a task, or out of the reading of its inputs."""
     own = _is_own(error)
-    kind = "OutOfMemory" if isinstance(error, MemoryError) and limit_bytes is not None else "UserError"
+    kind = "OutOfMemory" if isinstance(error, MemoryError) and limit_bytes is not None else "TaskError"
     return Failure(
         kind=type(error).__name__ if own else kind,
         message=_message(error),
@@ -31,7 +31,7 @@ def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None 
         traceback=error.why if isinstance(error, HookeError) and own else user_traceback(error),
         arguments=arguments,
         limit_bytes=limit_bytes,
-        mend=_mend(error),
+        fix=_fix(error),
         retryable=not isinstance(error, Permanent)
         and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
         delay_s=error.delay_s if isinstance(error, Temporary) else None,
@@ -39,7 +39,7 @@ def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None 
     )
 
 
-def _mend(error: BaseException) -> str:
+def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
         return (
@@ -47,7 +47,7 @@ def _mend(error: BaseException) -> str:
             "if it is a file of yours, start from its folder or put that on PYTHONPATH"
         )
     if isinstance(error, HookeError):
-        return error.mend
+        return error.fix
     if isinstance(error, ValueError) and "read-only" in _message(error):
         return "a result of another task is read-only, since all tasks share it: change a copy (x = x.copy())"
     return ""

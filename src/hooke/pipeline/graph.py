@@ -6,15 +6,14 @@ call can only take results of calls before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hooke.pipeline.binding import unbind
-from hooke.pipeline.nesting import promises_in
+from hooke.pipeline.arguments import promises_in, unbind
 from hooke.pipeline.task import Task
 
-__all__ = ["Graph", "Node", "Use"]
+__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "needs_of", "unwanted_nodes", "waiters_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +134,82 @@ class Graph:
         where = f" ({node.where})" if node.where else ""
         again = " (drawn above)" if number in drawn and self._parents[number] else where
         return f"#{number} {node.task.name}{over}{again}"
+
+
+# --- What a node needs before its items may start.
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Need:
+    """All items of `node`; or its one `item`; or, `elementwise`, item i of it before item i of the needing map."""
+
+    node: int
+    item: int | None = None
+    elementwise: bool = False
+
+
+def needs_of(graph: Graph, node: Node) -> tuple[Need, ...]:
+    """The distinct needs of a node, in the order of its uses."""
+    return tuple(dict.fromkeys(_need(graph, use) for use in node.uses))
+
+
+def _need(graph: Graph, use: Use) -> Need:
+    if use.elementwise:
+        return Need(use.node, elementwise=True)
+    parent = graph.nodes[use.node]
+    first = use.path[0] if use.path else None
+    if parent.kind == "map" and parent.items is not None and isinstance(first, int) and first >= 0:
+        return Need(use.node, item=first)
+    return Need(use.node)
+
+
+# --- Who waits for what, so that an event costs what it wakes and not the size of the graph.
+
+
+@dataclass(slots=True)
+class Waiters:
+    """Who waits for what: whole nodes, single items, and maps that follow item by item."""
+
+    whole: dict[int, list[int]] = field(default_factory=dict)
+    item: dict[int, dict[int, list[int]]] = field(default_factory=dict)
+    elementwise: dict[int, list[int]] = field(default_factory=dict)
+
+    def pop_whole(self, node: int) -> list[int]:
+        """Those that waited for the whole of `node`, which is done now."""
+        return self.whole.pop(node, [])
+
+    def pop_items(self, node: int, lo: int, hi: int) -> list[int]:
+        """Those that waited for one of the items `lo..hi` of `node`, which are done now."""
+        waiting = self.item.get(node)
+        if not waiting:
+            return []
+        few = range(lo, hi) if hi - lo < len(waiting) else list(waiting)
+        wanted = [item for item in few if lo <= item < hi and item in waiting]
+        return [child for i in wanted for child in waiting.pop(i)]
+
+
+def waiters_of(needs: Sequence[Sequence[Need]]) -> Waiters:
+    """Who waits for what, from the needs of each node."""
+    waiters = Waiters()
+    for child, wanted in enumerate(needs):
+        for need in wanted:
+            if need.elementwise:
+                waiters.elementwise.setdefault(need.node, []).append(child)
+            elif need.item is not None:
+                waiters.item.setdefault(need.node, {}).setdefault(need.item, []).append(child)
+            else:
+                waiters.whole.setdefault(need.node, []).append(child)
+    return waiters
+
+
+# --- Which nodes nobody waits for any more, because what they were for was found elsewhere meanwhile.
+
+
+def unwanted_nodes(graph: Graph, roots: Collection[int], complete: Callable[[int], bool]) -> set[int]:
+    """All nodes that are neither a root nor used by a wanted one that is not complete."""
+    unwanted: set[int] = set()
+    for node in reversed(range(len(graph.nodes))):
+        users = graph.children(node)
+        if node not in roots and all(user in unwanted or complete(user) for user in users):
+            unwanted.add(node)
+    return unwanted

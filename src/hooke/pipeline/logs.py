@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["LogFile", "last_lines"]
+from hooke.processes.exit_report import CRASH, LONGEST_STACK, MOST_LINES, with_short_stack
+
+__all__ = ["LogFile", "death_tail", "last_lines"]
+
 
 _TAIL_BYTES = 16 * 1024
 """Twenty lines of 800 characters."""
@@ -49,3 +52,16 @@ def last_lines(path: Path, start: int, lines: int, *, most_bytes: int = _TAIL_BY
         file.seek(max(start, size - most_bytes))
         text = file.read().decode("utf-8", "replace")
     return tuple(text.splitlines()[-lines:])
+
+
+# --- The end of a dead worker's log: what its task printed, then where native code crashed.
+
+_LONGEST_STACK_BYTES = 64 * 1024
+
+
+def death_tail(log: Path, start: int) -> tuple[str, ...]:
+    """The last lines after byte `start` of a worker's log, at most 20."""
+    lines = last_lines(log, start, MOST_LINES + LONGEST_STACK, most_bytes=_LONGEST_STACK_BYTES)
+    if any(line.startswith(CRASH) for line in lines):
+        return with_short_stack(lines)
+    return last_lines(log, start, MOST_LINES)

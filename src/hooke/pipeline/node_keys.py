@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hooke.base.errors import TraceError
-from hooke.keys.code import CodePrint, fingerprint_code
-from hooke.keys.combine import combine
-from hooke.keys.value import fingerprint_items, fingerprint_value
+from hooke.keys.fingerprint import fingerprint_code, fingerprint_items, fingerprint_value
+from hooke.keys.parts import CodePrint, combine
 from hooke.pipeline.graph import Graph, Node
-from hooke.pipeline.promise import MapPromise, Promise
-from hooke.pipeline.refused import CARRY
+from hooke.pipeline.promise import CARRY, MapPromise, Promise
 
 __all__ = ["GraphKeys", "NodeKey"]
 
@@ -162,7 +160,7 @@ def _hidden(node: Node, promise: Promise) -> TraceError:
     return TraceError(
         f"task {node.task.name!r} got an object with {promise!r} inside",
         where=node.where,
-        mend=CARRY,
+        fix=CARRY,
     )
 
 

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from hooke.base.errors import UsageError
-from hooke.pipeline.binding import signature_of
-from hooke.pipeline.declaration import adopt, check_function, check_name, reduce_declared
-from hooke.pipeline.task import Task
-from hooke.pipeline.tracing import ACTIVE
+from hooke.pipeline.arguments import signature_of
+from hooke.pipeline.task import ACTIVE, Task, adopt, check_function, check_name, reduce_declared
 
 __all__ = ["RESERVED", "Pipeline", "pipeline"]
 
@@ -107,7 +105,7 @@ def _declare(function: Any, name: str | None = None) -> Pipeline[..., Any]:
     if isinstance(function, (Pipeline, Task)):
         raise UsageError(
             f"@pipeline got {function!r}",
-            mend="one function is either a pipeline or a task; write @pipeline above a function that calls the task",
+            fix="one function is either a pipeline or a task; write @pipeline above a function that calls the task",
         )
     shown = check_name("pipeline", function, name)
     _refuse_reserved(shown, signature_of(function))
@@ -119,5 +117,5 @@ def _refuse_reserved(name: str, signature: inspect.Signature) -> None:
     if taken:
         raise UsageError(
             f"pipeline {name!r} has the parameter {taken[0]!r}, which is one of run's or plan's own",
-            mend=f"rename it, as in {taken[0]}_; reserved are {', '.join(RESERVED)}",
+            fix=f"rename it, as in {taken[0]}_; reserved are {', '.join(RESERVED)}",
         )

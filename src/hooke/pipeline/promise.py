@@ -6,15 +6,248 @@ shown; parts of it are taken by `p["key"]`, `p[0]` and slices. Whatever needs th
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias, get_args, get_origin
 
 from hooke.base.errors import TraceError
-from hooke.pipeline.origin import Origin, no_attribute, refusal, shown_path
-from hooke.pipeline.refused import CHANGE, DYNAMIC, INSIDE, ITERATE, JOIN, REFUSED
-from hooke.pipeline.shape import Shape
+from hooke.base.user_code import SourceLine, user_place
 
-__all__ = ["MapPromise", "Promise"]
+__all__ = [
+    "CARRY",
+    "CHANGE",
+    "DYNAMIC",
+    "INSIDE",
+    "ITERATE",
+    "JOIN",
+    "REFUSED",
+    "MapPromise",
+    "NoSuchAttributeYet",
+    "Promise",
+    "PromiseOrigin",
+    "Shape",
+    "TraceSession",
+    "no_attribute",
+    "refusal",
+    "result_shape",
+    "shown_path",
+]
+
+
+# --- What Python asks of an object and a promise cannot answer: special method -> what it needs, and the fix.
+
+INSIDE = "put it inside a task, or use .map to do it for each item of a list"
+ITERATE = (
+    "task.map(result) runs a task for each item; to unpack a result of fixed length, annotate the task "
+    "with -> tuple[A, B]; else put the loop inside a task"
+)
+DYNAMIC = (
+    "the list that this map goes over is itself a result: hand the whole map to a task, map another task over "
+    "it, or put the loop inside a task"
+)
+CHANGE = "return the changed value from a task"
+JOIN = "join lists of results as [*one, *other]; add values inside a task"
+
+CARRY = (
+    "pass it to a task as an argument, in a list, tuple, set, dict or dataclass; closures and objects of your "
+    "own cannot carry it"
+)
+
+_TEXT = "print or format it inside a task; repr(result) is allowed here"
+
+_ARITHMETIC = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "truediv": "/",
+    "floordiv": "//",
+    "mod": "%",
+    "divmod": "divmod",
+    "pow": "**",
+    "matmul": "@",
+    "lshift": "<<",
+    "rshift": ">>",
+    "and": "&",
+    "or": "|",
+    "xor": "^",
+}
+_COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_NUMBERS = {
+    "neg": "-",
+    "pos": "+",
+    "abs": "abs",
+    "invert": "~",
+    "round": "round",
+    "trunc": "trunc",
+    "floor": "floor",
+    "ceil": "ceil",
+    "int": "int",
+    "float": "float",
+    "complex": "complex",
+    "index": "as an index, a count or a size",
+}
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "__bool__": ("the truth value (if, while, and, or, not, assert)", INSIDE),
+    "__reversed__": ("the items", ITERATE),
+    "__contains__": ("to look (in) among the items", INSIDE),
+    "__next__": ("the next item", ITERATE),
+    "__str__": ("the text (str, print)", _TEXT),
+    "__format__": ("the text (an f-string, format)", _TEXT),
+    "__bytes__": ("the bytes", INSIDE),
+    "__fspath__": ("the path", "open or join it inside a task"),
+    "__call__": ("to call", "call it inside a task"),
+    "__enter__": ("to enter (with)", "use `with` inside a task"),
+    "__exit__": ("to leave (with)", "use `with` inside a task"),
+    "__aenter__": ("to enter (async with)", "use `async with` inside a task"),
+    "__aexit__": ("to leave (async with)", "use `async with` inside a task"),
+    "__await__": ("to await", "Hooke awaits tasks by itself: use the result as it is"),
+    "__aiter__": ("the items (async for)", ITERATE),
+    "__setitem__": ("to set an item", CHANGE),
+    "__delitem__": ("to delete an item", CHANGE),
+    "__array__": ("the array (NumPy)", INSIDE),
+    "__array_ufunc__": ("the array (NumPy)", INSIDE),
+    "__array_function__": ("the array (NumPy)", INSIDE),
+    "__copy__": ("a copy", CARRY),
+    "__deepcopy__": ("a deep copy", CARRY),
+    "__reduce_ex__": ("a pickle", CARRY),
+    **{f"__{name}__": (f"a comparison ({sign})", INSIDE) for name, sign in _COMPARISONS.items()},
+    **{f"__{name}__": (f"the number ({sign})", INSIDE) for name, sign in _NUMBERS.items()},
+    **{
+        f"__{prefix}{name}__": (f"arithmetic ({sign})", INSIDE)
+        for name, sign in _ARITHMETIC.items()
+        for prefix in ("", "r", "i")
+    },
+}
+"""Completes "the pipeline needs ... of the result"."""
+
+
+# --- The shape of a result that is known from an annotation: how many parts a fixed-length tuple has.
+
+Shape: TypeAlias = tuple["Shape | None", ...]
+"""One entry a part; the entry is the shape of that part, or None where it is no fixed-length tuple."""
+
+
+def result_shape(function: Callable[..., Any]) -> Shape | None:
+    """The shape of what `function` returns, by its annotation: `tuple[A, B]` or a NamedTuple; else None."""
+    annotations = getattr(inspect.unwrap(function), "__annotations__", None)
+    annotation = annotations.get("return") if isinstance(annotations, dict) else None
+    if isinstance(annotation, str):
+        return _of_text(annotation, _namespace(function))
+    return _of_type(annotation)
+
+
+def _of_type(annotation: Any) -> Shape | None:
+    if get_origin(annotation) is tuple:
+        parts = get_args(annotation)
+        return None if Ellipsis in parts else tuple(map(_of_type, parts))
+    if isinstance(annotation, str):
+        return _of_text(annotation, {})
+    if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):
+        hints = getattr(annotation, "__annotations__", {})
+        return tuple(_of_type(hints.get(name)) for name in annotation._fields)
+    return None
+
+
+def _of_text(annotation: str, namespace: dict[str, Any]) -> Shape | None:
+    """Read by its syntax, since the names in it may exist for type checkers only."""
+    try:
+        tree = ast.parse(annotation.strip(), mode="eval").body
+    except SyntaxError:
+        return None
+    return _of_tree(tree, namespace)
+
+
+def _of_tree(tree: ast.expr, namespace: dict[str, Any]) -> Shape | None:
+    if isinstance(tree, ast.Subscript) and _last_name(tree.value) in {"tuple", "Tuple"}:
+        parts = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
+        if any(isinstance(part, ast.Constant) and part.value is Ellipsis for part in parts):
+            return None
+        return tuple(_of_tree(part, namespace) for part in parts)
+    if isinstance(tree, ast.Name):
+        return _of_type(namespace.get(tree.id))
+    return None
+
+
+def _last_name(tree: ast.expr) -> str:
+    return tree.attr if isinstance(tree, ast.Attribute) else getattr(tree, "id", "")
+
+
+def _namespace(function: Callable[..., Any]) -> dict[str, Any]:
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    own = getattr(inspect.unwrap(function), "__globals__", None)
+    return own if own is not None else getattr(module, "__dict__", {})
+
+
+# --- Where a promise comes from, and what is said when something needs the value behind it.
+
+_ATTRIBUTE = (
+    "read it inside a task; parts of a tuple, list or dict are taken by result[0] or result['key']; "
+    "a task maps over items by task.map(...)"
+)
+
+
+class NoSuchAttributeYet(TraceError, AttributeError):
+    """An attribute of a value that does not exist yet. An AttributeError too: tools probe with hasattr and getattr."""
+
+
+class TraceSession:
+    """One tracing of one pipeline; `is_open` while its body runs."""
+
+    __slots__ = ("is_open", "pipeline")
+
+    def __init__(self, pipeline: str) -> None:
+        self.pipeline = pipeline
+        self.is_open = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PromiseOrigin:
+    """The call that a promise comes from: the graph node, its task, the line, and what is known of its result."""
+
+    session: TraceSession
+    node: int
+    task: str
+    place: SourceLine
+    shape: Shape | None = None
+    """Of the call's result; for a map, of each item."""
+
+
+def refusal(origin: PromiseOrigin, path: tuple[Any, ...], needs: str, fix: str) -> TraceError:
+    """The error for an operation that needs the value, with the user's line. `needs` completes "pipeline needs ..."."""
+    return TraceError(**_told(origin, path, needs, fix))
+
+
+def no_attribute(origin: PromiseOrigin, path: tuple[Any, ...], name: str) -> NoSuchAttributeYet:
+    """The error for reading the attribute `name`."""
+    return NoSuchAttributeYet(**_told(origin, path, f"the attribute {name!r}", _ATTRIBUTE))
+
+
+def shown_path(path: tuple[Any, ...]) -> str:
+    """A path as it is written behind a name: `[0]['key'][1:3]`."""
+    return "".join(f"[{_shown_step(step)}]" for step in path)
+
+
+def _told(origin: PromiseOrigin, path: tuple[Any, ...], needs: str, fix: str) -> dict[str, str]:
+    part = f"part {shown_path(path)} of task {origin.task!r}'s result"
+    thing = part if path else f"result of task {origin.task!r}"
+    called = f"{origin.task!r} was called at {origin.place.file}:{origin.place.line}"
+    return {
+        "what": f"pipeline {origin.session.pipeline!r} needs {needs} of the {thing}, which does not exist yet",
+        "where": str(user_place()),
+        "why": f"a pipeline's body is run once, before its tasks, to draw the graph; {called}",
+        "fix": fix,
+    }
+
+
+def _shown_step(step: Any) -> str:
+    if not isinstance(step, slice):
+        return repr(step)
+    text = ":".join("" if bound is None else str(bound) for bound in (step.start, step.stop))
+    return text if step.step is None else f"{text}:{step.step}"
 
 
 class Promise:
@@ -27,11 +260,11 @@ class Promise:
 
     __slots__ = ("hooke_origin", "hooke_path", "hooke_shape")
 
-    hooke_origin: Origin
+    hooke_origin: PromiseOrigin
     hooke_path: tuple[Any, ...]
     hooke_shape: Shape | None
 
-    def __init__(self, origin: Origin, path: tuple[Any, ...] = (), shape: Shape | None = None) -> None:
+    def __init__(self, origin: PromiseOrigin, path: tuple[Any, ...] = (), shape: Shape | None = None) -> None:
         object.__setattr__(self, "hooke_origin", origin)
         object.__setattr__(self, "hooke_path", path)
         object.__setattr__(self, "hooke_shape", shape)
@@ -97,7 +330,7 @@ class MapPromise(Promise):
     hooke_items: int | None
     hooke_length_from: int
 
-    def __init__(self, origin: Origin, items: int | None, length_from: int) -> None:
+    def __init__(self, origin: PromiseOrigin, items: int | None, length_from: int) -> None:
         super().__init__(origin)
         object.__setattr__(self, "hooke_items", items)
         object.__setattr__(self, "hooke_length_from", length_from)
@@ -172,17 +405,17 @@ def _bound(promise: Promise, bound: Any) -> int | None:
     return step
 
 
-def _refusal(promise: Promise, needs: str, mend: str) -> TraceError:
-    return refusal(promise.hooke_origin, promise.hooke_path, needs, mend)
+def _refusal(promise: Promise, needs: str, fix: str) -> TraceError:
+    return refusal(promise.hooke_origin, promise.hooke_path, needs, fix)
 
 
-def _refusing(needs: str, mend: str) -> Callable[..., NoReturn]:
+def _refusing(needs: str, fix: str) -> Callable[..., NoReturn]:
     def operation(self: Promise, *_args: object, **_kwargs: object) -> NoReturn:
-        raise _refusal(self, needs, mend)
+        raise _refusal(self, needs, fix)
 
     return operation
 
 
-for _name, (_needs, _mend) in REFUSED.items():
-    setattr(Promise, _name, _refusing(_needs, _mend))
+for _name, (_needs, _fix) in REFUSED.items():
+    setattr(Promise, _name, _refusing(_needs, _fix))
 Promise.__hash__ = object.__hash__  # type: ignore[method-assign]

@@ -18,15 +18,15 @@ from hooke.journal.events import (
     NodePlanned,
     RunStarted,
 )
-from hooke.pipeline.ahead import MOST_BEHIND
+from hooke.pipeline.slots import MOST_BEHIND
 
-__all__ = ["Known", "Recovered", "recover"]
+__all__ = ["Recovered", "RecoveredResults", "recover"]
 
 UNHEARD_PER_SLOT = 2 + MOST_BEHIND
 
 
 @dataclass(slots=True, kw_only=True)
-class Known:
+class RecoveredResults:
     """The results of a node that its journal holds."""
 
     segments: list[Segment] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Known:
 class Recovered:
     """Node key -> its known results. After an edit a node has another key, and nothing here is taken for it."""
 
-    known: dict[str, Known] = field(default_factory=dict)
+    known: dict[str, RecoveredResults] = field(default_factory=dict)
     next_attempt: int = 1
     """Above all that were handed out: those that the journal has heard of, and those that it may not have.
 
@@ -53,7 +53,7 @@ def recover(events: Iterable[Event]) -> Recovered:
         past.count(event)
         past.take(event)
     for key, segments in past.done.items():
-        past.known.setdefault(key, Known()).segments = list(segments)
+        past.known.setdefault(key, RecoveredResults()).segments = list(segments)
     return Recovered(
         known=past.known, next_attempt=past.last_attempt + UNHEARD_PER_SLOT * past.most_slots + 1
     )
@@ -61,7 +61,7 @@ def recover(events: Iterable[Event]) -> Recovered:
 
 @dataclass(slots=True)
 class _Past:
-    known: dict[str, Known] = field(default_factory=dict)
+    known: dict[str, RecoveredResults] = field(default_factory=dict)
     done: dict[str, SegmentMap] = field(default_factory=dict)
     keys: dict[int, str] = field(default_factory=dict)
     last_attempt: int = 0
@@ -97,7 +97,7 @@ class _Past:
                 pass
 
     def _expansion(self, event: MapExpanded) -> None:
-        self.known.setdefault(self.keys[event.node], Known()).expansion = event
+        self.known.setdefault(self.keys[event.node], RecoveredResults()).expansion = event
 
     def _note(self, event: AttemptFinished | AttemptFailed | ItemsFound, hi: int, ref: Ref) -> None:
         segments = self.done.setdefault(self.keys[event.node], SegmentMap())

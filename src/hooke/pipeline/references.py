@@ -13,20 +13,20 @@ from hooke.pipeline.promise import Promise
 from hooke.store.by_value import ByValuePickler
 from hooke.store.store import Store
 
-__all__ = ["Element", "Items", "Reference", "Value", "pack", "parts_of", "resolve", "unpack"]
+__all__ = ["Element", "Reference", "StoredItems", "StoredValue", "pack", "parts_of", "resolve", "unpack"]
 
 Path: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class StoredValue:
     """A stored object, or the part of it at `path`."""
 
     ref: Ref
     path: Path = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Value, (self.ref, self.path)  # the one that a dataclass with slots has takes 10 us
+        return StoredValue, (self.ref, self.path)  # the one that a dataclass with slots has takes 10 us
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class Element:
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class StoredItems:
     """Elements `start..start+count` of each stored list, joined into one list; then the part at `path`."""
 
     pieces: tuple[tuple[Ref, int, int], ...]
     path: Path = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Items, (self.pieces, self.path)
+        return StoredItems, (self.pieces, self.path)
 
 
-Reference: TypeAlias = Value | Element | Items
+Reference: TypeAlias = StoredValue | Element | StoredItems
 
 _SIMPLE = frozenset({int, float, complex, bool, str, bytes, type(None), range})
 _DEEPEST = 4
@@ -72,7 +72,7 @@ class _Packer(ByValuePickler):
     def persistent_id(self, obj: object) -> Reference | None:
         if isinstance(obj, Promise):
             return self._refer(obj)
-        if isinstance(obj, Value | Element | Items):
+        if isinstance(obj, StoredValue | Element | StoredItems):
             return obj
         return None
 
@@ -120,8 +120,8 @@ def _simple(
     kind = type(value)
     if kind in _SIMPLE:
         return value
-    if issubclass(kind, Promise) or kind in (Value, Element, Items):
-        found.append(value if kind in (Value, Element, Items) else refer(value))
+    if issubclass(kind, Promise) or kind in (StoredValue, Element, StoredItems):
+        found.append(value if kind in (StoredValue, Element, StoredItems) else refer(value))
         return found[-1]
     if kind not in (list, tuple, dict) or id(value) in seen or depth == _DEEPEST:
         raise _NotSimpleError
@@ -135,7 +135,7 @@ def _simple(
 
 def _resolved(value: Any, store: Store) -> Any:
     match value:
-        case Value() | Element() | Items():
+        case StoredValue() | Element() | StoredItems():
             return resolve(value, store)
         case list() | tuple():
             return type(value)(_resolved(each, store) for each in value)
@@ -148,11 +148,11 @@ def _resolved(value: Any, store: Store) -> Any:
 def resolve(reference: Reference, store: Store) -> Any:
     """What a reference refers to. Raises MissingObject or CorruptObject."""
     match reference:
-        case Value():
+        case StoredValue():
             value = store.get(reference.ref)
         case Element():
             value = store.get(reference.ref)[reference.index]
-        case Items():
+        case StoredItems():
             value: list[Any] = []
             for ref, start, count in reference.pieces:
                 value.extend(store.get(ref)[start : start + count])

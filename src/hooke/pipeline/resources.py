@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from hooke.base.errors import UsageError
 from hooke.base.units import parse_bytes, parse_seconds
-from hooke.pipeline.frames import user_place
+from hooke.base.user_code import user_place
 
 __all__ = ["Options", "Resources", "parse_resources"]
 
@@ -84,7 +84,7 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"@task has no option {option!r}",
                 where=str(user_place()),
-                mend=f"{meant}valid options: {', '.join(valid)}",
+                fix=f"{meant}valid options: {', '.join(valid)}",
             )
 
 
@@ -155,10 +155,10 @@ def _results(value: object, gang: int) -> str:
 
 
 def _wrong(option: str, value: object, valid: str) -> UsageError:
-    return UsageError(f"@task got {option}={value!r}", where=str(user_place()), mend=f"give {valid}")
+    return UsageError(f"@task got {option}={value!r}", where=str(user_place()), fix=f"give {valid}")
 
 
 def _unreadable(option: str, error: UsageError) -> UsageError:
     return UsageError(
-        f"@task got a wrong {option}: {error.what}", where=str(user_place()), why=error.why, mend=error.mend
+        f"@task got a wrong {option}: {error.what}", where=str(user_place()), why=error.why, fix=error.fix
     )

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from hooke.base.formats import format_bytes
 from hooke.journal.events import AttemptFailed, CapacityChanged, RetryPlanned
-from hooke.pipeline.admission import memory_after
 from hooke.pipeline.node_state import NodeState
+from hooke.pipeline.slots import memory_after
 
 __all__ = ["Retries", "retry_delay"]
 

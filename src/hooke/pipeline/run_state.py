@@ -24,15 +24,20 @@ from hooke.journal.events import (
     MapExpanded,
     StopRequested,
 )
-from hooke.pipeline.admission import Asked
-from hooke.pipeline.ahead import Room, ShortTasks
-from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Plan, Submit
-from hooke.pipeline.graph import Graph
-from hooke.pipeline.needs import Need, needs_of
-from hooke.pipeline.node_state import NodeState, Running
+from hooke.pipeline.graph import Graph, Need, needs_of, unwanted_nodes, waiters_of
+from hooke.pipeline.node_state import (
+    Abandon,
+    Effect,
+    Finish,
+    LookedUp,
+    Lookup,
+    NodePlan,
+    NodeState,
+    RunningAttempt,
+    Submit,
+)
 from hooke.pipeline.retries import Retries
-from hooke.pipeline.waiters import waiters_of
-from hooke.pipeline.wanted import unwanted_nodes
+from hooke.pipeline.slots import ResourceRequest, ShortTasks, SlotRoom
 
 __all__ = ["RunState"]
 
@@ -51,7 +56,9 @@ class RunState:
 
     skips_before_reserving = SKIPS_BEFORE_RESERVING
 
-    def __init__(self, graph: Graph, plans: Sequence[Plan], *, seed: int = 0, first_attempt: int = 1) -> None:
+    def __init__(
+        self, graph: Graph, plans: Sequence[NodePlan], *, seed: int = 0, first_attempt: int = 1
+    ) -> None:
         self.graph = graph
         self.seed = seed
         self.failure: AttemptFailed | None = None
@@ -60,9 +67,9 @@ class RunState:
             NodeState(node=node, plan=plan, needs=needs_of(graph, node), items=node.items)
             for node, plan in zip(graph.nodes, plans, strict=True)
         ]
-        self.running: dict[int, Running] = {}
+        self.running: dict[int, RunningAttempt] = {}
         self.ignored = 0
-        self._room = Room()
+        self._room = SlotRoom()
         self._short = ShortTasks()
         self._next_attempt = first_attempt
         self._withdrawn: list[int] = []
@@ -83,7 +90,7 @@ class RunState:
 
     # -- events in ---------------------------------------------------------------------------------
 
-    def apply(self, event: Event | Looked) -> None:
+    def apply(self, event: Event | LookedUp) -> None:
         """Fold one event. What does not concern the scheduler is ignored; late and double answers are counted."""
         match event:
             case AttemptFinished():
@@ -97,7 +104,7 @@ class RunState:
                 self._found(event)
             case MapExpanded():
                 self._expanded(self.nodes[event.node], event.items)
-            case Looked():
+            case LookedUp():
                 self._looked(event)
             case CapacityChanged():
                 self._room.capacity = event
@@ -143,19 +150,19 @@ class RunState:
         self._open(state, good + 1, attempt.hi)
         self._judge(state, event, item=good)
 
-    def _take(self, attempt: int) -> Running | None:
+    def _take(self, attempt: int) -> RunningAttempt | None:
         """The running attempt of that id, no longer running; None (and counted) for a late or double answer."""
         if attempt in self.running:
             return self._remove(attempt)
         self.ignored += 1
         return None
 
-    def _remove(self, attempt: int) -> Running:
+    def _remove(self, attempt: int) -> RunningAttempt:
         running = self.running.pop(attempt)
         self._room.leave(running.asked)
         return running
 
-    def _left_to_twin(self, attempt: Running) -> bool:
+    def _left_to_twin(self, attempt: RunningAttempt) -> bool:
         """Whether another attempt at the items of this one, which is gone, goes on: what comes of them is its matter now."""
         if attempt.twin is None:
             return False
@@ -204,7 +211,7 @@ class RunState:
             state.demanded = True
             self._to_look.append(node)
 
-    def _looked(self, answer: Looked) -> None:
+    def _looked(self, answer: LookedUp) -> None:
         state = self.nodes[answer.node]
         if answer.attempt is not None:
             self._withdraw(state, answer.attempt)
@@ -419,7 +426,7 @@ class RunState:
             heapq.heappush(self._ready, entry)
         return effects
 
-    def _is_kept_for(self, state: NodeState, asked: Asked) -> bool:
+    def _is_kept_for(self, state: NodeState, asked: ResourceRequest) -> bool:
         """Whether the place is kept for an attempt that was passed often. Not for a gang that it is too small for just now."""
         slots = self._room.capacity.slots
         return state.skips > self.skips_before_reserving * slots and asked.slots <= slots
@@ -446,28 +453,28 @@ class RunState:
         ]
         return [(due, attempt) for due, attempt in candidates if due is not None]
 
-    def _start_twin(self, first: int, running: Running, asked: Asked) -> Submit:
+    def _start_twin(self, first: int, running: RunningAttempt, asked: ResourceRequest) -> Submit:
         attempt, node, lo, hi = self._new_attempt(), running.node, running.lo, running.hi
         running.twin, running.doubled = attempt, True
-        self.running[attempt] = Running(node, lo, hi, False, asked, twin=first, doubled=True)
+        self.running[attempt] = RunningAttempt(node, lo, hi, False, asked, twin=first, doubled=True)
         number = self.nodes[node].failures.get(lo, 0) + 1
         return Submit(attempt, node, lo, hi, number, memory=asked.memory or None, twin_of=first)
 
-    def _asked(self, state: NodeState, lo: int) -> Asked:
+    def _asked(self, state: NodeState, lo: int) -> ResourceRequest:
         memory = self.memory(state.node.id, lo) or 0
-        return Asked(state.plan.cpus, memory, state.plan.gpus, state.slots(lo))
+        return ResourceRequest(state.plan.cpus, memory, state.plan.gpus, state.slots(lo))
 
-    def _start(self, state: NodeState, lo: int, hi: int, asked: Asked, *, short: bool) -> Submit:
+    def _start(self, state: NodeState, lo: int, hi: int, asked: ResourceRequest, *, short: bool) -> Submit:
         attempt, node = self._new_attempt(), state.node.id
         number, memory = state.failures.get(lo, 0) + 1, asked.memory or None
         skips, state.skips = state.skips, 0
         if state.items is None:
             state.expanding = True
-            self.running[attempt] = Running(node, 0, 0, True, asked, skips=skips)
+            self.running[attempt] = RunningAttempt(node, 0, 0, True, asked, skips=skips)
             return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = Running(node, lo, hi, False, asked, skips=skips)
+        self.running[attempt] = RunningAttempt(node, lo, hi, False, asked, skips=skips)
         return Submit(attempt, node, lo, hi, number, memory=memory, short=short)
 
     def _new_attempt(self) -> int:

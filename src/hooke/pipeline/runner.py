@@ -16,6 +16,7 @@ from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
 from hooke.base.intervals import Segment
 from hooke.base.ref import Ref
+from hooke.base.short_repr import short_call
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -27,19 +28,20 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.journal.writer import Journal
-from hooke.keys.combine import combine
+from hooke.keys.parts import combine
 from hooke.pipeline.calls import CallMaker
-from hooke.pipeline.effects import Abandon, Effect, Finish, Looked, Lookup, Submit
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.logs import last_lines
 from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Submit
 from hooke.pipeline.recovery import Recovered
-from hooke.pipeline.remains import Sizing
+from hooke.pipeline.remaining_work import Sizing
 from hooke.pipeline.run_state import RunState
-from hooke.pipeline.shown import shown_call
-from hooke.store.store import Claim, Entry, Store
+from hooke.store.claims import Claim
+from hooke.store.entries import Entry
+from hooke.store.store import Store
 
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 
@@ -144,7 +146,7 @@ class Runner:
                 return self._submit(effect)
             case Lookup():
                 self._look(effect.node)
-                self._state.apply(Looked(effect.node))
+                self._state.apply(LookedUp(effect.node))
             case Abandon():
                 self._abandon(effect)
             case Finish():
@@ -176,18 +178,18 @@ class Runner:
         node = submit.node
         if self._state.nodes[node].done.items.within(submit.lo, submit.hi):
             # Found by the lookup of another attempt, after this one was decided.
-            self._state.apply(Looked(node, attempt=submit.attempt))
+            self._state.apply(LookedUp(node, attempt=submit.attempt))
             return False
         if node in self._claims or not self._cached(node):
             return True
         claim = self._parts.store.claim(self._parts.keys[node].key)
         if claim is None:
-            self._state.apply(Looked(node, held=True, attempt=submit.attempt))
+            self._state.apply(LookedUp(node, held=True, attempt=submit.attempt))
             return False
         self._claims[node] = claim
         found = self._look(node)
         if found or (submit.expand and self._state.nodes[node].items is not None):
-            self._state.apply(Looked(node, attempt=submit.attempt))
+            self._state.apply(LookedUp(node, attempt=submit.attempt))
             self._release_done()
             return False
         return True
@@ -203,7 +205,7 @@ class Runner:
                 message=f"took longer than its timeout of {limit:g} s",
                 arguments=self._shown(submit.node),
                 log_tail=self._tail(worker),
-                mend="raise timeout=, or give the task less to do",
+                fix="raise timeout=, or give the task less to do",
             )
             self._fail(submit, failure, worker=worker)
 
@@ -226,7 +228,7 @@ class Runner:
         )
 
     def _shown(self, node: int) -> str:
-        return shown_call(self._parts.graph.nodes[node].arguments)
+        return short_call(self._parts.graph.nodes[node].arguments)
 
     # -- events ------------------------------------------------------------------------------------
 

@@ -10,17 +10,13 @@ from itertools import chain
 from typing import Any
 
 from hooke.base.errors import TraceError
-from hooke.pipeline.binding import bind_call, bind_map
-from hooke.pipeline.columns import as_columns, check_lengths
-from hooke.pipeline.frames import user_place
+from hooke.base.user_code import user_place
+from hooke.pipeline.arguments import as_columns, bind_call, bind_map, check_lengths, copy_nesting, promises_in
 from hooke.pipeline.graph import Graph, Node, Use
 from hooke.pipeline.lint import lint
-from hooke.pipeline.nesting import copy_nesting, promises_in
-from hooke.pipeline.origin import Origin, Session
 from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.promise import MapPromise, Promise
-from hooke.pipeline.task import Task
-from hooke.pipeline.tracing import ACTIVE
+from hooke.pipeline.promise import MapPromise, Promise, PromiseOrigin, TraceSession
+from hooke.pipeline.task import ACTIVE, Task
 
 __all__ = ["GraphTracer", "trace"]
 
@@ -37,7 +33,7 @@ def trace(
         raise TraceError(
             f"pipeline {pipeline.name!r} was to be run inside the body of another one",
             where=str(user_place()),
-            mend="call it as a function: its tasks become part of the outer run",
+            fix="call it as a function: its tasks become part of the outer run",
         )
     tracer = GraphTracer(pipeline.name)
     token = ACTIVE.set(tracer)
@@ -56,7 +52,7 @@ class GraphTracer:
     """Notes the calls of one trace as nodes."""
 
     def __init__(self, pipeline: str) -> None:
-        self.session = Session(pipeline)
+        self.session = TraceSession(pipeline)
         self.nodes: list[Node] = []
         self._linted: set[Callable[..., Any]] = set()
 
@@ -108,7 +104,7 @@ class GraphTracer:
             uses = (Use(column.hooke_origin.node, elementwise=True),)
         return column, uses
 
-    def _add(self, task: Task[..., Any], *, uses: tuple[Use, ...], **fields: Any) -> Origin:
+    def _add(self, task: Task[..., Any], *, uses: tuple[Use, ...], **fields: Any) -> PromiseOrigin:
         place = user_place()
         node = Node(
             id=len(self.nodes),
@@ -118,14 +114,16 @@ class GraphTracer:
             **fields,
         )
         self.nodes.append(node)
-        return Origin(session=self.session, node=node.id, task=task.name, place=place, shape=task.shape)
+        return PromiseOrigin(
+            session=self.session, node=node.id, task=task.name, place=place, shape=task.shape
+        )
 
 
 def _returned(tracer: GraphTracer, output: Any) -> Any:
     if isinstance(output, Iterator) and not isinstance(output, Promise):
         raise TraceError(
             f"pipeline {tracer.session.pipeline!r} returned a {type(output).__name__}, which can be read once only",
-            mend="return a list: list(...)",
+            fix="return a list: list(...)",
         )
     return tracer.taken(output)[0]
 
@@ -150,12 +148,12 @@ def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
     return None, sources.pop() if len(sources) == 1 else None
 
 
-def _foreign(promise: Promise, session: Session) -> TraceError:
+def _foreign(promise: Promise, session: TraceSession) -> TraceError:
     return TraceError(
         f"pipeline {session.pipeline!r} got {promise!r} of pipeline {promise.hooke_origin.session.pipeline!r}, "
         "traced at another time",
         where=str(user_place()),
-        mend="call the task in this pipeline's body; keep no results in globals between runs",
+        fix="call the task in this pipeline's body; keep no results in globals between runs",
     )
 
 

@@ -1,6 +1,5 @@
-"""Where everything meets: `hooke.toml`, the folder of a project, and the public facades (`run`, `Run`).
+"""`hooke.toml`, the project's folder, and the tables of backends: the only folder that reads settings and the environment.
 
-The only package that builds backends or reads the environment, and the one that shows a run while it goes on
-(`progress`). Knows every floor below; knows nothing of the command line. Imports every floor below, and rich where
-a table is drawn; `cli` and `testing` import it.
+It builds engines and stores by name, and runs nothing itself: it knows nothing of runs' results. Imports `pipeline`,
+`certificates` and below.
 """

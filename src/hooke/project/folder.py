@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
+import string
+import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from urllib.parse import urlsplit
 
 from hooke.base.errors import ConfigError
-from hooke.base.refusals import writing
-from hooke.journal.runs import RunsFolder
-from hooke.project.predictions import PlansFolder
+from hooke.base.files import writing
+from hooke.base.user_code import is_users
+from hooke.journal.records import PlansFolder
+from hooke.journal.run_folders import RunsFolder
+from hooke.pipeline.pipeline import Pipeline
 from hooke.project.settings import FILE, Settings, read_settings
 from hooke.store.store import Store
 
-__all__ = ["SEED", "Project"]
+__all__ = ["SEED", "Project", "new_run_id", "project_of", "start_of"]
+
 
 SEED = "HOOKE_SEED"
 """The environment variable that goes before `[run] seed`."""
@@ -82,7 +91,7 @@ class Project:
         try:
             return int(said)
         except ValueError:
-            raise ConfigError(f"{SEED}={said!r} is no whole number", mend=f"{SEED}=7, or unset it") from None
+            raise ConfigError(f"{SEED}={said!r} is no whole number", fix=f"{SEED}=7, or unset it") from None
 
     def secret(self) -> bytes | None:
         """What signs the objects of a shared store; None where hooke.toml names none. Raises ConfigError."""
@@ -97,6 +106,36 @@ class Project:
         if len(secret) < 16:
             raise ConfigError(
                 f"store.secret_file: {path} holds {len(secret)} bytes; at least 16 are needed",
-                mend="python -c 'import secrets; print(secrets.token_hex())' > " + name,
+                fix="python -c 'import secrets; print(secrets.token_hex())' > " + name,
             )
         return secret
+
+
+# --- The project that code belongs to.
+
+
+def project_of(pipeline: Pipeline[..., Any]) -> Project:
+    """The project of a pipeline that is called from Python."""
+    return Project.find(start_of(sys.modules.get(pipeline.function.__module__)))
+
+
+def start_of(module: ModuleType | None = None) -> Path:
+    """Where to look for the project: the running script's file, else the module's, else the working directory.
+
+    The script is not always the user's: pytest, IPython or a worker of ours may run the code.
+    """
+    for each in (sys.modules.get("__main__"), module):
+        file = Path(getattr(each, "__file__", None) or "")
+        if file.is_file() and (each is module or file.suffix == ".py") and is_users(str(file.resolve())):
+            return file
+    return Path.cwd()
+
+
+# --- Names of runs.
+
+
+def new_run_id(pipeline: str, now: float) -> str:
+    """`delays-20261125-004622-x7k2`: sorts by time within a pipeline, and is short enough to type a prefix of."""
+    moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
+    letters = string.ascii_lowercase + string.digits
+    return f"{pipeline}-{moment}-{''.join(random.SystemRandom().choices(letters, k=4))}"

@@ -15,11 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from hooke.base.errors import HookeError, UsageError
-from hooke.base.tracebacks import user_frames
+from hooke.base.errors import HookeError, NotFingerprintable, UsageError
+from hooke.base.user_code import user_frames
+from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.pipeline import Pipeline
 
-__all__ = ["Entry", "choose", "entry_of", "file_of", "load_entry", "load_file", "loading"]
+__all__ = ["PipelineEntry", "choose", "code_of", "entry_of", "file_of", "load_entry", "load_file", "loading"]
+
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ def loading() -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PipelineEntry:
     """Where a pipeline is found again: a file and a name in it. `file` is None where there is none (a notebook)."""
 
     file: Path | None
@@ -42,7 +44,7 @@ class Entry:
         return f"{self.file}:{self.name}" if self.file is not None else "pickle"
 
 
-def entry_of(pipeline: Pipeline[..., Any]) -> Entry:
+def entry_of(pipeline: Pipeline[..., Any]) -> PipelineEntry:
     """Where this pipeline is found again."""
     function = pipeline.function
     module = sys.modules.get(function.__module__)
@@ -54,8 +56,8 @@ def entry_of(pipeline: Pipeline[..., Any]) -> Entry:
         or "<locals>" in name
         or getattr(module, name, None) is not pipeline
     ):
-        return Entry(None, name)
-    return Entry(Path(file).resolve(), name)
+        return PipelineEntry(None, name)
+    return PipelineEntry(Path(file).resolve(), name)
 
 
 def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
@@ -66,8 +68,8 @@ def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
     module, path, name = load_file(text, "pipeline")
     found = {key: value for key, value in vars(module).items() if isinstance(value, Pipeline)}
     own = {key: value for key, value in found.items() if value.function.__module__ == module.__name__}
-    mend = "mark a function that composes tasks with @pipeline"
-    return choose(path, name, own or found, what="pipeline", mend=mend), path.resolve()
+    fix = "mark a function that composes tasks with @pipeline"
+    return choose(path, name, own or found, what="pipeline", fix=fix), path.resolve()
 
 
 def load_file(text: str, what: str) -> tuple[ModuleType, Path, str]:
@@ -81,21 +83,21 @@ def file_of(text: str, what: str) -> tuple[Path, str]:
     file_text, _, name = text.partition(":")
     path = Path(file_text)
     if not path.is_file():
-        raise UsageError(f"no file {file_text}", mend=_nearby(path, what), where=str(path.parent.resolve()))
+        raise UsageError(f"no file {file_text}", fix=_nearby(path, what), where=str(path.parent.resolve()))
     return path, name
 
 
-def choose(path: Path, name: str, found: dict[str, T], *, what: str, mend: str) -> T:
+def choose(path: Path, name: str, found: dict[str, T], *, what: str, fix: str) -> T:
     """The one of that name, or the only one. Raises UsageError with those that there are."""
     if not found:
-        raise UsageError(f"{path} has no {what}", mend=mend)
+        raise UsageError(f"{path} has no {what}", fix=fix)
     if name in found:
         return found[name]
     if name:
-        raise UsageError(f"{path} has no {what} {name!r}", mend=f"it has: {', '.join(sorted(found))}")
+        raise UsageError(f"{path} has no {what} {name!r}", fix=f"it has: {', '.join(sorted(found))}")
     if len(found) > 1:
         names = ", ".join(sorted(found))
-        raise UsageError(f"{path} has several {what}s: {names}", mend=f"name one: {path}:{min(found)}")
+        raise UsageError(f"{path} has several {what}s: {names}", fix=f"name one: {path}:{min(found)}")
     return next(iter(found.values()))
 
 
@@ -110,7 +112,7 @@ def _nearby(path: Path, what: str) -> str:
 def _import(path: Path) -> ModuleType:
     if "." in path.stem:
         raise UsageError(
-            f"{path} cannot be imported: the name of a module has no dot", mend="give the file another name"
+            f"{path} cannot be imported: the name of a module has no dot", fix="give the file another name"
         )
     root, dotted = _module_name(path)
     if str(root) not in sys.path:
@@ -122,7 +124,7 @@ def _import(path: Path) -> ModuleType:
     if spec is None or spec.origin is None or not os.path.samefile(spec.origin, path):
         raise UsageError(
             f"{path} cannot be imported as {dotted}: that name is taken by {spec.origin if spec else 'nothing'}",
-            mend="give the file another name",
+            fix="give the file another name",
         )
     with _marked(path):
         return _imported(dotted, path)
@@ -145,7 +147,7 @@ def _same_file(module: ModuleType, path: Path, dotted: str) -> ModuleType:
     if file is None or not os.path.samefile(file, path):
         raise UsageError(
             f"{path} cannot be imported as {dotted}: a module of that name is loaded from {file}",
-            mend="give the file another name",
+            fix="give the file another name",
         )
     return module
 
@@ -166,3 +168,14 @@ def _marked(path: Path) -> Iterator[None]:
         yield
     finally:
         _loading.reset(token)
+
+
+# --- What a service's code is, as a hash: whether what was measured of it was measured of this code.
+
+
+def code_of(made_by: type) -> str:
+    """A hash of the class and all that it reaches; empty where there is no honest one."""
+    try:
+        return fingerprint_code(made_by).key
+    except NotFingerprintable:
+        return ""

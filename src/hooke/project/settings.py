@@ -197,14 +197,14 @@ def read_settings(folder: Path) -> Settings:
 def _journal(path: Path, values: Any) -> JournalSettings:
     made: JournalSettings = _section(path, "journal", values, JournalSettings)
     if made.durable not in DURABLE:
-        raise ConfigError(f"{path}: journal.durable = {made.durable!r}", mend=f"valid: {', '.join(DURABLE)}")
+        raise ConfigError(f"{path}: journal.durable = {made.durable!r}", fix=f"valid: {', '.join(DURABLE)}")
     return made
 
 
 def _show(path: Path, values: Any) -> ShowSettings:
     made: ShowSettings = _section(path, "show", values, ShowSettings)
     if made.progress not in PROGRESS:
-        raise ConfigError(f"{path}: show.progress = {made.progress!r}", mend=f"valid: {', '.join(PROGRESS)}")
+        raise ConfigError(f"{path}: show.progress = {made.progress!r}", fix=f"valid: {', '.join(PROGRESS)}")
     return made
 
 
@@ -219,9 +219,7 @@ def _plan(path: Path, values: Any) -> PlanSettings:
     catalog = table.get("catalog")
     names = [catalog] if isinstance(catalog, str) else catalog
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ConfigError(
-            f"{path}: plan.catalog = {catalog!r}", mend='write catalog = ["lambda", "ours.csv"]'
-        )
+        raise ConfigError(f"{path}: plan.catalog = {catalog!r}", fix='write catalog = ["lambda", "ours.csv"]')
     return PlanSettings(
         catalog=None if names is None else tuple(_list_file(path, name) for name in names),
         speed=_table(path, "plan.speed", table.get("speed", {})),
@@ -237,10 +235,10 @@ def _tracking(path: Path, values: Any) -> TrackingSettings:
     sinks, every = table.get("sinks"), table.get("system_metrics_s", 0)
     if sinks is not None and not (isinstance(sinks, list) and all(isinstance(name, str) for name in sinks)):
         raise ConfigError(
-            f"{path}: tracking.sinks = {sinks!r}", mend='write sinks = ["mlflow"], or [] for none'
+            f"{path}: tracking.sinks = {sinks!r}", fix='write sinks = ["mlflow"], or [] for none'
         )
     if isinstance(every, bool) or not isinstance(every, int | float) or every < 0:
-        raise ConfigError(f"{path}: tracking.system_metrics_s = {every!r}", mend="give seconds, 0 for never")
+        raise ConfigError(f"{path}: tracking.system_metrics_s = {every!r}", fix="give seconds, 0 for never")
     if not isinstance(table.get("experiment", ""), str):
         raise ConfigError(f"{path}: tracking.experiment = {table['experiment']!r} must be text")
     if sinks is not None:
@@ -261,15 +259,13 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
     _check_type(path, f"{name}.insecure", made.insecure, "bool")
     files: dict[str, Any] = {key: str(path.parent / getattr(made, key)) for key in _TLS if getattr(made, key)}
     if files and len(files) < len(_TLS):
-        raise ConfigError(
-            f"{path}: {name} has {', '.join(files)} only", mend=f"give all of {', '.join(_TLS)}"
-        )
+        raise ConfigError(f"{path}: {name} has {', '.join(files)} only", fix=f"give all of {', '.join(_TLS)}")
     if made.fleet:
         files = _keys_of(path, name, made.fleet, files)
     made = replace(made, **files)
     if made.workers is not None and not _is_range(made.workers):
         raise ConfigError(
-            f"{path}: {name}.workers = {made.workers!r}", mend="give a number from 1, or two: [1, 8]"
+            f"{path}: {name}.workers = {made.workers!r}", fix="give a number from 1, or two: [1, 8]"
         )
     _check_usd(path, name, made)
     return made
@@ -278,12 +274,12 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
 def _keys_of(path: Path, name: str, fleet: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given:
         raise ConfigError(
-            f"{path}: {name} has fleet = {fleet!r} and {', '.join(given)}", mend="give one of both"
+            f"{path}: {name} has fleet = {fleet!r} and {', '.join(given)}", fix="give one of both"
         )
     try:
         keys = Keys.of(path.parent / ".hooke", fleet)
     except UsageError as error:
-        raise ConfigError(f"{path}: {name}.fleet: {error.what}", mend=error.mend) from error
+        raise ConfigError(f"{path}: {name}.fleet: {error.what}", fix=error.fix) from error
     return dict(zip(_TLS, map(str, (keys.ca, keys.machine, keys.machine)), strict=True))
 
 
@@ -291,7 +287,7 @@ def _check_usd(path: Path, name: str, made: PlaceSettings | FleetSettings) -> No
     for key in ("usd_per_hour", "max_usd_per_hour"):
         usd = getattr(made, key)
         if isinstance(usd, bool) or not isinstance(usd, int | float) or not 0 <= usd < float("inf"):
-            raise ConfigError(f"{path}: {name}.{key} = {usd!r}", mend="give US dollars, such as 1.29")
+            raise ConfigError(f"{path}: {name}.{key} = {usd!r}", fix="give US dollars, such as 1.29")
 
 
 def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
@@ -300,21 +296,21 @@ def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
     if not _FLEET_NAME.fullmatch(name.removeprefix("fleets.")):
         raise ConfigError(
             f"{path}: [{name}] is no name of a fleet",
-            mend="letters, digits, - and _: its folder is called so",
+            fix="letters, digits, - and _: its folder is called so",
         )
     options = {key: table.pop(key) for key in list(table) if key not in own}
     for key in options:  # a provider's own, unless it is nearly one of ours
         if near := get_close_matches(key, own, n=1, cutoff=0.75):
-            raise ConfigError(f"{path}: unknown key {name}.{key}", mend=f"did you mean {name}.{near[0]}?")
+            raise ConfigError(f"{path}: unknown key {name}.{key}", fix=f"did you mean {name}.{near[0]}?")
     made = FleetSettings(**table, options=options)
     for key in ("provider", "lifetime"):
         _check_type(path, f"{name}.{key}", getattr(made, key), "str")
     if type(made.machines) is not int or made.machines < 1:
-        raise ConfigError(f"{path}: {name}.machines = {made.machines!r}", mend="give a number from 1")
+        raise ConfigError(f"{path}: {name}.machines = {made.machines!r}", fix="give a number from 1")
     try:
         parse_seconds(made.lifetime or 0)
     except UsageError as error:
-        raise ConfigError(f"{path}: {name}.lifetime: {error.what}", mend=error.mend) from error
+        raise ConfigError(f"{path}: {name}.lifetime: {error.what}", fix=error.fix) from error
     _check_usd(path, name, made)
     return made
 
@@ -345,7 +341,7 @@ def _bytes(path: Path, name: str, value: Any) -> int | None:
     try:
         return parse_bytes(value)
     except UsageError as error:
-        raise ConfigError(f"{path}: {name}: {error.what}", mend=error.mend) from error
+        raise ConfigError(f"{path}: {name}: {error.what}", fix=error.fix) from error
 
 
 def _section(path: Path, name: str, values: Any, kind: type[Any]) -> Any:
@@ -368,7 +364,7 @@ def _check_type(path: Path, name: str, value: Any, declared: str) -> None:
 
 def _table(path: Path, name: str, values: Any) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: [{name}] must be a table", mend=f"write [{name}] on a line of its own")
+        raise ConfigError(f"{path}: [{name}] must be a table", fix=f"write [{name}] on a line of its own")
     return values
 
 
@@ -378,4 +374,4 @@ def refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], valid: lis
         if name not in valid:
             near = get_close_matches(name, valid, n=1)
             meant = f"did you mean {prefix}{near[0]}? " if near else ""
-            raise ConfigError(f"{path}: unknown key {prefix}{name}", mend=f"{meant}valid: {', '.join(valid)}")
+            raise ConfigError(f"{path}: unknown key {prefix}{name}", fix=f"{meant}valid: {', '.join(valid)}")

@@ -1,5 +1,4 @@
-"""Those who rent machines out, one file each, all alike: `processes` is the reference.
+"""Who rents machines: one file a provider, all alike; `processes` is the reference, `provider` the protocol.
 
-A provider knows its own service; it knows nothing of ledgers, caps, policies or runs. Imports `hooke.fleet` (the protocol) and the
-floors below. Providers never import each other.
+It knows nothing of runs, ledgers and policies. Imports `base`.
 """

@@ -15,7 +15,7 @@ import msgspec
 from distributed import Client
 
 from hooke.base.errors import UsageError
-from hooke.fleet.provider import Impossible, Machine, ProviderError, ProviderFacts, Unreachable
+from hooke.providers.provider import Impossible, Machine, ProviderError, ProviderFacts, Unreachable
 
 __all__ = ["DaskCluster"]
 
@@ -68,7 +68,7 @@ class DaskCluster:
         if not callable(getattr(cluster, "scale", None)) or not hasattr(cluster, "scheduler_address"):
             raise UsageError(
                 f"a {type(cluster).__name__} is no cluster of Dask's: it has no `scale`, or no scheduler",
-                mend="return such as a KubeCluster, an EC2Cluster or a SLURMCluster",
+                fix="return such as a KubeCluster, an EC2Cluster or a SLURMCluster",
             )
         # The scheduler knows each worker; one that has come is in the next list.
         self.facts = ProviderFacts(
@@ -186,7 +186,7 @@ class DaskCluster:
         if book.tag != self._tag:
             raise Impossible(
                 f"the Dask cluster belongs to the fleet {book.tag}",
-                mend="give each fleet a cluster of its own",
+                fix="give each fleet a cluster of its own",
             )
         running = client.processing()
         found = {

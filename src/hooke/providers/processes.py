@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from hooke.base.errors import UsageError
-from hooke.fleet.provider import Impossible, Machine, NoCapacity, ProviderError, ProviderFacts
+from hooke.providers.provider import Impossible, Machine, NoCapacity, ProviderError, ProviderFacts
 
 __all__ = ["FLEET", "MACHINE", "Processes"]
 
@@ -53,7 +53,7 @@ class Processes:
         if not _is_command(command):
             raise UsageError(
                 f"command = {command!r} is no program with its arguments",
-                mend='write a list of words: command = ["python", "worker.py"]',
+                fix='write a list of words: command = ["python", "worker.py"]',
             )
         # A list of processes is never behind, so what is not listed is not there.
         self.facts = ProviderFacts(

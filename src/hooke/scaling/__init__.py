@@ -1,17 +1,14 @@
-"""Laws of scaling: throughput measured at several N in; a law with intervals, and what follows from it, out.
+"""Laws of scaling, as pure mathematics: measurements in; a law with intervals and what follows from it out.
 
-Pure mathematics on NumPy and SciPy. Knows what was measured; knows nothing of tasks, runs or journals, and no clock.
-Imports `hooke.base` only.
+Families, fits, selection, knee, COST, the price of a configuration. It knows nothing of runs and journals, and imports no
+clock, thread or socket. Imports `base`.
 """
 
-from hooke.scaling.advice import NextMeasurement
 from hooke.scaling.cost import Cost, cost
-from hooke.scaling.estimate import Estimate
+from hooke.scaling.diagnostics import Candidate, LackOfFit
 from hooke.scaling.fitting import fit
-from hooke.scaling.lack_of_fit import LackOfFit
-from hooke.scaling.law import Law, karp_flatt
-from hooke.scaling.measurements import Measurements
-from hooke.scaling.selection import Candidate
+from hooke.scaling.law import Law, NextMeasurement, karp_flatt
+from hooke.scaling.measurements import Estimate, Measurements
 
 __all__ = [
     "Candidate",

@@ -16,10 +16,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from hooke.base.errors import NotEnoughData
-from hooke.scaling.estimate import Estimate
 from hooke.scaling.families import Floats
+from hooke.scaling.measurements import Estimate
 
-__all__ = ["FEWEST_BLOCKS", "Affine", "Calls", "affine"]
+__all__ = ["FEWEST_BLOCKS", "Affine", "CallBlock", "affine"]
 
 FEWEST_BLOCKS = 4
 """With three, Student's t makes every interval more than four standard errors wide."""
@@ -33,7 +33,7 @@ PASSES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class CallBlock:
     """Calls of about one size, in one block of time: how many, their rows together, their seconds together."""
 
     calls: int
@@ -123,7 +123,7 @@ def _lasting(off: Floats) -> float:
     return (1 + lasting) / (1 - lasting)
 
 
-def affine(blocks: Sequence[Sequence[Calls]], *, level: float = 0.95) -> Affine:
+def affine(blocks: Sequence[Sequence[CallBlock]], *, level: float = 0.95) -> Affine:
     """The a and b that calls in these blocks of time speak for; errors are a share of what a call takes.
 
     Raises NotEnoughData for fewer than 4 blocks with calls, and where all calls had about one size.
@@ -133,7 +133,7 @@ def affine(blocks: Sequence[Sequence[Calls]], *, level: float = 0.95) -> Affine:
     if len(counted) < FEWEST_BLOCKS:
         raise NotEnoughData(
             f"calls of {len(counted)} blocks of time cannot show how far they differ",
-            mend=f"at least {FEWEST_BLOCKS} of them, each with calls",
+            fix=f"at least {FEWEST_BLOCKS} of them, each with calls",
         )
     block = np.repeat(np.arange(len(counted)), [len(each) for each in counted])
     table = np.array(
@@ -144,7 +144,7 @@ def affine(blocks: Sequence[Sequence[Calls]], *, level: float = 0.95) -> Affine:
     if most < LEAST_SPREAD * least:
         raise NotEnoughData(
             f"all calls had about {most:.3g} rows, so what a call costs is not told from what a row costs",
-            mend="calls of other sizes, by another load",
+            fix="calls of other sizes, by another load",
         )
     return Affine(
         both=_least_squares(calls, rows, seconds),

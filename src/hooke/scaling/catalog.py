@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from hooke.base.errors import UsageError
 from hooke.base.units import parse_seconds
 
-__all__ = ["COLUMNS", "Catalog", "Machine", "Range", "as_range", "parse_catalog", "parse_range"]
+__all__ = ["COLUMNS", "Catalog", "InstanceType", "Range", "as_range", "parse_catalog", "parse_range"]
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ _FACT = re.compile(r"#\s*(?P<name>\w+)\s*:\s*(?P<text>.*\S)\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class InstanceType:
     """An instance type. None is: not known.
 
     `memory` is in bytes, prices are US dollars an hour of a whole instance. `startup_s` is from asking for one until
@@ -61,7 +61,7 @@ class Catalog:
     name: str
     source: str
     date: str
-    machines: tuple[Machine, ...]
+    machines: tuple[InstanceType, ...]
     startup_source: str = ""
 
     def given(
@@ -97,7 +97,7 @@ class Catalog:
                 meant = f"did you mean {near[0]!r}? " if near else ""
                 raise UsageError(
                     f"{what}: there is no {name!r} in the catalog {self.name!r}",
-                    mend=f"{meant}valid: {', '.join(valid)}",
+                    fix=f"{meant}valid: {', '.join(valid)}",
                 )
         return {name: parse(f"{what} of {name}", value) for name, value in mine.items()}
 
@@ -123,7 +123,7 @@ def as_range(name: str, value: Any, parse: Callable[[Any], float], valid: str) -
         numbers += [parse(part) for part in parts]
     if len(numbers) != len(parts) or len(parts) not in {1, 2} or numbers[0] > numbers[-1]:
         shown = "-".join(map(str, parts))
-        raise UsageError(f"{name}: {shown!r} is not possible", mend=f"give {valid}")
+        raise UsageError(f"{name}: {shown!r} is not possible", fix=f"give {valid}")
     return numbers[0], numbers[-1]
 
 
@@ -132,7 +132,7 @@ def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
 
     Columns are `COLUMNS`, and where wanted `startup` and `speed`, in any order; an empty cell is not known. Before the
     header, lines `# source: ...`, `# date: ...`, `# startup: ...` and `# startup_source: ...` hold for the whole list.
-    Raises UsageError, which names the file, the line, the column and the mend.
+    Raises UsageError, which names the file, the line, the column and the fix.
     """
     lines = text.removeprefix("\ufeff").splitlines()
     facts, first = _facts(lines, file)
@@ -140,7 +140,7 @@ def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
     header = [cell.strip() for cell in next(reader, [])]
     _check_header(header, f"{file}, line {first + 1}")
     general = _lag(f"{file}, startup", facts["startup"]) if "startup" in facts else None
-    machines: dict[str, Machine] = {}
+    machines: dict[str, InstanceType] = {}
     for cells in reader:
         where = f"{file}, line {first + reader.line_num}"
         if not any(cell.strip() for cell in cells):
@@ -149,12 +149,12 @@ def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
         if machine.name in machines:
             raise UsageError(
                 f"{where}, column instance_type: {machine.name!r} is there twice",
-                mend="leave one of them out",
+                fix="leave one of them out",
             )
         machines[machine.name] = machine
     if not machines:
         raise UsageError(
-            f"{file} lists no instance type", mend=f"one line each, below the header {','.join(COLUMNS)}"
+            f"{file} lists no instance type", fix=f"one line each, below the header {','.join(COLUMNS)}"
         )
     return Catalog(
         name=name,
@@ -174,7 +174,7 @@ def _facts(lines: list[str], file: str) -> tuple[dict[str, str], int]:
         match = _FACT.fullmatch(line)
         if match is not None and match["name"] in FACTS:
             facts[match["name"]] = match["text"]
-    raise UsageError(f"{file} has no header", mend=f"the first line: {','.join(COLUMNS)}")
+    raise UsageError(f"{file} has no header", fix=f"the first line: {','.join(COLUMNS)}")
 
 
 def _check_header(header: list[str], where: str) -> None:
@@ -196,7 +196,7 @@ def _check_header(header: list[str], where: str) -> None:
     if wrong:
         raise UsageError(
             f"{where}: {wrong}",
-            mend=f"columns: {', '.join(COLUMNS)}; where wanted also {', '.join(OPTIONAL)}",
+            fix=f"columns: {', '.join(COLUMNS)}; where wanted also {', '.join(OPTIONAL)}",
         )
 
 
@@ -212,7 +212,7 @@ class _Row:
         if len(cells) != len(header):
             raise UsageError(
                 f"{where} has {len(cells)} cells, and the header has {len(header)}",
-                mend="one cell for each column, empty where it is not known",
+                fix="one cell for each column, empty where it is not known",
             )
         return cls(dict(zip(header, (cell.strip() for cell in cells), strict=True)), where)
 
@@ -226,23 +226,23 @@ class _Row:
         except (ValueError, UsageError) as error:
             raise UsageError(
                 f"{self.where}, column {column}: {text!r} is not {valid}",
-                mend="mend the cell, or leave it empty",
+                fix="fix the cell, or leave it empty",
             ) from error
 
 
-def _machine(row: _Row, *, catalog: str, startup_s: Range | None) -> Machine:
+def _machine(row: _Row, *, catalog: str, startup_s: Range | None) -> InstanceType:
     name = row.cells["instance_type"]
     if not name:
-        raise UsageError(f"{row.where}, column instance_type: is empty", mend="give the instance type a name")
+        raise UsageError(f"{row.where}, column instance_type: is empty", fix="give the instance type a name")
     memory = row.get("memory_gib", _number, "a number of GiB above 0")
     price, spot = (
         row.get(f"{kind}usd_per_hour", _number, "a price in US dollars above 0") for kind in ("", "spot_")
     )
     if price is None and spot is None:
         raise UsageError(
-            f"{row.where}, column usd_per_hour: {name!r} has no price", mend="give one, or leave the line out"
+            f"{row.where}, column usd_per_hour: {name!r} has no price", fix="give one, or leave the line out"
         )
-    return Machine(
+    return InstanceType(
         catalog=catalog,
         name=name,
         gpu=row.cells["gpu"],

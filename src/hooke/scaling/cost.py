@@ -104,6 +104,6 @@ def _work(measured: Measurements, work: float | None) -> float:
     if np.unique(measured.work).size > 1:
         raise UsageError(
             "the measurements did different amounts of work, so it is not known which of them the plain call did",
-            mend="cost(..., work=...) in the units of the measurements",
+            fix="cost(..., work=...) in the units of the measurements",
         )
     return float(measured.work[0])

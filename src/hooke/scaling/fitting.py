@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hooke.base.errors import NotEnoughData, UsageError
+from hooke.scaling.diagnostics import MARGIN, lack_of_fit, within
 from hooke.scaling.families import FAMILIES
-from hooke.scaling.fitted import Fitted, fit_family
-from hooke.scaling.lack_of_fit import lack_of_fit
+from hooke.scaling.family_fit import NOISES, FitProblem, Fitted, fit_family
 from hooke.scaling.law import Law
 from hooke.scaling.measurements import Measurements
-from hooke.scaling.noise import NOISES
-from hooke.scaling.problem import Problem
-from hooke.scaling.selection import MARGIN, within
 
 __all__ = ["fit"]
 
@@ -43,7 +40,9 @@ def fit(
     """
     names = _checked(families, errors, level)
     _check_spread(measurements)
-    problems = [Problem(family=FAMILIES[name], noise=NOISES[errors], measured=measurements) for name in names]
+    problems = [
+        FitProblem(family=FAMILIES[name], noise=NOISES[errors], measured=measurements) for name in names
+    ]
     fits = _fit_all(problems, level, named=families is not None)
     if _repeats_share_errors(fits, measurements):
         means = measurements.each_n_once()
@@ -54,7 +53,7 @@ def fit(
     return Law(measurements=measurements, fitted=chosen, others=tuple(others), ruled_out=ruled_out)
 
 
-def _fit_all(problems: Sequence[Problem], level: float, *, named: bool) -> list[Fitted]:
+def _fit_all(problems: Sequence[FitProblem], level: float, *, named: bool) -> list[Fitted]:
     """Each problem solved. One with too many parameters is left out, unless its family was named by the caller."""
     fits: list[Fitted] = []
     refusals: list[NotEnoughData] = []
@@ -84,15 +83,15 @@ def _repeats_share_errors(fits: Sequence[Fitted], measurements: Measurements) ->
 
 def _checked(families: Sequence[str] | None, errors: str, level: float) -> Sequence[str]:
     if errors not in NOISES:
-        raise UsageError(f"errors is {errors!r}", mend=f"one of {', '.join(NOISES)}")
+        raise UsageError(f"errors is {errors!r}", fix=f"one of {', '.join(NOISES)}")
     if not 0 < level < 1:
-        raise UsageError(f"level is {level!r}", mend="a probability such as 0.95")
+        raise UsageError(f"level is {level!r}", fix="a probability such as 0.95")
     names = STANDARD if families is None else tuple(dict.fromkeys(families))
     unknown = [name for name in names if name not in FAMILIES]
     if unknown or not names or isinstance(families, str):
         raise UsageError(
             f"families is {families!r}",
-            mend=f"a list of names out of {', '.join(FAMILIES)}; leave it out for all",
+            fix=f"a list of names out of {', '.join(FAMILIES)}; leave it out for all",
         )
     return names
 
@@ -102,7 +101,7 @@ def _check_spread(measurements: Measurements) -> None:
     if levels.size < 2:
         raise NotEnoughData(
             f"only N = {levels[0]:g} was measured",
-            mend="measure at a second N at least",
+            fix="measure at a second N at least",
             next=f"measure at N = {2 * levels[0]:g}",
             measure_at=float(2 * levels[0]),
         )
@@ -110,5 +109,5 @@ def _check_spread(measurements: Measurements) -> None:
         raise NotEnoughData(
             "N changed together with the conditions, so their effects cannot be told apart",
             why=f"each of {', '.join(map(repr, sorted(set(measurements.conditions))))} was measured at one N only",
-            mend="measure at least one of them at two N",
+            fix="measure at least one of them at two N",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,35 @@ from numpy.typing import ArrayLike, NDArray
 from hooke.base.errors import UsageError
 from hooke.scaling.families import Floats
 
-__all__ = ["Measurements", "positive"]
+__all__ = ["Estimate", "Measurements", "positive"]
+
+
+# --- A number that was inferred from measurements, with the interval that it lies in.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """`value`, and an `interval` (low, high) that holds the truth with probability `level`.
+
+    `high` may be infinite, and so may `value`: a law without a knee has it at infinity. `standard_error` is the
+    asymptotic one of the least-squares fit, as other programs print it; it is nan where there is none. The interval
+    is not made from it.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    level: float
+    standard_error: float = math.nan
+
+    @property
+    def bounded(self) -> bool:
+        """Whether both ends of the interval are finite."""
+        return all(math.isfinite(end) for end in self.interval)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.name} {self.value:.4g} ({low:.4g} to {high:.4g} at {self.level:.0%})"
 
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
@@ -24,7 +53,7 @@ class Measurements:
     of how many runs, and it weighs as much. `conditions` labels what else differed: machine, kind of work, hour.
     `work`, `repeats` and `conditions` are one for all or one for each entry of `n`.
 
-    Raises UsageError, which names the entry and the mend, for shapes that do not match and for numbers that are not
+    Raises UsageError, which names the entry and the fix, for shapes that do not match and for numbers that are not
     finite and above zero.
     """
 
@@ -47,7 +76,7 @@ class Measurements:
         levels = positive("n", n)
         if levels.ndim != 1 or not levels.size:
             raise UsageError(
-                f"n has shape {levels.shape}", mend="give a flat list, one N for each measurement"
+                f"n has shape {levels.shape}", fix="give a flat list, one N for each measurement"
             )
         done = _for_each("work", work, levels)
         values = _table(throughput, seconds, levels)
@@ -100,7 +129,7 @@ def positive(name: str, values: ArrayLike) -> Floats:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{name} is not an array of numbers: {error}", mend="give numbers, the same count in each row"
+            f"{name} is not an array of numbers: {error}", fix="give numbers, the same count in each row"
         ) from error
     wrong = ~(np.isfinite(numbers) & (numbers > 0))
     if wrong.any():
@@ -108,7 +137,7 @@ def positive(name: str, values: ArrayLike) -> Floats:
         place = "".join(f"[{i}]" for i in where)
         raise UsageError(
             f"{name}{place} is {numbers[where]:g}",
-            mend="every number must be finite and above zero; leave it out",
+            fix="every number must be finite and above zero; leave it out",
         )
     return numbers
 
@@ -118,14 +147,14 @@ def _table(throughput: ArrayLike | None, seconds: ArrayLike | None, levels: Floa
     if (throughput is None) == (seconds is None):
         raise UsageError(
             "measurements are either throughput or seconds",
-            mend="Measurements(n, throughput=...) in work a second, or Measurements(n, seconds=..., work=...)",
+            fix="Measurements(n, throughput=...) in work a second, or Measurements(n, seconds=..., work=...)",
         )
     name = "seconds" if throughput is None else "throughput"
     values = positive(name, np.asarray(seconds) if throughput is None else throughput)
     if values.ndim not in {1, 2} or len(values) != levels.size or not values.size:
         raise UsageError(
             f"{name} has shape {values.shape}, and n has {levels.size} entries",
-            mend=f"shape ({levels.size},), or ({levels.size}, runs) with a row for each N",
+            fix=f"shape ({levels.size},), or ({levels.size}, runs) with a row for each N",
         )
     return values.reshape(levels.size, -1)
 
@@ -135,7 +164,7 @@ def _for_each(name: str, values: ArrayLike, levels: Floats) -> Floats:
     if numbers.shape not in {(), levels.shape}:
         raise UsageError(
             f"{name} has shape {numbers.shape}, and n has {levels.size} entries",
-            mend=f"one number for all, or {levels.size} of them",
+            fix=f"one number for all, or {levels.size} of them",
         )
     return np.broadcast_to(numbers, levels.shape)
 
@@ -145,6 +174,6 @@ def _labels(conditions: str | Sequence[str], levels: Floats) -> NDArray[np.str_]
     if labels.shape not in {(), levels.shape}:
         raise UsageError(
             f"conditions has {labels.size} labels, and n has {levels.size} entries",
-            mend=f"one label for all, or {levels.size} of them",
+            fix=f"one label for all, or {levels.size} of them",
         )
     return np.broadcast_to(labels, levels.shape)

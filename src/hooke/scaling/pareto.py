@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hooke.base.units import format_seconds
-from hooke.scaling.estimate import Estimate
+from hooke.base.formats import format_seconds
 from hooke.scaling.families import KNEE_SHARE
+from hooke.scaling.measurements import Estimate
 from hooke.scaling.planning import Row
 from hooke.scaling.workload import Untimed
 
 __all__ = [
     "Advice",
-    "Wish",
+    "PlanLimits",
     "first_measurement",
     "front",
     "measured",
@@ -24,7 +24,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class PlanLimits:
     """What the work may take: seconds until its end, US dollars in all; None is: as it comes."""
 
     deadline_s: float | None = None
@@ -73,7 +73,7 @@ def front(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def recommend(rows: Sequence[Row], wish: Wish, untimed: Sequence[Untimed] = ()) -> Advice:
+def recommend(rows: Sequence[Row], wish: PlanLimits, untimed: Sequence[Untimed] = ()) -> Advice:
     """The cheapest row that keeps to the wish, the fastest of equals; with a budget alone the fastest that keeps to it.
 
     `untimed` are tasks that no row counts: nothing is then sure to keep to a wish.
@@ -99,7 +99,7 @@ def recommend(rows: Sequence[Row], wish: Wish, untimed: Sequence[Untimed] = ()) 
     return Advice(row=row, reason=f"the cheapest that keeps to {wish}: {_what(row)}{_spot(row)}")
 
 
-def _in_part(known: Sequence[Row], wish: Wish, untimed: str) -> Advice:
+def _in_part(known: Sequence[Row], wish: PlanLimits, untimed: str) -> Advice:
     if str(wish):
         row = min(known, key=_seconds)
         return Advice(
@@ -139,7 +139,7 @@ def _at_the_knee(local: Sequence[Row]) -> Row:
     )
 
 
-def _within_budget(granted: Sequence[Row], wish: Wish) -> Advice:
+def _within_budget(granted: Sequence[Row], wish: PlanLimits) -> Advice:
     row = min(granted, key=lambda each: (_seconds(each), _usd(each)))
     if row.configuration.is_local:
         row = _at_the_knee([each for each in granted if each.configuration.is_local])
@@ -149,7 +149,7 @@ def _within_budget(granted: Sequence[Row], wish: Wish) -> Advice:
     return Advice(row=row, reason=f"the fastest that keeps to {wish}: {_what(row)}{_spot(row)}")
 
 
-def _none_granted(known: Sequence[Row], wish: Wish, measure: tuple[str, int] | None) -> Advice:
+def _none_granted(known: Sequence[Row], wish: PlanLimits, measure: tuple[str, int] | None) -> Advice:
     row = min(known, key=_seconds) if wish.deadline_s is not None else min(known, key=_usd)
     best = "fastest" if wish.deadline_s is not None else "cheapest"
     more = f"; not enough data for others: {measured(measure)}" if measure is not None else ""

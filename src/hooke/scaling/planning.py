@@ -9,13 +9,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hooke.scaling.catalog import Machine
-from hooke.scaling.contention import Ends
-from hooke.scaling.estimate import Estimate
-from hooke.scaling.schedule import Calls, Room, makespan
-from hooke.scaling.slices import slices_of
-from hooke.scaling.timing import LEVEL
-from hooke.scaling.workload import PerCall, Work, Workload
+from hooke.scaling.call_times import LEVEL, Ends
+from hooke.scaling.catalog import InstanceType
+from hooke.scaling.measurements import Estimate
+from hooke.scaling.workload import MachineRoom, NodeCalls, NodeWork, PerCall, Workload, makespan, slices_of
 
 __all__ = ["LOCAL", "Configuration", "Planner", "Row"]
 
@@ -29,7 +26,7 @@ MOST_BOUNDS = 1.5
 class Configuration:
     """`instances` of a type, with `workers` slots in all."""
 
-    machine: Machine
+    machine: InstanceType
     instances: int = 1
     workers: int = 1
 
@@ -90,7 +87,7 @@ class Planner:
         self.workload = workload
         self._elsewhere = elsewhere or workload
         self._overhead_s = overhead_s
-        self._outcomes: dict[tuple[bool, Room, tuple[int, ...]], _Outcome] = {}
+        self._outcomes: dict[tuple[bool, MachineRoom, tuple[int, ...]], _Outcome] = {}
 
     def row(self, configuration: Configuration) -> Row:
         """What is predicted of a configuration."""
@@ -140,14 +137,14 @@ class Planner:
     ) -> Estimate | None:
         """Both ends of time and of work belong together: a day that is slow for many workers is slow for one."""
         fits = (1,) * len(self.workload.works)
-        alone = self._outcome(Room(slots=1, cpus=math.inf), fits, is_local=configuration.is_local)
+        alone = self._outcome(MachineRoom(slots=1, cpus=math.inf), fits, is_local=configuration.is_local)
         if alone.refused or not all(seconds):
             return None
         work = _each(sum, _divided(alone.seconds, speed), self._overhead_s)
         shares = [each / (configuration.workers * s) for each, s in zip(work, seconds, strict=True)]
         return _estimate("efficiency", (min(shares), shares[1], max(shares)))
 
-    def _outcome(self, room: Room, fits: tuple[int, ...], *, is_local: bool) -> _Outcome:
+    def _outcome(self, room: MachineRoom, fits: tuple[int, ...], *, is_local: bool) -> _Outcome:
         key = (is_local, room, fits)
         if key not in self._outcomes:
             load = self.workload if is_local else self._elsewhere
@@ -155,7 +152,7 @@ class Planner:
         return self._outcomes[key]
 
 
-def _scheduled(load: Workload, room: Room, fits: tuple[int, ...]) -> _Outcome:
+def _scheduled(load: Workload, room: MachineRoom, fits: tuple[int, ...]) -> _Outcome:
     at_once = [
         max(1, min(room.slots, most, load.items[work.task]))
         for work, most in zip(load.works, fits, strict=True)
@@ -179,17 +176,17 @@ def _scheduled(load: Workload, room: Room, fits: tuple[int, ...]) -> _Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Schedule:
-    works: Sequence[Work]
+    works: Sequence[NodeWork]
     per_call: Sequence[PerCall]
     at_once: Sequence[int]
     fits: Sequence[int]
-    room: Room
+    room: MachineRoom
 
     def seconds(self, means: Sequence[float]) -> float:
         """Until the last call ends, with calls of these means."""
         return makespan(
             [
-                Calls(
+                NodeCalls(
                     slices=slices_of(work.items or 0, mean, at_once=n, shape=per.shape),
                     items=work.items or 0,
                     needs=work.needs,
@@ -238,7 +235,7 @@ class _Schedule:
         )
 
 
-def _missing(machine: Machine) -> str:
+def _missing(machine: InstanceType) -> str:
     """What is not known of an instance type, so that nothing can be predicted of it."""
     if machine.speed is None:
         return "speed not known"
@@ -247,10 +244,10 @@ def _missing(machine: Machine) -> str:
     return "its vCPUs are not listed" if machine.vcpus is None else ""
 
 
-def _room(configuration: Configuration) -> Room:
+def _room(configuration: Configuration) -> MachineRoom:
     machine, instances = configuration.machine, configuration.instances
     cpus = (machine.vcpus or 1) * instances
-    return Room(
+    return MachineRoom(
         slots=configuration.workers,
         # A local place with more workers than cpus counts as having a cpu for each.
         cpus=float(max(cpus, configuration.workers)),
@@ -259,7 +256,7 @@ def _room(configuration: Configuration) -> Room:
     )
 
 
-def _fits(work: Work, configuration: Configuration) -> int:
+def _fits(work: NodeWork, configuration: Configuration) -> int:
     """How many calls fit the instances at once, each within one of them. On this machine what is too large runs alone."""
     machine = configuration.machine
     cpus = max(machine.vcpus or 1, configuration.workers if configuration.is_local else 1)

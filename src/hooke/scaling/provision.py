@@ -8,23 +8,22 @@ from dataclasses import dataclass
 
 from hooke.base.errors import BeyondTheData, NotEnoughData
 from hooke.base.formats import format_seconds
-from hooke.scaling.catalog import Machine
-from hooke.scaling.estimate import Estimate
+from hooke.scaling.call_times import LEVEL
+from hooke.scaling.catalog import InstanceType
 from hooke.scaling.fitting import fit
 from hooke.scaling.law import Law
-from hooke.scaling.measurements import Measurements
+from hooke.scaling.measurements import Estimate, Measurements
 from hooke.scaling.planning import LOCAL
-from hooke.scaling.timing import LEVEL
 
 __all__ = [
     "IDLE_SHARE",
     "Bearing",
-    "Choice",
-    "Load",
+    "LatencyGoal",
+    "MeasuredLoad",
     "Missing",
     "Offer",
-    "Promise",
-    "Setup",
+    "ProvisionChoice",
+    "ServiceSetup",
     "choose",
     "offers_on_front",
 ]
@@ -36,7 +35,7 @@ IDLE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class LatencyGoal:
     """So many percent of requests within so many seconds."""
 
     percent: float
@@ -45,13 +44,13 @@ class Promise:
     def __str__(self) -> str:
         return f"p{self.percent:g} < {format_seconds(self.limit_s)}"
 
-    def covers(self, other: Promise) -> bool:
+    def covers(self, other: LatencyGoal) -> bool:
         """Whether who keeps this keeps the other one, too."""
         return self.percent >= other.percent and self.limit_s <= other.limit_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class MeasuredLoad:
     """What was measured: with so many replicas of so many threads the promise surely held at `rate`, and surely broke at `breaks_at`.
 
     `cores` were busy at that rate, and `memory` bytes resident, of all replicas together; 0 is: not known.
@@ -59,7 +58,7 @@ class Load:
 
     replicas: int
     threads: int
-    promise: Promise
+    promise: LatencyGoal
     rate: float
     breaks_at: float = math.inf
     cores: float = 0.0
@@ -67,10 +66,10 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
+class ServiceSetup:
     """A configuration: `replicas` in all, of so many threads each, on instances of a type."""
 
-    machine: Machine
+    machine: InstanceType
     instances: int = 1
     replicas: int = 1
     threads: int = 1
@@ -98,7 +97,7 @@ class Missing:
 
     replicas: int
     threads: int
-    promise: Promise | None = None
+    promise: LatencyGoal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +107,7 @@ class Offer:
     `bears` is requests a second. Its low end is to be counted on; its high end may be infinite: nothing is known to break it.
     """
 
-    setup: Setup
+    setup: ServiceSetup
     bears: Estimate | None = None
     refused: str = ""
     missing: Missing | None = None
@@ -119,7 +118,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ProvisionChoice:
     """The offer to take, None where none can be named, why, and what to measure for more."""
 
     offer: Offer | None
@@ -130,13 +129,13 @@ class Choice:
 class Bearing:
     """What setups bear within a promise. `cores` is how many the machine has that was measured."""
 
-    def __init__(self, loads: Iterable[Load], promise: Promise, *, cores: int) -> None:
+    def __init__(self, loads: Iterable[MeasuredLoad], promise: LatencyGoal, *, cores: int) -> None:
         self._loads = tuple(loads)
         self._promise = promise
         self._cores = cores
-        self._laws: dict[tuple[Load, ...], Law | NotEnoughData] = {}
+        self._laws: dict[tuple[MeasuredLoad, ...], Law | NotEnoughData] = {}
 
-    def offer(self, setup: Setup) -> Offer:
+    def offer(self, setup: ServiceSetup) -> Offer:
         """What is known of a setup."""
         if setup.machine.speed is None:
             return Offer(setup=setup, refused="speed not known")
@@ -144,7 +143,7 @@ class Bearing:
             return Offer(setup=setup, refused="one instance is too small for a replica")
         slowest, fastest = setup.machine.speed
         # On a machine of half the speed a promise of 50 ms is kept by who keeps 25 ms here.
-        here = Promise(self._promise.percent, self._promise.limit_s * slowest)
+        here = LatencyGoal(self._promise.percent, self._promise.limit_s * slowest)
         loads = [load for load in self._loads if load.promise.covers(here)]
         if not loads:
             told = ", ".join(sorted({str(load.promise) for load in self._loads})) or "nothing"
@@ -166,7 +165,7 @@ class Bearing:
             bears=Estimate(name="requests/s", value=ends[1], interval=(ends[0], ends[2]), level=LEVEL),
         )
 
-    def _of(self, loads: Sequence[Load], setup: Setup) -> tuple[float, float, float] | Offer:
+    def _of(self, loads: Sequence[MeasuredLoad], setup: ServiceSetup) -> tuple[float, float, float] | Offer:
         """(low, value, high) on the machine that was measured, or the refusal."""
         same = [load for load in loads if (load.replicas, load.threads) == (setup.replicas, setup.threads)]
         if same:
@@ -186,7 +185,13 @@ class Bearing:
         )
 
     def _by_law(
-        self, loads: Sequence[Load], n_of: Callable[[Load], int], setup: Setup, *, at: int, what: str
+        self,
+        loads: Sequence[MeasuredLoad],
+        n_of: Callable[[MeasuredLoad], int],
+        setup: ServiceSetup,
+        *,
+        at: int,
+        what: str,
     ) -> tuple[float, float, float] | Offer:
         levels = sorted({n_of(load) for load in loads})
         if len(levels) < LEAST_LEVELS:
@@ -211,11 +216,11 @@ class Bearing:
             return self._refused(setup, refusal.what, round(refusal.measure_at or at), what)
         return max(told.interval[0], 0.0), told.value, told.interval[1]
 
-    def _refused(self, setup: Setup, why: str, n: int, what: str) -> Offer:
+    def _refused(self, setup: ServiceSetup, why: str, n: int, what: str) -> Offer:
         missing = Missing(1, n) if what == "threads" else Missing(n, setup.threads)
         return Offer(setup=setup, refused=why, missing=missing)
 
-    def _law(self, loads: Sequence[Load], n_of: Callable[[Load], int]) -> Law | NotEnoughData:
+    def _law(self, loads: Sequence[MeasuredLoad], n_of: Callable[[MeasuredLoad], int]) -> Law | NotEnoughData:
         key = tuple(loads)
         if key not in self._laws:
             try:
@@ -226,15 +231,15 @@ class Bearing:
                 self._laws[key] = refusal
         return self._laws[key]
 
-    def _has_room(self, load: Load) -> bool:
+    def _has_room(self, load: MeasuredLoad) -> bool:
         """Whether the machine that was measured had cores enough: beyond, it was the machine that was measured."""
         waits = 0 < load.cores <= IDLE_SHARE * self._cores
         return load.replicas * load.threads <= self._cores or waits
 
 
-def _best(loads: Iterable[Load]) -> list[Load]:
+def _best(loads: Iterable[MeasuredLoad]) -> list[MeasuredLoad]:
     """The highest rate for each (replicas, threads): of several promises that do, the laxest."""
-    best: dict[tuple[int, int], Load] = {}
+    best: dict[tuple[int, int], MeasuredLoad] = {}
     for load in loads:
         key = load.replicas, load.threads
         if key not in best or load.rate > best[key].rate:
@@ -263,26 +268,30 @@ def offers_on_front(offers: Sequence[Offer]) -> list[Offer]:
     return kept
 
 
-def choose(offers: Sequence[Offer], rate: float) -> Choice:
+def choose(offers: Sequence[Offer], rate: float) -> ProvisionChoice:
     """The cheapest offer that surely bears the rate; this machine, where it does, with the fewest threads in all."""
     known = [offer for offer in offers if offer.bears is not None and offer.setup.usd_per_hour is not None]
     lacking = [offer for offer in offers if offer.missing is not None]
     missing = min(lacking, key=_smallness).missing if lacking else None
     if not known:
         reasons = "; ".join(sorted({offer.refused for offer in offers if offer.refused}))
-        return Choice(offer=None, reason=f"not enough data: {reasons or 'no configuration'}", missing=missing)
+        return ProvisionChoice(
+            offer=None, reason=f"not enough data: {reasons or 'no configuration'}", missing=missing
+        )
     granted = [offer for offer in known if offer.grants(rate)]
     if not granted:
         best = max(known, key=lambda offer: offer.bears.interval[0] if offer.bears else 0.0)
         reason = f"none surely bears {rate:,.4g}/s: the most that can be predicted is {_what(best)}"
-        return Choice(offer=None, reason=reason, missing=missing)
+        return ProvisionChoice(offer=None, reason=reason, missing=missing)
     local = [offer for offer in granted if offer.setup.is_local]
     if local:
         offer = min(local, key=_smallness)
-        return Choice(offer=offer, reason=f"you need no other machine: {_what(offer)}", missing=missing)
+        return ProvisionChoice(
+            offer=offer, reason=f"you need no other machine: {_what(offer)}", missing=missing
+        )
     offer = min(granted, key=lambda each: (each.setup.usd_per_hour or 0.0, -_surely(each), *_smallness(each)))
     usd = offer.setup.usd_per_hour or 0.0
-    return Choice(
+    return ProvisionChoice(
         offer=offer,
         reason=f"the cheapest that surely bears {rate:,.4g}/s: {_what(offer)} for ${usd:,.2f}/h",
         missing=missing,

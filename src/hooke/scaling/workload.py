@@ -2,20 +2,235 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hooke.scaling.contention import Ends, nearest_level, slowdown
+from hooke.scaling.call_times import (
+    Ends,
+    Sized,
+    Timing,
+    nearest_level,
+    run_spread,
+    seconds_factor,
+    sized,
+    sizes_needed,
+    slowdown,
+)
 from hooke.scaling.law import Law
-from hooke.scaling.schedule import Need
-from hooke.scaling.sizes import Sized, sized, sizes_needed
-from hooke.scaling.timing import Timing, run_spread, seconds_factor
 
-__all__ = ["Facts", "PerCall", "Untimed", "Work", "Workload"]
+__all__ = [
+    "MOST_SINGLE",
+    "CallNeed",
+    "MachineRoom",
+    "NodeCalls",
+    "NodeWork",
+    "PerCall",
+    "Slice",
+    "TaskFacts",
+    "Untimed",
+    "Workload",
+    "makespan",
+    "slices_of",
+]
+
+
+# --- List scheduling on paper: when the last of many calls ends, where so many may run at once.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class MachineRoom:
+    """What may be used at once: `slots` calls, sharing cpus, memory (bytes) and gpus; infinite where nothing limits it."""
+
+    slots: int
+    cpus: float
+    memory: float = float("inf")
+    gpus: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class CallNeed:
+    """What must have ended before: the first `items` of the calls numbered `calls`; None is all of them.
+
+    With `in_step`, item i is needed by item i alone.
+    """
+
+    calls: int
+    items: int | None = None
+    in_step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Items that start together and end together: `width` slots for `seconds`. They are items up to `end` of their node."""
+
+    width: int
+    seconds: float
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCalls:
+    """The calls of one graph node, in the order in which they start. cpus, memory and gpus are those of one call.
+
+    `most` is how many of them fit at once, for reasons of their own: a call must fit one instance.
+    """
+
+    slices: Sequence[Slice]
+    items: int
+    needs: Sequence[CallNeed] = ()
+    cpus: float = 1.0
+    memory: float = 0.0
+    gpus: float = 0.0
+    most: int = 1 << 30
+
+
+def makespan(nodes: Sequence[NodeCalls], room: MachineRoom) -> float:
+    """Seconds until the last call ends. `nodes` are in topological order; a call that fits nowhere runs alone."""
+    return _Simulation(nodes, room).run()
+
+
+class _Simulation:
+    """One schedule. A node is `open` while a slice of it may start; slices of a node start and count as ended in order."""
+
+    def __init__(self, nodes: Sequence[NodeCalls], room: MachineRoom) -> None:
+        self.nodes = nodes
+        self.slots, self.cpus, self.memory, self.gpus = room.slots, room.cpus, room.memory, room.gpus
+        self.room = room
+        self.ended = [0] * len(nodes)
+        self.started = [0] * len(nodes)
+        self.running = [0] * len(nodes)
+        self.children: list[list[int]] = [[] for _ in nodes]
+        depth = [0] * len(nodes)
+        for node, calls in enumerate(nodes):
+            for need in calls.needs:
+                self.children[need.calls].append(node)
+                depth[node] = max(depth[node], depth[need.calls] + 1)
+        self.order = [(-deep, node) for node, deep in enumerate(depth)]
+        self.is_open = [self._ready(node) for node in range(len(nodes))]
+        self.open = sorted(self.order[node] for node, ready in enumerate(self.is_open) if ready)
+        self.ends: list[tuple[float, int, int]] = []
+
+    def run(self) -> float:
+        now = 0.0
+        self._start(now)
+        while self.ends:
+            now = self.ends[0][0]
+            while self.ends and self.ends[0][0] <= now:
+                _, node, at = heapq.heappop(self.ends)
+                self._end(node, at)
+            self._start(now)
+        return now
+
+    def _ready(self, node: int) -> bool:
+        """Whether the node's next slice has what it needs."""
+        calls, at = self.nodes[node], self.started[node]
+        if at >= len(calls.slices):
+            return False
+        for need in calls.needs:
+            parent = self.nodes[need.calls]
+            wanted = calls.slices[at].end if need.in_step else need.items
+            if self.ended[need.calls] < min(parent.items if wanted is None else wanted, parent.items):
+                return False
+        return True
+
+    def _start(self, now: float) -> None:
+        kept: list[tuple[int, int]] = []
+        for at, place in enumerate(self.open):
+            if self.slots <= 0:
+                kept += self.open[at:]
+                break
+            node = place[1]
+            while self.slots > 0 and self._fits(node):
+                self._take(node, now)
+                self.is_open[node] = self._ready(node)
+                if not self.is_open[node]:
+                    break
+            else:
+                kept.append(place)
+        self.open = kept
+
+    def _fits(self, node: int) -> bool:
+        calls = self.nodes[node]
+        width = calls.slices[self.started[node]].width
+        if self.running[node] + width > calls.most and self.running[node]:
+            return False
+        fits = (
+            width <= self.slots
+            and width * calls.cpus <= self.cpus + 1e-9
+            and width * calls.memory <= self.memory
+            and width * calls.gpus <= self.gpus + 1e-9
+        )
+        return fits or self.slots == self.room.slots  # what asks for more than there is gets all, alone
+
+    def _take(self, node: int, now: float) -> None:
+        calls, at = self.nodes[node], self.started[node]
+        piece = calls.slices[at]
+        self._use(calls, piece.width)
+        self.running[node] += piece.width
+        self.started[node] += 1
+        heapq.heappush(self.ends, (now + piece.seconds, node, at))
+
+    def _end(self, node: int, at: int) -> None:
+        calls = self.nodes[node]
+        piece = calls.slices[at]
+        self._use(calls, -piece.width)
+        self.running[node] -= piece.width
+        self.ended[node] += piece.end - (calls.slices[at - 1].end if at else 0)
+        for other in self.children[node]:
+            if not self.is_open[other] and self._ready(other):
+                self.is_open[other] = True
+                insort(self.open, self.order[other])
+
+    def _use(self, calls: NodeCalls, width: int) -> None:
+        self.slots -= width
+        self.cpus -= width * calls.cpus
+        self.memory -= width * calls.memory
+        self.gpus -= width * calls.gpus
+
+
+# --- A node's calls as few pieces that start and end together, so that a schedule of a million items costs what one of a hundred does.
+
+MOST_SINGLE = 128
+"""Up to so many items each is a piece of its own."""
+MOST_LANES = 32
+"""Of more items, so many pieces at most run side by side, each as wide as is needed to fill the slots,"""
+MOST_PIECES = 64
+"""and there are so many in all."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def slices_of(items: int, mean_s: float, *, at_once: int, shape: Sequence[float] = ()) -> list[Slice]:
+    """The pieces of `items` items of `mean_s` seconds each, of which `at_once` can run at once.
+
+    `shape` is how long items took, as multiples of their mean, in any order: single items are dealt from it evenly, and
+    the mean stays. Of many items the last round is full: they take ceil(items / at_once) rounds.
+    """
+    if items <= MOST_SINGLE:
+        return [Slice(1, mean_s * share, at + 1) for at, share in enumerate(_dealt(items, shape))]
+    width = max(1, math.ceil(min(at_once, items) / MOST_LANES))
+    lanes = max(1, min(at_once, items) // width)
+    rounds = math.ceil(items / (lanes * width))
+    deep = max(1, min(rounds, MOST_PIECES // lanes))
+    seconds = mean_s * rounds / deep
+    count = lanes * deep
+    return [Slice(width, seconds, items * (at + 1) // count) for at in range(count)]
+
+
+def _dealt(items: int, shape: Sequence[float]) -> list[float]:
+    """`items` multiples of the mean, spread over the quantiles of `shape` by golden steps, so that any few are typical."""
+    if len(shape) < 2 or items < 2:
+        return [1.0] * items
+    ordered = sorted(shape)
+    dealt = [ordered[int((at * GOLDEN % 1.0) * len(ordered))] for at in range(1, items + 1)]
+    mean = sum(dealt) / items
+    return [share / mean for share in dealt] if mean > 0 else [1.0] * items
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWork:
     """What is left to do of one graph node: a call, or items of a map; `items` is None where that is not known yet.
 
     `needs` number other entries of the same sequence, which come before it. `reads` is as in `Timing`. cpus, memory
@@ -25,7 +240,7 @@ class Work:
     task: str
     like: str = ""
     items: int | None = 1
-    needs: tuple[Need, ...] = ()
+    needs: tuple[CallNeed, ...] = ()
     reads: int = 0
     cpus: float = 1.0
     memory: int | None = None
@@ -35,7 +250,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class TaskFacts:
     """What is known of a task: its timings in earlier runs, and its law of scaling; `lacking` says why there is none.
 
     `limit` is what is to be said where neither reaches far enough; `by_size` is the law of calls that read more items or fewer.
@@ -48,7 +263,7 @@ class Facts:
     by_size: Law | None = None
 
 
-NOTHING = Facts()
+NOTHING = TaskFacts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +296,7 @@ class PerCall:
 class Workload:
     """Work in topological order, with what is known of its tasks. What cannot be counted takes no time, and is in `untimed`."""
 
-    def __init__(self, works: Sequence[Work], facts: Mapping[str, Facts]) -> None:
+    def __init__(self, works: Sequence[NodeWork], facts: Mapping[str, TaskFacts]) -> None:
         self.works = tuple(works)
         self._facts = facts
         self.untimed = tuple({each.task: each for each in self._uncounted()}.values())
@@ -99,7 +314,7 @@ class Workload:
             self._per_call[key] = PerCall() if work.task in self._without else self._predicted(work, at_once)
         return self._per_call[key]
 
-    def _predicted(self, work: Work, at_once: int) -> PerCall:
+    def _predicted(self, work: NodeWork, at_once: int) -> PerCall:
         facts, basis = self._of(work), self._sized(work)
         assert basis is not None
         timings = nearest_level(basis.timings, at_once)
@@ -121,10 +336,10 @@ class Workload:
             measure_at=slow.measure_at,
         )
 
-    def _of(self, work: Work) -> Facts:
+    def _of(self, work: NodeWork) -> TaskFacts:
         return self._facts.get(work.like or work.task, NOTHING)
 
-    def _sized(self, work: Work) -> Sized | None:
+    def _sized(self, work: NodeWork) -> Sized | None:
         facts = self._of(work)
         return sized(facts.timings, work.reads, facts.by_size)
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-__all__ = ["Batch", "Batcher", "FixedPart", "Limits", "Request"]
+__all__ = ["Batch", "BatchLimits", "Batcher", "FixedPart", "PendingRequest"]
 
 FORGET = 0.98
 """What is left of a batch's weight in the law when the next one ended: some fifty batches tell it."""
@@ -26,7 +26,7 @@ RECENT = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class BatchLimits:
     """What a batcher keeps to. `max_batch` and `max_waiting` are rows, `wait_s` seconds."""
 
     max_batch: int = 1
@@ -40,7 +40,7 @@ class Limits:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Request:
+class PendingRequest:
     """One that waits for the model. Requests of equal `group` may go together; with None it goes alone."""
 
     group: Hashable
@@ -55,7 +55,7 @@ class Request:
 class Batch:
     """What the model is to run, in order of arrival."""
 
-    requests: tuple[Request, ...]
+    requests: tuple[PendingRequest, ...]
     fired: float
 
     @property
@@ -98,12 +98,12 @@ class Batcher:
     and whenever `wakes` says; then `finished` or `failed` once for each batch taken.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
         self.running: Batch | None = None
-        self._waiting: deque[Request] = deque()
-        self._halves: deque[tuple[Request, ...]] = deque()
-        self._late: list[Request] = []
+        self._waiting: deque[PendingRequest] = deque()
+        self._halves: deque[tuple[PendingRequest, ...]] = deque()
+        self._late: list[PendingRequest] = []
         self._rows = 0
         self._row_s = 0.0
         self._fixed = FixedPart()
@@ -116,7 +116,7 @@ class Batcher:
         """Rows that wait, those of halved batches not counted: they were let in before."""
         return self._rows
 
-    def offer(self, request: Request, *, accepted: bool = False) -> bool:
+    def offer(self, request: PendingRequest, *, accepted: bool = False) -> bool:
         """Let a request in. False where it would wait among more than `max_waiting` rows, or have its answer after its deadline.
 
         Where nothing waits it is let in whatever it may take. One that is `accepted` is the rest of something that was let in, and is never refused.
@@ -135,12 +135,12 @@ class Batcher:
         """Seconds that the waiting rows are going to take, as far as the last batches tell."""
         return self._rows * self._row_s
 
-    def _answered_in_s(self, request: Request) -> float:
+    def _answered_in_s(self, request: PendingRequest) -> float:
         """What runs, what waits and the request itself: one that waits until its deadline and then runs is late."""
         running = self.running.rows if self.running is not None else 0
         return (running + self._rows + min(request.rows, self.limits.max_batch)) * self._row_s
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: PendingRequest) -> None:
         """Its caller has gone: it leaves. One that runs goes on, for there is no way to stop it."""
         if not request.left:
             request.left = True
@@ -150,12 +150,12 @@ class Batcher:
         elif request in self._late:
             self._late.remove(request)
 
-    def inside(self) -> list[Request]:
+    def inside(self) -> list[PendingRequest]:
         """All that were let in and have no end yet: those that run, the halves of failed batches, those that wait."""
         running = self.running.requests if self.running else ()
         return [*running, *(one for half in self._halves for one in half), *self._waiting]
 
-    def expired(self, now: float) -> list[Request]:
+    def expired(self, now: float) -> list[PendingRequest]:
         """Those past their deadline, waiting or running, which leave with this; each is told once."""
         for request in self.inside():
             self._leave_if_late(request, now)
@@ -193,7 +193,7 @@ class Batcher:
         self._together += (len(batch.requests) + len(self._waiting) - self._together) * RECENT
         self._freed = now
 
-    def failed(self) -> Request | None:
+    def failed(self) -> PendingRequest | None:
         """The running batch raised: the request that is to blame, or None where halves of it are to run first."""
         batch = self._end()
         if len(batch.requests) == 1:
@@ -211,14 +211,14 @@ class Batcher:
         batch, self.running = self.running, None
         return batch
 
-    def _leave_if_late(self, request: Request, now: float) -> bool:
+    def _leave_if_late(self, request: PendingRequest, now: float) -> bool:
         late = not request.left and now >= request.deadline
         if late:
             self._late.append(request)
             self.cancel(request)
         return late
 
-    def _next_half(self, now: float) -> tuple[Request, ...]:
+    def _next_half(self, now: float) -> tuple[PendingRequest, ...]:
         while self._halves:
             half = self._halves.popleft()
             chosen = tuple(one for one in half if not self._leave_if_late(one, now) and not one.left)
@@ -237,12 +237,12 @@ class Batcher:
         spare = first.deadline - self._rows * self._row_s
         return min(until, max(first.arrived, spare))
 
-    def _gather(self, now: float) -> tuple[Request, ...]:
+    def _gather(self, now: float) -> tuple[PendingRequest, ...]:
         """The oldest request and those that go with it; the others keep their order."""
         first = self._waiting.popleft()
         chosen, rows = [first], first.rows
         self._rows -= first.rows
-        passed: deque[Request] = deque()
+        passed: deque[PendingRequest] = deque()
         while first.group is not None and rows < self.limits.max_batch and self._waiting:
             request = self._waiting[0]
             if self._leave_if_late(request, now):

@@ -10,18 +10,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from hooke.serving.batcher import Batch, Batcher, Limits, Request
-from hooke.serving.contexts import ASKED, Asked
+from hooke.serving.batcher import Batch, Batcher, BatchLimits, PendingRequest
 from hooke.serving.metrics import size_bucket
-from hooke.serving.payloads import Kind, Method
+from hooke.serving.model_calls import Done, Drop, Item, Lost, MethodRun, Work, Write
+from hooke.serving.payloads import Method, ResponseKind
 from hooke.serving.problems import Problem, problem_of
+from hooke.serving.request_context import ASKED, CallerGone, ContextSource, Receive
 from hooke.serving.rows import count_rows, group_of, results_of
 from hooke.serving.service import Service
-from hooke.serving.watching import CallerGone, Receive
-from hooke.serving.windows import Windows
-from hooke.serving.work import Done, Drop, Item, Lost, Run, Work, Write
+from hooke.serving.stats_windows import Windows
 
-__all__ = ["Dispatch", "Model", "Tally"]
+__all__ = ["Dispatch", "ModelRunner", "Tally"]
 
 QUEUE_BATCHES = 32
 """Rows that may wait, in batches: with the model's time for a batch this bounds what a queue adds to an answer."""
@@ -31,7 +30,7 @@ SLOWEST_SWEEP_S = 0.05
 """How late a deadline may be noticed, and how long a request waits before its connection is watched."""
 
 
-class Model(Protocol):
+class ModelRunner(Protocol):
     """Does a service's work beside the event loop, one piece after the other, in the order in which it was submitted.
 
     All of it is called on the event loop. `done` is, too, later, and once for each piece, also where the model ends with it.
@@ -62,11 +61,11 @@ class Tally:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Call(Request):
+class _Call(PendingRequest):
     method: Method
     arguments: dict[str, Any]
     future: asyncio.Future[Any]
-    asked: tuple[Asked, ...]
+    asked: tuple[ContextSource, ...]
     """For whom: the one request, or none where nobody says."""
     write: Write | None = None
     """None: as JSON."""
@@ -80,13 +79,13 @@ class _Call(Request):
 class Dispatch:
     """One service's model, and those who wait for it. Lives on one event loop."""
 
-    def __init__(self, declared: Service, model: Model) -> None:
+    def __init__(self, declared: Service, model: ModelRunner) -> None:
         self.declared = declared
         self.tally = Tally()
         self._most = declared.max_batch or 1
         waiting = max(QUEUE_LEAST, QUEUE_BATCHES * self._most)
         self.batcher = Batcher(
-            Limits(max_batch=self._most, max_waiting=waiting, wait_s=declared.wait_s, fill=declared.fill)
+            BatchLimits(max_batch=self._most, max_waiting=waiting, wait_s=declared.wait_s, fill=declared.fill)
         )
         self._model = model
         self._loop = asyncio.get_running_loop()
@@ -216,7 +215,7 @@ class Dispatch:
     def _fire(self, batch: Batch) -> None:
         calls: list[Any] = list(batch.requests)
         self._fired = time.perf_counter()
-        if calls[0].method.kind is Kind.ASYNC:
+        if calls[0].method.kind is ResponseKind.ASYNC:
             task = self._loop.create_task(self._run_async(batch, calls))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -315,8 +314,8 @@ class Dispatch:
             call.future.set_exception(CallerGone())
 
 
-def _run_of(calls: list[_Call], most: int) -> Run:
-    return Run(
+def _run_of(calls: list[_Call], most: int) -> MethodRun:
+    return MethodRun(
         method=calls[0].method,
         arguments=[call.arguments for call in calls],
         rows=[call.rows for call in calls],

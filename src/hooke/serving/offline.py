@@ -13,8 +13,19 @@ import msgspec
 import numpy as np
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.serving.arrays import array_from_json, cast, check_rank, dtype_of, is_array, rank_of
-from hooke.serving.payloads import Kind, Method, convert, hints_of, methods_of
+from hooke.serving.payloads import (
+    Method,
+    ResponseKind,
+    array_from_json,
+    cast,
+    check_rank,
+    convert,
+    dtype_of,
+    hints_of,
+    is_array,
+    methods_of,
+    rank_of,
+)
 from hooke.serving.rows import Result, WrongRows, joined, results_of, slices
 from hooke.serving.service import SETUP, Service
 
@@ -23,7 +34,11 @@ __all__ = ["answers", "method_of", "set_up"]
 
 def method_of(declared: Service, name: str) -> Method:
     """The method of that name, or the only one that can take a table. Raises UsageError."""
-    known = {key: each for key, each in methods_of(declared).items() if each.kind in (Kind.PLAIN, Kind.ASYNC)}
+    known = {
+        key: each
+        for key, each in methods_of(declared).items()
+        if each.kind in (ResponseKind.PLAIN, ResponseKind.ASYNC)
+    }
     if name in known:
         return known[name]
     fitting = [each for each in known.values() if each.rows] or list(known.values())
@@ -36,7 +51,7 @@ def method_of(declared: Service, name: str) -> Method:
     )
     raise UsageError(
         what if name or known else f"{declared.name} has no method that returns rows",
-        mend=f"name one: method={', '.join(known) or 'none of them does'}",
+        fix=f"name one: method={', '.join(known) or 'none of them does'}",
     )
 
 
@@ -107,7 +122,7 @@ def _failed(declared: Service, method: Method, row: int, error: Exception) -> Ho
     return HookeError(
         f"{declared.name}.{method.name} raised {type(error).__name__}: {error}",
         where=f"row {row}",
-        mend="look at that row, or at the method",
+        fix="look at that row, or at the method",
     )
 
 
@@ -142,7 +157,7 @@ def _arguments(
         others = [name for name in method.fields if name not in method.rows]
         raise UsageError(
             f"{declared.name}.{method.name} takes no {unknown[0]!r} beside its rows",
-            mend=f"it takes: {', '.join(others) or 'nothing'}",
+            fix=f"it takes: {', '.join(others) or 'nothing'}",
         )
     given = dict(arguments)
     for name, column in _columns(declared, method, data, hints).items():
@@ -151,7 +166,7 @@ def _arguments(
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise UsageError(
-            f"the columns are not equally long: {shown}", mend="give each row a value in each column"
+            f"the columns are not equally long: {shown}", fix="give each row a value in each column"
         )
     return given, counts[method.rows[0]]
 
@@ -165,7 +180,7 @@ def _columns(declared: Service, method: Method, data: Any, hints: Mapping[str, A
         missing = [name for name in method.rows if name not in named]
         raise UsageError(
             f"{declared.name}.{method.name} takes the columns {', '.join(method.rows)}, and {missing[0]} is not there",
-            mend=f"give a table or a dict with them; there are: {', '.join(map(str, named)) or 'none with a name'}",
+            fix=f"give a table or a dict with them; there are: {', '.join(map(str, named)) or 'none with a name'}",
         )
     (name,) = method.rows
     if not _is_frame(data):
@@ -185,7 +200,7 @@ def _fitting(declared: Service, name: str, value: Any, annotation: Any) -> Any:
         return convert(value.tolist() if isinstance(value, np.ndarray) else value, annotation)
     except (msgspec.ValidationError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
-            f"{declared.name}: {name} is not as it is annotated: {error}", mend=f"give it as {annotation}"
+            f"{declared.name}: {name} is not as it is annotated: {error}", fix=f"give it as {annotation}"
         ) from error
 
 

@@ -2,26 +2,234 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import functools
 import inspect
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
+import numpy as np
 
 from hooke.base.errors import UsageError
-from hooke.serving.annotations import complete, custom_types, has_dataclasses
-from hooke.serving.arrays import array_from_json, is_array, plain
-from hooke.serving.misfits import misfit
-from hooke.serving.problems import Problem
+from hooke.serving.problems import FieldFault, Problem
 from hooke.serving.service import Service
 
-__all__ = ["Kind", "Method", "convert", "encode", "hints_of", "methods_of"]
+__all__ = [
+    "Method",
+    "ResponseKind",
+    "array_from_json",
+    "cast",
+    "check_rank",
+    "complete",
+    "convert",
+    "custom_types",
+    "dtype_of",
+    "encode",
+    "has_dataclasses",
+    "hints_of",
+    "is_array",
+    "methods_of",
+    "misfit",
+    "plain",
+    "rank_of",
+]
 
 
-class Kind(enum.Enum):
+# --- What annotations are made of, as msgspec sees them, and what it leaves undone with dataclasses.
+
+
+def custom_types(annotation: Any) -> list[Any]:
+    """The types in it, at any depth, that msgspec cannot read by itself."""
+    return [part.cls for part in _parts(annotation) if isinstance(part, msgspec.inspect.CustomType)]
+
+
+def has_dataclasses(annotation: Any) -> bool:
+    """Whether a value that is read as this may hold an object of a dataclass."""
+    return any(isinstance(part, msgspec.inspect.DataclassType) for part in _parts(annotation))
+
+
+def complete(value: Any) -> None:
+    """Give each dataclass's object in this value the defaults that it lacks.
+
+    msgspec leaves a default in the class, where its encoder does not look: an answer would lack the field.
+    """
+    if isinstance(value, dict):
+        for item in value.values():
+            complete(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            complete(item)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            complete(getattr(value, name))
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            held = getattr(value, field.name, dataclasses.MISSING)
+            if held is not dataclasses.MISSING:
+                object.__setattr__(value, field.name, held)  # of a frozen one, too
+                complete(held)
+
+
+def _parts(annotation: Any) -> Iterator[msgspec.inspect.Type]:
+    """The annotation and all below it, each once: a type may refer to itself."""
+    left: list[Any] = [msgspec.inspect.type_info(annotation)]
+    seen: dict[int, Any] = {}
+    while left:
+        part = left.pop()
+        if isinstance(part, tuple):
+            left.extend(part)
+        elif isinstance(part, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(part) not in seen:
+            seen[id(part)] = part
+            if isinstance(part, msgspec.inspect.Type):
+                yield part
+            left.extend(getattr(part, name) for name in part.__struct_fields__)
+
+
+# --- NumPy arrays and JSON: which arrays a JSON value may become, and arrays as JSON.
+
+_FITS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc", "U": "U"}
+"""Kind of the annotated dtype -> kinds that JSON may give for it."""
+_SAID = {
+    "b": "booleans",
+    "i": "whole numbers",
+    "u": "whole numbers",
+    "f": "numbers",
+    "c": "numbers",
+    "U": "text",
+}
+
+
+def is_array(annotation: Any) -> bool:
+    """Whether it is `np.ndarray`, or `NDArray[...]`."""
+    return annotation is np.ndarray or get_origin(annotation) is np.ndarray
+
+
+def array_from_json(annotation: Any, value: Any) -> np.ndarray:
+    """The array of a JSON value, of the annotation's dtype if it names one. Raises ValueError that says what does not fit.
+
+    Nothing is bent: text becomes no number, a fraction no whole number, and a number that is too large none that wraps around.
+    """
+    if not isinstance(value, list):
+        # msgspec makes its own error of a ValueError or TypeError, whichever.
+        raise TypeError(f"Expected `array`, got {_shown(value)}")
+    try:
+        made = np.array(value)
+    except (ValueError, OverflowError):
+        raise ValueError("Expected rows of one length") from None
+    if made.dtype.kind not in "biufU" or (made.dtype.kind == "U" and not _all_text(value)):
+        raise ValueError("Expected numbers, or booleans, or text, and one kind only")
+    check_rank(made, rank_of(annotation))
+    wanted = dtype_of(annotation)
+    return made if wanted is None else cast(made, wanted)
+
+
+def plain(value: Any) -> Any:
+    """What msgspec does not encode by itself: arrays and numbers of NumPy, and models of pydantic. Raises TypeError."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+
+
+def cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
+    """The array of numbers, booleans or text as one of the wanted dtype. Raises ValueError that says what does not fit."""
+    if made.dtype == wanted:
+        return made
+    if made.size == 0:
+        return made.astype(wanted)
+    if made.dtype.kind not in _FITS.get(wanted.kind, ""):
+        raise ValueError(
+            f"Expected {_SAID.get(wanted.kind, str(wanted))} ({wanted}), got {_SAID[made.dtype.kind]}"
+        )
+    with np.errstate(over="ignore"):
+        bent = made.astype(wanted)
+    if wanted.kind in "iu" and not np.array_equal(bent, made):
+        raise ValueError(f"Expected whole numbers that a {wanted} can hold")
+    return bent
+
+
+def check_rank(made: np.ndarray, rank: int) -> None:
+    """Raises ValueError where it has not so many dimensions; 0 means any."""
+    if rank and made.ndim != rank:
+        raise ValueError(f"Expected an array of {rank} dimension{'s' * (rank > 1)}, got {made.ndim}")
+
+
+@functools.cache
+def rank_of(annotation: Any) -> int:
+    """The dimensions of `np.ndarray[tuple[int, int], ...]`; 0 where they are open."""
+    arguments = get_args(annotation)
+    lengths = get_args(arguments[0]) if arguments else ()
+    return 0 if ... in lengths else len(lengths)
+
+
+@functools.cache
+def dtype_of(annotation: Any) -> np.dtype[Any] | None:
+    """That of `NDArray[np.float32]`; None where it is open (`np.ndarray`, `NDArray[Any]`, `NDArray[np.floating]`)."""
+    arguments = get_args(annotation)
+    scalar = get_args(arguments[1]) if len(arguments) > 1 else ()
+    if not scalar or not isinstance(scalar[0], type) or scalar[0].__subclasses__():
+        return None
+    return np.dtype(scalar[0])
+
+
+def _all_text(value: Any) -> bool:
+    """Text alone, and none that NumPy would shorten: it drops zeros at the end."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_all_text, value))
+    return isinstance(value, str) and not value.endswith("\0")
+
+
+def _shown(value: Any) -> str:
+    names = {dict: "`object`", str: "`str`", bool: "`bool`", type(None): "`null`"}
+    return names.get(type(value), "a number")
+
+
+# --- What does not fit in a request, field by field, from what msgspec and pydantic say of it.
+
+_AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_NAMED = re.compile(r"Object (?P<what>missing required|contains unknown) field `(?P<name>[^`]*)`$")
+
+
+def misfit(error: msgspec.ValidationError, fields: Sequence[str]) -> Problem:
+    """The refusal (422) that names each field that msgspec, or a model of pydantic, found wrong; `fields` are the valid ones."""
+    text = str(error)
+    at = _AT.search(text)
+    what = text[: at.start()] if at else text
+    path = at["path"].removeprefix(".") if at else ""
+    faults = _faults_of_pydantic(error.__cause__, path) or [_fault(what, path)]
+    valid = ", ".join(fields) or "(none)"
+    if not faults[0].field:
+        return Problem(422, f"the body must be a JSON object with the fields {valid}: {what}")
+    said = "; ".join(f"{fault.field}: {fault.detail}" for fault in faults)
+    hint = "" if path else f"; the fields are {valid}"
+    return Problem(422, said + hint, errors=faults)
+
+
+def _fault(what: str, path: str) -> FieldFault:
+    named = _NAMED.match(what)
+    if named is None:
+        return FieldFault(path, what)
+    detail = "it is missing" if named["what"] == "missing required" else "there is no such field"
+    return FieldFault(".".join(filter(None, (path, named["name"]))), detail)
+
+
+def _faults_of_pydantic(error: BaseException | None, path: str) -> list[FieldFault]:
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is None or not isinstance(error, pydantic.ValidationError):
+        return []
+    return [
+        FieldFault(".".join([path, *map(str, fault["loc"])]), str(fault["msg"])) for fault in error.errors()
+    ]
+
+
+class ResponseKind(enum.Enum):
     """How a method answers."""
 
     PLAIN = enum.auto()
@@ -36,7 +244,7 @@ class Method:
 
     name: str
     function: Callable[..., Any]
-    kind: Kind
+    kind: ResponseKind
     fields: tuple[str, ...]
     rows: tuple[str, ...]
     """The parameters that are rows of several requests; none where each call is for one request."""
@@ -83,7 +291,7 @@ def hints_of(where: str, function: Callable[..., Any]) -> dict[str, Any]:
     except (NameError, TypeError) as error:
         raise UsageError(
             f"an annotation of {where} has no meaning: {error}",
-            mend="import what the annotations name where it is seen at run time, not under TYPE_CHECKING",
+            fix="import what the annotations name where it is seen at run time, not under TYPE_CHECKING",
         ) from error
 
 
@@ -106,18 +314,20 @@ def _method(declared: Service, name: str, function: Callable[..., Any]) -> Metho
         function=function,
         kind=kind,
         fields=tuple(parameters),
-        rows=rows if declared.max_batch is not None and kind in (Kind.PLAIN, Kind.ASYNC) else (),
+        rows=rows
+        if declared.max_batch is not None and kind in (ResponseKind.PLAIN, ResponseKind.ASYNC)
+        else (),
         decoder=decoder,
         has_dataclasses=has_dataclasses(decoder.type),
     )
 
 
-def _kind(function: Callable[..., Any]) -> Kind:
+def _kind(function: Callable[..., Any]) -> ResponseKind:
     if inspect.isasyncgenfunction(function):
-        return Kind.ASYNC_STREAM
+        return ResponseKind.ASYNC_STREAM
     if inspect.isgeneratorfunction(function):
-        return Kind.STREAM
-    return Kind.ASYNC if inspect.iscoroutinefunction(function) else Kind.PLAIN
+        return ResponseKind.STREAM
+    return ResponseKind.ASYNC if inspect.iscoroutinefunction(function) else ResponseKind.PLAIN
 
 
 def _is_rows(annotation: Any) -> bool:
@@ -146,7 +356,7 @@ def _decoder(
         raise UsageError(
             f"JSON cannot be read as the parameters of {where}",
             why=str(error),
-            mend="annotate them with plain types, np.ndarray, dataclasses, or structs of msgspec",
+            fix="annotate them with plain types, np.ndarray, dataclasses, or structs of msgspec",
         ) from error
 
 

@@ -125,7 +125,7 @@ def problem_of(error: BaseException, method: str, request_id: str | None = None)
     if isinstance(error, Problem):
         return error
     if isinstance(error, UsageError):
-        return Problem(422, f"{error.what}; {error.mend}" if error.mend else error.what)
+        return Problem(422, f"{error.what}; {error.fix}" if error.fix else error.what)
     if isinstance(error, Temporary):
         return Problem(503, error.what, retry_after_s=error.delay_s or 1.0)
     extra = {"request_id": request_id} if request_id is not None else None

@@ -9,29 +9,33 @@ from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any
 
-from hooke.base.processes import anonymous_bytes
-from hooke.journal.replicas import ModelEvent
-from hooke.serving.bodies import BODY_LIMIT, Bodies, room_bytes
-from hooke.serving.calls import Calls
-from hooke.serving.contexts import ASKED
-from hooke.serving.counts import Counts, ProcessCounts, RouteCounts
+from hooke.journal.service_events import ModelEvent
+from hooke.processes.start import anonymous_bytes
+from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
-from hooke.serving.exchange import JSON, Exchange, Receive, Send, Terms
-from hooke.serving.gate import Gate
-from hooke.serving.inference.protocol import Inference
-from hooke.serving.metrics import GONE, Meter, Refusals
-from hooke.serving.model_thread import ModelThread
+from hooke.serving.http import JSON, Exchange, HttpOptions, Receive, Send
+from hooke.serving.inference.v2_routes import Inference
+from hooke.serving.limits import BODY_LIMIT, Bodies, Patience, room_bytes
+from hooke.serving.method_calls import MethodCalls
+from hooke.serving.metrics import (
+    GONE,
+    Counts,
+    Meter,
+    ProcessCounts,
+    Refusals,
+    RouteCounts,
+    process_now,
+    written,
+)
+from hooke.serving.metrics import MEDIA_TYPE as TEXT
+from hooke.serving.model_calls import Arguments, ModelThread
+from hooke.serving.model_process.process_model import ModelProcess
 from hooke.serving.openapi import document
-from hooke.serving.patience import Patience
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.process.model import ModelProcess
-from hooke.serving.prometheus import MEDIA_TYPE as TEXT
-from hooke.serving.prometheus import process_now, written
+from hooke.serving.request_context import ASKED, CallerGone
 from hooke.serving.routes import Route, Routes
 from hooke.serving.service import Service
-from hooke.serving.watching import CallerGone
-from hooke.serving.work import Arguments
 
 __all__ = ["HEALTH", "METRICS", "OPENAPI", "READY", "Replica", "State"]
 
@@ -65,7 +69,7 @@ class Replica:
         *,
         body_limit: int = BODY_LIMIT,
         body_room: int | None = None,
-        gate: Gate | None = None,
+        gate: Auth | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.declared = declared
@@ -86,9 +90,9 @@ class Replica:
         """When it was set up, in seconds since 1970."""
         self.made: Any = None
         """The service's object; None where it is in a process of its own."""
-        self.calls: Calls | None = None
-        self._gate = gate or Gate()
-        self._terms = Terms(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
+        self.calls: MethodCalls | None = None
+        self._gate = gate or Auth()
+        self._terms = HttpOptions(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
         self._methods = methods_of(declared)
         self._model: ModelThread | ModelProcess | None = None
         self._document: bytes | None = None
@@ -169,7 +173,7 @@ class Replica:
             self._model = thread = ModelThread()
             made = await thread.start(self.declared, self._methods, arguments)
             self.made, bound = made.object, made.methods
-        self.calls = Calls(Dispatch(self.declared, self._model))
+        self.calls = MethodCalls(Dispatch(self.declared, self._model))
         for name, method in bound.items():
             self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, method)
         self._inference.start(self.calls, bound)

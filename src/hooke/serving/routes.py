@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from hooke.serving.exchange import Exchange
+from hooke.serving.http import Exchange
 from hooke.serving.metrics import Meter
 
 __all__ = ["Handler", "Route", "Routes"]

@@ -130,7 +130,7 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     if made is not None and not inspect.isclass(made):
         raise UsageError(
             f"@service got {made!r}, which is not a class",
-            mend="write @service or @service(max_batch=64) above a class with a method",
+            fix="write @service or @service(max_batch=64) above a class with a method",
         )
     bounds = _replicas(replicas)
     promised = parse_slo(slo) if slo is not None else None
@@ -167,32 +167,32 @@ def service_of(made: object) -> Service:
     """What `@service` noted of this very class. Raises UsageError where it noted nothing."""
     declared = vars(made).get(_MARK) if inspect.isclass(made) else None
     if not isinstance(declared, Service):
-        raise UsageError(f"{made!r} is no service", mend="mark its class with @service")
+        raise UsageError(f"{made!r} is no service", fix="mark its class with @service")
     return declared
 
 
 def _check_whole(value: int | None, name: str, what: str) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UsageError(f"{name}={value!r} is no number of {what}", mend=f"write {name}=8, or leave it out")
+        raise UsageError(f"{name}={value!r} is no number of {what}", fix=f"write {name}=8, or leave it out")
 
 
 def _check_gpus(value: float) -> None:
     number = -1.0 if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
     if number < 0 or (number > 1 and number != int(number)):
         raise UsageError(
-            f"gpus={value!r} is no number of GPUs", mend="write gpus=1, or a share of one: gpus=0.5"
+            f"gpus={value!r} is no number of GPUs", fix="write gpus=1, or a share of one: gpus=0.5"
         )
 
 
 def _check_where(value: str) -> None:
     if value not in get_args(Where):
-        raise UsageError(f"model={value!r} is no place for it", mend='write model="process", or leave it out')
+        raise UsageError(f"model={value!r} is no place for it", fix='write model="process", or leave it out')
 
 
 def _timeout_s(value: str | float) -> float:
     timeout_s = parse_seconds(value)
     if not timeout_s:
-        raise UsageError("timeout=0 leaves no time for an answer", mend='write timeout="2s"')
+        raise UsageError("timeout=0 leaves no time for an answer", fix='write timeout="2s"')
     return timeout_s
 
 
@@ -205,7 +205,7 @@ def _wait_s(value: str | float | None) -> float:
         raise UsageError(
             f"wait={value!r} is no wait",
             why=error.what,
-            mend='write wait="auto", wait="2ms", or leave it out',
+            fix='write wait="auto", wait="2ms", or leave it out',
         ) from error
 
 
@@ -215,11 +215,11 @@ def _replicas(value: int | tuple[int, int]) -> tuple[int, int]:
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise UsageError(
                 f"replicas={value!r} is no number of replicas",
-                mend="write replicas=2, or the fewest and the most: replicas=(1, 8)",
+                fix="write replicas=2, or the fewest and the most: replicas=(1, 8)",
             )
     if low > high or high < 1:
         raise UsageError(
-            f"replicas={value!r} allows none", mend="the most is at least 1, and not below the fewest"
+            f"replicas={value!r} allows none", fix="the most is at least 1, and not below the fewest"
         )
     return low, high
 
@@ -235,14 +235,14 @@ def _check(declared: Service) -> None:
         raise UsageError(
             f"@service: {declared.name}() needs {', '.join(needed)}",
             where=where,
-            mend="take what it needs in setup(self, ...), which --with or keywords give",
+            fix="take what it needs in setup(self, ...), which --with or keywords give",
         )
     methods = declared.methods()
     if not methods:
         raise UsageError(
             f"@service: {declared.name} has no method that could answer",
             where=where,
-            mend="give it a public method, such as def predict(self, rows: np.ndarray) -> np.ndarray",
+            fix="give it a public method, such as def predict(self, rows: np.ndarray) -> np.ndarray",
         )
     for name, function in methods.items():
         _check_method(f"{declared.name}.{name}", function, where)
@@ -250,7 +250,7 @@ def _check(declared: Service) -> None:
             raise UsageError(
                 f'@service(model="process"): {declared.name}.{name} is async def, which runs on the event loop, and the object is not there',
                 where=where,
-                mend="write def: in a process of its own it may wait without keeping others from being answered; or leave model= out",
+                fix="write def: in a process of its own it may wait without keeping others from being answered; or leave model= out",
             )
 
 
@@ -265,9 +265,9 @@ def _check_method(name: str, function: Callable[..., Any], where: str) -> None:
         raise UsageError(
             f"@service: {name} takes {', '.join(refused) or 'no self'}",
             where=where,
-            mend="give each parameter a name of its own: they are the fields of the request",
+            fix="give each parameter a name of its own: they are the fields of the request",
         )
     if not re.fullmatch(r"[A-Za-z0-9_]+", name.rpartition(".")[2]):
         raise UsageError(
-            f"@service: {name} has a name that is no path", mend="use letters of ASCII, digits and _"
+            f"@service: {name} has a name that is no path", fix="use letters of ASCII, digits and _"
         )

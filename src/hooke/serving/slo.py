@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from hooke.base.errors import UsageError
-from hooke.base.units import format_seconds, parse_seconds
+from hooke.base.formats import format_seconds
+from hooke.base.units import parse_seconds
 
 __all__ = ["Slo", "parse_slo"]
 
@@ -30,7 +31,5 @@ def parse_slo(text: str) -> Slo:
     percent = float(match["percent"]) if match else 0.0
     limit_s = parse_seconds(match["limit"]) if match else 0.0
     if not percent or not limit_s:
-        raise UsageError(
-            f"slo={text!r} is no promise", mend='write a percentile and a time: slo="p99 < 50ms"'
-        )
+        raise UsageError(f"slo={text!r} is no promise", fix='write a percentile and a time: slo="p99 < 50ms"')
     return Slo(percent, limit_s)

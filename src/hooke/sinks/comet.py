@@ -6,15 +6,213 @@ them needs nothing of Comet's. With a key the service gets it all, at least once
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+import msgspec
 
 from hooke.base.errors import ConfigError, HookeError
-from hooke.journal.sink import Batch, Receipt, ShippedRun, Sink
-from hooke.sinks.comet_archive import Archives
+from hooke.sinks.comet_messages import (
+    EXPERIMENT,
+    MESSAGES,
+    CometNames,
+    experiment,
+    experiment_key,
+    file_lines,
+    name_of,
+    note_lines,
+    pack,
+    point_lines,
+    run_lines,
+    status_line,
+)
+from hooke.sinks.sink import LoggedBatch, Receipt, ShippedRun, Sink, SinkAway
 
-__all__ = ["CometSink"]
+__all__ = ["Archives", "CometSink"]
+
+
+# --- Archives for Comet of the runs of a project, and the drafts in which lines gather until an archive is written.
+
+MOST_KEY = 100
+"""Letters of a run's key in the name of its archive."""
+_TABLES = (
+    "CREATE TABLE points (line TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE latest (name TEXT NOT NULL PRIMARY KEY, line TEXT NOT NULL)",
+)
+_MADE = 1
+"""The version of these tables. A draft of version 0 is one whose maker died."""
+_RUN = "run"
+_IF_NEW = "INSERT OR IGNORE INTO latest VALUES (?, ?)"
+_ANYWAY = "INSERT OR REPLACE INTO latest VALUES (?, ?)"
+_POINT = "INSERT OR IGNORE INTO points VALUES (?)"
+_MEND = "move it away, and remove sinks/comet.json in the run's folder: all is written anew from the journal"
+
+
+class Archives:
+    """The archives in `folder`; those that are to be written anew are drafts in `drafts`."""
+
+    def __init__(self, folder: Path, drafts: Path, *, workspace: str = "") -> None:
+        self.folder = folder
+        self.drafts = drafts
+        self.workspace = workspace
+
+    def path(self, key: str) -> Path:
+        """Where the archive of this run lies: the run's key, as far as a file's name can bear it, and 8 letters of its hash."""
+        readable = re.sub(r"[^\w-]", "-", key)[:MOST_KEY]
+        return self.folder / f"{readable}.{experiment_key(key)[:8]}.zip"
+
+    def add(self, batch: LoggedBatch) -> Receipt:
+        """Put it into the run's draft. Raises SinkAway where the disk has no room, HookeError for a file that is damaged."""
+        receipt = Receipt()
+        names = CometNames(receipt)
+        lines = [(line,) for line in point_lines(batch.points, names)]
+        receipt.merged = len(lines) - len(set(lines))
+        notes = note_lines(batch, names)
+        with self._draft(batch.run.key) as draft:
+            self._begin(draft, batch.run)
+            for line, inside, file in file_lines(batch, names, receipt):
+                _keep(file, self._files(self._file(batch.run.key)) / inside)
+                notes.append(line)
+            draft.executemany(_ANYWAY, notes)
+            draft.executemany(_POINT, lines)
+        return receipt
+
+    def finish(self, run: ShippedRun) -> None:
+        """Note how it ended, and write its archive."""
+        with self._draft(run.key) as draft:
+            self._begin(draft, run)
+            draft.executemany(_ANYWAY, [(_RUN, msgspec.json.encode(run).decode()), status_line(run)])
+        self.write(self._file(run.key))
+
+    def unwritten(self) -> list[Path]:
+        """The drafts that wait for their archive. Files that a kill left without one are swept away."""
+        for files in self.drafts.glob("*.files"):
+            if not files.with_suffix(".draft").exists():
+                shutil.rmtree(files, ignore_errors=True)
+        return sorted(self.drafts.glob("*.draft"))
+
+    def write(self, file: Path) -> None:
+        """Write the archive of a draft whole, in place of an older one, and let go of the draft."""
+        with self._opened(file) as draft:
+            if _version(draft) == _MADE:
+                self._replace(draft, self._files(file))
+        # The draft first: files without a draft are swept away by the next one.
+        file.unlink()
+        shutil.rmtree(self._files(file), ignore_errors=True)
+
+    def _replace(self, draft: sqlite3.Connection, files: Path) -> None:
+        latest = dict(draft.execute("SELECT name, line FROM latest"))
+        run = msgspec.json.decode(latest.pop(_RUN), type=ShippedRun)
+        last = draft.execute("SELECT line FROM points ORDER BY rowid DESC LIMIT 1").fetchone()
+        last_at = json.loads(last[0])["at"] if last else run.started_at
+        insides = [
+            json.loads(line)["payload"]["file_path"]
+            for name, line in latest.items()
+            if name.startswith("file:")
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pack(
+            self.path(run.key),
+            experiment(run, workspace=self.workspace, last_at=last_at),
+            _all(latest, draft),
+            [(inside, files / inside) for inside in insides],
+        )
+
+    def _begin(self, draft: sqlite3.Connection, run: ShippedRun) -> None:
+        """Say what is known of the run, unless it has been said. How it stands is changed by `finish` alone."""
+        begun = msgspec.structs.replace(run, status="running", ended_at=None)
+        facts = (_RUN, msgspec.json.encode(begun).decode())
+        draft.executemany(_IF_NEW, [facts, *run_lines(run), status_line(begun)])
+
+    def _file(self, key: str) -> Path:
+        return self.drafts / f"{experiment_key(key)}.draft"
+
+    def _files(self, draft: Path) -> Path:
+        return draft.with_suffix(".files")
+
+    @contextmanager
+    def _draft(self, key: str) -> Iterator[sqlite3.Connection]:
+        """The draft of a run: the one that is there, or one made from its archive, or an empty one."""
+        with self._opened(self._file(key)) as draft:
+            if _version(draft) != _MADE:
+                shutil.rmtree(self._files(self._file(key)), ignore_errors=True)
+                for table in _TABLES:
+                    draft.execute(table)
+                if self.path(key).exists():
+                    _take_over(self.path(key), draft, self._files(self._file(key)))
+                draft.execute(f"PRAGMA user_version = {_MADE}")
+            yield draft
+
+    @contextmanager
+    def _opened(self, file: Path) -> Iterator[sqlite3.Connection]:
+        """Within one transaction."""
+        try:
+            self.drafts.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(file, isolation_level=None)) as draft:
+                draft.execute("BEGIN IMMEDIATE")
+                yield draft
+                draft.execute("COMMIT")
+        except (sqlite3.OperationalError, OSError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise SinkAway("an archive for Comet cannot be written now", where=str(file), why=why) from error
+        except sqlite3.DatabaseError as error:
+            raise HookeError(
+                f"the draft of an archive for Comet is damaged, {file}", why=str(error), fix=_MEND
+            ) from error
+
+
+def _version(draft: sqlite3.Connection) -> int:
+    version: int = draft.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _all(latest: dict[str, str], draft: sqlite3.Connection) -> Iterator[str]:
+    yield from latest.values()
+    for (line,) in draft.execute("SELECT line FROM points ORDER BY rowid"):
+        yield line
+
+
+def _take_over(archive: Path, draft: sqlite3.Connection, files: Path) -> None:
+    """Begin the draft with what the archive has."""
+    try:
+        with ZipFile(archive) as made:
+            run = json.loads(made.read(EXPERIMENT))["hooke"]
+            draft.execute(_ANYWAY, (_RUN, json.dumps(run)))
+            with made.open(MESSAGES) as messages:
+                for each in messages:
+                    line = each.decode().removesuffix("\n")
+                    name = name_of(line)
+                    draft.execute(*((_POINT, (line,)) if name is None else (_ANYWAY, (name, line))))
+            for inside in set(made.namelist()) - {EXPERIMENT, MESSAGES}:
+                made.extract(inside, files)
+    except (BadZipFile, KeyError, ValueError) as error:
+        raise HookeError(
+            f"the archive {archive} cannot be read, so nothing can be added to it",
+            why=f"{type(error).__name__}: {error}",
+            fix=_MEND,
+        ) from error
+
+
+def _keep(file: Path, target: Path) -> None:
+    """Take a file along: as a second name of it where the file system allows that, so that it costs no room."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(file, part)
+    except OSError:
+        shutil.copyfile(file, part)
+    part.replace(target)
+    part.unlink(missing_ok=True)  # stays where both were the same file already
+
 
 VARIABLE = "COMET_API_KEY"
 
@@ -33,22 +231,22 @@ class CometSink:
                 raise ConfigError(f"hooke.toml: tracking.comet.{name} = {value!r} must be text")
         if (folder / archives).exists() and not (folder / archives).is_dir():
             raise ConfigError(
-                f"hooke.toml: tracking.comet.archives = {archives!r} is no folder", mend="name another"
+                f"hooke.toml: tracking.comet.archives = {archives!r} is no folder", fix="name another"
             )
         if online is not None and not isinstance(online, bool):
-            raise ConfigError(f"hooke.toml: tracking.comet.online = {online!r}", mend="write true or false")
+            raise ConfigError(f"hooke.toml: tracking.comet.online = {online!r}", fix="write true or false")
         key = os.environ.get(VARIABLE, "")
         if online and not key:
             raise ConfigError(
                 "hooke.toml: tracking.comet.online = true",
                 why=f"{VARIABLE} is not set",
-                mend="set it; or leave online away: then archives are written where there is no key",
+                fix="set it; or leave online away: then archives are written where there is no key",
             )
         self._way = (
             _service(key, workspace) if key and online is not False else _Offline(folder, archives, workspace)
         )
 
-    def write(self, batch: Batch) -> Receipt:
+    def write(self, batch: LoggedBatch) -> Receipt:
         """Send it, or put it into the run's draft of an archive."""
         return self._way.write(batch)
 
@@ -67,7 +265,7 @@ class _Offline:
     def __init__(self, folder: Path, archives: str, workspace: str) -> None:
         self._archives = Archives(folder / archives, folder / ".hooke" / "comet", workspace=workspace)
 
-    def write(self, batch: Batch) -> Receipt:
+    def write(self, batch: LoggedBatch) -> Receipt:
         return self._archives.add(batch)
 
     def finish(self, run: ShippedRun) -> None:
@@ -83,6 +281,6 @@ class _Offline:
 
 
 def _service(key: str, workspace: str) -> Sink:
-    from hooke.sinks.comet_online import Service
+    from hooke.sinks.comet_online import CometService
 
-    return Service(key, workspace=workspace)
+    return CometService(key, workspace=workspace)

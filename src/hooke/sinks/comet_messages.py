@@ -17,13 +17,13 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import msgspec
 
 from hooke.base.files import sync_folder
-from hooke.journal.sink import Batch, Points, Receipt, ShippedRun
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun
 
 __all__ = [
     "EXPERIMENT",
     "MESSAGES",
+    "CometNames",
     "Line",
-    "Names",
     "experiment",
     "experiment_key",
     "file_lines",
@@ -42,7 +42,7 @@ Line: TypeAlias = tuple[str, str]
 """What a message is about (of one the last counts), and the message."""
 
 
-class Names:
+class CometNames:
     """Names as Comet's readers take them: of one line. One that had to be changed is said in the receipt."""
 
     def __init__(self, receipt: Receipt) -> None:
@@ -99,7 +99,7 @@ def status_line(run: ShippedRun) -> Line:
     return _other("hooke.status", run.status, run)
 
 
-def point_lines(points: Points, names: Names) -> Iterator[str]:
+def point_lines(points: LoggedPoints, names: CometNames) -> Iterator[str]:
     """The points, in their order."""
     for name, value, step, at in zip(*points, strict=True):
         metric = {"metricName": names.of(name), "metricValue": value, "step": step, "epoch": None}
@@ -107,7 +107,7 @@ def point_lines(points: Points, names: Names) -> Iterator[str]:
         yield _message("metric_msg", {"local_timestamp": _ms(at), "metric": metric}, at=at)
 
 
-def note_lines(batch: Batch, names: Names) -> list[Line]:
+def note_lines(batch: LoggedBatch, names: CometNames) -> list[Line]:
     """Parameters and tags."""
     lines = []
     for given, value in batch.params.items():
@@ -120,7 +120,7 @@ def note_lines(batch: Batch, names: Names) -> list[Line]:
     return lines + [_other(names.of(name), value, batch.run) for name, value in batch.tags.items()]
 
 
-def file_lines(batch: Batch, names: Names, receipt: Receipt) -> Iterator[tuple[Line, str, Path]]:
+def file_lines(batch: LoggedBatch, names: CometNames, receipt: Receipt) -> Iterator[tuple[Line, str, Path]]:
     """The artifacts that are there, each with its name inside an archive and where it lies now."""
     for given, file in batch.artifacts.items():
         if not file.exists():

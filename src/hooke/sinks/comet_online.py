@@ -19,10 +19,9 @@ from typing import Self
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, MissingExtra
-from hooke.journal.sink import Batch, Points, Receipt, ShippedRun, SinkAway
 from hooke.sinks.comet_limits import METRICS, MOST_VALUES, NOTES, allowance, thinned
 from hooke.sinks.comet_messages import (
-    Names,
+    CometNames,
     experiment,
     file_lines,
     note_lines,
@@ -31,8 +30,9 @@ from hooke.sinks.comet_messages import (
     run_lines,
     status_line,
 )
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, SinkAway
 
-__all__ = ["Service"]
+__all__ = ["CometService"]
 
 MOST_POINTS = 2_000
 """In one archive: what the bucket of metrics holds, so that it is refilled between two."""
@@ -49,7 +49,7 @@ _CALM = {
 }
 
 
-class Service:
+class CometService:
     """Sends to the service of `COMET_URL_OVERRIDE`, else Comet's own. Raises MissingExtra where its client is not installed.
 
     What was sent of each metric is known to this process: after a new start a long run is sent in full again for a while,
@@ -74,10 +74,10 @@ class Service:
         self._sent: Counter[tuple[str, str]] = Counter()
         self._last_at: dict[str, float] = {}
 
-    def write(self, batch: Batch) -> Receipt:
+    def write(self, batch: LoggedBatch) -> Receipt:
         """Send it, waiting as long as Comet's limits ask. Raises SinkAway."""
         receipt = Receipt()
-        names, run = Names(receipt), batch.run
+        names, run = CometNames(receipt), batch.run
         points = self._allowed(batch, receipt)
         notes = note_lines(batch, names)
         if run.key not in self._begun:
@@ -95,13 +95,13 @@ class Service:
 
     def finish(self, run: ShippedRun) -> None:
         """Say how it ended. Raises SinkAway, and HookeError where Comet refuses that for good."""
-        for refused in self._send(run, [status_line(run)[1]], [], points=Points([], [], [], [])):
+        for refused in self._send(run, [status_line(run)[1]], [], points=LoggedPoints([], [], [], [])):
             raise HookeError("Comet is not told how the run ended", why=refused)
 
     def close(self) -> None:
         """Nothing is kept open between archives."""
 
-    def _allowed(self, batch: Batch, receipt: Receipt) -> Points:
+    def _allowed(self, batch: LoggedBatch, receipt: Receipt) -> LoggedPoints:
         """What may be sent of the points."""
         of_name: dict[str, list[int]] = defaultdict(list)
         for at, name in enumerate(batch.points.names):
@@ -119,7 +119,12 @@ class Service:
         return _chosen(batch.points, sorted(chosen))
 
     def _send(
-        self, run: ShippedRun, lines: Sequence[str], files: Iterable[tuple[str, Path]], *, points: Points
+        self,
+        run: ShippedRun,
+        lines: Sequence[str],
+        files: Iterable[tuple[str, Path]],
+        *,
+        points: LoggedPoints,
     ) -> list[str]:
         """Send an archive of `lines`, those of `points` among them. Returns sentences on what Comet will never take."""
         count, now = len(points.names), self._clock.monotonic()
@@ -177,14 +182,14 @@ def _uploader() -> Callable[..., bool]:
         raise MissingExtra(
             f"sending to Comet needs {error.name}, which is not installed",
             why="COMET_API_KEY is set; archives need nothing of Comet's: [tracking.comet] online = false",
-            mend='pip install "hooke[comet]"',
+            fix='pip install "hooke[comet]"',
         ) from error
     upload: Callable[..., bool] = upload_single_offline_experiment
     return upload
 
 
-def _chosen(points: Points, which: Sequence[int]) -> Points:
-    return Points(
+def _chosen(points: LoggedPoints, which: Sequence[int]) -> LoggedPoints:
+    return LoggedPoints(
         [points.names[at] for at in which],
         [points.values[at] for at in which],
         [points.steps[at] for at in which],
@@ -192,7 +197,7 @@ def _chosen(points: Points, which: Sequence[int]) -> Points:
     )
 
 
-def _parts(points: Points, size: int) -> Iterator[Points]:
+def _parts(points: LoggedPoints, size: int) -> Iterator[LoggedPoints]:
     """At least one, which may be empty."""
     for start in range(0, max(1, len(points.names)), size):
         yield _chosen(points, range(start, min(start + size, len(points.names))))

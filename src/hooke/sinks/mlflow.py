@@ -22,8 +22,8 @@ from mlflow.exceptions import MlflowException
 
 from hooke.base.errors import HookeError
 from hooke.base.files import FileLock
-from hooke.base.mlflow_place import tracking_uri
-from hooke.journal.sink import Batch, Points, Receipt, ShippedRun, SinkAway
+from hooke.base.mlflow_uri import tracking_uri
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, SinkAway
 
 __all__ = ["MlflowSink"]
 
@@ -78,7 +78,7 @@ class MlflowSink:
         self._params: dict[str, dict[str, str]] = {}
         self._latest: dict[tuple[str, str], tuple[int, set[tuple[int, str]]]] = {}
 
-    def write(self, batch: Batch) -> Receipt:
+    def write(self, batch: LoggedBatch) -> Receipt:
         """Log it in as few requests as MLflow's limits allow."""
         receipt = Receipt()
         run_id = self._run(batch.run)
@@ -186,7 +186,7 @@ class MlflowSink:
             self._experiments[name] = self._ask(lambda client: _experiment(client, name))
         return self._experiments[name]
 
-    def _metrics(self, key: str, points: Points, names: _Names, receipt: Receipt) -> Iterator[Metric]:
+    def _metrics(self, key: str, points: LoggedPoints, names: _Names, receipt: Receipt) -> Iterator[Metric]:
         for name, value, step, at in zip(*points, strict=True):
             metric = Metric(names.of(name), value, _ms(at), step)
             moment, seen = self._latest.get((key, metric.key), (-1, set()))
@@ -198,7 +198,7 @@ class MlflowSink:
             seen.add(mark)
             yield metric
 
-    def _new_params(self, batch: Batch, run_id: str, names: _Names, receipt: Receipt) -> list[Param]:
+    def _new_params(self, batch: LoggedBatch, run_id: str, names: _Names, receipt: Receipt) -> list[Param]:
         """Those that MLflow has not: it refuses to change one."""
         known = self._params[run_id]
         new: list[Param] = []
@@ -232,7 +232,7 @@ class MlflowSink:
             raise HookeError(
                 f"the run {info.run_name} has been deleted in MLflow",
                 where=self.uri,
-                mend=f"restore it: mlflow runs restore --run-id {run_id}; what it logged is kept in the journal",
+                fix=f"restore it: mlflow runs restore --run-id {run_id}; what it logged is kept in the journal",
             )
 
     def _log_datasets(self, run_id: str, files: Mapping[str, str]) -> None:
@@ -301,7 +301,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
     if known.lifecycle_stage != "active":
         raise HookeError(
             f"the experiment {name!r} has been deleted in MLflow",
-            mend=f"restore it: mlflow experiments restore --experiment-id {known.experiment_id}; "
+            fix=f"restore it: mlflow experiments restore --experiment-id {known.experiment_id}; "
             "or give runs another with [tracking] experiment in hooke.toml",
         )
     found: str = known.experiment_id

@@ -1,5 +1,4 @@
-"""Content-addressed results: one object format, recipe entries, claims, eviction, and the places they lie in.
+"""Content-addressed results: one object format, entries by recipe key, claims, eviction; one file a backend.
 
-Knows bytes, codecs and backends; knows nothing of tasks or runs beyond the names written into an entry.
-Imports `hooke.base` only.
+It knows nothing of tasks and of how a key is made. Imports `base`.
 """

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["Backend", "Fill", "Sink", "Stored", "View", "hidden_as"]
+__all__ = ["Backend", "Fill", "ObjectSink", "Stored", "View", "hidden_as"]
 
 
-class Sink(Protocol):
+class ObjectSink(Protocol):
     """Where the bytes of a new name go."""
 
     def write(self, data: bytes | memoryview, /) -> Any:
@@ -17,7 +17,7 @@ class Sink(Protocol):
         ...
 
 
-Fill: TypeAlias = Callable[[Sink], str]
+Fill: TypeAlias = Callable[[ObjectSink], str]
 """Writes all bytes into the sink that it is given, then says the name that they are to have."""
 
 

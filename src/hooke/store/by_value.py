@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import cloudpickle
 
-from hooke.base.offered import offering_module
+from hooke.base.user_code import offering_module
 
 __all__ = ["ByValuePickler", "dumps"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from blake3 import blake3
 
 from hooke.store import layout
-from hooke.store.backend import Sink
+from hooke.store.backend import ObjectSink
 from hooke.store.by_value import ByValuePickler
 from hooke.store.codecs import Blob, reduce_known
 from hooke.store.main_classes import reduce_class
@@ -43,7 +43,7 @@ class Encoded:
         large = sum(item.size if isinstance(item, Blob) else item.nbytes for item in self._buffers)
         return sum(map(len, self._stream)) + large + layout.overhead(len(self._buffers))
 
-    def write(self, sink: Sink, secret: bytes | None = None) -> tuple[bytes, int]:
+    def write(self, sink: ObjectSink, secret: bytes | None = None) -> tuple[bytes, int]:
         """Write the object; returns its digest (32 bytes) and its size. Raises what the sink raises."""
         out = _Hashing(sink)
         out.write(layout.HEADER)
@@ -115,7 +115,7 @@ class _Hashing:
 
     closed = False
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: ObjectSink) -> None:
         self._sink = sink
         self._hasher = blake3()
         self._gathered: list[bytes] = []

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from hooke.base.errors import StoreError
 from hooke.base.ref import Ref
-from hooke.store.backend import Backend, Sink
+from hooke.store.backend import Backend, ObjectSink
 
 __all__ = ["Entry", "Hit", "Records", "aside_of"]
 
@@ -58,7 +58,7 @@ class Records:
         """Make `name` hold `content`. Raises StoreFull."""
         head = _MARK + self._sum(name, content)
 
-        def fill(sink: Sink) -> str:
+        def fill(sink: ObjectSink) -> str:
             if len(content) < _SMALL:
                 sink.write(head + content)
             else:
@@ -113,6 +113,6 @@ def _unsigned(name: str, place: str) -> StoreError:
         f"refused to believe {name}: it is damaged, or not signed with this project's secret",
         where=place,
         why="whoever can write to a shared store could send others to results of their choice",
-        mend="give all projects that share this store the same secret, or remove the record",
+        fix="give all projects that share this store the same secret, or remove the record",
         next="hooke cache rm " + name.rpartition("/")[2],
     )

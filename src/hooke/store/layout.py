@@ -15,8 +15,9 @@ the same time for any size; the digest is computed on demand.
 from __future__ import annotations
 
 import hmac
+import pickle
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 
@@ -25,6 +26,7 @@ __all__ = [
     "Damaged",
     "Layout",
     "digest_of",
+    "load",
     "make_end",
     "make_tail",
     "overhead",
@@ -32,6 +34,7 @@ __all__ = [
     "read_layout",
     "signed",
 ]
+
 
 VERSION = 1
 ALIGNMENT = 64
@@ -146,3 +149,14 @@ def _sign(digest: bytes, secret: bytes | None) -> bytes:
 
 def _check(front: bytes) -> bytes:
     return blake3(front).digest(8)
+
+
+# --- From the bytes of an object to its value: buffers are views of those bytes, read-only and not copied.
+
+
+def load(layout: Layout) -> Any:
+    """The value. Its arrays and frames lie in the object's own memory, which lives as long as they do.
+
+    Raises whatever its unpickling raises: ModuleNotFoundError where a class's module is missing, for one.
+    """
+    return pickle.loads(layout.stream, buffers=[buffer.toreadonly() for buffer in layout.buffers])

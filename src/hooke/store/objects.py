@@ -2,21 +2,160 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
+from hooke.base.files import write_all
 from hooke.base.ref import Ref
-from hooke.store.backend import Backend, Sink, View, hidden_as
-from hooke.store.decode import load
+from hooke.store.backend import Backend, ObjectSink, View, hidden_as
 from hooke.store.encode import Encoded, encode
 from hooke.store.entries import aside_of
-from hooke.store.layout import Damaged, Layout, digest_of, read_layout, signed
-from hooke.store.mapping import anonymous
-from hooke.store.seen import Seen
-from hooke.store.unpicklable import explain
+from hooke.store.layout import Damaged, Layout, digest_of, load, read_layout, signed
+from hooke.store.mmap_files import anonymous
 
-__all__ = ["INLINE_BYTES", "Objects", "name_of"]
+__all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "explain", "guilty_part", "name_of"]
+
+
+# --- Which objects this host has read in full: a file of notes that its processes share, so that each is hashed once.
+
+_RECORD = 32 + 24
+"""Digest and stamp, both as raw bytes; a file is records, back to back."""
+
+_MOST_BYTES = 64 << 20
+"""A million notes; then the file begins anew, and what is read is hashed once more."""
+
+
+class VerifiedObjects:
+    """Objects whose digest was checked, each by digest (32 bytes) and the stamp (24 bytes) that it had then.
+
+    An object whose bytes may have changed since has another stamp, so it is checked again. `folder` is this host's
+    or shared by hosts, each with a file of its own; without a folder the notes live in this process alone.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / f"seen-{os.uname().nodename}" if folder else None
+        self._known: set[bytes] = set()
+        self._read = 0
+
+    def has(self, digest: bytes, stamp: bytes) -> bool:
+        """Whether the object was checked with this stamp."""
+        note = digest + stamp
+        if note in self._known:
+            return True
+        self._catch_up()
+        return note in self._known
+
+    def add(self, digest: bytes, stamp: bytes) -> None:
+        """Note that it was. Nothing is raised when there is no room: then it is checked again some day."""
+        note = digest + stamp
+        self._known.add(note)
+        if self._path is None or len(note) != _RECORD:
+            return
+        with suppress(OSError):
+            self._append(note)
+
+    def _append(self, note: bytes) -> None:
+        assert self._path is not None
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            # A record cut short on a full disk would shift all after it, so it is cut off.
+            size = os.fstat(fd).st_size
+            if size % _RECORD or size > _MOST_BYTES:
+                os.truncate(fd, size - size % _RECORD if size <= _MOST_BYTES else 0)
+            write_all(fd, note)
+        finally:
+            os.close(fd)
+
+    def _catch_up(self) -> None:
+        if self._path is None:
+            return
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            size = os.fstat(fd).st_size
+            data = os.pread(fd, size - self._read, self._read) if size > self._read else b""
+        finally:
+            os.close(fd)
+        whole = len(data) - len(data) % _RECORD
+        self._known.update(data[at : at + _RECORD] for at in range(0, whole, _RECORD))
+        self._read += whole
+
+
+# --- Which part of a value cannot be stored: found by pickling its parts, down to the smallest that fails.
+
+_DEEPEST = 50
+"""Levels of nesting that are looked into."""
+
+
+def explain(value: Any, error: Exception) -> StoreError:
+    """The error for a value whose encoding raised `error`."""
+    path, part = guilty_part(value)
+    kind = f"{type(part).__module__}.{type(part).__qualname__}".removeprefix("builtins.")
+    return StoreError(
+        f"a result cannot be stored: {path} is a {kind}, which cannot be pickled",
+        where=path,
+        why=f"{type(error).__name__}: {error}",
+        fix=f"return what is needed to make it again instead of the {type(part).__qualname__} itself, "
+        "or give its class a __reduce__ or a __getstate__ that leaves it out",
+    )
+
+
+def guilty_part(value: Any) -> tuple[str, Any]:
+    """The smallest part of `value` that cannot be encoded, and the way to it, such as `result["model"].lock`."""
+    path, part = "result", value
+    for _ in range(_DEEPEST):
+        failing = next(((step, child) for step, child in _children(part) if not _encodes(child)), None)
+        if failing is None:
+            break
+        path, part = path + failing[0], failing[1]
+    return path, part
+
+
+def _encodes(value: Any) -> bool:
+    try:
+        encode(value).write(_Nothing())
+    except Exception:  # noqa: BLE001 whatever a user's __reduce__ raises
+        return False
+    return True
+
+
+class _Nothing:
+    def write(self, data: bytes | memoryview) -> int:
+        return len(data)
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield f"[{key!r}]", child
+        yield from ((f".keys()[{at}]", key) for at, key in enumerate(value))
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"[{at}]", child) for at, child in enumerate(value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((f".{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value))
+    yield from _inside(value)
+
+
+def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a function or an object holds."""
+    cells = getattr(value, "__closure__", None) or ()
+    names = getattr(getattr(value, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, cells, strict=False):
+        with suppress(ValueError):  # an empty cell
+            yield f".<closure {name}>", cell.cell_contents
+    if isinstance(value, type) or not isinstance(getattr(value, "__dict__", None), dict):
+        return
+    yield from ((f".{name}", child) for name, child in vars(value).items())
+
 
 DECIDING_S = 5.0
 """How long an eviction may take to decide on an object, on a machine that is busy; one that was killed meanwhile never does."""
@@ -40,7 +179,7 @@ class Objects:
         self._inline_bytes = inline_bytes
         self._backend = backend
         self._secret = secret
-        self._seen = Seen(backend.near)
+        self._seen = VerifiedObjects(backend.near)
 
     def put(self, value: Any) -> Ref:
         """See Store.put."""
@@ -61,7 +200,7 @@ class Objects:
     def _write(self, encoded: Encoded) -> Ref:
         digest, size = b"", 0
 
-        def fill(sink: Sink) -> str:
+        def fill(sink: ObjectSink) -> str:
             nonlocal digest, size
             digest, size = encoded.write(sink, self._secret)
             return name_of(digest.hex())
@@ -130,7 +269,7 @@ class Objects:
             f"a stored object is not what was written: {damage}",
             where=f"{self._backend.place}/{name}",
             why="a disk fault, a power loss, or something else wrote to this file",
-            mend=f"nothing to do: it was set aside as {aside}, and the next run computes it again",
+            fix=f"nothing to do: it was set aside as {aside}, and the next run computes it again",
             next="hooke cache verify",
         )
 
@@ -143,7 +282,7 @@ class Objects:
             raise CorruptObject(
                 f"a small result inside a reference is not what was written: {error}",
                 where=f"object {ref.digest[:16]}..., kept in a journal or in an entry of {self._backend.place}",
-                mend="nothing is lost but this result: `hooke cache verify --remove`, then run again",
+                fix="nothing is lost but this result: `hooke cache verify --remove`, then run again",
                 next="hooke cache verify",
             ) from error
         return read_layout(anonymous(data)) if layout.buffers else layout
@@ -167,7 +306,7 @@ def _missing(ref: Ref, place: str) -> MissingObject:
         f"the store does not hold the object {ref.digest}",
         where=place,
         why="it was evicted or removed, or the reference comes from another store",
-        mend="run again: what is missing is computed again",
+        fix="run again: what is missing is computed again",
         next="hooke cache ls",
     )
 
@@ -177,5 +316,5 @@ def _unsigned(ref: Ref, place: str) -> StoreError:
         f"refused to open the object {ref.digest}: it is not signed with this project's secret",
         where=place,
         why="objects of a shared store can hold code, so they are opened only with a valid signature",
-        mend="give all projects that share this store the same secret, or use a store of your own",
+        fix="give all projects that share this store the same secret, or use a store of your own",
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import gettempdir
@@ -16,17 +18,120 @@ from blake3 import blake3
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
+from hooke.base.plugins import Plugins
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend
-from hooke.store.claims import Claim, Claims, ListedClaims, MemoryClaims
+from hooke.store.claims import (
+    Claim,
+    Claims,
+    FileClaims,
+    LeaseClaims,
+    ListedClaims,
+    MemoryClaims,
+    RangeClaims,
+    has_range_locks,
+)
 from hooke.store.entries import Entry, Hit, Records
-from hooke.store.eviction import EvictionReport, Usage, clear_abandoned, evict, measure
-from hooke.store.items import Items
+from hooke.store.maintenance import (
+    EvictionReport,
+    StoreUsage,
+    VerifyReport,
+    clear_abandoned,
+    evict,
+    measure,
+    verify,
+)
+from hooke.store.map_index import MapIndex
 from hooke.store.objects import INLINE_BYTES, Objects, name_of
-from hooke.store.places import open_place
-from hooke.store.verification import VerifyReport, verify
 
-__all__ = ["Claim", "Entry", "EvictionReport", "Hit", "Ref", "Store", "Usage", "VerifyReport"]
+__all__ = [
+    "BACKENDS",
+    "Claim",
+    "Entry",
+    "EvictionReport",
+    "Hit",
+    "Ref",
+    "Store",
+    "StoreParts",
+    "StoreUsage",
+    "VerifyReport",
+    "open_place",
+]
+
+
+# --- From a URL to the parts of a store: a backend, and claims that suit it.
+
+BACKENDS = Plugins(
+    "hooke.stores",
+    {
+        "folder": "hooke.store.backends.folder:FolderBackend",
+        "memory": "hooke.store.backends.memory:MemoryBackend",
+        "remote": "hooke.store.backends.remote:RemoteBackend",
+    },
+    {"remote": "remote"},
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreParts:
+    """What a Store is made of."""
+
+    backend: Backend
+    claims: Claims
+    live: ListedClaims
+
+
+def open_place(url: str | PathLike[str], *, secret: bytes | None, near: Path, clock: Clock) -> StoreParts:
+    """The parts of the store at `url`; see Store.open."""
+    text = os.fspath(url)
+    scheme, mark, path = text.partition("://")
+    if not mark or scheme == "file":
+        return _folder(Path(path if mark else text))
+    if secret is None:
+        raise _no_secret(text)
+    return _remote(text, near, clock)
+
+
+def _folder(folder: Path) -> StoreParts:
+    backend: Backend = BACKENDS.load("folder")(folder)
+    claims = RangeClaims(folder / "claims.lock") if has_range_locks() else FileClaims(folder / "claims")
+    return StoreParts(backend=backend, claims=claims, live=FileClaims(folder / "live"))
+
+
+def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
+    scheme = url.partition("://")[0]
+    # A plug-in named as the scheme comes before fsspec, and is made the same way.
+    remote = BACKENDS.load(scheme if scheme in set(BACKENDS.names()) - BACKENDS.builtin.keys() else "remote")
+    _make_private(near)
+    copies: Any = BACKENDS.load("folder")(near / blake3(url.encode()).hexdigest(16))
+    backend: Backend = remote(url, copies)
+    return StoreParts(
+        backend=backend,
+        claims=LeaseClaims(backend, "claims", clock),
+        live=LeaseClaims(backend, "live", clock),
+    )
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder, and refuse one that others can write to: what was checked once is not checked again there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = folder.stat()
+    if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o022:
+        raise StoreError(
+            f"others can write to {folder}, where copies of a remote store are to be kept",
+            why="copies are trusted once their signature was checked",
+            fix=f"chmod 700 {folder}, as its owner, or name another folder",
+        )
+
+
+def _no_secret(url: str) -> UsageError:
+    return UsageError(
+        f"the store {url} is refused: no secret is given for it",
+        why="results can hold code that runs when they are opened, so those of a shared store must be signed",
+        fix="give the store a secret of 16 bytes or more that all its users share, such as the output of "
+        '`python -c "import secrets; print(secrets.token_hex(32))"`, or use a folder of your own',
+    )
+
 
 _EVICTION = "0" * 32
 """The claim that one eviction at a time holds; no recipe has this key."""
@@ -56,7 +161,7 @@ class Store:
         self._live = live or MemoryClaims(self._clock)
         self._objects = Objects(backend, secret, inline_bytes=inline_bytes)
         self._records = Records(backend, secret)
-        self._items = Items(backend, self._records)
+        self._items = MapIndex(backend, self._records)
 
     @staticmethod
     def open(
@@ -161,7 +266,7 @@ class Store:
             raise StoreError(
                 f"the run {run} is live already",
                 where=self.place,
-                mend="wait for it, or stop it",
+                fix="wait for it, or stop it",
                 next=f"hooke stop {run}",
             )
         try:
@@ -183,7 +288,7 @@ class Store:
         """All entries, in no order; a committed piece of a map is one entry, with `items` set."""
         return (entry for _, entry in self._entries())
 
-    def usage(self) -> Usage:
+    def usage(self) -> StoreUsage:
         """How much there is of what."""
         return measure(self._backend, self._entries())
 
@@ -195,7 +300,7 @@ class Store:
         """
         claim = self._claims.claim(_EVICTION)
         if claim is None:
-            raise StoreError("another eviction is at work", where=self.place, mend="wait for it to end")
+            raise StoreError("another eviction is at work", where=self.place, fix="wait for it to end")
         try:
             clear_abandoned(self._backend, now=self._clock.now())
             entries = list(self._entries())
@@ -236,6 +341,6 @@ def _derived(secret: bytes | None) -> bytes | None:
     if len(secret) < 16:
         raise UsageError(
             f"the store's secret has {len(secret)} bytes",
-            mend='give at least 16 random ones, such as those of `python -c "import secrets; print(secrets.token_hex(32))"`',
+            fix='give at least 16 random ones, such as those of `python -c "import secrets; print(secrets.token_hex(32))"`',
         )
     return blake3(secret, derive_key_context="hooke store 2026-11-25 signatures").digest()

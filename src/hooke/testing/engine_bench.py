@@ -19,9 +19,9 @@ from hooke.journal.events import (
     WorkerStarted,
 )
 from hooke.pipeline.calls import CallMaker
-from hooke.pipeline.effects import Plan, Submit
 from hooke.pipeline.engine import Call, Engine, EngineContext, EngineEvent
 from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan, Submit
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.resources import Resources
 from hooke.pipeline.run_state import RunState
@@ -200,8 +200,8 @@ def _nothing() -> list[int]:
     return []
 
 
-def _plan(resources: Resources) -> Plan:
-    return Plan(
+def _plan(resources: Resources) -> NodePlan:
+    return NodePlan(
         cpus=resources.cpus,
         memory=resources.memory,
         gpus=resources.gpus,

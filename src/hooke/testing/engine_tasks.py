@@ -67,7 +67,7 @@ def fail_at(item: int, *, bad: int) -> int:
 
 
 def fail_for_good() -> None:
-    """A failure that no other try mends."""
+    """A failure that no other try fixes."""
     raise Permanent("no")
 
 

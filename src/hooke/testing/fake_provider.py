@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from hooke.fleet.provider import Machine, NoCapacity, NotAllowed, OverQuota, ProviderFacts, Unreachable
-from hooke.testing.sim_world import World
+from hooke.providers.provider import Machine, NoCapacity, NotAllowed, OverQuota, ProviderFacts, Unreachable
+from hooke.testing.virtual_world import World
 
 __all__ = ["NO_PROVIDER_FAULTS", "FakeMachine", "FakeProvider", "ProviderFaults", "draw_provider_faults"]
 
@@ -98,7 +98,7 @@ class FakeMachine:
 
 @dataclass(slots=True, kw_only=True)
 class FakeProvider:
-    """See `hooke.fleet.provider.Provider`. `world` gives time and chance; `machines` is the truth, for whoever checks."""
+    """See `hooke.providers.provider.Provider`. `world` gives time and chance; `machines` is the truth, for whoever checks."""
 
     world: World
     faults: ProviderFaults = NO_PROVIDER_FAULTS

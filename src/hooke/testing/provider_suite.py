@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hooke.fleet.provider import Machine, Provider
+from hooke.providers.provider import Machine, Provider
 
 __all__ = ["check_provider"]
 

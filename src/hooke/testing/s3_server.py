@@ -1,4 +1,4 @@
-"""An S3 server for tests: moto's, in a process of its own, on the loopback or on a host of `hooke.testing.hosts`.
+"""An S3 server for tests: moto's, in a process of its own, on the loopback or on another host.
 
     with S3Server() as s3:
         os.environ.update(s3.environment)
@@ -13,15 +13,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
 
 from hooke.base.errors import HookeError, MissingExtra
-from hooke.base.processes import python_module
-from hooke.base.with_parent import with_parent
-from hooke.testing.hosts import Host
+from hooke.processes.start import python_module
+from hooke.processes.with_parent import with_parent
 
-__all__ = ["S3Server", "main"]
+__all__ = ["S3Host", "S3Server", "main"]
 
 _KEYS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -30,10 +29,26 @@ _KEYS = {
 }
 
 
+class S3Host(Protocol):
+    """A machine, or a namespace that stands for one, to start the server on."""
+
+    address: str
+
+    def popen(
+        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, **how: Any
+    ) -> subprocess.Popen[Any]:
+        """Start a command there; `how` as for `subprocess.Popen`."""
+        ...
+
+    def end(self, process: subprocess.Popen[Any]) -> None:
+        """End a process that `popen` started."""
+        ...
+
+
 class S3Server:
     """A bucket, empty at first, at `url`; `environment` is what its clients need in theirs. All is in memory."""
 
-    def __init__(self, *, on: Host | None = None, bucket: str = "hooke") -> None:
+    def __init__(self, *, on: S3Host | None = None, bucket: str = "hooke") -> None:
         """On a free port of the loopback, or of `on`. Raises HookeError where it does not start, as without moto."""
         self.url = f"s3://{bucket}"
         self._host = on
@@ -79,7 +94,7 @@ def main(arguments: Sequence[str]) -> None:
         from moto.server import ThreadedMotoServer
     except ModuleNotFoundError as error:
         raise MissingExtra(
-            f"an S3 server for tests needs {error.name}", mend='pip install "moto[s3,server]"'
+            f"an S3 server for tests needs {error.name}", fix='pip install "moto[s3,server]"'
         ) from error
     address, bucket = arguments
     server = ThreadedMotoServer(address, 0, verbose=False)

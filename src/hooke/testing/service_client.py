@@ -12,15 +12,15 @@ from typing import Any, Self
 
 import msgspec
 
-from hooke.serving.gate import Gate
+from hooke.serving.auth import Auth
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
 
-__all__ = ["Answer", "ServiceClient", "client"]
+__all__ = ["ClientResponse", "ServiceClient", "client"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ClientResponse:
     """What a replica answered. `headers` has lower-case names."""
 
     status: int
@@ -51,7 +51,7 @@ class ServiceClient:
     With a `gate` that has a token it is as behind a port: who does not show the token is refused.
     """
 
-    def __init__(self, declared: Service, setup: Mapping[str, Any], *, gate: Gate | None = None) -> None:
+    def __init__(self, declared: Service, setup: Mapping[str, Any], *, gate: Auth | None = None) -> None:
         self.replica = Replica(declared, gate=gate)
         self._setup = setup
 
@@ -84,18 +84,18 @@ class ServiceClient:
         # Before the loop's thread ends, with which a process of the model would.
         self.replica.close()
 
-    def post(self, path: str, value: Any) -> Answer:
+    def post(self, path: str, value: Any) -> ClientResponse:
         """`POST` of a JSON object: `delay.post("/predict", {"rows": [[1.0, 2.0]]})`."""
         body = msgspec.json.encode(value)
         return self.request("POST", path, body=body, headers={"content-type": "application/json"})
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> ClientResponse:
         """`GET`, as health checks do."""
         return self.request("GET", path)
 
     def request(
         self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> ClientResponse:
         """Any request at all. `host` and `content-length` are set where `headers` does not."""
         given = {"host": "localhost", "content-length": str(len(body)), **(headers or {})}
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
@@ -110,14 +110,14 @@ class ServiceClient:
             "query_string": b"",
             "headers": raw,
         }
-        answer: Answer = self._wait(_exchange(self.replica, scope, body))
+        answer: ClientResponse = self._wait(_exchange(self.replica, scope, body))
         return answer
 
     def _wait(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-async def _exchange(replica: Replica, scope: dict[str, Any], body: bytes) -> Answer:
+async def _exchange(replica: Replica, scope: dict[str, Any], body: bytes) -> ClientResponse:
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     never = asyncio.Event()
     status = 0
@@ -138,7 +138,7 @@ async def _exchange(replica: Replica, scope: dict[str, Any], body: bytes) -> Ans
             parts.append(message.get("body", b""))
 
     await replica(scope, receive, send)
-    return Answer(status=status, headers=headers, body=b"".join(parts))
+    return ClientResponse(status=status, headers=headers, body=b"".join(parts))
 
 
 def _events(text: str) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from hooke.journal.sink import Batch, Points, Receipt, ShippedRun, Sink, SinkAway
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, Sink, SinkAway
 
 __all__ = ["MemorySink", "SeenRun", "check_sink"]
 
@@ -47,7 +47,7 @@ class MemorySink:
         self.dies_after: int | None = None
         self.writes = 0
 
-    def write(self, batch: Batch) -> Receipt:
+    def write(self, batch: LoggedBatch) -> Receipt:
         """Keep it: equal points once, of one name the last note."""
         self._answer()
         seen = self.runs.setdefault(batch.run.key, SeenRun(name=batch.run.name, parent=batch.run.parent))
@@ -103,8 +103,8 @@ def _run(key: str, *, parent: str | None = None, experiment: str = "checked", na
     )
 
 
-def _points(*rows: tuple[str, float, int, float]) -> Points:
-    return Points(
+def _points(*rows: tuple[str, float, int, float]) -> LoggedPoints:
+    return LoggedPoints(
         [name for name, _, _, _ in rows],
         [value for _, value, _, _ in rows],
         [step for _, _, step, _ in rows],
@@ -123,7 +123,7 @@ def _all_that_was_logged(
     rows += [("acc uracy/top-5", 0.5, -1, _AT), ("loss", 7.0, 2**40, _AT + 100)]
     file = folder / "weights.bin"
     file.write_bytes(bytes(range(256)))
-    batch = Batch(
+    batch = LoggedBatch(
         run=_run("all"),
         points=_points(*rows),
         params={f"p{at}": str(at) for at in range(150)}
@@ -150,7 +150,7 @@ def _all_that_was_logged(
 def _twice_is_once(make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], folder: Path) -> None:
     file = folder / "note.txt"
     file.write_text("note")
-    batch = Batch(
+    batch = LoggedBatch(
         run=_run("twice"),
         points=_points(*[("x", float(step), step, _AT) for step in range(10)]),
         params={"a": "1"},
@@ -173,7 +173,7 @@ def _twice_is_once(make: Callable[[], Sink], read: Callable[[str], dict[str, See
 def _not_numbers(make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], _folder: Path) -> None:
     rows = [("x", math.nan, 0, _AT), ("x", math.inf, 1, _AT), ("x", -math.inf, 2, _AT), ("x", 1e300, 3, _AT)]
     sink = make()
-    sink.write(Batch(run=_run("odd"), points=_points(*rows)))
+    sink.write(LoggedBatch(run=_run("odd"), points=_points(*rows)))
     sink.close()
     found = {step: value for _, value, step, _ in read("checked")["odd"].points}
     assert math.isnan(found[0]), "no number stays no number"
@@ -186,14 +186,14 @@ def _nested_and_ended(
     make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], _folder: Path
 ) -> None:
     sink = make()
-    sink.write(Batch(run=_run("root"), points=_points()))
+    sink.write(LoggedBatch(run=_run("root"), points=_points()))
     children = [_run(f"root/{at}", parent="root", name=f"fit[{at}]") for at in range(4)]
     for child in children[:2]:
-        sink.write(Batch(run=child, points=_points(("x", 1.0, 0, _AT))))
+        sink.write(LoggedBatch(run=child, points=_points(("x", 1.0, 0, _AT))))
     sink.close()
     sink = make()  # begins again in the middle
     for child in children[2:]:
-        sink.write(Batch(run=child, points=_points(("x", 1.0, 0, _AT))))
+        sink.write(LoggedBatch(run=child, points=_points(("x", 1.0, 0, _AT))))
     for child, status in zip(children, ("finished", "failed", "stopped", "lost"), strict=True):
         sink.finish(msgspec.structs.replace(child, status=status, ended_at=_AT + 5))
     sink.finish(msgspec.structs.replace(_run("root"), status="finished", ended_at=_AT + 9))
@@ -214,7 +214,7 @@ def _trouble_holds_nothing_up(
 ) -> None:
     sink = make()
     receipt = sink.write(
-        Batch(
+        LoggedBatch(
             run=_run("odd ones"),
             points=_points(
                 ("x", 1.0, 0, _AT), ("n" * 1000, 2.0, 0, _AT), ("a\nb<>?", 3.0, 0, _AT), ("x", 4.0, 1, _AT)
@@ -239,7 +239,7 @@ def _experiments_are_apart(
     make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], _folder: Path
 ) -> None:
     sink = make()
-    sink.write(Batch(run=_run("elsewhere", experiment="other one"), points=_points(("x", 1.0, 0, _AT))))
+    sink.write(LoggedBatch(run=_run("elsewhere", experiment="other one"), points=_points(("x", 1.0, 0, _AT))))
     sink.close()
     assert set(read("other one")) == {"elsewhere"}, "a run lies in its experiment"
     assert "elsewhere" not in read("checked"), "and in no other"

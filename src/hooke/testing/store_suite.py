@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hooke.store.backend import Backend, Fill, Sink
+from hooke.store.backend import Backend, Fill, ObjectSink
 
 __all__ = ["check_backend"]
 
@@ -21,7 +21,7 @@ def check_backend(make: Callable[[], Backend]) -> None:
 
 
 def _holding(name: str, data: bytes) -> Fill:
-    def fill(sink: Sink) -> str:
+    def fill(sink: ObjectSink) -> str:
         sink.write(data)
         return name
 
@@ -49,7 +49,7 @@ def _reads_what_was_written(backend: Backend) -> None:
 
 
 def _takes_pieces(backend: Backend) -> None:
-    def fill(sink: Sink) -> str:
+    def fill(sink: ObjectSink) -> str:
         for start in range(0, len(_LARGE), 1000):
             sink.write(memoryview(_LARGE)[start : start + 1000])
         return "objects/aa/pieces"
@@ -70,7 +70,7 @@ def _absent_is_none(backend: Backend) -> None:
 
 
 def _failed_writes_leave_nothing(backend: Backend) -> None:
-    def fill(sink: Sink) -> str:
+    def fill(sink: ObjectSink) -> str:
         sink.write(_LARGE)
         raise KeyError("cut off")
 

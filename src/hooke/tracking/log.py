@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hooke.tracking.current import current
-from hooke.tracking.rendering import figure_bytes, table_bytes
+from hooke.base.errors import UsageError
+from hooke.tracking.tracker import current
 
 __all__ = [
+    "figure_bytes",
     "log_artifact",
     "log_figure",
     "log_metric",
@@ -21,7 +24,92 @@ __all__ = [
     "log_text",
     "set_tag",
     "set_tags",
+    "table_bytes",
 ]
+
+
+# --- Figures and tables as files, by the format that the name asks for.
+
+
+def figure_bytes(figure: Any, name: str) -> bytes:
+    """A figure of Matplotlib or Plotly (or whatever has `savefig`, or `to_html`), as the suffix of `name` says.
+
+    Raises UsageError for what is no figure, and for a suffix that its library does not write without a browser.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if hasattr(figure, "savefig"):
+        file = io.BytesIO()
+        figure.savefig(file, format=suffix.removeprefix(".") or "png")
+        return file.getvalue()
+    if hasattr(figure, "to_html") and hasattr(figure, "to_json"):
+        if suffix == ".html":
+            page: str = figure.to_html()
+            return page.encode()
+        if suffix == ".json":
+            text: str = figure.to_json()
+            return text.encode()
+        raise UsageError(f"a figure of Plotly goes into .html or .json, not {suffix or 'no suffix'}")
+    raise UsageError(
+        f"{type(figure).__name__} is no figure: it has no savefig(), nor to_html() and to_json()"
+    )
+
+
+def table_bytes(table: Any, name: str) -> bytes:
+    """A table, as the suffix of `name` says: `.json` (columns and rows, as MLflow shows them), `.csv` or `.parquet`.
+
+    A table is a mapping of columns, a sequence of mappings, or a frame of Polars, pandas or Arrow. Raises UsageError
+    for what is none, and for another suffix.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix == ".json":
+        columns = _columns(table)
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        return json.dumps({"columns": list(columns), "data": rows}, default=_plain).encode()
+    if suffix == ".csv":
+        return _csv(_columns(table))
+    if suffix == ".parquet":
+        return _parquet(table)
+    raise UsageError(f"a table goes into .json, .csv or .parquet, not {suffix or 'no suffix'}")
+
+
+def _columns(table: Any) -> dict[str, list[Any]]:
+    if isinstance(table, Mapping):
+        return {str(name): list(column) for name, column in table.items()}
+    if hasattr(table, "to_pydict"):  # Arrow
+        columns: dict[str, list[Any]] = table.to_pydict()
+        return columns
+    if hasattr(table, "columns") and hasattr(table, "__getitem__"):  # Polars, pandas
+        return {str(name): table[name].to_list() for name in table.columns}
+    if isinstance(table, Sequence) and table and all(isinstance(row, Mapping) for row in table):
+        names = list(dict.fromkeys(name for row in table for name in row))
+        return {str(name): [row.get(name) for row in table] for name in names}
+    raise UsageError(f"{type(table).__name__} is no table: give columns by name, rows by name, or a frame")
+
+
+def _csv(columns: dict[str, list[Any]]) -> bytes:
+    import csv
+
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return file.getvalue().encode()
+
+
+def _parquet(table: Any) -> bytes:
+    file = io.BytesIO()
+    if hasattr(table, "write_parquet"):
+        table.write_parquet(file)
+        return file.getvalue()
+    if hasattr(table, "to_parquet"):
+        table.to_parquet(file)
+        return file.getvalue()
+    raise UsageError(f"{type(table).__name__} has no write_parquet() nor to_parquet(): use .json or .csv")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: NumPy's numbers, dates; else text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def log_metric(name: str, value: Any, step: int | None = None) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from operator import index
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,9 +22,21 @@ from hooke.base.files import write_atomic
 from hooke.base.forks import on_fork
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Durability, Journal
-from hooke.tracking.refused import SUFFIX, Refusals
+from hooke.tracking.logged_values import SUFFIX, Refusals
 
-__all__ = ["ARTIFACTS", "PREFIX", "Tracker"]
+__all__ = [
+    "ARTIFACTS",
+    "MUTED",
+    "PREFIX",
+    "Muted",
+    "Tracker",
+    "active",
+    "current",
+    "enter",
+    "leave",
+    "logging_into",
+]
+
 
 PREFIX = "track-"
 """What the names of segments begin with that hold what was logged."""
@@ -244,3 +259,69 @@ def _parts(path: str) -> tuple[str, ...]:
 
 def _length(values: Any) -> int:
     return max(len(values), 1) if isinstance(values, Mapping) else 1
+
+
+# --- Which run this process logs into: said by whoever runs user code, looked up by each call that logs.
+
+_logger = logging.getLogger("hooke")
+
+
+class Muted:
+    """In the place of a tracker where what is logged is meant to be lost: a measurement, a debugger's rerun."""
+
+
+MUTED = Muted()
+
+
+_here: ContextVar[Tracker | Muted | None] = ContextVar("hooke_tracker", default=None)
+"""Of this thread or coroutine: the serial engine runs several runs' tasks in threads of one process."""
+_process: list[Tracker | Muted] = []
+"""Of the process, the last one counts: threads that a task starts inherit no context variable."""
+_said = False
+
+
+def current(call: str) -> Tracker | None:
+    """Where `call` logs to; None where nothing is to be logged. That there is no run is said once a process."""
+    tracker = active()
+    if isinstance(tracker, Tracker):
+        return tracker
+    if tracker is None:
+        _say_nowhere(call)
+    return None
+
+
+def enter(tracker: Tracker | Muted) -> None:
+    """Log into this from now on, in all threads of the process that have none of their own."""
+    _process.append(tracker)
+
+
+def leave(tracker: Tracker | Muted) -> None:
+    """No longer log into this."""
+    _process.remove(tracker)
+
+
+@contextmanager
+def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
+    """Inside, log into this: in this thread, and in those that have none of their own."""
+    enter(tracker)
+    token = _here.set(tracker)
+    try:
+        yield
+    finally:
+        _here.reset(token)
+        leave(tracker)
+
+
+def active() -> Tracker | Muted | None:
+    """What this process logs into now."""
+    return _here.get() or (_process[-1] if _process else None)
+
+
+def _say_nowhere(call: str) -> None:
+    global _said  # noqa: PLW0603 - once a process
+    if not _said:
+        _said = True
+        _logger.warning(
+            "%s() outside a run: what it says is kept nowhere. hooke.start_run() begins a run of a plain script",
+            call,
+        )

@@ -2,13 +2,13 @@ import csv
 
 import pytest
 
+from hooke.importers.neptune import ImportOptions, import_neptune
 from hooke.project.folder import Project
-from hooke.project.importing.neptune import Wanted, import_neptune
-from hooke.project.running import Run
+from hooke.running.run import Run
 
 
 def bring(project, path, **wanted):
-    return list(import_neptune(project, Wanted(path=path, **wanted)))
+    return list(import_neptune(project, ImportOptions(path=path, **wanted)))
 
 
 def brought(project, path, **wanted):

@@ -9,7 +9,7 @@ import pytest
 from tests.project.importing import clients
 from tests.project.importing.conftest import brought, content, table
 
-from hooke.project.importing.landing import run_id
+from hooke.importers.landing import run_id
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 

@@ -34,7 +34,7 @@ def bring_it_or_say_why(folder: Path, tmp_path: Path):
         if each.error is None:
             assert (project.runs.folder(each.run) / "driver.journal").exists()
         else:
-            assert each.error.mend
+            assert each.error.fix
             assert each.error.where
 
 

@@ -23,11 +23,11 @@ from tests.project.importing.dumps import (
 )
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.importers.landing import run_id
+from hooke.importers.neptune import ImportOptions, import_neptune
+from hooke.importers.source import MICRO, exact_step
 from hooke.project.folder import Project
-from hooke.project.importing.landing import run_id
-from hooke.project.importing.neptune import Wanted, import_neptune
-from hooke.project.importing.source import MICRO, exact_step
-from hooke.project.running import Run
+from hooke.running.run import Run
 
 
 def test_every_type_comes_back(tmp_path, project):
@@ -129,7 +129,7 @@ def test_runs_and_projects_are_chosen_by_pattern(tmp_path, project):
     assert [each.neptune_run for each in done] == ["A-2"]
     with pytest.raises(UsageError, match="fits") as wrong:
         bring(project, tmp_path / "dump", runs=("C-1",))
-    assert "team/b: B-1" in wrong.value.mend
+    assert "team/b: B-1" in wrong.value.fix
 
 
 def damage_cut(files):
@@ -176,7 +176,7 @@ def test_what_is_damaged_is_refused_whole_and_the_others_go_on(tmp_path, project
     done = bring(project, tmp_path / "dump")
     (error,) = [each.error for each in done if each.error is not None]
     assert what in error.what
-    assert error.mend
+    assert error.fix
     assert project.runs.names() == [run_id(PROJECT, "GOOD")]
     assert not (project.data / "importing").exists()
 
@@ -192,7 +192,7 @@ def test_files_may_lie_elsewhere(tmp_path, project):
     write_dump(tmp_path / "dump", every_type())
     write_files(tmp_path / "elsewhere")
     (failed,) = bring(project, tmp_path / "dump" / "data")
-    assert "--files" in failed.error.mend
+    assert "--files" in failed.error.fix
     _, run = brought(project, tmp_path / "dump" / "data", files=tmp_path / "elsewhere")
     assert content(run, "config.yaml") == "content of config.yaml"
 
@@ -251,7 +251,7 @@ def test_what_is_no_dump_is_said(tmp_path, project):
 def test_a_multiplier_that_is_too_small_is_refused(tmp_path, project):
     write_dump(tmp_path / "dump", [row("loss", "float_series", 1.0, "0.25", at(0))])
     (failed,) = bring(project, tmp_path / "dump", step_multiplier=10)
-    assert "give 100" in failed.error.mend
+    assert "give 100" in failed.error.fix
     _, run = brought(project, tmp_path / "dump", step_multiplier=1000)
     assert [point.step for point in run.logged().points] == [250]
 
@@ -319,7 +319,7 @@ def test_what_goes_in_comes_back(tmp_path, points, texts, notes):
 def test_another_import_is_waited_for(tmp_path, project):
     for run in ("A", "B"):
         write_dump(tmp_path / "dump", [row("lr", "float", 0.1)], run=run)
-    first = import_neptune(project, Wanted(path=tmp_path / "dump"))
+    first = import_neptune(project, ImportOptions(path=tmp_path / "dump"))
     next(first)
     with pytest.raises(UsageError, match="another import"):
         bring(project, tmp_path / "dump")
@@ -327,7 +327,7 @@ def test_another_import_is_waited_for(tmp_path, project):
 
 
 def test_resume_refuses(tmp_path, project):
-    from hooke.project.resuming import resume
+    from hooke.running.resume import resume
 
     write_dump(tmp_path / "dump", [row("lr", "float", 0.1), row("sys/failed", "bool", True)])
     _, run = brought(project, tmp_path / "dump")

@@ -11,7 +11,7 @@ from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import Run as Created
 from tests.project.importing.conftest import bring, brought, content, table
 
 from hooke.base.errors import UsageError
-from hooke.project.importing.landing import run_id
+from hooke.importers.landing import run_id
 
 NOW = 1_740_830_400
 ID = "1fa44ac3-9f6f-4fad-84de-13e8e6b4e7db"
@@ -213,7 +213,7 @@ def test_a_damaged_log_is_refused_whole(tmp_path, project, damage, what):
     file.write_bytes(damage(file.read_bytes()))
     (failed,) = bring(project, tmp_path)
     assert what in failed.error.what
-    assert failed.error.mend
+    assert failed.error.fix
     assert "data-1.log" in failed.error.where
     assert project.runs.names() == []
 
@@ -271,7 +271,7 @@ def test_a_file_that_is_gone_may_be_skipped(tmp_path, project):
         tmp_path, [("UploadFile", "model", gone), ("UploadFileSet", "code", {"file_globs": ["/no/*.py"]})]
     )
     (failed,) = bring(project, tmp_path)
-    assert "--skip-missing" in failed.error.mend
+    assert "--skip-missing" in failed.error.fix
     done, _ = brought(project, tmp_path, skip_missing=True)
     assert done.losses.counts["files that are not where the export says"] == 2
 
@@ -384,7 +384,7 @@ def test_damaged_databases_are_said_and_the_others_come(tmp_path, project):
     assert "is of version 'v2'" in said
     assert "'loss' is of a type that Hooke does not know" in said
     assert said.count("a log of neptune-scale cannot be read") == 3
-    assert all(each.error.mend and each.error.where for each in done if each.error is not None)
+    assert all(each.error.fix and each.error.where for each in done if each.error is not None)
     assert project.runs.names() == [run_id("team/flights", "run-1")]
 
 

@@ -5,8 +5,8 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.project.importing.neptune_classic import _micros
-from hooke.project.importing.source import MICRO, exact_step, finest_of
+from hooke.importers.neptune_classic import _micros
+from hooke.importers.source import MICRO, exact_step, finest_of
 
 STEPS = st.integers(-(2**62), 2**62)
 

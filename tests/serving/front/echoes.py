@@ -5,8 +5,8 @@ import sys
 
 from hooke import service
 from hooke.serving.replica import Replica
-from hooke.serving.server import bind, serve
 from hooke.serving.service import service_of
+from hooke.serving.uvicorn.server import bind, serve
 
 
 @service(timeout="5s", idempotent=True)

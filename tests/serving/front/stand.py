@@ -9,8 +9,8 @@ import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from hooke.serving.front.envoy import Front
-from hooke.serving.front.settings import FrontSettings, Upstream
+from hooke.proxy.envoy import Proxy
+from hooke.proxy.proxy_settings import ProxySettings, Upstream
 
 PROGRAM = Path(__file__).with_name("echoes.py")
 
@@ -38,8 +38,8 @@ class Stand:
     """Replicas behind a front. What was started here is ended when it is left."""
 
     def __init__(self, folder, **given):
-        self.front = Front(
-            FrontSettings(**{"service": "Echo", "folder": folder / "front", "timeout_s": 5.0} | given)
+        self.front = Proxy(
+            ProxySettings(**{"service": "Echo", "folder": folder / "front", "timeout_s": 5.0} | given)
         )
         self.started = []
         self.serving = []

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from hooke.base.errors import HookeError
-from hooke.serving.front.admin import Admin
+from hooke.proxy.envoy import Admin
 
 PART = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{"
 

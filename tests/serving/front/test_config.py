@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.serving.certificates import make_certificate
 
 from hooke.base.errors import UsageError
-from hooke.serving.exposure import Exposure
-from hooke.serving.front.config import bootstrap, endpoints
-from hooke.serving.front.envoy import envoy_path
-from hooke.serving.front.settings import CONNECTION_BUFFER, FrontSettings, Tls, Upstream
-from hooke.serving.scrape import Scrape
+from hooke.proxy.envoy import envoy_path
+from hooke.proxy.envoy_config import bootstrap, endpoints
+from hooke.proxy.proxy_settings import CONNECTION_BUFFER, ProxySettings, ProxyTls, Upstream
+from hooke.serving.bind_config import Exposure
+from hooke.serving.uvicorn.metrics_endpoint import Scrape
 
 GOLDEN = Path(__file__).with_name("envoy.json")
 FOLDER = Path("/srv/delay")
@@ -22,7 +22,7 @@ FOLDER = Path("/srv/delay")
 
 def test_the_whole_of_it_is_as_in_the_file():
     told = bootstrap(
-        FrontSettings(
+        ProxySettings(
             service="Delay",
             folder=FOLDER,
             port=8000,
@@ -39,7 +39,7 @@ def test_the_whole_of_it_is_as_in_the_file():
 
 
 def retry_on(**given):
-    told = bootstrap(FrontSettings(service="Delay", folder=FOLDER, **given), FOLDER / "admin.sock")
+    told = bootstrap(ProxySettings(service="Delay", folder=FOLDER, **given), FOLDER / "admin.sock")
     manager = told["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     return set(manager["route_config"]["virtual_hosts"][0]["retry_policy"]["retry_on"].split(","))
 
@@ -51,15 +51,15 @@ def test_what_was_sent_is_sent_again_only_where_that_was_declared():
 
 @given(memory=st.integers(1 << 20, 1 << 40), connections=st.integers(1, 1 << 20))
 def test_there_is_memory_for_what_all_connections_may_keep(memory, connections):
-    made = FrontSettings(service="Delay", folder=FOLDER, memory_limit=memory, most_connections=connections)
+    made = ProxySettings(service="Delay", folder=FOLDER, memory_limit=memory, most_connections=connections)
     assert connections * (made.kept_body + 2 * CONNECTION_BUFFER) <= memory or made.kept_body == 1
-    assert FrontSettings(service="Delay", folder=FOLDER).kept_body == 128 << 10
+    assert ProxySettings(service="Delay", folder=FOLDER).kept_body == 128 << 10
 
 
 def test_the_front_closes_a_connection_that_nobody_uses_before_the_supervisor_does():
     """Who asks for the metrics every five seconds would meet one that the other end is closing."""
     told = bootstrap(
-        FrontSettings(service="Delay", folder=FOLDER, metrics_socket=FOLDER / "metrics.sock"), FOLDER
+        ProxySettings(service="Delay", folder=FOLDER, metrics_socket=FOLDER / "metrics.sock"), FOLDER
     )
     scrape = Scrape(Exposure().gate(None), lambda: b"")
     for cluster in told["static_resources"]["clusters"]:
@@ -104,14 +104,14 @@ def test_its_version_tells_two_of_them_apart(some, others):
 )
 def test_what_would_not_be_safe_is_refused(given, said):
     with pytest.raises(UsageError, match=said) as raised:
-        FrontSettings(**{"service": "Delay", "folder": FOLDER} | given)
-    assert raised.value.mend
+        ProxySettings(**{"service": "Delay", "folder": FOLDER} | given)
+    assert raised.value.fix
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     made, key = make_certificate(tmp_path_factory.mktemp("tls"))
-    return Tls(certificate=made, key=key)
+    return ProxyTls(certificate=made, key=key)
 
 
 counts = st.integers(1, 1 << 20)
@@ -142,7 +142,7 @@ drawn = st.fixed_dictionaries(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=drawn, has_tls=st.booleans(), has_log=st.booleans())
 def test_any_settings_make_what_envoy_accepts(tmp_path, certificate, given, has_tls, has_log):
-    made = FrontSettings(
+    made = ProxySettings(
         folder=tmp_path,
         tls=certificate if has_tls else None,
         access_log=tmp_path / "access.log" if has_log else None,

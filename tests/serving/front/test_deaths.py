@@ -15,7 +15,7 @@ import psutil
 import pytest
 from tests.serving.front.stand import ask, failures, load, standing, until
 
-from hooke.serving.front.settings import Upstream
+from hooke.proxy.proxy_settings import Upstream
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
@@ -124,9 +124,9 @@ def test_a_stream_outlasts_the_deadline_and_comes_as_it_is_made(tmp_path):
 ALONE = """
 import sys, time
 from pathlib import Path
-from hooke.base.with_parent import with_parent
-from hooke.serving.front.envoy import Front
-from hooke.serving.front.settings import FrontSettings
+from hooke.processes.with_parent import with_parent
+from hooke.proxy.envoy import Front
+from hooke.proxy.proxy_settings import FrontSettings
 front = Front(FrontSettings(service="Alone", folder=Path(sys.argv[1])), prefix=with_parent())
 front.start()
 print(front.pid, flush=True)

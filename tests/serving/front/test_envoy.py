@@ -16,8 +16,8 @@ from tests.serving.certificates import make_certificate
 from tests.serving.front.stand import ask, failures, load, standing, until
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.serving.front.envoy import Front
-from hooke.serving.front.settings import FrontSettings, Tls, Upstream
+from hooke.proxy.envoy import Proxy
+from hooke.proxy.proxy_settings import ProxySettings, ProxyTls, Upstream
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
 
@@ -117,23 +117,23 @@ def test_a_killed_front_says_so_and_comes_back_on_its_port(stand):
 
 
 def test_a_port_that_is_taken_is_named(stand, tmp_path):
-    second = Front(FrontSettings(service="Echo", folder=tmp_path, port=stand.port))
+    second = Proxy(ProxySettings(service="Echo", folder=tmp_path, port=stand.port))
     with pytest.raises(UsageError, match=f"port {stand.port} of 127.0.0.1 is taken") as raised:
         second.start()
-    assert "--port 0" in raised.value.mend
+    assert "--port 0" in raised.value.fix
     assert second.pid is None
 
 
 def test_an_address_of_another_machine_is_named(tmp_path, certificate):
-    front = Front(
-        FrontSettings(service="Echo", folder=tmp_path / "front", address="192.0.2.1", tls=certificate)
+    front = Proxy(
+        ProxySettings(service="Echo", folder=tmp_path / "front", address="192.0.2.1", tls=certificate)
     )
     with pytest.raises(UsageError, match=r"port 0 of 192\.0\.2\.1 cannot be served: Cannot assign"):
         front.start()
 
 
 def test_a_front_that_was_not_started_says_so(tmp_path):
-    front = Front(FrontSettings(service="Echo", folder=tmp_path))
+    front = Proxy(ProxySettings(service="Echo", folder=tmp_path))
     calls = (
         lambda: front.publish([]),
         front.stats,
@@ -143,12 +143,12 @@ def test_a_front_that_was_not_started_says_so(tmp_path):
     for call in calls:
         with pytest.raises(UsageError, match="was not started") as raised:
             call()
-        assert "start" in raised.value.mend
+        assert "start" in raised.value.fix
     front.stop()
 
 
 def test_a_folder_too_deep_for_a_socket(tmp_path):
-    front = Front(FrontSettings(service="Echo", folder=tmp_path / ("deep" * 30)))
+    front = Proxy(ProxySettings(service="Echo", folder=tmp_path / ("deep" * 30)))
     try:
         front.start()
         assert ask(front.settings.port, "/echo", {"n": 1})[0] == 503
@@ -194,7 +194,7 @@ def test_a_replica_that_was_published_twice_is_one(stand):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     made, key = make_certificate(tmp_path_factory.mktemp("tls"))
-    return Tls(certificate=made, key=key)
+    return ProxyTls(certificate=made, key=key)
 
 
 def test_tls_ends_at_the_front(tmp_path, certificate):
@@ -213,9 +213,11 @@ def test_tls_ends_at_the_front(tmp_path, certificate):
 def test_a_key_that_is_not_the_certificates_is_said_by_envoy_itself(tmp_path, certificate):
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("no key\n")
-    front = Front(
-        FrontSettings(
-            service="Echo", folder=tmp_path / "front", tls=Tls(certificate=certificate.certificate, key=wrong)
+    front = Proxy(
+        ProxySettings(
+            service="Echo",
+            folder=tmp_path / "front",
+            tls=ProxyTls(certificate=certificate.certificate, key=wrong),
         )
     )
     with pytest.raises(HookeError, match="ended with exit code 1") as raised:

@@ -14,8 +14,8 @@ from tests.serving.front import smuggling
 from tests.serving.front.recorder import Recorder
 from tests.serving.front.stand import ask, standing, until
 
-from hooke.serving.front.envoy import Front
-from hooke.serving.front.settings import FrontSettings, Upstream
+from hooke.proxy.envoy import Proxy
+from hooke.proxy.proxy_settings import ProxySettings, Upstream
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
@@ -25,7 +25,7 @@ class Wire:
 
     def __init__(self, folder, **given):
         self.recorder = Recorder()
-        self.front = Front(FrontSettings(**{"service": "Wire", "folder": folder, "idempotent": True} | given))
+        self.front = Proxy(ProxySettings(**{"service": "Wire", "folder": folder, "idempotent": True} | given))
         self.front.start([Upstream(port=self.recorder.port)])
         self.port = self.front.settings.port
 

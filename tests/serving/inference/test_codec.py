@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hooke.serving.inference.datatypes import DATATYPES, datatype_of
-from hooke.serving.inference.requests import Wanted, read_request
-from hooke.serving.inference.responses import write_response
+from hooke.serving.inference.tensors import DATATYPES, datatype_of
+from hooke.serving.inference.v2_messages import RequestedOutputs, read_request, write_response
 from hooke.serving.problems import Problem
 
 NUMBERS = [one for one in DATATYPES.values() if one.code]
@@ -30,7 +29,7 @@ def numbers(**kind):
 
 def asked_of(outputs, *, binary):
     """What a client sends, of what an answer holds: the two have the same form."""
-    written = write_response("m", "1", outputs, Wanted(None, binary), "7")
+    written = write_response("m", "1", outputs, RequestedOutputs(None, binary), "7")
     answer = msgspec.json.decode(written.body[: written.header_length])
     header = msgspec.json.encode({"inputs": answer["outputs"], "id": answer["id"]})
     behind = written.body[written.header_length :] if written.header_length is not None else b""
@@ -89,7 +88,7 @@ class TestRoundTrip:
 
     def test_nan_is_null_in_json_alone(self):
         outputs = {"x": np.array([np.nan, np.inf, -0.0])}
-        written = write_response("m", "1", outputs, Wanted(None, False))
+        written = write_response("m", "1", outputs, RequestedOutputs(None, False))
         assert msgspec.json.decode(written.body)["outputs"][0]["data"] == [None, None, -0.0]
         with pytest.raises(
             Problem, match=r"input x: Expected `float`, got `null` - at `data\[0\]`; NaN goes as"
@@ -199,15 +198,15 @@ def test_values_that_no_tensor_holds():
         (np.array([b"\xff"], dtype=object), "its bytes are no text, which JSON needs; ask for binary data"),
     ]:
         with pytest.raises(Problem, match="output y: ") as refused:
-            write_response("m", "1", {"y": value}, Wanted(None, False))
+            write_response("m", "1", {"y": value}, RequestedOutputs(None, False))
         assert (refused.value.status, said in refused.value.detail) == (406, True)
     with pytest.raises(Problem, match="output y: its text has characters that UTF-8 does not have"):
-        write_response("m", "1", {"y": np.array(["\ud800"])}, Wanted(None, True))
+        write_response("m", "1", {"y": np.array(["\ud800"])}, RequestedOutputs(None, True))
 
 
 def test_only_the_outputs_that_are_wanted_each_as_it_is_wanted():
     outputs = {"a": np.int8([1]), "b": np.float32([2]), "c": np.array([True])}
-    written = write_response("m", "1", outputs, Wanted({"c": True, "a": False}, False))
+    written = write_response("m", "1", outputs, RequestedOutputs({"c": True, "a": False}, False))
     header = msgspec.json.decode(written.body[: written.header_length])
     assert [(one["name"], one.get("data"), one.get("parameters")) for one in header["outputs"]] == [
         ("c", None, {"binary_data_size": 1}),
@@ -215,7 +214,7 @@ def test_only_the_outputs_that_are_wanted_each_as_it_is_wanted():
     ]
     assert written.body[written.header_length :] == b"\1"
     with pytest.raises(Problem, match="output d: there is none; there are a, b, c"):
-        write_response("m", "1", outputs, Wanted({"d": False}, False))
+        write_response("m", "1", outputs, RequestedOutputs({"d": False}, False))
 
 
 def test_a_shape_that_lies_costs_no_memory():

@@ -15,7 +15,7 @@ from tests.serving.process.apart import Again, Brief, Once
 from tests.serving.supervision.supervised import gone
 
 from hooke import HookeError, UsageError, service
-from hooke.journal.replicas import ModelBack, ModelDied
+from hooke.journal.service_events import ModelBack, ModelDied
 from hooke.serving.replica import HEALTH, METRICS, READY
 from hooke.serving.service import service_of
 from hooke.testing import client
@@ -282,7 +282,7 @@ class TestStart:
 
         with pytest.raises(UsageError, match="it is in a function") as failed, client(Here):
             pass
-        assert "at the top of a file" in failed.value.mend
+        assert "at the top of a file" in failed.value.fix
         with pytest.raises(UsageError, match="cannot be sent") as failed, client(Once, folder=lambda: None):
             pass
-        assert "--with model=" in failed.value.mend
+        assert "--with model=" in failed.value.fix

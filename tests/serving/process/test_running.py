@@ -7,15 +7,15 @@ import signal
 import pytest
 from tests.serving.supervision.supervised import gone
 
-from hooke.serving.process.running import Running
-from hooke.serving.process.wire import INLINE
+from hooke.serving.model_process.process_model import RunningModel
+from hooke.serving.model_process.wire import INLINE
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(60)]
 
 
 def test_the_end_does_not_wait_for_one_that_takes_nothing():
     async def life():
-        running = Running(lambda _told: None, lambda _ending: None)
+        running = RunningModel(lambda _told: None, lambda _ending: None)
         os.kill(running.pid, signal.SIGSTOP)
         for _ in range(64):
             running.send(running.link.packed(b"x" * (INLINE - 100)))

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.serving.process.wire import INLINE, KEEP, Link
+from hooke.serving.model_process.wire import INLINE, KEEP, WireLink
 
 
 @pytest.fixture
 def ends():
     one, other = os.memfd_create("one"), os.memfd_create("other")
-    a, b = Link(one, other), Link(os.dup(other), os.dup(one))
+    a, b = WireLink(one, other), WireLink(os.dup(other), os.dup(one))
     yield a, b
     a.close()
     b.close()
@@ -31,7 +31,7 @@ pair = st.tuples(plain, st.sampled_from([0, 1, 3, INLINE // 8, INLINE]))
 def test_memory_that_was_let_go_is_not_written_by_a_thread_that_comes_late(tmp_path):
     """Its number is another file's by then."""
     gives, takes = os.memfd_create("one"), os.memfd_create("other")
-    link = Link(gives, takes)
+    link = WireLink(gives, takes)
     with (tmp_path / "journal").open("w+b") as other:
         link.close()
         os.dup2(other.fileno(), gives)
@@ -47,7 +47,7 @@ def test_memory_that_was_let_go_is_not_written_by_a_thread_that_comes_late(tmp_p
 @given(messages=st.lists(pair, min_size=1, max_size=4), cut=st.integers(1, 5000))
 def test_messages_come_out_whole_and_in_order(messages, cut):
     one, other = os.memfd_create("one"), os.memfd_create("other")
-    a, b = Link(one, other), Link(os.dup(other), os.dup(one))
+    a, b = WireLink(one, other), WireLink(os.dup(other), os.dup(one))
     try:
         for value, count in messages:
             sent = a.packed((value, np.arange(count)))

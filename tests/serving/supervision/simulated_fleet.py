@@ -3,29 +3,30 @@
 import random
 from dataclasses import dataclass, field
 
-from hooke.serving.supervision.exchange import (
+from hooke.services.supervisor.replica_events import (
     Action,
-    Begin,
-    Cut,
-    Done,
-    Drain,
-    DrainFront,
+    CutService,
+    DrainProxy,
+    DrainService,
     Exited,
-    FrontDrained,
     GiveUp,
-    Kill,
+    KillReplica,
+    ProxyDrained,
     Publish,
     Published,
+    ReplicaReport,
     Reported,
     RollOut,
+    Rules,
     Scale,
-    Start,
+    StartReplica,
+    SupervisionBegan,
+    SupervisionDone,
+    SupervisionTick,
     Tell,
     Terminate,
-    Tick,
 )
-from hooke.serving.supervision.member import Report, Rules
-from hooke.serving.supervision.supervision import Supervision
+from hooke.services.supervisor.supervision import Supervision
 
 STEP_S = 0.25
 RULES = Rules(
@@ -58,11 +59,11 @@ class Process:
         """Whether its model is being set up anew."""
         return self.ready_at <= now and self.away_at <= now < self.back_at
 
-    def report(self, now: float) -> Report | None:
+    def report(self, now: float) -> ReplicaReport | None:
         if now >= self.hangs_at and self.deaf:
             return None
         state = "starting" if now < self.ready_at else "restarting" if self.away(now) else "ready"
-        return Report(
+        return ReplicaReport(
             state="draining" if self.terminated_at is not None else state,
             in_flight=self.in_flight,
             memory_bytes=int(100 * (now - self.born)) if self.grows else 10,
@@ -83,7 +84,7 @@ class World:
     bad: set[str] = field(default_factory=set)
     """Generations whose replicas die at their start."""
     said: list[tuple[float, object]] = field(default_factory=list)
-    starts: list[tuple[float, Start]] = field(default_factory=list)
+    starts: list[tuple[float, StartReplica]] = field(default_factory=list)
     published: tuple[str, ...] = ()
     acks: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     """When the front says that it has the endpoints, a while after it was told."""
@@ -118,7 +119,7 @@ class World:
     def obey(self, action: Action, before: list[Action]) -> None:
         now = self.now
         match action:
-            case Start():
+            case StartReplica():
                 self.starts.append((now, action))
                 self.spawn(action)
             case Publish(names):
@@ -132,7 +133,7 @@ class World:
                 process = self.processes[name]
                 self.check_term(process)
                 process.terminated_at = now
-            case Kill(name):
+            case KillReplica(name):
                 process = self.processes[name]
                 late = process.terminated_at is not None and now - process.terminated_at > self.rules.term_s
                 hung = (
@@ -144,11 +145,11 @@ class World:
                 process.dies_at = now
             case Tell(event):
                 self.said.append((now, event))
-            case DrainFront():
+            case DrainProxy():
                 pass
             case GiveUp():
                 self.given_up = action
-            case Done():
+            case SupervisionDone():
                 assert not self.done
                 self.done = True
 
@@ -164,7 +165,7 @@ class World:
         late = waited > self.rules.leave_s
         assert late or (process.name not in self.routed and not process.in_flight)
 
-    def spawn(self, start: Start) -> None:
+    def spawn(self, start: StartReplica) -> None:
         chance = self.chance
         made = Process(
             start.name, start.generation, self.now, self.now + chance.choice([0.5, 1.0, 3.0]), deaf=False
@@ -199,7 +200,7 @@ class World:
                 self.tell(Exited(name=process.name, exit_code=0 if obeys else -9))
             elif (report := process.report(self.now)) is not None:
                 self.tell(Reported(process.name, report))
-        self.tell(Tick())
+        self.tell(SupervisionTick())
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
@@ -207,7 +208,7 @@ class World:
 
     def random_life(self, steps: int) -> None:
         """Scalings and roll-outs, good and bad, at any time."""
-        self.tell(Begin())
+        self.tell(SupervisionBegan())
         generations = iter("bcdefghijklmnopqrstuvwxyz" * 10)
         for _ in range(steps):
             drawn = self.chance.random()
@@ -221,9 +222,9 @@ class World:
             self.live()
 
     def end(self) -> None:
-        self.tell(Drain("the end"))
+        self.tell(DrainService("the end"))
         self.run(8)
-        self.tell(FrontDrained())
+        self.tell(ProxyDrained())
         for _ in range(400):
             if self.done:
                 return
@@ -231,4 +232,4 @@ class World:
         raise AssertionError(f"seed {self.seed}: it does not end: {self.core.members}")
 
     def cut(self) -> None:
-        self.tell(Cut("the end"))
+        self.tell(CutService("the end"))

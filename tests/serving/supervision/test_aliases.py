@@ -3,9 +3,8 @@
 import queue
 
 from hooke.base.errors import HookeError
-from hooke.models.names import Wanted
-from hooke.project.supervising.aliases import Aliases
-from hooke.project.supervising.generation import Generation, Source
+from hooke.models.registry_protocol import VersionQuery
+from hooke.services.supervisor.generation import Aliases, Generation, ServiceSource
 
 
 def meaning(label):
@@ -37,8 +36,11 @@ def test_whatever_a_look_raises_there_is_another_one():
             raise outcome
         return outcome
 
-    source = Source(
-        target="a.py:A", project=".", folder=".", given={"model": Wanted(name="flights", alias="champion")}
+    source = ServiceSource(
+        target="a.py:A",
+        project=".",
+        folder=".",
+        given={"model": VersionQuery(name="flights", alias="champion")},
     )
     aliases = Aliases(source, known, every_s=0.001, moved=said.put, unknown=said.put, look=look)
     aliases.start()

@@ -2,17 +2,22 @@
 
 import selectors
 
-from hooke.engines.channel import Channel
-from hooke.project.supervising.asked import Desk
-from hooke.project.supervising.messages import Answered, Asked, Refused, decode_reply, pack
-from hooke.project.supervising.sockets import connect_to
+from hooke.processes.channel import Channel, connect_to
+from hooke.services.supervisor.control_channel import (
+    CommandAccepted,
+    CommandRefused,
+    ControlServer,
+    SupervisorCommand,
+    decode_reply,
+    pack,
+)
 
 
 def test_what_cannot_be_read_is_refused_and_what_can_is_answered(tmp_path):
-    desk = Desk(tmp_path / "desk", lambda asked: {"verb": asked.verb})
+    desk = ControlServer(tmp_path / "desk", lambda asked: {"verb": asked.verb})
     desk.open()
     channel = Channel(connect_to(tmp_path / "desk").detach())
-    for message in (b"abc", b"", pack(Asked(verb="status"))):
+    for message in (b"abc", b"", pack(SupervisorCommand(verb="status"))):
         channel.send(message)
 
     def turn():
@@ -26,6 +31,6 @@ def test_what_cannot_be_read_is_refused_and_what_can_is_answered(tmp_path):
     channel.close()
     turn()
     desk.close()
-    assert [type(reply) for reply in replies] == [Refused, Refused, Answered]
+    assert [type(reply) for reply in replies] == [CommandRefused, CommandRefused, CommandAccepted]
     assert replies[2].facts == {"verb": "status"}
     assert not list(tmp_path.iterdir())

@@ -10,12 +10,11 @@ import pytest
 from benchmarks.serving.spike import spiked
 from benchmarks.serving.spike_page import Phase
 
-from hooke.journal.replicas import ReplicaEnded
-from hooke.load.outcomes import Fate
-from hooke.project.service_history import changes
-from hooke.project.service_picture import picture_of, save_service
-from hooke.project.service_report import service_text
-from hooke.serving.windows import merged
+from hooke.journal.service_events import ReplicaEnded
+from hooke.loadtest.generator_protocol import Fate
+from hooke.services.service_report import picture_of, save_service, service_text
+from hooke.services.service_runs import changes
+from hooke.serving.stats_windows import merged
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]
 

@@ -19,7 +19,7 @@ from tests.serving.supervision.supervised import (
     printed,
 )
 
-from hooke.base.cpus import cpus_here
+from hooke.processes.devices import cpus_here
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 

@@ -7,29 +7,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serving.supervision.simulated_fleet import RULES, World
 
-from hooke.journal.replicas import ReplicaEnded, ReplicaLeft, RollOutChanged, ServiceScaled, StartDelayed
-from hooke.serving.supervision.backoff import Backoff
-from hooke.serving.supervision.exchange import (
+from hooke.journal.service_events import (
+    ReplicaEnded,
+    ReplicaLeft,
+    RollOutChanged,
+    ServiceScaled,
+    StartDelayed,
+)
+from hooke.processes.lease import Backoff, Lease
+from hooke.services.supervisor.replica_events import (
     Adopted,
-    Begin,
+    Announce,
     Exited,
     GiveUp,
-    Kill,
-    Note,
+    KillReplica,
     Publish,
     Published,
     Replace,
+    ReplicaPhase,
+    ReplicaReport,
     Reported,
     RollOut,
     Scale,
-    Start,
+    StartReplica,
+    SupervisionBegan,
+    SupervisionTick,
     Tell,
     Terminate,
-    Tick,
 )
-from hooke.serving.supervision.lease import Lease
-from hooke.serving.supervision.member import Phase, Report
-from hooke.serving.supervision.supervision import Supervision
+from hooke.services.supervisor.supervision import Supervision
 
 
 def histories(test):
@@ -102,41 +108,41 @@ def test_a_lease_expires_when_nobody_renewed_it_for_its_time(pauses, then):
 
 
 def ready(world, seconds=10.0):
-    world.tell(Begin())
+    world.tell(SupervisionBegan())
     world.run(int(seconds * 4))
 
 
 def test_one_whose_setup_fails_counts_as_failed_also_where_it_has_told_that_it_drains():
     core = Supervision(RULES, generation="a", wanted=1)
-    actions, now = core.step(Begin(), 0.0), 0.0
+    actions, now = core.step(SupervisionBegan(), 0.0), 0.0
     for number in range(1, RULES.tries + 1):
-        assert [action.name for action in actions if isinstance(action, Start)] == [str(number)]
+        assert [action.name for action in actions if isinstance(action, StartReplica)] == [str(number)]
         assert not any(
-            isinstance(each, Start)
-            for each in core.step(Reported(str(number), Report(state="draining")), now)
+            isinstance(each, StartReplica)
+            for each in core.step(Reported(str(number), ReplicaReport(state="draining")), now)
         )
         actions = core.step(Exited(name=str(number), exit_code=1), now)
         if number < RULES.tries:
-            assert not any(isinstance(action, Start) for action in actions)
+            assert not any(isinstance(action, StartReplica) for action in actions)
             now += 60.0
-            actions = core.step(Tick(), now)
+            actions = core.step(SupervisionTick(), now)
     assert any(isinstance(action, GiveUp) for action in actions)
 
 
 def test_starts_that_fail_back_off_also_while_another_replica_is_healthy():
     core = Supervision(RULES, generation="a", wanted=2)
-    core.step(Begin(), 0.0)
-    core.step(Reported("1", Report(state="ready")), 1.0)
+    core.step(SupervisionBegan(), 0.0)
+    core.step(Reported("1", ReplicaReport(state="ready")), 1.0)
     now, starts = 60.0, []
     for name in "2345":
         assert name in core.members
-        core.step(Reported("1", Report(state="ready")), now)
+        core.step(Reported("1", ReplicaReport(state="ready")), now)
         core.step(Exited(name=name, exit_code=1), now)
         waited = 0.0
         while str(int(name) + 1) not in core.members:
             waited += 0.25
-            core.step(Reported("1", Report(state="ready")), now + waited)
-            core.step(Tick(), now + waited)
+            core.step(Reported("1", ReplicaReport(state="ready")), now + waited)
+            core.step(SupervisionTick(), now + waited)
         starts.append(waited)
         now += waited
     assert starts == [0.5, 1.0, 2.0, 4.0]
@@ -144,14 +150,14 @@ def test_starts_that_fail_back_off_also_while_another_replica_is_healthy():
 
 def test_a_roll_out_goes_back_also_where_the_new_ones_tell_that_they_drain():
     core = Supervision(RULES, generation="a", wanted=1)
-    core.step(Begin(), 0.0)
-    core.step(Reported("1", Report(state="ready")), 1.0)
+    core.step(SupervisionBegan(), 0.0)
+    core.step(Reported("1", ReplicaReport(state="ready")), 1.0)
     core.step(RollOut("b", "it moved"), 2.0)
     for name, now in (("2", 3.0), ("3", 5.0)):
         assert name in core.members
-        core.step(Reported(name, Report(state="draining")), now)
+        core.step(Reported(name, ReplicaReport(state="draining")), now)
         core.step(Exited(name=name, exit_code=1), now)
-        core.step(Reported("1", Report(state="ready")), now + 1.0)
+        core.step(Reported("1", ReplicaReport(state="ready")), now + 1.0)
     assert core.refused == "b"
     assert list(core.members) == ["1"]
 
@@ -207,50 +213,56 @@ def test_one_that_is_silent_is_ended_although_its_process_lives():
 def running(count, **rules):
     """A supervision of so many replicas that are ready at 1.0, to all of which the front sends."""
     core = Supervision(replace(RULES, **rules), generation="a", wanted=count)
-    core.step(Begin(), 0.0)
+    core.step(SupervisionBegan(), 0.0)
     for number in range(1, count + 1):
-        for action in core.step(Reported(str(number), Report(state="ready")), 1.0):
+        for action in core.step(Reported(str(number), ReplicaReport(state="ready")), 1.0):
             if isinstance(action, Publish):
                 core.step(Published(action.names), 1.0)
-    core.step(Tick(), 1.0)
+    core.step(SupervisionTick(), 1.0)
     return core
 
 
 def test_one_that_gives_no_sign_gets_nothing_new_until_it_does():
     core = running(2)
-    core.step(Reported("2", Report(state="ready", in_flight=3)), 3.5)
-    actions = core.step(Tick(), 3.5)
+    core.step(Reported("2", ReplicaReport(state="ready", in_flight=3)), 3.5)
+    actions = core.step(SupervisionTick(), 3.5)
     assert actions[0] == Publish(("2",))
-    assert actions[1:] == [Note("replica 1 gives no sign for 2.50 s: others get what is new until it does")]
+    assert actions[1:] == [
+        Announce("replica 1 gives no sign for 2.50 s: others get what is new until it does")
+    ]
     core.step(Published(("2",)), 3.6)
     assert core.members["1"].serves, "nobody takes its place yet"
-    assert core.step(Reported("1", Report(state="ready")), 4.0) == [Publish(("1", "2"))]
+    assert core.step(Reported("1", ReplicaReport(state="ready")), 4.0) == [Publish(("1", "2"))]
 
 
 def test_where_nobody_gives_a_sign_all_get_what_is_new():
     core = running(2)
-    assert core.step(Tick(), 5.0) == []
+    assert core.step(SupervisionTick(), 5.0) == []
 
 
 def test_one_that_leaves_while_it_gets_nothing_new_need_not_be_taken_from_the_front_again():
     core = running(2)
-    core.step(Reported("1", Report(state="ready")), 3.5)
-    core.step(Tick(), 3.5)
+    core.step(Reported("1", ReplicaReport(state="ready")), 3.5)
+    core.step(SupervisionTick(), 3.5)
     core.step(Published(("1",)), 3.6)
     core.step(Scale(1, "less"), 3.7)
     done = []
     for now in (4.0, 5.0):
-        for event in (Reported("1", Report(state="ready")), Reported("2", Report(state="ready")), Tick()):
+        for event in (
+            Reported("1", ReplicaReport(state="ready")),
+            Reported("2", ReplicaReport(state="ready")),
+            SupervisionTick(),
+        ):
             done += core.step(event, now)
     assert Terminate("2") in done
 
 
 def test_one_that_hangs_is_killed_at_once_where_others_may_answer_what_it_has():
     core = running(2, again=True)
-    core.step(Reported("2", Report(state="ready")), 7.5)
-    actions = core.step(Tick(), 7.5)
-    assert Kill("1") in actions
-    assert [type(action) for action in actions if isinstance(action, Start)] == [Start]
+    core.step(Reported("2", ReplicaReport(state="ready")), 7.5)
+    actions = core.step(SupervisionTick(), 7.5)
+    assert KillReplica("1") in actions
+    assert [type(action) for action in actions if isinstance(action, StartReplica)] == [StartReplica]
     ended = core.step(Exited(name="1", exit_code=-9), 7.6)
     assert "it told nothing for 6 s; it was killed by SIGKILL (9)" in next(
         action.event.cause for action in ended if isinstance(action, Tell)
@@ -261,33 +273,33 @@ def test_a_supervisor_that_was_stopped_does_not_blame_replicas_for_it():
     """As Ctrl-Z and fg do: the replicas have told much meanwhile, which is read one after the other."""
     core = running(3, again=True)
     for name in ("1", "2", "3"):
-        assert core.step(Reported(name, Report(state="ready")), 60.0) == []
+        assert core.step(Reported(name, ReplicaReport(state="ready")), 60.0) == []
     # It was stopped again, between what it heard and what it makes of it.
-    assert core.step(Tick(listened=60.0), 120.0) == []
-    assert core.step(Tick(listened=120.0), 120.0) != []
+    assert core.step(SupervisionTick(listened=60.0), 120.0) == []
+    assert core.step(SupervisionTick(listened=120.0), 120.0) != []
 
 
 def test_a_loop_that_does_not_turn_is_a_hang():
     core = Supervision(RULES, generation="a", wanted=1)
-    core.step(Begin(), 0.0)
-    core.step(Reported("1", Report(state="ready")), 1.0)
-    actions = core.step(Reported("1", Report(state="ready", loop_late_s=7.0)), 2.0)
+    core.step(SupervisionBegan(), 0.0)
+    core.step(Reported("1", ReplicaReport(state="ready")), 1.0)
+    actions = core.step(Reported("1", ReplicaReport(state="ready", loop_late_s=7.0)), 2.0)
     assert Publish(()) == actions[0]
     assert Terminate("1") in actions
 
 
 def test_a_service_that_never_was_ready_is_given_up_with_the_last_words():
     core = Supervision(RULES, generation="a", wanted=1)
-    started = [action for action in core.step(Begin(), 0.0) if isinstance(action, Start)]
+    started = [action for action in core.step(SupervisionBegan(), 0.0) if isinstance(action, StartReplica)]
     now, waited = 0.0, []
     while True:
         actions = core.step(Exited(name=started[-1].name, exit_code=1, log_tail=("no weights",)), now)
         if given := [action for action in actions if isinstance(action, GiveUp)]:
             break
         began = now
-        while not (new := [action for action in actions if isinstance(action, Start)]):
+        while not (new := [action for action in actions if isinstance(action, StartReplica)]):
             now += 0.1
-            actions = core.step(Tick(), now)
+            actions = core.step(SupervisionTick(), now)
         started += new
         waited.append(round(now - began, 1))
     assert waited == [0.5, 1.0]
@@ -301,7 +313,9 @@ def test_a_healthy_one_that_is_killed_is_replaced_at_once():
     del world.processes["1"]
     actions = world.tell(Exited(name="1", exit_code=-9))
     assert actions[0] == Publish(("2",)), "the front hears of it at once"
-    assert [action.reason for action in actions if isinstance(action, Start)] == ["in place of replica 1"]
+    assert [action.reason for action in actions if isinstance(action, StartReplica)] == [
+        "in place of replica 1"
+    ]
     ended = told(world, ReplicaEnded)[0]
     assert "SIGKILL" in ended.cause
 
@@ -360,12 +374,12 @@ def test_scaling_says_its_reason_and_the_newest_leave():
 def test_what_runs_already_is_adopted_and_counted():
     core = Supervision(RULES, generation="a", wanted=2)
     adopted = tuple(
-        Adopted(name=str(number), generation="a", report=Report(state="ready"), age_s=60.0)
+        Adopted(name=str(number), generation="a", report=ReplicaReport(state="ready"), age_s=60.0)
         for number in (4, 7)
     )
-    actions = core.step(Begin(adopted=adopted), 0.0)
+    actions = core.step(SupervisionBegan(adopted=adopted), 0.0)
     assert actions[0] == Publish(("4", "7"))
-    assert not [action for action in actions if isinstance(action, Start)]
+    assert not [action for action in actions if isinstance(action, StartReplica)]
     assert not [action for action in actions if isinstance(action, Tell)], "it was ready before"
     told = [action.event for action in core.step(Exited(name="4"), 1.0) if isinstance(action, Tell)]
     assert told[0].seconds == 61.0
@@ -374,14 +388,14 @@ def test_what_runs_already_is_adopted_and_counted():
 
 def test_adopted_ones_of_another_generation_serve_until_the_new_ones_do():
     core = Supervision(RULES, generation="b", wanted=1)
-    old = Adopted(name="1", generation="a", report=Report(state="ready"))
-    actions = core.step(Begin(adopted=(old,)), 0.0)
-    assert [action.generation for action in actions if isinstance(action, Start)] == ["b"]
-    core.step(Reported("2", Report(state="ready")), 1.0)
-    core.step(Reported("1", Report(state="ready")), 6.0)
-    core.step(Reported("2", Report(state="ready")), 6.0)
+    old = Adopted(name="1", generation="a", report=ReplicaReport(state="ready"))
+    actions = core.step(SupervisionBegan(adopted=(old,)), 0.0)
+    assert [action.generation for action in actions if isinstance(action, StartReplica)] == ["b"]
+    core.step(Reported("2", ReplicaReport(state="ready")), 1.0)
+    core.step(Reported("1", ReplicaReport(state="ready")), 6.0)
+    core.step(Reported("2", ReplicaReport(state="ready")), 6.0)
     assert core.generation == "b"
-    assert core.members["1"].phase is Phase.LEAVING
+    assert core.members["1"].phase is ReplicaPhase.LEAVING
 
 
 def test_cutting_kills_all_and_ends():
@@ -395,7 +409,7 @@ def test_cutting_kills_all_and_ends():
 @pytest.mark.parametrize("exit_code", [0, -15])
 def test_one_that_was_asked_to_end_and_did_is_no_failure(exit_code):
     core = Supervision(RULES, generation="a", wanted=1)
-    core.step(Begin(), 0.0)
+    core.step(SupervisionBegan(), 0.0)
     core.step(Scale(0, "none"), 1.0)
     actions = core.step(Exited(name="1", exit_code=exit_code), 2.0)
     assert [action.event.expected for action in actions if hasattr(action, "event")] == [True]
@@ -403,10 +417,10 @@ def test_one_that_was_asked_to_end_and_did_is_no_failure(exit_code):
 
 def test_one_whose_model_is_away_gets_nothing_new_unless_there_is_no_other():
     core = running(2)
-    assert Publish(("2",)) in core.step(Reported("1", Report(state="restarting")), 1.2)
-    assert Publish(("1", "2")) in core.step(Reported("2", Report(state="restarting")), 1.4)
-    assert Publish(("1",)) in core.step(Reported("1", Report(state="ready")), 1.6)
-    assert Publish(("1", "2")) in core.step(Reported("2", Report(state="ready")), 1.8)
+    assert Publish(("2",)) in core.step(Reported("1", ReplicaReport(state="restarting")), 1.2)
+    assert Publish(("1", "2")) in core.step(Reported("2", ReplicaReport(state="restarting")), 1.4)
+    assert Publish(("1",)) in core.step(Reported("1", ReplicaReport(state="ready")), 1.6)
+    assert Publish(("1", "2")) in core.step(Reported("2", ReplicaReport(state="ready")), 1.8)
     assert len(core.ready()) == 2
 
 
@@ -415,13 +429,13 @@ def test_one_whose_model_is_not_set_up_anew_in_time_is_replaced():
     for now in range(2, 33):
         for name, state in (("1", "restarting"), ("2", "ready")):
             assert not any(
-                isinstance(each, Start | Terminate)
-                for each in core.step(Reported(name, Report(state=state)), float(now))
+                isinstance(each, StartReplica | Terminate)
+                for each in core.step(Reported(name, ReplicaReport(state=state)), float(now))
             )
-        core.step(Tick(), float(now))
-    actions = core.step(Tick(), 32.5)
+        core.step(SupervisionTick(), float(now))
+    actions = core.step(SupervisionTick(), 32.5)
     assert Terminate("1") in actions
-    assert [each.reason for each in actions if isinstance(each, Start)] == ["in place of replica 1"]
+    assert [each.reason for each in actions if isinstance(each, StartReplica)] == ["in place of replica 1"]
     (ended,) = [
         each.event for each in core.step(Exited(name="1", exit_code=0), 33.0) if isinstance(each, Tell)
     ]
@@ -431,12 +445,12 @@ def test_one_whose_model_is_not_set_up_anew_in_time_is_replaced():
 
 def test_of_those_that_are_not_wanted_the_one_whose_model_is_away_leaves_first():
     core = running(3)
-    core.step(Reported("1", Report(state="restarting")), 1.2)
+    core.step(Reported("1", ReplicaReport(state="restarting")), 1.2)
     core.step(Scale(2, "less load"), 1.4)
     assert {name: member.phase for name, member in core.members.items()} == {
-        "1": Phase.LEAVING,
-        "2": Phase.READY,
-        "3": Phase.READY,
+        "1": ReplicaPhase.LEAVING,
+        "2": ReplicaPhase.READY,
+        "3": ReplicaPhase.READY,
     }
 
 
@@ -447,7 +461,7 @@ def test_models_that_die_are_deaths_of_a_roll_out_though_the_replicas_live():
     said = [
         each.event
         for at, state in enumerate(states, 3)
-        for each in core.step(Reported("2", Report(state=state)), float(at))
+        for each in core.step(Reported("2", ReplicaReport(state=state)), float(at))
         if isinstance(each, Tell) and isinstance(each.event, RollOutChanged)
     ]
     assert [event.status for event in said] == ["back"]
@@ -457,9 +471,9 @@ def test_models_that_die_are_deaths_of_a_roll_out_though_the_replicas_live():
 def test_a_roll_out_is_not_done_while_a_new_model_is_away():
     core = running(1)
     core.step(RollOut("b", "new"), 2.0)
-    core.step(Reported("2", Report(state="ready")), 3.0)
-    core.step(Reported("2", Report(state="restarting")), 6.9)
-    core.step(Reported("1", Report(state="ready")), 7.5)
+    core.step(Reported("2", ReplicaReport(state="ready")), 3.0)
+    core.step(Reported("2", ReplicaReport(state="restarting")), 6.9)
+    core.step(Reported("1", ReplicaReport(state="ready")), 7.5)
     assert core.rolling is not None
-    core.step(Reported("2", Report(state="ready")), 8.0)
+    core.step(Reported("2", ReplicaReport(state="ready")), 8.0)
     assert core.generation == "b"

@@ -5,15 +5,15 @@ import resource
 
 from tests.serving.services import Rows
 
-from hooke.project.supervising.child import Telling
-from hooke.project.supervising.messages import decode_told
+from hooke.services.supervisor.control_channel import decode_told
+from hooke.services.supervisor.replica_child import ReplicaReporter
 from hooke.serving.replica import Replica
 from hooke.serving.service import service_of
 
 
 def test_without_descriptors_it_tells_what_it_saw_last():
     """A replica that is silent is taken for hung, and ended."""
-    telling = Telling(Replica(service_of(Rows)), "1", memory_every_s=0.0)
+    telling = ReplicaReporter(Replica(service_of(Rows)), "1", memory_every_s=0.0)
     before = decode_told(telling.message())
     free = os.open(os.devnull, os.O_RDONLY)
     os.close(free)

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.models.format import Saved, Terms, versions_of
+from hooke.models.format import LoadOptions, Saved, versions_of
 
 __all__ = ["OnnxFormat", "OnnxModel"]
 
@@ -35,13 +35,13 @@ class OnnxModel:
             if len(self.inputs) != 1:
                 raise UsageError(
                     f"the model has {len(self.inputs)} inputs and was given one array",
-                    mend=f"give a mapping with {', '.join(self.inputs)}",
+                    fix=f"give a mapping with {', '.join(self.inputs)}",
                 )
             rows = {self.inputs[0]: rows}
         if set(rows) != set(self.inputs):
             raise UsageError(
                 f"the model has no inputs {', '.join(map(str, rows))}",
-                mend=f"its inputs: {', '.join(self.inputs)}",
+                fix=f"its inputs: {', '.join(self.inputs)}",
             )
         found = self.session.run(None, {name: np.asarray(value) for name, value in rows.items()})
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
@@ -50,7 +50,7 @@ class OnnxModel:
 class OnnxFormat:
     """Takes bytes, or onnx's ModelProto, with the weights inside."""
 
-    def save(self, model: Any, folder: Path, terms: Terms) -> Saved:
+    def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
         """Raises HookeError for what onnxruntime does not run."""
         if not isinstance(model, bytes) and not hasattr(model, "SerializeToString"):
             raise UsageError(f"{terms.label}: ONNX holds bytes or a ModelProto, not {type(model).__name__}")
@@ -70,7 +70,7 @@ class OnnxFormat:
             libraries=versions,
         )
 
-    def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:  # noqa: ARG002 - as every format's
+    def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:  # noqa: ARG002 - as every format's
         """An OnnxModel. Raises HookeError for what onnxruntime does not run."""
         try:
             return OnnxModel(onnxruntime.InferenceSession(str(folder / FILE), providers=PROVIDERS))
@@ -78,7 +78,7 @@ class OnnxFormat:
             raise HookeError(
                 f"onnxruntime does not run {terms.label}",
                 why=f"{type(error).__name__}: {error}",
-                mend="give the bytes of a whole ONNX file (weights in files beside it are not taken), of operators that this onnxruntime knows",
+                fix="give the bytes of a whole ONNX file (weights in files beside it are not taken), of operators that this onnxruntime knows",
             ) from error
 
     def predict(self, model: Any, rows: Any) -> Any:

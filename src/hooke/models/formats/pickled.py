@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 
 from hooke.base.errors import HookeError, UntrustedModel
-from hooke.models.format import Saved, Terms, versions_of
+from hooke.models.format import LoadOptions, Saved, versions_of
 
 __all__ = ["PickleFormat"]
 
@@ -20,7 +20,7 @@ FILE = "model.pkl"
 class PickleFormat:
     """One pickle. Plain MLflow is not told how to read it: it would not ask whether the project knows it."""
 
-    def save(self, model: Any, folder: Path, terms: Terms) -> Saved:
+    def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
         """Raises HookeError for what cannot be pickled."""
         try:
             data = cloudpickle.dumps(model)
@@ -28,18 +28,18 @@ class PickleFormat:
             raise HookeError(
                 f"{terms.label} cannot be pickled",
                 why=f"{type(error).__name__}: {error}",
-                mend="register what it was trained to, without locks, files and connections",
+                fix="register what it was trained to, without locks, files and connections",
             ) from error
         (folder / FILE).write_bytes(data)
         return Saved(details={}, flavors={}, libraries=versions_of("cloudpickle"))
 
-    def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:  # noqa: ARG002 - as every format's
+    def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:  # noqa: ARG002 - as every format's
         """Raises UntrustedModel unless the model is known."""
         if not terms.known:
             raise UntrustedModel(
                 f"{terms.label} is a pickle that this project does not know",
                 why="to read a pickle is to run what whoever wrote it wants run; it was registered elsewhere, or changed",
-                mend="if you know who registered it, trust this version from now on",
+                fix="if you know who registered it, trust this version from now on",
                 next=f"hooke models trust {terms.label}",
             )
         return pickle.loads((folder / FILE).read_bytes())

@@ -10,7 +10,7 @@ import skops.io
 from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
 from hooke.base.errors import HookeError, UntrustedModel
-from hooke.models.format import Saved, Terms, versions_of
+from hooke.models.format import LoadOptions, Saved, versions_of
 
 __all__ = ["SkopsFormat"]
 
@@ -22,7 +22,7 @@ OWN = frozenset({"numpy", "scipy", "sklearn"})
 class SkopsFormat:
     """What skops itself does not trust is made only if the project knows the model, or if the caller names the type."""
 
-    def save(self, model: Any, folder: Path, terms: Terms) -> Saved:
+    def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
         """Raises UntrustedModel with the types that are neither scikit-learn's nor in `terms.trust`."""
         try:
             skops.io.dump(model, folder / FILE)
@@ -54,7 +54,7 @@ class SkopsFormat:
             }
         return Saved(details={"types": needed}, flavors=flavors, libraries=versions)
 
-    def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:
+    def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:
         """Raises UntrustedModel with the names of types that nobody trusted."""
         trusted = [*terms.trust, *(details["types"] if terms.known else ())]
         try:
@@ -71,11 +71,11 @@ class SkopsFormat:
         return model.predict(rows)
 
 
-def _untrusted(terms: Terms, foreign: list[str], *, verb: str, next: str = "") -> UntrustedModel:
+def _untrusted(terms: LoadOptions, foreign: list[str], *, verb: str, next: str = "") -> UntrustedModel:
     return UntrustedModel(
         f"{terms.label} is made of types that are not trusted: {', '.join(foreign)}",
         why="a type of unknown code may do anything when it is made",
-        mend=f"if you know them: {verb}, trust={[*terms.trust, *foreign]!r})",
+        fix=f"if you know them: {verb}, trust={[*terms.trust, *foreign]!r})",
         next=next,
     )
 
@@ -84,5 +84,5 @@ def _cannot(label: str, error: Exception) -> HookeError:
     return HookeError(
         f"skops cannot hold {label}",
         why=f"{type(error).__name__}: {error}",
-        mend='classes and functions must be found by name in a module; or register(..., format="pickle")',
+        fix='classes and functions must be found by name in a module; or register(..., format="pickle")',
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,102 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from hooke.base.errors import HookeError, UntrustedModel, UsageError
-from hooke.models.format import Saved, Terms, versions_of
-from hooke.models.formats.torch_recipe import CannotRebuild, build, foreign_modules, recipe_of
+from hooke.models.format import LoadOptions, Saved, versions_of
 
-__all__ = ["SafetensorsFormat"]
+__all__ = ["CannotRebuild", "SafetensorsFormat", "build", "foreign_modules", "recipe_of"]
+
+
+# --- How a module is made again: its class by name and the arguments of its constructor, read off its attributes.
+
+_NOT_KEPT = frozenset({"device", "dtype"})
+"""Where a module lay and in what type: the weights say."""
+
+
+class CannotRebuild(Exception):
+    """Why a module cannot be made from a name and plain arguments."""
+
+
+def recipe_of(module: torch.nn.Module) -> dict[str, Any]:
+    """As JSON. Raises CannotRebuild, naming the argument that is not known."""
+    kind = type(module)
+    if "<" in kind.__qualname__:
+        raise CannotRebuild(f"{kind.__qualname__} is defined inside a function, where no import finds it")
+    recipe: dict[str, Any] = {"class": f"{kind.__module__}:{kind.__qualname__}"}
+    if kind is torch.nn.Sequential:
+        return recipe | {"children": [[name, recipe_of(child)] for name, child in module.named_children()]}
+    arguments = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name in _NOT_KEPT or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        value = _plain(name, getattr(module, name, _UNKNOWN))
+        if value is not _UNKNOWN:
+            arguments[name] = value
+        elif parameter.default is parameter.empty:
+            raise CannotRebuild(
+                f"the constructor of {kind.__qualname__} takes {name!r}, which is no plain attribute of the module"
+            )
+    return recipe | {"arguments": arguments}
+
+
+def build(recipe: Mapping[str, Any]) -> torch.nn.Module:
+    """The module, with weights of no meaning. Raises CannotRebuild; whatever the constructor raises."""
+    kind = _class(recipe["class"])
+    if "children" in recipe:
+        return torch.nn.Sequential(OrderedDict((name, build(child)) for name, child in recipe["children"]))
+    made: torch.nn.Module = kind(**{name: _tuples(value) for name, value in recipe["arguments"].items()})
+    return made
+
+
+def foreign_modules(recipe: Mapping[str, Any]) -> list[str]:
+    """Modules that would have to be imported to make it, PyTorch's own aside: an import runs code that a registry names."""
+    modules = {module for name in _classes(recipe) if (module := name.partition(":")[0]) not in sys.modules}
+    return sorted(module for module in modules if module.partition(".")[0] != "torch")
+
+
+def _classes(recipe: Mapping[str, Any]) -> Iterator[str]:
+    yield recipe["class"]
+    for _, child in recipe.get("children", ()):
+        yield from _classes(child)
+
+
+class _Unknown:
+    """In the place of a value that is not there."""
+
+
+_UNKNOWN = _Unknown()
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "bias" and (value is None or isinstance(value, torch.Tensor)):
+        return value is not None
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (list, tuple):
+        inner = [_plain("", each) for each in value]
+        if _UNKNOWN not in inner:
+            return {"tuple": inner} if isinstance(value, tuple) else inner
+    return _UNKNOWN
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple(map(_tuples, value["tuple"]))
+    return [_tuples(each) for each in value] if isinstance(value, list) else value
+
+
+def _class(reference: str) -> type[torch.nn.Module]:
+    """A registry may have written the name: nothing but a kind of module is taken."""
+    module, _, path = reference.partition(":")
+    try:
+        found: Any = sys.modules.get(module) or import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise CannotRebuild(f"{path} of {module} is not found: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+        raise CannotRebuild(f"{path} of {module} is no torch.nn.Module")
+    return found
+
 
 FILE = "model.safetensors"
 
@@ -24,7 +120,7 @@ class SafetensorsFormat:
     Where it does not, the weights are kept all the same, and `load` wants a module to put them into.
     """
 
-    def save(self, model: Any, folder: Path, terms: Terms) -> Saved:
+    def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
         """Raises HookeError for a module whose state is more than tensors."""
         if not isinstance(model, torch.nn.Module):
             raise UsageError(
@@ -36,7 +132,7 @@ class SafetensorsFormat:
             raise HookeError(
                 f"safetensors cannot hold {terms.label}",
                 why=f"{type(error).__name__}: {error}",
-                mend='its state must be tensors alone; or register(..., format="pickle")',
+                fix='its state must be tensors alone; or register(..., format="pickle")',
             ) from error
         recipe, why = _tried(model)
         notes = (
@@ -52,7 +148,7 @@ class SafetensorsFormat:
             notes=notes,
         )
 
-    def load(self, folder: Path, details: Mapping[str, Any], terms: Terms) -> Any:
+    def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:
         """The module, on the CPU and in `eval()`. Raises HookeError where it cannot be made, or takes other weights; UntrustedModel."""
         module = terms.into
         if module is None:
@@ -65,7 +161,7 @@ class SafetensorsFormat:
             raise HookeError(
                 f"the weights of {terms.label} do not fit {type(module).__qualname__}",
                 why=str(error),
-                mend="its code has changed since; load into a module of the old shape, with into=",
+                fix="its code has changed since; load into a module of the old shape, with into=",
             ) from error
         return module.eval()
 
@@ -104,23 +200,23 @@ def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _made(details: Mapping[str, Any], terms: Terms) -> torch.nn.Module:
+def _made(details: Mapping[str, Any], terms: LoadOptions) -> torch.nn.Module:
     label = terms.label
-    mend = f"make it yourself: hooke.load_model({label!r}, into=Net(...))"
+    fix = f"make it yourself: hooke.load_model({label!r}, into=Net(...))"
     if details["recipe"] is None:
-        raise HookeError(f"{label} has weights alone: {details['why']}", mend=mend)
+        raise HookeError(f"{label} has weights alone: {details['why']}", fix=fix)
     if not terms.known and (foreign := foreign_modules(details["recipe"])):
         raise UntrustedModel(
             f"{label} is made by classes of modules that are not imported here: {', '.join(foreign)}",
             why="this project does not know the model, and to import a module is to run it",
-            mend="if you know them, import them before",
+            fix="if you know them, import them before",
             next=f"hooke models trust {label}",
         )
     try:
         with torch.random.fork_rng(devices=[]):
             return build(details["recipe"])
     except CannotRebuild as error:
-        raise HookeError(f"the module of {label} cannot be made", why=str(error), mend=mend) from error
+        raise HookeError(f"the module of {label} cannot be made", why=str(error), fix=fix) from error
 
 
 def _device(module: torch.nn.Module) -> str:

@@ -1,1 +1,1 @@
-"""Registries of models: one file a way to ask, all alike; each fulfils `hooke.models.registry.Registry`. Imports `models` and `base`."""
+"""Registries of models: one file a way to ask, all alike; each fulfils `hooke.models.registry_protocol.ModelRegistry`. Imports `models` and `base`."""

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from hooke.base.errors import HookeError, MissingObject
-from hooke.models.registry import Version
+from hooke.models.registry_protocol import RegisteredVersion
 
 __all__ = ["RestRegistry"]
 
@@ -33,7 +33,11 @@ class RestRegistry:
     """
 
     def __init__(
-        self, uri: str, environment: Mapping[str, str], *, elsewhere: Callable[[Version, str, Path], None]
+        self,
+        uri: str,
+        environment: Mapping[str, str],
+        *,
+        elsewhere: Callable[[RegisteredVersion, str, Path], None],
     ) -> None:
         self.uri = uri.rstrip("/")
         self._headers = _authorization(environment)
@@ -44,7 +48,7 @@ class RestRegistry:
         models = self._pages("registered-models/search", "registered_models", max_results=PAGE)
         return sorted(model["name"] for model in models)
 
-    def versions(self, name: str) -> list[Version]:
+    def versions(self, name: str) -> list[RegisteredVersion]:
         """Of one model, the newest first."""
         aliases = defaultdict(list)
         try:
@@ -54,7 +58,7 @@ class RestRegistry:
         for each in model.get("aliases", ()):
             aliases[int(each["version"])].append(each["alias"])
         found = [
-            Version(
+            RegisteredVersion(
                 name=name,
                 number=int(each["version"]),
                 aliases=tuple(sorted(aliases[int(each["version"])])),
@@ -69,7 +73,7 @@ class RestRegistry:
         ]
         return sorted(found, key=lambda each: -each.number)
 
-    def fetch(self, version: Version, file: str, target: Path) -> None:
+    def fetch(self, version: RegisteredVersion, file: str, target: Path) -> None:
         """Write one of its files to `target`."""
         answer = self._asked(
             "model-versions/get-download-uri", name=version.name, version=str(version.number)
@@ -116,7 +120,7 @@ class RestRegistry:
                 "MLflow's server does not answer",
                 where=self.uri,
                 why=f"{type(error).__name__}: {getattr(error, 'reason', error)}",
-                mend="is it running, and is MLFLOW_TRACKING_URI right? An alias is looked up anew each time; nothing old is taken instead",
+                fix="is it running, and is MLFLOW_TRACKING_URI right? An alias is looked up anew each time; nothing old is taken instead",
             ) from error
 
     def _refused(self, error: urllib.error.HTTPError, path: str) -> HookeError:
@@ -124,11 +128,11 @@ class RestRegistry:
             return MissingObject(
                 "MLflow's server has not got it", where=f"{self.uri}/{path.partition('?')[0]}"
             )
-        mend = ""
+        fix = ""
         if error.code in (401, 403):
-            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         return HookeError(
-            "MLflow's server refuses", where=self.uri, why=f"{error.code} {error.reason}", mend=mend
+            "MLflow's server refuses", where=self.uri, why=f"{error.code} {error.reason}", fix=fix
         )
 
 

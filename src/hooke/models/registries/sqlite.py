@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from hooke.base.errors import HookeError, MissingObject
-from hooke.models.registry import Version
+from hooke.models.registry_protocol import RegisteredVersion
 
 __all__ = ["SqliteRegistry"]
 
@@ -34,7 +34,7 @@ class SqliteRegistry:
     Files that do not lie in a folder of this machine are fetched by `elsewhere`.
     """
 
-    def __init__(self, file: Path, *, elsewhere: Callable[[Version, str, Path], None]) -> None:
+    def __init__(self, file: Path, *, elsewhere: Callable[[RegisteredVersion, str, Path], None]) -> None:
         self.file = file
         self._elsewhere = elsewhere
 
@@ -43,7 +43,7 @@ class SqliteRegistry:
         (rows,) = self._rows("SELECT name FROM registered_models WHERE {here} ORDER BY name")
         return [name for (name,) in rows]
 
-    def versions(self, name: str) -> list[Version]:
+    def versions(self, name: str) -> list[RegisteredVersion]:
         """Of one model, the newest first."""
         known, named, tagged = self._rows(VERSIONS, ALIASES, TAGS, name=name, deleted=DELETED)
         aliases: dict[int, list[str]] = defaultdict(list)
@@ -53,7 +53,7 @@ class SqliteRegistry:
         for number, key, value in tagged:
             tags[number][key] = value or ""
         return [
-            Version(
+            RegisteredVersion(
                 name=name,
                 number=number,
                 aliases=tuple(aliases[number]),
@@ -65,7 +65,7 @@ class SqliteRegistry:
             for number, run, location, created in known
         ]
 
-    def fetch(self, version: Version, file: str, target: Path) -> None:
+    def fetch(self, version: RegisteredVersion, file: str, target: Path) -> None:
         """Write one of its files to `target`."""
         parts = urlsplit(version.location)
         if parts.scheme not in ("", "file"):
@@ -78,7 +78,7 @@ class SqliteRegistry:
             raise MissingObject(
                 f"{version.label} is registered, and its file {file} is not there",
                 where=str(source),
-                mend="put the folder back where MLflow noted it, or register the model again",
+                fix="put the folder back where MLflow noted it, or register the model again",
             ) from error
 
     def _rows(self, *questions: str, **values: str) -> list[list[tuple[Any, ...]]]:
@@ -99,5 +99,5 @@ class SqliteRegistry:
                 "MLflow's registry cannot be read",
                 where=str(self.file),
                 why=f"{type(error).__name__}: {error}",
-                mend="is it MLflow's database, and whole? `mlflow db upgrade sqlite:///FILE` brings an old one up to date",
+                fix="is it MLflow's database, and whole? `mlflow db upgrade sqlite:///FILE` brings an old one up to date",
             ) from error

@@ -1,6 +1,4 @@
-"""The Open Inference Protocol V2 over REST: what its clients send and want back, and a service's methods as its models.
+"""The Open Inference Protocol V2 over REST: tensors in and out, and a service's methods as models.
 
-`datatypes`, `tensors`, `messages`, `requests` and `responses` are the protocol's own words as values (pure); `models` finds
-what a service offers in them; `compression` and `protocol` are what HTTP adds. Knows nothing of sockets, servers and commands.
-Imports `base`, msgspec, NumPy, and of `serving` what describes methods and refuses requests.
+It knows nothing of processes and proxies. Imports `serving` and `base`.
 """

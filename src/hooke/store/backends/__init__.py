@@ -1,4 +1,4 @@
-"""The places that a store can lie in, one file each, all alike; `folder` is the reference.
+"""Where a store's bytes lie: one file a backend, all alike; `folder` is the reference.
 
-Each knows its own library and `hooke.store.backend`; none knows another, objects, or keys.
+A backend knows nothing of objects and entries. Imports `store` and `base`.
 """

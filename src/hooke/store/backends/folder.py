@@ -15,12 +15,13 @@ from typing import TypeVar
 
 from hooke.base.errors import StoreError, StoreFull
 from hooke.base.files import write_all
-from hooke.base.units import format_bytes
+from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, View, hidden_as
-from hooke.store.mapping import map_file
-from hooke.store.settle import Settler
+from hooke.store.background_fsync import Settler
+from hooke.store.mmap_files import map_file
 
 __all__ = ["FolderBackend"]
+
 
 TOUCH_EVERY_S = 60.0
 """A use is noted at most that often per name and process: a note costs 4 us and eviction thinks in hours."""
@@ -182,7 +183,7 @@ class FolderBackend:
                 "the store cannot be written to",
                 where=str(self.root),
                 why=str(error),
-                mend="make the folder writable for this user, or put the store elsewhere (`url` under [store] in hooke.toml)",
+                fix="make the folder writable for this user, or put the store elsewhere (`url` under [store] in hooke.toml)",
                 next="hooke doctor",
             )
         free = shutil.disk_usage(self.root).free if self.root.exists() else 0
@@ -190,7 +191,7 @@ class FolderBackend:
             f"no room in the store for {format_bytes(needed)} ({needed} bytes)",
             where=str(self.root),
             why=f"{error.strerror}; {format_bytes(free)} free",
-            mend="remove results that are cheap to compute again, or put the store elsewhere (`url` under [store] in hooke.toml)",
+            fix="remove results that are cheap to compute again, or put the store elsewhere (`url` under [store] in hooke.toml)",
             next="hooke cache gc",
         )
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import fsspec
 
 from hooke.base.errors import StoreError
-from hooke.store.backend import Backend, Fill, Sink, Stored, View
+from hooke.store.backend import Backend, Fill, ObjectSink, Stored, View
 
 __all__ = ["Copies", "RemoteBackend"]
 
@@ -66,7 +66,7 @@ class RemoteBackend:
         """
         name = staged = ""
 
-        def named(sink: Sink) -> str:
+        def named(sink: ObjectSink) -> str:
             nonlocal name, staged
             name = fill(sink)
             # Writers of one record at once must not take each other's bytes away.
@@ -136,7 +136,7 @@ class RemoteBackend:
         return View(memoryview(data), b"")
 
     def _download(self, name: str) -> View | None:
-        def fill(sink: Sink) -> str:
+        def fill(sink: ObjectSink) -> str:
             with self._fs.open(self._prefix + name, "rb", cache_type="none") as file:
                 while block := file.read(_BLOCK):
                     sink.write(block)
@@ -207,7 +207,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise StoreError(
             f"the store {url!r} cannot be opened",
             why=str(error),
-            mend="give a folder, or a URL of a protocol that fsspec knows, such as s3://bucket/path",
+            fix="give a folder, or a URL of a protocol that fsspec knows, such as s3://bucket/path",
         ) from error
 
 

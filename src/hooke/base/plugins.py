@@ -1,0 +1,85 @@
+"""Backends by name: ours from a table, others' from entry points, neither imported before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hooke.base.errors import MissingExtra, UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["Plugins"]
+
+
+class Plugins:
+    """Names of one kind of backend.
+
+    `group` is the entry-point group in which other distributions add theirs, `builtin` maps our names to
+    `"module:Class"`, `extras` maps those of our names that need more than the hard dependencies to their extra.
+    Ours win over an entry point of the same name.
+    """
+
+    def __init__(
+        self, group: str, builtin: Mapping[str, str], extras: Mapping[str, str] | None = None
+    ) -> None:
+        self.group = group
+        self.builtin = dict(builtin)
+        self.extras = dict(extras or {})
+
+    @property
+    def kind(self) -> str:
+        """What the names stand for, from the group: `hooke.engines` -> `engine`."""
+        return self.group.rpartition(".")[2].removesuffix("s")
+
+    def names(self) -> list[str]:
+        """All names, sorted, whether or not what they need is installed."""
+        return sorted({*self.builtin, *(point.name for point in self._plugins())})
+
+    def load(self, name: str) -> Any:
+        """What `name` stands for.
+
+        Raises MissingExtra (with the pip command) when a library that it needs is not installed, and UsageError
+        when nothing has this name or the plug-in cannot be imported.
+        """
+        if name in self.builtin:
+            return self._load_builtin(name)
+        for point in self._plugins():
+            if point.name == name:
+                return self._load_plugin(point)
+        raise UsageError(f"no {self.kind} is called {name!r}", fix=f"valid names: {', '.join(self.names())}")
+
+    def _load_builtin(self, name: str) -> Any:
+        module, _, attribute = self.builtin[name].partition(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            missing, extra = error.name or "", self.extras.get(name)
+            # A module of our own that is not found is a bug here, not something to install.
+            if extra is None or missing.partition(".")[0] == "hooke":
+                raise
+            raise MissingExtra(
+                f"the {self.kind} {name!r} needs {missing}, which is not installed",
+                why=str(error),
+                fix=f'pip install "hooke[{extra}]"',
+            ) from error
+
+    def _load_plugin(self, point: EntryPoint) -> Any:
+        try:
+            return point.load()
+        except (ImportError, AttributeError) as error:
+            distribution = point.dist.name if point.dist is not None else "an installed package"
+            raise UsageError(
+                f"the {self.kind} {point.name!r} of {distribution} cannot be imported",
+                where=f"entry point {point.value} in group {self.group}",
+                why=f"{type(error).__name__}: {error}",
+                fix=f"install what {distribution} needs, or use another of: {', '.join(self.names())}",
+            ) from error
+
+    def _plugins(self) -> Iterable[EntryPoint]:
+        # Costs 10 ms to import, and `import hooke` reaches this module.
+        from importlib.metadata import entry_points
+
+        return entry_points(group=self.group)

@@ -1,0 +1,178 @@
+"""A process that serves one version of what is being developed: `python -m hooke.cli.serve.dev_child ORDER`, started by `hooke serve --dev`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.user_code import user_frames
+from hooke.cli.parameters import bindings
+from hooke.project.folder import Project
+from hooke.services.reload.handover import (
+    Answers,
+    DrainedReply,
+    ImportedModules,
+    OfChild,
+    ServeRefused,
+    encode,
+)
+from hooke.services.reload.watched_files import Sources
+from hooke.services.serve_file import HandedSocket, load_service, serve_here
+from hooke.serving.bind_config import Exposure, TlsFiles
+from hooke.serving.request_context import log_with_ids
+
+__all__ = ["DevChildOrder", "main"]
+
+IMPORTED_EVERY_S = 1.0
+"""A method may import what setup did not."""
+MOST_LINES = 8
+"""Of a traceback: the last frames and what was raised."""
+
+
+class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What is served, and how. The numbers are of descriptors that the process inherits."""
+
+    target: str
+    given: tuple[str, ...]
+    host: str
+    port: int
+    names: tuple[str, ...]
+    auth: bool
+    token_file: str | None
+    tls: tuple[str, str] | None
+    listening: int = -1
+    telling: int = -1
+    debug: bool = False
+
+    @classmethod
+    def of(cls, target: str, given: Sequence[str], exposure: Exposure, *, port: int) -> DevChildOrder:
+        """As it was asked for, on the port that was found."""
+        return cls(
+            target=target,
+            given=tuple(given),
+            host=exposure.host,
+            port=port,
+            names=exposure.names,
+            auth=exposure.auth,
+            token_file=str(exposure.token_file) if exposure.token_file is not None else None,
+            tls=(str(exposure.tls.cert), str(exposure.tls.key)) if exposure.tls is not None else None,
+        )
+
+    def handed(self, listening: int, telling: int, *, debug: bool) -> str:
+        """The word for the command."""
+        made = msgspec.structs.replace(self, listening=listening, telling=telling, debug=debug)
+        return msgspec.json.encode(made).decode()
+
+    @property
+    def exposure(self) -> Exposure:
+        """How it is reached."""
+        return Exposure(
+            host=self.host,
+            port=self.port,
+            names=self.names,
+            auth=self.auth,
+            token_file=Path(self.token_file) if self.token_file is not None else None,
+            tls=TlsFiles(cert=Path(self.tls[0]), key=Path(self.tls[1])) if self.tls is not None else None,
+        )
+
+
+class _Telling:
+    """To the parent, from any thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def tell(self, message: OfChild) -> None:
+        """A parent that is gone is told nothing: this process ends with it."""
+        rest = encode(message) + b"\n"
+        with self._lock, contextlib.suppress(OSError):
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+    def keep_telling_imported(self, sources: Sources) -> None:
+        """For ever."""
+        count, told = -1, None
+        while True:
+            if len(sys.modules) != count:
+                count = len(sys.modules)
+                files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+                own = sources.own([file for file in files if file])
+                if own != told:
+                    told = own
+                    self.tell(ImportedModules(files=tuple(map(str, sorted(own)))))
+            time.sleep(IMPORTED_EVERY_S)
+
+
+def main(order: DevChildOrder) -> int:
+    """Serve until SIGTERM; returns the exit code: 0 drained, 1 requests were cut or it cannot serve."""
+    # What was compiled is kept by the second and the size of its source, and an edit may change neither.
+    sys.dont_write_bytecode = True
+    os.set_inheritable(order.listening, False)
+    log_with_ids()
+    telling = _Telling(order.telling)
+    file = Path(order.target) if order.target.endswith(".py") else Path(order.target.rpartition(":")[0])
+    sources = Sources(root=Project.root_of(file), file=file)
+    listening = socket.socket(fileno=order.listening)
+    listening.setblocking(False)
+
+    def ready(lines: tuple[str, ...]) -> None:
+        telling.tell(Answers(lines=lines))
+        threading.Thread(target=telling.keep_telling_imported, args=(sources,), daemon=True).start()
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            declared, path = load_service(order.target)
+        project = Project.find(path)
+        done = serve_here(
+            declared,
+            project,
+            bindings(declared, order.given, project),
+            exposure=order.exposure,
+            tell=lambda _line: None,
+            entry=f"{path}:{declared.name}",
+            handed=HandedSocket(listening, ready),
+        )
+    except HookeError as error:
+        if order.debug:
+            traceback.print_exception(error)
+        telling.tell(refused(error, sources))
+        return 1
+    telling.tell(DrainedReply(run=done.run, answered=done.answered, cut=done.cut))
+    return 1 if done.cut else 0
+
+
+def refused(error: HookeError, sources: Sources) -> ServeRefused:
+    """What is said of it: where in the project's own files it came from, and the last lines."""
+    lines = user_frames(error.why) if error.why else []
+    last = tuple(line for line in lines if line != "Traceback (most recent call last):")[-MOST_LINES:]
+    return ServeRefused(what=error.what, where=_where(error, sources), why=last, fix=error.fix)
+
+
+def _where(error: HookeError, sources: Sources) -> str:
+    cause = error.__cause__
+    if isinstance(cause, SyntaxError) and cause.filename:
+        return f"{cause.filename}:{cause.lineno}"
+    if cause is None:
+        return ""
+    own = [one for one in traceback.extract_tb(cause.__traceback__) if sources.holds(Path(one.filename))]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+if __name__ == "__main__":
+    code = main(msgspec.json.decode(sys.argv[1], type=DevChildOrder))
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # a model that hangs in a thread must not keep the process

@@ -1,0 +1,333 @@
+"""`hooke serve`: a service of a file, answering on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import ipaddress
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import UsageError
+from hooke.base.units import parse_bytes
+from hooke.cli.options import debug_option
+from hooke.cli.parameters import bindings
+from hooke.cli.screens import EXIT_FAILED, CommandSession, command
+from hooke.cli.serve.dev_child import DevChildOrder
+from hooke.processes.lease import LEASE_S
+from hooke.processes.start import python_module
+from hooke.project.folder import Project
+from hooke.project.loading import file_of
+from hooke.project.settings import Settings
+from hooke.services.reload.watched_files import Sources
+from hooke.services.serve_file import load_service, serve_extra, serve_here
+from hooke.services.supervisor.generation import ServiceOptions
+from hooke.services.supervisor.replica_events import Rules
+from hooke.services.supervisor.supervisor import serve_several
+from hooke.serving.bind_config import Exposure, TlsFiles
+from hooke.serving.request_context import log_with_ids
+from hooke.serving.service import Service
+
+__all__ = [
+    "exposure_options",
+    "keep_reloading",
+    "keep_several",
+    "law_told",
+    "serve",
+    "several_options",
+    "whole_range",
+    "wish_of",
+]
+
+
+# --- The options that say where a service is reached and what it asks of who asks.
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_BIND_OPTIONS = (
+    click.option(
+        "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+    ),
+    click.option(
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        help="The address to listen on; others need TLS and token.",
+    ),
+    click.option(
+        "--allow-host", "names", multiple=True, metavar="NAME", help="A name by which clients ask for it."
+    ),
+    click.option(
+        "--token-file",
+        type=_FILE,
+        metavar="FILE",
+        help="The token; one is made in the project's .hooke without it.",
+    ),
+    click.option("--no-auth", is_flag=True, help="Ask for no token; on this machine alone."),
+    click.option(
+        "--tls-cert", type=_FILE, metavar="FILE", help="The certificate and what it is signed by, as PEM."
+    ),
+    click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, as PEM."),
+)
+
+
+def exposure_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that the function gets as `exposure`. Raises UsageError for a certificate without its key."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **given: Any) -> Any:
+        cert, key = given.pop("tls_cert"), given.pop("tls_key")
+        if (cert is None) != (key is None):
+            raise UsageError("--tls-cert and --tls-key go together", fix="give both, or none")
+        exposure = Exposure(
+            host=given.pop("host"),
+            port=given.pop("port"),
+            names=given.pop("names"),
+            auth=not given.pop("no_auth"),
+            token_file=given.pop("token_file"),
+            tls=TlsFiles(cert=cert, key=key) if cert is not None else None,
+        )
+        return function(*args, exposure=exposure, **given)
+
+    for option in reversed(_BIND_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+# --- The options of `hooke serve` for several replicas, and what is said while they are kept.
+
+_REPLICA_OPTIONS = (
+    click.option(
+        "--replicas",
+        metavar="N|LOW:HIGH",
+        help="How many processes answer, behind Envoy; LOW to HIGH: as they are needed. By default what the class declares.",
+    ),
+    click.option(
+        "--memory",
+        metavar="SIZE",
+        help="A replica with more memory than this (1GiB) is replaced by another.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Threads of the model's libraries in each replica, in place of @service(cpus=).",
+    ),
+    click.option("--lease", "lease_s", default=LEASE_S, type=float, hidden=True),
+    click.option("--healthy", "healthy_s", default=Rules().healthy_s, type=float, hidden=True),
+    click.option("--poll", "poll_s", default=ServiceOptions().poll_s, type=float, hidden=True),
+)
+
+
+def several_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that the function gets as `several`, for `wish_of`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **given: Any) -> Any:
+        names = ("replicas", "memory", "threads", "lease_s", "healthy_s", "poll_s")
+        several = {name: given.pop(name) for name in names}
+        return function(*args, several=several, **given)
+
+    for option in reversed(_REPLICA_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def whole_range(text: str, *, name: str) -> tuple[int, int]:
+    """`3` or `1:8`. Raises UsageError."""
+    low, colon, high = text.partition(":")
+    bounds = (low, high if colon else low)
+    numbers = [int(bound) for bound in bounds if bound.isascii() and bound.isdigit()]
+    if len(numbers) < 2 or not 1 <= numbers[0] <= numbers[1]:
+        raise UsageError(
+            f"{name} {text}: that is no number of replicas",
+            fix="write 3, or the fewest and the most: 1:8; the fewest is at least 1",
+        )
+    return numbers[0], numbers[1]
+
+
+def wish_of(declared: Service, exposure: Exposure, several: Mapping[str, Any]) -> ServiceOptions | None:
+    """What is asked of a supervisor; None where one replica is to serve without one."""
+    asked, memory = several["replicas"], several["memory"]
+    if asked is None and memory is None and declared.replicas == (1, 1):
+        return None
+    return ServiceOptions(
+        replicas=whole_range(asked, name="--replicas") if asked is not None else declared.replicas,
+        exposure=exposure,
+        memory_bytes=parse_bytes(memory) if memory is not None else None,
+        lease_s=several["lease_s"],
+        healthy_s=several["healthy_s"],
+        poll_s=several["poll_s"],
+    )
+
+
+def law_told(declared: Service, project: Project, run: str) -> None:
+    """Say what the run of a service showed of its batches, if it showed enough."""
+    if declared.max_batch:
+        from hooke.services.service_report import law_lines, read_service  # SciPy takes half a second
+
+        for line in law_lines(read_service(project.runs.folder(run)), lacking=False):
+            click.echo(line, err=True)
+
+
+def keep_several(
+    declared: Service, path: Path, project: Project, bound: Mapping[str, Any], wish: ServiceOptions
+) -> int:
+    """Keep them until Ctrl-C; returns the exit code."""
+
+    def tell(line: str) -> None:
+        with _unheard():
+            click.echo(f"{datetime.now().astimezone():%H:%M:%S} {line}", err=True)
+
+    done = serve_several(declared, path, project, bound, wish=wish, tell=tell)
+    with _unheard():
+        click.echo(f"ended: {done.answered} requests answered", err=True)
+        if done.cut:
+            click.echo(f"{done.cut} requests were cut at the end", err=True)
+        law_told(declared, project, done.run)
+        click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
+    return EXIT_FAILED if done.cut else 0
+
+
+def _unheard() -> contextlib.suppress:
+    """The terminal may be gone, or whoever read this: replicas are kept, and drained, all the same."""
+    return contextlib.suppress(OSError)
+
+
+# --- `hooke serve --dev`: one replica that is set up anew when its files change.
+
+
+def keep_reloading(
+    session: CommandSession, target: str, exposure: Exposure, given: Sequence[str], several: Mapping[str, Any]
+) -> int:
+    """Keep a version of it until Ctrl-C; returns the exit code. Raises UsageError, MissingExtra."""
+    _check(exposure, several)
+    path, name = file_of(target, "service")
+    file = path.resolve()
+    root = Project.root_of(file)
+    with serve_extra():
+        from hooke.services.reload.reloader import Parent
+        from hooke.serving.uvicorn.server import bind
+    listening = bind(exposure.port, exposure.host)
+    port = listening.getsockname()[1]
+
+    def start(listens: int, tells: int) -> Sequence[str]:
+        order = DevChildOrder.of(f"{file}:{name}" if name else str(file), given, exposure, port=port)
+        return python_module("hooke.cli.serve.dev_child", order.handed(listens, tells, debug=session.debug))
+
+    tell(f"{target} is being set up, on {exposure.url(port)}, and anew whenever it changes; Ctrl-C ends it")
+    parent = Parent(Sources(root=root, file=file), listening, start, tell)
+    well = parent.run()
+    if parent.run_id:
+        with contextlib.suppress(OSError):
+            project = Project(root=root, settings=Settings())
+            click.echo(f"next: {command(f'hooke show {parent.run_id}', project)}", err=True)
+    return 0 if well else EXIT_FAILED
+
+
+def tell(text: str) -> None:
+    """With the time of day."""
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
+
+
+def _check(exposure: Exposure, several: Mapping[str, Any]) -> None:
+    """Raises UsageError for what is not for development."""
+    if several["replicas"] is not None and whole_range(several["replicas"], name="--replicas") != (1, 1):
+        raise UsageError(
+            f"--dev with --replicas {several['replicas']}: one replica is set up anew, not several",
+            fix="leave out --replicas, or --dev",
+        )
+    if several["memory"] is not None:
+        raise UsageError(
+            "--dev with --memory: nobody supervises what is being developed",
+            fix="leave out --memory, or --dev",
+        )
+    exposure.check()
+    if not ipaddress.ip_address(exposure.host.replace("localhost", "127.0.0.1")).is_loopback:
+        raise UsageError(
+            f"--dev with --host {exposure.host}: other machines could ask what is being written just now",
+            fix="leave out --host, or --dev",
+        )
+
+
+class _Context(click.Context):
+    @property
+    def command_path(self) -> str:
+        """`hooke serve`: below the group of its verbs it has no name of its own."""
+        return super().command_path.rstrip()
+
+
+class _Unnamed(click.Command):
+    context_class = _Context
+
+
+@click.command(cls=_Unnamed)
+@click.argument("target", metavar="FILE.py[:CLASS]")
+@exposure_options
+@click.option(
+    "--with",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What setup takes: a registered model (flights@champion, flights:3), or a plain value where it is annotated as one. "
+    "It goes before [services.CLASS.with] of hooke.toml.",
+)
+@several_options
+@click.option(
+    "--dev", is_flag=True, help="Set it up anew when its file, what that imports or hooke.toml changes."
+)
+@debug_option
+@click.pass_obj
+def serve(
+    session: CommandSession,
+    *,
+    target: str,
+    exposure: Exposure,
+    given: tuple[str, ...],
+    several: dict[str, Any],
+    dev: bool,
+) -> int:
+    """Serve the class of FILE.py (its only service), or the named one, on this machine.
+
+    POST /METHOD takes a JSON object of the method's parameters; GET /-/health and /-/ready say how it is. Ctrl-C or SIGTERM
+    drains: what was asked is answered, nothing new is taken. Who asks shows the token that is in the file
+    which is named when it answers; another machine can ask only with TLS.
+    Exit codes: 0 drained, 1 setup failed or requests were cut, 2 wrong usage.
+    """
+    if dev and several["threads"]:
+        raise UsageError("--dev and --threads do not go together", fix="declare it: @service(cpus=2)")
+    if dev:
+        return keep_reloading(session, target, exposure, given, several)
+    log_with_ids()
+    with contextlib.redirect_stdout(sys.stderr):
+        declared, path = load_service(target)
+    if several["threads"]:
+        declared = dataclasses.replace(declared, cpus=several["threads"])
+    session.project = project = Project.find(path)
+    bound = bindings(declared, given, project)
+    wish = wish_of(declared, exposure, several)
+    if wish is not None:
+        return keep_several(declared, path, project, bound, wish)
+    done = serve_here(
+        declared,
+        project,
+        bound,
+        exposure=exposure,
+        tell=lambda line: click.echo(line, err=True),
+        entry=f"{path}:{declared.name}",
+    )
+    mean = f", mean batch {done.rows / done.batches:.1f} rows" if done.batches and declared.max_batch else ""
+    click.echo(f"drained: {done.answered} requests answered{mean}", err=True)
+    if done.cut:
+        click.echo(f"{done.cut} requests had no answer in time and were cut", err=True)
+    if done.batches:
+        law_told(declared, project, done.run)
+    click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
+    return 1 if done.cut else 0

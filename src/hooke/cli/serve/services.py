@@ -1,0 +1,326 @@
+"""`hooke serve FILE.py`, and the verbs for a service that runs: status, logs, scale, drain, down."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.cli.groups import FileOrVerbs
+from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.screens import EXIT_FAILED, CommandSession, command
+from hooke.cli.serve.serve import serve, whole_range
+from hooke.journal.run_table import aligned
+from hooke.services.single_process import AloneRecord, alone_facts
+from hooke.services.supervisor.control_channel import SupervisorCommand, ask
+from hooke.services.supervisor.service_folder import (
+    FRONT,
+    SERVICE,
+    ServiceFolder,
+    end_what_is_left,
+    find_service,
+)
+
+__all__ = ["services"]
+
+POLL_S = 0.1
+COLUMNS = (
+    "replica",
+    "state",
+    "age",
+    "in flight",
+    "answered",
+    "per s",
+    "p99",
+    "memory",
+    "pid",
+    "port",
+    "serves",
+)
+
+
+@click.group(cls=FileOrVerbs, file_command=serve, name="serve")
+def services() -> None:
+    """Serve a class of a file; or ask a service that runs."""
+
+
+_service = click.argument("service", required=False, default="")
+
+
+@services.command()
+@_service
+@json_option
+@in_project
+@click.pass_obj
+def status(session: CommandSession, *, service: str, as_json: bool, project: Path | None) -> int:
+    """Show where SERVICE listens and how its replicas and its front are.
+
+    Rate and p99 are of the last minute, p99 as near as the buckets of the histogram tell.
+
+    Without SERVICE it is the one that runs. Of one process without a supervisor it is what the system and its metrics tell. Exit code 1 where its supervisor is gone and replicas are left.
+    """
+    where = the_project(session, project)
+    folder = find_service(where, service, verb="status")
+    if not folder.supervised():
+        alone = folder.alone()
+        if alone and not folder.living():
+            return _show_alone(folder, alone, as_json=as_json)
+        return _show_left(folder, as_json=as_json)
+    facts = ask(folder, SupervisorCommand(verb="status"))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return 0
+    click.echo("\n".join(_status_lines(facts)))
+    click.echo(f"next: {command(f'hooke serve logs {folder.name}', where)}", err=True)
+    return 0
+
+
+@services.command()
+@_service
+@click.option("--replica", default="", metavar="N", help="Only that one; `front` is Envoy.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the service ends, as `tail -f` does.")
+@in_project
+@click.pass_obj
+def logs(session: CommandSession, *, service: str, replica: str, follow: bool, project: Path | None) -> int:
+    """Print what replicas of SERVICE wrote to stdout and stderr.
+
+    Each line has its replica before it. It works also when the service has ended.
+    """
+    where = the_project(session, project)
+    folder = find_service(where, service, verb="logs", running=False)
+    record = folder.record()
+    if record is None and folder.alone():
+        raise _by_itself(folder)
+    if record is None:
+        raise HookeError(
+            f"what is known of {folder.name} is damaged",
+            where=str(folder.path / SERVICE),
+            fix="serve it again, which writes it anew; its logs lie below .hooke/runs",
+        )
+    logs = where.runs.folder(record.run) / "logs"
+    known = [path.stem.removeprefix("replica-") for path in sorted(logs.glob("*.log"))]
+    if replica and replica not in known:
+        raise UsageError(f"{folder.name} has no replica {replica}", fix=f"there are: {', '.join(known)}")
+    told: dict[Path, int] = {}
+    count = 0
+    while True:
+        goes_on = follow and folder.supervised()
+        for path in sorted({*logs.glob("*.log"), *(Path(child.log) for child in folder.living())}):
+            count += _print_new(path, told, replica)
+        if not goes_on:
+            break
+        time.sleep(POLL_S)
+    if not count:
+        click.echo(f"{f'replica {replica} of ' if replica else ''}{folder.name} printed nothing", err=True)
+    return 0
+
+
+@services.command()
+@click.argument("words", nargs=-1, required=True, metavar="[SERVICE] N|LOW:HIGH")
+@json_option
+@in_project
+@click.pass_obj
+def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, project: Path | None) -> int:
+    """Have N replicas of SERVICE, or LOW to HIGH as needed."""
+    if len(words) > 2:
+        raise UsageError(
+            f"{' '.join(words)!r} is more than a service and a number", fix="hooke serve scale 3"
+        )
+    name = words[0] if len(words) == 2 else ""
+    low, high = whole_range(words[-1], name="hooke serve scale")
+    folder = _supervised(session, project, name, "scale")
+    facts = ask(folder, SupervisorCommand(verb="scale", low=low, high=high, by="hooke serve scale"))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        click.echo(
+            f"{folder.name}: {facts['wanted']} replica{'s' if facts['wanted'] != 1 else ''} wanted{'' if low == high else f', {low} to {high} as needed'}"
+        )
+        click.echo(f"next: {command(f'hooke serve status {folder.name}', session.project)}", err=True)
+    return 0
+
+
+@services.command()
+@_service
+@click.option("--replica", default="", metavar="N", help="Only that one: another takes its place first.")
+@in_project
+@click.pass_obj
+def drain(session: CommandSession, *, service: str, replica: str, project: Path | None) -> int:
+    """End SERVICE when what was asked is answered.
+
+    So does Ctrl-C in its terminal. With --replica it is that replica alone that ends, after another has taken its place.
+    """
+    folder = _supervised(session, project, service, "drain")
+    if replica:
+        ask(folder, SupervisorCommand(verb="replace", replica=replica, by="hooke serve drain"))
+        click.echo(f"{folder.name}: replica {replica} ends when another has taken its place")
+        return 0
+    ask(folder, SupervisorCommand(verb="drain", by="hooke serve drain"))
+    return _wait(folder)
+
+
+@services.command()
+@_service
+@in_project
+@click.pass_obj
+def down(session: CommandSession, *, service: str, project: Path | None) -> int:
+    """End SERVICE now; what is under way is cut.
+
+    Also what a killed supervisor left behind. `drain` waits for answers.
+    """
+    where = the_project(session, project)
+    folder = find_service(where, service, verb="down")
+    if folder.supervised():
+        ask(folder, SupervisorCommand(verb="down", by="hooke serve down"))
+        code = _wait(folder)
+    elif folder.alone() and not folder.living():
+        raise _by_itself(folder)
+    else:
+        code = 0
+    for line in end_what_is_left(folder):
+        click.echo(line)
+    left = folder.living()
+    if left:
+        click.echo(f"still there: {', '.join(f'pid {one.pid}' for one in left)}", err=True)
+        return EXIT_FAILED
+    click.echo(f"{folder.name} is down: no process of it is left")
+    return code
+
+
+def _supervised(session: CommandSession, project: Path | None, name: str, verb: str) -> ServiceFolder:
+    """One with a supervisor. Raises UsageError."""
+    where = the_project(session, project)
+    folder = find_service(where, name, verb=verb)
+    if not folder.supervised() and folder.alone() and not folder.living():
+        raise _by_itself(folder)
+    if not folder.supervised():
+        raise UsageError(
+            f"the supervisor of {folder.name} is gone, and {len(folder.living())} processes are left",
+            fix="serve it again, which takes them over; or end them",
+            next=f"hooke serve down {folder.name}",
+        )
+    return folder
+
+
+def _wait(folder: ServiceFolder) -> int:
+    """Until the supervisor is gone: Ctrl-C ends the waiting alone."""
+    click.echo(f"{folder.name} is ending", err=True)
+    while folder.supervised():
+        time.sleep(POLL_S)
+    return 0
+
+
+def _show_left(folder: ServiceFolder, *, as_json: bool) -> int:
+    left = folder.living()
+    if as_json:
+        facts = [{"name": one.name, "pid": one.pid, "port": one.port} for one in left]
+        click.echo(json.dumps({"service": folder.name, "state": "unsupervised", "left": facts}, indent=2))
+    else:
+        click.echo(
+            f"{folder.name}: its supervisor is gone; these end by themselves unless it is served again"
+        )
+        for one in left:
+            what = "the front" if one.name == FRONT else f"replica {one.name}"
+            click.echo(f"  {what}: pid {one.pid}, port {one.port}")
+        click.echo(f"next: hooke serve down {folder.name}", err=True)
+    return EXIT_FAILED
+
+
+def _by_itself(folder: ServiceFolder) -> UsageError:
+    """What is told of a verb for several replicas."""
+    pids = [one.pid for one in folder.alone()]
+    return UsageError(
+        f"{folder.name} has no supervisor: one process serves it by itself, and writes to its own terminal",
+        where=", ".join(f"pid {pid}" for pid in pids),
+        fix=f"end it with Ctrl-C there, or kill {' '.join(map(str, pids))}, which drains it; several replicas: hooke serve FILE.py --replicas 2",
+        next=f"hooke serve status {folder.name}",
+    )
+
+
+def _show_alone(folder: ServiceFolder, alone: list[AloneRecord], *, as_json: bool) -> int:
+    facts = [alone_facts(folder.name, one) for one in alone]
+    if as_json:
+        click.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
+        return 0
+    for one in facts:
+        click.echo(
+            f"{one['service']} is {one['state'] or 'there'} on {one['url']}: one process, without a supervisor"
+        )
+        click.echo(
+            f"  {one['target']}; run {one['run']}, pid {one['pid']}, up for {format_seconds(one['age_s'])}, {format_bytes(one['memory_bytes'])}"
+        )
+        click.echo(f"  {_alone_line(one)}")
+    click.echo(f"next: hooke show {facts[0]['run']}", err=True)
+    return 0
+
+
+def _alone_line(one: dict[str, Any]) -> str:
+    if one["unknown"]:
+        return one["unknown"]
+    p99 = "" if one["p99_s"] is None else f", p99 {format_seconds(one['p99_s'])}"
+    return f"{one['answered']:,} answered since its start ({one['rate']:.3g}/s{p99}), {one['in_flight']} in flight"
+
+
+def _status_lines(facts: dict[str, Any]) -> list[str]:
+    low, high = facts["replicas_low"], facts["replicas_high"]
+    ready = sum(one["state"] == "ready" for one in facts["replicas"])
+    as_needed = "" if low == high else f" ({low} to {high}, as needed)"
+    answer = f"{ready} of {facts['wanted']} replicas{as_needed} answer"
+    lines = [
+        f"{facts['service']} is {facts['state']} on {facts['url'] or '(not yet)'}: {answer}",
+        f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
+    ]
+    lines.append(f"  {_front_line(facts['front'])}")
+    if facts["rolling_out"]:
+        lines.append(f"  rolling out {facts['rolling_out']}")
+    rows = [_cells(one) for one in facts["replicas"]]
+    lines += ["", *aligned(COLUMNS, rows, right=range(2, 10))] if rows else []
+    lines += [f"  replica {one['replica']}: {one['why']}" for one in facts["replicas"] if one["why"]]
+    return lines
+
+
+def _front_line(front: dict[str, Any] | None) -> str:
+    if front is None:
+        return "Envoy does not say how it is"
+    said = (
+        f"Envoy since its start: {front['requests']:,} requests, {front['answers']['5xx']:,} answers of 5xx"
+    )
+    now = f"now {front['connections']:,} connections, {front['active']:,} in flight"
+    return f"{said}, {front['retries']:,} retries, {front['ejections']:,} ejections; {now}, {front['ejected']:,} ejected"
+
+
+def _cells(one: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        one["replica"],
+        one["state"],
+        format_seconds(one["age_s"]),
+        str(one["in_flight"]),
+        str(one["answered"]),
+        "" if one["rate"] is None else f"{one['rate']:.3g}",
+        "" if one["p99_s"] is None else format_seconds(one["p99_s"]),
+        format_bytes(one["memory_bytes"]),
+        str(one["pid"]),
+        str(one["port"]),
+        one["generation"],
+    )
+
+
+def _print_new(path: Path, told: dict[Path, int], replica: str) -> int:
+    """The whole lines that have come since the last look; returns how many."""
+    name = path.stem.removeprefix("replica-")
+    if replica and name != replica:
+        return 0
+    with path.open("rb") as file:
+        file.seek(told.get(path, 0))
+        data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    told[path] = told.get(path, 0) + len(whole)
+    lines = whole.decode("utf-8", "replace").splitlines()
+    for line in lines:
+        click.echo(click.style(f"{name} | ", fg="cyan") + line)
+    return len(lines)

@@ -1,0 +1,306 @@
+"""`hooke bench`: load on a service, and the highest rate that keeps its promise."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import NotEnoughData, UsageError
+from hooke.base.files import write_atomic
+from hooke.base.units import parse_seconds
+from hooke.charts.latency_chart import drawn_load
+from hooke.cli.options import debug_option, is_unicode, json_option
+from hooke.cli.screens import EXIT_STOPPED, CommandSession, command
+from hooke.loadtest.load_report import (
+    compared,
+    heading,
+    level_line,
+    page_of,
+    picture_of,
+    sentences,
+    sweep_facts,
+    table,
+)
+from hooke.loadtest.load_result import BenchOrder, BenchResult, LevelResult
+from hooke.loadtest.load_test import bench_file, bench_swept, bench_url, is_file
+from hooke.loadtest.requests import arrivals_of, bodies_of
+from hooke.loadtest.sweep import Sweep, SweepRow, Varied
+from hooke.loadtest.target import Target, parse_target
+from hooke.planning.curves import curve_of
+from hooke.processes.devices import cpus_here
+from hooke.project.folder import Project
+from hooke.serving.auth import read_token
+from hooke.serving.slo import parse_slo
+
+__all__ = ["bench"]
+
+TOKEN = "HOOKE_TOKEN"  # noqa: S105 - the variable's name
+MOST_RATE = 1e6
+MOST_WIDE = 110
+MOST_COUNT = 1000
+_NOWHERE = Target(host="127.0.0.1", port=0, path="", tls=False)
+"""Until the service of a file listens."""
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("target", metavar="URL|FILE.py[:CLASS]")
+@click.option(
+    "--data",
+    metavar="JSON|@FILE",
+    help="The body; of a file with JSON lines each in turn.  [default: made from what the service says that it takes]",
+)
+@click.option(
+    "--path", default="", metavar="/METHOD", help="What is asked.  [default: the URL's, or /predict]"
+)
+@click.option("--slo", metavar="PROMISE", help='"p99 < 50ms"; by default the service\'s own.')
+@click.option(
+    "--rate", "rates", metavar="R,R,...", help="Requests a second, instead of a search for the safe rate."
+)
+@click.option(
+    "--for", "seconds", default="5s", show_default=True, metavar="TIME", help="How long each level lasts."
+)
+@click.option(
+    "--arrivals",
+    default="poisson",
+    show_default=True,
+    metavar="KIND|FILE.csv",
+    help="poisson, constant, or a trace's.",
+)
+@click.option(
+    "--connections", default=256, show_default=True, type=click.IntRange(1, 20_000), help="The most at once."
+)
+@click.option(
+    "--timeout",
+    default="5s",
+    show_default=True,
+    metavar="TIME",
+    help="Later than this an answer is a failure.",
+)
+@click.option(
+    "--token-file", type=_FILE, metavar="FILE", help=f"The service's token; {TOKEN} holds it otherwise."
+)
+@click.option("--ca", type=_FILE, metavar="FILE", help="Certificates to trust, as PEM.")
+@click.option(
+    "--allow",
+    "allowed",
+    multiple=True,
+    metavar="HOST",
+    help="A host that is not this machine, and may be put under load.",
+)
+@click.option(
+    "--with",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For the service of a file, as `hooke serve` has it.",
+)
+@click.option(
+    "--replicas",
+    metavar="N,N,...",
+    help="For the service of a file: this many behind Envoy; several N, and a law.",
+)
+@click.option(
+    "--threads",
+    metavar="N,N,...",
+    help="For the service of a file: this many threads of the model's libraries in each replica; several N, and a law.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the arrivals, and of bodies that are made.")
+@click.option("--report", type=_FILE, metavar="FILE.html", help="Write a page with curve and table.")
+@json_option
+@debug_option
+@click.pass_obj
+def bench(session: CommandSession, *, target: str, as_json: bool, report: Path | None, **asked: Any) -> int:
+    """Put a service under load, and find the highest rate at which it keeps its promise.
+
+    Requests are sent when they are due, whether or not others were answered, and the time of each counts from then: what a
+    stall of the server costs its users is seen. Rates climb until the promise breaks, and then close in. A service of a
+    FILE.py is started for it, watched, and ended. The answer is what holds with 95 % confidence; where the generator
+    itself was too slow there is no figure. Ctrl-C shows what was measured so far.
+    Exit codes: 0 a safe rate, or levels that were asked for and did not break it; 1 none, no figure, or counts that do not agree; 2 wrong usage; 130 stopped.
+    """
+    if report is not None and not report.absolute().parent.is_dir():
+        raise UsageError(f"--report {report}: there is no such folder", fix="make it, or name another file")
+    done = _measured(target, **asked)
+    if is_file(target):
+        session.project = Project.find(Path(target.partition(":")[0]))
+    if report is not None:
+        write_atomic(report, page_of(done.results).encode())
+    if as_json:
+        click.echo(json.dumps(sweep_facts(done), indent=2, allow_nan=False))
+    else:
+        _show_all(done, session)
+    if done.stopped:
+        return EXIT_STOPPED
+    return 0 if all(result.kept and result.consistent for result in done.results) else 1
+
+
+def _measured(
+    target: str,
+    *,
+    data: str | None,
+    token_file: Path | None,
+    allowed: tuple[str, ...],
+    path: str,
+    **asked: Any,
+) -> Sweep:
+    given, threads = asked.pop("given"), _counts("--threads", asked.pop("threads"))
+    replicas = _counts("--replicas", asked.pop("replicas"))
+    of_file = is_file(target)
+    _check_together(target, own=bool(token_file or allowed), varied=bool(given or replicas or threads))
+    address = _NOWHERE if of_file else parse_target(target, allowed=allowed)
+    order = _order(address, path=path, **asked)
+    bodies = bodies_of(data) if data is not None else []
+    if not of_file:
+        token = read_token(token_file) if token_file else os.environ.get(TOKEN, "")
+        result = bench_url(order, bodies, token=token, tell=_tell)
+        return Sweep(lines=(SweepRow(results=(result,), counts="replicas", study=""),))
+    words = [word for each in given for word in ("--with", each)]
+    varied = Varied(replicas=replicas, threads=threads)
+
+    def measure(count: int | None, number: int | None) -> BenchResult:
+        if count is not None or number is not None:
+            behind = f"{count} replica{'s' * (count != 1)} behind Envoy" if count else "one replica"
+            click.echo(f"{behind}{f', {number} thread' + 's' * (number != 1) if number else ''}", err=True)
+        return bench_file(
+            order,
+            bodies,
+            entry=target,
+            words=words,
+            path=path,
+            tell=_tell,
+            replicas=count,
+            threads=number,
+        )
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return bench_swept(varied, measure, entry=target, words=words)
+
+
+def _check_together(target: str, *, own: bool, varied: bool) -> None:
+    """Raises UsageError for options that go with the other kind of target: `own` are those of an address, `varied` those of a file."""
+    of_file = is_file(target)
+    if not of_file and Path(f"{target.partition(':')[0]}.py").is_file():
+        raise UsageError(f"{target} is no address, and no file", fix=f"{target.partition(':')[0]}.py is one")
+    if of_file and own:
+        raise UsageError(
+            "--token-file and --allow are for a service that runs; that of a file is started here",
+            fix="leave them out",
+        )
+    if varied and not of_file:
+        raise UsageError(
+            "--with, --replicas and --threads are for the service of a file",
+            fix="leave them out, or name a FILE.py",
+        )
+
+
+def _order(  # noqa: PLR0913 - the options
+    address: Target,
+    *,
+    path: str,
+    slo: str | None,
+    rates: str | None,
+    seconds: str,
+    arrivals: str,
+    connections: int,
+    timeout: str,
+    ca: Path | None,
+    seed: int,
+) -> BenchOrder:
+    return BenchOrder(
+        target=address,
+        path=path or address.path or "/predict",
+        requests=(),
+        slo=parse_slo(slo) if slo else None,
+        rates=_rates(rates),
+        seconds=_positive("--for", seconds),
+        arrivals=arrivals_of(arrivals),
+        arrivals_name=arrivals,
+        connections=connections,
+        timeout_s=_positive("--timeout", timeout),
+        ca=str(ca or ""),
+        seed=seed,
+    )
+
+
+def _tell(order: BenchOrder, level: LevelResult) -> None:
+    click.echo(level_line(level, order.slo), err=True)
+
+
+def _show_all(done: Sweep, session: CommandSession) -> None:
+    for line in done.lines:
+        for result in line.results:
+            if len(done.results) > 1:
+                click.echo(f"\n{heading(result)}")
+            _show(result)
+        if len(line.results) > 1:
+            _show_line(line, session)
+    kept = [line.study for line in done.lines if line.study]
+    if kept:
+        click.echo(f"kept for plans: {', '.join(kept)}", err=True)
+
+
+def _show_line(line: SweepRow, session: CommandSession) -> None:
+    click.echo()
+    for sentence in compared(line, cores=cpus_here()):
+        click.echo(sentence)
+    if line.study and session.project is not None:
+        try:
+            curve = curve_of(session.project.runs, line.study)
+            click.echo(curve.text(colour=not os.environ.get("NO_COLOR"), plain=not is_unicode()))
+        except NotEnoughData as refusal:
+            click.echo(f"no law over {line.counts} yet: {refusal}")
+        click.echo(f"next: {command(f'hooke curve {line.study}', session.project)}", err=True)
+
+
+def _show(result: BenchResult) -> None:
+    if result.levels:
+        click.echo(table(result))
+        click.echo()
+    picture = picture_of(result)
+    if picture is not None and len(picture.series[0].rate) > 1:
+        colour = not os.environ.get("NO_COLOR")
+        width = min(shutil.get_terminal_size().columns, MOST_WIDE)
+        click.echo(drawn_load(picture, width=width, colour=colour, ascii_only=not is_unicode()))
+        click.echo()
+    for sentence in sentences(result):
+        click.echo(sentence)
+
+
+def _counts(option: str, text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = text.split(",")
+    found = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(found) < len(parts) or not all(1 <= each <= MOST_COUNT for each in found):
+        raise UsageError(f"{option} {text} is no list of numbers", fix=f"{option} 2, or {option} 1,2,4")
+    return found
+
+
+def _rates(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        found = tuple(float(each) for each in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < each <= MOST_RATE for each in found):
+        raise UsageError(
+            f"--rate {text} is no rate",
+            fix=f"requests a second, up to {MOST_RATE:,.0f}: --rate 100, or --rate 100,200,400",
+        )
+    return found
+
+
+def _positive(option: str, text: str) -> float:
+    seconds = parse_seconds(text)
+    if not seconds:
+        raise UsageError(f"{option} 0 leaves no time", fix=f"{option} 5s")
+    return seconds

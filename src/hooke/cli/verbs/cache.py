@@ -1,0 +1,346 @@
+"""`hooke cache`: what is stored, why it was or was not used, and how to make room."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.units import parse_bytes
+from hooke.cli.groups import Commands
+from hooke.cli.options import complete_run, in_project, json_option, run_and_task, the_project
+from hooke.cli.screens import EXIT_FAILED, CommandSession
+from hooke.journal.run_table import aligned
+from hooke.keys.parts import CodeChange
+from hooke.running.why import Cause, Why, roots
+from hooke.running.why import why as explain_run
+from hooke.store.entries import Entry
+
+__all__ = ["cache", "explained", "why"]
+
+
+COLUMNS = ("key", "task", "items", "size", "age", "saves", "run")
+
+
+class _Cache(Commands):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """In the order in which one needs them."""
+        return ["ls", "why", "rm", "gc", "verify"]
+
+
+@click.group(cls=_Cache)
+def cache() -> None:
+    """Look at stored results, explain them, make room."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Result:
+    """All entries of one recipe key: one, or the committed pieces of a map."""
+
+    key: str
+    task: str
+    run: str
+    at: float
+    items: int | None = None
+    size: int = 0
+    seconds: float = 0.0
+
+    def add(self, entry: Entry) -> None:
+        self.size += entry.ref.size
+        self.seconds += entry.seconds
+        if entry.items is not None:
+            self.items = (self.items or 0) + entry.items
+        if entry.at >= self.at:
+            self.at, self.run = entry.at, entry.run
+
+
+def _results(entries: Iterable[Entry]) -> list[_Result]:
+    """The newest first."""
+    found: dict[str, _Result] = {}
+    for entry in entries:
+        made = _Result(key=entry.key, task=entry.task, run=entry.run, at=entry.at)
+        found.setdefault(entry.key, made).add(entry)
+    return sorted(found.values(), key=lambda result: -result.at)
+
+
+@cache.command("ls", short_help="List stored results: size, age, seconds saved.")
+@click.option("--task", metavar="NAME", help="Only results of this task.")
+@click.option(
+    "--limit", default=50, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many."
+)
+@json_option
+@in_project
+@click.pass_obj
+def list_results(
+    session: CommandSession, *, task: str | None, limit: int, as_json: bool, project: Path | None
+) -> int:
+    """List stored results, the newest first: size, age, and the seconds that each saves."""
+    store = the_project(session, project).store()
+    results = [result for result in _results(store.entries()) if task in (None, result.task)]
+    if as_json:
+        click.echo(json.dumps([_facts(result) for result in results], indent=2))
+        return 0
+    if not results:
+        click.echo(f"nothing is stored in {store.place}", err=True)
+        return 0
+    now = time.time()
+    click.echo(
+        "\n".join(aligned(COLUMNS, [_cells(result, now) for result in results[:limit]], right=(2, 3, 4, 5)))
+    )
+    if len(results) > limit:
+        click.echo(f"and {len(results) - limit} older ones: --limit {len(results)}", err=True)
+    usage = store.usage()
+    saved = sum(result.seconds for result in results)
+    click.echo(
+        f"{len(results)} results save {format_seconds(saved)}; the store holds {format_bytes(usage.bytes)}"
+        + (f", {format_bytes(usage.unreferenced)} of it no result's" if usage.unreferenced else ""),
+        err=True,
+    )
+    return 0
+
+
+def _facts(result: _Result) -> dict[str, Any]:
+    names = ("key", "task", "items", "size", "seconds", "at", "run")
+    return {name: getattr(result, name) for name in names}
+
+
+def _cells(result: _Result, now: float) -> tuple[str, ...]:
+    return (
+        result.key[:12],
+        result.task,
+        "" if result.items is None else str(result.items),
+        format_bytes(result.size),
+        format_seconds(max(now - result.at, 0.0)),
+        format_seconds(result.seconds),
+        result.run,
+    )
+
+
+@cache.command("rm", short_help="Forget results, by key or by task.")
+@click.argument("keys", nargs=-1, metavar="[KEY ...]")
+@click.option("--task", metavar="NAME", help="All results of this task.")
+@json_option
+@in_project
+@click.pass_obj
+def remove(
+    session: CommandSession, *, keys: tuple[str, ...], task: str | None, as_json: bool, project: Path | None
+) -> int:
+    """Forget results by KEY (its first characters do) or by --task; they are computed again when they are asked for.
+
+    Their bytes go with the next `hooke cache gc`.
+    """
+    if not keys and task is None:
+        raise UsageError(
+            "nothing is named to be removed", fix="give a KEY of `hooke cache ls`, or --task NAME"
+        )
+    store = the_project(session, project).store()
+    results = _results(store.entries())
+    chosen = [result for result in results if result.task == task]
+    if task is not None and not chosen:
+        tasks = ", ".join(sorted({result.task for result in results})) or "none"
+        raise UsageError(f"no result of a task {task!r} is stored", fix=f"stored are results of: {tasks}")
+    chosen += [_by_prefix(results, key) for key in keys]
+    for result in chosen:
+        store.remove(result.key)
+    if as_json:
+        click.echo(json.dumps([_facts(result) for result in chosen], indent=2))
+        return 0
+    count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
+    click.echo(f"forgot {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
+    return 0
+
+
+def _by_prefix(results: list[_Result], key: str) -> _Result:
+    fitting = [result for result in results if result.key.startswith(key)]
+    if len(fitting) != 1:
+        what = f"{len(fitting)} results have keys" if fitting else "no result has a key"
+        raise UsageError(f"{what} that begin with {key!r}", next="hooke cache ls")
+    return fitting[0]
+
+
+@cache.command("gc", short_help="Evict results until the store is small enough.")
+@click.option(
+    "--max", "--max-bytes", "most", metavar="SIZE", help="Such as 10GiB; by default max_bytes of hooke.toml."
+)
+@json_option
+@in_project
+@click.pass_obj
+def collect(session: CommandSession, *, most: str | None, as_json: bool, project: Path | None) -> int:
+    """Evict results until the store is no larger than SIZE: the fewest seconds of work per byte go first.
+
+    What a live run may need stays.
+    """
+    where = the_project(session, project)
+    size = parse_bytes(most) if most is not None else where.settings.store.max_bytes
+    if size is None:
+        raise UsageError(
+            "how large may the store be?",
+            fix="give --max 10GiB, or set max_bytes under [store] in hooke.toml",
+        )
+    report = where.store().gc(size)
+    if as_json:
+        click.echo(json.dumps(_report(report), indent=2))
+        return 0
+    for gone in report.evicted[:20]:
+        click.echo(f"  {', '.join(gone.tasks) or '-'}: {gone.why}")
+    if len(report.evicted) > 20:
+        click.echo(f"  and {len(report.evicted) - 20} more")
+    click.echo(f"the store had {format_bytes(report.before)} and has {format_bytes(report.after)}")
+    if report.after > size:
+        live = f": {', '.join(report.live)}" if report.live else ""
+        click.echo(f"more could not go, as live runs may need it{live}", err=True)
+    return 0
+
+
+def _report(report: Any) -> dict[str, Any]:
+    evicted = [{"size": gone.size, "tasks": list(gone.tasks), "why": gone.why} for gone in report.evicted]
+    numbers = {name: getattr(report, name) for name in ("before", "after", "spared")}
+    return numbers | {"live": list(report.live), "evicted": evicted}
+
+
+@cache.command("verify", short_help="Read all that is stored and say what is damaged.")
+@click.option("--remove", is_flag=True, help="Set what is damaged aside, so that it is computed again.")
+@json_option
+@in_project
+@click.pass_obj
+def check(session: CommandSession, *, remove: bool, as_json: bool, project: Path | None) -> int:
+    """Read all that is stored in full and say what is damaged. Exit code 1 if something is, and stays."""
+    report = the_project(session, project).store().verify(remove=remove)
+    damaged = [{"name": each.name, "why": each.why} for each in report.damaged]
+    if as_json:
+        facts = {"objects": report.objects, "records": report.records, "damaged": damaged, "removed": remove}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        for each in damaged:
+            click.echo(f"  {each['name']}: {each['why']}")
+        state = f"{len(damaged)} damaged" + (", set aside" if remove and damaged else "")
+        click.echo(
+            f"read {report.objects} objects and {report.records} records: {state if damaged else 'all sound'}"
+        )
+        if damaged and not remove:
+            click.echo("next: hooke cache verify --remove", err=True)
+    return EXIT_FAILED if damaged and not remove else 0
+
+
+# --- `hooke cache why`: which tasks ran, which were cached, and what changed.
+
+MOST_DIFF_LINES = 24
+MOST_CHANGES = 12
+NOT_RUN = ("cached", "not needed")
+
+
+@cache.command(short_help="Say of each task whether it ran or was cached, and what changed.")
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.argument("task", required=False, default="")
+@json_option
+@in_project
+@click.pass_obj
+def why(session: CommandSession, *, run: str, task: str, as_json: bool, project: Path | None) -> int:
+    """Say of TASK in RUN (by default the last run) whether it was cached or ran, and what changed.
+
+    Without TASK all tasks are explained. The run is compared with the newest earlier one in which the task had
+    a result.
+    """
+    where = the_project(session, project)
+    name, only = run_and_task(where, run, task, verb="cache why")
+    whys = explain_run(where.runs, name)
+    if as_json:
+        chosen = [each for each in whys if only in ("", each.task)]
+        click.echo(json.dumps([_why_facts(each, whys) for each in chosen], indent=2))
+        return 0
+    click.echo(f"run {name}")
+    click.echo("\n".join(explained(whys, only=only)))
+    return 0
+
+
+def explained(whys: list[Why], *, only: str = "") -> Iterator[str]:
+    """Lines that say, task by task, what ran and why; nodes of a task with the same story are told once."""
+    said: set[str] = set()
+    for task in dict.fromkeys(each.task for each in whys):
+        if only not in ("", task):
+            continue
+        alike: dict[tuple[str, ...], list[Why]] = {}
+        for each in (each for each in whys if each.task == task):
+            alike.setdefault((each.outcome, *_story(each, whys, set())), []).append(each)
+        for nodes in alike.values():
+            yield _headline(task, nodes)
+            yield from (f"    {line}" for line in _story(nodes[0], whys, said))
+        if only:
+            yield from _notes([each for each in whys if each.task == task])
+
+
+def _headline(task: str, nodes: list[Why]) -> str:
+    outcome = nodes[0].outcome
+    colour = {"ran": "yellow", "partly cached": "yellow", "cached": "blue", "failed": "red"}.get(outcome)
+    kind = "calls" if all(each.items == 1 for each in nodes) else "maps"
+    calls = f", {len(nodes)} {kind}" if len(nodes) > 1 else ""
+    items = _items(nodes)
+    return f"{click.style(task, bold=True)}: {click.style(outcome, fg=colour)}{calls}{items}"
+
+
+def _items(nodes: list[Why]) -> str:
+    if all(each.items == 1 for each in nodes) or nodes[0].outcome == "not needed":
+        return ""
+    total = sum(each.items or 0 for each in nodes)
+    if nodes[0].outcome != "partly cached":
+        return f", {total} items"
+    ranges = [_range(lo, hi) for each in nodes for lo, hi in each.ran]
+    more = f" and {len(ranges) - 8} more ranges" if len(ranges) > 8 else ""
+    count = sum(hi - lo for each in nodes for lo, hi in each.ran)
+    return f": {count} of {total} items ran ({', '.join(ranges[:8])}{more})"
+
+
+def _range(lo: int, hi: int) -> str:
+    return str(lo) if hi - lo == 1 else f"{lo}..{hi - 1}"
+
+
+def _story(each: Why, whys: list[Why], said: set[str]) -> tuple[str, ...]:
+    """What is told of a node under its headline. A change that was told in full already is only named."""
+    if each.outcome in NOT_RUN or not each.causes:
+        return ()
+    lines: list[str] = []
+    if each.compared:
+        lines.append(f"compared with run {each.compared}")
+    for cause in each.causes[:MOST_CHANGES]:
+        lines += _told(cause, said)
+    if len(each.causes) > MOST_CHANGES:
+        lines.append(f"and {len(each.causes) - MOST_CHANGES} more changes (--json)")
+    own = {(each.task, cause.text) for cause in each.causes}
+    for task, cause in roots(whys, each.node):
+        if (task, cause.text) not in own:
+            first, *rest = _told(cause, said)
+            lines += [f"  in {task}: {first}", *(f"  {line}" for line in rest)]
+    return tuple(lines)
+
+
+def _told(cause: Cause, said: set[str]) -> list[str]:
+    if cause.change is None or not cause.change.diff or cause.text in said:
+        return [cause.text]
+    said.add(cause.text)
+    return [cause.text, *_diff(cause.change)]
+
+
+def _diff(change: CodeChange) -> list[str]:
+    lines = [line for line in change.diff.splitlines() if not line.startswith("@@")]
+    more = [f"    ... {len(lines) - MOST_DIFF_LINES} more lines"] if len(lines) > MOST_DIFF_LINES else []
+    colours = {"+": "green", "-": "red"}
+    return [f"    {click.style(line, fg=colours.get(line[:1]))}" for line in lines[:MOST_DIFF_LINES]] + more
+
+
+def _notes(nodes: list[Why]) -> Iterator[str]:
+    notes = dict.fromkeys(note for each in nodes for note in each.notes)
+    yield from (f"    note: {note}" for note in notes)
+
+
+def _why_facts(each: Why, whys: list[Why]) -> dict[str, object]:
+    facts: dict[str, object] = msgspec.to_builtins(each)
+    facts["roots"] = [msgspec.to_builtins(cause) | {"task": task} for task, cause in roots(whys, each.node)]
+    return facts

@@ -1,0 +1,51 @@
+"""`hooke compare`: runs side by side."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import click
+
+from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.cli.screens import CommandSession, command
+from hooke.comparing.facts import facts_of
+from hooke.comparing.side_by_side import Comparison
+
+__all__ = ["compare"]
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", shell_complete=complete_run)
+@click.option(
+    "--html",
+    "file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page too, with learning curves and parallel coordinates. Needs the extra `plot`.",
+)
+@json_option
+@in_project
+@click.pass_obj
+def compare(
+    session: CommandSession, *, runs: tuple[str, ...], file: Path | None, as_json: bool, project: Path | None
+) -> int:
+    """Show what differs between runs: parameters, metrics, tags, artifacts, durations and code. What is equal is counted.
+
+    Each RUN may be the beginning of an id. Of a metric with several values the last one is shown, the least (NAME.min) and the
+    greatest (NAME.max).
+    """
+    where = the_project(session, project)
+    names = [where.runs.find(run) for run in runs]
+    found = Comparison(where.runs, [facts_of(where.runs, name) for name in names])
+    if file is not None:
+        found.save(file)
+    if as_json:
+        click.echo(json.dumps(found.facts(), indent=2))
+        return 0
+    click.echo(found.text())
+    if file is None:
+        again = shlex.join(["hooke", "compare", *runs, "--html", "compared.html"])
+        click.echo(f"next: {command(again, where)}", err=True)
+    return 0

@@ -1,0 +1,59 @@
+"""`hooke curve`: how far a task scales, from the journal of a run or a study."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from hooke.cli.options import complete_run, in_project, is_unicode, json_option, run_and_task, the_project
+from hooke.cli.screens import CommandSession, command
+from hooke.planning.curves import curve_of
+
+__all__ = ["curve"]
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.argument("task", required=False, default="")
+@click.option(
+    "--save",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the picture too: FILE.svg, or with the extra `plot` FILE.png or FILE.html. Can be given again.",
+)
+@json_option
+@in_project
+@click.pass_obj
+def curve(
+    session: CommandSession,
+    *,
+    run: str,
+    task: str,
+    files: tuple[Path, ...],
+    as_json: bool,
+    project: Path | None,
+) -> int:
+    """Show how far TASK scales, as RUN (by default the last one) measured it by the way.
+
+    By default TASK is the one that took longest. RUN may be a study of `hooke measure`. Other runs of the project count
+    too where they did the same work at another number of workers. Exit code 1 where no law can be told.
+    """
+    where = the_project(session, project)
+    name, only = run_and_task(where, run, task, verb="curve", studies=True)
+    found = curve_of(where.runs, name, only)
+    for file in files:
+        found.save(file)
+    if as_json:
+        click.echo(json.dumps(found.facts(), indent=2))
+        return 0
+    click.echo(found.text(colour=not os.environ.get("NO_COLOR"), plain=not is_unicode()))
+    if not files:
+        again = shlex.join(["hooke", "curve", name, *filter(None, [only]), "--save", "curve.svg"])
+        click.echo(f"next: {command(again, where)}", err=True)
+    return 0

@@ -1,0 +1,210 @@
+"""`hooke doctor`: what is installed, what works here, and what to do about what does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from hooke.base.errors import HookeError
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.cli.extras import Extra, extras
+from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.screens import EXIT_FAILED, CommandSession
+from hooke.processes.devices import cpus_here
+from hooke.project.folder import Project
+from hooke.store.store import Store
+
+__all__ = ["DoctorFinding", "doctor"]
+
+PLACES = ("serial", "local:1")
+LOW_SPACE = 1 << 30
+"""A store with less than a GiB left is worth a warning: a single result may need that."""
+SMALL_SHM = 64 << 20
+"""What containers get unless told otherwise; libraries that share arrays through it die of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorFinding:
+    """One thing looked at. `state` is ok, note (nothing is wrong), warning or broken; `fix` what to type."""
+
+    name: str
+    state: str
+    text: str
+    fix: str = ""
+
+
+@click.command()
+@json_option
+@in_project
+@click.pass_obj
+def doctor(session: CommandSession, *, as_json: bool, project: Path | None) -> int:
+    """Check Python, extras, places (a worker is really started), store, journal and machine.
+
+    Exit code 1 if something is broken that every run needs.
+    """
+    findings: list[DoctorFinding] = []
+    for finding in _findings(session, project):
+        findings.append(finding)
+        if not as_json:
+            _say(finding)
+    broken = [finding for finding in findings if finding.state == "broken"]
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    elif broken:
+        click.echo(f"\nbroken: {', '.join(finding.name for finding in broken)}", err=True)
+    else:
+        click.echo("\nall that runs need works here\nnext: hooke demo, or hooke run FILE.py", err=True)
+    return EXIT_FAILED if broken else 0
+
+
+def _say(finding: DoctorFinding) -> None:
+    colour = {"ok": "green", "note": "blue", "warning": "yellow", "broken": "red"}[finding.state]
+    click.echo(f"{click.style(finding.state.ljust(7), fg=colour)}  {finding.name.ljust(10)}  {finding.text}")
+    if finding.fix:
+        click.echo(f"{' ' * 21}fix: {finding.fix}")
+
+
+def _findings(session: CommandSession, folder: Path | None) -> Iterator[DoctorFinding]:
+    yield _python()
+    yield DoctorFinding(name="hooke", state="ok", text=f"{version('hooke')} in {Path(__file__).parents[1]}")
+    yield from map(_extra, extras())
+    yield _machine()
+    yield from _shared_memory()
+    try:
+        project = the_project(session, folder)
+    except HookeError as error:
+        yield DoctorFinding(name="project", state="broken", text=error.what, fix=error.fix)
+        return
+    yield DoctorFinding(name="project", state="ok", text=str(project.root))
+    yield _checked("store", lambda: _store(project))
+    yield _checked("journal", lambda: _journal(project))
+    for place in PLACES:
+        yield _checked(place, partial(_place, place))
+
+
+def _checked(name: str, check: Callable[[], DoctorFinding]) -> DoctorFinding:
+    """What the check finds; whatever it raises is a finding too."""
+    try:
+        return check()
+    except HookeError as error:
+        return DoctorFinding(name=name, state="broken", text=error.what, fix=error.fix or error.why)
+    except Exception as error:  # noqa: BLE001 - a doctor reports what it does not know as well
+        return DoctorFinding(name=name, state="broken", text=f"{type(error).__name__}: {error}")
+
+
+def _python() -> DoctorFinding:
+    text = f"{platform.python_version()} ({platform.python_implementation()}) at {sys.executable}"
+    if sys.platform == "darwin":
+        return DoctorFinding(
+            name="python", state="note", text=f"{text}; on macOS runs are serial: --on serial"
+        )
+    return DoctorFinding(name="python", state="ok", text=text)
+
+
+def _extra(extra: Extra) -> DoctorFinding:
+    said = ", ".join(f"{name} {installed or '(missing)'}" for name, installed in extra.packages.items())
+    if extra.missing:
+        return DoctorFinding(
+            name=f"[{extra.name}]", state="note", text=f"not installed: {said}", fix=extra.command
+        )
+    return DoctorFinding(name=f"[{extra.name}]", state="ok", text=said)
+
+
+def _machine() -> DoctorFinding:
+    import psutil
+
+    cpus = cpus_here()
+    memory = psutil.virtual_memory()
+    text = f"{cpus} cpus, {format_bytes(memory.available)} of {format_bytes(memory.total)} memory free"
+    return DoctorFinding(name="machine", state="ok", text=f"{text}, {platform.system()} {platform.release()}")
+
+
+def _shared_memory() -> Iterator[DoctorFinding]:
+    if not Path("/dev/shm").is_dir():  # noqa: S108 - looked at, not written to
+        return
+    usage = shutil.disk_usage("/dev/shm")  # noqa: S108 - same
+    small = usage.total <= SMALL_SHM
+    text = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} of shared memory free"
+    fix = "give the container more: docker run --shm-size=1g" if small else ""
+    yield DoctorFinding(name="shm", state="warning" if small else "ok", text=text, fix=fix)
+
+
+def _store(project: Project) -> DoctorFinding:
+    """Writes an object beside the store's own, reads it back, and asks how long the disk takes to make it last."""
+    store = project.store()
+    place, value = Path(store.place), b"hooke doctor\n" * 20_000
+    if "://" in store.place:
+        works = store.get(store.put(value)) == value
+        return DoctorFinding(name="store", state="ok" if works else "broken", text=f"{store.place} answers")
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=place) as folder:
+        trial = Store.open(folder)
+        works = trial.get(trial.put(value)) == value
+    if not works:
+        return DoctorFinding(
+            name="store", state="broken", text=f"{place} does not give back what it was given"
+        )
+    free = shutil.disk_usage(place).free
+    text = f"{place} writable, {format_bytes(free)} free, fsync {format_seconds(_sync_seconds(place))}"
+    if free < LOW_SPACE:
+        return DoctorFinding(name="store", state="warning", text=text, fix="hooke cache gc --max SIZE")
+    return DoctorFinding(name="store", state="ok", text=text)
+
+
+def _sync_seconds(folder: Path) -> float:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x" * 4096)
+        file.flush()
+        began = time.perf_counter()
+        os.fsync(file.fileno())
+        return time.perf_counter() - began
+
+
+def _journal(project: Project) -> DoctorFinding:
+    """Appends an event and reads it back, in a folder beside the runs."""
+    from hooke.base.clock import SystemClock
+    from hooke.journal.events import StopRequested
+    from hooke.journal.reader import read
+    from hooke.journal.writer import Journal
+
+    project.runs.path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=project.create()) as folder:
+        with Journal.create(Path(folder), "driver", clock=SystemClock()) as journal:
+            journal.append(StopRequested(by="doctor"))
+        events = sum(len(segment.events) for segment in read(Path(folder)))
+    runs = len(project.runs.names())
+    state = "ok" if events == 1 else "broken"
+    return DoctorFinding(name="journal", state=state, text=f"{project.runs.path} writable, {runs} runs")
+
+
+def _place(place: str) -> DoctorFinding:
+    """Runs a task there, through trace, engine, store and journal, in a folder that is thrown away."""
+    from hooke.cli.doctor_pipeline import checkup
+    from hooke.project.settings import Settings
+    from hooke.running.driver import RunOrder, prepare
+    from hooke.running.run import Run
+
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="hooke-doctor-") as folder:
+        project = Project(root=Path(folder), settings=Settings())
+        driver = prepare(RunOrder(pipeline=checkup, args=(20,), on=place), project)
+        driver.drive()
+        answer = Run(project, driver.run).result()
+    seconds = time.perf_counter() - began
+    if answer != 42:
+        return DoctorFinding(name=place, state="broken", text=f"a task that should give 42 gave {answer!r}")
+    return DoctorFinding(
+        name=place, state="ok", text=f"ran a task in {format_seconds(seconds)}, start and end included"
+    )

@@ -1,0 +1,156 @@
+"""`hooke import`: runs of another tracker, brought into the project."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.cli.groups import Commands
+from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, CommandSession, command, error_facts, error_screen
+from hooke.importers.landing import Losses
+from hooke.importers.neptune import ImportedRun, ImportOptions, import_neptune
+from hooke.journal.run_table import aligned
+from hooke.project.folder import Project
+
+__all__ = ["imports"]
+
+COLUMNS = ("run", "from project", "neptune run", "points", "attributes", "files", "state")
+SAID = {
+    "imported": "imported",
+    "there": "here already",
+    "changed": "here already, from files that were others",
+    "found": "would be imported",
+}
+
+
+@click.group(cls=Commands, name="import")
+def imports() -> None:
+    """Bring runs of another tracker into this project."""
+
+
+@imports.command(
+    "neptune", short_help="Runs of Neptune, from a dump of neptune-exporter or from offline logs."
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--files",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where a dump's files lie, if not beside its data.",
+)
+@click.option(
+    "--from-project",
+    "projects",
+    multiple=True,
+    metavar="NAME",
+    help="Only of this project of Neptune; * and ? fit any. Can be repeated.",
+)
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="ID",
+    help="Only this run of Neptune; * and ? fit any. Can be repeated.",
+)
+@click.option(
+    "--experiment",
+    default="",
+    metavar="NAME",
+    help="What trackers file the runs under; by default their project of Neptune.",
+)
+@click.option(
+    "--step-multiplier",
+    type=click.Choice(["1", "10", "100", "1000", "10000", "100000", "1000000"]),
+    help="What decimal steps are multiplied by in all runs; by default the least for each that makes them whole.",
+)
+@click.option(
+    "--skip-missing", is_flag=True, help="Import runs whose files are not all there, without these."
+)
+@click.option("--dry-run", is_flag=True, help="Read all, write nothing, and say what would come of it.")
+@json_option
+@in_project
+@click.pass_obj
+def neptune(
+    session: CommandSession,
+    *,
+    as_json: bool,
+    project: Path | None,
+    step_multiplier: str | None,
+    **wanted: Any,
+) -> int:
+    """Import the runs of Neptune at PATH: a dump of neptune-exporter, or logs that its clients never sent.
+
+    Each becomes a run of this project with the times of then; `hooke sync` brings them into MLflow. A run that is here
+    already is left as it is. What MLflow has no place for is listed, with how it is kept. Exit code 1 if a run failed.
+    """
+    where = the_project(session, project)
+    ask = ImportOptions(step_multiplier=int(step_multiplier) if step_multiplier else None, **wanted)
+    done: list[ImportedRun] = []
+    stopped = False
+    try:
+        for each in import_neptune(where, ask):
+            done.append(each)
+            _tell(each, session, quiet=as_json)
+    except KeyboardInterrupt:
+        stopped = True
+    if as_json:
+        click.echo(json.dumps([_facts(each, session) for each in done], indent=2))
+    else:
+        _say(done, where, dry_run=ask.dry_run)
+    if stopped:
+        click.echo("stopped: what is listed is here; the same command again does the rest", err=True)
+        return EXIT_STOPPED
+    return EXIT_FAILED if any(each.error is not None for each in done) else 0
+
+
+def _tell(each: ImportedRun, session: CommandSession, *, quiet: bool) -> None:
+    """What went wrong, as it does; on a terminal each run that is done, too."""
+    if quiet:
+        return
+    if each.error is not None:
+        click.echo(error_screen(each.error, session), err=True)
+    elif sys.stderr.isatty():
+        click.echo(f"{each.run}: {SAID[each.state]}", err=True)
+
+
+def _say(done: list[ImportedRun], where: Project, *, dry_run: bool) -> None:
+    rows = [_cells(each) for each in done if each.error is None]
+    if rows:
+        click.echo("\n".join(aligned(COLUMNS, rows, right=(3, 4, 5))))
+    total = Losses()
+    for each in done:
+        total.add(each.losses)
+    if table := total.table():
+        click.echo("\n" + "\n".join(table))
+    for each in done:
+        if each.state == "changed":
+            click.echo(
+                f"{each.run} was imported from other files, or these have grown since: to import it anew, "
+                f"first remove {where.runs.folder(each.run)}",
+                err=True,
+            )
+    if any(each.state == "imported" for each in done):
+        click.echo(f"next: {command('hooke sync', where)}", err=True)
+    elif dry_run and rows:
+        click.echo("nothing was written: leave out --dry-run to import", err=True)
+
+
+def _cells(each: ImportedRun) -> tuple[str, ...]:
+    counted = each.state in ("imported", "found")
+    values = each.losses.values
+    counts = [f"{values[name]:,}" if counted else "" for name in ("points", "attributes", "files")]
+    return (each.run, each.project, each.neptune_run, *counts, SAID[each.state])
+
+
+def _facts(each: ImportedRun, session: CommandSession) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        name: getattr(each, name) for name in ("run", "project", "neptune_run", "kind", "state")
+    }
+    facts |= {"kept": dict(each.losses.values), "losses": dict(each.losses.counts)}
+    facts["error"] = error_facts(each.error, session) if each.error is not None else None
+    return facts

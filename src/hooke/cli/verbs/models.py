@@ -1,0 +1,154 @@
+"""`hooke models`: what is registered, and which of it this project trusts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import format_bytes
+from hooke.cli.groups import Commands
+from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.screens import CommandSession, command
+from hooke.journal.run_table import aligned, moment
+from hooke.models.registry_protocol import (
+    FORMAT,
+    RUN,
+    SIZE,
+    ModelRegistry,
+    RegisteredVersion,
+    VersionQuery,
+    find,
+    parse_wanted,
+)
+from hooke.registry.loaded_models import fetched
+from hooke.registry.project_registry import models_of, registry_of, registry_uri
+
+__all__ = ["models"]
+
+COLUMNS = ("model", "versions", "newest", "aliases")
+VERSION_COLUMNS = ("version", "aliases", "metrics", "format", "size", "registered", "run")
+
+
+class _Models(Commands):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """In the order in which one needs them."""
+        return ["ls", "show", "trust"]
+
+
+@click.group(cls=_Models)
+def models() -> None:
+    """List registered models and their versions; say which to trust.
+
+    They lie in MLflow's registry: `mlflow.db` of the project, or where MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI says.
+    """
+
+
+@models.command("ls")
+@json_option
+@in_project
+@click.pass_obj
+def list_models(session: CommandSession, *, as_json: bool, project: Path | None) -> int:
+    """List the registered models."""
+    where = the_project(session, project)
+    registry = registry_of(where)
+    listed = {name: registry.versions(name) for name in registry.names()}
+    if as_json:
+        facts = {name: [_facts(version) for version in versions] for name, versions in listed.items()}
+        click.echo(json.dumps(facts, indent=2))
+        return 0
+    if not listed:
+        click.echo(
+            f"no model is registered in {registry_uri(where)}\nnext: hooke.register(model, name)", err=True
+        )
+        return 0
+    click.echo(
+        "\n".join(aligned(COLUMNS, [_row(name, versions) for name, versions in listed.items()], right=(1, 2)))
+    )
+    click.echo(f"next: {command(f'hooke models show {next(iter(listed))}', where)}", err=True)
+    return 0
+
+
+@models.command("show")
+@click.argument("name")
+@json_option
+@in_project
+@click.pass_obj
+def show_model(session: CommandSession, *, name: str, as_json: bool, project: Path | None) -> int:
+    """List the versions of the model NAME, the newest first."""
+    where = the_project(session, project)
+    registry = registry_of(where)
+    wanted = parse_wanted(name)
+    newest = find(registry, wanted)
+    versions = registry.versions(wanted.name) if wanted == VersionQuery(name=wanted.name) else [newest]
+    if as_json:
+        click.echo(json.dumps([_facts(version) for version in versions], indent=2))
+        return 0
+    click.echo("\n".join(aligned(VERSION_COLUMNS, [_cells(version) for version in versions], right=(0, 4))))
+    return 0
+
+
+@models.command("trust")
+@click.argument("model", metavar="NAME:VERSION")
+@in_project
+@click.pass_obj
+def trust_model(session: CommandSession, *, model: str, project: Path | None) -> int:
+    """Let this project load NAME:VERSION, though it was registered elsewhere and reading it may run code.
+
+    Its files are fetched and their digest is noted: a version whose files change later is not trusted.
+    """
+    wanted = parse_wanted(model)
+    if wanted.number is None:
+        raise UsageError(
+            f"{model} may be another version tomorrow",
+            fix=f"name the version: hooke models trust {wanted.name}:VERSION",
+        )
+    where = the_project(session, project)
+    registry: ModelRegistry = registry_of(where)
+    version = find(registry, wanted)
+    _, manifest = fetched(where, registry, version)
+    models_of(where).known.add(version.digest, f"trusted as {version.label}")
+    types = ", ".join(manifest.details.get("types", ()))
+    click.echo(
+        f"{version.label} is trusted from now on: {manifest.format}{f' of {types}' if types else ''}, {version.digest[:12]}"
+    )
+    return 0
+
+
+def _row(name: str, versions: list[RegisteredVersion]) -> tuple[str, ...]:
+    aliases = [f"{alias}={version.number}" for version in versions for alias in version.aliases]
+    newest = str(versions[0].number) if versions else ""
+    return (name, str(len(versions)), newest, ", ".join(sorted(aliases)))
+
+
+def _cells(version: RegisteredVersion) -> tuple[str, ...]:
+    metrics = ", ".join(f"{name}={value:.4g}" for name, value in version.metrics.items())
+    size = version.tags.get(SIZE, "")
+    return (
+        str(version.number),
+        ", ".join(version.aliases),
+        metrics if len(metrics) <= 60 else f"{metrics[:57]}...",
+        version.tags.get(FORMAT, "not Hooke's"),
+        format_bytes(int(size)) if size.isdecimal() else "",
+        moment(version.created_at),
+        version.tags.get(RUN) or version.mlflow_run,
+    )
+
+
+def _facts(version: RegisteredVersion) -> dict[str, Any]:
+    size = version.tags.get(SIZE, "")
+    return {
+        "name": version.name,
+        "version": version.number,
+        "aliases": list(version.aliases),
+        "metrics": version.metrics,
+        "format": version.tags.get(FORMAT),
+        "size_bytes": int(size) if size.isdecimal() else None,
+        "run": version.tags.get(RUN),
+        "mlflow_run": version.mlflow_run or None,
+        "registered_at": version.created_at,
+        "digest": version.digest or None,
+    }

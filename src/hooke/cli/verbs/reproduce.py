@@ -1,0 +1,79 @@
+"""`hooke reproduce`: make a run again from its record, and compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.cli.screens import EXIT_FAILED, CommandSession
+
+__all__ = ["reproduce"]
+
+EXIT_DIFFERENT = 3
+EXIT_UNMET = 4
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.option("--verify", is_flag=True, help="Run it again, in a store of its own, and compare each result.")
+@click.option("--here", is_flag=True, help="Use the project's code as it is now, not the recorded tree.")
+@click.option("--best-effort", is_flag=True, help="Run it again even where an anchor differs.")
+@click.option(
+    "--rtol",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Relative tolerance of numbers.",
+)
+@click.option(
+    "--atol",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Absolute tolerance of numbers.",
+)
+@click.option("--keep", is_flag=True, help="Leave the restored tree and the new results in their folder.")
+@json_option
+@in_project
+@click.pass_obj
+def reproduce(  # noqa: PLR0913 - one parameter for each option of the command
+    session: CommandSession,
+    *,
+    run: str,
+    verify: bool,
+    here: bool,
+    best_effort: bool,
+    rtol: float,
+    atol: float,
+    keep: bool,
+    as_json: bool,
+    project: Path | None,
+) -> int:
+    """Say whether RUN (by default the last one) can be made again; with --verify make it, and compare.
+
+    Checked are the anchors of its results: code, Python, every library's version, data files, seed, thread counts,
+    hardware. The code is the tree that the run recorded, restored outside the project. Of a script of start_run() what it
+    logged is compared.
+
+    Exit codes: 0 all anchors are met, or all results are equal or within the tolerance; 1 it failed on the way;
+    2 wrong usage; 3 results are different; 4 an anchor differs, so it was not run.
+    """
+    from hooke.running.reproduce.reproduce import ReproduceOptions, reproduce_in
+    from hooke.running.reproduce.result_comparison import Tolerance
+
+    where = the_project(session, project)
+    asked = ReproduceOptions(
+        verify=verify,
+        here=here,
+        best_effort=best_effort,
+        tolerance=Tolerance(rtol=rtol, atol=atol),
+        keep=keep,
+    )
+    found = reproduce_in(where, where.runs.find(run), asked)
+    click.echo(json.dumps(found.facts(), indent=2) if as_json else str(found))
+    if found.status == "checked":
+        return EXIT_UNMET if found.unmet else 0
+    return {"unmet": EXIT_UNMET, "different": EXIT_DIFFERENT, "failed": EXIT_FAILED}.get(found.status, 0)

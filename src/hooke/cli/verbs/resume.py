@@ -1,0 +1,74 @@
+"""`hooke resume`: go on where a run was."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from hooke.cli.drive import DrivenRun
+from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.cli.screens import CommandSession
+from hooke.fleets.elastic import parse_wanted
+from hooke.journal.reader import read
+from hooke.journal.run_view import view_of
+from hooke.project.backends import find_place
+from hooke.project.folder import Project
+from hooke.running.driver import DRIVER
+from hooke.running.resume import last_resumable
+from hooke.running.resume import resume as take_up
+from hooke.running.run import Run
+
+__all__ = ["resume"]
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.option("--deadline", metavar="TIME", help="When it is to be done now: 30m, 2h.")
+@click.option(
+    "--budget", metavar="USD", help="What it may cost in all, what it has cost included: 20, or '$20'."
+)
+@json_option
+@in_project
+@click.pass_obj
+def resume(
+    session: CommandSession,
+    *,
+    run: str,
+    deadline: str | None,
+    budget: str | None,
+    as_json: bool,
+    project: Path | None,
+) -> int:
+    """Go on with RUN (by default the last one that is not finished) and print its result.
+
+    What had finished does not run again. Code is taken as it is now: what was edited since runs anew. Of a run
+    that has finished the result is printed. RUN may be the beginning of an id.
+    """
+    where = the_project(session, project)
+    name = where.runs.find(run) if run else last_resumable(where)
+    _say_torn(where, name)
+    begun = view_of(where.runs, name).begun
+    serial = begun is not None and begun.kind == "pipeline" and _is_serial(where, begun.place)
+    conduct = DrivenRun(session=session, as_json=as_json, in_this_process=serial)
+    if begun is not None and begun.folder != os.getcwd() and Path(begun.folder).is_dir():
+        conduct.folder = Path(begun.folder)
+    with conduct.in_folder():
+        wanted = parse_wanted(deadline, budget, now=time.time())
+        driver = take_up(where, name, observers=(conduct.progress.observe,), wanted=wanted)
+    if driver is None:
+        return conduct.told(Run(where, name))
+    return conduct.drive(driver)
+
+
+def _is_serial(project: Project, place: str) -> bool:
+    return find_place(place, workers=None, places=project.settings.places).engine == "serial"
+
+
+def _say_torn(project: Project, run: str) -> None:
+    """A driver that died while it wrote leaves half a record; what that spoke of is done again."""
+    for segment in read(project.runs.folder(run), DRIVER):
+        if segment.torn is not None:
+            click.echo(f"the journal's end was torn and is cut: {segment.torn}; all before is kept", err=True)

@@ -1,0 +1,179 @@
+"""`hooke run`: a pipeline, with its parameters as options."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import HookeError, TraceError, UsageError
+from hooke.cli.drive import DrivenRun, user_code
+from hooke.cli.options import debug_option, json_option
+from hooke.cli.parameters import Parameters
+from hooke.cli.screens import CommandSession
+from hooke.fleets.elastic import parse_wanted
+from hooke.pipeline.pipeline import Pipeline
+from hooke.project.backends import find_place
+from hooke.project.folder import Project
+from hooke.project.loading import load_entry
+from hooke.running.driver import Driver, RunOrder, prepare
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Where, with how many, until when and for how much, as it was typed."""
+
+    on: str
+    workers: str | None
+    deadline: str | None
+    budget: str | None
+    allow_mismatch: tuple[str, ...]
+
+
+_RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("target", metavar="FILE.py[:PIPELINE]", required=False)
+@click.option(
+    "--on",
+    "place",
+    default="local",
+    metavar="PLACE",
+    help="Where: local, local:N, serial, dask, ray, an address of one, or a name in hooke.toml.  [default: local]",
+)
+@click.option(
+    "--workers",
+    metavar="N|LOW-HIGH",
+    help="How many workers the place may have; of LOW-HIGH as many as the work is worth.",
+)
+@click.option("--deadline", metavar="TIME", help="When it is to be done: 30m, 2h. Needs --workers LOW-HIGH.")
+@click.option(
+    "--budget",
+    metavar="USD",
+    help="What it may cost: 20, or '$20'. Needs --workers LOW-HIGH and a price in hooke.toml.",
+)
+@click.option(
+    "--allow-mismatch",
+    metavar="NAME",
+    multiple=True,
+    help="A distribution, or python, whose version may differ on workers elsewhere.",
+)
+@json_option
+@debug_option
+@click.option("--help", "asked_help", is_flag=True, help="Show this, and with a FILE its parameters.")
+@click.argument("parameters", nargs=-1, metavar="[--PARAMETER VALUE ...]", type=click.UNPROCESSED)
+@click.pass_context
+def run(  # noqa: PLR0913 - one parameter for each option of the command
+    ctx: click.Context,
+    *,
+    target: str | None,
+    place: str,
+    workers: str | None,
+    deadline: str | None,
+    budget: str | None,
+    allow_mismatch: tuple[str, ...],
+    as_json: bool,
+    asked_help: bool,
+    parameters: tuple[str, ...],
+) -> int:
+    """Run the pipeline of FILE.py (its only one), or the named one.
+
+    The pipeline's parameters are options: `def delays(months: int, fast: bool = False)` takes --months 3 --fast.
+    Whatever stands behind -- is a parameter too, should it bear the name of an option of ours. The result is
+    printed on stdout, everything else on stderr. Exit codes: 0 finished, 1 a task failed, 2 wrong usage,
+    130 stopped (Ctrl-C, hooke stop).
+    """
+    if target is None or asked_help:
+        return _help(ctx, target)
+    session = ctx.ensure_object(CommandSession)
+    refused = DrivenRun(session=session, as_json=True) if as_json else None
+    try:
+        asked = _Asked(
+            on=place, workers=workers, deadline=deadline, budget=budget, allow_mismatch=allow_mismatch
+        )
+        conduct, driver = _driver(session, target, parameters, asked=asked, as_json=as_json)
+    except HookeError as error:
+        error.next = error.next or _again(error, target, parameters)
+        if refused is None:
+            raise
+        return refused.refused(error)
+    return conduct.drive(driver)
+
+
+def _driver(
+    session: CommandSession, target: str, tokens: Sequence[str], *, asked: _Asked, as_json: bool
+) -> tuple[DrivenRun, Driver]:
+    pipeline, path = _load(target)
+    args, params = Parameters(pipeline, target=target).parse(tokens)
+    session.project = project = Project.find(path)
+    counts = _workers(asked.workers)
+    found = find_place(asked.on, workers=None, places=project.settings.places)
+    conduct = DrivenRun(
+        session=session,
+        as_json=as_json,
+        typed=shlex.join(["hooke", "run", target, *tokens]),
+        in_this_process=found.engine == "serial",
+    )
+    order = RunOrder(
+        pipeline=pipeline,
+        args=args,
+        params=params,
+        on=asked.on,
+        workers=counts,
+        wanted=parse_wanted(asked.deadline, asked.budget, now=time.time()),
+        allow_mismatch=asked.allow_mismatch,
+        observers=(conduct.progress.observe,),
+    )
+    return conduct, user_code(lambda: prepare(order, project), pipeline)
+
+
+def _again(error: HookeError, target: str, tokens: Sequence[str]) -> str:
+    """The command itself, where it is the file that is to be fixed."""
+    if isinstance(error, TraceError) or error.__cause__ is not None:
+        return shlex.join(["hooke", "run", target, *tokens])
+    return ""
+
+
+def _load(target: str) -> tuple[Pipeline[..., Any], Path]:
+    """The pipeline and its file; what the file prints while it is imported is no result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return load_entry(target)
+
+
+def _workers(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"--workers {text!r} is no number of workers", fix="write --workers 4, or --workers 1-4"
+        )
+    low = int(match["low"])
+    return (low, int(match["high"])) if match["high"] else low
+
+
+def _help(ctx: click.Context, target: str | None) -> int:
+    click.echo(ctx.command.get_help(ctx))
+    if target is None:
+        return 0
+    parameters = Parameters(_load(target)[0], target=target)
+    formatter = ctx.make_formatter()
+    formatter.write_paragraph()
+    with formatter.section(f"Parameters of {parameters.pipeline.name!r}"):
+        formatter.write_dl(parameters.rows() or [("(none)", "")])
+    click.echo(formatter.getvalue().rstrip())
+    return 0

@@ -1,0 +1,217 @@
+"""`hooke runs`: the runs of a project, the newest first, or as they are asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.formats import format_seconds
+from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.screens import CommandSession, command
+from hooke.comparing.facts import RunFacts, facts_of
+from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected
+from hooke.journal.events import RunStarted
+from hooke.journal.reader import first_event
+from hooke.journal.run_table import aligned, moment
+from hooke.journal.run_view import RunRow, view_of
+from hooke.project.folder import Project
+
+__all__ = ["runs"]
+
+COLUMNS = ("run", "pipeline", "status", "started", "took", "done", "cached", "failed", "parameters")
+ASKED = ("run", "pipeline", "status", "started", "took")
+"""The columns before those of metrics."""
+
+
+@click.command()
+@click.option(
+    "--limit", default=20, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many."
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Show the last value of a metric; NAME.min and NAME.max show the least and the greatest. Can be given again.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Only runs that fit, as params.depth>6, tags.team=ours, metrics.auc.max>=0.9, status=failed, pipeline!=demo. "
+    "Can be given again; all must hold.",
+)
+@click.option(
+    "--sort",
+    default="",
+    metavar="NAME",
+    help="Sort by a metric, params.NAME, tags.NAME, started, took, status or pipeline; -NAME begins with the greatest.",
+)
+@click.option(
+    "--trials",
+    is_flag=True,
+    help="List the trials of searches too; with --metric, --where and --sort they always are.",
+)
+@json_option
+@in_project
+@click.pass_obj
+def runs(  # noqa: PLR0913 - one parameter for each option of the command
+    session: CommandSession,
+    *,
+    limit: int,
+    metrics: tuple[str, ...],
+    where: tuple[str, ...],
+    sort: str,
+    trials: bool,
+    as_json: bool,
+    project: Path | None,
+) -> int:
+    """List runs, the newest first.
+
+    `lost` are those whose driver died; they can be resumed. What a task logged is NAME, or TASK.NAME where several tasks
+    logged a NAME. Numbers are compared as numbers.
+    """
+    query = RunQuery.of(where, sort)
+    the = the_project(session, project)
+    if metrics or where or sort:
+        return _asked(the, query, metrics, limit, as_json=as_json)
+    names = the.runs.names()
+    rows, seen = _newest(the, names, limit, trials=trials)
+    if as_json:
+        click.echo(json.dumps([_facts(name, row) for name, row in rows], indent=2))
+        return 0
+    if not rows:
+        click.echo(f"no runs yet in {the.root}\nnext: hooke run FILE.py", err=True)
+        return 0
+    lines = aligned(COLUMNS, [_cells(name, row) for name, row in rows], right=range(4, 8))
+    click.echo("\n".join(lines))
+    if seen < len(names):
+        click.echo(f"and {len(names) - seen} older ones: hooke runs --limit {len(names)}", err=True)
+    if seen > len(rows):
+        click.echo(f"and {seen - len(rows)} trials of searches: hooke runs --trials", err=True)
+    click.echo(f"next: {command(f'hooke show {rows[0][0]}', the)}", err=True)
+    return 0
+
+
+def _newest(
+    project: Project, names: Sequence[str], limit: int, *, trials: bool
+) -> tuple[list[tuple[str, RunRow | HookeError]], int]:
+    """At most `limit` rows, and how many runs were looked at for them."""
+    rows: list[tuple[str, RunRow | HookeError]] = []
+    seen = 0
+    for name in names:
+        if len(rows) == limit:
+            break
+        seen += 1
+        if trials or not _is_trial(project, name):
+            rows.append((name, _row(project, name)))
+    return rows, seen
+
+
+def _is_trial(project: Project, name: str) -> bool:
+    """Whether the run says at its beginning that it is a trial of a search; a journal that cannot be read says no."""
+    try:
+        begun = first_event(project.runs.folder(name), "driver")
+    except HookeError:
+        return False
+    return isinstance(begun, RunStarted) and bool(begun.parent)
+
+
+def _asked(project: Project, query: RunQuery, metrics: Sequence[str], limit: int, *, as_json: bool) -> int:
+    """The runs that fit, in the order that was asked for, with the metrics that were."""
+    known, unreadable = _read(project)
+    for name, error in unreadable:
+        click.echo(f"left out, as it cannot be read: {name}: {error.what}", err=True)
+    names = NameGroup("metrics", known)
+    asked = {text: names.metric(text) for text in metrics} if known else {}
+    found = selected(known, query)
+    values = [{text: cell_of(facts, metric) for text, metric in asked.items()} for facts in found]
+    if as_json:
+        listed = [
+            _facts(facts.run, facts.row) | {"metrics": _finite(cells)}
+            for facts, cells in zip(found, values, strict=True)
+        ]
+        click.echo(json.dumps(listed[:limit], indent=2))
+        return 0
+    if not found:
+        none = f"no run fits; there are {len(known)}" if known else f"no runs yet in {project.root}"
+        click.echo(f"{none}\nnext: hooke {'runs' if known else 'run FILE.py'}", err=True)
+        return 0
+    header = (*ASKED, *asked, "parameters")
+    lines = [
+        (*_cells(facts.run, facts.row)[: len(ASKED)], *map(_number, cells.values()), _parameters(facts.row))
+        for facts, cells in zip(found[:limit], values, strict=False)
+    ]
+    click.echo("\n".join(aligned(header, lines, right=range(4, 5 + len(asked)))))
+    if len(found) > limit:
+        click.echo(f"and {len(found) - limit} more: --limit {len(found)}", err=True)
+    if len(found) > 1:
+        click.echo(f"next: {command(f'hooke compare {found[0].run} {found[1].run}', project)}", err=True)
+    return 0
+
+
+def _read(project: Project) -> tuple[list[RunFacts], list[tuple[str, HookeError]]]:
+    known: list[RunFacts] = []
+    unreadable: list[tuple[str, HookeError]] = []
+    for name in project.runs.names():
+        try:
+            known.append(facts_of(project.runs, name))
+        except HookeError as error:
+            unreadable.append((name, error))
+    return known, unreadable
+
+
+def _row(project: Project, name: str) -> RunRow | HookeError:
+    try:
+        return view_of(project.runs, name).row(time.time())
+    except HookeError as error:
+        return error
+
+
+def _facts(name: str, row: RunRow | HookeError) -> dict[str, Any]:
+    if isinstance(row, HookeError):
+        return {"run": name, "status": "unreadable", "message": row.what}
+    facts: dict[str, Any] = msgspec.to_builtins(row)
+    return facts | {"run": name}
+
+
+def _finite(cells: dict[str, float | None]) -> dict[str, float | str | None]:
+    """JSON has no nan and no infinity: they are text."""
+    return {
+        name: value if value is None or math.isfinite(value) else str(value) for name, value in cells.items()
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _cells(name: str, row: RunRow | HookeError) -> tuple[str, ...]:
+    if isinstance(row, HookeError):
+        return (name, "", "unreadable", "", "", "", "", "", row.what)
+    if not row.run:
+        return (name, "", "never began", "", "", "", "", "", "")
+    return (
+        name,
+        row.pipeline,
+        row.status,
+        moment(row.started_at),
+        format_seconds(row.seconds),
+        str(row.done),
+        str(row.cached),
+        str(row.failed),
+        _parameters(row),
+    )
+
+
+def _parameters(row: RunRow) -> str:
+    parameters = " ".join(f"{key}={value}" for key, value in row.parameters.items())
+    return parameters if len(parameters) <= 60 else parameters[:57] + "..."

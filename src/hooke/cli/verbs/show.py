@@ -1,0 +1,236 @@
+"""`hooke show`: one run, its tasks, its failures and what was decided about them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from hooke.base.errors import UsageError
+from hooke.cli.options import complete_run, in_project, is_unicode, json_option, the_project
+from hooke.cli.screens import CommandSession, command, error_facts
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    Event,
+    MadeOf,
+    RetryPlanned,
+    RunMadeOf,
+    WorkerStopped,
+)
+from hooke.journal.fleet_events import FleetDecided
+from hooke.journal.occupancy import SkewedItem, skewed_items
+from hooke.journal.reader import read
+from hooke.journal.records import SEARCH_PREFIX as SEARCH
+from hooke.journal.records import StudyRecord, read_study
+from hooke.journal.run_table import moment, run_table
+from hooke.journal.run_view import RunView, is_service
+from hooke.project.folder import Project
+from hooke.running.driver import DRIVER
+from hooke.running.provenance import sentence
+from hooke.searching.search_result import Search
+from hooke.sync.sync_report import tracking_facts, tracking_lines
+
+__all__ = ["show"]
+
+MOST_WIDE = 110
+FEWEST_STRETCHES = 6
+"""Of a service that was shorter the table says it all."""
+MOST_SAID = 20
+"""Decisions shown of a run; --json has all."""
+
+
+@dataclass(slots=True)
+class _Story:
+    """A run's view, and of its journal what no view holds: decisions, deaths of workers, items that took long, a torn end."""
+
+    view: RunView = field(default_factory=RunView)
+    said: list[tuple[float, str]] = field(default_factory=list)
+    torn: str = ""
+    made_of: MadeOf | None = None
+    skewed: list[SkewedItem] = field(default_factory=list)
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.option(
+    "--save",
+    "file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of a service: write a picture too, FILE.html, FILE.svg, or with the extra `plot` FILE.png.",
+)
+@json_option
+@in_project
+@click.pass_obj
+def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool, project: Path | None) -> int:
+    """Show RUN (by default the last one): its tasks, what failed and why, what was tried again.
+
+    Of a service: its load, its answers and its replicas over time, and why there were so many. Of a study of `hooke measure`, what was
+    measured; of a search of `hooke.search()`, its best trials. RUN may be the beginning of an id.
+    """
+    where = the_project(session, project)
+    name = where.runs.find(run)
+    if is_service(where.runs.folder(name)):
+        return _show_service(where, name, file, as_json=as_json)
+    if file is not None:
+        raise UsageError(
+            f"--save {file}: {name} is no run of a service",
+            fix=f"the picture of a task's curve: hooke curve {name} --save {file}",
+        )
+    study = read_study(where.runs.folder(name))
+    if study is not None:
+        return _show_study(study, as_json=as_json)
+    if name.startswith(SEARCH):
+        return _show_search(where, name, as_json=as_json)
+    return _show_tasks(session, where, name, as_json=as_json)
+
+
+def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: bool) -> int:
+    story = _read(where, name)
+    if as_json:
+        click.echo(json.dumps(_facts(session, story) | {"logged": tracking_facts(where, name)}, indent=2))
+        return 0
+    click.echo(run_table(story.view, name))
+    if story.said:
+        click.echo("\nwhat was decided")
+        click.echo("\n".join(f"  {moment(at)}  {text}" for at, text in story.said[-MOST_SAID:]))
+        if len(story.said) > MOST_SAID:
+            click.echo(f"  and {len(story.said) - MOST_SAID} before: hooke show --json {name}")
+    if story.skewed:
+        click.echo("\nwhat was uneven")
+        click.echo("\n".join(f"  {each}" for each in story.skewed))
+    if lines := tracking_lines(where, name):
+        click.echo("\nwhat was logged")
+        click.echo("\n".join(f"  {line}" for line in lines))
+    if story.made_of is not None:
+        click.echo(f"\nwhat it was made of\n  {sentence(story.made_of)}")
+    if story.torn:
+        click.echo(f"\nthe journal's end was torn and is cut: {story.torn}")
+    click.echo(f"next: {command(_next(story.view, name), where)}", err=True)
+    return 0
+
+
+def _show_study(record: StudyRecord, *, as_json: bool) -> int:
+    from hooke.measuring.study_report import (  # SciPy takes half a second, which no run need wait for
+        facts_of,
+        text_of,
+    )
+
+    click.echo(json.dumps(facts_of(record), indent=2) if as_json else text_of(record))
+    return 0
+
+
+def _show_service(project: Project, name: str, file: Path | None, *, as_json: bool) -> int:
+    from hooke.charts.service_chart import drawn_service
+    from hooke.services.service_report import (  # SciPy again
+        picture_of,
+        read_service,
+        save_service,
+        service_facts,
+        service_text,
+    )
+
+    record, alive = read_service(project.runs.folder(name)), project.runs.alive(name)
+    if file is not None:
+        save_service(record, file, alive=alive)
+    if as_json:
+        click.echo(json.dumps(service_facts(record, alive=alive), indent=2))
+        return 0
+    picture = picture_of(record) if record.replicas else None
+    drawn = ""
+    if picture is not None and len(picture.asked) >= FEWEST_STRETCHES:
+        width = min(shutil.get_terminal_size().columns, MOST_WIDE)
+        colour = not os.environ.get("NO_COLOR")
+        drawn = drawn_service(picture, width=width, colour=colour, ascii_only=not is_unicode())
+    click.echo(service_text(record, alive=alive, drawn=drawn))
+    again = (
+        f"hooke show {name} --save service.html" if file is None else f"hooke serve {record.started.entry}"
+    )
+    click.echo(f"next: {command(again, project)}", err=True)
+    return 0
+
+
+def _show_search(project: Project, name: str, *, as_json: bool) -> int:
+    found = Search(project, name)
+    click.echo(json.dumps(found.facts(), indent=2) if as_json else str(found))
+    tried = [trial.run.id for trial in found.trials if trial.value is not None]
+    if tried and not as_json:
+        click.echo(f"next: {command(f'hooke show {found.best.run.id}', project)}", err=True)
+    return 0
+
+
+def _read(project: Project, run: str) -> _Story:
+    story = _Story()
+    alive = project.runs.alive(run)
+    for segment in read(project.runs.folder(run), DRIVER):
+        story.skewed += skewed_items(segment.events)
+        for event in segment.events:
+            if said := _said(story.view, event):
+                story.said.append((event.at, said))
+            story.view.apply(event)
+            if isinstance(event, RunMadeOf):
+                story.made_of = event.record
+        if segment.torn is not None and not alive:
+            story.torn = str(segment.torn)
+    story.view.driver_alive(alive, project.runs.last_written(run))
+    return story
+
+
+def _said(view: RunView, event: Event) -> str:
+    """What was decided by this event, which the view has not folded yet; empty where nothing was."""
+    match event:
+        case RetryPlanned():
+            items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
+            return f"{_task(view, event.node)}{items}: attempt {event.number} follows, as {event.reason}"
+        case AttemptStarted(twin_of=int()):
+            items = f"{event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else f"{event.lo}"
+            return f"{_task(view, event.node)}[{items}]: a second attempt, {event.attempt}, as {event.twin_of} runs long"
+        case AttemptStarted(workers=(_, *_) as workers):
+            ranks = ", ".join(f"{rank} on {worker}" for rank, worker in enumerate(workers))
+            return f"{_task(view, event.node)}: attempt {event.attempt} is a gang of {len(workers)}; ranks: {ranks}"
+        case AttemptFinished() if (beaten := view.nodes[event.node].beside(event.attempt)) is not None:
+            task = _task(view, event.node)
+            return f"{task}: attempt {event.attempt} was first, and {beaten.attempt} is given up"
+        case WorkerStopped():
+            return f"worker {event.worker} is gone: {event.cause}"
+        case FleetDecided():
+            return f"workers {event.reason}"
+        case _:
+            return ""
+
+
+def _task(view: RunView, node: int) -> str:
+    return view.nodes[node].planned.task
+
+
+def _facts(session: CommandSession, story: _Story) -> dict[str, Any]:
+    now, error = time.time(), story.view.error()
+    facts: dict[str, Any] = msgspec.to_builtins(story.view.row(now))
+    return facts | {
+        "tasks": msgspec.to_builtins(story.view.rows(now)),
+        "error": error_facts(error, session) if error is not None else None,
+        "decisions": [{"at": at, "what": text} for at, text in story.said],
+        "skewed": msgspec.to_builtins(story.skewed),
+        "torn": story.torn or None,
+        "made_of": msgspec.to_builtins(story.made_of),
+    }
+
+
+def _next(view: RunView, run: str) -> str:
+    if view.status == "running":
+        return f"hooke logs --follow {run}"
+    if view.begun is not None and view.begun.kind == "imported":
+        return f"hooke sync {run}"
+    if view.begun is not None and view.begun.kind == "script":
+        return f"hooke compare {run} RUN, or hooke reproduce {run}"
+    if view.status == "finished":
+        return f"hooke logs {run}, or hooke cache why {run} TASK"
+    return f"hooke resume {run}"

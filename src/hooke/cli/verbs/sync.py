@@ -1,0 +1,134 @@
+"""`hooke sync`: bring what runs logged into the trackers, and say how they stand."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooke.base.errors import UsageError
+from hooke.base.files import FileLock
+from hooke.base.formats import format_bytes
+from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.cli.screens import EXIT_FAILED, CommandSession
+from hooke.journal.run_table import aligned
+from hooke.project.folder import Project
+from hooke.sync.background import LOCK, open_sinks, sink_names
+from hooke.sync.outbox import has_logged
+from hooke.sync.shipper import Shipper, SyncState, standing
+
+__all__ = ["sync"]
+
+COLUMNS = ("run", "sink", "points", "merged", "stands")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    run: str
+    sink: str
+    standing: SyncState
+
+    @property
+    def done(self) -> bool:
+        """Whether the sink has all there is now."""
+        return self.standing.pending_bytes == 0 and not self.standing.cursor.trouble
+
+    def said(self) -> str:
+        """How it stands, as text."""
+        if self.standing.cursor.trouble:
+            return self.standing.cursor.trouble
+        if self.standing.pending_bytes:
+            return f"{format_bytes(self.standing.pending_bytes)} to go"
+        return "all there" if self.standing.told else "all there so far: the run goes on"
+
+    def facts(self) -> dict[str, Any]:
+        """For `--json`."""
+        cursor = self.standing.cursor
+        return {
+            "run": self.run,
+            "sink": self.sink,
+            "points": cursor.points,
+            "merged": cursor.merged,
+            "pending_bytes": self.standing.pending_bytes,
+            "told": self.standing.told,
+            "trouble": cursor.trouble or None,
+            "notes": cursor.notes,
+        }
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.option(
+    "--patience",
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="How long to go on trying a tracker that does not answer.",
+)
+@json_option
+@in_project
+@click.pass_obj
+def sync(session: CommandSession, *, run: str, patience: float, as_json: bool, project: Path | None) -> int:
+    """Bring what RUN logged (by default all runs) into the project's trackers, and say how each stands there.
+
+    Runs do this by themselves, in a process beside them; this finishes what is left after an outage. Exit code 1: something
+    is left.
+    """
+    where = the_project(session, project)
+    names = [where.runs.find(run)] if run else where.runs.names()
+    if not sink_names(where):
+        raise UsageError(
+            "this project ships into no tracker",
+            fix='pip install "hooke[mlflow]", or name sinks in hooke.toml: [tracking] sinks = ["mlflow"]',
+        )
+    logged = [name for name in names if has_logged(where.runs.folder(name))]
+    _ship(
+        where, logged[::-1], patience
+    )  # the oldest first: a search before its trials, which are nested in it
+    rows = [
+        _Row(run=name, sink=sink, standing=standing(where.runs, name, sink))
+        for name in logged
+        for sink in sink_names(where)
+    ]
+    if as_json:
+        click.echo(json.dumps([row.facts() for row in rows], indent=2))
+    elif rows:
+        cells = [
+            (row.run, row.sink, f"{row.standing.points:,}", f"{row.standing.cursor.merged:,}", row.said())
+            for row in rows
+        ]
+        click.echo("\n".join(aligned(COLUMNS, cells, right=range(2, 4))))
+        for row in rows:
+            for note in row.standing.cursor.notes:
+                click.echo(f"{row.run} in {row.sink}: {note}", err=True)
+    else:
+        click.echo("no run has logged anything", err=True)
+    return 0 if all(row.done for row in rows) else EXIT_FAILED
+
+
+def _ship(project: Project, runs: list[str], patience_s: float) -> None:
+    """Ship these runs, once the project's own shipper lets us, or look on while it does."""
+    project.create()
+    lock, deadline = FileLock(project.data / LOCK), time.monotonic() + patience_s
+    while not lock.try_acquire():
+        if time.monotonic() > deadline or not _left(project, runs):
+            return
+        time.sleep(0.2)
+    try:
+        with Shipper(runs=project.runs, sinks=open_sinks(project)) as shipper:
+            while sum(shipper.ship(run) or project.runs.alive(run) for run in runs) < len(runs):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.2)
+    finally:
+        lock.release()
+
+
+def _left(project: Project, runs: list[str]) -> bool:
+    stands = [standing(project.runs, run, sink) for run in runs for sink in sink_names(project)]
+    return any(each.pending_bytes or not each.told for each in stands)

@@ -1,0 +1,152 @@
+"""Figures of runs: from what they logged to the plain numbers that `hooke.charts` draws."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hooke.base.errors import MissingExtra, UsageError
+from hooke.comparing.facts import Name, RunFacts
+from hooke.comparing.query import NameGroup, is_system, number
+from hooke.journal.events import PointsLogged
+from hooke.journal.reader import SegmentReader
+from hooke.journal.run_folders import RunsFolder
+from hooke.sync.outbox import logged_segments
+
+__all__ = ["curves", "figure", "page", "parallel"]
+
+MOST_LINES = 60
+"""Of a run in a panel: of a map of a thousand items nobody could tell more apart."""
+MOST_PANELS = 24
+
+_Line = tuple[int | None, int | None, Name]
+"""Attempt, item and metric."""
+
+
+def curves(
+    folder: RunsFolder, runs: Sequence[RunFacts], sources: Sequence[str], metrics: Sequence[str]
+) -> dict[str, Any]:
+    """Learning curves in Plotly's words: a panel a metric, `sources` are what the runs are called.
+
+    By default of the metrics of which some run logged several values. Raises UsageError for a metric that no run logged.
+    """
+    from hooke.charts.run_figures import (  # SciPy comes with the laws, and takes half a second
+        Curves,
+        Trace,
+        curves_spec,
+    )
+
+    names = NameGroup("metrics", runs)
+    wanted = [names.find(metric) for metric in metrics] or _several(names, runs)
+    panels: dict[Name, list[Trace]] = {name: [] for name in wanted}
+    left_out = 0
+    for source, facts in zip(sources, runs, strict=True):
+        label = source if source == facts.run else f"{source}  {facts.run}"
+        lines = _lines(folder.folder(facts.run), facts, set(wanted))
+        drawn = dict.fromkeys(wanted, 0)
+        for (_, item, name), points in lines.items():
+            drawn[name] += 1
+            if drawn[name] > MOST_LINES:
+                left_out += 1
+                continue
+            points.sort(key=lambda point: point[:2])
+            detail = f"{name.task}[{item}]" if item is not None else name.task
+            steps, values = [step for step, _, _ in points], [value for _, _, value in points]
+            panels[name].append(Trace(source=label, steps=steps, values=values, detail=detail))
+    title = "Learning curves" + (f", {left_out} lines of items left out" if left_out else "")
+    shown = [Curves(metric=names.shown(name), traces=traces) for name, traces in panels.items()]
+    return curves_spec(shown, title=title)
+
+
+def parallel(runs: Sequence[RunFacts], columns: Sequence[str], colour: str) -> dict[str, Any]:
+    """Parallel coordinates in Plotly's words. Raises UsageError for a column that no run has, and for none."""
+    from hooke.charts.run_figures import ParallelColumn, parallel_spec
+
+    if not columns:
+        raise UsageError(
+            "nothing differs between these runs", fix="name columns, as params.depth, metrics.auc"
+        )
+    made = [ParallelColumn(name=column.partition(".")[2], values=_values(runs, column)) for column in columns]
+    return parallel_spec(made, colour=colour.partition(".")[2] or colour, title=f"{len(runs)} runs")
+
+
+def figure(spec: Mapping[str, Any]) -> Any:
+    """The `plotly.graph_objects.Figure`. Raises MissingExtra."""
+    from hooke.charts import plotly_figure
+
+    try:
+        return plotly_figure.figure_of(spec)
+    except ImportError as error:
+        raise _missing(error) from error
+
+
+def page(specs: Sequence[Mapping[str, Any]], below: str, *, title: str) -> str:
+    """A page with these figures and `below`, trusted markup. Raises MissingExtra."""
+    from hooke.charts import plotly_figure
+    from hooke.charts.html import page_of
+
+    try:
+        return page_of(specs, plotly_figure.script() if specs else "", below, title=title)
+    except ImportError as error:
+        raise _missing(error) from error
+
+
+def _several(names: NameGroup, runs: Sequence[RunFacts]) -> list[Name]:
+    found = [
+        name
+        for name in names.all()
+        if not is_system(name) and any(name in each.metrics and each.metrics[name].count > 1 for each in runs)
+    ]
+    if not found:
+        raise UsageError(
+            "no metric of these runs has several values", fix="log_metric() in a loop makes a learning curve"
+        )
+    return found[:MOST_PANELS]
+
+
+def _lines(folder: Path, facts: RunFacts, wanted: set[Name]) -> dict[_Line, list[tuple[int, float, float]]]:
+    """By line its (step, time, value), of the attempts that count."""
+    lines: dict[_Line, list[tuple[int, float, float]]] = {}
+    for event in _points(folder):
+        task = facts.counted.get((event.attempt, event.item))
+        if task is None:
+            continue
+        times = event.times or itertools.repeat(event.at)
+        for (metric, value, step), at in zip(event.points, times, strict=False):
+            name = Name(task, metric)
+            if name in wanted:
+                lines.setdefault((event.attempt, event.item, name), []).append((step, at, value))
+    return lines
+
+
+def _points(folder: Path) -> Iterable[PointsLogged]:
+    for file in logged_segments(folder):
+        with SegmentReader(file) as reader:
+            yield from (event for event in reader if isinstance(event, PointsLogged))
+
+
+def _values(runs: Sequence[RunFacts], column: str) -> list[float | str | None]:
+    group, _, name = column.partition(".")
+    if group == "metrics" and name:
+        metric, which = NameGroup(group, runs).metric(name)
+        return [each.metrics[metric].value(which) if metric in each.metrics else None for each in runs]
+    if group in ("params", "tags") and name:
+        found = NameGroup(group, runs).find(name)
+        texts = [getattr(each, group).get(found) for each in runs]
+        return [None if text is None else _typed(", ".join(text)) for text in texts]
+    raise UsageError(f"there is no column {column!r}", fix="valid are params.NAME, metrics.NAME, tags.NAME")
+
+
+def _typed(text: str) -> float | str:
+    found = number(text)
+    return text if found is None else found
+
+
+def _missing(error: ImportError) -> MissingExtra:
+    return MissingExtra(
+        "this figure needs plotly, which is not installed",
+        why=str(error),
+        fix='pip install "hooke[plot]"; hooke compare without --html draws none',
+    )

@@ -1,0 +1,258 @@
+"""What is known of one run when runs are compared: its row, and what it logged, by owner (the run itself, or a task) and name."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from hooke.base.files import write_atomic
+from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
+from hooke.journal.reader import SegmentReader, read
+from hooke.journal.run_folders import RunsFolder
+from hooke.journal.run_view import AttemptFacts, AttemptsView, RunRow, RunView
+from hooke.journal.segments import HEADER_BYTES
+from hooke.journal.task_view import TaskRow
+from hooke.sync.outbox import logged_segments
+
+__all__ = ["FILE", "Folded", "MetricSpread", "Name", "Owned", "RunFacts", "facts_of", "folded_in", "text_of"]
+
+
+# --- What a run logged, folded: of each metric the last value, the least and the greatest; of the rest what counts.
+
+FILE = ".folded"
+FORM = 1
+WORTH_BYTES = 1 << 16
+"""Reading less than this costs less than keeping it."""
+MOST_OF_READ = 4
+"""A fold that is not this much smaller than what was read (a map of a million items that log a point each) is not kept."""
+
+
+class MetricSpread(msgspec.Struct, array_like=True):
+    """Values of a metric: the last (by time), with its step, the least and the greatest; `nan` counts as last only."""
+
+    last: float = math.nan
+    step: int = 0
+    at: float = -math.inf
+    low: float = math.inf
+    high: float = -math.inf
+    count: int = 0
+
+    def joined(self, other: MetricSpread) -> MetricSpread:
+        """Of both together."""
+        later = self if self.at >= other.at else other
+        return MetricSpread(
+            last=later.last,
+            step=later.step,
+            at=later.at,
+            low=min(self.low, other.low),
+            high=max(self.high, other.high),
+            count=self.count + other.count,
+        )
+
+    def value(self, which: str) -> float:
+        """`last`, `min` or `max`; `nan` where no value was a number."""
+        found = {"last": self.last, "min": self.low, "max": self.high}[which]
+        return math.nan if which != "last" and self.low > self.high else found
+
+
+class Owned(msgspec.Struct):
+    """What one attempt, or one item of it, logged; or the run itself. Notes with when they were made, files with their sizes."""
+
+    attempt: int | None = None
+    item: int | None = None
+    metrics: dict[str, MetricSpread] = {}
+    params: dict[str, tuple[float, str]] = {}
+    tags: dict[str, tuple[float, str]] = {}
+    artifacts: dict[str, tuple[float, str, int]] = {}
+
+
+class Folded(msgspec.Struct):
+    """All that the run logged up to the offsets."""
+
+    form: int = FORM
+    offsets: dict[str, int] = {}
+    owned: list[Owned] = []
+
+
+def folded_in(folder: Path) -> Folded:
+    """What the run in `folder` logged until now. Raises JournalError as a reader does."""
+    segments = logged_segments(folder)
+    if not segments:
+        return Folded()
+    sizes = {file.stem: file.stat().st_size for file in segments}
+    kept = _kept(folder / FILE)
+    if any(sizes.get(name, -1) < offset for name, offset in kept.offsets.items()):
+        kept = Folded()  # a segment was cut, by hand or by its fix
+    fold = _Fold(kept)
+    for file in segments:
+        if kept.offsets.get(file.stem, -1) < sizes[file.stem]:
+            fold.read(file)
+    made = Folded(offsets=fold.offsets, owned=list(fold.owned.values()))
+    if fold.bytes >= WORTH_BYTES:
+        data = msgspec.msgpack.encode(made)
+        if len(data) * MOST_OF_READ <= sum(sizes.values()):
+            with contextlib.suppress(
+                OSError
+            ):  # somebody else's project, or a full disk: it is read again then
+                write_atomic(folder / FILE, data)
+    return made
+
+
+def _kept(file: Path) -> Folded:
+    try:
+        kept = msgspec.msgpack.decode(file.read_bytes(), type=Folded)
+    except (OSError, msgspec.MsgspecError):
+        return Folded()
+    return kept if kept.form == FORM else Folded()
+
+
+class _Fold:
+    """A fold that goes on from what is kept."""
+
+    def __init__(self, kept: Folded) -> None:
+        self.offsets = dict(kept.offsets)
+        self.owned = {(each.attempt, each.item): each for each in kept.owned}
+        self.bytes = 0
+
+    def read(self, file: Path) -> None:
+        """Fold what a segment has behind its offset."""
+        start = self.offsets.get(file.stem, HEADER_BYTES)
+        with SegmentReader(file, start) as reader:
+            for event in reader:
+                match event:
+                    case PointsLogged():
+                        _add_points(self._owner(event.attempt, event.item).metrics, event)
+                    case NotesLogged():
+                        owner = self._owner(event.attempt, event.item)
+                        _add_notes(owner.params, event.params.items(), event.at)
+                        _add_notes(owner.tags, event.tags.items(), event.at)
+                    case ArtifactLogged():
+                        artifacts = self._owner(event.attempt, event.item).artifacts
+                        artifacts[event.path] = (event.at, event.file, event.size)
+                    case _:
+                        pass
+            self.offsets[file.stem] = reader.offset
+        self.bytes += self.offsets[file.stem] - start
+
+    def _owner(self, attempt: int | None, item: int | None) -> Owned:
+        owner = self.owned.get((attempt, item))
+        if owner is None:
+            owner = self.owned[attempt, item] = Owned(attempt=attempt, item=item)
+        return owner
+
+
+def _add_points(metrics: dict[str, MetricSpread], event: PointsLogged) -> None:
+    times = event.times or itertools.repeat(event.at)
+    for (name, value, step), at in zip(event.points, times, strict=False):
+        spread = metrics.get(name)
+        if spread is None:
+            spread = metrics[name] = MetricSpread()
+        spread.count += 1
+        if at >= spread.at:
+            spread.last, spread.step, spread.at = value, step, at
+        spread.low = min(spread.low, value)
+        spread.high = max(spread.high, value)
+
+
+def _add_notes(notes: dict[str, tuple[float, str]], added: Iterable[tuple[str, str]], at: float) -> None:
+    for name, value in added:
+        if name not in notes or notes[name][0] <= at:
+            notes[name] = (at, value)
+
+
+class Name(NamedTuple):
+    """Of what a task logged, or (`task` empty) the run itself."""
+
+    task: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.task}.{self.name}" if self.task else self.name
+
+
+@dataclass(slots=True, kw_only=True)
+class RunFacts:
+    """A run at one moment. A parameter or a tag has several values where items, or several calls of a task, gave it different ones.
+
+    Of attempts at the same items one counts: that which finished, else the last.
+    """
+
+    run: str
+    row: RunRow
+    tasks: list[TaskRow] = field(default_factory=list)
+    code: dict[str, str] = field(default_factory=dict)
+    """Part of the code -> digest."""
+    params: dict[Name, tuple[str, ...]] = field(default_factory=dict)
+    tags: dict[Name, tuple[str, ...]] = field(default_factory=dict)
+    metrics: dict[Name, MetricSpread] = field(default_factory=dict)
+    artifacts: dict[Name, list[tuple[Path, int]]] = field(default_factory=dict)
+    """File and size in bytes; several where several items kept one of this name."""
+    counted: dict[tuple[int | None, int | None], str] = field(default_factory=dict)
+    """(attempt, item) -> task, of the attempts that count."""
+
+
+def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> RunFacts:
+    """The run as it is now; with `of_key` only what attempts at the node of that key logged. Raises JournalError."""
+    folder = runs.folder(run)
+    view, attempts = RunView(), AttemptsView()
+    owned = folded_in(folder).owned
+    for segment in read(folder, "driver"):
+        for event in segment.events:
+            view.apply(event)
+            if owned:
+                attempts.apply(event)
+    view.driver_alive(runs.alive(run), runs.last_written(run))
+    now = time.time()
+    code = {name: digest for node in view.nodes.values() for name, digest in node.planned.code.items()}
+    facts = RunFacts(run=run, row=view.row(now), tasks=view.rows(now), code=code)
+    given = view.begun.parameters or view.begun.shown if view.begun is not None else {}
+    facts.params = {Name("", name): (text_of(value),) for name, value in given.items()}
+    if of_key:
+        keys = {attempt: known.key for attempt, known in attempts.attempts.items()}
+        owned = [each for each in owned if each.attempt is not None and keys.get(each.attempt) == of_key]
+    for each in _counting(owned, attempts.attempts):
+        _take(facts, each, attempts.attempts, folder)
+    return facts
+
+
+def text_of(shown: str) -> str:
+    """A parameter as it would be typed: `'forest'` is the text forest."""
+    quoted = len(shown) > 1 and shown[0] == shown[-1] and shown[0] in "'\""
+    return shown[1:-1] if quoted and shown[0] not in shown[1:-1] and "\\" not in shown else shown
+
+
+def _counting(owned: list[Owned], attempts: dict[int, AttemptFacts]) -> list[Owned]:
+    best: dict[object, Owned] = {}
+    rank: dict[object, tuple[bool, int]] = {}
+    for each in owned:
+        known = attempts.get(each.attempt) if each.attempt is not None else None
+        key = (known.node, known.task, each.item) if known is not None else (each.attempt, each.item)
+        this = (known is not None and known.status == "finished", each.attempt or 0)
+        if key not in rank or this > rank[key]:
+            rank[key], best[key] = this, each
+    return sorted(best.values(), key=lambda each: (each.attempt or 0, -1 if each.item is None else each.item))
+
+
+def _take(facts: RunFacts, owned: Owned, attempts: dict[int, AttemptFacts], folder: Path) -> None:
+    known = attempts.get(owned.attempt) if owned.attempt is not None else None
+    unknown = "" if owned.attempt is None else f"attempt {owned.attempt}"
+    task = known.task if known is not None else unknown
+    facts.counted[owned.attempt, owned.item] = task
+    for name, spread in owned.metrics.items():
+        before = facts.metrics.get(Name(task, name))
+        facts.metrics[Name(task, name)] = spread if before is None else before.joined(spread)
+    for notes, found in ((facts.params, owned.params), (facts.tags, owned.tags)):
+        for name, (_, value) in found.items():
+            # What the run logged itself counts more than what it was called with.
+            others = notes.get(Name(task, name), ()) if task else ()
+            notes[Name(task, name)] = tuple(dict.fromkeys((*others, value)))
+    for path, (_, file, size) in owned.artifacts.items():
+        facts.artifacts.setdefault(Name(task, path), []).append((folder / file, size))

@@ -1,0 +1,192 @@
+"""`hooke.runs()`: the runs of a project as a list, filtered and sorted by what they were given and what they logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, overload
+
+from hooke.base.errors import MissingExtra, UsageError
+from hooke.charts.html import html_table
+from hooke.comparing.facts import Name, RunFacts, facts_of
+from hooke.comparing.query import NameGroup, RunQuery, is_system, number, selected
+from hooke.comparing.side_by_side import Comparison
+from hooke.journal.run_table import moment
+from hooke.project.folder import Project, start_of
+from hooke.running.run import Run
+
+__all__ = ["Runs", "compare", "frame_of", "runs"]
+
+
+# --- Columns of plain values as a frame of pandas or Polars, whichever is asked for.
+
+FRAMES = ("pandas", "polars")
+
+
+def frame_of(columns: Mapping[str, Sequence[Any]], kind: str) -> Any:
+    """A `DataFrame` of `pandas` or `polars`. Raises UsageError for another kind, MissingExtra."""
+    if kind not in FRAMES:
+        raise UsageError(f"to_frame({kind!r})", fix=f"valid are {', '.join(FRAMES)}")
+    try:
+        library = import_module(kind)
+    except ImportError as error:
+        raise MissingExtra(
+            f"a frame of {kind} needs {kind}, which is not installed",
+            why=str(error),
+            fix=f"pip install {kind}; columns() gives plain lists",
+        ) from error
+    return library.DataFrame(dict(columns))
+
+
+MOST_ROWS = 50
+"""A notebook's table of more is scrolled past rather than read."""
+
+
+def runs(
+    pipeline: str = "",
+    *,
+    where: str | Sequence[str] = (),
+    sort: str = "",
+    limit: int | None = None,
+    project: str | Path | None = None,
+) -> Runs:
+    """The runs of a project, the newest first.
+
+    `where` are conditions that must all hold: `params.depth>6`, `tags.team=ours`, `metrics.auc.max>=0.9`, `status=finished`.
+    `sort` is a metric (`auc`, `-auc` for the greatest first, `auc.min`), `params.NAME`, `tags.NAME`, `started`, `took`, `status` or
+    `pipeline`; `limit` counts last. `project` is a file or folder of the project; by default that of the script.
+
+    Raises UsageError for a condition that cannot be read and for a name that no run has, with names like it; JournalError for a
+    damaged journal.
+    """
+    query = RunQuery.of(where, sort)
+    if limit is not None and limit < 0:
+        raise UsageError(f"limit={limit}", fix="give the number of runs, or None for all")
+    found = _project(project)
+    facts = [facts_of(found.runs, name) for name in found.runs.names()]
+    if pipeline:
+        facts = [each for each in facts if each.row.pipeline == pipeline]
+    return Runs(found, selected(facts, query)[:limit])
+
+
+def compare(*runs: Run | str, project: str | Path | None = None) -> Comparison:
+    """Two runs or more, side by side: a `Run`, its id or the beginning of its id. `print` it, or look at it in a notebook.
+
+    Raises UsageError for a run that there is not, and for fewer than two; JournalError for a damaged journal.
+    """
+    found = _project(project)
+    named = [found.runs.find(run) if isinstance(run, str) else run.id for run in runs]
+    if not project and runs and isinstance(runs[0], Run):
+        found = runs[0].project
+    return Comparison(found.runs, [facts_of(found.runs, name) for name in named])
+
+
+class Runs(Sequence[Run]):
+    """Runs, as they were when they were listed: `hooke.runs()` lists them anew. A slice is a `Runs` too."""
+
+    def __init__(self, project: Project, facts: Sequence[RunFacts]) -> None:
+        self.project = project
+        self._facts = list(facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    @overload
+    def __getitem__(self, at: int) -> Run: ...
+    @overload
+    def __getitem__(self, at: slice) -> Runs: ...
+    def __getitem__(self, at: int | slice) -> Run | Runs:
+        if isinstance(at, slice):
+            return Runs(self.project, self._facts[at])
+        return Run(self.project, self._facts[at].run)
+
+    def __repr__(self) -> str:
+        named = ", ".join(each.run for each in self._facts[:3])
+        more = f" and {len(self) - 3} more" if len(self) > 3 else ""
+        return f"<{len(self)} runs: {named}{more}>" if self._facts else "<no runs>"
+
+    def _repr_html_(self) -> str:
+        columns = self.columns()
+        rows = list(zip(*(column[:MOST_ROWS] for column in columns.values()), strict=True))
+        more = f"<div>and {len(self) - MOST_ROWS} more runs</div>" if len(self) > MOST_ROWS else ""
+        return html_table(list(columns), [tuple(map(_written, row)) for row in rows]) + more
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A list a column, a value a run: `run`, `pipeline`, `status`, `started`, `seconds`, `params.*`, `metrics.*` and `tags.*`.
+
+        `started` is a datetime in UTC. Metrics are the last value; `metrics.NAME.min` and `.max` stand beside it where a run
+        logged several. A parameter is a number where every run gave one; None where a run has none. Samples of the machine
+        (`system/...`) are left out. Names are as short as `hooke runs --metric` finds them.
+        """
+        rows = [each.row for each in self._facts]
+        made: dict[str, list[Any]] = {
+            "run": [each.run for each in self._facts],
+            "pipeline": [row.pipeline for row in rows],
+            "status": [row.status for row in rows],
+            "started": [datetime.fromtimestamp(row.started_at, UTC) if row.run else None for row in rows],
+            "seconds": [row.seconds for row in rows],
+        }
+        made |= self._notes("params")
+        names = NameGroup("metrics", self._facts)
+        for name in names.all():
+            if not is_system(name):
+                made |= self._metric(name, f"metrics.{names.shown(name)}")
+        return made | self._notes("tags")
+
+    def to_frame(self, kind: str = "pandas") -> Any:
+        """The `columns` as a frame of `pandas` or `polars`, a row a run. Raises UsageError for another kind, MissingExtra."""
+        return frame_of(self.columns(), kind)
+
+    def compare(self) -> Comparison:
+        """These runs side by side. Raises UsageError where there are fewer than two."""
+        return Comparison(self.project.runs, self._facts)
+
+    def _metric(self, name: Name, label: str) -> dict[str, list[Any]]:
+        spreads = [each.metrics.get(name) for each in self._facts]
+        several = any(spread is not None and spread.count > 1 for spread in spreads)
+        kinds = {"last": "", "min": ".min", "max": ".max"} if several else {"last": ""}
+        return {
+            f"{label}{ending}": [None if spread is None else spread.value(which) for spread in spreads]
+            for which, ending in kinds.items()
+        }
+
+    def _notes(self, group: str) -> dict[str, list[Any]]:
+        names = NameGroup(group, self._facts)
+        made = {}
+        for name in names.all():
+            found = [getattr(each, group).get(name) for each in self._facts]
+            texts = [None if values is None else ", ".join(values) for values in found]
+            made[f"{group}.{names.shown(name)}"] = _numbers(texts) if group == "params" else texts
+        return made
+
+
+def _project(project: str | Path | None) -> Project:
+    start = Path(project) if project is not None else start_of()
+    if not start.exists():
+        raise UsageError(f"project={str(project)!r}: there is no such file or folder")
+    return Project.find(start)
+
+
+def _numbers(texts: Sequence[str | None]) -> list[Any]:
+    """As numbers if all that are there are numbers: whole ones if all are whole."""
+    known = [text for text in texts if text is not None]
+    kinds: tuple[Callable[[str], Any], ...] = (int, float)
+    for kind in kinds:
+        try:
+            numbers = [kind(text) for text in known]
+        except ValueError:
+            continue
+        taken = iter(numbers)
+        if all(number(text) is not None for text in known):
+            return [None if text is None else next(taken) for text in texts]
+    return list(texts)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, datetime):
+        return moment(value.timestamp())
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)

@@ -1,0 +1,126 @@
+"""A Dask worker that we start: a process of this machine, which ends with its driver and is started again if it dies.
+
+Dask's own way runs the user's script again in each worker (multiprocessing's `spawn`) and does not say how one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections import deque
+from typing import Any
+
+import dask.config
+from distributed.deploy.spec import ProcessInterface
+
+from hooke.engines.worker.script import module_path
+from hooke.processes.start import python_module
+
+__all__ = ["WorkerProcess", "in_a_row"]
+
+MOST_DEATHS = 5
+"""A worker may die by chance, or by what runs in it; one that dies so often in a row has a reason, and stays dead."""
+
+LIVED_S = 60.0
+"""One that lived so long had no such reason."""
+
+END_S = 3.0
+
+
+class WorkerProcess(ProcessInterface):
+    """What a cluster of Dask's asks of a worker."""
+
+    def __init__(
+        self,
+        scheduler: str,
+        *,
+        name: Any,
+        threads: int,
+        memory: int,
+        keys: dict[str, str],
+        devices: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(scheduler=scheduler, name=name)
+        self._order = {
+            "scheduler": scheduler,
+            "name": name,
+            "threads": threads,
+            "memory": memory,
+            "keys": keys,
+            "path": module_path(),
+        }
+        self._environment = dict(os.environ) | _threads_of_libraries()
+        if devices:
+            # Each device is one worker's. Those that come later have none.
+            mine = devices[name :: len(devices)] if isinstance(name, int) else ()
+            self._environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.codes: deque[tuple[int, int]] = deque(maxlen=64)
+        """Pid and exit code (or minus the signal) of those that ended by themselves."""
+
+    async def start(self) -> None:
+        """Start the process; it joins the scheduler a moment later."""
+        await self._launch()
+        self._watch = asyncio.create_task(self._follow())
+        await super().start()
+
+    async def close(self) -> None:
+        """End the process and what it started."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()  # it ends itself then, and those below it
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), END_S)
+            _kill(self._process)
+            await self._process.wait()
+        await super().close()
+
+    async def _launch(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *python_module("hooke.engines.dask.worker_main"),
+            stdin=asyncio.subprocess.PIPE,
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C is for the driver, which stops in order
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(self._order).encode() + b"\n")
+        with contextlib.suppress(ConnectionError):
+            await self._process.stdin.drain()
+
+    async def _follow(self) -> None:
+        deaths = 0
+        while True:
+            assert self._process is not None
+            began = time.monotonic()
+            self.codes.append((self._process.pid, await self._process.wait()))
+            _kill(self._process)
+            deaths = in_a_row(deaths, lived_s=time.monotonic() - began)
+            if deaths == MOST_DEATHS:
+                return
+            await self._launch()
+
+
+def in_a_row(deaths: int, *, lived_s: float) -> int:
+    """Deaths in a row, after one more of a process that lived so long."""
+    return 1 if lived_s >= LIVED_S else deaths + 1
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _threads_of_libraries() -> dict[str, str]:
+    """What Dask sets for its workers, since each runs a task per thread."""
+    return {
+        name: str(value)
+        for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()
+        if value is not None
+    }

@@ -1,0 +1,176 @@
+"""A Ray of this machine that we start: on loopback, with a token of its own, without dashboard, and it ends with us."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from hooke.base.errors import HookeError
+from hooke.processes.devices import cpus_here, devices_of_this_machine
+from hooke.processes.start import python_module
+from hooke.processes.with_parent import with_parent
+
+__all__ = ["Head", "environment_of_head"]
+
+STORE_BYTES = 128 << 20
+"""Of shared memory for Ray's own objects: values go through Hooke's store."""
+
+UP_S = 120.0
+"""It takes 5 s alone; a machine at a load of ten took 25."""
+
+END_S = 5.0
+
+_OURS = {
+    "RAY_AUTH_MODE": "token",
+    # Ray's switch for machines that form no clusters: it binds 127.0.0.1 there, and all interfaces without it.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": str(int(UP_S)),
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    # It would kill a host with all that runs there, where our own watch ends the one task that is too large.
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+}
+_OTHERS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_NAMESPACE", "RAY_RUNTIME_ENV_HOOK", "RAY_START_HOOK")
+"""What the user's environment says of another Ray."""
+
+
+def environment_of_head(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """For the processes of a Ray of ours and those that connect to it: with a new token, in `folder`, for this user alone."""
+    token = folder / "token"
+    descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    kept = {name: value for name, value in environment.items() if name not in _OTHERS}
+    return kept | _OURS | {"RAY_AUTH_TOKEN_PATH": str(token)}
+
+
+class Head:
+    """The processes of a Ray of one node."""
+
+    def __init__(
+        self, folder: Path, *, environment: Mapping[str, str] = os.environ, cpus: int | None = None
+    ) -> None:
+        """Start them, with what `environment_of_head` gave. `wait` says when they are there.
+
+        With `cpus` it is for other code than Hooke's as well: objects have the room that Ray gives them, and what tasks
+        print goes to those that started them.
+        """
+        self._cpus = cpus
+        self._log = folder / "ray.log"
+        self._port = _free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    *with_parent(),  # and Ray's processes end with it
+                    *python_module("ray.scripts.scripts", "start", "--head", "--block"),
+                    *self._options(folder),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(environment),
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Until Ray takes connections. Raises HookeError where it does not come."""
+        deadline = time.monotonic() + UP_S
+        while True:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                ended = self._process.returncode
+                raise HookeError(
+                    "Ray could not be started on this machine",
+                    why=f"{_tail(self._log)}\n"
+                    + ("it took too long" if ended is None else f"exit code {ended}"),
+                    fix='on="local" runs on processes of this machine without Ray',
+                    next="hooke doctor",
+                )
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1.0):
+                return
+            time.sleep(0.05)
+
+    def check_loopback(self) -> None:
+        """Raises HookeError where one of its processes can be reached from another machine."""
+        open_to_all = {
+            f"{connection.laddr.ip}:{connection.laddr.port}"
+            for each in psutil.Process(self._process.pid).children(recursive=True)
+            for connection in each.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN and not _is_loopback(connection.laddr.ip)
+        }
+        if open_to_all:
+            raise HookeError(
+                "the Ray that was started would be open to other machines",
+                where=", ".join(sorted(open_to_all)),
+                why="this version of Ray takes no notice of the switch that keeps it on 127.0.0.1",
+                fix='pip install "ray==2.60.*"',
+            )
+
+    def end(self) -> None:
+        """End all of its processes."""
+        below: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = psutil.Process(self._process.pid).children(recursive=True)
+        for pid in (self._process.pid, *(each.pid for each in below)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        psutil.wait_procs(below, timeout=END_S)
+
+    def _options(self, folder: Path) -> list[str]:
+        options = {
+            "port": self._port,
+            "num-cpus": self._cpus or cpus_here(),
+            "num-gpus": len(devices_of_this_machine()),
+            "temp-dir": folder,
+            "include-dashboard": "false",
+            # With ports that it need not be told by these two, a busy machine may take its time to start them.
+            "dashboard-agent-grpc-port": _free_port(),
+            "runtime-env-agent-port": _free_port(),
+            "dashboard-agent-listen-port": 0,
+        }
+        if self._cpus is None:
+            options |= {"object-store-memory": STORE_BYTES, "include-log-monitor": "false"}
+        if (
+            find_spec("grpc") is not None
+        ):  # else Ray's server for ray:// is not there, and may not be asked for
+            options["ray-client-server-port"] = _free_port()
+        return [
+            *(f"--{name}={value}" for name, value in options.items()),
+            "--no-monitor",
+            "--disable-usage-stats",
+        ]
+
+
+def _is_loopback(ip: str) -> bool:
+    address = ipaddress.ip_address(ip)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tail(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(lines[-8:])

@@ -1,0 +1,334 @@
+"""The project's code on its way to machines that do not have it: an archive, by its content.
+
+It holds the packages that this process has imported of the project, whole, and the modules beside those that are none's.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import os
+import secrets
+import shutil
+import stat
+import sys
+import tarfile
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from hooke.base.errors import EnvironmentMismatch, HookeError, StoreError, UsageError
+from hooke.base.files import writing
+from hooke.base.ref import Ref
+from hooke.engines.remote.log_sync import FilePiece, write_piece
+from hooke.engines.remote.worker_protocol import HostSession
+from hooke.keys.module_origin import PYTHON, origin_of
+from hooke.pipeline.engine import EngineContext
+from hooke.store.store import Store
+from hooke.tracking.tracker import ARTIFACTS, PREFIX
+
+__all__ = [
+    "MOST_BYTES",
+    "Arrival",
+    "Probe",
+    "Reception",
+    "arrive",
+    "check_environment",
+    "pack_code",
+    "private_folder",
+    "probe_bytes",
+    "unpack_code",
+    "versions_here",
+]
+
+
+# --- Whether a worker's Python and libraries are those of the driver: equal, or the difference in words.
+
+
+def versions_here(names: Collection[str]) -> dict[str, str]:
+    """The version of each distribution in this process; empty where it is not installed. `python` is Python itself.
+
+    Distributions that share a package are named together: `a+b`.
+    """
+    return {name: PYTHON if name == "python" else "+".join(map(_version, name.split("+"))) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def check_environment(
+    worker: str, wanted: Mapping[str, str], found: Mapping[str, str], *, allowed: Collection[str] = ()
+) -> None:
+    """Raise EnvironmentMismatch, which says each difference and how to fix it, where a worker has not what the driver has."""
+    differing = [name for name in wanted if found.get(name) != wanted[name] and name not in allowed]
+    if not differing:
+        return
+    install = " ".join(
+        f"{part}=={version}"
+        for name in differing
+        if name != "python"
+        for part, version in zip(name.split("+"), wanted[name].split("+"), strict=False)
+    )
+    insist = " ".join(f"--allow-mismatch {name}" for name in differing)
+    fixes = [f"there: pip install {install}"] if install else []
+    if "python" in differing:
+        fixes.append(f"start the worker with Python {wanted['python']}")
+    raise EnvironmentMismatch(
+        f"the worker {worker} is not like this driver",
+        why="\n".join(
+            f"{name} is {wanted[name] or 'not installed'} here, and {found.get(name) or 'not installed'} there"
+            for name in differing
+        ),
+        fix="; ".join(fixes) + f"; or insist: {insist}",
+    )
+
+
+MOST_BYTES = 64 << 20
+"""Code of that size has data in it, which is not to be sent with each run."""
+
+_SKIPPED = {"__pycache__", "node_modules"}
+
+
+def pack_code() -> bytes:
+    """The archive, the same for the same files; raises UsageError where it is too large."""
+    out = io.BytesIO()
+    size = 0
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, path in sorted(_files().items()):
+            data = path.read_bytes()
+            size += len(data)
+            if size > MOST_BYTES:
+                raise UsageError(
+                    f"the project's code is larger than {MOST_BYTES >> 20} MiB, too large to be sent to workers",
+                    where=str(path),
+                    fix="keep data outside of its packages, and read it from where workers can reach it",
+                )
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o600
+            archive.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+def unpack_code(data: bytes) -> str:
+    """The folder in which the archive lies unpacked, to be put on `sys.path`. Others cannot write to it."""
+    folder = private_folder("code") / blake3(data).hexdigest(16)
+    if folder.is_dir():
+        return str(folder)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            archive.extractall(beside, filter="data")
+        beside.rename(folder)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        if not folder.is_dir():  # else another process was faster
+            raise
+    return str(folder)
+
+
+def private_folder(name: str) -> Path:
+    """A folder of this user for what is Hooke's on this machine, in that for temporary files."""
+    above = Path(tempfile.gettempdir(), f"hooke-{os.getuid()}")
+    for folder in (above, above / name):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.lstat()  # a link that is another's could lead elsewhere in the next moment
+        ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
+        if not ours or stat.S_IMODE(facts.st_mode) & 0o022:
+            raise StoreError(
+                f"others can write to {folder}, from which code is to be run",
+                fix=f"chmod 700 {folder}, as its owner, or set TMPDIR to another folder",
+            )
+    return folder
+
+
+def _files() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for top, folder in _tops():
+        if top and (folder / top).is_dir():
+            found |= {path.relative_to(folder).as_posix(): path for path in _below(folder / top)}
+        else:
+            found |= {path.name: path for path in folder.glob("*.py") if path.is_file()}
+    return found
+
+
+def _tops() -> set[tuple[str, Path]]:
+    """Top-level names of the project's modules that this process has, with the folders that they were found in."""
+    tops: set[tuple[str, Path]] = set()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file or not str(file).endswith(".py") or not origin_of(name, file).local:
+            continue
+        if name == "__main__":  # it goes by value; what it may import lies beside it
+            tops.add(("", Path(file).resolve().parent))
+            continue
+        path = Path(file).resolve()
+        parts = name.split(".")
+        up = len(parts) if path.name == "__init__.py" else len(parts) - 1
+        tops.add((parts[0], path.parent if up == 0 else path.parents[up]))
+    return {(top, folder) for top, folder in tops if top or _on_path(folder)}
+
+
+def _on_path(folder: Path) -> bool:
+    return str(folder) in {os.path.realpath(each) for each in sys.path}
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name in _SKIPPED:
+            continue
+        if path.is_dir():
+            yield from _below(path)
+        elif path.is_file():
+            yield path
+
+
+# --- What a machine finds out when a run begins to use it: what it shares with the driver, and whether it can run tasks at all.
+
+_PROBE_BYTES = 80 * 1024
+"""Larger than what travels inside a reference."""
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """What the driver leaves for a machine to find."""
+
+    file: str
+    """A file in the run's folder."""
+    nonce: str
+    """What that file holds."""
+    stored: Ref
+    """An object in the store."""
+    code: Ref
+    """The project's code, in the store or in here."""
+    python: str
+    """The driver's interpreter."""
+    names: tuple[str, ...]
+    """Distributions whose versions are asked."""
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine found."""
+
+    shares: bool
+    """The run's folder is there."""
+    alike: bool
+    """And so is the driver's interpreter: modules are found where the driver finds them."""
+    versions: Mapping[str, str]
+    stored: Ref | None = None
+    """An object that it stored, for the driver to read."""
+    trouble: str = ""
+    """Why it cannot use the store."""
+
+
+def probe_bytes(place: str) -> bytes:
+    """An object that only this machine stores there, the same each time: it is stored once."""
+    return blake3(f"hooke probe {os.uname().nodename} {place}".encode()).digest(_PROBE_BYTES)
+
+
+def arrive(session: HostSession, probe: Probe) -> tuple[HostSession, Arrival]:
+    """Look around; the session as it is to be here: with folders of its own and the code that was brought, where it must."""
+    shares = _reads(probe.file) == probe.nonce
+    alike = shares and os.path.realpath(sys.executable) == probe.python
+    store = Store.open(session.store, secret=session.secret)
+    try:
+        store.get(probe.stored)
+        stored = store.put(probe_bytes(session.store))
+        path = session.sys_path if alike else [unpack_code(store.get(probe.code)), *sys.path]
+    except (HookeError, OSError) as error:
+        trouble = error.what if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+        return session, Arrival(
+            shares=shares,
+            alike=alike,
+            versions=versions_here(probe.names),
+            trouble=trouble.partition("\n")[0],
+        )
+    here = msgspec.structs.replace(session, sys_path=path, fixed_path=not alike)
+    if not shares:
+        own = (
+            private_folder("runs") / f"{session.id}-{os.getpid()}"
+        )  # of several on one machine, each its own
+        work = own / "work"
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        here = msgspec.structs.replace(
+            here,
+            logs=str(own / "logs"),
+            folder=str(work),
+            tracking=None if session.tracking is None else str(own),
+        )
+    return here, Arrival(shares=shares, alike=alike, versions=versions_here(probe.names), stored=stored)
+
+
+def _reads(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+# --- The driver's side of an arrival: what a machine is given to find, and whether what it found will do.
+
+
+class Reception:
+    """Receives machines that the driver did not start. `close` takes away what was left for them to find."""
+
+    def __init__(self, context: EngineContext, session: str) -> None:
+        """Raises UsageError where the project's code is too large to be sent, StoreError where the store cannot be written."""
+        self._context = context
+        self._wanted = {"hooke": version("hooke"), **context.requires}
+        nonce = secrets.token_hex(16)
+        self._file = context.logs / f".{session}.probe"
+        with writing("the run's logs", context.logs):
+            context.logs.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(nonce, encoding="ascii")
+        store = context.store
+        self.probe = Probe(
+            file=str(self._file),
+            nonce=nonce,
+            stored=store.put(probe_bytes(store.place)),
+            code=store.put(pack_code()),
+            python=os.path.realpath(sys.executable),
+            names=tuple(self._wanted),
+        )
+
+    def check(self, worker: str, arrival: Arrival) -> None:
+        """Raise UsageError where the machine cannot use the run's store, EnvironmentMismatch where it is unlike the driver."""
+        trouble = arrival.trouble
+        if not trouble and arrival.stored is not None:
+            try:
+                self._context.store.get(arrival.stored)
+            except HookeError as error:
+                trouble = f"what it stored is not here: {error.what}"
+        if trouble:
+            raise UsageError(
+                f"the worker {worker} does not reach this run's store",
+                where=self._context.store.place,
+                why=trouble,
+                fix='workers elsewhere need a store that all of them reach: [store] url = "s3://BUCKET/PATH" in hooke.toml, '
+                "or a folder of a file system that they share, at the same path",
+            )
+        check_environment(worker, self._wanted, arrival.versions, allowed=self._context.allow_mismatch)
+
+    def bring(self, piece: FilePiece) -> None:
+        """Write what a worker's log, or what its tasks logged, has gained."""
+        inside = piece.path.removeprefix("logs/")
+        if inside != piece.path:
+            write_piece(self._context.logs, msgspec.structs.replace(piece, path=inside))
+        elif not piece.path.startswith(
+            (PREFIX, f"{ARTIFACTS}/")
+        ):  # the driver's own files are nobody's to write
+            raise HookeError(
+                f"a worker sent a piece of the file {piece.path!r}, which is none that tasks log"
+            )
+        elif self._context.tracking is not None:
+            write_piece(self._context.tracking, piece)
+
+    def close(self) -> None:
+        """Take the file away that was to be found."""
+        Path(self._file).unlink(missing_ok=True)

@@ -1,0 +1,282 @@
+"""The fork server of the local engine: `python -P -m hooke.engines.worker.fork_server FD`.
+
+A clean process of one thread that has imported what a worker needs and nothing of the user's, so that a
+worker is a fork of it: ready in milliseconds, and never a fork of a process in which Polars or BLAS ran
+(such a fork hangs). It watches what it forked: memory limits twenty times a second, workers that were
+stopped, deaths with their signal and peak memory. When the driver's end of its socket closes, it ends
+every process below it and itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from hooke.engines.worker import worker
+from hooke.engines.worker.output import flush_output
+from hooke.processes.channel import framed, take_frames
+from hooke.processes.start import anonymous_bytes
+
+__all__ = ["ForkEnded", "Limit", "Report", "Spawn", "Spawned", "main", "pack_frame"]
+
+WATCH_S = 0.05
+"""20 looks a second: a task that fills 1 GiB a second overshoots its limit by 50 MiB."""
+
+STOPPED_S = 5.0
+"""A worker that was stopped (SIGSTOP) for so long is ended: it holds its attempt and would hold it for ever."""
+
+END_S = 4.0
+"""A killed process is gone in milliseconds, unless it hangs in the kernel: nobody can wait for that one."""
+
+PR_SET_CHILD_SUBREAPER = 36
+FDS_PER_SPAWN = 3
+
+
+class Spawn(msgspec.Struct, frozen=True, tag=True):
+    """Fork a worker. Its socket, its lifeline and its log come with the message as descriptors."""
+
+    name: str
+    environment: dict[str, str]
+    folder: str
+    cores: tuple[int, ...] = ()
+    """The cores it is bound to; none for all of them."""
+
+
+class Limit(msgspec.Struct, frozen=True, tag=True):
+    """Watch a worker's anonymous memory (bytes; None: do not)."""
+
+    pid: int
+    memory: int | None
+
+
+class Spawned(msgspec.Struct, frozen=True, tag=True):
+    """A worker was forked."""
+
+    name: str
+    pid: int
+
+
+class ForkEnded(msgspec.Struct, frozen=True, tag=True):
+    """A worker is gone. `cause` is `memory` or `stopped` where the server ended it, else empty."""
+
+    pid: int
+    status: int
+    """As `os.waitstatus_to_exitcode` gives it: an exit code, or minus the signal."""
+    peak_bytes: int
+    cause: str = ""
+
+
+Order: TypeAlias = Spawn | Limit
+Report: TypeAlias = Spawned | ForkEnded
+
+_orders = msgspec.msgpack.Decoder(Order)
+
+
+def pack_frame(message: Order | Report) -> bytes:
+    """A message with its length before it."""
+    return framed(msgspec.msgpack.encode(message))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Child:
+    memory: int | None = None
+    peak_bytes: int = 0
+    stopped_at: float | None = None
+    cause: str = ""
+
+
+class _Server:
+    def __init__(self, driver: socket.socket) -> None:
+        self._driver = driver
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+        self._children: dict[int, _Child] = {}
+        self._woken, self._wake = os.pipe()
+
+    def serve(self) -> None:
+        """Until the driver is gone."""
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._woken, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        selector = selectors.DefaultSelector()
+        selector.register(self._driver, selectors.EVENT_READ)
+        selector.register(self._woken, selectors.EVENT_READ)
+        while True:
+            ready = [key.fileobj for key, _ in selector.select(WATCH_S if self._watches() else None)]
+            if self._woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, 4096)
+            self._reap()
+            self._watch()
+            if self._driver in ready and not self._obey():
+                return
+
+    def end_all(self) -> None:
+        """End every process below this one. Orphans come to it when their parents are gone, so until none comes."""
+        for pid in self._children:
+            _kill_group(pid)
+        deadline = time.monotonic() + END_S
+        while (below := _children_of(os.getpid())) and time.monotonic() < deadline:
+            for pid in below:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.002)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+    def _tell(self, report: Report) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the driver is gone, as the next read will say
+            self._driver.sendall(pack_frame(report))
+
+    def _watches(self) -> bool:
+        return any(
+            child.memory is not None or child.stopped_at is not None for child in self._children.values()
+        )
+
+    def _obey(self) -> bool:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._driver, 65536, 4 * FDS_PER_SPAWN)
+        except ConnectionResetError:
+            return False
+        if not data:
+            return False
+        self._buffer += data
+        self._fds += fds
+        for frame in take_frames(self._buffer):
+            order = _orders.decode(frame)
+            if isinstance(order, Spawn):
+                mine, self._fds = self._fds[:FDS_PER_SPAWN], self._fds[FDS_PER_SPAWN:]
+                self._fork(order, mine)
+            elif order.pid in self._children:
+                self._children[order.pid].memory = order.memory
+                self._children[order.pid].peak_bytes = 0
+        return True
+
+    def _fork(self, order: Spawn, fds: list[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._driver.close()
+            for fd in self._fds:
+                os.close(fd)
+            _become_worker(order, fds)
+        for fd in fds:
+            os.close(fd)
+        self._children[pid] = _Child()
+        self._tell(Spawned(order.name, pid))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.get(pid)
+            if child is None:
+                continue
+            if os.WIFSTOPPED(status):
+                child.stopped_at = time.monotonic()
+            elif os.WIFCONTINUED(status):
+                child.stopped_at = None
+            else:
+                del self._children[pid]
+                _kill_group(pid)
+                peak = max(child.peak_bytes, _bytes_of_maxrss(usage.ru_maxrss))
+                code = os.waitstatus_to_exitcode(status)
+                self._tell(ForkEnded(pid, code, peak, child.cause))
+
+    def _watch(self) -> None:
+        for pid, child in self._children.items():
+            if child.memory is not None:
+                used = anonymous_bytes(pid)
+                child.peak_bytes = max(child.peak_bytes, used)
+                if used > child.memory:
+                    self._end(pid, child, "memory")
+            if child.stopped_at is not None and time.monotonic() - child.stopped_at > STOPPED_S:
+                self._end(pid, child, "stopped")
+
+    def _end(self, pid: int, child: _Child, cause: str) -> None:
+        child.cause = child.cause or cause
+        child.memory = child.stopped_at = None
+        _kill_group(pid)
+
+
+def _become_worker(order: Spawn, fds: list[int]) -> None:
+    """In the child: a session, environment, folder and output of its own; then serve attempts. Never returns."""
+    connection, lifeline, log = fds
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        if order.cores:  # before anything counts the cores that it may use
+            os.sched_setaffinity(0, order.cores)
+        os.environ.clear()
+        os.environ.update(order.environment)
+        os.chdir(order.folder)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        for fd in (connection, lifeline):  # what a task starts must not keep its worker's socket open
+            os.set_inheritable(fd, False)
+        worker.main(connection, lifeline)
+        code = 0
+    except BaseException:  # noqa: BLE001 - a fork must not run on in its parent's code; the log has the traceback
+        with contextlib.suppress(Exception):
+            sys.excepthook(*sys.exc_info())  # pyrefly: ignore[bad-argument-type]
+    finally:
+        flush_output()
+        os._exit(code)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(folder.name))
+    return found
+
+
+def _bytes_of_maxrss(maxrss: int) -> int:
+    return maxrss if sys.platform == "darwin" else 1024 * maxrss
+
+
+def _adopt_orphans() -> None:
+    """Orphans of workers become children of this process, so that they are found and ended with it (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def main(fd: int) -> None:
+    """Serve the driver behind the socket `fd`."""
+    _adopt_orphans()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = _Server(socket.socket(fileno=fd))
+    try:
+        server.serve()
+    finally:
+        server.end_all()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

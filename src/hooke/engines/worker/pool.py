@@ -1,0 +1,271 @@
+"""Worker processes of this machine, kept warm from one run of a process to the next."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from hooke.base.forks import on_fork
+from hooke.engines.worker.fork_server import ForkEnded, Spawn
+from hooke.engines.worker.fork_server_client import ForkServer
+from hooke.engines.worker.worker import Hello
+from hooke.pipeline.engine import Call
+from hooke.processes.channel import Channel
+from hooke.processes.devices import Cores, cores_of_this_machine, devices_of_this_machine
+
+__all__ = ["THREAD_VARIABLES", "LocalPool", "Process", "WorkerKind", "shared_pool"]
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "LOKY_MAX_CPU_COUNT",
+    "PYTHON_CPU_COUNT",
+)
+"""What libraries read their thread count from when they are imported.
+
+torch and pyarrow read OMP_NUM_THREADS, joblib and scikit-learn LOKY_MAX_CPU_COUNT. Python reads PYTHON_CPU_COUNT when it
+starts (since 3.13), so it is for the interpreters that a task starts: a worker is forked.
+"""
+
+REPORT_S = 2.0
+"""How long the fork server may take to say how a worker ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerKind:
+    """What is fixed when a worker starts, because libraries read it when they are imported: threads, GPUs, cores."""
+
+    threads: int
+    devices: tuple[str, ...] = ()
+    pinned: bool = False
+    """Whether it is bound to as many cores as it has threads."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Further ones, of a rank of a gang."""
+
+    def __str__(self) -> str:
+        gpus = f" and GPU {', '.join(self.devices)}" if self.devices else ""
+        return f"a worker with {self.threads} threads{gpus}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that say so. An attempt that asks for no GPU sees none."""
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        return threads | {"CUDA_VISIBLE_DEVICES": ",".join(self.devices)} | dict(self.variables)
+
+
+Home: TypeAlias = tuple[tuple[str, ...], str, str]
+"""Where a worker finds modules, its folder, and its store. Equal code in another project may mean another file beside it."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Process:
+    """One worker process, and what it does for the run that has it."""
+
+    pid: int
+    kind: WorkerKind
+    environment: dict[str, str]
+    channel: Channel
+    lifeline: int
+    log: Path
+    name: str = ""
+    calls: deque[Call] = field(default_factory=deque)
+    """What it was given: the first runs, the others wait in its socket."""
+    log_from: int = 0
+    ready: bool = False
+    memory: int | None = None
+    home: Home = ((), "", "")
+    cores: tuple[int, ...] = ()
+    """What it is bound to; none where it is not pinned."""
+    generation: int = 0
+    known: set[str] = field(default_factory=set)
+
+
+class LocalPool:
+    """Starts and ends workers. Safe for several runs in several threads at once."""
+
+    def __init__(self) -> None:
+        self.devices = devices_of_this_machine()
+        self._server = ForkServer()
+        self._idle: list[Process] = []
+        self._lock = threading.RLock()
+        self._started = 0
+        on_fork(self)
+
+    def take(self, hello: Hello, kind: WorkerKind) -> Process:
+        """A worker of this kind that has been told `hello`: a warm one where there is one.
+
+        Raises HookeError where no process can be started.
+        """
+        while True:
+            with self._lock:
+                process = self._placed(hello, kind)
+            process.name, process.log, process.ready = hello.worker, Path(hello.log), False
+            try:
+                process.channel.send(msgspec.msgpack.encode(hello))
+            except OSError:  # a warm one died just now
+                self.ended(process)
+            else:
+                return process
+
+    def watches(self, process: Process) -> bool:
+        """Whether the fork server that forked this worker is there: to watch its memory and to say how it ends."""
+        with self._lock:
+            return process.generation == self._server.generation and self._server.alive()
+
+    def give_back(self, process: Process) -> None:
+        """Keep an idle worker for the next run."""
+        with self._lock:
+            process.calls.clear()
+            self._unbound(process)
+            self._idle.append(process)
+
+    def limit(self, process: Process, memory: int | None) -> None:
+        """Have the worker's memory watched."""
+        if memory != process.memory:
+            process.memory = memory
+            with self._lock:
+                self._server.limit(process.pid, memory)
+
+    def end(self, process: Process) -> ForkEnded | None:
+        """Kill the worker and what its task started; how it ended, where that can be known."""
+        _kill(process)
+        return self.ended(process)
+
+    def ended(self, process: Process) -> ForkEnded | None:
+        """How a worker ended whose socket is at its end."""
+        with self._lock:
+            ended = self._server.ended(process.pid, within_s=REPORT_S)
+            if ended is None:
+                _kill(process)
+                ended = self._server.ended(process.pid, within_s=REPORT_S)
+                if ended is not None:
+                    ended = msgspec.structs.replace(ended, cause="connection")
+            self._unbound(process)
+            process.cores = ()
+        _let_go(process)
+        return ended
+
+    def close(self) -> None:
+        """End all workers and the fork server."""
+        with self._lock:
+            for process in self._idle:
+                _let_go(process)
+            self._idle.clear()
+            self._server.close()
+
+    def after_fork(self) -> None:
+        """In a forked child of the driver: the workers are the parent's."""
+        self._lock = threading.RLock()
+        for process in self._idle:
+            _let_go(process)
+        self._idle = []
+
+    def _placed(self, hello: Hello, kind: WorkerKind) -> Process:
+        """A worker, bound to the least used cores if it is to be: a warm one must be bound to these already."""
+        if not kind.pinned:
+            return self._warm(kind, (), _home(hello)) or self._start(hello, kind, ())
+        cores = self._cores.take(kind.threads)
+        try:
+            return self._warm(kind, cores, _home(hello)) or self._start(hello, kind, cores)
+        except BaseException:
+            self._cores.release(cores)
+            raise
+
+    @cached_property
+    def _cores(self) -> Cores:
+        return cores_of_this_machine()
+
+    def _unbound(self, process: Process) -> None:
+        """Nothing runs on its cores now."""
+        if process.cores:
+            self._cores.release(process.cores)
+
+    def _warm(self, kind: WorkerKind, cores: tuple[int, ...], home: Home) -> Process | None:
+        for process in self._idle:
+            if process.kind == kind and process.cores == cores:
+                self._idle.remove(process)
+                # Else a variable was set since, or it served another project.
+                same = process.environment == _environment(kind) and process.home == home
+                if same and _lives(process) and self.watches(process):
+                    return process
+                _kill(process)
+                _let_go(process)
+                return self._warm(kind, cores, home)
+        return None
+
+    def _start(self, hello: Hello, kind: WorkerKind, cores: tuple[int, ...]) -> Process:
+        self._started += 1
+        environment = _environment(kind)
+        order = Spawn(f"{hello.worker}-{self._started}", environment, hello.folder, cores)
+        forked = self._server.spawn(order, log=Path(hello.log))
+        return Process(
+            pid=forked.pid,
+            kind=kind,
+            environment=environment,
+            channel=forked.channel,
+            lifeline=forked.lifeline,
+            log=Path(hello.log),
+            home=_home(hello),
+            cores=cores,
+            generation=self._server.generation,
+        )
+
+
+_making = threading.Lock()
+
+
+def shared_pool() -> LocalPool:
+    """The pool of this process; its workers end when the process does."""
+    with _making:  # else two runs that begin at once make two, and the workers of one are never used again
+        return _made()
+
+
+@cache
+def _made() -> LocalPool:
+    pool = LocalPool()
+    atexit.register(pool.close)
+    return pool
+
+
+def _home(hello: Hello) -> Home:
+    return tuple(hello.sys_path), hello.folder, hello.store
+
+
+def _environment(kind: WorkerKind) -> dict[str, str]:
+    return dict(os.environ) | kind.environment
+
+
+def _lives(process: Process) -> bool:
+    """Whether an idle worker can take work: an idle one says nothing, so something to read is its end."""
+    return not process.channel.closed and process.channel.take() == ([], True)
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _let_go(process: Process) -> None:
+    process.channel.close()
+    lifeline, process.lifeline = process.lifeline, -1  # two threads may see the same end
+    if lifeline >= 0:
+        os.close(lifeline)

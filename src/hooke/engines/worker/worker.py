@@ -1,0 +1,317 @@
+"""The part of the local engine that runs in a worker process: attempts in, journal events out.
+
+A worker serves one run after another: each begins with a Hello. The lifeline is a pipe whose other end only
+the driver holds: when it closes, the driver is dead, and the worker ends itself and whatever the task started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hooke.base.clock import SystemClock
+from hooke.base.errors import EnvironmentMismatch, HookeError
+from hooke.base.forks import on_fork
+from hooke.engines.worker.output import WorkerOutput
+from hooke.engines.worker.script import ImportedFiles, Script, StandIn
+from hooke.journal.events import AttemptFailed, AttemptFinished, Event
+from hooke.journal.writer import Durability
+from hooke.pipeline.engine import Call
+from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
+from hooke.pipeline.failures import failure_of
+from hooke.processes.channel import Channel
+from hooke.store.store import Store
+from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
+from hooke.tracking.tracker import Tracker
+
+__all__ = ["READY", "STALE", "Hello", "Library", "WorkerTask", "main", "task_of"]
+
+READY = b""
+"""A worker's answer to Hello."""
+
+STALE = b"stale"
+"""A worker's answer to a Hello or a Task whose code it imported before an edit, for an earlier run: start a fresh worker."""
+
+SLACK_BYTES = 4 << 30
+"""The rlimit is a net below the watch, which it must not forestall: threads and allocators reserve more than they touch."""
+
+
+class Library(msgspec.Struct, frozen=True, kw_only=True):
+    """The library on whose fleet a worker runs, for tasks that use it themselves."""
+
+    connect: str
+    """`module:function`, called once in a worker, with the data, before the first such task."""
+    data: bytes
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What a worker is told at the beginning of a run."""
+
+    worker: str
+    sys_path: list[str]
+    store: str
+    secret: bytes | None
+    log: str
+    folder: str
+    tracking: str | None = None
+    """The run's folder, for what tasks log."""
+    durable: Durability = "group"
+    script: Script = Script()
+    library: Library | None = None
+    allowed: tuple[str, ...] = ()
+    """Distributions whose versions may differ from the driver's."""
+
+
+class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An attempt for a worker; `pickle` and `parts` come with the first attempt of each function."""
+
+    attempt: int
+    node: int
+    kind: str
+    lo: int
+    hi: int
+    payload: bytes
+    shown: str
+    name: str
+    digest: str
+    pickle: bytes | None
+    parts: dict[str, str]
+    memory: int | None
+    keys: bytes = b""
+    uses_library: bool = False
+
+
+def task_of(call: Call, image: bytes | None, *, uses_library: bool = False) -> WorkerTask:
+    """A call as it goes to a worker; with its pickled function where the worker does not have that."""
+    return WorkerTask(
+        attempt=call.attempt,
+        node=call.node,
+        kind=call.kind,
+        lo=call.lo,
+        hi=call.hi,
+        payload=call.payload,
+        shown=call.shown,
+        name=call.image.name,
+        digest=call.image.digest,
+        pickle=image,
+        parts=dict(call.image.parts) if image is not None else {},
+        memory=call.memory,
+        keys=call.keys,
+        uses_library=uses_library,
+    )
+
+
+_messages = msgspec.msgpack.Decoder(Hello | WorkerTask)
+
+
+class _Session:
+    """One run as a worker sees it."""
+
+    def __init__(self, hello: Hello) -> None:
+        sys.path[:] = hello.sys_path
+        self.folder = hello.folder
+        self._library = hello.library
+        self.allowed = hello.allowed
+        self.script = StandIn(hello.script)
+        self.output = WorkerOutput(Path(hello.log))
+        store = Store.open(hello.store, secret=hello.secret)
+        self.tracker = (
+            Tracker(Path(hello.tracking), hello.worker, durable=hello.durable)
+            if hello.tracking is not None
+            else None
+        )
+        self.worker = AttemptRunner(
+            name=hello.worker,
+            store=store,
+            clock=SystemClock(),
+            log=self.output,
+            alone=True,
+            tracker=self.tracker,
+        )
+
+    def connect(self) -> None:
+        """Connect this process with the library of its fleet, if that was not done."""
+        library, self._library = self._library, None
+        if library is not None:
+            module, _, name = library.connect.partition(":")
+            getattr(import_module(module), name)(library.data)
+
+    def close(self) -> None:
+        """The run is over, or the worker."""
+        self.output.close()
+        if self.tracker is not None:
+            self.tracker.close()
+
+    def event(self, task: WorkerTask, kind: type[Any], **more: Any) -> Any:
+        return kind(
+            at=self.worker.clock.now(),
+            attempt=task.attempt,
+            node=task.node,
+            lo=task.lo,
+            hi=task.hi,
+            worker=self.worker.name,
+            **more,
+        )
+
+
+class _Server:
+    def __init__(self, channel: Channel, lifeline: int) -> None:
+        self._channel = channel
+        self._lifeline = lifeline
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._refused: dict[str, WorkerTask] = {}
+        self._files = ImportedFiles()
+        self._session: _Session | None = None
+        self._sessions = 0
+        self._limit: int | None = None
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """In a process that a task forked: the socket is the worker's, whose death must be seen at its end."""
+        self._channel.close()
+        with contextlib.suppress(OSError):
+            os.close(self._lifeline)
+
+    def serve(self) -> None:
+        """Until the driver says so (an empty message) or is gone."""
+        while True:
+            try:
+                data = self._channel.receive()
+            except (EOFError, ConnectionResetError):
+                return
+            if not data:
+                if self._session is not None:
+                    self._session.close()
+                return
+            message = _messages.decode(data)
+            if isinstance(message, Hello):
+                self._begin(message)
+            else:
+                assert self._session is not None
+                self._perform(message, self._session)
+
+    def _begin(self, hello: Hello) -> None:
+        if self._session is not None:
+            if self._files.edited():
+                self._send(STALE)
+                return
+            self._session.close()
+        self._session = _Session(hello)
+        self._sessions += 1
+        self._send(READY)
+
+    def _perform(self, task: WorkerTask, session: _Session) -> None:
+        try:
+            function = self._function(task, session.allowed)
+        except EnvironmentMismatch as error:
+            if self._sessions > 1:
+                self._send(STALE)
+            else:
+                self._say(_not_run(task, session, error))
+            return
+        os.chdir(session.folder)  # whatever the task before did
+        self._bound(task.memory)
+        session.script.show(function)
+        if task.uses_library:
+            session.connect()
+        self._say(session.worker.run(_work(task, function)))
+
+    def _function(self, task: WorkerTask, allowed: tuple[str, ...]) -> Callable[..., Any]:
+        if task.digest not in self._functions:
+            sent = self._refused.pop(task.digest, task)
+            assert sent.pickle is not None
+            self._refused[task.digest] = sent  # the engine sends it once, and may ask again after a refusal
+            function = _load(task.name, sent.pickle)
+            check_code(function, name=task.name, parts=sent.parts, allowed=allowed)
+            del self._refused[task.digest]
+            self._functions[task.digest] = function
+        return self._functions[task.digest]
+
+    def _bound(self, memory: int | None) -> None:
+        """Set the net: an allocation far beyond the limit fails as a MemoryError instead of taking the machine down."""
+        if memory is None and self._limit is None:
+            return
+        self._limit = memory
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        # Above what the process holds already: the attempts before it leave allocators with gigabytes reserved.
+        soft = resource.RLIM_INFINITY if memory is None else _reserved_bytes() + memory + SLACK_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+    def _say(self, event: Event) -> None:
+        self._send(msgspec.msgpack.encode(event))
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._channel.send(data)
+        except OSError:
+            sys.exit(0)
+
+
+def _reserved_bytes() -> int:
+    """What RLIMIT_DATA counts of this process now (`data` of /proc/self/statm); 0 where that is not known."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
+
+
+def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
+    return WorkerCall(
+        attempt=task.attempt,
+        node=task.node,
+        kind=task.kind,
+        lo=task.lo,
+        hi=task.hi,
+        function=function,
+        payload=task.payload,
+        shown=task.shown,
+        memory=task.memory,
+        keys=task.keys,
+    )
+
+
+def _load(name: str, data: bytes) -> Callable[..., Any]:
+    try:
+        loaded = pickle.loads(data)
+    except Exception as error:  # an import runs the user's code, which may raise anything
+        raise EnvironmentMismatch(
+            "the worker cannot import what the task needs",
+            task=name,
+            why=f"{type(error).__name__}: {error}",
+            fix="install the missing module where workers run, or put its folder on sys.path before the run starts",
+        ) from error
+    function: Callable[..., Any] = loaded.function
+    return function
+
+
+def _not_run(task: WorkerTask, session: _Session, error: HookeError) -> AttemptFinished | AttemptFailed:
+    failed: AttemptFailed = session.event(
+        task, AttemptFailed, failure=failure_of(error, arguments=task.shown)
+    )
+    return failed
+
+
+def _follow_driver(lifeline: int, fork_server: int) -> None:
+    os.read(lifeline, 1)
+    if os.getppid() == fork_server:
+        os.kill(fork_server, signal.SIGCONT)  # stopped, it would not see that the driver is gone
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(fd: int, lifeline: int) -> None:
+    """Serve attempts from the socket `fd` until told to end or the driver is gone."""
+    faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
+    threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
+    _Server(Channel(fd), lifeline).serve()

@@ -1,0 +1,527 @@
+"""The controller of a fleet: `step(fleet, event, now, ...)` folds what happened and returns what is to be done, and in which order.
+
+What it keeps to: what is about to be done is written down before; a token is given once; everything that was asked for counts against
+the caps until it is known to be gone; a machine is retired, then released, and never ended with work on it, but by `Down` or where
+it is dead; it is dead only after several looks in a row and a while; a look that failed says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeAlias
+
+from hooke.base.formats import format_seconds
+from hooke.journal.fleet_events import (
+    FleetWanted,
+    LaunchAnswered,
+    LaunchFailed,
+    LaunchIntended,
+    LedgerRecord,
+    MachineGone,
+    MachineReleased,
+    MachineRetired,
+)
+from hooke.providers.provider import Machine, ProviderFacts
+
+__all__ = [
+    "Action",
+    "Caps",
+    "ControllerTurn",
+    "Down",
+    "Event",
+    "FleetMember",
+    "FleetState",
+    "FleetTick",
+    "Frozen",
+    "Launch",
+    "LaunchRefused",
+    "LaunchReply",
+    "LedgerNote",
+    "LookFailed",
+    "MachinePhase",
+    "ProviderListing",
+    "Release",
+    "Retire",
+    "SetSize",
+    "Unsure",
+    "restored",
+    "step",
+]
+
+
+# --- What a fleet's controller is told, what it wants done, and what it keeps of each machine.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """What is never gone over, and when a machine is dead."""
+
+    workers: int
+    usd_per_hour: float = math.inf
+    lifetime_s: float = math.inf
+    """Of one machine: after that it is retired, and replaced where it is still wanted."""
+    dead_looks: int = 5
+    dead_s: float = 60.0
+    """Not listed, or not healthy, in so many looks in a row and for so long: both, as a provider that answers badly for a minute
+    has cost others healthy machines."""
+
+    def most(self, usd_per_hour: float) -> int:
+        """Machines, at the price of one."""
+        if not usd_per_hour or math.isinf(self.usd_per_hour):
+            return self.workers
+        return min(self.workers, int(self.usd_per_hour / usd_per_hour + 1e-9))
+
+
+class MachinePhase(Enum):
+    """Where a machine stands, as far as the fleet knows."""
+
+    ORDERED = "ordered"
+    """Asked for, and no answer yet, or none that tells."""
+    STARTING = "starting"
+    READY = "ready"
+    RETIRING = "retiring"
+    RELEASING = "releasing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetMember:
+    """A machine of the fleet, or one that may come to be. Each counts against the caps until it is known to be gone."""
+
+    token: str
+    asked_at: float
+    id: str = ""
+    phase: MachinePhase = MachinePhase.ORDERED
+    seen: Machine | None = None
+    """As it was listed last."""
+    bad_looks: int = 0
+    bad_since: float = 0.0
+
+    @property
+    def of_use(self) -> bool:
+        """Whether it is, or may come to be, what was wanted."""
+        return self.phase in {MachinePhase.ORDERED, MachinePhase.STARTING, MachinePhase.READY}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetState:
+    """A fleet's state. `members` is by token; those that bear none, or that of another, have one made from their id."""
+
+    name: str
+    members: Mapping[str, FleetMember] = field(default_factory=dict)
+    wanted: int = 0
+    launches: int = 0
+    """Ever intended: the number of the last token."""
+    looked: bool = False
+    """Whether the provider has been seen since this controller began: nothing is launched before."""
+    failures: int = 0
+    """Launches in a row that were refused."""
+    not_before: float = -math.inf
+    """No launch until then."""
+    frozen: bool = False
+    """Whether nothing is launched, whatever is missing."""
+    ends: str = ""
+    """Who ends all, found ones included; empty where that was not asked."""
+    aim: int = 0
+    """Of those that are wanted, as many as there may be."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything is as it is wanted and allowed, as far as it is known."""
+        of_use = [member for member in self.members.values() if member.of_use]
+        ready = all(member.phase is MachinePhase.READY for member in self.members.values())
+        return self.looked and ready and len(of_use) == self.aim
+
+
+@dataclass(frozen=True, slots=True)
+class SetSize:
+    """So many are wanted from now on."""
+
+    machines: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """All are to end now, whatever they do."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """From now on nothing is launched: only what is too much ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderListing:
+    """What the provider lists."""
+
+    machines: tuple[Machine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LookFailed:
+    """The provider could not be asked, which says nothing of any machine."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchReply:
+    """A launch was answered: this is the machine."""
+
+    token: str
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRefused:
+    """A launch was refused; nothing was started."""
+
+    token: str
+    kind: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """A call has no answer that tells whether it was done. Looks will."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTick:
+    """Time has passed."""
+
+
+Event: TypeAlias = (
+    SetSize | Down | Frozen | ProviderListing | LookFailed | LaunchReply | LaunchRefused | Unsure | FleetTick
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerNote:
+    """Write this into the ledger, before anything that follows is done."""
+
+    event: LedgerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Ask for a machine; say Answered, Refused or Unsure."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Let a machine finish. What fails is asked for again after the next look."""
+
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """End a machine. What fails is asked for again after the next look."""
+
+    machine: str
+
+
+Action: TypeAlias = LedgerNote | Launch | Retire | Release
+
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
+"""After a refusal, and after a machine that ended by itself soon after it was asked for: doubled with each in a row."""
+SOON_S = 60.0
+
+
+def step(
+    fleet: FleetState,
+    event: Event,
+    now: float,
+    *,
+    caps: Caps,
+    facts: ProviderFacts,
+    turn: type[ControllerTurn] | None = None,
+) -> tuple[FleetState, list[Action]]:
+    """Fold the event. `now` is wall-clock time, as the ledger's: a controller may begin where another one died.
+
+    `turn` is what makes the step, for a test of the tests.
+    """
+    made = (turn or ControllerTurn)(fleet, now, caps, facts)
+    made.fold(event)
+    made.settle(after_look=isinstance(event, ProviderListing))
+    fleet = replace(made.fleet, members=made.members, failures=made.failures, not_before=made.not_before)
+    return fleet, made.out
+
+
+def restored(name: str, records: Iterable[LedgerRecord]) -> FleetState:
+    """The fleet as its ledger has it."""
+    members: dict[str, FleetMember] = {}
+    wanted = launches = 0
+    for record in records:
+        match record:
+            case FleetWanted():
+                wanted = record.after
+            case LaunchIntended():
+                launches += 1
+                members[record.token] = FleetMember(token=record.token, asked_at=record.at)
+            case LaunchAnswered():
+                known = members.get(record.token) or FleetMember(token=record.token, asked_at=record.at)
+                phase = MachinePhase.STARTING if known.phase is MachinePhase.ORDERED else known.phase
+                members[record.token] = replace(known, id=record.machine, phase=phase)
+            case LaunchFailed() | MachineGone():
+                members.pop(record.token, None)
+            case MachineRetired() | MachineReleased():
+                phase = (
+                    MachinePhase.RETIRING if isinstance(record, MachineRetired) else MachinePhase.RELEASING
+                )
+                known = members.get(record.token) or FleetMember(token=record.token, asked_at=record.at)
+                members[record.token] = replace(known, id=record.machine, phase=phase)
+            case _:
+                pass
+    return FleetState(name=name, members=members, wanted=wanted, launches=launches)
+
+
+class ControllerTurn:
+    """One step as it is made."""
+
+    def __init__(self, fleet: FleetState, now: float, caps: Caps, facts: ProviderFacts) -> None:
+        self.fleet = fleet
+        self.members = dict(fleet.members)
+        self.now = now
+        self.caps = caps
+        self.facts = facts
+        self.failures = fleet.failures
+        self.not_before = fleet.not_before
+        self.out: list[Action] = []
+
+    # -- what happened -------------------------------------------------------------------------------
+
+    def fold(self, event: Event) -> None:
+        """Take in what happened."""
+        match event:
+            case SetSize():
+                self._want(event.machines, event.by)
+                self.fleet = replace(self.fleet, ends="")
+            case Down():
+                self._want(0, event.by)
+                self.fleet = replace(self.fleet, ends=event.by)
+            case Frozen():
+                self.fleet = replace(self.fleet, frozen=True)
+            case ProviderListing():
+                self.fleet = replace(self.fleet, looked=True)
+                self._compare(event.machines)
+            case LaunchReply():
+                self._answered(event.token, event.machine)
+            case LaunchRefused():
+                self._refused(event)
+            case _:
+                pass
+
+    def _want(self, machines: int, by: str) -> None:
+        if machines != self.fleet.wanted:
+            self._note(FleetWanted(at=self.now, before=self.fleet.wanted, after=machines, by=by))
+            self.fleet = replace(self.fleet, wanted=machines)
+
+    def _answered(self, token: str, machine: str) -> None:
+        member = self.members.get(token)
+        if member is not None and not member.id:
+            self._note(LaunchAnswered(at=self.now, token=token, machine=machine, started_at=self.now))
+            self.members[token] = replace(member, id=machine, phase=MachinePhase.STARTING)
+
+    def _refused(self, event: LaunchRefused) -> None:
+        member = self.members.get(event.token)
+        if member is not None and member.phase is MachinePhase.ORDERED:
+            self._note(LaunchFailed(at=self.now, token=event.token, kind=event.kind, why=event.why))
+            del self.members[event.token]
+        self._wait_longer()
+
+    def _wait_longer(self) -> None:
+        self.failures += 1
+        wait = min(FIRST_WAIT_S * 2 ** min(self.failures - 1, 16), LONGEST_WAIT_S)
+        self.not_before = max(self.not_before, self.now + wait)
+
+    # -- what there is -------------------------------------------------------------------------------
+
+    def _compare(self, machines: tuple[Machine, ...]) -> None:
+        """Every machine that is listed becomes a member, and every member that is not is doubted."""
+        by_id = {member.id: member for member in self.members.values() if member.id}
+        listed: set[str] = set()
+        for machine in machines:
+            ordered = self.members.get(machine.token)
+            if machine.phase == "ended" and machine.id not in by_id and (ordered is None or ordered.id):
+                continue  # it came and went without being seen
+            member = by_id.get(machine.id) or self._recognised(machine)
+            listed.add(member.token)
+            self._seen(member, machine)
+        for member in list(self.members.values()):
+            if member.token not in listed:
+                self._missed(member)
+
+    def _recognised(self, machine: Machine) -> FleetMember:
+        """A machine of which no id is known: that of a launch without an answer, a second one of a launch, or a stranger."""
+        ordered = self.members.get(machine.token)
+        token = machine.token if ordered is not None and not ordered.id else f"found-{machine.id}"
+        known = ordered if ordered is not None and not ordered.id else None
+        member = replace(
+            known or FleetMember(token=token, asked_at=machine.started_at or self.now),
+            id=machine.id,
+            phase=MachinePhase.STARTING,
+        )
+        self._note(
+            LaunchAnswered(
+                at=self.now, token=token, machine=machine.id, found=True, started_at=machine.started_at
+            )
+        )
+        self.members[token] = member
+        if ordered is not None and ordered.id:
+            self._retire(member, f"a second machine of the launch of {ordered.id}")
+        return self.members[token]
+
+    def _seen(self, member: FleetMember, machine: Machine) -> None:
+        if machine.phase == "ended":
+            self._gone(member, "its provider says that it has ended")
+            return
+        phase = member.phase
+        if phase is MachinePhase.STARTING and machine.phase == "ready":
+            phase = MachinePhase.READY
+        if phase is MachinePhase.READY and self.now - member.asked_at >= SOON_S:
+            self.failures = 0
+        member = replace(member, seen=machine, phase=phase)
+        member = self._doubted(member) if not machine.healthy else replace(member, bad_looks=0)
+        self.members[member.token] = member
+        if member.phase is MachinePhase.RETIRING and machine.phase == "retired":
+            self._release(member, "it has nothing left to do")
+        elif member.of_use and self._is_dead(member):
+            self._release(member, f"it was not healthy {self._how_long(member)}")
+
+    def _missed(self, member: FleetMember) -> None:
+        """It may not be listed yet; else, after a while, it is gone, or never came to be."""
+        if self.now - member.asked_at <= self.facts.visible_s:
+            return
+        member = self._doubted(member)
+        self.members[member.token] = member
+        if not (self.facts.sure or self._is_dead(member)):
+            return
+        how = (
+            "it is not listed any more" if self.facts.sure else f"it was not listed {self._how_long(member)}"
+        )
+        if member.id:
+            self._gone(member, how)
+        else:
+            self._note(LaunchFailed(at=self.now, token=member.token, kind="lost", why=how))
+            del self.members[member.token]
+
+    def _doubted(self, member: FleetMember) -> FleetMember:
+        since = member.bad_since if member.bad_looks else self.now
+        return replace(member, bad_looks=member.bad_looks + 1, bad_since=since)
+
+    def _is_dead(self, member: FleetMember) -> bool:
+        for_s = self.now - member.bad_since
+        return member.bad_looks >= self.caps.dead_looks and for_s >= self.caps.dead_s
+
+    def _how_long(self, member: FleetMember) -> str:
+        return f"in {member.bad_looks} looks in a row, for {format_seconds(self.now - member.bad_since)}"
+
+    # -- what is to be done --------------------------------------------------------------------------
+
+    def settle(self, *, after_look: bool) -> None:
+        """Decide what is to be done about the difference between what there is and what is wanted."""
+        if after_look:
+            self._ask_again()
+            self._end_the_old()
+        if self.fleet.ends:
+            self._end_all(self.fleet.ends)
+        if not self.fleet.looked:
+            return
+        of_use = [member for member in self.members.values() if member.of_use]
+        most = self.caps.most(self.facts.usd_per_hour)
+        aim = min(self.fleet.wanted, most, len(of_use) if self.fleet.frozen else most)
+        self.fleet = replace(self.fleet, aim=aim)
+        known = [member for member in of_use if member.id]
+        if len(known) > aim:
+            self._give_up(known, len(known) - aim)
+        elif self.now >= self.not_before:
+            for _ in range(min(aim - len(of_use), most - len(self.members))):
+                self._launch(f"{len(of_use)} of {self.fleet.wanted} are there")
+
+    def _end_all(self, by: str) -> None:
+        """Those too that are found only now: a controller may have died before it heard what its launch gave."""
+        for member in list(self.members.values()):
+            if member.id and member.phase is not MachinePhase.RELEASING:
+                self._release(member, f"{by} ends all")
+
+    def _launch(self, reason: str) -> None:
+        number = self.fleet.launches + 1
+        self.fleet = replace(self.fleet, launches=number)
+        token = f"{self.fleet.name}-{int(self.now * 1000):x}-{number}"  # also where a ledger was lost
+        self._note(LaunchIntended(at=self.now, token=token, reason=reason))
+        self.members[token] = FleetMember(token=token, asked_at=self.now)
+        self.out.append(Launch(token))
+
+    def _give_up(self, of_use: list[FleetMember], count: int) -> None:
+        """Those that start first, then the longest idle, then those that work, the newest first; none that holds anything."""
+        free = [member for member in of_use if not (member.seen and member.seen.holds)]
+        for member in sorted(free, key=_worth)[:count]:
+            idle = member.seen.idle_s if member.seen is not None else None
+            does = f", and had nothing to do for {format_seconds(idle)}" if idle is not None else ""
+            self._retire(member, f"{len(of_use)} are there and {self._asked()}{does}")
+
+    def _asked(self) -> str:
+        aim, wanted = self.fleet.aim, self.fleet.wanted
+        return (
+            f"{wanted} are wanted" if aim == wanted else f"{aim} of the {wanted} that are wanted are allowed"
+        )
+
+    def _end_the_old(self) -> None:
+        for member in list(self.members.values()):
+            began = (
+                member.seen.started_at
+                if member.seen is not None and member.seen.started_at
+                else member.asked_at
+            )
+            if member.id and member.of_use and self.now - began > self.caps.lifetime_s:
+                self._retire(member, f"it is older than {format_seconds(self.caps.lifetime_s)}")
+
+    def _ask_again(self) -> None:
+        """What was asked before and is not done: calls may get lost, and may be repeated."""
+        told = {action.machine for action in self.out if isinstance(action, Retire | Release)}
+        for member in self.members.values():
+            if member.id in told or not member.id:
+                continue
+            if member.phase is MachinePhase.RETIRING:
+                self.out.append(Retire(member.id))
+            elif member.phase is MachinePhase.RELEASING:
+                self.out.append(Release(member.id))
+
+    def _retire(self, member: FleetMember, reason: str) -> None:
+        self._note(MachineRetired(at=self.now, machine=member.id, token=member.token, reason=reason))
+        self.members[member.token] = replace(member, phase=MachinePhase.RETIRING)
+        self.out.append(Retire(member.id))
+
+    def _release(self, member: FleetMember, reason: str) -> None:
+        self._note(MachineReleased(at=self.now, machine=member.id, token=member.token, reason=reason))
+        self.members[member.token] = replace(member, phase=MachinePhase.RELEASING, bad_looks=0)
+        self.out.append(Release(member.id))
+
+    def _gone(self, member: FleetMember, how: str) -> None:
+        self._note(MachineGone(at=self.now, machine=member.id, token=member.token, how=how))
+        self.members.pop(member.token, None)
+        if member.of_use and self.now - member.asked_at < SOON_S:
+            self._wait_longer()
+
+    def _note(self, event: LedgerRecord) -> None:
+        self.out.append(LedgerNote(event))
+
+
+def _worth(member: FleetMember) -> tuple[int, float]:
+    """The least first."""
+    if member.phase is MachinePhase.STARTING:
+        return 0, -member.asked_at
+    idle = member.seen.idle_s if member.seen is not None else None
+    return (1, -idle) if idle is not None else (2, -member.asked_at)

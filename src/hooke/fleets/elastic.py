@@ -1,0 +1,510 @@
+"""The one who is asked, while a run goes on, how many workers it should have: it looks, asks the policy, and adds up what was spent."""
+
+from __future__ import annotations
+
+import math
+import re
+import socket
+import statistics
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from hooke.autoscaling.fleet_policy import FleetDecision, decide
+from hooke.autoscaling.observation import FleetLimits, Observation, Price, RunObserver, Scaling, TaskWork
+from hooke.base.clock import Clock
+from hooke.base.errors import MissingExtra, NotEnoughData, UsageError
+from hooke.base.files import write_atomic
+from hooke.base.units import parse_seconds, parse_usd
+from hooke.charts.renderers import png_of, svg_of
+from hooke.charts.workers import FleetPicture, SizeChange, fleet_sheet
+from hooke.journal.events import CapacityChanged, Event, RunFinished, RunStarted
+from hooke.journal.fleet_events import FleetDecided
+from hooke.journal.occupancy import demand_of
+from hooke.journal.run_folders import RunsFolder
+from hooke.pipeline.graph import Graph
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.remaining_work import Remains, remains_of
+from hooke.pipeline.run_state import RunState
+from hooke.project.backends import ENGINES, BackendChoice
+
+if TYPE_CHECKING:  # SciPy takes a third of a second
+    from hooke.planning.timings import TimedCalls
+    from hooke.scaling.call_times import Timing
+    from hooke.scaling.law import Law
+
+__all__ = [
+    "Earlier",
+    "Elastic",
+    "PastRuns",
+    "RunTargets",
+    "TaskHistory",
+    "Where",
+    "check_cost",
+    "check_kept",
+    "check_wanted",
+    "fleet_picture",
+    "parse_wanted",
+    "save_fleet",
+    "sized_by",
+    "spent_usd",
+]
+
+
+LEAST_LOOK_S, MOST_LOOK_S = 0.1, 5.0
+LOOKS_A_START = 4.0
+"""Decisions are made so often within the time that a start takes: what changes faster, no start could follow."""
+MOST_SHARE = 0.02
+"""Of the driver's time, what deciding may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskHistory:
+    """What earlier runs and studies tell of a task: how far it scales, and the seconds that an item took."""
+
+    scaling: Scaling | None = None
+    seconds: float | None = None
+    spread: float = 0.0
+    measured: int = 0
+
+
+class PastRuns(Protocol):
+    """What is known of tasks from earlier."""
+
+    def told(self) -> Mapping[str, TaskHistory] | None:
+        """Task -> what is known; None while that is still being read."""
+        ...
+
+
+_NOTHING = TaskHistory()
+
+
+class Elastic:
+    """Of one run. `observe` is an observer of its journal, `decide` what the runner asks."""
+
+    def __init__(
+        self,
+        limits: FleetLimits,
+        tasks: Mapping[int, str],
+        *,
+        price: Price,
+        clock: Clock,
+        past: PastRuns,
+        joined: bool = False,
+    ) -> None:
+        """`tasks` is graph node -> its task; `price` says what a start takes while none has been seen.
+
+        A place that was `joined` is somebody else's: the run begins with the workers that it has.
+        """
+        self.joined = joined
+        self.target = max(limits.low, 1)
+        """So many are asked for; the run begins with them."""
+        self.spent_usd = 0.0
+        self._limits = limits
+        self._price = price
+        self._clock = clock
+        self._past = past
+        self._watch = RunObserver(tasks, start_s=price.start_s)
+        self._place: CapacityChanged | None = None
+        self._paid_until = clock.monotonic()
+        self._next_look = -math.inf
+        self._took_s = 0.0
+        """The last decision."""
+        self._rose = -math.inf
+        self._said: set[tuple[int, str]] = set()
+        self._decided = False
+
+    def observe(self, event: Event) -> None:
+        """Fold an event of the run."""
+        if isinstance(event, CapacityChanged):
+            if self.joined and not self._decided:  # its workers are found one after the other
+                self.target = event.workers or event.slots
+            self._place = event
+        self._watch.apply(event, self._clock.monotonic())
+
+    def decide(self, now: float, state: RunState) -> FleetDecided | None:
+        """The next decision, where it is time for one and it says something new."""
+        at = self._clock.monotonic()
+        past = self._past.told() if at >= self._next_look else None
+        if past is None or self._place is None:
+            return None
+        seen = self._observation(at, remains_of(state, now), past)
+        made = decide(now, seen)
+        # A budget is guarded until then, so that this one's slowness only delays those after the next.
+        self._took_s = self._clock.monotonic() - at
+        self._next_look = at + max(seen.look_s, self._took_s)
+        return self._told(at, made, seen)
+
+    def _told(self, at: float, made: FleetDecision, seen: Observation) -> FleetDecided | None:
+        before, self.target, self._decided = self.target, made.target, True
+        if made.target != before:
+            self._said.clear()
+            self._watch.asked(at, made.target - before)
+            self._rose = at if made.target > before else self._rose
+        plain = made.target == before and made.bound in {"work", "idle", "start"}
+        if not made.stop and (plain or (made.target, made.bound) in self._said):
+            return None
+        self._said.add((made.target, made.bound))
+        return FleetDecided(
+            before=before,
+            after=made.target,
+            reason=made.reason,
+            bound=made.bound,
+            stop=made.stop,
+            workers=seen.have,
+            could=sum(work.now for work in seen.works),
+            left=sum(work.left for work in seen.works),
+            spent_usd=self.spent_usd,
+        )
+
+    def _observation(self, at: float, left: list[Remains], past: Mapping[str, TaskHistory]) -> Observation:
+        assert self._place is not None
+        workers = self._watch.workers(at)
+        gangs = max((each.slots for each in left), default=0)
+        slots = max(self._place.slots // self._place.workers, 1) if self._place.workers else 1
+        self._pay(at, max(-(-len(workers) // slots), self.target))
+        start_s = self._watch.start_s
+        return Observation(
+            target=self.target,
+            workers=workers,
+            slots=slots,
+            works=tuple(self._work(each, past.get(each.task, _NOTHING)) for each in left),
+            limits=replace(self._limits, gang=min(gangs, self._limits.high)),
+            price=replace(self._price, start_s=start_s),
+            spent_usd=self.spent_usd,
+            asked_s=at - self._rose,
+            look_s=max(
+                min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S), self._took_s / MOST_SHARE
+            ),
+        )
+
+    def _pay(self, at: float, workers: int) -> None:
+        self.spent_usd += workers * (at - self._paid_until) * self._price.usd_per_hour / 3600
+        self._paid_until = at
+
+    def _work(self, left: Remains, told: TaskHistory) -> TaskWork:
+        mean, spread, measured = self._durations(left, told)
+        return TaskWork(
+            task=left.task,
+            running=left.running,
+            ready=left.ready,
+            waiting=left.waiting,
+            open_ended=left.open_ended,
+            seconds=mean,
+            spread=spread,
+            measured=measured,
+            begun_s=sum(min(since, items * mean) for since, items in left.running_s) if mean else 0.0,
+            longest_s=max((since / items for since, items in left.running_s), default=0.0),
+            fits=self._fits(left),
+            scaling=told.scaling,
+        )
+
+    def _durations(self, left: Remains, told: TaskHistory) -> tuple[float | None, float, int]:
+        """Mean, spread and number of what items took: in this run, else in earlier ones."""
+        seen = self._watch.durations(left.task)
+        if seen is not None:
+            return seen.mean, seen.spread, seen.attempts
+        if left.expected_s:
+            return statistics.fmean(left.expected_s), statistics.pstdev(left.expected_s), len(left.expected_s)
+        return told.seconds, told.spread, told.measured
+
+    def _fits(self, left: Remains) -> int | None:
+        """How many at once the place could take were all its workers there."""
+        assert self._place is not None
+        place, high = self._place, self._limits.high
+        asked = (
+            (left.cpus, max(place.cpus, float(high)) if left.cpus > 1 else None),
+            (left.memory, place.memory),
+            (left.gpus, place.gpus),
+        )
+        fitting = [max(int(total / amount + 1e-9), 1) for amount, total in asked if amount and total]
+        return min(fitting, default=None)
+
+
+# --- What was asked of a run's size and end, checked, and who decides by it.
+
+START_S = {"local": 0.3, "dask": 2.0, "ray": 5.0}
+"""What a worker takes to start, until one has been seen to: a fork, a process of Python with Dask, an actor of Ray's."""
+UNKNOWN_START_S = 10.0
+RELEASE_S = 1.0
+"""What giving a worker up takes at most, where the run is to end."""
+
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTargets:
+    """When the run is to be done, and what it may cost; None is: as it comes."""
+
+    deadline: float | None = None
+    """Seconds since the epoch."""
+    budget_usd: float | None = None
+    spent_usd: float = 0.0
+    """By the same run before it was resumed."""
+
+
+def parse_wanted(deadline: str | float | None, budget: str | float | None, *, now: float) -> RunTargets:
+    """`"30m"` or seconds from now, and `"$20"` or US dollars. Raises UsageError."""
+    seconds = None if deadline is None else parse_seconds(deadline)
+    if seconds == 0:
+        raise UsageError(f"deadline {deadline!r} is no time at all", fix='such as "30m"')
+    return RunTargets(
+        deadline=None if seconds is None else now + seconds,
+        budget_usd=None if budget is None else parse_usd(budget),
+    )
+
+
+def check_wanted(wanted: RunTargets, place: BackendChoice) -> None:
+    """Raises UsageError where nothing can be done for a deadline or a budget: it is by the number of workers that they are kept."""
+    if wanted.deadline is None and wanted.budget_usd is None:
+        return
+    what = "a deadline" if wanted.deadline is not None else "a budget"
+    if not ENGINES.load(place.engine).capabilities.elastic:
+        raise UsageError(
+            f"{what} is kept by the number of workers, which cannot change at {place.name!r}",
+            fix='on="local" can',
+        )
+    if not place.elastic:
+        raise UsageError(
+            f"{what} is kept by the number of workers, which is fixed at {place.name!r}",
+            fix="let it change: workers=(1, 8), or --workers 1-8",
+        )
+    if wanted.budget_usd is not None and not place.usd_per_hour:
+        raise UsageError(
+            f"a budget needs the price of a worker, and {place.name!r} has none",
+            fix=f'say it in hooke.toml: [places.{place.name if _BARE.fullmatch(place.name) else "NAME"}] engine = "{place.engine}", usd_per_hour = 0.20',
+        )
+
+
+def check_cost(place: BackendChoice) -> None:
+    """Raises UsageError where the fewest workers that the place is to have cost more than it may: nothing could run there."""
+    if place.workers is None or not place.usd_per_hour:
+        return
+    least = max(place.workers[0], 1)
+    usd = least * place.usd_per_hour
+    if usd > place.max_usd_per_hour * (1 + 1e-9):
+        raise UsageError(
+            f"{least} {'worker' if least == 1 else 'workers'} at {place.name!r} would cost ${usd:.4g}/h, and ${place.max_usd_per_hour:.4g}/h is allowed",
+            fix=f"fewer workers; or raise max_usd_per_hour in hooke.toml under [places.{place.name}], or correct usd_per_hour",
+        )
+
+
+def check_kept(wanted: RunTargets, place: BackendChoice, *, resumed: bool) -> None:
+    """For an engine that turned out to be unable to change its workers: raises UsageError where money or time is kept by that.
+
+    A run that is resumed goes on without its deadline, for it may have begun with a cluster that could be scaled.
+    """
+    if wanted.budget_usd is None and (wanted.deadline is None or resumed):
+        return
+    raise UsageError(
+        f"{'a deadline' if wanted.budget_usd is None else 'a budget'} is kept by the number of workers, which cannot change at {place.name!r}",
+        why="an address cannot be asked for more workers, nor to end any",
+        fix="give a cluster of Dask's that can be scaled: run(..., on=cluster); or leave deadline and budget out",
+    )
+
+
+def sized_by(place: BackendChoice, wanted: RunTargets, graph: Graph, past: PastRuns, clock: Clock) -> Elastic:
+    """Who decides how many workers the run at this place has."""
+    assert place.workers is not None
+    low, high = place.workers
+    made = Elastic(
+        FleetLimits(
+            low=low,
+            high=high,
+            usd_per_hour=place.max_usd_per_hour,
+            deadline=wanted.deadline,
+            budget_usd=wanted.budget_usd,
+        ),
+        {node.id: node.task.name for node in graph.nodes},
+        price=Price(
+            usd_per_hour=place.usd_per_hour,
+            start_s=START_S.get(place.engine, UNKNOWN_START_S),
+            release_s=RELEASE_S,
+        ),
+        clock=clock,
+        past=past,
+        joined=place.at is not None
+        and place.engine != "ray",  # on a Ray of somebody's the hosts are the run's own
+    )
+    made.spent_usd = wanted.spent_usd
+    return made
+
+
+# --- What earlier studies and runs of the project tell of a run's tasks, read beside the run that asks.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Whose laws hold: those of a pipeline's `entry` (file and name) that were measured at `place`."""
+
+    entry: str
+    place: str
+
+
+class Earlier:
+    """Read in a thread: SciPy and a folder of journals take a second, for which no run need wait."""
+
+    def __init__(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, *, where: Where, most: int) -> None:
+        """Laws are those of the same file and place, up to `most` workers."""
+        self._found: dict[str, TaskHistory] = {}
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._read, args=(runs, graph, keys, where, most), name="hooke-earlier", daemon=True
+        )
+        self._thread.start()
+
+    def told(self) -> Mapping[str, TaskHistory] | None:
+        """Task -> what is known of it; None while that is still being read.
+
+        Raises what reading raised.
+        """
+        if self._thread.is_alive():
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+    def _read(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, where: Where, most: int) -> None:
+        try:
+            self._found = _told(runs, graph, keys, where, most)
+        except BaseException as error:  # noqa: BLE001 - the run that asks is told
+            self._error = error
+
+
+def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, where: Where, most: int) -> dict[str, TaskHistory]:
+    from hooke.planning.known import PastJournals, law_of_levels, levels_of, rows_of
+    from hooke.planning.remaining import RemainingNode
+
+    past = PastJournals.read(runs, pipeline=graph.pipeline, host=socket.gethostname())
+    if not past.is_here:
+        return {}
+    here = _kind(where.place)
+    rows = [row for row in rows_of(past.runs) if _kind(row.place) == here]
+    studies = {
+        task: each
+        for task, each in past.studies.items()
+        if _kind(each.started.place) == here and each.started.entry == where.entry
+    }
+    found: dict[str, TaskHistory] = {}
+    for node in graph.nodes:
+        task = node.task.name
+        if task not in found:
+            code = {part.name: part.digest for part in keys[node.id].code.parts}
+            left = RemainingNode(node=node, items=None, reads=0, code=code, constants={})
+            law = law_of_levels(levels_of(left, studies.get(task), past.runs, rows)).law
+            timings = next((own for run in past.runs if (own := _timings(run.timed, task, code))), [])
+            found[task] = _of(law, timings, most)
+    return found
+
+
+def _kind(place: str) -> str:
+    """How many workers a place has is no part of what it is: `local:8` is `local`."""
+    name, _, count = place.rpartition(":")
+    return name if name and count.isdigit() and "/" not in name else place
+
+
+def _timings(timed: Sequence[TimedCalls], task: str, code: Mapping[str, str]) -> list[Timing]:
+    return [each.timing for each in timed if each.task == task and each.code == code and each.timing.items]
+
+
+def _of(law: Law | None, timings: Sequence[Timing], most: int) -> TaskHistory:
+    from hooke.autoscaling.observation import scaling_of
+
+    try:
+        scaling = scaling_of(law, most) if law is not None else None
+    except NotEnoughData:  # it says nothing of one worker, so nothing of several
+        scaling = None
+    items = sum(each.items for each in timings)
+    if not items:
+        return TaskHistory(scaling=scaling)
+    mean = sum(each.items * each.seconds for each in timings) / items
+    spread = max(each.spread for each in timings) * mean
+    return TaskHistory(scaling=scaling, seconds=mean, spread=spread, measured=items)
+
+
+# --- A run's workers against what could have used them, as a picture.
+
+PIXELS = 8 / 3
+"""A point, as 96 dots an inch on a screen that is twice as sharp."""
+
+
+def fleet_picture(events: Sequence[Event]) -> FleetPicture:
+    """Of one run's `events`. Raises UsageError where nothing was decided in it."""
+    begun = next((event for event in events if isinstance(event, RunStarted)), None)
+    decided = [event for event in events if isinstance(event, FleetDecided)]
+    if begun is None or not decided:
+        raise UsageError(
+            "this run had as many workers as it was told: there is nothing to draw",
+            fix="let them follow the work: --workers 1-8",
+        )
+    demand = demand_of(events)
+    moments = np.array(sorted({each.at for each in (*demand, *decided)}))
+    at = np.searchsorted([each.at for each in demand], moments, side="right") - 1
+    chosen = np.searchsorted([each.at for each in decided], moments, side="right")
+    sizes = np.array([decided[0].before, *(each.after for each in decided)])
+    end = max(event.at for event in events if isinstance(event, RunFinished | FleetDecided))
+    changes = [
+        SizeChange(at=each.at - begun.at, before=each.before, after=each.after, text=each.reason)
+        for each in decided
+    ]
+    return FleetPicture(
+        title=f"{begun.pipeline}: workers, and what could have used them",
+        moments=moments - begun.at,
+        end=end - begun.at,
+        could=np.array([float(each.could) for each in demand])[at],
+        ready=np.array([float(each.workers) for each in demand])[at],
+        wanted=sizes[chosen].astype(float),
+        changes=tuple(changes),
+        caption=f"from the journal of {begun.run}",
+    )
+
+
+def save_fleet(events: Sequence[Event], path: Path) -> None:
+    """Write `.svg` or `.png`, as the path ends. Raises UsageError for another ending, MissingExtra for `.png` without Pillow, OSError."""
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"workers cannot be drawn as {path.name!r}", fix="end the name with .svg or .png")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no such folder", fix="make it, or name another file")
+    sheet = fleet_sheet(fleet_picture(events))
+    if path.suffix.lower() == ".svg":
+        write_atomic(path, svg_of(sheet).encode())
+        return
+    try:
+        write_atomic(path, png_of(sheet, PIXELS))
+    except ImportError as error:
+        raise MissingExtra(
+            "Pillow is not installed, and draws a picture as PNG",
+            fix='pip install "hooke[plot]", or end the name with .svg',
+        ) from error
+
+
+# --- What a run has spent, from its journal: for the one that takes it up again.
+
+
+def spent_usd(events: Sequence[Event], signs: Sequence[float], *, least: int, usd_per_hour: float) -> float:
+    """US dollars, by the driver's `events`. Each of its processes began with `least` workers and may have died in silence.
+
+    `signs` are moments at which something of the run was alive: the driver may say nothing while a long task runs. The
+    time between two of its processes is not paid.
+    """
+    starts = [event.at for event in events if isinstance(event, RunStarted)]
+    spent = 0.0
+    for began, ended in zip(starts, [*starts[1:], float("inf")], strict=True):
+        seen = [sign for sign in signs if began <= sign < ended]
+        inside = [event for event in events if began <= event.at < ended]
+        spent = _after(spent, inside, max(seen, default=began), least, usd_per_hour)
+    return spent
+
+
+def _after(spent: float, events: Sequence[Event], until: float, least: int, usd_per_hour: float) -> float:
+    workers, since = least, events[0].at
+    for event in events:
+        if isinstance(event, FleetDecided):  # which has what was spent before, too
+            spent, workers, since = event.spent_usd, max(event.after, event.workers), event.at
+        until = max(until, event.at)
+    return spent + workers * (until - since) * usd_per_hour / 3600

@@ -1,0 +1,330 @@
+"""Runs of Neptune: found in a folder, chosen, and landed one by one, each whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from hooke.base.errors import HookeError, JournalError, MissingExtra, UsageError
+from hooke.base.files import FileLock, sync_folder, write_atomic
+from hooke.importers.landing import NOT_THERE, Landing, Losses, run_id
+from hooke.importers.neptune_classic import is_log
+from hooke.importers.neptune_classic import offline_runs as classic_runs
+from hooke.importers.source import ImportedFile, ImportSource
+from hooke.project.folder import Project
+
+__all__ = ["Found", "ImportOptions", "ImportedRun", "find", "import_neptune"]
+
+
+# --- Which runs of Neptune lie below a path: parts of a dump, and logs that were never sent.
+
+DATABASE = "run_operations.sqlite3"
+
+
+@dataclass(slots=True)
+class Found:
+    """Runs, the dump's first, and what looks like one and cannot be read."""
+
+    sources: list[ImportSource] = field(default_factory=list)
+    broken: list[HookeError] = field(default_factory=list)
+
+    def add(self, several: Iterable[ImportSource | HookeError]) -> None:
+        """Sort them by what they are."""
+        for each in several:
+            (self.broken if isinstance(each, HookeError) else self.sources).append(each)  # type: ignore[arg-type]
+
+
+def find(path: Path, files: Path | None = None) -> Found:
+    """All runs at `path`: a dump's folder (or the one with its `data` and `files`), a log, or a folder with some below.
+
+    Raises UsageError where there is neither; MissingExtra.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder", fix=WHAT)
+    if files is not None and not files.is_dir():
+        raise UsageError(f"--files {files}: there is no such folder")
+    found = Found()
+    _find_dump(path, files, found)
+    _find_logs(path, found)
+    if not found.sources and not found.broken:
+        raise UsageError(
+            "there is nothing of Neptune to import",
+            where=str(path),
+            why="below it is no PROJECT/RUN_part_N.parquet, no run_operations.sqlite3 and no run__ID/data-N.log",
+            fix=WHAT,
+        )
+    return found
+
+
+WHAT = (
+    "name what `neptune-exporter export` wrote (the folder with data/ and files/, or --data-path with --files), "
+    "or a folder with offline logs (.neptune, or the log_directory of neptune-scale)"
+)
+
+
+def _find_dump(path: Path, files: Path | None, found: Found) -> None:
+    parts = [path] if path.suffix == ".parquet" else []
+    data = path
+    if path.is_dir():
+        data = path / "data" if (path / "data").is_dir() else path
+        parts = sorted({*data.glob("*_part_*.parquet"), *data.glob("*/*_part_*.parquet")})
+        found.add(_cut_off([*data.glob("*_part_*.parquet.tmp"), *data.glob("*/*_part_*.parquet.tmp")]))
+    if not parts:
+        return
+    try:
+        from hooke.importers.neptune_dump import PART, dumped_runs
+    except ModuleNotFoundError as error:
+        raise _missing("a dump of neptune-exporter", error) from error
+    runs: dict[str, list[tuple[int, Path]]] = {}
+    for file in parts:
+        if (named := PART.fullmatch(file.name)) is not None:
+            runs.setdefault(str(file.parent / named[1]), []).append((int(named[2]), file))
+    sorted_parts = {prefix: [file for _, file in sorted(some)] for prefix, some in runs.items()}
+    found.add(dumped_runs(sorted_parts, files or _files_beside(data)))
+
+
+def _cut_off(files: list[Path]) -> Iterator[HookeError]:
+    for file in sorted(files):
+        yield HookeError(
+            "a part of a dump was not finished when its export ended",
+            where=str(file),
+            why="neptune-exporter takes .tmp off when a run is complete",
+            fix="rename it without .tmp to import what is whole of it, or move it away",
+        )
+
+
+def _find_logs(path: Path, found: Found) -> None:
+    databases: list[Path] = []
+    logs: list[Path] = []
+    for folder, _, names in os.walk(path) if path.is_dir() else [(path.parent, (), [path.name])]:
+        for name in names:
+            if name == DATABASE or (not path.is_dir() and name.endswith(".sqlite3")):
+                databases.append(Path(folder, name))
+            elif is_log(Path(folder, name)):
+                logs.append(Path(folder, name))
+    found.add(classic_runs(sorted(logs)))
+    if not databases:
+        return
+    try:
+        from hooke.importers.neptune_scale import offline_runs
+    except ModuleNotFoundError as error:
+        raise _missing("a log of neptune-scale", error) from error
+    found.add(offline_runs(sorted(databases)))
+
+
+def _missing(what: str, error: ModuleNotFoundError) -> Exception:
+    """What to raise for a library that is not there."""
+    if (error.name or "").partition(".")[0] not in ("pyarrow", "neptune_api", "google"):
+        return error
+    return MissingExtra(
+        f"{what} needs {error.name}, which is not installed",
+        why=str(error),
+        fix='pip install "hooke[neptune]"',
+    )
+
+
+def _files_beside(data: Path) -> Path:
+    """The exporter's default: `files` beside `data`; else the files are with the data."""
+    for candidate in (data.parent / "files", data / "files", data.parent.parent / "files"):
+        if candidate.is_dir():
+            return candidate
+    return data
+
+
+RECORD = "import.json"
+"""In a run's folder: what it was imported from."""
+LOCK = "import.lock"
+UNDER_WAY = "importing"
+"""In the project's data: runs that are being imported. What a killed import leaves there is removed by the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """What to import, and how. Patterns are as a shell's; none is all."""
+
+    path: Path
+    files: Path | None = None
+    """Where the files of a dump lie, if not beside its data."""
+    projects: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    experiment: str = ""
+    step_multiplier: int | None = None
+    """For all runs; None is the least for each."""
+    skip_missing: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedRun:
+    """What became of one run: `imported`, `there` (from before), `changed` since it was imported, `failed`, or `found`."""
+
+    state: str
+    project: str = ""
+    neptune_run: str = ""
+    run: str = ""
+    kind: str = ""
+    losses: Losses = field(default_factory=Losses)
+    error: HookeError | None = None
+
+
+def import_neptune(project: Project, wanted: ImportOptions) -> Iterator[ImportedRun]:
+    """Import what is wanted, one run at a time; a run that cannot be is `failed`, and the others go on.
+
+    Raises UsageError where nothing fits or another import is going on, MissingExtra, HookeError for what is no dump and no log.
+    """
+    found = find(wanted.path.resolve(), wanted.files.resolve() if wanted.files is not None else None)
+    chosen = _chosen(found, wanted)
+    if wanted.dry_run:
+        yield from (_failed(error) for error in found.broken)
+        yield from (_looked_at(project, source, wanted) for source in chosen)
+        return
+    project.create()
+    lock = FileLock(project.data / LOCK)
+    if not lock.try_acquire():
+        raise UsageError(
+            "another import is going on in this project",
+            where=str(lock.path),
+            fix="wait for it to end, then import again: what it brought is found",
+        )
+    try:
+        shutil.rmtree(project.data / UNDER_WAY, ignore_errors=True)
+        yield from (_failed(error) for error in found.broken)
+        for source in chosen:
+            yield _import(project, source, wanted)
+    finally:
+        shutil.rmtree(project.data / UNDER_WAY, ignore_errors=True)
+        lock.release()
+
+
+def _chosen(found: Found, wanted: ImportOptions) -> list[ImportSource]:
+    chosen = [
+        source
+        for source in found.sources
+        if _fits(source.project, wanted.projects) and _fits(source.run, wanted.runs)
+    ]
+    if not chosen and found.sources:
+        known = sorted({f"{source.project or '(no project)'}: {source.run}" for source in found.sources})
+        more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+        raise UsageError(
+            "no run there fits --from-project and --run",
+            where=str(wanted.path),
+            fix=f"there are {'; '.join(known[:10])}{more}",
+        )
+    return chosen
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return not patterns or any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _import(project: Project, source: ImportSource, wanted: ImportOptions) -> ImportedRun:
+    run = run_id(source.project, source.run)
+    facts = {"project": source.project, "neptune_run": source.run, "run": run, "kind": source.kind}
+    folder = project.data / UNDER_WAY / run
+    try:
+        before, fingerprint = _before(project, run), _fingerprint(source)
+        if before is not None:
+            return ImportedRun(state="there" if before == fingerprint else "changed", **facts)
+        losses = _land(source, folder, wanted, run)
+        write_atomic(folder / RECORD, json.dumps(_record(source, fingerprint), indent=1).encode(), sync=True)
+        project.runs.path.mkdir(exist_ok=True)
+        os.rename(folder, project.runs.folder(run))
+        sync_folder(project.runs.path)
+    except (HookeError, OSError) as error:
+        return ImportedRun(state="failed", error=_of_run(error, source), **facts)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that failed, to make room for the next
+    return ImportedRun(state="imported", losses=losses, **facts)
+
+
+def _land(source: ImportSource, folder: Path, wanted: ImportOptions, run: str) -> Losses:
+    glance = source.glance()
+    multiplier = wanted.step_multiplier or glance.finest
+    if multiplier % glance.finest:
+        raise UsageError(
+            f"--step-multiplier {multiplier} does not make the steps of run {source.run!r} whole",
+            fix=f"give {glance.finest} or a multiple of it, or leave it out: then each run has the least that does",
+        )
+    (folder / "logs").mkdir(parents=True)
+    landing = Landing(source, folder, multiplier=multiplier, glance=glance)
+    try:
+        for item in source.items():
+            landing.take(item, skip_missing=wanted.skip_missing)
+        landing.finish(run, wanted.experiment)
+    finally:
+        landing.close()
+    return landing.losses
+
+
+def _looked_at(project: Project, source: ImportSource, wanted: ImportOptions) -> ImportedRun:
+    """As an import would say, with nothing written."""
+    run = run_id(source.project, source.run)
+    facts = {"project": source.project, "neptune_run": source.run, "run": run, "kind": source.kind}
+    try:
+        before = _before(project, run)
+        if before is not None:
+            return ImportedRun(state="there" if before == _fingerprint(source) else "changed", **facts)
+        losses = Losses(multipliers={wanted.step_multiplier or source.glance().finest})
+        for item in source.items():
+            losses.see(item)
+            if (
+                isinstance(item, ImportedFile)
+                and isinstance(item.content, Path)
+                and not item.content.exists()
+            ):
+                losses.see(NOT_THERE)
+    except (HookeError, OSError) as error:
+        return ImportedRun(state="failed", error=_of_run(error, source), **facts)
+    return ImportedRun(state="found", losses=losses, **facts)
+
+
+def _before(project: Project, run: str) -> str | None:
+    """The fingerprint of what the run was imported from; None where it was not."""
+    record = project.runs.folder(run) / RECORD
+    if not record.is_file():
+        return None
+    known: str = json.loads(record.read_text(encoding="utf-8"))["fingerprint"]
+    return known
+
+
+def _record(source: ImportSource, fingerprint: str) -> dict[str, object]:
+    return {
+        "from": source.kind,
+        "project": source.project,
+        "run": source.run,
+        "files": [str(file) for file in source.files],
+        "fingerprint": fingerprint,
+    }
+
+
+def _fingerprint(source: ImportSource) -> str:
+    return hashlib.blake2b(json.dumps(sorted(source.fingerprint())).encode(), digest_size=8).hexdigest()
+
+
+def _failed(error: HookeError) -> ImportedRun:
+    return ImportedRun(state="failed", error=error)
+
+
+def _of_run(error: HookeError | OSError, source: ImportSource) -> HookeError:
+    """The error as one of the run: nothing of it was kept, whatever the error says."""
+    nothing = f"nothing of run {source.run!r} was kept"
+    if isinstance(error, HookeError) and not isinstance(error, JournalError):
+        error.why = "; ".join(part for part in (error.why, nothing) if part)
+        return error
+    where, why = str(getattr(error, "filename", "") or ""), str(error)
+    if isinstance(error, JournalError):
+        where, why = error.where, error.why.partition(";")[0]
+    made = HookeError(
+        f"run {source.run!r} cannot be imported",
+        where=where,
+        why=f"{why}; {nothing}",
+        fix="make room, or make it readable; then import again: the runs that are here already are found",
+    )
+    made.__cause__ = error
+    return made

@@ -1,0 +1,104 @@
+"""The runs of a project, as folders: `<path>/<run id>/{driver.journal, *.journal, logs/, driver.lock, stop}`."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from hooke.base.errors import UsageError
+from hooke.base.files import FileLock, write_atomic
+from hooke.journal.segments import segment_files
+
+__all__ = ["RunsFolder"]
+
+LOCK = "driver.lock"
+STOP = "stop"
+MOST_NAMED = 10
+"""How many run ids an error lists."""
+
+
+class RunsFolder:
+    """All runs below `path`, which need not exist yet. A run is any folder in it; its id is the folder's name."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def names(self) -> list[str]:
+        """Run ids, the newest first (by the time in the id, then by when the folder last changed)."""
+        try:
+            with os.scandir(self.path) as entries:
+                found = [(entry.name, entry.stat().st_mtime_ns) for entry in entries if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        return [name for name, _ in sorted(found, key=lambda run: (_time_in(run[0]), run[1]), reverse=True)]
+
+    def folder(self, run: str) -> Path:
+        """Where the run's files lie, whether or not it exists."""
+        return self.path / run
+
+    def create(self, run: str) -> Path:
+        """The run's folder, made with its `logs` if it does not exist. Raises OSError when the disk refuses."""
+        folder = self.folder(run)
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def find(self, prefix: str = "") -> str:
+        """The run whose id begins with `prefix`, or is it; the newest run for an empty prefix.
+
+        Raises UsageError, listing candidates, when no run or more than one fits.
+        """
+        names = self.names()
+        if not names:
+            raise UsageError("there are no runs yet", where=str(self.path), next="hooke run FILE.py")
+        if not prefix or prefix in names:
+            return prefix or names[0]
+        fitting = [name for name in names if name.startswith(prefix)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            what, listed = f"{len(fitting)} runs begin with {prefix!r}", fitting
+        else:
+            what = f"no run begins with {prefix!r}"
+            listed = get_close_matches(prefix, names, MOST_NAMED, 0.5) or names
+        raise UsageError(what, where=str(self.path), fix=f"name one of: {_some(listed)}", next="hooke runs")
+
+    def alive(self, run: str) -> bool:
+        """Whether a process drives the run now: it holds the lock on `driver.lock`."""
+        return FileLock(self.folder(run) / LOCK).taken()
+
+    def last_written(self, run: str) -> float:
+        """When a segment of the run was written last, in seconds since the epoch; 0 where there is none."""
+        return max((file.stat().st_mtime for file in segment_files(self.folder(run))), default=0.0)
+
+    def request_stop(self, run: str, by: str) -> None:
+        """Ask the run's driver to stop; it looks for the request between events. `by` says who asked, for the journal.
+
+        Raises UsageError when there is no such run.
+        """
+        try:
+            write_atomic(self.folder(run) / STOP, by.encode())
+        except FileNotFoundError as error:
+            raise UsageError(f"there is no run {run!r}", where=str(self.path), next="hooke runs") from error
+
+    def stop_requested(self, run: str) -> str | None:
+        """Who asked the run to stop; None if nobody did."""
+        try:
+            return (self.folder(run) / STOP).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def clear_stop(self, run: str) -> None:
+        """Forget a request to stop, before the run is resumed."""
+        (self.folder(run) / STOP).unlink(missing_ok=True)
+
+
+def _time_in(name: str) -> tuple[str, ...]:
+    """The `20261125-004622` of `delays-20261125-004622-x7k2`; empty for a name of another shape, which sorts last."""
+    parts = name.split("-")[-3:-1]
+    return tuple(parts) if len(parts) == 2 and all(part.isdigit() for part in parts) else ()
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

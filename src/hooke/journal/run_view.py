@@ -1,0 +1,510 @@
+"""A run as its driver's journal tells it: what tables, `hooke show`, `hooke runs` and `Run` read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hooke.base.errors import TaskFailed, UsageError
+from hooke.base.intervals import SegmentMap
+from hooke.base.ref import Ref
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    CodeSeen,
+    Event,
+    ItemsFound,
+    MadeOf,
+    MapExpanded,
+    NodePlanned,
+    RetryPlanned,
+    RunFinished,
+    RunMadeOf,
+    RunStarted,
+    StopRequested,
+    StudyStarted,
+    WorkerStarted,
+    WorkerStopped,
+)
+from hooke.journal.reader import first_event, last_event, read
+from hooke.journal.run_folders import RunsFolder
+from hooke.journal.service_events import BatchWindow
+from hooke.journal.task_view import NodeView, TaskRow, TaskView, close, open_child
+
+__all__ = [
+    "AttemptFacts",
+    "AttemptsView",
+    "Remaining",
+    "RunRow",
+    "RunView",
+    "ending",
+    "is_service",
+    "output_ref",
+    "view_of",
+]
+
+
+# --- Which task each attempt of a run was at, and how it ended: what a reader of logged values needs to name them.
+
+
+class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt: its task, and how it stands: `running`, `finished` or `failed`."""
+
+    task: str
+    number: int
+    started_at: float
+    ended_at: float | None = None
+    status: str = "running"
+    node: int = -1
+    key: str = ""
+    """Of the node."""
+
+
+class AttemptsView:
+    """A fold of the driver's events. Attempts are numbered once a run, through all its resumes."""
+
+    def __init__(self) -> None:
+        self.begun: RunStarted | None = None
+        self.first_at = 0.0
+        self.ended: RunFinished | None = None
+        self.made_of: MadeOf | None = None
+        self.attempts: dict[int, AttemptFacts] = {}
+        self._nodes: dict[int, NodePlanned] = {}
+
+    def apply(self, event: Event) -> None:
+        """Fold one event."""
+        match event:
+            case RunStarted():
+                self.begun = self.begun or event
+                self.first_at = self.first_at or event.at
+                self.ended = None
+            case RunFinished():
+                self.ended = event
+            case RunMadeOf():
+                self.made_of = self.made_of or event.record
+            case NodePlanned():
+                self._nodes[event.node] = event
+            case AttemptStarted():
+                planned = self._nodes[event.node]
+                self.attempts[event.attempt] = AttemptFacts(
+                    task=planned.task,
+                    number=event.number,
+                    started_at=event.at,
+                    node=event.node,
+                    key=planned.key,
+                )
+            case AttemptFinished() | AttemptFailed():
+                known = self.attempts.get(event.attempt)
+                if known is not None:
+                    status = "finished" if isinstance(event, AttemptFinished) else "failed"
+                    ended = msgspec.structs.replace(known, ended_at=event.at, status=status)
+                    self.attempts[event.attempt] = ended
+            case _:
+                pass
+
+
+class Remaining(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds to the run's end as far as they can be told; not counted in them are the tasks that nothing has timed yet."""
+
+    seconds: float
+    untimed: tuple[str, ...] = ()
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A run at one moment, as plain values (for listings and `--json`). Counts are of items, of the maps of known length; of a service, of requests."""
+
+    run: str
+    pipeline: str
+    entry: str
+    status: str
+    place: str
+    parameters: dict[str, str]
+    started_at: float
+    seconds: float
+    items: int
+    waiting: int
+    running: int
+    cached: int
+    done: int
+    failed: int
+    workers: int
+    busy: int
+    slots: int
+    peak_bytes: int | None
+    remaining: Remaining | None
+    message: str
+    resumed: int
+
+
+class RunView:
+    """A fold of one driver's events; `apply` costs the ranges of one node, never its items. Not thread-safe.
+
+    `status` is `new`, `running`, `finished`, `failed`, `stopped`, or `lost`: not finished, and `driver_alive(False)`
+    was said. `nodes` are the graph's, `tasks` the same by task name in the order of the graph, `workers` those that
+    are up. After a resume nodes are matched by key, so that what was done stays done and edited nodes begin anew.
+    """
+
+    def __init__(self) -> None:
+        self.begun: RunStarted | None = None
+        self.ended: RunFinished | None = None
+        self.nodes: dict[int, NodeView] = {}
+        self.tasks: dict[str, TaskView] = {}
+        self.code: dict[str, CodeSeen] = {}
+        self.workers: dict[str, WorkerStarted] = {}
+        self.capacity: CapacityChanged | None = None
+        self.first_at: float | None = None
+        self.last_at = 0.0
+        self.resumed = 0
+        self.stopping_by: str | None = None
+        self.answered = 0
+        """Requests of a service that had a result; `unanswered` are those that were refused, late or failed."""
+        self.unanswered = 0
+        self._alive: bool | None = None
+        self._former: dict[str, list[NodeView]] = {}
+        self._former_tasks: dict[str, TaskView] = {}
+        self._busy: Counter[str] = Counter()
+        self._since: float | None = None
+        self._spent_s = 0.0
+        self._folds: dict[type[Any], Callable[[Any], None]] = {
+            RunStarted: self._run_started,
+            RunFinished: self._run_finished,
+            StudyStarted: self._study_started,
+            StopRequested: self._stop_requested,
+            CodeSeen: self._code_seen,
+            NodePlanned: self._node_planned,
+            MapExpanded: self._map_expanded,
+            ItemsFound: self._items_found,
+            CapacityChanged: self._capacity_changed,
+            WorkerStarted: self._worker_started,
+            WorkerStopped: self._worker_stopped,
+            AttemptStarted: self._attempt_started,
+            AttemptFinished: self._attempt_finished,
+            AttemptFailed: self._attempt_failed,
+            RetryPlanned: self._retry_planned,
+            BatchWindow: self._batch_window,
+        }
+
+    @classmethod
+    def fold(cls, events: Iterable[Event]) -> RunView:
+        """The view of these events, in their order."""
+        view = cls()
+        for event in events:
+            view.apply(event)
+        return view
+
+    def apply(self, event: Event) -> None:
+        """Fold one event. What a study measured is no part of this view: `hooke.journal.records` reads it."""
+        fold = self._folds.get(type(event))
+        if fold is not None:
+            fold(event)
+        self.last_at = max(self.last_at, event.at)
+
+    # -- what readers ask --------------------------------------------------------------------------
+
+    def driver_alive(self, alive: bool | None, last_written: float = 0.0) -> None:  # noqa: FBT001 - the verb's object
+        """Say whether a process drives the run now; without it an unfinished run counts as running.
+
+        `last_written` is when anything of the run was written last: the driver of a script says nothing between start and end.
+        """
+        self._alive = alive
+        if self.begun is not None and self.begun.kind == "script":
+            self.last_at = max(self.last_at, last_written)
+
+    @property
+    def run(self) -> str:
+        """The run's id; empty before its first event."""
+        return self.begun.run if self.begun else ""
+
+    @property
+    def status(self) -> str:
+        """`new`, `running`, `finished`, `failed`, `stopped` or `lost`."""
+        if self.ended is not None:
+            return self.ended.status
+        if self.begun is None:
+            return "new"
+        return "lost" if self._alive is False else "running"
+
+    @property
+    def output(self) -> Ref | None:
+        """What the pipeline returned, once the run has finished."""
+        return self.ended.output if self.ended else None
+
+    @property
+    def busy(self) -> int:
+        """Workers that run an attempt now."""
+        return len(self._busy)
+
+    @property
+    def failure(self) -> AttemptFailed | None:
+        """The failure that the run ended with; before its end, the last one that no retry or success has undone."""
+        if self.ended is not None and self.ended.status != "failed":
+            return None
+        if self.ended is not None and self.ended.node in self.nodes:
+            return self.nodes[self.ended.node].failure
+        failures = [node.failure for node in self.nodes.values() if node.failed_count and node.failure]
+        return max(failures, key=lambda event: event.at, default=None)
+
+    def error(self, run: str = "") -> TaskFailed | None:
+        """The failure as an error with the next command to type; None where no task failed. `run` defaults to its id."""
+        event = self.failure
+        if event is None or event.node not in self.nodes:
+            return None
+        task = self.nodes[event.node].planned.task
+        return TaskFailed.from_facts(
+            msgspec.structs.asdict(event.failure),
+            task=task,
+            attempt=event.attempt,
+            worker=event.worker,
+            next=f"hooke logs {run or self.run} {task}",
+        )
+
+    def results(self, node: int) -> SegmentMap:
+        """Which stored object holds which items of a node. Raises KeyError for a node that is not planned."""
+        return self.nodes[node].results
+
+    def seconds(self, now: float) -> float:
+        """Wall seconds that a driver worked on the run until `now`; the gaps between death and resume do not count."""
+        if self._since is None:
+            return self._spent_s
+        return self._spent_s + max((self.last_at if self.status == "lost" else now) - self._since, 0.0)
+
+    def remaining(self, now: float) -> Remaining | None:
+        """When the run will end, from the means of the items that ran and the slots; None once it is over.
+
+        The greater of the work left shared by all slots, and of the longest chain of tasks that wait for each other.
+        """
+        if self.status != "running":
+            return None
+        works = {name: task.work_s(now) for name, task in self.tasks.items()}
+        untimed = tuple(name for name, work in works.items() if work is None)
+        shared = sum(work for work in works.values() if work) / self._slots()
+        return Remaining(seconds=max(shared, self._longest_chain_s()), untimed=untimed)
+
+    def rows(self, now: float) -> list[TaskRow]:
+        """The tasks at `now`, in the order of the graph."""
+        return [task.row(now, self._slots()) for task in self.tasks.values()]
+
+    def row(self, now: float) -> RunRow:
+        """The run at `now`."""
+        begun, tasks = self.begun, list(self.tasks.values())
+        nodes = list(self.nodes.values())
+        peaks = [task.peak_bytes for task in tasks if task.peak_bytes is not None]
+        return RunRow(
+            run=self.run,
+            pipeline=begun.pipeline if begun else "",
+            entry=begun.entry if begun else "",
+            status=self.status,
+            place=begun.place if begun else "",
+            parameters=dict(begun.shown) if begun else {},
+            started_at=self.first_at or 0.0,
+            seconds=self.seconds(now),
+            items=sum(node.items or 0 for node in nodes),
+            waiting=sum(node.waiting_count or 0 for node in nodes),
+            running=sum(node.running_count for node in nodes),
+            cached=sum(node.cached_count for node in nodes),
+            done=sum(node.done_count for node in nodes) + self.answered,
+            failed=sum(node.failed_count for node in nodes) + self.unanswered,
+            workers=len(self.workers),
+            busy=self.busy,
+            slots=self.capacity.slots if self.capacity else 0,
+            peak_bytes=max(peaks, default=None),
+            remaining=self.remaining(now),
+            message=self.ended.message if self.ended else "",
+            resumed=self.resumed,
+        )
+
+    def _slots(self) -> int:
+        slots = self.capacity.slots if self.capacity else 0
+        return max(slots, len(self._busy), 1)
+
+    def _longest_chain_s(self) -> float:
+        """Parents have smaller ids than their children, so one pass in order finds the longest path."""
+        ends: dict[int, float] = {}
+        for number in sorted(self.nodes):
+            node = self.nodes[number]
+            own = 0.0 if node.complete or not node.needed else self.tasks[node.planned.task].item_s or 0.0
+            ends[number] = own + max((ends.get(parent, 0.0) for parent in node.planned.parents), default=0.0)
+        return max(ends.values(), default=0.0)
+
+    # -- one fold per event ------------------------------------------------------------------------
+
+    def _run_started(self, event: RunStarted) -> None:
+        if self.begun is not None:
+            self._take_up_again()
+        self.begun, self.ended, self.stopping_by = event, None, None
+        self.first_at = event.at if self.first_at is None else self.first_at
+        self._since = event.at
+
+    def _study_started(self, event: StudyStarted) -> None:
+        """A study is listed among the runs: what a run's beginning says, it says too."""
+        alike = ("pipeline", "entry", "shown", "place", "folder", "pid", "host", "python", "hooke", "at")
+        self._run_started(RunStarted(run=event.study, **{name: getattr(event, name) for name in alike}))
+
+    def _take_up_again(self) -> None:
+        self.resumed += 1
+        if self._since is not None:
+            self._spent_s += max(self.last_at - self._since, 0.0)
+        self._former = {}
+        for node in self.nodes.values():
+            node.running.clear()
+            self._former.setdefault(node.planned.key, []).append(node)
+        self._former_tasks = dict(self.tasks)
+        self.nodes.clear()
+        self.tasks.clear()
+        self._nobody_works()
+
+    def _run_finished(self, event: RunFinished) -> None:
+        self.ended = event
+        if self._since is not None:
+            self._spent_s += max(event.at - self._since, 0.0)
+        self._since = None
+        for node in self.nodes.values():
+            node.running.clear()
+        self._nobody_works()
+
+    def _nobody_works(self) -> None:
+        self.workers.clear()
+        self._busy.clear()
+        self.capacity = None
+
+    def _batch_window(self, event: BatchWindow) -> None:
+        self.answered += event.requests
+        self.unanswered += event.failed + event.refused + event.late
+
+    def _stop_requested(self, event: StopRequested) -> None:
+        self.stopping_by = event.by
+
+    def _code_seen(self, event: CodeSeen) -> None:
+        self.code[event.digest] = event
+
+    def _node_planned(self, event: NodePlanned) -> None:
+        former = self._former.get(event.key)
+        node = NodeView(event)
+        if former:
+            node.take_over(former.pop(0))
+        self.nodes[event.node] = node
+        self._task(event.task).nodes[event.node] = node
+        open_child(self.nodes, node)
+
+    def _task(self, name: str) -> TaskView:
+        task = self.tasks.get(name)
+        if task is None:
+            task = self.tasks[name] = self._former_tasks.pop(name, None) or TaskView(name)
+            task.begin_anew()
+        return task
+
+    def _map_expanded(self, event: MapExpanded) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            node.items = event.items
+            node.expansion_failed = False
+            close(self.nodes, node)
+
+    def _items_found(self, event: ItemsFound) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            self._size_from_parents(node)
+            if node.found(event):
+                self.tasks[node.planned.task].saved_s += event.seconds
+            close(self.nodes, node)
+
+    def _capacity_changed(self, event: CapacityChanged) -> None:
+        self.capacity = event
+
+    def _worker_started(self, event: WorkerStarted) -> None:
+        self.workers[event.worker] = event
+
+    def _worker_stopped(self, event: WorkerStopped) -> None:
+        self.workers.pop(event.worker, None)
+        self._busy.pop(event.worker, None)
+
+    def _attempt_started(self, event: AttemptStarted) -> None:
+        node = self.nodes.get(event.node)
+        if node is None or event.attempt in node.running:
+            return
+        if not event.expand:
+            self._size_from_parents(node)
+        node.started(event)
+        self.tasks[node.planned.task].began(event.at)
+        self._busy.update(event.workers or (event.worker,))
+
+    def _attempt_finished(self, event: AttemptFinished) -> None:
+        node = self.nodes.get(event.node)
+        if node is None:
+            return
+        beaten = node.beside(event.attempt)
+        if beaten is not None:
+            self._free(node, beaten.attempt)
+        self._free(node, event.attempt)
+        new = node.finished(event)
+        if event.expanded is not None:
+            self._map_expanded(event.expanded)
+        self.tasks[node.planned.task].ended(event, new)
+        close(self.nodes, node)
+
+    def _attempt_failed(self, event: AttemptFailed) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            self._free(node, event.attempt)
+            self.tasks[node.planned.task].ended(event, node.broke(event))
+
+    def _retry_planned(self, event: RetryPlanned) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            node.retried(event)
+
+    def _free(self, node: NodeView, attempt: int) -> None:
+        started = node.running.get(attempt)
+        if started is None:
+            return
+        for worker in started.workers or (started.worker,):
+            if worker in self._busy:
+                self._busy[worker] -= 1
+                if not self._busy[worker]:
+                    del self._busy[worker]
+
+    def _size_from_parents(self, node: NodeView) -> None:
+        """A map that follows another item by item has no event of its own that says how long it is."""
+        if node.items is None:
+            parents = [self.nodes[parent] for parent in node.planned.parents if parent in self.nodes]
+            sizes = {parent.items for parent in parents if parent.planned.kind == "map"} - {None}
+            node.items = sizes.pop() if len(sizes) == 1 else None
+
+
+# --- What a run came to, read from its journal.
+
+
+def ending(folder: Path) -> RunFinished | None:
+    """How the run in `folder` ended; None where it goes on, was resumed since, or its driver died."""
+    last = last_event(folder, "driver") if folder.exists() else None
+    return last if isinstance(last, RunFinished) else None
+
+
+def is_service(folder: Path) -> bool:
+    """Whether the run in `folder` is that of a service."""
+    begun = first_event(folder, "driver") if folder.exists() else None
+    return isinstance(begun, RunStarted) and begun.kind == "service"
+
+
+def output_ref(folder: Path) -> Ref:
+    """The stored output of a finished run. Raises UsageError where there is none."""
+    ended = ending(folder)
+    if ended is None or ended.output is None:
+        raise UsageError(f"run {folder.name} has no result", next=f"hooke show {folder.name}")
+    return ended.output
+
+
+def view_of(runs: RunsFolder, run: str) -> RunView:
+    """Where a run stands now: `lost` where it did not finish and nobody drives it."""
+    view = RunView()
+    for segment in read(runs.folder(run), "driver"):
+        for event in segment.events:
+            view.apply(event)
+    view.driver_alive(runs.alive(run), runs.last_written(run))
+    return view

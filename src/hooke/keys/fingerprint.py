@@ -1,0 +1,151 @@
+"""Fingerprints of code: what a function is and all that it reaches."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any
+
+from blake3 import blake3
+
+from hooke.base.errors import NotFingerprintable
+from hooke.keys.bytecode import listing
+from hooke.keys.callables import reach_class, reach_function
+from hooke.keys.encoding import SCALARS, NoKey, text
+from hooke.keys.module_origin import offering_library, origin_of
+from hooke.keys.modules import reach_module
+from hooke.keys.parts import CodePart, CodePrint, FingerprintPart, Key, frame
+from hooke.keys.printer import Leaf, ValuePrinter, refusal
+from hooke.keys.walk import EVERYTHING, CodeWalk
+
+__all__ = [
+    "EVERYTHING",
+    "CodePart",
+    "CodePrint",
+    "fingerprint_code",
+    "fingerprint_items",
+    "fingerprint_value",
+]
+
+
+_NAMED = (
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.MemberDescriptorType,
+    types.GetSetDescriptorType,
+)
+
+
+def fingerprint_code(function: Any, *, follow: frozenset[str] = EVERYTHING) -> CodePrint:
+    """The key of a callable's code: its bytecode and all project code, globals and versions that it reaches.
+
+    Takes functions, classes, methods, partials, callable objects, and objects with `__hooke_code__()`, which stand for
+    what that returns. Never stale: globals are read anew at each call. `follow` weakens the walk, for tests.
+    """
+    walk = CodeWalk(reader=_reach, follow=follow)
+    root = FingerprintPart(kind="function", name="")
+    walk.bind(root, "", function, made=FingerprintPart(kind="global", name=type(function).__qualname__))
+    key = walk.finish(root)
+    return CodePrint(
+        key=key, parts=walk.parts(), notes=tuple(walk.notes), foreign=tuple(filter(None, walk.foreigners))
+    )
+
+
+def _reach(walk: CodeWalk, part: FingerprintPart, label: str, value: Any) -> bool:
+    if isinstance(value, types.FunctionType):
+        return reach_function(walk, part, label, value)
+    if isinstance(value, type):
+        return reach_class(walk, part, label, value)
+    if isinstance(value, types.ModuleType):
+        reach_module(walk, part, label, value)
+        return True
+    if isinstance(value, types.CodeType):
+        made = FingerprintPart(kind="function", name=value.co_qualname, digest=listing(value).digest)
+        walk.place(part, label, walk.keep(value), made=lambda: made, fill=lambda _: None)
+        return True
+    return _reach_named(walk, part, label, value)
+
+
+def _reach_named(walk: CodeWalk, part: FingerprintPart, label: str, value: Any) -> bool:
+    """Functions and descriptors written in C, and what libraries offer as functions: by name."""
+    offering = offering_library(value)
+    if offering is not None:
+        return _reach_named_in(walk, part, label, offering, value.__name__)
+    if isinstance(value, _NAMED):
+        return _reach_named_in(walk, part, label, value.__objclass__.__module__, value.__qualname__)
+    if type(value).__name__ == "cython_function_or_method":
+        return _reach_named_in(walk, part, label, str(value.__module__), value.__qualname__)
+    if not isinstance(value, types.BuiltinFunctionType):
+        return False
+    owner = value.__self__
+    if owner is not None and not isinstance(owner, types.ModuleType):
+        return False
+    module = value.__module__ or (owner.__name__ if owner else "builtins")
+    return _reach_named_in(walk, part, label, module, value.__qualname__)
+
+
+def _reach_named_in(walk: CodeWalk, part: FingerprintPart, label: str, module: str, name: str) -> bool:
+    found = sys.modules.get(module)
+    origin = origin_of(module, getattr(found, "__file__", None))
+    if origin.local and isinstance(found, types.ModuleType):
+        reach_module(walk, part, label, found)
+    else:
+        walk.foreign(part, label, f"{module}.{name}", origin)
+    return True
+
+
+# --- Fingerprints of values: by content, exactly; what has no honest key raises.
+
+
+def fingerprint_value(value: object, *, where: str = "value", leaf: Leaf | None = None) -> Key:
+    """The key of a value by its type and content, the same in every process.
+
+    Sets and dicts count in any order. Instances count their class's code where it is the project's. `leaf` is asked
+    first for every object met; the key it gives stands for it. Raises NotFingerprintable with the path from `where`.
+    """
+    scalar = SCALARS.get(type(value)) if leaf is None else None
+    encoding = scalar(value) if scalar else _encode(_printer(leaf), value, where)
+    return blake3(encoding).hexdigest(length=16)
+
+
+def fingerprint_items(
+    items: Iterable[tuple[object, ...]], *, label: str, leaf: Leaf | None = None, where: str = "items"
+) -> bytes:
+    """The keys of many argument tuples, 16 raw bytes each, in order.
+
+    That of `(a, b)` is `bytes.fromhex(combine(label, fingerprint_value(a), fingerprint_value(b)))`. The values must
+    not change meanwhile: what the items share is read once.
+    """
+    printer, start, keys = _printer(leaf), frame(label), bytearray()
+    part = frame("0" * 32)[:-32]
+    for number, arguments in enumerate(items):
+        content = start
+        for place, value in enumerate(arguments):
+            scalar = SCALARS.get(type(value)) if leaf is None else None
+            encoding = scalar(value) if scalar else _encode(printer, value, f"{where}[{number}][{place}]")
+            content += part + blake3(encoding).hexdigest(length=16).encode()
+        keys += blake3(content).digest(length=16)
+    return bytes(keys)
+
+
+def _printer(leaf: Leaf | None) -> ValuePrinter:
+    return ValuePrinter(code=_code, leaf=leaf)
+
+
+def _code(target: Any) -> bytes:
+    return b"C" + text(fingerprint_code(target).key)
+
+
+def _encode(printer: ValuePrinter, value: object, where: str) -> bytes:
+    try:
+        return printer.encode(value)
+    except NoKey as lack:
+        raise refusal(lack, where) from lack
+    except RecursionError as error:
+        raise NotFingerprintable(
+            f"no key for {where}: it is nested too deeply",
+            where=where,
+            fix="pass a flat form of it, such as a list of pairs",
+        ) from error

@@ -1,0 +1,467 @@
+"""The generator's process: `python -m hooke.loadtest.generator`. It is told what to send on stdin, and tells what became of it on stdout.
+
+It ends when stdin does, so none is left behind by a parent that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import os
+import resource
+import signal
+import ssl
+import struct
+import sys
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from typing import Any, BinaryIO, Protocol, cast
+
+import httptools
+import msgspec
+import numpy as np
+import uvloop
+
+from hooke.loadtest.generator_protocol import LENGTH, Fate, Goal, Level, LevelReport, Question, pack
+
+__all__ = ["Alarm", "ClientConnection", "ConnectionOwner", "Sender", "main"]
+
+
+# --- An alarm for an event loop that rings to some ten microseconds, where loops count in milliseconds.
+
+_MONOTONIC, _NONBLOCK = 1, 0o4000
+_LEAST_S = 1e-6
+"""Zero would disarm it."""
+
+
+class Alarm:
+    """Calls `ring` once after each `set`. By a timerfd on Linux; elsewhere as exact as the loop's own timers are."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+        self._loop = loop
+        self._ring = ring
+        self._handle: asyncio.TimerHandle | None = None
+        self._file = -1
+        if sys.platform == "linux":
+            self._libc = ctypes.CDLL(None, use_errno=True)  # Python has it from 3.13 on
+            self._file = self._libc.timerfd_create(_MONOTONIC, _NONBLOCK)
+        if self._file >= 0:
+            loop.add_reader(self._file, self._rung)
+
+    def set(self, delay_s: float) -> None:
+        """Ring after so many seconds, and not when it was to ring before."""
+        delay_s = max(delay_s, _LEAST_S)
+        if self._file < 0:
+            if self._handle is not None:
+                self._handle.cancel()
+            self._handle = self._loop.call_later(delay_s, self._ring)
+            return
+        whole = int(delay_s)
+        setting = struct.pack("=qqqq", 0, 0, whole, int((delay_s - whole) * 1e9))
+        if self._libc.timerfd_settime(self._file, 0, setting, None):
+            raise OSError(ctypes.get_errno(), "an alarm cannot be set")
+
+    def close(self) -> None:
+        """It rings no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._file >= 0:
+            self._loop.remove_reader(self._file)
+            os.close(self._file)
+            self._file = -1
+
+    def _rung(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._file, 8)
+            self._ring()
+
+
+# --- One keep-alive connection: a request at a time, whose answer is read by httptools.
+
+SAID = 2000
+"""Bytes that are kept of an answer that is no 2xx."""
+
+
+class ConnectionOwner(Protocol):
+    """Who has connections. `settled` is called once for each request that was sent, then `free` or `gone`."""
+
+    def settled(self, request: int, status: int, said: bytes) -> None:
+        """A request has its answer, or never will; `said` begins the body of one that is no 2xx, and is all of another that is kept."""
+        ...
+
+    def free(self, connection: ClientConnection) -> None:
+        """It can take another request."""
+        ...
+
+    def gone(self, connection: ClientConnection) -> None:
+        """It is closed."""
+        ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """Sends a request and tells its keeper of the answer. `request` is the one in flight, or -1."""
+
+    __slots__ = ("_closing", "_keeper", "_keeps", "_parser", "_said", "_transport", "open", "request")
+
+    def __init__(self, keeper: ConnectionOwner, *, keeps: bool = False) -> None:
+        """`keeps`: the bodies of 2xx answers, too."""
+        self.request = -1
+        self.open = True
+        self._keeper = keeper
+        self._parser = httptools.HttpResponseParser(self)
+        self._said = b""
+        self._keeps = keeps
+        self._closing = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent on it; the other side may have closed it before we are told."""
+        return self.open and not self._transport.is_closing()
+
+    def send(self, request: int, data: bytes) -> None:
+        """Send what is to be answered next. Only when it is free."""
+        self.request = request
+        self._transport.write(data)
+
+    def drop(self) -> None:
+        """Close it at once; whatever it would have answered is not waited for."""
+        self.request = -1
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As asyncio calls it."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has its methods, and is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        """As asyncio calls it."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._transport.abort()  # it is lost, as an answer that never came
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """As asyncio calls it."""
+        self.open = False
+        request, self.request = self.request, -1
+        if request >= 0:
+            self._keeper.settled(request, Fate.LOST, b"")
+        self._keeper.gone(self)
+
+    def on_headers_complete(self) -> None:
+        """As httptools calls it."""
+        self._closing = not self._parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        """As httptools calls it."""
+        if self._parser.get_status_code() < 300:
+            self._said += body if self._keeps else b""
+        elif len(self._said) < SAID:
+            self._said += body[:SAID]
+
+    def on_message_complete(self) -> None:
+        """As httptools calls it."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            return  # `100 continue` and its like come before the answer
+        request, self.request = self.request, -1
+        said, self._said = self._said, b""
+        if request < 0:  # nobody asked: it would be taken for the next request's answer
+            self.open = False
+            self._transport.abort()
+            return
+        self._keeper.settled(request, status, said)
+        if self._closing:
+            self.open = False
+            self._transport.close()
+        else:
+            self._keeper.free(self)
+
+
+# --- Sends requests when they are due, over as many connections as it takes.
+
+SWEEP_S = 0.02
+"""How late a timeout is noticed."""
+_now = time.perf_counter
+
+
+class Sender:
+    """Keeps the connections of one goal, and runs one level at a time. Lives on one event loop."""
+
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
+        self._loop = asyncio.get_running_loop()
+        self._context = ssl.create_default_context(cafile=goal.ca or None) if goal.tls else None
+        self._idle: deque[ClientConnection] = deque()
+        self._open = 0
+        self._opening: set[asyncio.Task[None]] = set()
+        self._flying: dict[int, ClientConnection] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._timeout_s = 0.0
+        self._clear(array("d"))
+        self._loop.set_exception_handler(self._broken)
+
+    def _clear(self, due: array[float]) -> None:
+        """Nothing of a level yet."""
+        self._due = due
+        self._begun = array("d", bytes(8 * len(due)))
+        self._ended = array("d", bytes(8 * len(due)))
+        self._status = array("h", bytes(2 * len(due)))
+        self._next = self._oldest = self._done = 0
+        self._opened = self._waited = 0
+        self._most = self._open  # a level goes on with those of the one before
+        self._pending: deque[int] = deque()
+        self._said: dict[int, str] = {}
+        self._cpu_s = self._start = 0.0
+        self._over = self._loop.create_future()
+
+    async def run(self, level: Level) -> LevelReport:
+        """Send all of a level and wait for what becomes of it."""
+        self._clear(array("d", level.due))
+        self._timeout_s = level.timeout_s
+        self._alarm = Alarm(self._loop, self._fire)
+        gc.collect()
+        gc.disable()  # a collection stops everything for milliseconds; a level makes few cycles
+        try:
+            before = time.process_time()
+            started, self._start = time.monotonic(), _now()
+            self._fire()
+            self._sweep()
+            stopped = await self._over
+        finally:
+            gc.enable()
+            self._alarm.close()
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+        return LevelReport(
+            begun=self._begun.tobytes(),
+            ended=self._ended.tobytes(),
+            status=self._status.tobytes(),
+            cpu_s=(self._cpu_s or time.process_time()) - before,
+            wall_s=max(self._due[-1], self._begun[-1]) or _now() - self._start,
+            started=started,
+            opened=self._opened,
+            most=self._most,
+            waited=self._waited,
+            stopped=stopped,
+            said=self._said,
+        )
+
+    def stop(self) -> None:
+        """End the level: what has no answer yet is cut."""
+        now = _now() - self._start
+        for request in np.flatnonzero(np.asarray(self._status) == 0).tolist():
+            self._status[request] = Fate.CUT
+            self._ended[request] = now
+            if request >= self._next:
+                self._begun[request] = now
+        self._next = len(self._due)
+        for connection in self._flying.values():
+            connection.drop()
+        self._flying.clear()
+        self._finish(stopped=True)
+
+    def settled(self, request: int, status: int, said: bytes) -> None:
+        """As Keeper has it."""
+        self._flying.pop(request, None)
+        if not self._status[request]:
+            self._settle(request, self._judged(request, status, said), said)
+
+    def free(self, connection: ClientConnection) -> None:
+        """As Keeper has it."""
+        if not connection.usable:
+            return  # it is told to be gone soon
+        request = self._next_pending()
+        if request is None:
+            self._idle.append(connection)
+        else:
+            self._send(connection, request)
+
+    def gone(self, connection: ClientConnection) -> None:  # noqa: ARG002 - Keeper's signature
+        """As Keeper has it."""
+        self._open -= 1
+        self._open_more()
+
+    def _fire(self) -> None:
+        """Begin all that is due, and see to be called for the next."""
+        due, count = self._due, len(self._due)
+        now = _now() - self._start
+        while self._next < count and due[self._next] <= now:
+            request = self._next
+            self._next += 1
+            self._begun[request] = now
+            self._begin(request)
+            now = _now() - self._start
+        if self._next < count:
+            self._alarm.set(due[self._next] - now)
+        elif not self._cpu_s:
+            self._cpu_s = time.process_time()
+
+    def _begin(self, request: int) -> None:
+        while self._idle:
+            connection = self._idle.popleft()
+            if connection.usable:
+                self._send(connection, request)
+                return
+        self._pending.append(request)
+        if not self._open_more() and self._open >= self._goal.connections:
+            self._waited += 1
+
+    def _send(self, connection: ClientConnection, request: int) -> None:
+        self._flying[request] = connection
+        requests = self._goal.requests
+        connection.send(request, requests[request % len(requests)])
+
+    def _open_more(self) -> bool:
+        """Open a connection if one is missing: no more than there are requests without one, and than are allowed."""
+        wanted = len(self._opening) < len(self._pending) and self._open < self._goal.connections
+        if wanted:
+            self._open += 1
+            task = self._loop.create_task(self._connect())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        return wanted
+
+    async def _connect(self) -> None:
+        goal = self._goal
+        try:
+            _, connection = await asyncio.wait_for(
+                self._loop.create_connection(
+                    lambda: ClientConnection(self, keeps=bool(goal.answers)),
+                    goal.host,
+                    goal.port,
+                    ssl=self._context,
+                ),
+                self._timeout_s,
+            )
+        except (OSError, TimeoutError) as error:
+            self._open -= 1
+            self._said.setdefault(Fate.REFUSED, str(error) or type(error).__name__)
+            self._opening.discard(asyncio.current_task())  # type: ignore[arg-type] - it is one
+            self._fail_one(Fate.REFUSED)
+            self._open_more()
+            return
+        self._opened += 1
+        self._most = max(self._most, self._open)
+        if connection.usable:
+            self.free(connection)
+        else:
+            self._fail_one(Fate.LOST)
+
+    def _fail_one(self, fate: Fate) -> None:
+        """The request that a connection was made for."""
+        request = self._next_pending()
+        if request is not None:
+            self._settle(request, fate, b"")
+
+    def _next_pending(self) -> int | None:
+        """The oldest that waits for a connection and was not given up."""
+        while self._pending:
+            request = self._pending.popleft()
+            if not self._status[request]:
+                return request
+        return None
+
+    def _judged(self, request: int, status: int, said: bytes) -> int:
+        """The status, but for a good one whose answer is not what it may be."""
+        answers = self._goal.answers
+        if not answers or not 200 <= status < 300 or said in answers[request % len(answers)]:
+            return status
+        return Fate.WRONG
+
+    def _settle(self, request: int, status: int, said: bytes) -> None:
+        self._ended[request] = _now() - self._start
+        self._status[request] = status
+        if said and not 200 <= status < 300 and status not in self._said:
+            self._said[status] = said.decode(errors="replace")
+        self._done += 1
+        if self._done == len(self._due):
+            self._finish(stopped=False)
+
+    def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback failed: the level would never end."""
+        loop.default_exception_handler(context)
+        if not self._over.done():
+            self._over.set_exception(context.get("exception") or RuntimeError(context["message"]))
+
+    def _finish(self, *, stopped: bool) -> None:
+        if not self._over.done():
+            self._over.set_result(stopped)
+
+    def _sweep(self) -> None:
+        """Give up what has waited too long, wherever it is."""
+        late = _now() - self._start - self._timeout_s
+        while self._oldest < self._next and (self._status[self._oldest] or self._due[self._oldest] <= late):
+            request = self._oldest
+            self._oldest += 1
+            if not self._status[request]:
+                connection = self._flying.pop(request, None)
+                if connection is not None:
+                    connection.drop()
+                self._settle(request, Fate.TIMED_OUT, b"")
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+
+SPARE_FILES = 32
+"""Beside connections."""
+_decoder = msgspec.msgpack.Decoder(Question)
+
+
+def main() -> None:
+    """Serve the parent until it closes our stdin."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the parent's, which stops a level and reads what there is
+    # Whatever is printed must not stand among the frames.
+    out = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with os.fdopen(out, "wb") as answers:
+        uvloop.run(_serve(answers))
+
+
+async def _serve(answers: BinaryIO) -> None:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    sender: Sender | None = None
+    asked = loop.create_task(_question(reader))
+    while (question := await asked) is not None:
+        asked = loop.create_task(_question(reader))
+        match question:
+            case Goal():
+                most = min(question.connections, _files() - SPARE_FILES)
+                sender = Sender(msgspec.structs.replace(question, connections=most))
+            case Level() if sender is not None:
+                running = loop.create_task(sender.run(question))
+                await asyncio.wait({asked, running}, return_when=asyncio.FIRST_COMPLETED)
+                if not running.done():  # a Stop, or our parent has gone
+                    sender.stop()
+                answers.write(pack(await running))
+                answers.flush()
+            case _:
+                pass  # a Stop that came when its level was over
+
+
+def _files() -> int:
+    """How many files this process may have open, after asking for all that it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+async def _question(reader: asyncio.StreamReader) -> Question | None:
+    """The next one; None at the end."""
+    try:
+        size = LENGTH.unpack(await reader.readexactly(LENGTH.size))[0]
+        return _decoder.decode(await reader.readexactly(size))
+    except asyncio.IncompleteReadError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

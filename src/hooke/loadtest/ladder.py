@@ -1,0 +1,316 @@
+"""Which rate is measured next, and the highest that keeps the promise: a pure policy over what was seen."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from hdrh.histogram import HdrHistogram
+from numpy.typing import NDArray
+from scipy.special import bdtr, betaincinv
+
+from hooke.loadtest.generator_protocol import REFUSALS, Outcomes, name_of
+from hooke.scaling.families import Floats
+from hooke.scaling.measurements import Estimate
+from hooke.serving.slo import Slo
+
+__all__ = [
+    "PERCENTILES",
+    "Ladder",
+    "LevelSummary",
+    "LevelVerdict",
+    "SafeRate",
+    "Seen",
+    "encoded",
+    "inflation",
+    "needed",
+    "next_rate",
+    "quantile",
+    "safe_rate",
+    "share",
+    "summary_of",
+]
+
+
+# --- Latencies as an HdrHistogram, in the form that its plotters and other tools of load read.
+
+LONGEST_US = 3_600_000_000
+DIGITS = 3
+
+
+def encoded(latency: Floats) -> str:
+    """The histogram of `latency` (n,) in seconds; it counts microseconds, to three digits."""
+    made = HdrHistogram(1, LONGEST_US, DIGITS)
+    counted, numbers = np.unique(
+        np.clip(np.rint(latency * 1e6), 1, LONGEST_US).astype(np.int64), return_counts=True
+    )
+    for value, number in zip(counted.tolist(), numbers.tolist(), strict=True):
+        made.record_value(value, number)
+    text: bytes = made.encode()
+    return text.decode()
+
+
+# --- Quantiles and shares of answers that are not independent of one another, with their intervals.
+
+LEVEL = 0.95
+BATCHES = 32
+"""Of a level of some seconds each is longer than a queue remembers."""
+FEWEST = 8
+"""Answers in a batch; fewer, and the batches are fewer."""
+
+
+def quantile(values: Floats, percent: float, *, level: float = LEVEL) -> Estimate:
+    """The percentile of `values` (n,), which stand in the order of time. Infinite ends are those that so few cannot tell."""
+    ordered = np.sort(values)
+    p = percent / 100
+    value = float(ordered[min(math.ceil(p * ordered.size), ordered.size) - 1])
+    effective = max(values.size / inflation(values <= value), 1.0)
+    low, high = _ranks(effective, p, level)
+    name = f"p{percent:g}"
+    return Estimate(name=name, value=value, interval=(_at(ordered, low), _at(ordered, high)), level=level)
+
+
+def share(hits: NDArray[np.bool_], *, level: float = LEVEL) -> Estimate:
+    """The share of `hits` (n,), in the order of time, by Clopper and Pearson with as many draws as they are worth."""
+    effective = hits.size / inflation(hits)
+    won = float(hits.mean()) * effective
+    tail = (1 - level) / 2
+    low = float(betaincinv(won, effective - won + 1, tail)) if won > 0 else 0.0
+    high = float(betaincinv(won + 1, effective - won, 1 - tail)) if won < effective else 1.0
+    return Estimate(name="share", value=float(hits.mean()), interval=(low, high), level=level)
+
+
+def inflation(hits: NDArray[np.bool_]) -> float:
+    """How many of `hits` (n,), in the order of time, tell as much as one independent draw; at least 1."""
+    rate = float(hits.mean())
+    count = min(BATCHES, hits.size // FEWEST)
+    if count < 2 or not 0 < rate < 1:
+        return 1.0
+    size = hits.size // count
+    means = hits[: size * count].reshape(count, size).mean(axis=1)
+    return max(1.0, float(means.var(ddof=1)) * size / (rate * (1 - rate)))
+
+
+def _ranks(count: float, p: float, level: float) -> tuple[float, float]:
+    """Shares of the sample between whose order statistics the quantile lies; -inf and inf where they are not in it."""
+    tail = (1 - level) / 2
+    n = max(round(count), 1)
+    chance = bdtr(np.arange(n + 1), n, p)
+    # Of n draws fewer than `low` are below the quantile with a probability of at most `tail`, and so for those above.
+    low = int(np.searchsorted(chance, tail, side="right"))
+    high = int(np.searchsorted(chance, 1 - tail, side="left")) + 1
+    return (low / n if low else -math.inf), (high / n if high <= n else math.inf)
+
+
+def _at(ordered: Floats, part: float) -> float:
+    if not math.isfinite(part):
+        return 0.0 if part < 0 else math.inf
+    return float(ordered[min(max(math.ceil(part * ordered.size), 1), ordered.size) - 1])
+
+
+# --- What a level tells: its percentiles, what failed, whether it keeps a promise, and whether the generator was the limit.
+
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+BUSIEST = 0.9
+"""Of one core: a generator that is busier reads its answers late, and their times are its own."""
+LEAST_LAG_S = 0.001
+LAG_SHARE = 0.25
+LIMIT_SHARE = 0.1
+"""The generator's lag at p99 may be this much of the latency there, or of the promise's limit: more, and the picture is its own."""
+
+
+class LevelVerdict(enum.Enum):
+    """Whether a level keeps the promise, as far as its answers can tell."""
+
+    HELD = "held"
+    BROKEN = "broken"
+    UNCLEAR = "unclear"
+    """The interval of the share in time holds the promised one."""
+    LIMITED = "limited"
+    """The generator could not tell: it was itself the limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelSummary:
+    """A level. Times are seconds; `percentiles` are of the 2xx answers, `kept` of all that was due within the limit."""
+
+    rate: float
+    """Requests that were due a second."""
+    seconds: float
+    count: int
+    answered: int
+    """With 2xx."""
+    throughput: float
+    """2xx answers a second."""
+    percentiles: tuple[Estimate, ...]
+    lag: float
+    """That of the generator, at p99."""
+    cpu: float
+    """The generator's share of one core."""
+    refused: dict[int, int]
+    failed: dict[str, int]
+    """What failed otherwise, by status or fate."""
+    kept: Estimate | None = None
+    """The share that was answered with 2xx within the limit of the promise."""
+    verdict: LevelVerdict | None = None
+    limited: str = ""
+    """Why the generator was the limit; empty where it was not."""
+
+    def at(self, percent: float) -> Estimate | None:
+        """That percentile; None where nothing was answered, or it is none of PERCENTILES and not that of the promise."""
+        return next((each for each in self.percentiles if each.name == f"p{percent:g}"), None)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it gives no figure, the generator having been the limit; a promise that held in spite of it did hold."""
+        return bool(self.limited) and self.verdict is not LevelVerdict.HELD
+
+    @property
+    def unanswered(self) -> int:
+        """What had no 2xx answer."""
+        return self.count - self.answered
+
+
+def summary_of(outcomes: Outcomes, *, seconds: float, cpu: float, slo: Slo | None) -> LevelSummary:
+    """The summary of a level's outcomes, of which there is at least one. `cpu` is the generator's share of one core."""
+    good = outcomes.answered
+    latency = outcomes.latency
+    wanted = sorted({*PERCENTILES, *([slo.percent] if slo else [])})
+    percentiles = tuple(quantile(latency[good], percent) for percent in wanted) if good.any() else ()
+    counts = Counter(outcomes.status[~good].tolist())
+    lag = float(np.quantile(outcomes.lag, 0.99))
+    ends = max(seconds, float(outcomes.ended[good].max(initial=0.0)))
+    kept = None if slo is None else share(good & (latency < slo.limit_s))
+    limited = _limited(outcomes, lag, cpu, slo)
+    return LevelSummary(
+        rate=len(outcomes) / seconds,
+        seconds=seconds,
+        count=len(outcomes),
+        answered=int(good.sum()),
+        throughput=float(good.sum()) / ends,
+        percentiles=percentiles,
+        lag=lag,
+        cpu=cpu,
+        refused={status: number for status, number in sorted(counts.items()) if status in REFUSALS},
+        failed={
+            name_of(status): number for status, number in sorted(counts.items()) if status not in REFUSALS
+        },
+        kept=kept,
+        verdict=None if slo is None or kept is None else _verdict(outcomes, slo, kept, limited),
+        limited=limited,
+    )
+
+
+def needed(slo: Slo | None) -> int:
+    """The fewest requests that could show a promise to be kept: all of them in time (Clopper and Pearson, two-sided 95 %)."""
+    if slo is None:
+        return 1
+    return int(np.ceil(np.log(0.025) / np.log(slo.percent / 100)))
+
+
+def _verdict(outcomes: Outcomes, slo: Slo, kept: Estimate, limited: str) -> LevelVerdict:
+    promised = slo.percent / 100
+    low, high = kept.interval
+    if low >= promised:
+        return LevelVerdict.HELD  # with the generator's lag in it
+    own = share(outcomes.answered & (outcomes.ended - outcomes.begun < slo.limit_s))
+    if limited or (high < promised <= own.value):
+        return LevelVerdict.LIMITED
+    return LevelVerdict.BROKEN if high < promised else LevelVerdict.UNCLEAR
+
+
+def _limited(outcomes: Outcomes, lag: float, cpu: float, slo: Slo | None) -> str:
+    if cpu > BUSIEST:
+        return f"the generator was busy for {cpu:.0%} of the time"
+    felt = LAG_SHARE * float(np.quantile(outcomes.latency, 0.99))
+    allowed = max(LEAST_LAG_S, felt, LIMIT_SHARE * slo.limit_s if slo else 0.0)
+    if lag > allowed:
+        return f"the generator itself was {lag * 1e3:.3g} ms late at p99"
+    return ""
+
+
+Seen = tuple[float, LevelVerdict]
+"""A rate that was measured, and what came of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """Rates climb by `growth` from `first` until the promise breaks, then halve the gap until it is within `finest`."""
+
+    first: float
+    growth: float = 2.0
+    finest: float = 1.1
+    """Of the rate that broke it over the one that kept it: closer, and the noise of a machine decides."""
+    least: float = 1.0
+    most: float = 1e6
+    downs: int = 5
+    """How often the rate is lowered in search of any that keeps the promise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafeRate:
+    """The rate up to which a promise is kept lies between `low`, which kept it surely, and `high`, which surely broke it.
+
+    `low` is the one to count on; None where no rate kept it. `high` is infinite where none surely broke it, and
+    `limited` says that it was the generator that could not go on.
+    """
+
+    low: float | None
+    high: float
+    limited: bool
+
+
+def next_rate(ladder: Ladder, seen: Sequence[Seen]) -> float | None:
+    """The next rate to measure, given all before in their order; None where it is decided.
+
+    A break is believed when it happens twice: something else on the machine may have been the cause of the first.
+    """
+    if not seen:
+        return ladder.first
+    rate, verdict = seen[-1]
+    if verdict in (LevelVerdict.BROKEN, LevelVerdict.UNCLEAR) and sum(each == rate for each, _ in seen) < 2:
+        return rate
+    low, high = _bracket(seen)
+    if low is None:
+        lowered = len({each for each, _ in seen if each < ladder.first})
+        below = high / ladder.growth
+        return below if below >= ladder.least and lowered < ladder.downs else None
+    if math.isinf(high):
+        return None if low >= ladder.most else min(low * ladder.growth, ladder.most)
+    return None if high / low <= ladder.finest else math.sqrt(low * high)
+
+
+def safe_rate(seen: Sequence[Seen]) -> SafeRate:
+    """What all the levels tell together."""
+    low, _ = _bracket(seen)
+    settled = _settled(seen)
+    above = [rate for rate in settled if low is None or rate > low]
+    broken = min((rate for rate in above if settled[rate] is LevelVerdict.BROKEN), default=math.inf)
+    limited = any(settled[rate] is LevelVerdict.LIMITED and rate < broken for rate in above)
+    return SafeRate(low=low, high=broken, limited=limited)
+
+
+def _settled(seen: Sequence[Seen]) -> dict[float, LevelVerdict]:
+    """The last word on each rate."""
+    return dict(seen)
+
+
+def _bracket(seen: Sequence[Seen]) -> tuple[float | None, float]:
+    """The highest rate that held below all that broke, and the lowest above it that did not hold."""
+    settled = _settled(seen)
+    broken = min(
+        (rate for rate, verdict in settled.items() if verdict is LevelVerdict.BROKEN), default=math.inf
+    )
+    held = [rate for rate, verdict in settled.items() if verdict is LevelVerdict.HELD and rate < broken]
+    low = max(held, default=None)
+    # One that few requests left unclear does not speak against a higher one that surely held.
+    others = [
+        rate
+        for rate, verdict in settled.items()
+        if verdict is not LevelVerdict.HELD and (low is None or rate > low)
+    ]
+    return low, min(others, default=math.inf)

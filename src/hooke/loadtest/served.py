@@ -1,0 +1,170 @@
+"""A service that is started for a load test by `hooke serve`, in a process group of its own, and ended after it."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hooke.base.errors import HookeError
+from hooke.loadtest.load_result import Handled
+from hooke.processes.start import python_module
+from hooke.project.folder import Project
+from hooke.scaling.affine import Affine
+from hooke.scaling.call_times import Ends
+from hooke.scaling.measurements import Estimate
+from hooke.services.service_report import law_lines, read_service
+from hooke.services.shares import thread_variables
+from hooke.serving.stats_windows import merged
+
+__all__ = ["ServedFile"]
+
+SPARE_S = 30.0
+"""What an end may take beyond the service's timeout before the process is killed."""
+LINES = 20
+_BOUND = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past the proxy that the environment may name: it must not be shown the token."""
+"""Before it becomes the service it asks for a SIGTERM when its parent dies (PR_SET_PDEATHSIG), so that none is left behind."""
+
+
+class ServedFile:
+    """`with ServedFile(...) as served`: it answers at `served.url`, to who shows `served.token`.
+
+    Entering it raises HookeError with its last lines where the service does not come up.
+    """
+
+    def __init__(
+        self,
+        entry: str,
+        *,
+        words: Sequence[str],
+        timeout_s: float,
+        replicas: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self.url = ""
+        self.pid = 0
+        self._entry = entry
+        self._words = [*words, *(["--replicas", str(replicas)] if replicas is not None else [])]
+        if threads is not None:
+            self._words += ["--threads", str(threads)]
+        self._environment = os.environ | (thread_variables(threads) if threads is not None else {})
+        self._replicas = replicas
+        self._timeout_s = timeout_s
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._up = threading.Event()
+        self._run = ""
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="hooke-bench-")
+        file = Path(self._folder.name) / "token"
+        file.touch(mode=0o600)
+        file.write_text(self.token)
+        words = [self._entry, "--port", "0", "--token-file", str(file), *self._words]
+        command = python_module("hooke", "serve", *words)
+        if sys.platform == "linux":
+            command = [sys.executable, "-c", _BOUND, *command]
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, process_group=0, env=self._environment
+        )
+        self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read, name="hooke-served", daemon=True)
+        self._reader.start()
+        try:
+            self._await_up()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=self._timeout_s + SPARE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._reader.join()
+        self._folder.cleanup()
+
+    def batches(self) -> tuple[float, float] | None:
+        """Batches and their rows so far, as its metrics say; None of several replicas, of which one would answer for itself."""
+        if self._replicas is not None:
+            return None
+        asked = urllib.request.Request(  # noqa: S310 - it is our own service
+            f"{self.url}/-/metrics", headers={"authorization": f"Bearer {self.token}"}
+        )
+        try:
+            with _DIRECT.open(asked, timeout=self._timeout_s) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return None  # it is too busy to say, and the table says nothing
+        found = dict(re.findall(r"^hooke_batch_rows_(count|sum)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE))
+        return (float(found["count"]), float(found["sum"])) if len(found) == 2 else None
+
+    def handled(self, project: Project, method: str) -> Handled | None:
+        """What it journalled, after its end, and how long batches of the method took; None where it journalled nothing."""
+        if not self._run:
+            return None
+        record = read_service(project.runs.folder(self._run))
+        whole = merged(record.windows)
+        law = record.laws().get(method)
+        return Handled(
+            run=self._run,
+            requests=whole.requests,
+            batches=whole.batches,
+            rows=whole.rows,
+            law=tuple(law_lines(record, lacking=False)),
+            batch_s=(_ends(law.a), _ends(law.b)) if isinstance(law, Affine) else None,
+        )
+
+    def _await_up(self) -> None:
+        while not self._up.wait(0.1):
+            if self._process.poll() is not None:
+                self._reader.join()
+                break
+        if not self.url or not self._up.is_set():
+            raise HookeError(
+                f"{self._entry} did not come up, so there is nothing to measure",
+                why="\n".join(self._lines),
+                next=f"hooke serve {self._entry}",
+            )
+
+    def _last_word(self) -> str:
+        """What it says when all of it is up."""
+        if self._replicas is None:
+            return r" answers: POST /"
+        return rf" {self._replicas} of {self._replicas} replicas answer$"
+
+    def _read(self) -> None:
+        """What it says, as it says it: where it listens, that it answers, and its run."""
+        assert self._process.stderr is not None
+        with self._process.stderr as said:
+            for line in said:
+                self._lines.append(line.rstrip())
+                if found := re.search(r" (?:is being set up, on|listens on) (https?://\S+)$", line):
+                    self.url = found[1]
+                elif re.search(self._last_word(), line):
+                    self._up.set()
+                elif found := re.search(r"^next: hooke show (\S+)", line):
+                    self._run = found[1]
+
+
+def _ends(estimate: Estimate) -> Ends:
+    low, high = estimate.interval
+    return low, estimate.value, high

@@ -1,0 +1,159 @@
+"""The plain baseline, as the driver has it: a process of its own that does the work whenever it is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.files import writing
+from hooke.engines.worker.pool import THREAD_VARIABLES
+from hooke.measuring.baseline_process import BaselineSetup, BaselineTimed, Broken, Loaded
+from hooke.measuring.excerpt import Excerpt
+from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.logs import last_lines
+from hooke.pipeline.references import pack
+from hooke.processes.channel import Channel
+from hooke.processes.start import python_module
+from hooke.store.store import Store
+
+__all__ = ["PlainCalls", "packed_calls", "packed_pipeline"]
+
+_answers = msgspec.msgpack.Decoder(Loaded | BaselineTimed | Broken)
+
+
+def packed_calls(part: Excerpt, calls: CallMaker, *, plain: Callable[..., Any] | None = None) -> bytes:
+    """The measured calls and maps of an excerpt that has run, results of other tasks by reference.
+
+    With `plain`, that function in the place of the task: it takes a map's columns whole.
+    """
+    work: list[tuple[Any, ...]] = []
+    for number in part.measured:
+        node = part.nodes[number]
+        function = plain or node.task
+        if node.kind == "call":
+            args, kwargs = node.call_arguments()
+            work.append((function, None, args, kwargs))
+        elif plain is not None:
+            work.append((function, None, tuple(node.iterables), dict(node.arguments)))
+        else:
+            work.append((function, tuple(node.iterables), (), dict(node.arguments)))
+    return pack(work, calls.refer)
+
+
+def packed_pipeline(
+    function: Callable[..., Any], args: Sequence[Any], params: Mapping[str, Any], calls: CallMaker
+) -> bytes:
+    """The call of a whole pipeline, or of a function that does the same work."""
+    return pack([(function, None, tuple(args), dict(params))], calls.refer)
+
+
+@dataclass(slots=True, kw_only=True)
+class PlainCalls:
+    """A process that does the work as plain calls in one thread. Use it in `with`: leaving it ends the process."""
+
+    store: Store
+    secret: bytes | None
+    work: bytes
+    log: Path
+    core: int | None = None
+    """What it is bound to; None leaves it free."""
+    _process: subprocess.Popen[bytes] | None = None
+    _channel: Channel | None = None
+    _lifeline: int = -1
+
+    def __enter__(self) -> Self:
+        ours, theirs = socket.socketpair()
+        life_theirs, self._lifeline = os.pipe()
+        core = [] if self.core is None else [str(self.core)]
+        with theirs, writing("the log of the plain calls", self.log), self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                python_module(
+                    "hooke.measuring.baseline_process", str(theirs.fileno()), str(life_theirs), *core
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, "1"),
+                pass_fds=(theirs.fileno(), life_theirs),
+                start_new_session=True,
+            )
+        os.close(life_theirs)
+        self._channel = Channel(ours.detach())
+        setup = BaselineSetup(
+            sys_path=[os.path.abspath(path) for path in sys.path],
+            folder=os.getcwd(),
+            store=self.store.place,
+            secret=self.secret,
+            work=self.work,
+        )
+        try:
+            self._ask(msgspec.msgpack.encode(setup))
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def time(self) -> BaselineTimed:
+        """Do all of the work once. Raises HookeError, with what the process said, where it did not get to its end."""
+        answer = self._ask(b"")
+        assert isinstance(answer, BaselineTimed)
+        return answer
+
+    def _ask(self, message: bytes) -> Loaded | BaselineTimed:
+        assert self._channel is not None
+        try:
+            self._channel.send(message)
+            answer = _answers.decode(self._channel.receive())
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        if isinstance(answer, Broken):
+            raise HookeError(
+                f"the plain call, which is the baseline, raised {answer.error}",
+                why=answer.traceback,
+                fix="what a task does must not depend on where it runs: the same work finished on the engine",
+            )
+        return answer
+
+    def _died(self) -> HookeError:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5.0)
+        code = self._process.poll()
+        how = (
+            f"killed by {signal.Signals(-code).name}"
+            if code is not None and code < 0
+            else f"exit code {code}"
+        )
+        return HookeError(
+            f"the process of the plain calls, which is the baseline, died: {how}",
+            why="\n".join(last_lines(self.log, 0, 20)),
+            fix="all inputs and results of a plain call are in memory at once: measure with fewer of them",
+        )
+
+    def _end(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1

@@ -1,0 +1,121 @@
+"""The process of the plain calls: `python -P -m hooke.measuring.baseline_process FD LIFELINE [CORE]`.
+
+Does the same work as the task, or the pipeline, that is measured, as plain function calls in its only thread, without
+an engine. It is told once what to do; then each empty message is a request to do all of it, and its answer says how
+long that took. The lifeline is a pipe of which the driver holds the other end: it closes when the driver dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from hooke.pipeline.references import unpack
+from hooke.processes.channel import Channel
+from hooke.store.store import Store
+from hooke.tracking.tracker import MUTED, enter
+
+__all__ = ["BaselineSetup", "BaselineTimed", "Broken", "Loaded", "main"]
+
+
+class BaselineSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do. `work` is a packed list of (task or pipeline, its columns or None, its arguments, its keywords)."""
+
+    sys_path: list[str]
+    folder: str
+    store: str
+    secret: bytes | None
+    work: bytes
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """All inputs are in memory, and everything has been imported."""
+
+
+class BaselineTimed(msgspec.Struct, frozen=True, tag=True):
+    """The work was done."""
+
+    seconds: float
+    cpu_s: float
+
+
+class Broken(msgspec.Struct, frozen=True, tag=True):
+    """The user's code raised."""
+
+    error: str
+    traceback: str
+
+
+_setup = msgspec.msgpack.Decoder(BaselineSetup)
+
+
+def main(fd: int, lifeline: int, core: int | None) -> None:
+    """Serve the driver behind the socket `fd` until it is gone."""
+    if core is not None:
+        os.sched_setaffinity(0, (core,))
+    threading.Thread(target=_follow_driver, args=(lifeline,), daemon=True).start()
+    channel = Channel(fd)
+    work: list[Callable[[], Any]] = []
+
+    def load() -> Loaded:
+        work.extend(_loaded(_setup.decode(channel.receive())))
+        return Loaded()
+
+    def do_all() -> BaselineTimed:
+        wall, cpu = time.perf_counter(), time.process_time()
+        _results = [call() for call in work]
+        return BaselineTimed(time.perf_counter() - wall, time.process_time() - cpu)
+
+    enter(MUTED)
+    answer = _told(load)
+    while True:
+        channel.send(msgspec.msgpack.encode(answer))
+        channel.receive()
+        answer = _told(do_all)
+
+
+def _told(act: Callable[[], Loaded | BaselineTimed]) -> Loaded | BaselineTimed | Broken:
+    try:
+        return act()
+    except (EOFError, ConnectionResetError):
+        sys.exit(0)
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything; the driver is told
+        return Broken(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _loaded(setup: BaselineSetup) -> list[Callable[[], Any]]:
+    """The calls, their inputs in memory. The first one, or the first item of it, has been done: what it imports is imported."""
+    sys.path[:] = setup.sys_path
+    os.chdir(setup.folder)
+    store = Store.open(setup.store, secret=setup.secret)
+    calls = unpack(setup.work, store)
+    for function, columns, args, kwargs in calls[:1]:
+        first = args if columns is None else tuple(column[0] for column in columns if len(column))
+        if columns is None or len(first) == len(columns):
+            function(*first, **kwargs)
+    return [_call(*each) for each in calls]
+
+
+def _call(
+    function: Any, columns: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[], Any]:
+    if columns is None:
+        return lambda: function(*args, **kwargs)
+    return lambda: function.map(*columns, **kwargs)
+
+
+def _follow_driver(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -1,0 +1,455 @@
+"""One measurement: a graph run once by N workers, and what its attempts took, as their events say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hooke.base.clock import Clock
+from hooke.base.errors import NotEnoughData, UsageError
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Event,
+    Measured,
+    PlainMeasured,
+    WorkerStarted,
+    WorkerStopped,
+)
+from hooke.journal.writer import Journal
+from hooke.measuring.baseline import PlainCalls, packed_calls, packed_pipeline
+from hooke.measuring.design import PLAIN, Design, PlannedMeasurement
+from hooke.measuring.excerpt import Excerpt, take_over
+from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.engine import Call, Capabilities, Engine, EngineContext, EngineEvent
+from hooke.pipeline.failures import task_failed
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.run_state import RunState
+from hooke.pipeline.runner import Runner, RunnerParts
+from hooke.planning.known import spread_in
+from hooke.planning.noise import ENOUGH
+from hooke.store.store import Store
+
+__all__ = ["Bench", "MeasurementRounds", "NodeTotals", "Ran", "ReadyEngine", "Subject", "attempts_taken"]
+
+
+# --- An engine whose workers are all up before the first attempt, so that their start is not timed.
+
+LONGEST_S = 30.0
+"""How long to wait for workers that an engine does not start before there is work, or cannot."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ReadyEngine:
+    """`engine`, with what it said while its workers started kept for the first `wait`."""
+
+    engine: Engine
+    capabilities: Capabilities = field(init=False)
+    said: list[EngineEvent] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.capabilities = self.engine.capabilities
+
+    def await_workers(self, workers: int, clock: Clock) -> None:
+        """Wait until so many are up; go on without them after a while, or when one dies: the run will say why."""
+        latest = clock.monotonic() + LONGEST_S
+        while clock.monotonic() < latest:
+            self.said += self.engine.wait(0.25)
+            up = sum(isinstance(event, WorkerStarted) for event in self.said)
+            if up >= workers or any(isinstance(event, WorkerStopped) for event in self.said):
+                return
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """As the engine's."""
+        self.engine.submit(calls)
+
+    def wait(self, timeout_s: float) -> list[EngineEvent]:
+        """As the engine's; first what it said before."""
+        if not self.said:
+            return self.engine.wait(timeout_s)
+        said = self.said.copy()
+        self.said.clear()
+        return said
+
+    def cancel(self, attempt: int) -> None:
+        """As the engine's."""
+        self.engine.cancel(attempt)
+
+    def scale(self, workers: int) -> None:
+        """As the engine's."""
+        self.engine.scale(workers)
+
+    def close(self) -> None:
+        """As the engine's."""
+        self.engine.close()
+
+
+OpenEngine = Callable[[EngineContext, int], Engine]
+"""An engine of the place that is measured, with exactly so many workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTotals:
+    """What the attempts at the measured nodes took together: wall seconds from the first start to the last end."""
+
+    seconds: float
+    cpu_s: float
+    items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """A run that finished: what it took, and where its results are."""
+
+    taken: NodeTotals
+    state: RunState
+    calls: CallMaker
+    events: tuple[Event, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """Runs excerpts with N workers in a store of their own. What is measured is done anew by each run."""
+
+    study: str
+    folder: Path
+    store: Store
+    secret: bytes | None
+    clock: Clock
+    open_engine: OpenEngine
+    pinned: bool
+    stop_requested: Callable[[], str | None] = lambda: None
+    expected_s: dict[str, dict[int, float]] = field(default_factory=dict)
+    """Task -> item -> seconds, from the first run: the longest go first, as they do in every run but the first."""
+
+    def run(self, part: Excerpt, *, workers: int, segment: str) -> Ran:
+        """Run the excerpt once; its events go to `segment`.
+
+        Raises what a failed task raises, KeyboardInterrupt where the study was stopped, UsageError where so many
+        workers could not all work at once, and where a gang is measured or does not fit them.
+        """
+        _check_gangs(part, workers)
+        keys = GraphKeys(part, run=self.study)
+        state = RunState(part, self._plans(part))
+        calls = CallMaker(part, keys, state, self.store)
+        events: list[Event] = []
+        context = EngineContext(
+            run=self.study,
+            store=self.store,
+            secret=self.secret,
+            logs=self.folder / "logs",
+            clock=self.clock,
+            warm=True,
+            pinned=self.pinned,
+            ready_for=_cpus_of_all(part),
+        )
+        # Not synced: a power loss costs the study, not the user's results.
+        with Journal.create(self.folder, segment, durable="none", clock=self.clock) as journal:
+            journal.observers.append(events.append)
+            engine = ReadyEngine(engine=self.open_engine(context, workers))
+            try:
+                if context.ready_for is not None:
+                    engine.await_workers(workers, self.clock)
+                runner = Runner(
+                    RunnerParts(
+                        run=self.study,
+                        graph=part,
+                        keys=keys,
+                        state=state,
+                        engine=engine,
+                        store=self.store,
+                        journal=journal,
+                        clock=self.clock,
+                        logs=context.logs,
+                        stop_requested=self.stop_requested,
+                    )
+                )
+                status = runner.run()
+            finally:
+                engine.close()
+        self._check(status, state, part)
+        _check_room(events, part, workers)
+        return Ran(
+            taken=attempts_taken(events, part.measured), state=state, calls=calls, events=tuple(events)
+        )
+
+    def check_stopped(self) -> None:
+        """Raise KeyboardInterrupt where somebody asked the study to stop."""
+        if self.stop_requested() is not None:
+            raise KeyboardInterrupt(f"study {self.study} was stopped")
+
+    def learn(self, ran: Ran, part: Excerpt) -> None:
+        """Take the durations of single items for what is to be expected."""
+        for event in ran.events:
+            if isinstance(event, AttemptFinished) and event.hi - event.lo == 1:
+                node = part.nodes[event.node]
+                if node.kind == "map":
+                    self.expected_s.setdefault(node.task.name, {})[event.lo] = event.seconds
+
+    def _plans(self, part: Excerpt) -> list[NodePlan]:
+        return [
+            NodePlan(
+                cpus=node.task.resources.cpus,
+                memory=node.task.resources.memory,
+                gpus=node.task.resources.gpus,
+                retries=node.task.resources.retries,
+                timeout_s=node.task.resources.timeout_s,
+                ranks=node.task.resources.gang,
+                # A second attempt beside a slow one would be work that the law counts and the plain call does not.
+                repeatable=False,
+                expected_s=self.expected_s.get(node.task.name, {}),
+            )
+            for node in part.nodes
+        ]
+
+    def _check(self, status: str, state: RunState, part: Excerpt) -> None:
+        if status == "stopped":
+            raise KeyboardInterrupt(f"study {self.study} was stopped")
+        if state.failure is not None:
+            raise task_failed(state.failure, task=part.nodes[state.failure.node].task.name, run=self.study)
+
+
+def attempts_taken(events: Iterable[Event], measured: Sequence[int]) -> NodeTotals:
+    """What the attempts at these nodes took. Reading a dynamic map's list is none of the work.
+
+    Raises NotEnoughData where there were none, or where they took no time that the clock can tell.
+    """
+    wanted = frozenset(measured)
+    starts: list[float] = []
+    ends: list[float] = []
+    cpu_s, items = 0.0, 0
+    for event in events:
+        if isinstance(event, AttemptStarted) and event.node in wanted and not event.expand:
+            starts.append(event.at)
+        elif isinstance(event, AttemptFinished) and event.node in wanted and event.expanded is None:
+            ends.append(event.at)
+            cpu_s += event.cpu_s
+            items += event.hi - event.lo
+    if not starts or not ends or max(ends) <= min(starts):
+        raise NotEnoughData(
+            "there is nothing to measure: no attempt took any time",
+            fix="give the pipeline parameters with which the task has work to do",
+        )
+    return NodeTotals(seconds=max(ends) - min(starts), cpu_s=cpu_s, items=items)
+
+
+def _cpus_of_all(part: Excerpt) -> float | None:
+    """The cpus that each measured task asks for; None where they differ, so that workers start as there is work."""
+    asked = {
+        (node.task.resources.cpus, node.task.resources.gpus)
+        for node in part.nodes
+        if node.id in part.measured
+    }
+    cpus, gpus = asked.pop()
+    return None if asked or gpus else cpus
+
+
+def _check_gangs(part: Excerpt, workers: int) -> None:
+    """Refuse what N workers do not decide, and N that a gang can never begin with."""
+    for node in part.nodes:
+        ranks, name = node.task.resources.gang, node.task.name
+        if ranks and node.id in part.measured:
+            raise UsageError(
+                f"{name!r} is a gang of {ranks} ranks, so the number of workers does not decide how fast it is",
+                fix="run it with another gang= and compare what the runs took; or measure another task: --task NAME",
+            )
+        if ranks > workers:
+            raise UsageError(
+                f"the pipeline has a gang of {ranks} ranks, {name!r}, and N = {workers} cannot run it",
+                fix=f"measure from N = {ranks}, or make its gang= smaller",
+            )
+
+
+def _check_room(events: Iterable[Event], part: Excerpt, workers: int) -> None:
+    """Refuse a measurement at N workers of which resources let fewer work at once."""
+    rooms = [event for event in events if isinstance(event, CapacityChanged)]
+    if part.is_whole or not rooms:
+        return
+    room = rooms[-1]
+    for number in part.measured:
+        asked = part.nodes[number].task.resources
+        fit = {"cpus": room.cpus / asked.cpus}
+        if asked.memory and room.memory is not None:
+            fit["memory"] = room.memory / asked.memory
+        if asked.gpus:
+            fit["gpus"] = room.gpus / asked.gpus
+        scarce = min(fit, key=fit.__getitem__)
+        if fit[scarce] < min(workers, part.nodes[number].items or workers):
+            name = part.nodes[number].task.name
+            raise UsageError(
+                f"of {workers} workers only {int(fit[scarce])} can run {name!r} at once here: its {scarce}= is the limit",
+                fix=f"measure up to N = {int(fit[scarce])}, or declare less {scarce}",
+            )
+
+
+# --- A study from its first measurement to its last: warm up, then round by round, until it is done or cannot conclude.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is measured: a part of a pipeline's graph, with the call that made the graph.
+
+    `plain` does the same work in its own way: it is given a map's whole columns, or what a call is given.
+    """
+
+    pipeline: Pipeline[..., Any]
+    args: tuple[Any, ...]
+    params: Mapping[str, Any]
+    part: Excerpt
+    plain: Callable[..., Any] | None = None
+
+    @property
+    def unit(self) -> str:
+        """What throughput counts."""
+        return "runs" if self.part.is_whole else "items"
+
+    @property
+    def task(self) -> str:
+        """The task's name; empty for the whole pipeline."""
+        return "" if self.part.is_whole else self.part.nodes[self.part.measured[0]].task.name
+
+    @property
+    def threads(self) -> int:
+        """The threads of one worker, of the task that has the most."""
+        return max(max(1, int(self.part.nodes[number].task.resources.cpus)) for number in self.part.measured)
+
+    def part_for(self, turn: PlannedMeasurement, design: Design) -> Excerpt:
+        """What is run in that turn. Raises UsageError where the work cannot be made smaller as the design asks."""
+        if turn.items is not None:
+            return self.part.with_first(turn.items)
+        return self.part.with_share(design.share(turn.n))
+
+
+@dataclass(slots=True, kw_only=True)
+class MeasurementRounds:
+    """Takes the measurements of a design that are not there yet, and appends them to the journal.
+
+    `measured` and `plain` are those that an earlier driver of the study took.
+    """
+
+    subject: Subject
+    design: Design
+    bench: Bench
+    journal: Journal
+    cache: Store
+    """The project's store, which is only read."""
+    core: int | None = None
+    """What the plain calls are bound to; None leaves them free."""
+    command: str = ""
+    """What goes on with the study when it is typed."""
+    measured: list[Measured] = field(default_factory=list)
+    plain: list[PlainMeasured] = field(default_factory=list)
+    _segments: int = 0
+
+    def run(self) -> None:
+        """Take all measurements.
+
+        Raises NotEnoughData where the machine is too noisy for so many repeats to conclude, UsageError for what
+        cannot be measured, what a failed task raises, and KeyboardInterrupt.
+        """
+        part, design = self.subject.part, self.design
+        parts = {turn: self.subject.part_for(turn, design) for turn in design.turns}
+        whole = parts[design.turns[-1]]
+        take_over(part, study=self.bench.study, cache=self.cache, into=self.bench.store)
+        # Not counted: it computes what is needed, starts workers, and imports.
+        warm = self.bench.run(whole, workers=design.most, segment=self._segment())
+        self.bench.learn(warm, whole)
+        work = self._work(warm)
+        with self._plain_calls(warm, whole) as plain:
+            held = self.bench.store.usage().bytes
+            for number, turns in enumerate(design.rounds()):
+                if self._is_done(number):
+                    continue
+                for turn in turns:
+                    self.bench.check_stopped()
+                    if turn == PLAIN:
+                        self._time_plain(plain, number, work=work)
+                    else:
+                        self._time(parts[turn], turn.n, number)
+                self._check_noise(done=number + 1)
+                self.bench.store.gc(held)  # results that are not the same each time would fill the disk
+
+    def _is_done(self, number: int) -> bool:
+        """Whether an earlier driver finished this round; what it had of an unfinished one is replaced."""
+        whole = len(self.design.turns)
+        if (
+            sum(each.repeat == number for each in self.measured) == whole
+            and sum(each.repeat == number for each in self.plain) == 1
+        ):
+            return True
+        self.measured[:] = [each for each in self.measured if each.repeat != number]
+        self.plain[:] = [each for each in self.plain if each.repeat != number]
+        return False
+
+    def _segment(self) -> str:
+        """The name of the next run's segment, which no earlier driver took."""
+        while True:
+            name = f"attempts-{self._segments:03d}"
+            self._segments += 1
+            if not (self.bench.folder / f"{name}.journal").exists():
+                return name
+
+    def _plain_calls(self, warm: Ran, part: Excerpt) -> PlainCalls:
+        subject = self.subject
+        if subject.part.is_whole:
+            what = subject.plain or subject.pipeline
+            work = packed_pipeline(what, subject.args, subject.params, warm.calls)
+        else:
+            work = packed_calls(part, warm.calls, plain=subject.plain)
+        return PlainCalls(
+            store=self.bench.store,
+            secret=self.bench.secret,
+            work=work,
+            log=self.bench.folder / "logs" / "plain.log",
+            core=self.core,
+        )
+
+    def _work(self, ran: Ran) -> float:
+        return 1.0 if self.subject.part.is_whole else float(ran.taken.items)
+
+    def _time(self, part: Excerpt, n: int, repeat: int) -> None:
+        segment = self._segment()
+        ran = self.bench.run(part, workers=n, segment=segment)
+        event = Measured(
+            task=self.subject.task,
+            n=n,
+            work=self._work(ran),
+            seconds=ran.taken.seconds,
+            repeat=repeat,
+            cpu_s=ran.taken.cpu_s,
+            segment=segment,
+        )
+        self.measured.append(event)
+        self.journal.append(event)
+
+    def _time_plain(self, plain: PlainCalls, repeat: int, *, work: float) -> None:
+        timed = plain.time()
+        event = PlainMeasured(work=work, seconds=timed.seconds, repeat=repeat, cpu_s=timed.cpu_s)
+        self.plain.append(event)
+        self.journal.append(event)
+
+    def _check_noise(self, *, done: int) -> None:
+        """Give up while that saves something; what was measured in full is shown, with what its noise leaves open."""
+        spread = spread_in(self.measured, self.plain)
+        if done >= self.design.repeats or not spread.hopeless(self.design.repeats):
+            return
+        needed = spread.repeats_needed()
+        raise NotEnoughData(
+            f"the machine is too noisy to conclude: measurements of the same N spread by {spread.share:.0%}",
+            why=f"after {done} repeats each N is known to {spread.half_width(done):.0%}, and {self.design.repeats} "
+            f"repeats would not bring it below {ENOUGH:.0%}",
+            fix=f"repeats={needed} (--repeats {needed}) would do, and goes on with the rounds that are done; "
+            "a machine on which nothing else runs needs fewer",
+            next=_with_repeats(self.command, needed) if self.command else "",
+        )
+
+
+def _with_repeats(command: str, repeats: int) -> str:
+    """The command with another number of repeats: of an option given twice the last counts."""
+    ours, separator, parameters = command.partition(" -- ")
+    return f"{ours} --repeats {repeats}{separator}{parameters}"

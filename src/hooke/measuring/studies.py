@@ -1,0 +1,228 @@
+"""`measure` and `Study`: what a user calls to know how far something scales, and gets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any, TextIO
+
+from hooke.base.errors import NotEnoughData, UsageError
+from hooke.base.formats import format_seconds
+from hooke.charts.curve_chart import Curve
+from hooke.journal.events import Event, Measured, PlainMeasured, StudyStarted
+from hooke.journal.records import StudyRecord, read_study
+from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
+from hooke.measuring.study_report import StudyRow, facts_of, rows_of, text_of
+from hooke.pipeline.pipeline import Pipeline
+from hooke.planning.curves import study_curve
+from hooke.planning.known import cost_of, law_of_study, measurements_of
+from hooke.progress.choice import wanted_progress
+from hooke.project.folder import Project, project_of
+from hooke.project.loading import loading
+from hooke.scaling import Cost, Law, Measurements
+
+__all__ = ["Study", "StudyLines", "measure", "take_study"]
+
+
+# --- What is said of a study while it goes on: a line when it begins, and one for each round.
+
+
+class StudyLines:
+    """Writes to `stream` what a study's events tell; silent once nobody reads it any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
+        self._turns = 0
+        self._repeats = 0
+        self._counts: dict[int, int] = {}
+        self._began = 0.0
+
+    def observe(self, event: Event) -> None:
+        """Say what there is to say of the event."""
+        match event:
+            case StudyStarted():
+                self._turns = len(event.sizes or event.levels) + 1
+                self._repeats = event.repeats
+                what = f"{event.task} of {event.pipeline}" if event.task else event.pipeline
+                varied = f"sizes {_listed(event.sizes)}" if event.sizes else f"N = {_listed(event.levels)}"
+                self._say(f"measuring {what}: {varied} and plain calls, {event.repeats} rounds")
+                self._began = event.at
+            case Measured() | PlainMeasured():
+                self._counted(event.repeat, event.at)
+            case _:
+                pass
+
+    def _counted(self, repeat: int, now: float) -> None:
+        count = self._counts[repeat] = self._counts.get(repeat, 0) + 1
+        if count == self._turns:
+            took = format_seconds(max(now - self._began, 0.0))
+            self._say(f"round {repeat + 1} of {self._repeats} is done, {took} after the start")
+
+    def _say(self, line: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._stream = None
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+OWN = ("task", "repeats", "sizes", "weak", "plain", "fresh")
+"""Parameters of `measure` that a pipeline may have too."""
+
+
+def measure(  # noqa: PLR0913 - one keyword for each choice
+    pipeline: Pipeline[..., Any],
+    /,
+    *args: Any,
+    task: str | None = None,
+    workers: Sequence[int] | int | None = None,
+    repeats: int = 3,
+    sizes: Sequence[int] = (),
+    weak: bool = False,
+    plain: Callable[..., Any] | None = None,
+    on: str = "local",
+    fresh: bool = False,
+    progress: str = "auto",
+    **params: Any,
+) -> Study:
+    """Measure how far a task of a pipeline, or (without `task`) the whole pipeline, scales with the number of workers.
+
+    What the task needs is computed once, or taken from the cache; then its work is done anew `repeats` times by each
+    N of `workers`: a list, or a number for 1, 2, 4, ... up to it (by default the cores of this machine). Each round
+    holds every N once, in a random order. The same work is also measured as plain calls, in one thread of a process
+    without Hooke, or as `plain` does it, a function that is given the map's whole columns (a call's arguments).
+    `weak` gives each worker the same work at every N, instead of all together. `sizes` are numbers of a map's items
+    that are measured instead, by one N: what is fixed and what each item costs.
+
+    An equal study that is there already is the answer, unless `fresh`; one that was stopped goes on, and so does one
+    that has fewer repeats. `progress` is `auto` (lines on stderr) or `none`. The other arguments are the pipeline's.
+
+    Raises UsageError and TraceError before anything runs; NotEnoughData where the machine is too noisy for so many
+    repeats to conclude, saying how many would do; TaskFailed; KeyboardInterrupt after Ctrl-C, rounds done being kept.
+    """
+    if not isinstance(pipeline, Pipeline):
+        raise UsageError(
+            f"measure() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
+            fix="mark the function that composes tasks with @pipeline",
+        )
+    if (file := loading()) is not None:
+        raise UsageError(
+            f"{file} calls measure() while it is imported",
+            fix='put the call under `if __name__ == "__main__":`',
+        )
+    _check_own(pipeline, len(args))
+    project = project_of(pipeline)
+    lines = StudyLines(sys.stderr)
+    wanted = wanted_progress(progress, project.settings.show.progress)
+    order = StudyOrder(
+        pipeline=pipeline,
+        args=args,
+        params=params,
+        task=task,
+        workers=workers,
+        repeats=repeats,
+        sizes=sizes,
+        weak=weak,
+        plain=plain,
+        on=on,
+        fresh=fresh,
+        observers=() if wanted == "none" else (lines.observe,),
+    )
+    return take_study(prepare_study(order, project))
+
+
+def take_study(driver: StudyDriver) -> Study:
+    """Measure what is not known yet, and give all of it."""
+    driver.drive()
+    return Study(driver.project, driver.study)
+
+
+def _check_own(pipeline: Pipeline[..., Any], given: int) -> None:
+    """Refuse a pipeline's parameter that bears the name of one of ours, unless it is given by position."""
+    taken = [name for name in list(pipeline.signature.parameters)[given:] if name in OWN]
+    if taken:
+        raise UsageError(
+            f"pipeline {pipeline.name!r} has a parameter {taken[0]!r}, and so has measure()",
+            fix=f"give it by position, or on the command line behind --: hooke measure FILE.py -- --{taken[0]} VALUE",
+        )
+
+
+class Study:
+    """What was measured, read from its journal: `print` shows the table, the law, the COST and what is missing."""
+
+    def __init__(self, project: Project, study: str) -> None:
+        self.id = study
+        self.project = project
+        self.folder = project.runs.folder(study)
+
+    def __repr__(self) -> str:
+        return f"Study({self.id!r}, {self.status})"
+
+    def __str__(self) -> str:
+        return text_of(self._record())
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{escape(str(self))}</pre>"
+        try:
+            return f"{self.curve._repr_html_()}{text}"
+        except (NotEnoughData, UsageError):  # the text says why there is no picture
+            return text
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died). All but the first two can go on."""
+        finished = self._record().finished
+        if finished is not None:
+            return finished.status
+        return "running" if self.project.runs.alive(self.id) else "lost"
+
+    @property
+    def rows(self) -> list[StudyRow]:
+        """What was measured at each N."""
+        return rows_of(self._record())
+
+    @property
+    def measurements(self) -> Measurements:
+        """Every measurement, to be fitted in another way. Raises NotEnoughData where there is none."""
+        return measurements_of(self._record())
+
+    @property
+    def law(self) -> Law:
+        """The law that they speak for. Raises NotEnoughData, which names the missing N."""
+        return law_of_study(self._record())
+
+    @property
+    def cost(self) -> Cost:
+        """The smallest N that beats the plain calls, or never. Raises NotEnoughData, BeyondTheData."""
+        return cost_of(self._record())
+
+    @property
+    def curve(self) -> Curve:
+        """The law as a picture. Raises NotEnoughData as `law` does, and UsageError where sizes were swept."""
+        return study_curve(self._record())
+
+    @property
+    def plain_seconds(self) -> list[float]:
+        """What the plain calls took, once a round."""
+        return [each.seconds for each in self._record().plain]
+
+    def facts(self) -> dict[str, Any]:
+        """All of it in values that JSON has."""
+        return facts_of(self._record())
+
+    def show(self) -> None:
+        """Print it."""
+        print(self)  # noqa: T201 - it is what the method is for
+
+    def _record(self) -> StudyRecord:
+        record = read_study(self.folder)
+        if record is None:
+            raise UsageError(f"{self.id} is no study", next="hooke runs")
+        return record

@@ -1,0 +1,312 @@
+"""Taking a study up: what is asked, whether it is known already, and driving it to its end."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import HookeError, UsageError
+from hooke.base.files import FileLock, writing
+from hooke.base.short_repr import short_repr
+from hooke.journal.events import Event, RunFinished, StudyStarted
+from hooke.journal.records import STUDY_PREFIX, StudyRecord, find_studies, read_study
+from hooke.journal.writer import Journal
+from hooke.keys.fingerprint import fingerprint_code, fingerprint_value
+from hooke.keys.parts import combine
+from hooke.measuring.design import Design, levels_of
+from hooke.measuring.excerpt import excerpt
+from hooke.measuring.measurement import Bench, MeasurementRounds, Subject
+from hooke.pipeline.engine import Engine, EngineContext
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.runner import CTRL_C
+from hooke.pipeline.trace import trace
+from hooke.processes.devices import cpus_here, machine_facts
+from hooke.processes.interrupts import Interrupts
+from hooke.project.backends import ENGINES, FLEETS, BackendChoice, Fleet, find_place, open_engine
+from hooke.project.folder import Project, new_run_id
+from hooke.project.loading import entry_of
+from hooke.running.driver import DRIVER
+from hooke.store.store import Store
+
+__all__ = ["StudyDriver", "StudyOrder", "prepare_study", "study_key"]
+
+
+# --- Which study answers which question: a key of all that the answer depends on.
+
+
+def study_key(subject: Subject, design: Design, *, place: str) -> str:
+    """Studies of equal key measure the same: code, inputs, machine, versions and what is varied.
+
+    Not how often it is measured: more repeats go on with those there are. Raises NotFingerprintable.
+    """
+    keys = GraphKeys(subject.part, run="")
+    plain = fingerprint_code(subject.plain).key if subject.plain is not None else ""
+    whole = fingerprint_code(subject.pipeline).key if subject.part.is_whole else ""
+    varied = (subject.task, design.levels, design.sizes, design.weak)
+    where = (place, machine_facts(), platform.python_version(), version("hooke"))
+    facts = fingerprint_value((varied, where), where="measure")
+    return combine("study", whole, plain, facts, *(keys[number].key for number in subject.part.measured))
+
+
+LOCK = "measuring.lock"
+"""Held by whoever measures in this project: two at once would measure one another."""
+
+SCRATCH = "store"
+"""Results of a study are nobody's but its own, and go with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOrder:
+    """What somebody asked to measure. `fresh` takes everything anew; `command` is what goes on with it."""
+
+    pipeline: Pipeline[..., Any]
+    args: tuple[Any, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    workers: Sequence[int] | int | None = None
+    repeats: int = 3
+    sizes: Sequence[int] = ()
+    weak: bool = False
+    plain: Callable[..., Any] | None = None
+    on: str = "local"
+    seed: int = 0
+    """What the order of the measurements is drawn from."""
+    fresh: bool = False
+    command: str = ""
+    observers: tuple[Callable[[Event], None], ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class StudyDriver:
+    """A study that is ready to be taken: traced and checked, nothing written yet.
+
+    `known` is the study of equal key that goes on, or is the answer; None for a new one.
+    """
+
+    project: Project
+    order: StudyOrder
+    study: str
+    key: str
+    design: Design
+    subject: Subject
+    place: BackendChoice
+    clock: Clock
+    pinned: bool
+    known: StudyRecord | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether nothing is left to be measured."""
+        return self.known is not None and self.known.rounds >= self.design.repeats
+
+    def drive(self) -> StudyRecord:
+        """Measure what is not known yet.
+
+        Raises NotEnoughData where the machine is too noisy to conclude, UsageError where another study goes on, what
+        a failed task raises, and KeyboardInterrupt. What had been measured is kept, and the same order goes on.
+        """
+        if self.known is not None and self.is_known:
+            return self.known
+        self.project.create()
+        with ExitStack() as open_things:
+            self._lock(open_things, self.project.data / LOCK, "a study")
+            self._clear_scratch()
+            folder = self.project.runs.create(self.study)
+            self._lock(open_things, folder / "driver.lock", f"study {self.study}")
+            journal = open_things.enter_context(
+                Journal.create(folder, DRIVER, durable=self._durable(), clock=self.clock)
+            )
+            journal.observers.extend(self.order.observers)
+            self.project.runs.clear_stop(self.study)
+            self._measure(folder, journal)
+        record = read_study(folder)
+        assert record is not None
+        return record
+
+    def _clear_scratch(self) -> None:
+        """Remove what studies left whose drivers were killed; nobody else measures now."""
+        for name in self.project.runs.names():
+            if name.startswith(STUDY_PREFIX):
+                shutil.rmtree(self.project.runs.folder(name) / SCRATCH, ignore_errors=True)
+
+    def _lock(self, open_things: ExitStack, path: Path, what: str) -> None:
+        with writing("the study's lock", path):
+            lock = FileLock(path)
+            acquired = lock.try_acquire()
+        if not acquired:
+            raise UsageError(
+                f"{what} goes on in this project, and two at once would measure one another",
+                where=str(path),
+                fix="wait until it is done, or stop it",
+                next="hooke runs",
+            )
+        open_things.callback(lock.release)
+
+    def _measure(self, folder: Path, journal: Journal) -> None:
+        began = self.clock.monotonic()
+        journal.append(self._started())
+        status, message = "failed", ""
+        scratch = folder / SCRATCH
+        try:
+            self._conduct(folder, journal, Store.open(str(scratch), secret=None))
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        except HookeError as error:
+            message = error.what
+            error.next = error.next or self.order.command
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            seconds = self.clock.monotonic() - began
+            journal.append(RunFinished(status=status, message=message, seconds=seconds))
+
+    def _conduct(self, folder: Path, journal: Journal, store: Store) -> None:
+        interrupts = Interrupts(deferred=True)
+        known = self.known
+        fleet = self._fleet()
+        conduct = MeasurementRounds(
+            subject=self.subject,
+            design=self.design,
+            bench=Bench(
+                study=self.study,
+                folder=folder,
+                store=store,
+                secret=None,
+                clock=self.clock,
+                open_engine=partial(self._open_engine, fleet),
+                pinned=self.pinned,
+                stop_requested=lambda: self._asked_to_stop(interrupts),
+            ),
+            journal=journal,
+            cache=self.project.store(),
+            core=min(os.sched_getaffinity(0)) if self.pinned else None,
+            command=self.order.command,
+            measured=list(known.measured) if known is not None else [],
+            plain=list(known.plain) if known is not None else [],
+        )
+        with fleet or nullcontext(), interrupts:
+            conduct.run()
+
+    def _fleet(self) -> Fleet | None:
+        """One for the whole study, where each engine would start workers of its own, which import everything anew."""
+        if self.place.engine not in FLEETS.names():
+            return None
+        return Fleet(self.place.engine, workers=self.design.most)
+
+    def _open_engine(self, fleet: Fleet | None, context: EngineContext, workers: int) -> Engine:
+        at = fleet.at if fleet is not None else None
+        place = BackendChoice(
+            name=self.place.name, engine=self.place.engine, workers=(workers, workers), at=at
+        )
+        return open_engine(place, context)
+
+    def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
+        return CTRL_C if interrupts.asked() else self.project.runs.stop_requested(self.study)
+
+    def _durable(self) -> Any:
+        return self.project.settings.journal.durable
+
+    def _started(self) -> StudyStarted:
+        order, design = self.order, self.design
+        by_position = {f"[{at}]": short_repr(value) for at, value in enumerate(order.args)}
+        return StudyStarted(
+            study=self.study,
+            pipeline=order.pipeline.name,
+            entry=str(entry_of(order.pipeline)),
+            task=self.subject.task,
+            unit=self.subject.unit,
+            key=self.key,
+            shown=by_position | {name: short_repr(value) for name, value in order.params.items()},
+            place=self.place.name,
+            levels=design.levels,
+            sizes=design.sizes,
+            plain=_name_of(order.plain),
+            repeats=design.repeats,
+            weak=design.weak,
+            seed=design.seed,
+            pinned=self.pinned,
+            cpus=cpus_here(),
+            machine=machine_facts(),
+            folder=os.getcwd(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            python=platform.python_version(),
+            hooke=version("hooke"),
+        )
+
+
+def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = None) -> StudyDriver:
+    """Check and trace an order, and look for a study that answers it.
+
+    Raises UsageError, TraceError and NotFingerprintable before anything is written.
+    """
+    clock = clock or SystemClock()
+    place = _place(order, project)
+    levels = levels_of(order.workers, cores=cpus_here(), sizes=order.sizes)
+    design = Design(
+        levels=levels, sizes=tuple(order.sizes), repeats=order.repeats, weak=order.weak, seed=order.seed
+    )
+    part = excerpt(trace(order.pipeline, order.args, order.params), order.task)
+    subject = Subject(
+        pipeline=order.pipeline, args=order.args, params=order.params, part=part, plain=order.plain
+    )
+    for turn in design.turns:  # refused now rather than after the warm-up
+        subject.part_for(turn, design)
+    key = study_key(subject, design, place=place.engine)
+    known = None if order.fresh else _known(project, order, subject.task, key)
+    name = (
+        known.started.study
+        if known is not None
+        else new_run_id(f"{STUDY_PREFIX}{order.pipeline.name}", clock.now())
+    )
+    return StudyDriver(
+        project=project,
+        order=order,
+        study=name,
+        key=key,
+        design=design,
+        subject=subject,
+        place=place,
+        clock=clock,
+        pinned=_pins(place, subject, design),
+        known=known,
+    )
+
+
+def _place(order: StudyOrder, project: Project) -> BackendChoice:
+    place = find_place(order.on, workers=None, places=project.settings.places)
+    if place.at is not None or not ENGINES.load(place.engine).capabilities.elastic:
+        raise UsageError(
+            f"the place {place.name!r} has a fixed number of workers, so there is no N to vary",
+            fix='measure on="local"',
+        )
+    return place
+
+
+def _known(project: Project, order: StudyOrder, task: str, key: str) -> StudyRecord | None:
+    """The newest study that answers the same question, complete or to go on with."""
+    found = find_studies(project.runs, pipeline=order.pipeline.name, task=task)
+    return next((record for record in found if record.started.key == key), None)
+
+
+def _pins(place: BackendChoice, subject: Subject, design: Design) -> bool:
+    """Whether workers are bound to cores: where the place can, and each of the most workers has its own."""
+    can = ENGINES.load(place.engine).capabilities.pins
+    return can and design.most * subject.threads <= cpus_here()
+
+
+def _name_of(function: Callable[..., Any] | None) -> str:
+    return "" if function is None else getattr(function, "__qualname__", repr(function))

@@ -1,0 +1,350 @@
+"""A study in sentences: its law, its knee, its COST, and which measurement is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hooke.base.errors import NotEnoughData
+from hooke.base.formats import format_seconds
+from hooke.journal.records import StudyRecord
+from hooke.planning.known import cost_of, law_of_study, spread_in
+from hooke.planning.noise import ENOUGH
+from hooke.scaling import Cost, Estimate, Law
+
+__all__ = [
+    "StudyRow",
+    "facts_of",
+    "heading_of",
+    "law_sentence",
+    "plain_throughput",
+    "rows_of",
+    "sentences_of",
+    "text_of",
+]
+
+
+# --- What a study measured at each N, as rows: throughput with its error, speed-up, efficiency. Plain values.
+
+
+class StudyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """`n` workers did `work` in `seconds`, the mean of `repeats`; throughput is work a second.
+
+    `error` is half the 95 % interval of throughput as a share of it, from the scatter at all N together; that of
+    speed-up and of efficiency is sqrt(2) as much. It is infinite where nothing was repeated. Speed-up is over the
+    first row, for which it is 1; efficiency is speed-up over how many times as many workers there were.
+    """
+
+    n: int
+    work: float
+    seconds: float
+    throughput: float
+    error: float
+    speedup: float
+    efficiency: float
+    repeats: int
+
+
+def rows_of(record: StudyRecord) -> list[StudyRow]:
+    """A row for each N, or for each size where these were swept, the smaller ones first."""
+    spread = spread_in(record.measured, record.plain)
+    groups: dict[tuple[int, float], list[float]] = {}
+    for each in sorted(record.measured, key=lambda each: (each.n, each.work)):
+        groups.setdefault((each.n, each.work), []).append(each.seconds)
+    rows: list[StudyRow] = []
+    for (n, work), seconds in groups.items():
+        rate = work / _middle(seconds)
+        first = rows[0] if rows else None
+        speedup = rate / first.throughput if first is not None else 1.0
+        rows.append(
+            StudyRow(
+                n=n,
+                work=work,
+                seconds=_middle(seconds),
+                throughput=rate,
+                error=spread.half_width(len(seconds)),
+                speedup=speedup,
+                efficiency=speedup / (n / (first.n if first is not None else n)),
+                repeats=len(seconds),
+            )
+        )
+    return rows
+
+
+def plain_throughput(record: StudyRecord) -> float:
+    """Work a second of the plain calls; nan where none was measured."""
+    if not record.plain:
+        return math.nan
+    return record.plain[0].work / _middle([each.seconds for each in record.plain])
+
+
+def _middle(seconds: Sequence[float]) -> float:
+    """The geometric mean: errors are shares of what is measured."""
+    return float(np.exp(np.log(seconds).mean()))
+
+
+EVEN = 0.9
+"""Below this share of N, the most that whole items allow is worth saying."""
+
+
+def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    """(about what, sentence), a refusal in the place of what the measurements do not tell."""
+    missing: float | None = None
+    by_law = False
+    try:
+        law = law_of_study(record)
+    except NotEnoughData as refusal:
+        yield "law", _refused(refusal)
+        missing = refusal.measure_at
+    else:
+        yield from _of_law(law, record)
+        missing, by_law = law.next_measurement().n, True
+    yield from (("", said) for said in _uneven(record))
+    if not record.of_service:
+        yield "COST", _cost(record, by_law=by_law)
+    yield from (("noise", said) for said in _noise(record))
+    if missing and not record.started.sizes:
+        cores = record.started.cpus
+        yield (
+            "next",
+            f"measure at N = {missing:g}" + (f" (this machine has {cores} cores)" if missing > cores else ""),
+        )
+
+
+def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
+    yield "law", law_sentence(law, record.started.unit, counts=record.counts)
+    if law.alternatives:
+        yield "", f"not ruled out either: {', '.join(each.family for each in law.alternatives)}"
+    yield from (("", flag) for flag in law.flags)
+    if not record.started.sizes:
+        yield "knee", _answer(lambda: f"N = {_with_interval(law.determined_knee())}")
+
+
+def law_sentence(law: Law, unit: str = "items", *, counts: str = "workers") -> str:
+    """What the law says, with its parameters and their intervals."""
+    rate = law.parameters.get("g")
+    each = f"{_with_interval(rate)} {unit}/s by one {counts.removesuffix('s')}" if rate is not None else ""
+    symbols = law.parameters
+    match law.family:
+        case "linear":
+            return f"linear: {each}, and as much by each further one"
+        case "amdahl":
+            serial = symbols["a"]
+            most = f"at most {1 / serial.value:.3g} times that" if serial.value > 0 else "no limit seen"
+            return f"amdahl: {each}; the share {_with_interval(serial)} of the work is serial: {most}"
+        case "usl":
+            return (
+                f"usl: {each}; contention {_with_interval(symbols['a'])}, "
+                f"coherency {_with_interval(symbols['b'])}; most at N = {law.peak.value:.3g}"
+            )
+        case "hard_knee":
+            return (
+                f"hard_knee: {each}, and as much by each further one up to N = {_with_interval(symbols['c'])}"
+            )
+        case "power":
+            return f"power: {each}; N {counts} do N^p times that, p = {_with_interval(symbols['p'])}"
+        case "gustafson":
+            return f"gustafson: {each}; of its time the share {_with_interval(symbols['s'])} is serial"
+        case _:
+            per_item, per_call = (_seconds(symbols[symbol]) for symbol in ("a", "b"))
+            return f"batch: {per_item} for each of the {unit}, and {per_call} once"
+
+
+def cost_sentence(cost: Cost, record: StudyRecord, *, by_law: bool) -> str:
+    """Which N beats the plain calls, or that none does: none at all `by_law`, else none of those measured."""
+    low, high = ("never" if math.isinf(end) else f"{end:g}" for end in cost.interval)
+    sure = "" if low == high else f" ({low} to {high} at {cost.level:.0%})"
+    what = record.started.unit if record.started.sizes else "workers"
+    plain = _plain_thread(record)
+    if cost.never:
+        none = f"never: no number of {what}" if by_law else _none_measured(record)
+        return f"{none} beats {plain}{sure}"
+    what = what if cost.n != 1 or record.started.sizes else "worker"
+    beats = "beats" if what == "worker" else "beat"
+    return f"{cost.n:g} {what} {beats} {plain}{sure}"
+
+
+def _uneven(record: StudyRecord) -> Iterator[str]:
+    """The N among which so few items cannot be shared out evenly: that bounds throughput, whatever the task does."""
+    if record.started.unit != "items" or record.started.sizes:
+        return
+    for row in rows_of(record):
+        best = row.work / math.ceil(row.work / row.n)
+        if best < EVEN * row.n:
+            yield f"N = {row.n}: {row.work:g} items do not go evenly into {row.n}, so that it is at most {best:.3g} times one"
+
+
+def _cost(record: StudyRecord, *, by_law: bool) -> str:
+    """The COST; where the law meets the plain calls too far away, what was measured still says."""
+    try:
+        return cost_sentence(cost_of(record), record, by_law=by_law)
+    except NotEnoughData as refusal:
+        ahead = record.plain and max(row.throughput for row in rows_of(record)) < plain_throughput(record)
+        if not ahead:
+            return _refused(refusal)
+        return (
+            f"{_none_measured(record)} beats {_plain_thread(record)}; whether more do is {_refused(refusal)}"
+        )
+
+
+def _none_measured(record: StudyRecord) -> str:
+    return f"none of the {'sizes' if record.started.sizes else 'N'} measured"
+
+
+def _plain_thread(record: StudyRecord) -> str:
+    return f"one plain thread ({record.started.plain})" if record.started.plain else "one plain thread"
+
+
+def _noise(record: StudyRecord) -> Iterator[str]:
+    spread = spread_in(record.measured, record.plain)
+    rounds = record.rounds
+    if not spread.freedom:
+        yield "nothing was repeated, so it is not known: measure with repeats"
+    elif rounds and spread.half_width(rounds) > ENOUGH:
+        known, needed = spread.half_width(rounds), spread.repeats_needed()
+        yield f"too much to conclude: each N is known to {known:.0%} only; {needed} repeats would make it {ENOUGH:.0%}"
+
+
+def _answer(ask: Callable[[], str]) -> str:
+    try:
+        return ask()
+    except NotEnoughData as refusal:
+        return _refused(refusal)
+
+
+def _refused(refusal: NotEnoughData) -> str:
+    return f"not known: {refusal.what}" + (f" ({refusal.why})" if refusal.why else "")
+
+
+def _with_interval(each: Estimate) -> str:
+    low, high = each.interval
+    return f"{each.value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _seconds(each: Estimate) -> str:
+    low, high = (format_seconds(max(end, 0.0)) if math.isfinite(end) else "any" for end in each.interval)
+    return f"{format_seconds(each.value)} ({low} to {high})"
+
+
+# --- A study as text for people and as plain values for programs.
+
+
+def text_of(record: StudyRecord) -> str:
+    """The table of what was measured, and what follows from it."""
+    parts = ["\n".join(heading_of(record))]
+    if record.measured:
+        parts.append("\n".join(_table(record)))
+    parts.append("\n".join(f"{about:<5} {sentence}" for about, sentence in sentences_of(record)))
+    return "\n\n".join(parts)
+
+
+def heading_of(record: StudyRecord) -> list[str]:
+    """What was measured, where and how."""
+    started = record.started
+    what = f"{started.task} of {started.pipeline}" if started.task else started.pipeline
+    parameters = ", ".join(f"{name}={value}" for name, value in started.shown.items())
+    if record.of_service:
+        return [
+            f"{what}({parameters}), safe rates by N {record.counts}",
+            f"  on {started.place}: {started.machine}",
+        ]
+    how = "weak scaling" if started.weak else "work sizes" if started.sizes else "strong scaling"
+    rounds = record.rounds
+    done = f"{rounds} {'repeat' if rounds == 1 else 'repeats'}"
+    done = done if rounds >= started.repeats else f"{done} of {started.repeats}"
+    bound = "each bound to cores of its own" if started.pinned else f"not bound to cores: {_unbound(record)}"
+    return [
+        f"{what}({parameters}), {how}: {done} in random order",
+        f"  on {started.place}: {started.machine}; workers {bound}",
+    ]
+
+
+def facts_of(record: StudyRecord) -> dict[str, Any]:
+    """Everything that `text_of` shows and more, in values that JSON has; infinite and unknown numbers are None."""
+    facts: dict[str, Any] = msgspec.to_builtins(record.started)
+    del facts["event"]
+    return facts | {
+        "status": record.finished.status if record.finished is not None else "unfinished",
+        "rounds": record.rounds,
+        "rows": [_finite(msgspec.to_builtins(row)) for row in rows_of(record)],
+        "plain_throughput": _number(plain_throughput(record)),
+        "law": _asked(lambda: _law(law_of_study(record))),
+        "cost": _asked(lambda: _cost_facts(cost_of(record))),
+    }
+
+
+def _unbound(record: StudyRecord) -> str:
+    most = max(record.started.levels, default=0)
+    return (
+        f"{most} workers, {record.started.cpus} cores" if most > record.started.cpus else "not possible here"
+    )
+
+
+def _table(record: StudyRecord) -> list[str]:
+    unit, rows = record.started.unit, rows_of(record)
+    over = "" if rows[0].n == 1 else f" over N = {rows[0].n}"
+    header = ("N", unit, "seconds", f"{unit}/s", "+-", f"speed-up{over}", "efficiency")
+    lines = [header, *(_cells(row) for row in rows)]
+    if record.plain:
+        work, rate = record.plain[0].work, plain_throughput(record)
+        lines.insert(1, ("plain", f"{work:g}", format_seconds(work / rate), f"{rate:.4g}", "", "", ""))
+    shown = [at for at in range(len(header)) if at < 5 or not record.started.sizes]
+    widths = [max(len(line[at]) for line in lines) for at in shown]
+    return [
+        "  ".join(line[at].rjust(width) for at, width in zip(shown, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _cells(row: StudyRow) -> tuple[str, ...]:
+    error = f"{row.error:.0%}" if math.isfinite(row.error) else "?"
+    return (
+        str(row.n),
+        f"{row.work:g}",
+        format_seconds(row.seconds),
+        f"{row.throughput:.4g}",
+        error,
+        f"{row.speedup:.2f}",
+        f"{row.efficiency:.0%}",
+    )
+
+
+def _law(law: Law) -> dict[str, Any]:
+    return {
+        "family": law.family,
+        "parameters": {symbol: _estimate(each) for symbol, each in law.parameters.items()},
+        "knee": _asked(lambda: _estimate(law.determined_knee())),
+        "peak": _estimate(law.peak),
+        "alternatives": [each.family for each in law.alternatives],
+        "flags": list(law.flags),
+        "level": law.level,
+        "next_measurement": law.next_measurement().n,
+    }
+
+
+def _cost_facts(cost: Cost) -> dict[str, Any]:
+    return {"n": _number(cost.n), "interval": [*map(_number, cost.interval)], "never": cost.never}
+
+
+def _estimate(each: Estimate) -> dict[str, Any]:
+    return {"value": _number(each.value), "interval": [*map(_number, each.interval)]}
+
+
+def _asked(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer, or why there is none."""
+    try:
+        return ask()
+    except NotEnoughData as refusal:
+        return {"refused": refusal.what, "why": refusal.why, "measure_at": refusal.measure_at}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,299 @@
+"""Arguments and parameters: which value goes to which name, and what to say where that fails."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from inspect import Parameter, Signature
+from itertools import chain
+from typing import Any
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.base.user_code import user_place
+from hooke.pipeline.promise import MapPromise, Promise
+
+__all__ = [
+    "as_columns",
+    "bind_call",
+    "bind_map",
+    "check_lengths",
+    "copy_nesting",
+    "promises_in",
+    "signature_of",
+    "unbind",
+]
+
+
+_ANYTHING = Signature(
+    [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
+)
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_KEYWORD = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def signature_of(function: Callable[..., Any]) -> Signature:
+    """The signature, or `(*args, **kwargs)` where a function written in C does not tell it."""
+    try:
+        return inspect.signature(function)
+    except (ValueError, TypeError):
+        return _ANYTHING
+
+
+def bind_call(
+    subject: str, signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Parameter -> value, defaults applied; `*args` as a tuple and `**kwargs` as a dict under their own names.
+
+    `subject` names what is called, for the UsageError that says which parameter is wrong.
+    """
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise _misbound(subject, signature, args, kwargs, error) from None
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def unbind(signature: Signature, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments of the call that `bind_call` gave `arguments` for."""
+    bound = inspect.BoundArguments(signature, dict(arguments))  # type: ignore[arg-type]
+    return bound.args, bound.kwargs
+
+
+def bind_map(
+    subject: str, signature: Signature, columns: int, constants: Mapping[str, Any]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Names of the parameters that `columns` positional iterables go to, and keyword -> value for the rest.
+
+    An item is called as `function(*items, **keywords)`; the keywords include defaults, but for those of
+    positional-only parameters, which cannot be passed so.
+    """
+    arguments = bind_call(subject, signature, [None] * columns, constants)
+    names: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind in _POSITIONAL and len(names) < columns:
+            names.append(parameter.name)
+        elif parameter.kind is Parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}[{index}]" for index in range(columns - len(names))]
+    return tuple(names), _keywords(signature, arguments, taken=names)
+
+
+def _keywords(signature: Signature, arguments: Mapping[str, Any], *, taken: Sequence[str]) -> dict[str, Any]:
+    keywords: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind in _KEYWORD and name not in taken:
+            keywords[name] = arguments[name]
+        elif parameter.kind is Parameter.VAR_KEYWORD:
+            keywords |= arguments[name]
+    return keywords
+
+
+def _misbound(
+    subject: str, signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any], error: TypeError
+) -> UsageError:
+    parameters = signature.parameters.values()
+    positional = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
+    keyword = [parameter.name for parameter in parameters if parameter.kind in _KEYWORD]
+    unknown = [name for name in kwargs if name not in keyword]
+    what = f"{subject}: {error}"
+    fix = ""
+    if unknown and not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        what = f"{subject} has no parameter {unknown[0]!r}"
+        near = get_close_matches(unknown[0], keyword, n=1)
+        fix = f"did you mean {near[0]}=? " if near else ""
+    elif len(args) > len(positional) and not any(p.kind is Parameter.VAR_POSITIONAL for p in parameters):
+        what = f"{subject} takes {len(positional)} positional arguments, but got {len(args)}"
+    elif twice := [name for name in positional[: len(args)] if name in kwargs]:
+        what = f"{subject} got two values for its parameter {twice[0]!r}"
+        fix = "give it once, by position or by name; "
+    elif missing := _missing(signature, len(args), kwargs):
+        what = f"{subject} lacks a value for its parameter{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
+    return UsageError(what, where=str(user_place()), fix=f"{fix}its parameters are {_shown(signature)}")
+
+
+def _missing(signature: Signature, given: int, kwargs: Mapping[str, Any]) -> list[str]:
+    required = [
+        parameter
+        for index, parameter in enumerate(signature.parameters.values())
+        if parameter.default is Parameter.empty
+        and parameter.kind in (*_POSITIONAL, *_KEYWORD)
+        and not (index < given and parameter.kind in _POSITIONAL)
+    ]
+    return [parameter.name for parameter in required if parameter.name not in kwargs]
+
+
+def _shown(signature: Signature) -> str:
+    bare = [p.replace(annotation=Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=Signature.empty))
+
+
+# --- The iterables of `.map`: kept as they are where they can be sliced, listed where not.
+
+
+def as_columns(task: str, iterables: Sequence[Any], constants: Mapping[str, Any]) -> list[Any]:
+    """One column an iterable: a list, tuple, range, NumPy array, or promise of a list.
+
+    Generators and other iterables are listed; a promise of a tuple of known length becomes its parts.
+    Raises UsageError for no iterable, and for one that cannot be iterated or never ends.
+    """
+    if not iterables:
+        given = f" (it got the keyword {next(iter(constants))!r} only)" if constants else ""
+        raise UsageError(
+            f"{task}.map got nothing to go over{given}",
+            where=str(user_place()),
+            fix="give the items by position, as in task.map(items, same_for_all=1): keywords are the same for every item",
+        )
+    return [_as_column(task, iterable) for iterable in iterables]
+
+
+def check_lengths(task: str, lengths: Sequence[int]) -> None:
+    """Raise UsageError unless the lengths are equal."""
+    if len(set(lengths)) > 1:
+        raise UsageError(
+            f"{task}.map got iterables of different lengths: {', '.join(map(str, lengths))}",
+            where=str(user_place()),
+            fix="give iterables of equal length; what is the same for every item goes in as a keyword",
+        )
+
+
+def _as_column(task: str, iterable: Any) -> Any:
+    if isinstance(iterable, MapPromise):
+        return iterable
+    if isinstance(iterable, Promise):
+        return iterable if iterable.hooke_shape is None else list(iterable)
+    if type(iterable) in {list, tuple, range} or _is_array(iterable):
+        return iterable
+    if _is_endless(iterable):
+        raise UsageError(
+            f"{task}.map got {iterable!r}, which never ends",
+            where=str(user_place()),
+            fix="give a list or a range; what is the same for every item goes in as a keyword",
+        )
+    return _listed(task, iterable)
+
+
+def _listed(task: str, iterable: Any) -> list[Any]:
+    try:
+        iterator = iter(iterable)
+    except TypeError as error:
+        if isinstance(error, HookeError):
+            raise
+        raise UsageError(
+            f"{task}.map got {_short(iterable)}, which cannot be iterated",
+            where=str(user_place()),
+            fix="give a list, range, array or generator; what is the same for every item goes in as a keyword",
+        ) from None
+    return list(iterator)
+
+
+def _is_array(value: object) -> bool:
+    """Whether it is a NumPy array of one dimension or more; NumPy is not imported to find out."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray) and value.ndim > 0
+
+
+def _is_endless(value: object) -> bool:
+    if isinstance(value, itertools.repeat):
+        try:
+            value.__length_hint__()  # not operator.length_hint: that takes the error for 0
+        except TypeError:
+            return True
+    return isinstance(value, (itertools.count, itertools.cycle))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"
+
+
+# --- Promises inside nestings of lists, tuples, sets, dicts and dataclasses: finding them, and keeping the nesting as it was.
+
+_LEAVES = frozenset({int, float, str, bytes, bool, complex, type(None), range})
+_MUTABLE = frozenset({list, dict, set})
+_COPIED = frozenset({list, dict, set, tuple})
+
+
+def promises_in(value: object) -> list[Promise]:
+    """The promises in a nesting, in an order that depends on the nesting alone; those in other objects are not seen."""
+    found: list[Promise] = []
+    seen: set[int] = set()
+    level: list[Any] = [value]
+    while level:
+        deeper: list[Any] = []
+        for kind in dict.fromkeys(map(type, level)):
+            members = [item for item in level if type(item) is kind]
+            if issubclass(kind, Promise):
+                found.extend(members)
+            else:
+                deeper.extend(_inside(kind, members, seen))
+        level = deeper
+    return found
+
+
+def _inside(kind: type, members: Sequence[Any], seen: set[int]) -> Iterable[Any]:
+    """What lies directly inside `members`, all of one `kind`, but for leaves and containers seen before."""
+    if issubclass(kind, tuple):
+        return _not_leaves(chain.from_iterable(members))
+    if issubclass(kind, dict):
+        new = _unseen(members, seen)
+        return _not_leaves(chain(chain.from_iterable(new), chain.from_iterable(map(dict.values, new))))
+    if issubclass(kind, (list, set, frozenset)):
+        return _not_leaves(chain.from_iterable(_unseen(members, seen)))
+    if is_dataclass(kind):
+        names = [field.name for field in fields(kind)]
+        return _not_leaves(getattr(item, name, None) for item in _unseen(members, seen) for name in names)
+    return ()
+
+
+def _not_leaves(items: Iterable[Any]) -> list[Any]:
+    return [item for item in items if type(item) not in _LEAVES]
+
+
+def _unseen(members: Sequence[Any], seen: set[int]) -> list[Any]:
+    """Those not seen before: a nesting may contain itself, but only through what can change."""
+    new = {id(item): item for item in members if id(item) not in seen}
+    seen.update(new)
+    return list(new.values())
+
+
+def copy_nesting(value: Any, copies: dict[int, Any] | None = None) -> Any:
+    """`value` with its lists, dicts and sets copied, so that what the body does to them later is not seen by the graph."""
+    if type(value) not in _COPIED:
+        return value
+    copies = {} if copies is None else copies
+    if id(value) not in copies:
+        _copy_into(value, copies)
+    return copies[id(value)]
+
+
+def _copy_into(value: Any, copies: dict[int, Any]) -> None:
+    kind = type(value)
+    copy = copies[id(value)] = value if kind is tuple else value.copy()
+    if kind is set:
+        return
+    items = value.values() if kind is dict else value
+    nested = [item for item in items if type(item) in _COPIED]
+    if not nested:
+        return
+    again = _copy_flat if _are_flat(nested) else copy_nesting
+    if kind is dict:
+        copy.update({key: again(item, copies) for key, item in value.items()})
+    elif kind is list:
+        copy[:] = [again(item, copies) for item in value]
+    else:
+        copies[id(value)] = tuple([again(item, copies) for item in value])
+
+
+def _are_flat(nested: Sequence[Any]) -> bool:
+    """Whether the containers hold no containers themselves."""
+    return _COPIED.isdisjoint(
+        map(type, chain.from_iterable(item.values() if type(item) is dict else item for item in nested))
+    )
+
+
+def _copy_flat(value: Any, _copies: object) -> Any:
+    return value.copy() if type(value) in _MUTABLE else value

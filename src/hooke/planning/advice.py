@@ -1,0 +1,91 @@
+"""What to declare for each task: cpus and memory, from what its attempts used in earlier runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hooke.base.errors import JournalError
+from hooke.journal.events import AttemptFailed, AttemptFinished, Event, NodePlanned, RunStarted
+from hooke.journal.reader import read
+from hooke.journal.records import STUDY_PREFIX
+from hooke.journal.run_folders import RunsFolder
+from hooke.scaling.resource_advice import Needed, Used, needed
+
+__all__ = ["advise"]
+
+LARGEST_JOURNAL = 16 * 1024 * 1024
+"""Bytes: what a larger one would add is not worth the seconds that it takes to read."""
+MOST_RUNS = 20
+"""Runs looked at, the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    task: str
+    code: Mapping[str, str]
+    used: Used
+
+
+def advise(runs: RunsFolder, *, run: str = "", pipeline: str = "") -> dict[str, Needed]:
+    """Task -> what it needs, from one run, or from the newest runs (of one pipeline where it is given).
+
+    Of a task that was edited meanwhile only attempts of its newest code count. Raises JournalError for the named run.
+    """
+    attempts: dict[str, list[_Attempt]] = {}
+    for name in [run] if run else _candidates(runs):
+        events = _events(runs, name, named=bool(run))
+        begun = next((event for event in events if isinstance(event, RunStarted)), None)
+        if begun is None or (pipeline and begun.pipeline != pipeline):
+            continue
+        for attempt in reversed(list(_attempts(events))):  # of all runs the newest first
+            attempts.setdefault(attempt.task, []).append(attempt)
+    return {
+        task: needed([each.used for each in reversed(own) if each.code == own[0].code])
+        for task, own in attempts.items()
+    }
+
+
+def _candidates(runs: RunsFolder) -> list[str]:
+    return [name for name in runs.names() if not name.startswith(STUDY_PREFIX)][:MOST_RUNS]
+
+
+def _events(runs: RunsFolder, name: str, *, named: bool) -> Sequence[Event]:
+    file = runs.folder(name) / "driver.journal"
+    if not named and (not file.is_file() or file.stat().st_size > LARGEST_JOURNAL):
+        return ()
+    try:
+        return [event for segment in read(runs.folder(name), "driver") for event in segment.events]
+    except JournalError:
+        if named:
+            raise
+        return ()  # `hooke runs` names it
+
+
+def _attempts(events: Sequence[Event]) -> Iterator[_Attempt]:
+    nodes: dict[int, NodePlanned] = {}
+    for event in events:
+        if isinstance(event, NodePlanned):
+            nodes[event.node] = event
+        elif isinstance(event, AttemptFinished | AttemptFailed) and event.node in nodes:
+            planned = nodes[event.node]
+            if event.hi > event.lo and (isinstance(event, AttemptFinished) or _is_starved(event)):
+                yield _Attempt(planned.task, planned.code, _used(event, planned))
+
+
+def _is_starved(event: AttemptFailed) -> bool:
+    return event.failure.kind == "OutOfMemory"
+
+
+def _used(event: AttemptFinished | AttemptFailed, planned: NodePlanned) -> Used:
+    starved = isinstance(event, AttemptFailed)
+    limit = event.failure.limit_bytes if isinstance(event, AttemptFailed) else None
+    return Used(
+        cpus=planned.cpus,
+        memory=limit if limit is not None else planned.memory,
+        items=event.hi - event.lo,
+        seconds=event.seconds,
+        cpu_s=event.cpu_s / planned.slots,
+        peak_bytes=event.peak_bytes,
+        starved=starved,
+    )

@@ -1,0 +1,247 @@
+"""What a plan says, as values: how it is shown, and what keeps it, read these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from hooke.journal.events import PlannedRow
+from hooke.journal.run_table import aligned
+from hooke.scaling.catalog import Catalog
+from hooke.scaling.measurements import Estimate
+from hooke.scaling.pareto import Advice, front, measured, shown_seconds, shown_usd
+from hooke.scaling.planning import LOCAL, Row
+from hooke.scaling.workload import Untimed
+
+__all__ = ["Prediction", "TaskShare", "plan_facts", "plan_html", "plan_text", "planned_row"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskShare:
+    """A task in a plan: of its items and calls `left` are to be done (None: not known before it runs), `cached` are not.
+
+    `untimed` says why no total counts it; it is empty for those that are counted.
+    """
+
+    task: str
+    left: int | None
+    cached: int
+    untimed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What was predicted.
+
+    `rows` are all configurations considered, `tasks` in the order of the graph, `untimed` those that no row counts,
+    `notes` what the prediction rests on, `next` the command to type.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    advice: Advice
+    tasks: tuple[TaskShare, ...]
+    untimed: tuple[Untimed, ...]
+    catalogs: tuple[Catalog, ...]
+    notes: tuple[str, ...]
+    next: str
+
+    @property
+    def front(self) -> list[Row]:
+        """The rows that no other beats in time without costing more, nor in money without taking longer; the cheapest first."""
+        return front(self.rows)
+
+    @property
+    def main_rows(self) -> list[Row]:
+        """This machine's rows, and of the others those of the front."""
+        kept = self.front
+        return [row for row in self.rows if row.configuration.is_local or any(row is each for each in kept)]
+
+    @property
+    def recommended(self) -> Row | None:
+        """The row to take; None where none can be named."""
+        return self.advice.row
+
+    @property
+    def reason(self) -> str:
+        """Why that row, or why none, in a sentence."""
+        return self.advice.reason
+
+
+# --- A plan as plain values: for JSON, and for the journal.
+
+
+def plan_facts(plan: Prediction) -> dict[str, Any]:
+    """Every row considered, those on the front and the recommended one marked; each estimate as low, value and high."""
+    return {
+        "plan": plan.title,
+        "recommended": None if plan.advice.row is None else str(plan.advice.row.configuration),
+        "reason": plan.advice.reason,
+        "measure": None if plan.advice.measure is None else list(plan.advice.measure),
+        "next": plan.next,
+        "tasks": [
+            {"task": each.task, "left": each.left, "cached": each.cached, "untimed": each.untimed}
+            for each in plan.tasks
+        ],
+        "rows": [_row(plan, row) for row in plan.rows],
+        "prices": [
+            {
+                "catalog": each.name,
+                "source": each.source,
+                "date": each.date,
+                "startup_source": each.startup_source,
+            }
+            for each in plan.catalogs
+        ],
+        "notes": list(plan.notes),
+    }
+
+
+def planned_row(row: Row) -> PlannedRow:
+    """A predicted row, for the journal."""
+    configuration = row.configuration
+    assert row.seconds is not None
+    return PlannedRow(
+        configuration=str(configuration),
+        machine=LOCAL if configuration.is_local else configuration.machine.id,
+        instances=configuration.instances,
+        workers=configuration.workers,
+        seconds=_ends(row.seconds),
+        usd=None if row.usd is None else _ends(row.usd),
+        work_s={task: _ends(work) for task, work in row.work_s.items()},
+    )
+
+
+def _row(plan: Prediction, row: Row) -> dict[str, Any]:
+    configuration = row.configuration
+    estimates = {
+        "seconds": row.seconds,
+        "usd": row.usd,
+        "spot_usd": row.spot_usd,
+        "efficiency": row.efficiency,
+    }
+    return {
+        "configuration": str(configuration),
+        "machine": LOCAL if configuration.is_local else configuration.machine.id,
+        "instances": configuration.instances,
+        "workers": configuration.workers,
+        **{name: None if each is None else _ends(each) for name, each in estimates.items()},
+        "front": any(row is kept for kept in plan.front),
+        "refused": row.refused,
+    }
+
+
+def _ends(estimate: Estimate) -> tuple[float, float, float]:
+    low, high = estimate.interval
+    return low, estimate.value, high
+
+
+# --- A plan as text, and as a small HTML table for notebooks.
+
+COLUMNS = ("", "configuration", "time", "cost", "at spot price", "efficiency")
+MOST_NAMED = 3
+"""Instance types named where many lack the same."""
+_CELL = "text-align:left;padding:.1em .8em .1em 0"
+
+
+def plan_text(plan: Prediction) -> str:
+    """The plan as a table, with what it rests on and what it leaves out."""
+    lines = [plan.title, *(f"  {line}" for line in _left(plan))]
+    rows = plan.main_rows
+    if rows:
+        cells = [_cells(plan, row) for row in rows]
+        kept = [at for at in range(len(COLUMNS)) if at == 0 or any(row[at] for row in cells)]
+        lines += ["", *aligned([COLUMNS[at] for at in kept], [[row[at] for at in kept] for row in cells])]
+    lines += ["", *_said(plan)]
+    return "\n".join(lines)
+
+
+def plan_html(plan: Prediction) -> str:
+    """The same for a notebook. All text is escaped; nothing is loaded and no script runs."""
+    rows = plan.main_rows
+    head = "".join(f'<th style="{_CELL}">{name}</th>' for name in COLUMNS)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in _cells(plan, row)) + "</tr>"
+        for row in rows
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+    above = "".join(f"<div>{escape(line)}</div>" for line in _left(plan))
+    below = "".join(f"<div>{escape(line)}</div>" for line in _said(plan))
+    return f'<div class="hooke-plan"><div><b>{escape(plan.title)}</b></div>{above}{table}{below}</div>'
+
+
+def _left(plan: Prediction) -> Iterator[str]:
+    left = sum(each.left or 0 for each in plan.tasks)
+    cached = sum(each.cached for each in plan.tasks)
+    tasks = [
+        f"{each.task} {'?' if each.left is None else each.left}" for each in plan.tasks if each.left != 0
+    ]
+    if tasks:
+        yield f"{left} calls and items are left to do: {', '.join(tasks)}"
+    if cached:
+        yield f"left out: {cached}, whose results are stored or not needed"
+    for each in plan.tasks:
+        if each.untimed:
+            yield f"not counted: {each.task}, {each.untimed}"
+
+
+def _said(plan: Prediction) -> Iterator[str]:
+    yield f"recommended: {plan.advice.reason}" if plan.advice.row is not None else plan.advice.reason
+    yield from _refused(plan.rows)
+    yield from plan.notes
+    used = {row.configuration.machine.catalog for row in plan.rows if row.usd or row.spot_usd}
+    for catalog in plan.catalogs:
+        if catalog.name in used:
+            yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
+            if catalog.startup_source:
+                yield f"start-up of {catalog.name}: {catalog.startup_source}"
+
+
+def _refused(rows: Sequence[Row]) -> Iterator[str]:
+    """Why a configuration, or all of an instance type, has no row: in a line for each reason."""
+    lacking: dict[str, list[str]] = {}
+    told = {_name(row) for row in rows if not row.refused}
+    for row in rows:  # the fewest instances of a type come first, and lack least
+        if _name(row) not in told:
+            told.add(_name(row))
+            measure = f"; {measured(row.measure)}" if row.measure is not None else ""
+            lacking.setdefault(f"{row.refused}{measure}", []).append(_name(row))
+    for reason, names in lacking.items():
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        yield f"not predicted: {', '.join(names[:MOST_NAMED])}{more}: {reason}{_fix(reason, names[0])}"
+
+
+def _name(row: Row) -> str:
+    """What is said to have no row: this machine with so many workers, or an instance type."""
+    return str(row.configuration) if row.configuration.is_local else row.configuration.machine.id
+
+
+def _fix(reason: str, name: str) -> str:
+    if reason.startswith("speed"):
+        return f"; say how many times as fast as this machine one is: --speed {name}=RATIO"
+    if reason.startswith("start-up"):
+        return f"; --startup {name.partition(':')[0]}=3m-5m"
+    if reason.startswith("its vCPUs"):
+        return "; a list of your own may have them"
+    return ""
+
+
+def _cells(plan: Prediction, row: Row) -> tuple[str, ...]:
+    mark = "*" if row is plan.advice.row else ""
+    if row.seconds is None:
+        return mark, str(row.configuration), "not predicted", "", "", ""
+    return (
+        mark,
+        str(row.configuration),
+        shown_seconds(row.seconds),
+        "" if row.configuration.is_local or row.usd is None else shown_usd(row.usd),
+        "" if row.spot_usd is None else shown_usd(row.spot_usd),
+        "" if row.efficiency is None else _share(row.efficiency),
+    )
+
+
+def _share(estimate: Estimate) -> str:
+    low, high = estimate.interval
+    return f"{estimate.value:.0%} ({low:.0%} to {high:.0%})"

@@ -1,0 +1,469 @@
+"""What is known of each task that is left: which of its past durations and which law hold, here and on other machines."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hooke.base.errors import NotEnoughData
+from hooke.journal.events import Measured, PlainMeasured
+from hooke.journal.records import StudyRecord, find_studies
+from hooke.journal.run_folders import RunsFolder
+from hooke.journal.throughput import ThroughputRow, throughput
+from hooke.planning.noise import MeasurementSpread, spread_of
+from hooke.planning.remaining import RemainingNode
+from hooke.planning.timings import RunTimes, TimedCalls, past_runs
+from hooke.processes.devices import cpus_here
+from hooke.scaling import Cost, Law, Measurements, cost, fit
+from hooke.scaling.call_times import SAME_SIZE, Timing, law_of_size
+from hooke.scaling.families import Floats
+from hooke.scaling.workload import TaskFacts
+
+__all__ = [
+    "KnownFacts",
+    "Levels",
+    "PastJournals",
+    "TaskLaw",
+    "cost_of",
+    "known",
+    "law_of_levels",
+    "law_of_study",
+    "levels_of",
+    "measurements_of",
+    "rows_of",
+    "spread_in",
+    "studies_of",
+]
+
+
+# --- The law of scaling of a task, as far as its project's studies and runs tell it.
+
+CORE_TOLERANCE = 1.1
+"""A share of a core that the system's own work may take before N calls count as wanting more cores than there are."""
+
+
+LEAST_LEVELS = 3
+"""Through two points goes a line, and a curve that is about to bend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """Throughputs of a task with so many at once, and where they are from. `cpu_share` is cores that one call keeps busy."""
+
+    n: tuple[int, ...] = ()
+    rate: tuple[float, ...] = ()
+    source: str = ""
+    cpu_share: float = 1.0
+
+    def most(self, cores: int) -> float:
+        """How many calls at once so many cores are enough for."""
+        return CORE_TOLERANCE * cores / max(self.cpu_share, 1e-3)
+
+    def within(self, cores: int) -> Levels:
+        """Those for which there were cores enough: beyond, it is the machine that was measured, not the task."""
+        kept = [at for at, n in enumerate(self.n) if n <= self.most(cores) or n == 1]
+        return Levels(
+            n=tuple(self.n[at] for at in kept),
+            rate=tuple(self.rate[at] for at in kept),
+            source=self.source,
+            cpu_share=self.cpu_share,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLaw:
+    """The law, and from what; where there is none, `lacking` says why, in words that follow the task's name."""
+
+    law: Law | None = None
+    lacking: str = "it has no law"
+    source: str = ""
+
+
+def law_of_levels(levels: Levels) -> TaskLaw:
+    """The law that the throughputs speak for."""
+    if not levels.n:
+        return TaskLaw()
+    distinct = sorted(set(levels.n))
+    shown = ", ".join(map(str, distinct))
+    try:
+        if len(distinct) < LEAST_LEVELS:
+            raise NotEnoughData(f"fewer than {LEAST_LEVELS} N")
+        law = fit(Measurements(levels.n, throughput=levels.rate))
+    except NotEnoughData:
+        return TaskLaw(lacking=f"its throughput was measured at N = {shown} only", source=levels.source)
+    return TaskLaw(law=law, source=levels.source)
+
+
+def studies_of(runs: RunsFolder, *, pipeline: str, host: str) -> dict[str, StudyRecord]:
+    """Task -> its newest study of strong scaling on that host which measured something."""
+    found: dict[str, StudyRecord] = {}
+    for study in find_studies(runs, pipeline=pipeline):
+        started = study.started
+        if started.host == host and not (started.weak or started.sizes) and study.measured and started.task:
+            found.setdefault(started.task, study)
+    return found
+
+
+def rows_of(runs: Sequence[RunTimes]) -> list[ThroughputRow]:
+    """What the runs measured by the way of any task's throughput, the newest first."""
+    return [row for run in runs for row in throughput(run.events).rows if row.items > 0]
+
+
+def levels_of(
+    work: RemainingNode, study: StudyRecord | None, runs: Sequence[RunTimes], rows: Sequence[ThroughputRow]
+) -> Levels:
+    """What a study measured of the task; without one, what `runs` of its present code measured by the way, in `rows`."""
+    if study is not None:
+        measured = [each for each in study.measured if each.seconds > 0 and each.work > 0]
+        alone = [each for each in measured if each.n == min(every.n for every in measured)]
+        busy = sum(each.n * each.seconds for each in alone)
+        return Levels(
+            n=tuple(each.n for each in measured),
+            rate=tuple(each.work / each.seconds for each in measured),
+            source=study.started.study,
+            cpu_share=sum(each.cpu_s for each in alone) / busy if busy else 1.0,
+        )
+    rows = _alike([row for row in rows if row.task == work.task and row.code == work.code])
+    shares = [each.cpu_share for run in runs for each in run.timed if each.task == work.task]
+    return Levels(
+        n=tuple(row.n for row in rows),
+        rate=tuple(row.rate for row in rows),
+        source=", ".join(dict.fromkeys(row.run for row in rows)),
+        cpu_share=max(shares, default=1.0),
+    )
+
+
+def _alike(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
+    """Those of one kind of work, by the arguments that are the same for all items: the kind with most N, newest first."""
+    kinds: dict[tuple[tuple[str, str], ...], list[ThroughputRow]] = {}
+    for row in rows:
+        kinds.setdefault(tuple(sorted(row.constants.items())), []).append(row)
+    return max(kinds.values(), key=lambda kind: len({row.n for row in kind}), default=[])
+
+
+NO_BESIDE = (0.0, 0.3, 3.0)
+"""The same where no run has been seen from beginning to end: workers start, and import what they need."""
+
+
+OTHER_ARGUMENTS = "timed with other arguments"
+OTHER_CODE = "timed with other code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastJournals:
+    """The journals of a project, as far as they are of one machine: this one, else the one that ran last.
+
+    `everywhere` are the runs of all machines. Of other pipelines only those tasks count whose code is the same.
+    """
+
+    pipeline: str
+    host: str
+    is_here: bool
+    runs: Sequence[RunTimes]
+    studies: Mapping[str, StudyRecord]
+    everywhere: Sequence[RunTimes]
+
+    @classmethod
+    def read(cls, runs: RunsFolder, *, pipeline: str, host: str) -> PastJournals:
+        """Read them, the newest runs first. `host` is this machine's name."""
+        found = list(past_runs(runs))
+        here = [run for run in found if run.host == host and run.timed]
+        there = next((run.host for run in found if run.timed), host)
+        studies = studies_of(runs, pipeline=pipeline, host=host)
+        of = host if here or studies else there
+        return cls(
+            pipeline=pipeline,
+            host=of,
+            is_here=of == host,
+            runs=[run for run in found if run.host == of],
+            everywhere=found,
+            studies=studies if of == host else studies_of(runs, pipeline=pipeline, host=of),
+        )
+
+    @property
+    def cores(self) -> int:
+        """How many cores the machine has, as far as its runs tell: none had fewer cpus to give."""
+        if self.is_here:
+            return cpus_here()
+        told = [run.cpus for run in self.runs if math.isfinite(run.cpus)]
+        told += [study.started.cpus for study in self.studies.values() if study.started.cpus]
+        return int(min(told, default=1))
+
+    @property
+    def beside_s(self) -> tuple[float, float, float]:
+        """Seconds that a run takes beside its attempts: none with workers kept warm, the median, and twice the most seen."""
+        seen = [run.beside_s for run in self.runs if run.beside_s is not None]
+        if not seen:
+            return NO_BESIDE
+        return 0.0, statistics.median(seen), 2 * max(seen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownFacts:
+    """Facts by `Left.like`, on this machine and on others; `notes` are what a reader of the plan should know of them.
+
+    `cpu_share` is task -> cores that one call keeps busy.
+    """
+
+    here: Mapping[str, TaskFacts]
+    elsewhere: Mapping[str, TaskFacts]
+    notes: tuple[str, ...]
+    cpu_share: Mapping[str, float]
+
+
+def known(
+    left: Sequence[RemainingNode], past: PastJournals, *, shown: Mapping[str, str] | None
+) -> KnownFacts:
+    """What is known of these nodes.
+
+    `shown` are the pipeline's parameters as text; None where the data are others than these say.
+    """
+    cores = past.cores
+    here: dict[str, TaskFacts] = {}
+    elsewhere: dict[str, TaskFacts] = {}
+    others: dict[str, dict[str, None]] = {}
+    rows, first = rows_of(past.runs), {each.task: each for each in reversed(left)}
+    levels = {task: levels_of(each, past.studies.get(task), past.runs, rows) for task, each in first.items()}
+    timings_of = _Timings(past, shown)
+    near = {task: law_of_levels(each) for task, each in levels.items()}
+    far = {task: law_of_levels(each.within(cores)) for task, each in levels.items()}
+    for work in left:
+        timings, why = timings_of(work)
+        if why:
+            others.setdefault(why, {})[work.task] = None
+        task, by_size = work.task, _by_size(work, past, timings)
+        here[work.like] = TaskFacts(
+            timings=timings, law=near[task].law, lacking=near[task].lacking, by_size=by_size
+        )
+        elsewhere[work.like] = TaskFacts(
+            timings=_within(timings, levels[task], cores),
+            law=far[task].law,
+            lacking=far[task].lacking,
+            limit=_limit(levels[task], cores),
+            by_size=by_size,
+        )
+    notes = [f"{why}: {', '.join(tasks)}" for why, tasks in others.items()]
+    notes += _sources({task: law.source for task, law in near.items() if law.law is not None})
+    shares = {task: each.cpu_share for task, each in levels.items()}
+    return KnownFacts(here=here, elsewhere=elsewhere, notes=tuple(notes), cpu_share=shares)
+
+
+def _sources(sources: Mapping[str, str]) -> Iterator[str]:
+    for source in dict.fromkeys(sources.values()):
+        tasks = ", ".join(task for task, each in sources.items() if each == source)
+        yield f"scaling of {tasks}: from {source}"
+
+
+def _limit(levels: Levels, cores: int) -> str:
+    """What is to be said where no more could have been measured with the cores that there were."""
+    if 2 * max(levels.n, default=1) <= levels.most(cores):
+        return ""
+    return f", as far as the {cores} cores of the machine that was measured go"
+
+
+def _within(timings: Sequence[Timing], levels: Levels, cores: int) -> list[Timing]:
+    """Those taken with cores enough for all at once; where there are none, those with the fewest at once."""
+    kept = [each for each in timings if each.at_once <= levels.most(cores)]
+    least = min((each.at_once for each in timings), default=1)
+    return kept or [each for each in timings if each.at_once == least]
+
+
+class _Timings:
+    """Finds the durations that are most like what is left. What differs by constants only is looked up, not searched for."""
+
+    def __init__(self, past: PastJournals, shown: Mapping[str, str] | None) -> None:
+        self._past = past
+        self._shown = shown
+        self._tasks: dict[str, list[tuple[RunTimes, TimedCalls]]] = {}
+        self._exact: dict[object, dict[object, list[tuple[str, TimedCalls]]]] = {}
+        self._other: dict[object, tuple[list[Timing], str]] = {}
+        for run in past.runs:
+            for timed in run.timed:
+                self._tasks.setdefault(timed.task, []).append((run, timed))
+
+    def __call__(self, work: RemainingNode) -> tuple[list[Timing], str]:
+        """The durations, and how their calls are not like those of `work`; a study's where no run timed it."""
+        exact = self._alike(work)
+        if any(_fits(timed.timing, work) for _, timed in exact):
+            return list(_merged(exact)), ""
+        key = (work.task, _pairs(work.code), work.reads)
+        if key not in self._other:
+            self._other[key] = self._nearest(work)
+        found, why = self._other[key]
+        if exact and not any(_fits(each, work) for each in found):
+            return list(_merged(exact)), ""
+        return found or self._of_study(work), why
+
+    def _alike(self, work: RemainingNode) -> list[tuple[str, TimedCalls]]:
+        """Those of equal code and constants."""
+        names = tuple(sorted(work.constants))
+        if (work.task, names) not in self._exact:
+            self._exact[work.task, names] = self._indexed(work.task, names)
+        index = self._exact[work.task, names]
+        return index.get((_pairs(work.code), tuple(work.constants[name] for name in names)), [])
+
+    def _indexed(self, task: str, names: Sequence[str]) -> dict[object, list[tuple[str, TimedCalls]]]:
+        """The task's durations by code and by the values of these constants."""
+        index: dict[object, list[tuple[str, TimedCalls]]] = {}
+        for run, timed in self._tasks.get(task, ()):
+            values = tuple(timed.inputs.get(name, "") for name in names)
+            index.setdefault((_pairs(timed.code), values), []).append((run.run, timed))
+        return index
+
+    def _nearest(self, work: RemainingNode) -> tuple[list[Timing], str]:
+        """Those of equal code, else of any code of this pipeline's task; of calls that read about as much, if there are such."""
+        there = self._tasks.get(work.task, ())
+        same = [(run.run, timed) for run, timed in there if timed.code == work.code]
+        own = [(run.run, timed) for run, timed in there if run.pipeline == self._past.pipeline]
+        for found, why in ((same, OTHER_ARGUMENTS), (own, OTHER_CODE)):
+            fitting = [(run, timed) for run, timed in found if _fits(timed.timing, work)]
+            if fitting:
+                return list(_merged(fitting)), why
+        found, why = (same, OTHER_ARGUMENTS) if same else (own, OTHER_CODE)
+        return list(_merged(found)), why if found else ""
+
+    def _of_study(self, work: RemainingNode) -> list[Timing]:
+        """What a study measured: it says nothing of how many items each call read, but for its parameters."""
+        study = self._past.studies.get(work.task)
+        if study is None or (work.reads and study.started.shown != self._shown):
+            return []
+        return [
+            Timing(
+                items=max(round(each.work), 1),
+                seconds=each.n * each.seconds / each.work,
+                at_once=each.n,
+                reads=work.reads,
+            )
+            for each in study.measured
+            if each.work > 0
+        ]
+
+
+def _pairs(parts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(parts.items()))
+
+
+def _by_size(work: RemainingNode, past: PastJournals, timings: Sequence[Timing]) -> Law | None:
+    """The law of calls of other sizes, where none of this size was timed; from all that was timed with this code."""
+    if not work.reads or any(each.reads == work.reads for each in timings):
+        return None
+    return law_of_size(
+        [
+            each.timing
+            for run in past.runs
+            for each in run.timed
+            if each.task == work.task and each.likeness(work) == 2
+        ]
+    )
+
+
+def _fits(timing: Timing, work: RemainingNode) -> bool:
+    """Whether its calls read about as much."""
+    return timing.reads <= SAME_SIZE * work.reads and work.reads <= SAME_SIZE * timing.reads
+
+
+def _merged(chosen: Iterable[tuple[str, TimedCalls]]) -> Iterator[Timing]:
+    """One timing for each run and concurrency: calls of one run share what was special about it."""
+    groups: dict[tuple[str, int, int], list[Timing]] = {}
+    for run, each in chosen:
+        groups.setdefault((run, each.timing.at_once, each.timing.reads), []).append(each.timing)
+    for (_, at_once, reads), timings in groups.items():
+        if len(timings) == 1:
+            yield timings[0]
+            continue
+        items = sum(each.items for each in timings)
+        seconds = sum(each.items * each.seconds for each in timings) / items
+        logs = [math.log(each.seconds / seconds) if each.seconds > 0 else 0.0 for each in timings]
+        squares = sum(each.items * (each.spread**2 + log**2) for each, log in zip(timings, logs, strict=True))
+        yield Timing(
+            items=items,
+            seconds=seconds,
+            gap_s=sum(each.items * each.gap_s for each in timings) / items,
+            spread=math.sqrt(squares / items),
+            at_once=at_once,
+            reads=reads,
+        )
+
+
+# --- From the events of a study to measurements, and to the law, the COST and the noise that they show.
+
+GROWING = ("linear", "gustafson", "hard_knee", "power", "usl")
+"""The families for work that grows with N: Amdahl's is for work that does not."""
+
+
+def measurements_of(record: StudyRecord) -> Measurements:
+    """What was measured at each N, or at each size where these were swept. Raises NotEnoughData where nothing was."""
+    if not record.measured:
+        raise NotEnoughData(f"study {record.started.study} holds no measurement: it ended before the first")
+    work = np.array([each.work for each in record.measured], dtype=np.float64)
+    return Measurements(
+        work if record.started.sizes else [each.n for each in record.measured],
+        seconds=[each.seconds for each in record.measured],
+        work=work,
+        conditions=[each.condition for each in record.measured],
+    )
+
+
+def law_of_study(record: StudyRecord) -> Law:
+    """The law that the study speaks for. Raises NotEnoughData, which names the N that is missing."""
+    measured = measurements_of(record)
+    levels = measured.levels
+    if levels.size < 3:
+        missing = 2 * int(levels[-1])
+        raise NotEnoughData(
+            f"N = {_listed(levels)} alone cannot tell one law from another",
+            why="through two points goes a line, and a curve that is about to bend",
+            next=f"measure at N = {missing}",
+            measure_at=float(missing),
+        )
+    law = fit(measured, families=_families(record, levels.size))
+    if levels.size == 3 and not record.started.sizes and law.lack_of_fit.found:
+        # Laws of two parameters are left one number to be judged by, which rules none of them out.
+        best = law.next_measurement()
+        raise NotEnoughData(
+            f"N = {_listed(levels)} alone cannot tell one law from another",
+            why=f"the simplest that is not ruled out, {law.family}, misses them by more than repeats of one N differ",
+            next=str(best),
+            measure_at=float(best.n),
+        )
+    return law
+
+
+def _listed(levels: Floats) -> str:
+    return ", ".join(f"{n:g}" for n in levels)
+
+
+def _families(record: StudyRecord, levels: int) -> tuple[str, ...] | None:
+    if record.started.sizes:
+        return ("batch",)
+    if record.started.weak:
+        # The last has three parameters: four N can contradict it, three cannot.
+        return GROWING if levels > 3 else GROWING[:-1]
+    return None
+
+
+def cost_of(record: StudyRecord) -> Cost:
+    """The smallest N, or size, that beats the plain calls: by the law, or of those measured where there is no law.
+
+    Raises NotEnoughData where no plain call was measured, BeyondTheData where the law reaches it too far away.
+    """
+    if not record.plain:
+        raise NotEnoughData("no plain call was measured to compare with")
+    seconds, work = [each.seconds for each in record.plain], record.plain[0].work
+    try:
+        scaled: Law | Measurements = law_of_study(record)
+    except NotEnoughData:
+        scaled = measurements_of(record)
+    return cost(scaled, seconds, work=work)
+
+
+def spread_in(measured: Iterable[Measured], plain: Iterable[PlainMeasured]) -> MeasurementSpread:
+    """How far measurements of the same thing lie apart, the plain calls among them."""
+    groups: dict[tuple[int, float], list[float]] = {}
+    for each in measured:
+        groups.setdefault((each.n, each.work), []).append(each.work / each.seconds)
+    return spread_of([*groups.values(), [each.work / each.seconds for each in plain]])

@@ -1,0 +1,225 @@
+"""`plan` and `Plan`: what a pipeline would take, before anybody pays for it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import HookeError, UsageError
+from hooke.journal.events import PlanMade, PlannedTask
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.trace import trace
+from hooke.planning.answer import Prediction, TaskShare, plan_facts, plan_html, plan_text, planned_row
+from hooke.planning.known import KnownFacts, PastJournals, known
+from hooke.planning.machines import Catalogs, configurations, given, read_catalogs, this_machine
+from hooke.planning.question import Question, command_for, measure_command, parsed_wish
+from hooke.planning.remaining import Survey, Times
+from hooke.planning.timings import speeds
+from hooke.processes.devices import cpus_here
+from hooke.project.folder import Project, new_run_id, project_of
+from hooke.project.loading import entry_of
+from hooke.scaling.call_times import LEVEL
+from hooke.scaling.pareto import Advice, PlanLimits, first_measurement, recommend
+from hooke.scaling.planning import Planner, Row
+from hooke.scaling.workload import Untimed, Workload
+
+__all__ = ["Plan", "make_plan", "plan"]
+
+UNRUN = "plan"
+"""What stands for the run in keys of tasks that no other run may use: nothing that is stored has such a key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Prediction):
+    """What a pipeline would take. `print` it for a table.
+
+    `rows` are all configurations considered; `front` those that no other beats in time or money; `recommended` is the
+    one to take (None where none can be named), `reason` says why, and `next` is the command to type. `tasks` say what is
+    left to do, `untimed` what no row counts, `notes` what it rests on.
+    """
+
+    question: Question = field(repr=False)
+    project: Project = field(repr=False)
+
+    def times(self, factors: Times) -> Plan:
+        """The plan for other data: task -> how many times the items that its maps have now, and all that is in step with them.
+
+        Nothing stored counts then. Raises UsageError for a name that is no mapped task's.
+        """
+        return make_plan(replace(self.question, times=dict(factors)), self.project)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it in values that JSON has."""
+        return plan_facts(self)
+
+    def __str__(self) -> str:
+        return plan_text(self)
+
+    def _repr_html_(self) -> str:
+        return plan_html(self)
+
+
+def plan(
+    pipeline: Pipeline[..., Any],
+    /,
+    *args: Any,
+    deadline: str | float | None = None,
+    budget: str | float | None = None,
+    catalog: Catalogs = None,
+    workers: Sequence[int] | int | None = None,
+    **params: Any,
+) -> Plan:
+    """What `run` would take of time and money, here and on the instance types of price lists, with intervals.
+
+    `deadline` ("30m", or seconds) and `budget` ("$20", or US dollars) say what is wished for. `catalog` names price
+    lists: those that are shipped ("lambda", "coreweave", "digitalocean"; None is all of them) or CSV files, one or a list.
+    `workers` are the numbers of workers considered on this machine. The other arguments are the pipeline's own. Nothing
+    runs: durations and laws of scaling come from the journals of earlier runs and studies of the project, and what the
+    store has already is left out.
+
+    Raises UsageError, TraceError and NotFingerprintable as `run` does.
+    """
+    if not isinstance(pipeline, Pipeline):
+        raise UsageError(
+            f"plan() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
+            fix="mark the function that composes tasks with @pipeline",
+        )
+    question = Question(
+        pipeline=pipeline,
+        args=args,
+        params=params,
+        wish=parsed_wish(deadline, budget),
+        workers=workers,
+        catalog=catalog,
+    )
+    return make_plan(question, project_of(pipeline))
+
+
+def make_plan(question: Question, project: Project, *, clock: Clock | None = None) -> Plan:
+    """Answer a question, and keep the answer among the project's plans, for a run to be checked against.
+
+    What the question leaves open of price lists, speeds and lags is in hooke.toml.
+    """
+    made = _answered(question, project)
+    if not any(row.seconds is not None for row in made.rows):
+        return made
+    now = (clock or SystemClock()).now()
+    try:
+        project.plans.add(_event(made, now))
+    except (HookeError, OSError) as error:
+        return replace(made, notes=(*made.notes, f"this plan could not be kept: {error}"))
+    return made
+
+
+def _answered(question: Question, project: Project) -> Plan:
+    settings = project.settings.plan
+    lists = read_catalogs(question.catalog if question.catalog is not None else settings.catalog)
+    speed, startup = {**settings.speed, **question.speed}, {**settings.startup, **question.startup}
+    graph = trace(question.pipeline, question.args, question.params)
+    survey = Survey(graph, GraphKeys(graph, run=UNRUN, seed=project.seed), project.store(), question.times)
+    past = PastJournals.read(project.runs, pipeline=graph.pipeline, host=socket.gethostname())
+    speed = speeds(speed, past.everywhere, here=past.host)
+    catalogs = given(lists, speed=speed, startup=startup)
+    told = known(survey.left, past, shown=None if question.times else question.shown)
+    here, elsewhere = (Workload(survey.works, facts) for facts in (told.here, told.elsewhere))
+    planner = Planner(here, elsewhere=elsewhere, overhead_s=past.beside_s)
+    machine = this_machine(speed, measured_here=past.is_here)
+    considered = configurations(machine, question.levels(), catalogs)
+    rows = tuple(planner.row(each) for each in considered) if _counts(here) else ()
+    advice = _advice(rows, question.wish, here)
+    return Plan(
+        title=question.title,
+        rows=rows,
+        advice=advice,
+        tasks=_shares(survey, here.untimed),
+        untimed=here.untimed,
+        catalogs=tuple(catalogs),
+        notes=_notes(told, past),
+        next=_next(question, advice, told, rows, here.untimed),
+        question=question,
+        project=project,
+    )
+
+
+def _event(made: Plan, now: float) -> PlanMade:
+    question = made.question
+    return PlanMade(
+        at=now,
+        plan=new_run_id(question.pipeline.name, now),
+        pipeline=question.pipeline.name,
+        entry=str(entry_of(question.pipeline)),
+        shown=question.shown,
+        times=dict(question.times),
+        tasks=tuple(
+            PlannedTask(task=each.task, items=each.left, cached=each.cached, untimed=each.untimed)
+            for each in made.tasks
+        ),
+        rows=tuple(planned_row(row) for row in made.main_rows if row.seconds is not None),
+        recommended="" if made.recommended is None else str(made.recommended.configuration),
+        reason=made.reason,
+        level=LEVEL,
+        host=socket.gethostname(),
+        hooke=version("hooke"),
+    )
+
+
+def _counts(load: Workload) -> bool:
+    """Whether there is anything whose duration is known."""
+    untimed = {each.task for each in load.untimed}
+    return any(work.task not in untimed for work in load.works)
+
+
+def _advice(rows: Sequence[Row], wish: PlanLimits, load: Workload) -> Advice:
+    if not load.works:
+        return Advice(row=None, reason="nothing is left to do: every result is stored")
+    if not _counts(load):
+        why = ", ".join(map(str, load.untimed))
+        return Advice(row=None, reason=f"not enough data: nothing tells how long it takes: {why}")
+    return recommend(rows, wish, load.untimed)
+
+
+def _shares(survey: Survey, untimed: Sequence[Untimed]) -> tuple[TaskShare, ...]:
+    why = {each.task: each.why for each in untimed}
+    left: dict[str, int | None] = {}
+    for each in survey.left:
+        before = left.get(each.task, 0)
+        left[each.task] = None if before is None or each.items is None else before + each.items
+    return tuple(
+        TaskShare(
+            task=task,
+            left=left.get(task, 0),
+            cached=items - (left.get(task, 0) or 0),
+            untimed=why.get(task, ""),
+        )
+        for task, items in survey.items.items()
+    )
+
+
+def _notes(told: KnownFacts, past: PastJournals) -> tuple[str, ...]:
+    if not past.runs and not past.studies:
+        return ("no run and no study of this project tells how long anything takes",)
+    elsewhere = () if past.is_here else (f"what was measured was measured on {past.host}, not here",)
+    return (*elsewhere, *told.notes)
+
+
+def _next(
+    question: Question, advice: Advice, told: KnownFacts, rows: Sequence[Row], untimed: Sequence[Untimed]
+) -> str:
+    # Data of which there is more elsewhere cannot be run here, but what it takes can be measured.
+    measure = advice.measure or (first_measurement(rows) if question.times else None)
+    if measure is not None:
+        task, n = measure
+        typed = measure_command(question.pipeline, question.params, task=task, n=n)
+        cores = n * told.cpu_share.get(task, 1.0)
+        return typed if cores <= cpus_here() * 1.1 else f"{typed}, on a machine of {round(cores)} cores"
+    local = advice.row is not None and advice.row.configuration.is_local
+    if local and advice.row is not None and not question.times:
+        workers = str(advice.row.configuration.workers)
+        return command_for("run", question.pipeline, question.params, "--workers", workers)
+    runs = bool(untimed) and not question.times
+    return command_for("run", question.pipeline, question.params) if runs else ""

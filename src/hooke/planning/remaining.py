@@ -1,0 +1,197 @@
+"""What is left to do of a pipeline: its graph, without what the store has already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from hooke.base.errors import UsageError
+from hooke.keys.parts import combine
+from hooke.pipeline.arguments import promises_in
+from hooke.pipeline.graph import Graph, Node, needs_of
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.scaling.workload import CallNeed, NodeWork
+from hooke.store.store import Store
+
+__all__ = ["RemainingNode", "Survey", "Times", "reads_of"]
+
+Times = Mapping[str, float]
+"""Task -> how many times the items that its maps have now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemainingNode:
+    """A graph node of which `items` are left to do; None: how many is not known before it runs.
+
+    `code` is name of a part -> digest; `constants` argument -> key, of those that are no other task's results.
+    """
+
+    node: Node
+    items: int | None
+    reads: int
+    code: Mapping[str, str]
+    constants: Mapping[str, str]
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.node.task.name
+
+    @property
+    def like(self) -> str:
+        """The same for nodes that take equally long: of one task, with equal code and arguments, reading as much."""
+        code, constants = (
+            combine("pairs", *(part for pair in sorted(pairs.items()) for part in pair))
+            for pairs in (self.code, self.constants)
+        )
+        return combine("like", self.task, self.node.kind, self.reads, code, constants)
+
+
+class Survey:
+    """A graph against a store: what of it is left to do.
+
+    With `times` the data are others, so that nothing stored counts. Raises UsageError where `times` names no map.
+    """
+
+    def __init__(self, graph: Graph, keys: GraphKeys, store: Store, times: Times) -> None:
+        self._graph = graph
+        self._keys = keys
+        self._factors = _factors(graph, times)
+        found = [self._size(node, store) for node in graph.nodes]
+        self._stored = [0 if times else self._found(node, found[node.id], store) for node in graph.nodes]
+        self._sizes = [None if size is None else self._scaled(at, size) for at, size in enumerate(found)]
+        wanted = self._wanted()
+        self.left = [self._left(node) for node in graph.nodes if node.id in wanted]
+        self._place = {each.node.id: at for at, each in enumerate(self.left)}
+
+    @property
+    def items(self) -> dict[str, int]:
+        """Task -> items and calls in all, of the nodes of which that is known."""
+        return self._by_task(self._sizes)
+
+    @property
+    def works(self) -> list[NodeWork]:
+        """What is left, as the planner takes it."""
+        return [
+            NodeWork(
+                task=each.task,
+                like=each.like,
+                items=each.items,
+                needs=tuple(self._needs(each.node)),
+                reads=each.reads,
+                **_asked(each.node),
+            )
+            for each in self.left
+        ]
+
+    def _by_task(self, sizes: Iterable[int | None]) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for node, size in zip(self._graph.nodes, sizes, strict=True):
+            counts[node.task.name] = counts.get(node.task.name, 0) + (size or 0)
+        return counts
+
+    def _wanted(self) -> set[int]:
+        """As the scheduler does: backwards from the outputs, so that nobody computes what only a stored result needs."""
+        wanted = set(self._graph.roots())
+        for node in reversed(self._graph.nodes):
+            if node.id not in wanted:
+                continue
+            if self._sizes[node.id] == self._stored[node.id]:
+                wanted.discard(node.id)
+            else:
+                wanted.update(need.node for need in needs_of(self._graph, node))
+        return wanted
+
+    def _left(self, node: Node) -> RemainingNode:
+        size, key = self._sizes[node.id], self._keys[node.id]
+        parents = [(self._graph.nodes[at].kind, self._sizes[at]) for at in self._graph.parents(node.id)]
+        return RemainingNode(
+            node=node,
+            items=None if size is None else size - self._stored[node.id],
+            reads=reads_of(node.kind, size, parents),
+            code={part.name: part.digest for part in key.code.parts},
+            constants={
+                name: key.inputs[name] for name, value in node.arguments.items() if not promises_in(value)
+            },
+        )
+
+    def _needs(self, node: Node) -> Iterator[CallNeed]:
+        """What must be done before, of what is left. Of a parent that is stored in part, all that is left of it."""
+        last: dict[int, int] = {}
+        for need in needs_of(self._graph, node):
+            if need.node not in self._place:
+                continue
+            at = self._place[need.node]
+            if need.elementwise and not self._stored[need.node] and not self._stored[node.id]:
+                yield CallNeed(at, in_step=True)
+            elif need.item is not None and not self._stored[need.node]:
+                last[at] = max(last.get(at, 0), self._scaled(need.node, need.item + 1))
+            else:
+                yield CallNeed(at)
+        for at, items in last.items():
+            yield CallNeed(at, items)
+
+    def _scaled(self, node: int, items: int) -> int:
+        return math.ceil(items * self._factors[node])
+
+    def _size(self, node: Node, store: Store) -> int | None:
+        """How many items a node has; of a dynamic map whose list is stored, so many as were found."""
+        if node.kind == "call":
+            return 1
+        if node.items is None and node.is_dynamic and node.task.resources.cache:
+            entry = store.find(combine("expansion", self._keys[node.id].key))
+            if entry is not None:
+                _, item_keys, _, _ = store.get(entry.ref)
+                self._keys.expanded(node.id, store.get(item_keys))
+        found = self._keys.items(node.id) if node.items is None else None
+        return len(found) // 16 if found is not None else node.items
+
+    def _found(self, node: Node, size: int | None, store: Store) -> int:
+        if size is None or not node.task.resources.cache:
+            return 0
+        if node.kind == "call":
+            return 0 if store.find(self._keys[node.id].key) is None else 1
+        item_keys = self._keys.items(node.id)
+        if item_keys is None:
+            return 0
+        return sum(hit.hi - hit.lo for hit in store.find_items(self._keys[node.id].recipe, item_keys))
+
+
+def _asked(node: Node) -> dict[str, Any]:
+    """What one item or call asks for: a gang for each of its ranks."""
+    asked = node.task.resources
+    return {
+        "cpus": asked.cpus * asked.ranks,
+        "memory": None if asked.memory is None else asked.memory * asked.ranks,
+        "gpus": asked.gpus * asked.ranks,
+        "slots": asked.ranks,
+    }
+
+
+def reads_of(kind: str, items: int | None, parents: Iterable[tuple[str, int | None]]) -> int:
+    """How many items of maps one call reads, from (kind, items) of its parents; of a map in step with it none."""
+    return sum(size or 0 for above, size in parents if above == "map" and (kind != "map" or size != items))
+
+
+def _factors(graph: Graph, times: Times) -> list[float]:
+    """How many times its items each node has: as named, and the same for maps in step with such a one."""
+    maps = dict.fromkeys(node.task.name for node in graph.nodes if node.kind == "map")
+    for name, factor in times.items():
+        if name not in maps:
+            near = get_close_matches(name, maps, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise UsageError(
+                f"times: {graph.pipeline!r} maps no task called {name!r}",
+                fix=f"{meant}it maps: {', '.join(maps) or 'nothing'}",
+            )
+        if not 0 < factor < math.inf:
+            raise UsageError(f"times: {name}={factor!r} is not possible", fix="give a number above 0")
+    factors: list[float] = []
+    for node in graph.nodes:
+        above = [factors[use.node] for use in node.uses if use.elementwise]
+        named = times.get(node.task.name, 1.0) if node.kind == "map" else 1.0
+        factors.append(above[0] if above and node.task.name not in times else named)
+    return factors

@@ -1,0 +1,424 @@
+"""What a service would need for a rate of arrivals: setups here and on price lists, by what load tests of it measured."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import format_seconds
+from hooke.journal.records import STUDY_PREFIX, StudyRecord, find_studies
+from hooke.journal.run_table import aligned
+from hooke.journal.service_events import LoadMeasured
+from hooke.planning.machines import INSTANCES, Catalogs, given, read_catalogs, this_machine
+from hooke.processes.devices import cpus_here
+from hooke.project.folder import Project
+from hooke.project.loading import code_of
+from hooke.scaling.catalog import Catalog, InstanceType
+from hooke.scaling.measurements import Estimate
+from hooke.scaling.provision import (
+    Bearing,
+    LatencyGoal,
+    MeasuredLoad,
+    Missing,
+    Offer,
+    ProvisionChoice,
+    ServiceSetup,
+    choose,
+    offers_on_front,
+)
+from hooke.serving.service import Service
+
+__all__ = ["ServicePlan", "ServiceQuestion", "plan_service", "service_plan_facts", "service_plan_text"]
+
+
+MOST_LOADS = 200
+"""Read of the newest studies: more would be of long ago."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceQuestion:
+    """How much is to be borne, and what may bear it. `replicas` are the numbers considered on this machine; none: as many as fit."""
+
+    declared: Service
+    file: Path
+    rate: float
+    promise: LatencyGoal | None = None
+    method: str = ""
+    replicas: tuple[int, ...] = ()
+    catalog: Catalogs = None
+    speed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> str:
+        """`FILE.py:CLASS`."""
+        return f"{self.file}:{self.declared.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePlan:
+    """The answer: every offer, the choice among them, what it rests on, and the command to type next."""
+
+    question: ServiceQuestion
+    promise: LatencyGoal
+    method: str
+    offers: tuple[Offer, ...]
+    choice: ProvisionChoice
+    catalogs: tuple[Catalog, ...]
+    notes: tuple[str, ...]
+    next: str
+
+    @property
+    def front(self) -> list[Offer]:
+        """Those that no other beats in what they surely bear without costing more."""
+        return offers_on_front(self.offers)
+
+    @property
+    def main_offers(self) -> list[Offer]:
+        """This machine's, and of the others those of the front."""
+        kept = self.front
+        return [offer for offer in self.offers if offer.setup.is_local or any(offer is each for each in kept)]
+
+
+def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
+    """Answer it from the project's load tests. Raises UsageError where nothing was measured, or no promise is known."""
+    settings = project.settings.plan
+    declared = question.declared
+    promise = question.promise or _declared_promise(declared)
+    past = _Past.read(question, project)
+    lists = read_catalogs(question.catalog if question.catalog is not None else settings.catalog)
+    speed = {**settings.speed, **question.speed}
+    asked = [name for name, value in question.speed.items() if str(value).startswith("@")]
+    if asked:
+        raise UsageError(
+            f"--speed {asked[0]}={question.speed[asked[0]]}: load tests of two machines are not compared yet",
+            fix="give a ratio: --speed lambda:cpu_4x_general=1.2",
+        )
+    # Others in hooke.toml may be measured by pipelines' runs, which tell nothing of a service.
+    speed = {name: value for name, value in speed.items() if not str(value).startswith("@")}
+    catalogs = given(lists, speed=speed, startup={})
+    here = this_machine(speed, measured_here=past.host == socket.gethostname())
+    bearing = Bearing(past.loads, promise, cores=past.cores)
+    offers = tuple(map(bearing.offer, _setups(question, past, here, catalogs)))
+    choice = choose(offers, question.rate)
+    return ServicePlan(
+        question=question,
+        promise=promise,
+        method=past.method,
+        offers=offers,
+        choice=choice,
+        catalogs=tuple(catalogs),
+        notes=tuple(_notes(past, here)),
+        next=_next(question, past, choice, promise),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Past:
+    """What the newest load test measured, and those before that are like it."""
+
+    loads: tuple[MeasuredLoad, ...]
+    newest: StudyRecord
+    told: tuple[LoadMeasured, ...]
+    others: int
+    is_edited: bool
+
+    @property
+    def host(self) -> str:
+        return self.newest.started.host
+
+    @property
+    def cores(self) -> int:
+        return self.newest.started.cpus
+
+    @property
+    def method(self) -> str:
+        return self.newest.started.task
+
+    @classmethod
+    def read(cls, question: ServiceQuestion, project: Project) -> _Past:
+        """Loads of the same code, bodies, arrivals and `setup` as the newest; of equal ones the newest counts."""
+        name = question.declared.name
+        studies = [
+            study
+            for study in find_studies(project.runs, pipeline=name)
+            if study.loads and study.started.entry == question.entry
+        ]
+        of_method = (
+            [study for study in studies if study.started.task == question.method]
+            if question.method
+            else studies
+        )
+        if not of_method:
+            raise _untested(question, project, studies)
+        newest = of_method[0]
+        kind = _kind(newest, newest.loads[-1])
+        found: dict[object, LoadMeasured] = {}
+        others = 0
+        for study in of_method:
+            for load in study.loads:
+                if _kind(study, load) != kind:
+                    others += 1
+                elif len(found) < MOST_LOADS:
+                    key = load.replicas, load.threads, load.slo_percent, load.slo_limit_s
+                    found.setdefault(key, load)
+        return cls(
+            loads=tuple(map(_load, found.values())),
+            newest=newest,
+            told=tuple(found.values()),
+            others=others,
+            is_edited=newest.started.key != code_of(question.declared.made_by),
+        )
+
+
+def _untested(question: ServiceQuestion, project: Project, studies: Sequence[StudyRecord]) -> UsageError:
+    name = question.declared.name
+    others = ", ".join(sorted({study.started.task for study in studies}))
+    there = [each for each in project.runs.names() if each.startswith(f"{STUDY_PREFIX}{name}-")]
+    elsewhere = f"what there is of that name is of another file, or cannot be read (hooke runs): {', '.join(there[:3])}"
+    return UsageError(
+        f"no load test of {name}{f'/{question.method}' if question.method else ''} was kept in this project",
+        why=f"tested was {others}" if others else elsewhere if there else "",
+        fix="measure what it bears first",
+        next=f"hooke bench {shlex.quote(_short(question))} --replicas 1,2,4 --threads 1",
+    )
+
+
+def _kind(study: StudyRecord, load: LoadMeasured) -> object:
+    """What must be equal for two loads to be of one service under one load."""
+    started = study.started
+    return started.host, started.task, started.key, load.sent, load.arrivals, load.given
+
+
+def _load(told: LoadMeasured) -> MeasuredLoad:
+    return MeasuredLoad(
+        replicas=told.replicas,
+        threads=told.threads,
+        promise=LatencyGoal(told.slo_percent, told.slo_limit_s),
+        rate=told.rate,
+        breaks_at=math.inf if told.breaks_at is None else told.breaks_at,
+        cores=told.cores,
+        memory=told.rss,
+    )
+
+
+def _declared_promise(declared: Service) -> LatencyGoal:
+    if declared.slo is None:
+        raise UsageError(
+            f"{declared.name} promises nothing, so nothing says what a rate must keep",
+            fix='give --slo "p99 < 50ms"',
+        )
+    return LatencyGoal(declared.slo.percent, declared.slo.limit_s)
+
+
+def _setups(
+    question: ServiceQuestion, past: _Past, here: InstanceType, catalogs: Sequence[Catalog]
+) -> Iterator[ServiceSetup]:
+    """Each number of threads that was measured, on this machine and on 1 to 16 instances of each type, as many replicas as fit."""
+    threads = sorted({load.threads for load in past.loads if load.threads})
+    for number in threads:
+        for count in question.replicas or range(1, max(here.vcpus or 1, number) // number + 1):
+            yield ServiceSetup(machine=here, replicas=count, threads=number)
+    for catalog in catalogs:
+        for machine in catalog.machines:
+            for number in threads:
+                fits = _fits(question.declared, past, machine, number)
+                for count in INSTANCES:
+                    yield ServiceSetup(
+                        machine=machine, instances=count, replicas=count * fits, threads=number
+                    )
+
+
+def _fits(declared: Service, past: _Past, machine: InstanceType, threads: int) -> int:
+    """How many replicas one instance has room for: cores, memory and GPUs."""
+    most = float((machine.vcpus or 0) // threads)
+    memory = max((load.memory / load.replicas for load in past.loads), default=0.0)
+    if memory and machine.memory is not None:
+        most = min(most, machine.memory / memory)
+    if declared.gpus:
+        most = min(most, machine.gpus / declared.gpus)
+    return math.floor(most + 1e-9)
+
+
+def _notes(past: _Past, here: InstanceType) -> Iterator[str]:
+    started = past.newest.started
+    yield (
+        f"from {len(past.loads)} safe rate{'s' * (len(past.loads) != 1)} that load tests found on {started.host} "
+        f"({started.cpus} cores), with {past.told[0].arrivals} arrivals; the newest is {started.study}"
+    )
+    if past.is_edited:
+        yield f"{started.pipeline}, or what it reaches, was edited since it was measured"
+    if past.others:
+        yield f"left out: {past.others} of other code, bodies, arrivals, hosts or bindings than the newest"
+    if past.host != here.name and past.host != socket.gethostname():
+        yield f"what was measured was measured on {past.host}, not here"
+    for told in past.told:
+        if told.batch_s is not None:
+            each, beside = (
+                f"{format_seconds(value)} ({format_seconds(low)} to {format_seconds(high)})"
+                for low, value, high in told.batch_s
+            )
+            yield f"with {told.replicas} x {told.threads} a batch of n rows takes n x {each} + {beside}"
+            break
+    yield "replicas on several instances were never measured: the law of N replicas is taken, wherever they are"
+
+
+def _next(question: ServiceQuestion, past: _Past, choice: ProvisionChoice, promise: LatencyGoal) -> str:
+    offer = choice.offer
+    if offer is not None and offer.setup.is_local:
+        several = f" --replicas {offer.setup.replicas}" if offer.setup.replicas > 1 else ""
+        return f"hooke serve {shlex.quote(_short(question))}{several} --threads {offer.setup.threads}{_bindings(past)}"
+    if offer is not None:
+        return ""
+    most = max(past.loads, key=lambda load: (load.replicas, -load.threads))
+    more = Missing(
+        2 * most.replicas, most.threads
+    )  # where all that was considered is known, and is too little
+    return _measurement(question, past, choice.missing or more, promise)
+
+
+def _measurement(question: ServiceQuestion, past: _Past, missing: Missing, promise: LatencyGoal) -> str:
+    asked = missing.promise or promise
+    slo = shlex.quote(f"p{asked.percent:g} < {asked.limit_s * 1000:g}ms")
+    command = f"hooke bench {shlex.quote(_short(question))} --replicas {missing.replicas} --threads {missing.threads} --slo {slo}{_bindings(past)}"
+    cores = missing.replicas * missing.threads
+    return command if cores <= cpus_here() else f"{command}, on a machine of {cores} cores or more"
+
+
+def _bindings(past: _Past) -> str:
+    return "".join(f" --with {shlex.quote(each)}" for each in past.told[0].given.split())
+
+
+def _short(question: ServiceQuestion) -> str:
+    try:
+        file = question.file.relative_to(Path.cwd())
+    except ValueError:
+        file = question.file
+    return f"{file}:{question.declared.name}"
+
+
+# --- A service's plan as text, and as plain values for JSON.
+
+COLUMNS = ("", "configuration", "bears", "of that asked for", "an hour", "a million requests")
+MOST_NAMED = 3
+"""Instance types named where many lack the same."""
+
+
+def service_plan_text(plan: ServicePlan) -> str:
+    """The plan as a table, with what it rests on and what it leaves out."""
+    lines = [_title(plan)]
+    offers = [offer for offer in plan.main_offers if offer.bears is not None]
+    if offers:
+        cells = [_cells(plan, offer) for offer in offers]
+        kept = [at for at in range(len(COLUMNS)) if at == 0 or any(row[at] for row in cells)]
+        lines += ["", *aligned([COLUMNS[at] for at in kept], [[row[at] for at in kept] for row in cells])]
+    return "\n".join([*lines, "", *_said(plan)])
+
+
+def service_plan_facts(plan: ServicePlan) -> dict[str, Any]:
+    """Every offer, those on the front and the chosen one marked."""
+    question, front = plan.question, plan.front
+    return {
+        "plan": _title(plan),
+        "service": question.declared.name,
+        "method": plan.method,
+        "rate": question.rate,
+        "promise": {"percent": plan.promise.percent, "limit_s": plan.promise.limit_s},
+        "recommended": None if plan.choice.offer is None else str(plan.choice.offer.setup),
+        "reason": plan.choice.reason,
+        "measure": None if plan.choice.missing is None else msgspec.to_builtins(plan.choice.missing),
+        "next": plan.next,
+        "offers": [
+            {
+                "configuration": str(offer.setup),
+                "machine": offer.setup.machine.id,
+                "instances": offer.setup.instances,
+                "replicas": offer.setup.replicas,
+                "threads": offer.setup.threads,
+                "requests_per_s": None if offer.bears is None else _estimate(offer.bears),
+                "usd_per_hour": offer.setup.usd_per_hour,
+                "grants": offer.grants(question.rate),
+                "on_front": any(offer is each for each in front),
+                "refused": offer.refused or None,
+            }
+            for offer in plan.offers
+        ],
+        "prices": [
+            {"catalog": each.name, "source": each.source, "date": each.date} for each in plan.catalogs
+        ],
+        "notes": list(plan.notes),
+    }
+
+
+def _title(plan: ServicePlan) -> str:
+    question = plan.question
+    return f"plan of {question.declared.name}/{plan.method} for {question.rate:,.4g} requests/s within {plan.promise}"
+
+
+def _said(plan: ServicePlan) -> Iterator[str]:
+    chosen = plan.choice.offer is not None
+    yield f"recommended: {plan.choice.reason}" if chosen else plan.choice.reason
+    yield from _refused(plan)
+    yield from plan.notes
+    used = {offer.setup.machine.catalog for offer in plan.offers if offer.bears is not None}
+    for catalog in plan.catalogs:
+        if catalog.name in used:
+            yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
+
+
+def _refused(plan: ServicePlan) -> Iterator[str]:
+    """Why setups of this machine, and instance types, have no row: a line for each reason."""
+    lacking: dict[str, list[str]] = {}
+    told = {_name(offer) for offer in plan.offers if not offer.refused}
+    for offer in plan.offers:  # the fewest instances of a type come first, and lack least
+        if _name(offer) not in told:
+            told.add(_name(offer))
+            lacking.setdefault(offer.refused, []).append(_name(offer))
+    for reason, names in lacking.items():
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        fix = f"; --speed {names[0]}=RATIO says how many times as fast as this machine one is"
+        speed = fix if reason.startswith("speed") else ""
+        yield f"not predicted: {', '.join(names[:MOST_NAMED])}{more}: {reason}{speed}"
+
+
+def _name(offer: Offer) -> str:
+    return str(offer.setup) if offer.setup.is_local else offer.setup.machine.id
+
+
+def _cells(plan: ServicePlan, offer: Offer) -> tuple[str, ...]:
+    assert offer.bears is not None
+    usd, rate = offer.setup.usd_per_hour, plan.question.rate
+    local = offer.setup.is_local
+    return (
+        "*" if offer is plan.choice.offer else "",
+        str(offer.setup),
+        f"{_rate(offer.bears.value)}/s ({_ends(offer.bears)})",
+        f"{offer.bears.interval[0] / rate:.0%}" + ("" if offer.grants(rate) else ", too little"),
+        "" if local or usd is None else f"${usd:,.2f}",
+        "" if local or usd is None or not offer.grants(rate) else f"${usd / rate / 3600 * 1e6:,.2f}",
+    )
+
+
+def _ends(estimate: Estimate) -> str:
+    low, high = estimate.interval
+    return f"{_rate(low)} to {_rate(high)}" if math.isfinite(high) else f"{_rate(low)} at least"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _estimate(each: Estimate) -> dict[str, Any]:
+    low, high = each.interval
+    return {
+        "value": each.value,
+        "interval": [low, high if math.isfinite(high) else None],
+        "level": each.level,
+    }

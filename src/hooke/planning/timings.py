@@ -1,0 +1,308 @@
+"""How long the calls of a task took in earlier runs, read from their journals."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hooke.base.errors import JournalError, UsageError
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Event,
+    NodePlanned,
+    RunFinished,
+    RunStarted,
+)
+from hooke.journal.reader import read
+from hooke.journal.records import STUDY_PREFIX
+from hooke.journal.run_folders import RunsFolder
+from hooke.journal.run_view import RunView
+from hooke.planning.remaining import RemainingNode, reads_of
+from hooke.scaling.call_times import Timing, run_spread
+from hooke.scaling.catalog import Range
+
+__all__ = ["HOST", "RunTimes", "TimedCalls", "past_runs", "run_times", "speeds"]
+
+
+MOST_BYTES = 16 * 1024 * 1024
+"""Of journals in all: what more would add is not worth the seconds that it takes to read. One larger than this tells nothing."""
+MOST_RUNS = 20
+"""Journals read, the newest: older ones tell of a machine, and of code, that may be gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedCalls:
+    """The calls of like nodes in one run: one task, equal code and arguments. `cpu_share` is cpu seconds over seconds."""
+
+    task: str
+    kind: str
+    code: Mapping[str, str]
+    inputs: Mapping[str, str]
+    timing: Timing
+    cpu_share: float
+
+    def likeness(self, work: RemainingNode) -> int:
+        """2 where code and arguments are those of `work`, 1 where the code is, else 0."""
+        if self.code != work.code:
+            return 0
+        return 1 + all(self.inputs.get(name) == key for name, key in work.constants.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTimes:
+    """What one run tells: its timings, the cpus of its place, and, where it ran from beginning to end, the seconds beside its attempts."""
+
+    run: str
+    pipeline: str
+    host: str
+    cpus: float
+    timed: Sequence[TimedCalls]
+    beside_s: float | None
+    events: Sequence[Event]
+
+
+@dataclass(slots=True)
+class _Span:
+    items: int
+    first: int
+    seconds: float
+    cpu_s: float
+    began: float
+    ended: float
+
+
+@dataclass(slots=True)
+class _Spans:
+    """Attempts of one run by node, and by task the gaps between one and the next of the same task on a worker."""
+
+    nodes: dict[int, list[_Span]] = field(default_factory=lambda: defaultdict(list))
+    gaps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _tasks: dict[int, str] = field(default_factory=dict)
+    _begun: dict[int, AttemptStarted] = field(default_factory=dict)
+    _last: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def apply(self, event: Event) -> None:
+        """Fold one event."""
+        if isinstance(event, NodePlanned):
+            self._tasks[event.node] = event.task
+        elif isinstance(event, AttemptStarted):
+            self._begun[event.attempt] = event
+            task, ended = self._last.get(event.worker, ("", 0.0))
+            if task == self._tasks.get(event.node):
+                self.gaps[task].append(max(event.at - ended, 0.0))
+        elif isinstance(event, AttemptFinished) and event.hi > event.lo:
+            begun = self._begun.pop(event.attempt, None)
+            if begun is not None and begun.twin_of is None:
+                took = max(event.seconds, event.at - begun.at)
+                items = event.hi - event.lo
+                self.nodes[event.node].append(_Span(items, event.lo, took, event.cpu_s, begun.at, event.at))
+            self._last[event.worker] = (self._tasks.get(event.node, ""), event.at)
+
+    def gap(self, task: str) -> float:
+        """What a worker usually does between two calls of the task: the lower quartile, as some also wait for other tasks."""
+        gaps = sorted(self.gaps.get(task, ()))
+        return gaps[len(gaps) // 4] if gaps else 0.0
+
+
+def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
+    """What the newest runs of a project tell, the newest first. A journal that is damaged, or too large, tells nothing."""
+    names = [name for name in runs.names() if not name.startswith(STUDY_PREFIX)]
+    left = MOST_BYTES
+    for name in names[:MOST_RUNS]:
+        file = runs.folder(name) / "driver.journal"
+        if not file.is_file() or file.stat().st_size > left:
+            continue
+        left -= file.stat().st_size
+        try:
+            events = [event for segment in read(file) for event in segment.events]
+        except JournalError:  # `hooke runs` names it
+            continue
+        found = run_times(events)
+        if found is not None:
+            yield found
+
+
+def run_times(events: Sequence[Event]) -> RunTimes | None:
+    """What one run's events tell; None where they have no beginning."""
+    view, spans = RunView(), _Spans()
+    slots = 0
+    for event in events:
+        view.apply(event)
+        spans.apply(event)
+        if isinstance(event, CapacityChanged):
+            slots = max(slots, event.slots)
+    if view.begun is None:
+        return None
+    room = next((event for event in reversed(events) if isinstance(event, CapacityChanged)), None)
+    groups: dict[object, list[int]] = defaultdict(list)
+    for number in spans.nodes:
+        if number in view.nodes:
+            groups[_kind_of(view, number)].append(number)
+    there = _there(view)
+    timed = [
+        _timed(view, spans, numbers, _at_once(view.nodes[numbers[0]].planned, there, room, slots))
+        for numbers in groups.values()
+    ]
+    return RunTimes(
+        run=view.run,
+        pipeline=view.begun.pipeline,
+        host=view.begun.host,
+        cpus=room.cpus if room is not None else math.inf,
+        timed=timed,
+        beside_s=_beside(events, spans),
+        events=events,
+    )
+
+
+def _kind_of(view: RunView, number: int) -> object:
+    planned = view.nodes[number].planned
+    literal = tuple(sorted(planned.inputs.items())) if planned.kind == "call" else (number,)
+    return planned.task, planned.kind, tuple(sorted(planned.code.items())), _reads(view, number), literal
+
+
+def _reads(view: RunView, number: int) -> int:
+    node = view.nodes[number]
+    above = [view.nodes[parent] for parent in node.planned.parents if parent in view.nodes]
+    return reads_of(node.planned.kind, node.items, [(each.planned.kind, each.items) for each in above])
+
+
+def _timed(view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int) -> TimedCalls:
+    planned = view.nodes[numbers[0]].planned
+    own = [span for number in numbers for span in spans.nodes[number]]
+    items = sum(span.items for span in own)
+    seconds = sum(span.seconds for span in own)
+    single = {span.first: span.seconds for span in own if span.items == 1}
+    return TimedCalls(
+        task=planned.task,
+        kind=planned.kind,
+        code=planned.code,
+        inputs=planned.inputs,
+        timing=Timing(
+            items=items,
+            seconds=seconds / items,
+            gap_s=spans.gap(planned.task) * len(own) / items,
+            spread=_spread(own),
+            known=single if len(single) == items and planned.kind == "map" else {},
+            at_once=at_once,
+            reads=_reads(view, numbers[0]),
+        ),
+        cpu_share=sum(span.cpu_s for span in own) / seconds if seconds else 0.0,
+    )
+
+
+def _spread(spans: Sequence[_Span]) -> float:
+    """The standard deviation of ln seconds among items; among chunks of m items it is 1 / sqrt(m) of that."""
+    logs = [(math.log(span.seconds / span.items), span.items) for span in spans if span.seconds > 0]
+    if len(logs) < 2:
+        return 0.0
+    mean = sum(log for log, _ in logs) / len(logs)
+    return math.sqrt(sum(items * (log - mean) ** 2 for log, items in logs) / (len(logs) - 1))
+
+
+def _there(view: RunView) -> Mapping[str, int]:
+    """Task -> its items and calls that the run tried."""
+    counts: dict[str, int] = {}
+    for node in view.nodes.values():
+        if node.attempts:
+            counts[node.planned.task] = counts.get(node.planned.task, 0) + (node.items or 1)
+    return counts
+
+
+def _at_once(planned: NodePlanned, there: Mapping[str, int], room: CapacityChanged | None, slots: int) -> int:
+    """How many of a task could run at once: those that fitted, and no more than there were."""
+    return max(1, min([there[planned.task], (slots or 1) // planned.slots, *_fitting(planned, room)]))
+
+
+def _fitting(planned: NodePlanned, room: CapacityChanged | None) -> Iterator[int]:
+    if room is None:
+        return
+    for asked, most in ((planned.cpus, room.cpus), (planned.memory, room.memory), (planned.gpus, room.gpus)):
+        if asked and most and math.isfinite(most):
+            yield max(int(most / (planned.slots * asked) + 1e-9), 1)
+
+
+def _beside(events: Sequence[Event], spans: _Spans) -> float | None:
+    """Seconds of a run before its first attempt and after its last; None of one that was resumed or did not finish."""
+    started = [event for event in events if isinstance(event, RunStarted)]
+    ended = [event for event in events if isinstance(event, RunFinished) and event.status == "finished"]
+    own = [span for node in spans.nodes.values() for span in node]
+    if len(started) != 1 or not ended or not own:
+        return None
+    worked = max(span.ended for span in own) - min(span.began for span in own)
+    return max(ended[-1].seconds - worked, 0.0)
+
+
+# --- How many times as fast another machine is, measured: the same tasks, timed there and here.
+
+HOST = "@"
+"""What a speed begins with that is the name of a host whose runs are to be compared."""
+LEAST_SHARE = 0.01
+"""Of the time that all compared tasks took here: what takes less says nothing of a machine's speed."""
+
+
+def speeds(asked: Mapping[str, Any], runs: Sequence[RunTimes], *, here: str) -> dict[str, Any]:
+    """Speeds as `plan` was given them, with `@HOST` replaced by what the project's journals measured.
+
+    Raises UsageError where no task was timed on both machines.
+    """
+    return {
+        name: _measured(name, value[1:], runs, here)
+        if isinstance(value, str) and value.startswith(HOST)
+        else value
+        for name, value in asked.items()
+    }
+
+
+def _measured(name: str, host: str, runs: Sequence[RunTimes], here: str) -> Range:
+    """The range of the ratios of all tasks that were timed on both, each with its interval.
+
+    ln ratio lies within t sqrt(s^2 / runs here + s^2 / runs there), as runs differ. Tasks that take next to nothing
+    of the time are left out.
+    """
+    both = [(mine, there) for mine, there in _pairs(runs, here, host) if mine and there]
+    if not both:
+        hosts = ", ".join(sorted({run.host for run in runs if run.host != here})) or "none"
+        raise UsageError(
+            f"speed of {name}: no task was timed on {host} and on {here} alike",
+            why="equal code, arguments and number of workers make it alike",
+            fix=f"run the pipeline there, and bring its runs to this project; others that ran it: {hosts}",
+        )
+    spent = [sum(each.items * each.seconds for each in mine) for mine, _ in both]
+    kept = [pair for pair, share in zip(both, spent, strict=True) if share >= LEAST_SHARE * sum(spent)]
+    ends = [_ratio(mine, there) for mine, there in kept]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _pairs(runs: Sequence[RunTimes], *hosts: str) -> list[tuple[list[Timing], ...]]:
+    """For each kind of calls, its timings on each of the hosts."""
+    kinds: dict[object, tuple[list[Timing], ...]] = defaultdict(lambda: tuple([] for _ in hosts))
+    for run in runs:
+        if run.host in hosts:
+            for timed in run.timed:
+                if timed.timing.seconds > 0:
+                    kinds[_kind_of_timed(timed)][hosts.index(run.host)].append(timed.timing)
+    return list(kinds.values())
+
+
+def _kind_of_timed(timed: TimedCalls) -> object:
+    return (
+        timed.task,
+        tuple(sorted(timed.code.items())),
+        tuple(sorted(timed.inputs.items())),
+        timed.timing.reads,
+        timed.timing.at_once,
+    )
+
+
+def _ratio(mine: Sequence[Timing], there: Sequence[Timing]) -> Range:
+    logs = [sum(math.log(each.seconds) for each in own) / len(own) for own in (mine, there)]
+    errors = [
+        (spread := run_spread(own)).quantile * spread.value / math.sqrt(len(own)) for own in (mine, there)
+    ]
+    ratio, error = logs[0] - logs[1], math.hypot(*errors)
+    return math.exp(ratio - error), math.exp(ratio + error)

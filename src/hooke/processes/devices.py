@@ -1,0 +1,196 @@
+"""GPUs of this machine as shares that attempts hold. Knows device ids, not what runs on them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import psutil
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import format_bytes
+
+__all__ = [
+    "Cores",
+    "Devices",
+    "cores_of_this_machine",
+    "cpus_here",
+    "devices_of_this_machine",
+    "machine_facts",
+    "memory_here",
+    "memory_of",
+    "processor",
+]
+
+
+# --- The cpus: how many there are for us, which may be fewer than the machine has, and what they are called.
+
+
+def cpus_here() -> int:
+    """How many cpus this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor(file: Path = Path("/proc/cpuinfo")) -> str:
+    """The model's name."""
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(4096).decode("utf-8", "replace")  # the rest says the same of each core
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine() or "an unnamed processor"
+
+
+# --- Cores of this machine, lent to workers that are bound to them.
+
+_TOPOLOGY = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
+
+
+class Cores:
+    """Core ids with how many workers are bound to each: the least used are lent first, and then in the order given."""
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self._uses = dict.fromkeys(ids, 0)
+
+    def __len__(self) -> int:
+        return len(self._uses)
+
+    def take(self, count: int) -> tuple[int, ...]:
+        """`count` different cores; all of them where there are fewer."""
+        # Sorting is stable, so that equally used ones stay in order.
+        chosen = sorted(self._uses, key=self._uses.__getitem__)[:count]
+        for core in chosen:
+            self._uses[core] += 1
+        return tuple(chosen)
+
+    def release(self, cores: Iterable[int]) -> None:
+        """Give back what `take` gave."""
+        for core in cores:
+            self._uses[core] -= 1
+
+
+def cores_of_this_machine() -> Cores:
+    """The cores that this process may use; none where the system cannot bind a process to them (macOS).
+
+    One hardware thread of each physical core comes before the second one of any.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return Cores(())
+    ids = sorted(os.sched_getaffinity(0))
+    return Cores(sorted(ids, key=_rank_among_siblings))
+
+
+def _rank_among_siblings(core: int) -> int:
+    """0 for the first hardware thread of a physical core; 0 too where the kernel does not say."""
+    try:
+        text = Path(_TOPOLOGY.format(core=core)).read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return sorted(_listed(text)).index(core)
+
+
+def _listed(text: str) -> Iterable[int]:
+    """`0,4` or `0-1` or `0-1,8-9`, as the kernel writes lists of cores."""
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+class Devices:
+    """Device ids with what is free of each: whole ones for whole numbers, a share of one for a fraction."""
+
+    def __init__(self, ids: tuple[str, ...]) -> None:
+        self._free = dict.fromkeys(ids, 1.0)
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self._free)
+
+    def take(self, task: str, amount: float) -> tuple[str, ...] | None:
+        """The ids for an attempt that asks for so much; None while they are not free.
+
+        Raises UsageError where they never will be: more than there are, or more than one but not a whole number.
+        """
+        if not amount:
+            return ()
+        self._check(task, amount)
+        if amount < 1:
+            fitting = [name for name, free in self._free.items() if free >= amount - 1e-9]
+            return self._hold(tuple(sorted(fitting, key=self._free.__getitem__)[:1]), amount)
+        idle = [name for name, free in self._free.items() if free >= 1 - 1e-9]
+        return self._hold(tuple(idle[: int(amount)]), 1.0) if len(idle) >= amount else None
+
+    def keep(self, ids: tuple[str, ...], amount: float) -> None:
+        """Hold these, which somebody took before this was made; ids that are not there any more hold nothing."""
+        self._hold(tuple(name for name in ids if name in self._free), min(amount, 1.0))
+
+    def release(self, ids: tuple[str, ...], amount: float) -> None:
+        """Give back what `take` gave."""
+        for name in ids:
+            self._free[name] = min(1.0, self._free[name] + min(amount, 1.0))
+
+    def _hold(self, ids: tuple[str, ...], each: float) -> tuple[str, ...] | None:
+        for name in ids:
+            self._free[name] -= each
+        return ids or None
+
+    def _check(self, task: str, amount: float) -> None:
+        if amount > 1 and amount != int(amount):
+            raise UsageError(
+                f"task {task!r} asks for {amount:g} gpus",
+                fix="ask for a whole number, or for a share below 1",
+            )
+        if amount > len(self):
+            there = "has none that the NVIDIA driver shows" if not self._free else f"has {len(self)}"
+            raise UsageError(
+                f"task {task!r} asks for {amount:g} gpus, and this machine {there}",
+                fix="run at a place with gpus, or take gpus= off the task",
+                next="hooke doctor",
+            )
+
+
+def devices_of_this_machine(environment: Mapping[str, str] = os.environ) -> Devices:
+    """The GPUs that the NVIDIA driver shows, cut to CUDA_VISIBLE_DEVICES where that is set."""
+    there = sorted(_DRIVER.iterdir()) if _DRIVER.is_dir() else []
+    ids = tuple(str(number) for number in range(len(there)))
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return Devices(ids)
+    return Devices(tuple(name.strip() for name in visible.split(",") if name.strip()) if ids else ())
+
+
+# --- What tasks may declare together of the memory of a place.
+
+SAFE_SHARE = 0.9
+"""Of the memory that is available: the rest is the kernel's and the driver's."""
+
+
+def memory_here() -> int:
+    """Bytes of this machine."""
+    return int(SAFE_SHARE * psutil.virtual_memory().available)
+
+
+def memory_of(limits: list[int | None]) -> int | None:
+    """Bytes of several hosts; None where one does not say what it has."""
+    return None if None in limits else sum(filter(None, limits))
+
+
+# --- The machine that a study is about, in a line.
+
+
+def machine_facts() -> str:
+    """Processor, cores and memory, such as `AMD EPYC 9654, 2 cores, 8.00 GiB`: what throughput depends on."""
+    return f"{processor()}, {cpus_here()} cores, {format_bytes(psutil.virtual_memory().total)}"

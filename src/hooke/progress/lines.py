@@ -1,0 +1,210 @@
+"""Progress as plain lines: each task's beginning, end and failures, and now and then how far it is."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TextIO
+
+from hooke.base.formats import format_seconds
+from hooke.journal.events import (
+    AttemptFailed,
+    Event,
+    NodePlanned,
+    RetryPlanned,
+    RunFinished,
+    RunStarted,
+    StopRequested,
+    WorkerStopped,
+)
+from hooke.journal.run_view import RunView
+from hooke.journal.task_view import TaskRow
+from hooke.progress.display import TERMINAL, RunSnapshot
+from hooke.progress.progress import gone
+
+__all__ = ["Lines", "SummaryLines", "summary"]
+
+
+EVERY_S = 5.0
+"""How often a task that goes on says how far it is."""
+MOST_TROUBLES = 20
+"""How many failures and retries of a task are said one by one."""
+
+
+class Lines(AbstractContextManager["Lines"]):
+    """Writes at most one line per task and EVERY_S seconds besides its changes of state, however many items it has."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._view = RunView()
+        self._said: dict[str, str] = {}
+        self._said_at: dict[str, float] = {}
+        self._troubles: dict[str, int] = {}
+        self._looked_at = 0.0
+        self._gone = False
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to say."""
+
+    def observe(self, event: Event) -> None:
+        """Fold the event and say what is new in it."""
+        self._view.apply(event)
+        match event:
+            case RunStarted():
+                begun = "resumed" if event.resumed else "started"
+                self._say(f"run {event.run} {begun} at {event.place}")
+            case AttemptFailed():
+                self._trouble(event.node, f"failed: {_brief(event)}")
+            case RetryPlanned():
+                self._trouble(event.node, f"attempt {event.number} follows: {event.reason}")
+            case WorkerStopped(signal=int()):
+                self._say(f"worker {event.worker} died: {event.cause}")
+            case StopRequested():
+                self._say(f"stopping: {event.by}")
+            case RunFinished():
+                self._finished(event)
+            case NodePlanned():
+                pass
+            case _:
+                self._look(event.at)
+
+    def _look(self, now: float) -> None:
+        """Say which tasks changed their state. Looking at all costs the number of tasks, so not at every event."""
+        if now - self._looked_at < 0.1:
+            return
+        self._looked_at = now
+        for name, task in self._view.tasks.items():
+            state, said = task.state, self._said.get(name, "waiting")
+            settled = state in ("done", "cached")
+            if (settled and said != state) or (state == "running" and said == "waiting"):
+                self._tell(name, state, now)
+            elif state in ("running", "partly") and now - self._said_at.get(name, now) >= EVERY_S:
+                self._tell(name, said, now)
+
+    def _tell(self, name: str, state: str, now: float) -> None:
+        self._said[name], self._said_at[name] = state, now
+        self._say(f"{name}: {_how_far(self._view.tasks[name].row(now, 1))}")
+
+    def _trouble(self, node: int, what: str) -> None:
+        name = self._view.nodes[node].planned.task
+        self._troubles[name] = count = self._troubles.get(name, 0) + 1
+        if count <= MOST_TROUBLES:
+            self._say(
+                f"{name}: {what}" + (" (more of its troubles: hooke show)" if count == MOST_TROUBLES else "")
+            )
+
+    def _finished(self, event: RunFinished) -> None:
+        for name, task in self._view.tasks.items():
+            if task.state != self._said.get(name, "waiting") and task.state not in (
+                "waiting",
+                "running",
+                "failed",
+            ):
+                self._tell(name, task.state, event.at)
+        row = self._view.row(event.at)
+        parts = [f"{row.done} done", f"{row.cached} cached", f"{row.failed} failed"]
+        self._say(f"{event.status} in {format_seconds(row.seconds)}: {', '.join(parts)}")
+
+    def _say(self, line: str) -> None:
+        if self._gone:
+            return
+        try:
+            TERMINAL.say(line, self._out)
+        except (OSError, ValueError) as error:  # nobody reads on (`| head`): the run is not for its audience
+            if not gone(error):
+                raise
+            self._gone = True
+
+
+def _how_far(row: TaskRow) -> str:
+    items = "?" if row.items is None else str(row.items)
+    settled = row.done + row.cached
+    if row.state in ("done", "cached", "not needed"):
+        of = f" {settled} item{'s' * (settled != 1)}" if row.kind == "map" and settled else ""
+        cached = f", {row.cached} of them cached" if row.cached and row.done else ""
+        work = f", {format_seconds(row.seconds)} of work" if row.seconds and row.done else ""
+        return f"{row.state}{of}{cached}{work}"
+    if not settled:
+        ranks = f", {row.gang} ranks{' each' * (row.items != 1)}" if row.gang else ""
+        return f"running{ranks}" if row.items == 1 else f"running, {items} items{ranks}"
+    rate = f", {row.rate:.3g} a second" if row.rate else ""
+    left = f", about {format_seconds(row.remaining_s)} left" if row.remaining_s else ""
+    failed = f", {row.failed} failed" if row.failed else ""
+    return f"{settled} of {items}{failed}{rate}{left}"
+
+
+def _brief(event: AttemptFailed) -> str:
+    return (event.failure.whose + event.failure.message).partition("\n")[0][:200]
+
+
+# --- Progress for logs: now and then one line for the whole run.
+
+SUMMARY_EVERY_S = 5.0
+"""How often something new is said."""
+NOTHING_NEW_S = 60.0
+"""How often it is said that a run goes on of which nothing new is known: shorter than what kills a silent job."""
+MOST_NAMES = 3
+"""How many running tasks a line names."""
+
+
+class SummaryLines:
+    """Writes a line when it opens, at most one each EVERY_S seconds from then on, and one at the end.
+
+    `patient`: nothing is said while nothing happens, for the tasks run in this process and may have stopped in a debugger.
+    """
+
+    every_s = 1.0
+
+    def __init__(self, out: TextIO, *, patient: bool) -> None:
+        self._out = out
+        self._patient = patient
+        self._said_at: float | None = None
+        self._known: float | None = None
+
+    def draw(self, snapshot: RunSnapshot) -> None:
+        """Say where the run stands, if it is time to."""
+        if not snapshot.run.run or not self._is_time(snapshot):
+            return
+        self._said_at, self._known = snapshot.now, snapshot.last_at
+        TERMINAL.say(summary(snapshot), self._out)
+
+    def close(self, snapshot: RunSnapshot) -> None:
+        """Say what the run came to."""
+        TERMINAL.say(summary(snapshot), self._out)
+
+    def _is_time(self, snapshot: RunSnapshot) -> bool:
+        if self._known is None and self._patient:
+            self._known = snapshot.last_at  # it may be in a debugger already
+            return False
+        if self._said_at is None:
+            return not self._patient or snapshot.last_at > (self._known or 0.0)
+        waited = snapshot.now - self._said_at
+        if snapshot.last_at > (self._known or 0.0):
+            return waited >= SUMMARY_EVERY_S
+        return waited >= NOTHING_NEW_S and not self._patient
+
+
+def summary(snapshot: RunSnapshot) -> str:
+    """The run in one line."""
+    run = snapshot.run
+    counts = [f"{run.done} done", f"{run.cached} cached", f"{run.failed} failed"]
+    if run.status != "running":
+        ended = run.status if run.status in ("finished", "failed", "stopped") else "ended"
+        return f"run {run.run} {ended} in {format_seconds(run.seconds)}: {', '.join(counts)}"
+    unknown = any(task.items is None for task in snapshot.tasks)
+    state = f"stopping ({snapshot.stopping})" if snapshot.stopping else "running"
+    parts = [f"{run.done + run.cached} of {run.items}{' or more' if unknown else ''} done"]
+    parts += [f"{run.cached} of them cached"] if run.cached else []
+    parts += [f"{run.failed} failed"] if run.failed else []
+    return f"run {run.run} {state} for {format_seconds(run.seconds)}: {', '.join(parts + _now(snapshot))}"
+
+
+def _now(snapshot: RunSnapshot) -> list[str]:
+    names = [task.task for task in snapshot.tasks if task.state == "running"]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    parts = [
+        f"now {' and '.join(names[:MOST_NAMES]) if len(names) < 3 else ', '.join(names[:MOST_NAMES])}{more}"
+    ]
+    left = snapshot.run.remaining
+    if left is not None and left.seconds:
+        parts.append(f"{'at least' if left.untimed else 'about'} {format_seconds(left.seconds)} left")
+    return parts if names else parts[1:]

@@ -1,0 +1,140 @@
+"""One table in a notebook's cell, updated in place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextvars import Context
+from html import escape
+from typing import Any
+from uuid import uuid4
+
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.journal.run_view import RunRow
+from hooke.journal.task_view import TaskRow
+from hooke.progress.display import RunSnapshot, clock, most_telling
+from hooke.progress.lines import summary
+
+__all__ = ["NotebookTable", "kernel_shell", "run_html"]
+
+
+# --- A run as a small HTML table, for notebooks.
+
+MOST_TASKS = 40
+"""A table of more rows is scrolled past rather than read."""
+
+_COLOURS = {"cached": "#3b82f6", "done": "#16a34a", "failed": "#dc2626", "running": "#06b6d4"}
+_STATUS = {"running": "#06b6d4", "finished": "#16a34a", "failed": "#dc2626"}
+_HEADER = ("task", "", "done", "running", "cached", "failed", "of", "work", "peak memory")
+# Colours of text and ground are the page's own, so that the table can be read in light and dark themes.
+_TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0;white-space:nowrap"
+_LEFT, _RIGHT = "text-align:left;padding:.1em .8em .1em 0", "text-align:right;padding:.1em .8em .1em 0"
+
+
+def run_html(run: RunRow, tasks: Sequence[TaskRow], *, stopping: str | None = None, error: str = "") -> str:
+    """The run and its tasks, one a row. All text of the user's is escaped; nothing is loaded and no script runs."""
+    shown = most_telling(list(tasks), MOST_TASKS)
+    rows = "".join(map(_row, shown))
+    head = "".join(
+        f'<th style="{_RIGHT if at > 1 else _LEFT}">{name}</th>' for at, name in enumerate(_HEADER)
+    )
+    table = (
+        f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>' if rows else ""
+    )
+    more = f"<div>and {len(tasks) - len(shown)} more tasks</div>" if len(shown) < len(tasks) else ""
+    told = f'<pre style="white-space:pre-wrap">{escape(error)}</pre>' if error else ""
+    return f'<div class="hooke-run">{_title(run, stopping)}{table}{more}{told}</div>'
+
+
+def _title(run: RunRow, stopping: str | None) -> str:
+    going = run.status == "running"
+    status = f"stopping ({stopping})" if stopping and going else run.status
+    colour = _STATUS.get(run.status, "#ca8a04")
+    parts = [f'<b>{escape(run.run)}</b> <b style="color:{colour}">{escape(status)}</b>']
+    parts.append(escape(clock(run.seconds) if going else format_seconds(run.seconds)))
+    if going:
+        parts.append(f"{run.busy} of {max(run.slots, run.workers)} workers busy")
+        left = run.remaining
+        if left is not None and left.seconds:
+            parts.append(f"{'at least' if left.untimed else 'about'} {clock(left.seconds)} left")
+    else:
+        parts.append(f"{run.done} done, {run.cached} cached, {run.failed} failed")
+    return f"<div>{' · '.join(parts)}</div>"
+
+
+def _row(task: TaskRow) -> str:
+    dim = ' style="opacity:.55"' if task.state in ("waiting", "not needed") else ""
+    numbers = (
+        _count(task.done),
+        _count(task.running),
+        _count(task.cached),
+        _count(task.failed),
+        "?" if task.items is None else str(task.items),
+        format_seconds(task.seconds) if task.seconds else "",
+        format_bytes(task.peak_bytes) if task.peak_bytes is not None else "",
+    )
+    cells = "".join(f'<td style="{_RIGHT}">{each}</td>' for each in numbers)
+    name = f'<td style="{_LEFT}" title="{escape(task.error or task.state)}">{escape(task.task)}</td>'
+    return f'<tr{dim}>{name}<td style="{_LEFT}">{_bar(task)}</td>{cells}</tr>'
+
+
+def _bar(task: TaskRow) -> str:
+    counts = {"cached": task.cached, "done": task.done, "failed": task.failed, "running": task.running}
+    total = max(task.items or 0, sum(counts.values()), 1)
+    parts = "".join(
+        f'<div style="width:{100 * count / total:.1f}%;background:{_COLOURS[kind]}"></div>'
+        for kind, count in counts.items()
+        if count
+    )
+    # What nothing needs will not come: no place is kept for it.
+    ground = "" if task.state == "not needed" else "background:#8884;"
+    return f'<div style="display:flex;{ground}width:9em;height:.5em;overflow:hidden">{parts}</div>'
+
+
+def _count(count: int) -> str:
+    return str(count) if count else ""
+
+
+NOT_YET = "nothing has run yet"
+
+
+def kernel_shell() -> Any | None:
+    """The IPython shell of the Jupyter kernel that this process is; None elsewhere, and in IPython's own terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return shell if shell is not None and getattr(shell, "kernel", None) is not None else None
+
+
+class NotebookTable:
+    """Shows HTML, and one line of text where HTML cannot be shown.
+
+    `context` is that of the thread that calls `run`: it tells the kernel below which cell to show what the watch's thread draws.
+    """
+
+    every_s = 0.5
+
+    def __init__(self, shell: Any, context: Context) -> None:
+        self._shell = shell
+        self._context = context
+        self._id = f"hooke-{uuid4().hex}"
+        self._shown = False
+
+    def draw(self, snapshot: RunSnapshot) -> None:
+        """Put the table in the place of the last one."""
+        begun = bool(snapshot.run.run)
+        html = run_html(snapshot.run, snapshot.tasks, stopping=snapshot.stopping)
+        told = {"text/plain": summary(snapshot), "text/html": html}
+        self._publish(told if begun else {"text/plain": NOT_YET, "text/html": f"<i>{NOT_YET}</i>"})
+
+    def close(self, snapshot: RunSnapshot) -> None:
+        """Leave the last state."""
+        self.draw(snapshot)
+
+    def _publish(self, data: dict[str, str]) -> None:
+        # Only where the table first stands depends on the cell: it is found again by its id, also from later cells.
+        call = self._shell.display_pub.publish if self._shown else self._first
+        call(data=data, metadata={}, transient={"display_id": self._id}, update=self._shown)
+        self._shown = True
+
+    def _first(self, **message: Any) -> None:
+        self._context.run(self._shell.display_pub.publish, **message)

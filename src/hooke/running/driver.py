@@ -1,0 +1,463 @@
+"""Taking a run up: trace, plan, journal, engine, runner; the same for a new run and for a resumed one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
+from hooke.base.files import FileLock, writing
+from hooke.base.ref import Ref
+from hooke.base.short_repr import short_parameters, short_repr
+from hooke.fleets.elastic import (
+    Earlier,
+    Elastic,
+    RunTargets,
+    Where,
+    check_cost,
+    check_kept,
+    check_wanted,
+    sized_by,
+)
+from hooke.journal.events import AttemptFinished, CodeSeen, Event, NodePlanned, RunFinished, RunStarted
+from hooke.journal.reader import read
+from hooke.journal.records import check
+from hooke.journal.run_folders import RunsFolder
+from hooke.journal.run_view import RunView
+from hooke.journal.writer import Journal
+from hooke.keys.file import files_keyed
+from hooke.pipeline.engine import EngineContext
+from hooke.pipeline.graph import Graph
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan
+from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.recovery import Recovered, recover
+from hooke.pipeline.references import pack
+from hooke.pipeline.run_state import RunState
+from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
+from hooke.pipeline.trace import trace
+from hooke.processes.interrupts import Interrupts
+from hooke.project.backends import ENGINES, BackendChoice, find_place, open_engine, parse_workers
+from hooke.project.folder import Project, new_run_id
+from hooke.project.loading import entry_of
+from hooke.running.gang_check import GangWait, check_gangs
+from hooke.running.provenance import Recording
+from hooke.store import by_value
+from hooke.store.store import Store
+from hooke.sync.background import Shipping
+from hooke.tracking.system_metrics import SEGMENT as SYSTEM
+from hooke.tracking.system_metrics import SystemMetrics
+from hooke.tracking.tracker import Tracker, logging_into
+
+__all__ = ["DRIVER", "Driver", "RunOrder", "expected_seconds", "prepare"]
+
+
+# --- How long items took last time, so that the longest go first.
+
+LARGEST_JOURNAL = 16 * 1024 * 1024
+"""Bytes: reading more to save seconds would cost seconds."""
+
+RUNS_READ = 3
+"""A cached run measures nothing, so the last one alone is often empty."""
+
+
+def expected_seconds(runs: RunsFolder, pipeline: str, *, besides: str) -> dict[str, dict[int, float]]:
+    """Task -> item -> seconds, from the newest runs of the pipeline whose items ran one by one."""
+    expected: dict[str, dict[int, float]] = {}
+    earlier = [run for run in runs.names() if run != besides and run.rsplit("-", 3)[0] == pipeline]
+    for run in earlier[:RUNS_READ]:
+        journal = runs.folder(run) / "driver.journal"
+        if not journal.is_file() or journal.stat().st_size > LARGEST_JOURNAL:
+            continue
+        for task, items in _measured(runs, run).items():
+            expected[task] = items | expected.get(task, {})
+    return expected
+
+
+def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
+    tasks: dict[int, str] = {}
+    measured: dict[str, dict[int, float]] = {}
+    try:
+        segments = read(runs.folder(run), "driver")
+    except JournalError:  # damage in an old run's journal is no reason not to run a new one
+        return {}
+    for segment in segments:
+        for event in segment.events:
+            if isinstance(event, NodePlanned) and event.kind == "map":
+                tasks[event.node] = event.task
+            elif isinstance(event, AttemptFinished) and event.hi - event.lo == 1 and event.node in tasks:
+                measured.setdefault(tasks[event.node], {})[event.lo] = event.seconds
+    return measured
+
+
+DRIVER = "driver"
+"""The segment that the run state's events are in."""
+
+STOP_LOOK_S = 0.1
+"""How often to look for a request to stop: looking costs a file's opening, and short tasks end thousands of times a second."""
+
+Observer = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOrder:
+    """What somebody asked to run. `run` names the run to resume; None is a new one."""
+
+    pipeline: Pipeline[..., Any]
+    args: tuple[Any, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    on: Any = "local"
+    """A place's name, or a cluster or a client of Dask's."""
+    workers: int | tuple[int, int] | None = None
+    wanted: RunTargets = field(default_factory=RunTargets)
+    allow_mismatch: Sequence[str] = ()
+    """Distributions whose versions may differ on workers elsewhere."""
+    run: str | None = None
+    name: str = ""
+    """The id of a new run; empty makes one."""
+    parent: str = ""
+    """The search that the run is a trial of."""
+    experiment: str = ""
+    """What trackers file the run under; empty is what hooke.toml says, or the pipeline's name."""
+    observers: tuple[Observer, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Driver:
+    """A run that is ready to be driven: traced and checked, nothing written yet."""
+
+    project: Project
+    order: RunOrder
+    run: str
+    graph: Graph
+    place: BackendChoice
+    clock: Clock
+    tracker: Tracker
+    """What the pipeline's body logged while it was traced."""
+    seed: int
+    """Part of every key."""
+    look_again: float = 0.0
+
+    def drive(self) -> str:
+        """Run to the end; returns the status. Raises what the journal or the store raise; the run can be resumed."""
+        with writing("the run's folder", self.project.runs.folder(self.run)):
+            self.project.create()
+        folder = self.project.runs.create(self.run)
+        with ExitStack() as open_things:
+            with writing("the run's lock", folder):
+                lock = FileLock(folder / "driver.lock")
+                acquired = lock.try_acquire()
+            if not acquired:
+                raise UsageError(
+                    f"run {self.run} is being driven by another process", next=f"hooke show {self.run}"
+                )
+            open_things.callback(lock.release)
+            open_things.enter_context(Shipping(self.project, folder))
+            store = self.project.store()
+            open_things.enter_context(store.live(self.run))
+            recovered = self._recovered()
+            journal = open_things.enter_context(
+                Journal.create(folder, DRIVER, durable=self._durable(), clock=self.clock)
+            )
+            journal.observers.extend(self.order.observers)
+            if self.order.run is None:
+                self.tracker.begin()
+            open_things.callback(self.tracker.close)
+            every_s = self.project.settings.tracking.system_metrics_s
+            open_things.enter_context(SystemMetrics(Tracker(folder, SYSTEM), every_s=every_s))
+            return self._drive(store, journal, recovered)
+
+    def _drive(self, store: Store, journal: Journal, recovered: Recovered) -> str:
+        began = self.clock.monotonic()
+        seed = random.SystemRandom().getrandbits(31)
+        journal.append(self._started(store, seed=seed))
+        made_of = Recording(self.project.root, journal.folder, journal.append, seed=self.seed)
+        try:
+            with files_keyed() as files:
+                keys = GraphKeys(self.graph, run=self.run, seed=self.seed)
+            made_of.start(files)
+            self._journal_plan(journal, keys)
+            state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
+            status = self._run(state, keys, store, journal, recovered)
+            output = _output(self.graph, keys, state, store) if status == "finished" else None
+            made_of.join()
+        except BaseException as error:
+            made_of.join(patience_s=1.0)
+            message = str(error) if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
+            status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            _finish(journal, RunFinished(status=status, message=message.removesuffix(": ")))
+            raise
+        failure, seconds = state.failure, self.clock.monotonic() - began
+        if status == "finished":
+            self._check_plan(journal, seconds)
+        journal.append(
+            RunFinished(
+                status=status,
+                output=output,
+                node=failure.node if failure else None,
+                message=failure.failure.message if failure else "",
+                seconds=seconds,
+            )
+        )
+        return status
+
+    def _check_plan(self, journal: Journal, seconds: float) -> None:
+        """Say how the run turned out against the plan that was made for it, if one was."""
+        plans = self.project.plans
+        if self.order.run is not None or self.place.engine != "local" or not plans.names(self.graph.pipeline):
+            return
+        events = [event for segment in read(journal.path) for event in segment.events]
+        view = RunView.fold(events)
+        made = plans.made_for(view.begun) if view.begun is not None else None
+        checked = check(made, view, seconds=seconds) if made is not None else None
+        if checked is not None:
+            journal.append(checked)
+
+    def _run(
+        self, state: RunState, keys: GraphKeys, store: Store, journal: Journal, recovered: Recovered
+    ) -> str:
+        context = EngineContext(
+            run=self.run,
+            store=store,
+            secret=self.project.secret(),
+            logs=self.project.runs.folder(self.run) / "logs",
+            clock=self.clock,
+            warm=True,
+            tracking=self.project.runs.folder(self.run),
+            durable=self._durable(),
+            requires=self._reached(keys),
+            allow_mismatch=tuple(self.order.allow_mismatch),
+        )
+        place, sizing = self.place, self._sizing(keys)
+        if sizing is not None:
+            journal.observers.append(sizing.observe)
+            place = replace(place, workers=None if sizing.joined else (sizing.target, sizing.target))
+        engine = open_engine(place, context)
+        interrupts = Interrupts(deferred=engine.capabilities.isolated)
+        waiting = GangWait(self.graph, self.place)
+        journal.observers.append(waiting.observe)
+        try:
+            if not engine.capabilities.elastic:
+                check_kept(self.order.wanted, place, resumed=self.order.run is not None)
+            parts = RunnerParts(
+                run=self.run,
+                graph=self.graph,
+                keys=keys,
+                state=state,
+                engine=engine,
+                store=store,
+                journal=journal,
+                clock=self.clock,
+                logs=context.logs,
+                recovered=recovered,
+                stop_requested=lambda: self._asked_to_stop(interrupts, waiting),
+                sizing=sizing if engine.capabilities.elastic else None,
+            )
+            with interrupts:
+                return Runner(parts).run()
+        finally:
+            engine.close()
+
+    def _reached(self, keys: GraphKeys) -> dict[str, str]:
+        """Distribution -> version, of those that the tasks' code reaches."""
+        return {
+            part.name: part.text.removeprefix(part.name).strip()
+            for node in self.graph.nodes
+            for part in keys[node.id].code.parts
+            if part.kind == "distribution" and part.name != "hooke"
+        }
+
+    def _sizing(self, keys: GraphKeys) -> Elastic | None:
+        """Who decides how many workers there are, where that is not said."""
+        if not self.place.elastic or not ENGINES.load(self.place.engine).capabilities.elastic:
+            return None
+        assert self.place.workers is not None
+        where = Where(entry=str(entry_of(self.order.pipeline)), place=self.place.name)
+        past = Earlier(self.project.runs, self.graph, keys, where=where, most=self.place.workers[1])
+        return sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
+
+    def _asked_to_stop(self, interrupts: Interrupts, waiting: GangWait) -> str | None:
+        if interrupts.asked():
+            return CTRL_C
+        now = self.clock.monotonic()
+        waiting.check(now)
+        if now < self.look_again:
+            return None
+        self.look_again = now + STOP_LOOK_S
+        return self.project.runs.stop_requested(self.run)
+
+    def _durable(self) -> Any:
+        return self.project.settings.journal.durable
+
+    def _recovered(self) -> Recovered:
+        if self.order.run is None:
+            return Recovered()
+        self.project.runs.clear_stop(self.run)
+        segments = read(self.project.runs.folder(self.run), DRIVER)
+        return recover(event for segment in segments for event in segment.events)
+
+    def _plans(self) -> list[NodePlan]:
+        maps = any(node.kind == "map" for node in self.graph.nodes)
+        expected = expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run) if maps else {}
+        plans = []
+        for node in self.graph.nodes:
+            asked = node.task.resources
+            plans.append(
+                NodePlan(
+                    cpus=asked.cpus,
+                    memory=asked.memory,
+                    gpus=asked.gpus,
+                    retries=asked.retries,
+                    timeout_s=asked.timeout_s,
+                    ranks=asked.gang,
+                    repeatable=asked.cache,
+                    expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
+                )
+            )
+        return plans
+
+    def _started(self, store: Store, *, seed: int) -> RunStarted:
+        order = self.order
+        entry = entry_of(order.pipeline)
+        return RunStarted(
+            run=self.run,
+            pipeline=order.pipeline.name,
+            entry=str(entry),
+            pickled=_stored(store, order.pipeline, "the pipeline") if entry.file is None else None,
+            arguments=_stored(store, (order.args, dict(order.params)), "a parameter"),
+            shown=short_parameters(order.args, order.params),
+            place=self.place.name,
+            workers=parse_workers(order.workers),
+            allow_mismatch=tuple(order.allow_mismatch),
+            deadline=order.wanted.deadline,
+            budget_usd=order.wanted.budget_usd,
+            store=store.place,
+            folder=os.getcwd(),
+            seed=seed,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            python=platform.python_version(),
+            hooke=version("hooke"),
+            resumed=order.run is not None,
+            experiment=order.experiment or self.project.settings.tracking.experiment,
+            parent=order.parent,
+            parameters=_parameters(order),
+        )
+
+    def _journal_plan(self, journal: Journal, keys: GraphKeys) -> None:
+        seen: set[str] = set()
+        for node in self.graph.nodes:
+            key = keys[node.id]
+            for part in key.code.parts:
+                if part.digest not in seen:
+                    seen.add(part.digest)
+                    journal.append(
+                        CodeSeen(
+                            digest=part.digest,
+                            name=part.name,
+                            kind=part.kind,
+                            where=part.where,
+                            text=part.text,
+                        )
+                    )
+            asked = node.task.resources
+            journal.append(
+                NodePlanned(
+                    node=node.id,
+                    task=node.task.name,
+                    key=key.key,
+                    kind=node.kind,
+                    items=node.items if node.kind == "map" else 1,
+                    parents=tuple(sorted({use.node for use in node.uses})),
+                    code={part.name: part.digest for part in key.code.parts},
+                    notes=key.code.notes,
+                    inputs=dict(key.inputs),
+                    shown={name: short_repr(value) for name, value in node.arguments.items()},
+                    cpus=asked.cpus,
+                    memory=asked.memory,
+                    gpus=asked.gpus,
+                    retries=asked.retries,
+                    timeout_s=asked.timeout_s,
+                    cache=asked.cache,
+                    seed=self.seed,
+                    gang=asked.gang,
+                )
+            )
+
+
+def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) -> Driver:
+    """Check and trace an order. Raises UsageError and TraceError before anything is written."""
+    workers = parse_workers(order.workers)
+    place = find_place(order.on, workers=workers, places=project.settings.places)
+    check_wanted(order.wanted, place)
+    check_cost(place)
+    clock = clock or SystemClock()
+    run = order.run or order.name or new_run_id(order.pipeline.name, clock.now())
+    durable: Any = project.settings.journal.durable
+    tracker = Tracker(project.runs.folder(run), DRIVER, durable=durable, held=True)
+    with logging_into(tracker):
+        graph = trace(order.pipeline, order.args, order.params)
+    check_gangs(graph, place)
+    return Driver(
+        project=project,
+        order=order,
+        run=run,
+        graph=graph,
+        place=place,
+        clock=clock,
+        tracker=tracker,
+        seed=project.seed,
+    )
+
+
+def _output(graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> Ref:
+    """The pipeline's return value as a stored pickle of values and references, so that opening it loads what is asked."""
+    from hooke.pipeline.calls import CallMaker
+
+    refer = CallMaker(graph, keys, state, store).refer
+    try:
+        return store.put(pack(graph.output, refer))
+    except HookeError:
+        raise
+    except Exception as error:  # whatever a user's __reduce__ raises
+        raise NotPicklable(
+            f"what pipeline {graph.pipeline!r} returns cannot be stored",
+            why=f"{type(error).__name__}: {error}",
+            fix="return results of tasks and plain values",
+        ) from error
+
+
+def _finish(journal: Journal, event: RunFinished) -> None:
+    """Say how it ended, if the journal still takes it; the first error is the one to raise."""
+    try:
+        journal.append(event)
+    except HookeError:
+        return
+
+
+def _stored(store: Store, value: Any, what: str) -> Ref:
+    try:
+        return store.put(by_value.dumps(value))
+    except StoreError:
+        raise
+    except Exception as error:  # whatever a user's __reduce__ raises
+        raise NotPicklable(
+            f"{what} cannot be journalled, so the run could not be resumed",
+            why=f"{type(error).__name__}: {error}",
+            fix="pass what it is made from, and make it inside a task",
+        ) from error
+
+
+def _parameters(order: RunOrder) -> dict[str, str]:
+    """All of them by name. The trace has bound them before."""
+    bound = order.pipeline.signature.bind(*order.args, **order.params)
+    bound.apply_defaults()
+    return {name: short_repr(value) for name, value in bound.arguments.items()}

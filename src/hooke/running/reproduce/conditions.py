@@ -1,0 +1,224 @@
+"""Which anchors a trace shows: the code behind each task, and its inputs, against what the run planned."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from hooke.base.short_repr import short_repr
+from hooke.journal.events import CodeSeen, NodePlanned
+from hooke.journal.run_view import RunView
+from hooke.keys.parts import CodeChange, CodePart, explain
+from hooke.pipeline.graph import Graph
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.running.reproduce.result_comparison import pairs
+
+__all__ = ["Anchor", "Edit", "changed_lines", "compared", "libraries", "modules_elsewhere", "planned_anchors"]
+
+
+# --- Anchors: what a run's results hang on, as the run recorded it and as it is now. Pure.
+
+
+class Anchor(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a result hangs on. `kind` is code, python, library, data, parameter, seed, threads or hardware.
+
+    `was` and `now` are short text, empty where there is none.
+    """
+
+    kind: str
+    name: str
+    was: str
+    now: str
+    fix: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether it is as it was."""
+        return self.was == self.now
+
+    def __str__(self) -> str:
+        name = f"{self.kind} {self.name}".strip()
+        if self.met:
+            return f"{name}: {self.was}"
+        return f"{name}: was {self.was or 'not there'}, is {self.now or 'not there'}"
+
+
+MENDS = {
+    "code": "without --here the recorded tree is restored and run",
+    "data": "put the file of then back",
+    "hardware": "run it on a machine of that kind, or with --best-effort",
+    "library": "pip install {name}=={was}",
+    "python": "use that Python",
+    "seed": "set `[run] seed` in hooke.toml, or HOOKE_SEED, to {was}",
+    "threads": "export {name}={was}",
+}
+
+
+def compared(kind: str, was: Mapping[str, str], now: Mapping[str, str]) -> list[Anchor]:
+    """An anchor for each name, in the order of then; those of now alone follow."""
+    names = dict.fromkeys((*was, *now))
+    return [_anchor(kind, name, was.get(name, ""), now.get(name, "")) for name in names]
+
+
+def libraries(was: Mapping[str, str], now: Mapping[str, str]) -> list[Anchor]:
+    """An anchor for each distribution of then. One that has come since cannot have had a part in the results."""
+    return [_anchor("library", name, version, now.get(name, "")) for name, version in was.items()]
+
+
+def _anchor(kind: str, name: str, was: str, now: str) -> Anchor:
+    fix = MENDS.get(kind, "").format(name=name, was=was)
+    if kind == "threads" and not was:
+        fix = f"unset {name}"
+    if kind == "library" and was.endswith(" (editable)"):
+        fix = f"check that version of {name} out"
+    return Anchor(kind=kind, name=name, was=was, now=now, fix="" if was == now else fix)
+
+
+_HUNK = re.compile(r"@@ -\d+(?:,\d+)? \+(?P<line>\d+)(?:,\d+)? @@")
+
+
+class Edit(NamedTuple):
+    """A place in a file that was changed, `file:line` of the new side, with the first line of each side that differs."""
+
+    place: str
+    was: str
+    now: str
+
+
+def changed_lines(diff: str) -> list[Edit]:
+    """The places of a unified diff without context. A file that is gone, binary, or of another mode is one place."""
+    return [
+        edit for part in re.split(r"^(?=diff --git )", diff, flags=re.MULTILINE)[1:] for edit in _edits(part)
+    ]
+
+
+def _edits(part: str) -> Iterator[Edit]:
+    """Of one file: the header's lines, then hunks."""
+    first, *lines = part.splitlines()
+    file = first.rpartition(" b/")[2]
+    hunks = [at for at, line in enumerate(lines) if _HUNK.match(line)]
+    if not hunks or any(line.startswith("deleted file mode") for line in lines[: hunks[0]]):
+        gone = any(line.startswith("deleted file mode") for line in lines)
+        yield Edit(file, "as it was", "gone" if gone else "changed")
+        return
+    for at, end in zip(hunks, (*hunks[1:], len(lines)), strict=True):
+        found = _HUNK.match(lines[at])
+        assert found is not None
+        was, now = (
+            next((line[1:] for line in lines[at + 1 : end] if line.startswith(sign)), "") for sign in "-+"
+        )
+        if was.strip() != now.strip():
+            was, now = was.strip(), now.strip()
+        yield Edit(f"{file}:{found['line']}", was or "no line", now or "no line")
+
+
+MOST_SHOWN = 80
+BEFORE = 20
+OURS = "hooke"
+
+
+def planned_anchors(view: RunView, graph: Graph, keys: GraphKeys, *, seeded_alike: bool) -> list[Anchor]:
+    """Those that are not met, each once."""
+    found: dict[tuple[str, str], Anchor] = {}
+    was = {number: node.planned.task for number, node in view.nodes.items()}
+    now = {node.id: node.task.name for node in graph.nodes}
+    same: dict[int, bool] = {}
+    for pair in pairs(was, now):
+        if pair.was is None or pair.now is None:
+            there = "in the graph"
+            anchor = Anchor(
+                kind="code",
+                name=f"task {pair.task}",
+                was=there if pair.was is not None else "",
+                now=there if pair.now is not None else "",
+            )
+            found.setdefault((anchor.kind, anchor.name), anchor)
+            continue
+        planned = view.nodes[pair.was].planned
+        same[pair.was] = planned.key == keys[pair.now].key
+        anchors = [*_code(planned, view.code, keys, pair.now)]
+        if all(same.get(parent, True) for parent in planned.parents):
+            inputs = list(_inputs(planned, graph, keys, pair.now))
+            # The keys of a map's items have its code, its other inputs and the seed in them.
+            code = {part.name: part.digest for part in keys[pair.now].code.parts}
+            theirs = seeded_alike and code == planned.code and len(inputs) == 1
+            anchors += [each for each in inputs if theirs or not each.name.endswith("(items=)")]
+        for anchor in anchors:
+            found.setdefault((anchor.kind, anchor.name), anchor)
+    return list(found.values())
+
+
+def _code(planned: NodePlanned, seen: Mapping[str, CodeSeen], keys: GraphKeys, node: int) -> Iterator[Anchor]:
+    before = [_part(name, seen[digest]) for name, digest in planned.code.items() if digest in seen]
+    for change in explain(before, keys[node].code.parts):
+        if change.kind == "distribution":
+            continue  # the installed versions are compared as a whole
+        place = f" ({change.where})" if change.where else ""
+        was, now = _around_the_difference(_side(change, "-"), _side(change, "+"))
+        yield Anchor(kind="code", name=f"{change.kind} {change.name}{place}", was=was, now=now)
+
+
+def _part(name: str, seen: CodeSeen) -> CodePart:
+    return CodePart(name=name, kind=seen.kind, digest=seen.digest, where=seen.where, text=seen.text)
+
+
+def _side(change: CodeChange, sign: str) -> str:
+    if change.what == ("added" if sign == "-" else "removed"):
+        return ""
+    lines = [line[1:].strip() for line in change.diff.splitlines() if line.startswith(sign)]
+    return "; ".join(filter(None, lines)) or {"-": "other code", "+": "this code"}[sign]
+
+
+def _around_the_difference(was: str, now: str) -> tuple[str, str]:
+    """Both cut to one line, from a little before the first character that differs."""
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(was, now, strict=False))
+    start = sum(1 for _ in alike) - BEFORE
+    if start <= 0 or max(len(was), len(now)) <= MOST_SHOWN:
+        start = 0
+    cut = [("..." if start else "") + text[start:] for text in (was, now)]
+    first, second = (text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..." for text in cut)
+    return first, second
+
+
+def _inputs(planned: NodePlanned, graph: Graph, keys: GraphKeys, node: int) -> Iterator[Anchor]:
+    arguments = graph.nodes[node].arguments
+    for name, key in planned.inputs.items():
+        other = keys[node].inputs.get(name, "")
+        if key == other:
+            continue
+        was = planned.shown.get(name, "")
+        now = short_repr(arguments[name]) if name in arguments else ""
+        if was.startswith("File("):
+            continue  # the data files are compared by path
+        if was == now:
+            was, now = f"{was} {key[:8]}".strip(), f"{now} {other[:8]}".strip()
+        yield Anchor(kind="data", name=f"{planned.task}({name}=)", was=was, now=now)
+
+
+def modules_elsewhere(root: Path, tree: Path) -> list[Anchor]:
+    """The modules that were imported from the repository itself though its tree was restored elsewhere."""
+    if root == tree:
+        return []
+    found: list[Anchor] = []
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or name.partition(".")[0] in {OURS, "__main__"}:
+            continue
+        path = Path(file)
+        if path.is_relative_to(root) and not path.is_relative_to(tree) and "site-packages" not in path.parts:
+            found.append(
+                Anchor(
+                    kind="code",
+                    name=f"module {name}",
+                    was="of the restored tree",
+                    now=file,
+                    fix="it is installed editable: install it from the tree, or use --here",
+                )
+            )
+    return found

@@ -1,0 +1,169 @@
+"""`start_run()`: a run of a plain script or notebook, which logs into a journal as tasks do."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import platform
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from hooke.base.clock import SystemClock
+from hooke.base.errors import UsageError
+from hooke.base.files import FileLock, writing
+from hooke.base.short_repr import short_repr
+from hooke.journal.events import RunFinished, RunStarted
+from hooke.journal.run_folders import LOCK
+from hooke.journal.writer import Journal
+from hooke.project.folder import Project, new_run_id, start_of
+from hooke.running.driver import DRIVER
+from hooke.running.provenance import Recording
+from hooke.running.run import Run
+from hooke.sync.background import Shipping
+from hooke.sync.sync_report import refused_lines
+from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
+from hooke.tracking.system_metrics import SEGMENT as SYSTEM
+from hooke.tracking.system_metrics import SystemMetrics
+from hooke.tracking.tracker import Tracker, active, enter, leave
+
+__all__ = ["ScriptRun", "start_run"]
+
+_log = logging.getLogger("hooke")
+
+
+def start_run(
+    experiment: str = "",
+    *,
+    name: str = "",
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> ScriptRun:
+    """Begin a run of this script or notebook: from here on `log_metric` and its kin log into it, in all threads.
+
+    Use it in `with`, or call `finish()`; else it ends with the process. `experiment` is what trackers file it under (else
+    what hooke.toml says, else the script's name), `name` the beginning of its id. The project is that of the script.
+
+    Raises UsageError where this process logs into a run already (inside a task, too); HookeError where the run's folder
+    cannot be written. What is logged afterwards raises nothing.
+    """
+    if active() is not None:
+        raise UsageError(
+            "this process logs into a run already",
+            fix="finish() that run first; inside a task log_metric() belongs to the task, without start_run()",
+        )
+    if name and not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(
+            f"name={name!r} cannot begin a run's id",
+            fix="use letters, digits, '-', '_' and '.'; set_tag() takes any text",
+        )
+    start = start_of()
+    project = Project.find(start)
+    title = name or (
+        start.stem if start.is_file() else "notebook" if "ipykernel" in sys.modules else "script"
+    )
+    run = ScriptRun(project, title, experiment=experiment, entry=str(start) if start.is_file() else "")
+    if params:
+        run.tracker.log_params(params)
+    if tags:
+        run.tracker.set_tags(tags)
+    return run
+
+
+class ScriptRun(Run):
+    """A run of a script, from `start_run()`. Leaving `with` ends it: `failed` after an exception, `stopped` after Ctrl-C."""
+
+    def __init__(self, project: Project, title: str, *, experiment: str, entry: str) -> None:
+        clock = SystemClock()
+        super().__init__(project, new_run_id(title, clock.now()))
+        with writing("the run's folder", self.folder):
+            project.create()
+            project.runs.create(self.id)
+            self._lock = FileLock(self.folder / LOCK)
+            self._lock.try_acquire()
+        durable: Any = project.settings.journal.durable
+        self._pid = os.getpid()
+        self._began = clock.monotonic()
+        self._driver = Journal.create(self.folder, DRIVER, durable=durable, clock=clock)
+        self._driver.append(
+            RunStarted(
+                run=self.id,
+                pipeline=title,
+                entry=entry,
+                place="here",
+                folder=os.getcwd(),
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                python=platform.python_version(),
+                hooke=version("hooke"),
+                kind="script",
+                experiment=experiment or project.settings.tracking.experiment,
+                shown={f"[{at}]": short_repr(word) for at, word in enumerate(sys.argv[1:])} if entry else {},
+            )
+        )
+        self._made_of = Recording(project.root, self.folder, self._driver.append, script=True)
+        self._made_of.start()
+        self.tracker = Tracker(self.folder, "script", durable=durable)
+        self._system = SystemMetrics(
+            Tracker(self.folder, SYSTEM), every_s=project.settings.tracking.system_metrics_s
+        )
+        self._system.__enter__()
+        self._shipping = Shipping(project, self.folder)
+        self._shipping.__enter__()
+        enter(self.tracker)
+        atexit.register(self._end_with_process)
+
+    def finish(self, status: str = "finished", message: str = "") -> None:
+        """End the run: `finished`, `failed` or `stopped`. A second call does nothing.
+
+        Raises UsageError for another status, JournalError where the end cannot be written.
+        """
+        if status not in ("finished", "failed", "stopped"):
+            raise UsageError(
+                f"a run does not end as {status!r}", fix="give 'finished', 'failed' or 'stopped'"
+            )
+        if not self._lock.held:
+            return
+        atexit.unregister(self._end_with_process)
+        leave(self.tracker)
+        self._system.__exit__(None, None, None)
+        self.tracker.close()
+        for line in refused_lines(self.folder):
+            _log.warning("run %s: of what was logged %s", self.id, line)
+        try:
+            self._made_of.join()
+            seconds = SystemClock().monotonic() - self._began
+            self._driver.append(RunFinished(status=status, message=message, seconds=seconds))
+            self._driver.close()
+        finally:
+            self._lock.release()
+            self._shipping.__exit__()
+
+    def result(self, timeout: float | None = None) -> NoReturn:  # noqa: ARG002 - as every run's
+        """A script returns nothing. Raises UsageError."""
+        raise UsageError(f"run {self.id} is that of a script, which returns nothing", fix="read .logged()")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._finish_after(error)
+
+    def _end_with_process(self) -> None:
+        if os.getpid() == self._pid:
+            self._finish_after(getattr(sys, "last_value", None))
+
+    def _finish_after(self, error: BaseException | None) -> None:
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self.finish()
+        elif isinstance(error, KeyboardInterrupt):
+            self.finish("stopped", "Ctrl-C")
+        else:
+            self.finish("failed", f"{type(error).__name__}: {error}")

@@ -1,0 +1,297 @@
+"""Why a task ran or did not: its plan in one run compared with its plan in an earlier one.
+
+Everything is read from journals: the parts of the code with their texts, the keys of the arguments, and which
+items were found. `explain` is pure; `why` reads the runs of a project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from hooke.base.errors import JournalError
+from hooke.journal.events import NodePlanned
+from hooke.journal.run_folders import RunsFolder
+from hooke.journal.run_view import RunView, view_of
+from hooke.journal.task_view import NodeView
+from hooke.keys.parts import CodeChange, CodePart
+from hooke.keys.parts import explain as changes_between
+
+__all__ = ["Cause", "Why", "explain", "roots", "why"]
+
+MOST_RUNS = 50
+"""Earlier runs looked through for one that has the same task."""
+
+MOST_MATCHED = 200
+"""Nodes of one task that are matched by likeness; more than that are matched in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """One reason, said in `text`.
+
+    `kind` is code (with its `change`), seed, argument, list (of a map), upstream (`task` has another result, or may have), first (no
+    earlier run had it), uncached (`cache=False`), gone (its result is not in the store any more), unfinished
+    (the earlier run had no result either), unknown.
+    """
+
+    kind: str
+    text: str
+    task: str = ""
+    change: CodeChange | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """What became of one graph node, and why. `compared` is the earlier run, empty if there is none.
+
+    `outcome` is `cached`, `ran`, `partly cached`, `not needed` (all that would read it was cached), `failed`,
+    `running` or `waiting`. `ran` are the items that ran, as ranges; causes are empty for what did not run.
+    """
+
+    node: int
+    task: str
+    outcome: str
+    items: int | None
+    ran: tuple[tuple[int, int], ...] = ()
+    causes: tuple[Cause, ...] = ()
+    compared: str = ""
+    parents: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def why(runs: RunsFolder, run: str) -> list[Why]:
+    """Every node of `run`, in the order of the graph, compared with the runs before it."""
+    names = runs.names()
+    older = names[names.index(run) + 1 :] if run in names else names
+    return explain(view_of(runs, run), _readable(runs, older[:MOST_RUNS]))
+
+
+def explain(now: RunView, earlier: Iterable[RunView]) -> list[Why]:
+    """Every node of `now` compared with the newest of `earlier` (newest first) in which its task had a result.
+
+    Reads no more of `earlier` than it needs.
+    """
+    reference = _References(now, earlier)
+    return [_explain_node(node, now, *reference.of(node)) for _, node in sorted(now.nodes.items())]
+
+
+def roots(whys: Iterable[Why], node: int) -> list[tuple[str, Cause]]:
+    """(task, cause) of what made `node` run in the end: its own causes, and those of the nodes above that changed."""
+    by_node = {each.node: each for each in whys}
+    found: dict[tuple[str, str, str], tuple[str, Cause]] = {}
+    todo, seen = [node], set[int]()
+    while todo:
+        number = todo.pop(0)
+        if number in seen or number not in by_node:
+            continue
+        seen.add(number)
+        each = by_node[number]
+        for cause in each.causes:
+            if cause.kind != "upstream":
+                found.setdefault((each.task, cause.kind, cause.text), (each.task, cause))
+        above = {cause.task for cause in each.causes if cause.kind == "upstream"}
+        todo += [parent for parent in each.parents if parent in by_node and by_node[parent].task in above]
+    return list(found.values())
+
+
+def _readable(runs: RunsFolder, names: Iterable[str]) -> Iterator[RunView]:
+    for name in names:
+        try:
+            yield view_of(runs, name)
+        except JournalError:
+            continue
+
+
+class _References:
+    """For each node of a run, the node of an earlier run to compare it with. Reads earlier runs as they are asked for."""
+
+    def __init__(self, now: RunView, earlier: Iterable[RunView]) -> None:
+        self._now = now
+        self._earlier = iter(earlier)
+        self._read: list[RunView] = []
+        self._pairs: dict[str, tuple[RunView | None, dict[int, NodeView]]] = {}
+
+    def of(self, node: NodeView) -> tuple[RunView | None, NodeView | None]:
+        """The earlier run and its node; None where there is none."""
+        task = node.planned.task
+        if task not in self._pairs:
+            self._pairs[task] = self._matched(task)
+        view, pairs = self._pairs[task]
+        return view, pairs.get(node.planned.node)
+
+    def _matched(self, task: str) -> tuple[RunView | None, dict[int, NodeView]]:
+        mine = _nodes_of(self._now, task)
+        fallback: RunView | None = None
+        for view in self._views():
+            theirs = _nodes_of(view, task)
+            if not theirs or _function(theirs[0]) != _function(mine[0]):
+                continue
+            if any(node.settled_count or not node.needed for node in theirs):
+                return view, _match(mine, theirs)
+            fallback = fallback or view
+        return fallback, _match(mine, _nodes_of(fallback, task)) if fallback is not None else {}
+
+    def _views(self) -> Iterator[RunView]:
+        yield from self._read
+        for view in self._earlier:
+            self._read.append(view)
+            yield view
+
+
+def _nodes_of(view: RunView, task: str) -> list[NodeView]:
+    return [node for _, node in sorted(view.nodes.items()) if node.planned.task == task]
+
+
+def _function(node: NodeView) -> str:
+    """The qualified name of the task's function, which comes first of its code: another file's task is another task."""
+    return next(iter(node.planned.code), "")
+
+
+def _match(mine: list[NodeView], theirs: list[NodeView]) -> dict[int, NodeView]:
+    """Node -> the earlier node of the same task: the one with its key, else the likest that is left."""
+    by_key = {node.planned.key: node for node in theirs}
+    pairs = {node.planned.node: by_key[node.planned.key] for node in mine if node.planned.key in by_key}
+    taken = {node.planned.node for node in pairs.values()}
+    left = [node for node in theirs if node.planned.node not in taken]
+    for node in mine:
+        if node.planned.node in pairs or not left:
+            continue
+        best = (
+            left[0]
+            if len(left) > MOST_MATCHED
+            else max(left, key=lambda other: _likeness(node.planned, other.planned))
+        )
+        left.remove(best)
+        pairs[node.planned.node] = best
+    return pairs
+
+
+def _likeness(mine: NodePlanned, theirs: NodePlanned) -> tuple[int, int, int]:
+    same = sum(theirs.inputs.get(name) == key for name, key in mine.inputs.items())
+    same_shown = sum(theirs.shown.get(name) == text for name, text in mine.shown.items())
+    return int(mine.kind == theirs.kind), same, same_shown
+
+
+def _explain_node(node: NodeView, now: RunView, then: RunView | None, old: NodeView | None) -> Why:
+    planned = node.planned
+    outcome = _outcome(node)
+    ran = tuple(gap for lo, hi in node.results.items for gap in node.cached.gaps(lo, hi))
+    causes = () if outcome in ("cached", "not needed") else tuple(_causes(node, now, then, old))
+    return Why(
+        node=planned.node,
+        task=planned.task,
+        outcome=outcome,
+        items=node.items,
+        ran=ran,
+        causes=causes,
+        compared=then.run if then is not None and old is not None else "",
+        parents=planned.parents,
+        notes=planned.notes,
+    )
+
+
+def _outcome(node: NodeView) -> str:
+    if node.running:
+        return "running"
+    if node.failed_count:
+        return "failed"
+    if node.complete and node.settled_count:
+        if not node.cached_count:
+            return "ran"
+        return "partly cached" if node.done_count else "cached"
+    if not node.needed or node.complete:
+        return "not needed"
+    return "waiting"
+
+
+def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | None) -> Iterator[Cause]:
+    planned = node.planned
+    if not planned.cache:
+        yield Cause(
+            kind="uncached", text="it is declared cache=False: its result is never taken from another run"
+        )
+        return
+    if then is None or old is None:
+        yield Cause(kind="first", text="no earlier run had it")
+        return
+    found = [*_code_causes(planned, now, old.planned, then), *_input_causes(node, now, old, then)]
+    if planned.seed != old.planned.seed:
+        found.insert(0, Cause(kind="seed", text=f"the seed was {old.planned.seed}, is {planned.seed}"))
+    # The items' keys hold those of code and constants, so another key alone does not tell another list.
+    if (None not in (node.items, old.items) and node.items != old.items) or (
+        not found and _columns(planned) != _columns(old.planned)
+    ):
+        found.append(Cause(kind="list", text=_list_text(node, old)))
+    if found:
+        yield from found
+    elif planned.key != old.planned.key:
+        yield Cause(
+            kind="unknown", text=f"its key is not that of run {then.run}, and the journals do not tell why"
+        )
+    elif old.settled_count or not old.needed:
+        yield Cause(
+            kind="gone",
+            text=f"nothing changed since run {then.run}, but the result is no longer in the store (removed or evicted)",
+        )
+    else:
+        yield Cause(
+            kind="unfinished", text=f"run {then.run} was {then.status} and had no result of it either"
+        )
+
+
+def _code_causes(mine: NodePlanned, now: RunView, theirs: NodePlanned, then: RunView) -> Iterator[Cause]:
+    for change in changes_between(_parts(theirs, then), _parts(mine, now)):
+        place = f" ({change.where})" if change.where else ""
+        yield Cause(kind="code", text=f"{change.kind} {change.name}{place} {change.what}", change=change)
+
+
+def _parts(planned: NodePlanned, view: RunView) -> Iterator[CodePart]:
+    for name, digest in planned.code.items():
+        seen = view.code.get(digest)
+        yield CodePart(
+            name=name,
+            kind=seen.kind if seen is not None else "",
+            digest=digest,
+            where=seen.where if seen is not None else "",
+            text=seen.text if seen is not None else "",
+        )
+
+
+def _input_causes(node: NodeView, now: RunView, old: NodeView, then: RunView) -> Iterator[Cause]:
+    """Tasks above whose keys are new, and arguments that are themselves others."""
+    mine, theirs = node.planned, old.planned
+    former = {then.nodes[parent].planned.key for parent in theirs.parents if parent in then.nodes}
+    above = [now.nodes[parent].planned for parent in mine.parents if parent in now.nodes]
+    changed = list(dict.fromkeys(parent.task for parent in above if parent.key not in former))
+    for task in changed:
+        yield Cause(kind="upstream", text=f"it reads the result of {task}, which is not as it was", task=task)
+    for name in dict.fromkeys([*mine.inputs, *theirs.inputs]):
+        if mine.inputs.get(name) == theirs.inputs.get(name):
+            continue
+        if (name in mine.shown or name in theirs.shown) and not (
+            changed and "of task " in mine.shown.get(name, "")
+        ):
+            yield Cause(kind="argument", text=_argument_text(name, mine, theirs))
+
+
+def _columns(planned: NodePlanned) -> dict[str, str]:
+    """What a map maps over: the inputs that are no argument of every item alike."""
+    return {name: key for name, key in planned.inputs.items() if name not in planned.shown}
+
+
+def _list_text(node: NodeView, old: NodeView) -> str:
+    if node.items != old.items and None not in (node.items, old.items):
+        return f"its list has {node.items} items, and had {old.items}"
+    return "the list that it maps over has other items"
+
+
+def _argument_text(name: str, mine: NodePlanned, theirs: NodePlanned) -> str:
+    if name not in theirs.inputs:
+        return f"argument {name} is new: {mine.shown.get(name, '')}"
+    if name not in mine.inputs:
+        return f"argument {name} is gone"
+    before, after = theirs.shown.get(name, "?"), mine.shown.get(name, "?")
+    if before == after:
+        return f"argument {name} has another content (shown as {after} both times)"
+    return f"argument {name} was {before}, is {after}"

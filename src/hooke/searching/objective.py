@@ -1,0 +1,129 @@
+"""What a trial came to: the number that it returned, or a metric that it logged; where it was cached, by whoever computed it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from hooke.base.errors import UsageError
+from hooke.base.short_repr import short_repr
+from hooke.comparing.facts import RunFacts, facts_of
+from hooke.comparing.query import WHICH, NameGroup
+from hooke.journal.events import PointsLogged
+from hooke.journal.reader import SegmentReader
+from hooke.journal.run_view import AttemptsView, view_of
+from hooke.journal.segments import SUFFIX
+from hooke.project.folder import Project
+from hooke.running.run import Run
+from hooke.sync.outbox import logged_segments
+
+__all__ = ["MetricWatch", "objective_of"]
+
+
+def objective_of(project: Project, run: str, metric: str) -> float:
+    """The value of a finished run. Raises UsageError where there is none: a result that is no number, a metric nobody logged."""
+    return _logged(project, run, metric) if metric else _returned(project, run)
+
+
+def _returned(project: Project, run: str) -> float:
+    result = Run(project, run).result()
+    with contextlib.suppress(TypeError, ValueError):
+        if not isinstance(result, str | bytes):
+            return float(result)
+    raise UsageError(
+        f"a trial returned {short_repr(result)}, which is no number to compare trials by",
+        where=f"run {run}",
+        fix="return a number, or name a metric that it logs: metric='auc'",
+    )
+
+
+def _logged(project: Project, run: str, metric: str) -> float:
+    own = facts_of(project.runs, run)
+    names = NameGroup("metrics", [own])
+    try:
+        name, which = names.metric(metric)
+        return own.metrics[name].value(which)
+    except UsageError as error:
+        found = _of_cached(project, run, metric)
+        if found is not None:
+            return found
+        error.where = f"run {run}"
+        if cached := [
+            name for name, task in view_of(project.runs, run).tasks.items() if task.row(0.0, 1).cached
+        ]:
+            error.why = f"{', '.join(cached)} came from the cache, and what it logged when it ran is not to be found any more"
+            error.fix = f"make it run again (hooke cache rm {cached[0]}), or return the value from the task, which is cached"
+        raise
+
+
+def _of_cached(project: Project, run: str, metric: str) -> float | None:
+    """What a cached task logs it logged in the run that computed it; None where that one is gone, or logged no such metric."""
+    store = project.store()
+    for node in view_of(project.runs, run).nodes.values():
+        entry = store.find(node.planned.key) if node.cached_count and node.planned.kind == "call" else None
+        if entry is None or not project.runs.folder(entry.run).is_dir():
+            continue
+        there: RunFacts = facts_of(project.runs, entry.run, of_key=node.planned.key)
+        try:
+            name, which = NameGroup("metrics", [there]).metric(metric)
+        except UsageError:
+            continue
+        return there.metrics[name].value(which)
+    return None
+
+
+# --- What a trial has logged of a metric so far, while it goes on: for the pruner.
+
+
+class MetricWatch:
+    """Follows the metric `auc` or `fit.auc` (of `auc.max` that is `auc`) in the run of a folder. Use it in `with`."""
+
+    def __init__(self, folder: Path, metric: str) -> None:
+        stem, _, which = metric.rpartition(".")
+        self._names = {metric, stem} if which in WHICH and stem else {metric}
+        self._folder = folder
+        self._view = AttemptsView()
+        self._opened = ExitStack()
+        self._readers: dict[str, SegmentReader] = {}
+
+    def points(self) -> list[tuple[int, float]]:
+        """(step, value) of what came since, in the order of time. Raises JournalError."""
+        events = [event for file in logged_segments(self._folder) for event in self._new(file)]
+        driver = self._folder / f"driver{SUFFIX}"
+        if events and driver.exists():  # after what was logged: so an attempt that logs is known, or will be
+            for event in self._reader(driver):
+                self._view.apply(event)
+        found = [point for event in events for point in self._of(event)]
+        return [(step, value) for _, step, value in sorted(found)]
+
+    def _of(self, event: PointsLogged) -> Iterator[tuple[float, int, float]]:
+        known = self._view.attempts.get(event.attempt) if event.attempt is not None else None
+        task = f"{known.task}." if known is not None else ""
+        for (name, value, step), at in zip(
+            event.points, event.times or itertools.repeat(event.at), strict=False
+        ):
+            if name in self._names or task + name in self._names:
+                yield at, step, value
+
+    def _new(self, file: Path) -> list[PointsLogged]:
+        return [event for event in self._reader(file) if isinstance(event, PointsLogged)]
+
+    def _reader(self, file: Path) -> SegmentReader:
+        reader = self._readers.get(file.stem)
+        if reader is None:
+            reader = self._readers[file.stem] = self._opened.enter_context(SegmentReader(file))
+        return reader
+
+    def close(self) -> None:
+        """Close the segments."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

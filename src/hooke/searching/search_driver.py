@@ -1,0 +1,426 @@
+"""`hooke.search()`: asks for parameters, tries each set as a run, and tells what came of it, several at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hooke.base.clock import SystemClock
+from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
+from hooke.base.files import FileLock, writing
+from hooke.base.short_repr import short_repr
+from hooke.journal.events import RunFinished, RunStarted, SearchStarted, TrialBegan, TrialEnded
+from hooke.journal.records import SEARCH_PREFIX, SearchRecord, TrialRecord, find_search, read_search
+from hooke.journal.run_folders import LOCK
+from hooke.journal.run_view import ending
+from hooke.journal.writer import Journal
+from hooke.pipeline.runner import CTRL_C
+from hooke.processes.devices import cpus_here
+from hooke.progress.choice import wanted_progress
+from hooke.project.backends import find_place
+from hooke.project.folder import Project, new_run_id, start_of
+from hooke.project.loading import loading
+from hooke.running.driver import DRIVER, Driver, RunOrder, prepare
+from hooke.running.run import Run
+from hooke.searching.objective import MetricWatch, objective_of
+from hooke.searching.sampling import Sampling
+from hooke.searching.search_result import Search, SearchLines
+from hooke.searching.space import SearchOrder, parse_order, values_of
+from hooke.sync.background import Shipping
+from hooke.tracking.tracker import Tracker
+
+__all__ = ["search"]
+
+LOOK_S = 0.1
+"""Between two looks at what trials log, and at whether somebody asked to stop."""
+FIRST_FAILURES = 3
+"""So many trials that all failed, and none that did not, end a search: it is the code, not the parameters."""
+
+
+def search(  # noqa: PLR0913 - one parameter for each choice of the user's
+    target: Any,
+    space: Mapping[str, Any],
+    /,
+    *,
+    trials: int = 20,
+    metric: str = "",
+    direction: str = "minimize",
+    pruner: Any = "none",
+    sampler: Any = "tpe",
+    seed: int = 0,
+    workers: int | None = None,
+    on: str = "local",
+    progress: str = "auto",
+    **params: Any,
+) -> Search:
+    """Look for the best parameters of a task or a pipeline, by Optuna. Each trial is a run, cached and journalled.
+
+    `space` says what each parameter may be: `(low, high)` (whole numbers if both are), `loguniform(low, high)`,
+    `range(low, high, step)`, or a list of choices. The other arguments are the target's own, the same for every trial.
+
+    The objective is the number that a trial returns, or the `metric` that it logs: `auc` (its last value), `auc.max`, `loss.min`,
+    `fit.auc`. `direction` is `minimize` or `maximize`. `pruner` gives a trial up that does worse at a step than others did:
+    `median`, `asha` (successive halving) or an object of Optuna's; it looks at the values of `metric` as they are logged.
+    `sampler` is `tpe`, `random` or an object of Optuna's. `workers` trials go on at once, each with one worker at the place `on`; by
+    default as many as there are cpus. `progress` is as in `run`, but there are only lines, each five seconds.
+
+    The same call again goes on with the same search: after a kill, after an error, or with more `trials`. Trials that finished or
+    were pruned are not run again. What a trial asks for follows from `seed` and from what was told before; with `workers=1` always
+    the same trials.
+
+    Raises UsageError, TraceError and MissingExtra before anything runs; TaskFailed when the first trials all fail; RunStopped after
+    `hooke stop`; KeyboardInterrupt after Ctrl-C, when all trials have stopped cleanly.
+    """
+    if (file := loading()) is not None:
+        raise UsageError(
+            f"{file} calls search() while it is imported",
+            fix='put the call under `if __name__ == "__main__":`',
+        )
+    order = parse_order(
+        target,
+        space,
+        params,
+        trials=trials,
+        metric=metric,
+        direction=direction,
+        pruner=pruner,
+        sampler=sampler,
+        seed=seed,
+    )
+    project = Project.find(start_of(sys.modules.get(target.function.__module__)))
+    at_once = _at_once(project, workers, on)
+    sampling = Sampling(order.space, direction=direction, sampler=sampler, pruner=pruner, seed=seed)
+    wanted = wanted_progress(progress, project.settings.show.progress)
+    telling = SearchLines(order.trials, now=time.monotonic(), quiet=wanted == "none")
+    return _Conduct(project, order, sampling, telling, _Where(on, at_once)).conduct()
+
+
+def _at_once(project: Project, workers: int | None, on: str) -> int:
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise UsageError(f"workers={workers!r}", fix="give how many trials go on at once, from 1")
+    place = find_place(on, workers=None, places=project.settings.places)
+    own = place.workers[1] if place.workers is not None else None
+    return workers or own or (1 if place.engine == "serial" else cpus_here())
+
+
+@dataclass(slots=True, eq=False)
+class _Trial:
+    """A trial that is under way in a thread."""
+
+    number: int
+    driver: Driver
+    watch: MetricWatch | None
+    given_up: bool = False
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Left:
+    """What is to be tried: trials that an earlier driver began and did not end, then new ones."""
+
+    again: list[TrialRecord] = field(default_factory=list)
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """The place of the trials, and how many go on at once."""
+
+    on: str
+    at_once: int
+
+
+class _Conduct:
+    """One driver of a search, in one thread; each trial is driven in a thread of its own."""
+
+    def __init__(
+        self, project: Project, order: SearchOrder, sampling: Sampling, telling: SearchLines, where: _Where
+    ) -> None:
+        self._project = project
+        self._order = order
+        self._sampling = sampling
+        self._telling = telling
+        self._on = where.on
+        self._at_once = where.at_once
+        self._clock = SystemClock()
+        self._key = order.key()
+        known = find_search(project.runs, self._key)
+        self._run = known or new_run_id(f"{SEARCH_PREFIX}{order.pipeline.name}", self._clock.now())
+        self._new = known is None
+        self._ended: queue.SimpleQueue[_Trial] = queue.SimpleQueue()
+        self._going: dict[int, _Trial] = {}
+        self._left = _Left()
+        self._opened = ExitStack()
+
+    def conduct(self) -> Search:
+        """Search to the end."""
+        with writing("the run's folder", self._project.runs.folder(self._run)):
+            self._project.create()
+        folder = self._project.runs.create(self._run)
+        with self._opened:
+            lock = FileLock(folder / LOCK)
+            if not lock.try_acquire():
+                raise UsageError(
+                    f"this search goes on in another process, as {self._run}", next=f"hooke show {self._run}"
+                )
+            self._opened.callback(lock.release)
+            self._project.runs.clear_stop(self._run)
+            self._record = self._recorded(folder)
+            if self._is_over():
+                return Search(self._project, self._run)
+            durable: Any = self._project.settings.journal.durable
+            self._opened.enter_context(Shipping(self._project, folder))
+            self._journal = self._opened.enter_context(
+                Journal.create(folder, DRIVER, durable=durable, clock=self._clock)
+            )
+            self._tracker = Tracker(folder, "search", durable=durable)
+            self._opened.callback(self._tracker.close)
+            self._begin()
+            self._finish()
+        return Search(self._project, self._run)
+
+    # -- beginning and end -------------------------------------------------------------------------
+
+    def _recorded(self, folder: Path) -> SearchRecord | None:
+        return None if self._new else read_search(folder)
+
+    def _is_over(self) -> bool:
+        """Whether an earlier driver did all that is asked for."""
+        record = self._record
+        if record is None or record.finished is None or record.finished.status != "finished":
+            return False
+        return len([each for each in record.trials.values() if each.status != "failed"]) >= self._order.trials
+
+    def _begin(self) -> None:
+        order = self._order
+        target = order.target
+        begun = RunStarted(
+            run=self._run,
+            pipeline=order.pipeline.name,
+            entry=str(getattr(sys.modules.get(target.function.__module__), "__file__", "") or ""),
+            shown=dict(order.shown) | {name: short_repr(value) for name, value in order.fixed.items()},
+            place=self._on,
+            folder=os.getcwd(),
+            seed=order.seed,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            python=platform.python_version(),
+            hooke=version("hooke"),
+            resumed=not self._new,
+            kind="search",
+            experiment=self._experiment(),
+        )
+        looked = SearchStarted(
+            key=self._key,
+            space=dict(order.shown),
+            metric=order.metric,
+            direction=order.direction,
+            sampler=str(order.sampler),
+            pruner=str(order.pruner),
+            seed=order.seed,
+        )
+        self._journal.append(begun)
+        if self._record is None:
+            self._record = SearchRecord(begun=begun, looked=looked)
+            self._journal.append(looked)
+            self._tracker.log_params({"search.direction": order.direction, "search.seed": order.seed})
+        else:
+            self._record.apply(begun)
+            self._replay(self._record)
+
+    def _experiment(self) -> str:
+        return self._project.settings.tracking.experiment or self._order.pipeline.name
+
+    def _replay(self, record: SearchRecord) -> None:
+        """Tell the sampler what an earlier driver was told, in its order; begin with what that one left open."""
+        for number in record.told:
+            trial = record.trials[number]
+            self._sampling.ask(number, trial.asked)
+            if self._order.pruner != "none":
+                with MetricWatch(self._project.runs.folder(trial.run), self._order.metric) as watch:
+                    self._sampling.report(number, watch.points())
+            self._sampling.tell(number, trial.status, trial.value)
+        told = set(record.told)
+        self._left.again = [each for number, each in sorted(record.trials.items()) if number not in told]
+        self._left.number = max(record.trials, default=-1) + 1
+
+    def _finish(self) -> None:
+        began = self._clock.monotonic()
+        status, message = "failed", ""
+        try:
+            status = self._conduct()
+        except KeyboardInterrupt:
+            status, message = "stopped", CTRL_C
+            self._stop_all()
+            raise KeyboardInterrupt(
+                f"search {self._run} stopped cleanly; the same call goes on with it"
+            ) from None
+        except BaseException as error:
+            message = error.what if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
+            self._stop_all()
+            raise
+        finally:
+            best = self._record.best() if self._record is not None else None
+            if best is not None:
+                self._tracker.set_tags(
+                    {"best.trial": best.trial} | {f"best.{k}": v for k, v in best.shown.items()}
+                )
+            self._journal.append(
+                RunFinished(status=status, message=message, seconds=self._clock.monotonic() - began)
+            )
+        if status == "stopped":
+            raise RunStopped(f"search {self._run} was stopped", fix="the same call goes on with it")
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def _conduct(self) -> str:
+        while True:
+            while len(self._going) < self._at_once and (
+                self._left.again or self._left.number < self._order.trials
+            ):
+                self._launch()
+            if not self._going:
+                return "finished"
+            self._wait()
+            if self._project.runs.stop_requested(self._run) is not None:
+                self._stop_all()
+                return "stopped"
+
+    def _wait(self) -> None:
+        """Until a trial ends, or it is time to look at those that go on."""
+        with suppress(queue.Empty):
+            self._settle(self._ended.get(timeout=LOOK_S))
+        assert self._record is not None
+        self._telling.look(self._record, time.monotonic())
+        for trial in list(self._going.values()):
+            if trial.watch is not None and not trial.given_up:
+                trial.given_up = self._sampling.report(trial.number, trial.watch.points())
+            if trial.given_up:  # again and again: a driver that begins forgets what was asked before
+                self._project.runs.request_stop(trial.driver.run, f"the pruner of {self._run}")
+
+    def _launch(self) -> None:
+        former = self._left.again.pop(0) if self._left.again else None
+        number = former.trial if former is not None else self._left.number
+        if former is None:
+            self._left.number += 1
+        asked = self._sampling.ask(number, former.asked if former is not None else None)
+        given = values_of(self._order.space, asked)
+        run = (
+            former.run
+            if former is not None and (self._folder(former.run) / "driver.journal").exists()
+            else None
+        )
+        order = RunOrder(
+            pipeline=self._order.pipeline,
+            params=dict(self._order.fixed) | given,
+            on=self._on,
+            workers=1,
+            run=run,
+            parent=self._run,
+            experiment=self._experiment(),
+        )
+        driver = prepare(order, self._project, clock=self._clock)
+        watch = (
+            MetricWatch(self._folder(driver.run), self._order.metric)
+            if self._order.pruner != "none"
+            else None
+        )
+        trial = _Trial(number, driver, watch)
+        self._say(
+            TrialBegan(
+                trial=number,
+                run=driver.run,
+                asked=asked,
+                shown={name: short_repr(value) for name, value in given.items()},
+            )
+        )
+        self._project.runs.create(driver.run)  # so that it can be asked to stop, however soon
+        self._going[number] = trial
+        trial.thread = threading.Thread(
+            target=self._drive, args=(trial,), name=f"hooke-{driver.run}", daemon=True
+        )
+        trial.thread.start()
+
+    def _drive(self, trial: _Trial) -> None:
+        try:
+            ended = ending(self._folder(trial.driver.run)) if trial.driver.order.run is not None else None
+            if ended is None or ended.status != "finished":
+                trial.driver.drive()
+        except BaseException as error:  # noqa: BLE001 - the search's own thread is told
+            trial.error = error
+        self._ended.put(trial)
+
+    def _settle(self, trial: _Trial) -> None:
+        """Tell what a trial came to."""
+        self._going.pop(trial.number)
+        if trial.watch is not None:
+            self._sampling.report(trial.number, trial.watch.points())
+            trial.watch.close()
+        if trial.error is not None:
+            raise trial.error
+        status, value, message, failure = self._outcome(trial)
+        self._sampling.tell(trial.number, status, value)
+        self._say(TrialEnded(trial=trial.number, status=status, value=value, message=message))
+        self._log(trial, status, value)
+        record = self._record
+        assert record is not None
+        failed = [each for each in record.trials.values() if each.status == "failed"]
+        if failure is not None and len(failed) >= min(FIRST_FAILURES, self._order.trials) and not record.told:
+            raise failure
+
+    def _outcome(self, trial: _Trial) -> tuple[str, float | None, str, TaskFailed | None]:
+        run = Run(self._project, trial.driver.run)
+        try:
+            run.check()
+        except TaskFailed as error:
+            return "failed", None, error.what, error
+        except RunStopped:
+            if trial.given_up:
+                return "pruned", None, "", None
+            raise
+        value = objective_of(self._project, run.id, self._order.metric)
+        if math.isnan(value):
+            return "failed", None, "its value is nan", None
+        return "finished", value, "", None
+
+    def _say(self, event: TrialBegan | TrialEnded) -> None:
+        self._journal.append(event)
+        assert self._record is not None
+        self._record.apply(event)
+
+    def _log(self, trial: _Trial, status: str, value: float | None) -> None:
+        """For trackers: the value with its trial, and how the best one came about with the search."""
+        if status == "finished" and value is not None and self._record is not None:
+            tracker = Tracker(self._folder(trial.driver.run), "search")
+            tracker.log_metric("objective", value, step=trial.number)
+            tracker.close()
+            best = self._record.best()
+            assert best is not None
+            self._tracker.log_metrics({"objective": value, "best": best.value}, step=trial.number)
+
+    def _folder(self, run: str) -> Path:
+        return self._project.runs.folder(run)
+
+    def _stop_all(self) -> None:
+        """Ask every trial to stop and wait for it; what is finished by then is settled by the same call, later."""
+        for trial in self._going.values():
+            self._project.runs.request_stop(trial.driver.run, f"search {self._run}")
+        for trial in self._going.values():
+            if trial.thread is not None:
+                trial.thread.join()
+            if trial.watch is not None:
+                trial.watch.close()
+        self._going.clear()

@@ -1,0 +1,277 @@
+"""A search that was made: its trials, the best of them, and how to look at it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, overload
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import format_seconds
+from hooke.charts.html import html_table
+from hooke.comparing import drawing
+from hooke.comparing.facts import text_of
+from hooke.comparing.query import number
+from hooke.comparing.run_list import frame_of
+from hooke.journal.records import SearchRecord, TrialRecord, read_search
+from hooke.journal.run_table import aligned
+from hooke.project.folder import Project
+from hooke.running.run import Run
+
+__all__ = ["Search", "SearchLines", "Trial", "Trials", "params_line", "short", "standing_line"]
+
+
+# --- How far a search is, in lines on stderr: none of a short one.
+
+EVERY_S = 5.0
+
+
+class SearchLines:
+    """A line each five seconds."""
+
+    def __init__(self, trials: int, *, now: float, quiet: bool) -> None:
+        """`now` is a monotonic clock's."""
+        self._trials = trials
+        self._due = now + EVERY_S
+        self._quiet = quiet
+
+    def look(self, record: SearchRecord, now: float) -> None:
+        """Say it if it is time."""
+        if not self._quiet and now >= self._due:
+            self._due = now + EVERY_S
+            print(standing_line(record, self._trials), file=sys.stderr, flush=True)  # noqa: T201 - it is what it is for
+
+
+def standing_line(record: SearchRecord, trials: int) -> str:
+    """`search-fit-...: 12 of 40 trials, 2 pruned, 1 failed; best 0.93, trial 7: depth=4`."""
+    counts = Counter(each.status for each in record.trials.values())
+    ended = sum(counts.values()) - counts["running"]
+    others = "".join(f", {counts[status]} {status}" for status in ("pruned", "failed") if counts[status])
+    best = record.best()
+    told = ""
+    if best is not None and best.value is not None:
+        told = f"; best {best.value:.6g}, trial {best.trial}: {params_line(best)}"
+    return f"{record.begun.run}: {ended} of {trials} trials{others}{told}"
+
+
+def params_line(trial: TrialRecord) -> str:
+    """`depth=4, rate=0.0433`."""
+    return ", ".join(f"{name}={short(text)}" for name, text in trial.shown.items())
+
+
+def short(text: str) -> str:
+    """Four digits of a number that is not whole, and any other text as it is."""
+    found = number(text)
+    return f"{found:.4g}" if found is not None and not text.lstrip("-").isdigit() else text
+
+
+MOST_ROWS = 20
+"""Trials that are listed, the best first; `trials.to_frame()` has all."""
+
+
+class Trial:
+    """One set of parameters, and what came of it. `run` is the run in which it was tried."""
+
+    def __init__(self, project: Project, record: TrialRecord) -> None:
+        self._project = project
+        self.number = record.trial
+        self.status = record.status
+        """`running`, `finished`, `pruned`, `failed`, or `lost` (its driver died)."""
+        self.value = record.value
+        """None unless it finished."""
+        self.params = {name: _typed(text) for name, text in record.shown.items()}
+        """Numbers as numbers, other values as short text."""
+        self.message = record.message
+        self.seconds = None if record.ended_at is None else record.ended_at - record.began_at
+        self._run = record.run
+
+    @property
+    def run(self) -> Run:
+        """Its run: `.result()`, `.logged()`, `.show()`."""
+        return Run(self._project, self._run)
+
+    def __repr__(self) -> str:
+        params = ", ".join(f"{name}={value}" for name, value in self.params.items())
+        value = "" if self.value is None else f" {self.value:.6g}"
+        return f"<trial {self.number}:{value} {self.status}, {params}>"
+
+
+class Trials(Sequence[Trial]):
+    """The trials of a search, by number."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._trials = list(trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    @overload
+    def __getitem__(self, at: int) -> Trial: ...
+    @overload
+    def __getitem__(self, at: slice) -> Trials: ...
+    def __getitem__(self, at: int | slice) -> Trial | Trials:
+        return Trials(self._trials[at]) if isinstance(at, slice) else self._trials[at]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} trials>"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A list a column, a value a trial: `trial`, `status`, `value`, `seconds`, `run` and `params.*`."""
+        names = dict.fromkeys(name for trial in self for name in trial.params)
+        made: dict[str, list[Any]] = {
+            "trial": [trial.number for trial in self],
+            "status": [trial.status for trial in self],
+            "value": [trial.value for trial in self],
+            "seconds": [trial.seconds for trial in self],
+            "run": [trial.run.id for trial in self],
+        }
+        return made | {f"params.{name}": [trial.params.get(name) for trial in self] for name in names}
+
+    def to_frame(self, kind: str = "pandas") -> Any:
+        """The `columns` as a frame of `pandas` or `polars`. Raises UsageError for another kind, MissingExtra."""
+        return frame_of(self.columns(), kind)
+
+
+class Search:
+    """A search of `hooke.search()`, as it was when this was made. `print` shows its best trials."""
+
+    def __init__(self, project: Project, search: str) -> None:
+        """Raises UsageError where that run is no search."""
+        record = read_search(project.runs.folder(search))
+        if record is None:
+            raise UsageError(f"run {search} is no search, or one that never began", next="hooke runs")
+        self.id = search
+        self.project = project
+        self._record: SearchRecord = record
+        self._alive = project.runs.alive(search)
+        for each in record.trials.values():
+            if each.status == "running" and not self._alive:
+                each.status = "lost"
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died): the same call goes on with it."""
+        if self._record.finished is not None:
+            return self._record.finished.status
+        return "running" if self._alive else "lost"
+
+    @property
+    def trials(self) -> Trials:
+        """All that were begun, by number."""
+        return Trials([Trial(self.project, each) for _, each in sorted(self._record.trials.items())])
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the best value, of equal ones the first. Raises UsageError where none has finished."""
+        best = self._record.best()
+        if best is None:
+            raise UsageError(f"no trial of search {self.id} has finished", next=f"hooke show {self.id}")
+        return Trial(self.project, best)
+
+    @property
+    def objective(self) -> str:
+        """`maximize auc.max`, or `minimize the result`."""
+        return f"{self._record.looked.direction} {self._record.looked.metric or 'the result'}"
+
+    def show(self) -> None:
+        """Print it."""
+        print(self)  # noqa: T201 - it is what the method is for
+
+    def __str__(self) -> str:
+        header, rows = self._table()
+        right = range(2, 2 + len(header) - 3)
+        lines = aligned(header, rows, right=right)
+        more = len(self._record.trials) - len(rows)
+        return "\n".join([*self._head(), "", *lines, *([f"and {more} more trials"] if more else [])])
+
+    def __repr__(self) -> str:
+        return f"Search({self.id!r}, {self.status})"
+
+    def _repr_html_(self) -> str:
+        head, *rest = self._head()
+        return html_table((head,), [(line,) for line in rest]) + html_table(*self._table())
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        looked, best = self._record.looked, self._record.best()
+        columns = self.trials.columns()
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return {
+            "search": self.id, "status": self.status, "space": looked.space, "metric": looked.metric,
+            "direction": looked.direction, "seed": looked.seed, "sampler": looked.sampler, "pruner": looked.pruner,
+            "best": best.trial if best is not None else None, "trials": rows,
+        }  # fmt: skip
+
+    def history(self) -> Any:
+        """A `plotly.graph_objects.Figure`: the values of trials by number, and the best so far. Raises MissingExtra."""
+        from hooke.charts.run_figures import Curves, Trace, curves_spec  # SciPy comes with the laws
+
+        ended = [each for _, each in sorted(self._record.trials.items()) if each.value is not None]
+        numbers = [each.trial for each in ended]
+        values = [each.value or 0.0 for each in ended]
+        pick = max if self._record.looked.direction == "maximize" else min
+        best = [pick(values[: at + 1]) for at in range(len(values))]
+        traces = [
+            Trace(source="best so far", steps=numbers, values=best),
+            Trace(source="trial", steps=numbers, values=values, joined=False),
+        ]
+        panel = Curves(metric=self._record.looked.metric or "result", traces=traces)
+        return drawing.figure(curves_spec([panel], title=self.id, steps="trial"))
+
+    def parallel_coordinates(self) -> Any:
+        """A `plotly.graph_objects.Figure`: a line a finished trial through its parameters and its value. Raises MissingExtra."""
+        from hooke.charts.run_figures import ParallelColumn, parallel_spec
+
+        ended = [trial for trial in self.trials if trial.value is not None]
+        names = list(self._record.looked.space)
+        columns = [
+            ParallelColumn(name=name, values=[trial.params.get(name) for trial in ended]) for name in names
+        ]
+        value = ParallelColumn(
+            name=self._record.looked.metric or "result", values=[trial.value for trial in ended]
+        )
+        return drawing.figure(parallel_spec([*columns, value], title=self.id))
+
+    def _head(self) -> list[str]:
+        counts: dict[str, int] = {}
+        for each in self._record.trials.values():
+            counts[each.status] = counts.get(each.status, 0) + 1
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        lines = [f"search {self.id}: {self.status}", f"  {self.objective}: {told or 'no trial yet'}"]
+        best = self._record.best()
+        if best is not None and best.value is not None:
+            lines.append(f"  best {best.value:.6g}, trial {best.trial}: {params_line(best)}")
+        failed = next((each for each in self._record.trials.values() if each.status == "failed"), None)
+        if failed is not None:
+            lines.append(f"  trial {failed.trial} failed: {failed.message}; next: hooke show {failed.run}")
+        return lines
+
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The best trials first, then those without a value."""
+        names = tuple(self._record.looked.space)
+        sign = -1 if self._record.looked.direction == "maximize" else 1
+        ranked = sorted(
+            self._record.trials.values(),
+            key=lambda each: (math.inf if each.value is None else sign * each.value, each.trial),
+        )
+        rows: list[tuple[str, ...]] = [
+            (
+                str(each.trial),
+                each.status,
+                "" if each.value is None else f"{each.value:.6g}",
+                "" if each.ended_at is None else format_seconds(each.ended_at - each.began_at),
+                *(short(each.shown.get(name, "")) for name in names),
+                each.run,
+            )
+            for each in ranked[:MOST_ROWS]
+        ]
+        return ("trial", "status", "value", "took", *names, "run"), rows
+
+
+def _typed(text: str) -> Any:
+    found = number(text)
+    if found is None:
+        return text_of(text)
+    return int(text) if text.lstrip("-").isdigit() else found

@@ -1,0 +1,112 @@
+"""`map_service()`: a service's class over a table, here, or in a pipeline as tasks on its workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hooke.base.errors import UsageError
+from hooke.pipeline.seeds import drawing_apart
+from hooke.pipeline.task import ACTIVE, task
+from hooke.services.serve_file import check_bindings
+from hooke.serving.offline import answers, method_of, set_up
+from hooke.serving.rows import joined
+from hooke.serving.service import service_of
+
+__all__ = ["map_service"]
+
+MOST_PARTS = 32
+"""Into which a table is cut in a pipeline: so many can be shared well by workers, and each is cached by itself."""
+
+
+class _Kept:
+    """The object that this worker has set up, from its first part of a map on: a worker reads a map's constants, of which this is one, once."""
+
+    def __init__(self) -> None:
+        self.made: Any = None
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()  # it begins with nothing in each worker
+
+
+def map_service(
+    made: type,
+    data: Any,
+    /,
+    *,
+    method: str = "",
+    arguments: Mapping[str, Any] | None = None,
+    **setup: Any,
+) -> Any:
+    """What a service would answer for each row of a table, without serving: the same class, and at most `max_batch` rows a call.
+
+    `data` is an array, a list, a table of Polars or pandas, or a dict of columns. Where the method's parameters of rows are
+    columns of the table, each gets its own; else the only one gets the whole: an array, or for lists a dict a row. A method
+    without `max_batch` is called for each row. `method` names it where the class has several; `arguments` are its other parameters.
+    `setup` is what `setup` takes, as values: `map_service(Delay, rows, model=model)`. Values must be as annotated, as in
+    a request.
+
+    Returns the rows in order: the method's arrays or lists put together, or one result a row. In a pipeline it is a promise
+    of that, as tasks' results are; `data` and the values may be promises. It is cut in up to 32 parts, which run as tasks
+    and are cached. Each worker sets the service up once; what `setup` draws by chance is the same in each.
+
+    Raises UsageError for what does not fit, and HookeError, naming the row, where the method raised.
+    """
+    declared = service_of(made)
+    chosen = method_of(declared, method).name
+    check_bindings(declared, setup)
+    given = dict(arguments or {})
+    if ACTIVE.get() is None:
+        return answers(declared, method_of(declared, chosen), data, given, set_up(declared, setup))
+    parts = _parts(data, declared.max_batch or 1)
+    return _together(
+        _answers.map(parts, made=made, method=chosen, arguments=given, setup=setup, kept=_Kept())
+    )
+
+
+@task(name="service_rows")
+def _parts(data: Any, batch: int) -> list[Any]:
+    """Slices of whole batches."""
+    if isinstance(data, Mapping):
+        length = max((len(column) for column in data.values()), default=0)
+    else:
+        try:
+            length = len(data)
+        except TypeError:
+            raise UsageError(
+                f"a {type(data).__name__} is no table",
+                fix="give an array, a list, a table or a dict of columns",
+            ) from None
+    size = max(math.ceil(length / MOST_PARTS / batch), 1) * batch
+    return [_slice(data, start, start + size) for start in range(0, max(length, 1), size)]
+
+
+def _slice(data: Any, start: int, end: int) -> Any:
+    if isinstance(data, Mapping):
+        return {name: column[start:end] for name, column in data.items()}
+    return data.iloc[start:end] if hasattr(data, "iloc") else data[start:end]
+
+
+@task(name="service_answers")
+def _answers(
+    data: Any,
+    made: type,
+    method: str,
+    arguments: Mapping[str, Any],
+    setup: Mapping[str, Any],
+    kept: _Kept,
+) -> Any:
+    declared = service_of(made)
+    found, kept.made = kept.made, None  # one that has raised is not asked again
+    if found is None:
+        with drawing_apart(made.__qualname__):
+            found = set_up(declared, setup)
+    results = answers(declared, method_of(declared, method), data, arguments, found)
+    kept.made = found
+    return results
+
+
+@task(name="service_table")
+def _together(parts: list[Any]) -> Any:
+    return joined(parts)

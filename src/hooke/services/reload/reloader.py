@@ -1,0 +1,204 @@
+"""Holds the socket, watches the files, and starts and ends the processes that serve, as `handover` says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from hooke.base.errors import HookeError
+from hooke.processes.with_parent import with_parent
+from hooke.services.reload import handover
+from hooke.services.reload.handover import (
+    Answers,
+    DrainedReply,
+    Event,
+    Failed,
+    FilesChanged,
+    Gone,
+    Handover,
+    Interrupted,
+    Ready,
+    ServeRefused,
+    decode,
+    step,
+)
+from hooke.services.reload.handover import ImportedModules as ImportedFiles
+from hooke.services.reload.watched_files import Sources, Watcher
+
+__all__ = ["Command", "Parent"]
+
+Command: TypeAlias = Callable[[int, int], Sequence[str]]
+"""From the descriptors of the listening socket and of the pipe that it tells by to the command of a process that serves."""
+
+LAST_S = 1.0
+"""For what a process told before its end: a process of its own may hold the pipe open."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Imported:
+    number: int
+    files: frozenset[Path]
+
+
+_Came: TypeAlias = Event | _Imported | frozenset[Path] | OSError
+
+
+class Parent:
+    """One service, from `run` to its end. `tell` gets a line for people, or several in one text."""
+
+    def __init__(
+        self, sources: Sources, listening: socket.socket, command: Command, tell: Callable[[str], None]
+    ) -> None:
+        self.run_id = ""
+        """The run of the version that ended last."""
+        self._sources = sources
+        self._listening = listening
+        self._command = command
+        self._tell = tell
+        self._state = Handover()
+        self._inbox: queue.SimpleQueue[_Came] = queue.SimpleQueue()
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._imported: Collection[Path] | None = None
+        self._broken: OSError | None = None
+        """What ended the watch."""
+        self._done = False
+
+    def run(self) -> bool:
+        """Until Ctrl-C or SIGTERM; returns whether all that was asked was answered.
+
+        Raises HookeError where files cannot be watched, or no more: then the version that answers is drained before.
+        """
+        former = {
+            number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        watcher = Watcher(self._sources.root, self._inbox.put)
+        try:
+            watcher.start()
+            self._step(FilesChanged((), _now()))
+            while not self._done:
+                self._take(self._inbox.get())
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+            for child in self._children.values():
+                self._kill(child)
+            watcher.stop()
+            self._listening.close()
+        if self._broken is not None:
+            raise HookeError(
+                f"{self._sources.root} cannot be watched: {self._broken.strerror or self._broken}",
+                fix="raise fs.inotify.max_user_watches, or look at the files every moment: WATCHFILES_FORCE_POLLING=true",
+            ) from self._broken
+        return not self._state.failed
+
+    def _take(self, came: _Came) -> None:
+        if isinstance(came, OSError):
+            self._broken = came
+            if not self._state.interrupted:
+                self._tell("changes are not seen any more")
+                self._step(Interrupted())
+        elif isinstance(came, _Imported):
+            serving = self._state.serving
+            if self._state.coming is None and serving is not None and serving.number == came.number:
+                self._imported = came.files
+        elif isinstance(came, frozenset):
+            counted = sorted(path for path in came if self._sources.counts(path, self._imported))
+            if counted:
+                self._step(FilesChanged(tuple(_named(path, self._sources.root) for path in counted), _now()))
+        else:
+            self._step(came)
+            if isinstance(came, Gone):
+                self._children.pop(came.number, None)
+
+    def _step(self, event: Event) -> None:
+        self._state, actions = step(self._state, event)
+        for action in actions:
+            self._do(action)
+
+    def _do(self, action: handover.Action) -> None:
+        match action:
+            case handover.StartProcess(version):
+                self._imported = None  # until it is ready each module may be the one that it lacks
+                self._start(version.number)
+            case handover.Say(text):
+                self._tell(text)
+            case handover.HandoverDone():
+                self._done = True
+            case handover.KillProcess(number):
+                self._kill(self._children[number])
+            case handover.DrainProcess(number) | handover.CutProcess(number):
+                cut = isinstance(action, handover.CutProcess)
+                self._children[number].send_signal(signal.SIGINT if cut else signal.SIGTERM)
+
+    def _start(self, number: int) -> None:
+        reading, telling = os.pipe()
+        try:
+            child = subprocess.Popen(
+                [*with_parent(), *self._command(self._listening.fileno(), telling)],
+                pass_fds=(self._listening.fileno(), telling),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in the terminal is for this process, which drains first
+            )
+        except OSError as error:
+            os.close(reading)
+            self._step(Failed(number, ServeRefused(what=f"no process could be started: {error}")))
+            self._step(Gone(number, "was none"))
+            return
+        finally:
+            os.close(telling)
+        self._children[number] = child
+        threading.Thread(target=self._follow, args=(number, child, reading), daemon=True).start()
+
+    def _follow(self, number: int, child: subprocess.Popen[bytes], reading: int) -> None:
+        """In a thread of the child's: all that it tells, then its end."""
+        served: list[DrainedReply] = []
+        listening = threading.Thread(target=self._hear, args=(number, reading, served), daemon=True)
+        listening.start()
+        code = child.wait()
+        listening.join(LAST_S)
+        self._inbox.put(Gone(number, _how(code), served[0] if served else None))
+
+    def _hear(self, number: int, reading: int, served: list[DrainedReply]) -> None:
+        with open(reading, "rb") as lines:
+            for line in lines:
+                match decode(line):
+                    case Answers(lines=said):
+                        self._inbox.put(Ready(number, said))
+                    case ImportedFiles(files=files):
+                        self._inbox.put(_Imported(number, frozenset(map(Path, files))))
+                    case ServeRefused() as refused:
+                        self._inbox.put(Failed(number, refused))
+                    case DrainedReply() as done:
+                        self.run_id = done.run
+                        served.append(done)
+
+    def _kill(self, child: subprocess.Popen[bytes]) -> None:
+        """With what it started."""
+        if child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+    def _signalled(self, *_: object) -> None:
+        self._inbox.put(Interrupted())
+
+
+def _now() -> str:
+    return time.strftime("%H:%M:%S")
+
+
+def _named(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _how(code: int) -> str:
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

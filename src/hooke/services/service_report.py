@@ -1,0 +1,557 @@
+"""The run of a service as it is shown: what was asked, what the model took for it, what one replica can do, how many there were."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hooke.autoscaling.service_policy import law_of
+from hooke.base.errors import MissingExtra, NotEnoughData, UsageError
+from hooke.base.files import write_atomic
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.charts.html import html_table
+from hooke.charts.renderers import inline_svg, png_of, svg_of
+from hooke.charts.service_chart import SeriesLine, ServicePicture, sheet_of
+from hooke.charts.workers import SizeChange
+from hooke.journal.events import RunFinished, RunStarted
+from hooke.journal.reader import read
+from hooke.journal.run_table import aligned, moment
+from hooke.journal.service_events import (
+    BatchWindow,
+    ModelBack,
+    ModelDied,
+    ModelEvent,
+    ReplicaAdopted,
+    ReplicaEnded,
+    ReplicaEvent,
+    ReplicaLeft,
+    ReplicaReady,
+    ReplicaStarted,
+    RollOutChanged,
+    ServiceBegan,
+    ServiceScaled,
+    StartDelayed,
+)
+from hooke.running.driver import DRIVER
+from hooke.scaling.affine import Affine
+from hooke.scaling.measurements import Estimate
+from hooke.services.service_runs import Staff, Stretch, changes, staff_of, starts_s, stretches_of
+from hooke.serving.stats_windows import merged
+
+__all__ = [
+    "ServiceRecord",
+    "law_lines",
+    "line_of",
+    "picture_of",
+    "read_service",
+    "save_service",
+    "service_facts",
+    "service_table",
+    "service_text",
+    "service_told",
+]
+
+
+# --- What happens to replicas, as one line for people; the same while it happens and when the journal is read.
+
+
+def line_of(event: ReplicaEvent) -> str:
+    """What happened and why. The end of a log follows on lines of its own."""
+    match event:
+        case ReplicaStarted():
+            return f"replica {event.replica} starts (pid {event.pid}, port {event.port}): {event.reason}"
+        case ReplicaAdopted():
+            return f"replica {event.replica} runs already (pid {event.pid}, port {event.port}): adopted"
+        case ReplicaReady():
+            return f"replica {event.replica} is ready, {format_seconds(event.seconds)} after its start"
+        case ReplicaLeft():
+            left = f"; it has {_requests(event.in_flight)} to answer" if event.in_flight else ""
+            return f"replica {event.replica} gets nothing new: {event.reason}{left}"
+        case ReplicaEnded():
+            return _ended(event)
+        case ModelBack() | ModelDied():
+            return _of_model(event)
+        case StartDelayed():
+            row = "" if event.failures == 1 else f", {event.failures} in a row"
+            return f"the next start waits {format_seconds(event.seconds)}: it died soon after its start{row}"
+        case ServiceScaled():
+            return f"{event.before} -> {event.after} replicas: {event.reason}"
+        case RollOutChanged():
+            what = {"began": "roll-out of", "done": "rolled out:", "back": "rolled back:"}[event.status]
+            to = (
+                f"{event.before} goes on instead of {event.generation}"
+                if event.status == "back"
+                else event.generation
+            )
+            return f"{what} {to}; {event.reason}"
+
+
+def _ended(event: ReplicaEnded) -> str:
+    after = format_seconds(event.seconds)
+    if event.expected:
+        return f"replica {event.replica} ended after {after}, with nothing left to answer"
+    lost = f"; {_requests(event.in_flight)} had no answer from it" if event.in_flight else ""
+    tail = "".join(f"\n    | {line}" for line in event.log_tail)
+    if event.cause.startswith("cut by "):
+        return f"replica {event.replica} was ended after {after}, {event.cause.partition(';')[0]}{lost}"
+    return f"replica {event.replica} died after {after}: {event.cause}{lost}{tail}"
+
+
+def _of_model(event: ModelEvent) -> str:
+    after = format_seconds(event.seconds)
+    if isinstance(event, ModelBack):
+        return f"the model of {_whose(event.replica)} is back, {after} after its start"
+    peak = f", peak memory {format_bytes(event.peak_bytes)}" if event.peak_bytes else ""
+    doing = f", at {event.method} for {_requests(event.requests)}" if event.method else ""
+    again = f"; another one starts in {format_seconds(event.starts_in_s)}"
+    tail = "".join(f"\n    | {line}" for line in event.log_tail)
+    return f"the model of {_whose(event.replica)} died after {after}{doing}: {event.cause}{peak}{again}{tail}"
+
+
+def _whose(replica: str) -> str:
+    return f"replica {replica}" if replica else "the service"
+
+
+def _requests(count: int) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
+
+
+MOST_ROWS = 12
+"""Stretches of time in the table."""
+FINEST_S = 0.001
+"""The clock of an event loop tells times of answers no finer."""
+MOST_EVENTS = 30
+"""Of replicas; `--json` has all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRecord:
+    """A service's run as its journal tells it. `finished` is None while it goes on, and where its process died."""
+
+    started: RunStarted
+    declared: ServiceBegan
+    windows: tuple[BatchWindow, ...]
+    replicas: tuple[ReplicaEvent, ...]
+    """What happened to them; nothing where the process itself answered."""
+    finished: RunFinished | None
+    until: float
+    """When anything was written last."""
+
+    @property
+    def staff(self) -> tuple[Staff, ...]:
+        """How many replicas there were, and were to be, after each change; nothing where the process itself answered."""
+        return staff_of(self.replicas, low=self.declared.replicas[0])
+
+    def laws(self) -> dict[str, Affine | NotEnoughData]:
+        """By method; of those without a law, why. Methods whose calls are for one request each have none."""
+        names = sorted({each.method for window in self.windows for each in window.methods if each.sizes})
+        found: dict[str, Affine | NotEnoughData] = {}
+        for name in names if self.declared.max_batch else ():
+            try:
+                found[name] = law_of(self.windows, name, max_batch=self.declared.max_batch)
+            except NotEnoughData as lacking:
+                found[name] = lacking
+        return found
+
+
+def read_service(folder: Path) -> ServiceRecord:
+    """The run of a service. Raises JournalError as `read` does."""
+    started, declared, finished, until = None, ServiceBegan(), None, 0.0
+    windows: list[BatchWindow] = []
+    replicas: list[ReplicaEvent] = []
+    for segment in read(folder, DRIVER):
+        for event in segment.events:
+            until = max(until, event.at)
+            match event:
+                case RunStarted():
+                    started, finished = event, None
+                case ServiceBegan():
+                    declared = event
+                case BatchWindow():
+                    windows.append(event)
+                case RunFinished():
+                    finished = event
+                case _:
+                    if isinstance(event, ReplicaEvent):
+                        replicas.append(event)
+    assert started is not None, "the run has a beginning"
+    return ServiceRecord(
+        started=started,
+        declared=declared,
+        windows=tuple(windows),
+        replicas=tuple(replicas),
+        finished=finished,
+        until=until,
+    )
+
+
+def service_text(record: ServiceRecord, *, alive: bool, drawn: str = "") -> str:
+    """In some lines; `drawn` is a picture of it in characters."""
+    lines = service_told(record, alive=alive)
+    if drawn:
+        lines += ["", drawn]
+    if record.windows:
+        columns, rows = service_table(record)
+        lines += ["", *aligned(columns, rows, right=range(1, len(columns)))]
+    if record.replicas:
+        lines += ["", *_replica_lines(record)]
+    return "\n".join(lines)
+
+
+def service_told(record: ServiceRecord, *, alive: bool) -> list[str]:
+    """What is said of the whole run."""
+    started, whole = record.started, merged(record.windows, side_by_side=True)
+    seconds = _seconds(record, alive=alive)
+    values = ", ".join(f"{name}={value}" for name, value in started.shown.items())
+    lines = [
+        f"run {started.run}: {_how_it_is(record, alive=alive)}",
+        f"  service {started.pipeline}({values}) of {started.entry}",
+        f"  started {moment(started.at)}",
+        f"  {whole.requests:,} requests answered, {whole.requests / max(seconds, 1e-9):.3g}/s{_not_answered(whole)}",
+    ]
+    if whole.batches and record.declared.max_batch:
+        lines.append(
+            f"  {whole.rows / whole.batches:.1f} rows a batch, of at most {record.declared.max_batch}"
+        )
+    if (slo := _slo_line(record.declared, whole)) is not None:
+        lines.append(f"  {slo}")
+    if (staff := _staff_line(record)) is not None:
+        lines.append(f"  {staff}")
+    if record.finished is not None and record.finished.message:
+        lines.append(f"  {record.finished.message}")
+    if law := law_lines(record):
+        lines += ["", *law]
+    return lines
+
+
+def law_lines(record: ServiceRecord, *, lacking: bool = True) -> list[str]:
+    """What each batched method's law is, and what follows from it for one replica; if `lacking`, also why one has none."""
+    lines: list[str] = []
+    for name, law in record.laws().items():
+        if isinstance(law, NotEnoughData):
+            lines += [f"{name}: no law yet, as {law.what}"] if lacking else []
+            continue
+        most = record.declared.max_batch or 1
+        seen = f"{law.calls:,} batches, most of {law.least_rows:.3g} to {law.most_rows:.3g} rows"
+        beyond = ", beyond what was seen" if most > 1.2 * law.most_rows else ""
+        lines += [
+            f"{name}: a batch of n rows takes n x {_span(law.a)} + {_span(law.b)}",
+            f"  from {seen}; intervals hold with {law.level:.0%}",
+            f"  one replica, its batches full ({most}): {_rate(law.rate(most))}{beyond}",
+            f"  batches are half full at {_rate(law.rate(max(most / 2, 1.0)))}",
+        ]
+        if record.declared.slo_limit_s is not None:
+            load = law.load_within(record.declared.slo_limit_s, most)
+            limit = format_seconds(record.declared.slo_limit_s)
+            lines.append(
+                f"  a row waits for one batch and runs in the next within {limit} up to {_rate(load)}"
+            )
+    return lines
+
+
+def _replica_lines(record: ServiceRecord) -> list[str]:
+    """What happened to replicas, the last of it; an end with what its log ended with."""
+    scaled = changes(record.replicas)
+    others = [event for event in record.replicas if not isinstance(event, ServiceScaled)]
+    return [
+        *(["how many replicas were wanted, and why", *_told(scaled), ""] if scaled else []),
+        "what happened to replicas",
+        *_told(others),
+    ]
+
+
+def _told(events: Sequence[ReplicaEvent]) -> Iterator[str]:
+    if len(events) > MOST_EVENTS:
+        yield f"  {len(events) - MOST_EVENTS} events before: --json"
+    for event in events[-MOST_EVENTS:]:
+        yield f"  {moment(event.at)}  {line_of(event)}"
+
+
+def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
+    """The same as plain values, for `--json`."""
+    whole = merged(record.windows, side_by_side=True)
+    laws = {
+        name: {"why_not": law.what} if isinstance(law, NotEnoughData) else _law_facts(law, record.declared)
+        for name, law in record.laws().items()
+    }
+    counts = (
+        "arrived", "requests", "failed", "refused", "late", "gone", "gone_over_slo", "over_slo", "busy_s", "request_s",
+        "most_waiting",
+    )  # fmt: skip
+    return {
+        "run": record.started.run,
+        "kind": "service",
+        "status": _status(record, alive=alive),
+        "service": record.started.pipeline,
+        "entry": record.started.entry,
+        "parameters": dict(record.started.shown),
+        "started_at": record.started.at,
+        "seconds": _seconds(record, alive=alive),
+        "last_heard_at": record.until,
+        "declared": msgspec.to_builtins(record.declared),
+        "batches": whole.batches,
+        "rows": whole.rows,
+        **{name: getattr(whole, name) for name in counts},
+        "laws": laws,
+        "starts_s": starts_s(record.replicas),
+        "staff": [dataclasses.asdict(each) for each in record.staff],
+        "replicas": [msgspec.to_builtins(event) for event in record.replicas],
+        "windows": [msgspec.to_builtins(window) for window in record.windows],
+    }
+
+
+def _law_facts(law: Affine, declared: ServiceBegan) -> dict[str, Any]:
+    said = [("a", law.a), ("b", law.b), ("full_rate", law.rate(declared.max_batch or 1))]
+    if declared.slo_limit_s is not None:
+        said.append(("rate_within_slo", law.load_within(declared.slo_limit_s, declared.max_batch or 1)))
+    return {
+        "level": law.level,
+        "batches": law.calls,
+        "seen_rows": [law.least_rows, law.most_rows],
+        **{name: {"value": each.value, "interval": list(each.interval)} for name, each in said},
+    }
+
+
+def _status(record: ServiceRecord, *, alive: bool) -> str:
+    if record.finished is not None:
+        return record.finished.status
+    return "running" if alive else "lost"
+
+
+def _how_it_is(record: ServiceRecord, *, alive: bool) -> str:
+    status, after = _status(record, alive=alive), format_seconds(_seconds(record, alive=alive))
+    if status == "lost":
+        return f"it ended without a word, last heard of at {moment(record.until)}, {after} after its start"
+    return f"{status} after {after}"
+
+
+def _seconds(record: ServiceRecord, *, alive: bool) -> float:
+    if record.finished is not None:
+        return record.finished.seconds
+    return (time.time() if alive else record.until) - record.started.at
+
+
+def _not_answered(window: BatchWindow) -> str:
+    said = [
+        ("failed", window.failed),
+        ("refused", window.refused),
+        ("too late", window.late),
+        ("not waited for", window.gone),
+    ]
+    return "".join(f", {count:,} {what}" for what, count in said if count)
+
+
+def _slo_line(declared: ServiceBegan, window: BatchWindow) -> str | None:
+    if declared.slo_limit_s is None or declared.slo_percent is None:
+        return None
+    if not window.ended:
+        return None
+    within = 100 * (window.requests - window.over_slo) / window.ended
+    limit = format_seconds(declared.slo_limit_s)
+    kept = "kept" if within >= declared.slo_percent else "NOT kept"
+    return f"SLO p{declared.slo_percent:g} < {limit}: {kept}, {within:.4g} % within {limit}"
+
+
+def _span(estimate: Estimate) -> str:
+    low, high = (format_seconds(end) for end in estimate.interval)
+    return f"{format_seconds(estimate.value)} ({low} to {high})"
+
+
+def _rate(estimate: Estimate) -> str:
+    low, high = estimate.interval
+    return f"{_round(estimate.value)} rows/s ({_round(low)} to {_round(high)})"
+
+
+def _round(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
+def _staff_line(record: ServiceRecord) -> str | None:
+    """How many replicas answered, and what starts took."""
+    if not record.staff:
+        return None
+    steps = [*((each.at, each.ready) for each in record.staff), (record.until, 0)]
+    lasted = [(count, max(until - since, 0.0)) for (since, count), (until, _) in pairwise(steps)]
+    whole = max(sum(seconds for _, seconds in lasted), 1e-9)
+    mean = sum(count * seconds for count, seconds in lasted) / whole
+    line = f"{mean:.3g} replicas answered on average, {max(count for count, _ in lasted)} at most"
+    if starts := starts_s(record.replicas):
+        spans = " to ".join(dict.fromkeys(map(format_seconds, (min(starts), max(starts)))))
+        line += (
+            f"; a start took {spans}, {len(starts)} of them" if len(starts) > 1 else f"; a start took {spans}"
+        )
+    return line
+
+
+def service_table(record: ServiceRecord) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Stretches of time: the columns' names, and a row for each in which there was something."""
+    parts = stretches_of(
+        record.windows, record.staff, began=record.started.at, ended=record.until, most=MOST_ROWS
+    )
+    percent = record.declared.slo_percent or 99.0
+    promised = record.declared.slo_limit_s is not None
+    columns = (
+        "until", "for", "ready", "wanted", "asked/s", "answered/s", "p50", f"p{percent:g}",
+        *(["within SLO"] if promised else []), "at once", "mean batch", "busy", "not answered",
+    )  # fmt: skip
+    return columns, [_cells(part, percent, promised=promised) for part in parts if part.asked or part.ready]
+
+
+def _cells(part: Stretch, percent: float, *, promised: bool) -> tuple[str, ...]:
+    seconds, replicas = max(part.seconds, 1e-9), max(part.ready, 1e-9)
+    within = "" if part.within is None else f"{_floored(part.within)}"
+    return (
+        moment(part.began + part.seconds),
+        format_seconds(part.seconds),
+        f"{part.ready:.2g}",
+        str(part.wanted),
+        _short(part.asked / seconds),
+        _short(part.answered / seconds),
+        *(_time(part.quantile_s(each)) for each in (50.0, percent)),
+        *([within] if promised else []),
+        _short(part.request_s / seconds),
+        f"{part.rows / part.batches:.1f}" if part.batches else "",
+        f"{min(part.busy_s / seconds / replicas, 1.0):.0%}" if part.ready else "",
+        f"{math.ceil(part.unanswered - 1e-6):,}",
+    )
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return format_seconds(seconds) if seconds > FINEST_S else f"< {format_seconds(FINEST_S)}"
+
+
+def _short(value: float) -> str:
+    """`1,234`, `17.7`, `2.3`, `0.043`, `0`."""
+    if value >= 9.95:
+        return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}"
+    return f"{value:.2g}" if value >= 0.005 else "0"
+
+
+def _floored(share: float) -> str:
+    """Never 100 % where one was missed."""
+    return f"{math.floor(1e4 * share + 1e-9) / 100:.4g} %"
+
+
+# --- A service's run as a picture, and as a page to mail.
+
+MOST_STRETCHES = 90
+"""Narrower steps than these nobody could tell apart in print."""
+_STYLE = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1rem"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_UNITS = ((3 * 86400.0, 86400.0, "days"), (3 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"))
+PIXELS = 8 / 3
+"""A point, as 96 dots an inch on a screen that is twice as sharp."""
+FORMATS = (".svg", ".png", ".html")
+
+
+def picture_of(record: ServiceRecord) -> ServicePicture | None:
+    """What is drawn of it; None where no window was journalled."""
+    if not record.windows:
+        return None
+    began = record.started.at
+    scale, unit = next(
+        ((scale, unit) for least, scale, unit in _UNITS if record.until - began >= least), (1.0, "s")
+    )
+    staff = record.staff
+    parts = stretches_of(record.windows, staff, began=began, ended=record.until, most=MOST_STRETCHES)
+    lengths = np.array([part.seconds for part in parts])
+    slo = record.declared.slo_percent
+    percents = sorted({50.0, slo if slo is not None else 99.0})
+    limit = record.declared.slo_limit_s
+    return ServicePicture(
+        title=f"{record.started.pipeline}: load, replicas, and how long answers took",
+        unit=unit,
+        edges=np.array([0.0, *((part.began + part.seconds - began) / scale for part in parts)]),
+        asked=np.array([part.asked for part in parts]) / lengths,
+        answered=np.array([part.answered for part in parts]) / lengths,
+        unanswered=np.array([part.unanswered for part in parts]) / lengths,
+        moments=np.array([(each.at - began) / scale for each in staff]) if staff else np.zeros(1),
+        ready=np.array([float(each.ready) for each in staff] or [1.0]),
+        wanted=np.array([float(each.wanted) for each in staff] or [1.0]),
+        changes=tuple(
+            SizeChange(
+                at=(event.at - began) / scale,
+                before=event.before,
+                after=event.after,
+                text=f"{event.before} -> {event.after} replicas: {event.reason}",
+            )
+            for event in changes(record.replicas)
+        ),
+        times=tuple(
+            SeriesLine(
+                name=f"p{percent:g}",
+                value=1e3 * np.array([part.quantile_s(percent) or math.nan for part in parts]),
+            )
+            for percent in percents
+        ),
+        limit=1e3 * limit if limit is not None else None,
+        limit_text=f"p{slo:g} < {format_seconds(limit)}" if slo is not None and limit is not None else "",
+        caption=f"from the journal of {record.started.run}, in stretches of {format_seconds(float(np.median(lengths)))}",
+    )
+
+
+def save_service(record: ServiceRecord, path: Path, *, alive: bool) -> Path:
+    """Write `.svg`, `.png` or `.html`, as the path ends; returns the path.
+
+    Raises UsageError for another ending and where there is nothing to draw, MissingExtra for `.png` without Pillow, OSError.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(
+            f"a service's run cannot be saved as {path.name!r}",
+            fix=f"end the name with {', '.join(FORMATS)}",
+        )
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no such folder", fix="make it, or name another file")
+    picture = picture_of(record)
+    if picture is None:
+        raise UsageError(
+            f"nothing was asked of {record.started.run}: there is nothing to draw",
+            fix="ask it, and look again some seconds later",
+        )
+    match path.suffix.lower():
+        case ".svg":
+            made = svg_of(sheet_of(picture)).encode()
+        case ".png":
+            made = _png(picture)
+        case _:
+            made = _page(record, picture, alive=alive).encode()
+    write_atomic(path, made)
+    return path
+
+
+def _png(picture: ServicePicture) -> bytes:
+    try:
+        return png_of(sheet_of(picture), PIXELS)
+    except ImportError as error:
+        raise MissingExtra(
+            "Pillow is not installed, and draws a picture as PNG",
+            fix='pip install "hooke[plot]", or end the name with .svg',
+        ) from error
+
+
+def _page(record: ServiceRecord, picture: ServicePicture, *, alive: bool) -> str:
+    """One file of HTML, which loads nothing and runs nothing. What services said is escaped."""
+    columns, rows = service_table(record)
+    paragraphs = "\n".join(service_told(record, alive=alive)).split("\n\n")
+    told = "".join(
+        "<p>" + "<br>".join(escape(line.strip()) for line in each.splitlines()) + "</p>"
+        for each in paragraphs
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(record.started.run)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"></head>\n'
+        f'<body style="{_STYLE}">{inline_svg(sheet_of(picture))}{told}'
+        f'<div style="overflow-x:auto;white-space:nowrap">{html_table(columns, rows)}</div></body></html>\n'
+    )

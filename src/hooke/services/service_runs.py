@@ -1,0 +1,347 @@
+"""The run of a service: its beginning, what its replicas did in windows, its end; written beside the event loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import queue
+import socket
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from hooke.base.clock import Clock, SystemClock
+from hooke.base.errors import JournalError
+from hooke.base.files import FileLock, writing
+from hooke.journal.events import RunFinished, RunStarted
+from hooke.journal.run_folders import LOCK
+from hooke.journal.service_events import (
+    BatchWindow,
+    ReplicaAdopted,
+    ReplicaEnded,
+    ReplicaEvent,
+    ReplicaLeft,
+    ReplicaReady,
+    ReplicaStarted,
+    ServiceBegan,
+    ServiceEvent,
+    ServiceScaled,
+)
+from hooke.journal.writer import Journal
+from hooke.project.folder import Project, new_run_id
+from hooke.running.driver import DRIVER
+from hooke.serving.service import Service
+from hooke.serving.stats_windows import SHORTEST_WINDOW_S, length_s, merged, quantile_s
+
+__all__ = [
+    "KIND",
+    "ServiceRun",
+    "Staff",
+    "Stretch",
+    "changes",
+    "staff_of",
+    "starts_s",
+    "stretch_of",
+    "stretches_of",
+]
+
+
+# --- What a service's run went through, from its journal: load, answers and their times, replicas, and why there were so many.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staff:
+    """From a moment on: how many replicas answered, and how many there were to be."""
+
+    at: float
+    ready: int
+    wanted: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Stretch:
+    """A part of a run. A window that is in it with a part of its length counts with that part, so counts are no whole numbers."""
+
+    began: float
+    seconds: float
+    asked: float = 0.0
+    answered: float = 0.0
+    unanswered: float = 0.0
+    """Those that failed, were refused or too late, and those who asked and went after the SLO's limit."""
+    over_slo: float = 0.0
+    """Of `answered`, those that took longer than the limit."""
+    busy_s: float = 0.0
+    request_s: float = 0.0
+    batches: float = 0.0
+    rows: float = 0.0
+    latencies: dict[int, float] = field(default_factory=dict)
+    ready: float = 0.0
+    """Replicas that answered, on average."""
+    wanted: int = 0
+    """At its end."""
+
+    @property
+    def within(self) -> float | None:
+        """The share that was answered within the SLO's limit; None where nothing was asked."""
+        counted = self.answered + self.unanswered
+        return max(self.answered - self.over_slo, 0.0) / counted if counted > 1e-9 else None
+
+    def quantile_s(self, percent: float) -> float | None:
+        """Of the answers' times; None where nothing was answered, or the journal is of before these were counted."""
+        return quantile_s(self.latencies, percent)
+
+    def add(self, window: BatchWindow, share: float) -> None:
+        """That part of a window."""
+        self.asked += share * (window.arrived or window.ended)
+        self.answered += share * window.requests
+        self.unanswered += share * (window.ended - window.requests)
+        self.over_slo += share * window.over_slo
+        self.busy_s += share * window.busy_s
+        self.request_s += share * window.request_s
+        self.batches += share * window.batches
+        self.rows += share * window.rows
+        for at, count in window.latencies:
+            self.latencies[at] = self.latencies.get(at, 0.0) + share * count
+
+
+def staff_of(events: Sequence[ReplicaEvent], *, low: int) -> tuple[Staff, ...]:
+    """How many there were, after each event that changed it. `low` were to be at the beginning, if no event says otherwise."""
+    scaled = changes(events)
+    wanted = scaled[0].before if scaled else max(low, 1)
+    ready: set[str] = set()
+    found: list[Staff] = []
+    for event in sorted(events, key=lambda each: each.at):
+        match event:
+            case ReplicaReady() | ReplicaAdopted():
+                ready.add(event.replica)
+            case ReplicaLeft() | ReplicaEnded():
+                ready.discard(event.replica)
+            case ServiceScaled():
+                wanted = event.after
+            case ReplicaStarted() if not found:
+                pass
+            case _:
+                continue
+        found.append(Staff(at=event.at, ready=len(ready), wanted=wanted))
+    return tuple(found)
+
+
+def changes(events: Iterable[ReplicaEvent]) -> list[ServiceScaled]:
+    """Each time that another number was wanted, with its reason."""
+    return [event for event in events if isinstance(event, ServiceScaled)]
+
+
+def starts_s(events: Iterable[ReplicaEvent]) -> list[float]:
+    """What each start took, from asking to answering."""
+    return [event.seconds for event in events if isinstance(event, ReplicaReady)]
+
+
+def stretch_of(
+    windows: Iterable[BatchWindow], staff: Sequence[Staff], *, began: float, ended: float
+) -> Stretch:
+    """What of a run lies between two moments."""
+    return _filled([Stretch(began=began, seconds=ended - began)], windows, staff)[0]
+
+
+def stretches_of(
+    windows: Iterable[BatchWindow], staff: Sequence[Staff], *, began: float, ended: float, most: int
+) -> list[Stretch]:
+    """The time between two moments in about so many stretches, of equal length but for the first and the last one.
+
+    They end where windows do, so that few of these are in two of them. All that the windows hold is in them: what a replica that
+    was taken over did before counts in the first stretch.
+    """
+    length = SHORTEST_WINDOW_S * max(1, math.ceil((ended - began) / SHORTEST_WINDOW_S / most - 1e-9))
+    first, last = math.floor((began + length / 2) / length) + 1, math.ceil((ended - length / 2) / length)
+    edges = [began, *(at * length for at in range(first, last)), ended]
+    return _filled(
+        [Stretch(began=since, seconds=until - since) for since, until in pairwise(edges)],
+        (_since(window, began) for window in windows),
+        staff,
+    )
+
+
+def _since(window: BatchWindow, began: float) -> BatchWindow:
+    """The window with all of it after a moment."""
+    if window.at - window.seconds >= began:
+        return window
+    at = max(window.at, began + 1e-6)
+    return msgspec.structs.replace(window, at=at, seconds=at - began)
+
+
+def _filled(parts: list[Stretch], windows: Iterable[BatchWindow], staff: Sequence[Staff]) -> list[Stretch]:
+    ends = [part.began + part.seconds for part in parts]
+    names = [set[str]() for _ in parts]
+    for window in windows:
+        for at, share in _shares(window, parts, ends):
+            parts[at].add(window, share)
+            names[at].add(window.replica)
+    for part, seen in zip(parts, names, strict=True):
+        part.ready, part.wanted = _staff_in(part, staff) if staff else (len(seen), len(seen))
+    return parts
+
+
+def _shares(
+    window: BatchWindow, parts: Sequence[Stretch], ends: Sequence[float]
+) -> Iterator[tuple[int, float]]:
+    """Which stretches it is in, with which part of it."""
+    since = window.at - window.seconds
+    for at in range(bisect_right(ends, since), len(parts)):
+        if parts[at].began >= window.at:
+            return
+        overlap = min(window.at, ends[at]) - max(since, parts[at].began)
+        if overlap > 0:
+            yield at, overlap / window.seconds
+
+
+def _staff_in(part: Stretch, staff: Sequence[Staff]) -> tuple[float, int]:
+    """The mean of those that answered, and how many were wanted at its end."""
+    ends = part.began + part.seconds
+    moments = [each.at for each in staff]
+    first = bisect_right(moments, part.began)
+    inside = [each for each in staff[first:] if each.at < ends]
+    before = staff[first - 1] if first else Staff(at=part.began, ready=0, wanted=staff[0].wanted)
+    steps = [(part.began, before.ready), *((each.at, each.ready) for each in inside), (ends, 0)]
+    ready = sum(count * (until - since) for (since, count), (until, _) in pairwise(steps))
+    return ready / max(part.seconds, 1e-9), inside[-1].wanted if inside else before.wanted
+
+
+KIND = "service"
+_log = logging.getLogger("hooke")
+
+
+class ServiceRun:
+    """A run of kind `service`, from `with` to its end: `failed` after an exception, else `finished`.
+
+    `window` and `say` may be called from any thread, and do not wait for the disk. While nothing can be written the windows
+    grow together; it is warned of, and tried again with the next one. Entering it raises HookeError where the run's folder
+    cannot be written.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        declared: Service,
+        *,
+        entry: str,
+        shown: Mapping[str, str],
+        replicas: tuple[int, int] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.project = project
+        self._clock = clock or SystemClock()
+        self.id = new_run_id(declared.name, self._clock.now())
+        self._began = self._clock.monotonic()
+        self._started = RunStarted(
+            run=self.id,
+            pipeline=declared.name,
+            entry=entry,
+            shown=dict(shown),
+            place="here",
+            folder=os.getcwd(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            python=platform.python_version(),
+            hooke=version("hooke"),
+            kind=KIND,
+        )
+        slo = declared.slo
+        self._declared = ServiceBegan(
+            max_batch=declared.max_batch,
+            slo_percent=slo.percent if slo else None,
+            slo_limit_s=slo.limit_s if slo else None,
+            timeout_s=declared.timeout_s,
+            replicas=replicas or declared.replicas,
+        )
+        self._said: queue.SimpleQueue[ServiceEvent | None] = queue.SimpleQueue()
+        self._pending: dict[str, BatchWindow] = {}
+        self._begun: set[str] = set()
+        self._warned = False
+        self._thread = threading.Thread(target=self._write_on, name="hooke-journal", daemon=True)
+
+    def __enter__(self) -> Self:
+        folder = self.project.runs.folder(self.id)
+        with writing("the run's folder", folder):
+            self.project.create()
+            self.project.runs.create(self.id)
+            self._lock = FileLock(folder / LOCK)
+            self._lock.try_acquire()
+        durable: Any = self.project.settings.journal.durable
+        self._journal = Journal.create(folder, DRIVER, durable=durable, clock=self._clock)
+        self._journal.append(self._started)
+        self._journal.append(self._declared)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._said.put(None)
+        self._thread.join()
+        try:
+            status, message = ("finished", "") if error is None else ("failed", str(error))
+            seconds = self._clock.monotonic() - self._began
+            self._write(
+                lambda: self._journal.append(RunFinished(status=status, message=message, seconds=seconds))
+            )
+            self._write(self._journal.close)
+        finally:
+            self._lock.release()
+
+    def window(self, window: BatchWindow) -> None:
+        """What a replica did since its last window; short ones are put together, the more so the longer the service is up."""
+        self._said.put(msgspec.structs.replace(window, at=window.at or self._clock.now()))
+
+    def say(self, event: ServiceEvent) -> None:
+        """Another event of the service."""
+        self._said.put(msgspec.structs.replace(event, at=event.at or self._clock.now()))
+
+    def _write_on(self) -> None:
+        while (event := self._said.get()) is not None:
+            if isinstance(event, BatchWindow):
+                self._keep(event)
+            else:
+                self._write(lambda event=event: self._journal.append(event))
+        for replica in list(self._pending):
+            self._flush(replica)
+
+    def _keep(self, window: BatchWindow) -> None:
+        first = window.replica not in self._begun
+        self._begun.add(window.replica)
+        before = self._pending.get(window.replica)
+        if before is None and not _eventful(window):
+            return
+        pending = window if before is None else merged([before, window], replica=window.replica)
+        self._pending[window.replica] = pending
+        # Of a shorter one what a crash would lose is little, and waiting for more would only make it late. A replica's first one
+        # ends where those of all do; put to the next, it would lie across that.
+        if first or pending.seconds >= 0.99 * length_s(self._clock.monotonic() - self._began):
+            self._flush(window.replica)
+
+    def _flush(self, replica: str) -> None:
+        if self._write(lambda: self._journal.append(self._pending[replica])):
+            del self._pending[replica]
+
+    def _write(self, work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except JournalError as error:
+            if not self._warned:
+                _log.warning("the service goes on, its journal does not: %s", error)
+            self._warned = True
+            return False
+        self._warned = False
+        return True
+
+
+def _eventful(window: BatchWindow) -> bool:
+    return bool(window.methods or window.requests or window.refused or window.late)

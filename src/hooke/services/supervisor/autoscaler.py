@@ -1,0 +1,93 @@
+"""Asks once a second how many replicas there should be, with what is known of them: load, starts, and what one of them can do."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from hooke.autoscaling.service_policy import Bounds, Capacity, ServiceSnapshot, Staffing
+from hooke.journal.service_events import BatchWindow
+from hooke.services.supervisor.replica_events import ReplicaPhase, Scale
+from hooke.services.supervisor.supervision import Supervision
+from hooke.serving.service import Service
+
+__all__ = ["Autoscaler"]
+
+EVERY_S = 1.0
+LAW_EVERY_S = 10.0
+"""A law changes slowly, and fitting one takes as long as some requests."""
+WINDOWS = 240
+"""Of all replicas together: some minutes, of a service that has just begun."""
+STARTS = 3
+"""What a start takes is the longest of so many."""
+ASSUMED_START_S = 5.0
+"""Until one has been seen."""
+
+
+class Autoscaler:
+    """Of one service between `low` and `high` replicas; where these are equal it has nothing to decide."""
+
+    def __init__(self, declared: Service) -> None:
+        self._declared = declared
+        self._staffing: Staffing | None = None
+        self._windows: deque[BatchWindow] = deque(maxlen=WINDOWS)
+        self._starts: deque[float] = deque(maxlen=STARTS)
+        self._decided = 0.0
+        self._capacity: Capacity | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def between(self, low: int, high: int, *, now_wanted: int) -> None:
+        """From now on within these."""
+        self._staffing = None
+        if low < high:
+            # Half a batch waits or runs where a model is not yet short of time.
+            assumed = max(2.0, (self._declared.max_batch or 1) / 2)
+            self._staffing = Staffing(Bounds(low=low, high=high, assumed_in_flight=assumed))
+            self._staffing.target = min(max(now_wanted, low), high)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._fit, name="hooke-laws", daemon=True)
+                self._thread.start()
+
+    def window(self, window: BatchWindow) -> None:
+        """What a replica did lately."""
+        self._windows.append(window)
+
+    def started(self, seconds: float) -> None:
+        """A replica answered so long after its start."""
+        self._starts.append(seconds)
+
+    def decide(self, now: float, core: Supervision, *, arrived: int) -> Scale | None:
+        """Another number of replicas than is wanted, with the reason; None where none is due."""
+        if self._staffing is None or now - self._decided < EVERY_S or not core.ever_ready:
+            return None
+        self._decided = now
+        members = core.members.values()
+        ready = sum(member.away_since is None for member in core.ready())
+        starting = sum(member.phase is ReplicaPhase.STARTING for member in members)
+        seen = ServiceSnapshot(
+            ready=ready,
+            starting=starting + len(core.ready()) - ready,  # a model that is set up anew comes back
+            in_flight=core.in_flight(),
+            arrived=arrived,
+            start_s=max(self._starts, default=ASSUMED_START_S),
+            capacity=self._capacity,
+        )
+        decision = self._staffing.decide(now, seen)
+        if decision.target == core.wanted:
+            return None
+        return Scale(decision.target, decision.reason.partition(": ")[2] or decision.reason)
+
+    def close(self) -> None:
+        """Decide no more."""
+        self._ended.set()
+
+    def _fit(self) -> None:
+        """In a thread of its own: SciPy takes half a second to come, and children must not wait for it."""
+        from hooke.autoscaling.service_policy import capacity_of
+
+        while not self._ended.wait(LAW_EVERY_S):
+            windows = list(self._windows)
+            if windows:
+                declared = self._declared
+                self._capacity = capacity_of(windows, max_batch=declared.max_batch, slo=declared.slo)

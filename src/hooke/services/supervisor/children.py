@@ -1,0 +1,282 @@
+"""Children of a supervisor: started by it or adopted, spoken to over their channel, seen to end, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from hooke.base.files import writing
+from hooke.pipeline.logs import death_tail
+from hooke.processes.channel import Channel, connect_to, listen_at
+from hooke.processes.start import python_module
+from hooke.services.shares import Share, Shares
+from hooke.services.supervisor.control_channel import Renew, ReplicaTold, decode_told, pack
+from hooke.services.supervisor.generation import Generation, ServiceOptions, read_generation, write_generation
+from hooke.services.supervisor.replica_child import ReplicaOrder
+from hooke.services.supervisor.replica_events import ReplicaReport
+from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, alive
+from hooke.serving.uvicorn.server import bind
+
+__all__ = ["Child", "Replicas", "adopt_child", "start_child"]
+
+
+SEEN_S = 1.0
+"""From the end of its channel to the end of its process; longer, and it closed its channel for another reason."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Child:
+    """A process that somebody started for this service. `process` is None where that was an earlier supervisor."""
+
+    record: ChildRecord
+    channel: Channel | None
+    process: subprocess.Popen[bytes] | None = None
+    log_from: int = 0
+    cut_at: float | None = None
+    """When its channel ended."""
+
+    @property
+    def name(self) -> str:
+        """By which the supervision knows it."""
+        return self.record.name
+
+    def ended(self, now: float) -> tuple[int | None] | None:
+        """Its exit code in a tuple, None in it where nobody knows; None while it lives."""
+        if self.process is not None:
+            code = self.process.poll()
+            return None if code is None else (code,)
+        if self.cut_at is None or (alive(self.record) and now - self.cut_at < SEEN_S):
+            return None
+        return (None,)
+
+    def take(self, now: float) -> list[bytes]:
+        """What it said. Nothing comes any more once `channel` is None."""
+        if self.channel is None:
+            return []
+        messages, more = self.channel.take()
+        if not more:
+            self.cut(now)
+        return messages
+
+    def send(self, message: bytes, now: float) -> None:
+        """Tell it something; that it does not listen is seen by its end."""
+        if self.channel is not None:
+            try:
+                self.channel.send(message)
+            except OSError:
+                self.cut(now)
+
+    def renew(self, now: float) -> None:
+        """Its supervisor is there."""
+        self.send(pack(Renew()), now)
+
+    def cut(self, now: float) -> None:
+        """Let go of its channel."""
+        if self.channel is not None:
+            self.channel.close()
+            self.channel, self.cut_at = None, now
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self._lives():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.record.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, to what it started, too."""
+        if self._lives():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.record.pid, signal.SIGKILL)
+
+    def tail(self) -> tuple[str, ...]:
+        """The end of its log."""
+        return death_tail(Path(self.record.log), self.log_from)
+
+    def _lives(self) -> bool:
+        return self.process.poll() is None if self.process is not None else alive(self.record)
+
+
+def start_child(  # noqa: PLR0913 - what a process is started with, each by name
+    folder: ServiceFolder,
+    module: str,
+    order: Callable[[int], str],
+    *,
+    record: ChildRecord,
+    cwd: str,
+    descriptors: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Child:
+    """Start `python -m module ORDER` in a session of its own. `order(control)` makes the order from the descriptor of its channel.
+
+    `environment` is what it has beside this process's.
+    Raises OSError.
+    """
+    listening = listen_at(folder.child_socket(record.name))
+    try:
+        log = Path(record.log)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        start = log.stat().st_size if log.exists() else 0
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [*python_module(module), order(listening.fileno())],
+                cwd=cwd,
+                env=None if environment is None else os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which drains first
+                pass_fds=(listening.fileno(), *descriptors),
+            )
+        channel = Channel(connect_to(folder.child_socket(record.name)).detach())
+    finally:
+        listening.close()
+    try:
+        created = psutil.Process(process.pid).create_time()
+        found = msgspec.structs.replace(record, pid=process.pid, created=created, started_at=time.time())
+        folder.write_child(found)
+    except BaseException:
+        process.kill()  # nobody could find it
+        process.wait()
+        channel.close()
+        raise
+    return Child(record=found, channel=channel, process=process, log_from=start)
+
+
+def adopt_child(folder: ServiceFolder, record: ChildRecord) -> Child | None:
+    """A child that an earlier supervisor started; None where it does not listen."""
+    try:
+        channel = Channel(connect_to(folder.child_socket(record.name)).detach())
+    except OSError:
+        return None
+    log = Path(record.log)
+    return Child(
+        record=record, channel=channel, log_from=0 if not log.exists() else max(0, log.stat().st_size - 65536)
+    )
+
+
+# --- The replicas of a service as processes: started for a generation, adopted, forgotten.
+
+ADOPT_S = 2.0
+"""A child that an earlier supervisor left tells how it is within so long, or is ended."""
+
+
+class Replicas:
+    """Those that run, by name, and the generations that they may be of."""
+
+    def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, wish: ServiceOptions) -> None:
+        self.children: dict[str, Child] = {}
+        self._folder = folder
+        self._logs = logs
+        self._shares = shares
+        self._lease_s = wish.lease_s
+        self._memory_bytes = wish.memory_bytes
+        self._generations: dict[str, Generation] = {}
+
+    def add(self, generation: Generation) -> None:
+        """Something that may be served from now on. Raises HookeError where it cannot be kept."""
+        path = self._folder.generation(generation.key)
+        with writing("what a replica is to serve", path):
+            write_generation(path, generation)
+        self._generations[generation.name] = generation
+
+    def start(self, name: str, generation: str, *, among: int) -> Child:
+        """Start one, on a loopback port of its own; `among` so many the cores are shared.
+
+        Raises OSError, also where no GPU is free, and UsageError where there is no port.
+        """
+        share = self._shares.take(name, among=among)
+        try:
+            self.children[name] = child = self._start(name, generation, share, among)
+        except BaseException:
+            self._shares.release(name)
+            raise
+        return child
+
+    def _start(self, name: str, generation: str, share: Share, among: int) -> Child:
+        serves = self._generations[generation]
+        write_generation(self._folder.generation(serves.key), serves)  # it may have been damaged since
+        with bind(0) as listening:
+            port = listening.getsockname()[1]
+
+            def order(control: int) -> str:
+                made = ReplicaOrder(
+                    name=name,
+                    generation=str(self._folder.generation(serves.key)),
+                    listening=listening.fileno(),
+                    control=control,
+                    lease_s=self._lease_s,
+                    memory_bytes=self._memory_bytes,
+                    among=among,
+                )
+                return msgspec.json.encode(made).decode()
+
+            log = str(self._logs / f"replica-{name}.log")
+            return start_child(
+                self._folder,
+                "hooke.services.supervisor.replica_child",
+                order,
+                record=ChildRecord(
+                    name=name, port=port, generation=generation, log=log, devices=share.devices
+                ),
+                cwd=serves.folder,
+                descriptors=[listening.fileno()],
+                environment=share.environment,
+            )
+
+    def adopt(self, records: Iterable[ChildRecord]) -> Iterator[tuple[ChildRecord, ReplicaReport | None]]:
+        """Children of an earlier supervisor with what they tell; None for one that tells nothing, or serves nobody knows what: it is ended."""
+        known = self._kept()
+        for record in records:
+            child = adopt_child(self._folder, record)
+            report = _first_report(child) if child is not None else None
+            if child is None or report is None or record.generation not in known:
+                Child(record=record, channel=None).kill()
+                self._folder.forget_child(record.name)
+                yield record, None
+                continue
+            self._generations.setdefault(record.generation, known[record.generation])
+            self.children[record.name] = child
+            self._shares.keep(record.name, record.devices)
+            yield record, report
+        kept = {generation.key for generation in self._generations.values()}
+        for path in (self._folder.path / "generations").iterdir():
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+    def forget(self, child: Child, now: float) -> None:
+        """It is gone."""
+        child.cut(now)
+        self._folder.forget_child(child.name)
+        self._shares.release(child.name)
+        self.children.pop(child.name, None)
+
+    def _kept(self) -> dict[str, Generation]:
+        known: dict[str, Generation] = {}
+        for path in (self._folder.path / "generations").iterdir():
+            with contextlib.suppress(
+                OSError, msgspec.MsgspecError
+            ):  # from one that is damaged nothing can be started
+                generation = read_generation(path)
+                known[generation.name] = generation
+        return known
+
+
+def _first_report(child: Child) -> ReplicaReport | None:
+    ends = time.monotonic() + ADOPT_S
+    child.renew(time.monotonic())
+    while time.monotonic() < ends and child.channel is not None:
+        for message in child.take(time.monotonic()):
+            told = decode_told(message)
+            if isinstance(told, ReplicaTold):
+                return told.report
+        time.sleep(0.01)
+    return None

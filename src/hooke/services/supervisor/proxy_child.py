@@ -1,0 +1,225 @@
+"""The supervisor's side of the front: its keeper is started or adopted, told the replicas, started again when it dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hooke.base.errors import HookeError, MissingExtra, UsageError
+from hooke.processes.lease import Backoff
+from hooke.proxy.proxy_settings import ProxySettings, ProxyTls
+from hooke.services.supervisor.children import Child, adopt_child, start_child
+from hooke.services.supervisor.control_channel import (
+    ProxyDrainOrder,
+    ProxyDrainReply,
+    ProxyFailed,
+    ProxyPublished,
+    ProxyUp,
+    PublishPorts,
+    StopProxy,
+    decode_told,
+    pack,
+)
+from hooke.services.supervisor.proxy_process import ProxyProcessOrder
+from hooke.services.supervisor.service_folder import FRONT, ChildRecord, ServiceFolder, end_child
+from hooke.serving.bind_config import Exposure
+from hooke.serving.metrics import ProxyStats
+from hooke.serving.payloads import ResponseKind, methods_of
+from hooke.serving.replica import METRICS
+from hooke.serving.service import Service
+
+__all__ = ["ProxyChild", "front_settings"]
+
+_KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
+
+
+def front_settings(
+    declared: Service, exposure: Exposure, folder: Path, metrics: Path | None = None
+) -> ProxySettings:
+    """The front of a service that is reached like this; at the socket `metrics` somebody tells what all replicas counted."""
+    tls = exposure.tls
+    streams = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
+    return ProxySettings(
+        service=declared.name,
+        folder=folder.resolve(),
+        address="127.0.0.1" if exposure.host == "localhost" else exposure.host,
+        port=exposure.port,
+        tls=ProxyTls(certificate=tls.cert.resolve(), key=tls.key.resolve()) if tls is not None else None,
+        timeout_s=declared.timeout_s,
+        idempotent=declared.idempotent,
+        metrics_path=METRICS,
+        metrics_socket=metrics.resolve() if metrics is not None else None,
+        streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
+    )
+
+
+class ProxyChild:
+    """The one front of a service. `port` is 0 until it takes requests."""
+
+    def __init__(
+        self,
+        folder: ServiceFolder,
+        settings: ProxySettings,
+        *,
+        lease_s: float,
+        log: str,
+        say: Callable[[str], None],
+    ) -> None:
+        self.port = 0
+        self.pid = 0
+        """Envoy's own."""
+        self.stats: ProxyStats | None = None
+        """What it counted, as it told last; None where it does not run."""
+        self.child: Child | None = None
+        self.drained = False
+        self._draining = False
+        self._folder = folder
+        self._settings = settings
+        self._key = _key_of(settings)
+        self._lease_s = lease_s
+        self._log = log
+        self._say = say
+        self._ports: dict[str, int] = {}
+        self._acknowledged: tuple[str, ...] | None = None
+        self._backoff = Backoff(first_s=0.1, cap_s=10.0)
+        self._restart_at: float | None = None
+        self._why: HookeError | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes requests."""
+        return bool(self.port) and self.child is not None
+
+    def begin(self, record: ChildRecord | None) -> None:
+        """Adopt the one that runs, if it is as it is wanted, else start one."""
+        if record is not None:
+            wanted = self._settings.port in (0, record.port) and record.generation == self._key
+            self.child = adopt_child(self._folder, record) if wanted else None
+            if self.child is None:
+                self._say(f"the front of an earlier supervisor (pid {record.pid}) is another: it is ended")
+                end_child(record)
+                self._folder.forget_child(FRONT)
+        if self.child is None:
+            self._start()
+
+    def publish(self, ports: Mapping[str, int], now: float) -> None:
+        """Send new requests to these replicas; `acknowledged` says when it is so."""
+        self._ports = dict(ports)
+        self._acknowledged = None
+        self._send(PublishPorts(replicas=self._ports), now)
+
+    def drain(self, *, within_s: float, now: float) -> None:
+        """Take nothing new; `drained` becomes true, also where it dies of it: then it does not start again."""
+        self._draining, self._restart_at = True, None
+        if not self.up:
+            self.drained = True
+        self._send(ProxyDrainOrder(within_s=within_s), now)
+
+    def stop(self, now: float) -> None:
+        """End it."""
+        self._restart_at = None
+        self._send(StopProxy(), now)
+
+    def acknowledged(self) -> tuple[str, ...] | None:
+        """What it sends new requests to, once after each `publish`. One that is not there sends nothing to anybody."""
+        if self.child is None:
+            return ()
+        found, self._acknowledged = self._acknowledged, None
+        return found
+
+    def hear(self, now: float) -> None:
+        """Take what it said, and see whether it lives. Raises what kept it from coming up the first time."""
+        if self.child is not None:
+            for message in self.child.take(now):
+                self._take(decode_told(message), now)
+            self._see_end(self.child, now)
+        elif self._restart_at is not None and now >= self._restart_at:
+            self._restart_at = None
+            try:
+                self._start()
+            except OSError as error:
+                waits_s = self._backoff.failed(now)
+                self._restart_at = now + waits_s
+                self._say(f"the front cannot be started, and is tried again in {waits_s:g} s: {error}")
+
+    def _take(self, told: Any, now: float) -> None:
+        match told:
+            case ProxyUp():
+                if not self.port:
+                    self._backoff.succeeded(now)
+                    self._note(told.port)
+                    self._send(PublishPorts(replicas=self._ports), now)
+                self.port, self.pid, self.stats = told.port, told.pid, told.stats
+                # After its death it is to have the same port again.
+                self._settings = dataclasses.replace(self._settings, port=told.port)
+            case ProxyPublished():
+                self._acknowledged = told.names
+            case ProxyDrainReply():
+                self.drained = True
+            case ProxyFailed():
+                facts = {name: getattr(told, name) for name in ("where", "why", "fix")}
+                self._why = _KINDS.get(told.kind, HookeError)(told.what, **facts)
+            case _:
+                pass
+
+    def _note(self, port: int) -> None:
+        """Where it listens, for a later supervisor."""
+        if self.child is not None:
+            self.child.record = msgspec.structs.replace(self.child.record, port=port)
+            try:
+                self._folder.write_child(self.child.record)
+            except OSError as error:
+                self._say(f"another supervisor will not find the front: {error}")
+
+    def _see_end(self, child: Child, now: float) -> None:
+        if child.ended(now) is None:
+            return
+        self._folder.forget_child(FRONT)
+        child.cut(now)
+        self.child = None
+        was_up, self.port, self.stats = bool(self.port), 0, None
+        why = self._why or HookeError("the front ended", why="\n".join(child.tail()))
+        self._why = None
+        if self._draining and not self.drained:
+            self._say("the front is gone before all that came through it was answered")
+            self.drained = True
+        if self.drained:
+            return
+        if not was_up and not self._backoff.failures:
+            raise why
+        waits_s = self._backoff.failed(now)
+        self._restart_at = now + waits_s
+        last = why.why.rpartition("\n")[2]
+        self._say(f"the front is gone, and starts again: {why.what}{f', {last}' if last else ''}")
+
+    def _start(self) -> None:
+        record = ChildRecord(name=FRONT, port=self._settings.port, generation=self._key, log=self._log)
+
+        def order(control: int) -> str:
+            made = ProxyProcessOrder(
+                control=control, lease_s=self._lease_s, settings=self._settings, replicas=self._ports
+            )
+            return msgspec.json.encode(made, enc_hook=str).decode()
+
+        self.child = start_child(
+            self._folder,
+            "hooke.services.supervisor.proxy_process",
+            order,
+            record=record,
+            cwd=str(self._folder.path),
+        )
+
+    def _send(self, message: Any, now: float) -> None:
+        if self.child is not None:
+            self.child.send(pack(message), now)
+
+
+def _key_of(settings: ProxySettings) -> str:
+    """Of fronts that are alike but for their port."""
+    said = msgspec.json.encode(dataclasses.replace(settings, port=0), enc_hook=str)
+    return hashlib.blake2b(said, digest_size=6).hexdigest()

@@ -1,0 +1,173 @@
+"""The front as a process of its own: `python -m hooke.services.supervisor.proxy_process ORDER`. It keeps Envoy, under a lease.
+
+So Envoy outlives a supervisor that is killed, for as long as another one may come and go on with it, and no longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.processes.lease import Lease
+from hooke.processes.with_parent import with_parent
+from hooke.proxy.envoy import Proxy
+from hooke.proxy.proxy_settings import ProxySettings, Upstream
+from hooke.services.supervisor.control_channel import (
+    Control,
+    ProxyDrainOrder,
+    ProxyDrainReply,
+    ProxyFailed,
+    ProxyPublished,
+    ProxyUp,
+    PublishPorts,
+    StopProxy,
+    decode_to_front,
+    pack,
+)
+from hooke.serving.metrics import ProxyStats
+
+__all__ = ["ProxyProcessOrder", "main"]
+
+TURN_S = 0.1
+STATS_EVERY_S = 1.0
+"""Between two looks at what Envoy counted, each of some milliseconds."""
+AGAIN_S = 0.5
+
+
+class ProxyProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor starts the front with. `control` is a descriptor that the process inherits."""
+
+    control: int
+    lease_s: float
+    settings: ProxySettings
+    replicas: dict[str, int] = {}
+    """Ports by name that it is to send to from its first request on: those of the one before, which died."""
+
+
+class _Keeper:
+    def __init__(self, order: ProxyProcessOrder) -> None:
+        self._front = Proxy(order.settings, prefix=with_parent())
+        self._first = order.replicas
+        self._wanted: dict[str, int] | None = None
+        """The replicas that Envoy has not been told yet."""
+        self._try_at = 0.0
+        self._warned = False
+        self._ended = False
+        self._up = False
+        self._stats: ProxyStats | None = None
+        self._looked = 0.0
+        self._within_s = order.settings.timeout_s
+        self._control = Control(
+            socket.socket(fileno=order.control),
+            Lease(seconds=order.lease_s, renewed=time.monotonic()),
+            tell=self._state,
+            obey=self._obey,
+            expired=self._expired,
+        )
+
+    def keep(self) -> int:
+        """Until it is told to stop, Envoy dies, or the lease expires."""
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
+        try:
+            self._front.start(Upstream(port=port) for port in self._first.values())
+            self._up = True
+            while not self._ended:
+                self._control.turn(TURN_S)
+                self._publish()
+                died = self._front.died()
+                if died is not None and not self._ended:
+                    raise died
+        except HookeError as error:
+            self._say_why(error)
+            return 1
+        finally:
+            self._front.stop()
+        return 0
+
+    def _state(self) -> bytes | None:
+        """Said again and again: a supervisor that comes later has to know it, too."""
+        if not self._up:
+            return None
+        return pack(
+            ProxyUp(port=self._front.settings.port, pid=self._front.pid or 0, stats=self._stats_now())
+        )
+
+    def _stats_now(self) -> ProxyStats | None:
+        now = time.monotonic()
+        if now - self._looked >= STATS_EVERY_S:
+            self._looked, self._stats = now, None
+            with contextlib.suppress(HookeError, OSError):  # its death is seen, and said, by who keeps it
+                self._stats = self._front.stats()
+        return self._stats
+
+    def _obey(self, message: bytes) -> None:
+        match decode_to_front(message):
+            case PublishPorts(replicas=replicas):
+                self._wanted, self._try_at = replicas, 0.0
+                self._publish()
+            case ProxyDrainOrder(within_s=within_s):
+                left = self._front.drain(within_s=within_s)
+                self._control.send(pack(ProxyDrainReply(left=left)))
+            case StopProxy():
+                self._end()
+            case _:
+                pass
+
+    def _publish(self) -> None:
+        """Tell Envoy. Where that cannot be, as on a full disk, it goes on with those that it has, and is told again later."""
+        now = time.monotonic()
+        if self._wanted is None or now < self._try_at:
+            return
+        try:
+            self._front.publish(Upstream(port=port) for port in self._wanted.values())
+        except (HookeError, OSError) as error:
+            self._try_at = now + AGAIN_S
+            if not self._warned:
+                _note(f"the replicas stay as they were, and are told again: {error}\n")
+            self._warned = True
+            return
+        self._warned = False
+        names, self._wanted = tuple(self._wanted), None
+        self._control.send(pack(ProxyPublished(names=names)))
+
+    def _expired(self) -> None:
+        _note("no supervisor has been here: the front answers what it has, and ends\n")
+        self._front.drain(within_s=self._within_s)
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+
+    def _say_why(self, error: HookeError) -> None:
+        _note(f"{error}\n")
+        self._up = False
+        facts = {name: getattr(error, name) for name in ("what", "where", "why", "fix")}
+        message = pack(ProxyFailed(kind=type(error).__name__, **facts))
+        self._control.turn(1.0)  # it may have been connected to, and not been seen yet
+        self._control.send(message)
+
+
+def _note(text: str) -> None:
+    """Into its log, unless there is no room for it."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def main(order: ProxyProcessOrder) -> int:
+    """Keep the front; returns the exit code."""
+    return _Keeper(order).keep()
+
+
+if __name__ == "__main__":
+    code = main(
+        msgspec.json.decode(sys.argv[1], type=ProxyProcessOrder, dec_hook=lambda kind, value: kind(value))
+    )
+    os._exit(code)

@@ -1,0 +1,205 @@
+"""A replica as a process of its own: `python -m hooke.services.supervisor.replica_child ORDER`, started by a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.pinned_modules import import_kept
+from hooke.journal.service_events import BatchWindow, ModelEvent
+from hooke.processes.lease import Lease
+from hooke.project.folder import Project
+from hooke.services.serve_file import body_room, load_service, setup_arguments
+from hooke.services.supervisor.control_channel import Control, ReplicaTold, pack
+from hooke.services.supervisor.generation import read_generation
+from hooke.services.supervisor.replica_events import ReplicaReport
+from hooke.serving.batcher import Batch
+from hooke.serving.metrics import Counts, ProcessCounts, process_now
+from hooke.serving.replica import Replica
+from hooke.serving.request_context import log_with_ids
+
+__all__ = ["ReplicaOrder", "ReplicaReporter", "main"]
+
+LAST_S = 2.0
+"""A supervisor that reads nothing keeps the control's thread for a second."""
+MEMORY_EVERY_S = 1.0
+"""Between two looks at the memory, which takes longer than all else that is told."""
+
+_log = logging.getLogger("hooke")
+
+
+class ReplicaOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor starts a replica with. The numbers are of descriptors that the process inherits."""
+
+    name: str
+    generation: str
+    """The file that says what to serve."""
+    listening: int
+    control: int
+    lease_s: float
+    memory_bytes: int | None = None
+    """What it may have before it is replaced."""
+    among: int = 1
+    """So many replicas share what memory the machine has free."""
+
+
+class ReplicaReporter:
+    """What the replica tells of itself, gathered in the control's own thread, which neither the model nor the event loop can stop."""
+
+    def __init__(self, replica: Replica, name: str, *, memory_every_s: float = MEMORY_EVERY_S) -> None:
+        self._memory_every_s = memory_every_s
+        self._replica = replica
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked_at: float | None = None
+        self._batch: Batch | None = None
+        self._batch_since = 0.0
+        self._memory = 0
+        self._memory_at = 0.0
+        self._process = ProcessCounts()
+        self._counted: int | None = None
+        """How much had been answered when it told its counts last."""
+        self._windows: list[BatchWindow] = []
+        self._events: list[ModelEvent] = []
+        self._lock = threading.Lock()
+
+    def began(self) -> None:
+        """It answers; called on its event loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def window(self, window: BatchWindow) -> None:
+        """What it did lately; called on its event loop."""
+        with self._lock:
+            self._windows.append(msgspec.structs.replace(window, replica=self._name, at=time.time()))
+
+    def say(self, event: ModelEvent) -> None:
+        """What became of its model; called on its event loop."""
+        with self._lock:
+            self._events.append(msgspec.structs.replace(event, replica=self._name, at=time.time()))
+
+    def message(self) -> bytes:
+        """All that is to be told now."""
+        now = time.monotonic()
+        with self._lock:
+            windows, events = tuple(self._windows), tuple(self._events)
+            self._windows.clear()
+            self._events.clear()
+        answered, looked = self._replica.answered, self._memory_at
+        memory = self._memory_now(now)
+        report = ReplicaReport(
+            state=self._replica.state.value,
+            in_flight=self._replica.active,
+            answered=answered,
+            memory_bytes=memory,
+            loop_late_s=self._loop_late_s(now),
+            batch_s=self._batch_s(now),
+        )
+        counts = self._counts(answered, anew=looked != self._memory_at)
+        return pack(ReplicaTold(report=report, windows=windows, counts=counts, events=events))
+
+    def _counts(self, answered: int, *, anew: bool) -> Counts | None:
+        """At once where something was answered: of a replica that is killed no more than the last moment is missing."""
+        if anew:
+            with contextlib.suppress(OSError):  # as below
+                self._process = process_now()
+        elif answered == self._counted:
+            return None
+        self._counted = answered
+        return self._replica.counts(self._process)
+
+    def _memory_now(self, now: float) -> int:
+        if now - self._memory_at >= self._memory_every_s:
+            self._memory_at = now
+            with contextlib.suppress(OSError):  # where descriptors ran out it tells what it saw last
+                self._memory = self._replica.memory_bytes()
+        return self._memory
+
+    def _loop_late_s(self, now: float) -> float:
+        """The event loop is asked to answer; as long as it has not, it has not turned."""
+        if self._loop is None:
+            return 0.0
+        if self._asked_at is None:
+            self._asked_at = now
+            try:
+                self._loop.call_soon_threadsafe(self._turned)
+            except RuntimeError:  # it is closed: the process ends
+                self._loop = None
+            return 0.0
+        return now - self._asked_at
+
+    def _turned(self) -> None:
+        self._asked_at = None
+
+    def _batch_s(self, now: float) -> float:
+        dispatch = self._replica.dispatch
+        running = dispatch.batcher.running if dispatch is not None else None
+        if running is None or running is not self._batch:
+            self._batch, self._batch_since = running, now
+        return now - self._batch_since if running is not None else 0.0
+
+
+def main(order: ReplicaOrder) -> int:
+    """Serve until SIGTERM, or until the lease expires; returns the exit code: 0 drained, 1 requests were cut or setup failed."""
+    from hooke.serving.uvicorn.server import serve
+
+    log_with_ids()
+    generation = read_generation(Path(order.generation))
+    import_kept(generation.modules)
+    declared, _ = load_service(generation.target)
+    project = Project.find(Path(generation.project))
+    room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
+    replica = Replica(declared, gate=generation.gate(), body_room=room)
+    told = ReplicaReporter(replica, order.name)
+    control = Control(
+        socket.socket(fileno=order.control),
+        Lease(seconds=order.lease_s, renewed=time.monotonic()),
+        tell=told.message,
+        obey=lambda _message: None,
+        expired=lambda: _expired(order.lease_s),
+    )
+    telling = threading.Thread(target=control.serve, name="hooke-control", daemon=True)
+    telling.start()
+    listening = socket.socket(fileno=order.listening)
+    listening.setblocking(False)
+    cut = serve(
+        replica,
+        partial(setup_arguments, project, generation.values()),
+        listening,
+        ready=told.began,
+        windows=told.window,
+        say=told.say,
+    )
+    control.close()
+    telling.join(LAST_S)
+    control.send(told.message())  # what it answered since it told that last
+    return 1 if cut else 0
+
+
+def _expired(lease_s: float) -> None:
+    _log.warning("no supervisor has been here for %g s: this replica answers what it has, and ends", lease_s)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    try:
+        code = main(msgspec.json.decode(sys.argv[1], type=ReplicaOrder))
+    except HookeError as error:
+        code = 1
+        with contextlib.suppress(OSError):  # its log may have no room
+            sys.stderr.write(f"{error}\n")
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # a model that hangs in a thread must not keep the process

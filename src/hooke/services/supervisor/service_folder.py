@@ -1,0 +1,243 @@
+"""The folder of a supervised service, `.hooke/services/<name>/`: who supervises it, which children it has, how to ask them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from hooke.base.errors import UsageError
+from hooke.base.files import FileLock, write_atomic, writing
+from hooke.processes.start import lives
+from hooke.project.folder import Project
+from hooke.services.single_process import AloneRecord, alone_in
+
+__all__ = [
+    "FRONT",
+    "SERVICE",
+    "ChildRecord",
+    "ServiceDescriptor",
+    "ServiceFolder",
+    "alive",
+    "end_child",
+    "end_what_is_left",
+    "find_service",
+    "service_folders",
+]
+
+
+FRONT = "front"
+"""The name of the child that is no replica."""
+LOCK = "supervisor.lock"
+SOCKET = "supervisor.sock"
+METRICS_SOCKET = "metrics.sock"
+SERVICE = "service.json"
+T = TypeVar("T")
+
+
+class ServiceDescriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of a service to whoever finds its folder."""
+
+    service: str
+    target: str
+    run: str
+    pid: int
+    url: str = ""
+
+
+class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A child process, so that another supervisor can find it: `created` tells it from a later one of the same number."""
+
+    name: str
+    pid: int = 0
+    """0 before it is started."""
+    created: float = 0.0
+    port: int
+    generation: str = ""
+    log: str
+    started_at: float = 0.0
+    """Seconds since the epoch."""
+    devices: tuple[str, ...] = ()
+    """GPUs that it was given."""
+
+
+class ServiceFolder:
+    """One service's. Nothing is made before `create`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.lock = FileLock(path / LOCK)
+
+    @classmethod
+    def of(cls, project: Project, service: str) -> ServiceFolder:
+        """That of a service of this name."""
+        return cls(project.data / "services" / service)
+
+    @property
+    def socket(self) -> Path:
+        """Where the supervisor is asked."""
+        return self.path / SOCKET
+
+    @property
+    def metrics_socket(self) -> Path:
+        """Where the front asks the supervisor what all replicas counted."""
+        return self.path / METRICS_SOCKET
+
+    def create(self) -> None:
+        """Make it, for its owner alone. Raises HookeError."""
+        with writing("the service's folder", self.path):
+            for folder in (self.path, self.path / "children", self.path / "generations"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.chmod(0o700)
+
+    def child_socket(self, name: str) -> Path:
+        """Where a child is spoken to."""
+        return self.path / "children" / f"{name}.sock"
+
+    def generation(self, key: str) -> Path:
+        """What the replicas of a generation serve."""
+        return self.path / "generations" / key
+
+    def write_record(self, record: ServiceDescriptor) -> None:
+        """Say who supervises it. Raises OSError."""
+        write_atomic(self.path / SERVICE, msgspec.json.encode(record))
+
+    def record(self) -> ServiceDescriptor | None:
+        """Who supervises it, or did last; None where nobody ever did, or where the file is damaged."""
+        return _read(self.path / SERVICE, ServiceDescriptor)
+
+    def write_child(self, record: ChildRecord) -> None:
+        """Let a child be found. Raises OSError."""
+        write_atomic(self._child(record.name), msgspec.json.encode(record))
+
+    def forget_child(self, name: str) -> None:
+        """It is gone."""
+        self._child(name).unlink(missing_ok=True)
+        self.child_socket(name).unlink(missing_ok=True)
+
+    def children(self) -> Iterator[ChildRecord]:
+        """Those that were started and not seen to end; they need not live. Damaged records are skipped: nobody can be found by them."""
+        for path in sorted((self.path / "children").glob("*.json")):
+            record = _read(path, ChildRecord)
+            if record is not None:
+                yield record
+
+    def living(self) -> list[ChildRecord]:
+        """Children that live."""
+        return [record for record in self.children() if alive(record)]
+
+    def alone(self) -> list[AloneRecord]:
+        """Processes that serve it by themselves."""
+        return alone_in(self.path)
+
+    def runs(self) -> bool:
+        """Whether any process of it lives."""
+        return self.supervised() or bool(self.living() or self.alone())
+
+    def supervised(self) -> bool:
+        """Whether a supervisor is at work."""
+        return self.lock.taken()
+
+    def _child(self, name: str) -> Path:
+        return self.path / "children" / f"{name}.json"
+
+
+def alive(record: ChildRecord) -> bool:
+    """Whether it is this process that has the number, and whether it lives."""
+    return lives(record.pid, record.created)
+
+
+def service_folders(project: Project) -> list[ServiceFolder]:
+    """Those that were ever supervised here, and those that a process serves by itself, by name."""
+    try:
+        names = sorted(os.listdir(project.data / "services"))
+    except FileNotFoundError:
+        return []
+    found = [ServiceFolder.of(project, name) for name in names]
+    return [folder for folder in found if (folder.path / SERVICE).exists() or folder.alone()]
+
+
+def find_service(project: Project, name: str, *, verb: str, running: bool = True) -> ServiceFolder:
+    """The service of this name, or the only one that runs. Raises UsageError naming those that there are."""
+    known = service_folders(project)
+    fitting = [folder for folder in known if not running or folder.runs()]
+    if name:
+        chosen = [folder for folder in known if folder.name == name]
+        if chosen and chosen[0] in fitting:
+            return chosen[0]
+        if chosen:
+            raise UsageError(
+                f"{name} does not run", where=str(chosen[0].path), next=f"hooke serve {_target(chosen[0])}"
+            )
+        near = get_close_matches(name, [folder.name for folder in known], n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        listed = ", ".join(folder.name for folder in fitting) or "none"
+        raise UsageError(
+            f"there is no service {name!r}", where=str(project.root), fix=f"{meant}those that run: {listed}"
+        )
+    if not fitting:
+        raise UsageError(
+            "no service runs",
+            where=str(project.root),
+            next="hooke serve FILE.py",
+        )
+    if len(fitting) > 1:
+        names = ", ".join(folder.name for folder in fitting)
+        raise UsageError(
+            f"{len(fitting)} services run",
+            fix=f"name one of: {names}",
+            next=f"hooke serve {verb} {fitting[0].name}",
+        )
+    return fitting[0]
+
+
+def _target(folder: ServiceFolder) -> str:
+    record = folder.record()
+    return record.target if record is not None else "FILE.py"
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+# --- Ends what a killed supervisor left behind.
+
+GRACE_S = 2.0
+"""From SIGTERM to SIGKILL: the front has to end Envoy."""
+
+
+def end_what_is_left(folder: ServiceFolder) -> Iterator[str]:
+    """End every child of the service that lives, the front first; a line for each. Its records go, too."""
+    for record in sorted(folder.children(), key=lambda one: one.name != FRONT):
+        if alive(record):
+            what = "the front" if record.name == FRONT else f"replica {record.name}"
+            end_child(record)
+            yield f"ended: {what}, pid {record.pid}"
+        folder.forget_child(record.name)
+
+
+def end_child(record: ChildRecord) -> None:
+    """End it now; the front gets a moment in which it ends Envoy."""
+    if record.name == FRONT:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(record.pid, signal.SIGTERM)
+        ends = time.monotonic() + GRACE_S
+        while alive(record) and time.monotonic() < ends:
+            time.sleep(0.02)
+    if alive(record):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(record.pid, signal.SIGKILL)
+    ends = time.monotonic() + GRACE_S
+    while alive(record) and time.monotonic() < ends:
+        time.sleep(0.005)

@@ -1,0 +1,159 @@
+"""How a supervised service is, as plain values."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from hooke.journal.service_events import ReplicaEnded, ReplicaEvent
+from hooke.services.supervisor.children import Child
+from hooke.services.supervisor.replica_events import RESTARTING, ReplicaMember, ReplicaPhase
+from hooke.services.supervisor.supervision import Supervision
+from hooke.serving.metrics import Counts, GatheredCounts, ProxyStats, ReplicaSetMetrics, quantile_s
+
+__all__ = ["Lately", "SupervisorView", "status_of"]
+
+
+# --- What is known of a service that is supervised: what its replicas counted, what happened to them, what its front counted.
+
+LATELY_S = 60.0
+"""What a rate and a quantile are of: long enough for some requests, short enough to be now."""
+STEP_S = 1.0
+
+
+class Lately:
+    """What one replica did in about the last minute."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, Counts]] = deque()
+
+    def take(self, now: float, counts: Counts) -> None:
+        """What it has counted so far."""
+        seen = self._seen
+        if len(seen) > 1 and now - seen[-2][0] < STEP_S:
+            seen.pop()
+        seen.append((now, counts))
+        while len(seen) > 2 and now - seen[1][0] >= LATELY_S:
+            seen.popleft()
+
+    def rate(self) -> float | None:
+        """Answers a second on its own routes; None where too little was seen."""
+        if len(self._seen) < 2:
+            return None
+        (since, before), (until, after) = self._seen[0], self._seen[-1]
+        return (after.asked() - before.asked()) / max(until - since, 1e-9)
+
+    def p99_s(self) -> float | None:
+        """Within so many seconds 99 of 100 of them came, as far as the buckets of the histogram tell; None without any."""
+        if len(self._seen) < 2:
+            return None
+        before, after = self._seen[0][1].buckets(), self._seen[-1][1].buckets()
+        before = before or [0] * len(after)
+        return quantile_s([now - then for then, now in zip(before, after, strict=True)], 0.99)
+
+
+class SupervisorView:
+    """Kept by the supervisor's loop; `fleet` may be asked for in any thread."""
+
+    def __init__(self) -> None:
+        self._gathered = GatheredCounts()
+        self._lately: dict[str, Lately] = {}
+        self._ends: Counter[str] = Counter()
+        self._events: Counter[str] = Counter()
+        self._states: Mapping[str, int] = {}
+        self._wanted = 0
+        self.front: ProxyStats | None = None
+        """What the front counted, as it told last; None where it does not run."""
+
+    def take(self, name: str, counts: Counts, now: float) -> None:
+        """A replica told what it has counted so far."""
+        self._gathered.take(name, counts)
+        self._lately.setdefault(name, Lately()).take(now, counts)
+
+    def end(self, name: str) -> None:
+        """It is gone."""
+        self._gathered.end(name)
+        self._lately.pop(name, None)
+
+    def happened(self, event: ReplicaEvent) -> None:
+        """This goes into the journal."""
+        self._events[str(type(event).__struct_config__.tag)] += 1
+        if isinstance(event, ReplicaEnded):
+            self._ends[event.kind] += 1
+
+    def look(self, core: Supervision, front: ProxyStats | None) -> None:
+        """How it is now."""
+        states = Counter(member.phase.value for member in core.members.values())
+        self._states = {phase.value: states[phase.value] for phase in ReplicaPhase}
+        self._wanted, self.front = core.wanted, front
+
+    def fleet(self) -> ReplicaSetMetrics:
+        """All of it, to be written out."""
+        return ReplicaSetMetrics(
+            live=dict(self._gathered.live),
+            ended=self._gathered.ended,
+            states=self._states,
+            wanted=self._wanted,
+            ends=dict(self._ends),
+            decisions=dict(self._events),
+            front=self.front,
+        )
+
+    def lately(self, name: str) -> dict[str, float | None]:
+        """For `hooke serve status`: requests a second, and within how many seconds 99 of 100 were answered."""
+        found = self._lately.get(name)
+        return {
+            "rate": found.rate() if found is not None else None,
+            "p99_s": found.p99_s() if found is not None else None,
+        }
+
+    def front_facts(self) -> dict[str, object] | None:
+        """For `hooke serve status`."""
+        if self.front is None:
+            return None
+        facts: dict[str, object] = msgspec.to_builtins(self.front)
+        facts.pop("replicas")
+        return facts
+
+
+def status_of(core: Supervision, children: Mapping[str, Child], watched: SupervisorView) -> dict[str, Any]:
+    """Of its replicas and its front, for `hooke serve status --json`; times in seconds, memory in bytes, rates a second."""
+    now = time.time()
+    replicas = []
+    for name, member in core.members.items():
+        child = children.get(name)
+        if child is None:
+            continue
+        replicas.append(
+            {
+                "replica": name,
+                "state": _state_of(member),
+                "generation": member.generation,
+                "pid": child.record.pid,
+                "port": child.record.port,
+                "age_s": max(0.0, now - child.record.started_at),
+                "in_flight": member.report.in_flight,
+                "answered": member.report.answered,
+                "memory_bytes": member.report.memory_bytes,
+                **watched.lately(name),
+                "why": member.doomed or member.ended_for,
+                "log": child.record.log,
+            }
+        )
+    return {
+        "state": "draining" if core.closing else "serving" if core.ready() else "starting",
+        "wanted": core.wanted,
+        "generation": core.generation,
+        "rolling_out": core.rolling.generation if core.rolling is not None else None,
+        "front": watched.front_facts(),
+        "replicas": replicas,
+    }
+
+
+def _state_of(member: ReplicaMember) -> str:
+    away = member.phase is ReplicaPhase.READY and member.away_since is not None
+    return RESTARTING if away else member.phase.value

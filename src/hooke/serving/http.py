@@ -1,0 +1,219 @@
+"""One request as it came, and its answer: body, headers and what goes back, as ASGI has them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hooke.serving.limits import SMALL, Bodies
+from hooke.serving.problems import AGAIN, MEDIA_TYPE, REPEATABLE, Problem
+from hooke.serving.request_context import CallerGone, RequestContext, context_of, request_id_of
+
+__all__ = ["DIRECT", "INFERENCE", "JSON", "Direct", "Exchange", "HttpOptions", "Message", "Receive", "Send"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON = (b"content-type", b"application/json")
+INFERENCE = "/v2"
+"""Where the paths of the Open Inference Protocol begin."""
+ATTEMPT = b"x-envoy-attempt-count"
+"""How often the front has sent this request, this time included."""
+_ONCE_MORE = (AGAIN.encode(), REPEATABLE.encode())
+_CLOSE = ((b"connection", b"close"),)
+READ_ON = 16 << 20
+"""Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed.
+
+A connection that is closed while bytes come is reset, which may reach a front before the answer does: whoever asked would be told
+of a replica that ended. What is thrown away takes no memory.
+"""
+
+
+DIRECT = "hooke.direct"
+"""Where a scope has a `Direct`."""
+
+
+class Direct(Protocol):
+    """What a server of ours offers for a request beside ASGI's messages, for each of which it would have to be waited."""
+
+    def body(self) -> bytes | None:
+        """The body, once, where all of it has come; else it is to be received."""
+        ...
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Send all of an answer, of which nothing is sent yet. False where it must be sent by messages: nothing was done then."""
+        ...
+
+
+@dataclass(slots=True)
+class HttpOptions:
+    """What holds for all requests of a replica."""
+
+    body_limit: int
+    """Bytes."""
+    timeout_s: float
+    """Within which a body must have come."""
+    bodies: Bodies
+    """Room for those of all requests."""
+    closing: bool = False
+    """Whether each answer ends its connection."""
+
+
+class Exchange:
+    """A request, with what its handler needs to answer it. Handlers raise Problem instead of answering."""
+
+    __slots__ = (
+        "_direct",
+        "_read",
+        "_send",
+        "headers",
+        "held",
+        "id",
+        "parameters",
+        "path",
+        "raw",
+        "receive",
+        "status",
+        "terms",
+        "verb",
+    )
+
+    def __init__(
+        self, scope: MutableMapping[str, Any], receive: Receive, send: Send, terms: HttpOptions
+    ) -> None:
+        self.path: str = scope["path"]
+        self.verb: str = scope["method"]
+        self.raw: list[tuple[bytes, bytes]] = scope["headers"]
+        self.headers = dict(self.raw)
+        """By names in lower case; of a repeated one the last."""
+        self.id = request_id_of(self.headers)
+        """That of the request, which its answer bears."""
+        self.parameters: dict[str, str] = {}
+        """What the path has in the places that its route names in braces."""
+        self.receive = receive
+        self.terms = terms
+        self.held = 0
+        """Bytes of room that its body takes until it is answered; who answers gives them back."""
+        self.status = 0
+        """Of the answer, once it began."""
+        # Taken out, for in the scope it would refer to itself, and be left to the collector of cycles.
+        self._direct: Direct | None = scope.pop(DIRECT, None)
+        self._send = send
+        self._read = False
+
+    @property
+    def context(self) -> RequestContext:
+        """What is passed on of it."""
+        if b"traceparent" not in self.headers:
+            return RequestContext(id=self.id.decode())
+        # A long `tracestate` may come in parts.
+        state = b",".join(value for name, value in self.raw if name == b"tracestate")
+        return context_of(self.id, self.headers | {b"tracestate": state})
+
+    async def json_body(self) -> bytes:
+        """The body, which must be said to be JSON. Raises Problem: 415, and as `body`."""
+        said = self.headers.get(b"content-type")
+        if b"content-encoding" in self.headers:
+            raise Problem(415, "the body is said to be encoded; send it as it is")
+        if said != JSON[1]:
+            if said is None:
+                raise Problem(415, "nothing says what the body is; send content-type: application/json")
+            if said.partition(b";")[0].strip().lower() != JSON[1]:
+                shown = said[:80].decode("latin-1")
+                raise Problem(415, f"the body is said to be {shown}; send content-type: application/json")
+        return await self.body()
+
+    async def body(self) -> bytes:
+        """The whole body.
+
+        Raises Problem: 413 where it is, or is said to be, too long; 503 where there is no room for it, before it is read;
+        408 where it does not come in time.
+        """
+        length = self.headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.terms.body_limit:
+            raise self._too_large()
+        if len(length) > 4 and int(length) > SMALL:
+            await self._take_room(int(length))
+        whole = self._direct.body() if self._direct is not None else None
+        if whole is not None and len(whole) <= self.terms.body_limit:
+            self._read = True
+            return whole
+        if whole is not None:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self.terms.timeout_s):
+                return await self._received()
+        except TimeoutError:
+            raise Problem(408, f"the body did not arrive within {self.terms.timeout_s:g} s") from None
+
+    async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        """Send all of an answer."""
+        self.status = status
+        length = (b"content-length", b"%d" % len(body))
+        sent = [*headers, length, (b"x-request-id", self.id), *self._closing()]
+        if self._direct is not None and self._direct.answer(status, sent, body):
+            return
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def refuse(self, problem: Problem) -> None:
+        """Send a problem document."""
+        kind = (b"content-type", MEDIA_TYPE)
+        body = problem.body(self.id.decode(), as_error=self.path.startswith(INFERENCE))
+        headers = problem.headers()
+        if self.headers.get(ATTEMPT, b"1") != b"1":
+            headers = [pair for pair in headers if pair != _ONCE_MORE]
+        await self.answer(problem.status, body, kind, *headers)
+
+    async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        """Send the status and the headers; `piece` and `end` send the body."""
+        self.status = status
+        sent = [*headers, (b"x-request-id", self.id), *self._closing()]
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
+
+    async def piece(self, data: bytes) -> None:
+        """Send a part of the body."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part of the body."""
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def _take_room(self, size: int) -> None:
+        await self.terms.bodies.take(size)
+        self.held += size
+
+    async def _received(self) -> bytes:
+        body = bytearray()
+        while True:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                raise CallerGone
+            body += message.get("body", b"")
+            if len(body) > self.terms.body_limit:
+                raise self._too_large()
+            if len(body) > self.held + SMALL:  # nothing said how long it is
+                await self._take_room(min(2 * len(body), self.terms.body_limit) - self.held)
+            if not message.get("more_body"):
+                self._read = True
+                return bytes(body)
+
+    def _closing(self) -> tuple[tuple[bytes, bytes], ...]:
+        if self.terms.closing:
+            return _CLOSE
+        if self._read:
+            return ()
+        if self.status in {408, 413}:
+            return _CLOSE
+        # So much of the body may be left that the connection is better closed than read on.
+        if b"expect" in self.headers:
+            return _CLOSE  # who was not told to go on may send the body, or the next request
+        length = self.headers.get(b"content-length", b"0")
+        much = b"transfer-encoding" in self.headers or not length.isdigit() or int(length) > READ_ON
+        return _CLOSE if much else ()
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"the body is larger than {self.terms.body_limit} bytes")

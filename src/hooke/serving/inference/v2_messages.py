@@ -1,0 +1,318 @@
+"""An inference request as values: its tensors as arrays, and what is wanted back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from hooke.serving.inference.tensors import (
+    BYTES,
+    Datatype,
+    Misfit,
+    datatype_of,
+    json_data,
+    named,
+    read_binary,
+    read_json,
+    to_binary,
+)
+from hooke.serving.problems import FieldFault, Problem
+
+__all__ = [
+    "BinarySize",
+    "InferenceQuery",
+    "InferenceRequest",
+    "InputTensor",
+    "ModelMetadata",
+    "OutputTensor",
+    "RequestedOutput",
+    "RequestedOutputs",
+    "Response",
+    "ServerMetadata",
+    "TensorMetadata",
+    "Written",
+    "read_request",
+    "write_response",
+    "wrong_tensor",
+]
+
+
+# --- The protocol's JSON objects, as msgspec reads and writes them.
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class InputParameters(msgspec.Struct, frozen=True):
+    """Those of a tensor that say where its data is; others mean nothing here."""
+
+    binary_data_size: Count | None = None
+    shared_memory_region: str | None = None
+
+
+class InputTensor(msgspec.Struct, frozen=True):
+    """One input. `data` is left as it came until its datatype is known."""
+
+    name: str
+    shape: list[Count]
+    datatype: str
+    parameters: InputParameters | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+
+
+class OutputParameters(msgspec.Struct, frozen=True):
+    """How an output is wanted."""
+
+    binary_data: bool | None = None
+    classification: int | None = None
+    shared_memory_region: str | None = None
+
+
+class RequestedOutput(msgspec.Struct, frozen=True):
+    """One of the outputs that are wanted, when not all are."""
+
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class InferenceRequest(msgspec.Struct, frozen=True):
+    """The JSON of an inference request."""
+
+    inputs: list[InputTensor]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[RequestedOutput] | None = None
+
+
+class BinarySize(msgspec.Struct, frozen=True):
+    """How many bytes after the JSON are a tensor's."""
+
+    binary_data_size: int
+
+
+class OutputTensor(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One output, its data in it or behind the JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: BinarySize | None = None
+    data: list[Any] | None = None
+
+
+class Response(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The JSON of an answer."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str | None = None
+
+
+class ServerMetadata(msgspec.Struct, frozen=True):
+    """Who answers, and which extensions of the protocol it knows."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class TensorMetadata(msgspec.Struct, frozen=True):
+    """An input or output of a model; -1 in its shape is any length."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(msgspec.Struct, frozen=True):
+    """What a model takes and gives."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+_DECODER = msgspec.json.Decoder(InferenceRequest)
+_UNKNOWN = frozenset({"sequence_end", "sequence_id", "sequence_start"})
+"""Parameters that would change the answer, and cannot be heeded."""
+
+
+class RequestedOutputs(msgspec.Struct, frozen=True):
+    """What the answer is to hold. `outputs` are names, each with whether it goes as binary data; None: all that there are."""
+
+    outputs: Mapping[str, bool] | None
+    binary: bool
+
+    def is_binary(self, name: str) -> bool:
+        """Whether this output goes as binary data."""
+        return self.binary if self.outputs is None else self.outputs[name]
+
+
+class InferenceQuery(msgspec.Struct, frozen=True):
+    """A request whose data has been read. Elements of BYTES are `str` or `bytes`, in an array of objects."""
+
+    tensors: dict[str, np.ndarray]
+    parameters: Mapping[str, Any]
+    wanted: RequestedOutputs
+    id: str | None
+
+
+def read_request(body: bytes, header_length: int | None) -> InferenceQuery:
+    """The request in a body, whose first `header_length` bytes are JSON; all of it where that is None.
+
+    Raises Problem: 400 where there is no such JSON, 422 that names the tensor whose data is not what it says.
+    """
+    length = len(body) if header_length is None else header_length
+    if length > len(body):
+        raise Problem(400, f"Inference-Header-Content-Length is {length}, and the body has {len(body)} bytes")
+    whole = memoryview(body)
+    request = _decoded(whole[:length])
+    tensors: dict[str, np.ndarray] = {}
+    left = whole[length:]
+    for tensor in request.inputs:
+        if tensor.name in tensors:
+            raise wrong_tensor(tensor.name, "it is given twice")
+        try:
+            tensors[tensor.name], left = _tensor(tensor, left, has_binary=header_length is not None)
+        except Misfit as misfit:
+            raise wrong_tensor(tensor.name, str(misfit)) from None
+    if left:
+        raise Problem(422, f"{len(left)} bytes of the body are behind the JSON, and no input's")
+    parameters = request.parameters or {}
+    return InferenceQuery(tensors, parameters, _wanted(request, parameters), request.id)
+
+
+def wrong_tensor(name: str, detail: str, *, what: str = "input") -> Problem:
+    """The refusal (422) that names it."""
+    shown = name[:80]
+    return Problem(422, f"{what} {shown}: {detail}", errors=[FieldFault(shown, detail)])
+
+
+def _decoded(header: memoryview) -> InferenceRequest:
+    if not header:
+        raise Problem(
+            400, "the body is empty" if header.obj == b"" else "Inference-Header-Content-Length is 0"
+        )
+    try:
+        return _DECODER.decode(header)
+    except msgspec.ValidationError as error:
+        raise Problem(400, f"the body is no request for inference: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem(
+            400, f"the body is no JSON: {error}; NaN and what is no text go as binary data"
+        ) from None
+    except RecursionError:
+        raise Problem(400, "the body is nested too deeply") from None
+
+
+def _tensor(tensor: InputTensor, left: memoryview, *, has_binary: bool) -> tuple[np.ndarray, memoryview]:
+    """The input's array, and what is behind its data. Raises Misfit."""
+    datatype = named(tensor.datatype)
+    if isinstance(datatype, str):
+        raise Misfit(datatype)
+    size = None
+    if tensor.parameters is not None:
+        if tensor.parameters.shared_memory_region is not None:
+            raise Misfit("there is no shared memory here; send its data")
+        size = tensor.parameters.binary_data_size
+    if size is None:
+        if not memoryview(tensor.data):
+            raise Misfit("it has neither data nor a binary_data_size")
+        return read_json(datatype, tensor.shape, tensor.data), left
+    if memoryview(tensor.data):
+        raise Misfit("it has data and a binary_data_size; give one of them")
+    if not has_binary:
+        raise Misfit("it has a binary_data_size, and there is no header Inference-Header-Content-Length")
+    if size > len(left):
+        raise Misfit(f"its binary_data_size is {size}, and {len(left)} bytes of the body are left")
+    return read_binary(datatype, tensor.shape, left[:size]), left[size:]
+
+
+def _wanted(request: InferenceRequest, parameters: Mapping[str, Any]) -> RequestedOutputs:
+    binary = parameters.get("binary_data_output", False)
+    if not isinstance(binary, bool):
+        raise Problem(422, "parameter binary_data_output: expected true or false")
+    for name in parameters:
+        if name in _UNKNOWN:
+            raise Problem(422, f"parameter {name}: a service keeps no sequences; each request stands alone")
+    if not request.outputs:
+        return RequestedOutputs(None, binary)
+    outputs: dict[str, bool] = {}
+    for one in request.outputs:
+        how = one.parameters or _PLAIN
+        if how.classification:
+            raise wrong_tensor(one.name, "there is no classification here; ask for the output", what="output")
+        if how.shared_memory_region is not None:
+            raise wrong_tensor(one.name, "there is no shared memory here", what="output")
+        outputs[one.name] = binary if how.binary_data is None else how.binary_data
+    return RequestedOutputs(outputs, binary)
+
+
+_PLAIN = OutputParameters()
+
+
+# --- Outputs as the body of an answer: JSON, and behind it the binary data of those that were wanted so.
+
+_ENCODER = msgspec.json.Encoder()
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A body. Its first `header_length` bytes are JSON; None: all of it."""
+
+    body: bytes
+    header_length: int | None = None
+
+
+def write_response(
+    model: str,
+    version: str,
+    outputs: Mapping[str, np.ndarray],
+    wanted: RequestedOutputs,
+    request_id: str | None = None,
+) -> Written:
+    """The outputs that are wanted, in that order, else all.
+
+    Raises Problem: 422 for one that there is not, 406 for one whose values no tensor holds, or not as it is wanted.
+    """
+    written: list[OutputTensor] = []
+    raw: list[bytes] = []
+    for name in outputs if wanted.outputs is None else wanted.outputs:
+        if name not in outputs:
+            raise wrong_tensor(name, f"there is none; there are {_listed(outputs)}", what="output")
+        try:
+            written.append(_output(name, outputs[name], raw if wanted.is_binary(name) else None))
+        except Misfit as misfit:
+            raise Problem(406, f"output {name}: {misfit}") from None
+    header = _ENCODER.encode(Response(model, version, written, request_id))
+    if all(one.parameters is None for one in written):
+        return Written(header)
+    return Written(b"".join((header, *raw)), len(header))
+
+
+def _output(name: str, value: np.ndarray, raw: list[bytes] | None) -> OutputTensor:
+    datatype = _datatype(value)
+    if raw is None:
+        return OutputTensor(name, datatype.name, value.shape, data=json_data(datatype, value))
+    data = to_binary(datatype, value)
+    raw.append(data)
+    return OutputTensor(name, datatype.name, value.shape, parameters=BinarySize(len(data)))
+
+
+def _datatype(value: np.ndarray) -> Datatype:
+    datatype = datatype_of(value.dtype)
+    if datatype is None:
+        raise Misfit(f"no datatype of the protocol holds {value.dtype}")
+    if datatype is BYTES and value.dtype.kind == "O":
+        strange = {type(one) for one in value.ravel().tolist() if not isinstance(one, (str, bytes))}
+        if strange:
+            raise Misfit(f"no datatype of the protocol holds a {min(kind.__name__ for kind in strange)}")
+    return datatype
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,270 @@
+"""The routes of the protocol: which server this is, which models it has, and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from hooke.serving.http import INFERENCE, JSON, Exchange
+from hooke.serving.inference.signatures import VERSION, TensorModel, arguments_of, models_of, tensors_of
+from hooke.serving.inference.v2_messages import (
+    InferenceQuery,
+    RequestedOutputs,
+    ServerMetadata,
+    Written,
+    read_request,
+    write_response,
+)
+from hooke.serving.method_calls import MethodCalls
+from hooke.serving.payloads import Method, methods_of
+from hooke.serving.problems import Problem
+from hooke.serving.routes import Route
+from hooke.serving.service import Service, service_of
+
+__all__ = ["CODINGS", "Inference", "Writing", "compressed", "expanded", "wish"]
+
+
+# --- Bodies that come or go compressed: gzip and deflate, within a limit and off the event loop.
+
+CODINGS = {b"gzip": 31, b"deflate": zlib.MAX_WBITS}
+"""Codings of HTTP that are known, and what zlib calls them: `deflate` is zlib's own format."""
+_COMPRESS_ON_LOOP = 4 << 10
+"""Bytes that are done on the event loop: a thread costs more."""
+LEAST = 1 << 10
+"""Bytes of an answer below which compressing it gains nothing."""
+FAST = 1
+"""zlib's level: numbers hardly shrink further, and take ten times the time."""
+
+
+def wish(accepted: bytes | None) -> bytes | None:
+    """The coding that an Accept-Encoding asks for: where it names one and nothing else.
+
+    What only lists all that a client could read, as most do unasked, is no wish: on a fast network compressing costs more.
+    """
+    named = accepted.strip().lower() if accepted is not None else b""
+    return named if named in CODINGS else None
+
+
+async def expanded(body: bytes, coding: bytes, limit: int) -> bytes:
+    """The body as it was before it was compressed.
+
+    Raises Problem: 415 for a coding that is not known, 413 where it is more than `limit` bytes, 400 where it is broken.
+    """
+    if coding not in CODINGS:
+        shown = coding[:80].decode("latin-1")
+        raise Problem(415, f"the body is coded as {shown}; send it as it is, or as gzip or deflate")
+    return await _off_loop(len(body), _expand, body, coding, limit)
+
+
+async def compressed(body: bytes, coding: bytes) -> bytes | None:
+    """The body in this coding; None where that is not worth it."""
+    return await _off_loop(len(body), _compress, body, coding) if len(body) >= LEAST else None
+
+
+async def _off_loop(size: int, function: Any, *arguments: Any) -> Any:
+    return (
+        function(*arguments) if size <= _COMPRESS_ON_LOOP else await asyncio.to_thread(function, *arguments)
+    )
+
+
+def _expand(body: bytes, coding: bytes, limit: int) -> bytes:
+    machine = zlib.decompressobj(CODINGS[coding])
+    try:
+        made = machine.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Problem(400, f"the body is no {coding.decode()}: {error}") from None
+    if len(made) > limit:
+        raise Problem(413, f"the body is larger than {limit} bytes when it is expanded")
+    if not machine.eof or machine.unused_data:
+        fault = "more comes after its end" if machine.eof else "its end is missing"
+        raise Problem(400, f"the body is no {coding.decode()}: {fault}")
+    return made
+
+
+def _compress(body: bytes, coding: bytes) -> bytes:
+    return gzip.compress(body, FAST) if coding == b"gzip" else zlib.compress(body, FAST)
+
+
+# --- A method's result as a response, written where the method runs: the writer goes there by the names of its service and model.
+
+
+class Writing:
+    """Writes one request's answer. Called with what the method returned; a refusal is an answer: raised, it would be the whole batch's."""
+
+    __slots__ = ("_id", "_made_by", "_model", "_wanted")
+
+    def __init__(
+        self, model: TensorModel, made_by: type, wanted: RequestedOutputs, request: str | None
+    ) -> None:
+        self._model = model
+        self._made_by = made_by
+        self._wanted = wanted
+        self._id = request
+
+    def __call__(self, result: Any) -> Written | Problem:
+        """The response."""
+        model = self._model
+        try:
+            return write_response(model.name, VERSION, tensors_of(model, result), self._wanted, self._id)
+        except Problem as problem:
+            return problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _writing, (
+            self._made_by,
+            self._model.name,
+            self._wanted.outputs,
+            self._wanted.binary,
+            self._id,
+        )
+
+
+def _writing(made_by: type, name: str, outputs: Any, binary: Any, request: str | None) -> Writing:
+    return Writing(_models(made_by)[name], made_by, RequestedOutputs(outputs, binary), request)
+
+
+@cache
+def _models(made_by: type) -> dict[str, TensorModel]:
+    declared = service_of(made_by)
+    return models_of(declared, methods_of(declared))[0]
+
+
+EXTENSIONS = ("binary_tensor_data", "model_repository")
+_DECODE_ON_LOOP = 256 << 10
+"""Bytes of a body that are read on the event loop, which others wait for: millions of short texts take a second."""
+_HEADER_LENGTH = b"inference-header-content-length"
+_TYPES = (None, b"application/json", b"application/octet-stream")
+_BINARY = (b"content-type", b"application/octet-stream")
+
+
+class Inference:
+    """Answers the protocol for one replica. `is_ready` tells whether it should get requests."""
+
+    def __init__(
+        self, declared: Service, methods: Mapping[str, Method], is_ready: Callable[[], bool]
+    ) -> None:
+        self.models, self._refused = models_of(declared, methods)
+        self._declared = declared
+        self._is_ready = is_ready
+        self._calls: MethodCalls | None = None
+        self._methods: Mapping[str, Method] = {}
+
+    def start(self, calls: MethodCalls, methods: Mapping[str, Method]) -> None:
+        """Answer with these methods from now on, which are bound to the service's object."""
+        self._calls, self._methods = calls, methods
+
+    def routes(self) -> Iterator[Route]:
+        """All that it answers, what is asked most first. Which models there are is not told to who has no token."""
+        model = INFERENCE + "/models/{name}"
+        for path in (model, model + "/versions/{version}"):
+            yield Route(f"{path}/infer", {"POST": self._infer})
+        for path in (model, model + "/versions/{version}"):
+            yield Route(f"{path}/ready", {"GET": self._tell_model_ready})
+            yield Route(path, {"GET": self._tell_model})
+        yield Route(INFERENCE, {"GET": self._tell_server})
+        yield Route(f"{INFERENCE}/health/live", {"GET": self._tell_live})
+        yield Route(f"{INFERENCE}/health/ready", {"GET": self._tell_ready})
+        yield Route(f"{INFERENCE}/repository/index", {"POST": self._tell_index})
+
+    async def _tell_server(self, exchange: Exchange) -> None:
+        await _tell(ServerMetadata("hooke", version("hooke"), EXTENSIONS), exchange)
+
+    async def _tell_live(self, exchange: Exchange) -> None:
+        await _tell({"live": True}, exchange)
+
+    async def _tell_ready(self, exchange: Exchange) -> None:
+        await _tell({"ready": self._is_ready()}, exchange, status=200 if self._is_ready() else 503)
+
+    async def _tell_model(self, exchange: Exchange) -> None:
+        await _tell(self._model(exchange).metadata(), exchange)
+
+    async def _tell_model_ready(self, exchange: Exchange) -> None:
+        ready = {"name": self._model(exchange).name, "ready": self._is_ready()}
+        await _tell(ready, exchange, status=200 if self._is_ready() else 503)
+
+    async def _tell_index(self, exchange: Exchange) -> None:
+        state = "READY" if self._is_ready() else "UNAVAILABLE"
+        listed = [{"name": name, "version": VERSION, "state": state, "reason": ""} for name in self.models]
+        await _tell(listed, exchange)
+
+    def _model(self, exchange: Exchange) -> TensorModel:
+        """The one that the path names. Raises Problem (404)."""
+        name, asked = exchange.parameters["name"], exchange.parameters.get("version", VERSION)
+        model = self.models.get(name)
+        if model is None:
+            if name in self._refused:
+                raise Problem(404, f"{name} is no model: {self._refused[name]}")
+            raise Problem(404, f"there is no model {name[:80]}; there are {', '.join(self.models) or 'none'}")
+        if asked != VERSION:
+            raise Problem(404, f"{name} has no version {asked[:80]}; it has {VERSION}")
+        return model
+
+    async def _infer(self, exchange: Exchange) -> None:
+        model = self._model(exchange)
+        if self._calls is None:
+            raise Problem(503, f"{self._declared.name} is being set up", retry_after_s=1)
+        body, length = await _body(exchange), _header_length(exchange)
+        large = len(body) > _DECODE_ON_LOOP
+        query, arguments = (
+            await asyncio.to_thread(_read, model, body, length) if large else _read(model, body, length)
+        )
+        method = self._methods[model.method]
+        write = Writing(model, self._declared.made_by, query.wanted, query.id)
+        answer = await self._calls.call(method, arguments, exchange, write)
+        if isinstance(answer, Problem):
+            raise answer
+        await _send(answer, exchange)
+
+
+def _read(model: TensorModel, body: bytes, length: int | None) -> tuple[InferenceQuery, dict[str, Any]]:
+    query = read_request(body, length)
+    return query, arguments_of(model, query)
+
+
+async def _tell(value: Any, exchange: Exchange, *, status: int = 200) -> None:
+    await exchange.answer(status, msgspec.json.encode(value), JSON)
+
+
+async def _body(exchange: Exchange) -> bytes:
+    """The body as it was before it was compressed. Raises Problem."""
+    said = exchange.headers.get(b"content-type")
+    if said not in _TYPES and said is not None:
+        kind = said.partition(b";")[0].strip().lower()
+        if kind not in _TYPES:
+            shown = said[:80].decode("latin-1")
+            raise Problem(
+                415, f"the body is said to be {shown}; send application/json or application/octet-stream"
+            )
+    body = await exchange.body()
+    coding = exchange.headers.get(b"content-encoding", b"identity").strip().lower()
+    return body if coding == b"identity" else await expanded(body, coding, exchange.terms.body_limit)
+
+
+def _header_length(exchange: Exchange) -> int | None:
+    said = exchange.headers.get(_HEADER_LENGTH)
+    if said is None:
+        return None
+    if not said.isdigit() or len(said) > 18:
+        raise Problem(400, "Inference-Header-Content-Length is no number of bytes")
+    return int(said)
+
+
+async def _send(written: Written, exchange: Exchange) -> None:
+    headers = [JSON if written.header_length is None else _BINARY]
+    if written.header_length is not None:
+        headers.append((_HEADER_LENGTH, b"%d" % written.header_length))
+    body = written.body
+    coding = wish(exchange.headers.get(b"accept-encoding"))
+    if coding is not None:
+        smaller = await compressed(body, coding)
+        if smaller is not None:
+            body = smaller
+            headers += [(b"content-encoding", coding), (b"vary", b"accept-encoding")]
+    await exchange.answer(200, body, *headers)

@@ -1,0 +1,185 @@
+"""Methods of a service, called for requests: within their time, watched, and answered at once or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Any
+
+from hooke.serving.dispatch import Dispatch
+from hooke.serving.http import JSON, Exchange, Receive
+from hooke.serving.model_calls import Write
+from hooke.serving.payloads import Method, ResponseKind, encode
+from hooke.serving.problems import Problem, problem_of
+from hooke.serving.request_context import CallerGone, TooLate, Watches, begun
+
+__all__ = ["MethodCalls", "event", "items_of"]
+
+
+# --- A generator's items, one at a time as they are sent, as server-sent events.
+
+
+def event(data: bytes, name: str = "") -> bytes:
+    """One event. `data` is JSON, which has no line break."""
+    return (b"event: " + name.encode() + b"\n" if name else b"") + b"data: " + data + b"\n\n"
+
+
+def items_of(dispatch: Dispatch, method: Method, arguments: dict[str, Any]) -> AsyncGenerator[bytes]:
+    """Each item as JSON, made when it is asked for. Raises Problem for what the generator raises, and 504.
+
+    The items of a plain generator are made where the model runs, in turn with what else that does.
+    """
+    if method.kind is ResponseKind.ASYNC_STREAM:
+        return _async_items(dispatch, method, arguments)
+    return _plain_items(dispatch, method, arguments)
+
+
+async def _plain_items(
+    dispatch: Dispatch, method: Method, arguments: dict[str, Any]
+) -> AsyncGenerator[bytes]:
+    stream = dispatch.stream()
+    try:
+        data: bytes | None = await dispatch.item(stream, method, arguments)
+        while data is not None:
+            yield data
+            data = await dispatch.item(stream, method, None)
+    finally:
+        dispatch.drop(stream)
+
+
+async def _async_items(
+    dispatch: Dispatch, method: Method, arguments: dict[str, Any]
+) -> AsyncGenerator[bytes]:
+    made = method.function(**arguments)
+    timeout_s = dispatch.declared.timeout_s
+    timer = asyncio.timeout(None)
+    try:
+        while True:
+            timer = asyncio.timeout(timeout_s)
+            async with timer:
+                item = await anext(made)
+            yield encode(item)
+    except StopAsyncIteration:
+        return
+    except Exception as error:
+        if isinstance(error, TimeoutError) and timer.expired():
+            raise Problem(504, f"{method.name} gave no item within {timeout_s:g} s") from None
+        raise problem_of(error, method.name) from error
+    finally:
+        await made.aclose()
+
+
+MOST_ASYNC = 1024
+"""Calls of `async def` that go on at once."""
+
+
+class MethodCalls:
+    """Calls the methods of one object. Lives on one event loop."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self.dispatch = dispatch
+        self.declared = dispatch.declared
+        self.cut = 0
+        """Calls that the end of the process left without an answer."""
+        self._watches = Watches(dispatch.sweep_s)
+        self._async_calls = 0
+
+    async def answer(self, method: Method, exchange: Exchange) -> None:
+        """Answer `POST /<method>`. Raises Problem, and CallerGone."""
+        arguments = method.read(await exchange.json_body())
+        if method.kind in (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM):
+            await self._stream(method, arguments, exchange)
+        else:
+            await exchange.answer(200, await self.call(method, arguments, exchange), JSON)
+
+    async def call(
+        self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None = None
+    ) -> Any:
+        """What a method that is no generator returns, as JSON or as `write` makes it. Raises Problem, and CallerGone."""
+        if method.kind is ResponseKind.ASYNC and not method.rows:
+            return await self._call_async(method, arguments, exchange, write or encode)
+        try:
+            return await self.dispatch.call(method, arguments, write, exchange.receive)
+        except asyncio.CancelledError:
+            self._tell_if_closing(exchange)
+            raise
+
+    async def _call_async(
+        self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write
+    ) -> Any:
+        windows = self.dispatch.windows
+        windows.arrived += 1
+        if self._async_calls >= MOST_ASYNC:
+            windows.refused += 1
+            raise Problem(429, f"{MOST_ASYNC} calls of {method.name} go on already", retry_after_s=1)
+        self._async_calls += 1
+        began = time.perf_counter()
+        try:
+            work = begun(method.function(**arguments))
+            if work.done:
+                answer = write(work.value)
+                windows.alone(0.0)
+            else:
+                answer = write(await self._watched(work, exchange, method))
+                windows.alone(time.perf_counter() - began)
+        except CallerGone:
+            windows.gone(time.perf_counter() - began)
+            raise
+        except Problem:
+            raise
+        except Exception as error:
+            windows.raised += 1
+            raise problem_of(error, method.name) from error
+        else:
+            return answer
+        finally:
+            self._async_calls -= 1
+
+    async def _watched(
+        self, work: Awaitable[Any], exchange: Exchange, method: Method, timeout_s: float = 0
+    ) -> Any:
+        """What `work` gives, within the timeout of the service, or within the other one."""
+        limit_s = timeout_s or self.declared.timeout_s
+        receive: Receive = exchange.receive
+        try:
+            return await self._watches.over(work, receive, asyncio.get_running_loop().time() + limit_s)
+        except TooLate:
+            self.dispatch.windows.late += 1
+            raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None
+        except asyncio.CancelledError:
+            self._tell_if_closing(exchange)
+            raise
+
+    def _tell_if_closing(self, exchange: Exchange) -> None:
+        """The server ends, and waits no longer: whoever asked is told (503), rather than left with a closed connection."""
+        if exchange.terms.closing:
+            self.cut += 1
+            raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
+
+    async def _stream(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> None:
+        items = items_of(self.dispatch, method, arguments)
+        try:
+            await self._watched(_send_items(items, exchange), exchange, method, math.inf)
+        except Problem:
+            if not exchange.status:
+                raise
+        finally:
+            await items.aclose()
+
+
+async def _send_items(items: AsyncIterator[bytes], exchange: Exchange) -> None:
+    # The first item decides the status: what is wrong before it is a plain refusal.
+    data = await anext(items, None)
+    await exchange.begin(200, (b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
+    try:
+        while data is not None:
+            await exchange.piece(event(data))
+            # A generator that waits for nothing would keep the loop from writing, and from seeing that its caller went.
+            await asyncio.sleep(0)
+            data = await anext(items, None)
+        end = event(b"null", "end")
+    except Problem as problem:
+        end = event(problem.body(exchange.id.decode()), "error")
+    await exchange.end(end)

@@ -1,0 +1,242 @@
+"""A service's object, and what it is asked to do: calls of a method, items of a stream. The same in a thread and in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import msgspec
+
+from hooke.base.errors import HookeError
+from hooke.base.user_code import user_frames
+from hooke.serving.payloads import Method, encode
+from hooke.serving.problems import AGAIN, REPEATABLE, Problem
+from hooke.serving.request_context import ASKED, ContextSource
+from hooke.serving.rows import Result, as_lists, joined, merged, part, results_of, slices
+from hooke.serving.service import SETUP, Service
+
+__all__ = [
+    "Arguments",
+    "Done",
+    "Drop",
+    "Item",
+    "Lost",
+    "MethodRun",
+    "ModelThread",
+    "ServiceObject",
+    "Work",
+    "Write",
+    "make",
+]
+
+
+Arguments = Callable[[], Mapping[str, Any]]
+"""Gives what `setup` takes, where the model is to run."""
+Done = Callable[[Any, BaseException | None], None]
+"""Is told once what became of a piece of work: its answers, or what it raised."""
+Write = Callable[[Any], Any]
+"""Makes an answer of what a method returned for a request. It runs where the method does, and must not raise for its caller's wishes."""
+
+
+class MethodRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls of one method, one after the other or, where it takes rows, as few as `most` rows a call allow."""
+
+    method: Method
+    arguments: Sequence[dict[str, Any]]
+    """Of each call; or of all of them together, already merged."""
+    rows: Sequence[int]
+    """Of each call."""
+    writes: Sequence[Write | None]
+    """None: as JSON."""
+    most: int
+    asked: tuple[ContextSource, ...] = ()
+    """For whom."""
+
+    def pieces(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """The arguments of each call that is to be made, with its number of rows."""
+        return slices(self.method, merged(self.method, self.arguments), sum(self.rows), self.most)
+
+    def shared(self, results: Sequence[Result]) -> list[Any]:
+        """To each call its own rows, as its answer."""
+        whole = joined(results)
+        listed = as_lists(whole) if any(write is None for write in self.writes) else whole
+        answers: list[Any] = []
+        start = 0
+        for count, wish in zip(self.rows, self.writes, strict=True):
+            write, rows = (encode, listed) if wish is None else (wish, whole)
+            answers.append(write(part(rows, start, start + count)))
+            start += count
+        return answers
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """The next item of a stream, which begins with it where there are `arguments`; the answer is None at its end."""
+
+    stream: int
+    method: Method
+    arguments: dict[str, Any] | None = None
+    asked: tuple[ContextSource, ...] = ()
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Nobody wants more of this stream. It has no answer."""
+
+    stream: int
+
+
+Work: TypeAlias = MethodRun | Item | Drop
+
+
+class Lost(Exception):
+    """The process that was at this work ended with it; `why` says how."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    def problem(self, method: str, *, idempotent: bool) -> Problem:
+        """What its callers are told: where it may be done twice another process may do it, else nobody knows what was done."""
+        detail = f"the process of the model ended with this call of {method}: {self.why}"
+        if idempotent:
+            return Problem(503, detail, retry_after_s=1, headers={AGAIN: REPEATABLE})
+        return Problem(500, detail)
+
+
+class ServiceObject:
+    """An object of the service, set up."""
+
+    def __init__(self, made: object, methods: Mapping[str, Method]) -> None:
+        self.object = made
+        self.methods = {
+            name: dataclasses.replace(method, function=getattr(made, name))
+            for name, method in methods.items()
+        }
+        self._streams: dict[int, Iterator[Any]] = {}
+
+    def do(self, work: Work) -> list[Any]:
+        """The answers, one for each call; whose they are is in the context meanwhile. Raises what the service's code raises."""
+        if isinstance(work, Drop):
+            stream = self._streams.pop(work.stream, None)
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+            return []
+        before = ASKED.set(work.asked)
+        try:
+            return [self._next(work)] if isinstance(work, Item) else self._run(work)
+        finally:
+            ASKED.reset(before)
+
+    def _run(self, run: MethodRun) -> list[Any]:
+        method = self.methods[run.method.name]
+        if not method.rows:
+            return [(run.writes[0] or encode)(method.function(**run.arguments[0]))]
+        return run.shared(
+            [results_of(method, method.function(**arguments), rows) for arguments, rows in run.pieces()]
+        )
+
+    def _next(self, item: Item) -> bytes | None:
+        if item.arguments is not None:
+            self._streams[item.stream] = self.methods[item.method.name].function(**item.arguments)
+        stream = self._streams.get(item.stream)
+        if stream is None:
+            raise Lost("the process that made its items before is gone")
+        for made in stream:
+            return encode(made)
+        return None
+
+
+def make(declared: Service, methods: Mapping[str, Method], arguments: Arguments) -> ServiceObject:
+    """Make the object, and set it up. Raises HookeError for what that raised."""
+    given = arguments()
+    try:
+        made = declared.made_by()
+        setup = getattr(made, SETUP, None)
+        if setup is not None:
+            if inspect.iscoroutinefunction(setup):
+                asyncio.run(setup(**given))
+            else:
+                setup(**given)
+    except HookeError:
+        raise
+    except Exception as error:
+        frames = user_frames("".join(traceback.format_exception(error)))
+        raise HookeError(
+            f"{declared.name} cannot be set up: {type(error).__name__}: {error}", why="\n".join(frames)
+        ) from error
+    return ServiceObject(made, methods)
+
+
+# --- The one thread in which a service's own code runs, so that the event loop never waits for it.
+
+
+class ModelThread:
+    """Does work in the order in which it was submitted, and tells the event loop of each piece.
+
+    One thread for the whole life of a service: what is bound to the thread that made it (SQLite, CUDA contexts) works.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None] = queue.SimpleQueue()
+        # A model that hangs must not keep a process from ending.
+        self._thread = threading.Thread(target=self._work, name="hooke-model", daemon=True)
+        self._thread.start()
+        self._made: ServiceObject | None = None
+
+    async def start(
+        self, declared: Service, methods: Mapping[str, Method], arguments: Arguments
+    ) -> ServiceObject:
+        """Make the object there, and set it up. Raises HookeError for what that raised."""
+        future: asyncio.Future[ServiceObject] = self._loop.create_future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if not future.done():
+                future.set_exception(error) if error is not None else future.set_result(result)
+
+        self._jobs.put((lambda: make(declared, methods, arguments), done))
+        self._made = await future
+        return self._made
+
+    def submit(self, work: Work, done: Done) -> None:
+        """Do it there; `done` is called on the event loop."""
+        assert self._made is not None, "it is set up before"
+        self._jobs.put((partial(self._made.do, work), done))
+
+    def away(self) -> Problem | None:
+        """None: it ends with this process alone."""
+        return None
+
+    def when_back(self, back: Callable[[], None]) -> None:
+        """Never."""
+
+    def memory_bytes(self) -> int:
+        """None beside this process's own."""
+        return 0
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End the thread when its work is done; one that hangs is left behind."""
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, done = item
+            result, error = None, None
+            try:
+                result = job()
+            except StopIteration as stop:
+                error = RuntimeError(f"StopIteration({stop.value!r}) was raised outside a generator")
+            except BaseException as raised:  # noqa: BLE001 - exit() in a service's code is a failed request, too
+                error = raised
+            try:
+                self._loop.call_soon_threadsafe(done, result, error)
+            except RuntimeError:  # the loop is closed: nobody waits
+                return

@@ -1,0 +1,182 @@
+"""The process of a model: `python -m hooke.serving.model_process.model_child ORDER`, started by a replica, with which it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from hooke.base.errors import HookeError, Temporary, UsageError
+from hooke.base.pinned_modules import KeptModule, import_kept
+from hooke.processes.with_parent import end_with
+from hooke.serving.model_calls import Drop, Item, Lost, MethodRun, ServiceObject, Work, make
+from hooke.serving.model_process.wire import WireLink
+from hooke.serving.payloads import methods_of
+from hooke.serving.problems import Problem, Raised
+from hooke.serving.request_context import RequestContext, log_with_ids
+from hooke.serving.service import Service, service_of
+
+__all__ = ["DropSent", "ItemSent", "ModelProcessOrder", "ModelSetup", "RunSent", "main"]
+
+_READ = 1 << 18
+
+
+class ModelProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What it is started with. The numbers are of descriptors that it inherits."""
+
+    parent: int
+    socket: int
+    gives: int
+    takes: int
+
+
+class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """The first message: where modules are found, then what needs them, pickled: the class, and what gives `setup` its values."""
+
+    sys_path: list[str]
+    modules: tuple[KeptModule, ...]
+    """As they were when the replica was started."""
+    what: bytes
+
+
+Facts = tuple[str, str | None, str | None]
+"""Of who asks: id, traceparent, tracestate."""
+RunSent = tuple[str, list[dict[str, Any]], list[int], list[Any], int, list[Facts]]
+ItemSent = tuple[str, int, dict[str, Any] | None, list[Facts]]
+DropSent = int
+"""Work as it is sent: plain tuples are pickled in a tenth of the time of objects."""
+
+
+class _Known:
+    """One who asks."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    @cached_property
+    def context(self) -> RequestContext:
+        """Of the request."""
+        return RequestContext(id=self._facts[0], traceparent=self._facts[1], tracestate=self._facts[2])
+
+
+def main(order: ModelProcessOrder) -> int:
+    """Do the work of one replica until it closes the socket."""
+    if not end_with(order.parent):
+        return 0
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the replica, which drains first
+    faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
+    log_with_ids()
+    own = os.getpid()
+    with socket.socket(fileno=order.socket) as channel:
+        link = WireLink(order.gives, order.takes)
+        messages = _messages(channel, link)
+        made = _begun(channel, link, messages)
+        if made is None:
+            return 1
+        for frame in messages:
+            work = None
+            try:
+                work = _work(link.read(frame), made)
+                sent = link.packed((made.do(work), None))
+            except BaseException as error:  # noqa: BLE001 - exit() in a service's code is a failed request, too
+                sent = link.packed((None, _told(error)))
+            if os.getpid() != own:
+                os._exit(1)  # a fork of the service's code came back: its answer would be the next caller's
+            if not isinstance(work, Drop):
+                channel.sendall(sent)
+    return 0
+
+
+def _messages(channel: socket.socket, link: WireLink) -> Iterator[Any]:
+    """Messages as they come, until the replica closes its end, or is gone."""
+    with contextlib.suppress(ConnectionResetError):
+        while data := channel.recv(_READ):
+            yield from link.feed(data)
+
+
+def _begun(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> ServiceObject | None:
+    """The object, set up; None where the replica is gone, or was told why it cannot be."""
+    frame = next(messages, None)
+    if frame is None:
+        return None
+    made, error = None, None
+    try:
+        made = _made(link.read(frame))
+    except BaseException as raised:  # noqa: BLE001 - whatever it is, the replica says it
+        error = raised
+    channel.sendall(link.packed((None, None if error is None else _plain(error))))
+    return made
+
+
+def _made(begin: ModelSetup) -> ServiceObject:
+    sys.path[:] = begin.sys_path
+    import_kept(begin.modules)
+    try:
+        made_by, arguments = pickle.loads(begin.what)
+        declared: Service = service_of(made_by)
+    except HookeError:
+        raise
+    except Exception as error:  # an import runs the user's code, which may raise anything
+        raise HookeError(
+            f"the process of the model cannot import what it needs: {type(error).__name__}: {error}",
+            why="".join(traceback.format_exception(error)),
+            fix="what runs when the file is imported must do so a second time: it is imported there, too",
+        ) from error
+    return make(declared, methods_of(declared), arguments)
+
+
+def _work(sent: Any, made: ServiceObject) -> Work:
+    if isinstance(sent, int):
+        return Drop(sent)
+    if len(sent) == 4:
+        name, stream, arguments, asked = sent
+        method = made.methods[name]
+        return Item(stream=stream, method=method, arguments=arguments, asked=tuple(map(_Known, asked)))
+    name, arguments, rows, writes, most, asked = sent
+    return MethodRun(
+        method=made.methods[name],
+        arguments=arguments,
+        rows=rows,
+        writes=writes,
+        most=most,
+        asked=tuple(map(_Known, asked)),
+    )
+
+
+def _told(error: BaseException) -> BaseException:
+    """What a method raised, as something that the replica knows, too."""
+    if isinstance(error, Problem | Lost):
+        return error
+    if isinstance(error, UsageError):
+        return UsageError(error.what, fix=error.fix)
+    if isinstance(error, Temporary):
+        return Temporary(error.what, delay_s=error.delay_s)
+    return Raised(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
+
+
+def _plain(error: BaseException) -> HookeError:
+    """Why it cannot be set up, as something that the replica knows, too."""
+    if not isinstance(error, HookeError):
+        return HookeError(f"it cannot be set up: {type(error).__name__}: {error}")
+    if type(error).__module__ == HookeError.__module__:
+        return error
+    kind = UsageError if isinstance(error, UsageError) else HookeError
+    return kind(error.what, where=error.where, why=error.why, fix=error.fix, next=error.next)
+
+
+if __name__ == "__main__":
+    code = main(msgspec.json.decode(sys.argv[1], type=ModelProcessOrder))
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # a thread of the model's that hangs must not keep the process

@@ -1,0 +1,575 @@
+"""A model in a process of its own, as the dispatch knows it: asked, away when that process ended, and back when another one is set up."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import inspect
+import logging
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hooke.base.errors import HookeError, UsageError, WorkerDied
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.pinned_modules import keep_modules
+from hooke.journal.service_events import ModelBack, ModelDied, ModelEvent
+from hooke.processes.exit_report import ended_by, with_short_stack
+from hooke.processes.lease import Backoff
+from hooke.processes.start import anonymous_bytes, python_module
+from hooke.serving.model_calls import Arguments, Done, Drop, Item, Lost, MethodRun, Work
+from hooke.serving.model_process.model_child import (
+    DropSent,
+    Facts,
+    ItemSent,
+    ModelProcessOrder,
+    ModelSetup,
+    RunSent,
+)
+from hooke.serving.model_process.wire import WireLink
+from hooke.serving.payloads import Method
+from hooke.serving.problems import AGAIN, UNTOUCHED, Problem
+from hooke.serving.rows import merged
+from hooke.serving.service import Service
+
+__all__ = ["Ending", "ModelProcess", "RunningModel"]
+
+
+# --- One process of a model, from its start to its end: what it is sent, what it answers and prints, and how it ended.
+
+_READ = 1 << 18
+_TAIL = 64 << 10
+"""Bytes of its output that are kept: a stack of a hundred frames, and what was printed before."""
+MOST_LEFT = 8
+"""Reads of what it printed before its end: a pipe holds no more, and somebody who left its group may go on printing."""
+CLOSED_S = 1.0
+"""From the end of its socket to the end of its process; longer, and it is ended: nobody can ask it any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How it ended."""
+
+    exit_code: int
+    """Minus the signal where one ended it."""
+    asked: bool
+    """Whether it was killed from here."""
+    peak_bytes: int | None
+    """Of its memory; None where nobody knows."""
+    seconds: float
+    tail: tuple[str, ...]
+    """The last lines that it printed."""
+
+
+def _to_nobody(_told: Any) -> None:
+    pass
+
+
+class RunningModel:
+    """Starts one, which ends with this process. All of it is called on the event loop, and so are `answered`, for each message, and `ended`, once.
+
+    Raises OSError where no process can be started.
+    """
+
+    def __init__(self, answered: Callable[[Any], None], ended: Callable[[Ending], None]) -> None:
+        self._answered: Callable[[Any], None] = answered
+        self._ended: Callable[[Ending], None] = ended
+        self._loop = asyncio.get_running_loop()
+        self._started = time.monotonic()
+        self._asked = self._closed = False
+        self._unsent = bytearray()
+        self._printed = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        # What the kernel calls a child's peak is never below its parent's when it was started.
+        self._floor_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._sampled = 0
+        self._spawn()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def send(self, packed: bytes) -> None:
+        """Send it what `link` packed. What is lost with its end is seen by that."""
+        if self._unsent:
+            self._unsent += packed
+            return
+        try:
+            sent = self._socket.send(packed)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return
+        if sent < len(packed):
+            self._unsent += packed[sent:]
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+
+    def memory_bytes(self) -> int:
+        """What it has now that no file backs. May be asked by any thread."""
+        found = 0 if self._closed else anonymous_bytes(self.pid)
+        self._sampled = max(self._sampled, found)
+        return found
+
+    def kill(self) -> None:
+        """End it, and what it started."""
+        self._asked = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self, timeout_s: float) -> None:
+        """Let it do what it was sent, and end it; it is killed when that takes longer. Nothing is told any more."""
+        if self._closed:
+            return
+        self._answered = self._ended = _to_nobody
+        self._asked = True
+        with contextlib.suppress(OSError):
+            self._socket.settimeout(timeout_s)  # one that hangs takes nothing
+            self._socket.sendall(self._unsent)
+            self._socket.shutdown(socket.SHUT_WR)
+        look, ends = select.poll(), time.monotonic() + timeout_s
+        look.register(self._pidfd, select.POLLIN)
+        look.register(self._output, select.POLLIN)
+        while not any(fd == self._pidfd for fd, _ in look.poll(50)) and time.monotonic() < ends:
+            self._print()
+        self.kill()
+        self._exited()
+
+    def _spawn(self) -> None:
+        with contextlib.ExitStack() as undone:  # descriptors may run out in the middle
+            ours, theirs = socket.socketpair()
+            undone.callback(ours.close)
+            with theirs:
+                gives, takes = _memory("hooke-model-in", undone), _memory("hooke-model-out", undone)
+                self._output, output = os.pipe()
+                undone.callback(os.close, self._output)
+                try:
+                    self._process = _started(theirs.fileno(), takes, gives, output)
+                finally:
+                    os.close(output)
+            self._pidfd = os.pidfd_open(self._process.pid)
+            undone.pop_all()
+        self._socket, self.link = ours, WireLink(gives, takes)
+        ours.setblocking(False)
+        os.set_blocking(self._output, False)
+        self._loop.add_reader(ours.fileno(), self._read)
+        self._loop.add_reader(self._output, self._print)
+        self._loop.add_reader(self._pidfd, self._exited)
+
+    def _flush(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            sent = len(self._unsent)
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _read(self) -> bool:
+        """What has come; False where there is nothing more now."""
+        try:
+            data = self._socket.recv(_READ)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.call_later(CLOSED_S, self._end_if_deaf)
+            return False
+        for frame in self.link.feed(data):
+            self._answered(self.link.read(frame))
+        return True
+
+    def _end_if_deaf(self) -> None:
+        if not self._closed:
+            self.kill()
+
+    def _print(self) -> bool:
+        """What it printed goes where this process's errors go; False where there is nothing more now."""
+        try:
+            data = os.read(self._output, _READ)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._loop.remove_reader(self._output)
+            return False
+        self._printed = (self._printed + data)[-_TAIL:]
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(self._decoder.decode(data))
+            sys.stderr.flush()
+        return True
+
+    def _exited(self) -> None:
+        self._closed = True
+        for fd in (self._pidfd, self._socket.fileno(), self._output):
+            self._loop.remove_reader(fd)
+        self._loop.remove_writer(self._socket.fileno())
+        with contextlib.suppress(ProcessLookupError):
+            # What it started, which may print without end; its number is its own until it is waited for.
+            os.killpg(self.pid, signal.SIGKILL)
+        while self._read():
+            pass
+        for _ in range(MOST_LEFT):
+            if not self._print():
+                break
+        _, status, usage = os.wait4(self.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self._socket.close()
+        self.link.close()
+        for fd in (self._pidfd, self._output):
+            os.close(fd)
+        peak = usage.ru_maxrss * 1024 if usage.ru_maxrss > self._floor_kib else 0
+        self._ended(
+            Ending(
+                exit_code=self._process.returncode,
+                asked=self._asked,
+                peak_bytes=max(peak, self._sampled) or None,
+                seconds=time.monotonic() - self._started,
+                tail=with_short_stack(self._printed.decode("utf-8", "replace").splitlines()),
+            )
+        )
+
+
+def _memory(name: str, undone: contextlib.ExitStack) -> int:
+    made = os.memfd_create(name)
+    undone.callback(os.close, made)
+    return made
+
+
+def _started(channel: int, gives: int, takes: int, output: int) -> subprocess.Popen[bytes]:
+    """The process, with its end of the socket and of the memory; what it prints goes to `output`."""
+    order = ModelProcessOrder(parent=os.getpid(), socket=channel, gives=gives, takes=takes)
+    return subprocess.Popen(
+        python_module("hooke.serving.model_process.model_child", msgspec.json.encode(order).decode()),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,  # Ctrl-C in the terminal is for the replica, which drains first
+        pass_fds=(channel, gives, takes),
+    )
+
+
+LARGE = 1 << 20
+"""Bytes of arrays that are put together and copied beside the event loop, which others wait for."""
+LOOK_S = 1.0
+"""Between two looks at its memory, and at how long it has been at what it does."""
+SPARE_S = 2.5
+"""A batch that takes so much longer than the service's timeout has nobody who waits for it. A supervisor waits for twice as long."""
+HEALTHY_S = 10.0
+"""Set up for so long, and what ends it then is not its start."""
+BACKOFF_S, BACKOFF_CAP_S = 0.5, 60.0
+
+_LIBRARIES = (
+    Path(__file__).parents[2],
+    *map(Path, {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}),
+)
+"""This one first: as a rule it is one of those."""
+
+_log = logging.getLogger("hooke")
+
+
+class ModelProcess:
+    """Does the work of one service in a process, and starts another one when that ends. It belongs to one event loop."""
+
+    def __init__(self, declared: Service, say: Callable[[ModelEvent], None]) -> None:
+        self._declared = declared
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self._defaults: dict[str, dict[str, Any]] = {}
+        self._pending: deque[tuple[Work, Done, float]] = deque()
+        self._running: RunningModel | None = None
+        self._begin = ModelSetup(sys_path=[], modules=(), what=b"")
+        self._up = self._closed = False
+        self._started_at = self._up_at = self._next_at = 0.0
+        self._took_s = 0.0
+        """From a start to its being set up."""
+        self._why = ""
+        """It is away."""
+        self._ended_for = ""
+        """What it was killed for, from here."""
+        self._backoff = Backoff(first_s=BACKOFF_S, cap_s=BACKOFF_CAP_S)
+        self._back: Callable[[], None] = lambda: None
+        self._first: asyncio.Future[None] = self._loop.create_future()
+
+    async def start(self, arguments: Arguments) -> None:
+        """Start it and have it set the service up. Raises HookeError for what that raised, and where it ended meanwhile."""
+        self._begin = _begin(self._declared, arguments)
+        try:
+            self._start()
+        except OSError as error:
+            raise HookeError(
+                f"no process can be started for the model of {self._declared.name}: {error}"
+            ) from error
+        await self._first
+        self._loop.call_later(LOOK_S, self._look)
+
+    def submit(self, work: Work, done: Done) -> None:
+        """Do it there."""
+        running = self._running
+        if isinstance(work, Drop):
+            if self._up and running is not None:
+                running.send(running.link.packed(work.stream))
+            return
+        assert running is not None, "it is not away"
+        self._pending.append((work, done, time.monotonic()))
+        if isinstance(work, MethodRun) and _bytes_of(work) > LARGE:
+            packing = self._loop.run_in_executor(None, self._packed, running, work)
+            packing.add_done_callback(lambda packed: self._send(running, packed))
+            return
+        try:
+            running.send(self._packed(running, work))
+        except Exception as error:  # noqa: BLE001 - a value that cannot be sent is a failed request
+            self._pending.pop()
+            self._loop.call_soon(done, None, error)
+
+    def away(self) -> Problem | None:
+        """Why nothing can be asked now; None where it can."""
+        if self._up:
+            return None
+        wait_s = max(self._next_at - time.monotonic(), 0.0) + self._took_s
+        return Problem(
+            503, f"{self._why}; another one is being set up", retry_after_s=wait_s, headers={AGAIN: UNTOUCHED}
+        )
+
+    def when_back(self, back: Callable[[], None]) -> None:
+        """Call this when it is set up anew."""
+        self._back = back
+
+    def memory_bytes(self) -> int:
+        """What it has that no file backs. May be asked by any thread."""
+        running = self._running
+        return running.memory_bytes() if running is not None else 0
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End it when its work is done; one that hangs is killed."""
+        self._closed, self._up = True, False
+        if self._running is not None:
+            self._running.close(timeout_s)
+            self._running = None
+
+    # -- its life ----------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._started_at, self._ended_for = time.monotonic(), ""
+        self._running = running = RunningModel(self._answered, self._ended)
+        running.send(running.link.packed(self._begin))
+
+    def _start_again(self) -> None:
+        if self._closed:
+            return
+        try:
+            self._start()
+        except OSError as error:
+            _log.error("no process can be started for the model of %s: %s", self._declared.name, error)
+            self._start_later()
+
+    def _start_later(self) -> float:
+        wait_s = self._backoff.failed(time.monotonic())
+        self._next_at = time.monotonic() + wait_s
+        self._loop.call_later(wait_s, self._start_again)
+        return wait_s
+
+    def _answered(self, message: tuple[Any, BaseException | None]) -> None:
+        answers, error = message
+        if self._up:
+            _, done, _ = self._pending.popleft()
+            done(answers, error)
+        elif error is None:
+            self._set_up()
+        elif not self._first.done():
+            self._closed = True
+            self._first.set_exception(error)
+        else:
+            self._ended_for = "it could not be set up"
+            _log.error("the model of %s cannot be set up anew: %s", self._declared.name, error)
+
+    def _set_up(self) -> None:
+        self._up, self._up_at = True, time.monotonic()
+        self._took_s = self._up_at - self._started_at
+        self.memory_bytes()  # a first look: it may die before the next one
+        if self._first.done():
+            self._say(ModelBack(seconds=self._took_s))
+            _log.warning(
+                "the model of %s is back, %s after its start",
+                self._declared.name,
+                format_seconds(self._took_s),
+            )
+            self._back()
+        else:
+            self._first.set_result(None)
+
+    def _ended(self, ending: Ending) -> None:
+        self._up, self._running = False, None
+        cause = ended_by(ending.exit_code, asked=ending.asked)
+        why = f"{self._ended_for}; {cause}" if self._ended_for else cause
+        if not self._first.done():
+            self._closed = True
+            self._first.set_exception(_never_up(self._declared.name, why, ending))
+            return
+        if self._closed:
+            return
+        lost, self._pending = list(self._pending), deque()
+        wait_s = self._start_later()
+        self._why = f"the process of the model ended: {why}"
+        peak = f"; peak memory {format_bytes(ending.peak_bytes)}" if ending.peak_bytes is not None else ""
+        self._tell(why, ending, lost[0][0] if lost else None, wait_s)
+        for _, done, _ in lost:
+            done(None, Lost(f"{why}{peak}"))
+
+    def _tell(self, why: str, ending: Ending, work: Work | None, wait_s: float) -> None:
+        method = work.method.name if isinstance(work, MethodRun | Item) else ""
+        asked = work.asked if isinstance(work, MethodRun | Item) else ()
+        requests = len(work.rows) if isinstance(work, MethodRun) else int(isinstance(work, Item))
+        doing = (
+            f"{self._declared.name}.{method}, for {requests} request{'s' * (requests != 1)}"
+            if method
+            else self._declared.name
+        )
+        peak = "" if ending.peak_bytes is None else f"peak memory {format_bytes(ending.peak_bytes)}"
+        _log.error(
+            "%s",
+            WorkerDied(
+                f"{doing}: the process of the model ended: {why}",
+                log_tail=ending.tail,
+                why=peak,
+                next=f"another one starts in {format_seconds(wait_s)}",
+            ),
+            extra={"request_id": ",".join(each.context.id for each in asked) or "-"},
+        )
+        self._say(
+            ModelDied(
+                cause=why,
+                method=method,
+                requests=requests,
+                exit_code=ending.exit_code,
+                peak_bytes=ending.peak_bytes,
+                seconds=ending.seconds,
+                starts_in_s=wait_s,
+                log_tail=ending.tail,
+            )
+        )
+
+    def _look(self) -> None:
+        if self._closed:
+            return
+        self._loop.call_later(LOOK_S, self._look)
+        running, now = self._running, time.monotonic()
+        if running is None:
+            return
+        running.memory_bytes()
+        if not self._up:
+            return
+        if now - self._up_at > HEALTHY_S:
+            self._backoff.succeeded(self._up_at)
+        limit_s = self._declared.timeout_s + SPARE_S
+        if self._pending and now - self._pending[0][2] > limit_s:
+            self._ended_for = f"it was at one batch for {limit_s:g} s, longer than anybody waits"
+            running.kill()
+
+    # -- what is sent ------------------------------------------------------------------------------
+
+    def _send(self, running: RunningModel, packing: asyncio.Future[bytes]) -> None:
+        if running is not self._running or packing.cancelled():
+            return
+        error = packing.exception()
+        if error is None:
+            running.send(packing.result())
+            return
+        _, done, _ = self._pending.pop()
+        done(None, error)
+
+    def _packed(self, running: RunningModel, work: MethodRun | Item) -> bytes:
+        method = work.method
+        asked: list[Facts] = []
+        for each in work.asked:
+            context = each.context
+            asked.append((context.id, context.traceparent, context.tracestate))
+        sent: RunSent | ItemSent | DropSent
+        if isinstance(work, Item):
+            given = None if work.arguments is None else self._sent(method, work.arguments)
+            sent = (method.name, work.stream, given, asked)
+        else:
+            together = merged(method, work.arguments) if method.rows else work.arguments[0]
+            arguments = [self._sent(method, together)]
+            sent = (method.name, arguments, list(work.rows), list(work.writes), work.most, asked)
+        return running.link.packed(sent)
+
+    def _sent(self, method: Method, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Without those that are the parameter's default: there it is the object itself, as in a call."""
+        defaults = self._defaults.get(method.name)
+        if defaults is None:
+            parameters = inspect.signature(method.function).parameters.values()
+            defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+            self._defaults[method.name] = defaults
+        if not defaults:
+            return arguments
+        return {
+            name: value
+            for name, value in arguments.items()
+            if name not in defaults or value is not defaults[name]
+        }
+
+
+def _begin(declared: Service, arguments: Arguments) -> ModelSetup:
+    """What it is begun with. Raises UsageError where the class cannot be found from there, or its values cannot be sent."""
+    name, made_by = declared.name, declared.made_by
+    if sys.platform != "linux":
+        raise UsageError(
+            f'{name}: model="process" needs Linux', fix="leave model= out here: the class is the same"
+        )
+    if made_by.__module__ == "__main__" or "<locals>" in made_by.__qualname__:
+        place = "the script that runs" if made_by.__module__ == "__main__" else "a function"
+        raise UsageError(
+            f'{name}: model="process" starts a process that imports the class, and it is in {place}',
+            fix="put it at the top of a file of its own, and import it from there",
+        )
+    try:
+        what, modules = pickle.dumps((made_by, arguments)), keep_modules(_is_own)
+    except OSError as error:
+        raise HookeError(f"{name} cannot be imported by the process of its model: {error}") from error
+    except Exception as error:  # whatever a value's own code raises
+        raise UsageError(
+            f'{name}: what setup takes cannot be sent to the process of model="process": {error}',
+            fix="give the name of a registered model (--with model=NAME@ALIAS), or a path, which is read there",
+        ) from error
+    return ModelSetup(sys_path=list(sys.path), modules=modules, what=what)
+
+
+def _is_own(file: Path) -> bool:
+    """Whether it may be edited while the service runs: it is of no library that is installed."""
+    if any(file.is_relative_to(folder) for folder in _LIBRARIES):
+        return False
+    return file.is_absolute() and file.is_file()  # some modules name a file that there is not
+
+
+def _never_up(name: str, why: str, ending: Ending) -> HookeError:
+    peak = "" if ending.peak_bytes is None else f"peak memory {format_bytes(ending.peak_bytes)}"
+    return HookeError(
+        f"{name} cannot be set up: the process of its model ended: {why}",
+        why="\n".join(filter(None, (peak, *ending.tail))),
+    )
+
+
+def _bytes_of(run: MethodRun) -> int:
+    return sum(
+        value.nbytes for one in run.arguments for value in one.values() if isinstance(value, np.ndarray)
+    )

@@ -1,0 +1,261 @@
+"""What a replica did, summed over stretches of time: small enough for a journal, whole enough to fit the model's law from.
+
+Pure: times come as arguments, all of one clock.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+
+from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches
+
+__all__ = [
+    "BINS",
+    "SHORTEST_WINDOW_S",
+    "Windows",
+    "bin_of",
+    "counted",
+    "latency_bin",
+    "length_s",
+    "merged",
+    "next_end_s",
+    "quantile_s",
+    "together",
+]
+
+
+# --- How long answers took, counted in bins of fixed width by the logarithm: small enough for a journal, and they add up.
+
+LEAST_BIN_S, OCTAVES, EACH = 2.0**-10, 16, 8
+"""From a millisecond, which is as fine as an event loop's clock, to a minute; eight bins each time it doubles."""
+BOUNDS_S = tuple(LEAST_BIN_S * 2.0 ** (at / EACH) for at in range(OCTAVES * EACH + 1))
+BINS = len(BOUNDS_S) + 1
+"""The first is for what took a millisecond at most, the last for what took longer than a minute."""
+
+
+def latency_bin(seconds: float) -> int:
+    """Where it is counted."""
+    return bisect_left(BOUNDS_S, seconds)
+
+
+def counted(counts: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Of counts (BINS,) those that are not 0, as (bin, count)."""
+    return tuple((at, count) for at, count in enumerate(counts) if count)
+
+
+def together(several: Iterable[Iterable[tuple[int, int]]]) -> tuple[tuple[int, int], ...]:
+    """The counts of all of them."""
+    sums: dict[int, int] = {}
+    for counts in several:
+        for at, count in counts:
+            sums[at] = sums.get(at, 0) + count
+    return tuple(sorted(sums.items()))
+
+
+def quantile_s(counts: Mapping[int, float], percent: float) -> float | None:
+    """The seconds within which so many percent of what is in `counts` were answered; None where nothing is."""
+    whole = sum(counts.values())
+    if not whole:
+        return None
+    left = percent / 100 * whole
+    for at in sorted(counts):
+        if counts[at] and left <= counts[at] * (1 + 1e-12):
+            return _within(at, left / counts[at])
+        left -= counts[at]
+    return _within(max(counts), 1.0)
+
+
+def _within(at: int, share: float) -> float:
+    """The point so far into a bin: those in it are taken to be evenly spread."""
+    low = BOUNDS_S[at - 1] if at else 0.0
+    high = BOUNDS_S[min(at, len(BOUNDS_S) - 1)]
+    return low + share * (high - low)
+
+
+SHORTEST_WINDOW_S = 5.0
+"""The first windows: what a crash loses, and the finest that a spike is seen in afterwards."""
+SHORTEST = 0.1
+"""A first window, and one whose timer came a little early, is put to the next, if it would be so short a part."""
+MOST_S = 300.0
+SHARE = 720
+"""A window is at most this part of the time before it, so that days take little more room than an hour does."""
+
+
+def length_s(age_s: float) -> float:
+    """How long a window should be of a service that has been up for `age_s` seconds.
+
+    5 s in the first hour, then a 720th of its age, up to five minutes: some 700 in the first hour, 3,000 in the two days
+    after it, and 288 in each further day.
+    """
+    return min(max(age_s / SHARE, SHORTEST_WINDOW_S), MOST_S)
+
+
+def next_end_s(wall: float) -> float:
+    """In how many seconds the next window ends, if the wall clock says `wall`: at its multiples of LEAST_S.
+
+    So the windows of all replicas end together, and what they did side by side can be summed without a remainder.
+    """
+    left = SHORTEST_WINDOW_S - wall % SHORTEST_WINDOW_S
+    return left if left > SHORTEST * SHORTEST_WINDOW_S else left + SHORTEST_WINDOW_S
+
+
+def bin_of(rows: int) -> int:
+    """Which sizes are counted together: each up to 16 by itself, then in steps of at most an eighth."""
+    if rows < 16:
+        return rows
+    octave = rows.bit_length() - 4
+    return (octave << 3) + (rows >> octave)
+
+
+class Windows:
+    """Sums of one replica's batches since the last window. `limit_s` is the SLO's, infinity where there is none.
+
+    Not thread-safe: it belongs to the event loop.
+    """
+
+    __slots__ = (
+        "_alone", "_alone_s", "_failed", "_gone", "_gone_over", "_latencies", "_requests", "_since", "_sizes", "arrived", "late",
+        "limit_s", "most_waiting", "over_slo", "raised", "refused",
+    )  # fmt: skip
+
+    def __init__(self, now: float, *, limit_s: float = math.inf) -> None:
+        self.limit_s = limit_s
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        self._since = now
+        self._sizes: dict[str, dict[int, list[float]]] = {}
+        self._failed: dict[str, list[float]] = {}
+        self._requests = self._alone = 0
+        self._alone_s = 0.0
+        self._latencies = [0] * BINS
+        self._gone = self._gone_over = 0
+        self.arrived = 0
+        self.over_slo = 0
+        self.raised = 0
+        self.refused = 0
+        self.late = 0
+        self.most_waiting = 0
+
+    def add(self, method: str, rows: int, took: float, answered: int, active: int) -> None:
+        """A batch gave its results after `took` seconds, to `answered` requests.
+
+        `active` is how many requests waited or ran when it ended, its own included.
+        """
+        try:
+            sums = self._sizes[method][rows]
+        except KeyError:
+            sums = self._sizes.setdefault(method, {}).setdefault(rows, [0, 0.0, 0.0, 0.0])
+        sums[0] += 1
+        sums[1] += took
+        sums[2] += took * took
+        sums[3] += took * active
+        self._requests += answered
+
+    def alone(self, took: float) -> None:
+        """A call that is in no batch, an `async def`'s, gave its result after `took` seconds; `raised` counts those that did not."""
+        self._alone += 1
+        self._alone_s += took
+        self.answered(took)
+
+    def answered(self, took: float) -> None:
+        """A request had its result `took` seconds after it came; `add` and `alone` count it."""
+        self._latencies[latency_bin(took)] += 1
+        self.over_slo += took > self.limit_s
+
+    def gone(self, after: float) -> None:
+        """Whoever asked went after so many seconds, without an answer."""
+        self._gone += 1
+        self._gone_over += after > self.limit_s
+
+    def failure(self, method: str, took: float, active: int, *, blamed: bool) -> None:
+        """A batch raised after `took` seconds; `blamed` where it was a single request."""
+        failed = self._failed.setdefault(method, [0, 0.0, 0, 0.0])
+        failed[0] += 1
+        failed[1] += took
+        failed[2] += blamed
+        failed[3] += took * active
+
+    def take(self, now: float) -> BatchWindow:
+        """The window that ends now; the next one begins."""
+        sums = [each for sizes in self._sizes.values() for each in sizes.values()]
+        failed = list(self._failed.values())
+        made = BatchWindow(
+            seconds=max(now - self._since, 0.0),
+            arrived=self.arrived,
+            methods=tuple(self._method(name) for name in sorted({*self._sizes, *self._failed})),
+            requests=self._requests + self._alone,
+            failed=self.raised + int(sum(each[2] for each in failed)),
+            refused=self.refused,
+            late=self.late,
+            over_slo=self.over_slo,
+            gone=self._gone,
+            gone_over_slo=self._gone_over,
+            latencies=counted(self._latencies),
+            busy_s=sum(each[1] for each in sums) + sum(each[1] for each in failed),
+            request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._alone_s,
+            most_waiting=self.most_waiting,
+        )
+        self._begin(now)
+        return made
+
+    def _method(self, name: str) -> MethodBatches:
+        failed = self._failed.get(name, (0, 0.0))
+        exact = self._sizes.get(name, {})
+        sizes = (
+            BatchSize(int(each[0]), int(rows * each[0]), each[1], each[2]) for rows, each in exact.items()
+        )
+        return MethodBatches(method=name, sizes=_binned(sizes), failed=int(failed[0]), failed_s=failed[1])
+
+
+def merged(windows: Iterable[BatchWindow], *, replica: str = "", side_by_side: bool = False) -> BatchWindow:
+    """One window for several: of one replica one after the other, or of several replicas `side_by_side` in the same time."""
+    several = list(windows)
+    lengths = [each.seconds for each in several]
+    names = sorted({method.method for each in several for method in each.methods})
+    return BatchWindow(
+        at=max((each.at for each in several), default=0.0),
+        seconds=max(lengths, default=0.0) if side_by_side else sum(lengths),
+        replica=replica,
+        methods=tuple(_together(name, several) for name in names),
+        arrived=sum(each.arrived for each in several),
+        requests=sum(each.requests for each in several),
+        failed=sum(each.failed for each in several),
+        refused=sum(each.refused for each in several),
+        late=sum(each.late for each in several),
+        over_slo=sum(each.over_slo for each in several),
+        gone=sum(each.gone for each in several),
+        gone_over_slo=sum(each.gone_over_slo for each in several),
+        latencies=together(each.latencies for each in several),
+        busy_s=sum(each.busy_s for each in several),
+        request_s=sum(each.request_s for each in several),
+        most_waiting=(sum if side_by_side else max)([0, *(each.most_waiting for each in several)]),
+    )
+
+
+def _together(name: str, windows: Iterable[BatchWindow]) -> MethodBatches:
+    parts = [method for each in windows for method in each.methods if method.method == name]
+    return MethodBatches(
+        method=name,
+        sizes=_binned(size for part in parts for size in part.sizes),
+        failed=sum(part.failed for part in parts),
+        failed_s=sum(part.failed_s for part in parts),
+    )
+
+
+def _binned(sizes: Iterable[BatchSize]) -> tuple[BatchSize, ...]:
+    """Those of one bin together, the smaller ones first."""
+    bins: dict[int, list[BatchSize]] = {}
+    for size in sizes:
+        bins.setdefault(bin_of(size.rows // size.batches), []).append(size)
+    return tuple(
+        BatchSize(
+            sum(size.batches for size in bins[at]),
+            sum(size.rows for size in bins[at]),
+            sum(size.seconds for size in bins[at]),
+            sum(size.squares for size in bins[at]),
+        )
+        for at in sorted(bins)
+    )

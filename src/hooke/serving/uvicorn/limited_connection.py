@@ -1,0 +1,267 @@
+"""A connection of a replica: uvicorn's, with limits on what who asks may take before there is a request, and after its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from hooke.serving.http import DIRECT
+from hooke.serving.limits import Patience
+from hooke.serving.metrics import Refusals
+from hooke.serving.problems import MEDIA_TYPE, Problem
+
+__all__ = ["Config", "LimitedConnection"]
+
+LARGE = 64 << 10
+"""Bytes of an answer that are not copied to be sent with its head."""
+_UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
+
+
+class Config(uvicorn.Config):
+    """uvicorn's, which hands on what a connection needs."""
+
+    patience: Patience
+    refused: Refusals
+
+
+class LimitedConnection(HttpToolsProtocol):
+    """Reads requests. For each of them a few comparisons are made here; `look` is called now and then."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._patience = config.patience
+        self._refused = config.refused
+        self._answering: RequestResponseCycle | None = None
+        """The request whose answer is being made; others may have come after it."""
+        self._owed = 0
+        """Bytes of a head that has not ended."""
+        self._waits: tuple[RequestResponseCycle | None, float] | None = None
+        """Since when a request is waited for, and after which one."""
+        self._deaf = False
+        """Whether what comes is thrown away: a head was too long, and requests before it are still being answered."""
+        self._stalls: tuple[int, float] | None = None
+        """How much of an answer is left to take, and since when nothing of it was."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Turn it away where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._patience.connections:
+            self._refuse(503, "there are too many connections", "too many connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn, which tells the newest request alone that its caller has gone."""
+        super().connection_lost(exc)
+        cycle = self._answering
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn, but a head that is too long ends the connection."""
+        if self._deaf:
+            return
+        cycle, scope = self.cycle, self.scope
+        between = cycle is None or (cycle.response_complete and not cycle.more_body)
+        if between:
+            # Of a head that has begun the rest may be its end alone, with a body behind it.
+            if b"pgrade" in data and (scope is None or "method" in scope):
+                data = _without_upgrade(data)
+            if len(data) > self._patience.head_bytes:
+                self._begin_long(data)
+                return
+        super().data_received(data)
+        if self.cycle is not cycle:
+            self._owed = 0
+            self.cycle.scope[DIRECT] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
+        else:
+            # Where a head began behind a body nothing says how much of it came.
+            self._count(len(data) if between or self.scope is scope else 1)
+
+    def on_url(self, url: bytes) -> None:
+        """A path, and no address: that would be a second Host, which nobody looks at."""
+        if not self.url and url[:1] != b"/":
+            raise ValueError("the target is no path")
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """As uvicorn, but what comes after a body is no header: there would be no end to them."""
+        if "method" in self.scope:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_message_complete(self) -> None:
+        """As uvicorn, but the body of a request that was answered before it came has an end, too."""
+        super().on_message_complete()
+        self.cycle.more_body = False
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+        """What came is no HTTP."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._refuse(400, "this is no request of HTTP/1.1", "bad http")
+            return
+        self._note("bad http")
+        if not cycle.more_body:
+            # It came after a whole request, which is answered first: an answer must not be taken for another one's.
+            cycle.keep_alive = False
+            self.flow.pause_reading()
+        elif cycle.response_started:
+            self.transport.close()
+        else:
+            self._say(Problem(400, "the body is no HTTP/1.1"))
+
+    def look(self, now: float) -> None:
+        """End it where a request is waited for too long, or an answer not taken; called about once a second."""
+        self._look_for_request(now)
+        self._look_for_reader(now)
+
+    def _look_for_request(self, now: float) -> None:
+        cycle = self.cycle
+        answering = cycle is not None and not cycle.response_complete
+        if answering or self.timeout_keep_alive_task is not None or self.transport.is_closing():
+            self._waits = None
+        elif self._waits is None or self._waits[0] is not cycle:
+            self._waits = (cycle, now)
+        elif self._owed and now - self._waits[1] >= self._patience.head_s:
+            said = f"the head of a request did not come within {self._patience.head_s:g} s"
+            self._refuse(408, said, "slow head")
+        elif now - self._waits[1] >= self._patience.idle_s:
+            self._note("idle connection")
+            self.transport.close()
+
+    def _look_for_reader(self, now: float) -> None:
+        # A transport that closes writes what is left first, and that may be for ever.
+        left = self.transport.get_write_buffer_size()
+        if not left or not (self.flow.write_paused or self.transport.is_closing()):
+            self._stalls = None
+        elif self._stalls is None or left < self._stalls[0]:
+            self._stalls = (left, now)
+        elif now - self._stalls[1] >= self._patience.stall_s:
+            self._note("stalled reader")
+            self.transport.abort()
+
+    def _begin_long(self, data: bytes) -> None:
+        """More than a head may be, at once: a part of it must end the head."""
+        most = self._patience.head_bytes
+        self.data_received(data[:most])
+        if self._owed >= most:
+            self._refuse_long()
+        elif not self.transport.is_closing():
+            self.data_received(data[most:])
+
+    def _count(self, came: int) -> None:
+        # uvicorn makes a scope when a head begins, and says the method in it when the head has ended.
+        self._owed = 0 if self.scope is not None and "method" in self.scope else self._owed + came
+        if self._owed > self._patience.head_bytes:
+            self._refuse_long()
+
+    def _refuse_long(self) -> None:
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._note("long head")
+            self._deaf = True
+            cycle.keep_alive = False
+            return
+        said = f"the head of a request is at most {self._patience.head_bytes} bytes"
+        self._refuse(431, said, "long head")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The parser reads no more requests: the answer ends the connection."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def _refuse(self, status: int, detail: str, reason: str) -> None:
+        self._note(reason)
+        self._say(Problem(status, detail, retry_after_s=1 if status == 503 else None))
+
+    def _say(self, problem: Problem) -> None:
+        """Write it, where somebody may be listening, and close."""
+        if self.transport.is_closing():
+            return
+        body = problem.body()
+        kind = (b"content-type", MEDIA_TYPE)
+        closing = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        lines = [name + b": " + value for name, value in [kind, *closing, *problem.headers()]]
+        status = b"HTTP/1.1 %d %b" % (problem.status, problem.title.encode())
+        self.transport.write(b"\r\n".join([status, *lines, b"", body]))
+        self.transport.close()
+
+    def _note(self, reason: str) -> None:
+        self._refused[reason] = self._refused.get(reason, 0) + 1
+
+
+class _Direct:
+    """Takes a body and gives an answer as uvicorn's `receive` and `send` do, without their waits and checks of each header."""
+
+    __slots__ = ("_cycle", "_state")
+
+    def __init__(self, cycle: RequestResponseCycle, state: ServerState) -> None:
+        self._cycle = cycle
+        self._state = state
+
+    def body(self) -> bytes | None:
+        """As `exchange.Direct` says."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue or cycle.response_started:
+            return None
+        cycle.flow.resume_reading()
+        cycle.message_event.clear()  # what is received next is that the caller went
+        whole = bytes(cycle.body)
+        cycle.body = bytearray()
+        return whole
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """As `exchange.Direct` says."""
+        cycle = self._cycle
+        if (
+            cycle.disconnected
+            or cycle.response_started
+            or cycle.flow.write_paused
+            or len(body) > LARGE
+            or cycle.scope["method"] == "HEAD"
+        ):
+            return False
+        lines = [b"%b: %b" % pair for pair in (*self._state.default_headers, *headers)]
+        if (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            lines.append(b"connection: close")
+        head = b"\r\n".join((STATUS_LINE[status][:-2], *lines))
+        if head.count(b"\n") != len(lines):
+            raise ValueError("a header of the answer has a line break in it")
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(b"%b\r\n\r\n%b" % (head, body))
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A request without its wish for another protocol: the parser would take its body for something else.
+
+    Clients of Java ask for HTTP/2 in this way with each first request.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head + b"\r\n") + b"\r\n" + rest if end else data

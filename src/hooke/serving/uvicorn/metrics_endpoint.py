@@ -1,0 +1,102 @@
+"""What all replicas of a service counted, told on a unix socket by whoever supervises them, behind the same gate as theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import uvicorn
+
+from hooke.serving.auth import Auth
+from hooke.serving.http import Exchange, HttpOptions, Receive, Send
+from hooke.serving.limits import Bodies, Patience
+from hooke.serving.metrics import MEDIA_TYPE, Refusals
+from hooke.serving.problems import Problem
+from hooke.serving.uvicorn.limited_connection import Config, LimitedConnection
+
+__all__ = ["Scrape"]
+
+BODY_LIMIT = 0
+TIMEOUT_S = 5.0
+CONNECTIONS = 64
+"""Of the front, at once: one for each that asks at the same moment."""
+END_S = 2.0
+VERBS = ("GET", "HEAD")
+
+_log = logging.getLogger("hooke")
+
+
+class Scrape:
+    """An ASGI application that answers every path with `text`, in a thread of its own, from `start` to `close`."""
+
+    def __init__(self, gate: Auth, text: Callable[[], bytes]) -> None:
+        """`text` is called in that thread, and may raise Problem."""
+        self._gate = gate
+        self._text = text
+        self._terms = HttpOptions(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S, bodies=Bodies(BODY_LIMIT))
+        patience = Patience(connections=CONNECTIONS)
+        config = Config(
+            self,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
+            http=LimitedConnection,
+            loop="asyncio",  # uvloop takes no unix socket that it did not make itself
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            log_level="error",
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=round(patience.idle_s),  # the front closes first, who would ask again next
+            timeout_graceful_shutdown=int(END_S),
+        )
+        refused: Refusals = {}
+        config.patience, config.refused = patience, refused
+        self._server = uvicorn.Server(config)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def idle_s(self) -> float:
+        """A connection on which nothing is asked is closed after so long."""
+        return self._server.config.timeout_keep_alive
+
+    def start(self, listening: socket.socket) -> None:
+        """Answer on this socket, which is closed at the end."""
+        listening.setblocking(False)
+        self._thread = threading.Thread(
+            target=self._serve, args=(listening,), name="hooke-metrics", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(2 * END_S)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI says."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send, self._terms)
+        try:
+            self._gate.check(exchange)
+            if not self._gate.knows(exchange):
+                raise self._gate.refusal(exchange)
+            if exchange.verb not in VERBS:
+                allow = ", ".join(VERBS)
+                raise Problem(405, f"{exchange.path[:80]} takes {allow}", headers={"allow": allow})
+            await exchange.answer(200, self._text(), (b"content-type", MEDIA_TYPE))
+        except Problem as problem:
+            await exchange.refuse(problem)
+
+    def _serve(self, listening: socket.socket) -> None:
+        with listening:
+            try:
+                asyncio.run(self._server.serve(sockets=[listening]))
+            except Exception:  # noqa: BLE001 - whatever it is, the supervisor goes on
+                # The front answers 503 from now on; the replicas go on.
+                _log.exception("the counts of all replicas are told no more")

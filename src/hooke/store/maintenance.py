@@ -1,0 +1,231 @@
+"""Making room: what costs least to compute again, per byte, goes first; what a live run may use stays."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from hooke.base.formats import format_bytes, format_seconds
+from hooke.store.backend import Backend, Stored
+from hooke.store.claims import ListedClaims
+from hooke.store.entries import Entry, Records, aside_of
+from hooke.store.objects import Objects, name_of
+
+__all__ = [
+    "DamagedObject",
+    "Evicted",
+    "EvictionReport",
+    "EvictionUnit",
+    "StoreUsage",
+    "VerifyReport",
+    "clear_abandoned",
+    "evict",
+    "measure",
+    "pieces",
+    "verify",
+]
+
+
+SLACK_S = 150.0
+"""Uses are noted to the minute, and the clocks of hosts that share a folder may differ by a little more."""
+
+ABANDONED_S = 24 * 3600.0
+"""Temporary files and set-aside objects older than this are nobody's any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvictionUnit:
+    """What goes together: an object and the entries that refer to it, or a record with its values inside.
+
+    `name` holds the `size` bytes, `records` speak of it; computing it again takes `seconds`.
+    """
+
+    name: str
+    size: int
+    used: float
+    seconds: float = 0.0
+    tasks: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """Recompute seconds per byte."""
+        return self.seconds / max(1, self.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUsage:
+    """What a store holds, in bytes but for the count `objects`.
+
+    `unreferenced` are objects that no entry refers to, `corrupt` (not in `bytes`) what was set aside;
+    `by_task` counts an object for each task that made it.
+    """
+
+    bytes: int
+    objects: int
+    unreferenced: int
+    corrupt: int
+    by_task: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evicted:
+    """What was removed, and why this."""
+
+    name: str
+    size: int
+    tasks: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvictionReport:
+    """What an eviction did, sizes in bytes. `spared` is what would have gone but for the runs in `live`."""
+
+    before: int
+    after: int
+    spared: int
+    live: tuple[str, ...]
+    evicted: tuple[Evicted, ...]
+
+
+def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> Iterator[EvictionUnit]:
+    """Sort what lies in a store into pieces. `entries` are the entries, each with the name of its record."""
+    holding: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
+    beside: dict[str, float] = defaultdict(float)
+    for record, entry in entries:
+        if entry.ref.inline is not None:
+            holding[record].append((record, entry))
+            continue
+        holding[name_of(entry.ref.digest)].append((record, entry))
+        # A map's record that goes for the values inside it takes along what it says of other objects.
+        beside[record] += entry.seconds
+    for name, size, used in stored:
+        about = holding.get(name, [])
+        if about or name.startswith("objects/"):
+            yield EvictionUnit(
+                name=name,
+                size=size,
+                used=used,
+                seconds=sum(entry.seconds for _, entry in about) + beside.get(name, 0.0),
+                tasks=tuple(sorted({entry.task for _, entry in about})),
+                records=tuple(record for record, _ in about if record != name and record.startswith("keys/")),
+            )
+
+
+def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> StoreUsage:
+    """How much there is of what."""
+    stored = list(_stored(backend))
+    found = list(pieces(stored, entries))
+    by_task: dict[str, int] = defaultdict(int)
+    for piece in found:
+        for task in piece.tasks:
+            by_task[task] += piece.size
+    return StoreUsage(
+        bytes=sum(item.size for item in stored),
+        objects=sum(item.name.startswith("objects/") for item in stored),
+        unreferenced=sum(piece.size for piece in found if not piece.tasks),
+        corrupt=sum(item.size for item in backend.list("corrupt/")),
+        by_task=dict(by_task),
+    )
+
+
+def evict(
+    backend: Backend, entries: Iterable[tuple[str, Entry]], *, most: int, live: ListedClaims
+) -> EvictionReport:
+    """Remove pieces until at most `most` bytes are left, or only those remain that must stay."""
+    stored = list(_stored(backend))
+    before = after = sum(item.size for item in stored)
+    spared = 0
+    evicted: list[Evicted] = []
+    runs = live.held()
+    for piece in sorted(pieces(stored, entries), key=lambda piece: (piece.value, piece.used)):
+        if after <= most:
+            break
+        if not backend.notes_use:
+            runs = live.held()
+        if not _remove(backend, piece, runs):
+            spared += piece.size
+            continue
+        after -= piece.size
+        evicted.append(Evicted(name=piece.name, size=piece.size, tasks=piece.tasks, why=_why(piece)))
+    return EvictionReport(
+        before=before, after=after, spared=spared, live=tuple(sorted(runs)), evicted=tuple(evicted)
+    )
+
+
+def clear_abandoned(backend: Backend, *, now: float) -> None:
+    """Remove what killed writers left, and damaged objects that nobody looked at."""
+    for prefix in ("tmp/", "corrupt/"):
+        for stored in list(backend.list(prefix)):
+            if stored.used < now - ABANDONED_S:
+                backend.remove(stored.name)
+
+
+def _stored(backend: Backend) -> Iterator[Stored]:
+    for prefix in ("objects/", "keys/", "items/"):
+        yield from backend.list(prefix)
+
+
+def _remove(backend: Backend, piece: EvictionUnit, runs: dict[str, float]) -> bool:
+    if runs and not backend.notes_use:
+        return False
+    if not backend.remove(piece.name, unused_since=min(runs.values()) - SLACK_S if runs else None):
+        return False
+    for record in piece.records:
+        backend.remove(record)
+    return True
+
+
+def _why(piece: EvictionUnit) -> str:
+    if not piece.tasks:
+        return f"{format_bytes(piece.size)} that no entry refers to"
+    return f"{format_seconds(piece.seconds)} to compute again for {format_bytes(piece.size)}"
+
+
+# --- Reading a whole store to find what is damaged.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedObject:
+    """A name whose bytes are not what was written, and what is wrong with them."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What was read, in numbers and bytes, and what was damaged; `removed` says whether that was set aside."""
+
+    objects: int
+    records: int
+    bytes: int
+    damaged: tuple[DamagedObject, ...]
+    removed: bool
+
+
+def verify(backend: Backend, objects: Objects, records: Records, *, remove: bool) -> VerifyReport:
+    """Check every object and record; with `remove` the damaged ones go to `corrupt/`."""
+    counts = {"objects": 0, "records": 0}
+    size = 0
+    damaged = []
+    for name, length, kind, why in _checks(backend, objects, records):
+        counts[kind] += 1
+        size += length
+        if why:
+            damaged.append(DamagedObject(name=name, why=why))
+    if remove:
+        for damage in damaged:
+            backend.remove(damage.name, aside=aside_of(damage.name))
+    return VerifyReport(**counts, bytes=size, damaged=tuple(damaged), removed=remove and bool(damaged))
+
+
+def _checks(backend: Backend, objects: Objects, records: Records) -> Iterator[tuple[str, int, str, str]]:
+    for name, size, _ in backend.list("objects/"):
+        yield name, size, "objects", objects.check(name.rpartition("/")[2])
+    for prefix in ("keys/", "items/"):
+        for name, size, _ in backend.list(prefix):
+            why = "" if records.sound(name) else "the record does not match its check sum or its signature"
+            yield name, size, "records", why

@@ -1,0 +1,251 @@
+"""The items of a map as NumPy columns: built, merged and searched without a Python object per item."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from hooke.store.backend import Backend
+from hooke.store.entries import Entry, Hit, Records
+from hooke.store.objects import name_of
+
+__all__ = ["KEY_BYTES", "Columns", "MapIndex"]
+
+
+KEY_BYTES = 16
+
+Words: TypeAlias = npt.NDArray[np.uint64]
+Numbers: TypeAlias = npt.NDArray[np.uint32]
+Rows: TypeAlias = npt.NDArray[np.int64]
+
+
+class _File(msgspec.Struct, frozen=True, array_like=True):
+    entries: list[Entry]
+    high: memoryview
+    low: memoryview
+    entry: memoryview
+    place: memoryview
+
+
+_decoder = msgspec.msgpack.Decoder(_File)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """One row per item, sorted by `high` and distinct in (high, low), the two halves of its key.
+
+    `entry` counts in `entries` (oldest first), `place` in the list of results that the entry refers to.
+    """
+
+    entries: list[Entry]
+    high: Words
+    low: Words
+    entry: Numbers
+    place: Numbers
+
+    @staticmethod
+    def of(entry: Entry, keys: bytes) -> Columns:
+        """The columns of one entry: `keys` are 16 bytes for each element of its list."""
+        high, low = _halves(keys)
+        size = len(high)
+        return _sorted([entry], high, low, np.zeros(size, np.uint32), np.arange(size, dtype=np.uint32))
+
+    @staticmethod
+    def merged(parts: list[Columns]) -> Columns:
+        """All items of `parts` (at least one), which is emptied; of an item in several the entry committed last."""
+        if len(parts) == 1:
+            return parts[0]
+        offsets = np.cumsum([0, *(len(part.entries) for part in parts)])
+        entries = [entry for part in parts for entry in part.entries]
+        number = np.concatenate(
+            [part.entry + np.uint32(offset) for part, offset in zip(parts, offsets, strict=False)]
+        )
+        # Renumbered by age, so that of equal keys the last after a stable sort is the youngest.
+        by_age = sorted(range(len(entries)), key=lambda at: entries[at].at)
+        rank = np.empty(len(entries), np.uint32)
+        rank[by_age] = np.arange(len(entries), dtype=np.uint32)
+        high, low, place = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("high", "low", "place")
+        )
+        # Half of the memory at the peak, were it kept until the end.
+        parts.clear()
+        return _sorted([entries[at] for at in by_age], high, low, rank[number], place)
+
+    def without(self, gone: Sequence[bool]) -> Columns:
+        """The columns less the entries that are `gone` and those that younger ones cover entirely."""
+        used = np.bincount(self.entry, minlength=len(self.entries)) > 0
+        keep = used & ~np.asarray(gone, bool)
+        rank = (np.cumsum(keep) - 1).astype(np.uint32)
+        rows = keep[self.entry]
+        entries = [entry for entry, kept in zip(self.entries, keep, strict=True) if kept]
+        return Columns(entries, self.high[rows], self.low[rows], rank[self.entry[rows]], self.place[rows])
+
+    def find(self, keys: bytes) -> Rows:
+        """For each 16 bytes of `keys` its row, or -1."""
+        high, low = _halves(keys)
+        if not len(self.high):
+            return np.full(len(high), -1, np.int64)
+        rows = np.searchsorted(self.high, high)
+        rows[rows == len(self.high)] = 0
+        # Keys with equal first halves lie in a row; among random keys there are none, so this loop ends at once.
+        pending = np.flatnonzero((self.high[rows] == high) & (self.low[rows] != low))
+        while len(pending):
+            rows[pending] = np.minimum(rows[pending] + 1, len(self.high) - 1)
+            at, ahead = rows[pending], rows[pending] + 1 < len(self.high)
+            pending = pending[(self.high[at] == high[pending]) & (self.low[at] != low[pending]) & ahead]
+        rows[(self.high[rows] != high) | (self.low[rows] != low)] = -1
+        return rows
+
+    def hits(self, rows: Rows, gone: Sequence[bool]) -> Iterator[Hit]:
+        """Rows as `find` gives them, less those of entries that are `gone`, as runs of items that follow one another."""
+        found = np.flatnonzero(rows >= 0)
+        entry, place = self.entry[rows[found]], self.place[rows[found]].astype(np.int64)
+        present = ~np.asarray(gone, bool)[entry] if len(found) else found.astype(bool)
+        found, entry, place = found[present], entry[present], place[present]
+        if not len(found):
+            return
+        breaks = (np.diff(found) != 1) | (np.diff(entry) != 0) | (np.diff(place) != 1)
+        starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        ends = np.concatenate([starts[1:], [len(found)]])
+        columns = (found[starts], found[ends - 1] + 1, entry[starts], place[starts])
+        for lo, hi, number, start in zip(*(column.tolist() for column in columns), strict=True):
+            yield Hit(lo, hi, self.entries[number].ref, start)
+
+    def to_bytes(self) -> bytes:
+        """The columns as a file's content."""
+        columns = (self.high, self.low, self.entry, self.place)
+        return msgspec.msgpack.encode(_File(self.entries, *(_little(column).data for column in columns)))
+
+    @staticmethod
+    def from_bytes(data: memoryview) -> Columns:
+        """What `to_bytes` made. Raises ValueError (msgspec's) for anything else."""
+        file = _decoder.decode(data)
+        high, low = (np.frombuffer(column, "<u8") for column in (file.high, file.low))
+        entry, place = (np.frombuffer(column, "<u4") for column in (file.entry, file.place))
+        return Columns(file.entries, high, low, entry, place)
+
+
+def _halves(keys: bytes) -> tuple[Words, Words]:
+    words = np.frombuffer(keys, "<u8").reshape(-1, 2)
+    return words[:, 0], words[:, 1]
+
+
+def _sorted(entries: list[Entry], high: Words, low: Words, entry: Numbers, place: Numbers) -> Columns:
+    # Parts are sorted each, which a stable sort makes use of; only where first halves are equal does the rest decide.
+    order = np.argsort(high, kind="stable")
+    if (high[order[1:]] == high[order[:-1]]).any():
+        order = np.lexsort((entry, low, high))
+    high, low = high[order], low[order]
+    last = np.ones(len(high), bool)
+    last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    return Columns(entries, high[last], low[last], entry[order][last], place[order][last])
+
+
+def _little(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<"), copy=False))
+
+
+# --- Which items of a map are stored: a small file for each commit, merged into a large one once there are many.
+
+MOST_FILES = 64
+"""A lookup that finds more files than this merges them: each takes 20 us to read, in every process."""
+
+_MOST_TRIES = 20
+"""A lookup begins again when a merge elsewhere removed what it was about to read; merges are rare."""
+
+
+class MapIndex:
+    """The items of maps, by the map's recipe key and the item's key (16 bytes)."""
+
+    def __init__(self, backend: Backend, records: Records) -> None:
+        self._backend = backend
+        self._records = records
+        self._unique = os.urandom(6).hex()
+        self._count = itertools.count()
+        self._last: tuple[frozenset[str], Columns] | None = None
+
+    def commit(self, entry: Entry, keys: bytes) -> None:
+        """Note that element i of the list `entry.ref` has key `keys[16 * i : 16 * i + 16]`; `entry.key` is the recipe."""
+        self._write(entry.key, Columns.of(entry, keys))
+
+    def find(self, recipe: str, keys: bytes) -> list[Hit]:
+        """Which of the items with these keys are stored, those in a row and of one list as one Hit, in order."""
+        columns = self._columns(recipe)
+        if columns is None:
+            return []
+        rows = columns.find(keys)
+        return list(columns.hits(rows, self._gone(columns.entries)))
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """All entries of all maps, each with the name of the record that it is in."""
+        for stored in self._backend.list("items/"):
+            columns = self._read(stored.name)
+            for entry in columns.entries if columns is not None else ():
+                yield stored.name, entry
+
+    def prune(self, recipe: str) -> None:
+        """Merge the files of `recipe`, leaving out the items whose objects are gone."""
+        found = self._load(recipe)
+        if found is None:
+            return
+        names, columns = found
+        gone = self._gone(columns.entries)
+        if any(gone) or len(names) > 1:
+            self._replace(recipe, names, columns.without(gone))
+
+    def _columns(self, recipe: str) -> Columns | None:
+        found = self._load(recipe)
+        if found is None:
+            return None
+        names, columns = found
+        if len(names) > MOST_FILES:
+            name = self._replace(recipe, names, columns.without([False] * len(columns.entries)))
+            names = frozenset([name])
+        self._last = names, columns
+        return columns
+
+    def _load(self, recipe: str) -> tuple[frozenset[str], Columns] | None:
+
+        names: frozenset[str] = frozenset()
+        present: list[Columns] = []
+        for _ in range(_MOST_TRIES):
+            names = frozenset(stored.name for stored in self._backend.list(f"items/{recipe}/"))
+            if not names:
+                return None
+            if self._last is not None and self._last[0] == names:
+                return self._last
+            present = [part for name in sorted(names) if (part := self._read(name)) is not None]
+            if len(present) == len(names):
+                break
+        # After so many tries what is left unread is damaged and was set aside.
+        return (names, Columns.merged(present)) if present else None
+
+    def _replace(self, recipe: str, names: frozenset[str], columns: Columns) -> str:
+        """Write the merged file, then remove what went into it: in between a reader finds both, which is the same."""
+        name = self._write(recipe, columns) if columns.entries else ""
+        for old in names:
+            self._backend.remove(old)
+        return name
+
+    def _write(self, recipe: str, columns: Columns) -> str:
+        # With the process id at the time: a forked child goes on from the same count.
+        name = f"items/{recipe}/{self._unique}-{os.getpid()}-{next(self._count)}"
+        self._records.write(name, columns.to_bytes())
+        return name
+
+    def _read(self, name: str) -> Columns | None:
+
+        content = self._records.read(name)
+        return Columns.from_bytes(content) if content is not None else None
+
+    def _gone(self, entries: Sequence[Entry]) -> list[bool]:
+        names = {entry.ref.digest: name_of(entry.ref.digest) for entry in entries if entry.ref.inline is None}
+        there = dict(zip(names, self._backend.touch(list(names.values())), strict=True))
+        return [not there.get(entry.ref.digest, True) for entry in entries]

@@ -1,0 +1,156 @@
+"""The project's shipper as a process of its own: `python -m hooke.sync.background FOLDER`.
+
+One at a time a project. It outlives the run that started it, waits out a tracker that is away, and ends by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib.util import find_spec
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, Self
+
+from hooke.base.errors import ConfigError, HookeError
+from hooke.base.files import FileLock
+from hooke.base.plugins import Plugins
+from hooke.processes.start import python_module
+from hooke.project.folder import Project
+from hooke.project.settings import FILE, refuse_unknown
+from hooke.sinks.sink import Sink
+from hooke.sync.outbox import has_logged
+from hooke.sync.shipper import Shipper
+
+__all__ = ["LOCK", "LOG", "SINKS", "Shipping", "ensure_shipper", "main", "open_sinks", "sink_names"]
+
+
+# --- Which sinks a project ships into, and how they are made.
+
+SINKS = Plugins(
+    "hooke.sinks",
+    {"comet": "hooke.sinks.comet:CometSink", "mlflow": "hooke.sinks.mlflow:MlflowSink"},
+    extras={"comet": "comet", "mlflow": "mlflow"},
+)
+
+VARIABLE = "HOOKE_SINKS"
+"""Names of sinks, with commas between; `none` is none of them. Goes before hooke.toml."""
+
+
+def sink_names(project: Project) -> tuple[str, ...]:
+    """The sinks of the project. Imports none of them."""
+    if (said := os.environ.get(VARIABLE)) is not None:
+        return tuple(name for each in said.split(",") if (name := each.strip()) not in ("", "none"))
+    listed = project.settings.tracking.sinks
+    if listed is not None:
+        return listed
+    return ("mlflow",) if find_spec("mlflow") is not None else ()
+
+
+def open_sinks(project: Project) -> dict[str, Sink]:
+    """The project's sinks, made. Raises MissingExtra, UsageError for an unknown name, ConfigError for an unknown option."""
+    opened: dict[str, Sink] = {}
+    with ExitStack() as undo:
+        for name in sink_names(project):
+            kind, options = SINKS.load(name), project.settings.tracking.options.get(name, {})
+            _check(project, name, kind, options)
+            try:
+                opened[name] = kind(project.root, **options)
+            except TypeError as error:
+                raise ConfigError(f"hooke.toml: [tracking.{name}]: {error}") from error
+            undo.callback(opened[name].close)
+        undo.pop_all()
+    return opened
+
+
+def _check(project: Project, name: str, kind: Callable[..., Sink], options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key of `[tracking.NAME]` that the sink does not take."""
+    _, *taken = signature(kind).parameters.values()
+    if not any(each.kind is Parameter.VAR_KEYWORD for each in taken):
+        refuse_unknown(project.root / FILE, f"tracking.{name}.", options, [each.name for each in taken])
+
+
+LOCK = "shipper.lock"
+LOG = "shipper.log"
+IDLE_S = 2.0
+PATIENCE_S = 600.0
+"""How long after the last run it goes on trying a tracker that is away; `hooke sync`, or the next run, takes it up again."""
+NICE = 10
+LOOK_S = 2.0
+"""Between two looks at whether a run has something to ship."""
+
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def ensure_shipper(project: Project, folder: Path) -> None:
+    """Start the project's shipper, if the run in `folder` logged anything and none is at work. Never waits for it.
+
+    A disk that has no room for its log starts none: the next run, or `hooke sync`, ships.
+    """
+    if not has_logged(folder) or not sink_names(project) or FileLock(project.data / LOCK).taken():
+        return
+    _started[:] = [process for process in _started if process.poll() is None]  # none stays a zombie for long
+    try:
+        with (project.data / LOG).open("ab") as log:
+            _started.append(
+                subprocess.Popen(
+                    python_module("hooke.sync.background", str(project.root)),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+    except OSError as error:
+        logging.getLogger("hooke").warning("nothing is shipped now: %s; hooke sync does it later", error)
+
+
+class Shipping:
+    """While a run goes on, and once more at its end: see that a shipper is at work if there is something to ship. Use it in `with`."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self._project = project
+        self._folder = folder
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="hooke-shipping", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        ensure_shipper(self._project, self._folder)
+
+    def _look(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            ensure_shipper(self._project, self._folder)
+
+
+def main(folder: Path) -> int:
+    """Ship for the project until nothing is left, or a tracker has been away for too long."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    project = Project.find(folder)
+    lock = FileLock(project.data / LOCK)
+    if not lock.try_acquire():
+        return 0
+    os.nice(NICE)
+    try:
+        with Shipper(runs=project.runs, sinks=open_sinks(project)) as shipper:
+            done = shipper.follow(idle_s=IDLE_S, patience_s=PATIENCE_S)
+    except HookeError as error:
+        logging.getLogger("hooke.ship").log(logging.ERROR, "%s", error)
+        return 1
+    finally:
+        lock.release()
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

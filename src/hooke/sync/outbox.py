@@ -1,0 +1,259 @@
+"""What of one run has not been shipped yet: the journal's events, gathered into batches of the runs that trackers know."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from hooke.journal.events import ArtifactLogged, MadeOf, NotesLogged, PointsLogged
+from hooke.journal.reader import SegmentReader
+from hooke.journal.run_view import AttemptFacts, AttemptsView
+from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun
+from hooke.tracking.system_metrics import SEGMENT as SYSTEM
+from hooke.tracking.tracker import PREFIX
+
+__all__ = ["Outbox", "Shipment", "has_logged", "logged_segments"]
+
+MOST_EVENTS = 10_000
+"""Events of a segment in one load: with the cursor kept after each, this is what a crash makes ship again."""
+MOST_POINTS = 50_000
+"""Points of a segment in one load: an imported event holds thousands, and a load is kept in memory."""
+
+MADE_OF = "run-made-of"
+"""Beside the segments in the offsets: that the tracker has been told what the run is made of."""
+
+MOST_DIFF = 8000
+"""Characters of the uncommitted diff in a tag; MLflow takes no longer one."""
+
+_Logged = PointsLogged | NotesLogged | ArtifactLogged
+
+
+@dataclass(slots=True)
+class Shipment:
+    """Batches to ship, and what has been read once they are: offsets by segment."""
+
+    batches: list[LoggedBatch] = field(default_factory=list)
+    offsets: dict[str, int] = field(default_factory=dict)
+    events: int = 0
+
+
+class Outbox:
+    """Reads a run from `offsets` on; `known` says that the sink has the run already. Use it in `with`: that closes the segments."""
+
+    def __init__(self, folder: Path, offsets: dict[str, int], *, known: bool = False) -> None:
+        self.folder = folder
+        self.view = AttemptsView()
+        self._offsets = dict(offsets)
+        self._known = known
+        self._opened = ExitStack()
+        self._driver: SegmentReader | None = None
+        self._readers: dict[str, SegmentReader] = {}
+
+    def load(self, *, alive: bool) -> Shipment:
+        """What comes next; empty when all that is there has been loaded.
+
+        While the run is `alive`, an attempt may log before its driver has heard that it began: then its segment waits.
+        """
+        read = {file.stem: self._some_of(file) for file in logged_segments(self.folder)}
+        self._read_driver()
+        if self.view.begun is None:
+            return Shipment()
+        load = Shipment(offsets=dict(self._offsets))
+        gathered: dict[tuple[int | None, int | None], list[_Logged]] = {(None, None): []}
+        for name, events in read.items():
+            for event, end in events:
+                if alive and event.attempt is not None and event.attempt not in self.view.attempts:
+                    break
+                gathered.setdefault((event.attempt, event.item), []).append(event)
+                load.offsets[name] = end
+                load.events += 1
+        new = self.view.made_of is not None and MADE_OF not in load.offsets
+        if new:
+            load.offsets[MADE_OF] = 1
+        for whose, events in gathered.items():
+            if events or (whose == (None, None) and (new or not self._known)):
+                events.sort(key=lambda event: event.at)
+                batch = self._batch(self.shipped(*whose), events)
+                load.batches.append(self._with_origin(batch) if new and whose == (None, None) else batch)
+        return load
+
+    def shipped_up_to(self, load: Shipment) -> None:
+        """The sink has it: go on behind it."""
+        self._known = True
+        self._offsets = dict(load.offsets)
+
+    def shipped(self, attempt: int | None, item: int | None) -> ShippedRun:
+        """The run that trackers know for this."""
+        begun = self.view.begun
+        assert begun is not None
+        experiment = begun.experiment or begun.pipeline
+        if attempt is None:
+            ended = self.view.ended
+            return ShippedRun(
+                key=begun.run,
+                parent=begun.parent or None,
+                name=begun.run,
+                experiment=experiment,
+                started_at=self.view.first_at,
+                ended_at=ended.at if ended is not None else None,
+                status=ended.status if ended is not None else "running",
+                tags=self._tags(),
+            )
+        known = self.view.attempts.get(attempt)
+        if known is None:
+            known = AttemptFacts(task=f"attempt {attempt}", number=1, started_at=self.view.first_at)
+        return ShippedRun(
+            key=f"{begun.run}/{attempt}" + (f"/{item}" if item is not None else ""),
+            parent=begun.run,
+            name=_title(known, item),
+            experiment=experiment,
+            started_at=known.started_at,
+            ended_at=known.ended_at,
+            status=known.status,
+            tags={"hooke.task": known.task, "hooke.attempt": str(known.number)}
+            | ({"hooke.item": str(item)} if item is not None else {}),
+        )
+
+    def ended(self, key: str, *, alive: bool) -> ShippedRun | None:
+        """The run of this key as it ended; None while it goes on. What a dead driver left running is `lost`."""
+        _, _, rest = key.partition("/")
+        attempt, _, item = rest.partition("/")
+        run = self.shipped(int(attempt) if attempt else None, int(item) if item else None)
+        if run.status != "running":
+            return run
+        if alive:
+            return None
+        over = self.view.ended
+        at = over.at if over is not None else None
+        status = "lost" if over is None else "stopped"
+        return ShippedRun(
+            key=run.key,
+            parent=run.parent,
+            name=run.name,
+            experiment=run.experiment,
+            started_at=run.started_at,
+            ended_at=at,
+            status=status,
+            tags=run.tags,
+        )
+
+    def close(self) -> None:
+        """Close the segments."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _some_of(self, file: Path) -> list[tuple[_Logged, int]]:
+        reader = self._readers.get(file.stem)
+        offset = self._offsets.get(file.stem, HEADER_BYTES)
+        if reader is None or reader.offset != offset:
+            # What was read and not shipped is read again.
+            reader = self._readers[file.stem] = self._opened.enter_context(SegmentReader(file, offset))
+        found: list[tuple[_Logged, int]] = []
+        points = 0
+        for event in islice(reader, MOST_EVENTS):
+            if isinstance(event, _Logged):
+                found.append((event, reader.offset))
+            points += len(event.points) if isinstance(event, PointsLogged) else 0
+            if points >= MOST_POINTS:
+                break
+        return found
+
+    def _read_driver(self) -> None:
+        if self._driver is None:
+            file = self.folder / f"driver{SUFFIX}"
+            if not file.exists():
+                return
+            self._driver = self._opened.enter_context(SegmentReader(file))
+        for event in self._driver:
+            self.view.apply(event)
+
+    def _batch(self, run: ShippedRun, events: list[_Logged]) -> LoggedBatch:
+        points = LoggedPoints([], [], [], [])
+        begun = self.view.begun
+        assert begun is not None
+        params = dict(begun.shown) if run.key == begun.run and not self._known else {}
+        tags: dict[str, str] = {}
+        artifacts: dict[str, Path] = {}
+        for event in events:
+            match event:
+                case PointsLogged():
+                    for name, value, step in event.points:
+                        points.names.append(name)
+                        points.values.append(value)
+                        points.steps.append(step)
+                    points.times.extend(event.times or (event.at for _ in event.points))
+                case NotesLogged():
+                    params |= event.params
+                    tags |= event.tags
+                case ArtifactLogged():
+                    artifacts[event.path] = self.folder / event.file
+        return LoggedBatch(run=run, points=points, params=params, tags=tags, artifacts=artifacts)
+
+    def _with_origin(self, batch: LoggedBatch) -> LoggedBatch:
+        """The batch, and what its run is made of."""
+        made_of = self.view.made_of
+        assert made_of is not None
+        facts = {
+            "hooke.user": made_of.user,
+            "hooke.git.commit": made_of.commit,
+            "hooke.git.branch": made_of.branch,
+            "hooke.git.dirty": "" if made_of.dirty is None else str(made_of.dirty),
+            "hooke.git.repoURL": made_of.remote,
+            "hooke.git.tree": made_of.tree,
+            "hooke.git.diff": self._diff(made_of) if made_of.diff else "",
+            "hooke.environment": made_of.environment,
+        }
+        tags = {name: value for name, value in facts.items() if value} | batch.tags
+        return msgspec.structs.replace(batch, tags=tags, datasets=made_of.files)
+
+    def _diff(self, made_of: MadeOf) -> str:
+        try:
+            text = (self.folder / made_of.diff).read_bytes().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+        if len(text) <= MOST_DIFF:
+            return text
+        note = f"\n[cut: the whole has {made_of.diff_bytes} bytes, see {made_of.diff} in the run's folder]"
+        return text[: MOST_DIFF - len(note)] + note
+
+    def _tags(self) -> dict[str, str]:
+        begun = self.view.begun
+        assert begun is not None
+        facts = {
+            "hooke.pipeline": begun.pipeline,
+            "hooke.entry": begun.entry,
+            "hooke.place": begun.place,
+            "hooke.host": begun.host,
+            "hooke.python": begun.python,
+            "hooke.version": begun.hooke,
+        }
+        return {name: value for name, value in facts.items() if value}
+
+
+def logged_segments(folder: Path) -> list[Path]:
+    """The segments of a run that hold what was logged, and samples of the machine's use."""
+    return [file for file in segment_files(folder) if file.name.startswith(PREFIX)]
+
+
+def has_logged(folder: Path) -> bool:
+    """Whether user code logged anything in the run."""
+    return any(not file.name.startswith(f"{PREFIX}{SYSTEM}-") for file in logged_segments(folder))
+
+
+def _title(attempt: AttemptFacts, item: int | None) -> str:
+    again = f" (attempt {attempt.number})" if attempt.number > 1 else ""
+    return f"{attempt.task}[{item}]{again}" if item is not None else f"{attempt.task}{again}"

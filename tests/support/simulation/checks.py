@@ -1,0 +1,623 @@
+"""The invariants of a run, checked over the trace of a history by a second, simpler scheduler's eyes.
+
+Nothing of the run state is used here: what is done, what runs and what could run is worked out anew from
+the journal and from what was said to the engine, with plain sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    Event,
+    ItemsFound,
+    MapExpanded,
+    RetryPlanned,
+    StopRequested,
+)
+from hooke.pipeline.graph import Graph
+from hooke.pipeline.node_state import NodePlan
+from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
+from hooke.pipeline.slots import memory_after
+from hooke.testing.virtual_world import HandedAttempt, Record
+
+__all__ = ["Flight", "Story", "Twins", "broken", "crowded", "fits", "slots_of", "taken"]
+
+
+# --- What must hold of second attempts in a history: who may have one, when, and that the beaten one goes.
+
+LEAST_S = 1.0
+LEAST_MEASURED = 3
+
+
+@dataclass(slots=True)
+class Flight:
+    """An attempt that the driver handed out and that nobody answered yet."""
+
+    node: int
+    kind: str
+    items: range
+    began: float | None = None
+    doubled: bool = False
+    memory: int = 0
+    short: bool = False
+    """Whether it may wait behind another one that asks for the same."""
+
+    def meets(self, other: Flight) -> bool:
+        """Whether both run an item that the other runs too."""
+        return self.node == other.node and bool(set(self.items) & set(other.items))
+
+
+@dataclass(slots=True)
+class Twins:
+    """The second attempts of one driver, and what the items of each map took while it lived."""
+
+    graph: Graph
+    plans: tuple[NodePlan, ...]
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    beaten: dict[int, Flight] = field(default_factory=dict)
+    """Those whose items another attempt has finished, until they are cancelled."""
+
+    def measured(self, node: int, items: range, seconds: float) -> None:
+        """An attempt at these items finished."""
+        if items:
+            self.seconds.setdefault(node, []).extend([seconds / len(items)] * len(items))
+
+    def beat(self, winner: Flight, flights: dict[int, Flight]) -> list[int]:
+        """The winner's items are done: take those who ran them too out of the flights."""
+        gone = [attempt for attempt, flight in flights.items() if flight.meets(winner)]
+        for attempt in gone:
+            self.beaten[attempt] = flights.pop(attempt)
+        return gone
+
+    def refused(self, handed: HandedAttempt, flights: Mapping[int, Flight], now: float) -> Iterator[str]:
+        """Why this second attempt should not have been; marks both attempts."""
+        first = flights.get(handed.twin_of or 0)
+        if first is None or (first.node, first.items) != (handed.node, handed.items):
+            yield "is the second of one that does not run these items"
+            return
+        if first.doubled:
+            yield "is the third of its items"
+        if self.plans[first.node].ranks:
+            yield "is the second of a gang"
+        if not self.plans[first.node].repeatable:
+            yield "repeats a task that is declared impure"
+        if (late_s := self.late_s(first, now)) is None or late_s < -1e-6:
+            yield f"is the second of one that does not run long: {late_s}"
+        first.doubled = True
+
+    def late_s(self, flight: Flight, now: float) -> float | None:
+        """For how long the attempt has been a straggler; None where it can be none."""
+        seconds = self.seconds.get(flight.node, [])
+        is_map = self.graph.nodes[flight.node].kind == "map" and flight.items
+        if not is_map or flight.began is None or len(seconds) < LEAST_MEASURED:
+            return None
+        return now - flight.began - max(LEAST_S, 2 * max(seconds) * len(flight.items))
+
+    def neglected(self, flight: Flight, now: float, *, by_s: float) -> bool:
+        """Whether the attempt should have had a second one beside it `by_s` seconds ago, were there room for it."""
+        plan, late_s = self.plans[flight.node], self.late_s(flight, now)
+        if flight.doubled or not plan.repeatable or plan.ranks or late_s is None or flight.began is None:
+            return False
+        return late_s > by_s and (plan.timeout_s is None or now < flight.began + plan.timeout_s)
+
+
+# --- What the attempts of a history take of its place, worked out anew: slots, and for each of them cpus and memory.
+
+MOST_BEHIND = 4
+"""Short attempts behind each one that runs."""
+
+
+def slots_of(plan: NodePlan, kind: str) -> int:
+    """A gang takes one for each rank, but its list is read by one process."""
+    return 1 if kind == "expand" else max(1, plan.ranks)
+
+
+def taken(flights: Sequence[Flight], plans: Sequence[NodePlan]) -> int:
+    """The slots that these attempts take."""
+    return sum(slots_of(plans[flight.node], flight.kind) for flight in flights)
+
+
+def crowded(flights: Sequence[Flight], plans: Sequence[NodePlan], place: CapacityChanged) -> bool:
+    """Whether more runs than the place has, though as many of the short ones wait as may."""
+    flights = _holding(flights, plans)
+    each = [(slots_of(plans[flight.node], flight.kind), flight) for flight in flights]
+    return (
+        sum(slots for slots, _ in each) > place.slots
+        or _over([slots * plans[flight.node].cpus for slots, flight in each], place.cpus)
+        or _over([slots * flight.memory for slots, flight in each], place.memory)
+    )
+
+
+def fits(
+    flights: Sequence[Flight],
+    plans: Sequence[NodePlan],
+    place: CapacityChanged,
+    *,
+    plan: NodePlan,
+    slots: int,
+    memory: int,
+) -> bool:
+    """Whether there is room for one more, which takes so many slots, beside these."""
+    each = [(slots_of(plans[flight.node], flight.kind), flight) for flight in flights]
+    cpus = [*(count * plans[flight.node].cpus for count, flight in each), slots * plan.cpus]
+    memories = [*(count * flight.memory for count, flight in each), slots * memory]
+    # One slot is not asked for here: whoever asks knows that one is free, or that none is.
+    has_slots = slots == 1 or taken(flights, plans) + slots <= place.slots
+    return has_slots and not _over(cpus, place.cpus) and not _over(memories, place.memory)
+
+
+def _holding(flights: Sequence[Flight], plans: Sequence[NodePlan]) -> list[Flight]:
+    """The fewest that can be those that run: short ones may wait, so many behind each that asks for the same."""
+    alike: dict[tuple[float, int, int], list[Flight]] = {}
+    for flight in sorted(flights, key=lambda flight: flight.short, reverse=True):
+        plan = plans[flight.node]
+        alike.setdefault((plan.cpus, flight.memory, slots_of(plan, flight.kind)), []).append(flight)
+    return [
+        flight
+        for same in alike.values()
+        for flight in same[min(sum(f.short for f in same), len(same) * MOST_BEHIND // (MOST_BEHIND + 1)) :]
+    ]
+
+
+def _over(amounts: Sequence[float], total: float | None) -> bool:
+    """Whether they are more than there is; one that asks for more than all counts as all."""
+    return total is not None and sum(min(amount, total) for amount in amounts) > total + 1e-6
+
+
+LATEST_S = 1.0
+"""By how much a timeout or a retry may be late: some waits of the runner, and the engine's own delay."""
+
+LONGEST_S = 40_000.0
+"""Virtual time of a whole history: a few hours; the longest sound one needs a fifth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """A history, as far as the invariants look at it."""
+
+    graph: Graph
+    plans: tuple[NodePlan, ...]
+    keys: tuple[str, ...]
+    trace: tuple[Record, ...]
+    journal: tuple[Event, ...]
+
+
+def broken(story: Story) -> list[str]:
+    """The broken invariants, in the order in which they were broken; each as a sentence."""
+    judge = _Judge(story)
+    for record in story.trace:
+        judge.look(record)
+    judge.at_the_end()
+    return judge.problems
+
+
+@dataclass(slots=True)
+class _Driver:
+    """What holds while one driver lives."""
+
+    known: list[set[int]]
+    twins: Twins
+    flights: dict[int, Flight] = field(default_factory=dict)
+    owed: dict[int, str] = field(default_factory=dict)
+    failures: dict[tuple[int, int], int] = field(default_factory=dict)
+    growths: dict[tuple[int, int], int] = field(default_factory=dict)
+    """How often an item's memory was doubled: such a failure is not one of its tries."""
+    delayed: dict[tuple[int, int], float] = field(default_factory=dict)
+    passed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Node -> by how many it was passed, and the most slots that there were meanwhile."""
+    held: set[int] = field(default_factory=set)
+    place: CapacityChanged = field(default_factory=lambda: CapacityChanged(slots=0, cpus=0.0))
+    doomed: bool = False
+    stopped: bool = False
+
+
+class _Judge:
+    def __init__(self, story: Story) -> None:
+        self.graph = story.graph
+        self.plans = story.plans
+        self.keys = story.keys
+        self.story = story
+        self.problems: list[str] = []
+        self.now = story.trace[0].at
+        self.driver = self._new_driver()
+        self.done: list[set[int]] = [set() for _ in self.graph.nodes]
+        self.items: list[int | None] = [node.items for node in self.graph.nodes]
+        self.started: set[int] = set()
+        self.said: list[Event] = []
+        self.depths = self.graph.depths()
+        self.roots = set(self.graph.roots())
+
+    def _new_driver(self) -> _Driver:
+        return _Driver(known=[set() for _ in self.graph.nodes], twins=Twins(self.graph, self.plans))
+
+    def look(self, record: Record) -> None:
+        """Take one record in."""
+        self.now = record.at
+        look = getattr(self, "_on_" + record.what, None)
+        if look is not None:
+            look(record.facts)
+
+    def at_the_end(self) -> None:
+        """What holds at the end of all."""
+        if [*self.story.journal] != self.said:
+            self._wrong("the journal on the disk is not what was appended")
+        if self.now - self.story.trace[0].at > LONGEST_S:
+            self._wrong(f"the run took {self.now - self.story.trace[0].at:.0f} s")
+
+    def _wrong(self, what: str) -> None:
+        at = self.now - self.story.trace[0].at
+        self.problems.append(f"at {at:.3f} s: {what}")
+
+    # -- the driver's life -------------------------------------------------------------------------
+
+    def _on_driver(self, _number: int) -> None:
+        self.driver = self._new_driver()
+        self.items = [node.items for node in self.graph.nodes]
+
+    def _on_crash(self, _facts: None) -> None:
+        self.driver = self._new_driver()
+
+    def _on_stuck(self, _facts: None) -> None:
+        self._wrong("the run goes round in circles")
+
+    def _on_error(self, what: str) -> None:
+        self._wrong(f"the driver raised {what}")
+
+    def _on_left(self, running: tuple[int, ...]) -> None:
+        if running:
+            self._wrong(f"leak: attempts {running} still run in the state of a run that is over")
+
+    def _on_end(self, facts: tuple[str | None, list[str]]) -> None:
+        status, claims = facts
+        driver = self.driver
+        if claims:
+            self._wrong(f"leak: {len(claims)} claims are still held by a driver that is gone")
+        if status is None:
+            return
+        self._settle_accounts()
+        self._check_beaten()
+        if driver.flights and status in {"finished", "failed", "stopped"}:
+            self._wrong(f"leak: attempts {sorted(driver.flights)} were neither answered nor cancelled")
+        if status == "failed" and not driver.doomed:
+            self._wrong("the run failed, but no item had used up its retries")
+        if status == "stopped" and not driver.stopped:
+            self._wrong("the run was stopped, but nobody asked for it")
+        if status == "finished":
+            self._all_is_done()
+
+    def _all_is_done(self) -> None:
+        for root in self.roots:
+            if not self._complete(root):
+                self._wrong(
+                    f"the run is finished, but node {root} has only items {sorted(self._known(root))}"
+                )
+
+    # -- the engine --------------------------------------------------------------------------------
+
+    def _on_submit(self, handed: HandedAttempt) -> None:
+        attempt, node = handed.attempt, handed.node
+        flight = Flight(node, handed.kind, handed.items, memory=handed.memory or 0, short=handed.short)
+        due = self._memory(node, handed.items.start if handed.items else -1)
+        if (handed.memory or 0) != due:
+            self._wrong(f"attempt {attempt} may use {handed.memory} bytes, and should have {due}")
+        if handed.ranks != (0 if handed.kind == "expand" else self.plans[node].ranks):
+            self._wrong(f"attempt {attempt} has {handed.ranks} ranks, declared are {self.plans[node].ranks}")
+        if attempt in self.started or attempt in self.driver.flights:
+            self._wrong(f"attempt {attempt} was handed out twice")
+        self.started.add(attempt)
+        if handed.twin_of is not None:
+            self._check_second(handed)
+            flight.doubled = True
+        self._check_items(attempt, flight)
+        self._check_needs(attempt, flight)
+        self._check_passed(node)
+        self.driver.flights[attempt] = flight
+        self._check_place(attempt)
+
+    def _check_items(self, attempt: int, flight: Flight) -> None:
+        node, items = flight.node, set(flight.items)
+        for other, flying in self.driver.flights.items():
+            if flight.doubled and flying.doubled:
+                continue  # of which `_check_second` has seen to it that they are two
+            twice = (flight.kind, flying.kind) == ("expand",) * 2 and flying.node == node
+            if flight.meets(flying) or twice:
+                self._wrong(f"attempts {other} and {attempt} of node {node} run the same items at once")
+        if items & self._known(node):
+            self._wrong(
+                f"attempt {attempt} runs items of node {node} that are done: {sorted(items & self._known(node))}"
+            )
+        if items & self.done[node]:
+            self._wrong(
+                f"attempt {attempt} runs items of node {node} again: {sorted(items & self.done[node])}"
+            )
+        for item in items:
+            if self.driver.delayed.pop((node, item), 0.0) > self.now + 1e-6:
+                self._wrong(f"item {item} of node {node} did not wait for its retry")
+
+    def _check_second(self, handed: HandedAttempt) -> None:
+        driver = self.driver
+        for why in driver.twins.refused(handed, driver.flights, self.now):
+            self._wrong(f"attempt {handed.attempt} of node {handed.node} {why}")
+        if waiting := [node for node in self._ready() if node not in driver.held]:
+            self._wrong(f"attempt {handed.attempt} is a second one while nodes {waiting} are ready")
+
+    def _check_needs(self, attempt: int, flight: Flight) -> None:
+        missing = [use for use in self.graph.nodes[flight.node].uses if not self._met(use, flight)]
+        if missing:
+            self._wrong(
+                f"attempt {attempt} of node {flight.node} began before its needs were done: {missing}"
+            )
+
+    def _met(self, use: Any, flight: Flight) -> bool:
+        known = self._known(use.node)
+        if use.elementwise:
+            return set(flight.items) <= known
+        if (
+            self.graph.nodes[use.node].items is not None
+            and self.graph.nodes[use.node].kind == "map"
+            and use.path
+        ):
+            return use.path[0] in known
+        return self._complete(use.node)
+
+    def _check_place(self, attempt: int) -> None:
+        place, flights = self.driver.place, self._flying()
+        if crowded(flights, self.plans, place):
+            slots = taken(flights, self.plans)
+            self._wrong(f"with attempt {attempt} more runs than the place has: {slots} slots on {place}")
+
+    def _flying(self) -> list[Flight]:
+        """What the engine has, those included that are beaten and not cancelled yet."""
+        return [*self.driver.flights.values(), *self.driver.twins.beaten.values()]
+
+    def _on_deliver(self, event: Event) -> None:
+        if isinstance(event, AttemptFinished | AttemptFailed) and event.attempt in self.driver.flights:
+            self.driver.owed[event.attempt] = type(event).__name__
+
+    def _on_cancel(self, attempt: int) -> None:
+        self.driver.flights.pop(attempt, None)
+        self.driver.owed.pop(attempt, None)
+        self.driver.twins.beaten.pop(attempt, None)
+
+    def _on_wait(self, _timeout_s: float) -> None:
+        self._settle_accounts()
+        self._check_beaten()
+        self._check_times()
+        self._check_idle()
+        self._check_stragglers()
+
+    def _check_beaten(self) -> None:
+        beaten = self.driver.twins.beaten
+        if beaten:
+            self._wrong(f"leak: attempts {sorted(beaten)} were beaten by others and are not cancelled")
+        beaten.clear()
+
+    def _settle_accounts(self) -> None:
+        for attempt, answer in self.driver.owed.items():
+            self._wrong(f"lost: {answer} of attempt {attempt} was delivered and not journalled")
+        self.driver.owed.clear()
+
+    def _check_times(self) -> None:
+        for attempt, flight in self.driver.flights.items():
+            timeout_s = self.plans[flight.node].timeout_s
+            if (
+                timeout_s is not None
+                and flight.began is not None
+                and self.now > flight.began + timeout_s + LATEST_S
+            ):
+                self._wrong(f"attempt {attempt} runs for {self.now - flight.began:.1f} s, past its timeout")
+
+    # -- the journal -------------------------------------------------------------------------------
+
+    def _on_journal(self, event: Event) -> None:
+        self.said.append(event)
+        match event:
+            case AttemptStarted() if event.attempt in self.driver.flights:
+                self.driver.flights[event.attempt].began = event.at
+            case AttemptFinished():
+                self._answered(event)
+                self._beat(event)
+                self._finish(event, event.lo, event.hi)
+            case AttemptFailed():
+                self._answered(event)
+                if event.ref is not None:
+                    self._finish(event, event.lo, event.lo + event.done)
+                self._count_failure(event)
+            case ItemsFound():
+                self._find(event)
+            case MapExpanded():
+                self._expand(event)
+            case RetryPlanned() if event.number > 1:
+                self.driver.delayed[event.node, event.lo] = event.due
+            case CapacityChanged():
+                self.driver.place = event
+            case StopRequested():
+                self.driver.stopped = True
+            case _:
+                pass
+
+    def _answered(self, event: AttemptFinished | AttemptFailed) -> None:
+        flight = self.driver.flights.pop(event.attempt, None)
+        timed_out = isinstance(event, AttemptFailed) and event.failure.kind == "TimedOut"
+        if flight is None and not timed_out:
+            self._wrong(f"stale: an answer of attempt {event.attempt} was accepted, which is not under way")
+        self.driver.owed.pop(event.attempt, None)
+
+    def _beat(self, event: AttemptFinished) -> None:
+        items = range(event.lo, event.hi)
+        self.driver.twins.measured(event.node, items, event.seconds)
+        for attempt in self.driver.twins.beat(Flight(event.node, "", items), self.driver.flights):
+            self.driver.owed.pop(attempt, None)
+
+    def _finish(self, event: AttemptFinished | AttemptFailed, lo: int, hi: int) -> None:
+        again = set(range(lo, hi)) & self._known(event.node)
+        if again:
+            self._wrong(
+                f"twice: items {sorted(again)} of node {event.node} are recorded again by attempt {event.attempt}"
+            )
+        self._known(event.node).update(range(lo, hi))
+        self.done[event.node].update(range(lo, hi))
+
+    def _find(self, event: ItemsFound) -> None:
+        again = set(range(event.lo, event.hi)) & self._known(event.node)
+        if again:
+            self._wrong(f"twice: items {sorted(again)} of node {event.node} are found that were known")
+        self._known(event.node).update(range(event.lo, event.hi))
+        self.done[event.node].update(range(event.lo, event.hi))
+
+    def _expand(self, event: MapExpanded) -> None:
+        if self.items[event.node] is not None:
+            self._wrong(f"twice: the list of node {event.node} was read again")
+        self.items[event.node] = event.items
+        for node in self.graph.nodes:
+            if self.items[node.id] is None and any(
+                use.elementwise and self.items[use.node] is not None for use in node.uses
+            ):
+                self.items[node.id] = event.items
+
+    def _count_failure(self, event: AttemptFailed) -> None:
+        bad = event.lo + event.done
+        failed = Flight(event.node, "", range(event.lo, event.hi))
+        if any(flight.meets(failed) for flight in self.driver.flights.values()):
+            if event.ref is not None:
+                self._wrong(f"attempt {event.attempt} failed with results, while another runs its items")
+            return
+        if event.failure.kind in ISOLATED_DEATHS and event.hi - bad > 1:
+            return
+        item = (event.node, bad if event.hi > event.lo else -1)
+        if event.failure.kind == "OutOfMemory" and self._grows(item):
+            return
+        failures = self.driver.failures[item] = self.driver.failures.get(item, 0) + 1
+        tries = self.plans[event.node].retries + 1
+        if failures > tries:
+            self._wrong(f"item {item} failed {failures} times, with {tries} tries declared")
+        self.driver.doomed |= failures >= tries or not event.failure.retryable
+
+    def _grows(self, item: tuple[int, int]) -> bool:
+        before = self._memory(*item)
+        self.driver.growths[item] = self.driver.growths.get(item, 0) + 1
+        if self._memory(*item) > before:
+            return True
+        self.driver.growths[item] -= 1
+        return False
+
+    def _memory(self, node: int, item: int) -> int:
+        growths = self.driver.growths.get((node, item), 0)
+        plan, slots = self.plans[node], slots_of(self.plans[node], "expand" if item < 0 else "")
+        return memory_after(plan.memory, growths, self.driver.place, slots=slots) or 0
+
+    def _on_held(self, key: str) -> None:
+        self.driver.held |= {node for node, mine in enumerate(self.keys) if mine == key}
+
+    def _on_claim(self, key: str) -> None:
+        self.driver.held -= {node for node, mine in enumerate(self.keys) if mine == key}
+
+    # -- what could run ----------------------------------------------------------------------------
+
+    def _known(self, node: int) -> set[int]:
+        return self.driver.known[node]
+
+    def _complete(self, node: int) -> bool:
+        items = self.items[node]
+        return items is not None and len(self._known(node)) >= items
+
+    def _ready(self) -> list[int]:
+        """Nodes with something that may start now, by every rule but the room for it."""
+        if self.driver.doomed or self.driver.stopped:
+            return []
+        wanted: set[int] = set()
+        for node in reversed(range(len(self.graph.nodes))):
+            below = any(child in wanted and not self._complete(child) for child in self.graph.children(node))
+            if node in self.roots or below:
+                wanted.add(node)
+        return [node for node in sorted(wanted) if self._has_ready(node)]
+
+    def _has_ready(self, node: int) -> bool:
+        if self._complete(node):
+            return False
+        flying = [flight for flight in self.driver.flights.values() if flight.node == node]
+        busy = {item for flight in flying for item in flight.items}
+        late = {item for (of, item), due in self.driver.delayed.items() if of == node and due > self.now}
+        items = self.items[node]
+        if items is None:
+            whole = Flight(node, "expand", range(0))
+            able = self.graph.nodes[node].is_dynamic and not flying and -1 not in late
+            return able and all(self._met(use, whole) for use in self.graph.nodes[node].uses)
+        left = set(range(items)) - self._known(node) - busy - late
+        uses = self.graph.nodes[node].uses
+        return any(all(self._met(use, Flight(node, "", range(i, i + 1))) for use in uses) for i in left)
+
+    def _fits(self, node: int) -> bool:
+        # Which of those whose memory grew is next is not known here.
+        grown = [item for of, item in self.driver.growths if of == node]
+        return fits(
+            self._flying(),
+            self.plans,
+            self.driver.place,
+            plan=self.plans[node],
+            slots=self._slots(node),
+            memory=max(self._memory(node, item) for item in [*grown, 0]),
+        )
+
+    def _slots(self, node: int) -> int:
+        """What the next attempt at the node takes."""
+        return slots_of(self.plans[node], "expand" if self.items[node] is None else "")
+
+    def _is_full(self) -> bool:
+        return taken(list(self.driver.flights.values()), self.plans) >= self.driver.place.slots
+
+    def _check_idle(self) -> None:
+        """Before the driver sleeps: what is ready and fits was handed out, unless room is kept for a wide one."""
+        if self._is_full():
+            return
+        ready = self._ready()
+        if not all(self._fits(node) for node in ready):
+            return
+        if idle := [node for node in ready if node not in self.driver.held]:
+            self._wrong(f"idle: nodes {idle} are ready and fit, and the driver sleeps")
+
+    def _check_stragglers(self) -> None:
+        """Before the driver sleeps: no straggler is alone where a slot and the rest of what it asks for are free."""
+        driver = self.driver
+        if driver.doomed or driver.stopped or self._is_full():
+            return
+        alone = [
+            attempt
+            for attempt, flight in driver.flights.items()
+            if driver.twins.neglected(flight, self.now, by_s=LATEST_S)
+            and self._fits(flight.node)
+            and 2 * len(self._known(flight.node)) >= (self.items[flight.node] or 0)
+        ]
+        # A node that was wanted once may be so still for the driver, though what it was for has been found.
+        if alone and not any(self._has_ready(node) for node in range(len(self.graph.nodes))):
+            self._wrong(f"attempts {alone} are stragglers, and have no second ones")
+
+    def _check_passed(self, started: int) -> None:
+        """No ready node is passed for ever by nodes that come after it."""
+        driver = self.driver
+        driver.passed.pop(started, None)
+        mine = (-self.depths[started], started)
+        for node in self._waiting_wide():
+            if node == started or (-self.depths[node], node) > mine:
+                continue
+            passed, slots = driver.passed.get(node, (0, 0))
+            passed, slots = passed + 1, max(slots, driver.place.slots)
+            driver.passed[node] = passed, slots
+            if passed == (SKIPS_BEFORE_RESERVING + 1) * slots + 1:
+                self._wrong(
+                    f"starvation: node {node} is ready and was passed by {passed} attempts of later nodes"
+                )
+
+    def _waiting_wide(self) -> Sequence[int]:
+        if not any(plan.cpus > 1 or plan.memory or plan.ranks > 1 for plan in self.plans):
+            return []
+        held, slots = self.driver.held, self.driver.place.slots
+        waiting = [node for node in self._ready() if node not in held and self._slots(node) <= slots]
+        return [node for node in waiting if not self._fits(node)]

@@ -1,0 +1,392 @@
+"""A fake engine at the real protocol: attempts run in virtual time, and everything that may go wrong does.
+
+What tasks return is real: the production worker's part computes it when the virtual time of an attempt is
+over, so results travel through the real store by real references.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import msgspec
+from tests.support.simulation.programs import GIB
+
+from hooke.base.errors import Permanent, Temporary
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    CapacityChanged,
+    Failure,
+    WorkerStarted,
+    WorkerStopped,
+)
+from hooke.pipeline.engine import Call, Capabilities, EngineEvent
+from hooke.pipeline.execute import AttemptRunner, WorkerCall
+from hooke.pipeline.failures import failure_of
+from hooke.store.store import Store
+from hooke.testing.virtual_world import NO_FAULTS, HandedAttempt, World
+
+__all__ = ["SimEngine", "Tries"]
+
+DEADLY = frozenset({"die", "oom", "hang"})
+_HANG_S = 600.0
+_STRAGGLES_S = 300.0
+_SLOW_ITEMS = (1, 2, 3, 4, 5, 11)
+
+
+class Tries:
+    """What happens to the tries of each item: drawn once, used up as they happen, whoever drives the run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._left: dict[tuple[int, int], list[str]] = {}
+        self._slow: dict[int, list[int]] = {}
+
+    def next(self, call: Call, item: int) -> str | None:
+        """How the next try of this item fails; None where it succeeds."""
+        left = self._drawn(call, item)
+        return left[0] if left and self._world.faults is not NO_FAULTS else None
+
+    def spend(self, call: Call, item: int, bad: str) -> None:
+        """That try has been; of two attempts that ran at once and fail alike it is the same one."""
+        left = self._left[call.node, item]
+        if left and left[0] == bad:
+            left.pop(0)
+
+    def straggles(self, call: Call) -> bool:
+        """Whether this attempt is stuck for long: the first at some items of a map, at one of them maybe the next ones too."""
+        faults = self._world.faults
+        if call.kind != "map" or not faults.stragglers:
+            return False
+        if call.node not in self._slow:
+            chance = self._world.chance(f"stragglers {call.node}")
+            happens = chance.random() < faults.stragglers
+            self._slow[call.node] = chance.choices(_SLOW_ITEMS, k=3) if happens else []
+        slow = self._slow[call.node]
+        mine = [item for item in slow if call.lo <= item < call.hi]
+        if mine:
+            slow.remove(mine[0])
+        return bool(mine)
+
+    def _drawn(self, call: Call, item: int) -> list[str]:
+        key = (call.node, item)
+        if key not in self._left:
+            self._left[key] = self._draw(call, item)
+        return self._left[key]
+
+    def _draw(self, call: Call, item: int) -> list[str]:
+        faults = self._world.faults
+        chance = self._world.chance(f"tries {call.node} {item}")
+        if chance.random() >= faults.failures:
+            return []
+        kinds = ["raise", "temporary", "die", "oom"] + ["hang"] * (call.timeout_s is not None)
+        bad = [chance.choice(kinds) for _ in range(chance.randint(1, 2))]
+        return [*bad, "permanent"] if chance.random() < faults.hopeless else bad
+
+
+@dataclass(slots=True)
+class _Attempt:
+    call: Call
+    worker: str = ""
+    began: float = 0.0
+    over: bool = False
+    """Answered, cancelled or lost: its end, if it comes, comes late."""
+
+
+class _NoUsage:
+    """Virtual work uses no real time, and what it used must not differ between two plays of a seed."""
+
+    def reset(self) -> None:
+        """Nothing to measure."""
+
+    def measure(self, seconds: float) -> tuple[float, int | None]:
+        """Nothing was measured."""
+        return 0.0, None
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """The task's function for one attempt: raises where this try of an item is to fail."""
+
+    call: Call
+    tries: Tries
+    item: int = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        at, self.item = self.item, self.item + 1
+        bad = self.tries.next(self.call, at)
+        error = _error(bad)
+        if bad is not None and error is not None:
+            self.tries.spend(self.call, at, bad)
+            raise error
+        return self.call.image.function(*args, **kwargs)
+
+
+def _error(bad: str | None) -> Exception | None:
+    if bad == "permanent":
+        return Permanent("will never work")
+    if bad == "temporary":
+        return Temporary("not now", delay_s=2.5)
+    return ValueError("bad luck") if bad == "raise" else None
+
+
+@dataclass(slots=True, kw_only=True)
+class SimEngine:
+    """Runs attempts in virtual time on workers that come, go and die. Its own part is sound: faults are the world's."""
+
+    world: World
+    store: Store
+    tries: Tries
+    number: int = 0
+    capabilities: Capabilities = Capabilities(
+        name="simulation", isolated=True, cancels=True, elastic=True, knows_signal=True, gangs=True
+    )
+    widest: int = 1
+    """Of the gangs that it is to run, the ranks: so many workers it has in the end, whatever happens before."""
+    _workers: int = 0
+    _cpus_each: float = 1.0
+    _memory: int | None = None
+    _busy: dict[str, _Attempt] = field(default_factory=dict)
+    _queue: deque[_Attempt] = field(default_factory=deque)
+    _attempts: dict[int, _Attempt] = field(default_factory=dict)
+    _out: list[EngineEvent] = field(default_factory=list)
+    _named: int = 0
+    _chance: Random = field(init=False)
+    _worker: AttemptRunner = field(init=False)
+
+    def __post_init__(self) -> None:
+        place = self.world.chance("place")
+        self._chance = self.world.chance(f"engine {self.number}")
+        self._cpus_each = place.choice((1.0, 1.0, 2.0))
+        self._memory = place.choice((None, 4 * GIB, 16 * GIB))
+        usage: Any = _NoUsage()
+        self._worker = AttemptRunner(name="", store=self.store, clock=self.world.clock, usage=usage)
+        self._resize(max(place.randint(1, 6), self.widest))
+        self._plan_resize()
+
+    # -- the protocol ------------------------------------------------------------------------------
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """See Engine."""
+        for call in calls:
+            self.world.note("submit", _facts(call))
+            attempt = self._attempts[call.attempt] = _Attempt(call)
+            self._queue.append(attempt)
+        self._dispatch()
+        self.world.step()
+
+    def wait(self, timeout_s: float) -> list[EngineEvent]:
+        """See Engine. Virtual time passes here."""
+        self.world.note("wait", timeout_s)
+        self.world.step()
+        self.world.pass_time(self.world.clock.time + timeout_s, lambda: bool(self._out))
+        if self._chance.random() < 0.3:  # several at once
+            self.world.pass_time(self.world.clock.time + 0.05, lambda: False)
+        events = list(self._out)
+        self._out.clear()
+        for event in (mixed := self._mixed(events)):
+            self.world.note("deliver", event)
+        return mixed
+
+    def cancel(self, attempt: int) -> None:
+        """See Engine."""
+        self.world.note("cancel", attempt)
+        known = self._attempts[attempt]
+        if known in self._queue:
+            self._queue.remove(known)
+        known.over = True
+        self._free(known)
+
+    def scale(self, workers: int) -> None:
+        """See Engine."""
+        self._resize(workers)
+
+    def close(self) -> None:
+        """See Engine."""
+        self.world.forget(self)
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        while self._queue and self._has_room(self._queue[0].call):
+            attempt = self._queue.popleft()
+            self._named += 1
+            attempt.worker = f"w{self.number}-{self._named}"
+            self._busy[attempt.worker] = attempt
+            self._later(self._chance.uniform(0.0, 0.02), lambda attempt=attempt: self._start(attempt))
+
+    def _has_room(self, call: Call) -> bool:
+        """For all ranks of a gang together; one that was handed out before the place was made smaller begins alone."""
+        busy = sum(max(1, attempt.call.gang) for attempt in self._busy.values())
+        return busy + max(1, call.gang) <= self._workers or (call.gang > 1 and self._workers > 0 and not busy)
+
+    def _start(self, attempt: _Attempt) -> None:
+        if attempt.over:
+            return
+        call = attempt.call
+        attempt.began = self.world.clock.time
+        self._out.append(WorkerStarted(at=self.world.clock.time, worker=attempt.worker))
+        self._out.append(call.began(self.world.clock.time, worker=attempt.worker))
+        seconds, deadly, item = self._fate(call)
+        if deadly == "hang":
+            self._later(_HANG_S, lambda: self._end(attempt))
+            if call.hi - call.lo <= 1:
+                self.tries.spend(call, item, deadly)
+        elif deadly is not None or self._chance.random() < self.world.faults.deaths:
+            self._later(seconds * self._chance.random(), lambda: self._die(attempt, deadly, item))
+        else:
+            self._later(seconds, lambda: self._end(attempt))
+
+    def _fate(self, call: Call) -> tuple[float, str | None, int]:
+        """How long it takes, and the first of its items that takes the worker with it."""
+        hurried = self.world.chance("hurry").random() < 0.3  # then short attempts wait behind one another
+        paces = (0.001,) if hurried else (0.001, 0.01, 0.1, 1.0, 5.0)
+        pace = self.world.chance(f"pace {call.image.name}").choice(paces)
+        pace = min(pace, (call.timeout_s or _HANG_S) / 2)
+        if call.kind == "expand":
+            bad = self.tries.next(call, -1)
+            return pace, bad if bad in DEADLY else None, -1
+        seconds = 0.0
+        for item in range(call.lo, call.hi):
+            seconds += pace * self._chance.uniform(0.5, 1.5)
+            bad = self.tries.next(call, item)
+            if bad in DEADLY:
+                return seconds, bad, item
+            if bad is not None:
+                break
+        if self.tries.straggles(call):
+            longest = _STRAGGLES_S if call.timeout_s is None else 0.9 * call.timeout_s
+            seconds = max(seconds, longest * self._chance.uniform(0.2, 1.0))
+        return seconds, None, call.lo
+
+    def _die(self, attempt: _Attempt, deadly: str | None, item: int) -> None:
+        """The worker is gone, with what it ran; sometimes what it had sent still arrives."""
+        if attempt.over:
+            return
+        call = attempt.call
+        if deadly is not None and call.hi - call.lo <= 1:
+            self.tries.spend(call, item, deadly)  # found out only when it is alone
+        attempt.over = True
+        kind = "OutOfMemory" if deadly == "oom" else "WorkerDied"
+        rank = call.gang - 1 if call.gang else None
+        failure = Failure(
+            kind=kind, message=f"{attempt.worker} was killed", signal=9, rank=rank, ranks=call.gang
+        )
+        self._answer(attempt, AttemptFailed(failure=failure, **self._where(attempt)))
+        self._out.append(
+            WorkerStopped(
+                at=self.world.clock.time, worker=attempt.worker, cause="killed by SIGKILL", signal=9
+            )
+        )
+        if deadly is None and self._chance.random() < self.world.faults.doubles:
+            self._later(self._chance.expovariate(1.0), lambda: self._answer_late(attempt))
+        self._free(attempt)
+
+    def _end(self, attempt: _Attempt) -> None:
+        if attempt.over:
+            if self._chance.random() < self.world.faults.doubles:
+                self._answer_late(attempt)
+            return
+        attempt.over = True
+        event = self._compute(attempt)
+        if self._chance.random() < self.world.faults.doubles:
+            self._later(self._chance.expovariate(0.5), lambda: self._out.append(event))
+        self._free(attempt)
+
+    def _answer_late(self, attempt: _Attempt) -> None:
+        self._compute(attempt)
+
+    def _compute(self, attempt: _Attempt) -> EngineEvent:
+        """Run the attempt for real and answer."""
+        call = attempt.call
+        bad = self.tries.next(call, -1) if call.kind == "expand" else None
+        error = _error(bad)
+        event: AttemptFinished | AttemptFailed
+        if bad is not None and error is not None:
+            self.tries.spend(call, -1, bad)
+            event = AttemptFailed(failure=failure_of(error, arguments=call.shown), **self._where(attempt))
+        else:
+            function: Callable[..., Any] = _Chunk(call, self.tries, call.lo)
+            event = self._worker.run(
+                WorkerCall(
+                    attempt=call.attempt,
+                    node=call.node,
+                    kind=call.kind,
+                    lo=call.lo,
+                    hi=call.hi,
+                    function=function,
+                    payload=call.payload,
+                    shown=call.shown,
+                )
+            )
+        self._answer(attempt, event)
+        return self._out[-1]
+
+    def _answer(self, attempt: _Attempt, event: AttemptFinished | AttemptFailed) -> None:
+        seconds = self.world.clock.time - attempt.began
+        self._out.append(
+            msgspec.structs.replace(event, at=self.world.clock.time, worker=attempt.worker, seconds=seconds)
+        )
+
+    def _where(self, attempt: _Attempt) -> dict[str, Any]:
+        call = attempt.call
+        return {"attempt": call.attempt, "node": call.node, "lo": call.lo, "hi": call.hi}
+
+    def _free(self, attempt: _Attempt) -> None:
+        if self._busy.pop(attempt.worker, None) is not None:
+            self._dispatch()
+
+    def _later(self, after_s: float, act: Callable[[], None]) -> None:
+        self.world.later(after_s, act, owner=self)
+
+    # -- size --------------------------------------------------------------------------------------
+
+    def _plan_resize(self) -> None:
+        if self._chance.random() < self.world.faults.resizes:
+            self._later(self._chance.expovariate(0.2), self._resize_by_chance)
+
+    def _resize_by_chance(self) -> None:
+        self._resize(self._chance.choice((0, 1, 2, 4, 8)))
+        if self._workers < self.widest:  # it comes back, or the run would rightly wait for ever
+            again = self._chance.uniform(0.1, 20.0)
+            self._later(again, lambda: self._resize(max(self._chance.randint(1, 6), self.widest)))
+        self._plan_resize()
+
+    def _resize(self, workers: int) -> None:
+        self._workers = workers
+        self._out.append(
+            CapacityChanged(
+                at=self.world.clock.time,
+                slots=workers,
+                cpus=workers * self._cpus_each,
+                memory=self._memory if workers else 0,
+            )
+        )
+        self._dispatch()
+
+    def _mixed(self, events: list[EngineEvent]) -> list[EngineEvent]:
+        """The events with those of different attempts and workers in any order; each one's own stay in theirs."""
+        if self._chance.random() < 0.5:
+            return events
+        queues: dict[str, deque[EngineEvent]] = {}
+        for event in events:
+            name = getattr(event, "worker", "")
+            queues.setdefault(name, deque()).append(event)
+        mixed: list[EngineEvent] = []
+        while queues:
+            name = self._chance.choice(list(queues))
+            mixed.append(queues[name].popleft())
+            if not queues[name]:
+                del queues[name]
+        return mixed
+
+
+def _facts(call: Call) -> HandedAttempt:
+    items = range(call.lo, call.hi)
+    return HandedAttempt(
+        call.attempt, call.node, call.kind, items, call.memory, call.twin_of, call.short, call.gang
+    )

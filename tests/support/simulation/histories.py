@@ -1,0 +1,281 @@
+"""Simulated histories: whole runs of the production scheduler in virtual time, each replayed from its seed.
+
+`simulate(seed)` draws a pipeline, a place and a fate; drives the production run state, runner, journal and
+store against a fake engine; kills and resumes the driver; and returns the history of it. `check(history)`
+raises where an invariant is broken, naming the seed. `python -m tests.support.simulation.histories seed=N` plays one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.simulation.checks import Story, broken
+from tests.support.simulation.fake_engine import SimEngine, Tries
+from tests.support.simulation.programs import draw_program, pipeline_of, with_gangs
+from tests.support.simulation.sim_store import SimJournal, SimStore
+
+from hooke.journal.events import Event, NodePlanned, RunFinished, RunStarted
+from hooke.journal.reader import read
+from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.graph import Graph
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan
+from hooke.pipeline.recovery import Recovered, recover
+from hooke.pipeline.references import pack, unpack
+from hooke.pipeline.run_state import RunState
+from hooke.pipeline.runner import Runner, RunnerParts
+from hooke.pipeline.trace import trace
+from hooke.store.entries import Entry
+from hooke.testing.virtual_world import NO_FAULTS, DriverCrash, Faults, Record, Stuck, World
+
+__all__ = ["Faults", "History", "check", "simulate"]
+
+MOST_DRIVERS = 8
+"""A run is taken up so often; the last time nothing goes wrong any more, so that it must end."""
+
+RUN = "simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What happened in a simulated run: everything in `trace`, the graph it was of, and how it ended."""
+
+    seed: int
+    faults: Faults
+    graph: Graph
+    plans: tuple[NodePlan, ...]
+    keys: tuple[str, ...]
+    trace: tuple[Record, ...]
+    journal: tuple[Event, ...]
+    """As read back from the disk at the end."""
+    status: str | None
+    result: Any
+    expected: Any
+
+
+def check(history: History) -> None:
+    """Raise AssertionError, with the seed, unless the history keeps the invariants (see `sim_checks`)."""
+    story = Story(
+        graph=history.graph,
+        plans=history.plans,
+        keys=history.keys,
+        trace=history.trace,
+        journal=history.journal,
+    )
+    problems = broken(story)
+    if history.status != "finished":
+        problems.append(f"the run did not finish in the end, but: {history.status}")
+    elif history.result != history.expected:
+        problems.append(f"the result is {history.result!r}; plain Python gives {history.expected!r}")
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:10])
+        raise AssertionError(
+            f"invariants broken:\n{shown}\nrepro: tests.support.simulation.histories seed={history.seed}"
+        )
+
+
+def simulate(
+    seed: int,
+    *,
+    faults: Faults | None = None,
+    state_class: type[RunState] = RunState,
+    runner_class: type[Runner] = Runner,
+    engine_class: type[SimEngine] = SimEngine,
+) -> History:
+    """Play one history. The same seed and classes give the same trace. `faults` None draws them too."""
+    folder = Path(tempfile.mkdtemp(prefix="hooke-sim-"))
+    try:
+        return _Play(World(seed, faults), folder, state_class, runner_class, engine_class).history()
+    finally:
+        shutil.rmtree(folder)
+
+
+@dataclass(slots=True)
+class _Play:
+    """One history as it goes."""
+
+    world: World
+    folder: Path
+    state_class: type[RunState]
+    runner_class: type[Runner]
+    engine_class: type[SimEngine]
+    graph: Graph = field(init=False)
+    plans: tuple[NodePlan, ...] = field(init=False)
+    store: SimStore = field(init=False)
+    keys: GraphKeys = field(init=False)
+    tries: Tries = field(init=False)
+    values: list[Any] = field(default_factory=list)
+    result: Any = None
+
+    def history(self) -> History:
+        program = with_gangs(draw_program(self.world.chance("program")), self.world.chance("gangs"))
+        expected = pipeline_of(self.values.append)(program)
+        self.graph = trace(pipeline_of(), (program,))
+        self.plans = tuple(_plan(node.task.resources) for node in self.graph.nodes)
+        self.store = SimStore(self.world)
+        self.keys = GraphKeys(self.graph, run=RUN)
+        self.store.claims.publish = self._publish
+        self.tries = Tries(self.world)
+        self._store_some()
+        status = self._drive_to_the_end()
+        return History(
+            seed=self.world.seed,
+            faults=self.world.faults,
+            graph=self.graph,
+            plans=self.plans,
+            keys=tuple(key.key for key in self.keys.nodes),
+            trace=tuple(self.world.trace),
+            journal=tuple(self._journalled()),
+            status=status,
+            result=self.result,
+            expected=expected,
+        )
+
+    def _drive_to_the_end(self) -> str | None:
+        status = None
+        for number in range(MOST_DRIVERS):
+            if number == MOST_DRIVERS - 1:
+                self.world.faults = NO_FAULTS
+            status = self._drive(number)
+            if status in {"finished", "stuck", "broken"}:
+                break
+        return status
+
+    def _drive(self, number: int) -> str | None:
+        """One driver, as `hooke.running.driver` does it; None where it was killed."""
+        recovered = recover(self._journalled()) if number else Recovered()
+        self.world.begin(number)
+        journal = SimJournal.create(self.folder, "driver", durable="none", clock=self.world.clock)
+        assert isinstance(journal, SimJournal)
+        journal.world = self.world
+        journal.observers.append(lambda event: self.world.note("journal", event))
+        widest = max((plan.ranks for plan in self.plans), default=1)
+        engine = self.engine_class(
+            world=self.world, store=self.store, tries=self.tries, number=number, widest=max(1, widest)
+        )
+        try:
+            status = self._run(journal, engine, recovered, resumed=number > 0)
+        except DriverCrash:
+            self.world.note("crash")
+            status = None
+        except Stuck:
+            self.world.note("stuck")
+            status = "stuck"
+        except Exception as error:  # noqa: BLE001 - whatever the code under test raises is a finding
+            self.world.note("error", f"{type(error).__name__}: {error}")
+            status = "broken"
+        finally:
+            self.world.crash_in = -1
+            engine.close()
+            journal.close()
+        self.world.note("end", (status, sorted(self.store.claims.mine)))
+        self.world.clock.time += 1.0
+        return status
+
+    def _run(self, journal: SimJournal, engine: SimEngine, recovered: Recovered, *, resumed: bool) -> str:
+        self.keys = GraphKeys(self.graph, run=RUN)
+        journal.append(RunStarted(run=RUN, pipeline=self.graph.pipeline, entry="simulation", resumed=resumed))
+        for node in self.graph.nodes:
+            journal.append(
+                NodePlanned(node=node.id, task=node.task.name, key=self.keys[node.id].key, kind=node.kind)
+            )
+        state = self.state_class(
+            self.graph, self.plans, seed=self.world.seed, first_attempt=recovered.next_attempt
+        )
+        parts = RunnerParts(
+            run=RUN,
+            graph=self.graph,
+            keys=self.keys,
+            state=state,
+            engine=engine,
+            store=self.store,
+            journal=journal,
+            clock=self.world.clock,
+            recovered=recovered,
+            stop_requested=self.world.stop_requested,
+        )
+        status = self.runner_class(parts).run()
+        self.world.note("left", tuple(sorted(state.running)))
+        if status == "finished":
+            refer = CallMaker(self.graph, self.keys, state, self.store).refer
+            self.result = unpack(pack(self.graph.output, refer), self.store)
+        journal.append(RunFinished(status=status))
+        return status
+
+    def _journalled(self) -> list[Event]:
+        return [event for segment in read(self.folder) for event in segment.events]
+
+    # -- what others do ----------------------------------------------------------------------------
+
+    def _store_some(self) -> None:
+        """An earlier run left some results."""
+        chance = self.world.chance("stored")
+        for node in self.graph.nodes:
+            if chance.random() < self.world.faults.stored:
+                items = self.values[node.id]
+                some = len(items) // 2 if node.kind == "map" and chance.random() < 0.5 else None
+                self._put(node.id, some)
+
+    def _publish(self, key: str) -> None:
+        """Another process that had claimed the key is done with it."""
+        for node in self.graph.nodes:
+            if self.keys[node.id].key == key:
+                self._put(node.id)
+
+    def _put(self, node: int, some: int | None = None) -> None:
+        value, task = self.values[node], self.graph.nodes[node].task
+        if not task.resources.cache:
+            return
+        if self.graph.nodes[node].kind == "call":
+            entry = Entry(
+                key=self.keys[node].key,
+                ref=self.store.put(value),
+                task=task.name,
+                run="another",
+                seconds=1.0,
+                at=self.world.clock.now(),
+            )
+            super(SimStore, self.store).commit(entry)
+            return
+        keys = self.keys.items(node)
+        if keys is not None:
+            taken = value[:some]
+            super(SimStore, self.store).commit_items(
+                self.keys[node].recipe,
+                keys[: 16 * len(taken)],
+                self.store.put(taken),
+                task=task.name,
+                run="another",
+                seconds=1.0,
+            )
+
+
+def _plan(resources: Any) -> NodePlan:
+    return NodePlan(
+        cpus=resources.cpus,
+        memory=resources.memory,
+        gpus=resources.gpus,
+        retries=resources.retries,
+        timeout_s=resources.timeout_s,
+        ranks=resources.gang,
+        repeatable=resources.cache,
+    )
+
+
+def _main(arguments: list[str], say: Callable[[str], Any] = sys.stdout.write) -> None:
+    seed = int(arguments[0].partition("=")[2])
+    history = simulate(seed)
+    say(history.graph.describe() + "\n")
+    for record in history.trace:
+        say(f"{record.at - history.trace[0].at:10.3f} {record.what:8} {record.facts}\n")
+    check(history)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

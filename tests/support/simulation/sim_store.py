@@ -1,0 +1,106 @@
+"""The real store on memory, with claims that other processes have too, and a driver that may die between two writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from hooke.base.ref import Ref
+from hooke.journal.events import Event
+from hooke.journal.writer import Journal
+from hooke.store.backends.memory import MemoryBackend
+from hooke.store.entries import Entry
+from hooke.store.store import Store
+from hooke.testing.virtual_world import World
+
+__all__ = ["SimClaims", "SimJournal", "SimStore"]
+
+
+class SimClaims:
+    """Claims of the simulated driver and of rivals: other processes that come first at some keys.
+
+    A rival releases its claim after a while, having published its result or, like one that died, nothing.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.publish: Callable[[str], None] = lambda _: None
+        self.mine: set[str] = set()
+        self._world = world
+        self._seen: set[str] = set()
+        self._rivals: set[str] = set()
+        self._chance: Random = world.chance("rivals")
+
+    def claim(self, key: str) -> SimClaim | None:
+        """See Claims."""
+        if key not in self._seen:
+            self._seen.add(key)
+            if self._chance.random() < self._world.faults.rivals:
+                self._rivals.add(key)
+                self._world.later(self._chance.expovariate(0.3), lambda: self._leave(key))
+        if key in self._rivals or key in self.mine:
+            self._world.note("held", key)
+            return None
+        self.mine.add(key)
+        self._world.note("claim", key)
+        return SimClaim(key, self)
+
+    def held(self) -> dict[str, float]:
+        """See Claims."""
+        return dict.fromkeys(self.mine | self._rivals, self._world.clock.time)
+
+    def release(self, key: str) -> None:
+        """The driver lets go."""
+        if key in self.mine:
+            self.mine.remove(key)
+            self._world.note("release", key)
+
+    def _leave(self, key: str) -> None:
+        if self._chance.random() < 0.7:
+            self.publish(key)
+        self._rivals.discard(key)
+
+
+class SimClaim:
+    """A key that the driver has."""
+
+    def __init__(self, key: str, claims: SimClaims) -> None:
+        self.key = key
+        self._claims = claims
+
+    def release(self) -> None:
+        """See Claim."""
+        self._claims.release(self.key)
+
+
+class SimStore(Store):
+    """The production store; each commit is a moment at which the driver may die."""
+
+    def __init__(self, world: World) -> None:
+        self.claims = SimClaims(world)
+        self.world = world
+        backend = MemoryBackend(clock=world.clock)
+        super().__init__(backend, claims=self.claims, live=SimClaims(World(0)), clock=world.clock)
+
+    def commit(self, entry: Entry) -> None:
+        """See Store."""
+        self.world.step()
+        super().commit(entry)
+
+    def commit_items(
+        self, recipe: str, keys: bytes, ref: Ref, *, task: str, run: str, seconds: float
+    ) -> None:
+        """See Store."""
+        self.world.step()
+        super().commit_items(recipe, keys, ref, task=task, run=run, seconds=seconds)
+
+
+class SimJournal(Journal):
+    """The production journal; the driver may die before each append and after it."""
+
+    world: World
+
+    def append(self, event: Event) -> None:
+        """See Journal."""
+        self.world.step()
+        super().append(event)
+        self.world.step()
