@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.staffing_peers import Hpa, Knative, RayServe
-from tests.serving.traffic import Ours, Outcome, Shape, poisson, recorded, simulate, spike
+from tests.autoscaling.traffic import Ours, Outcome, Shape, poisson, recorded, simulate, spike
 
 from hooke.autoscaling.service_policy import Bounds, batched
 

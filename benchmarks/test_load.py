@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.load.servers import Known, serving
+from tests.loadtest.servers import Known, serving
 
 from hooke.loadtest.generator_process import Generator, outcomes_of
 from hooke.loadtest.generator_protocol import Goal

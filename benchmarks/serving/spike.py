@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.serving.spike_page import Phase, Seen, Spike, page
-from tests.serving.supervision.supervised import Supervised, end_all
+from tests.services.supervisor.supervised import Supervised, end_all
 
 from hooke.loadtest.generator_process import Generator, outcomes_of
 from hooke.loadtest.generator_protocol import Goal, Outcomes

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.base.small_disk import fill
+from tests.fixtures.small_disk import fill
 
 from hooke.base.clock import SystemClock
 from hooke.base.files import FileLock, GroupSync, write_all, write_atomic

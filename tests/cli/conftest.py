@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.base.small_disk import small_disk
 
 from hooke.project.folder import Project
-
-__all__ = ["small_disk"]
 
 
 @dataclass(frozen=True)

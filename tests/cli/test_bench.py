@@ -11,7 +11,7 @@ import urllib.request
 
 import psutil
 import pytest
-from tests.load.servers import Known, serving
+from tests.loadtest.servers import Known, serving
 from tests.serving.certificates import make_certificate
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]

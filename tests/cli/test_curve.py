@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 from tests.cli.conftest import Desk
-from tests.journal.test_studies import ENDED, PLAIN, begun, written
-from tests.project.test_curves import STUDY, THREE, name_of, put
+from tests.journal.test_records import ENDED, PLAIN, begun, written
+from tests.planning.test_curves import STUDY, THREE, name_of, put
 
 pytestmark = pytest.mark.heavy
 

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from tests.project.importing.dumps import PROJECT, at, every_type, row, write_dump, write_files
+from tests.importers.dumps import PROJECT, at, every_type, row, write_dump, write_files
 
 from hooke.importers.landing import run_id
 

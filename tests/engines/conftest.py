@@ -1,6 +1,5 @@
 import pytest
-from tests.engines.faults import faults  # noqa: F401 - a fixture
-from tests.project.conftest import workshop  # noqa: F401 - as that
+from tests.engines.local.faults import faults  # noqa: F401 - a fixture
 
 pytest.register_assert_rewrite(
     "hooke.testing.engine_suite",

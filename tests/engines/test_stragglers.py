@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.engines.faults import Faults, events_of, gone
+from tests.engines.local.faults import Faults, events_of, gone
 
 from hooke import Fleet
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted

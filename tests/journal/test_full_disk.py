@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from tests.base.small_disk import fill
+from tests.fixtures.small_disk import fill
 from tests.journal.histories import call_event
 
 from hooke.base.errors import JournalError

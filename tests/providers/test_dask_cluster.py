@@ -5,7 +5,7 @@ import time
 
 import pytest
 from distributed import Client, LocalCluster
-from tests.fleet import jobs
+from tests.fleets import jobs
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import UsageError

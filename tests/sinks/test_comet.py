@@ -9,7 +9,7 @@ from zipfile import ZipFile
 
 import msgspec
 import pytest
-from tests.base.small_disk import fill, small_disk  # noqa: F401
+from tests.fixtures.small_disk import fill
 
 from hooke.base.errors import HookeError
 from hooke.sinks.comet import CometSink
@@ -176,7 +176,7 @@ def test_what_an_earlier_crash_left_is_made_good(tmp_path, caplog):
 
 
 @pytest.mark.heavy
-def test_a_full_disk_is_a_tracker_that_is_away_and_leaves_what_was_there(small_disk):  # noqa: F811
+def test_a_full_disk_is_a_tracker_that_is_away_and_leaves_what_was_there(small_disk):
     sink = CometSink(small_disk)
     sink.write(a_batch(1.0))
     sink.close()

@@ -1,12 +1,9 @@
 """Stores to test on."""
 
 import pytest
-from tests.base.small_disk import small_disk
 
 from hooke.store.backends.memory import MemoryBackend
 from hooke.store.store import Store
-
-__all__ = ["small_disk"]
 
 
 @pytest.fixture

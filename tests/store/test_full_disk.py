@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from tests.base.small_disk import fill
+from tests.fixtures.small_disk import fill
 
 from hooke.base.errors import StoreError, StoreFull
 from hooke.store.backends.folder import FolderBackend

@@ -8,7 +8,7 @@ import textwrap
 import time
 
 import pytest
-from tests.project.conftest import Workshop, workshop  # noqa: F401
+from tests.fixtures.workshop import Workshop
 
 from hooke.base.errors import HookeError
 from hooke.measuring.studies import measure
@@ -103,7 +103,7 @@ JOB = """
 
 
 @pytest.fixture
-def shop(workshop: Workshop):  # noqa: F811
+def shop(workshop: Workshop):
     workshop.write(JOB)
     return workshop
 
@@ -173,7 +173,7 @@ def test_a_measurement_keeps_nothing_of_what_is_logged(shop, capfd):
     assert "outside a run" not in capfd.readouterr().err
 
 
-def test_the_machine_is_sampled_while_a_run_goes_on(workshop):  # noqa: F811
+def test_the_machine_is_sampled_while_a_run_goes_on(workshop):
     (workshop.folder / "hooke.toml").write_text("[tracking]\nsystem_metrics_s = 0.05\n")
     workshop.write(
         """

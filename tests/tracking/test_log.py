@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import polars as pl
 import pytest
-from tests.base.small_disk import fill, small_disk  # noqa: F401
+from tests.fixtures.small_disk import fill
 from tests.tracking.conftest import logged
 
 import hooke
@@ -226,7 +226,7 @@ def test_where_nothing_was_refused_nothing_is_left_of_the_count(tracker):
     assert refusals_in(tracker.folder) == {}
 
 
-def test_a_full_disk_is_counted_and_reported_and_what_returned_before_is_there(small_disk, caplog):  # noqa: F811
+def test_a_full_disk_is_counted_and_reported_and_what_returned_before_is_there(small_disk, caplog):
     tracker = Tracker(small_disk / "run", "test", durable="none")
     with logging_into(tracker):
         hooke.log_metric("loss", 0)
@@ -246,7 +246,7 @@ def test_a_full_disk_is_counted_and_reported_and_what_returned_before_is_there(s
     assert len(caplog.records) == 1
 
 
-def test_a_disk_that_is_full_from_the_beginning(small_disk):  # noqa: F811
+def test_a_disk_that_is_full_from_the_beginning(small_disk):
     tracker = Tracker(small_disk / "run", "test", durable="none")
     ballast = fill(small_disk)
     with logging_into(tracker):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.serving.measure import PROGRAMS
-from tests.serving.supervision.supervised import Supervised, end_all, hooke, of_service
+from tests.services.supervisor.supervised import Supervised, end_all, hooke, of_service
 
 from hooke.base.errors import HookeError
 from hooke.loadtest.generator_process import Generator, outcomes_of

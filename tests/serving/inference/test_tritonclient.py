@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from tests.serving.test_server import command
+from tests.services.test_serve import command
 from tritonclient.utils import InferenceServerException
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(90)]

@@ -1,0 +1,191 @@
+"""How many replicas: a policy under any history at all, and under made-up and recorded traffic in virtual time."""
+
+import math
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.autoscaling.traffic import Ours, Shape, poisson, recorded, simulate, spike
+
+from hooke.autoscaling.service_policy import (
+    HOLD_STARTS,
+    LEAST_HOLD_S,
+    Bounds,
+    Capacity,
+    ServiceSnapshot,
+    Staffing,
+    batched,
+    one_by_one,
+)
+
+DATA = Path(__file__).parent / "data"
+SHAPE = Shape()
+CAPACITY = batched(SHAPE.a, SHAPE.b, max_batch=SHAPE.max_batch, limit_s=SHAPE.limit_s)
+BOUNDS = Bounds(low=1, high=30, assumed_in_flight=2.0 * SHAPE.max_batch)
+
+MOMENTS = st.lists(
+    st.tuples(
+        st.floats(0.1, 100.0),  # seconds since the last one
+        st.integers(0, 12),  # ready
+        st.integers(0, 5),  # starting
+        st.integers(0, 5000),  # in flight
+        st.integers(0, 100_000),  # arrived since
+    ),
+    min_size=1,
+    max_size=60,
+)
+CAPACITIES = st.none() | st.builds(
+    Capacity, rate=st.sampled_from([0.0, 0.5, 80.0]), in_flight=st.floats(1.0, 100.0)
+)
+
+
+def decisions(moments, bounds, capacity, start_s=5.0):
+    staffing, now, arrived = Staffing(bounds), 0.0, 0
+    for passed, ready, starting, in_flight, more in moments:
+        now, arrived = now + passed, arrived + more
+        seen = ServiceSnapshot(
+            ready=ready,
+            starting=starting,
+            in_flight=in_flight,
+            arrived=arrived,
+            start_s=start_s,
+            capacity=capacity,
+        )
+        yield now, staffing.decide(now, seen)
+
+
+@given(MOMENTS, CAPACITIES, st.integers(0, 4), st.integers(1, 9))
+def test_whatever_is_seen_the_target_keeps_to_its_bounds_and_has_a_reason(moments, capacity, low, high):
+    bounds = Bounds(low=low, high=max(low, high))
+    before = max(low, 1)
+    for _, made in decisions(moments, bounds, capacity):
+        assert max(low, 1) <= made.target <= bounds.high
+        if made.target != before:
+            assert made.reason.startswith(f"{before} -> {made.target}: ")
+        else:
+            assert made.reason.startswith(f"{before} stay: ")
+        before = made.target
+
+
+@given(MOMENTS, CAPACITIES, st.sampled_from([0.1, 5.0, 60.0]))
+def test_what_was_added_stays_for_a_hold(moments, capacity, start_s):
+    hold = max(HOLD_STARTS * start_s, LEAST_HOLD_S)
+    rose, before = -math.inf, 1
+    for now, made in decisions(moments, Bounds(low=1, high=9), capacity, start_s):
+        if made.target > before:
+            rose = now
+        if made.target < before:
+            assert now - rose >= hold
+        before = made.target
+
+
+@given(MOMENTS, CAPACITIES)
+def test_the_same_history_has_the_same_decisions(moments, capacity):
+    assert list(decisions(moments, BOUNDS, capacity)) == list(decisions(moments, BOUNDS, capacity))
+
+
+@pytest.mark.heavy
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([50.0, 640.0, 1300.0]))
+def test_an_even_load_is_never_followed_up_and_down(seed, rate):
+    """Also where it lies at the border between two numbers of replicas."""
+    arrivals = list(poisson(random.Random(seed), lambda _: rate, rate, 40.0))
+    made = simulate(arrivals, Ours(BOUNDS), SHAPE, capacity=CAPACITY, seed=seed)
+    assert made.turns == 0
+    assert len(made.targets) <= 4
+
+
+@pytest.mark.heavy
+def test_a_spike_is_answered_with_what_bears_it_and_given_up_afterwards():
+    made = simulate(
+        spike(rate=100.0),
+        Ours(BOUNDS),
+        Shape(max_batch=4, b=8e-3),
+        capacity=batched(1e-3, 8e-3, max_batch=4, limit_s=0.05),
+    )
+    counts = [count for _, count, _ in made.targets]
+    assert made.turns == 0
+    assert 4 <= max(counts) <= 8, "one replica does some 290/s, and 1,000/s come"
+    assert counts[-1] == 1
+    first = next(at for at, count, _ in made.targets if count > 1)
+    assert 120 < first <= 122, "within a second or two"
+    assert "requests/s, and one replica does" in made.targets[1][2]
+    assert "times what a start takes" in made.targets[-1][2]
+    assert made.attained > 0.88
+
+
+@pytest.mark.heavy
+def test_a_fall_that_was_a_mistake_is_made_more_rarely():
+    """Bursts with a minute between them: replicas are given up between the first ones, and then no longer."""
+    chance = random.Random(3)
+    arrivals = list(poisson(chance, lambda at: 1500.0 if at % 60 < 10 else 5.0, 1500.0, 600.0))
+    made = simulate(arrivals, Ours(BOUNDS), SHAPE, capacity=CAPACITY)
+    falls = [at for (_, before, _), (at, after, _) in pairwise(made.targets) if after < before]
+    assert len([at for at in falls if at < 300]) >= 1
+    assert [at for at in falls if at > 400] == []
+
+
+@pytest.mark.heavy
+def test_without_a_law_it_grows_by_doubling_and_goes_back_one_by_one():
+    made = simulate(spike(rate=100.0), Ours(BOUNDS), SHAPE)
+    counts = [count for _, count, _ in made.targets]
+    assert all(after <= 2 * before or after - before == 1 for before, after in pairwise(counts))
+    assert all(before - after <= 1 for before, after in pairwise(counts))
+
+
+def test_what_no_number_of_replicas_can_do_is_said():
+    capacity = batched(1e-3, 1.0, max_batch=8, limit_s=0.5)
+    assert capacity.rate == 0
+    (_, made), *_ = decisions([(1.0, 2, 0, 5, 100), (1.0, 2, 0, 5, 100)], BOUNDS, capacity)
+    assert "no number of replicas keeps the SLO" in made.reason
+
+
+@given(
+    st.floats(1e-6, 1e-2),
+    st.floats(0, 1e-1),
+    st.integers(1, 128),
+    st.floats(1e-3, 10),
+    st.sampled_from([90.0, 99.0, 99.9]),
+)
+def test_capacity_is_below_what_full_batches_do_and_grows_with_the_limit(a, b, most, limit_s, percent):
+    made = batched(a, b, max_batch=most, limit_s=limit_s, percent=percent)
+    assert 0 <= made.rate <= most / (a * most + b) * (1 + 1e-9)
+    assert made.in_flight >= 1
+    wider = batched(a, b, max_batch=most, limit_s=2 * limit_s, percent=percent)
+    assert wider.rate >= made.rate * (1 - 1e-6)
+    stricter = batched(a, b, max_batch=most, limit_s=limit_s, percent=99.99)
+    assert stricter.rate <= made.rate * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "capacity"),
+    [
+        (Shape(), CAPACITY),
+        (Shape(b=2e-3, max_batch=64, limit_s=0.03), batched(1e-3, 2e-3, max_batch=64, limit_s=0.03)),
+        (Shape(a=0.0, b=4e-3, max_batch=1, limit_s=0.02), one_by_one(4e-3, limit_s=0.02)),
+    ],
+)
+def test_at_its_capacity_a_replica_keeps_the_slo(shape, capacity):
+    """What the formulas promise, in the simulation of the batcher."""
+    arrivals = list(poisson(random.Random(5), lambda _: capacity.rate, capacity.rate, 60.0))
+    made = simulate(arrivals, lambda _now, _seen: 1, shape)
+    assert made.attained > 0.98
+    arrivals = list(poisson(random.Random(5), lambda _: 1.35 * capacity.rate, 1.35 * capacity.rate, 60.0))
+    assert simulate(arrivals, lambda _now, _seen: 1, shape).attained < 0.985, (
+        "nor is it far below what it could"
+    )
+
+
+@pytest.mark.heavy
+def test_recorded_traffic():
+    """Conversations of the Azure trace: the SLO is kept, by a third of the replicas that would bear its peak all the time."""
+    shape = Shape(a=0.05, b=0.15, max_batch=8, limit_s=2.0, timeout_s=30.0, start_s=20.0, max_waiting=256)
+    capacity = batched(shape.a, shape.b, max_batch=8, limit_s=2.0)
+    arrivals = recorded(DATA / "azure_conv_per_second.txt", 10, random.Random(1))
+    made = simulate(arrivals, Ours(Bounds(low=1, high=30)), shape, capacity=capacity)
+    assert made.attained > 0.99
+    assert made.turns <= 5
+    assert made.replica_s < 0.5 * 30 * arrivals[-1]

@@ -1,0 +1,456 @@
+"""Dask as a place: the suite on clusters that we start and on those that we join, and what Dask alone makes possible."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+from tests.engines.local.faults import gone, wait_until
+from tests.fixtures.workshop import Workshop
+
+from hooke.base.errors import EnvironmentMismatch, UsageError
+from hooke.engines.dask.clusters import connect
+from hooke.engines.dask.dask_engine import DaskEngine
+from hooke.engines.dask.worker_process import in_a_row
+from hooke.journal.events import AttemptFinished, AttemptStarted, WorkerStarted
+from hooke.running.resume import resume
+from hooke.running.run import Run
+from hooke.testing import engine_suite as suite
+from hooke.testing import engine_tasks as tasks
+from hooke.testing.engine_bench import EngineBench
+from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
+
+pytestmark = pytest.mark.heavy
+
+JOINED = (
+    suite.check_calls_and_maps_give_what_plain_python_gives,
+    suite.check_a_killed_worker_is_told_and_harms_nobody_else,
+    suite.check_a_running_attempt_can_be_cancelled,
+    suite.check_output_is_kept_by_attempt,
+    suite.check_close_ends_all_and_may_come_twice,
+    suite.check_a_whole_run_with_a_death,
+)
+"""Where it makes a difference that the cluster is somebody else's."""
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
+def test_a_cluster_of_ours(check: EngineCheck, tmp_path: Path) -> None:
+    check_engine(DaskEngine, tmp_path, only=check)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Somebody's cluster, with Dask's own settings."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as made:
+        yield made
+
+
+def joined(place):
+    def make(context, *, workers):
+        return DaskEngine(context, at=place)
+
+    return make
+
+
+@pytest.mark.parametrize("check", JOINED, ids=name_of)
+def test_a_cluster_that_is_joined(check: EngineCheck, cluster: LocalCluster, tmp_path: Path) -> None:
+    before = {worker.pid for worker in cluster.workers.values()}
+    check_engine(joined(cluster.scheduler_address), tmp_path, only=check)
+    assert {worker.pid for worker in cluster.workers.values()} == before
+
+
+def test_what_others_have_on_a_joined_cluster_stays(cluster: LocalCluster, tmp_path: Path) -> None:
+    with Client(cluster, set_as_default=False) as other:
+        [kept] = other.scatter([b"theirs"])
+        with EngineBench(joined(other), tmp_path) as bench:
+            failed = bench.failed(bench.submit(tasks.die))
+            assert failed.failure.signal == signal.SIGKILL
+            theirs = other.submit(tasks.add, 1)
+            assert theirs.result() == 11
+        assert kept.result() == b"theirs"
+        assert other.submit(tasks.add, 2).result() == 12
+
+
+def listening(process: psutil.Process) -> set[str]:
+    below = [process, *process.children(recursive=True)]
+    return {
+        connection.laddr.ip
+        for each in below
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def test_nothing_listens_but_on_loopback(tmp_path: Path) -> None:
+    with EngineBench(DaskEngine, tmp_path) as bench:
+        bench.finished(bench.submit(tasks.add, 1))
+        assert listening(psutil.Process()) == {"127.0.0.1"}
+
+
+def test_a_stranger_on_this_machine_cannot_use_a_cluster_of_ours(tmp_path: Path) -> None:
+    with EngineBench(DaskEngine, tmp_path) as bench:
+        address = bench.engine._cluster.scheduler_address
+        assert address.startswith("tls://127.0.0.1:")
+        with pytest.raises(OSError, match=r"\S"):
+            Client(address.replace("tls://", "tcp://"), timeout=2)
+
+
+def test_the_death_of_a_dask_worker_ends_its_attempt_and_is_not_made_up_for_in_silence(
+    tmp_path: Path,
+) -> None:
+    marks = tmp_path / "marks"
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+        ) as theirs,
+        EngineBench(joined(theirs.scheduler_address), tmp_path) as bench,
+    ):
+        attempt = bench.submit(mark_and_wait, str(marks))
+        bench.until(lambda: bench.is_running(attempt) and marks.exists(), "it to begin")
+        (started,) = [event for event in bench.of(AttemptStarted) if event.attempt == attempt]
+        (worker,) = [event for event in bench.of(WorkerStarted) if event.worker == started.worker]
+        # What runs the attempt, what forked that, and the Dask worker that this belongs to.
+        psutil.Process(worker.pid).parent().parent().kill()
+        failure = bench.failed(attempt).failure
+        assert failure.kind == "WorkerDied"
+        assert (failure.exit_code, failure.signal) == (None, None)
+        assert "is gone" in failure.message
+        gone([worker.pid], within_s=10)
+        bench.finished(bench.submit(tasks.add, 1))
+        assert marks.read_text() == "ran\n"
+
+
+def mark_and_wait(path: str) -> None:
+    """A task that says that it ran, each time."""
+    with open(path, "a") as file:
+        file.write("ran\n")
+    tasks.sleep(600.0)
+
+
+def test_keys_that_are_not_there_are_named() -> None:
+    with pytest.raises(UsageError, match="tls_ca = '/no/ca.pem': there is no such file"):
+        connect("tls://127.0.0.1:1", ("/no/ca.pem", "/no/c.pem", "/no/k.pem"))
+
+
+def test_a_place_where_nothing_answers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
+        EngineBench(joined("tcp://127.0.0.1:1"), tmp_path)
+
+
+def test_a_worker_that_is_unlike_the_driver_is_refused_before_the_first_task(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    def make(context, *, workers, allowed=()):
+        wanted = replace(context, requires={"numpy": "0.1", "python": "2.7"}, allow_mismatch=allowed)
+        return DaskEngine(wanted, at=cluster.scheduler_address)
+
+    with pytest.raises(EnvironmentMismatch) as refused:
+        EngineBench(make, tmp_path / "a")
+    assert "numpy is 0.1 here" in str(refused.value)
+    assert "--allow-mismatch numpy --allow-mismatch python" in refused.value.fix
+    with EngineBench(partial(make, allowed=("numpy", "python")), tmp_path / "b") as bench:
+        bench.finished(bench.submit(tasks.add, 1))
+
+
+def test_a_worker_on_which_others_work_is_not_taken_from_them(tmp_path: Path) -> None:
+    """Two runs on one fleet: the one that needs fewer workers does not end those that the other one uses."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+        ) as theirs,
+        Client(theirs) as other,
+        EngineBench(joined(theirs), tmp_path) as bench,
+    ):
+        kept = [other.scatter(each.encode(), workers=[each]) for each in theirs.scheduler.workers]
+        both = [
+            other.submit(open_at_last, str(tmp_path / "gate"), workers=[each], pure=False)
+            for each in theirs.scheduler.workers
+        ]
+        wait_until(lambda: all(other.processing().values()))
+        bench.engine.scale(1)
+        bench.engine.wait(0.1)
+        (tmp_path / "gate").touch()
+        assert {each.status for each in both} <= {"pending", "finished"}
+        assert other.gather(both) == [1, 1]
+
+        def one_is_left() -> bool:
+            bench.engine.wait(0.1)
+            return len(theirs.scheduler.workers) == 1
+
+        wait_until(one_is_left)
+        assert all(b"127.0.0.1" in each for each in other.gather(kept))
+
+
+def open_at_last(path: str) -> int:
+    while not os.path.exists(path):
+        tasks.sleep(0.02)
+    return 1
+
+
+def test_a_worker_that_took_the_driver_for_dead_is_greeted_again(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """As one does of which nothing was asked for an hour, while a long task ran elsewhere."""
+    with EngineBench(joined(cluster.scheduler_address), tmp_path) as bench, Client(cluster) as other:
+        bench.finished(bench.submit(tasks.add, 1))
+        other.run(forget)
+        for _ in range(3):
+            bench.finished(bench.submit(tasks.add, 1))
+
+
+def forget() -> None:
+    from hooke.engines.dask import dask_worker
+
+    dask_worker._hosts.clear()
+
+
+def test_nothing_that_was_left_to_be_found_stays(cluster: LocalCluster, tmp_path: Path) -> None:
+    with EngineBench(joined(cluster.scheduler_address), tmp_path) as bench:
+        assert list(bench.context.logs.glob(".*"))
+    assert not list(bench.context.logs.glob(".*"))
+
+
+def test_tls_without_keys_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="reached with keys, and none are given"):
+        EngineBench(joined("tls://127.0.0.1:1"), tmp_path)
+
+
+PIPELINE = """
+    import os
+    from hooke import log_metric, pipeline, task
+
+    @task
+    def square(x):
+        print("squaring", x)
+        log_metric("x", x)
+        return x * x
+
+    @task
+    def total(xs):
+        return sum(xs)
+
+    @pipeline
+    def squares(n: int = 20):
+        return total(square.map(range(n)))
+"""
+
+
+def test_a_run_with_logs_metrics_and_a_cache(workshop: Workshop) -> None:
+    workshop.write(PIPELINE)
+    run = workshop.run(on="dask:2", n=20)
+    assert run.result() == sum(x * x for x in range(20))
+    assert sorted(point.value for point in run.logged().points if point.name == "x") == list(range(20))
+    printed = "".join(path.read_text() for path in (run.folder / "logs").iterdir())
+    assert printed.count("squaring") == 20
+    assert workshop.ran(workshop.run(on="serial", n=20)) == {}
+
+
+def test_a_run_on_a_client_is_resumed_where_it_was(workshop: Workshop, cluster: LocalCluster) -> None:
+    workshop.write(PIPELINE)
+    with Client(cluster, set_as_default=False) as client:
+        run = workshop.run(on=client, n=5)
+        assert run.result() == 30
+        assert run.journal.__next__().place == client.scheduler.address
+        assert resume(workshop.project, run.id) is None
+
+
+def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(workshop: Workshop) -> None:
+    workshop.write(KILLED)
+    pid = started(workshop, "dask:2")
+    try:
+        wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=60)
+        below = [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    gone(below, within_s=15)
+    (workshop.folder / "go").touch()
+    run = Run(workshop.project, workshop.project.runs.names()[0])
+    durable = [f"ran-{event.node}" for event in run.journal if isinstance(event, AttemptFinished)]
+    assert durable
+    driver = resume(workshop.project, run.id)
+    assert driver is not None
+    assert driver.drive() == "finished"
+    assert run.result() == sum(range(8))
+    assert [(workshop.folder / name).read_text() for name in durable] == ["once"] * len(durable)
+
+
+def test_a_killed_driver_leaves_nothing_on_a_cluster_that_it_joined(
+    workshop: Workshop, cluster: LocalCluster
+) -> None:
+    workshop.write(KILLED)
+    before = processes_of(cluster)
+    driver = started(workshop, cluster.scheduler_address)
+    try:
+        wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=60)
+        wait_until(lambda: len(processes_of(cluster) - before) >= 2, "two workers of ours")
+    finally:
+        os.kill(driver, signal.SIGKILL)
+        os.waitpid(driver, 0)
+    wait_until(
+        lambda: not busy(processes_of(cluster) - before),
+        "what ran to be ended, and what was idle",
+        within_s=90,
+    )
+    (workshop.folder / "go").touch()
+    run = Run(workshop.project, workshop.project.runs.names()[0])
+    again = resume(workshop.project, run.id)
+    assert again is not None
+    assert again.drive() == "finished"
+    assert run.result() == sum(range(8))
+    with Client(cluster, set_as_default=False) as other:
+        assert other.submit(tasks.add, 1).result() == 11
+
+
+def processes_of(cluster: LocalCluster) -> set[psutil.Process]:
+    """All below its workers."""
+    return {
+        child
+        for worker in cluster.workers.values()
+        for child in psutil.Process(worker.pid).children(recursive=True)
+    }
+
+
+def busy(processes: set[psutil.Process]) -> list[psutil.Process]:
+    """Those that a fork server started: they run tasks."""
+    found = []
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.status() != psutil.STATUS_ZOMBIE and "fork_server" in " ".join(each.parent().cmdline()):
+                found.append(each)
+    return found
+
+
+def started(workshop: Workshop, place: str) -> int:
+    """A driver of its own; its pid."""
+    environment = os.environ | {"HOOKE_PROGRESS": "none", "PLACE": place}
+    return os.posix_spawn(sys.executable, [sys.executable, str(workshop.file)], environment)
+
+
+KILLED = """
+    import os, time
+    from pathlib import Path
+    from hooke import pipeline, run, task
+
+    HERE = Path(__file__).parent
+
+    @task
+    def one(x):
+        while len(list(HERE.glob("ran-*"))) >= 4 and not (HERE / "go").exists():
+            time.sleep(0.01)
+        with open(HERE / f"ran-{x}", "a") as file:
+            file.write("once")
+        return x
+
+    @task
+    def total(xs):
+        return sum(xs)
+
+    @pipeline
+    def work():
+        return total([one(x) for x in range(8)])
+
+    if __name__ == "__main__":
+        run(work, on=os.environ["PLACE"])
+"""
+
+
+# -- what goes through the scheduler -------------------------------------------------------------------
+
+
+class CountingProxy:
+    """Counts the bytes of each connection to a port of this machine, both ways."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self.bytes = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.bytes += len(data)
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+CHAIN = """
+    import numpy as np
+    from hooke import pipeline, task
+
+    @task
+    def make(n):
+        return np.ones(n)
+
+    @task
+    def more(x):
+        return x + 1
+
+    @task
+    def first(x):
+        return float(x[0])
+
+    @pipeline
+    def chain(n: int = 12_500_000):
+        return first(more(more(make(n))))
+"""
+
+
+def test_values_of_100_mb_do_not_go_through_the_driver_or_the_scheduler(
+    workshop: Workshop, cluster: LocalCluster
+) -> None:
+    workshop.write(CHAIN)
+    proxy = CountingProxy(int(cluster.scheduler_address.rpartition(":")[2]))
+    try:
+        assert workshop.run(on=f"tcp://127.0.0.1:{proxy.port}").result() == 3.0
+    finally:
+        proxy.close()
+    assert 0 < proxy.bytes < 1_000_000
+
+
+def test_deaths_of_a_worker_count_in_a_row() -> None:
+    """A cluster that lives for weeks may lose one worker now and then, and keeps it."""
+    deaths = 0
+    for _ in range(10):
+        deaths = in_a_row(deaths, lived_s=3600.0)
+    assert deaths == 1
+    for _ in range(4):
+        deaths = in_a_row(deaths, lived_s=0.1)
+    assert deaths == 5

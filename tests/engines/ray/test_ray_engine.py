@@ -1,0 +1,329 @@
+"""Ray as a place: the suite on a Ray that is joined and on those that we start, and what Ray alone makes possible."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.engines.local.faults import gone, wait_until
+from tests.fixtures.workshop import Workshop
+
+from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
+from hooke.engines.ray.head import Head, environment_of_head
+from hooke.engines.ray.ray_engine import RayEngine
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    WorkerStarted,
+)
+from hooke.running.resume import resume
+from hooke.running.run import Run
+from hooke.testing import engine_suite as suite
+from hooke.testing import engine_tasks as tasks
+from hooke.testing.engine_bench import EngineBench
+from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+
+OURS = (
+    suite.check_thousands_of_small_calls,
+    suite.check_workers_are_added_and_retired_without_losing_work,
+    suite.check_close_ends_all_and_may_come_twice,
+)
+"""Where it makes a difference that the Ray is ours; each starts one, which takes long."""
+
+
+@contextlib.contextmanager
+def somebodys_ray() -> Iterator[str]:
+    """A Ray that is there already, as the environment then says; yields its address."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        environment = environment_of_head(Path(folder), os.environ)
+        told = {name: value for name, value in environment.items() if name.startswith("RAY_")}
+        head = Head(Path(folder), environment=environment, cpus=4)
+        try:
+            head.wait()
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in told.items():
+                    patch.setenv(name, value)
+                yield head.address
+        finally:
+            head.end()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with somebodys_ray() as there:
+        yield there
+
+
+def joined(address: str, **options):
+    def make(context, *, workers):
+        return RayEngine(context, workers=workers, at=address, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
+def test_a_ray_that_is_joined(check: EngineCheck, address: str, tmp_path: Path) -> None:
+    check_engine(joined(address), tmp_path, only=check)
+
+
+@pytest.mark.parametrize("check", OURS, ids=name_of)
+def test_a_ray_of_ours(check: EngineCheck, tmp_path: Path) -> None:
+    check_engine(RayEngine, tmp_path, only=check)
+
+
+def listening(below: list[psutil.Process]) -> set[str]:
+    return {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for each in below
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def test_a_ray_of_ours_is_on_loopback_alone_asks_for_its_token_and_ends_with_what_started_it(
+    tmp_path: Path,
+) -> None:
+    with EngineBench(RayEngine, tmp_path) as bench:
+        bench.finished(bench.submit(tasks.add, 1))
+        (bridge,) = [
+            each for each in psutil.Process().children() if "hooke.engines.ray.bridge" in each.cmdline()
+        ]
+        below = [bridge, *bridge.children(recursive=True)]
+        assert listening(below) == {"127.0.0.1"}
+        (raylet,) = [each for each in below if each.name() == "raylet"]
+        environment = raylet.environ()
+        assert environment["RAY_AUTH_MODE"] == "token"
+        token = Path(environment["RAY_AUTH_TOKEN_PATH"])
+        assert token.stat().st_mode & 0o777 == 0o600
+        # Ray's agents look a minute longer for the rest before they end.
+        ends = [each.pid for each in below if not each.name().endswith("Agent")]
+        bridge.kill()  # as the kernel does where memory is out
+    assert not token.parent.exists()
+    gone(ends, within_s=30)
+
+
+def host_processes() -> list[psutil.Process]:
+    """The actors that run here."""
+    there = [each for each in psutil.process_iter(["name", "ppid"]) if "RayHost" in (each.info["name"] or "")]
+    return [each for each in there if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def of_worker(bench: EngineBench, attempt: int) -> psutil.Process:
+    """The actor whose process runs the attempt."""
+    (started,) = [event for event in bench.of(AttemptStarted) if event.attempt == attempt]
+    (worker,) = [event for event in bench.of(WorkerStarted) if event.worker == started.worker]
+    return psutil.Process(worker.pid).parent().parent()
+
+
+def mark_and_wait(path: str) -> None:
+    """A task that says that it ran, each time."""
+    with open(path, "a") as file:
+        file.write("ran\n")
+    tasks.sleep(600.0)
+
+
+def test_the_death_of_a_host_ends_its_attempt_and_is_not_made_up_for_in_silence(
+    address: str, tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks"
+    with EngineBench(joined(address), tmp_path) as bench:
+        attempt = bench.submit(mark_and_wait, str(marks))
+        bench.until(lambda: bench.is_running(attempt) and marks.exists(), "it to begin")
+        host = of_worker(bench, attempt)
+        below = host.children(recursive=True)
+        host.kill()
+        failure = bench.failed(attempt).failure
+        assert failure.kind == "WorkerDied"
+        assert (failure.exit_code, failure.signal) == (None, None)
+        assert "is gone" in failure.message
+        gone([each.pid for each in below], within_s=10)
+        bench.finished(bench.submit(tasks.add, 1))
+        assert marks.read_text() == "ran\n"
+
+
+def test_a_host_that_gives_no_sign_of_life_is_given_up(address: str, tmp_path: Path) -> None:
+    with EngineBench(joined(address, silent_s=5.0), tmp_path) as bench:
+        go = tmp_path / "go"
+        attempt = bench.submit(tasks.wait_for_file, str(go))
+        bench.until(lambda: bench.is_running(attempt), "it to begin")
+        host = of_worker(bench, attempt)
+        host.send_signal(signal.SIGSTOP)
+        try:
+            failure = bench.failed(attempt).failure
+            assert failure.kind == "WorkerDied"
+            assert "no sign of life for 5 s" in failure.message
+            go.touch()
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                host.send_signal(signal.SIGCONT)
+        bench.finished(bench.submit(tasks.add, 1))
+        assert isinstance(bench.answers[attempt], AttemptFailed)
+
+
+def test_all_cpus_of_each_node_without_a_number(address: str, tmp_path: Path) -> None:
+    def make(context, *, workers):
+        return RayEngine(context, at=address)
+
+    with EngineBench(make, tmp_path) as bench:
+        bench.finished(bench.submit(tasks.add, 1))
+        assert bench.of(CapacityChanged)[-1].slots == 4
+        assert not bench.capabilities.elastic
+
+
+def test_nodes_that_are_not_like_the_driver_are_refused(address: str, tmp_path: Path) -> None:
+    def make(context, *, workers):
+        return RayEngine(replace(context, requires={"msgspec": "0.0.1"}), workers=workers, at=address)
+
+    with pytest.raises(EnvironmentMismatch, match=r"msgspec is 0\.0\.1 here, and") as refused:
+        EngineBench(make, tmp_path)
+    assert "--allow-mismatch msgspec" in refused.value.fix
+
+
+@pytest.mark.parametrize("nowhere", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_place_where_nothing_answers(nowhere: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"no Ray answers at {nowhere}"):
+        EngineBench(joined(nowhere), tmp_path)
+
+
+def test_a_place_where_something_else_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(HookeError, match="Ray"):
+            EngineBench(joined(f"127.0.0.1:{port}"), tmp_path)
+
+
+def test_a_ray_that_asks_for_a_token_which_is_not_given(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text("0" * 64)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(wrong))
+    with pytest.raises(UsageError, match="token") as refused:
+        EngineBench(joined(address), tmp_path)
+    assert "RAY_AUTH_MODE" in refused.value.fix
+
+
+PIPELINE = """
+    import os
+    from hooke import log_metric, pipeline, task
+
+    @task
+    def square(x):
+        print("squaring", x)
+        log_metric("x", x)
+        return x * x
+
+    @task
+    def total(xs):
+        return sum(xs)
+
+    @pipeline
+    def squares(n: int = 20):
+        return total(square.map(range(n)))
+"""
+
+
+def test_a_run_with_logs_metrics_and_a_cache(workshop: Workshop, address: str) -> None:
+    workshop.write(PIPELINE)
+    run = workshop.run(on=address, workers=2, n=20)
+    assert run.result() == sum(x * x for x in range(20))
+    assert sorted(point.value for point in run.logged().points if point.name == "x") == list(range(20))
+    printed = "".join(path.read_text() for path in (run.folder / "logs").iterdir())
+    assert printed.count("squaring") == 20
+    assert workshop.ran(workshop.run(on="serial", n=20)) == {}
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "joined"])
+def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(
+    ours: bool, workshop: Workshop, address: str
+) -> None:
+    workshop.write(KILLED.replace("PLACE", "ray:2" if ours else address))
+    below_us = psutil.Process().children(recursive=True)
+    theirs = {each.pid for each in below_us if each.name() in ("raylet", "gcs_server")}
+    assert theirs
+    pid = os.posix_spawn(
+        os.sys.executable, [os.sys.executable, str(workshop.file)], os.environ | {"HOOKE_PROGRESS": "none"}
+    )
+    try:
+        wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=180)
+        below = [process.pid for process in psutil.Process(pid).children(recursive=True)]
+        below += [process.pid for process in host_processes()]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    gone(below, within_s=40)
+    assert all(map(psutil.pid_exists, theirs))
+    (workshop.folder / "go").touch()
+    run = Run(workshop.project, workshop.project.runs.names()[0])
+    durable = [f"ran-{event.node}" for event in run.journal if isinstance(event, AttemptFinished)]
+    assert durable
+    driver = resume(workshop.project, run.id)
+    assert driver is not None
+    assert driver.drive() == "finished"
+    assert run.result() == sum(range(8))
+    assert [(workshop.folder / name).read_text() for name in durable] == ["once"] * len(durable)
+
+
+KILLED = """
+    import time
+    from pathlib import Path
+    from hooke import pipeline, run, task
+
+    HERE = Path(__file__).parent
+
+    @task
+    def one(x):
+        while len(list(HERE.glob("ran-*"))) >= 4 and not (HERE / "go").exists():
+            time.sleep(0.01)
+        with open(HERE / f"ran-{x}", "a") as file:
+            file.write("once")
+        return x
+
+    @task
+    def total(xs):
+        return sum(xs)
+
+    @pipeline
+    def work():
+        return total([one(x) for x in range(8)])
+
+    if __name__ == "__main__":
+        run(work, on="PLACE", workers=2)
+"""
+
+
+FAILING = """
+import socket, sys
+from hooke.processes.channel import Channel
+from hooke.engines.ray.bridge import _Bridge
+from hooke.engines.ray.bridge_protocol import Start, unpack_for_driver
+
+ours, theirs = (Channel(end.detach()) for end in socket.socketpair())
+bridge = _Bridge(theirs, Start(address="10.0.0.5:6379", folder=sys.argv[1], ours=False))
+bridge._connect = lambda: None
+bridge._inbox.put(lambda: [].pop())
+bridge.serve()
+print(*map(unpack_for_driver, ours.take()[0]))
+"""
+"""In a process of its own, as a bridge is: Ray's library is not for the driver's."""
+
+
+def test_what_a_bridge_ends_of_is_told(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", FAILING, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "Unfit(what='the connection to Ray is lost', why='IndexError: pop from empty list'" in told.stdout

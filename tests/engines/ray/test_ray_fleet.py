@@ -1,0 +1,82 @@
+"""A Ray that outlives runs: Ray's own documented examples on it, and pipelines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hooke import Fleet, run
+from hooke.base.errors import UsageError
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = (
+    "tasks",
+    "resources_are_those_of_the_fleet",
+    "objects",
+    "results_are_arguments",
+    "results_as_they_come",
+    "several_returns",
+    "generators",
+    "tasks_start_tasks",
+    "errors",
+    "retries",
+    "cancelling",
+    "monte_carlo_estimation_of_pi",
+    "named_actors",
+    "asynchronous_actors",
+    "an_actor_pool",
+    "a_queue",
+    "a_pool_as_of_multiprocessing",
+    "a_placement_group",
+    "map_and_reduce",
+    "a_runtime_environment",
+    "runs_one_after_another_with_an_edit_between",
+    "a_run_has_its_own_processes_where_all_cpus_are_taken",
+    "a_task_uses_the_ray_that_runs_it",
+    "two_runs_at_once",
+    "nobody_else_can_reach_it",
+    "a_run_that_goes_on_is_told_of_the_end",
+    "the_process_is_as_it_was",
+    "nothing_is_left",
+)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What came of each of `ray_examples`, which has a fleet of its own."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engines.ray.ray_examples"],
+        cwd=tmp_path_factory.mktemp("fleet"),
+        env=os.environ | {"PYTHONPATH": path, "HOOKE_PROGRESS": "none", "HOOKE_SINKS": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=350,
+    )
+    assert done.returncode == 0, done.stderr
+    came: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return came
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_it_runs_on_a_fleet(example: str, outcome: dict[str, str]) -> None:
+    assert outcome[example] == ""
+
+
+def test_all_of_them_are_looked_at(outcome: dict[str, str]) -> None:
+    assert set(outcome) == set(EXAMPLES)
+
+
+def test_a_fleet_that_is_not_running_says_so() -> None:
+    from hooke.testing.engine_suite import every_shape
+
+    with pytest.raises(UsageError, match=r"is not running"):
+        run(every_shape, 3, on=Fleet("ray", workers=1))

@@ -1,3 +1,0 @@
-from tests.base.small_disk import small_disk
-
-__all__ = ["small_disk"]

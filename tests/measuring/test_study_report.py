@@ -1,0 +1,129 @@
+import json
+
+import pytest
+from tests.measuring.records import record_of
+
+from hooke.base.errors import NotEnoughData
+from hooke.journal.records import StudyRecord
+from hooke.measuring.study_report import facts_of, rows_of, text_of
+from hooke.planning.known import cost_of, law_of_study, measurements_of
+
+
+def amdahl(serial):
+    return lambda n: 10 * (serial + (1 - serial) / n)
+
+
+def test_the_table_has_speed_up_and_efficiency_of_what_was_measured():
+    rows = rows_of(record_of(amdahl(0.1), noise=1e-9))
+    assert [row.n for row in rows] == [1, 2, 4, 8]
+    assert rows[-1].speedup == pytest.approx(1 / (0.1 + 0.9 / 8), rel=1e-6)
+    assert rows[-1].efficiency == pytest.approx(rows[-1].speedup / 8)
+    assert rows[-1].throughput == pytest.approx(100 / rows[-1].seconds)
+    assert all(row.repeats == 3 for row in rows)
+
+
+def test_without_n_1_speed_up_is_over_the_least_n_and_says_so():
+    record = record_of(amdahl(0.0), levels=(2, 4, 8), noise=1e-9)
+    assert rows_of(record)[-1].speedup == pytest.approx(4)
+    assert rows_of(record)[-1].efficiency == pytest.approx(1)
+    assert "speed-up over N = 2" in text_of(record)
+
+
+def test_a_study_tells_law_cost_and_what_is_missing():
+    text = text_of(record_of(amdahl(0.1), plain=4.5))
+    assert "features of delays(months=12), strong scaling: 3 repeats" in text
+    assert "law   amdahl:" in text
+    assert "COST  3 workers beat one plain thread" in text
+    assert "next  measure at N = 16 (this machine has 4 cores)" in text
+
+
+def test_items_that_cannot_be_shared_out_are_said_to_bound_it():
+    text = text_of(record_of(lambda n: 10 / n, levels=(1, 2, 60)))
+    assert "N = 60: 100 items do not go evenly into 60, so that it is at most 50 times one" in text
+    assert "N = 2:" not in text
+
+
+def test_never_is_an_answer():
+    text = text_of(record_of(lambda n: 10.0 / min(n, 2), plain=1.0))
+    assert "COST  never: no number of workers beats one plain thread" in text
+
+
+def test_a_baseline_far_ahead_is_said_to_be():
+    text = text_of(record_of(amdahl(0.01), levels=(1, 2, 4), plain=0.3))
+    assert "COST  none of the N measured beats one plain thread; whether more do is not known: N = " in text
+
+
+def test_two_n_tell_no_law_but_a_cost():
+    record = record_of(amdahl(0.1), levels=(1, 2), plain=8.0)
+    with pytest.raises(NotEnoughData) as error:
+        law_of_study(record)
+    assert error.value.measure_at == 4
+    assert cost_of(record).n == 2
+    assert "next  measure at N = 4" in text_of(record)
+
+
+def test_without_a_law_never_is_said_of_what_was_measured_only():
+    text = text_of(record_of(amdahl(0.1), levels=(1, 2), plain=1.0))
+    assert "COST  none of the N measured beats one plain thread" in text
+
+
+def test_three_n_that_no_law_fits_tell_none():
+    record = record_of({1: 10.0, 2: 5.0, 4: 9.0}.__getitem__, levels=(1, 2, 4), noise=0.005)
+    with pytest.raises(NotEnoughData, match="N = 1, 2, 4 alone cannot tell one law from another") as error:
+        law_of_study(record)
+    assert error.value.measure_at is not None
+    assert cost_of(record).n == 2
+
+
+def test_work_that_grows_is_fitted_by_its_own_law():
+    record = record_of(lambda n: n / (n - 0.5 * (n - 1)), weak=True, levels=(1, 2, 4, 8, 16))
+    law = law_of_study(record)
+    assert law.family == "gustafson"
+    assert law.parameters["s"].value == pytest.approx(0.5, abs=0.1)
+    assert "amdahl" not in {each.family for each in law.comparison}
+    assert law_of_study(record_of(lambda n: 1.0, weak=True, levels=(1, 2, 4), noise=0.05)).family == "linear"
+
+
+def test_sizes_give_what_an_item_and_what_a_call_costs():
+    record = record_of(lambda size: 0.5 + 0.01 * size, sizes=(1, 10, 100, 1000), levels=(1,))
+    law = law_of_study(record)
+    assert law.family == "batch"
+    assert law.parameters["a"].value == pytest.approx(0.01, rel=0.1)
+    assert law.parameters["b"].value == pytest.approx(0.5, rel=0.1)
+    text = text_of(record)
+    assert "for each of the items" in text
+    assert "speed-up" not in text
+
+
+def test_noise_that_leaves_too_little_is_said():
+    text = text_of(record_of(amdahl(0.0), levels=(1, 2), noise=0.6))
+    assert "noise too much to conclude: each N is known to" in text
+    assert "nothing was repeated" in text_of(record_of(amdahl(0.0), repeats=1))
+
+
+def test_a_study_of_nothing_says_so():
+    record = StudyRecord(started=record_of(amdahl(0.1)).started)
+    assert "holds no measurement" in text_of(record)
+    with pytest.raises(NotEnoughData):
+        measurements_of(record)
+
+
+def test_workers_that_share_cores_are_said_to():
+    text = text_of(record_of(amdahl(0.1), pinned=False))
+    assert "not bound to cores: 8 workers, 4 cores" in text
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        record_of(amdahl(0.1), plain=4.0),
+        record_of(amdahl(0.0), levels=(1, 2), repeats=1),
+        record_of(lambda size: 0.5 + 0.01 * size, sizes=(1, 10, 100), levels=(1,), plain=1.0),
+        StudyRecord(started=record_of(amdahl(0.1)).started),
+    ],
+)
+def test_facts_are_json(record):
+    text = json.dumps(facts_of(record), allow_nan=False)
+    facts = json.loads(text)
+    assert len(facts["rows"]) == len(rows_of(record))
+    assert facts["study"] == "measure-delays-1"

@@ -1,0 +1,137 @@
+"""A thousand simulated histories of the production scheduler, and what they would have found."""
+
+from dataclasses import replace
+
+import pytest
+from tests.pipeline import planted
+from tests.support.simulation.histories import check, simulate
+
+from hooke.journal.events import AttemptFailed, AttemptFinished
+from hooke.pipeline.run_state import RunState
+from hooke.testing.virtual_world import Faults
+
+HISTORIES = 1000
+FOUND_WITHIN = 200
+PARTS = 10  # so that two cores share them, and none comes near a test's time limit
+
+PLANTED = [
+    planted.BelievesWithoutSaying,
+    planted.LosesAnswers,
+    planted.CommitsTwice,
+    planted.BelievesTheDead,
+    planted.LeavesAttemptsRunning,
+    planted.KeepsClaims,
+    planted.LetsTheWideWait,
+    planted.CountsAGangAsOne,
+    planted.LetsGangsWait,
+    planted.LastComesFirst,
+    planted.RunsAgain,
+    planted.TriesForEver,
+    planted.ForgetsTime,
+    planted.StartsEarly,
+    planted.RecordsBothTwins,
+    planted.LeavesTheBeatenRunning,
+    planted.FailsWithItsTwin,
+    planted.RepeatsTheImpure,
+    planted.TwinsComeFirst,
+    planted.ForgetsStragglers,
+]
+
+
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.heavy) for part in range(1, PARTS))]
+)
+def test_histories_keep_every_invariant(part: int) -> None:
+    for seed in range(part, HISTORIES, PARTS):
+        check(simulate(seed))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_found(bug: type) -> None:
+    class_of = "state_class" if issubclass(bug, RunState) else "runner_class"
+
+    def play() -> None:
+        for seed in range(FOUND_WITHIN):
+            check(simulate(seed, **{class_of: bug}))
+
+    with pytest.raises(AssertionError, match=r"repro: tests\.support\.simulation\.histories seed=\d+"):
+        play()
+
+
+@pytest.mark.parametrize("seed", [3, 50, 819])
+def test_a_seed_replays_to_the_same_trace(seed: int) -> None:
+    assert simulate(seed).trace == simulate(seed).trace
+
+
+def test_histories_differ() -> None:
+    assert len({len(simulate(seed).trace) for seed in range(20)}) > 10
+
+
+def test_without_faults_a_run_is_one_driver_that_finishes() -> None:
+    for seed in range(30):
+        history = simulate(seed, faults=Faults())
+        check(history)
+        assert sum(1 for record in history.trace if record.what == "driver") == 1
+
+
+def test_every_kind_of_fault_happens() -> None:
+    seen = dict.fromkeys(("crash", "cancel", "held"), 0)
+    kinds = set()
+    for seed in range(60):
+        for record in simulate(seed).trace:
+            if record.what in seen:
+                seen[record.what] += 1
+            if record.what == "journal":
+                kinds.add(type(record.facts).__name__)
+                failure = getattr(record.facts, "failure", None)
+                if failure is not None:
+                    kinds.add(failure.kind)
+    assert all(seen.values())
+    assert kinds >= {
+        *("TaskError", "WorkerDied", "OutOfMemory", "TimedOut"),
+        *("RetryPlanned", "MapExpanded", "StopRequested", "WorkerStopped", "ItemsFound"),
+    }
+
+
+def test_gangs_run_fail_and_wait_for_one_another() -> None:
+    begun, failed, crowded = 0, 0, 0
+    for seed in range(60):
+        history = simulate(seed)
+        wide = {attempt.attempt for attempt in _facts(history.trace, "submit") if attempt.ranks > 1}
+        events = _facts(history.trace, "journal")
+        begun += len(wide)
+        failed += sum(isinstance(event, AttemptFailed) and event.attempt in wide for event in events)
+        crowded += sum(plan.ranks > 1 for plan in history.plans) > 1
+    assert begun > 50
+    assert failed > 5
+    assert crowded > 5
+
+
+def _facts(trace, what: str) -> list:
+    return [record.facts for record in trace if record.what == what]
+
+
+@pytest.mark.heavy
+def test_second_attempts_win_lose_and_fail() -> None:
+    ends: set[tuple[str, str]] = set()
+    for seed in range(130):
+        trace = simulate(seed).trace
+        twins = [r.facts for r in trace if r.what == "submit" and r.facts.twin_of is not None]
+        role = {twin.twin_of: "first" for twin in twins} | {twin.attempt: "second" for twin in twins}
+        events = [r.facts for r in trace if r.what == "journal"]
+        ended = [event for event in events if isinstance(event, AttemptFinished | AttemptFailed)]
+        ends |= {(role[event.attempt], type(event).__name__) for event in ended if event.attempt in role}
+    assert len(ends) == 4
+
+
+def test_what_is_checked_is_what_was_played() -> None:
+    """The check itself notices: a journal that lost a record, a result that differs, a run without an end."""
+    history = simulate(5, faults=Faults())
+    for changed in (
+        replace(history, journal=history.journal[:-1]),
+        replace(history, expected="another"),
+        replace(history, status="failed"),
+    ):
+        with pytest.raises(AssertionError, match="seed=5"):
+            check(changed)

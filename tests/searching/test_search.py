@@ -1,0 +1,385 @@
+"""Searches: what they try, and that nothing is tried twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from click.testing import CliRunner
+from tests.fixtures.workshop import Workshop
+
+import hooke
+from hooke import TaskFailed, UsageError
+from hooke.cli.entry import hooke as command
+from hooke.cli.screens import CommandSession
+from hooke.journal.records import SEARCH_PREFIX, read_search
+from hooke.searching.search_result import standing_line
+
+JOB = """
+    import os, time
+    from pathlib import Path
+
+    import hooke
+    from hooke import pipeline, task
+
+    HERE = Path(__file__).parent
+    NAP_S = 0.0
+
+
+    @task
+    def fit(x: float, depth: int, offset: float = 0.3) -> float:
+        with (HERE / "tried").open("a") as file:
+            file.write(f"{x!r} {depth}\\n")
+        for step in range(3):
+            hooke.log_metric("loss", (x - offset) ** 2 + depth / 10 + 1 / (step + 1), step)
+            time.sleep(NAP_S)
+        return (x - offset) ** 2 + depth / 10
+
+
+    @task
+    def double(x: float) -> float:
+        return 2 * x
+
+
+    @pipeline
+    def whole(x: float, depth: int) -> float:
+        return double(fit(x, depth))
+
+
+    @task
+    def broken(x: float) -> float:
+        if x > WORST:
+            raise ValueError(f"{x} is too much")
+        return x
+
+    WORST = 0.0
+
+
+    @task
+    def word(x: float) -> str:
+        return "word"
+
+
+    @task
+    def slow(x: float) -> float:
+        (HERE / f"began-{x!r}").touch()
+        for step in range(100):
+            hooke.log_metric("loss", x, step)
+            if x > 0.5:
+                time.sleep(0.05)
+        return x
+"""
+
+
+FLAT = {"x": (0.0, 1.0), "depth": (1, 4)}
+
+
+def module(workshop: Workshop):
+    from hooke.project.loading import load_entry
+
+    load_entry(f"{workshop.file}:whole")
+    return sys.modules[workshop.file.stem]
+
+
+def tried(workshop: Workshop) -> list[str]:
+    file = workshop.folder / "tried"
+    return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+@pytest.mark.heavy
+class TestSearch:
+    def test_the_best_of_runs_that_are_listed_as_such(self, workshop):
+        workshop.write(JOB)
+        found = hooke.search(module(workshop).fit, FLAT, trials=25, on="serial", offset=0.5)
+        assert found.status == "finished"
+        assert [trial.number for trial in found.trials] == list(range(25))
+        assert found.best.value == min(trial.value for trial in found.trials) < 0.15
+        assert found.best.params["depth"] == 1
+        assert found.best.run.result() == found.best.value
+        assert "best" in str(found) and "and 5 more trials" in str(found)
+        assert found._repr_html_().count("<tr>") > 20
+        frame = found.trials.to_frame()
+        assert frame["params.depth"].between(1, 4).all()
+        listed = hooke.runs("fit", where="metrics.objective<0.15", sort="objective", project=workshop.folder)
+        assert listed[0].id == found.best.run.id
+        assert len(found.history().data[1].x) == 25
+        assert [each.label for each in found.parallel_coordinates().data[0].dimensions] == [
+            "x",
+            "depth",
+            "result",
+        ]
+
+    def test_the_same_call_runs_nothing_twice_and_more_trials_go_on(self, workshop, tmp_path_factory):
+        workshop.write(JOB)
+        fit = module(workshop).fit
+        first = hooke.search(fit, FLAT, trials=12, on="serial")
+        ran = tried(workshop)
+        assert len(ran) == 12
+        again = hooke.search(fit, FLAT, trials=12, on="serial")
+        assert (again.id, tried(workshop)) == (first.id, ran)
+        more = hooke.search(fit, FLAT, trials=15, on="serial")
+        assert more.id == first.id
+        assert tried(workshop)[:12] == ran
+        other = hooke.search(
+            fit, FLAT, trials=15, on="serial", metric="loss"
+        )  # another search, of other values
+        assert other.id != first.id
+        asked = [trial.params for trial in other.trials]
+        assert asked[:10] == [
+            trial.params for trial in more.trials[:10]
+        ]  # both drew their first ten at random
+        assert all(trial.value is not None for trial in other.trials)
+        assert len(set(tried(workshop))) == len(tried(workshop))  # what one had computed the other found
+
+    def test_the_same_seed_makes_the_same_trials(self, workshop):
+        workshop.write(JOB)
+        fit = module(workshop).fit
+        one = [trial.params for trial in hooke.search(fit, FLAT, trials=14, on="serial", seed=3).trials]
+        two = [trial.params for trial in hooke.search(fit, FLAT, trials=14, on="serial", seed=4).trials]
+        for run in workshop.project.runs.names():
+            (workshop.folder / ".hooke/runs" / run).rename(workshop.folder / f"gone-{run}")
+        assert (
+            [trial.params for trial in hooke.search(fit, FLAT, trials=14, on="serial", seed=3).trials]
+            == one
+            != two
+        )
+
+    def test_a_pipeline_and_a_metric_of_one_of_its_tasks(self, workshop):
+        workshop.write(JOB)
+        whole = module(workshop).whole
+        found = hooke.search(whole, FLAT, trials=4, workers=2, metric="fit.loss.max", direction="maximize")
+        assert found.objective == "maximize fit.loss.max"
+        best = found.best
+        assert best.value == max(point.value for point in best.run.logged().metric("loss"))
+
+    def test_a_trial_that_is_worse_is_given_up(self, workshop):
+        workshop.write(JOB)
+        slow = module(workshop).slow
+        found = hooke.search(
+            slow, {"x": (0.0, 1.0)}, trials=12, workers=2, metric="loss", pruner="median", sampler="random"
+        )
+        states = {trial.number: trial.status for trial in found.trials}
+        pruned = [trial for trial in found.trials if trial.status == "pruned"]
+        assert pruned, states
+        assert all(trial.params["x"] > 0.5 and trial.run.status == "stopped" for trial in pruned)
+        assert all(len(trial.run.logged().points) < 100 for trial in pruned)
+        before = len(list(workshop.folder.glob("began-*")))
+        again = hooke.search(
+            slow, {"x": (0.0, 1.0)}, trials=12, metric="loss", pruner="median", sampler="random"
+        )
+        assert {trial.number: trial.status for trial in again.trials} == states
+        assert len(list(workshop.folder.glob("began-*"))) == before
+
+    def test_what_nobody_logged_of_a_cached_trial_is_said(self, workshop):
+        workshop.write(JOB)
+        fit = module(workshop).fit
+        first = hooke.search(fit, FLAT, trials=2, on="serial", metric="loss")
+        for trial in first.trials:
+            for file in trial.run.folder.glob("track-*"):
+                file.unlink()
+        (first.trials[0].run.folder / "../" / first.id).resolve().rename(workshop.folder / "gone")
+        with pytest.raises(UsageError, match="hooke cache rm fit"):
+            hooke.search(fit, FLAT, trials=2, on="serial", metric="loss")
+
+    @pytest.mark.filterwarnings("ignore")  # of MLflow's own libraries
+    def test_in_mlflow_trials_are_nested_in_their_search(self, workshop):
+        from mlflow import MlflowClient
+
+        from hooke.sinks.mlflow import MlflowSink
+        from hooke.sync.shipper import Shipper
+
+        workshop.write(JOB)
+        found = hooke.search(module(workshop).fit, FLAT, trials=3, on="serial")
+        with Shipper(runs=workshop.project.runs, sinks={"mlflow": MlflowSink(workshop.folder)}) as shipper:
+            assert shipper.follow(idle_s=0, patience_s=30)
+        client = MlflowClient(tracking_uri=f"sqlite:///{workshop.folder / 'mlflow.db'}")
+        (experiment,) = client.search_experiments(filter_string="name = 'fit'")
+        shipped = {
+            run.data.tags["hooke.run_id"]: run for run in client.search_runs([experiment.experiment_id])
+        }
+        search = shipped.pop(found.id)
+        assert "mlflow.parentRunId" not in search.data.tags
+        assert search.data.metrics["best"] == found.best.value
+        assert search.data.tags["best.trial"] == str(found.best.number)
+        for trial in found.trials:
+            run = shipped.pop(trial.run.id)
+            assert run.data.tags["mlflow.parentRunId"] == search.info.run_id
+            assert run.info.start_time >= search.info.start_time
+            assert run.data.metrics["objective"] == trial.value
+            assert float(run.data.params["x"]) == trial.params["x"]
+            (attempt,) = [
+                each for each in shipped.values() if each.data.tags["mlflow.parentRunId"] == run.info.run_id
+            ]
+            assert "loss" in attempt.data.metrics
+        assert len(shipped) == 3
+
+    def test_a_long_one_says_how_far_it_is(self, workshop):
+        workshop.write(JOB)
+        found = hooke.search(module(workshop).fit, FLAT, trials=3, on="serial")
+        record = read_search(found.project.runs.folder(found.id))
+        assert record is not None
+        assert standing_line(record, 9).startswith(
+            f"{found.id}: 3 of 9 trials; best {found.best.value:.6g}, trial"
+        )
+
+    def test_hooke_shows_it_and_lists_its_trials_when_asked(self, workshop):
+        workshop.write(JOB)
+        found = hooke.search(module(workshop).fit, FLAT, trials=3, on="serial")
+
+        def typed(*words: str) -> str:
+            done = CliRunner().invoke(
+                command, [*words, "--project", str(workshop.folder)], obj=CommandSession()
+            )
+            assert done.exit_code == 0, done.output
+            return done.output
+
+        assert f"best {found.best.value:.6g}" in typed("show", found.id)
+        assert json.loads(typed("show", found.id, "--json"))["best"] == found.best.number
+        assert "and 3 trials of searches: hooke runs --trials" in typed("runs")
+        assert typed("runs", "--trials").count("\nfit-") == 3
+        assert typed("runs", "--metric", "objective", "--sort", "objective").count("\nfit-") == 3
+        resumed = CliRunner().invoke(
+            command, ["resume", found.id, "--project", str(workshop.folder)], obj=CommandSession()
+        )
+        assert "is a search" in str(resumed.exception)
+
+    def test_trials_that_all_fail_end_it_and_are_tried_again(self, workshop):
+        workshop.write(JOB)
+        job = module(workshop)
+        with pytest.raises(TaskFailed, match="too much"):
+            hooke.search(job.broken, {"x": (0.1, 1.0)}, trials=20, on="serial")
+        (failed,) = [name for name in workshop.project.runs.names() if name.startswith(SEARCH_PREFIX)]
+        shown = hooke.Search(workshop.project, failed)
+        assert (shown.status, len(shown.trials)) == ("failed", 3)
+        with pytest.raises(UsageError, match="no trial"):
+            shown.best  # noqa: B018
+        job.WORST = 0.9  # another code, so another search
+        found = hooke.search(job.broken, {"x": (0.1, 1.0)}, trials=12, on="serial")
+        assert {trial.status for trial in found.trials} == {"finished", "failed"}
+        assert "failed: " in str(found)
+
+    def test_what_cannot_be_searched_says_why(self, workshop):
+        workshop.write(JOB)
+        job = module(workshop)
+        for call, said in (
+            (lambda: hooke.search(print, FLAT), "a task or a pipeline"),
+            (lambda: hooke.search(job.fit, FLAT, trials=0), "trials=0"),
+            (lambda: hooke.search(job.fit, FLAT, workers=0), "workers=0"),
+            (lambda: hooke.search(job.fit, FLAT, direction="max"), "minimize, maximize"),
+            (lambda: hooke.search(job.fit, FLAT, pruner="median"), "needs a metric"),
+            (lambda: hooke.search(job.fit, FLAT, x=1), "leave one of them out"),
+            (lambda: hooke.search(job.fit, {"dept": (1, 3)}), "did you mean depth"),
+            (lambda: hooke.search(job.whole, {"depth": (1, 3)}), "x"),
+            (lambda: hooke.search(job.fit, FLAT, on="locale"), "no place"),
+            (lambda: hooke.search(job.fit, FLAT, on="serial", metric="los", seed=9), "did you mean loss?"),
+            (lambda: hooke.search(job.word, {"x": (0.0, 1.0)}, on="serial"), "no number"),
+        ):
+            with pytest.raises(UsageError) as caught:
+                call()
+            assert said in str(caught.value), str(caught.value)
+
+
+DRIVER = """
+    import os, sys
+
+    os.environ["HOOKE_SINKS"] = "none"
+    sys.path.insert(0, {folder!r})
+    import hooke
+    import {module} as job
+
+    if __name__ == "__main__":
+        found = hooke.search(job.fit, {{"x": (0.0, 1.0), "depth": (1, 4)}}, trials=8, workers={workers})
+        print(found.status, [trial.params["x"] for trial in found.trials])
+"""
+
+
+@pytest.mark.heavy
+class TestDeath:
+    def start(self, workshop: Workshop, workers: int = 1, nap_s: float = 0.05) -> subprocess.Popen[str]:
+        workshop.write(JOB)
+        workshop.edit("NAP_S = 0.0", f"NAP_S = {nap_s}")
+        script = workshop.folder / "drive.py"
+        script.write_text(
+            textwrap.dedent(DRIVER).format(
+                folder=str(workshop.folder), module=workshop.file.stem, workers=workers
+            ),
+            "utf-8",
+        )
+        return subprocess.Popen(
+            [sys.executable, str(script)],
+            cwd=workshop.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def again(self, workshop: Workshop, workers: int = 1) -> str:
+        process = self.start(workshop, workers)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        return out
+
+    def search_of(self, workshop: Workshop) -> str:
+        (name,) = [name for name in workshop.project.runs.names() if name.startswith(SEARCH_PREFIX)]
+        return name
+
+    def until_tried(self, workshop: Workshop, count: int) -> None:
+        deadline = time.monotonic() + 30
+        while len(tried(workshop)) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_driver_that_is_killed_is_gone_on_from(self, workshop, workers):
+        process = self.start(workshop, workers)
+        self.until_tried(workshop, 4)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        killed = hooke.Search(workshop.project, self.search_of(workshop))
+        assert killed.status == "lost"
+        finished = {trial.params["x"] for trial in killed.trials if trial.status == "finished"}
+        assert 1 <= len(finished) < 8
+        out = self.again(workshop, workers)
+        runs = [line.split()[0] for line in tried(workshop)]
+        assert all(runs.count(repr(x)) == 1 for x in finished)
+        assert len(runs) <= 8 + workers  # those that were cut short began twice
+        if workers == 1:
+            for file in ("tried", ".hooke"):
+                (workshop.folder / file).rename(workshop.folder / f"gone{file}")
+            assert self.again(workshop, workers) == out  # as if nobody had killed it
+
+    def test_ctrl_c_stops_it_cleanly(self, workshop):
+        process = self.start(workshop)
+        self.until_tried(workshop, 3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode != 0
+        assert "stopped cleanly; the same call goes on" in err
+        name = self.search_of(workshop)
+        stopped = hooke.Search(workshop.project, name)
+        assert stopped.status == "stopped"
+        assert not any(workshop.project.runs.alive(run) for run in workshop.project.runs.names())
+        assert self.again(workshop).startswith("finished")
+        assert self.search_of(workshop) == name
+
+    def test_two_processes_do_not_search_the_same(self, workshop):
+        process = self.start(workshop, nap_s=1.0)
+        self.until_tried(workshop, 1)
+        second = self.start(workshop, nap_s=1.0)
+        _, err = second.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert second.returncode != 0
+        assert f"goes on in another process, as {self.search_of(workshop)}" in err
+
+    def test_hooke_stop_stops_it(self, workshop):
+        process = self.start(workshop)
+        self.until_tried(workshop, 2)
+        workshop.project.runs.request_stop(self.search_of(workshop), "a test")
+        _, err = process.communicate(timeout=30)
+        assert "RunStopped" in err
+        assert hooke.Search(workshop.project, self.search_of(workshop)).status == "stopped"

@@ -1,0 +1,142 @@
+"""Another version for real: a moved alias and an edited file, under a load whose every answer is checked."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tests.services.supervisor.supervised import (
+    SERVICE,
+    Supervised,
+    end_all,
+    hooke,
+    kill,
+    post,
+)
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+
+
+TIMES = """
+import sys
+from sklearn.linear_model import LinearRegression
+import hooke
+
+factor = int(sys.argv[1])
+with hooke.start_run("times"):
+    hooke.register(LinearRegression(fit_intercept=False).fit([[1.0], [2.0]], [factor, 2.0 * factor]), "times", alias="champion")
+"""
+TIMES_SERVICE = """
+from hooke import service
+
+@service(max_batch=8, timeout="10s", idempotent=True)
+class Times:
+    def setup(self, model):
+        if model.coef_[0] < 1:
+            raise ValueError("this model gives nothing")
+        self.model = model
+
+    def predict(self, rows: list[int]) -> list[int]:
+        return [round(value) for value in self.model.predict([[row] for row in rows])]
+"""
+
+
+def test_a_new_supervisor_of_another_file_rolls_that_out_also_where_paths_are_long(load, tmp_path):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    (folder / "delays.py").write_text(SERVICE)
+    words = ("--replicas", "1", "--lease", "20", "--healthy", "1")
+    first, second = Supervised(folder, *words), None
+    try:
+        first.until_ready(1)
+        asking = load(first, factors="2,3")
+        first.process.kill()
+        first.process.wait()
+        (folder / "delays.py").write_text(SERVICE.replace("row * self.factor", "row * (self.factor + 1)"))
+        second = Supervised(folder, *words)
+        second.until("rolled out: delays.py:Delay")
+        second.until_ready(1)
+        assert post(second, "/predict", {"rows": [1]}) == [3]
+        counted = asking.end()
+        assert counted["failed"] == {}
+        assert counted["right"] > 50
+        assert second.end() == 0
+    finally:
+        for one in filter(None, (first, second)):
+            one.process.kill()
+            one.process.wait()
+        end_all(folder)
+
+
+@pytest.mark.timeout(400)  # each model is registered by a script that imports MLflow
+def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come_up(supervised, load, folder):
+    (folder / "times.py").write_text(TIMES)
+    (folder / "serves.py").write_text(TIMES_SERVICE)
+
+    def register(factor):
+        subprocess.run([sys.executable, "times.py", str(factor)], cwd=folder, check=True, timeout=120)
+
+    register(2)
+    service = supervised(
+        "--replicas", "2", "--poll", "0.3", "--with", "model=times@champion", file="serves.py"
+    )
+    service.until_ready(2)
+    asking = load(service, factors="2,3")
+    (folder / "serves.py").write_text(f"{TIMES_SERVICE}# edited: nobody asked for that to be served\n")
+    register(3)
+    service.until(r"rolled out: model=times:2 .*; 2 of its replicas have been ready for 1 s")
+    facts = service.until_ready(2)
+    assert {one["replica"] for one in facts["replicas"]} == {"3", "4"}
+    assert post(service, "/predict", {"rows": [5]}) == [15]
+    register(0)
+    said = service.until(r"rolled back: (.*) goes on instead of (.*); 2 of its replicas failed")[0]
+    assert said[1].startswith("model=times:2")
+    assert said[2].startswith("model=times:3")
+    assert "this model gives nothing" in service.text
+    facts = service.until_ready(2)
+    assert post(service, "/predict", {"rows": [5]}) == [15]
+    counted = asking.end()
+    assert counted["failed"] == {}
+    assert counted["right"] > 100
+    text = service.text
+    assert text.index("times@champion moved") < text.index("replica 1 gets nothing new")
+    assert text.index("replica 4 is ready") < text.index("replica 1 gets nothing new")
+    assert service.end() == 0
+    shown = [
+        subprocess.run(
+            [sys.executable, "-m", "hooke", "show", "Times", *words],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for words in ([], ["--json"])
+    ]
+    assert "what happened to replicas" in shown[0]
+    told = [event for event in json.loads(shown[1])["replicas"] if event["event"] == "roll_out_changed"]
+    assert [event["status"] for event in told] == ["began", "done", "began", "back"], service.text
+
+
+def test_an_edit_reaches_no_replica_of_a_service_that_runs(supervised, load, folder):
+    (folder / "factors.py").write_text("MORE = 0\n")
+    (folder / "delays.py").write_text(
+        SERVICE.replace("row * self.factor", "row * self.factor + MORE").replace(
+            "from hooke", "from factors import MORE\nfrom hooke"
+        )
+    )
+    service = supervised("--replicas", "2")
+    victim = service.until_ready(2)["replicas"][0]
+    asking = load(service)
+    (folder / "factors.py").write_text("MORE = 1000\n")
+    (folder / "delays.py").write_text("this is = no Python\n")
+    next(folder.glob(".hooke/services/Delay/generations/*")).write_text("damaged")
+    kill(victim["pid"])
+    service.until("replica 1 died")
+    service.until_ready(2)
+    assert hooke(folder, "drain", "--replica", "2").returncode == 0
+    service.until("replica 2 ended")
+    service.until_ready(2)
+    counted = asking.end()
+    assert counted["failed"] == {}
+    assert counted["right"] > 50
+    assert service.end() == 0

@@ -1,0 +1,59 @@
+"""A disk that is full while a replica is to be replaced: what runs goes on, and is put right when there is room."""
+
+import subprocess
+import time
+
+import pytest
+from tests.services.supervisor.supervised import SERVICE, Load, Supervised, end_all, kill
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A project on a tmpfs of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", str(folder)]
+    try:
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("a tmpfs can be mounted by root on Linux only")
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    (folder / "delays.py").write_text(SERVICE)
+    yield folder
+    end_all(folder)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill_up(file):
+    while True:
+        file.write(bytes(4096))
+
+
+def test_a_full_disk_costs_no_request(small, tmp_path):
+    service = Supervised(small, "--replicas", "2", "--healthy", "1", said_in=tmp_path)
+    load = None
+    try:
+        victim = service.until_ready(2)["replicas"][0]
+        load = Load(service.url, service.token)
+        time.sleep(1.5)
+        with (small / "fill").open("wb", buffering=0) as fill, pytest.raises(OSError, match="No space"):
+            fill_up(fill)
+        kill(victim["pid"])
+        service.until(rf"replica {victim['replica']} died")
+        service.until(r"replica \d+ is ready|no process could be started|the next start waits", count=3)
+        (small / "fill").unlink()
+        service.until_ready(2)
+        counted = load.end()
+        assert counted["failed"] == {}
+        assert counted["right"] > 50
+        assert service.end() == 0
+    finally:
+        if load is not None:
+            load.process.kill()
+            load.process.wait()
+            load.process.stdin.close()
+            load.process.stdout.close()
+        service.process.kill()
+        service.process.wait()
