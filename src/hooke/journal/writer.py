@@ -12,9 +12,10 @@ from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
+from hooke.base.background_fsync import GroupSync
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import JournalError, UsageError
-from hooke.base.files import GroupSync, sync_data, sync_folder, write_all
+from hooke.base.files import sync_data, sync_folder, write_all
 from hooke.base.forks import on_fork
 from hooke.journal.events import Event
 from hooke.journal.segments import (
@@ -47,9 +48,7 @@ class Journal:
     event is then written all the same.
     """
 
-    def __init__(
-        self, folder: Path, segment: str, *, durable: Durability, clock: Clock, group: GroupSync | None
-    ) -> None:
+    def __init__(self, folder: Path, segment: str, *, durable: Durability, clock: Clock) -> None:
         self.folder = folder
         self.segment = segment
         self.durable = durable
@@ -57,10 +56,9 @@ class Journal:
         self.observers: list[Callable[[Event], None]] = []
         self._first_segment = segment
         self._clock = clock
-        self._group = group or GroupSync()
-        self._own_group = group is None
+        self._group_sync = GroupSync(folder)
         self._lock = threading.RLock()
-        self._fd = -1
+        self._fd, self._path = -1, ""
         self._end = 0
         self._dirty_tail = False
         self._closed = False
@@ -73,16 +71,15 @@ class Journal:
         *,
         durable: Durability = "group",
         clock: Clock | None = None,
-        group: GroupSync | None = None,
     ) -> Journal:
         """Open `<folder>/<segment>.journal` for appending; one that exists goes on after its last whole record.
 
-        `group` shares one syncing thread between journals. Raises JournalError when another process writes the
-        segment, when it is damaged in the middle, when a newer Hooke wrote it, or when the disk is full.
+        Raises JournalError when another process writes the segment, when it is damaged in the middle, when a newer
+        Hooke wrote it, or when the disk is full.
         """
         if durable not in ("group", "each", "none"):
             raise UsageError(f"durable={durable!r} is not known", fix='valid values: "group", "each", "none"')
-        journal = cls(Path(folder), segment, durable=durable, clock=clock or SystemClock(), group=group)
+        journal = cls(Path(folder), segment, durable=durable, clock=clock or SystemClock())
         journal._open()
         on_fork(journal)
         return journal
@@ -111,7 +108,7 @@ class Journal:
                 raise self._cut(error, len(record)) from error
             self._end += len(record)
             try:
-                self._settle()
+                self._make_durable()
             finally:
                 for observer in self.observers:
                     observer(event)
@@ -132,13 +129,11 @@ class Journal:
             if fd < 0:
                 return
             try:
-                self._group.forget(fd)
+                self._group_sync.close()
             except OSError as error:
                 raise self._unsafe(error) from error
             finally:
                 os.close(fd)
-                if self._own_group:
-                    self._group.close()
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +166,7 @@ class Journal:
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
+        self._fd, self._path = fd, os.path.abspath(self.path)
 
     def _take_up(self, fd: int) -> None:
         self.torn, self._end = _whole_part(fd, self.path)
@@ -212,12 +207,13 @@ class Journal:
                 raise self._refusal("the torn end of the journal cannot be cut off", error) from error
             self._dirty_tail = False
 
-    def _settle(self) -> None:
+    def _make_durable(self) -> None:
         if self.durable == "each":
             self.sync()
         elif self.durable == "group":
             try:
-                self._group.mark(self._fd)
+                self._group_sync.mark(self._path)
+                self._group_sync.raise_failure()
             except OSError as error:
                 raise self._unsafe(error) from error
 

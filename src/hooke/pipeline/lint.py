@@ -156,6 +156,8 @@ class NameScope:
         scope = cls(outer)
         for node in [*ast.walk(tree.args), *_outer_nodes(tree.body)]:
             scope._read(node)
+            if isinstance(node, ast.FunctionDef):
+                scope.functions[node.name] = node
         return scope
 
     def of_comprehension(self, tree: _Comprehension) -> NameScope:
@@ -215,15 +217,17 @@ class NameScope:
                 self._bind_items(node.target, node.iter)
             case ast.withitem(optional_vars=ast.expr() as target):
                 self._bind(target, _UNKNOWN)
-            case ast.arg(arg=name) | ast.alias(asname=str() as name) | ast.MatchMapping(rest=str() as name):
-                self._bind(ast.Name(name), _UNKNOWN)
+            case ast.arg():
+                self._bind(ast.Name(node.arg), _UNKNOWN)
             case _:
-                if isinstance(node, ast.FunctionDef):
-                    self.functions[node.name] = node
-                if isinstance(
-                    name := getattr(node, "name", None), str
-                ):  # of a def, class, import, except or case
-                    self._bind(ast.Name(name), _UNKNOWN)
+                for field in (
+                    "name",
+                    "asname",
+                    "rest",
+                ):  # of a definition, an import, an `except` or a `case`
+                    name: object = getattr(node, field, None)
+                    if isinstance(name, str):
+                        self._bind(ast.Name(name), _UNKNOWN)
 
     def _bind(self, target: ast.expr, value: ast.expr) -> None:
         match target:
