@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Sequence
+
+from hooke.base.user_code import HOOKE_FOLDER
 
 __all__ = ["CRASH", "LONGEST_STACK", "MOST_LINES", "ended_by", "with_short_stack"]
 
@@ -16,15 +17,13 @@ LONGEST_STACK = 110
 """Lines: faulthandler stops after 100 frames."""
 CRASH = "Fatal Python error: "
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-
 
 def with_short_stack(lines: Sequence[str]) -> tuple[str, ...]:
     """The last 20 lines; of a crash's stack only the user's frames, the top ones, so that what was printed before stays."""
     crash = next((n for n, line in enumerate(lines) if line.startswith(CRASH)), None)
     if crash is None:
         return tuple(lines[-MOST_LINES:])
-    frames = [line for line in lines[crash:] if line.startswith('  File "/') and _PACKAGE not in line]
+    frames = [line for line in lines[crash:] if line.startswith('  File "/') and HOOKE_FOLDER not in line]
     stack = [lines[crash], *frames[:MOST_STACK]]
     if len(frames) > MOST_STACK:
         stack.append(f"  ... {len(frames) - MOST_STACK} lines below")
