@@ -13,8 +13,7 @@ import numpy
 import pytest
 
 from hooke import UsageError, task
-from hooke.pipeline.resources import Resources
-from hooke.pipeline.task import BoundTask, Task
+from hooke.pipeline.task import BoundTask, Resources, Task
 
 
 @task

@@ -15,7 +15,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from hooke.base.short_repr import short_plain
+from hooke.base.formats import short_plain
 from hooke.keys.bytecode import listing, module_code
 from hooke.keys.encoding import NoKey, compound, integer, raw, text
 from hooke.keys.module_origin import PYTHON, ModuleOrigin, project_root

@@ -8,8 +8,8 @@ from types import CellType
 from typing import Any
 
 from hooke.base.errors import HookeError, NotPicklable, UsageError
+from hooke.base.formats import short_call, short_repr
 from hooke.base.ref import Ref
-from hooke.base.short_repr import short_call, short_repr
 from hooke.journal.events import MapExpanded
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import Call, FunctionImage

@@ -16,8 +16,8 @@ import msgspec
 
 from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, UsageError
+from hooke.base.formats import short_repr
 from hooke.base.ref import Ref
-from hooke.base.short_repr import short_repr
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan, MapExpanded
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
-from hooke.base.files import write_all
+from hooke.base.files import anonymous, write_all
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, ObjectSink, View, hidden_as
-from hooke.store.encode import Encoded, encode
+from hooke.store.codecs import Encoded, encode
 from hooke.store.entries import aside_of
 from hooke.store.layout import Damaged, Layout, digest_of, load, read_layout, signed
-from hooke.store.mmap_files import anonymous
 
 __all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "explain", "guilty_part", "name_of"]
 

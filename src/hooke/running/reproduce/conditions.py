@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.base.user_code import is_users
 from hooke.journal.events import CodeSeen, NodePlanned
 from hooke.journal.run_view import RunView

@@ -15,10 +15,9 @@ from typing import TypeVar
 
 from hooke.base.background_fsync import GroupSync
 from hooke.base.errors import StoreError, StoreFull
-from hooke.base.files import write_all
+from hooke.base.files import map_file, write_all
 from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, View, hidden_as
-from hooke.store.mmap_files import map_file
 
 __all__ = ["FolderBackend"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreFull
+from hooke.base.files import anonymous
 from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, View
-from hooke.store.mmap_files import anonymous
 
 __all__ = ["MemoryBackend"]
 
