@@ -177,7 +177,7 @@ def writing(what: str, path: Path) -> Iterator[None]:
             f"{what} cannot be written",
             where=str(error.filename or path),
             why=f"{type(error).__name__}: {error.strerror or error}",
-            fix=f"free some space on the file system of {path}, or make it writable; then try again (`hooke resume` goes on with a run)",
+            fix=f"free some space on the file system of {path}, or make it writable; then try again (`hooke resume` continues a run)",
         ) from error
 
 

@@ -78,7 +78,7 @@ class Journal:
         Hooke wrote it, or when the disk is full.
         """
         if durable not in ("group", "each", "none"):
-            raise UsageError(f"durable={durable!r} is not known", fix='valid values: "group", "each", "none"')
+            raise UsageError(f"durable={durable!r} is not valid", fix='valid values: "group", "each", "none"')
         journal = cls(Path(folder), segment, durable=durable, clock=clock or SystemClock())
         journal._open()
         on_fork(journal)
@@ -162,7 +162,7 @@ class Journal:
             self._take_up(fd)
         except OSError as error:
             os.close(fd)
-            raise self._refusal("the journal cannot be begun", error) from error
+            raise self._refusal("the journal cannot be started", error) from error
         except BaseException:
             os.close(fd)
             raise
@@ -186,7 +186,7 @@ class Journal:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise JournalError(
-                "another process writes this journal",
+                "another process is writing this journal",
                 where=str(self.path),
                 fix="wait for it to end, or stop it; each process needs a segment of its own",
             ) from error
@@ -196,7 +196,7 @@ class Journal:
             raise JournalError(
                 "this journal is closed",
                 where=str(self.path),
-                fix="append before close(), or create it again",
+                fix="append before close(), or create the journal again",
             )
         if self._fd < 0:
             self._open()
@@ -204,7 +204,9 @@ class Journal:
             try:
                 os.ftruncate(self._fd, self._end)
             except OSError as error:
-                raise self._refusal("the torn end of the journal cannot be cut off", error) from error
+                raise self._refusal(
+                    "the incomplete last record of the journal cannot be cut off", error
+                ) from error
             self._dirty_tail = False
 
     def _make_durable(self) -> None:
@@ -231,16 +233,16 @@ class Journal:
         return JournalError(
             what,
             where=f"{self.path}, offset {self._end}",
-            why=f"{_reason(error)}; the events before are whole",
+            why=f"{_reason(error)}; all earlier events are intact",
             fix=_fix_of(error, self.folder),
         )
 
     def _unsafe(self, error: OSError) -> JournalError:
         return JournalError(
-            "the journal is written but the disk did not confirm it",
+            "the journal is written, but the disk did not confirm it",
             where=str(self.path),
             why=_reason(error),
-            fix="look at the disk (dmesg); what this run wrote lately may be lost if the machine goes down",
+            fix="check the disk (dmesg); the latest events may be lost if the machine goes down",
         )
 
 
@@ -283,9 +285,7 @@ def _reason(error: OSError) -> str:
 
 def _fix_of(error: OSError, folder: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"free some space on the file system of {folder} (`df -h {folder}`), then go on: nothing before is lost"
+        return f"free some space on the file system of {folder} (`df -h {folder}`), then continue: no earlier event is lost"
     if error.errno == errno.EFBIG:
-        return (
-            "raise the limit on the size of files (`ulimit -f unlimited`), then go on: nothing before is lost"
-        )
-    return f"look at the disk behind {folder} (dmesg), then go on: nothing before is lost"
+        return "raise the limit on the size of files (`ulimit -f unlimited`), then continue: no earlier event is lost"
+    return f"check the disk behind {folder} (dmesg), then continue: no earlier event is lost"

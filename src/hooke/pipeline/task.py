@@ -176,7 +176,7 @@ def _gang(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise _wrong(
-        "gang", value, "a whole number of 1 or more, such as gang=4: so many processes run it together"
+        "gang", value, "a whole number of 1 or more, such as gang=4 for four processes that run together"
     )
 
 
@@ -186,7 +186,7 @@ def _results(value: object, gang: int) -> str:
             "results", value, 'results="rank0" (what rank 0 returns) or results="all" (a list, by rank)'
         )
     if value == "all" and not gang:
-        raise _wrong("results", value, "gang= too, such as gang=4: only a gang has results of several ranks")
+        raise _wrong("results", value, "gang= too, such as gang=4: only a gang has several ranks")
     return str(value)
 
 
@@ -204,7 +204,7 @@ def _unreadable(option: str, error: UsageError) -> UsageError:
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
-_VALID = "a name is text of letters (a to z), digits, '_', '-' and '.', and begins with a letter or '_'"
+_VALID = "a name has letters (a to z), digits, '_', '-' and '.', and begins with a letter or '_'"
 
 _RECOMPUTED = frozenset({"signature", "shape"})
 
@@ -229,13 +229,13 @@ def check_function(decorator: str, function: object) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
         raise UsageError(
             f"@{decorator} got the async function {_given_name(function)!r}",
-            why=f"a {decorator} is a plain function: Hooke runs many at once by itself",
-            fix="make it a plain `def`; call asyncio.run(...) inside it where a library is async",
+            why=f"a {decorator} is a plain function; Hooke itself runs many of them at once",
+            fix="make it a plain `def`; to use an async library, call asyncio.run(...) inside it",
         )
     if inspect.isgeneratorfunction(called):
         raise UsageError(
             f"@{decorator} got the generator function {_given_name(function)!r}",
-            why=f"what a {decorator} returns is stored and read again; a generator can be read once",
+            why=f"the result of a {decorator} is stored and read many times; a generator can be read only once",
             fix="return a list, or one item from a task that is mapped over the inputs",
         )
     return function
@@ -500,7 +500,7 @@ def task(function: Any = None, /, **options: Any) -> Any:
     if function is not None:
         if options:
             raise UsageError(
-                "task() got a function and options at once",
+                "task() got both a function and options",
                 fix=f"write task({', '.join(f'{key}={value!r}' for key, value in options.items())})(function)",
             )
         return _declare(function)
@@ -521,6 +521,6 @@ def _undeclared(function: Any) -> Any:
     if hasattr(type(function), "__hooke_code__"):
         raise UsageError(
             f"@task got {function!r}",
-            fix="call it inside another pipeline: its tasks become part of that; or write @task above a plain function",
+            fix="call it inside another pipeline, which takes over its tasks; or write @task above a plain function",
         )
     return function

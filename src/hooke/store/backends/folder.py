@@ -179,10 +179,10 @@ class FolderBackend:
     def _explained(self, error: OSError, needed: int) -> StoreError:
         if error.errno not in _NO_ROOM:
             return StoreError(
-                "the store cannot be written to",
+                "cannot write to the store",
                 where=str(self.root),
                 why=str(error),
-                fix="make the folder writable for this user, or put the store elsewhere (`url` under [store] in hooke.toml)",
+                fix="make the folder writable for this user, or move the store (`url` under [store] in hooke.toml)",
                 next="hooke doctor",
             )
         free = shutil.disk_usage(self.root).free if self.root.exists() else 0
@@ -190,7 +190,7 @@ class FolderBackend:
             f"no room in the store for {format_bytes(needed)} ({needed} bytes)",
             where=str(self.root),
             why=f"{error.strerror}; {format_bytes(free)} free",
-            fix="remove results that are cheap to compute again, or put the store elsewhere (`url` under [store] in hooke.toml)",
+            fix="remove results that are cheap to recompute, or move the store (`url` under [store] in hooke.toml)",
             next="hooke cache gc",
         )
 

@@ -102,7 +102,7 @@ class MemoryBackend:
                 f"no room in the store for {format_bytes(size)} ({size} bytes)",
                 where=self.place,
                 why=f"{format_bytes(self.capacity - taken)} free of {format_bytes(self.capacity)}",
-                fix="remove results that are cheap to compute again",
+                fix="remove results that are cheap to recompute",
                 next="hooke cache gc",
             )
 
