@@ -13,7 +13,7 @@ import pytest
 from tests.fixtures.small_disk import fill
 
 from hooke.base.clock import SystemClock
-from hooke.base.files import FileLock, GroupSync, write_all, write_atomic
+from hooke.base.files import FileLock, write_all, write_atomic
 
 
 def python(code: str, *args: object) -> subprocess.Popen[str]:
@@ -167,76 +167,6 @@ while True:
         looker.kill()
         looker.communicate()
     assert refused <= 3
-
-
-# -- grouped sync ------------------------------------------------------------------------------------
-
-
-def test_marked_files_are_synced_within_the_interval(tmp_path):
-    group = GroupSync(interval_s=0.05)
-    fds = [os.open(tmp_path / str(i), os.O_WRONLY | os.O_CREAT) for i in range(3)]
-    for fd in fds:
-        write_all(fd, b"x")
-        group.mark(fd)
-        group.mark(fd)
-    assert group.dirty == 3
-    assert wait_for(lambda: group.dirty == 0)
-    group.mark(fds[0])
-    group.close()
-    assert group.dirty == 0
-    for fd in fds:
-        group.forget(fd)
-        os.close(fd)
-
-
-def test_a_failed_sync_is_told_to_the_next_to_mark(tmp_path):
-    group = GroupSync(interval_s=0.02)
-    reader, writer = os.pipe()
-    group.mark(writer)  # a pipe cannot be synced
-    assert wait_for(lambda: group.dirty == 0)
-    time.sleep(0.05)
-    with pytest.raises(OSError, match="Invalid"):
-        group.mark(writer)
-    with pytest.raises(OSError, match="Invalid"):
-        group.forget(writer)
-    group.close()
-    os.close(reader)
-    os.close(writer)
-
-
-def test_a_closed_descriptor_does_not_end_the_thread(tmp_path):
-    group = GroupSync(interval_s=0.02)
-    fd = os.open(tmp_path / "a", os.O_WRONLY | os.O_CREAT)
-    group.mark(fd)
-    os.close(fd)
-    other = os.open(tmp_path / "b", os.O_WRONLY | os.O_CREAT)
-    time.sleep(0.1)
-    group.mark(other)
-    assert wait_for(lambda: group.dirty == 0)
-    group.close()
-    os.close(other)
-
-
-def test_a_forked_child_has_a_thread_of_its_own(tmp_path):
-    code = """
-import os, sys, time
-from hooke.base.files import GroupSync
-group = GroupSync(interval_s=0.02)
-fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
-group.mark(fd)
-child = os.fork()
-if child == 0:
-    assert group.dirty == 0
-    group.mark(fd)
-    deadline = time.monotonic() + 5
-    while group.dirty and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os._exit(group.dirty)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-group.close()
-"""
-    out, _ = python(code, tmp_path / "f").communicate(timeout=30)
-    assert out.strip() == "0"
 
 
 def test_the_system_clock_runs():

@@ -190,7 +190,7 @@ class TestCache:
             (["rm", "abcd"], "no result has a key"),
             (["rm", "--task", "nothing"], "stored are results of: square, total"),
             (["gc"], "give --max 10GiB"),
-            (["gc", "--max", "ten"], "is no size"),
+            (["gc", "--max", "ten"], "is not a size"),
             (["why", "sqare"], "did you mean square?"),
         ],
     )

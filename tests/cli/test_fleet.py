@@ -151,7 +151,7 @@ def test_what_makes_no_sense_is_refused(project, words, error, says):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ('lifetime = "soon"', "no length of time"),
+        ('lifetime = "soon"', "is not a duration"),
         ("usd_per_hour = -1", "usd_per_hour"),
         ('comand = ["x"]', "unexpected keyword argument 'comand'"),
         ("machine = 3", "did you mean fleets.pool.machines?"),

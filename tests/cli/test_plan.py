@@ -104,7 +104,7 @@ def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):
     [
         ((), "which pipeline?"),
         (("naps.py", "--frist", "1"), "did you mean --first?"),
-        (("naps.py", "--deadline", "soon"), "is no length of time"),
+        (("naps.py", "--deadline", "soon"), "is not a duration"),
         (("naps.py", "--workers", "two"), "--workers 'two' is no list of whole numbers"),
         (("naps.py", "--speed", "x"), "--speed 'x' is no pair"),
         (("naps.py", "--times", "nap=many"), "'many' is no number"),

@@ -171,7 +171,7 @@ def test_an_unpicklable_capture(desk):
     screen = screen_of(done.err)
     assert done.code == 1
     assert "cannot pickle '_thread.lock' object (captured: lock)" in screen
-    assert "fix: make the captured object inside the task" in screen
+    assert "fix: create the captured object inside the task" in screen
     desk.edit("words.py", "counting(threading.Lock())", "counting(__import__('contextlib').nullcontext())")
     resumes(desk, screen, "6\n")
 
@@ -273,7 +273,7 @@ def test_a_corrupted_store_object(desk):
     done = desk.hooke("run", "lines.py", "--least", "4")
     screen = screen_of(done.err)
     assert done.code == 1
-    assert "a stored object is not what was written" in screen
+    assert "a stored object is damaged" in screen
     assert "a disk fault, a power loss, or something else wrote to this file" in screen
     resumes(desk, screen, "2000\n")
     assert desk.hooke("cache", "verify").code == 0

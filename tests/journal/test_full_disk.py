@@ -34,7 +34,7 @@ def test_a_full_disk_refuses_the_event_and_harms_nothing(small_disk):
         assert segment.torn is None
         error = caught.value
         assert "ENOSPC" in error.why
-        assert "events before are whole" in error.why
+        assert "all earlier events are intact" in error.why
         assert "df -h" in error.fix
         assert str(journal.path) in error.where
         ballast.unlink()

@@ -149,7 +149,7 @@ time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     child = int(parent.stdout.readline())
-    with pytest.raises(JournalError, match="another process writes"):
+    with pytest.raises(JournalError, match="another process is writing"):
         Journal.create(tmp_path, "driver")
     parent.kill()
     parent.wait()

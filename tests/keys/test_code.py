@@ -232,7 +232,7 @@ def test_refusals_name_the_path_the_type_and_the_mend(tmp_path):
     rows = Rows([1, 2, 3, Column(threading.Lock())])
     with pytest.raises(NotFingerprintable) as refused:
         fingerprint_value(rows, where="rows")
-    assert refused.value.where == "rows.columns[3].lock"
+    assert refused.value.where == "rows, part .columns[3].lock"
     assert "_thread.lock" in str(refused.value)
     assert "__hooke_key__" in refused.value.fix
 

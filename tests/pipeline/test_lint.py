@@ -198,17 +198,17 @@ class TestMessages:
         file = caught.value.where.split(":")[0]
         assert file.endswith("test_lint.py")
         assert str(caught.value) == (
-            "pipeline 'flow' asks `model is None` of a task's result, which does not exist yet\n"
+            "pipeline 'flow' tests `model is None` on a task's result, which does not exist yet\n"
             f"  where: {file}:{first + 3}: if model is None:\n"
-            "  why: `is` sees the promise that stands for `model`, and always answers the same; "
-            f"also {file}:{first + 5}: it asks type() about a task's result, which does not exist yet\n"
+            "  why: `is` compares the promise that stands for `model`, so the answer is always the same; "
+            f"also {file}:{first + 5}: it calls type() on a task's result, which does not exist yet\n"
             "  fix: test it inside the task that uses it"
         )
 
     @pytest.mark.parametrize(
         ("body", "what", "fix"),
         [
-            (FOUND["isinstance"], "asks isinstance() about a task's result", "ask inside the task"),
+            (FOUND["isinstance"], "calls isinstance() on a task's result", "call it inside the task"),
             (FOUND["a match on it"], "matches a task's result", "put the `match` inside a task"),
             (FOUND["try except"], "calls task 'fit' inside try/except", "(into its `else:`)"),
             (
@@ -228,7 +228,7 @@ class TestMessages:
 
     def test_long_expressions_are_not_repeated(self):
         (finding,) = findings("fit({'a': [rows, rows, rows, rows], 'b': [depth, depth]}) is None")
-        assert "stands for it, and always" in finding.why
+        assert "stands for it, so the answer" in finding.why
 
 
 class TestWhenItReads:
@@ -260,7 +260,7 @@ class TestWhenItReads:
         def outer():
             return inner()
 
-        with pytest.raises(TraceError, match="pipeline 'inner' asks"):
+        with pytest.raises(TraceError, match="pipeline 'inner' tests"):
             trace(outer)
 
     def test_under_other_decorators(self):
@@ -278,7 +278,7 @@ class TestWhenItReads:
         def flow():
             return fit(1) is None
 
-        with pytest.raises(TraceError, match="asks `fit"):
+        with pytest.raises(TraceError, match="tests `fit"):
             trace(flow)
 
     def test_closures_are_known(self):

@@ -125,9 +125,9 @@ class TestDeclarations:
         exec(f"def flow({form.format(name)}): pass", space)
         with pytest.raises(UsageError, match=f"pipeline 'flow' has the parameter '{name}'") as caught:
             pipeline(space["flow"])
-        assert f"rename it, as in {name}_" in caught.value.fix
+        assert f"rename it, for example to {name}_" in caught.value.fix
         assert (
-            "reserved are on, workers, wait, progress, deadline, budget, catalog, allow_mismatch"
+            "reserved names: on, workers, wait, progress, deadline, budget, catalog, allow_mismatch"
             in caught.value.fix
         )
 

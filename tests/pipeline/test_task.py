@@ -13,8 +13,7 @@ import numpy
 import pytest
 
 from hooke import UsageError, task
-from hooke.pipeline.resources import Resources
-from hooke.pipeline.task import BoundTask, Task
+from hooke.pipeline.task import BoundTask, Resources, Task
 
 
 @task
@@ -232,9 +231,9 @@ class TestMap:
         assert ran == []
 
     def test_nothing_to_go_over(self):
-        with pytest.raises(UsageError, match=r"double.map got nothing to go over\n"):
+        with pytest.raises(UsageError, match=r"double.map got no items\n"):
             double.map()
-        with pytest.raises(UsageError, match=r"\(it got the keyword 'value' only\)") as caught:
+        with pytest.raises(UsageError, match=r"got no items, only the keyword 'value'") as caught:
             double.map(value=[1, 2])
         assert "task.map(items, same_for_all=1)" in caught.value.fix
 

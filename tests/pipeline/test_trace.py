@@ -301,9 +301,9 @@ class TestContext:
 
     def test_a_run_inside_a_body_is_refused(self):
         inner = pipeline(name="inner")(lambda: source())
-        with pytest.raises(TraceError, match="pipeline 'inner' was to be run inside the body") as caught:
+        with pytest.raises(TraceError, match="pipeline 'inner' was run inside the body") as caught:
             traced(lambda: trace(inner))
-        assert "call it as a function" in caught.value.fix
+        assert "call it as a plain function" in caught.value.fix
         assert len(traced(lambda: inner()).nodes) == 1
 
     def test_a_promise_of_another_trace(self):
@@ -315,9 +315,9 @@ class TestContext:
             lambda: kept,
             lambda: source.map(kept[0]),
         ):
-            with pytest.raises(TraceError, match="traced at another time") as caught:
+            with pytest.raises(TraceError, match="from another trace") as caught:
                 traced(use)
-            assert "keep no results in globals" in caught.value.fix
+            assert "do not keep results in globals" in caught.value.fix
 
     @pytest.mark.parametrize(
         "make",
@@ -325,7 +325,7 @@ class TestContext:
         ids=range(3),
     )
     def test_what_can_be_read_once_is_not_returned(self, make):
-        with pytest.raises(TraceError, match="which can be read once only") as caught:
+        with pytest.raises(TraceError, match="which can be read only once") as caught:
             traced(make)
         assert caught.value.fix == "return a list: list(...)"
 

@@ -128,7 +128,7 @@ class TestMaps:
             traced(lambda: add.map([1, 2], rows(1), [1, 2, 3]))
 
     def test_a_map_needs_items(self):
-        with pytest.raises(UsageError, match="got nothing to go over"):
+        with pytest.raises(UsageError, match="got no items"):
             traced(lambda: source.map(value=[1]))
         with pytest.raises(UsageError, match="cannot be iterated"):
             traced(lambda: source.map(3))

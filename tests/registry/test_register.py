@@ -380,7 +380,7 @@ def test_what_is_wrong_is_said_before_anything_is_saved(tmp_path, monkeypatch):
         ),
         ({"name": "a", "metrics": {"auc": "high"}}, "metrics: 'auc' is 'high', which is no number"),
         ({"name": "a", "run": "last"}, "run='last' is no run"),
-        ({"name": "a", "format": "joblib"}, "no format is called 'joblib'"),
+        ({"name": "a", "format": "joblib"}, "there is no format named 'joblib'"),
     ]:
         with pytest.raises(UsageError, match=said.replace("(", r"\(")):
             hooke.register(Doubles(), **wrong)

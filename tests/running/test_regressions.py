@@ -20,7 +20,7 @@ from hooke.base.errors import (
     TraceError,
     UsageError,
 )
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.journal.events import ItemsFound
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.node_keys import GraphKeys

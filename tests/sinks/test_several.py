@@ -54,7 +54,7 @@ def test_a_sink_of_another_distribution_is_used_by_its_name(ours, monkeypatch):
 
 def test_a_sink_that_is_not_there_or_takes_no_such_key_is_said(ours, monkeypatch):
     monkeypatch.delenv("HOOKE_SINKS")
-    with pytest.raises(UsageError, match="no sink is called 'comett'") as refused:
+    with pytest.raises(UsageError, match="there is no sink named 'comett'") as refused:
         open_sinks(settings(ours, '[tracking]\nsinks = ["comett"]\n'))
     assert refused.value.fix == "valid names: broken, comet, folder, mlflow"
     with pytest.raises(UsageError, match="the sink 'broken' of ours cannot be imported"):

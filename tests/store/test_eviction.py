@@ -214,7 +214,7 @@ def test_a_place_that_notes_no_use_evicts_nothing_while_a_run_is_live(clock):
 
 
 def test_one_run_is_live_once_and_one_eviction_works_at_a_time(memory):
-    with memory.live("run"), pytest.raises(StoreError, match="live already"), memory.live("run"):
+    with memory.live("run"), pytest.raises(StoreError, match="already live"), memory.live("run"):
         pass
     with memory.live("run"):
         pass

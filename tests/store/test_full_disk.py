@@ -50,7 +50,7 @@ def test_every_codec_tells_it_alike(small_disk, kind):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     store = Store.open(tmp_path / "file" / "store")
-    with pytest.raises(StoreError, match="cannot be written to") as caught:
+    with pytest.raises(StoreError, match="cannot write to the store") as caught:
         store.commit(Entry(key="k" * 32, ref=store.put(1), task="t", run="r", seconds=1.0, at=0.0))
     assert "Not a directory" in caught.value.why
     assert store.find("k" * 32) is None

@@ -47,7 +47,7 @@ def test_it_names_the_way_to_the_part(store, value, path, kind):
         store.put(value)
     error = caught.value
     assert error.where == path
-    assert f"{path} is a" in error.what
+    assert f"{path} is of type" in error.what
     assert kind in error.what
-    assert "instead of" in error.fix
+    assert "made from instead" in error.fix
     assert error.__cause__ is not None

@@ -49,7 +49,7 @@ def test_both_ways(tmp_path, writer, reader, items, wide):
 
 def test_the_store_imports_no_library_of_the_values():
     code = (
-        "import sys, hooke.store.store, hooke.store.encode\n"
+        "import sys, hooke.store.store, hooke.store.codecs\n"
         "store = hooke.store.store.Store.open('/nonexistent')\n"
         "store.get(store.put({'a': [1, 2]}))\n"
         "heavy = {'numpy', 'polars', 'pandas', 'pyarrow', 'fsspec'} & sys.modules.keys()\n"

@@ -305,7 +305,7 @@ def test_sync_where_there_is_nothing_to_ship_into(tmp_path, monkeypatch):
         [sys.executable, "-m", "hooke", "sync"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "no sink is called 'mlfow'" in done.stderr
+    assert "there is no sink named 'mlfow'" in done.stderr
 
 
 def test_what_the_run_is_made_of_is_told_once_however_late_it_is_known(book):

@@ -71,22 +71,26 @@ def test_numbers_of_others_and_those_that_are_none(tracker):
     [
         (lambda: hooke.log_metric("loss", "low"), 1, "metric 'loss': ValueError: could not convert string"),
         (lambda: hooke.log_metric("loss", None), 1, "metric 'loss': TypeError"),
-        (lambda: hooke.log_metric("", 1), 1, "a name is text, not ''"),
+        (lambda: hooke.log_metric("", 1), 1, "a name must be non-empty text, not ''"),
         (lambda: hooke.log_metric("loss", 1, step=1.5), 1, "'float' object cannot be interpreted"),
         (lambda: hooke.log_metric("loss", 1, step=2**70), 1, "metric 'loss'"),
         (lambda: hooke.log_metrics({"a": 1, "b": []}), 2, "metrics: TypeError"),
         (lambda: hooke.log_metrics(["a"]), 1, "metrics: AttributeError"),
         (lambda: hooke.log_artifact("nowhere.txt"), 1, "artifact 'nowhere.txt': FileNotFoundError"),
-        (lambda: hooke.log_text("x", "../up.txt"), 1, "'../up.txt' is no path below the run's artifacts"),
-        (lambda: hooke.log_text("x", "/etc/x"), 1, "'/etc/x' is no path below"),
-        (lambda: hooke.log_figure(3, "x.png"), 1, "int is no figure"),
-        (lambda: hooke.log_figure(go.Figure(), "x.png"), 1, "goes into .html or .json, not .png"),
+        (
+            lambda: hooke.log_text("x", "../up.txt"),
+            1,
+            "'../up.txt' is not a relative path inside the run's artifacts",
+        ),
+        (lambda: hooke.log_text("x", "/etc/x"), 1, "'/etc/x' is not a relative path inside"),
+        (lambda: hooke.log_figure(3, "x.png"), 1, "int is not a figure"),
+        (lambda: hooke.log_figure(go.Figure(), "x.png"), 1, "ends in .html or .json, not in .png"),
         (
             lambda: hooke.log_table({"a": [1]}, "x.xls"),
             1,
-            "a table goes into .json, .csv or .parquet, not .xls",
+            "a table's file name ends in .json, .csv or .parquet, not in .xls",
         ),
-        (lambda: hooke.log_table(7, "x.json"), 1, "int is no table"),
+        (lambda: hooke.log_table(7, "x.json"), 1, "int is not a table"),
     ],
 )
 def test_what_cannot_be_logged_is_counted_and_said_once(tracker, caplog, call, calls, said):
@@ -95,7 +99,7 @@ def test_what_cannot_be_logged_is_counted_and_said_once(tracker, caplog, call, c
     assert tracker.refusals.total.calls == calls
     assert said in why(tracker)
     assert [record.message for record in caplog.records] == [
-        f"not logged: {why(tracker)}. The program goes on; what else is refused is counted"
+        f"not logged: {why(tracker)}. The program continues, and Hooke counts further failures"
     ]
     hooke.log_metric("", 1)
     hooke.log_metric("loss", 1)
@@ -169,7 +173,7 @@ def test_parquet_and_figures(tracker):
     assert pl.read_parquet(folder / "p.parquet").equals(frame)
     assert "<html>" in (folder / "f.html").read_text("utf-8")
     hooke.log_table({"a": [1]}, "t2.parquet")
-    assert "dict has no write_parquet() nor to_parquet()" in why(tracker)
+    assert "dict has neither write_parquet() nor to_parquet()" in why(tracker)
 
 
 def test_threads_lose_nothing(tracker):
@@ -209,7 +213,7 @@ def test_after_the_end(tracker, caplog):
     hooke.log_metric("loss", 1)
     tracker.close()
     hooke.log_metric("loss", 2)
-    assert why(tracker) == "metric 'loss': its run has ended"
+    assert why(tracker) == "metric 'loss': the run has ended"
     assert points(tracker.folder) == [("loss", 1.0, 0)]
 
 
@@ -268,7 +272,9 @@ def test_outside_a_run_it_is_said_once_and_nothing_happens(tmp_path, monkeypatch
     monkeypatch.setattr(current, "_said", False)
     hooke.log_metric("loss", 1)
     hooke.log_text("x", "x")
-    assert [record.message.partition(":")[0] for record in caplog.records] == ["log_metric() outside a run"]
+    assert [record.message.partition(",")[0] for record in caplog.records] == [
+        "log_metric() was called outside a run"
+    ]
     assert "hooke.start_run()" in caplog.records[0].message
     assert list(tmp_path.iterdir()) == []
 
@@ -287,7 +293,7 @@ def test_what_a_traced_body_logs_is_held_until_the_run_begins(tmp_path):
         hooke.log_metric("x", 1)
         hooke.log_text("x", "x.txt")
     assert not (tmp_path / "run").exists()
-    assert "a pipeline's body is traced before its run has a folder" in why(tracker)
+    assert "the run has no folder yet while the pipeline's body is traced" in why(tracker)
     tracker.begin()
     tracker.close()
     kinds = [type(event) for event in logged(tmp_path / "run")]

@@ -1,12 +1,14 @@
-"""Files that are whole or absent: checked writes, atomic replacement, locks that die with their process, grouped sync."""
+"""Files that are whole or absent: checked writes, atomic replacement, locks that die with their process."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
+import mmap
 import os
-import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,16 @@ from typing import Self
 from hooke.base.errors import HookeError
 from hooke.base.forks import on_fork
 
-__all__ = ["FileLock", "GroupSync", "sync_data", "sync_folder", "write_all", "write_atomic", "writing"]
+__all__ = [
+    "FileLock",
+    "anonymous",
+    "map_file",
+    "sync_data",
+    "sync_folder",
+    "write_all",
+    "write_atomic",
+    "writing",
+]
 
 
 # macOS has no fdatasync.
@@ -69,8 +80,8 @@ def write_atomic(
         sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` hold through a power loss."""
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make the names in a folder (or the contents of a file) hold through a power loss."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -153,101 +164,6 @@ class FileLock:
         self.release()
 
 
-class GroupSync:
-    """Syncs the files that were written, all together, every `interval_s` seconds, on a thread of its own.
-
-    Process death loses nothing that was written anyway; a power loss takes at most the last interval.
-    The thread starts at the first `mark` and sleeps while nothing is dirty.
-    """
-
-    def __init__(self, *, interval_s: float = 1.0) -> None:
-        self.interval_s = interval_s
-        self._clear()
-        on_fork(self)
-
-    def _clear(self) -> None:
-        self._dirty: set[int] = set()
-        self._failed: dict[int, OSError] = {}
-        self._changed = threading.Condition(threading.Lock())
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    @property
-    def dirty(self) -> int:
-        """How many files wait for the next sync."""
-        return len(self._dirty)
-
-    def mark(self, fd: int) -> None:
-        """Say that `fd` was written. Raises OSError when an earlier sync of it failed in the background."""
-        # Without the lock: a set that is being swapped out is synced after the swap, so it covers this write.
-        if fd in self._dirty:
-            return
-        with self._changed:
-            failed = self._failed.pop(fd, None)
-            self._dirty.add(fd)
-            self._wake()
-        if failed is not None:
-            raise failed
-
-    def forget(self, fd: int) -> None:
-        """Sync `fd` now if it is dirty; to be called before it is closed. Raises OSError when that fails."""
-        with self._changed:
-            dirty = fd in self._dirty
-            self._dirty.discard(fd)
-            failed = self._failed.pop(fd, None)
-        if dirty:
-            sync_data(fd)
-        if failed is not None:
-            raise failed
-
-    def sync(self) -> None:
-        """Sync all that is dirty now; returns when it is on the disk. Failures are raised by `mark` and `forget`."""
-        with self._changed:
-            dirty, self._dirty = self._dirty, set()
-            copies = [(fd, copy) for fd in dirty if (copy := self._copy(fd)) >= 0]
-        for fd, copy in copies:
-            try:
-                sync_data(copy)
-            except OSError as error:
-                with self._changed:
-                    self._failed[fd] = error
-            finally:
-                os.close(copy)
-
-    def _copy(self, fd: int) -> int:
-        """A descriptor of our own, since the owner may close his meanwhile; -1 when he did so without `forget`."""
-        try:
-            return os.dup(fd)
-        except OSError:
-            return -1
-
-    def close(self) -> None:
-        """Sync what is dirty and end the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-        self.sync()
-
-    def after_fork(self) -> None:
-        """In a child: the thread and the files are the parent's; begin empty."""
-        self._clear()
-
-    def _wake(self) -> None:
-        if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._run, name="hooke-group-sync", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
-
-    def _run(self) -> None:
-        while not self._closed:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or bool(self._dirty))
-                self._changed.wait_for(lambda: self._closed, timeout=self.interval_s)
-            self.sync()
-
-
 # --- What the disk refuses, said as an error of ours wherever it is met: full, read-only, not allowed.
 
 
@@ -261,5 +177,50 @@ def writing(what: str, path: Path) -> Iterator[None]:
             f"{what} cannot be written",
             where=str(error.filename or path),
             why=f"{type(error).__name__}: {error.strerror or error}",
-            fix=f"free some space on the file system of {path}, or make it writable; then try again (`hooke resume` goes on with a run)",
+            fix=f"free some space on the file system of {path}, or make it writable; then try again (`hooke resume` continues a run)",
         ) from error
+
+
+# --- Files as read-only memory, without a descriptor kept open for each.
+
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def map_file(fd: int, size: int) -> memoryview:
+    """The first `size` (> 0) bytes of the file as read-only memory, unmapped when the last view of it is gone.
+
+    `mmap.mmap` would keep a descriptor per mapping (until Python 3.13), so a list of a thousand mapped chunks would
+    run into the usual limit of 1,024. Raises OSError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_longlong,
+    )
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    memory = (ctypes.c_ubyte * size).from_address(address)
+    finalizer = weakref.finalize(memory, _unmap, address, size)
+    # Arrays may be read by others' exit handlers still.
+    setattr(finalizer, "atexit", False)  # noqa: B010 the type stubs know it as read-only
+    return memoryview(memory).cast("B").toreadonly()
+
+
+def anonymous(data: bytes | memoryview) -> memoryview:
+    """A copy of `data` that begins at a page: bytes elsewhere lie anywhere, and arrays want multiples of 64."""
+    memory = mmap.mmap(-1, len(data))
+    memory.write(data)
+    return memoryview(memory).toreadonly()
+
+
+def _unmap(address: int, size: int) -> None:
+    libc = ctypes.CDLL(None)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    libc.munmap(address, size)

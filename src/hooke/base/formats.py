@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["BINARY", "format_bytes", "format_seconds"]
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "BINARY",
+    "format_bytes",
+    "format_seconds",
+    "short_call",
+    "short_parameters",
+    "short_plain",
+    "short_repr",
+]
+
 
 BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 """Units of `format_bytes`, each 1024 of the one before."""
@@ -49,3 +62,71 @@ def _three_digits(value: float) -> str:
     if value < 9.995:
         return f"{value:.2f}"
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+# --- Values as short text, for listings and messages: shapes of big things, never their contents.
+
+# --- Short text for a value, safe to show: no addresses, nothing long, no foreign code run.
+
+
+class _Short(reprlib.Repr):
+    """Basic values and containers by their repr, cut short; anything else by its type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 200
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 20
+
+    def repr_instance(self, x: object, level: int) -> str:
+        """The hook of reprlib for types without a rule of their own."""
+        del level
+        plain = isinstance(x, int | float | complex | bool | bytes | None.__class__)
+        return repr(x)[: self.maxother] if plain else f"<{type(x).__qualname__}>"
+
+
+def short_plain(value: object) -> str:
+    """A value in at most a few hundred characters."""
+    return _SHORT.repr(value)
+
+
+_SHORT = _Short()
+
+
+_LONGEST = 60
+
+_BRIEF = (int, float, bool, type(None))
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _LONGEST
+_repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxdict = 4
+_repr.maxlevel = 2
+
+
+def short_repr(value: Any) -> str:
+    """`value` in at most about 60 characters; never raises, whatever its `__repr__` does."""
+    if type(value) in _BRIEF and (type(value) is not int or -1 << 63 <= value < 1 << 63):
+        return repr(value)
+    try:
+        text = _text_of(value)
+    except Exception:  # noqa: BLE001 - a user's property, or Python's own refusal to print an enormous number
+        text = f"<{type(value).__name__}>"
+    # In a trace a promise says that it has not run; here that is no news.
+    return text.replace("\n", " ").replace(", not run yet>", ">")[: 2 * _LONGEST]
+
+
+def _text_of(value: Any) -> str:
+    shape = getattr(type(value), "shape", None) is not None and getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{type(value).__name__}{shape}"
+    return _repr.repr(value)
+
+
+def short_call(arguments: Mapping[str, Any]) -> str:
+    """Arguments as they would be written in a call: `month=3, depth=6`."""
+    return ", ".join(f"{name}={short_repr(value)}" for name, value in arguments.items())
+
+
+def short_parameters(args: Sequence[Any], params: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters of a pipeline as short text, by name or position."""
+    positional = {f"[{at}]": short_repr(value) for at, value in enumerate(args)}
+    return positional | {name: short_repr(value) for name, value in params.items()}

@@ -49,7 +49,9 @@ class Plugins:
         for point in self._plugins():
             if point.name == name:
                 return self._load_plugin(point)
-        raise UsageError(f"no {self.kind} is called {name!r}", fix=f"valid names: {', '.join(self.names())}")
+        raise UsageError(
+            f"there is no {self.kind} named {name!r}", fix=f"valid names: {', '.join(self.names())}"
+        )
 
     def _load_builtin(self, name: str) -> Any:
         module, _, attribute = self.builtin[name].partition(":")
@@ -75,7 +77,7 @@ class Plugins:
                 f"the {self.kind} {point.name!r} of {distribution} cannot be imported",
                 where=f"entry point {point.value} in group {self.group}",
                 why=f"{type(error).__name__}: {error}",
-                fix=f"install what {distribution} needs, or use another of: {', '.join(self.names())}",
+                fix=f"install the requirements of {distribution}, or use one of: {', '.join(self.names())}",
             ) from error
 
     def _plugins(self) -> Iterable[EntryPoint]:

@@ -56,7 +56,7 @@ def parse_usd(budget: str | float) -> float:
     except ValueError:
         amount = -1.0
     if not 0 <= amount < float("inf"):
-        raise UsageError(f"budget {budget!r} is no amount of US dollars", fix='write "$20", or 20')
+        raise UsageError(f"budget={budget!r} is not an amount in US dollars", fix='write "$20" or 20')
     return amount
 
 
@@ -82,7 +82,7 @@ def _sum_spans(text: str) -> float:
 
 def _bad_size(value: object) -> UsageError:
     return UsageError(
-        f"{value!r} is no size",
+        f"{value!r} is not a size",
         fix='write a number of bytes or a number with a unit, such as "2GiB" (2**30) or "2GB" (10**9); '
         "valid units: B, KB, MB, GB, TB, PB, EB, KiB, MiB, GiB, TiB, PiB, EiB",
     )
@@ -90,7 +90,7 @@ def _bad_size(value: object) -> UsageError:
 
 def _bad_span(value: object) -> UsageError:
     return UsageError(
-        f"{value!r} is no length of time",
+        f"{value!r} is not a duration",
         fix='write a number of seconds or numbers with units, such as "90s", "30m", "1h 30m"; '
         "valid units: us, ms, s, m, h, d, w",
     )

@@ -1,4 +1,7 @@
-"""Where in the user's code something happened, for messages."""
+"""Which code is the user's: for messages, tracebacks, and the decision which modules may change.
+
+Not the user's are Hooke, the standard library and installed packages.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,44 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-__all__ = ["SourceLine", "is_users", "offering_module", "shorten_path", "user_frames", "user_place"]
+__all__ = [
+    "HOOKE_FOLDER",
+    "SourceLine",
+    "is_hooke",
+    "is_users",
+    "module_of_method",
+    "shorten_path",
+    "user_frames",
+    "user_place",
+]
+
+HOOKE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
-# --- Bound methods that a module offers as functions of its own: `random.shuffle`, `multiprocessing.get_context`.
+def is_hooke(file: str) -> bool:
+    """Whether a source file is Hooke's."""
+    return file.startswith(HOOKE_FOLDER)
 
 
-def offering_module(value: Any) -> str | None:
-    """The imported module that has this bound method among its names; None where there is none, or only `__main__`."""
+def is_users(file: str) -> bool:
+    """Whether a source file is not Hooke's, the standard library's or an installed package's."""
+    if any(part in file for part in _INSTALLED):
+        return False
+    return not file.startswith((HOOKE_FOLDER, _STDLIB, "<frozen "))
+
+
+def shorten_path(file: str) -> str:
+    """`file` relative to the working directory if it lies below it, else unchanged."""
+    return file.removeprefix(os.getcwd() + os.sep)
+
+
+def module_of_method(value: Any) -> str | None:
+    """The imported module that offers a bound method as a function of its own, such as `random` for `random.shuffle`.
+
+    None if there is none, or only `__main__`.
+    """
     if not isinstance(value, types.MethodType | types.BuiltinMethodType):
         return None
     owner = value.__self__
@@ -34,20 +67,53 @@ def offering_module(value: Any) -> str | None:
     return None
 
 
-# --- A formatted traceback cut to what its reader can act on: the frames of his own code.
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """A line of source: the file as it should be shown, the line's number from 1, its text (may be empty)."""
+
+    file: str
+    line: int
+    text: str = ""
+
+    def __str__(self) -> str:
+        at = f"{self.file}:{self.line}"
+        return f"{at}: {self.text}" if self.text else at
+
+
+def user_place() -> SourceLine:
+    """The innermost line of the user's code.
+
+    If no frame of the user's has source (code from `exec`, `python -c`), the innermost one that is not Hooke's.
+    """
+    outside = None
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not is_hooke(file):
+            if is_users(file) and (place := _place(frame)).text:
+                return place
+            outside = outside or frame
+        frame = frame.f_back
+    return SourceLine("?", 0) if outside is None else _place(outside)
+
+
+def _place(frame: FrameType) -> SourceLine:
+    file = frame.f_code.co_filename
+    text = linecache.getline(file, frame.f_lineno, frame.f_globals).strip()
+    return SourceLine(shorten_path(file), frame.f_lineno, text)
+
 
 _FRAME = re.compile(r'  File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<name>.+))?$')
-_OURS = re.compile(
-    r"(^|[/\\])hooke[/\\](base|cli|engines|journal|keys|pipeline|project|serving|store|testing)[/\\]"
-)
+_OURS = re.compile(rf"{re.escape(HOOKE_FOLDER)}|[/\\](src|site-packages)[/\\]hooke[/\\]")
+"""A traceback may come from another machine."""
 _LIBRARY = re.compile(r"([/\\](site|dist)-packages[/\\])|([/\\]lib(64)?[/\\]python3(\.\d+)?[/\\])|^<frozen ")
 
 
 def user_frames(traceback: str) -> list[str]:
     """Lines of `traceback` (as Python formats it) without the frames of Hooke, the standard library and packages.
 
-    Chains of exceptions keep their order and the sentences between them. A library's frame stays, in one line,
-    where it is the one that raised. Text of another shape comes back as it is.
+    Chained exceptions keep their order and the sentences between them. A library's frame that raised stays, in
+    one line. Other text comes back unchanged.
     """
     kept: list[str] = []
     frame: list[str] = []
@@ -76,58 +142,3 @@ def _raised_in(frame: list[str]) -> list[str]:
     if match is None or _OURS.search(match["file"]):
         return []
     return [f"  raised in {match['name']}, line {match['line']} of {match['file']}"]
-
-
-_HOOKE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
-_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-
-
-@dataclass(frozen=True, slots=True)
-class SourceLine:
-    """A line of source: the file as it should be shown, the line's number from 1, its text (may be empty)."""
-
-    file: str
-    line: int
-    text: str = ""
-
-    def __str__(self) -> str:
-        at = f"{self.file}:{self.line}"
-        return f"{at}: {self.text}" if self.text else at
-
-
-def user_place() -> SourceLine:
-    """The innermost line that is the user's: not Hooke's, the standard library's or an installed package's.
-
-    Frames without source (what dataclasses generate, `python -c`) count only where there is nothing better, as
-    do libraries': then it is the innermost one that is not Hooke's.
-    """
-    outside = None
-    frame: FrameType | None = inspect.currentframe()
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(_HOOKE):
-            if is_users(file) and (place := _place(frame)).text:
-                return place
-            outside = outside or frame
-        frame = frame.f_back
-    return SourceLine("?", 0) if outside is None else _place(outside)
-
-
-def shorten_path(file: str) -> str:
-    """`file` relative to the working directory where it lies below it, else as it is."""
-    folder = os.getcwd() + os.sep
-    return file.removeprefix(folder)
-
-
-def is_users(file: str) -> bool:
-    """Whether a file of source is not Hooke's, the standard library's or an installed package's."""
-    if any(part in file for part in _INSTALLED):
-        return False
-    return not file.startswith((_HOOKE, _STDLIB, "<frozen "))
-
-
-def _place(frame: FrameType) -> SourceLine:
-    file = frame.f_code.co_filename
-    text = linecache.getline(file, frame.f_lineno, frame.f_globals).strip()
-    return SourceLine(shorten_path(file), frame.f_lineno, text)

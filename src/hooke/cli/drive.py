@@ -21,7 +21,7 @@ import click
 import msgspec
 
 from hooke.base.errors import HookeError, NotFingerprintable, TaskFailed, UsageError
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.cli.screens import EXIT_STOPPED, CommandSession, command, error_facts, error_screen, exit_code
 from hooke.journal.run_view import view_of
 from hooke.pipeline.failures import user_traceback

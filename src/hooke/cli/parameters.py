@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from hooke.base.errors import ConfigError, UsageError
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.keys.file import File
 from hooke.models.registry_protocol import parse_wanted
 from hooke.pipeline.arguments import unbind

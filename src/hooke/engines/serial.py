@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TextIO
 from hooke.journal.events import CapacityChanged, WorkerStarted
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
-from hooke.pipeline.logs import LogFile
+from hooke.processes.exit_report import LogFile
 from hooke.tracking.tracker import Tracker
 
 __all__ = ["SerialEngine"]

@@ -28,8 +28,7 @@ from hooke.journal.occupancy import demand_of
 from hooke.journal.run_folders import RunsFolder
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.remaining_work import Remains, remains_of
-from hooke.pipeline.run_state import RunState
+from hooke.pipeline.run_state import Remains, RunState, remains_of
 from hooke.project.backends import ENGINES, BackendChoice
 
 if TYPE_CHECKING:  # SciPy takes a third of a second

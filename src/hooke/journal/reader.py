@@ -118,7 +118,7 @@ def read(path: Path, segment: str | None = None) -> list[Segment]:
     Raises JournalError on damage in the middle, on a newer Hooke's journal, and when `path` does not exist.
     """
     if not path.exists():
-        raise JournalError("there is no journal", where=str(path), fix="hooke runs lists the runs there are")
+        raise JournalError("there is no journal", where=str(path), fix="name a run that `hooke runs` lists")
     files = segment_files(path) if path.is_dir() else [path]
     return [_read_one(file) for file in files if segment in (None, file.stem)]
 
@@ -193,8 +193,8 @@ def _unknown(path: Path, version: int, payload: bytes, error: Exception) -> Jour
     raw = msgspec.msgpack.decode(payload)
     name = raw.get("event") if isinstance(raw, dict) else None
     return JournalError(
-        f"the journal holds an event that this Hooke cannot read: {name!r}",
+        f"the journal has an event that this version of Hooke cannot read: {name!r}",
         where=str(path),
-        why=f"{error}; it was written with vocabulary version {version}, this Hooke's is {VERSION}",
+        why=f"{error}; it was written with vocabulary version {version}; this Hooke has version {VERSION}",
         fix="pip install --upgrade hooke",
     )

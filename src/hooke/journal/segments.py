@@ -55,7 +55,7 @@ class TornTail:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.path}: the last {self.cut} bytes, from offset {self.offset}, are no whole record ({self.why})"
+        return f"{self.path}: the last {self.cut} bytes, from offset {self.offset}, are not a whole record ({self.why})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +102,10 @@ def read_version(fd: int, path: Path) -> int | None:
         whole and crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little")
     ):
         raise JournalError(
-            "this file is no journal, or its header is damaged",
+            "this file is not a journal, or its header is damaged",
             where=f"{path}, offset 0",
             why=f"its first bytes are {raw!r}",
-            fix=f"name a {SUFFIX} file of a run; if this is one, restore it from a copy or start the run anew",
+            fix=f"name a {SUFFIX} file of a run; if this is one, restore it from a copy or start a new run",
         )
     if not whole:
         return None
@@ -127,7 +127,7 @@ def corrupt(path: Path, damage: SegmentDamage, before: int) -> JournalError:
         "a journal is damaged in the middle",
         where=f"{path}, offset {damage.offset}",
         why=f"{damage.why}; {before} whole records lie before it and {damage.following} after it",
-        fix="restore the file from a copy, or give up what follows (its finished work may run again) with: "
+        fix="restore the file from a copy, or cut it off at the damage (work that finished later may run again) with: "
         f"truncate -s {damage.offset} {path}",
     )
 
@@ -182,7 +182,7 @@ class RecordScan:
 
     def _damage(self, rest: bytes) -> SegmentDamage:
         framed = len(rest) >= _RECORD.size and read_length(rest, 0) >= 0
-        why = "the checksum of the record there does not fit" if framed else "no record begins there"
+        why = "the checksum of the record there does not match" if framed else "no record begins there"
         return SegmentDamage(offset=self.offset, why=why, following=count_records(rest, 1))
 
 

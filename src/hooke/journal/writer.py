@@ -12,9 +12,10 @@ from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
+from hooke.base.background_fsync import GroupSync
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import JournalError, UsageError
-from hooke.base.files import GroupSync, sync_data, sync_folder, write_all
+from hooke.base.files import sync_data, sync_folder, write_all
 from hooke.base.forks import on_fork
 from hooke.journal.events import Event
 from hooke.journal.segments import (
@@ -47,9 +48,7 @@ class Journal:
     event is then written all the same.
     """
 
-    def __init__(
-        self, folder: Path, segment: str, *, durable: Durability, clock: Clock, group: GroupSync | None
-    ) -> None:
+    def __init__(self, folder: Path, segment: str, *, durable: Durability, clock: Clock) -> None:
         self.folder = folder
         self.segment = segment
         self.durable = durable
@@ -57,10 +56,9 @@ class Journal:
         self.observers: list[Callable[[Event], None]] = []
         self._first_segment = segment
         self._clock = clock
-        self._group = group or GroupSync()
-        self._own_group = group is None
+        self._group_sync = GroupSync(folder)
         self._lock = threading.RLock()
-        self._fd = -1
+        self._fd, self._path = -1, ""
         self._end = 0
         self._dirty_tail = False
         self._closed = False
@@ -73,16 +71,15 @@ class Journal:
         *,
         durable: Durability = "group",
         clock: Clock | None = None,
-        group: GroupSync | None = None,
     ) -> Journal:
         """Open `<folder>/<segment>.journal` for appending; one that exists goes on after its last whole record.
 
-        `group` shares one syncing thread between journals. Raises JournalError when another process writes the
-        segment, when it is damaged in the middle, when a newer Hooke wrote it, or when the disk is full.
+        Raises JournalError when another process writes the segment, when it is damaged in the middle, when a newer
+        Hooke wrote it, or when the disk is full.
         """
         if durable not in ("group", "each", "none"):
-            raise UsageError(f"durable={durable!r} is not known", fix='valid values: "group", "each", "none"')
-        journal = cls(Path(folder), segment, durable=durable, clock=clock or SystemClock(), group=group)
+            raise UsageError(f"durable={durable!r} is not valid", fix='valid values: "group", "each", "none"')
+        journal = cls(Path(folder), segment, durable=durable, clock=clock or SystemClock())
         journal._open()
         on_fork(journal)
         return journal
@@ -111,7 +108,7 @@ class Journal:
                 raise self._cut(error, len(record)) from error
             self._end += len(record)
             try:
-                self._settle()
+                self._make_durable()
             finally:
                 for observer in self.observers:
                     observer(event)
@@ -132,13 +129,11 @@ class Journal:
             if fd < 0:
                 return
             try:
-                self._group.forget(fd)
+                self._group_sync.close()
             except OSError as error:
                 raise self._unsafe(error) from error
             finally:
                 os.close(fd)
-                if self._own_group:
-                    self._group.close()
 
     def __enter__(self) -> Self:
         return self
@@ -167,11 +162,11 @@ class Journal:
             self._take_up(fd)
         except OSError as error:
             os.close(fd)
-            raise self._refusal("the journal cannot be begun", error) from error
+            raise self._refusal("the journal cannot be started", error) from error
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
+        self._fd, self._path = fd, os.path.abspath(self.path)
 
     def _take_up(self, fd: int) -> None:
         self.torn, self._end = _whole_part(fd, self.path)
@@ -191,7 +186,7 @@ class Journal:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise JournalError(
-                "another process writes this journal",
+                "another process is writing this journal",
                 where=str(self.path),
                 fix="wait for it to end, or stop it; each process needs a segment of its own",
             ) from error
@@ -201,7 +196,7 @@ class Journal:
             raise JournalError(
                 "this journal is closed",
                 where=str(self.path),
-                fix="append before close(), or create it again",
+                fix="append before close(), or create the journal again",
             )
         if self._fd < 0:
             self._open()
@@ -209,15 +204,18 @@ class Journal:
             try:
                 os.ftruncate(self._fd, self._end)
             except OSError as error:
-                raise self._refusal("the torn end of the journal cannot be cut off", error) from error
+                raise self._refusal(
+                    "the incomplete last record of the journal cannot be cut off", error
+                ) from error
             self._dirty_tail = False
 
-    def _settle(self) -> None:
+    def _make_durable(self) -> None:
         if self.durable == "each":
             self.sync()
         elif self.durable == "group":
             try:
-                self._group.mark(self._fd)
+                self._group_sync.mark(self._path)
+                self._group_sync.raise_failure()
             except OSError as error:
                 raise self._unsafe(error) from error
 
@@ -235,16 +233,16 @@ class Journal:
         return JournalError(
             what,
             where=f"{self.path}, offset {self._end}",
-            why=f"{_reason(error)}; the events before are whole",
+            why=f"{_reason(error)}; all earlier events are intact",
             fix=_fix_of(error, self.folder),
         )
 
     def _unsafe(self, error: OSError) -> JournalError:
         return JournalError(
-            "the journal is written but the disk did not confirm it",
+            "the journal is written, but the disk did not confirm it",
             where=str(self.path),
             why=_reason(error),
-            fix="look at the disk (dmesg); what this run wrote lately may be lost if the machine goes down",
+            fix="check the disk (dmesg); the latest events may be lost if the machine goes down",
         )
 
 
@@ -287,9 +285,7 @@ def _reason(error: OSError) -> str:
 
 def _fix_of(error: OSError, folder: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"free some space on the file system of {folder} (`df -h {folder}`), then go on: nothing before is lost"
+        return f"free some space on the file system of {folder} (`df -h {folder}`), then continue: no earlier event is lost"
     if error.errno == errno.EFBIG:
-        return (
-            "raise the limit on the size of files (`ulimit -f unlimited`), then go on: nothing before is lost"
-        )
-    return f"look at the disk behind {folder} (dmesg), then go on: nothing before is lost"
+        return "raise the limit on the size of files (`ulimit -f unlimited`), then continue: no earlier event is lost"
+    return f"check the disk behind {folder} (dmesg), then continue: no earlier event is lost"

@@ -93,7 +93,7 @@ def _scalar(walk: Walk, value: Any) -> bytes:
 def _ufunc(walk: Walk, value: Any) -> bytes:
     if getattr(sys.modules["numpy"], value.__name__, None) is not value:
         raise NoKey(
-            value, "a ufunc made at run time keeps its function hidden", "pass the Python function itself"
+            value, "a ufunc made at run time hides its Python function", "pass the Python function itself"
         )
     return compound(b"ufunc", [walk.code(type(value)), text(value.__name__)])
 

@@ -61,7 +61,7 @@ class File(os.PathLike[str]):
                 f"cannot read {self.path}",
                 where=str(self.path.absolute()),
                 why=str(error),
-                fix="give hooke.File the path of a readable file",
+                fix="give hooke.File the path of a file that this process can read",
             ) from error
         if (files := _keyed.get()) is not None:
             files[str(self.path.absolute())] = key

@@ -145,7 +145,7 @@ def _encode(printer: ValuePrinter, value: object, where: str) -> bytes:
         raise refusal(lack, where) from lack
     except RecursionError as error:
         raise NotFingerprintable(
-            f"no key for {where}: it is nested too deeply",
+            f"cannot build a cache key for {where}: it is nested too deeply",
             where=where,
-            fix="pass a flat form of it, such as a list of pairs",
+            fix="pass it in a flat form, such as a list of pairs",
         ) from error

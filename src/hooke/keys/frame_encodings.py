@@ -361,7 +361,7 @@ def _plan(value: Any, serialize: Any) -> bytes:
         plan: bytes = serialize(format="binary")
     except Exception as error:
         raise NoKey(
-            value, f"Polars cannot write its plan: {error}", "collect it first, or build it in the task"
+            value, f"Polars cannot write its plan: {error}", "collect it first, or build it inside the task"
         ) from error
     if b"PLPYUDF" in plan or b"PYTHON" in plan.upper():
         raise NoKey(value, "its plan holds a Python function, pickled by address", "build it inside the task")

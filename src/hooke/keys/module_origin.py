@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hooke.base.user_code import offering_module
+from hooke.base.user_code import module_of_method
 
 __all__ = ["PYTHON", "ModuleOrigin", "offering_library", "origin_of", "project_root"]
 
@@ -49,7 +49,7 @@ def offering_library(value: Any) -> str | None:
 
     Such a method is the library's: what its object holds (the state of chance, for one) is another in each process.
     """
-    module = offering_module(value)
+    module = module_of_method(value)
     if module is None or origin_of(module, getattr(sys.modules[module], "__file__", None)).local:
         return None
     return module

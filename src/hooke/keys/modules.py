@@ -77,7 +77,9 @@ def follow_chain(
     if "modules" not in walk.follow:
         return
     if not chain:
-        walk.note(f"{part.name} uses the module {module.__name__} as a value: all that it defines counts")
+        walk.note(
+            f"{part.name} uses the module {module.__name__} as a value, so the key covers everything that it defines"
+        )
         reach_module(walk, part, label, module)
         return
     name, rest = chain[0], chain[1:]
@@ -140,7 +142,7 @@ def reach_imported(walk: CodeWalk, part: FingerprintPart, found: Import, scope: 
     top = name.partition(".")[0]
     origin = _origin_by_name(top)
     if origin is None:
-        walk.note(f"{part.name} imports {name}, which is not there: it counts by its name alone")
+        walk.note(f"{part.name} imports {name}, which is not installed, so the key covers only its name")
     elif not origin.local:
         walk.foreign(part, label, name, origin)
         _watch_names(walk, part, name, found)
@@ -153,7 +155,7 @@ def _reach_local(walk: CodeWalk, part: FingerprintPart, label: str, found: Impor
         module = importlib.import_module(name)
     except Exception as error:  # noqa: BLE001 - whatever its import raises, the task's own import would raise it too
         walk.note(
-            f"{part.name} imports {name}, which cannot be imported here ({error}): it counts by its name alone"
+            f"{part.name} imports {name}, which cannot be imported here ({error}), so the key covers only its name"
         )
         return
     if found.top:
@@ -231,7 +233,7 @@ def _open_session(walk: CodeWalk, part: FingerprintPart) -> None:
 def _open(walk: CodeWalk, part: FingerprintPart, what: str, line: int) -> None:
     place = f"{os.path.basename(part.file) or '<code>'}:{line}"
     walk.note(
-        f"{place}: {what} can reach anything: the source of every project module imported so far counts"
+        f"{place}: {what} can reach any code, so the key covers the source of every project module imported so far"
     )
     _open_session(walk, part)
     found = {}

@@ -31,9 +31,9 @@ _CODE = (
     types.GetSetDescriptorType,
 )
 _REFUSED: dict[type, tuple[str, str]] = {
-    kind: (f"a {what} has no content of its own", fix)
+    kind: (f"a {what} has no content that can be hashed", fix)
     for what, fix, kinds in (
-        ("generator", "make a list of it", (types.GeneratorType, types.AsyncGeneratorType)),
+        ("generator", "pass a list", (types.GeneratorType, types.AsyncGeneratorType)),
         ("coroutine", "await it first", (types.CoroutineType,)),
         ("frame", "", (types.FrameType, types.TracebackType)),
         ("weak reference", "pass what it refers to", (weakref.ref, *weakref.ProxyTypes)),
@@ -82,7 +82,7 @@ def _code(walk: Walk, value: Any) -> bytes:
 
 
 def _refuse(_: Walk, value: Any) -> bytes:
-    why, fix = _REFUSED.get(type(value), ("an iterator is used up by reading it", "make a list of it"))
+    why, fix = _REFUSED.get(type(value), ("reading an iterator uses it up", "pass a list"))
     raise NoKey(value, why, fix)
 
 
@@ -192,7 +192,7 @@ def _reduce(value: Any) -> Any:
     try:
         return reducer(value) if reducer else value.__reduce_ex__(4)
     except Exception as error:
-        raise NoKey(value, f"it cannot be taken apart: {error}") from error
+        raise NoKey(value, f"it cannot be pickled: {error}") from error
 
 
 def _is_slotted_dataclass(kind: type) -> bool:
@@ -234,4 +234,4 @@ def _check_no_address(value: object, arguments: Any, state: Any) -> None:
     flat = [*(arguments or ()), *(state.values() if isinstance(state, dict) else [state])]
     for part in flat:
         if (type(part) is int and part == address) or (isinstance(part, str) and spelled in part.lower()):
-            raise NoKey(value, "its state holds its address in memory")
+            raise NoKey(value, "its state contains its own address in memory")

@@ -148,14 +148,14 @@ def _short(key: object) -> str:
 
 
 def refusal(lack: NoKey, where: str) -> NotFingerprintable:
-    """The error that a user reads for a value without a key."""
-    path = where + "".join(reversed(lack.path))
+    """The error that a user reads for a value without a key. `where` names the value, such as "argument `x` of `g`"."""
+    part = "".join(reversed(lack.path))
     kind = f"{lack.kind.__module__}.{lack.kind.__qualname__}".removeprefix("builtins.")
     return NotFingerprintable(
-        f"no honest key for {path}, a {kind}",
-        where=path,
+        f"cannot build a cache key for {where}: {f'its part {part}' if part else 'it'} is of type {kind}",
+        where=f"{where}, part {part}" if part else where,
         why=lack.why,
         fix=lack.fix
-        or "pass the plain data that it is made from, open or create it inside the task, "
-        "or give its class a method `__hooke_key__(self) -> str` (32 hex characters) that states its content",
+        or "pass the plain data that it is made from, create it inside the task, "
+        "or give its class a method `__hooke_key__(self) -> str` that returns 32 hex characters for its content",
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from hooke.base.short_repr import short_plain
+from hooke.base.formats import short_plain
 from hooke.keys.bytecode import listing, module_code
 from hooke.keys.encoding import NoKey, compound, integer, raw, text
 from hooke.keys.module_origin import PYTHON, ModuleOrigin, project_root
@@ -169,8 +169,8 @@ class CodeWalk:
         part.digest = blake3(frame(kind.__qualname__) + (listing(code).digest if code else b"")).digest()
         path = part.name + "".join(reversed(lack.path))
         self.note(
-            f"{path} has no content to hash ({lack.why}): it counts by its type, {kind.__qualname__}, "
-            f"and by the source of its whole module"
+            f"{path} cannot be hashed ({lack.why}), so the key covers its type, {kind.__qualname__}, "
+            f"and the source of its whole module"
         )
 
 

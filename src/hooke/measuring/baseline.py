@@ -22,9 +22,9 @@ from hooke.engines.worker.pool import THREAD_VARIABLES
 from hooke.measuring.baseline_process import BaselineSetup, BaselineTimed, Broken, Loaded
 from hooke.measuring.excerpt import Excerpt
 from hooke.pipeline.calls import CallMaker
-from hooke.pipeline.logs import last_lines
 from hooke.pipeline.references import pack
 from hooke.processes.channel import Channel
+from hooke.processes.exit_report import last_lines
 from hooke.processes.start import python_module
 from hooke.store.store import Store
 

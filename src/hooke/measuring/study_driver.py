@@ -17,7 +17,7 @@ from typing import Any
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock, writing
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.journal.events import Event, RunFinished, StudyStarted
 from hooke.journal.records import STUDY_PREFIX, StudyRecord, find_studies, read_study
 from hooke.journal.writer import Journal

@@ -141,11 +141,11 @@ def as_columns(task: str, iterables: Sequence[Any], constants: Mapping[str, Any]
     Raises UsageError for no iterable, and for one that cannot be iterated or never ends.
     """
     if not iterables:
-        given = f" (it got the keyword {next(iter(constants))!r} only)" if constants else ""
+        given = f", only the keyword {next(iter(constants))!r}" if constants else ""
         raise UsageError(
-            f"{task}.map got nothing to go over{given}",
+            f"{task}.map got no items{given}",
             where=str(user_place()),
-            fix="give the items by position, as in task.map(items, same_for_all=1): keywords are the same for every item",
+            fix="give the items by position, as in task.map(items, same_for_all=1); a keyword gives every item the same value",
         )
     return [_as_column(task, iterable) for iterable in iterables]
 
@@ -156,7 +156,7 @@ def check_lengths(task: str, lengths: Sequence[int]) -> None:
         raise UsageError(
             f"{task}.map got iterables of different lengths: {', '.join(map(str, lengths))}",
             where=str(user_place()),
-            fix="give iterables of equal length; what is the same for every item goes in as a keyword",
+            fix="give iterables of equal length; pass a value that is the same for every item as a keyword",
         )
 
 
@@ -171,7 +171,7 @@ def _as_column(task: str, iterable: Any) -> Any:
         raise UsageError(
             f"{task}.map got {iterable!r}, which never ends",
             where=str(user_place()),
-            fix="give a list or a range; what is the same for every item goes in as a keyword",
+            fix="give a list or a range; pass a value that is the same for every item as a keyword",
         )
     return _listed(task, iterable)
 
@@ -185,7 +185,7 @@ def _listed(task: str, iterable: Any) -> list[Any]:
         raise UsageError(
             f"{task}.map got {_short(iterable)}, which cannot be iterated",
             where=str(user_place()),
-            fix="give a list, range, array or generator; what is the same for every item goes in as a keyword",
+            fix="give a list, range, array or generator; pass a value that is the same for every item as a keyword",
         ) from None
     return list(iterator)
 

@@ -8,8 +8,8 @@ from types import CellType
 from typing import Any
 
 from hooke.base.errors import HookeError, NotPicklable, UsageError
+from hooke.base.formats import short_call, short_repr
 from hooke.base.ref import Ref
-from hooke.base.short_repr import short_call, short_repr
 from hooke.journal.events import MapExpanded
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import Call, FunctionImage
@@ -126,9 +126,9 @@ class CallMaker:
             index = path[0] if path[0] >= 0 else items + path[0]
             if not 0 <= index < items:
                 raise UsageError(
-                    f"item {path[0]} of {node.task.name}.map was asked for, which has {items} items",
+                    f"the pipeline reads item {path[0]} of {node.task.name}.map, which has {items} items",
                     where=node.where,
-                    fix="the list that it goes over is a result: take parts of it by number inside a task",
+                    fix="the length of this map is known only at run time: pass the whole map to a task, and index it there",
                 )
             _, _, ref, start = done.cut(index, index + 1)[0]
             self._read.append(ref)
@@ -200,10 +200,10 @@ class CallMaker:
             raise
         except Exception as error:  # whatever an argument's own pickling raises
             raise NotPicklable(
-                "an argument cannot be sent to a worker",
+                "an argument cannot be pickled, so it cannot go to a worker",
                 task=node.task.name,
                 why=f"{type(error).__name__}: {error}",
-                fix="pass what it is made from (a path, a connection string, parameters) and make it inside the task",
+                fix="pass the plain data that it is made from (a path, a connection string, parameters) and create it inside the task",
             ) from error
 
     def _shown(self, node: Node, submit: Submit) -> str:
@@ -256,10 +256,10 @@ def _pickled_task(task: Task[..., Any]) -> bytes:
         return by_value.dumps(task)
     except Exception as error:  # whatever the captured objects' own pickling raises
         raise NotPicklable(
-            "its function cannot be sent to a worker",
+            "the task's function cannot be pickled, so it cannot go to a worker",
             task=task.name,
             why=f"{type(error).__name__}: {error}{_culprit(task.function)}",
-            fix="make the captured object inside the task, or pass what it is made from as an argument; "
+            fix="create the captured object inside the task, or pass the plain data that it is made from as an argument; "
             'move a class or a function to a module; or run in this process with on="serial"',
         ) from error
 

@@ -16,8 +16,8 @@ import msgspec
 
 from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, UsageError
+from hooke.base.formats import short_repr
 from hooke.base.ref import Ref
-from hooke.base.short_repr import short_repr
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan, MapExpanded
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
@@ -57,7 +57,7 @@ def expand(payload: tuple[str, str, Sequence[Any]], store: Store) -> Expansion:
     if len(lengths) > 1:
         raise UsageError(
             f"{task}.map got lists of different lengths: {', '.join(map(str, sorted(lengths)))}",
-            fix="give lists of equal length; what is the same for every item goes in as a keyword",
+            fix="give lists of equal length; pass a value that is the same for every item as a keyword",
         )
     items = list(zip(*lists, strict=True))
     keys = store.put(fingerprint_items(items, label=recipe))
@@ -71,7 +71,7 @@ def _as_list(task: str, column: Any) -> Sequence[Any]:
     except TypeError as error:
         raise UsageError(
             f"{task}.map got a {type(column).__name__}, which cannot be iterated",
-            fix="let the task before it return a list",
+            fix="return a list from the task before it",
         ) from error
 
 
@@ -320,11 +320,11 @@ def check_code(
     if not differing:
         return
     raise EnvironmentMismatch(
-        "the worker's code is not the code that this run was planned with",
+        "the worker's code differs from the code that this run was planned with",
         task=name,
-        why="differing: " + ", ".join(differing[:8]) + (" ..." if len(differing) > 8 else ""),
-        fix="start the run again if a file was edited meanwhile; pass values that your script sets at run time "
-        "(module.NAME = ...) as arguments instead",
+        why="these parts differ: " + ", ".join(differing[:8]) + (" ..." if len(differing) > 8 else ""),
+        fix="if a file was edited during the run, start the run again; if your script sets a global at run time "
+        "(module.NAME = ...), pass the value as an argument instead",
     )
 
 

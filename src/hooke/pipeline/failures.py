@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import sys
 import traceback
@@ -12,11 +11,11 @@ from types import TracebackType
 import msgspec
 
 from hooke.base.errors import HookeError, Permanent, TaskFailed, Temporary
+from hooke.base.user_code import is_hooke
 from hooke.journal.events import AttemptFailed, Failure
 
 __all__ = ["failure_of", "task_failed", "user_traceback"]
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _LARGEST_PICKLE = 64 * 1024
 
 
@@ -86,7 +85,7 @@ def user_traceback(error: BaseException) -> str:
 def _from_user(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from its first frame that is not ours; the whole of it where all are ours."""
     at = trace
-    while at is not None and at.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    while at is not None and is_hooke(at.tb_frame.f_code.co_filename):
         at = at.tb_next
     return at or trace
 

@@ -1,7 +1,7 @@
-"""Reads a pipeline's body for what no promise can catch, because Python never asks the promise.
+"""Finds mistakes in a pipeline's body that a promise cannot catch, because Python never calls the promise.
 
-`x is None` and `isinstance(x, ...)` silently take one branch; `except` around a call of a task never sees the
-task's error; a lambda carries a promise to where it cannot be replaced by the value.
+`x is None` and `isinstance(x, ...)` silently take one branch. `except` around a call of a task never sees the
+task's error. A lambda captures a promise, and nothing replaces it by the value.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import builtins
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from types import FunctionType
@@ -21,283 +21,19 @@ from hooke.base.user_code import SourceLine, shorten_path
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Task
 
-__all__ = ["Env", "ExpressionKind", "Flow", "LintFinding", "OuterNames", "lint", "read_body"]
+__all__ = ["ExpressionKind", "LintFinding", "NameScope", "OuterNames", "lint", "read_body"]
 
-
-# --- Which expressions of a pipeline's body are results of tasks, found by reading the body, not by running it.
-
-
-class ExpressionKind(Enum):
-    """What an expression is known to be."""
-
-    RESULT = "the result of a task, or a part of it"
-    MAP = "the list of results that .map gives"
-    LISTED = "a plain list, tuple or set of results"
-
-
-Env: TypeAlias = dict[str, ExpressionKind]
-
-
-class OuterNames:
-    """What the names in a function refer to that are not its own variables."""
-
-    def __init__(self, function: FunctionType) -> None:
-        code = function.__code__
-        self._own = {*code.co_varnames, *code.co_cellvars}
-        self._known = {**vars(builtins), **function.__globals__}
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                self._known[name] = cell.cell_contents
-            except ValueError:  # a name that is given its value later
-                self._own.add(name)
-
-    def object_at(self, tree: ast.expr) -> object:
-        """The object that a name or a dotted name refers to; None where that is not known."""
-        if isinstance(tree, ast.Name):
-            return None if tree.id in self._own else self._known.get(tree.id)
-        if isinstance(tree, ast.Attribute) and (owner := self.object_at(tree.value)) is not None:
-            found = inspect.getattr_static(owner, tree.attr, None)
-            return found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
-        return None
-
-    def called_task(self, tree: ast.expr) -> Task[..., Any] | None:
-        """The task that an expression calls or maps."""
-        if not isinstance(tree, ast.Call):
-            return None
-        found = self.object_at(tree.func)
-        return found if isinstance(found, Task) else self._mapped_task(tree)
-
-    def is_map(self, tree: ast.Call) -> bool:
-        """Whether a call is one of `task.map`."""
-        return self._mapped_task(tree) is not None
-
-    def _mapped_task(self, tree: ast.Call) -> Task[..., Any] | None:
-        if not isinstance(tree.func, ast.Attribute) or tree.func.attr != "map":
-            return None
-        found = self.object_at(tree.func.value)
-        return found if isinstance(found, Task) else None
-
-
-Observe: TypeAlias = Callable[[ast.AST, "Flow"], None]
-
-
-class Flow:
-    """Walks a body in the order in which it runs. `observe` sees each statement and expression, with the kinds then."""
-
-    def __init__(self, names: OuterNames, observe: Observe) -> None:
-        self.names = names
-        self.env: Env = {}
-        self.local_functions: Mapping[str, ast.FunctionDef] = {}
-        """Functions defined in the body, by name."""
-        self._observe = observe
-        self._is_quiet = False
-
-    def kind(self, tree: ast.AST | None) -> ExpressionKind | None:
-        """What an expression is known to be."""
-        match tree:
-            case ast.Name():
-                return self.env.get(tree.id)
-            case ast.Call() if self.names.called_task(tree) is not None:
-                return ExpressionKind.MAP if self.names.is_map(tree) else ExpressionKind.RESULT
-            case ast.Subscript():
-                return self._kind_of_part(tree)
-            case ast.List() | ast.Tuple() | ast.Set():
-                is_listed = tree.elts and all(self.kind(item) is ExpressionKind.RESULT for item in tree.elts)
-                return ExpressionKind.LISTED if is_listed else None
-            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
-                return self._kind_of_comprehension(tree)
-            case ast.IfExp():
-                return self.kind(tree.body) if self.kind(tree.body) is self.kind(tree.orelse) else None
-            case ast.NamedExpr() | ast.Starred():
-                return self.kind(tree.value)
-            case _:
-                return None
-
-    def walk(self, body: Sequence[ast.stmt]) -> bool:
-        """Walk statements. Returns whether what follows them can be reached."""
-        return all(self._step(statement) for statement in body)  # stops at the first `return` or `raise`
-
-    # -- expressions -------------------------------------------------------------------------------
-
-    def _kind_of_part(self, tree: ast.Subscript) -> ExpressionKind | None:
-        whole = self.kind(tree.value)
-        if whole in {ExpressionKind.MAP, ExpressionKind.LISTED}:
-            return ExpressionKind.LISTED if isinstance(tree.slice, ast.Slice) else ExpressionKind.RESULT
-        return whole
-
-    def _kind_of_comprehension(
-        self, tree: ast.ListComp | ast.SetComp | ast.GeneratorExp
-    ) -> ExpressionKind | None:
-        saved = dict(self.env)
-        self._bind_generators(tree.generators)
-        element = self.kind(tree.elt)
-        self.env = saved
-        return ExpressionKind.LISTED if element is ExpressionKind.RESULT else None
-
-    def _bind_generators(self, generators: Iterable[ast.comprehension]) -> None:
-        for generator in generators:
-            self._bind_items(generator.target, generator.iter)
-
-    def _see(self, tree: ast.AST) -> None:
-        """Show an expression and those inside it to the observer; a lambda's body runs elsewhere."""
-        if not self._is_quiet:
-            self._observe(tree, self)
-        if isinstance(tree, ast.Lambda):
-            return
-        saved = dict(self.env)
-        if isinstance(tree, (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)):
-            self._bind_generators(tree.generators)
-        for inner in ast.iter_child_nodes(tree):
-            self._see(inner)
-        self.env = saved
-        if isinstance(tree, ast.NamedExpr):
-            self._bind(tree.target, self.kind(tree.value))
-
-    # -- names -------------------------------------------------------------------------------------
-
-    def _bind(self, target: ast.expr, kind: ExpressionKind | None) -> None:
-        match target:
-            case ast.Name():
-                self.env.pop(target.id, None)
-                if kind is not None:
-                    self.env[target.id] = kind
-            case ast.Tuple() | ast.List():
-                item = None if kind is None else ExpressionKind.RESULT
-                for element in target.elts:
-                    self._bind(element, item)
-            case ast.Starred():
-                self._bind(target.value, kind and ExpressionKind.LISTED)
-            case _:
-                pass
-
-    def _assign(self, target: ast.expr, value: ast.expr) -> None:
-        parts = target.elts if isinstance(target, (ast.Tuple, ast.List)) else []
-        values = value.elts if isinstance(value, (ast.Tuple, ast.List)) else []
-        if (
-            parts
-            and len(parts) == len(values)
-            and not any(isinstance(p, ast.Starred) for p in parts + values)
-        ):
-            for part, kind in zip(parts, [self.kind(item) for item in values], strict=True):
-                self._bind(part, kind)
-        else:
-            self._bind(target, self.kind(value))
-
-    def _bind_items(self, target: ast.expr, iterable: ast.expr) -> None:
-        """Bind the target of a loop over `iterable`."""
-        function = self.names.object_at(iterable.func) if isinstance(iterable, ast.Call) else None
-        parts = target.elts if isinstance(target, ast.Tuple) else []
-        if isinstance(iterable, ast.Call) and function in {zip, enumerate} and parts:
-            columns = list(iterable.args) if function is zip else [None, *iterable.args[:1]]
-            for part, column in zip(parts, columns, strict=False):
-                self._bind(part, None if self.kind(column) is None else ExpressionKind.RESULT)
-        else:
-            self._bind(target, None if self.kind(iterable) is None else ExpressionKind.RESULT)
-
-    # -- statements --------------------------------------------------------------------------------
-
-    def _step(self, statement: ast.stmt) -> bool:
-        if not self._is_quiet:
-            self._observe(statement, self)
-        match statement:
-            case ast.If():
-                self._see(statement.test)
-                goes_on = self._branches([statement.body, statement.orelse])
-            case ast.For() | ast.While():
-                goes_on = self._loop(statement)
-            case ast.Try() | ast.TryStar():
-                goes_on = self._try(statement)
-            case ast.With():
-                goes_on = self._with(statement)
-            case ast.Match():
-                self._see(statement.subject)
-                goes_on = self._branches([*(case.body for case in statement.cases), []])
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                self.env.pop(statement.name, None)
-                goes_on = True
-            case _:
-                goes_on = self._simple(statement)
-        return goes_on
-
-    def _with(self, statement: ast.With) -> bool:
-        for item in statement.items:
-            self._see(item)
-            if item.optional_vars is not None:
-                self._bind(item.optional_vars, None)
-        return self.walk(statement.body)
-
-    def _simple(self, statement: ast.stmt) -> bool:
-        for inner in ast.iter_child_nodes(statement):
-            self._see(inner)
-        match statement:
-            case ast.Assign():
-                for target in statement.targets:
-                    self._assign(target, statement.value)
-            case ast.AnnAssign() if statement.value is not None:
-                self._assign(statement.target, statement.value)
-            case ast.AugAssign():
-                self._bind(statement.target, None)
-            case ast.Return() | ast.Raise() | ast.Continue() | ast.Break():
-                return False
-            case _:
-                pass
-        return True
-
-    def _branches(self, bodies: Iterable[Sequence[ast.stmt]]) -> bool:
-        """Walk ways of which one is taken; afterwards a name is what it is on all that go on."""
-        before = self.env
-        ends: list[Env] = []
-        for body in bodies:
-            self.env = dict(before)
-            if self.walk(body):
-                ends.append(self.env)
-        self.env = _meet(ends)
-        return bool(ends)
-
-    def _loop(self, loop: ast.For | ast.While) -> bool:
-        self._see(loop.test if isinstance(loop, ast.While) else loop.iter)
-        before = dict(self.env)
-        was_quiet, self._is_quiet = self._is_quiet, True
-        self._loop_body(loop)
-        self._is_quiet = was_quiet
-        self.env = _meet([before, self.env])
-        start = dict(self.env)
-        self._loop_body(loop)
-        self.env = _meet([start, self.env])
-        return self.walk(loop.orelse)
-
-    def _loop_body(self, loop: ast.For | ast.While) -> None:
-        if not isinstance(loop, ast.While):
-            self._bind_items(loop.target, loop.iter)
-        self.walk(loop.body)
-
-    def _try(self, statement: ast.Try | ast.TryStar) -> bool:
-        before = dict(self.env)
-        goes_on = self.walk([*statement.body, *statement.orelse])
-        ends = [self.env] if goes_on else []
-        for handler in statement.handlers:
-            self.env = _meet([before, self.env])
-            if self.walk(handler.body):
-                ends.append(self.env)
-        self.env = _meet(ends or [before])
-        return self.walk(statement.finalbody) and bool(ends)
-
-
-def _meet(ends: Sequence[Env]) -> Env:
-    """What is so in all of them."""
-    if not ends:
-        return {}
-    first, *others = ends
-    return {name: kind for name, kind in first.items() if all(end.get(name) is kind for end in others)}
-
-
+_Comprehension: TypeAlias = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_UNKNOWN = ast.Constant(None)
+"""Stands for a value that is not a result."""
 _PROBES = frozenset({isinstance, type, id, callable, hasattr, getattr})
-"""Builtins that ask about an object without asking the object."""
+"""Builtins that inspect an object without calling its methods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LintFinding:
-    """Something in a body that would go wrong in silence."""
+    """A mistake in a body that Python would not report."""
 
     what: str
     why: str
@@ -307,14 +43,14 @@ class LintFinding:
 
 
 def lint(pipeline: Pipeline[..., Any]) -> None:
-    """Raise TraceError for the first finding in the body, and name the others. A body without source is passed over."""
+    """Raise TraceError for the first finding in the body, and name the others. Skips a body without source."""
     function = inspect.unwrap(pipeline.function)
     if not isinstance(function, FunctionType):
         return
-    source = _source(function)
-    if source is None:
+    try:
+        lines, start = inspect.getsourcelines(function)
+    except (OSError, TypeError):
         return
-    lines, start = source
     findings = read_body(function, "".join(lines))
     if not findings:
         return
@@ -333,63 +69,245 @@ def read_body(function: FunctionType, source: str) -> list[LintFinding]:
     """The findings in `function`, whose source is `source`, by line."""
     try:
         tree = ast.parse(textwrap.dedent(source)).body[0]
-    except (SyntaxError, IndexError):  # a lambda's lines, say, that are no statement by themselves
+    except (
+        SyntaxError,
+        IndexError,
+    ):  # for example the lines of a lambda, which are not a statement by themselves
         return []
     if not isinstance(tree, ast.FunctionDef):
         return []
-    findings: list[LintFinding] = []
-    flow = Flow(OuterNames(function), lambda node, flow: findings.extend(_findings(node, flow)))
-    flow.local_functions = _local_functions(tree)
-    flow.walk(tree.body)
+    scope = NameScope.of_function(tree, OuterNames(function))
+    findings = [finding for statement in tree.body for finding in _check(statement, scope)]
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.line)
 
 
-def _source(function: FunctionType) -> tuple[list[str], int] | None:
-    try:
-        return inspect.getsourcelines(function)
-    except (OSError, TypeError):
+def _check(node: ast.AST, scope: NameScope) -> Iterator[LintFinding]:
+    """The findings in a node and the nodes inside it. A nested function or lambda runs elsewhere, so it is skipped."""
+    for rule in _RULES:
+        yield from rule(node, scope)
+    if not isinstance(node, _FUNCTIONS):
+        inner = scope.of_comprehension(node) if isinstance(node, _Comprehension) else scope
+        for child in ast.iter_child_nodes(node):
+            yield from _check(child, inner)
+
+
+# --- What names and expressions stand for.
+
+
+class ExpressionKind(Enum):
+    """What an expression is known to be."""
+
+    RESULT = "the result of a task, or a part of it"
+    MAP = "the list of results that .map gives"
+    LISTED = "a plain list, tuple or set of results"
+
+
+class OuterNames:
+    """What the names that a function does not bind refer to."""
+
+    def __init__(self, function: FunctionType) -> None:
+        code = function.__code__
+        self._own = {*code.co_varnames, *code.co_cellvars}
+        self._known = {**vars(builtins), **function.__globals__}
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                self._known[name] = cell.cell_contents
+            except ValueError:  # the outer function binds the name later
+                self._own.add(name)
+
+    def object_at(self, tree: ast.expr) -> object:
+        """The object that a name or a dotted name refers to; None if it is not known."""
+        if isinstance(tree, ast.Name):
+            return None if tree.id in self._own else self._known.get(tree.id)
+        if isinstance(tree, ast.Attribute) and (owner := self.object_at(tree.value)) is not None:
+            found = inspect.getattr_static(owner, tree.attr, None)
+            return found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
         return None
 
+    def called_task(self, tree: ast.expr) -> tuple[Task[..., Any], ExpressionKind] | None:
+        """The task that an expression calls or maps, and what the expression gives."""
+        if not isinstance(tree, ast.Call):
+            return None
+        if isinstance(found := self.object_at(tree.func), Task):
+            return found, ExpressionKind.RESULT
+        if isinstance(tree.func, ast.Attribute) and tree.func.attr == "map":
+            found = self.object_at(tree.func.value)
+        return (found, ExpressionKind.MAP) if isinstance(found, Task) else None
 
-def _findings(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
-    for rule in _RULES:
-        yield from rule(node, flow)
+
+class NameScope:
+    """What is known of each name in a function or a comprehension.
+
+    A name has a kind if everything that it is ever bound to has that kind; the order of statements does not matter.
+    """
+
+    def __init__(self, outer: OuterNames, parent: NameScope | None = None) -> None:
+        self.outer = outer
+        self.functions: dict[str, ast.FunctionDef] = parent.functions if parent else {}
+        """Functions defined in the body, by name."""
+        self._parent = parent
+        self._bound: dict[str, list[ast.expr]] = {}
+        self._assumed: dict[str, ExpressionKind | None] = {}
+        """The kinds of names whose bindings are being read: they may lead back to the name, as in `a, b = b, a`."""
+
+    @classmethod
+    def of_function(cls, tree: ast.FunctionDef, outer: OuterNames) -> NameScope:
+        """The names of a function's body."""
+        scope = cls(outer)
+        for node in [*ast.walk(tree.args), *_outer_nodes(tree.body)]:
+            scope._read(node)
+            if isinstance(node, ast.FunctionDef):
+                scope.functions[node.name] = node
+        return scope
+
+    def of_comprehension(self, tree: _Comprehension) -> NameScope:
+        """The names inside a comprehension."""
+        scope = NameScope(self.outer, self)
+        for generator in tree.generators:
+            scope._bind_items(generator.target, generator.iter)
+        return scope
+
+    def kind(self, tree: ast.AST) -> ExpressionKind | None:
+        """What an expression is known to be."""
+        match tree:
+            case ast.Name():
+                return self._kind_of_name(tree.id)
+            case ast.Call():
+                called = self.outer.called_task(tree)
+                return called and called[1]
+            case ast.Subscript():
+                whole = self.kind(tree.value)
+                part = ExpressionKind.LISTED if isinstance(tree.slice, ast.Slice) else ExpressionKind.RESULT
+                return part if whole in {ExpressionKind.MAP, ExpressionKind.LISTED} else whole
+            case ast.List() | ast.Tuple() | ast.Set():
+                return _listed({self.kind(item) for item in tree.elts})
+            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
+                return _listed({self.of_comprehension(tree).kind(tree.elt)})
+            case ast.IfExp():
+                kind = self.kind(tree.body)
+                return kind if kind is self.kind(tree.orelse) else None
+            case ast.NamedExpr() | ast.Starred():
+                return self.kind(tree.value)
+            case _:
+                return None
+
+    def _kind_of_name(self, name: str) -> ExpressionKind | None:
+        if name in self._assumed:
+            return self._assumed[name]
+        if name not in self._bound:
+            return self._parent.kind(ast.Name(name)) if self._parent else None
+        self._assumed[name] = None
+        first, *others = self._bound[name]
+        kind = self._assumed[name] = self.kind(first)
+        if not all(self.kind(value) is kind for value in others):
+            kind = None
+        del self._assumed[name]
+        return kind
+
+    def _read(self, node: ast.AST) -> None:
+        match node:
+            case ast.Assign():
+                for target in node.targets:
+                    self._bind(target, node.value)
+            case ast.AnnAssign() | ast.NamedExpr() if node.value is not None:
+                self._bind(node.target, node.value)
+            case ast.AugAssign():
+                self._bind(node.target, _UNKNOWN)
+            case ast.For() | ast.AsyncFor():
+                self._bind_items(node.target, node.iter)
+            case ast.withitem(optional_vars=ast.expr() as target):
+                self._bind(target, _UNKNOWN)
+            case ast.arg():
+                self._bind(ast.Name(node.arg), _UNKNOWN)
+            case _:
+                for field in (
+                    "name",
+                    "asname",
+                    "rest",
+                ):  # of a definition, an import, an `except` or a `case`
+                    name: object = getattr(node, field, None)
+                    if isinstance(name, str):
+                        self._bind(ast.Name(name), _UNKNOWN)
+
+    def _bind(self, target: ast.expr, value: ast.expr) -> None:
+        match target:
+            case ast.Name():
+                self._bound.setdefault(target.id, []).append(value)
+            case ast.Starred():  # a list of some of the items
+                self._bind(target.value, ast.List([value]))
+            case ast.Tuple() | ast.List():
+                values = value.elts if isinstance(value, (ast.Tuple, ast.List)) else []
+                if len(values) != len(target.elts) or any(
+                    isinstance(tree, ast.Starred) for tree in target.elts + values
+                ):
+                    values = [ast.Subscript(value, _UNKNOWN)] * len(target.elts)  # an item, whichever it is
+                for part, part_value in zip(target.elts, values, strict=True):
+                    self._bind(part, part_value)
+            case _:
+                pass
+
+    def _bind_items(self, target: ast.expr, iterable: ast.expr) -> None:
+        """Bind the target of a loop over `iterable`."""
+        function = self.outer.object_at(iterable.func) if isinstance(iterable, ast.Call) else None
+        if isinstance(iterable, ast.Call) and function in {zip, enumerate} and isinstance(target, ast.Tuple):
+            columns = iterable.args if function is zip else [_UNKNOWN, *iterable.args[:1]]
+            for part, column in zip(target.elts, columns, strict=False):
+                self._bind(part, ast.Subscript(column, _UNKNOWN))
+        else:
+            self._bind(target, ast.Subscript(iterable, _UNKNOWN))
 
 
-def _identity(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
+def _listed(kinds: set[ExpressionKind | None]) -> ExpressionKind | None:
+    return ExpressionKind.LISTED if kinds == {ExpressionKind.RESULT} else None
+
+
+def _outer_nodes(trees: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """All nodes in the order of the source, except those inside functions, which run elsewhere."""
+    for tree in trees:
+        yield tree
+        if not isinstance(tree, _FUNCTIONS):
+            yield from _outer_nodes(ast.iter_child_nodes(tree))
+
+
+# --- The rules.
+
+_TASK_KINDS = {ExpressionKind.RESULT, ExpressionKind.MAP}
+
+
+def _identity(node: ast.AST, scope: NameScope) -> Iterator[LintFinding]:
     if not isinstance(node, ast.Compare):
         return
     sides = [node.left, *node.comparators]
     for left, operator, right in zip(sides, node.ops, sides[1:], strict=False):
-        guilty = next((side for side in (left, right) if flow.kind(side) is ExpressionKind.RESULT), None)
-        if isinstance(operator, (ast.Is, ast.IsNot)) and guilty is not None:
+        result = next((side for side in (left, right) if scope.kind(side) is ExpressionKind.RESULT), None)
+        if isinstance(operator, (ast.Is, ast.IsNot)) and result is not None:
             sign = "is" if isinstance(operator, ast.Is) else "is not"
             yield LintFinding(
-                what=f"asks `{ast.unparse(node)}` of a task's result, which does not exist yet",
-                why=f"`{sign}` sees the promise that stands for {_shown(guilty)}, and always answers the same",
+                what=f"tests `{ast.unparse(node)}` on a task's result, which does not exist yet",
+                why=f"`{sign}` compares the promise that stands for {_shown(result)}, so the answer is always the same",
                 fix="test it inside the task that uses it",
                 line=node.lineno,
             )
 
 
-def _probe(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
+def _probe(node: ast.AST, scope: NameScope) -> Iterator[LintFinding]:
     if not isinstance(node, ast.Call) or not node.args:
         return
-    function = flow.names.object_at(node.func)
+    function = scope.outer.object_at(node.func)
     if not inspect.isroutine(function) and not isinstance(function, type):
         return
-    if function in _PROBES and flow.kind(node.args[0]) in {ExpressionKind.RESULT, ExpressionKind.MAP}:
+    if function in _PROBES and scope.kind(node.args[0]) in _TASK_KINDS:
         name = ast.unparse(node.func)
         yield LintFinding(
-            what=f"asks {name}() about a task's result, which does not exist yet",
+            what=f"calls {name}() on a task's result, which does not exist yet",
             why=f"{name}() sees the promise that stands for {_shown(node.args[0])}, not the value",
-            fix="ask inside the task that uses it; what is known of it beforehand goes into the pipeline's parameters",
+            fix="call it inside the task that uses the result; pass what is known beforehand as a pipeline parameter",
             line=node.lineno,
         )
 
 
-def _match(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
-    if isinstance(node, ast.Match) and flow.kind(node.subject) in {ExpressionKind.RESULT, ExpressionKind.MAP}:
+def _match(node: ast.AST, scope: NameScope) -> Iterator[LintFinding]:
+    if isinstance(node, ast.Match) and scope.kind(node.subject) in _TASK_KINDS:
         yield LintFinding(
             what="matches a task's result, which does not exist yet",
             why=f"`match` sees the promise that stands for {_shown(node.subject)}, not the value",
@@ -398,23 +316,23 @@ def _match(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
         )
 
 
-def _except(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
+def _except(node: ast.AST, scope: NameScope) -> Iterator[LintFinding]:
     if not isinstance(node, (ast.Try, ast.TryStar)) or not node.handlers:
         return
     for call in _outer_nodes(node.body):
-        if isinstance(call, ast.Call) and (task := flow.names.called_task(call)) is not None:
+        if isinstance(call, ast.Call) and (called := scope.outer.called_task(call)) is not None:
             yield LintFinding(
-                what=f"calls task {task.name!r} inside try/except",
-                why="in a run the task runs later and elsewhere, so `except` here never sees its error",
+                what=f"calls task {called[0].name!r} inside try/except",
+                why="the task runs later and in another process, so this `except` never sees its error",
                 fix="put the try/except inside the task, or move the call out of the `try` (into its `else:`)",
                 line=call.lineno,
             )
 
 
-def _change(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
+def _change(node: ast.AST, scope: NameScope) -> Iterator[LintFinding]:
     if not isinstance(node, (ast.Subscript, ast.Attribute)) or isinstance(node.ctx, ast.Load):
         return
-    if flow.kind(node.value) in {ExpressionKind.RESULT, ExpressionKind.MAP}:
+    if scope.kind(node.value) in _TASK_KINDS:
         yield LintFinding(
             what=f"changes a task's result, which does not exist yet: `{ast.unparse(node)}`",
             why=f"{_shown(node.value)} is a promise here; there is nothing to change",
@@ -423,58 +341,40 @@ def _change(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
         )
 
 
-def _capture(node: ast.AST, flow: Flow) -> Iterator[LintFinding]:
-    if not isinstance(node, ast.Call) or (task := flow.names.called_task(node)) is None:
+def _capture(node: ast.AST, scope: NameScope) -> Iterator[LintFinding]:
+    if not isinstance(node, ast.Call) or (called := scope.outer.called_task(node)) is None:
         return
     for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
-        for name in _captured(argument, flow):
+        for name in _captured(argument, scope):
             yield LintFinding(
-                what=f"hands task {task.name!r} a function that captures {name!r}, a task's result",
-                why="a function carries its variables along as they are: a promise in it never becomes the value",
+                what=f"hands task {called[0].name!r} a function that captures {name!r}, a task's result",
+                why="a function keeps its captured variables as they are, so the promise never becomes the value",
                 fix=f"pass {name!r} to the task as an argument of its own",
                 line=argument.lineno,
             )
 
 
-def _captured(argument: ast.expr, flow: Flow) -> list[str]:
+def _captured(argument: ast.expr, scope: NameScope) -> list[str]:
     """Names of results that a lambda, or a function defined in the body, reads."""
-    inner: ast.AST | None = argument if isinstance(argument, ast.Lambda) else None
-    if isinstance(argument, ast.Name):
-        inner = flow.local_functions.get(argument.id)
+    inner = scope.functions.get(argument.id) if isinstance(argument, ast.Name) else argument
     if not isinstance(inner, (ast.Lambda, ast.FunctionDef)):
         return []
+    names = [node for node in ast.walk(inner) if isinstance(node, ast.Name)]
     own = {arg.arg for arg in ast.walk(inner.args) if isinstance(arg, ast.arg)}
-    nodes = [node for node in ast.walk(inner) if isinstance(node, ast.Name)]
-    own |= {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-    return list(dict.fromkeys(node.id for node in nodes if node.id in flow.env and node.id not in own))
+    own |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return list(dict.fromkeys(name.id for name in names if name.id not in own and scope.kind(name)))
 
 
-def _scope(node: ast.AST, _flow: Flow) -> Iterator[LintFinding]:
+def _scope_statement(node: ast.AST, _scope: NameScope) -> Iterator[LintFinding]:
     if isinstance(node, (ast.Global, ast.Nonlocal)):
         word = "global" if isinstance(node, ast.Global) else "nonlocal"
         yield LintFinding(
             what=f"declares `{word} {', '.join(node.names)}`",
             why="the body runs when the graph is drawn, before its tasks and again at each resume; "
             "tasks run in other processes and do not see what it sets",
-            fix="pass the value to the tasks as an argument, and return what should come out",
+            fix="pass the value to the tasks as an argument, and return the new value",
             line=node.lineno,
         )
-
-
-def _outer_nodes(body: list[ast.stmt]) -> Iterator[ast.AST]:
-    """All nodes of the statements but those inside functions, which run elsewhere."""
-    waiting: list[ast.AST] = list(body)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            waiting.extend(ast.iter_child_nodes(node))
-
-
-def _local_functions(tree: ast.FunctionDef) -> dict[str, ast.FunctionDef]:
-    return {
-        node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node is not tree
-    }
 
 
 def _shown(tree: ast.AST) -> str:
@@ -482,12 +382,12 @@ def _shown(tree: ast.AST) -> str:
     return f"`{text}`" if len(text) <= 40 else "it"
 
 
-_RULES: tuple[Callable[[ast.AST, Flow], Iterator[LintFinding]], ...] = (
+_RULES: tuple[Callable[[ast.AST, NameScope], Iterator[LintFinding]], ...] = (
     _identity,
     _probe,
     _match,
     _except,
     _change,
     _capture,
-    _scope,
+    _scope_statement,
 )

@@ -85,7 +85,7 @@ class GraphKeys:
         code = self._code_of(node)
         leaf = self._leaf_of(node)
         inputs = {
-            name: fingerprint_value(value, where=f"{node.task.name}: {name}", leaf=leaf)
+            name: fingerprint_value(value, where=f"argument `{name}` of `{node.task.name}`", leaf=leaf)
             for name, value in node.arguments.items()
         }
         recipe = combine(
@@ -121,7 +121,9 @@ class GraphKeys:
             return {"items": combine("items", items)}
         return {
             name: self.of(column)
-            or fingerprint_value(column, where=f"{node.task.name}.map: {name}", leaf=self._leaf_of(node))
+            or fingerprint_value(
+                column, where=f"argument `{name}` of `{node.task.name}.map`", leaf=self._leaf_of(node)
+            )
             for name, column in zip(node.columns, node.iterables, strict=True)
         }
 

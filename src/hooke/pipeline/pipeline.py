@@ -105,7 +105,7 @@ def _declare(function: Any, name: str | None = None) -> Pipeline[..., Any]:
     if isinstance(function, (Pipeline, Task)):
         raise UsageError(
             f"@pipeline got {function!r}",
-            fix="one function is either a pipeline or a task; write @pipeline above a function that calls the task",
+            fix="a function is either a pipeline or a task; write @pipeline above a function that calls the task",
         )
     shown = check_name("pipeline", function, name)
     _refuse_reserved(shown, signature_of(function))
@@ -116,6 +116,6 @@ def _refuse_reserved(name: str, signature: inspect.Signature) -> None:
     taken = [parameter for parameter in signature.parameters if parameter in RESERVED]
     if taken:
         raise UsageError(
-            f"pipeline {name!r} has the parameter {taken[0]!r}, which is one of run's or plan's own",
-            fix=f"rename it, as in {taken[0]}_; reserved are {', '.join(RESERVED)}",
+            f"pipeline {name!r} has the parameter {taken[0]!r}, which `run` and `plan` reserve",
+            fix=f"rename it, for example to {taken[0]}_; reserved names: {', '.join(RESERVED)}",
         )

@@ -14,9 +14,9 @@ import msgspec
 
 from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
+from hooke.base.formats import short_call
 from hooke.base.intervals import Segment
 from hooke.base.ref import Ref
-from hooke.base.short_repr import short_call
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -33,12 +33,11 @@ from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.graph import Graph
-from hooke.pipeline.logs import last_lines
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Submit
 from hooke.pipeline.recovery import Recovered
-from hooke.pipeline.remaining_work import Sizing
-from hooke.pipeline.run_state import RunState
+from hooke.pipeline.run_state import RunState, Sizing
+from hooke.processes.exit_report import last_lines
 from hooke.store.claims import Claim
 from hooke.store.entries import Entry
 from hooke.store.store import Store

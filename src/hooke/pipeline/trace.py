@@ -31,9 +31,9 @@ def trace(
     """
     if ACTIVE.get() is not None:
         raise TraceError(
-            f"pipeline {pipeline.name!r} was to be run inside the body of another one",
+            f"pipeline {pipeline.name!r} was run inside the body of another pipeline",
             where=str(user_place()),
-            fix="call it as a function: its tasks become part of the outer run",
+            fix="call it as a plain function: its tasks become part of the outer run",
         )
     tracer = GraphTracer(pipeline.name)
     token = ACTIVE.set(tracer)
@@ -122,7 +122,7 @@ class GraphTracer:
 def _returned(tracer: GraphTracer, output: Any) -> Any:
     if isinstance(output, Iterator) and not isinstance(output, Promise):
         raise TraceError(
-            f"pipeline {tracer.session.pipeline!r} returned a {type(output).__name__}, which can be read once only",
+            f"pipeline {tracer.session.pipeline!r} returned a {type(output).__name__}, which can be read only once",
             fix="return a list: list(...)",
         )
     return tracer.taken(output)[0]
@@ -151,9 +151,9 @@ def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
 def _foreign(promise: Promise, session: TraceSession) -> TraceError:
     return TraceError(
         f"pipeline {session.pipeline!r} got {promise!r} of pipeline {promise.hooke_origin.session.pipeline!r}, "
-        "traced at another time",
+        "from another trace",
         where=str(user_place()),
-        fix="call the task in this pipeline's body; keep no results in globals between runs",
+        fix="call the task in this pipeline's body; do not keep results in globals between runs",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import UsageError
-from hooke.base.short_repr import short_parameters
+from hooke.base.formats import short_parameters
 from hooke.base.units import parse_seconds, parse_usd
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.machines import Catalogs

@@ -15,8 +15,8 @@ from typing import Any
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
 from hooke.base.files import FileLock, writing
+from hooke.base.formats import short_parameters, short_repr
 from hooke.base.ref import Ref
-from hooke.base.short_repr import short_parameters, short_repr
 from hooke.fleets.elastic import (
     Earlier,
     Elastic,

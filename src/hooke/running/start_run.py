@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Self
 from hooke.base.clock import SystemClock
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock, writing
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.run_folders import LOCK
 from hooke.journal.writer import Journal

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from hooke.base.errors import UsageError
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.comparing.facts import RunFacts, facts_of
 from hooke.comparing.query import WHICH, NameGroup
 from hooke.journal.events import PointsLogged

@@ -20,7 +20,7 @@ from typing import Any
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.base.files import FileLock, writing
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.journal.events import RunFinished, RunStarted, SearchStarted, TrialBegan, TrialEnded
 from hooke.journal.records import SEARCH_PREFIX, SearchRecord, TrialRecord, find_search, read_search
 from hooke.journal.run_folders import LOCK

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hooke.base.errors import UsageError
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_value
 from hooke.keys.parts import combine
 from hooke.pipeline.arguments import bind_call

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import ConfigError, MissingExtra, UsageError
-from hooke.base.formats import format_bytes
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import format_bytes, short_repr
 from hooke.models.registry_protocol import VersionQuery, find
 from hooke.project.folder import Project
 from hooke.project.loading import choose, load_file

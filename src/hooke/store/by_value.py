@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import cloudpickle
 
-from hooke.base.user_code import offering_module
+from hooke.base.user_code import module_of_method
 
 __all__ = ["ByValuePickler", "dumps"]
 
@@ -40,7 +40,7 @@ class ByValuePickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """How functions and classes pickle; and what a library offers as a function, which is the other process's own there."""
-        offering = offering_module(obj)
+        offering = module_of_method(obj)
         if offering is not None:
             return getattr, (sys.modules[offering], obj.__name__)
         reduced = super().reducer_override(obj)

@@ -110,9 +110,9 @@ def _hasher(secret: bytes | None) -> blake3:
 
 def _unsigned(name: str, place: str) -> StoreError:
     return StoreError(
-        f"refused to believe {name}: it is damaged, or not signed with this project's secret",
+        f"cannot trust the record {name}: it is damaged, or not signed with this project's secret",
         where=place,
-        why="whoever can write to a shared store could send others to results of their choice",
+        why="without signatures, anybody who can write to a shared store could forge the results of others",
         fix="give all projects that share this store the same secret, or remove the record",
         next="hooke cache rm " + name.rpartition("/")[2],
     )

@@ -108,7 +108,7 @@ def read_layout(data: memoryview) -> Layout:
     if end[-8:] != _END:
         raise Damaged(f"expected the end mark {_END!r}, found {end[-8:]!r}")
     if end[-16:-8] != _check(end[:-16]):
-        raise Damaged("the end of the object does not match its own check sum")
+        raise Damaged("the end of the object does not match its checksum")
     stream, table, count, length = _FIELDS.unpack_from(end)
     if length != size:
         raise Damaged(f"expected {length} bytes, found {size}")

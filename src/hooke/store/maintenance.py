@@ -227,5 +227,5 @@ def _checks(backend: Backend, objects: Objects, records: Records) -> Iterator[tu
         yield name, size, "objects", objects.check(name.rpartition("/")[2])
     for prefix in ("keys/", "items/"):
         for name, size, _ in backend.list(prefix):
-            why = "" if records.sound(name) else "the record does not match its check sum or its signature"
+            why = "" if records.sound(name) else "the record does not match its checksum or its signature"
             yield name, size, "records", why

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
-from hooke.base.files import write_all
+from hooke.base.files import anonymous, write_all
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, ObjectSink, View, hidden_as
-from hooke.store.encode import Encoded, encode
+from hooke.store.codecs import Encoded, encode
 from hooke.store.entries import aside_of
 from hooke.store.layout import Damaged, Layout, digest_of, load, read_layout, signed
-from hooke.store.mmap_files import anonymous
 
 __all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "explain", "guilty_part", "name_of"]
 
@@ -101,11 +100,11 @@ def explain(value: Any, error: Exception) -> StoreError:
     path, part = guilty_part(value)
     kind = f"{type(part).__module__}.{type(part).__qualname__}".removeprefix("builtins.")
     return StoreError(
-        f"a result cannot be stored: {path} is a {kind}, which cannot be pickled",
+        f"a result cannot be stored: {path} is of type {kind}, which cannot be pickled",
         where=path,
         why=f"{type(error).__name__}: {error}",
-        fix=f"return what is needed to make it again instead of the {type(part).__qualname__} itself, "
-        "or give its class a __reduce__ or a __getstate__ that leaves it out",
+        fix=f"return the plain data that the {type(part).__qualname__} is made from instead, "
+        "or give the class that holds it a __reduce__ or a __getstate__ that leaves it out",
     )
 
 
@@ -266,10 +265,10 @@ class Objects:
         name, aside = name_of(ref.digest), aside_of(name_of(ref.digest))
         self._backend.remove(name, aside=aside)
         raise CorruptObject(
-            f"a stored object is not what was written: {damage}",
+            f"a stored object is damaged: {damage}",
             where=f"{self._backend.place}/{name}",
             why="a disk fault, a power loss, or something else wrote to this file",
-            fix=f"nothing to do: it was set aside as {aside}, and the next run computes it again",
+            fix=f"nothing to do: Hooke moved it to {aside}, and the next run computes it again",
             next="hooke cache verify",
         )
 
@@ -280,9 +279,9 @@ class Objects:
             _check_digest(layout)
         except Damaged as error:
             raise CorruptObject(
-                f"a small result inside a reference is not what was written: {error}",
+                f"a small result that is stored inside a reference is damaged: {error}",
                 where=f"object {ref.digest[:16]}..., kept in a journal or in an entry of {self._backend.place}",
-                fix="nothing is lost but this result: `hooke cache verify --remove`, then run again",
+                fix="only this result is lost: run `hooke cache verify --remove`, then run the pipeline again",
                 next="hooke cache verify",
             ) from error
         return read_layout(anonymous(data)) if layout.buffers else layout
@@ -305,16 +304,16 @@ def _missing(ref: Ref, place: str) -> MissingObject:
     return MissingObject(
         f"the store does not hold the object {ref.digest}",
         where=place,
-        why="it was evicted or removed, or the reference comes from another store",
-        fix="run again: what is missing is computed again",
+        why="it was evicted or removed, or the reference belongs to another store",
+        fix="run again: Hooke computes the missing results",
         next="hooke cache ls",
     )
 
 
 def _unsigned(ref: Ref, place: str) -> StoreError:
     return StoreError(
-        f"refused to open the object {ref.digest}: it is not signed with this project's secret",
+        f"cannot trust the object {ref.digest}: it is not signed with this project's secret",
         where=place,
-        why="objects of a shared store can hold code, so they are opened only with a valid signature",
+        why="an object can hold code that runs when it is opened, so a shared store's objects need a valid signature",
         fix="give all projects that share this store the same secret, or use a store of your own",
     )

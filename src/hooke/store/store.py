@@ -118,17 +118,17 @@ def _make_private(folder: Path) -> None:
     facts = folder.stat()
     if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o022:
         raise StoreError(
-            f"others can write to {folder}, where copies of a remote store are to be kept",
-            why="copies are trusted once their signature was checked",
-            fix=f"chmod 700 {folder}, as its owner, or name another folder",
+            f"other users can write to {folder}, the folder for copies of a remote store",
+            why="Hooke checks the signature of a copy only once",
+            fix=f"run `chmod 700 {folder}` as its owner, or name another folder",
         )
 
 
 def _no_secret(url: str) -> UsageError:
     return UsageError(
-        f"the store {url} is refused: no secret is given for it",
-        why="results can hold code that runs when they are opened, so those of a shared store must be signed",
-        fix="give the store a secret of 16 bytes or more that all its users share, such as the output of "
+        f"the store {url} needs a secret, and none is given",
+        why="a result can hold code that runs when it is opened, so a shared store's results must be signed",
+        fix="give the store a secret of at least 16 bytes that all its users share, such as the output of "
         '`python -c "import secrets; print(secrets.token_hex(32))"`, or use a folder of your own',
     )
 
@@ -264,7 +264,7 @@ class Store:
         claim = self._live.claim(run)
         if claim is None:
             raise StoreError(
-                f"the run {run} is live already",
+                f"the run {run} is already live",
                 where=self.place,
                 fix="wait for it, or stop it",
                 next=f"hooke stop {run}",
@@ -300,7 +300,7 @@ class Store:
         """
         claim = self._claims.claim(_EVICTION)
         if claim is None:
-            raise StoreError("another eviction is at work", where=self.place, fix="wait for it to end")
+            raise StoreError("another eviction is running", where=self.place, fix="wait for it to end")
         try:
             clear_abandoned(self._backend, now=self._clock.now())
             entries = list(self._entries())
@@ -341,6 +341,6 @@ def _derived(secret: bytes | None) -> bytes | None:
     if len(secret) < 16:
         raise UsageError(
             f"the store's secret has {len(secret)} bytes",
-            fix='give at least 16 random ones, such as those of `python -c "import secrets; print(secrets.token_hex(32))"`',
+            fix='give at least 16 random bytes, such as the output of `python -c "import secrets; print(secrets.token_hex(32))"`',
         )
     return blake3(secret, derive_key_context="hooke store 2026-11-25 signatures").digest()

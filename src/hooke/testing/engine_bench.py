@@ -23,9 +23,8 @@ from hooke.pipeline.engine import Call, Engine, EngineContext, EngineEvent
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan, Submit
 from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.resources import Resources
 from hooke.pipeline.run_state import RunState
-from hooke.pipeline.task import Task
+from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.store.store import Store
 

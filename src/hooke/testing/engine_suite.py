@@ -36,10 +36,9 @@ from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline, pipeline
 from hooke.pipeline.references import pack, unpack
-from hooke.pipeline.resources import Resources
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
-from hooke.pipeline.task import Task
+from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench, MakeEngine

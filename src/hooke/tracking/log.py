@@ -48,9 +48,9 @@ def figure_bytes(figure: Any, name: str) -> bytes:
         if suffix == ".json":
             text: str = figure.to_json()
             return text.encode()
-        raise UsageError(f"a figure of Plotly goes into .html or .json, not {suffix or 'no suffix'}")
+        raise UsageError(f"a Plotly figure's file name ends in .html or .json, not in {suffix or 'nothing'}")
     raise UsageError(
-        f"{type(figure).__name__} is no figure: it has no savefig(), nor to_html() and to_json()"
+        f"{type(figure).__name__} is not a figure: it has neither savefig() nor to_html() and to_json()"
     )
 
 
@@ -69,7 +69,7 @@ def table_bytes(table: Any, name: str) -> bytes:
         return _csv(_columns(table))
     if suffix == ".parquet":
         return _parquet(table)
-    raise UsageError(f"a table goes into .json, .csv or .parquet, not {suffix or 'no suffix'}")
+    raise UsageError(f"a table's file name ends in .json, .csv or .parquet, not in {suffix or 'nothing'}")
 
 
 def _columns(table: Any) -> dict[str, list[Any]]:
@@ -83,7 +83,9 @@ def _columns(table: Any) -> dict[str, list[Any]]:
     if isinstance(table, Sequence) and table and all(isinstance(row, Mapping) for row in table):
         names = list(dict.fromkeys(name for row in table for name in row))
         return {str(name): [row.get(name) for row in table] for name in names}
-    raise UsageError(f"{type(table).__name__} is no table: give columns by name, rows by name, or a frame")
+    raise UsageError(
+        f"{type(table).__name__} is not a table: give a mapping of columns, a list of mappings, or a data frame"
+    )
 
 
 def _csv(columns: dict[str, list[Any]]) -> bytes:
@@ -104,7 +106,9 @@ def _parquet(table: Any) -> bytes:
     if hasattr(table, "to_parquet"):
         table.to_parquet(file)
         return file.getvalue()
-    raise UsageError(f"{type(table).__name__} has no write_parquet() nor to_parquet(): use .json or .csv")
+    raise UsageError(
+        f"{type(table).__name__} has neither write_parquet() nor to_parquet(): use .json or .csv"
+    )
 
 
 def _plain(value: Any) -> Any:

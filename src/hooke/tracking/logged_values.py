@@ -89,7 +89,7 @@ class Refusals:
                 )
             self._write(self.total)
         if before is None:
-            _log.warning("not logged: %s. The program goes on; what else is refused is counted", why)
+            _log.warning("not logged: %s. The program continues, and Hooke counts further failures", why)
 
     def keep(self) -> None:
         """Write what could not be written when it was counted, if there is room now."""

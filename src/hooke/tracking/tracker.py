@@ -195,7 +195,7 @@ class Tracker:
     def _opened(self) -> Journal:
         with self._opening:
             if self._closed:
-                raise UsageError("its run has ended")
+                raise UsageError("the run has ended")
             if self._journal is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # Before the segment: the first refusal may be that there is no room for it.
@@ -208,7 +208,9 @@ class Tracker:
 
     def _keep(self, path: str, write: Callable[[Path], object]) -> None:
         if self._held is not None:
-            raise UsageError("a pipeline's body is traced before its run has a folder: log files in a task")
+            raise UsageError(
+                "the run has no folder yet while the pipeline's body is traced: log files inside a task"
+            )
         attempt, item = self.attempt, self.item
         owner = "run" if attempt is None else f"{attempt}" if item is None else f"{attempt}-{item}"
         file = Path(ARTIFACTS, owner, *_parts(path))
@@ -246,14 +248,14 @@ class Tracker:
 
 def _named(name: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise UsageError(f"a name is text, not {name!r}")
+        raise UsageError(f"a name must be non-empty text, not {name!r}")
     return name
 
 
 def _parts(path: str) -> tuple[str, ...]:
     parts = PurePosixPath(path).parts
     if not parts or ".." in parts or PurePosixPath(path).is_absolute():
-        raise UsageError(f"{path!r} is no path below the run's artifacts")
+        raise UsageError(f"{path!r} is not a relative path inside the run's artifacts")
     return parts
 
 
@@ -322,6 +324,6 @@ def _say_nowhere(call: str) -> None:
     if not _said:
         _said = True
         _logger.warning(
-            "%s() outside a run: what it says is kept nowhere. hooke.start_run() begins a run of a plain script",
+            "%s() was called outside a run, so nothing is logged. hooke.start_run() starts a run of a plain script",
             call,
         )

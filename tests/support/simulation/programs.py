@@ -12,8 +12,7 @@ from random import Random
 from typing import Any
 
 from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.resources import Resources
-from hooke.pipeline.task import Task
+from hooke.pipeline.task import Resources, Task
 
 __all__ = ["Program", "Step", "draw_program", "pipeline_of", "with_gangs"]
 

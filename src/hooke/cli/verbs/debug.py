@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from hooke.base.errors import UsageError
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
 from hooke.cli.options import complete_run, in_project, run_and_task, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession, command
 from hooke.pipeline.failures import user_traceback

@@ -27,8 +27,8 @@ from hooke.engines.worker.worker import READY, STALE, Hello, task_of
 from hooke.journal.events import AttemptFailed, AttemptFinished, CapacityChanged, WorkerStarted, WorkerStopped
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.logs import death_tail, last_lines
 from hooke.processes.devices import Devices, cpus_here, memory_here
+from hooke.processes.exit_report import death_tail, last_lines
 
 __all__ = ["LocalEngine"]
 

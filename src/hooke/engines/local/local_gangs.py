@@ -22,8 +22,8 @@ from hooke.engines.worker.worker import READY, task_of
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted
 from hooke.pipeline.engine import Call, EngineContext, EngineEvent
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.logs import death_tail, last_lines
 from hooke.processes.devices import Devices
+from hooke.processes.exit_report import death_tail, last_lines
 
 __all__ = ["GangFactory", "LocalGangs"]
 

@@ -38,8 +38,8 @@ from hooke.engines.worker.pool import Process, WorkerKind
 from hooke.engines.worker.worker import WorkerTask
 from hooke.journal.events import AttemptFailed, Failure
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.logs import death_tail
 from hooke.processes.devices import Devices
+from hooke.processes.exit_report import death_tail
 
 __all__ = ["RankFactory", "RankGroups"]
 

@@ -27,8 +27,8 @@ from hooke.engines.worker.pool import LocalPool, Process, WorkerKind, shared_poo
 from hooke.engines.worker.worker import READY, STALE, Hello, WorkerTask
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, WorkerStarted, WorkerStopped
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.logs import death_tail, last_lines
 from hooke.processes.devices import Devices
+from hooke.processes.exit_report import death_tail, last_lines
 
 __all__ = ["WorkerHost"]
 

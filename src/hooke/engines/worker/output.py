@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from hooke.pipeline.logs import last_lines
+from hooke.processes.exit_report import last_lines
 
 __all__ = ["WorkerOutput", "flush_output"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
@@ -18,12 +17,12 @@ from typing import Any
 
 import msgspec
 
+from hooke.base.user_code import is_users
+
 __all__ = ["ImportedFiles", "Script", "StandIn", "module_path", "script_of_this_process"]
 
 
 # --- Whether a file was edited since this process imported it: a worker that serves several runs must not keep old code.
-
-_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 class ImportedFiles:
@@ -53,14 +52,9 @@ class ImportedFiles:
 
 
 def _files() -> Iterator[str]:
-    stdlib = sysconfig.get_path("stdlib")
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if (
-            isinstance(file, str)
-            and not file.startswith(stdlib)
-            and not any(part in file for part in _INSTALLED)
-        ):
+        if isinstance(file, str) and is_users(file):
             yield file
 
 

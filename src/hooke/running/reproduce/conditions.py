@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from hooke.base.short_repr import short_repr
+from hooke.base.formats import short_repr
+from hooke.base.user_code import is_users
 from hooke.journal.events import CodeSeen, NodePlanned
 from hooke.journal.run_view import RunView
 from hooke.keys.parts import CodeChange, CodePart, explain
@@ -211,7 +212,7 @@ def modules_elsewhere(root: Path, tree: Path) -> list[Anchor]:
         if not isinstance(file, str) or name.partition(".")[0] in {OURS, "__main__"}:
             continue
         path = Path(file)
-        if path.is_relative_to(root) and not path.is_relative_to(tree) and "site-packages" not in path.parts:
+        if is_users(file) and path.is_relative_to(root) and not path.is_relative_to(tree):
             found.append(
                 Anchor(
                     kind="code",

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from hooke.base.errors import CorruptObject, MissingObject, NotFingerprintable
+from hooke.base.formats import short_repr
 from hooke.base.intervals import SegmentMap
 from hooke.base.ref import Ref
-from hooke.base.short_repr import short_repr
 from hooke.journal.run_view import RunView
 from hooke.journal.task_view import NodeView
 from hooke.keys.fingerprint import fingerprint_value

@@ -15,8 +15,8 @@ import msgspec
 import psutil
 
 from hooke.base.files import writing
-from hooke.pipeline.logs import death_tail
 from hooke.processes.channel import Channel, connect_to, listen_at
+from hooke.processes.exit_report import death_tail
 from hooke.processes.start import python_module
 from hooke.services.shares import Share, Shares
 from hooke.services.supervisor.control_channel import Renew, ReplicaTold, decode_told, pack

@@ -18,8 +18,8 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.base.files import write_atomic
+from hooke.base.formats import short_repr
 from hooke.base.pinned_modules import KeptModule
-from hooke.base.short_repr import short_repr
 from hooke.models.registry_protocol import RegisteredVersion, VersionQuery, find
 from hooke.processes.lease import LEASE_S
 from hooke.project.folder import Project

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +28,7 @@ import numpy as np
 from hooke.base.errors import HookeError, UsageError, WorkerDied
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.base.pinned_modules import keep_modules
+from hooke.base.user_code import is_users
 from hooke.journal.service_events import ModelBack, ModelDied, ModelEvent
 from hooke.processes.exit_report import ended_by, with_short_stack
 from hooke.processes.lease import Backoff
@@ -277,12 +277,6 @@ SPARE_S = 2.5
 HEALTHY_S = 10.0
 """Set up for so long, and what ends it then is not its start."""
 BACKOFF_S, BACKOFF_CAP_S = 0.5, 60.0
-
-_LIBRARIES = (
-    Path(__file__).parents[2],
-    *map(Path, {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}),
-)
-"""This one first: as a rule it is one of those."""
 
 _log = logging.getLogger("hooke")
 
@@ -556,9 +550,9 @@ def _begin(declared: Service, arguments: Arguments) -> ModelSetup:
 
 def _is_own(file: Path) -> bool:
     """Whether it may be edited while the service runs: it is of no library that is installed."""
-    if any(file.is_relative_to(folder) for folder in _LIBRARIES):
-        return False
-    return file.is_absolute() and file.is_file()  # some modules name a file that there is not
+    return (
+        is_users(str(file)) and file.is_absolute() and file.is_file()
+    )  # some modules name a file that there is not
 
 
 def _never_up(name: str, why: str, ending: Ending) -> HookeError:

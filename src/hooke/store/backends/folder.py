@@ -13,12 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from hooke.base.background_fsync import GroupSync
 from hooke.base.errors import StoreError, StoreFull
-from hooke.base.files import write_all
+from hooke.base.files import map_file, write_all
 from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, View, hidden_as
-from hooke.store.background_fsync import Settler
-from hooke.store.mmap_files import map_file
 
 __all__ = ["FolderBackend"]
 
@@ -41,7 +40,7 @@ class FolderBackend:
         self.place = str(self.root)
         self.near: Path | None = self.root / "near"
         self._prefix = f"{self.root}/"
-        self._settler = Settler(self.root)
+        self._group_sync = GroupSync(self.root)
         self._unique = os.urandom(6).hex()
         self._count = itertools.count()
         self._touched: dict[str, float] = {}
@@ -58,7 +57,7 @@ class FolderBackend:
             if sink.failed is not None:
                 raise self._explained(sink.failed, max(size, sink.written)) from error
             raise
-        self._settler.mark(self._prefix + name)
+        self._group_sync.mark(self._prefix + name)
         return sink.stamp if published else None
 
     def read(self, name: str, *, fresh: bool = False) -> View | None:  # noqa: ARG002 the protocol's
@@ -153,7 +152,7 @@ class FolderBackend:
 
     def sync(self) -> None:
         """Make what was written hold through a power loss, now."""
-        self._settler.sync()
+        self._group_sync.sync()
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -180,10 +179,10 @@ class FolderBackend:
     def _explained(self, error: OSError, needed: int) -> StoreError:
         if error.errno not in _NO_ROOM:
             return StoreError(
-                "the store cannot be written to",
+                "cannot write to the store",
                 where=str(self.root),
                 why=str(error),
-                fix="make the folder writable for this user, or put the store elsewhere (`url` under [store] in hooke.toml)",
+                fix="make the folder writable for this user, or move the store (`url` under [store] in hooke.toml)",
                 next="hooke doctor",
             )
         free = shutil.disk_usage(self.root).free if self.root.exists() else 0
@@ -191,7 +190,7 @@ class FolderBackend:
             f"no room in the store for {format_bytes(needed)} ({needed} bytes)",
             where=str(self.root),
             why=f"{error.strerror}; {format_bytes(free)} free",
-            fix="remove results that are cheap to compute again, or put the store elsewhere (`url` under [store] in hooke.toml)",
+            fix="remove results that are cheap to recompute, or move the store (`url` under [store] in hooke.toml)",
             next="hooke cache gc",
         )
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreFull
+from hooke.base.files import anonymous
 from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, View
-from hooke.store.mmap_files import anonymous
 
 __all__ = ["MemoryBackend"]
 
@@ -102,7 +102,7 @@ class MemoryBackend:
                 f"no room in the store for {format_bytes(size)} ({size} bytes)",
                 where=self.place,
                 why=f"{format_bytes(self.capacity - taken)} free of {format_bytes(self.capacity)}",
-                fix="remove results that are cheap to compute again",
+                fix="remove results that are cheap to recompute",
                 next="hooke cache gc",
             )
 

@@ -1,0 +1,117 @@
+"""Written files reach the disk in groups: a thread of its own syncs all that were marked, every second."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from pathlib import Path
+
+from hooke.base.files import sync_folder
+from hooke.base.forks import on_fork
+
+__all__ = ["GroupSync"]
+
+ONE_BY_ONE = 16
+"""Up to this many files are synced one by one. For more, one `syncfs` of the whole file system is cheaper."""
+
+IDLE_S = 5.0
+"""The thread ends when no file was marked for this long: a process may open many stores, one after another."""
+
+
+class GroupSync:
+    """Syncs the files below `root` whose paths are marked, with their folders, within `interval_s` seconds.
+
+    The death of the process loses nothing that was written; a power loss takes at most the last interval.
+    A file that no longer exists is skipped. A failure is kept until `raise_failure` or `sync` raises it.
+    """
+
+    def __init__(self, root: Path, *, interval_s: float = 1.0) -> None:
+        self._root = root
+        self._interval_s = interval_s
+        self.after_fork()
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """In a child: begin without marks; the thread and the marks are the parent's."""
+        self._paths: set[str] = set()
+        self._changed = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+        self._failed: OSError | None = None
+        self._closed = False
+
+    @property
+    def pending(self) -> int:
+        """How many files are marked."""
+        return len(self._paths)
+
+    def mark(self, path: str) -> None:
+        """Have the file at `path` synced soon."""
+        # Without the lock: a set that is being swapped out is synced after the swap, so it covers this write.
+        if path in self._paths:
+            return
+        with self._changed:
+            self._paths.add(path)
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="hooke-group-sync", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def sync(self) -> None:
+        """Sync what is marked, now. Raises OSError when this or an earlier sync in the background failed."""
+        self._sync_marked()
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise the OSError of a sync in the background that failed, once."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        """End the thread and sync what is marked. Raises OSError like `sync`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if (thread := self._thread) is not None:
+            thread.join()
+        self.sync()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._paths, IDLE_S)
+                if self._closed or not self._paths:
+                    self._thread = None
+                    return
+                self._changed.wait_for(lambda: self._closed, self._interval_s)
+            self._sync_marked()
+
+    def _sync_marked(self) -> None:
+        with self._changed:
+            paths, self._paths = self._paths, set()
+        try:
+            if len(paths) > ONE_BY_ONE and _sync_file_system(self._root):
+                return
+            for path in {*paths, *map(os.path.dirname, paths)}:
+                try:
+                    sync_folder(path)  # fsync is the same for a file
+                except FileNotFoundError:
+                    continue
+        except OSError as error:
+            self._failed = error
+
+
+def _sync_file_system(root: Path) -> bool:
+    """Sync the file system that `root` lies on; False if there is no such call (macOS)."""
+    if sys.platform != "linux":
+        return False
+    fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(root))
+    finally:
+        os.close(fd)
+    return True
