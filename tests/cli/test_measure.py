@@ -148,7 +148,7 @@ def test_two_studies_at_once_would_measure_one_another(naps, kill):
     naps.until(lambda: (naps.folder / "ran").exists())
     second = naps.hooke("measure", "naps.py", "--workers", "1,2")
     assert second.code == 2
-    assert "would measure one another" in second.err
+    assert "another study is running in this project" in second.err
     third = naps.hooke("stop", naps.last())
     assert third.code == 0
     process.communicate(timeout=30)

@@ -374,7 +374,7 @@ class TestDeath:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert second.returncode != 0
-        assert f"goes on in another process, as {self.search_of(workshop)}" in err
+        assert f"run {self.search_of(workshop)} is being driven by another process" in err
 
     def test_hooke_stop_stops_it(self, workshop):
         process = self.start(workshop)

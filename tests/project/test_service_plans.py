@@ -8,12 +8,12 @@ import pytest
 from hooke import UsageError
 from hooke.base.clock import SystemClock
 from hooke.journal.events import Measured, RunFinished, StudyStarted
+from hooke.journal.run_folders import DRIVER
 from hooke.journal.service_events import LoadMeasured
 from hooke.journal.writer import Journal
 from hooke.planning.service_plan import ServiceQuestion, plan_service, service_plan_facts, service_plan_text
 from hooke.project.folder import Project
 from hooke.project.loading import code_of
-from hooke.running.driver import DRIVER
 from hooke.scaling.provision import LatencyGoal
 from hooke.services.serve_file import load_service
 

@@ -15,7 +15,7 @@ import msgspec
 
 from hooke.base.files import write_atomic
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
-from hooke.journal.reader import SegmentReader, read
+from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import AttemptFacts, AttemptsView, RunRow, RunView
 from hooke.journal.segments import HEADER_BYTES
@@ -204,11 +204,10 @@ def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> RunFacts:
     folder = runs.folder(run)
     view, attempts = RunView(), AttemptsView()
     owned = folded_in(folder).owned
-    for segment in read(folder, "driver"):
-        for event in segment.events:
-            view.apply(event)
-            if owned:
-                attempts.apply(event)
+    for event in runs.events(run):
+        view.apply(event)
+        if owned:
+            attempts.apply(event)
     view.driver_alive(runs.alive(run), runs.last_written(run))
     now = time.time()
     code = {name: digest for node in view.nodes.values() for name, digest in node.planned.code.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from hooke.processes.interrupts import Interrupts
 from hooke.project.backends import ENGINES, FLEETS, BackendChoice, Fleet, find_place, open_engine
 from hooke.project.folder import Project, new_run_id
 from hooke.project.loading import entry_of
-from hooke.running.driver import DRIVER
+from hooke.project.open_run import lock_run, open_run
 from hooke.store.store import Store
 
 __all__ = ["StudyDriver", "StudyOrder", "prepare_study", "study_key"]
@@ -120,14 +119,13 @@ class StudyDriver:
             return self.known
         self.project.create()
         with ExitStack() as open_things:
-            self._lock(open_things, self.project.data / LOCK, "a study")
+            self._lock_project(open_things)
             self._clear_scratch()
-            folder = self.project.runs.create(self.study)
-            self._lock(open_things, folder / "driver.lock", f"study {self.study}")
+            open_things.enter_context(lock_run(self.project, self.study))
+            folder = self.project.runs.folder(self.study)
             journal = open_things.enter_context(
-                Journal.create(folder, DRIVER, durable=self._durable(), clock=self.clock)
+                open_run(self.project, self._started(), clock=self.clock, observers=self.order.observers)
             )
-            journal.observers.extend(self.order.observers)
             self.project.runs.clear_stop(self.study)
             self._measure(folder, journal)
         record = read_study(folder)
@@ -140,22 +138,23 @@ class StudyDriver:
             if name.startswith(STUDY_PREFIX):
                 shutil.rmtree(self.project.runs.folder(name) / SCRATCH, ignore_errors=True)
 
-    def _lock(self, open_things: ExitStack, path: Path, what: str) -> None:
+    def _lock_project(self, open_things: ExitStack) -> None:
+        path = self.project.data / LOCK
         with writing("the study's lock", path):
             lock = FileLock(path)
             acquired = lock.try_acquire()
         if not acquired:
             raise UsageError(
-                f"{what} goes on in this project, and two at once would measure one another",
+                "another study is running in this project",
                 where=str(path),
-                fix="wait until it is done, or stop it",
+                why="two studies at once would disturb each other's measurements",
+                fix="wait until it ends, or stop it",
                 next="hooke runs",
             )
         open_things.callback(lock.release)
 
     def _measure(self, folder: Path, journal: Journal) -> None:
         began = self.clock.monotonic()
-        journal.append(self._started())
         status, message = "failed", ""
         scratch = folder / SCRATCH
         try:
@@ -216,9 +215,6 @@ class StudyDriver:
     def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
         return CTRL_C if interrupts.asked() else self.project.runs.stop_requested(self.study)
 
-    def _durable(self) -> Any:
-        return self.project.settings.journal.durable
-
     def _started(self) -> StudyStarted:
         order, design = self.order, self.design
         by_position = {f"[{at}]": short_repr(value) for at, value in enumerate(order.args)}
@@ -240,11 +236,6 @@ class StudyDriver:
             pinned=self.pinned,
             cpus=cpus_here(),
             machine=machine_facts(),
-            folder=os.getcwd(),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            python=platform.python_version(),
-            hooke=version("hooke"),
         )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from hooke.base.errors import JournalError
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event, NodePlanned, RunStarted
-from hooke.journal.reader import read
 from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.run_folders import RunsFolder
 from hooke.scaling.resource_advice import Needed, Used, needed
@@ -55,7 +54,7 @@ def _events(runs: RunsFolder, name: str, *, named: bool) -> Sequence[Event]:
     if not named and (not file.is_file() or file.stat().st_size > LARGEST_JOURNAL):
         return ()
     try:
-        return [event for segment in read(runs.folder(name), "driver") for event in segment.events]
+        return runs.events(name)
     except JournalError:
         if named:
             raise

@@ -13,7 +13,6 @@ import numpy as np
 from hooke.base.errors import JournalError, NotEnoughData, UsageError
 from hooke.charts.curve_chart import Curve
 from hooke.journal.events import Event, NodePlanned, RunStarted
-from hooke.journal.reader import read
 from hooke.journal.records import STUDY_PREFIX, StudyRecord, read_study
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.throughput import Dropped, ThroughputRow, throughput
@@ -180,7 +179,7 @@ def study_curve(study: StudyRecord, task: str = "") -> Curve:
 
 
 def _events(runs: RunsFolder, run: str) -> list[Event]:
-    return [event for segment in read(runs.folder(run), "driver") for event in segment.events]
+    return runs.events(run)
 
 
 def _chosen(tasks: Sequence[Sampled], run: str, task: str) -> Sampled:

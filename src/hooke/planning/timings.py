@@ -18,7 +18,6 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.journal.reader import read
 from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
@@ -119,7 +118,7 @@ def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
             continue
         left -= file.stat().st_size
         try:
-            events = [event for segment in read(file) for event in segment.events]
+            events = runs.events(name)
         except JournalError:  # `hooke runs` names it
             continue
         found = run_times(events)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import random
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
-from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
-from hooke.base.files import FileLock, writing
+from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError
 from hooke.base.ref import Ref
 from hooke.base.short_repr import short_parameters, short_repr
 from hooke.fleets.elastic import (
@@ -28,7 +23,6 @@ from hooke.fleets.elastic import (
     sized_by,
 )
 from hooke.journal.events import AttemptFinished, CodeSeen, Event, NodePlanned, RunFinished, RunStarted
-from hooke.journal.reader import read
 from hooke.journal.records import check
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
@@ -48,6 +42,7 @@ from hooke.processes.interrupts import Interrupts
 from hooke.project.backends import ENGINES, BackendChoice, find_place, open_engine, parse_workers
 from hooke.project.folder import Project, new_run_id
 from hooke.project.loading import entry_of
+from hooke.project.open_run import lock_run, open_run
 from hooke.running.gang_check import GangWait, check_gangs
 from hooke.running.provenance import Recording
 from hooke.store import by_value
@@ -86,15 +81,14 @@ def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
     tasks: dict[int, str] = {}
     measured: dict[str, dict[int, float]] = {}
     try:
-        segments = read(runs.folder(run), "driver")
+        events = runs.events(run)
     except JournalError:  # damage in an old run's journal is no reason not to run a new one
         return {}
-    for segment in segments:
-        for event in segment.events:
-            if isinstance(event, NodePlanned) and event.kind == "map":
-                tasks[event.node] = event.task
-            elif isinstance(event, AttemptFinished) and event.hi - event.lo == 1 and event.node in tasks:
-                measured.setdefault(tasks[event.node], {})[event.lo] = event.seconds
+    for event in events:
+        if isinstance(event, NodePlanned) and event.kind == "map":
+            tasks[event.node] = event.task
+        elif isinstance(event, AttemptFinished) and event.hi - event.lo == 1 and event.node in tasks:
+            measured.setdefault(tasks[event.node], {})[event.lo] = event.seconds
     return measured
 
 
@@ -148,37 +142,27 @@ class Driver:
 
     def drive(self) -> str:
         """Run to the end; returns the status. Raises what the journal or the store raise; the run can be resumed."""
-        with writing("the run's folder", self.project.runs.folder(self.run)):
-            self.project.create()
-        folder = self.project.runs.create(self.run)
+        folder = self.project.runs.folder(self.run)
         with ExitStack() as open_things:
-            with writing("the run's lock", folder):
-                lock = FileLock(folder / "driver.lock")
-                acquired = lock.try_acquire()
-            if not acquired:
-                raise UsageError(
-                    f"run {self.run} is being driven by another process", next=f"hooke show {self.run}"
-                )
-            open_things.callback(lock.release)
+            open_things.enter_context(lock_run(self.project, self.run))
             open_things.enter_context(Shipping(self.project, folder))
             store = self.project.store()
             open_things.enter_context(store.live(self.run))
             recovered = self._recovered()
-            journal = open_things.enter_context(
-                Journal.create(folder, DRIVER, durable=self._durable(), clock=self.clock)
-            )
-            journal.observers.extend(self.order.observers)
+            seed = random.SystemRandom().getrandbits(31)
+            begun = self._started(store, seed=seed)
+            open_things.callback(self.tracker.close)
             if self.order.run is None:
                 self.tracker.begin()
-            open_things.callback(self.tracker.close)
+            journal = open_things.enter_context(
+                open_run(self.project, begun, clock=self.clock, observers=self.order.observers)
+            )
             every_s = self.project.settings.tracking.system_metrics_s
             open_things.enter_context(SystemMetrics(Tracker(folder, SYSTEM), every_s=every_s))
-            return self._drive(store, journal, recovered)
+            return self._drive(store, journal, recovered, seed=seed)
 
-    def _drive(self, store: Store, journal: Journal, recovered: Recovered) -> str:
+    def _drive(self, store: Store, journal: Journal, recovered: Recovered, *, seed: int) -> str:
         began = self.clock.monotonic()
-        seed = random.SystemRandom().getrandbits(31)
-        journal.append(self._started(store, seed=seed))
         made_of = Recording(self.project.root, journal.folder, journal.append, seed=self.seed)
         try:
             with files_keyed() as files:
@@ -214,8 +198,7 @@ class Driver:
         plans = self.project.plans
         if self.order.run is not None or self.place.engine != "local" or not plans.names(self.graph.pipeline):
             return
-        events = [event for segment in read(journal.path) for event in segment.events]
-        view = RunView.fold(events)
+        view = RunView.fold(self.project.runs.events(self.run))
         made = plans.made_for(view.begun) if view.begun is not None else None
         checked = check(made, view, seconds=seconds) if made is not None else None
         if checked is not None:
@@ -301,8 +284,7 @@ class Driver:
         if self.order.run is None:
             return Recovered()
         self.project.runs.clear_stop(self.run)
-        segments = read(self.project.runs.folder(self.run), DRIVER)
-        return recover(event for segment in segments for event in segment.events)
+        return recover(self.project.runs.events(self.run))
 
     def _plans(self) -> list[NodePlan]:
         maps = any(node.kind == "map" for node in self.graph.nodes)
@@ -340,12 +322,7 @@ class Driver:
             deadline=order.wanted.deadline,
             budget_usd=order.wanted.budget_usd,
             store=store.place,
-            folder=os.getcwd(),
             seed=seed,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            python=platform.python_version(),
-            hooke=version("hooke"),
             resumed=order.run is not None,
             experiment=order.experiment or self.project.settings.tracking.experiment,
             parent=order.parent,

@@ -9,7 +9,6 @@ from typing import Any
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
 from hooke.journal.events import ItemsFound
-from hooke.journal.reader import read
 from hooke.journal.run_view import view_of
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.node_keys import GraphKeys
@@ -18,7 +17,6 @@ from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.references import unpack
 from hooke.pipeline.run_state import RunState
 from hooke.project.folder import Project
-from hooke.running.driver import DRIVER
 from hooke.running.resume import reopen
 from hooke.store.store import Store
 
@@ -46,8 +44,7 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
     state = RunState(driver.graph, [NodePlan() for _ in driver.graph.nodes])
     calls = CallMaker(driver.graph, keys, state, store)
-    segments = read(project.runs.folder(run), DRIVER)
-    _recall(keys, state, calls, recover(event for segment in segments for event in segment.events), store)
+    _recall(keys, state, calls, recover(project.runs.events(run)), store)
     node, lo = _which(project, run, task, item, state)
     if missing := _missing(state, node, lo):
         raise UsageError(

@@ -10,13 +10,13 @@ from typing import Any
 from hooke.base.errors import JournalError, UsageError
 from hooke.fleets.elastic import RunTargets, spent_usd
 from hooke.journal.events import RunFinished, RunStarted, StudyStarted
-from hooke.journal.reader import SegmentReader, read
+from hooke.journal.reader import SegmentReader
 from hooke.journal.segments import SUFFIX
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.backends import BackendChoice, find_place, parse_workers
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
-from hooke.running.driver import DRIVER, Driver, Observer, RunOrder, prepare
+from hooke.running.driver import Driver, Observer, RunOrder, prepare
 from hooke.store.store import Store
 
 __all__ = ["arguments_of", "last_resumable", "pipeline_of", "reopen", "resume"]
@@ -75,7 +75,7 @@ def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...
 def _spent(project: Project, run: str, place: BackendChoice) -> float:
     """What the run has spent so far. A worker's last sign counts as the driver's own does: that may have died without a word."""
     folder = project.runs.folder(run)
-    events = [event for segment in read(folder, DRIVER) for event in segment.events]
+    events = project.runs.events(run)
     signs = [last for path in folder.glob(f"*{SUFFIX}") if (last := _last(path)) is not None]
     low = place.workers[0] if place.workers is not None else 1
     return spent_usd(events, signs, least=max(low, 1), usd_per_hour=place.usd_per_hour)
@@ -106,18 +106,17 @@ def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:
     """The run's last start and, after it, its finish."""
     started: RunStarted | None = None
     finished: RunFinished | None = None
-    for segment in read(project.runs.folder(run), DRIVER):
-        for event in segment.events:
-            if isinstance(event, RunStarted):
-                _check_kind(run, event)
-                started, finished = event, None
-            elif isinstance(event, RunFinished):
-                finished = event
-            elif isinstance(event, StudyStarted):
-                raise UsageError(
-                    f"{run} measured how {event.pipeline!r} scales: the command that began it goes on with it",
-                    next=f"hooke measure {event.entry}" + (f" --task {event.task}" if event.task else ""),
-                )
+    for event in project.runs.events(run):
+        if isinstance(event, RunStarted):
+            _check_kind(run, event)
+            started, finished = event, None
+        elif isinstance(event, RunFinished):
+            finished = event
+        elif isinstance(event, StudyStarted):
+            raise UsageError(
+                f"{run} measured how {event.pipeline!r} scales: the command that began it goes on with it",
+                next=f"hooke measure {event.entry}" + (f" --task {event.task}" if event.task else ""),
+            )
     if started is None:
         raise UsageError(f"run {run} has no beginning in its journal: it never started", next="hooke runs")
     return started, finished

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from hooke.base.errors import RunStopped, UsageError
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import Event
-from hooke.journal.reader import read
 from hooke.journal.run_table import run_table
 from hooke.journal.run_view import RunView, ending, output_ref, view_of
 from hooke.journal.task_view import TaskRow
@@ -173,8 +172,7 @@ class Run:
     @property
     def journal(self) -> Iterator[Event]:
         """Every event of the run so far, in order."""
-        for segment in read(self.folder):
-            yield from segment.events
+        yield from self.project.runs.events(self.id, None)
 
     def curve(self, task: str = "") -> Curve:
         """How far a task scales, from what this run measured by the way; by default the task that took longest.

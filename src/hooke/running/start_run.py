@@ -5,24 +5,18 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import platform
 import re
-import socket
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import UsageError
-from hooke.base.files import FileLock, writing
 from hooke.base.short_repr import short_repr
 from hooke.journal.events import RunFinished, RunStarted
-from hooke.journal.run_folders import LOCK
-from hooke.journal.writer import Journal
 from hooke.project.folder import Project, new_run_id, start_of
-from hooke.running.driver import DRIVER
+from hooke.project.open_run import lock_run, open_run
 from hooke.running.provenance import Recording
 from hooke.running.run import Run
 from hooke.sync.background import Shipping
@@ -81,31 +75,20 @@ class ScriptRun(Run):
     def __init__(self, project: Project, title: str, *, experiment: str, entry: str) -> None:
         clock = SystemClock()
         super().__init__(project, new_run_id(title, clock.now()))
-        with writing("the run's folder", self.folder):
-            project.create()
-            project.runs.create(self.id)
-            self._lock = FileLock(self.folder / LOCK)
-            self._lock.try_acquire()
+        self._lock = lock_run(project, self.id)
         durable: Any = project.settings.journal.durable
         self._pid = os.getpid()
         self._began = clock.monotonic()
-        self._driver = Journal.create(self.folder, DRIVER, durable=durable, clock=clock)
-        self._driver.append(
-            RunStarted(
-                run=self.id,
-                pipeline=title,
-                entry=entry,
-                place="here",
-                folder=os.getcwd(),
-                pid=os.getpid(),
-                host=socket.gethostname(),
-                python=platform.python_version(),
-                hooke=version("hooke"),
-                kind="script",
-                experiment=experiment or project.settings.tracking.experiment,
-                shown={f"[{at}]": short_repr(word) for at, word in enumerate(sys.argv[1:])} if entry else {},
-            )
+        begun = RunStarted(
+            run=self.id,
+            pipeline=title,
+            entry=entry,
+            place="here",
+            kind="script",
+            experiment=experiment or project.settings.tracking.experiment,
+            shown={f"[{at}]": short_repr(word) for at, word in enumerate(sys.argv[1:])} if entry else {},
         )
+        self._driver = open_run(project, begun, clock=clock)
         self._made_of = Recording(project.root, self.folder, self._driver.append, script=True)
         self._made_of.start()
         self.tracker = Tracker(self.folder, "script", durable=durable)

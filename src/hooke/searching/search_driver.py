@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import queue
-import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
-from hooke.base.files import FileLock, writing
 from hooke.base.short_repr import short_repr
 from hooke.journal.events import RunFinished, RunStarted, SearchStarted, TrialBegan, TrialEnded
 from hooke.journal.records import SEARCH_PREFIX, SearchRecord, TrialRecord, find_search, read_search
-from hooke.journal.run_folders import LOCK
 from hooke.journal.run_view import ending
-from hooke.journal.writer import Journal
 from hooke.pipeline.runner import CTRL_C
 from hooke.processes.devices import cpus_here
 from hooke.progress.choice import wanted_progress
 from hooke.project.backends import find_place
 from hooke.project.folder import Project, new_run_id, start_of
 from hooke.project.loading import loading
-from hooke.running.driver import DRIVER, Driver, RunOrder, prepare
+from hooke.project.open_run import lock_run, open_run
+from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.running.run import Run
 from hooke.searching.objective import MetricWatch, objective_of
 from hooke.searching.sampling import Sampling
@@ -167,28 +161,20 @@ class _Conduct:
 
     def conduct(self) -> Search:
         """Search to the end."""
-        with writing("the run's folder", self._project.runs.folder(self._run)):
-            self._project.create()
-        folder = self._project.runs.create(self._run)
+        folder = self._project.runs.folder(self._run)
         with self._opened:
-            lock = FileLock(folder / LOCK)
-            if not lock.try_acquire():
-                raise UsageError(
-                    f"this search goes on in another process, as {self._run}", next=f"hooke show {self._run}"
-                )
-            self._opened.callback(lock.release)
+            self._opened.enter_context(lock_run(self._project, self._run))
             self._project.runs.clear_stop(self._run)
             self._record = self._recorded(folder)
             if self._is_over():
                 return Search(self._project, self._run)
             durable: Any = self._project.settings.journal.durable
             self._opened.enter_context(Shipping(self._project, folder))
-            self._journal = self._opened.enter_context(
-                Journal.create(folder, DRIVER, durable=durable, clock=self._clock)
-            )
+            begun = self._begun()
+            self._journal = self._opened.enter_context(open_run(self._project, begun, clock=self._clock))
             self._tracker = Tracker(folder, "search", durable=durable)
             self._opened.callback(self._tracker.close)
-            self._begin()
+            self._begin(begun)
             self._finish()
         return Search(self._project, self._run)
 
@@ -204,25 +190,23 @@ class _Conduct:
             return False
         return len([each for each in record.trials.values() if each.status != "failed"]) >= self._order.trials
 
-    def _begin(self) -> None:
+    def _begun(self) -> RunStarted:
         order = self._order
         target = order.target
-        begun = RunStarted(
+        return RunStarted(
             run=self._run,
             pipeline=order.pipeline.name,
             entry=str(getattr(sys.modules.get(target.function.__module__), "__file__", "") or ""),
             shown=dict(order.shown) | {name: short_repr(value) for name, value in order.fixed.items()},
             place=self._on,
-            folder=os.getcwd(),
             seed=order.seed,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            python=platform.python_version(),
-            hooke=version("hooke"),
             resumed=not self._new,
             kind="search",
             experiment=self._experiment(),
         )
+
+    def _begin(self, begun: RunStarted) -> None:
+        order = self._order
         looked = SearchStarted(
             key=self._key,
             space=dict(order.shown),
@@ -232,7 +216,6 @@ class _Conduct:
             pruner=str(order.pruner),
             seed=order.seed,
         )
-        self._journal.append(begun)
         if self._record is None:
             self._record = SearchRecord(begun=begun, looked=looked)
             self._journal.append(looked)

@@ -21,7 +21,6 @@ from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession, command, error_facts, error_screen, exit_code
 from hooke.journal.events import PlanChecked
-from hooke.journal.reader import read
 from hooke.journal.run_table import aligned
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.pipeline_plan import Plan, make_plan
@@ -150,12 +149,7 @@ def _check(
         raise UsageError(f"--check {run} is about a run, and {target} is a file", fix="leave one of them out")
     where = the_project(session, project)
     name = where.runs.find(run)
-    found = [
-        event
-        for segment in read(where.runs.folder(name), "driver")
-        for event in segment.events
-        if isinstance(event, PlanChecked)
-    ]
+    found = [event for event in where.runs.events(name) if isinstance(event, PlanChecked)]
     if not found:
         raise UsageError(
             f"nothing was planned for run {name}",

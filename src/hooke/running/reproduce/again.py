@@ -21,7 +21,6 @@ import msgspec
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic
-from hooke.journal.reader import read
 from hooke.journal.run_view import RunView, view_of
 from hooke.keys.file import File
 from hooke.pipeline.node_keys import GraphKeys
@@ -29,7 +28,7 @@ from hooke.progress.choice import Scene, open_progress, wanted_progress
 from hooke.project.backends import find_place
 from hooke.project.folder import Project
 from hooke.project.settings import StoreSettings, TrackingSettings
-from hooke.running.driver import DRIVER, Driver, RunOrder, prepare
+from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.running.reproduce.child_runs import Errand, RerunReport
 from hooke.running.reproduce.conditions import modules_elsewhere, planned_anchors
 from hooke.running.reproduce.result_comparison import ReproducedRun, compare_outputs, compare_tasks
@@ -59,9 +58,7 @@ def main(folder: Path) -> int:
 
 def _again(errand: Errand, report: RerunReport) -> None:
     project = Project.find(Path(errand.project))
-    was = RunView.fold(
-        event for segment in read(project.runs.folder(errand.run), DRIVER) for event in segment.events
-    )
+    was = RunView.fold(project.runs.events(errand.run))
     assert was.begun is not None
     driver = _driver(errand, project, was)
     keys = GraphKeys(driver.graph, run=errand.run, seed=driver.seed)

@@ -16,14 +16,12 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.journal.events import MadeOf, RunMadeOf, RunStarted, SearchStarted, StudyStarted
-from hooke.journal.reader import read
 from hooke.journal.run_table import aligned
 from hooke.journal.run_view import view_of
 from hooke.keys.file import File
 from hooke.processes.start import python_module
 from hooke.project.folder import Project, start_of
 from hooke.running import provenance
-from hooke.running.driver import DRIVER
 from hooke.running.git import Repository
 from hooke.running.reproduce.again import ERRAND, REPORT
 from hooke.running.reproduce.child_runs import Errand, RerunReport, replay_script, run_beside
@@ -293,14 +291,13 @@ def _read(project: Project, run: str) -> tuple[RunStarted, MadeOf]:
     """How the run began the last time, and what it was made of then. Raises UsageError."""
     begun: RunStarted | None = None
     record: MadeOf | None = None
-    for segment in read(project.runs.folder(run), DRIVER):
-        for event in segment.events:
-            if isinstance(event, RunStarted):
-                begun, record = event, None
-            elif isinstance(event, RunMadeOf):
-                record = event.record
-            elif isinstance(event, SearchStarted | StudyStarted):
-                raise _no_run(run, event)
+    for event in project.runs.events(run):
+        if isinstance(event, RunStarted):
+            begun, record = event, None
+        elif isinstance(event, RunMadeOf):
+            record = event.record
+        elif isinstance(event, SearchStarted | StudyStarted):
+            raise _no_run(run, event)
     if begun is None:
         raise UsageError(f"{run} is no run that began", next="hooke runs")
     status = view_of(project.runs, run).status
