@@ -7,7 +7,6 @@ import platform
 import socket
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
 
 import msgspec
 
@@ -49,7 +48,7 @@ def open_run(
     Raises JournalError.
     """
     run = begun.run if isinstance(begun, RunStarted) else begun.study
-    durable: Any = project.settings.journal.durable
+    durable = project.settings.journal.durable
     journal = Journal.create(project.runs.folder(run), DRIVER, durable=durable, clock=clock)
     try:
         journal.observers.extend(observers)

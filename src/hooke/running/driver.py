@@ -215,7 +215,7 @@ class Driver:
             clock=self.clock,
             warm=True,
             tracking=self.project.runs.folder(self.run),
-            durable=self._durable(),
+            durable=self.project.settings.journal.durable,
             requires=self._reached(keys),
             allow_mismatch=tuple(self.order.allow_mismatch),
         )
@@ -276,9 +276,6 @@ class Driver:
             return None
         self.look_again = now + STOP_LOOK_S
         return self.project.runs.stop_requested(self.run)
-
-    def _durable(self) -> Any:
-        return self.project.settings.journal.durable
 
     def _recovered(self) -> Recovered:
         if self.order.run is None:
@@ -378,7 +375,7 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     check_cost(place)
     clock = clock or SystemClock()
     run = order.run or order.name or new_run_id(order.pipeline.name, clock.now())
-    durable: Any = project.settings.journal.durable
+    durable = project.settings.journal.durable
     tracker = Tracker(project.runs.folder(run), DRIVER, durable=durable, held=True)
     with logging_into(tracker):
         graph = trace(order.pipeline, order.args, order.params)

@@ -76,7 +76,7 @@ class ScriptRun(Run):
         clock = SystemClock()
         super().__init__(project, new_run_id(title, clock.now()))
         self._lock = lock_run(project, self.id)
-        durable: Any = project.settings.journal.durable
+        durable = project.settings.journal.durable
         self._pid = os.getpid()
         self._began = clock.monotonic()
         begun = RunStarted(

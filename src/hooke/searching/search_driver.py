@@ -168,7 +168,7 @@ class _Conduct:
             self._record = self._recorded(folder)
             if self._is_over():
                 return Search(self._project, self._run)
-            durable: Any = self._project.settings.journal.durable
+            durable = self._project.settings.journal.durable
             self._opened.enter_context(Shipping(self._project, folder))
             begun = self._begun()
             self._journal = self._opened.enter_context(open_run(self._project, begun, clock=self._clock))

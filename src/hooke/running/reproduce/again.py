@@ -88,7 +88,7 @@ def _driver(errand: Errand, project: Project, was: RunView) -> Driver:
     tracking = TrackingSettings(sinks=(), system_metrics_s=0)
     mine = Project(
         root=found.root,
-        settings=replace(found.settings, store=StoreSettings(), tracking=tracking),
+        settings=msgspec.structs.replace(found.settings, store=StoreSettings(), tracking=tracking),
         kept=Path(errand.data),
     )
     store = project.store()
