@@ -9,8 +9,7 @@ from hooke import UsageError
 from hooke.journal.events import AttemptFinished, Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
 from hooke.journal.writer import Journal
 from hooke.planning.machines import read_catalogs
-from hooke.planning.pipeline_plan import make_plan
-from hooke.planning.question import Question, parsed_wish
+from hooke.planning.pipeline_plan import PlanQuestion, make_plan, plan_limits
 from hooke.planning.timings import past_runs
 from hooke.processes.devices import cpus_here
 from hooke.project.loading import load_entry
@@ -51,7 +50,7 @@ def planned(shop, *, deadline=None, budget=None, **more):
         name: more.pop(name) for name in ("workers", "times", "catalog", "speed", "startup") if name in more
     }
     pipeline, _ = load_entry(f"{shop.file}:{more.pop('name', 'job')}")
-    asked = Question(pipeline=pipeline, params=more, wish=parsed_wish(deadline, budget), **question)
+    asked = PlanQuestion(pipeline=pipeline, params=more, wish=plan_limits(deadline, budget), **question)
     return make_plan(asked, shop.project)
 
 

@@ -31,8 +31,8 @@ from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
-from hooke.planning.known import spread_in
 from hooke.planning.noise import ENOUGH
+from hooke.planning.task_facts import spread_in
 from hooke.store.store import Store
 
 __all__ = ["Bench", "MeasurementRounds", "NodeTotals", "Ran", "ReadyEngine", "Subject", "attempts_taken"]

@@ -16,7 +16,7 @@ from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.measuring.study_report import StudyRow, facts_of, rows_of, text_of
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.curves import study_curve
-from hooke.planning.known import cost_of, law_of_study, measurements_of
+from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.progress.choice import wanted_progress
 from hooke.project.folder import Project, project_of
 from hooke.project.loading import loading

@@ -32,7 +32,7 @@ from hooke.pipeline.runner import CTRL_C
 from hooke.pipeline.trace import trace
 from hooke.processes.devices import cpus_here, machine_facts
 from hooke.processes.interrupts import Interrupts
-from hooke.project.backends import ENGINES, FLEETS, BackendChoice, Fleet, find_place, open_engine
+from hooke.project.backends import ENGINES, FLEETS, BackendChoice, Fleet, find_backend, open_engine
 from hooke.project.folder import Project, new_run_id
 from hooke.project.loading import entry_of
 from hooke.project.open_run import lock_run, open_run
@@ -278,7 +278,7 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
 
 
 def _place(order: StudyOrder, project: Project) -> BackendChoice:
-    place = find_place(order.on, workers=None, places=project.settings.places)
+    place = find_backend(order.on, workers=None, places=project.settings.places)
     if place.at is not None or not ENGINES.load(place.engine).capabilities.elastic:
         raise UsageError(
             f"the place {place.name!r} has a fixed number of workers, so there is no N to vary",

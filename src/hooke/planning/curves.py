@@ -16,10 +16,18 @@ from hooke.journal.events import Event, NodePlanned, RunStarted
 from hooke.journal.records import STUDY_PREFIX, StudyRecord, read_study
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.throughput import Dropped, ThroughputRow, throughput
-from hooke.planning.known import law_of_study
+from hooke.planning.task_facts import law_of_study
 from hooke.scaling.measurements import Measurements
 
-__all__ = ["ComparabilityKey", "Sampled", "curve_of", "differences", "likeness_of", "sampled", "study_curve"]
+__all__ = [
+    "ComparabilityKey",
+    "Sampled",
+    "comparability_key",
+    "curve_of",
+    "differences",
+    "sampled",
+    "study_curve",
+]
 
 
 # --- Whether two measurements were of the same kind of work, and how they differ where not.
@@ -44,7 +52,7 @@ class ComparabilityKey:
         return ", ".join(f"{name}={value}" for name, value in self.shown)
 
 
-def likeness_of(row: ThroughputRow) -> ComparabilityKey:
+def comparability_key(row: ThroughputRow) -> ComparabilityKey:
     """The kind of work that the row measured. How many workers a place has is no part of it: `local:8` is `local`."""
     numbered = _NUMBERED.fullmatch(row.place)
     return ComparabilityKey(
@@ -209,7 +217,7 @@ def _elsewhere(runs: RunsFolder, own: Sampled) -> Iterator[ThroughputRow]:
 def _by_likeness(rows: Iterable[ThroughputRow]) -> dict[ComparabilityKey, list[ThroughputRow]]:
     groups: dict[ComparabilityKey, list[ThroughputRow]] = defaultdict(list)
     for row in rows:
-        groups[likeness_of(row)].append(row)
+        groups[comparability_key(row)].append(row)
     return groups
 
 

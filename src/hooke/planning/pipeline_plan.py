@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.short_repr import short_parameters
+from hooke.base.units import parse_seconds, parse_usd
 from hooke.journal.events import PlanMade, PlannedTask
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.trace import trace
-from hooke.planning.answer import Prediction, TaskShare, plan_facts, plan_html, plan_text, planned_row
-from hooke.planning.known import KnownFacts, PastJournals, known
 from hooke.planning.machines import Catalogs, configurations, given, read_catalogs, this_machine
-from hooke.planning.question import Question, command_for, measure_command, parsed_wish
+from hooke.planning.prediction import Prediction, TaskShare, plan_facts, plan_html, plan_text, planned_row
 from hooke.planning.remaining import Survey, Times
+from hooke.planning.task_facts import KnownFacts, PastJournals, known_facts
 from hooke.planning.timings import speeds
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project, new_run_id, project_of
@@ -28,7 +32,57 @@ from hooke.scaling.pareto import Advice, PlanLimits, first_measurement, recommen
 from hooke.scaling.planning import Planner, Row
 from hooke.scaling.workload import Untimed, Workload
 
-__all__ = ["Plan", "make_plan", "plan"]
+__all__ = ["Plan", "PlanQuestion", "command_for", "make_plan", "measure_command", "plan", "plan_limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanQuestion:
+    """What somebody wants to know. `workers` are the numbers considered on this machine; None: powers of 2 up to its cpus."""
+
+    pipeline: Pipeline[..., Any]
+    args: tuple[Any, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    wish: PlanLimits = field(default_factory=PlanLimits)
+    workers: Sequence[int] | int | None = None
+    times: Times = field(default_factory=dict)
+    catalog: Catalogs = None
+    speed: Mapping[str, Any] = field(default_factory=dict)
+    startup: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The pipeline's parameters as text."""
+        return short_parameters(self.args, self.params)
+
+    @property
+    def title(self) -> str:
+        """The question in a line."""
+        shown = ", ".join(f"{name}={text}" for name, text in self.shown.items())
+        wish = f", within {self.wish}" if str(self.wish) else ""
+        times = "".join(f", {factor:g} times the items of {task}" for task, factor in self.times.items())
+        return f"plan of {self.pipeline.name}({shown}){times}{wish}"
+
+    def levels(self) -> list[int]:
+        """The numbers of workers on this machine. Raises UsageError."""
+        if self.workers is None:
+            doubled = [1 << power for power in range(cpus_here().bit_length())]
+            return sorted({*doubled, cpus_here()})
+        several = [self.workers] if isinstance(self.workers, int) else list(self.workers)
+        wrong = [n for n in several if isinstance(n, bool) or not isinstance(n, int) or n < 1]
+        if wrong or not several:
+            raise UsageError(
+                f"workers={several!r} is not possible", fix="give numbers from 1, such as [1, 2, 4]"
+            )
+        return sorted(set(several))
+
+
+def plan_limits(deadline: str | float | None, budget: str | float | None) -> PlanLimits:
+    """`"30m"` or seconds, and `"$20"` or US dollars, as a wish. Raises UsageError."""
+    seconds = None if deadline is None else parse_seconds(deadline)
+    if seconds == 0:
+        raise UsageError(f"deadline {deadline!r} is no time at all", fix='such as "30m"')
+    return PlanLimits(deadline_s=seconds, budget_usd=None if budget is None else parse_usd(budget))
+
 
 UNRUN = "plan"
 """What stands for the run in keys of tasks that no other run may use: nothing that is stored has such a key."""
@@ -43,7 +97,7 @@ class Plan(Prediction):
     left to do, `untimed` what no row counts, `notes` what it rests on.
     """
 
-    question: Question = field(repr=False)
+    question: PlanQuestion = field(repr=False)
     project: Project = field(repr=False)
 
     def times(self, factors: Times) -> Plan:
@@ -89,18 +143,18 @@ def plan(
             f"plan() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
             fix="mark the function that composes tasks with @pipeline",
         )
-    question = Question(
+    question = PlanQuestion(
         pipeline=pipeline,
         args=args,
         params=params,
-        wish=parsed_wish(deadline, budget),
+        wish=plan_limits(deadline, budget),
         workers=workers,
         catalog=catalog,
     )
     return make_plan(question, project_of(pipeline))
 
 
-def make_plan(question: Question, project: Project, *, clock: Clock | None = None) -> Plan:
+def make_plan(question: PlanQuestion, project: Project, *, clock: Clock | None = None) -> Plan:
     """Answer a question, and keep the answer among the project's plans, for a run to be checked against.
 
     What the question leaves open of price lists, speeds and lags is in hooke.toml.
@@ -116,7 +170,7 @@ def make_plan(question: Question, project: Project, *, clock: Clock | None = Non
     return made
 
 
-def _answered(question: Question, project: Project) -> Plan:
+def _answered(question: PlanQuestion, project: Project) -> Plan:
     settings = project.settings.plan
     lists = read_catalogs(question.catalog if question.catalog is not None else settings.catalog)
     speed, startup = {**settings.speed, **question.speed}, {**settings.startup, **question.startup}
@@ -125,7 +179,7 @@ def _answered(question: Question, project: Project) -> Plan:
     past = PastJournals.read(project.runs, pipeline=graph.pipeline, host=socket.gethostname())
     speed = speeds(speed, past.everywhere, here=past.host)
     catalogs = given(lists, speed=speed, startup=startup)
-    told = known(survey.left, past, shown=None if question.times else question.shown)
+    told = known_facts(survey.left, past, shown=None if question.times else question.shown)
     here, elsewhere = (Workload(survey.works, facts) for facts in (told.here, told.elsewhere))
     planner = Planner(here, elsewhere=elsewhere, overhead_s=past.beside_s)
     machine = this_machine(speed, measured_here=past.is_here)
@@ -208,7 +262,7 @@ def _notes(told: KnownFacts, past: PastJournals) -> tuple[str, ...]:
 
 
 def _next(
-    question: Question, advice: Advice, told: KnownFacts, rows: Sequence[Row], untimed: Sequence[Untimed]
+    question: PlanQuestion, advice: Advice, told: KnownFacts, rows: Sequence[Row], untimed: Sequence[Untimed]
 ) -> str:
     # Data of which there is more elsewhere cannot be run here, but what it takes can be measured.
     measure = advice.measure or (first_measurement(rows) if question.times else None)
@@ -223,3 +277,40 @@ def _next(
         return command_for("run", question.pipeline, question.params, "--workers", workers)
     runs = bool(untimed) and not question.times
     return command_for("run", question.pipeline, question.params) if runs else ""
+
+
+# --- Commands to type next, with the pipeline and its parameters.
+
+
+def command_for(verb: str, pipeline: Pipeline[..., Any], params: Mapping[str, Any], *options: str) -> str:
+    """`hooke VERB FILE.py:NAME OPTIONS PARAMETERS`. What cannot be typed is left to the reader as `...`."""
+    file = entry_of(pipeline).file
+    if file is None:
+        return f"hooke {verb} FILE.py {' '.join(options)}".rstrip()
+    target = f"{_short(file)}:{entry_of(pipeline).name}"
+    return " ".join([*map(shlex.quote, ["hooke", verb, target, *options]), *_typed(params)])
+
+
+def measure_command(pipeline: Pipeline[..., Any], params: Mapping[str, Any], *, task: str, n: int) -> str:
+    """`hooke measure` of the task at every power of 2 up to `n`, and `n`."""
+    levels = [1]
+    while levels[-1] < max(n, 2):
+        levels.append(min(2 * levels[-1], max(n, 2)))
+    workers = ",".join(map(str, levels))
+    return command_for("measure", pipeline, params, "--task", task, "--workers", workers)
+
+
+def _short(file: Path) -> str:
+    relative = os.path.relpath(file)
+    return relative if len(relative) < len(str(file)) else str(file)
+
+
+def _typed(params: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in params.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            yield flag if value else f"--no-{flag[2:]}"
+        elif isinstance(value, (int, float, str, os.PathLike)):
+            yield f"{flag} {shlex.quote(os.fspath(value) if isinstance(value, os.PathLike) else str(value))}"
+        else:
+            yield f"{flag} ..."

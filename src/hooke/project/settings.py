@@ -19,9 +19,9 @@ from hooke.certificates.keys import Keys
 __all__ = [
     "FILE",
     "PROGRESS",
+    "BackendSettings",
     "FleetSettings",
     "JournalSettings",
-    "PlaceSettings",
     "PlanSettings",
     "RunSettings",
     "ServiceSettings",
@@ -53,116 +53,116 @@ _T = TypeVar("_T", bound=_Section)
 
 
 class StoreSettings(_Section, frozen=True, kw_only=True):
-    """`[store]`: where results lie."""
+    """`[store]`: where results are stored."""
 
     url: str = ""
-    """A folder, or a URL that fsspec knows (`s3://bucket/prefix`). Empty: `.hooke/store` of the project."""
+    """A folder, or a URL that fsspec supports (`s3://bucket/prefix`). Empty means `.hooke/store` in the project."""
     secret_file: str = ""
-    """A file whose bytes sign what goes into a shared store; required where `url` is not a folder."""
+    """A file whose bytes sign the objects of a shared store; required if `url` is not a folder."""
     max_bytes: int | None = None
-    """What `hooke cache gc` brings the store down to when it is given no size."""
+    """The size to which `hooke cache gc` reduces the store by default."""
 
 
 class JournalSettings(_Section, frozen=True, kw_only=True):
     """`[journal]`: how events reach the disk."""
 
     durable: Durable = "group"
-    """`group`: synced every second (process death loses nothing); `each`: every event, for power loss; `none`."""
+    """`group`: synced every second (the death of a process loses nothing); `each`: synced after each event, against power loss; `none`."""
 
 
 class ShowSettings(_Section, frozen=True, kw_only=True):
-    """`[show]`: what is shown of a run while it goes on."""
+    """`[show]`: what is shown while a run is in progress."""
 
     progress: Progress = "auto"
-    """`auto`, `table`, `lines` or `none`, as in `run`. The environment variable HOOKE_PROGRESS goes before it."""
+    """`auto`, `table`, `lines` or `none`, as in `run`. The environment variable HOOKE_PROGRESS overrides it."""
 
 
 class RunSettings(_Section, frozen=True, kw_only=True):
-    """`[run]`: what holds for every run."""
+    """`[run]`: settings of every run."""
 
     seed: int = 0
-    """Part of every key, and so of what each task's random numbers follow from. The environment variable HOOKE_SEED goes before it."""
+    """Part of every key, from which each task's random numbers are seeded. The environment variable HOOKE_SEED overrides it."""
 
 
-class PlaceSettings(_Section, frozen=True, kw_only=True):
-    """`[places.NAME]`: a place by name."""
+class BackendSettings(_Section, frozen=True, kw_only=True):
+    """`[places.NAME]`: a backend by name."""
 
     engine: str = "local"
     workers: Annotated[int | list[int] | None, Meta(description=_RANGE)] = None
-    """A number, or `[1, 8]`: as many as the work is worth, between these."""
+    """A number, or a range such as `[1, 8]`, within which the number follows the work."""
     usd_per_hour: _Usd = 0.0
-    """What one worker costs; budgets are reckoned with it."""
+    """Price of one worker; budgets are computed with it."""
     max_usd_per_hour: _Usd = 0.0
-    """What all of them together may cost; 0 is no limit."""
+    """Limit for all workers together; 0 means no limit."""
     address: str = ""
-    """Of what is there already: `tls://HOST:PORT`, or `tcp://` on this machine; of Ray `ray://HOST:PORT`, `HOST:PORT` or `auto`."""
+    """Address of an existing cluster: `tls://HOST:PORT`, or `tcp://` on this machine; for Ray `ray://HOST:PORT`, `HOST:PORT` or `auto`."""
     tls_ca: str = ""
-    """Files in PEM for `tls://`, below the project's folder: the certificate of the fleet's authority,"""
+    """PEM file for `tls://`, relative to the project's folder: the certificate of the fleet's authority."""
     tls_cert: str = ""
-    """one that it signed for the driver,"""
+    """PEM file: the driver's certificate, signed by that authority."""
     tls_key: str = ""
-    """and the key of that. Without them Dask's own configuration says what they are."""
+    """PEM file: the driver's key. Without these three files, Dask's own configuration applies."""
     fleet: str = ""
-    """A fleet whose keys this machine has (`hooke fleet ca`, `hooke fleet join`), in place of those three."""
+    """A fleet whose keys this machine has (`hooke fleet ca`, `hooke fleet join`), instead of the three files."""
     insecure: bool = False
-    """Whether code may go to another machine unencrypted, for all on the way to read and to change."""
+    """Whether code may go to another machine unencrypted, so that anyone on the way can read and change it."""
 
 
 class FleetSettings(_Section, frozen=True, kw_only=True):
-    """`[fleets.NAME]`: machines that are kept by `hooke fleet`."""
+    """`[fleets.NAME]`: machines managed by `hooke fleet`."""
 
     provider: str = "processes"
     machines: Annotated[int, Meta(ge=1, description="give a number from 1")] = 8
-    """Never more."""
+    """The largest number of machines."""
     usd_per_hour: _Usd = 0.0
-    """What one costs."""
+    """Price of one machine."""
     max_usd_per_hour: _Usd = 0.0
-    """What all may cost together; 0 is no limit."""
+    """Limit for all machines together; 0 means no limit."""
     lifetime: str = ""
-    """`"8h"`: an older one is retired, and replaced where it is still wanted. Empty is no limit."""
+    """`"8h"`: an older machine is retired, and replaced if it is still needed. Empty means no limit."""
     options: dict[str, Any] = {}
-    """What else the provider takes, as `command = ["python", "worker.py"]`."""
+    """Further options of the provider, such as `command = ["python", "worker.py"]`."""
 
 
 class ServiceSettings(_Section, frozen=True, kw_only=True):
     """`[services.NAME]`: a service, by the name of its class."""
 
     given: dict[str, Any] = msgspec.field(default_factory=dict, name="with")
-    """`[services.NAME.with]`: what its `setup` takes, as `model = "flights@champion"`. `--with` goes before it."""
+    """`[services.NAME.with]`: arguments of `setup`, such as `model = "flights@champion"`. `--with` overrides them."""
     body_memory: int | None = None
-    """Bytes of all bodies that one replica takes in at once (`"512MiB"`). None: an eighth of the memory that it may have."""
+    """Bytes of all request bodies that one replica holds at once (`"512MiB"`). None means an eighth of its memory."""
 
 
 class PlanSettings(_Section, frozen=True, kw_only=True):
-    """`[plan]`: where a pipeline could run, for `plan`."""
+    """`[plan]`: where a pipeline could run."""
 
     catalog: Annotated[tuple[str, ...] | None, Meta(description='write catalog = ["lambda", "ours.csv"]')] = (
         None
     )
-    """Price lists: names of shipped ones, or CSV files below the project's folder. None: all that are shipped."""
+    """Price lists: names of shipped lists, or CSV files relative to the project's folder. None means all shipped lists."""
     speed: dict[str, Any] = {}
-    """`"lambda:gpu_1x_a10" = "1.3-1.5"`: how many times as fast as the machine that was measured."""
+    """`"lambda:gpu_1x_a10" = "1.3-1.5"`: speed relative to the measured machine."""
     startup: dict[str, Any] = {}
-    """`digitalocean = "1m-2m"`: time from asking for an instance until it works, of a list or of one type in it."""
+    """`digitalocean = "1m-2m"`: time until an instance works, for a list or for one type in it."""
 
 
 class TrackingSettings(_Section, frozen=True, kw_only=True):
-    """`[tracking]`: what is recorded of runs beside what they log, and which trackers it is shipped to."""
+    """`[tracking]`: what is recorded of each run, and the trackers it is sent to."""
 
     sinks: Annotated[tuple[str, ...] | None, Meta(description='write sinks = ["mlflow"], or [] for none')] = (
         None
     )
-    """Names of sinks. None: `mlflow` where it is installed."""
+    """Names of sinks. None means `mlflow` if it is installed."""
     experiment: str = ""
-    """What trackers file runs under. Empty: the name of the pipeline, or of the script."""
+    """The experiment in trackers. Empty means the name of the pipeline or script."""
     system_metrics_s: Annotated[float, Meta(ge=0, description="give seconds, 0 for never")] = 10.0
-    """Seconds between samples of the machine's use; 0 takes none."""
+    """Seconds between samples of the machine's use; 0 disables them."""
     options: dict[str, dict[str, Any]] = {}
-    """`[tracking.mlflow]` with `uri`, `[tracking.comet]` with `archives`, `workspace` and `online`, or another sink's: what it is made with."""
+    """Options of each sink: `[tracking.mlflow]` with `uri`, `[tracking.comet]` with `archives`, `workspace` and `online`."""
 
 
 class Settings(_Section, frozen=True, kw_only=True):
-    """All of `hooke.toml`. What it does not say has the default given here."""
+    """All of `hooke.toml`, with defaults for missing keys."""
 
     store: StoreSettings = StoreSettings()
     journal: JournalSettings = JournalSettings()
@@ -170,13 +170,13 @@ class Settings(_Section, frozen=True, kw_only=True):
     run: RunSettings = RunSettings()
     plan: PlanSettings = PlanSettings()
     tracking: TrackingSettings = TrackingSettings()
-    places: dict[str, PlaceSettings] = {}
+    places: dict[str, BackendSettings] = {}
     services: dict[str, ServiceSettings] = {}
     fleets: dict[str, FleetSettings] = {}
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings of the project in `folder`; the defaults where it has no file. Raises ConfigError naming the key."""
+    """The settings of the project in `folder`; the defaults if it has no file. Raises ConfigError, which names the key."""
     path = folder / FILE
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -222,11 +222,11 @@ def _tracking(path: Path, table: dict[str, Any]) -> TrackingSettings:
     return _section(path, "tracking", table, TrackingSettings, options=options)
 
 
-def _place(path: Path, name: str, values: Any) -> PlaceSettings:
-    made = _section(path, name, _table(path, name, values), PlaceSettings)
+def _place(path: Path, name: str, values: Any) -> BackendSettings:
+    made = _section(path, name, _table(path, name, values), BackendSettings)
     files: dict[str, Any] = {key: str(path.parent / getattr(made, key)) for key in _TLS if getattr(made, key)}
     if files and len(files) < len(_TLS):
-        raise ConfigError(f"{path}: {name} has {', '.join(files)} only", fix=f"give all of {', '.join(_TLS)}")
+        raise ConfigError(f"{path}: {name} has only {', '.join(files)}", fix=f"give all of {', '.join(_TLS)}")
     if made.fleet:
         files = _keys_of(path, name, made.fleet, files)
     ends = made.workers if isinstance(made.workers, list) else [made.workers or 0] * 2
@@ -238,7 +238,7 @@ def _place(path: Path, name: str, values: Any) -> PlaceSettings:
 def _keys_of(path: Path, name: str, fleet: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given:
         raise ConfigError(
-            f"{path}: {name} has fleet = {fleet!r} and {', '.join(given)}", fix="give one of both"
+            f"{path}: {name} has fleet = {fleet!r} and {', '.join(given)}", fix="keep one of the two"
         )
     try:
         keys = Keys.of(path.parent / ".hooke", fleet)
@@ -312,7 +312,7 @@ def _table(path: Path, name: str, values: Any) -> dict[str, Any]:
 
 
 def refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], valid: Sequence[str]) -> None:
-    """Raise ConfigError for a key of the table that is not valid, with the nearest that is. `prefix` is what goes before its name."""
+    """Raise ConfigError for an unknown key of the table, with the nearest valid one. `prefix` goes before the key's name."""
     for name in table:
         if name not in valid:
             near = get_close_matches(name, valid, n=1)

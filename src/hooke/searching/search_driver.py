@@ -22,7 +22,7 @@ from hooke.journal.run_view import ending
 from hooke.pipeline.runner import CTRL_C
 from hooke.processes.devices import cpus_here
 from hooke.progress.choice import wanted_progress
-from hooke.project.backends import find_place
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project, new_run_id, start_of
 from hooke.project.loading import loading
 from hooke.project.open_run import lock_run, open_run
@@ -104,7 +104,7 @@ def search(  # noqa: PLR0913 - one parameter for each choice of the user's
 def _at_once(project: Project, workers: int | None, on: str) -> int:
     if workers is not None and (type(workers) is not int or workers < 1):
         raise UsageError(f"workers={workers!r}", fix="give how many trials go on at once, from 1")
-    place = find_place(on, workers=None, places=project.settings.places)
+    place = find_backend(on, workers=None, places=project.settings.places)
     own = place.workers[1] if place.workers is not None else None
     return workers or own or (1 if place.engine == "serial" else cpus_here())
 

@@ -23,8 +23,7 @@ from hooke.cli.screens import CommandSession, command, error_facts, error_screen
 from hooke.journal.events import PlanChecked
 from hooke.journal.run_table import aligned
 from hooke.pipeline.pipeline import Pipeline
-from hooke.planning.pipeline_plan import Plan, make_plan
-from hooke.planning.question import Question, parsed_wish
+from hooke.planning.pipeline_plan import Plan, PlanQuestion, make_plan, plan_limits
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.services.serve_file import load_service
@@ -108,11 +107,11 @@ def plan(  # noqa: PLR0913 - one parameter for each option of the command
         pipeline, path = _load(target)
         args, params = Parameters(pipeline, target=target, verb="plan").parse(parameters)
         session.project = where = Project.find(path) if project is None else the_project(session, project)
-        question = Question(
+        question = PlanQuestion(
             pipeline=pipeline,
             args=args,
             params=params,
-            wish=parsed_wish(deadline, budget),
+            wish=plan_limits(deadline, budget),
             workers=_numbers(workers),
             times={name: _factor(name, text) for name, text in pairs("--times", factors).items()},
             catalog=catalogs or None,
@@ -302,7 +301,7 @@ def service(
     end is to be counted on. Shown are this machine and the configurations that no other beats in what they bear or cost;
     --json has all. Exit codes: 0 a configuration is recommended; 1 none can be; 2 wrong usage.
     """
-    from hooke.planning.service_plan import (  # SciPy takes half a second
+    from hooke.planning.service_plan import (
         ServiceQuestion,
         plan_service,
         service_plan_facts,

@@ -29,7 +29,7 @@ __all__ = [
     "PastJournals",
     "TaskLaw",
     "cost_of",
-    "known",
+    "known_facts",
     "law_of_levels",
     "law_of_study",
     "levels_of",
@@ -215,7 +215,7 @@ class KnownFacts:
     cpu_share: Mapping[str, float]
 
 
-def known(
+def known_facts(
     left: Sequence[RemainingNode], past: PastJournals, *, shown: Mapping[str, str] | None
 ) -> KnownFacts:
     """What is known of these nodes.
