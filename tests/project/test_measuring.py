@@ -211,7 +211,7 @@ def test_the_attempts_behind_each_measurement_are_kept(workshop):
 
 def test_names_of_ours_are_refused_where_it_is_not_clear_whose_they_are(workshop):
     workshop.write(NAPS)
-    with pytest.raises(UsageError, match="has a parameter 'repeats'"):
+    with pytest.raises(UsageError, match="both have a parameter 'repeats'"):
         take(workshop, name="crowd")
     assert take(workshop, 3, name="crowd", task="nap", repeats=1).rows[0].work == 3
 

@@ -242,7 +242,7 @@ def test_a_pipeline_may_have_a_parameter_called_pipeline(workshop):
 
 def test_a_parameter_that_refuses_to_be_pickled_is_said(workshop):
     workshop.write(ODD)
-    with pytest.raises(NotPicklable, match="cannot be journalled"):
+    with pytest.raises(NotPicklable, match="cannot be pickled"):
         workshop.run(name="saying", x=NotNow())
 
 

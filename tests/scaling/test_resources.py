@@ -35,7 +35,7 @@ class TestMemory:
 
     def test_too_few_say_nothing(self):
         need = needed(attempts(2))
-        assert need.memory is None and "3 would tell" in need.why[-1]
+        assert need.memory is None and "needs 3" in need.why[-1]
         assert needed(attempts(peak_bytes=None)).memory is None
 
     @pytest.mark.parametrize(
