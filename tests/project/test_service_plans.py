@@ -195,5 +195,5 @@ def test_without_a_promise_or_a_load_test(kept):
         kept.plan(1)
     assert caught.value.next.startswith("hooke bench ")
     promiseless, _ = load_service(f"{kept.file}:Promiseless")
-    with pytest.raises(UsageError, match="Promiseless promises nothing"):
+    with pytest.raises(UsageError, match="Promiseless declares no SLO"):
         kept.plan(1, declared=promiseless)
