@@ -24,7 +24,7 @@ import numpy as np
 from hooke.base.errors import NotEnoughData
 from hooke.journal.records import StudyRecord
 from hooke.measuring.study_driver import StudyOrder, prepare_study
-from hooke.planning.known import measurements_of
+from hooke.planning.task_facts import measurements_of
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.scaling import Law, Measurements, fit

@@ -6,8 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from hooke.planning.pipeline_plan import make_plan
-from hooke.planning.question import Question
+from hooke.planning.pipeline_plan import PlanQuestion, make_plan
 from hooke.project.folder import project_of
 from hooke.project.loading import load_entry
 from hooke.running.run import run
@@ -106,7 +105,7 @@ def test_all_of_plan(benchmark, project, monkeypatch):
     pipeline, _ = load_entry("planned_job.py")
     for number in range(20):
         run(pipeline, on="serial", progress="none", first=1000 * number)
-    question = Question(
+    question = PlanQuestion(
         pipeline=pipeline,
         params={"first": 10**6},
         speed={"lambda:cpu_4x_general": 1.0, "digitalocean:s-4vcpu-8gb": 1.0},

@@ -87,11 +87,11 @@ class TestRun:
             (["absent.py"], "no file absent.py"),
             (["jib.py"], "did you mean job.py?"),
             (["job.py:jab"], "it has: job"),
-            (["job.py", "--on", "mars"], "no place is called 'mars'"),
+            (["job.py", "--on", "mars"], "no backend is called 'mars'"),
             (["job.py", "--workers", "many"], "--workers 4"),
             (["job.py", "--workers", "3-2"], "not possible"),
             (["broken.py"], "cannot be imported: ZeroDivisionError"),
-            (["job.old.py"], "the name of a module has no dot"),
+            (["job.old.py"], "a module name has no dot"),
         ],
     )
     def test_what_cannot_be_run_is_said(self, job, arguments, said):
@@ -153,7 +153,7 @@ class TestLooking:
         assert (done.code, done.out) == (0, "90\n")
         done = job.hooke("resume")
         assert done.code == 2
-        assert "no run is left to resume" in done.err
+        assert "there is no run to resume" in done.err
 
 
 class TestCache:

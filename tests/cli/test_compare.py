@@ -56,7 +56,7 @@ def test_typos_are_answered_with_names(trained):
         (("--where", "params.dpth>1"), "did you mean depth?"),
         (("--where", "param.depth>1"), "did you mean params.depth?"),
         (("--sort", "-loss.mx"), "did you mean"),
-        (("--where", "params.depth>1 and status=failed"), "cannot be read"),
+        (("--where", "params.depth>1 and status=failed"), "is not valid"),
     ):
         done = trained.hooke("runs", *typed)
         assert done.code == 2, typed
@@ -86,6 +86,6 @@ def test_runs_side_by_side(trained):
     assert facts["runs"] == runs
     assert sorted(facts["parameters"]["differ"]["depth"]) == ["10", "2", "4"]
     wrong = trained.hooke("compare", runs[0])
-    assert (wrong.code, "name two or more" in wrong.err) == (2, True)
+    assert (wrong.code, "give two or more runs" in wrong.err) == (2, True)
     wrong = trained.hooke("compare", *runs, "--html", "c.pdf")
-    assert (wrong.code, "end the name with .html" in wrong.err) == (2, True)
+    assert (wrong.code, "use a name that ends with .html" in wrong.err) == (2, True)

@@ -94,7 +94,7 @@ def test_runs_of_ones_own_have_a_curve(desk):
     assert desk.hooke("run", "job.py", "--workers", "2").code == 0
     refused = desk.hooke("curve")
     assert refused.code == 1
-    assert refused.err.splitlines()[0] == "wait was measured at N = 2 only, which does not tell how it scales"
+    assert refused.err.splitlines()[0] == "wait was measured only at N = 2, which does not show how it scales"
     assert refused.err.splitlines()[-1].endswith("job.py:waits --workers 1")
     assert desk.hooke("run", "job.py", "--workers", "1", "--first", "60").code == 0
     assert "times as much by 2 times as many workers" in desk.hooke("curve").err

@@ -84,7 +84,7 @@ def test_what_cannot_be_debugged_says_why(hooke):
     hooke("run", "job.py:dynamic")
     for words, said in (
         (("debug",), "which task?"),
-        (("debug", "total"), "the inputs of total are not there: invert"),
+        (("debug", "total"), "inputs of total are missing: invert"),
         (("debug", "invert", "--item", "9"), "it has 6: 0 to 5"),
         (("debug", "invrt"), "did you mean invert?"),
     ):

@@ -155,7 +155,7 @@ def test_what_makes_no_sense_is_refused(project, words, error, says):
         ("usd_per_hour = -1", "usd_per_hour"),
         ('comand = ["x"]', "unexpected keyword argument 'comand'"),
         ("machine = 3", "did you mean fleets.pool.machines?"),
-        ('[fleets."../pool"]\ncommand = ["x"]', "no name of a fleet"),
+        ('[fleets."../pool"]\ncommand = ["x"]', "is not a valid fleet name"),
         ('[fleets.other]\ncommand = "python worker.py"', "write a list of words"),
         ("[fleets.other]\ncommand = []", "write a list of words"),
     ],

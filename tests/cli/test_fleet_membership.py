@@ -19,7 +19,7 @@ from hooke.certificates.keys import CA_KEY, Keys
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
 from hooke.fleets.membership import completed, keep, machine_name
-from hooke.project.backends import find_place
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project
 
 TOLD = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
@@ -158,7 +158,7 @@ class TestPlaces:
     def place(self, folder: Path, more: str = 'fleet = "lab"'):
         text = f'[places.far]\nengine = "dask"\naddress = "tls://head:8786"\n{more}\n'
         (folder / "hooke.toml").write_text(text, "utf-8")
-        return find_place("far", workers=None, places=Project.find(folder).settings.places)
+        return find_backend("far", workers=None, places=Project.find(folder).settings.places)
 
     def test_its_keys_are_those_of_the_fleet(self, head):
         with pytest.raises(UsageError, match="has no keys of the fleet lab"):

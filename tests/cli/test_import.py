@@ -21,7 +21,7 @@ def test_the_command_says_what_came_and_what_to_type_next(desk):
     assert "12 points of 2 metrics" in shown.out
     assert shown.err == f"next: hooke sync {run_id(PROJECT, 'RUN-1')}\n"
     assert run_id(PROJECT, "RUN-1") in desk.hooke("runs").out
-    assert "it has no tasks to go on with" in desk.hooke("resume", "RUN-1").err
+    assert "so it cannot be resumed" in desk.hooke("resume", "RUN-1").err
 
 
 def test_a_run_that_cannot_be_imported_is_said_and_the_others_come(desk):

@@ -133,7 +133,7 @@ def test_a_killed_driver_leaves_no_process_and_the_study_goes_on(naps, kill):
     naps.until(lambda: not any(_lives(child) for child in children))
     refused = naps.hooke("resume")
     assert refused.code == 2
-    assert "no run is left to resume" in refused.err
+    assert "there is no run to resume" in refused.err
     named = naps.hooke("resume", naps.last())
     assert "next: hooke measure" in named.err
     assert naps.hooke(*MEASURE, "--repeats", "3", "--seconds", "0.1").code == 0
@@ -148,7 +148,7 @@ def test_two_studies_at_once_would_measure_one_another(naps, kill):
     naps.until(lambda: (naps.folder / "ran").exists())
     second = naps.hooke("measure", "naps.py", "--workers", "1,2")
     assert second.code == 2
-    assert "would measure one another" in second.err
+    assert "another study is running in this project" in second.err
     third = naps.hooke("stop", naps.last())
     assert third.code == 0
     process.communicate(timeout=30)
@@ -174,7 +174,7 @@ def test_a_script_measures_its_own_pipeline(naps):
         (("--plain", "nothing"), "has no function 'nothing' for --plain"),
         (("--tsk", "nap"), "no parameter --tsk"),
         (("--repeats", "0"), "Invalid value for '--repeats'"),
-        (("--on", "nowhere"), "no place is called 'nowhere'"),
+        (("--on", "nowhere"), "no backend is called 'nowhere'"),
     ],
 )
 def test_what_was_mistyped_is_said(naps, typed, said):

@@ -45,7 +45,7 @@ def naps(desk: Desk) -> Desk:
 def test_before_anything_ran(naps):
     done = naps.hooke("plan", "naps.py")
     assert done.code == 1
-    assert "not enough data: nothing tells how long it takes: nap (never measured)" in done.out
+    assert "not enough data, no duration is known: nap (never measured)" in done.out
     assert "next: hooke run naps.py:naps" in done.err
     assert not (naps.folder / ".hooke").exists()
 
@@ -109,7 +109,7 @@ def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):
         (("naps.py", "--speed", "x"), "--speed 'x' is no pair"),
         (("naps.py", "--times", "nap=many"), "'many' is no number"),
         (("naps.py", "--times", "nip=2"), "did you mean nap?"),
-        (("naps.py", "--catalog", "ours.csv"), "there is no price list 'ours.csv'"),
+        (("naps.py", "--catalog", "ours.csv"), "no price list 'ours.csv'"),
         (("naps.py", "--check", "x"), "naps.py is a file"),
         (("--check", "x"), "there are no runs yet"),
     ],

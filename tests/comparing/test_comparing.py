@@ -185,7 +185,7 @@ class TestRuns:
             ({"sort": "params.knd"}, "did you mean kind?"),
             ({"sort": "strated"}, "did you mean started"),
             ({"limit": -1}, "limit=-1"),
-            ({"project": "no/such/folder"}, "there is no such file or folder"),
+            ({"project": "no/such/folder"}, "no such file or folder"),
         ],
     )
     def test_a_typo_is_told_what_was_meant(self, three, given, said):
@@ -302,7 +302,7 @@ class TestComparison:
         }
 
     def test_one_run_is_nothing_to_compare(self, three):
-        with pytest.raises(UsageError, match="name two or more"):
+        with pytest.raises(UsageError, match="give two or more runs"):
             compare("sweep-20261125-010000", project=three)
         with pytest.raises(UsageError, match="no run begins with 'swep'"):
             compare("swep", "sweep-20261125-010000", project=three)

@@ -27,13 +27,14 @@ from hooke.journal.events import (
 )
 from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.records import STUDY_PREFIX
+from hooke.journal.run_folders import DRIVER
 from hooke.journal.writer import Journal
 from hooke.measuring.studies import take_study
 from hooke.measuring.study_driver import StudyOrder, prepare_study
 from hooke.planning.curves import curve_of
 from hooke.project.folder import Project
 from hooke.project.loading import entry_of
-from hooke.running.driver import DRIVER, RunOrder, prepare
+from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 
 pytestmark = pytest.mark.heavy

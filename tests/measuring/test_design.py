@@ -43,8 +43,8 @@ def test_weak_scaling_shares_the_work_out():
     ("wrong", "said"),
     [
         ({"levels": ()}, "workers"),
-        ({"levels": (1,)}, "one N only"),
-        ({"levels": (2, 2)}, "one N only"),
+        ({"levels": (1,)}, "only one N"),
+        ({"levels": (2, 2)}, "only one N"),
         ({"levels": (0, 1)}, "workers"),
         ({"levels": (1, True)}, "workers"),
         ({"levels": (1, 2.5)}, "workers"),

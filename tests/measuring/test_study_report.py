@@ -6,7 +6,7 @@ from tests.measuring.records import record_of
 from hooke.base.errors import NotEnoughData
 from hooke.journal.records import StudyRecord
 from hooke.measuring.study_report import facts_of, rows_of, text_of
-from hooke.planning.known import cost_of, law_of_study, measurements_of
+from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 
 
 def amdahl(serial):
@@ -39,7 +39,7 @@ def test_a_study_tells_law_cost_and_what_is_missing():
 
 def test_items_that_cannot_be_shared_out_are_said_to_bound_it():
     text = text_of(record_of(lambda n: 10 / n, levels=(1, 2, 60)))
-    assert "N = 60: 100 items do not go evenly into 60, so that it is at most 50 times one" in text
+    assert "N = 60: 100 items do not divide evenly by 60, so its speed-up is at most 50" in text
     assert "N = 2:" not in text
 
 
@@ -50,7 +50,10 @@ def test_never_is_an_answer():
 
 def test_a_baseline_far_ahead_is_said_to_be():
     text = text_of(record_of(amdahl(0.01), levels=(1, 2, 4), plain=0.3))
-    assert "COST  none of the N measured beats one plain thread; whether more do is not known: N = " in text
+    assert (
+        "COST  none of the N measured beats one plain thread; whether a larger one does is unknown: N = "
+        in text
+    )
 
 
 def test_two_n_tell_no_law_but_a_cost():
@@ -69,7 +72,7 @@ def test_without_a_law_never_is_said_of_what_was_measured_only():
 
 def test_three_n_that_no_law_fits_tell_none():
     record = record_of({1: 10.0, 2: 5.0, 4: 9.0}.__getitem__, levels=(1, 2, 4), noise=0.005)
-    with pytest.raises(NotEnoughData, match="N = 1, 2, 4 alone cannot tell one law from another") as error:
+    with pytest.raises(NotEnoughData, match="N = 1, 2, 4 cannot tell one law from another") as error:
         law_of_study(record)
     assert error.value.measure_at is not None
     assert cost_of(record).n == 2
@@ -97,13 +100,13 @@ def test_sizes_give_what_an_item_and_what_a_call_costs():
 
 def test_noise_that_leaves_too_little_is_said():
     text = text_of(record_of(amdahl(0.0), levels=(1, 2), noise=0.6))
-    assert "noise too much to conclude: each N is known to" in text
+    assert "noise too high to conclude: each N is known only to" in text
     assert "nothing was repeated" in text_of(record_of(amdahl(0.0), repeats=1))
 
 
 def test_a_study_of_nothing_says_so():
     record = StudyRecord(started=record_of(amdahl(0.1)).started)
-    assert "holds no measurement" in text_of(record)
+    assert "has no measurement" in text_of(record)
     with pytest.raises(NotEnoughData):
         measurements_of(record)
 

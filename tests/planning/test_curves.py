@@ -53,27 +53,27 @@ class TestOneRun:
 
     @pytest.mark.parametrize(("n", "best"), [(1, 2), (2, 1), (4, 1)])
     def test_of_one_n_is_refused_with_the_next_to_run(self, runs, n, best):
-        with pytest.raises(NotEnoughData, match=f"a was measured at N = {n} only") as caught:
+        with pytest.raises(NotEnoughData, match=f"a was measured only at N = {n}") as caught:
             curve_of(runs, put(runs, 1, [(0.0, n)]))
         assert caught.value.measure_at == best
         assert caught.value.next == f"hooke run f.py:p --workers {best}"
 
     @pytest.mark.parametrize(("levels", "best"), [((1, 2), 4), ((2, 4), 1)])
     def test_of_two_n_is_refused_with_their_ratio(self, runs, levels, best):
-        with pytest.raises(NotEnoughData, match="two N, which cannot tell one law from another") as caught:
+        with pytest.raises(NotEnoughData, match="two N, and two points cannot identify a curve") as caught:
             curve_of(runs, put(runs, 1, [(0.0, levels[0]), (20.0, levels[1])]))
         assert caught.value.measure_at == best
         assert "2.00 times as much by 2 times as many workers" in caught.value.why
 
     def test_that_measured_nothing_says_why(self, runs):
-        with pytest.raises(NotEnoughData, match="measured nothing of a") as caught:
+        with pytest.raises(NotEnoughData, match="has no usable measurement of a") as caught:
             curve_of(runs, put(runs, 1, [(0.0, 4)], items=4))
         assert caught.value.why == "4 as its workers were starting"
 
     def test_that_took_all_from_the_cache_sends_to_one_that_did_not(self, runs):
         planned = History([("a", 4, 0.5)], [(0.0, 1)], run=name_of(1)).play()[:2]
         written(runs, name_of(1), *later(planned))
-        with pytest.raises(NotEnoughData, match="measured nothing of a") as caught:
+        with pytest.raises(NotEnoughData, match="has no usable measurement of a") as caught:
             curve_of(runs, name_of(1))
         assert caught.value.fix == "name a run that computed it"
         assert caught.value.next == "hooke runs"
@@ -152,7 +152,7 @@ class TestStudies:
     def test_one_that_goes_on_is_shown_as_far_as_it_is(self, runs):
         written(runs, STUDY, begun(STUDY), *THREE)
         assert curve_of(runs, STUDY).notes == (
-            "the study is not complete: what it had measured so far is shown",
+            "the study is not complete; the curve shows the measurements so far",
         )
 
     def test_one_that_measured_nothing_is_refused(self, runs):
@@ -177,7 +177,7 @@ class TestStudies:
     def test_sizes_are_no_curve_over_workers(self, runs):
         swept = msgspec.structs.replace(begun(STUDY), sizes=(10, 100, 1000))
         written(runs, STUDY, swept, *THREE, ENDED)
-        with pytest.raises(UsageError, match="measured sizes by one N"):
+        with pytest.raises(UsageError, match="varied sizes at one N"):
             curve_of(runs, STUDY)
 
     def test_another_task_is_refused(self, runs):

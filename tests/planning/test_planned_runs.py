@@ -4,8 +4,7 @@ import pytest
 
 from hooke.journal.events import PlanChecked
 from hooke.measuring.study_driver import StudyOrder, prepare_study
-from hooke.planning.pipeline_plan import make_plan
-from hooke.planning.question import Question
+from hooke.planning.pipeline_plan import PlanQuestion, make_plan
 from hooke.project.loading import load_entry
 
 NAPS = """
@@ -50,7 +49,7 @@ def test_runs_end_when_their_plan_says(workshop):
     outcomes = {}
     for n in LEVELS:
         params = {"first": 10_000 * n}
-        make_plan(Question(pipeline=pipeline, params=params, workers=[n]), workshop.project)
+        make_plan(PlanQuestion(pipeline=pipeline, params=params, workers=[n]), workshop.project)
         run = workshop.run(on="local", workers=n, **params)
         (checked,) = [event for event in run.journal if isinstance(event, PlanChecked)]
         low, value, high = checked.predicted_s

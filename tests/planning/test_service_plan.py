@@ -8,12 +8,12 @@ import pytest
 from hooke import UsageError
 from hooke.base.clock import SystemClock
 from hooke.journal.events import Measured, RunFinished, StudyStarted
+from hooke.journal.run_folders import DRIVER
 from hooke.journal.service_events import LoadMeasured
 from hooke.journal.writer import Journal
 from hooke.planning.service_plan import ServiceQuestion, plan_service, service_plan_facts, service_plan_text
 from hooke.project.folder import Project
 from hooke.project.loading import code_of
-from hooke.running.driver import DRIVER
 from hooke.scaling.provision import LatencyGoal
 from hooke.services.serve_file import load_service
 
@@ -145,15 +145,15 @@ def test_the_newest_counts_and_what_is_unlike_it_is_left_out_and_said(kept):
     kept.study("20261125-3", ((1, 1), 60.0), ((1, 2), 80.0))
     made = kept.plan(10)
     assert [offer.bears.interval[0] for offer in made.offers if offer.setup.is_local and offer.setup.replicas == 1] == [60, 80]  # fmt: skip
-    assert any(note.startswith("left out: 5 of other code, bodies") for note in made.notes)
+    assert any(note.startswith("left out: 5 with other code, bodies") for note in made.notes)
     assert not any("edited" in note for note in made.notes)
 
 
 def test_code_that_was_edited_and_another_host_are_said(kept):
     kept.study("20261125-1", *LINE, key="before", host="elsewhere")
     made = kept.plan(150)
-    assert "Delay, or what it reaches, was edited since it was measured" in made.notes
-    assert "what was measured was measured on elsewhere, not here" in made.notes
+    assert "Delay, or code that it reaches, was edited after it was measured" in made.notes
+    assert "measured on elsewhere, not on this machine" in made.notes
     assert all(offer.bears is None for offer in made.offers if offer.setup.is_local), "its speed is not known"
     given = kept.plan(150, speed={"local": "0.9"}, promise=LatencyGoal(99, 0.1))
     assert given.choice.offer.setup.is_local and given.choice.offer.bears.interval[0] == pytest.approx(178.2)
@@ -169,8 +169,8 @@ def test_another_promise_is_not_taken_for_the_one_that_was_measured(kept):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"method": "other"}, "no load test of Delay/other was kept in this project"),
-        ({"speed": {"ours:large": "@host"}}, "load tests of two machines are not compared yet"),
+        ({"method": "other"}, "no load test of Delay/other is kept in this project"),
+        ({"speed": {"ours:large": "@host"}}, "load tests of two machines cannot be compared yet"),
         ({"speed": {"ours:larg": "2"}}, "did you mean 'ours:large'"),
     ],
 )
@@ -185,15 +185,15 @@ def test_a_load_test_that_cannot_be_read_is_named(kept):
     kept.study("20261125-1", *LINE)
     file = kept.project.runs.folder("measure-Delay-20261125-1") / f"{DRIVER}.journal"
     file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(UsageError, match="no load test of Delay was kept") as caught:
+    with pytest.raises(UsageError, match="no load test of Delay is kept") as caught:
         kept.plan(1)
     assert "cannot be read (hooke runs): measure-Delay-20261125-1" in caught.value.why
 
 
 def test_without_a_promise_or_a_load_test(kept):
-    with pytest.raises(UsageError, match="no load test of Delay was kept") as caught:
+    with pytest.raises(UsageError, match="no load test of Delay is kept") as caught:
         kept.plan(1)
     assert caught.value.next.startswith("hooke bench ")
     promiseless, _ = load_service(f"{kept.file}:Promiseless")
-    with pytest.raises(UsageError, match="Promiseless promises nothing"):
+    with pytest.raises(UsageError, match="Promiseless declares no SLO"):
         kept.plan(1, declared=promiseless)

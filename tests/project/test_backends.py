@@ -3,12 +3,12 @@
 import pytest
 
 from hooke.base.errors import ConfigError, UsageError
-from hooke.project.backends import find_place
-from hooke.project.settings import PlaceSettings, read_settings
+from hooke.project.backends import find_backend
+from hooke.project.settings import BackendSettings, read_settings
 
 
 def place(name, **places):
-    return find_place(name, workers=None, places=places)
+    return find_backend(name, workers=None, places=places)
 
 
 def test_an_engine_with_or_without_a_number():
@@ -34,7 +34,7 @@ def test_code_does_not_go_to_another_machine_unprotected(address):
 
 
 def test_unless_it_is_said_to_be_safe():
-    ours = PlaceSettings(engine="dask", address="tcp://10.0.0.5:8786", insecure=True)
+    ours = BackendSettings(engine="dask", address="tcp://10.0.0.5:8786", insecure=True)
     assert place("ours", ours=ours).at == "tcp://10.0.0.5:8786"
     assert place("tcp://10.0.0.5:8786", ours=ours).at == "tcp://10.0.0.5:8786"
     with pytest.raises(UsageError, match="not encrypted"):
@@ -61,23 +61,23 @@ def test_ray_on_another_machine_is_encrypted_or_said_to_be_safe(address, monkeyp
     with pytest.raises(UsageError, match="not encrypted") as refused:
         place(address)
     assert "RAY_USE_TLS" in refused.value.fix
-    assert place("lab", lab=PlaceSettings(engine="ray", address=address, insecure=True)).at == address
+    assert place("lab", lab=BackendSettings(engine="ray", address=address, insecure=True)).at == address
     monkeypatch.setenv("RAY_USE_TLS", "1")
     assert place(address).at == address
 
 
 def test_a_ray_that_this_machine_has():
-    found = place("lab", lab=PlaceSettings(engine="ray", address="auto"))
+    found = place("lab", lab=BackendSettings(engine="ray", address="auto"))
     assert (found.engine, found.at) == ("ray", "auto")
 
 
 def test_a_number_after_an_unknown_name_is_no_address():
-    with pytest.raises(UsageError, match="no place is called"):
+    with pytest.raises(UsageError, match="no backend is called"):
         place("lcoal:4")
 
 
 def test_an_unknown_scheme_is_no_place():
-    with pytest.raises(UsageError, match="no place is called"):
+    with pytest.raises(UsageError, match="no backend is called"):
         place("ftp://head:1")
 
 
@@ -95,13 +95,13 @@ def test_keys_of_a_place_are_files_beside_the_settings(tmp_path):
         str(tmp_path / "keys" / f"{name}.pem") for name in ("tls_ca", "tls_cert", "tls_key")
     )
     (tmp_path / "hooke.toml").write_text("\n".join(lines + keys[:2]))
-    with pytest.raises(ConfigError, match="tls_ca, tls_cert only"):
+    with pytest.raises(ConfigError, match="only tls_ca, tls_cert"):
         read_settings(tmp_path)
 
 
 def test_an_address_is_not_that_of_another_engine():
     with pytest.raises(UsageError, match="the engine 'local'") as refused:
-        place("lab", lab=PlaceSettings(address="tls://head:8786"))
+        place("lab", lab=BackendSettings(address="tls://head:8786"))
     assert 'engine = "dask"' in refused.value.fix
 
 
@@ -109,19 +109,19 @@ def test_an_address_without_a_scheme_is_rays(monkeypatch):
     """Dask would take it for tcp://, which to another machine is refused."""
     monkeypatch.setenv("RAY_USE_TLS", "1")
     for engine, fix in (("dask", 'address = "tls://head.lab:8786"'), ("local", 'engine = "ray"')):
-        places = {"lab": PlaceSettings(engine=engine, address="head.lab:8786")}
+        places = {"lab": BackendSettings(engine=engine, address="head.lab:8786")}
         with pytest.raises(UsageError, match="has the address 'head.lab:8786' and the engine") as refused:
-            find_place("lab", workers=None, places=places)
+            find_backend("lab", workers=None, places=places)
         assert fix in refused.value.fix
 
 
 def test_an_engine_that_there_is_not_is_named():
-    with pytest.raises(UsageError, match=r"\[places.lab\] has the engine 'dsk'") as refused:
-        find_place("lab", workers=None, places={"lab": PlaceSettings(engine="dsk")})
+    with pytest.raises(UsageError, match=r"\[places.lab\] has the unknown engine 'dsk'") as refused:
+        find_backend("lab", workers=None, places={"lab": BackendSettings(engine="dsk")})
     assert "did you mean 'dask'?" in refused.value.fix
 
 
 def test_keys_without_an_address_that_takes_them_are_refused():
-    odd = PlaceSettings(engine="dask", address="tcp://127.0.0.1:1", tls_ca="a", tls_cert="b", tls_key="c")
-    with pytest.raises(UsageError, match="has keys, and no address"):
-        find_place("lab", workers=None, places={"lab": odd})
+    odd = BackendSettings(engine="dask", address="tcp://127.0.0.1:1", tls_ca="a", tls_cert="b", tls_key="c")
+    with pytest.raises(UsageError, match="has TLS keys but no tls"):
+        find_backend("lab", workers=None, places={"lab": odd})

@@ -49,7 +49,7 @@ def test_it_is_refused_when_nothing_else_ran_for_long():
     made.check(0.0)
     made.check(WAIT_S - 1)
     with pytest.raises(
-        UsageError, match=r"the gang 'train' has 3 ranks, and 'tcp://head:1' has room for 2(.|\n)*resume"
+        UsageError, match=r"the gang 'train' has 3 ranks, but 'tcp://head:1' has room for 2(.|\n)*resume"
     ):
         made.check(WAIT_S)
 

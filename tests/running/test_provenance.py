@@ -15,7 +15,7 @@ from hooke.running import git as adapter
 from hooke.running import provenance as environment
 from hooke.running import provenance as machine
 from hooke.running.git import GitTrouble, Repository
-from hooke.running.provenance import made_of, sentence
+from hooke.running.provenance import provenance_of, sentence
 
 
 def git(folder: Path, *words: str) -> str:
@@ -142,7 +142,7 @@ def test_a_token_in_the_address_of_the_remote_is_not_recorded(repository):
 
 def test_a_damaged_repository_is_said_and_nothing_raised(repository):
     (repository.root / ".git" / "HEAD").write_text("rubbish")
-    assert "git" in made_of(repository.root, None).trouble
+    assert "git" in provenance_of(repository.root, None).trouble
     with pytest.raises(GitTrouble, match="failed"):
         repository.snapshot()
 
@@ -155,7 +155,7 @@ def test_git_that_is_not_there_or_slow_is_said(repository, tmp_path, monkeypatch
     monkeypatch.setenv("PATH", f"{slow}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(GitTrouble, match=r"took more than 0\.2 s"):
         Repository(repository.root, patience_s=0.2).snapshot()
-    with pytest.raises(GitTrouble, match="before, in this process"):
+    with pytest.raises(GitTrouble, match="an earlier snapshot in this process"):
         repository.snapshot()
     (slow / "git").unlink()
     monkeypatch.setenv("PATH", str(slow))
@@ -232,7 +232,7 @@ def test_a_run_records_it(workshop, monkeypatch):
     monkeypatch.setenv("HOOKE_SEED", "9")
     first = workshop.run(File(table))
     made = record(first)
-    assert made.trouble == f"{first.project.root} lies in no git repository"
+    assert made.trouble == f"{first.project.root} is not in a git repository"
     assert (made.seed, made.threads["OMP_NUM_THREADS"]) == (9, "3")
     assert list(made.files) == [str(table)]
     kept = environment.read_kept(first.project.data, made.environment)
@@ -254,7 +254,7 @@ def test_equal_seeds_draw_equal_numbers_and_another_draws_all_anew(workshop, mon
     assert results[0] == results[2] != results[1]
     assert ran == [{"draw": 4, "total": 1}, {"draw": 4, "total": 1}, {}]
     monkeypatch.setenv("HOOKE_SEED", "many")
-    with pytest.raises(ConfigError, match="no whole number"):
+    with pytest.raises(ConfigError, match="not a whole number"):
         workshop.run(File(workshop.folder / "table.txt"))
 
 
@@ -301,6 +301,6 @@ def test_it_is_said_in_a_sentence():
     )
     assert sentence(whole) == (
         "tree aaaaaaaa (commit bbbbbbbb on trunk, with changes); environment cccccccc, Python 3.11.7; "
-        "AMD EPYC, 2 cores; 1 data file; seed 7; not in the tree, as too large: big.bin"
+        "AMD EPYC, 2 cores; 1 data file; seed 7; too large for the tree: big.bin"
     )
     assert sentence(MadeOf(trouble="git is not installed")).startswith("code not kept: git is not installed")

@@ -26,10 +26,10 @@ from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan, Submit
 from hooke.pipeline.run_state import RunState
-from hooke.project.backends import find_place
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
-from hooke.project.settings import PlaceSettings, read_settings
+from hooke.project.settings import BackendSettings, read_settings
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 
@@ -242,7 +242,7 @@ def test_a_pipeline_may_have_a_parameter_called_pipeline(workshop):
 
 def test_a_parameter_that_refuses_to_be_pickled_is_said(workshop):
     workshop.write(ODD)
-    with pytest.raises(NotPicklable, match="cannot be journalled"):
+    with pytest.raises(NotPicklable, match="cannot be pickled"):
         workshop.run(name="saying", x=NotNow())
 
 
@@ -287,7 +287,7 @@ def test_a_run_that_failed_before_its_tasks_says_why_to_a_reader(workshop):
 @pytest.mark.parametrize("workers", [-2, 0])
 def test_a_place_without_workers_is_refused(workers):
     with pytest.raises(UsageError, match="workers"):
-        find_place("box", workers=None, places={"box": PlaceSettings(workers=workers)})
+        find_backend("box", workers=None, places={"box": BackendSettings(workers=workers)})
 
 
 def test_an_output_that_cannot_be_stored_is_said(workshop):

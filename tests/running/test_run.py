@@ -404,6 +404,6 @@ def test_what_a_worker_has_reserved_does_not_count_against_the_next_limit(worksh
 
 @pytest.mark.parametrize("workers", [0, "many", (3, 1), (1, 2, 3), 2.5, True, ("1", "2")])
 def test_a_number_of_workers_that_is_none_is_refused(workers):
-    with pytest.raises(UsageError, match="is not possible") as caught:
+    with pytest.raises(UsageError, match="is not valid") as caught:
         parse_workers(workers)
     assert caught.value.fix == "give a number from 1, or (low, high)"

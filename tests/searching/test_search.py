@@ -271,7 +271,7 @@ class TestSearch:
             (lambda: hooke.search(job.fit, FLAT, workers=0), "workers=0"),
             (lambda: hooke.search(job.fit, FLAT, direction="max"), "minimize, maximize"),
             (lambda: hooke.search(job.fit, FLAT, pruner="median"), "needs a metric"),
-            (lambda: hooke.search(job.fit, FLAT, x=1), "leave one of them out"),
+            (lambda: hooke.search(job.fit, FLAT, x=1), "remove one of them"),
             (lambda: hooke.search(job.fit, {"dept": (1, 3)}), "did you mean depth"),
             (lambda: hooke.search(job.whole, {"depth": (1, 3)}), "x"),
             (lambda: hooke.search(job.fit, FLAT, on="locale"), "no place"),
@@ -358,7 +358,7 @@ class TestDeath:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
         assert process.returncode != 0
-        assert "stopped cleanly; the same call goes on" in err
+        assert "stopped cleanly; repeat the call to continue it" in err
         name = self.search_of(workshop)
         stopped = hooke.Search(workshop.project, name)
         assert stopped.status == "stopped"
@@ -374,7 +374,7 @@ class TestDeath:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert second.returncode != 0
-        assert f"goes on in another process, as {self.search_of(workshop)}" in err
+        assert f"run {self.search_of(workshop)} is being driven by another process" in err
 
     def test_hooke_stop_stops_it(self, workshop):
         process = self.start(workshop)

@@ -178,7 +178,7 @@ def test_what_the_uploader_could_not_send_is_sent_again(comet, tmp_path, fails):
     sink = CometSink(tmp_path)
     comet.fails = fails
     began = time.monotonic()
-    with pytest.raises(SinkAway, match="Comet does not take it now") as away:
+    with pytest.raises(SinkAway, match="Comet is not available") as away:
         sink.write(batch)
     print(fails, time.monotonic() - began, away.value.why)
     assert time.monotonic() - began < 60, "the shipper is not held up by Comet's own retries"
@@ -208,7 +208,7 @@ def test_what_comet_will_never_take_is_said_and_holds_up_nothing_else(comet, tmp
     assert [value for _, value, _, _ in comet.metrics] == [1.0, 2.0]
     assert comet.others["Name"] == "fit"
     comet.fails = "log-other"
-    with pytest.raises(HookeError, match="Comet is not told how the run ended"):
+    with pytest.raises(HookeError, match="Comet does not accept the run's end"):
         sink.finish(msgspec.structs.replace(RUN, status="failed", ended_at=RUN.started_at + 9))
 
 

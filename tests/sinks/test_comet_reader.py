@@ -190,8 +190,8 @@ def test_comets_own_checks_take_odd_names_and_what_it_shows_is_what_was_logged(t
     )
     sink.close()
     assert receipt.notes == [
-        "'x\\ny' is called 'x y' in Comet: a name has no line break there",
-        "'two\\nlines' is called 'two lines' in Comet: a name has no line break there",
+        "'x\\ny' is called 'x y' in Comet, where names have no line breaks",
+        "'two\\nlines' is called 'two lines' in Comet, where names have no line breaks",
     ]
     (file,) = (tmp_path / "comet").iterdir()
     check_by_comets_own_schemas(file)

@@ -62,7 +62,7 @@ def test_a_sink_that_is_not_there_or_takes_no_such_key_is_said(ours, monkeypatch
     with pytest.raises(ConfigError, match=r"unknown key tracking.comet.archive\b") as wrong:
         open_sinks(settings(ours, '[tracking]\nsinks = ["comet"]\n[tracking.comet]\narchive = "a"\n'))
     assert wrong.value.fix == "did you mean tracking.comet.archives? valid: archives, workspace, online"
-    with pytest.raises(ConfigError, match="archives = 'hooke.toml' is no folder"):
+    with pytest.raises(ConfigError, match="archives = 'hooke.toml' is not a folder"):
         open_sinks(
             settings(ours, '[tracking]\nsinks = ["comet"]\n[tracking.comet]\narchives = "hooke.toml"\n')
         )

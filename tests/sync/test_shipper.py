@@ -249,7 +249,7 @@ def test_a_resumed_run_is_told_anew(book):
 def test_a_damaged_cursor_is_named_with_the_mend(book):
     (book.folder / "sinks").mkdir()
     (book.folder / "sinks" / "memory.json").write_text("{")
-    with pytest.raises(JournalError, match="what was shipped cannot be told") as refused:
+    with pytest.raises(JournalError, match="the record of what was sent is damaged") as refused:
         standing(book.runs, book.run, "memory")
     assert "remove the file" in refused.value.fix
 
@@ -344,4 +344,4 @@ def test_what_the_run_is_made_of_is_told_once_however_late_it_is_known(book):
     assert sink.runs[book.run].datasets == {"/data/table.csv": "0" * 32}
     diff = tags["hooke.git.diff"]
     assert len(diff) == 8000
-    assert diff.endswith("[cut: the whole has 20000 bytes, see uncommitted.diff in the run's folder]")
+    assert diff.endswith("[cut: all 20000 bytes are in uncommitted.diff in the run's folder]")

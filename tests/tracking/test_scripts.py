@@ -76,10 +76,10 @@ def test_a_script_and_what_is_shown_of_it(tmp_path):
     assert run.id in hooke_says(tmp_path, "runs").stdout
     resumed = hooke_says(tmp_path, "resume", run.id)
     assert resumed.returncode == 2
-    assert f"run {run.id} is that of a script, which has no tasks to go on with" in resumed.stderr
+    assert f"run {run.id} is a script's run, which cannot be resumed" in resumed.stderr
     nothing = hooke_says(tmp_path, "resume")
-    assert "no run is left to resume" in nothing.stderr
-    with pytest.raises(UsageError, match="no tasks to go on with"):
+    assert "there is no run to resume" in nothing.stderr
+    with pytest.raises(UsageError, match="cannot be resumed"):
         resume(run.project, run.id)
 
 
@@ -166,7 +166,7 @@ def test_a_forked_child_logs_and_ends_nothing(tmp_path):
 def test_two_at_once_are_refused_and_two_after_one_another_are_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with hooke.start_run(name="one") as one:
-        with pytest.raises(UsageError, match="this process logs into a run already"):
+        with pytest.raises(UsageError, match="this process already logs into a run"):
             hooke.start_run()
         assert one.status == "running"
     with hooke.start_run(name="two") as two:
@@ -175,16 +175,16 @@ def test_two_at_once_are_refused_and_two_after_one_another_are_not(tmp_path, mon
     assert two.status == "finished"
     assert len(two.logged().points) == 1
     assert one.logged().points == []
-    with pytest.raises(UsageError, match="a run does not end as 'ok'"):
+    with pytest.raises(UsageError, match="status='ok' is not valid"):
         two.finish("ok")
-    with pytest.raises(UsageError, match="is that of a script, which returns nothing"):
+    with pytest.raises(UsageError, match="is a script's run, which has no result"):
         two.result()
 
 
 @pytest.mark.parametrize("name", ["a/b", "a b", "../x"])
 def test_a_name_that_is_no_beginning_of_an_id(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="cannot begin a run's id"):
+    with pytest.raises(UsageError, match="is not a valid beginning of a run id"):
         hooke.start_run(name=name)
     assert list(tmp_path.iterdir()) == []
 
@@ -210,7 +210,7 @@ def test_inside_a_task_it_is_refused_with_the_mend(tmp_path):
         """,
     )
     assert done.returncode == 1
-    assert "inside a task log_metric() belongs to the task" in done.stderr
+    assert "inside a task, use log_metric() without start_run()" in done.stderr
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -1,4 +1,4 @@
-"""Figures of runs: from what they logged to the plain numbers that `hooke.charts` draws."""
+"""Figures of runs: prepares logged values for `hooke.charts`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hooke.sync.outbox import logged_segments
 __all__ = ["curves", "figure", "page", "parallel"]
 
 MOST_LINES = 60
-"""Of a run in a panel: of a map of a thousand items nobody could tell more apart."""
+"""Lines of one run in a panel; more could not be told apart."""
 MOST_PANELS = 24
 
 _Line = tuple[int | None, int | None, Name]
@@ -28,9 +28,9 @@ _Line = tuple[int | None, int | None, Name]
 def curves(
     folder: RunsFolder, runs: Sequence[RunFacts], sources: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """Learning curves in Plotly's words: a panel a metric, `sources` are what the runs are called.
+    """Learning curves as a Plotly specification, one panel per metric. `sources` are the runs' labels.
 
-    By default of the metrics of which some run logged several values. Raises UsageError for a metric that no run logged.
+    By default for the metrics of which some run logged several values. Raises UsageError for a metric that no run logged.
     """
     from hooke.charts.run_figures import Curves, Trace, curves_spec
 
@@ -57,13 +57,11 @@ def curves(
 
 
 def parallel(runs: Sequence[RunFacts], columns: Sequence[str], colour: str) -> dict[str, Any]:
-    """Parallel coordinates in Plotly's words. Raises UsageError for a column that no run has, and for none."""
+    """Parallel coordinates as a Plotly specification. Raises UsageError for a column that no run has, and for no columns."""
     from hooke.charts.run_figures import ParallelColumn, parallel_spec
 
     if not columns:
-        raise UsageError(
-            "nothing differs between these runs", fix="name columns, as params.depth, metrics.auc"
-        )
+        raise UsageError("these runs do not differ", fix="name columns, such as params.depth or metrics.auc")
     made = [ParallelColumn(name=column.partition(".")[2], values=_values(runs, column)) for column in columns]
     return parallel_spec(made, colour=colour.partition(".")[2] or colour, title=f"{len(runs)} runs")
 
@@ -79,7 +77,7 @@ def figure(spec: Mapping[str, Any]) -> Any:
 
 
 def page(specs: Sequence[Mapping[str, Any]], below: str, *, title: str) -> str:
-    """A page with these figures and `below`, trusted markup. Raises MissingExtra."""
+    """An HTML page with these figures above `below`, which is trusted markup. Raises MissingExtra."""
     from hooke.charts import plotly_figure
     from hooke.charts.html import page_of
 
@@ -97,13 +95,14 @@ def _several(names: NameGroup, runs: Sequence[RunFacts]) -> list[Name]:
     ]
     if not found:
         raise UsageError(
-            "no metric of these runs has several values", fix="log_metric() in a loop makes a learning curve"
+            "no metric of these runs has several values",
+            fix="call log_metric() in a loop for a learning curve",
         )
     return found[:MOST_PANELS]
 
 
 def _lines(folder: Path, facts: RunFacts, wanted: set[Name]) -> dict[_Line, list[tuple[int, float, float]]]:
-    """By line its (step, time, value), of the attempts that count."""
+    """Line -> its (step, time, value) points, from the attempts that count."""
     lines: dict[_Line, list[tuple[int, float, float]]] = {}
     for event in _points(folder):
         task = facts.counted.get((event.attempt, event.item))
@@ -132,7 +131,7 @@ def _values(runs: Sequence[RunFacts], column: str) -> list[float | str | None]:
         found = NameGroup(group, runs).find(name)
         texts = [getattr(each, group).get(found) for each in runs]
         return [None if text is None else _typed(", ".join(text)) for text in texts]
-    raise UsageError(f"there is no column {column!r}", fix="valid are params.NAME, metrics.NAME, tags.NAME")
+    raise UsageError(f"no column {column!r}", fix="valid: params.NAME, metrics.NAME, tags.NAME")
 
 
 def _typed(text: str) -> float | str:
@@ -144,5 +143,5 @@ def _missing(error: ImportError) -> MissingExtra:
     return MissingExtra(
         "this figure needs plotly, which is not installed",
         why=str(error),
-        fix='pip install "hooke[plot]"; hooke compare without --html draws none',
+        fix='pip install "hooke[plot]"; or use hooke compare without --html',
     )

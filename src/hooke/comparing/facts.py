@@ -1,4 +1,4 @@
-"""What is known of one run when runs are compared: its row, and what it logged, by owner (the run itself, or a task) and name."""
+"""The facts of one run for comparisons: its row, and what it logged, by task (empty for the run itself) and name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 
 from hooke.base.files import write_atomic
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
-from hooke.journal.reader import SegmentReader, read
+from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import AttemptFacts, AttemptsView, RunRow, RunView
 from hooke.journal.segments import HEADER_BYTES
@@ -25,18 +25,18 @@ from hooke.sync.outbox import logged_segments
 __all__ = ["FILE", "Folded", "MetricSpread", "Name", "Owned", "RunFacts", "facts_of", "folded_in", "text_of"]
 
 
-# --- What a run logged, folded: of each metric the last value, the least and the greatest; of the rest what counts.
+# --- A summary of what a run logged: the last, smallest and largest value of each metric; the last of everything else.
 
 FILE = ".folded"
 FORM = 1
 WORTH_BYTES = 1 << 16
-"""Reading less than this costs less than keeping it."""
+"""A summary of less is not saved, because reading it again is cheaper."""
 MOST_OF_READ = 4
-"""A fold that is not this much smaller than what was read (a map of a million items that log a point each) is not kept."""
+"""A summary that is not this much smaller than the journal is not saved, such as of a million items with one point each."""
 
 
 class MetricSpread(msgspec.Struct, array_like=True):
-    """Values of a metric: the last (by time), with its step, the least and the greatest; `nan` counts as last only."""
+    """Values of a metric: the last (by time) with its step, the smallest and the largest; `nan` counts only as last."""
 
     last: float = math.nan
     step: int = 0
@@ -46,7 +46,7 @@ class MetricSpread(msgspec.Struct, array_like=True):
     count: int = 0
 
     def joined(self, other: MetricSpread) -> MetricSpread:
-        """Of both together."""
+        """The spread of both together."""
         later = self if self.at >= other.at else other
         return MetricSpread(
             last=later.last,
@@ -58,13 +58,13 @@ class MetricSpread(msgspec.Struct, array_like=True):
         )
 
     def value(self, which: str) -> float:
-        """`last`, `min` or `max`; `nan` where no value was a number."""
+        """`last`, `min` or `max`; `nan` if no value was a number."""
         found = {"last": self.last, "min": self.low, "max": self.high}[which]
         return math.nan if which != "last" and self.low > self.high else found
 
 
 class Owned(msgspec.Struct):
-    """What one attempt, or one item of it, logged; or the run itself. Notes with when they were made, files with their sizes."""
+    """What one attempt, an item of it, or the run itself logged. Notes have their times, files their sizes."""
 
     attempt: int | None = None
     item: int | None = None
@@ -75,7 +75,7 @@ class Owned(msgspec.Struct):
 
 
 class Folded(msgspec.Struct):
-    """All that the run logged up to the offsets."""
+    """Everything that the run logged up to the offsets."""
 
     form: int = FORM
     offsets: dict[str, int] = {}
@@ -83,14 +83,14 @@ class Folded(msgspec.Struct):
 
 
 def folded_in(folder: Path) -> Folded:
-    """What the run in `folder` logged until now. Raises JournalError as a reader does."""
+    """The summary of what the run in `folder` has logged so far. Raises JournalError as a reader does."""
     segments = logged_segments(folder)
     if not segments:
         return Folded()
     sizes = {file.stem: file.stat().st_size for file in segments}
     kept = _kept(folder / FILE)
     if any(sizes.get(name, -1) < offset for name, offset in kept.offsets.items()):
-        kept = Folded()  # a segment was cut, by hand or by its fix
+        kept = Folded()  # a segment was truncated
     fold = _Fold(kept)
     for file in segments:
         if kept.offsets.get(file.stem, -1) < sizes[file.stem]:
@@ -101,7 +101,7 @@ def folded_in(folder: Path) -> Folded:
         if len(data) * MOST_OF_READ <= sum(sizes.values()):
             with contextlib.suppress(
                 OSError
-            ):  # somebody else's project, or a full disk: it is read again then
+            ):  # a read-only project or a full disk: it is read again next time
                 write_atomic(folder / FILE, data)
     return made
 
@@ -115,7 +115,7 @@ def _kept(file: Path) -> Folded:
 
 
 class _Fold:
-    """A fold that goes on from what is kept."""
+    """Extends a saved summary."""
 
     def __init__(self, kept: Folded) -> None:
         self.offsets = dict(kept.offsets)
@@ -123,7 +123,7 @@ class _Fold:
         self.bytes = 0
 
     def read(self, file: Path) -> None:
-        """Fold what a segment has behind its offset."""
+        """Add the events of a segment after its offset."""
         start = self.offsets.get(file.stem, HEADER_BYTES)
         with SegmentReader(file, start) as reader:
             for event in reader:
@@ -169,7 +169,7 @@ def _add_notes(notes: dict[str, tuple[float, str]], added: Iterable[tuple[str, s
 
 
 class Name(NamedTuple):
-    """Of what a task logged, or (`task` empty) the run itself."""
+    """The name of something that a task, or (`task` empty) the run itself, logged."""
 
     task: str
     name: str
@@ -180,9 +180,9 @@ class Name(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class RunFacts:
-    """A run at one moment. A parameter or a tag has several values where items, or several calls of a task, gave it different ones.
+    """A run at one moment. A parameter or tag has several values if items, or several calls of a task, logged different ones.
 
-    Of attempts at the same items one counts: that which finished, else the last.
+    Of several attempts at the same items one counts: the one that finished, else the last.
     """
 
     run: str
@@ -194,21 +194,20 @@ class RunFacts:
     tags: dict[Name, tuple[str, ...]] = field(default_factory=dict)
     metrics: dict[Name, MetricSpread] = field(default_factory=dict)
     artifacts: dict[Name, list[tuple[Path, int]]] = field(default_factory=dict)
-    """File and size in bytes; several where several items kept one of this name."""
+    """(file, size in bytes); several if several items logged one of this name."""
     counted: dict[tuple[int | None, int | None], str] = field(default_factory=dict)
-    """(attempt, item) -> task, of the attempts that count."""
+    """(attempt, item) -> task, for the attempts that count."""
 
 
 def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> RunFacts:
-    """The run as it is now; with `of_key` only what attempts at the node of that key logged. Raises JournalError."""
+    """The run's current facts; with `of_key`, only what attempts at the node with that key logged. Raises JournalError."""
     folder = runs.folder(run)
     view, attempts = RunView(), AttemptsView()
     owned = folded_in(folder).owned
-    for segment in read(folder, "driver"):
-        for event in segment.events:
-            view.apply(event)
-            if owned:
-                attempts.apply(event)
+    for event in runs.events(run):
+        view.apply(event)
+        if owned:
+            attempts.apply(event)
     view.driver_alive(runs.alive(run), runs.last_written(run))
     now = time.time()
     code = {name: digest for node in view.nodes.values() for name, digest in node.planned.code.items()}
@@ -224,7 +223,7 @@ def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> RunFacts:
 
 
 def text_of(shown: str) -> str:
-    """A parameter as it would be typed: `'forest'` is the text forest."""
+    """A parameter without its quotes: `'forest'` is the text forest."""
     quoted = len(shown) > 1 and shown[0] == shown[-1] and shown[0] in "'\""
     return shown[1:-1] if quoted and shown[0] not in shown[1:-1] and "\\" not in shown else shown
 
@@ -251,7 +250,7 @@ def _take(facts: RunFacts, owned: Owned, attempts: dict[int, AttemptFacts], fold
         facts.metrics[Name(task, name)] = spread if before is None else before.joined(spread)
     for notes, found in ((facts.params, owned.params), (facts.tags, owned.tags)):
         for name, (_, value) in found.items():
-            # What the run logged itself counts more than what it was called with.
+            # A parameter that the run logged itself replaces the one it was called with.
             others = notes.get(Name(task, name), ()) if task else ()
             notes[Name(task, name)] = tuple(dict.fromkeys((*others, value)))
     for path, (_, file, size) in owned.artifacts.items():

@@ -1,12 +1,12 @@
-"""`params.depth>6`: a condition on runs, read by a small parser of its own; nothing of it is evaluated as code.
+"""Conditions on runs, such as `params.depth>6`, names in several runs, and sorting. Conditions are parsed, not evaluated as code.
 
     condition = field operator value
     field     = "status" | "pipeline" | ("params." | "tags." | "metrics.") name
-    name      = characters without < > = ! and quotes, or any in backquotes, double or single quotes
+    name      = characters except < > = ! and quotes, or any text in backquotes, double or single quotes
     operator  = "=" | "==" | "!=" | "<" | "<=" | ">" | ">="
     value     = a number, text in quotes, or text without operators and quotes
 
-Both sides are compared as numbers where both are numbers, else as text; text is neither above nor below a number.
+Both sides are compared as numbers if both are numbers, otherwise as text; text is neither above nor below a number.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ __all__ = [
 ]
 
 
-# --- Which thing somebody means by a name, in several runs at once.
+# --- The meaning of a name in several runs.
 
 WHICH = ("last", "min", "max")
-"""Of a metric; `auc` is `auc.last`."""
+"""The values of a metric; `auc` means `auc.last`."""
 
 
 class NameGroup:
@@ -57,16 +57,16 @@ class NameGroup:
                 self._tasks.setdefault(name, {})[task] = None
 
     def all(self) -> list[Name]:
-        """Every one, those of the run itself first."""
+        """All names, those of the run itself first."""
         found = [Name(task, name) for name, tasks in self._tasks.items() for task in tasks]
         return sorted(found, key=lambda each: (bool(each.task), each.task, each.name))
 
     def shown(self, name: Name) -> str:
-        """As short as `find` finds it again."""
+        """The shortest text that `find` accepts for it."""
         return name.name if list(self._tasks[name.name]) == [name.task] else str(name)
 
     def find(self, text: str) -> Name:
-        """What is meant. Raises UsageError for what no run has, with names like it, and for a name of several tasks."""
+        """The full name. Raises UsageError for a name that no run has, with similar names, and for a name of several tasks."""
         tasks = self._tasks.get(text)
         if tasks is not None and ("" in tasks or len(tasks) == 1):
             return Name("" if "" in tasks else next(iter(tasks)), text)
@@ -76,7 +76,7 @@ class NameGroup:
         if tasks is not None:
             raise UsageError(
                 f"several tasks logged {text!r} among {self.group}",
-                fix=f"name one: {', '.join(f'{task}.{text}' for task in tasks)}",
+                fix=f"choose one: {', '.join(f'{task}.{text}' for task in tasks)}",
             )
         raise near(text, [self.shown(name) for name in self.all()], f"no run here has {self.group}.{text}")
 
@@ -92,23 +92,23 @@ class NameGroup:
 
 
 def is_system(name: Name) -> bool:
-    """Whether it is a sample of the machine, which nobody logged."""
+    """Whether it is a system metric."""
     return name.name.startswith("system/")
 
 
 def near(text: str, valid: Sequence[str], what: str) -> UsageError:
-    """The error for a name that is not there."""
+    """The error for an unknown name."""
     alike = get_close_matches(text, valid, n=5, cutoff=0.5)
     listed = [name for name in valid if not name.startswith("system/")][:20]
     if alike:
         fix = f"did you mean {' or '.join(alike)}?"
     else:
-        fix = f"valid: {', '.join(listed)}" if listed else "nothing of that kind was logged in these runs"
+        fix = f"valid: {', '.join(listed)}" if listed else "these runs logged nothing of this kind"
     return UsageError(what, fix=fix)
 
 
 def _splits(text: str) -> Iterable[tuple[str, str]]:
-    """Each way to read `a.b.c` as a task and a name: both may hold dots."""
+    """Each way to split `a.b.c` into a task and a name, which may both have dots."""
     at = text.find(".")
     while at > 0:
         yield text[:at], text[at + 1 :]
@@ -117,7 +117,7 @@ def _splits(text: str) -> Iterable[tuple[str, str]]:
 
 GROUPS = ("params", "tags", "metrics")
 FIELDS = ("status", "pipeline")
-EXAMPLE = "write one comparison, as params.depth>6, tags.team=ours, metrics.auc>=0.9 or status=finished"
+EXAMPLE = "write one comparison, such as params.depth>6, tags.team=ours, metrics.auc>=0.9 or status=finished"
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -140,7 +140,7 @@ _CONDITION = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """`group` is one of GROUPS, with a `name`, or of FIELDS, without."""
+    """A comparison. `group` is one of GROUPS, with a `name`, or one of FIELDS, without."""
 
     group: str
     name: str
@@ -148,7 +148,7 @@ class Condition:
     value: str
 
     def __str__(self) -> str:
-        """Text that is parsed into an equal condition."""
+        """Text that parses into an equal condition."""
         mark = "'" if '"' in self.value else '"'
         quote = next((each for each in "`\"'" if each not in self.name), "`")
         name = f".{quote}{self.name}{quote}" if self.name else ""
@@ -156,10 +156,10 @@ class Condition:
 
 
 def parse_condition(text: str) -> Condition:
-    """Raises UsageError, saying what is wrong with it."""
+    """Parse a condition. Raises UsageError, which says what is wrong."""
     found = _CONDITION.fullmatch(text)
     if found is None:
-        raise UsageError(f"the condition {text!r} cannot be read", fix=EXAMPLE)
+        raise UsageError(f"the condition {text!r} is not valid", fix=EXAMPLE)
     group, name = found["group"], (found["quoted"] or found["bare"] or "").strip()
     if group not in (*GROUPS, *FIELDS) or (group in GROUPS) != bool(name):
         raise _no_such(text, group, name)
@@ -167,23 +167,21 @@ def parse_condition(text: str) -> Condition:
     value = found["text"] if plain is None else plain.strip()
     if plain is not None and re.search(r"\s(and|or)\s", plain):
         raise UsageError(
-            f"the condition {text!r} holds more than one comparison",
-            fix="give --where (or an entry of where=) for each: all of them must hold; text with ` and ` in it goes in quotes",
+            f"the condition {text!r} has more than one comparison",
+            fix="give one --where (or entry of where=) for each; all must hold. Put text with ` and ` in quotes",
         )
     if plain is not None and not value:
-        raise UsageError(
-            f"the condition {text!r} has nothing to compare with", fix=f'{EXAMPLE}; "" is empty text'
-        )
+        raise UsageError(f"the condition {text!r} has no value", fix=f'{EXAMPLE}; "" is empty text')
     return Condition(group=group, name=name, operator=found["operator"], value=value)
 
 
 def holds(condition: Condition, values: Iterable[str | float]) -> bool:
-    """Whether one of the values fits; without values nothing does, `!=` neither."""
+    """Whether the condition holds for one of the values. It never holds without values, not even `!=`."""
     return any(_fits(condition, value) for value in values)
 
 
 def number(text: str | float) -> float | None:
-    """The number that it is, if it is one as Python writes numbers. `nan` is none: it compares with nothing."""
+    """The text as a number, if Python reads it as one; None for `nan`, which cannot be compared."""
     try:
         found = float(text)
     except ValueError:
@@ -203,39 +201,39 @@ def _fits(condition: Condition, value: str | float) -> bool:
 
 def _no_such(text: str, group: str, name: str) -> UsageError:
     if group in FIELDS:
-        why = f"{group} has no parts"
+        why = f"{group} takes no name"
     elif group in GROUPS:
-        why = f"{group} of which name? {group}.NAME"
+        why = f"{group} needs a name: {group}.NAME"
     else:
         near = get_close_matches(group, (*GROUPS, *FIELDS), n=1)
         meant = f"; did you mean {near[0]}{'.' + name if name and near[0] in GROUPS else ''}?" if near else ""
-        why = f"there is no {group!r} to ask for{meant}"
+        why = f"{group!r} is not a field{meant}"
     valid = ", ".join([*FIELDS, *(f"{each}.NAME" for each in GROUPS)])
-    return UsageError(f"the condition {text!r} cannot be read", why=why, fix=f"valid are {valid}")
+    return UsageError(f"the condition {text!r} is not valid", why=why, fix=f"valid: {valid}")
 
 
-# --- Runs that fit conditions, in an order.
+# --- Selecting and sorting runs.
 
 ROW = ("started", "took", *FIELDS)
-"""What runs are sorted by that nobody logged."""
+"""Fields of a run's row that runs can be sorted by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
-    """Conditions that all must hold, and what to sort by: descending with a `-` before it; empty is the newest first."""
+    """Conditions, all of which must hold, and a sort key: descending with a leading `-`; empty means the newest first."""
 
     where: tuple[Condition, ...] = ()
     sort: str = ""
 
     @classmethod
     def of(cls, where: str | Sequence[str] = (), sort: str = "") -> RunQuery:
-        """From text. Raises UsageError for a condition that cannot be read."""
+        """Parse a query. Raises UsageError for an invalid condition."""
         texts = (where,) if isinstance(where, str) else tuple(where)
         return cls(where=tuple(map(parse_condition, texts)), sort=sort)
 
 
 def selected(runs: Sequence[RunFacts], query: RunQuery) -> list[RunFacts]:
-    """The runs that fit, sorted; runs without what they are sorted by come last. Raises UsageError for names that no run has."""
+    """The matching runs, sorted; runs without the sort key come last. Raises UsageError for names that no run has."""
     if not runs:
         return []
     names = {group: NameGroup(group, runs) for group in ("params", "tags", "metrics")}
@@ -245,7 +243,7 @@ def selected(runs: Sequence[RunFacts], query: RunQuery) -> list[RunFacts]:
 
 
 def cell_of(facts: RunFacts, metric: tuple[Name, str]) -> float | None:
-    """The value of a metric that `Names.metric` found; None where the run did not log it."""
+    """The value of a metric that `NameGroup.metric` found; None if the run did not log it."""
     name, which = metric
     spread = facts.metrics.get(name)
     return None if spread is None else spread.value(which)
@@ -283,7 +281,7 @@ def _sorted(runs: list[RunFacts], sort: str, names: dict[str, NameGroup]) -> lis
 
 
 def _sort_key(text: str, names: dict[str, NameGroup]) -> tuple[str, tuple[Name, str] | None]:
-    """The group and the name in it; of a bare name, first a field of the row, then a metric."""
+    """The group and the name in it. A bare name is a field of the row, else a metric."""
     if text in ROW:
         return "", None
     group, _, name = text.partition(".")
@@ -296,13 +294,13 @@ def _sort_key(text: str, names: dict[str, NameGroup]) -> tuple[str, tuple[Name, 
             raise
         valid = [*ROW, *(names["metrics"].shown(each) for each in names["metrics"].all())]
         valid += [f"params.{names['params'].shown(each)}" for each in names["params"].all()]
-        raise near(text, valid, f"runs cannot be sorted by {text!r}: no run here has it") from error
+        raise near(text, valid, f"runs cannot be sorted by {text!r}: no run has it") from error
 
 
 def _key(
     facts: RunFacts, text: str, group: str, found: tuple[Name, str] | None
 ) -> tuple[bool, float, str] | None:
-    """Numbers before text."""
+    """A sort key that puts numbers before text."""
     if found is None:
         value = {
             "started": facts.row.started_at,

@@ -1,4 +1,4 @@
-"""`hooke.runs()`: the runs of a project as a list, filtered and sorted by what they were given and what they logged."""
+"""`hooke.runs()` and `hooke.compare()`: a project's runs as a list, filtered and sorted by parameters, tags and metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hooke.running.run import Run
 __all__ = ["Runs", "compare", "frame_of", "runs"]
 
 
-# --- Columns of plain values as a frame of pandas or Polars, whichever is asked for.
+# --- Data frames.
 
 FRAMES = ("pandas", "polars")
 
@@ -28,7 +28,7 @@ FRAMES = ("pandas", "polars")
 def frame_of(columns: Mapping[str, Sequence[Any]], kind: str) -> Any:
     """A `DataFrame` of `pandas` or `polars`. Raises UsageError for another kind, MissingExtra."""
     if kind not in FRAMES:
-        raise UsageError(f"to_frame({kind!r})", fix=f"valid are {', '.join(FRAMES)}")
+        raise UsageError(f"to_frame({kind!r}) is not valid", fix=f"valid: {', '.join(FRAMES)}")
     try:
         library = import_module(kind)
     except ImportError as error:
@@ -41,7 +41,7 @@ def frame_of(columns: Mapping[str, Sequence[Any]], kind: str) -> Any:
 
 
 MOST_ROWS = 50
-"""A notebook's table of more is scrolled past rather than read."""
+"""Rows of a notebook's table."""
 
 
 def runs(
@@ -54,16 +54,16 @@ def runs(
 ) -> Runs:
     """The runs of a project, the newest first.
 
-    `where` are conditions that must all hold: `params.depth>6`, `tags.team=ours`, `metrics.auc.max>=0.9`, `status=finished`.
-    `sort` is a metric (`auc`, `-auc` for the greatest first, `auc.min`), `params.NAME`, `tags.NAME`, `started`, `took`, `status` or
-    `pipeline`; `limit` counts last. `project` is a file or folder of the project; by default that of the script.
+    `where` are conditions, all of which must hold: `params.depth>6`, `tags.team=ours`, `metrics.auc.max>=0.9`, `status=finished`.
+    `sort` is a metric (`auc`, `-auc` for descending order, `auc.min`), `params.NAME`, `tags.NAME`, `started`, `took`, `status` or
+    `pipeline`; `limit` applies last. `project` is a file or folder of the project; by default the script's.
 
-    Raises UsageError for a condition that cannot be read and for a name that no run has, with names like it; JournalError for a
+    Raises UsageError for an invalid condition, and for a name that no run has, with similar names; JournalError for a
     damaged journal.
     """
     query = RunQuery.of(where, sort)
     if limit is not None and limit < 0:
-        raise UsageError(f"limit={limit}", fix="give the number of runs, or None for all")
+        raise UsageError(f"limit={limit} is not valid", fix="give a number of runs, or None for all")
     found = _project(project)
     facts = [facts_of(found.runs, name) for name in found.runs.names()]
     if pipeline:
@@ -72,9 +72,9 @@ def runs(
 
 
 def compare(*runs: Run | str, project: str | Path | None = None) -> Comparison:
-    """Two runs or more, side by side: a `Run`, its id or the beginning of its id. `print` it, or look at it in a notebook.
+    """Compare two or more runs, each a `Run`, its id or a prefix of its id. `print` it, or show it in a notebook.
 
-    Raises UsageError for a run that there is not, and for fewer than two; JournalError for a damaged journal.
+    Raises UsageError for an unknown run, and for fewer than two; JournalError for a damaged journal.
     """
     found = _project(project)
     named = [found.runs.find(run) if isinstance(run, str) else run.id for run in runs]
@@ -84,7 +84,7 @@ def compare(*runs: Run | str, project: str | Path | None = None) -> Comparison:
 
 
 class Runs(Sequence[Run]):
-    """Runs, as they were when they were listed: `hooke.runs()` lists them anew. A slice is a `Runs` too."""
+    """Runs, as they were when they were listed. A slice is also a `Runs`."""
 
     def __init__(self, project: Project, facts: Sequence[RunFacts]) -> None:
         self.project = project
@@ -111,14 +111,14 @@ class Runs(Sequence[Run]):
         columns = self.columns()
         rows = list(zip(*(column[:MOST_ROWS] for column in columns.values()), strict=True))
         more = f"<div>and {len(self) - MOST_ROWS} more runs</div>" if len(self) > MOST_ROWS else ""
-        return html_table(list(columns), [tuple(map(_written, row)) for row in rows]) + more
+        return html_table(list(columns), [tuple(map(_cell_text, row)) for row in rows]) + more
 
     def columns(self) -> dict[str, list[Any]]:
-        """A list a column, a value a run: `run`, `pipeline`, `status`, `started`, `seconds`, `params.*`, `metrics.*` and `tags.*`.
+        """Column -> one value per run: `run`, `pipeline`, `status`, `started`, `seconds`, `params.*`, `metrics.*` and `tags.*`.
 
-        `started` is a datetime in UTC. Metrics are the last value; `metrics.NAME.min` and `.max` stand beside it where a run
-        logged several. A parameter is a number where every run gave one; None where a run has none. Samples of the machine
-        (`system/...`) are left out. Names are as short as `hooke runs --metric` finds them.
+        `started` is a datetime in UTC. Metrics are the last values, with `metrics.NAME.min` and `.max` if a run
+        logged several. A parameter is a number if it is one in every run, and None if a run lacks it. System metrics
+        (`system/...`) are left out. Names are as short as `hooke runs --metric` accepts.
         """
         rows = [each.row for each in self._facts]
         made: dict[str, list[Any]] = {
@@ -136,11 +136,11 @@ class Runs(Sequence[Run]):
         return made | self._notes("tags")
 
     def to_frame(self, kind: str = "pandas") -> Any:
-        """The `columns` as a frame of `pandas` or `polars`, a row a run. Raises UsageError for another kind, MissingExtra."""
+        """The `columns` as a frame of `pandas` or `polars`, one row per run. Raises UsageError for another kind, MissingExtra."""
         return frame_of(self.columns(), kind)
 
     def compare(self) -> Comparison:
-        """These runs side by side. Raises UsageError where there are fewer than two."""
+        """Compare these runs. Raises UsageError if there are fewer than two."""
         return Comparison(self.project.runs, self._facts)
 
     def _metric(self, name: Name, label: str) -> dict[str, list[Any]]:
@@ -165,12 +165,12 @@ class Runs(Sequence[Run]):
 def _project(project: str | Path | None) -> Project:
     start = Path(project) if project is not None else start_of()
     if not start.exists():
-        raise UsageError(f"project={str(project)!r}: there is no such file or folder")
+        raise UsageError(f"project={str(project)!r}: no such file or folder")
     return Project.find(start)
 
 
 def _numbers(texts: Sequence[str | None]) -> list[Any]:
-    """As numbers if all that are there are numbers: whole ones if all are whole."""
+    """The texts as numbers if all of them are numbers; whole numbers if all are whole."""
     known = [text for text in texts if text is not None]
     kinds: tuple[Callable[[str], Any], ...] = (int, float)
     for kind in kinds:
@@ -184,7 +184,7 @@ def _numbers(texts: Sequence[str | None]) -> list[Any]:
     return list(texts)
 
 
-def _written(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     if isinstance(value, datetime):
         return moment(value.timestamp())
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""`hooke.compare`: what differs between runs, side by side; what is equal is counted."""
+"""`Comparison`, the result of `hooke.compare()`: differences of runs side by side, and names of what is equal."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from hooke.journal.run_table import aligned, moment
 __all__ = ["Comparison", "Section", "letters", "sections_of", "side_by_side"]
 
 
-# --- What differs between runs and what is equal, kind by kind, as plain values.
+# --- Differences by kind, as plain values.
 
 _Values = Sequence[Any]
-"""A value a run, None where it has none."""
+"""One value per run; None if the run has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One kind of thing: by name the values of what differs, a value a run (None where it has none), and the names of what is equal."""
+    """One kind of fact: name -> values that differ, one per run (None if it has none), and the names of equal ones."""
 
     title: str
     differ: Mapping[str, Sequence[Any]]
     equal: tuple[str, ...]
 
     def cells(self, name: str) -> list[str]:
-        """A row as text: numbers with six digits, or with all where six do not tell them apart."""
+        """A row as text: numbers with six digits, or with all digits if six are not enough to see the difference."""
         values = self.differ[name]
         texts = ["-" if value is None else _short(value) for value in values]
         if len(set(texts)) < 2:
@@ -61,7 +61,7 @@ def sections_of(runs: Sequence[RunFacts]) -> list[Section]:
 
 
 def _section(title: str, rows: Mapping[str, _Values]) -> Section:
-    # As text: of `nan` no two are equal.
+    # Compared as text, because `nan` does not equal `nan`.
     equal = {name for name, values in rows.items() if len({repr(value) for value in values}) == 1}
     differ = {name: values for name, values in rows.items() if name not in equal}
     return Section(title=title, differ=differ, equal=tuple(name for name in rows if name in equal))
@@ -98,7 +98,7 @@ def _metrics(runs: Sequence[RunFacts]) -> dict[str, _Values]:
 
 
 def _artifacts(runs: Sequence[RunFacts]) -> dict[str, _Values]:
-    """The sizes; where these are equal and the contents are not, with the beginning of their digests."""
+    """The sizes; if only the contents differ, also the beginning of their digests."""
     names = NameGroup("artifacts", runs)
     rows: dict[str, _Values] = {}
     for name in names.all():
@@ -125,12 +125,12 @@ def _digest(files: Sequence[Path]) -> str:
         try:
             digest.update_mmap(file)
         except OSError:
-            return "its file is gone"
+            return "its file is missing"
     return digest.hexdigest(length=4)
 
 
 def _durations(runs: Sequence[RunFacts]) -> dict[str, _Values]:
-    """Of the run its seconds, of each task the work of all its attempts."""
+    """The run's seconds, and for each task the total time of its attempts."""
     rows: dict[str, _Values] = {
         "run": [format_seconds(each.row.seconds) if each.row.run else None for each in runs]
     }
@@ -145,7 +145,7 @@ def _durations(runs: Sequence[RunFacts]) -> dict[str, _Values]:
 
 
 def _code(runs: Sequence[RunFacts]) -> dict[str, _Values]:
-    """Digests of the parts of the code that several runs have; what one pipeline alone has is no difference."""
+    """Digests of parts of the code that several runs have. Parts of only one run do not count as differences."""
     rows = {
         name: [None if name not in each.code else each.code[name][:8] for each in runs]
         for name in dict.fromkeys(name for each in runs for name in each.code)
@@ -153,17 +153,17 @@ def _code(runs: Sequence[RunFacts]) -> dict[str, _Values]:
     return {name: values for name, values in rows.items() if sum(value is not None for value in values) > 1}
 
 
-# --- Runs side by side as lines of text that fit a terminal.
+# --- As text that fits a terminal.
 
 LEAST = 11
-"""Characters of a column: a number with six digits, such as 0.000398483."""
+"""Minimum width of a column: a number with six digits, such as 0.000398483."""
 LABEL = 26
-"""Characters of a name; a longer one is cut."""
+"""Maximum width of a name."""
 INDENT = "  "
 
 
 def letters(count: int) -> list[str]:
-    """What runs are called in a table: a, b, ... z, then a2, b2, ..."""
+    """Short labels of runs: a, b, ... z, then a2, b2, ..."""
     kinds = string.ascii_lowercase
     return [kinds[at % 26] + (str(at // 26 + 1) if at >= 26 else "") for at in range(count)]
 
@@ -171,7 +171,7 @@ def letters(count: int) -> list[str]:
 def side_by_side(
     legend: Sequence[Sequence[str]], sections: Sequence[Section], *, width: int | None = None
 ) -> str:
-    """`legend` has a row a run, which begins with its letter. A row that no column has room for is written one run a line."""
+    """The comparison as text. `legend` has one row per run, which begins with its letter. A row that does not fit is written with one run per line."""
     width = max(shutil.get_terminal_size().columns if width is None else width, 40)
     names = [row[0] for row in legend]
     parts = ["\n".join(line.rstrip() for line in aligned(*_headless(legend)))]
@@ -217,7 +217,7 @@ def _block(section: Section, names: Sequence[str], block: slice, *, label: int, 
 
 
 def _equal(section: Section, width: int) -> str:
-    """`parameters (3): depth, rate, kind`, cut to a line."""
+    """`parameters (3): depth, rate, kind`, cut to one line."""
     return _cut(f"{INDENT}{section.title} ({len(section.equal)}): {', '.join(section.equal)}", width)
 
 
@@ -226,12 +226,12 @@ def _cut(text: str, width: int) -> str:
 
 
 class Comparison:
-    """Two runs or more, side by side. `print` shows what differs, a notebook the same as tables."""
+    """Two or more runs side by side. `print` shows the differences; a notebook shows them as tables."""
 
     def __init__(self, folder: RunsFolder, runs: Sequence[RunFacts]) -> None:
         if len(runs) < 2:
             raise UsageError(
-                f"there is nothing to compare: {len(runs)} runs", fix="name two or more", next="hooke runs"
+                f"nothing to compare: {len(runs)} runs", fix="give two or more runs", next="hooke runs"
             )
         self.runs = [each.run for each in runs]
         self.sections = sections_of(runs)
@@ -255,11 +255,11 @@ class Comparison:
         return f'<div class="hooke-comparison">{"".join(parts)}<div>equal: {alike or "nothing"}</div></div>'
 
     def text(self, *, width: int | None = None) -> str:
-        """In lines of `width` characters: the terminal's own, 80 where there is none."""
+        """The comparison in lines of `width` characters; by default the terminal's width, or 80."""
         return side_by_side(self._legend(), self.sections, width=width)
 
     def facts(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON: by section what differs, a value a run, and the names of what is equal."""
+        """The comparison as plain values, for JSON: for each section the differences, one value per run, and the names of equal ones."""
         sections = {
             each.title: {"differ": {name: list(values) for name, values in each.differ.items()}, "equal": list(each.equal)}
             for each in self.sections
@@ -267,22 +267,22 @@ class Comparison:
         return {"runs": list(self.runs)} | sections
 
     def learning_curves(self, *metrics: str) -> Any:
-        """A `plotly.graph_objects.Figure`: a panel a metric over its steps, a colour a run; by default of those with several values.
+        """A `plotly.graph_objects.Figure`: one panel per metric over its steps, one colour per run; by default metrics with several values.
 
-        Raises UsageError for a metric that no run logged, MissingExtra where Plotly is not installed.
+        Raises UsageError for a metric that no run logged, MissingExtra if Plotly is not installed.
         """
         return drawing.figure(self._curves(metrics))
 
     def parallel_coordinates(self, *columns: str, colour: str = "") -> Any:
-        """A `plotly.graph_objects.Figure`: a line a run through `columns`, as `params.depth` or `metrics.auc.max`.
+        """A `plotly.graph_objects.Figure`: one line per run through `columns`, such as `params.depth` or `metrics.auc.max`.
 
-        By default the parameters and metrics that differ; `colour` names the column that lines are coloured by, by default the
-        last. Raises UsageError for a column that no run has, and where nothing differs; MissingExtra.
+        By default through the parameters and metrics that differ; `colour` is the column that colours the lines, by default the
+        last. Raises UsageError for a column that no run has, and if nothing differs; MissingExtra.
         """
         return drawing.figure(drawing.parallel(self._facts, columns or self._columns(), colour))
 
     def html(self) -> str:
-        """A page of its own: tables, learning curves and parallel coordinates; it loads nothing. Raises MissingExtra."""
+        """A self-contained HTML page with tables, learning curves and parallel coordinates. Raises MissingExtra."""
         specs = []
         if columns := self._columns():
             specs.append(drawing.parallel(self._facts, columns, ""))
@@ -292,10 +292,12 @@ class Comparison:
         return drawing.page(specs, self._repr_html_(), title=title)
 
     def save(self, path: str | Path) -> Path:
-        """Write the page (see `html`) into `path`, which ends with .html. Raises UsageError, MissingExtra, OSError."""
+        """Write the HTML page to `path`, which must end with .html. Raises UsageError, MissingExtra, OSError."""
         file = Path(path)
         if file.suffix.lower() != ".html":
-            raise UsageError(f"a comparison cannot be saved as {file.name!r}", fix="end the name with .html")
+            raise UsageError(
+                f"a comparison cannot be saved as {file.name!r}", fix="use a name that ends with .html"
+            )
         write_atomic(file, self.html().encode())
         return file
 
@@ -305,7 +307,7 @@ class Comparison:
                 letter,
                 each.run,
                 each.row.pipeline,
-                each.row.status if each.row.run else "never began",
+                each.row.status if each.row.run else "never started",
                 moment(each.row.started_at) if each.row.run else "",
             )
             for letter, each in zip(self._letters, self._facts, strict=True)
@@ -319,7 +321,7 @@ class Comparison:
         return [*section.differ, *section.equal]
 
     def _columns(self) -> tuple[str, ...]:
-        """What parallel coordinates show by default: parameters, then the last values of metrics."""
+        """The default columns of parallel coordinates: parameters, then last values of metrics."""
         groups = {"parameters": "params", "metrics": "metrics"}
         return tuple(
             f"{groups[each.title]}.{name}"

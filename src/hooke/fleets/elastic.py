@@ -376,8 +376,8 @@ class Earlier:
 
 
 def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, where: Where, most: int) -> dict[str, TaskHistory]:
-    from hooke.planning.known import PastJournals, law_of_levels, levels_of, rows_of
     from hooke.planning.remaining import RemainingNode
+    from hooke.planning.task_facts import PastJournals, law_of_levels, levels_of, rows_of
 
     past = PastJournals.read(runs, pipeline=graph.pipeline, host=socket.gethostname())
     if not past.is_here:

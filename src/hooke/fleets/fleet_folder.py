@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
 from difflib import get_close_matches
 from functools import cache
 from inspect import isfunction
@@ -54,7 +53,7 @@ KEPT = "fleet.json"
 
 
 _ELSE = "; what else [fleets.NAME] may have: " + ", ".join(
-    each.name for each in fields(FleetSettings) if each.name != "options"
+    each for each in FleetSettings.__struct_fields__ if each != "options"
 )
 _MENDS = {
     "dask": f'cluster = "clusters.py:ours", a function that returns a cluster of Dask\'s{_ELSE}',
@@ -129,7 +128,7 @@ class FleetFolder:
             lock.release()
 
     def _keep_settings(self) -> None:
-        file, facts = self.path / KEPT, msgspec.json.encode(asdict(self.settings))
+        file, facts = self.path / KEPT, msgspec.json.encode(self.settings)
         if not file.is_file() or file.read_bytes() != facts:
             with writing("the fleet's settings", file):
                 write_atomic(file, facts)

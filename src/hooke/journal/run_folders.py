@@ -8,10 +8,14 @@ from pathlib import Path
 
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock, write_atomic
+from hooke.journal.events import Event
+from hooke.journal.reader import read
 from hooke.journal.segments import segment_files
 
-__all__ = ["RunsFolder"]
+__all__ = ["DRIVER", "LOCK", "RunsFolder"]
 
+DRIVER = "driver"
+"""The segment of the process that drives the run."""
 LOCK = "driver.lock"
 STOP = "stop"
 MOST_NAMED = 10
@@ -36,6 +40,10 @@ class RunsFolder:
     def folder(self, run: str) -> Path:
         """Where the run's files lie, whether or not it exists."""
         return self.path / run
+
+    def events(self, run: str, segment: str | None = DRIVER) -> list[Event]:
+        """The events of one segment of the run, in order; of all segments, the driver's first, for None. Raises JournalError."""
+        return [event for each in read(self.folder(run), segment) for event in each.events]
 
     def create(self, run: str) -> Path:
         """The run's folder, made with its `logs` if it does not exist. Raises OSError when the disk refuses."""

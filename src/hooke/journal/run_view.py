@@ -32,7 +32,7 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from hooke.journal.reader import first_event, last_event, read
+from hooke.journal.reader import first_event, last_event
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.service_events import BatchWindow
 from hooke.journal.task_view import NodeView, TaskRow, TaskView, close, open_child
@@ -503,8 +503,7 @@ def output_ref(folder: Path) -> Ref:
 def view_of(runs: RunsFolder, run: str) -> RunView:
     """Where a run stands now: `lost` where it did not finish and nobody drives it."""
     view = RunView()
-    for segment in read(runs.folder(run), "driver"):
-        for event in segment.events:
-            view.apply(event)
+    for event in runs.events(run):
+        view.apply(event)
     view.driver_alive(runs.alive(run), runs.last_written(run))
     return view

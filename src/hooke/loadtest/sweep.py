@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from hooke.base.clock import SystemClock
-from hooke.base.files import writing
 from hooke.journal.events import Measured, RunFinished, StudyStarted
 from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.service_events import LoadMeasured
-from hooke.journal.writer import Journal
 from hooke.loadtest.load_result import BenchResult
 from hooke.processes.devices import cpus_here, machine_facts
 from hooke.project.folder import Project, new_run_id
-from hooke.running.driver import DRIVER
+from hooke.project.open_run import lock_run, open_run
 
 __all__ = ["About", "Sweep", "SweepRow", "Varied", "sweep"]
 
@@ -114,12 +108,7 @@ def _keep(results: Sequence[BenchResult], wanted: Sequence[Numbers], counts: str
         return ""
     clock = SystemClock()
     begun = _begun(kept, wanted, counts, about, now=clock.now())
-    folder = about.project.runs.folder(begun.study)
-    with writing("the study's folder", folder):
-        about.project.create()
-        about.project.runs.create(begun.study)
-    with Journal.create(folder, DRIVER, durable="group", clock=clock) as journal:
-        journal.append(begun)
+    with lock_run(about.project, begun.study), open_run(about.project, begun, clock=clock) as journal:
         for result in kept:
             load = _load(result, about)
             journal.append(
@@ -159,11 +148,6 @@ def _begun(
         seed=first.order.seed,
         cpus=cpus_here(),
         machine=machine_facts(),
-        folder=os.getcwd(),
-        pid=os.getpid(),
-        host=socket.gethostname(),
-        python=platform.python_version(),
-        hooke=version("hooke"),
     )
 
 

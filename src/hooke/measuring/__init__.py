@@ -1,5 +1,5 @@
-"""`hooke measure`: a deliberate sweep over N. Plan it, take the measurements, report the law and the COST.
+"""`hooke measure`: measures a task at several N, and reports its scaling law and its COST.
 
-`design` (pure) says what to measure next. It knows nothing of commands. Imports `planning`, `running` and every folder
+`design` (pure) decides what to measure next. It knows nothing of commands. Imports `planning`, `running` and every folder
 below.
 """

@@ -1,4 +1,4 @@
-"""The plain baseline, as the driver has it: a process of its own that does the work whenever it is asked."""
+"""The driver's side of the plain baseline: a separate process that repeats the work on request."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _answers = msgspec.msgpack.Decoder(Loaded | BaselineTimed | Broken)
 
 
 def packed_calls(part: Excerpt, calls: CallMaker, *, plain: Callable[..., Any] | None = None) -> bytes:
-    """The measured calls and maps of an excerpt that has run, results of other tasks by reference.
+    """The measured calls and maps of an excerpt that has run, with results of other tasks by reference.
 
-    With `plain`, that function in the place of the task: it takes a map's columns whole.
+    With `plain`, this function replaces the task; it takes a map's whole columns.
     """
     work: list[tuple[Any, ...]] = []
     for number in part.measured:
@@ -55,20 +55,20 @@ def packed_calls(part: Excerpt, calls: CallMaker, *, plain: Callable[..., Any] |
 def packed_pipeline(
     function: Callable[..., Any], args: Sequence[Any], params: Mapping[str, Any], calls: CallMaker
 ) -> bytes:
-    """The call of a whole pipeline, or of a function that does the same work."""
+    """The call of a whole pipeline, or of a function with the same work."""
     return pack([(function, None, tuple(args), dict(params))], calls.refer)
 
 
 @dataclass(slots=True, kw_only=True)
 class PlainCalls:
-    """A process that does the work as plain calls in one thread. Use it in `with`: leaving it ends the process."""
+    """A process that does the work as plain calls in one thread. Use it in `with`, which ends the process."""
 
     store: Store
     secret: bytes | None
     work: bytes
     log: Path
     core: int | None = None
-    """What it is bound to; None leaves it free."""
+    """The core to which it is bound; None leaves it unbound."""
     _process: subprocess.Popen[bytes] | None = None
     _channel: Channel | None = None
     _lifeline: int = -1
@@ -111,7 +111,7 @@ class PlainCalls:
         self._end()
 
     def time(self) -> BaselineTimed:
-        """Do all of the work once. Raises HookeError, with what the process said, where it did not get to its end."""
+        """Do all of the work once. Raises HookeError, with the process's output, if it fails."""
         answer = self._ask(b"")
         assert isinstance(answer, BaselineTimed)
         return answer
@@ -125,9 +125,9 @@ class PlainCalls:
             raise self._died() from error
         if isinstance(answer, Broken):
             raise HookeError(
-                f"the plain call, which is the baseline, raised {answer.error}",
+                f"the plain call (the baseline) raised {answer.error}",
                 why=answer.traceback,
-                fix="what a task does must not depend on where it runs: the same work finished on the engine",
+                fix="the same work finished on the engine: make the task independent of where it runs",
             )
         return answer
 
@@ -142,9 +142,9 @@ class PlainCalls:
             else f"exit code {code}"
         )
         return HookeError(
-            f"the process of the plain calls, which is the baseline, died: {how}",
+            f"the process of the plain calls (the baseline) died: {how}",
             why="\n".join(last_lines(self.log, 0, 20)),
-            fix="all inputs and results of a plain call are in memory at once: measure with fewer of them",
+            fix="measure with fewer items: all inputs and results of the plain calls are in memory at once",
         )
 
     def _end(self) -> None:

@@ -1,8 +1,8 @@
-"""The process of the plain calls: `python -P -m hooke.measuring.baseline_process FD LIFELINE [CORE]`.
+"""The process of the plain baseline: `python -P -m hooke.measuring.baseline_process FD LIFELINE [CORE]`.
 
-Does the same work as the task, or the pipeline, that is measured, as plain function calls in its only thread, without
-an engine. It is told once what to do; then each empty message is a request to do all of it, and its answer says how
-long that took. The lifeline is a pipe of which the driver holds the other end: it closes when the driver dies.
+It does the work of the measured task or pipeline as plain function calls in one thread, without
+an engine. The first message is the setup; each empty message after it requests all of the work, and the answer says how
+long it took. The lifeline is a pipe whose other end the driver holds; it closes when the driver dies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["BaselineSetup", "BaselineTimed", "Broken", "Loaded", "main"]
 
 
 class BaselineSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do. `work` is a packed list of (task or pipeline, its columns or None, its arguments, its keywords)."""
+    """The setup. `work` is a packed list of (task or pipeline, columns or None, arguments, keywords)."""
 
     sys_path: list[str]
     folder: str
@@ -37,11 +37,11 @@ class BaselineSetup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """All inputs are in memory, and everything has been imported."""
+    """All inputs are in memory, and all imports are done."""
 
 
 class BaselineTimed(msgspec.Struct, frozen=True, tag=True):
-    """The work was done."""
+    """The work is done."""
 
     seconds: float
     cpu_s: float
@@ -58,7 +58,7 @@ _setup = msgspec.msgpack.Decoder(BaselineSetup)
 
 
 def main(fd: int, lifeline: int, core: int | None) -> None:
-    """Serve the driver behind the socket `fd` until it is gone."""
+    """Serve the driver behind the socket `fd` until it ends."""
     if core is not None:
         os.sched_setaffinity(0, (core,))
     threading.Thread(target=_follow_driver, args=(lifeline,), daemon=True).start()
@@ -75,24 +75,24 @@ def main(fd: int, lifeline: int, core: int | None) -> None:
         return BaselineTimed(time.perf_counter() - wall, time.process_time() - cpu)
 
     enter(MUTED)
-    answer = _told(load)
+    answer = _answer(load)
     while True:
         channel.send(msgspec.msgpack.encode(answer))
         channel.receive()
-        answer = _told(do_all)
+        answer = _answer(do_all)
 
 
-def _told(act: Callable[[], Loaded | BaselineTimed]) -> Loaded | BaselineTimed | Broken:
+def _answer(act: Callable[[], Loaded | BaselineTimed]) -> Loaded | BaselineTimed | Broken:
     try:
         return act()
     except (EOFError, ConnectionResetError):
         sys.exit(0)
-    except BaseException as error:  # noqa: BLE001 - user code may raise anything; the driver is told
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything; it is reported to the driver
         return Broken(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def _loaded(setup: BaselineSetup) -> list[Callable[[], Any]]:
-    """The calls, their inputs in memory. The first one, or the first item of it, has been done: what it imports is imported."""
+    """The calls with their inputs in memory. The first call, or its first item, runs here, so that its imports are done."""
     sys.path[:] = setup.sys_path
     os.chdir(setup.folder)
     store = Store.open(setup.store, secret=setup.secret)

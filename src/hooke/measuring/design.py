@@ -1,4 +1,4 @@
-"""What a study measures, and in which order. Pure: chance comes in as a seed."""
+"""The design of a study: what it measures, and in which order. Pure: the order is drawn from a seed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["PLAIN", "Design", "PlannedMeasurement", "levels_of"]
 
 @dataclass(frozen=True, slots=True)
 class PlannedMeasurement:
-    """One measurement to take: by `n` workers, of the first `items` only where that is not None."""
+    """One measurement to take: with `n` workers, on the first `items` if that is not None."""
 
     n: int
     items: int | None = None
 
 
 PLAIN = PlannedMeasurement(0)
-"""The turn of the plain calls: they are measured among the others, under the same conditions."""
+"""The measurement of the plain calls, which are measured among the others, under the same conditions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """What each round measures: every N of `levels`, or by one N every number of items in `sizes`.
+    """What each round measures: every N of `levels`, or, with one N, every number of items in `sizes`.
 
-    With `weak`, the work grows with N. Raises UsageError for what measures nothing.
+    With `weak`, the work grows with N. Raises UsageError for a design that measures nothing.
     """
 
     levels: tuple[int, ...]
@@ -47,8 +47,8 @@ class Design:
             self._check_sweep_of_sizes()
         elif len(self.levels) < 2:
             raise UsageError(
-                f"workers={list(self.levels)} is one N only, and a law says how throughput changes with N",
-                fix="name two at least, better four: workers=[1, 2, 4, 8]",
+                f"workers={list(self.levels)} is only one N, but a scaling law needs several",
+                fix="give at least two, better four: workers=[1, 2, 4, 8]",
             )
 
     @property
@@ -58,41 +58,41 @@ class Design:
 
     @property
     def turns(self) -> tuple[PlannedMeasurement, ...]:
-        """What each round measures besides the plain calls."""
+        """The measurements of each round, without the plain calls."""
         if self.sizes:
             return tuple(PlannedMeasurement(self.most, size) for size in self.sizes)
         return tuple(map(PlannedMeasurement, self.levels))
 
     def rounds(self) -> Iterator[list[PlannedMeasurement]]:
-        """Each round holds every turn and PLAIN once, in an order of its own: what drifts with time hits all alike."""
+        """The rounds. Each has every measurement and PLAIN once, in its own order, so that drift over time affects all equally."""
         for number in range(self.repeats):
             yield sorted(
                 (PLAIN, *self.turns), key=lambda turn, number=number: _drawn(self.seed, number, turn)
             )
 
     def share(self, n: int) -> float:
-        """Which part of the whole work `n` workers are given: all of it, or what keeps the work of each the same."""
+        """The share of the work for `n` workers: all of it, or with `weak` a share proportional to N."""
         return n / self.most if self.weak else 1.0
 
     def _check_sweep_of_sizes(self) -> None:
         if len(self.sizes) < 3:
             raise UsageError(
-                f"sizes={list(self.sizes)} cannot show that time grows evenly with size: that takes three",
-                fix="name three at least, better four: sizes=[10, 100, 1000]",
+                f"sizes={list(self.sizes)} cannot show how time grows with size; that takes three",
+                fix="give at least three, better four: sizes=[10, 100, 1000]",
             )
         if len(self.levels) > 1 or self.weak:
             raise UsageError(
-                "sizes are swept with one number of workers, so that one thing changes at a time",
-                fix="name one: workers=[1], and leave weak scaling out",
+                "sizes need exactly one number of workers, so that only one thing varies",
+                fix="give one: workers=[1], without weak scaling",
             )
 
 
 def levels_of(
     workers: Sequence[int] | int | None, *, cores: int, sizes: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """The N that `workers` means: those of a list, or 1, 2, 4, ... up to the one number, which is `cores` for None.
+    """The N that `workers` means: a list, or 1, 2, 4, ... up to a number; None means `cores`.
 
-    Where sizes are swept, a number is that N alone, and None is 1.
+    With sizes, a number means only this N, and None means 1.
     """
     if isinstance(workers, Sequence):
         return tuple(workers)
@@ -106,14 +106,16 @@ def levels_of(
 
 
 def _check_whole(name: str, numbers: Sequence[int], example: str) -> None:
-    """Refuse anything but whole numbers from 1, one at least."""
+    """Raise UsageError unless there is at least one number and all are whole numbers from 1."""
     if not numbers or any(
         isinstance(each, bool) or not isinstance(each, int) or each < 1 for each in numbers
     ):
         shown = numbers[0] if name == "repeats" else list(numbers)
-        raise UsageError(f"{name}={shown!r} measures nothing", fix=f"whole numbers from 1: {name}={example}")
+        raise UsageError(
+            f"{name}={shown!r} is not valid", fix=f"give whole numbers from 1, such as {name}={example}"
+        )
 
 
 def _drawn(*what: object) -> bytes:
-    """Bytes that look random, the same for the same things."""
+    """Pseudo-random bytes, equal for equal arguments."""
     return hashlib.blake2b(repr(what).encode(), digest_size=8).digest()

@@ -1,4 +1,4 @@
-"""The part of a pipeline that is measured: its nodes run anew each time, what they need is computed once."""
+"""The measured part of a pipeline: its nodes run in each measurement, and their inputs are computed once."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ __all__ = ["Excerpt", "excerpt", "take_over"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Excerpt(Graph):
-    """A graph of which only the nodes `measured` are wanted, with what they need."""
+    """A graph of which only the nodes `measured`, and their inputs, run."""
 
     measured: tuple[int, ...]
     is_whole: bool
     """Whether the whole pipeline is measured."""
 
     def roots(self) -> tuple[int, ...]:
-        """What is measured is what the run is for."""
+        """The measured nodes are the run's outputs."""
         return self.measured
 
     def with_share(self, share: float) -> Excerpt:
-        """The same with the first items only of each measured map, so many that they are this share of all.
+        """The excerpt with only the first items of each measured map, which are this share of all items.
 
-        Raises UsageError where that is not possible: for calls, and for maps of fewer items than shares.
+        Raises UsageError for calls, and for maps whose items cannot be divided so.
         """
         if share == 1:
             return self
         return self._shortened(lambda node: _shared_out(node, share))
 
     def with_first(self, count: int) -> Excerpt:
-        """The same with the first `count` items only of each measured map.
+        """The excerpt with only the first `count` items of each measured map.
 
-        Raises UsageError where that is not possible: for calls, and for maps of fewer items.
+        Raises UsageError for calls, and for maps with fewer items.
         """
         return self._shortened(lambda node: _first_of(node, count))
 
@@ -56,13 +56,16 @@ class Excerpt(Graph):
 
 
 def excerpt(graph: Graph, task: str | None) -> Excerpt:
-    """What to measure of a graph: the calls and maps of the task of that name, or everything.
+    """The excerpt of a graph to measure: the calls and maps of one task, or everything.
 
-    Raises UsageError, naming the tasks there are.
+    Raises UsageError with the valid task names.
     """
     names = dict.fromkeys(node.task.name for node in graph.nodes)
     if not names:
-        raise UsageError(f"pipeline {graph.pipeline!r} calls no task", fix="mark what it calls with @task")
+        raise UsageError(
+            f"pipeline {graph.pipeline!r} calls no task",
+            fix="decorate the functions that it calls with @task",
+        )
     if task is not None and task not in names:
         near = get_close_matches(task, names, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
@@ -78,7 +81,7 @@ def excerpt(graph: Graph, task: str | None) -> Excerpt:
 
 
 class _Declared(Task[..., Any]):
-    """A task with other resources. It pickles as the one it was made from, so that workers import what they always do."""
+    """A task with other resources. It pickles as the original task, so that workers import the same code."""
 
     def __init__(self, task: Task[..., Any], *, cache: bool) -> None:
         resources = replace(task.resources, cache=cache)
@@ -94,7 +97,7 @@ def _itself(task: Task[..., Any]) -> Task[..., Any]:
 
 
 def _cached_or_not(node: Node, measured: Collection[int], made: dict[int, Task[..., Any]]) -> Task[..., Any]:
-    """One task for all nodes of the original one: functions go to workers by the identity of their task."""
+    """The node's task with the right `cache`. All nodes of a task share it, because functions are sent to workers by task identity."""
     cache = node.id not in measured
     if node.task.resources.cache == cache:
         return node.task
@@ -104,15 +107,15 @@ def _cached_or_not(node: Node, measured: Collection[int], made: dict[int, Task[.
 def _shortened(node: Node, count_of: Callable[[Node], int]) -> Node:
     if node.kind != "map":
         raise UsageError(
-            f"task {node.task.name!r} is called, not mapped, so it cannot be given less or more to do",
+            f"task {node.task.name!r} is called, not mapped, so its work cannot be varied",
             where=node.where,
-            fix="name a task that the pipeline maps, with --task or task=, or measure with the work as it is",
+            fix="choose a mapped task with --task or task=, or measure without varying the work",
         )
     if node.items is None:
         raise UsageError(
-            f"how many items {node.task.name}.map has is a result, so no part of them can be named",
+            f"the number of items of {node.task.name}.map is a result of another task, so its work cannot be varied",
             where=node.where,
-            fix="measure with the work as it is, or map over a list that is known before anything runs",
+            fix="measure without varying the work, or map over a list that is known before the run",
         )
     count = count_of(node)
     columns = tuple(_first(column, count) for column in node.iterables)
@@ -126,9 +129,9 @@ def _shared_out(node: Node, share: float) -> int:
     count = round(node.items * share)
     if count < 1 or abs(count - node.items * share) > 1e-9 * node.items:
         raise UsageError(
-            f"{node.task.name}.map has {node.items} items, which cannot be shared out evenly",
+            f"{node.task.name}.map has {node.items} items, which do not divide evenly",
             where=node.where,
-            fix="give it a multiple of the largest N, so that each worker has the same work at every N",
+            fix="use a number of items that is a multiple of the largest N",
         )
     return count
 
@@ -139,26 +142,26 @@ def _first_of(node: Node, count: int) -> int:
         raise UsageError(
             f"{node.task.name}.map has {node.items} items, fewer than the size {count}",
             where=node.where,
-            fix=f"sizes up to {node.items}, or parameters that give it more to do",
+            fix=f"use sizes up to {node.items}, or parameters with more items",
         )
     return count
 
 
 def _first(column: Any, count: int) -> Sequence[Any]:
-    """The first items of a column; of another map, these by reference."""
+    """The first items of a column; for the results of another map, references to them."""
     if isinstance(column, MapPromise):
         return [Promise(column.hooke_origin, (index,)) for index in range(count)]
     shortened: Sequence[Any] = column[:count]
     return shortened
 
 
-# --- What the measured tasks need, taken over from the project's cache where it is there: it need not be computed again.
+# --- Inputs of the measured tasks, copied from the project's cache.
 
 
 def take_over(part: Excerpt, *, study: str, cache: Store, into: Store) -> int:
-    """Copy results from `cache`, which is only read; returns how many nodes are complete by that.
+    """Copy results from `cache`, which is only read, and return the number of nodes that are complete then.
 
-    It goes backwards from what is measured, so that what is only needed for something found is not copied.
+    It goes backwards from the measured nodes, so that inputs of cached results are not copied.
     """
     keys = GraphKeys(part, run=study)
     pending = [parent for node in part.measured for parent in part.parents(node)]
@@ -177,7 +180,7 @@ def take_over(part: Excerpt, *, study: str, cache: Store, into: Store) -> int:
 
 
 def _copied(node: Node, keys: GraphKeys, cache: Store, into: Store) -> bool:
-    """Whether all of the node's results are in `into` now."""
+    """Copy the node's results into `into`. Returns whether all were found."""
     if node.kind == "call":
         entry = cache.find(keys[node.id].key)
         if entry is None:
@@ -185,7 +188,7 @@ def _copied(node: Node, keys: GraphKeys, cache: Store, into: Store) -> bool:
         into.commit(msgspec.structs.replace(entry, ref=into.put(cache.get(entry.ref))))
         return True
     items = keys.items(node.id)
-    if items is None:  # the list that says what its items are is a result, which the run will read again
+    if items is None:  # the list of items is a result, which the run reads again
         return False
     recipe, found = keys[node.id].recipe, 0
     for hit in cache.find_items(recipe, items):

@@ -1,4 +1,4 @@
-"""One measurement: a graph run once by N workers, and what its attempts took, as their events say."""
+"""Takes measurements: a graph is run with N workers, and its attempts are timed by their events."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
-from hooke.planning.known import spread_in
 from hooke.planning.noise import ENOUGH
+from hooke.planning.task_facts import spread_in
 from hooke.store.store import Store
 
 __all__ = ["Bench", "MeasurementRounds", "NodeTotals", "Ran", "ReadyEngine", "Subject", "attempts_taken"]
 
 
-# --- An engine whose workers are all up before the first attempt, so that their start is not timed.
+# --- An engine whose workers are all ready before the first attempt, so that their start is not timed.
 
 LONGEST_S = 30.0
-"""How long to wait for workers that an engine does not start before there is work, or cannot."""
+"""How long to wait for workers that an engine does not start, or cannot start, before there is work."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ReadyEngine:
-    """`engine`, with what it said while its workers started kept for the first `wait`."""
+    """Wraps `engine` and keeps the events of its workers' start for the first `wait`."""
 
     engine: Engine
     capabilities: Capabilities = field(init=False)
@@ -56,7 +56,7 @@ class ReadyEngine:
         self.capabilities = self.engine.capabilities
 
     def await_workers(self, workers: int, clock: Clock) -> None:
-        """Wait until so many are up; go on without them after a while, or when one dies: the run will say why."""
+        """Wait until this many workers are up. Returns early after a time limit or when one dies: the run reports why."""
         latest = clock.monotonic() + LONGEST_S
         while clock.monotonic() < latest:
             self.said += self.engine.wait(0.25)
@@ -65,11 +65,11 @@ class ReadyEngine:
                 return
 
     def submit(self, calls: Sequence[Call]) -> None:
-        """As the engine's."""
+        """See `Engine`."""
         self.engine.submit(calls)
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
-        """As the engine's; first what it said before."""
+        """The kept events first, then those of the engine."""
         if not self.said:
             return self.engine.wait(timeout_s)
         said = self.said.copy()
@@ -77,25 +77,25 @@ class ReadyEngine:
         return said
 
     def cancel(self, attempt: int) -> None:
-        """As the engine's."""
+        """See `Engine`."""
         self.engine.cancel(attempt)
 
     def scale(self, workers: int) -> None:
-        """As the engine's."""
+        """See `Engine`."""
         self.engine.scale(workers)
 
     def close(self) -> None:
-        """As the engine's."""
+        """See `Engine`."""
         self.engine.close()
 
 
 OpenEngine = Callable[[EngineContext, int], Engine]
-"""An engine of the place that is measured, with exactly so many workers."""
+"""Opens an engine of the measured backend with exactly this many workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeTotals:
-    """What the attempts at the measured nodes took together: wall seconds from the first start to the last end."""
+    """Totals of the attempts at the measured nodes; `seconds` is wall time from the first start to the last end."""
 
     seconds: float
     cpu_s: float
@@ -104,7 +104,7 @@ class NodeTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """A run that finished: what it took, and where its results are."""
+    """A finished run: its totals and its results."""
 
     taken: NodeTotals
     state: RunState
@@ -114,7 +114,7 @@ class Ran:
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """Runs excerpts with N workers in a store of their own. What is measured is done anew by each run."""
+    """Runs excerpts with N workers in a separate store. Each run repeats the measured work."""
 
     study: str
     folder: Path
@@ -125,13 +125,13 @@ class Bench:
     pinned: bool
     stop_requested: Callable[[], str | None] = lambda: None
     expected_s: dict[str, dict[int, float]] = field(default_factory=dict)
-    """Task -> item -> seconds, from the first run: the longest go first, as they do in every run but the first."""
+    """Task -> item -> seconds, from the first run, so that the longest items go first, as in every later run."""
 
     def run(self, part: Excerpt, *, workers: int, segment: str) -> Ran:
         """Run the excerpt once; its events go to `segment`.
 
-        Raises what a failed task raises, KeyboardInterrupt where the study was stopped, UsageError where so many
-        workers could not all work at once, and where a gang is measured or does not fit them.
+        Raises what a failed task raises, KeyboardInterrupt if the study was stopped, UsageError if this many
+        workers cannot all work at once, or if a gang is measured or does not fit.
         """
         _check_gangs(part, workers)
         keys = GraphKeys(part, run=self.study)
@@ -148,7 +148,7 @@ class Bench:
             pinned=self.pinned,
             ready_for=_cpus_of_all(part),
         )
-        # Not synced: a power loss costs the study, not the user's results.
+        # Not synced: a power loss loses the study, not the user's results.
         with Journal.create(self.folder, segment, durable="none", clock=self.clock) as journal:
             journal.observers.append(events.append)
             engine = ReadyEngine(engine=self.open_engine(context, workers))
@@ -179,12 +179,12 @@ class Bench:
         )
 
     def check_stopped(self) -> None:
-        """Raise KeyboardInterrupt where somebody asked the study to stop."""
+        """Raise KeyboardInterrupt if a stop of the study was requested."""
         if self.stop_requested() is not None:
             raise KeyboardInterrupt(f"study {self.study} was stopped")
 
     def learn(self, ran: Ran, part: Excerpt) -> None:
-        """Take the durations of single items for what is to be expected."""
+        """Use the durations of single items as expected durations."""
         for event in ran.events:
             if isinstance(event, AttemptFinished) and event.hi - event.lo == 1:
                 node = part.nodes[event.node]
@@ -200,7 +200,7 @@ class Bench:
                 retries=node.task.resources.retries,
                 timeout_s=node.task.resources.timeout_s,
                 ranks=node.task.resources.gang,
-                # A second attempt beside a slow one would be work that the law counts and the plain call does not.
+                # A twin of a slow attempt would be work that the plain calls do not have.
                 repeatable=False,
                 expected_s=self.expected_s.get(node.task.name, {}),
             )
@@ -215,9 +215,9 @@ class Bench:
 
 
 def attempts_taken(events: Iterable[Event], measured: Sequence[int]) -> NodeTotals:
-    """What the attempts at these nodes took. Reading a dynamic map's list is none of the work.
+    """The totals of the attempts at these nodes, without reading a dynamic map's list.
 
-    Raises NotEnoughData where there were none, or where they took no time that the clock can tell.
+    Raises NotEnoughData if there were none, or if they took no measurable time.
     """
     wanted = frozenset(measured)
     starts: list[float] = []
@@ -232,14 +232,14 @@ def attempts_taken(events: Iterable[Event], measured: Sequence[int]) -> NodeTota
             items += event.hi - event.lo
     if not starts or not ends or max(ends) <= min(starts):
         raise NotEnoughData(
-            "there is nothing to measure: no attempt took any time",
-            fix="give the pipeline parameters with which the task has work to do",
+            "nothing to measure: no attempt took any time",
+            fix="choose parameters with which the task has work to do",
         )
     return NodeTotals(seconds=max(ends) - min(starts), cpu_s=cpu_s, items=items)
 
 
 def _cpus_of_all(part: Excerpt) -> float | None:
-    """The cpus that each measured task asks for; None where they differ, so that workers start as there is work."""
+    """The cpus of each measured task; None if they differ: then workers start when there is work."""
     asked = {
         (node.task.resources.cpus, node.task.resources.gpus)
         for node in part.nodes
@@ -250,23 +250,23 @@ def _cpus_of_all(part: Excerpt) -> float | None:
 
 
 def _check_gangs(part: Excerpt, workers: int) -> None:
-    """Refuse what N workers do not decide, and N that a gang can never begin with."""
+    """Raise UsageError if a gang is measured, or needs more than N workers."""
     for node in part.nodes:
         ranks, name = node.task.resources.gang, node.task.name
         if ranks and node.id in part.measured:
             raise UsageError(
-                f"{name!r} is a gang of {ranks} ranks, so the number of workers does not decide how fast it is",
-                fix="run it with another gang= and compare what the runs took; or measure another task: --task NAME",
+                f"{name!r} is a gang of {ranks} ranks, so its speed does not depend on the number of workers",
+                fix="run it with another gang= and compare the times, or measure another task: --task NAME",
             )
         if ranks > workers:
             raise UsageError(
-                f"the pipeline has a gang of {ranks} ranks, {name!r}, and N = {workers} cannot run it",
+                f"the pipeline has a gang of {ranks} ranks, {name!r}, which does not fit N = {workers}",
                 fix=f"measure from N = {ranks}, or make its gang= smaller",
             )
 
 
 def _check_room(events: Iterable[Event], part: Excerpt, workers: int) -> None:
-    """Refuse a measurement at N workers of which resources let fewer work at once."""
+    """Raise UsageError if resources let fewer than N workers work at once."""
     rooms = [event for event in events if isinstance(event, CapacityChanged)]
     if part.is_whole or not rooms:
         return
@@ -282,19 +282,19 @@ def _check_room(events: Iterable[Event], part: Excerpt, workers: int) -> None:
         if fit[scarce] < min(workers, part.nodes[number].items or workers):
             name = part.nodes[number].task.name
             raise UsageError(
-                f"of {workers} workers only {int(fit[scarce])} can run {name!r} at once here: its {scarce}= is the limit",
+                f"only {int(fit[scarce])} of {workers} workers can run {name!r} at once: its {scarce}= is the limit",
                 fix=f"measure up to N = {int(fit[scarce])}, or declare less {scarce}",
             )
 
 
-# --- A study from its first measurement to its last: warm up, then round by round, until it is done or cannot conclude.
+# --- The rounds of a study: warm up, then measure until done, or until noise makes a conclusion impossible.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is measured: a part of a pipeline's graph, with the call that made the graph.
+    """The subject of a study: a part of a pipeline's graph, and the call that made the graph.
 
-    `plain` does the same work in its own way: it is given a map's whole columns, or what a call is given.
+    `plain` does the same work in another way. It takes a map's whole columns, or a call's arguments.
     """
 
     pipeline: Pipeline[..., Any]
@@ -305,7 +305,7 @@ class Subject:
 
     @property
     def unit(self) -> str:
-        """What throughput counts."""
+        """The unit of work."""
         return "runs" if self.part.is_whole else "items"
 
     @property
@@ -315,11 +315,11 @@ class Subject:
 
     @property
     def threads(self) -> int:
-        """The threads of one worker, of the task that has the most."""
+        """The threads of one worker, for the task with the most."""
         return max(max(1, int(self.part.nodes[number].task.resources.cpus)) for number in self.part.measured)
 
     def part_for(self, turn: PlannedMeasurement, design: Design) -> Excerpt:
-        """What is run in that turn. Raises UsageError where the work cannot be made smaller as the design asks."""
+        """The part to run for a planned measurement. Raises UsageError if the work cannot be reduced as the design requires."""
         if turn.items is not None:
             return self.part.with_first(turn.items)
         return self.part.with_share(design.share(turn.n))
@@ -327,9 +327,9 @@ class Subject:
 
 @dataclass(slots=True, kw_only=True)
 class MeasurementRounds:
-    """Takes the measurements of a design that are not there yet, and appends them to the journal.
+    """Takes the missing measurements of a design and appends them to the journal.
 
-    `measured` and `plain` are those that an earlier driver of the study took.
+    `measured` and `plain` are the measurements of the study's earlier drivers.
     """
 
     subject: Subject
@@ -339,9 +339,9 @@ class MeasurementRounds:
     cache: Store
     """The project's store, which is only read."""
     core: int | None = None
-    """What the plain calls are bound to; None leaves them free."""
+    """The core to which the plain calls are bound; None leaves them unbound."""
     command: str = ""
-    """What goes on with the study when it is typed."""
+    """The command that continues the study."""
     measured: list[Measured] = field(default_factory=list)
     plain: list[PlainMeasured] = field(default_factory=list)
     _segments: int = 0
@@ -349,14 +349,14 @@ class MeasurementRounds:
     def run(self) -> None:
         """Take all measurements.
 
-        Raises NotEnoughData where the machine is too noisy for so many repeats to conclude, UsageError for what
+        Raises NotEnoughData if the machine is too noisy for this number of repeats, UsageError for a subject that
         cannot be measured, what a failed task raises, and KeyboardInterrupt.
         """
         part, design = self.subject.part, self.design
         parts = {turn: self.subject.part_for(turn, design) for turn in design.turns}
         whole = parts[design.turns[-1]]
         take_over(part, study=self.bench.study, cache=self.cache, into=self.bench.store)
-        # Not counted: it computes what is needed, starts workers, and imports.
+        # Warm-up, not counted: it computes inputs, starts workers and imports.
         warm = self.bench.run(whole, workers=design.most, segment=self._segment())
         self.bench.learn(warm, whole)
         work = self._work(warm)
@@ -372,10 +372,10 @@ class MeasurementRounds:
                     else:
                         self._time(parts[turn], turn.n, number)
                 self._check_noise(done=number + 1)
-                self.bench.store.gc(held)  # results that are not the same each time would fill the disk
+                self.bench.store.gc(held)  # results that differ in each round would fill the disk
 
     def _is_done(self, number: int) -> bool:
-        """Whether an earlier driver finished this round; what it had of an unfinished one is replaced."""
+        """Whether an earlier driver finished this round. Measurements of an unfinished round are dropped."""
         whole = len(self.design.turns)
         if (
             sum(each.repeat == number for each in self.measured) == whole
@@ -387,7 +387,7 @@ class MeasurementRounds:
         return False
 
     def _segment(self) -> str:
-        """The name of the next run's segment, which no earlier driver took."""
+        """The name of the next run's segment, which must not exist yet."""
         while True:
             name = f"attempts-{self._segments:03d}"
             self._segments += 1
@@ -434,22 +434,22 @@ class MeasurementRounds:
         self.journal.append(event)
 
     def _check_noise(self, *, done: int) -> None:
-        """Give up while that saves something; what was measured in full is shown, with what its noise leaves open."""
+        """Stop early if more rounds cannot help. A complete study is reported in any case."""
         spread = spread_in(self.measured, self.plain)
         if done >= self.design.repeats or not spread.hopeless(self.design.repeats):
             return
         needed = spread.repeats_needed()
         raise NotEnoughData(
-            f"the machine is too noisy to conclude: measurements of the same N spread by {spread.share:.0%}",
+            f"the machine is too noisy to conclude: measurements at the same N spread by {spread.share:.0%}",
             why=f"after {done} repeats each N is known to {spread.half_width(done):.0%}, and {self.design.repeats} "
             f"repeats would not bring it below {ENOUGH:.0%}",
-            fix=f"repeats={needed} (--repeats {needed}) would do, and goes on with the rounds that are done; "
-            "a machine on which nothing else runs needs fewer",
+            fix=f"use repeats={needed} (--repeats {needed}), which keeps the finished rounds; "
+            "an idle machine needs fewer",
             next=_with_repeats(self.command, needed) if self.command else "",
         )
 
 
 def _with_repeats(command: str, repeats: int) -> str:
-    """The command with another number of repeats: of an option given twice the last counts."""
+    """The command with another number of repeats. Of a repeated option the last counts."""
     ours, separator, parameters = command.partition(" -- ")
     return f"{ours} --repeats {repeats}{separator}{parameters}"

@@ -1,4 +1,4 @@
-"""`measure` and `Study`: what a user calls to know how far something scales, and gets."""
+"""`measure()`, and `Study`, its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.measuring.study_report import StudyRow, facts_of, rows_of, text_of
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.curves import study_curve
-from hooke.planning.known import cost_of, law_of_study, measurements_of
+from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.progress.choice import wanted_progress
 from hooke.project.folder import Project, project_of
 from hooke.project.loading import loading
@@ -25,11 +25,11 @@ from hooke.scaling import Cost, Law, Measurements
 __all__ = ["Study", "StudyLines", "measure", "take_study"]
 
 
-# --- What is said of a study while it goes on: a line when it begins, and one for each round.
+# --- Progress of a study: a line at the start, and one for each round.
 
 
 class StudyLines:
-    """Writes to `stream` what a study's events tell; silent once nobody reads it any more."""
+    """Writes the progress of a study to `stream`, until the stream is closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
@@ -39,7 +39,7 @@ class StudyLines:
         self._began = 0.0
 
     def observe(self, event: Event) -> None:
-        """Say what there is to say of the event."""
+        """Write a line for the event, if it needs one."""
         match event:
             case StudyStarted():
                 self._turns = len(event.sizes or event.levels) + 1
@@ -74,7 +74,7 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 OWN = ("task", "repeats", "sizes", "weak", "plain", "fresh")
-"""Parameters of `measure` that a pipeline may have too."""
+"""Parameters of `measure` that may also be parameters of a pipeline."""
 
 
 def measure(  # noqa: PLR0913 - one keyword for each choice
@@ -94,27 +94,27 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
 ) -> Study:
     """Measure how far a task of a pipeline, or (without `task`) the whole pipeline, scales with the number of workers.
 
-    What the task needs is computed once, or taken from the cache; then its work is done anew `repeats` times by each
+    The task's inputs are computed once, or taken from the cache. Then its work is repeated `repeats` times with each
     N of `workers`: a list, or a number for 1, 2, 4, ... up to it (by default the cores of this machine). Each round
-    holds every N once, in a random order. The same work is also measured as plain calls, in one thread of a process
-    without Hooke, or as `plain` does it, a function that is given the map's whole columns (a call's arguments).
-    `weak` gives each worker the same work at every N, instead of all together. `sizes` are numbers of a map's items
-    that are measured instead, by one N: what is fixed and what each item costs.
+    measures every N once, in random order. The same work is also measured as plain calls, in one thread of a process
+    without Hooke; or with `plain`, a function that takes the map's whole columns (or a call's arguments).
+    With `weak`, each worker has the same work at every N (weak scaling). `sizes` are numbers of a map's items
+    to measure with one N instead, which gives the fixed time and the time per item.
 
-    An equal study that is there already is the answer, unless `fresh`; one that was stopped goes on, and so does one
-    that has fewer repeats. `progress` is `auto` (lines on stderr) or `none`. The other arguments are the pipeline's.
+    If an equal study exists, it is the answer, unless `fresh`; if it was stopped or has fewer repeats, it
+    continues. `progress` is `auto` (lines on stderr) or `none`. All other arguments are passed to the pipeline.
 
-    Raises UsageError and TraceError before anything runs; NotEnoughData where the machine is too noisy for so many
-    repeats to conclude, saying how many would do; TaskFailed; KeyboardInterrupt after Ctrl-C, rounds done being kept.
+    Raises UsageError and TraceError before anything runs; NotEnoughData if the machine is too noisy for this number of
+    repeats (the error says how many are enough); TaskFailed; KeyboardInterrupt after Ctrl-C, with finished rounds kept.
     """
     if not isinstance(pipeline, Pipeline):
         raise UsageError(
             f"measure() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
-            fix="mark the function that composes tasks with @pipeline",
+            fix="decorate the function that calls the tasks with @pipeline",
         )
     if (file := loading()) is not None:
         raise UsageError(
-            f"{file} calls measure() while it is imported",
+            f"{file} calls measure() while it is being imported",
             fix='put the call under `if __name__ == "__main__":`',
         )
     _check_own(pipeline, len(args))
@@ -139,23 +139,23 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
 
 
 def take_study(driver: StudyDriver) -> Study:
-    """Measure what is not known yet, and give all of it."""
+    """Take the missing measurements and return the study."""
     driver.drive()
     return Study(driver.project, driver.study)
 
 
 def _check_own(pipeline: Pipeline[..., Any], given: int) -> None:
-    """Refuse a pipeline's parameter that bears the name of one of ours, unless it is given by position."""
+    """Raise UsageError for a pipeline's parameter with the name of one of ours, unless it is given by position."""
     taken = [name for name in list(pipeline.signature.parameters)[given:] if name in OWN]
     if taken:
         raise UsageError(
-            f"pipeline {pipeline.name!r} has a parameter {taken[0]!r}, and so has measure()",
-            fix=f"give it by position, or on the command line behind --: hooke measure FILE.py -- --{taken[0]} VALUE",
+            f"pipeline {pipeline.name!r} and measure() both have a parameter {taken[0]!r}",
+            fix=f"give it by position, or on the command line after --: hooke measure FILE.py -- --{taken[0]} VALUE",
         )
 
 
 class Study:
-    """What was measured, read from its journal: `print` shows the table, the law, the COST and what is missing."""
+    """A study, read from its journal. `print` shows the table, the law, the COST and what is missing."""
 
     def __init__(self, project: Project, study: str) -> None:
         self.id = study
@@ -172,12 +172,12 @@ class Study:
         text = f"<pre>{escape(str(self))}</pre>"
         try:
             return f"{self.curve._repr_html_()}{text}"
-        except (NotEnoughData, UsageError):  # the text says why there is no picture
+        except (NotEnoughData, UsageError):  # the text says why there is no figure
             return text
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died). All but the first two can go on."""
+        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died). The last three can be continued."""
         finished = self._record().finished
         if finished is not None:
             return finished.status
@@ -185,44 +185,44 @@ class Study:
 
     @property
     def rows(self) -> list[StudyRow]:
-        """What was measured at each N."""
+        """The results at each N."""
         return rows_of(self._record())
 
     @property
     def measurements(self) -> Measurements:
-        """Every measurement, to be fitted in another way. Raises NotEnoughData where there is none."""
+        """All measurements, for other fits. Raises NotEnoughData if there are none."""
         return measurements_of(self._record())
 
     @property
     def law(self) -> Law:
-        """The law that they speak for. Raises NotEnoughData, which names the missing N."""
+        """The scaling law. Raises NotEnoughData, which names the missing N."""
         return law_of_study(self._record())
 
     @property
     def cost(self) -> Cost:
-        """The smallest N that beats the plain calls, or never. Raises NotEnoughData, BeyondTheData."""
+        """The COST: the smallest N that beats plain calls, or never. Raises NotEnoughData, BeyondTheData."""
         return cost_of(self._record())
 
     @property
     def curve(self) -> Curve:
-        """The law as a picture. Raises NotEnoughData as `law` does, and UsageError where sizes were swept."""
+        """The law as a figure. Raises NotEnoughData as `law` does, and UsageError if sizes were varied."""
         return study_curve(self._record())
 
     @property
     def plain_seconds(self) -> list[float]:
-        """What the plain calls took, once a round."""
+        """The seconds of the plain calls, one value per round."""
         return [each.seconds for each in self._record().plain]
 
     def facts(self) -> dict[str, Any]:
-        """All of it in values that JSON has."""
+        """The study as plain values, for JSON."""
         return facts_of(self._record())
 
     def show(self) -> None:
         """Print it."""
-        print(self)  # noqa: T201 - it is what the method is for
+        print(self)  # noqa: T201 - the purpose of the method
 
     def _record(self) -> StudyRecord:
         record = read_study(self.folder)
         if record is None:
-            raise UsageError(f"{self.id} is no study", next="hooke runs")
+            raise UsageError(f"{self.id} is not a study", next="hooke runs")
         return record

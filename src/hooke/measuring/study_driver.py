@@ -1,11 +1,10 @@
-"""Taking a study up: what is asked, whether it is known already, and driving it to its end."""
+"""Drives a study, new or continued, or finds an equal one."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -33,22 +32,22 @@ from hooke.pipeline.runner import CTRL_C
 from hooke.pipeline.trace import trace
 from hooke.processes.devices import cpus_here, machine_facts
 from hooke.processes.interrupts import Interrupts
-from hooke.project.backends import ENGINES, FLEETS, BackendChoice, Fleet, find_place, open_engine
+from hooke.project.backends import ENGINES, FLEETS, BackendChoice, Fleet, find_backend, open_engine
 from hooke.project.folder import Project, new_run_id
 from hooke.project.loading import entry_of
-from hooke.running.driver import DRIVER
+from hooke.project.open_run import lock_run, open_run
 from hooke.store.store import Store
 
 __all__ = ["StudyDriver", "StudyOrder", "prepare_study", "study_key"]
 
 
-# --- Which study answers which question: a key of all that the answer depends on.
+# --- The key of a study: equal studies answer the same question.
 
 
 def study_key(subject: Subject, design: Design, *, place: str) -> str:
-    """Studies of equal key measure the same: code, inputs, machine, versions and what is varied.
+    """Studies with equal keys measure the same: code, inputs, machine, versions and the varied numbers.
 
-    Not how often it is measured: more repeats go on with those there are. Raises NotFingerprintable.
+    The number of repeats is not part of the key: more repeats continue a study. Raises NotFingerprintable.
     """
     keys = GraphKeys(subject.part, run="")
     plain = fingerprint_code(subject.plain).key if subject.plain is not None else ""
@@ -59,16 +58,16 @@ def study_key(subject: Subject, design: Design, *, place: str) -> str:
     return combine("study", whole, plain, facts, *(keys[number].key for number in subject.part.measured))
 
 
-LOCK = "measuring.lock"
-"""Held by whoever measures in this project: two at once would measure one another."""
+STUDY_LOCK = "measuring.lock"
+"""Held by a study of this project, because two studies at once would disturb each other."""
 
 SCRATCH = "store"
-"""Results of a study are nobody's but its own, and go with it."""
+"""The study's own store, which is removed at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOrder:
-    """What somebody asked to measure. `fresh` takes everything anew; `command` is what goes on with it."""
+    """A requested study. `fresh` ignores equal studies; `command` is the command that continues it."""
 
     pipeline: Pipeline[..., Any]
     args: tuple[Any, ...] = ()
@@ -81,7 +80,7 @@ class StudyOrder:
     plain: Callable[..., Any] | None = None
     on: str = "local"
     seed: int = 0
-    """What the order of the measurements is drawn from."""
+    """The seed for the order of the measurements."""
     fresh: bool = False
     command: str = ""
     observers: tuple[Callable[[Event], None], ...] = ()
@@ -89,9 +88,9 @@ class StudyOrder:
 
 @dataclass(slots=True, kw_only=True)
 class StudyDriver:
-    """A study that is ready to be taken: traced and checked, nothing written yet.
+    """A study that is traced and checked, and not yet started: nothing is written.
 
-    `known` is the study of equal key that goes on, or is the answer; None for a new one.
+    `known` is the equal study to continue, or the answer; None for a new one.
     """
 
     project: Project
@@ -107,27 +106,26 @@ class StudyDriver:
 
     @property
     def is_known(self) -> bool:
-        """Whether nothing is left to be measured."""
+        """Whether nothing is left to measure."""
         return self.known is not None and self.known.rounds >= self.design.repeats
 
     def drive(self) -> StudyRecord:
-        """Measure what is not known yet.
+        """Take the missing measurements.
 
-        Raises NotEnoughData where the machine is too noisy to conclude, UsageError where another study goes on, what
-        a failed task raises, and KeyboardInterrupt. What had been measured is kept, and the same order goes on.
+        Raises NotEnoughData if the machine is too noisy to conclude, UsageError if another study is running, what
+        a failed task raises, and KeyboardInterrupt. Measurements are kept, and the same order continues.
         """
         if self.known is not None and self.is_known:
             return self.known
         self.project.create()
         with ExitStack() as open_things:
-            self._lock(open_things, self.project.data / LOCK, "a study")
+            self._lock_project(open_things)
             self._clear_scratch()
-            folder = self.project.runs.create(self.study)
-            self._lock(open_things, folder / "driver.lock", f"study {self.study}")
+            open_things.enter_context(lock_run(self.project, self.study))
+            folder = self.project.runs.folder(self.study)
             journal = open_things.enter_context(
-                Journal.create(folder, DRIVER, durable=self._durable(), clock=self.clock)
+                open_run(self.project, self._started(), clock=self.clock, observers=self.order.observers)
             )
-            journal.observers.extend(self.order.observers)
             self.project.runs.clear_stop(self.study)
             self._measure(folder, journal)
         record = read_study(folder)
@@ -135,31 +133,32 @@ class StudyDriver:
         return record
 
     def _clear_scratch(self) -> None:
-        """Remove what studies left whose drivers were killed; nobody else measures now."""
+        """Remove the stores of studies whose drivers were killed. No other study runs now."""
         for name in self.project.runs.names():
             if name.startswith(STUDY_PREFIX):
                 shutil.rmtree(self.project.runs.folder(name) / SCRATCH, ignore_errors=True)
 
-    def _lock(self, open_things: ExitStack, path: Path, what: str) -> None:
+    def _lock_project(self, open_things: ExitStack) -> None:
+        path = self.project.data / STUDY_LOCK
         with writing("the study's lock", path):
             lock = FileLock(path)
             acquired = lock.try_acquire()
         if not acquired:
             raise UsageError(
-                f"{what} goes on in this project, and two at once would measure one another",
+                "another study is running in this project",
                 where=str(path),
-                fix="wait until it is done, or stop it",
+                why="two studies at once would disturb each other's measurements",
+                fix="wait until it ends, or stop it",
                 next="hooke runs",
             )
         open_things.callback(lock.release)
 
     def _measure(self, folder: Path, journal: Journal) -> None:
         began = self.clock.monotonic()
-        journal.append(self._started())
         status, message = "failed", ""
         scratch = folder / SCRATCH
         try:
-            self._conduct(folder, journal, Store.open(str(scratch), secret=None))
+            self._measure_rounds(folder, journal, Store.open(str(scratch), secret=None))
             status = "finished"
         except KeyboardInterrupt:
             status = "stopped"
@@ -173,11 +172,11 @@ class StudyDriver:
             seconds = self.clock.monotonic() - began
             journal.append(RunFinished(status=status, message=message, seconds=seconds))
 
-    def _conduct(self, folder: Path, journal: Journal, store: Store) -> None:
+    def _measure_rounds(self, folder: Path, journal: Journal, store: Store) -> None:
         interrupts = Interrupts(deferred=True)
         known = self.known
         fleet = self._fleet()
-        conduct = MeasurementRounds(
+        rounds = MeasurementRounds(
             subject=self.subject,
             design=self.design,
             bench=Bench(
@@ -188,7 +187,7 @@ class StudyDriver:
                 clock=self.clock,
                 open_engine=partial(self._open_engine, fleet),
                 pinned=self.pinned,
-                stop_requested=lambda: self._asked_to_stop(interrupts),
+                stop_requested=lambda: self._stop_requested(interrupts),
             ),
             journal=journal,
             cache=self.project.store(),
@@ -198,10 +197,10 @@ class StudyDriver:
             plain=list(known.plain) if known is not None else [],
         )
         with fleet or nullcontext(), interrupts:
-            conduct.run()
+            rounds.run()
 
     def _fleet(self) -> Fleet | None:
-        """One for the whole study, where each engine would start workers of its own, which import everything anew."""
+        """One fleet for the whole study, because each engine would start its own workers, which import everything again."""
         if self.place.engine not in FLEETS.names():
             return None
         return Fleet(self.place.engine, workers=self.design.most)
@@ -213,11 +212,8 @@ class StudyDriver:
         )
         return open_engine(place, context)
 
-    def _asked_to_stop(self, interrupts: Interrupts) -> str | None:
+    def _stop_requested(self, interrupts: Interrupts) -> str | None:
         return CTRL_C if interrupts.asked() else self.project.runs.stop_requested(self.study)
-
-    def _durable(self) -> Any:
-        return self.project.settings.journal.durable
 
     def _started(self) -> StudyStarted:
         order, design = self.order, self.design
@@ -240,16 +236,11 @@ class StudyDriver:
             pinned=self.pinned,
             cpus=cpus_here(),
             machine=machine_facts(),
-            folder=os.getcwd(),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            python=platform.python_version(),
-            hooke=version("hooke"),
         )
 
 
 def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = None) -> StudyDriver:
-    """Check and trace an order, and look for a study that answers it.
+    """Check and trace a requested study, and look for an equal one.
 
     Raises UsageError, TraceError and NotFingerprintable before anything is written.
     """
@@ -263,7 +254,7 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
     subject = Subject(
         pipeline=order.pipeline, args=order.args, params=order.params, part=part, plain=order.plain
     )
-    for turn in design.turns:  # refused now rather than after the warm-up
+    for turn in design.turns:  # fail now rather than after the warm-up
         subject.part_for(turn, design)
     key = study_key(subject, design, place=place.engine)
     known = None if order.fresh else _known(project, order, subject.task, key)
@@ -287,23 +278,23 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
 
 
 def _place(order: StudyOrder, project: Project) -> BackendChoice:
-    place = find_place(order.on, workers=None, places=project.settings.places)
+    place = find_backend(order.on, workers=None, places=project.settings.places)
     if place.at is not None or not ENGINES.load(place.engine).capabilities.elastic:
         raise UsageError(
-            f"the place {place.name!r} has a fixed number of workers, so there is no N to vary",
+            f"the backend {place.name!r} has a fixed number of workers, so N cannot be varied",
             fix='measure on="local"',
         )
     return place
 
 
 def _known(project: Project, order: StudyOrder, task: str, key: str) -> StudyRecord | None:
-    """The newest study that answers the same question, complete or to go on with."""
+    """The newest equal study, complete or not."""
     found = find_studies(project.runs, pipeline=order.pipeline.name, task=task)
     return next((record for record in found if record.started.key == key), None)
 
 
 def _pins(place: BackendChoice, subject: Subject, design: Design) -> bool:
-    """Whether workers are bound to cores: where the place can, and each of the most workers has its own."""
+    """Whether workers are bound to cores: if the engine can, and there are enough cores for the largest N."""
     can = ENGINES.load(place.engine).capabilities.pins
     return can and design.most * subject.threads <= cpus_here()
 

@@ -1,4 +1,4 @@
-"""A study in sentences: its law, its knee, its COST, and which measurement is missing."""
+"""The report of a study: its table, law, knee, COST, and the missing measurement."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from hooke.base.errors import NotEnoughData
 from hooke.base.formats import format_seconds
 from hooke.journal.records import StudyRecord
-from hooke.planning.known import cost_of, law_of_study, spread_in
 from hooke.planning.noise import ENOUGH
+from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law
 
 __all__ = [
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 
-# --- What a study measured at each N, as rows: throughput with its error, speed-up, efficiency. Plain values.
+# --- Rows: throughput with its error, speed-up and efficiency at each N.
 
 
 class StudyRow(msgspec.Struct, frozen=True, kw_only=True):
-    """`n` workers did `work` in `seconds`, the mean of `repeats`; throughput is work a second.
+    """`n` workers did `work` in `seconds`, the mean of `repeats`; throughput is work per second.
 
-    `error` is half the 95 % interval of throughput as a share of it, from the scatter at all N together; that of
-    speed-up and of efficiency is sqrt(2) as much. It is infinite where nothing was repeated. Speed-up is over the
-    first row, for which it is 1; efficiency is speed-up over how many times as many workers there were.
+    `error` is half the 95 % interval of throughput, as a share, from the scatter at all N together; the error of
+    speed-up and efficiency is sqrt(2) times that. It is infinite if nothing was repeated. Speed-up is relative to the
+    first row; efficiency is speed-up divided by the ratio of the numbers of workers.
     """
 
     n: int
@@ -50,7 +50,7 @@ class StudyRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rows_of(record: StudyRecord) -> list[StudyRow]:
-    """A row for each N, or for each size where these were swept, the smaller ones first."""
+    """A row for each N, or for each size if sizes were varied, in ascending order."""
     spread = spread_in(record.measured, record.plain)
     groups: dict[tuple[int, float], list[float]] = {}
     for each in sorted(record.measured, key=lambda each: (each.n, each.work)):
@@ -76,23 +76,23 @@ def rows_of(record: StudyRecord) -> list[StudyRow]:
 
 
 def plain_throughput(record: StudyRecord) -> float:
-    """Work a second of the plain calls; nan where none was measured."""
+    """Work per second of the plain calls; nan if none was measured."""
     if not record.plain:
         return math.nan
     return record.plain[0].work / _middle([each.seconds for each in record.plain])
 
 
 def _middle(seconds: Sequence[float]) -> float:
-    """The geometric mean: errors are shares of what is measured."""
+    """The geometric mean, because errors are relative."""
     return float(np.exp(np.log(seconds).mean()))
 
 
 EVEN = 0.9
-"""Below this share of N, the most that whole items allow is worth saying."""
+"""Below this share of N, the report mentions the limit from whole items."""
 
 
 def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
-    """(about what, sentence), a refusal in the place of what the measurements do not tell."""
+    """Pairs (subject, sentence). If the measurements do not show something, the sentence says why."""
     missing: float | None = None
     by_law = False
     try:
@@ -118,46 +118,44 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
 def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
     yield "law", law_sentence(law, record.started.unit, counts=record.counts)
     if law.alternatives:
-        yield "", f"not ruled out either: {', '.join(each.family for each in law.alternatives)}"
+        yield "", f"also not ruled out: {', '.join(each.family for each in law.alternatives)}"
     yield from (("", flag) for flag in law.flags)
     if not record.started.sizes:
         yield "knee", _answer(lambda: f"N = {_with_interval(law.determined_knee())}")
 
 
 def law_sentence(law: Law, unit: str = "items", *, counts: str = "workers") -> str:
-    """What the law says, with its parameters and their intervals."""
+    """The law in words, with its parameters and their intervals."""
     rate = law.parameters.get("g")
-    each = f"{_with_interval(rate)} {unit}/s by one {counts.removesuffix('s')}" if rate is not None else ""
+    each = f"{_with_interval(rate)} {unit}/s per {counts.removesuffix('s')}" if rate is not None else ""
     symbols = law.parameters
     match law.family:
         case "linear":
-            return f"linear: {each}, and as much by each further one"
+            return f"linear: {each}, without a limit"
         case "amdahl":
             serial = symbols["a"]
             most = f"at most {1 / serial.value:.3g} times that" if serial.value > 0 else "no limit seen"
-            return f"amdahl: {each}; the share {_with_interval(serial)} of the work is serial: {most}"
+            return f"amdahl: {each}; serial share of the work {_with_interval(serial)}: {most}"
         case "usl":
             return (
                 f"usl: {each}; contention {_with_interval(symbols['a'])}, "
-                f"coherency {_with_interval(symbols['b'])}; most at N = {law.peak.value:.3g}"
+                f"coherency {_with_interval(symbols['b'])}; maximum at N = {law.peak.value:.3g}"
             )
         case "hard_knee":
-            return (
-                f"hard_knee: {each}, and as much by each further one up to N = {_with_interval(symbols['c'])}"
-            )
+            return f"hard_knee: {each}, linear up to N = {_with_interval(symbols['c'])}"
         case "power":
-            return f"power: {each}; N {counts} do N^p times that, p = {_with_interval(symbols['p'])}"
+            return f"power: {each}; N {counts} give N^p times that, p = {_with_interval(symbols['p'])}"
         case "gustafson":
-            return f"gustafson: {each}; of its time the share {_with_interval(symbols['s'])} is serial"
+            return f"gustafson: {each}; serial share of its time {_with_interval(symbols['s'])}"
         case _:
             per_item, per_call = (_seconds(symbols[symbol]) for symbol in ("a", "b"))
-            return f"batch: {per_item} for each of the {unit}, and {per_call} once"
+            return f"batch: {per_item} for each of the {unit}, plus {per_call} once"
 
 
 def cost_sentence(cost: Cost, record: StudyRecord, *, by_law: bool) -> str:
-    """Which N beats the plain calls, or that none does: none at all `by_law`, else none of those measured."""
-    low, high = ("never" if math.isinf(end) else f"{end:g}" for end in cost.interval)
-    sure = "" if low == high else f" ({low} to {high} at {cost.level:.0%})"
+    """The COST: which N beats the plain calls, or that none does. `by_law` says that this holds for any N, not only the measured ones."""
+    low, high = ("infinity" if math.isinf(end) else f"{end:g}" for end in cost.interval)
+    sure = "" if low == high else f" ({cost.level:.0%}: {low} to {high})"
     what = record.started.unit if record.started.sizes else "workers"
     plain = _plain_thread(record)
     if cost.never:
@@ -169,26 +167,24 @@ def cost_sentence(cost: Cost, record: StudyRecord, *, by_law: bool) -> str:
 
 
 def _uneven(record: StudyRecord) -> Iterator[str]:
-    """The N among which so few items cannot be shared out evenly: that bounds throughput, whatever the task does."""
+    """Notes for each N whose speed-up is limited because the items do not divide evenly among the workers."""
     if record.started.unit != "items" or record.started.sizes:
         return
     for row in rows_of(record):
         best = row.work / math.ceil(row.work / row.n)
         if best < EVEN * row.n:
-            yield f"N = {row.n}: {row.work:g} items do not go evenly into {row.n}, so that it is at most {best:.3g} times one"
+            yield f"N = {row.n}: {row.work:g} items do not divide evenly by {row.n}, so its speed-up is at most {best:.3g}"
 
 
 def _cost(record: StudyRecord, *, by_law: bool) -> str:
-    """The COST; where the law meets the plain calls too far away, what was measured still says."""
+    """The COST. If the law reaches the plain calls too far from the data, what the measurements show."""
     try:
         return cost_sentence(cost_of(record), record, by_law=by_law)
     except NotEnoughData as refusal:
         ahead = record.plain and max(row.throughput for row in rows_of(record)) < plain_throughput(record)
         if not ahead:
             return _refused(refusal)
-        return (
-            f"{_none_measured(record)} beats {_plain_thread(record)}; whether more do is {_refused(refusal)}"
-        )
+        return f"{_none_measured(record)} beats {_plain_thread(record)}; whether a larger one does is {_refused(refusal)}"
 
 
 def _none_measured(record: StudyRecord) -> str:
@@ -203,10 +199,10 @@ def _noise(record: StudyRecord) -> Iterator[str]:
     spread = spread_in(record.measured, record.plain)
     rounds = record.rounds
     if not spread.freedom:
-        yield "nothing was repeated, so it is not known: measure with repeats"
+        yield "unknown, because nothing was repeated: measure with repeats"
     elif rounds and spread.half_width(rounds) > ENOUGH:
         known, needed = spread.half_width(rounds), spread.repeats_needed()
-        yield f"too much to conclude: each N is known to {known:.0%} only; {needed} repeats would make it {ENOUGH:.0%}"
+        yield f"too high to conclude: each N is known only to {known:.0%}; {needed} repeats would give {ENOUGH:.0%}"
 
 
 def _answer(ask: Callable[[], str]) -> str:
@@ -217,7 +213,7 @@ def _answer(ask: Callable[[], str]) -> str:
 
 
 def _refused(refusal: NotEnoughData) -> str:
-    return f"not known: {refusal.what}" + (f" ({refusal.why})" if refusal.why else "")
+    return f"unknown: {refusal.what}" + (f" ({refusal.why})" if refusal.why else "")
 
 
 def _with_interval(each: Estimate) -> str:
@@ -230,11 +226,11 @@ def _seconds(each: Estimate) -> str:
     return f"{format_seconds(each.value)} ({low} to {high})"
 
 
-# --- A study as text for people and as plain values for programs.
+# --- As text, and as plain values for JSON.
 
 
 def text_of(record: StudyRecord) -> str:
-    """The table of what was measured, and what follows from it."""
+    """The table of the measurements, and the conclusions."""
     parts = ["\n".join(heading_of(record))]
     if record.measured:
         parts.append("\n".join(_table(record)))
@@ -243,7 +239,7 @@ def text_of(record: StudyRecord) -> str:
 
 
 def heading_of(record: StudyRecord) -> list[str]:
-    """What was measured, where and how."""
+    """The heading: what was measured, where and how."""
     started = record.started
     what = f"{started.task} of {started.pipeline}" if started.task else started.pipeline
     parameters = ", ".join(f"{name}={value}" for name, value in started.shown.items())
@@ -256,7 +252,7 @@ def heading_of(record: StudyRecord) -> list[str]:
     rounds = record.rounds
     done = f"{rounds} {'repeat' if rounds == 1 else 'repeats'}"
     done = done if rounds >= started.repeats else f"{done} of {started.repeats}"
-    bound = "each bound to cores of its own" if started.pinned else f"not bound to cores: {_unbound(record)}"
+    bound = "each bound to its own cores" if started.pinned else f"not bound to cores: {_unbound(record)}"
     return [
         f"{what}({parameters}), {how}: {done} in random order",
         f"  on {started.place}: {started.machine}; workers {bound}",
@@ -264,7 +260,7 @@ def heading_of(record: StudyRecord) -> list[str]:
 
 
 def facts_of(record: StudyRecord) -> dict[str, Any]:
-    """Everything that `text_of` shows and more, in values that JSON has; infinite and unknown numbers are None."""
+    """The study as plain values, for JSON. Infinite and unknown numbers are None."""
     facts: dict[str, Any] = msgspec.to_builtins(record.started)
     del facts["event"]
     return facts | {
@@ -335,7 +331,7 @@ def _estimate(each: Estimate) -> dict[str, Any]:
 
 
 def _asked(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The answer, or why there is none."""
+    """The facts, or why there are none."""
     try:
         return ask()
     except NotEnoughData as refusal:

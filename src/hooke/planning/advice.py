@@ -1,4 +1,4 @@
-"""What to declare for each task: cpus and memory, from what its attempts used in earlier runs."""
+"""Advice for `hooke advise`: which cpus and memory to declare for each task, from what earlier attempts used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from hooke.base.errors import JournalError
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event, NodePlanned, RunStarted
-from hooke.journal.reader import read
 from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.run_folders import RunsFolder
 from hooke.scaling.resource_advice import Needed, Used, needed
@@ -15,9 +14,9 @@ from hooke.scaling.resource_advice import Needed, Used, needed
 __all__ = ["advise"]
 
 LARGEST_JOURNAL = 16 * 1024 * 1024
-"""Bytes: what a larger one would add is not worth the seconds that it takes to read."""
+"""Bytes: a larger journal takes too long to read."""
 MOST_RUNS = 20
-"""Runs looked at, the newest."""
+"""Number of newest runs that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,9 @@ class _Attempt:
 
 
 def advise(runs: RunsFolder, *, run: str = "", pipeline: str = "") -> dict[str, Needed]:
-    """Task -> what it needs, from one run, or from the newest runs (of one pipeline where it is given).
+    """Task -> needed resources, from one run, or from the newest runs (of one pipeline if it is given).
 
-    Of a task that was edited meanwhile only attempts of its newest code count. Raises JournalError for the named run.
+    Only attempts with a task's newest code count. Raises JournalError if the named run is damaged.
     """
     attempts: dict[str, list[_Attempt]] = {}
     for name in [run] if run else _candidates(runs):
@@ -38,7 +37,7 @@ def advise(runs: RunsFolder, *, run: str = "", pipeline: str = "") -> dict[str, 
         begun = next((event for event in events if isinstance(event, RunStarted)), None)
         if begun is None or (pipeline and begun.pipeline != pipeline):
             continue
-        for attempt in reversed(list(_attempts(events))):  # of all runs the newest first
+        for attempt in reversed(list(_attempts(events))):  # newest first
             attempts.setdefault(attempt.task, []).append(attempt)
     return {
         task: needed([each.used for each in reversed(own) if each.code == own[0].code])
@@ -55,11 +54,11 @@ def _events(runs: RunsFolder, name: str, *, named: bool) -> Sequence[Event]:
     if not named and (not file.is_file() or file.stat().st_size > LARGEST_JOURNAL):
         return ()
     try:
-        return [event for segment in read(runs.folder(name), "driver") for event in segment.events]
+        return runs.events(name)
     except JournalError:
         if named:
             raise
-        return ()  # `hooke runs` names it
+        return ()  # `hooke runs` reports it
 
 
 def _attempts(events: Sequence[Event]) -> Iterator[_Attempt]:
@@ -69,11 +68,11 @@ def _attempts(events: Sequence[Event]) -> Iterator[_Attempt]:
             nodes[event.node] = event
         elif isinstance(event, AttemptFinished | AttemptFailed) and event.node in nodes:
             planned = nodes[event.node]
-            if event.hi > event.lo and (isinstance(event, AttemptFinished) or _is_starved(event)):
+            if event.hi > event.lo and (isinstance(event, AttemptFinished) or _ran_out_of_memory(event)):
                 yield _Attempt(planned.task, planned.code, _used(event, planned))
 
 
-def _is_starved(event: AttemptFailed) -> bool:
+def _ran_out_of_memory(event: AttemptFailed) -> bool:
     return event.failure.kind == "OutOfMemory"
 
 

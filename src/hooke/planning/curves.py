@@ -1,4 +1,4 @@
-"""Curves from journals: of a study that was made on purpose, or of what ordinary runs measured by the way."""
+"""Scaling curves from journals: of a study, or of what ordinary runs measured."""
 
 from __future__ import annotations
 
@@ -13,24 +13,31 @@ import numpy as np
 from hooke.base.errors import JournalError, NotEnoughData, UsageError
 from hooke.charts.curve_chart import Curve
 from hooke.journal.events import Event, NodePlanned, RunStarted
-from hooke.journal.reader import read
 from hooke.journal.records import STUDY_PREFIX, StudyRecord, read_study
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.throughput import Dropped, ThroughputRow, throughput
-from hooke.planning.known import law_of_study
+from hooke.planning.task_facts import law_of_study
 from hooke.scaling.measurements import Measurements
 
-__all__ = ["ComparabilityKey", "Sampled", "curve_of", "differences", "likeness_of", "sampled", "study_curve"]
+__all__ = [
+    "ComparabilityKey",
+    "Sampled",
+    "comparability_key",
+    "curve_of",
+    "differences",
+    "sampled",
+    "study_curve",
+]
 
 
-# --- Whether two measurements were of the same kind of work, and how they differ where not.
+# --- Whether two measurements are comparable, and how they differ if not.
 
 _NUMBERED = re.compile(r"(\w+):\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparabilityKey:
-    """What must be equal for throughputs to be of one curve. `shown` is for people, and is not compared."""
+    """What must be equal for throughputs to belong to one curve. `shown` is for display and is not compared."""
 
     code: frozenset[tuple[str, str]]
     constants: frozenset[tuple[str, str]]
@@ -41,12 +48,12 @@ class ComparabilityKey:
 
     @property
     def text(self) -> str:
-        """The arguments that all items share, `size=3`; empty where there are none."""
+        """The arguments that all items share, such as `size=3`; empty if there are none."""
         return ", ".join(f"{name}={value}" for name, value in self.shown)
 
 
-def likeness_of(row: ThroughputRow) -> ComparabilityKey:
-    """The kind of work that the row measured. How many workers a place has is no part of it: `local:8` is `local`."""
+def comparability_key(row: ThroughputRow) -> ComparabilityKey:
+    """The comparability key of a row. The backend's number of workers is not part of it: `local:8` counts as `local`."""
     numbered = _NUMBERED.fullmatch(row.place)
     return ComparabilityKey(
         code=frozenset(row.code.items()),
@@ -79,16 +86,16 @@ def _differences(one: ComparabilityKey, other: ComparabilityKey) -> Iterator[str
 
 
 LEAST_LEVELS = 3
-"""Through two points goes a line, and a curve that is about to bend."""
+"""Two points cannot identify a curve."""
 MOST_KINDS = 3
-"""Kinds of work that a refusal lists."""
+"""Kinds of work that an error lists."""
 MOST_RUNS = 50
-"""Runs of the project that are read for more of the same work, the newest first."""
+"""Number of the project's newest runs that are read for more of the same work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """What one run's journal tells of a task's throughput, and what it could not use. `unit` is items or calls."""
+    """A task's throughput in one run, and what was not usable. `unit` is items or calls."""
 
     run: str
     entry: str
@@ -99,18 +106,18 @@ class Sampled:
 
     @property
     def busy_s(self) -> float:
-        """The workers' seconds in the task, as far as they are in rows."""
+        """The workers' seconds in the task, as far as rows include them."""
         return sum(row.busy_s for row in self.rows)
 
 
 def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
-    """The curve of a study, or of a run's `task`: by default the one of those measured that took its workers longest.
+    """The curve of a study, or of a run's `task`: by default of the measured task that took its workers longest.
 
-    One run mostly has one N, so the project's other runs count too where they did the same work: equal code, equal
-    arguments but for the items, equal cpus, at the same place on the same host.
+    Most runs have one N, so the project's other runs count, too, if they did the same work: equal code, equal
+    arguments apart from the items, equal cpus, on the same backend and host.
 
-    Raises UsageError for a task that the run does not have, NotEnoughData where no law can be told: too little was
-    measured, at fewer than three N, or N changed together with the kind of work. It says what to run next.
+    Raises UsageError for an unknown task, NotEnoughData if the measurements cannot show a law: too little was
+    measured, at fewer than three N, or N changed together with the kind of work. The error says what to run next.
     """
     study = read_study(runs.folder(run)) if run.startswith(STUDY_PREFIX) else None
     if study is not None:
@@ -118,8 +125,8 @@ def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
     own = _chosen(sampled(_events(runs, run)), run, task)
     if not own.rows:
         raise _nothing(own)
-    groups = _by_likeness([*own.rows, *_elsewhere(runs, own)])
-    mine = list(_by_likeness(own.rows))
+    groups = _by_comparability([*own.rows, *_elsewhere(runs, own)])
+    mine = list(_by_comparability(own.rows))
     best = max(mine, key=lambda kind: (len(_levels(groups[kind])), sum(row.items for row in groups[kind])))
     levels = _levels(groups[best])
     if len(levels) < 2:
@@ -130,7 +137,7 @@ def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
 
 
 def sampled(events: Sequence[Event]) -> list[Sampled]:
-    """Each task of one run, in the order in which they were planned."""
+    """Each task of one run, in the order of the plan."""
     begun = next((event for event in events if isinstance(event, RunStarted)), None)
     if begun is None:
         return []
@@ -162,10 +169,11 @@ def study_curve(study: StudyRecord, task: str = "") -> Curve:
         )
     if begun.sizes:
         raise UsageError(
-            f"study {begun.study} measured sizes by one N, not several N", next=f"hooke show {begun.study}"
+            f"study {begun.study} varied sizes at one N, so it has no curve over N",
+            next=f"hooke show {begun.study}",
         )
     plain = [each.seconds / each.work for each in study.plain]
-    notes = [] if study.complete else ["the study is not complete: what it had measured so far is shown"]
+    notes = [] if study.complete else ["the study is not complete; the curve shows the measurements so far"]
     if begun.weak:
         notes.append("weak scaling: the work grew with N")
     return Curve(
@@ -180,7 +188,7 @@ def study_curve(study: StudyRecord, task: str = "") -> Curve:
 
 
 def _events(runs: RunsFolder, run: str) -> list[Event]:
-    return [event for segment in read(runs.folder(run), "driver") for event in segment.events]
+    return runs.events(run)
 
 
 def _chosen(tasks: Sequence[Sampled], run: str, task: str) -> Sampled:
@@ -196,21 +204,21 @@ def _chosen(tasks: Sequence[Sampled], run: str, task: str) -> Sampled:
 
 
 def _elsewhere(runs: RunsFolder, own: Sampled) -> Iterator[ThroughputRow]:
-    """What other runs of the project measured of the task."""
+    """The task's throughput in the project's other runs."""
     others = [name for name in runs.names() if name != own.run]
     for name in others[:MOST_RUNS]:
         try:
             events = _events(runs, name)
         except JournalError:
-            continue  # `hooke runs` names what cannot be read
+            continue  # `hooke runs` reports it
         if any(isinstance(event, NodePlanned) and event.task == own.task for event in events):
             yield from (row for row in throughput(events).rows if row.task == own.task)
 
 
-def _by_likeness(rows: Iterable[ThroughputRow]) -> dict[ComparabilityKey, list[ThroughputRow]]:
+def _by_comparability(rows: Iterable[ThroughputRow]) -> dict[ComparabilityKey, list[ThroughputRow]]:
     groups: dict[ComparabilityKey, list[ThroughputRow]] = defaultdict(list)
     for row in rows:
-        groups[likeness_of(row)].append(row)
+        groups[comparability_key(row)].append(row)
     return groups
 
 
@@ -224,11 +232,11 @@ def _fitted(own: Sampled, rows: Sequence[ThroughputRow], notes: Sequence[str]) -
     more = f" and {len(others)} more" if others else ""
     said = [*notes]
     if others:
-        said.append(f"the same work in other runs counts too: {_some(others)}")
+        said.append(f"includes the same work in other runs: {_some(others)}")
     if _each_n_at_one_time(rows):
-        said.append("each N was measured at one time only: what else changed in between counts as N")
+        said.append("each N was measured at one time only, so other changes over time look like effects of N")
     if own.dropped:
-        said.append(f"not counted in run {own.run}: {_told_of(own.dropped)}")
+        said.append(f"not counted in run {own.run}: {_dropped_text(own.dropped)}")
     try:
         return Curve(
             Measurements([row.n for row in rows], throughput=[row.rate for row in rows]),
@@ -248,19 +256,19 @@ def _each_n_at_one_time(rows: Sequence[ThroughputRow]) -> bool:
 
 
 def _nothing(own: Sampled) -> NotEnoughData:
-    """The run has no row of the task: it took all of it from the cache, or its time could not be used."""
-    what = f"run {own.run} measured nothing of {own.task} at any one N"
+    """The error if the run has no row of the task: all of it was cached, or its times were not usable."""
+    what = f"run {own.run} has no usable measurement of {own.task}"
     if not own.dropped:
         return NotEnoughData(
             what,
-            why="none of it ran here: it was cached, is not needed, or has not begun",
+            why="none of it ran in this run: it was cached, skipped, or has not begun",
             fix="name a run that computed it",
             next="hooke runs",
         )
     return NotEnoughData(
         what,
-        why=_told_of(own.dropped),
-        fix="more items, or items that take longer, on a number of workers that does not change",
+        why=_dropped_text(own.dropped),
+        fix="run more items, or longer ones, with a constant number of workers",
         next=f"hooke show {own.run}",
     )
 
@@ -268,14 +276,14 @@ def _nothing(own: Sampled) -> NotEnoughData:
 def _one_n(
     own: Sampled, kind: ComparabilityKey, groups: Mapping[ComparabilityKey, Sequence[ThroughputRow]]
 ) -> NotEnoughData:
-    """The run's kind of work was done at one N only; where other kinds were done at others, N changed with the kind."""
+    """The error if the run's kind of work was measured at one N only."""
     (n,) = _levels(groups[kind])
     others = {each: rows for each, rows in groups.items() if each != kind and set(_levels(rows)) - {n}}
     best = min((level for rows in others.values() for level in _levels(rows) if level != n), default=0)
     best = best or (1 if n > 1 else 2)
-    what = f"{own.task} was measured at N = {n} only, which does not tell how it scales"
+    what = f"{own.task} was measured only at N = {n}, which does not show how it scales"
     if others:
-        what = f"{own.task} did this kind of work at N = {n} only, and another kind at other N: N changed together with the work"
+        what = f"{own.task} did this kind of work only at N = {n}, and other kinds at other N: N changed together with the work"
     return NotEnoughData(
         what,
         where=f"run {own.run}",
@@ -287,14 +295,14 @@ def _one_n(
 
 
 def _two_n(own: Sampled, rows: Sequence[ThroughputRow]) -> NotEnoughData:
-    """Two N have a ratio, and no law."""
+    """The error for two N, which give a ratio but no law."""
     levels, means = Measurements([row.n for row in rows], throughput=[row.rate for row in rows]).means()
     told = " and ".join(
         f"{mean:.4g} {own.unit}/s at N = {n:g}" for n, mean in zip(levels, means, strict=True)
     )
     best = 1 if levels[0] > 1 else 2 * int(levels[-1])
     return NotEnoughData(
-        f"{own.task} was measured at two N, which cannot tell one law from another",
+        f"{own.task} was measured at two N, and two points cannot identify a curve",
         where=f"run {own.run}",
         why=f"{told}: {means[1] / means[0]:.2f} times as much by {levels[1] / levels[0]:g} times as many workers",
         fix=_fix(best),
@@ -304,7 +312,7 @@ def _two_n(own: Sampled, rows: Sequence[ThroughputRow]) -> NotEnoughData:
 
 
 def _fix(n: int) -> str:
-    return f"run it with workers={n} too, on items that are not cached; equal work in runs of one project counts together"
+    return f"also run it with workers={n}, on items that are not cached; runs of one project with equal work count together"
 
 
 def _command(own: Sampled, n: int) -> str:
@@ -318,21 +326,21 @@ def _kinds(
     for other, rows in [*others.items()][:MOST_KINDS]:
         yield f"N = {', '.join(map(str, _levels(rows)))}: {differences(kind, other)}"
     if len(others) > MOST_KINDS:
-        yield f"and {len(others) - MOST_KINDS} kinds more"
+        yield f"and {len(others) - MOST_KINDS} more kinds"
 
 
 def _left_out(own: Sampled, best: ComparabilityKey) -> list[str]:
-    """What other kinds of work the run itself did, and how they differ."""
+    """Notes on the run's other kinds of work, and how they differ."""
     return [
         f"left out: {sum(row.items for row in rows):.0f} {own.unit} at N = {', '.join(map(str, _levels(rows)))}, "
         f"{differences(best, kind)}"
-        for kind, rows in _by_likeness(own.rows).items()
+        for kind, rows in _by_comparability(own.rows).items()
         if kind != best
     ]
 
 
-def _told_of(dropped: Sequence[Dropped]) -> str:
-    """`12 as the time was too short, 3 as another task ran beside it`; parts of items are rounded up."""
+def _dropped_text(dropped: Sequence[Dropped]) -> str:
+    """`12 as the time was too short, 3 as another task ran beside it`; fractions of items are rounded up."""
     return ", ".join(f"{int(np.ceil(each.items))} as {each.why}" for each in dropped)
 
 

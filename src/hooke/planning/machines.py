@@ -18,17 +18,17 @@ from hooke.scaling.planning import LOCAL, Configuration
 __all__ = ["Catalogs", "configurations", "cpus_here", "given", "read_catalogs", "this_machine"]
 
 PriceList = str | os.PathLike[str] | Catalog
-"""The name of a list that is shipped, a CSV file, or a list that was read."""
+"""The name of a shipped list, a CSV file, or a parsed list."""
 
 Catalogs = PriceList | Sequence[PriceList] | None
-"""What `plan(catalog=)` takes: price lists, or None for all that are shipped."""
+"""The type of `plan(catalog=)`: price lists, or None for all shipped ones."""
 
 INSTANCES = (1, 2, 4, 8, 16)
-"""How many of each type are considered."""
+"""Numbers of instances considered for each type."""
 
 
 def read_catalogs(wanted: Catalogs) -> list[Catalog]:
-    """The price lists asked for. Raises UsageError, which names the file, the line and the column, or the shipped lists."""
+    """The requested price lists. Raises UsageError, which names the file, line and column, or the shipped lists."""
     if wanted is None:
         return [_shipped(name) for name in _shipped_names()]
     several = [wanted] if isinstance(wanted, (str, os.PathLike, Catalog)) else list(wanted)
@@ -43,23 +43,23 @@ def read_catalogs(wanted: Catalogs) -> list[Catalog]:
 def given(
     catalogs: Sequence[Catalog], *, speed: Mapping[str, Any], startup: Mapping[str, Any]
 ) -> list[Catalog]:
-    """The lists with these speeds and start-up lags, by `catalog:instance_type`, lags also by the list's name.
+    """The lists with these speeds and start-up times, by `catalog:instance_type`; start-up times also by the list's name.
 
-    Raises UsageError for a name that is in none of them.
+    Raises UsageError for a name that is in none of the lists.
     """
     names = [catalog.name for catalog in catalogs]
     for what, values in (("speed", speed), ("startup", startup)):
         for name in values:
             if name.partition(":")[0] not in names and not (what == "speed" and name == LOCAL):
                 raise UsageError(
-                    f"{what} of {name!r}: there is no such price list",
-                    fix=f"write CATALOG:INSTANCE_TYPE; the lists are {', '.join(names) or '(none)'}",
+                    f"{what} of {name!r}: no such price list",
+                    fix=f"write CATALOG:INSTANCE_TYPE; valid lists: {', '.join(names) or '(none)'}",
                 )
     return [catalog.given(speed=speed, startup=startup) for catalog in catalogs]
 
 
 def this_machine(speed: Mapping[str, Any], *, measured_here: bool) -> InstanceType:
-    """This machine, which costs nothing. Its speed is 1 where the timings are its own; else it must be given."""
+    """This machine, at no cost. Its speed is 1 if the timings are its own; otherwise it must be given."""
     own = (1.0, 1.0) if measured_here else None
     told = parse_range(f"speed of {LOCAL}", speed[LOCAL]) if LOCAL in speed else own
     return InstanceType(
@@ -77,7 +77,7 @@ def this_machine(speed: Mapping[str, Any], *, measured_here: bool) -> InstanceTy
 def configurations(
     here: InstanceType, workers: Sequence[int], catalogs: Sequence[Catalog]
 ) -> Iterator[Configuration]:
-    """What is considered: this machine with each number of workers, and 1 to 16 instances of each type, a worker a vCPU."""
+    """The configurations considered: this machine with each number of workers, and 1 to 16 instances of each type with a worker per vCPU."""
     for count in workers:
         yield Configuration(machine=here, workers=count)
     for catalog in catalogs:
@@ -102,12 +102,12 @@ def _read(text: str) -> Catalog:
     path = Path(text)
     if not path.is_file():
         raise UsageError(
-            f"there is no price list {text!r}",
+            f"no price list {text!r}",
             where=os.getcwd(),
-            fix=f"give a CSV file, or a list that is shipped: {', '.join(_shipped_names())}",
+            fix=f"give a CSV file or a shipped list: {', '.join(_shipped_names())}",
         )
     if path.stem == LOCAL:
-        raise UsageError(f"{text}: {LOCAL!r} is this machine's name", fix="rename the file")
+        raise UsageError(f"{text}: the name {LOCAL!r} is reserved for this machine", fix="rename the file")
     try:
         content = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

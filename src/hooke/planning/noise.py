@@ -1,4 +1,4 @@
-"""Whether what was measured can answer, and how often it would have to be measured to do so. Pure."""
+"""The noise of measurements: whether they are precise enough, and how many repeats would be. Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from scipy.special import chdtri, stdtrit
 __all__ = ["ENOUGH", "MeasurementSpread", "spread_of"]
 
 ENOUGH = 0.25
-"""The half-width, as a share of throughput, to which the mean at each N is to be known at 95 %.
+"""The required precision of the mean at each N: half the 95 % interval, as a share of throughput.
 
-The ratio of two such means is known to about a third: enough to tell twice as fast from as fast, and little more.
+The ratio of two such means is then known to about a third, which is just enough to see a speed-up of two.
 """
 
 MOST_REPEATS = 1000
-"""More than this nobody measures: the answer is then another machine."""
+"""With more repeats than this, use a quieter machine instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurementSpread:
-    """How far measurements of the same thing lie apart: `share` is the standard deviation of one, of its mean.
+    """The spread of equal measurements: `share` is the standard deviation of one, relative to its mean.
 
-    It is pooled over `groups`, each measured several times; `freedom` is how many comparisons there were.
+    It is pooled over `groups`, each measured several times; `freedom` are the degrees of freedom.
     """
 
     share: float
@@ -33,15 +33,15 @@ class MeasurementSpread:
     groups: int
 
     def half_width(self, repeats: int) -> float:
-        """To which share the mean of so many is known, at 95 %; infinite where nothing was repeated."""
+        """Half the 95 % interval of the mean of so many, as a share; infinite if nothing was repeated."""
         return _half_width(self.share, repeats, self.freedom)
 
     def repeats_needed(self) -> int:
-        """How many repeats of each N would do."""
+        """How many repeats of each N are enough."""
         return _repeats_needed(self.share, self.groups)
 
     def hopeless(self, repeats: int) -> bool:
-        """Whether `repeats` of each N cannot do, even if the spread was met at its worst so far (at 95 %)."""
+        """Whether `repeats` of each N cannot be enough, even with the smallest spread that is plausible at 95 %."""
         if not self.freedom:
             return False
         least = self.share * math.sqrt(self.freedom / float(chdtri(self.freedom, 0.05)))
@@ -49,7 +49,7 @@ class MeasurementSpread:
 
 
 def spread_of(groups: Mapping[int, Sequence[float]] | Iterable[Sequence[float]]) -> MeasurementSpread:
-    """The spread of throughputs within `groups`, each of one N. Groups of one say nothing."""
+    """The spread of throughputs within `groups`, each of one N. A group of one adds nothing."""
     values = groups.values() if isinstance(groups, Mapping) else groups
     logs = [np.log(np.asarray(group, dtype=np.float64)) for group in values if len(group)]
     freedom = sum(log.size - 1 for log in logs)

@@ -1,24 +1,28 @@
-"""`plan` and `Plan`: what a pipeline would take, before anybody pays for it."""
+"""`plan()` and `Plan`: the predicted time and cost of a pipeline."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.formats import short_parameters
+from hooke.base.units import parse_seconds, parse_usd
 from hooke.journal.events import PlanMade, PlannedTask
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.trace import trace
-from hooke.planning.answer import Prediction, TaskShare, plan_facts, plan_html, plan_text, planned_row
-from hooke.planning.known import KnownFacts, PastJournals, known
 from hooke.planning.machines import Catalogs, configurations, given, read_catalogs, this_machine
-from hooke.planning.question import Question, command_for, measure_command, parsed_wish
+from hooke.planning.prediction import Prediction, TaskShare, plan_facts, plan_html, plan_text, planned_row
 from hooke.planning.remaining import Survey, Times
+from hooke.planning.task_facts import KnownFacts, PastJournals, known_facts
 from hooke.planning.timings import speeds
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project, new_run_id, project_of
@@ -28,33 +32,83 @@ from hooke.scaling.pareto import Advice, PlanLimits, first_measurement, recommen
 from hooke.scaling.planning import Planner, Row
 from hooke.scaling.workload import Untimed, Workload
 
-__all__ = ["Plan", "make_plan", "plan"]
+__all__ = ["Plan", "PlanQuestion", "command_for", "make_plan", "measure_command", "plan", "plan_limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanQuestion:
+    """What to predict. `workers` are the numbers considered on this machine; None means powers of 2 up to its cpus."""
+
+    pipeline: Pipeline[..., Any]
+    args: tuple[Any, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    wish: PlanLimits = field(default_factory=PlanLimits)
+    workers: Sequence[int] | int | None = None
+    times: Times = field(default_factory=dict)
+    catalog: Catalogs = None
+    speed: Mapping[str, Any] = field(default_factory=dict)
+    startup: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The pipeline's parameters as text."""
+        return short_parameters(self.args, self.params)
+
+    @property
+    def title(self) -> str:
+        """The question in one line."""
+        shown = ", ".join(f"{name}={text}" for name, text in self.shown.items())
+        wish = f", within {self.wish}" if str(self.wish) else ""
+        times = "".join(f", {factor:g} times the items of {task}" for task, factor in self.times.items())
+        return f"plan of {self.pipeline.name}({shown}){times}{wish}"
+
+    def levels(self) -> list[int]:
+        """The numbers of workers considered on this machine. Raises UsageError."""
+        if self.workers is None:
+            doubled = [1 << power for power in range(cpus_here().bit_length())]
+            return sorted({*doubled, cpus_here()})
+        several = [self.workers] if isinstance(self.workers, int) else list(self.workers)
+        wrong = [n for n in several if isinstance(n, bool) or not isinstance(n, int) or n < 1]
+        if wrong or not several:
+            raise UsageError(
+                f"workers={several!r} is not valid", fix="give numbers from 1, such as [1, 2, 4]"
+            )
+        return sorted(set(several))
+
+
+def plan_limits(deadline: str | float | None, budget: str | float | None) -> PlanLimits:
+    """The limits from `"30m"` or seconds, and `"$20"` or US dollars. Raises UsageError."""
+    seconds = None if deadline is None else parse_seconds(deadline)
+    if seconds == 0:
+        raise UsageError(f"deadline {deadline!r} is not above 0", fix='write for example "30m"')
+    return PlanLimits(deadline_s=seconds, budget_usd=None if budget is None else parse_usd(budget))
+
 
 UNRUN = "plan"
-"""What stands for the run in keys of tasks that no other run may use: nothing that is stored has such a key."""
+"""Stands for the run in keys of uncached tasks, so that nothing stored has such a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan(Prediction):
-    """What a pipeline would take. `print` it for a table.
+    """The prediction for a pipeline. `print` shows a table.
 
-    `rows` are all configurations considered; `front` those that no other beats in time or money; `recommended` is the
-    one to take (None where none can be named), `reason` says why, and `next` is the command to type. `tasks` say what is
-    left to do, `untimed` what no row counts, `notes` what it rests on.
+    `rows` are all configurations considered; `front` those that no other beats in both time and cost; `recommended` is the
+    best one (None if there is none), `reason` says why, and `next` is the command to type. `tasks` is the work
+    left, `untimed` the work that no row includes, and `notes` the basis of the prediction.
     """
 
-    question: Question = field(repr=False)
+    question: PlanQuestion = field(repr=False)
     project: Project = field(repr=False)
 
     def times(self, factors: Times) -> Plan:
-        """The plan for other data: task -> how many times the items that its maps have now, and all that is in step with them.
+        """The plan for other data: task -> factor for the number of items of its maps, and of maps in step with them.
 
-        Nothing stored counts then. Raises UsageError for a name that is no mapped task's.
+        Stored results do not count then. Raises UsageError for a name that is not a mapped task.
         """
         return make_plan(replace(self.question, times=dict(factors)), self.project)
 
     def facts(self) -> dict[str, Any]:
-        """All of it in values that JSON has."""
+        """The plan as plain values, for JSON."""
         return plan_facts(self)
 
     def __str__(self) -> str:
@@ -74,36 +128,36 @@ def plan(
     workers: Sequence[int] | int | None = None,
     **params: Any,
 ) -> Plan:
-    """What `run` would take of time and money, here and on the instance types of price lists, with intervals.
+    """Predict the time and cost of a run, on this machine and on the instance types of price lists, with intervals.
 
-    `deadline` ("30m", or seconds) and `budget` ("$20", or US dollars) say what is wished for. `catalog` names price
-    lists: those that are shipped ("lambda", "coreweave", "digitalocean"; None is all of them) or CSV files, one or a list.
-    `workers` are the numbers of workers considered on this machine. The other arguments are the pipeline's own. Nothing
-    runs: durations and laws of scaling come from the journals of earlier runs and studies of the project, and what the
-    store has already is left out.
+    `deadline` ("30m", or seconds) and `budget` ("$20", or US dollars) are the limits. `catalog` names price
+    lists: shipped ones ("lambda", "coreweave", "digitalocean"; None means all of them) or CSV files, one or several.
+    `workers` are the numbers of workers considered on this machine. All other arguments are passed to the pipeline. Nothing
+    runs: durations and scaling laws come from the journals of the project's earlier runs and studies, and results in the
+    store are left out.
 
     Raises UsageError, TraceError and NotFingerprintable as `run` does.
     """
     if not isinstance(pipeline, Pipeline):
         raise UsageError(
             f"plan() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
-            fix="mark the function that composes tasks with @pipeline",
+            fix="decorate the function that calls the tasks with @pipeline",
         )
-    question = Question(
+    question = PlanQuestion(
         pipeline=pipeline,
         args=args,
         params=params,
-        wish=parsed_wish(deadline, budget),
+        wish=plan_limits(deadline, budget),
         workers=workers,
         catalog=catalog,
     )
     return make_plan(question, project_of(pipeline))
 
 
-def make_plan(question: Question, project: Project, *, clock: Clock | None = None) -> Plan:
-    """Answer a question, and keep the answer among the project's plans, for a run to be checked against.
+def make_plan(question: PlanQuestion, project: Project, *, clock: Clock | None = None) -> Plan:
+    """Make a plan and keep it in the project, so that a run can be checked against it.
 
-    What the question leaves open of price lists, speeds and lags is in hooke.toml.
+    hooke.toml supplies price lists, speeds and start-up times that the question lacks.
     """
     made = _answered(question, project)
     if not any(row.seconds is not None for row in made.rows):
@@ -112,11 +166,11 @@ def make_plan(question: Question, project: Project, *, clock: Clock | None = Non
     try:
         project.plans.add(_event(made, now))
     except (HookeError, OSError) as error:
-        return replace(made, notes=(*made.notes, f"this plan could not be kept: {error}"))
+        return replace(made, notes=(*made.notes, f"this plan could not be saved: {error}"))
     return made
 
 
-def _answered(question: Question, project: Project) -> Plan:
+def _answered(question: PlanQuestion, project: Project) -> Plan:
     settings = project.settings.plan
     lists = read_catalogs(question.catalog if question.catalog is not None else settings.catalog)
     speed, startup = {**settings.speed, **question.speed}, {**settings.startup, **question.startup}
@@ -125,8 +179,8 @@ def _answered(question: Question, project: Project) -> Plan:
     past = PastJournals.read(project.runs, pipeline=graph.pipeline, host=socket.gethostname())
     speed = speeds(speed, past.everywhere, here=past.host)
     catalogs = given(lists, speed=speed, startup=startup)
-    told = known(survey.left, past, shown=None if question.times else question.shown)
-    here, elsewhere = (Workload(survey.works, facts) for facts in (told.here, told.elsewhere))
+    facts = known_facts(survey.left, past, shown=None if question.times else question.shown)
+    here, elsewhere = (Workload(survey.works, each) for each in (facts.here, facts.elsewhere))
     planner = Planner(here, elsewhere=elsewhere, overhead_s=past.beside_s)
     machine = this_machine(speed, measured_here=past.is_here)
     considered = configurations(machine, question.levels(), catalogs)
@@ -139,8 +193,8 @@ def _answered(question: Question, project: Project) -> Plan:
         tasks=_shares(survey, here.untimed),
         untimed=here.untimed,
         catalogs=tuple(catalogs),
-        notes=_notes(told, past),
-        next=_next(question, advice, told, rows, here.untimed),
+        notes=_notes(facts, past),
+        next=_next(question, advice, facts, rows, here.untimed),
         question=question,
         project=project,
     )
@@ -169,7 +223,7 @@ def _event(made: Plan, now: float) -> PlanMade:
 
 
 def _counts(load: Workload) -> bool:
-    """Whether there is anything whose duration is known."""
+    """Whether any duration is known."""
     untimed = {each.task for each in load.untimed}
     return any(work.task not in untimed for work in load.works)
 
@@ -179,7 +233,7 @@ def _advice(rows: Sequence[Row], wish: PlanLimits, load: Workload) -> Advice:
         return Advice(row=None, reason="nothing is left to do: every result is stored")
     if not _counts(load):
         why = ", ".join(map(str, load.untimed))
-        return Advice(row=None, reason=f"not enough data: nothing tells how long it takes: {why}")
+        return Advice(row=None, reason=f"not enough data, no duration is known: {why}")
     return recommend(rows, wish, load.untimed)
 
 
@@ -200,22 +254,22 @@ def _shares(survey: Survey, untimed: Sequence[Untimed]) -> tuple[TaskShare, ...]
     )
 
 
-def _notes(told: KnownFacts, past: PastJournals) -> tuple[str, ...]:
+def _notes(facts: KnownFacts, past: PastJournals) -> tuple[str, ...]:
     if not past.runs and not past.studies:
-        return ("no run and no study of this project tells how long anything takes",)
-    elsewhere = () if past.is_here else (f"what was measured was measured on {past.host}, not here",)
-    return (*elsewhere, *told.notes)
+        return ("this project has no run or study that tells how long its tasks take",)
+    elsewhere = () if past.is_here else (f"measured on {past.host}, not on this machine",)
+    return (*elsewhere, *facts.notes)
 
 
 def _next(
-    question: Question, advice: Advice, told: KnownFacts, rows: Sequence[Row], untimed: Sequence[Untimed]
+    question: PlanQuestion, advice: Advice, facts: KnownFacts, rows: Sequence[Row], untimed: Sequence[Untimed]
 ) -> str:
-    # Data of which there is more elsewhere cannot be run here, but what it takes can be measured.
+    # Other data cannot run here, but its tasks can be measured.
     measure = advice.measure or (first_measurement(rows) if question.times else None)
     if measure is not None:
         task, n = measure
         typed = measure_command(question.pipeline, question.params, task=task, n=n)
-        cores = n * told.cpu_share.get(task, 1.0)
+        cores = n * facts.cpu_share.get(task, 1.0)
         return typed if cores <= cpus_here() * 1.1 else f"{typed}, on a machine of {round(cores)} cores"
     local = advice.row is not None and advice.row.configuration.is_local
     if local and advice.row is not None and not question.times:
@@ -223,3 +277,40 @@ def _next(
         return command_for("run", question.pipeline, question.params, "--workers", workers)
     runs = bool(untimed) and not question.times
     return command_for("run", question.pipeline, question.params) if runs else ""
+
+
+# --- Commands to type next, with the pipeline and its parameters.
+
+
+def command_for(verb: str, pipeline: Pipeline[..., Any], params: Mapping[str, Any], *options: str) -> str:
+    """`hooke VERB FILE.py:NAME OPTIONS PARAMETERS`. A value that cannot be typed is shown as `...`."""
+    file = entry_of(pipeline).file
+    if file is None:
+        return f"hooke {verb} FILE.py {' '.join(options)}".rstrip()
+    target = f"{_short(file)}:{entry_of(pipeline).name}"
+    return " ".join([*map(shlex.quote, ["hooke", verb, target, *options]), *_typed(params)])
+
+
+def measure_command(pipeline: Pipeline[..., Any], params: Mapping[str, Any], *, task: str, n: int) -> str:
+    """`hooke measure` of the task at every power of 2 up to `n`, and `n`."""
+    levels = [1]
+    while levels[-1] < max(n, 2):
+        levels.append(min(2 * levels[-1], max(n, 2)))
+    workers = ",".join(map(str, levels))
+    return command_for("measure", pipeline, params, "--task", task, "--workers", workers)
+
+
+def _short(file: Path) -> str:
+    relative = os.path.relpath(file)
+    return relative if len(relative) < len(str(file)) else str(file)
+
+
+def _typed(params: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in params.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            yield flag if value else f"--no-{flag[2:]}"
+        elif isinstance(value, (int, float, str, os.PathLike)):
+            yield f"{flag} {shlex.quote(os.fspath(value) if isinstance(value, os.PathLike) else str(value))}"
+        else:
+            yield f"{flag} ..."

@@ -1,4 +1,4 @@
-"""What is left to do of a pipeline: its graph, without what the store has already."""
+"""The remaining work of a pipeline: its graph without the results in the store."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hooke.store.store import Store
 __all__ = ["RemainingNode", "Survey", "Times", "reads_of"]
 
 Times = Mapping[str, float]
-"""Task -> how many times the items that its maps have now."""
+"""Task -> factor for the number of items of its maps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemainingNode:
-    """A graph node of which `items` are left to do; None: how many is not known before it runs.
+    """A graph node with `items` left to do; None if the number is unknown before it runs.
 
-    `code` is name of a part -> digest; `constants` argument -> key, of those that are no other task's results.
+    `code` is part name -> digest; `constants` is argument -> key, for arguments that are not results of other tasks.
     """
 
     node: Node
@@ -42,7 +42,7 @@ class RemainingNode:
 
     @property
     def like(self) -> str:
-        """The same for nodes that take equally long: of one task, with equal code and arguments, reading as much."""
+        """Equal for nodes that take equally long: one task, equal code and arguments, the same number of items read."""
         code, constants = (
             combine("pairs", *(part for pair in sorted(pairs.items()) for part in pair))
             for pairs in (self.code, self.constants)
@@ -51,9 +51,9 @@ class RemainingNode:
 
 
 class Survey:
-    """A graph against a store: what of it is left to do.
+    """Compares a graph with a store: `left` is the remaining work.
 
-    With `times` the data are others, so that nothing stored counts. Raises UsageError where `times` names no map.
+    With `times` the data differ, so stored results do not count. Raises UsageError if `times` names a task that is not mapped.
     """
 
     def __init__(self, graph: Graph, keys: GraphKeys, store: Store, times: Times) -> None:
@@ -69,12 +69,12 @@ class Survey:
 
     @property
     def items(self) -> dict[str, int]:
-        """Task -> items and calls in all, of the nodes of which that is known."""
+        """Task -> number of items and calls, for nodes whose number is known."""
         return self._by_task(self._sizes)
 
     @property
     def works(self) -> list[NodeWork]:
-        """What is left, as the planner takes it."""
+        """The remaining work, as input for the planner."""
         return [
             NodeWork(
                 task=each.task,
@@ -82,7 +82,7 @@ class Survey:
                 items=each.items,
                 needs=tuple(self._needs(each.node)),
                 reads=each.reads,
-                **_asked(each.node),
+                **_resources(each.node),
             )
             for each in self.left
         ]
@@ -94,7 +94,7 @@ class Survey:
         return counts
 
     def _wanted(self) -> set[int]:
-        """As the scheduler does: backwards from the outputs, so that nobody computes what only a stored result needs."""
+        """The needed nodes, found backwards from the outputs as the scheduler does: nodes that only stored results use are not needed."""
         wanted = set(self._graph.roots())
         for node in reversed(self._graph.nodes):
             if node.id not in wanted:
@@ -119,7 +119,7 @@ class Survey:
         )
 
     def _needs(self, node: Node) -> Iterator[CallNeed]:
-        """What must be done before, of what is left. Of a parent that is stored in part, all that is left of it."""
+        """The remaining work that must be done first. If a parent is partly stored, everything left of it."""
         last: dict[int, int] = {}
         for need in needs_of(self._graph, node):
             if need.node not in self._place:
@@ -138,7 +138,7 @@ class Survey:
         return math.ceil(items * self._factors[node])
 
     def _size(self, node: Node, store: Store) -> int | None:
-        """How many items a node has; of a dynamic map whose list is stored, so many as were found."""
+        """The number of items of a node; for a dynamic map with a stored list, the length of that list."""
         if node.kind == "call":
             return 1
         if node.items is None and node.is_dynamic and node.task.resources.cache:
@@ -160,8 +160,8 @@ class Survey:
         return sum(hit.hi - hit.lo for hit in store.find_items(self._keys[node.id].recipe, item_keys))
 
 
-def _asked(node: Node) -> dict[str, Any]:
-    """What one item or call asks for: a gang for each of its ranks."""
+def _resources(node: Node) -> dict[str, Any]:
+    """The resources of one item or call; for a gang, of all its ranks."""
     asked = node.task.resources
     return {
         "cpus": asked.cpus * asked.ranks,
@@ -172,23 +172,23 @@ def _asked(node: Node) -> dict[str, Any]:
 
 
 def reads_of(kind: str, items: int | None, parents: Iterable[tuple[str, int | None]]) -> int:
-    """How many items of maps one call reads, from (kind, items) of its parents; of a map in step with it none."""
+    """How many items of maps one call reads, from (kind, items) of its parents. Maps in step with it do not count."""
     return sum(size or 0 for above, size in parents if above == "map" and (kind != "map" or size != items))
 
 
 def _factors(graph: Graph, times: Times) -> list[float]:
-    """How many times its items each node has: as named, and the same for maps in step with such a one."""
+    """The factor of each node: as given, and the same for maps in step with it."""
     maps = dict.fromkeys(node.task.name for node in graph.nodes if node.kind == "map")
     for name, factor in times.items():
         if name not in maps:
             near = get_close_matches(name, maps, n=1)
             meant = f"did you mean {near[0]}? " if near else ""
             raise UsageError(
-                f"times: {graph.pipeline!r} maps no task called {name!r}",
-                fix=f"{meant}it maps: {', '.join(maps) or 'nothing'}",
+                f"times: {graph.pipeline!r} has no mapped task {name!r}",
+                fix=f"{meant}valid: {', '.join(maps) or '(none)'}",
             )
         if not 0 < factor < math.inf:
-            raise UsageError(f"times: {name}={factor!r} is not possible", fix="give a number above 0")
+            raise UsageError(f"times: {name}={factor!r} is not valid", fix="give a number above 0")
     factors: list[float] = []
     for node in graph.nodes:
         above = [factors[use.node] for use in node.uses if use.elementwise]

@@ -1,4 +1,4 @@
-"""What a service would need for a rate of arrivals: setups here and on price lists, by what load tests of it measured."""
+"""Plans a service for a rate of requests: setups on this machine and on price lists, from its load tests."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ __all__ = ["ServicePlan", "ServiceQuestion", "plan_service", "service_plan_facts
 
 
 MOST_LOADS = 200
-"""Read of the newest studies: more would be of long ago."""
+"""Number of newest loads that are used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceQuestion:
-    """How much is to be borne, and what may bear it. `replicas` are the numbers considered on this machine; none: as many as fit."""
+    """The required rate, and the setups to consider. `replicas` are the numbers considered on this machine; empty means all that fit."""
 
     declared: Service
     file: Path
@@ -64,7 +64,7 @@ class ServiceQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePlan:
-    """The answer: every offer, the choice among them, what it rests on, and the command to type next."""
+    """The plan: all offers, the choice among them, its basis, and the command to type next."""
 
     question: ServiceQuestion
     promise: LatencyGoal
@@ -77,18 +77,18 @@ class ServicePlan:
 
     @property
     def front(self) -> list[Offer]:
-        """Those that no other beats in what they surely bear without costing more."""
+        """The offers that no other beats in both safe rate and cost."""
         return offers_on_front(self.offers)
 
     @property
     def main_offers(self) -> list[Offer]:
-        """This machine's, and of the others those of the front."""
+        """The offers on this machine, and the other offers on the front."""
         kept = self.front
         return [offer for offer in self.offers if offer.setup.is_local or any(offer is each for each in kept)]
 
 
 def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
-    """Answer it from the project's load tests. Raises UsageError where nothing was measured, or no promise is known."""
+    """Make the plan from the project's load tests. Raises UsageError if there are none, or if no SLO is given."""
     settings = project.settings.plan
     declared = question.declared
     promise = question.promise or _declared_promise(declared)
@@ -98,10 +98,10 @@ def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
     asked = [name for name, value in question.speed.items() if str(value).startswith("@")]
     if asked:
         raise UsageError(
-            f"--speed {asked[0]}={question.speed[asked[0]]}: load tests of two machines are not compared yet",
+            f"--speed {asked[0]}={question.speed[asked[0]]}: load tests of two machines cannot be compared yet",
             fix="give a ratio: --speed lambda:cpu_4x_general=1.2",
         )
-    # Others in hooke.toml may be measured by pipelines' runs, which tell nothing of a service.
+    # Hosts in hooke.toml are measured by runs of pipelines, which say nothing about a service.
     speed = {name: value for name, value in speed.items() if not str(value).startswith("@")}
     catalogs = given(lists, speed=speed, startup={})
     here = this_machine(speed, measured_here=past.host == socket.gethostname())
@@ -122,7 +122,7 @@ def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Past:
-    """What the newest load test measured, and those before that are like it."""
+    """The newest load test, and the comparable ones before it."""
 
     loads: tuple[MeasuredLoad, ...]
     newest: StudyRecord
@@ -144,7 +144,7 @@ class _Past:
 
     @classmethod
     def read(cls, question: ServiceQuestion, project: Project) -> _Past:
-        """Loads of the same code, bodies, arrivals and `setup` as the newest; of equal ones the newest counts."""
+        """Loads with the same code, bodies, arrivals and `setup` as the newest. Of equal loads the newest counts."""
         name = question.declared.name
         studies = [
             study
@@ -182,17 +182,19 @@ def _untested(question: ServiceQuestion, project: Project, studies: Sequence[Stu
     name = question.declared.name
     others = ", ".join(sorted({study.started.task for study in studies}))
     there = [each for each in project.runs.names() if each.startswith(f"{STUDY_PREFIX}{name}-")]
-    elsewhere = f"what there is of that name is of another file, or cannot be read (hooke runs): {', '.join(there[:3])}"
+    elsewhere = (
+        f"load tests of that name are of another file, or cannot be read (hooke runs): {', '.join(there[:3])}"
+    )
     return UsageError(
-        f"no load test of {name}{f'/{question.method}' if question.method else ''} was kept in this project",
-        why=f"tested was {others}" if others else elsewhere if there else "",
-        fix="measure what it bears first",
+        f"no load test of {name}{f'/{question.method}' if question.method else ''} is kept in this project",
+        why=f"there are tests of {others}" if others else elsewhere if there else "",
+        fix="measure its safe rate first",
         next=f"hooke bench {shlex.quote(_short(question))} --replicas 1,2,4 --threads 1",
     )
 
 
 def _kind(study: StudyRecord, load: LoadMeasured) -> object:
-    """What must be equal for two loads to be of one service under one load."""
+    """What must be equal for two loads to be comparable."""
     started = study.started
     return started.host, started.task, started.key, load.sent, load.arrivals, load.given
 
@@ -212,7 +214,7 @@ def _load(told: LoadMeasured) -> MeasuredLoad:
 def _declared_promise(declared: Service) -> LatencyGoal:
     if declared.slo is None:
         raise UsageError(
-            f"{declared.name} promises nothing, so nothing says what a rate must keep",
+            f"{declared.name} declares no SLO, so no rate can be called safe",
             fix='give --slo "p99 < 50ms"',
         )
     return LatencyGoal(declared.slo.percent, declared.slo.limit_s)
@@ -221,7 +223,7 @@ def _declared_promise(declared: Service) -> LatencyGoal:
 def _setups(
     question: ServiceQuestion, past: _Past, here: InstanceType, catalogs: Sequence[Catalog]
 ) -> Iterator[ServiceSetup]:
-    """Each number of threads that was measured, on this machine and on 1 to 16 instances of each type, as many replicas as fit."""
+    """Each measured number of threads, on this machine and on 1 to 16 instances of each type, with as many replicas as fit."""
     threads = sorted({load.threads for load in past.loads if load.threads})
     for number in threads:
         for count in question.replicas or range(1, max(here.vcpus or 1, number) // number + 1):
@@ -237,7 +239,7 @@ def _setups(
 
 
 def _fits(declared: Service, past: _Past, machine: InstanceType, threads: int) -> int:
-    """How many replicas one instance has room for: cores, memory and GPUs."""
+    """How many replicas fit on one instance, by cores, memory and GPUs."""
     most = float((machine.vcpus or 0) // threads)
     memory = max((load.memory / load.replicas for load in past.loads), default=0.0)
     if memory and machine.memory is not None:
@@ -250,15 +252,15 @@ def _fits(declared: Service, past: _Past, machine: InstanceType, threads: int) -
 def _notes(past: _Past, here: InstanceType) -> Iterator[str]:
     started = past.newest.started
     yield (
-        f"from {len(past.loads)} safe rate{'s' * (len(past.loads) != 1)} that load tests found on {started.host} "
+        f"from {len(past.loads)} safe rate{'s' * (len(past.loads) != 1)} from load tests on {started.host} "
         f"({started.cpus} cores), with {past.told[0].arrivals} arrivals; the newest is {started.study}"
     )
     if past.is_edited:
-        yield f"{started.pipeline}, or what it reaches, was edited since it was measured"
+        yield f"{started.pipeline}, or code that it reaches, was edited after it was measured"
     if past.others:
-        yield f"left out: {past.others} of other code, bodies, arrivals, hosts or bindings than the newest"
+        yield f"left out: {past.others} with other code, bodies, arrivals, hosts or bindings than the newest"
     if past.host != here.name and past.host != socket.gethostname():
-        yield f"what was measured was measured on {past.host}, not here"
+        yield f"measured on {past.host}, not on this machine"
     for told in past.told:
         if told.batch_s is not None:
             each, beside = (
@@ -267,7 +269,7 @@ def _notes(past: _Past, here: InstanceType) -> Iterator[str]:
             )
             yield f"with {told.replicas} x {told.threads} a batch of n rows takes n x {each} + {beside}"
             break
-    yield "replicas on several instances were never measured: the law of N replicas is taken, wherever they are"
+    yield "replicas on several instances were not measured; the law of N replicas on one machine is used"
 
 
 def _next(question: ServiceQuestion, past: _Past, choice: ProvisionChoice, promise: LatencyGoal) -> str:
@@ -278,9 +280,7 @@ def _next(question: ServiceQuestion, past: _Past, choice: ProvisionChoice, promi
     if offer is not None:
         return ""
     most = max(past.loads, key=lambda load: (load.replicas, -load.threads))
-    more = Missing(
-        2 * most.replicas, most.threads
-    )  # where all that was considered is known, and is too little
+    more = Missing(2 * most.replicas, most.threads)  # if everything considered is known, and too little
     return _measurement(question, past, choice.missing or more, promise)
 
 
@@ -304,15 +304,15 @@ def _short(question: ServiceQuestion) -> str:
     return f"{file}:{question.declared.name}"
 
 
-# --- A service's plan as text, and as plain values for JSON.
+# --- As text, and as plain values for JSON.
 
-COLUMNS = ("", "configuration", "bears", "of that asked for", "an hour", "a million requests")
+COLUMNS = ("", "configuration", "safe rate", "of required", "per hour", "per million requests")
 MOST_NAMED = 3
-"""Instance types named where many lack the same."""
+"""Instance types that are named when many have the same problem."""
 
 
 def service_plan_text(plan: ServicePlan) -> str:
-    """The plan as a table, with what it rests on and what it leaves out."""
+    """The plan as a table, with its basis and what it leaves out."""
     lines = [_title(plan)]
     offers = [offer for offer in plan.main_offers if offer.bears is not None]
     if offers:
@@ -323,7 +323,7 @@ def service_plan_text(plan: ServicePlan) -> str:
 
 
 def service_plan_facts(plan: ServicePlan) -> dict[str, Any]:
-    """Every offer, those on the front and the chosen one marked."""
+    """All offers, with marks for the front and the recommended one."""
     question, front = plan.question, plan.front
     return {
         "plan": _title(plan),
@@ -374,16 +374,16 @@ def _said(plan: ServicePlan) -> Iterator[str]:
 
 
 def _refused(plan: ServicePlan) -> Iterator[str]:
-    """Why setups of this machine, and instance types, have no row: a line for each reason."""
+    """Why setups of this machine, or instance types, have no row: one line for each reason."""
     lacking: dict[str, list[str]] = {}
     told = {_name(offer) for offer in plan.offers if not offer.refused}
-    for offer in plan.offers:  # the fewest instances of a type come first, and lack least
+    for offer in plan.offers:  # the smallest number of instances comes first and has the fewest problems
         if _name(offer) not in told:
             told.add(_name(offer))
             lacking.setdefault(offer.refused, []).append(_name(offer))
     for reason, names in lacking.items():
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        fix = f"; --speed {names[0]}=RATIO says how many times as fast as this machine one is"
+        fix = f"; give its speed relative to this machine: --speed {names[0]}=RATIO"
         speed = fix if reason.startswith("speed") else ""
         yield f"not predicted: {', '.join(names[:MOST_NAMED])}{more}: {reason}{speed}"
 
@@ -408,7 +408,7 @@ def _cells(plan: ServicePlan, offer: Offer) -> tuple[str, ...]:
 
 def _ends(estimate: Estimate) -> str:
     low, high = estimate.interval
-    return f"{_rate(low)} to {_rate(high)}" if math.isfinite(high) else f"{_rate(low)} at least"
+    return f"{_rate(low)} to {_rate(high)}" if math.isfinite(high) else f"at least {_rate(low)}"
 
 
 def _rate(value: float) -> str:

@@ -1,4 +1,4 @@
-"""How long the calls of a task took in earlier runs, read from their journals."""
+"""How long calls took in earlier runs, and how fast other machines are, from journals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.journal.reader import read
 from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
@@ -30,14 +29,14 @@ __all__ = ["HOST", "RunTimes", "TimedCalls", "past_runs", "run_times", "speeds"]
 
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Of journals in all: what more would add is not worth the seconds that it takes to read. One larger than this tells nothing."""
+"""Bytes of journals read in total, because more takes too long. A journal larger than this is skipped."""
 MOST_RUNS = 20
-"""Journals read, the newest: older ones tell of a machine, and of code, that may be gone."""
+"""Number of newest journals read. Older ones may be of other machines and other code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedCalls:
-    """The calls of like nodes in one run: one task, equal code and arguments. `cpu_share` is cpu seconds over seconds."""
+    """The calls of comparable nodes in one run: one task, equal code and arguments. `cpu_share` is cpu seconds per second."""
 
     task: str
     kind: str
@@ -55,7 +54,7 @@ class TimedCalls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTimes:
-    """What one run tells: its timings, the cpus of its place, and, where it ran from beginning to end, the seconds beside its attempts."""
+    """The timings of one run, the cpus of its backend, and, for a complete run, the seconds outside its attempts (`beside_s`)."""
 
     run: str
     pipeline: str
@@ -78,7 +77,7 @@ class _Span:
 
 @dataclass(slots=True)
 class _Spans:
-    """Attempts of one run by node, and by task the gaps between one and the next of the same task on a worker."""
+    """Attempts of one run by node, and, by task, the gaps between consecutive attempts of the task on a worker."""
 
     nodes: dict[int, list[_Span]] = field(default_factory=lambda: defaultdict(list))
     gaps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -104,13 +103,13 @@ class _Spans:
             self._last[event.worker] = (self._tasks.get(event.node, ""), event.at)
 
     def gap(self, task: str) -> float:
-        """What a worker usually does between two calls of the task: the lower quartile, as some also wait for other tasks."""
+        """The usual gap between two calls of the task on a worker: the lower quartile, because some gaps include waiting for other tasks."""
         gaps = sorted(self.gaps.get(task, ()))
         return gaps[len(gaps) // 4] if gaps else 0.0
 
 
 def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
-    """What the newest runs of a project tell, the newest first. A journal that is damaged, or too large, tells nothing."""
+    """The timings of a project's newest runs, the newest first. Damaged and too large journals are skipped."""
     names = [name for name in runs.names() if not name.startswith(STUDY_PREFIX)]
     left = MOST_BYTES
     for name in names[:MOST_RUNS]:
@@ -119,8 +118,8 @@ def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
             continue
         left -= file.stat().st_size
         try:
-            events = [event for segment in read(file) for event in segment.events]
-        except JournalError:  # `hooke runs` names it
+            events = runs.events(name)
+        except JournalError:  # `hooke runs` reports it
             continue
         found = run_times(events)
         if found is not None:
@@ -128,7 +127,7 @@ def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
 
 
 def run_times(events: Sequence[Event]) -> RunTimes | None:
-    """What one run's events tell; None where they have no beginning."""
+    """The timings in one run's events; None if the run never started."""
     view, spans = RunView(), _Spans()
     slots = 0
     for event in events:
@@ -196,7 +195,7 @@ def _timed(view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int) -
 
 
 def _spread(spans: Sequence[_Span]) -> float:
-    """The standard deviation of ln seconds among items; among chunks of m items it is 1 / sqrt(m) of that."""
+    """The standard deviation of ln seconds among items. Among chunks of m items it is 1 / sqrt(m) of that."""
     logs = [(math.log(span.seconds / span.items), span.items) for span in spans if span.seconds > 0]
     if len(logs) < 2:
         return 0.0
@@ -205,7 +204,7 @@ def _spread(spans: Sequence[_Span]) -> float:
 
 
 def _there(view: RunView) -> Mapping[str, int]:
-    """Task -> its items and calls that the run tried."""
+    """Task -> number of its items and calls that the run attempted."""
     counts: dict[str, int] = {}
     for node in view.nodes.values():
         if node.attempts:
@@ -214,7 +213,7 @@ def _there(view: RunView) -> Mapping[str, int]:
 
 
 def _at_once(planned: NodePlanned, there: Mapping[str, int], room: CapacityChanged | None, slots: int) -> int:
-    """How many of a task could run at once: those that fitted, and no more than there were."""
+    """How many calls of a task could run at once: those that fit, and no more than there are."""
     return max(1, min([there[planned.task], (slots or 1) // planned.slots, *_fitting(planned, room)]))
 
 
@@ -227,7 +226,7 @@ def _fitting(planned: NodePlanned, room: CapacityChanged | None) -> Iterator[int
 
 
 def _beside(events: Sequence[Event], spans: _Spans) -> float | None:
-    """Seconds of a run before its first attempt and after its last; None of one that was resumed or did not finish."""
+    """Seconds of a run before its first attempt and after its last; None if it was resumed or did not finish."""
     started = [event for event in events if isinstance(event, RunStarted)]
     ended = [event for event in events if isinstance(event, RunFinished) and event.status == "finished"]
     own = [span for node in spans.nodes.values() for span in node]
@@ -237,18 +236,18 @@ def _beside(events: Sequence[Event], spans: _Spans) -> float | None:
     return max(ended[-1].seconds - worked, 0.0)
 
 
-# --- How many times as fast another machine is, measured: the same tasks, timed there and here.
+# --- The speed of another machine, measured by the same tasks there and here.
 
 HOST = "@"
-"""What a speed begins with that is the name of a host whose runs are to be compared."""
+"""Prefix of a speed that names a host whose runs are compared."""
 LEAST_SHARE = 0.01
-"""Of the time that all compared tasks took here: what takes less says nothing of a machine's speed."""
+"""Minimum share of the time of all compared tasks: shorter tasks say nothing about a machine's speed."""
 
 
 def speeds(asked: Mapping[str, Any], runs: Sequence[RunTimes], *, here: str) -> dict[str, Any]:
-    """Speeds as `plan` was given them, with `@HOST` replaced by what the project's journals measured.
+    """The given speeds, with `@HOST` replaced by the speed measured in the project's journals.
 
-    Raises UsageError where no task was timed on both machines.
+    Raises UsageError if no task was timed on both machines.
     """
     return {
         name: _measured(name, value[1:], runs, here)
@@ -259,18 +258,18 @@ def speeds(asked: Mapping[str, Any], runs: Sequence[RunTimes], *, here: str) -> 
 
 
 def _measured(name: str, host: str, runs: Sequence[RunTimes], here: str) -> Range:
-    """The range of the ratios of all tasks that were timed on both, each with its interval.
+    """The range of the ratios of all tasks timed on both machines, each with its interval.
 
-    ln ratio lies within t sqrt(s^2 / runs here + s^2 / runs there), as runs differ. Tasks that take next to nothing
+    ln ratio lies within t sqrt(s^2 / runs here + s^2 / runs there), because runs differ. Tasks that take almost none
     of the time are left out.
     """
     both = [(mine, there) for mine, there in _pairs(runs, here, host) if mine and there]
     if not both:
         hosts = ", ".join(sorted({run.host for run in runs if run.host != here})) or "none"
         raise UsageError(
-            f"speed of {name}: no task was timed on {host} and on {here} alike",
-            why="equal code, arguments and number of workers make it alike",
-            fix=f"run the pipeline there, and bring its runs to this project; others that ran it: {hosts}",
+            f"speed of {name}: no comparable task was timed on both {host} and {here}",
+            why="tasks are comparable with equal code, arguments and number of workers",
+            fix=f"run the pipeline there and copy its runs to this project; other hosts with runs: {hosts}",
         )
     spent = [sum(each.items * each.seconds for each in mine) for mine, _ in both]
     kept = [pair for pair, share in zip(both, spent, strict=True) if share >= LEAST_SHARE * sum(spent)]
@@ -279,7 +278,7 @@ def _measured(name: str, host: str, runs: Sequence[RunTimes], here: str) -> Rang
 
 
 def _pairs(runs: Sequence[RunTimes], *hosts: str) -> list[tuple[list[Timing], ...]]:
-    """For each kind of calls, its timings on each of the hosts."""
+    """For each kind of call, its timings on each host."""
     kinds: dict[object, tuple[list[Timing], ...]] = defaultdict(lambda: tuple([] for _ in hosts))
     for run in runs:
         if run.host in hosts:

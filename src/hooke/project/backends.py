@@ -1,4 +1,4 @@
-"""From the name of a place to an engine."""
+"""Backends by name: what `on=` means, the engines, and fleets of this machine that outlive a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hooke.base.plugins import Plugins
 from hooke.certificates.keys import Keys
 from hooke.pipeline.engine import Engine, EngineContext
 from hooke.processes.devices import cpus_here
-from hooke.project.settings import PlaceSettings
+from hooke.project.settings import BackendSettings
 
 __all__ = [
     "ENGINES",
@@ -26,7 +26,7 @@ __all__ = [
     "BackendChoice",
     "Fleet",
     "Workers",
-    "find_place",
+    "find_backend",
     "open_engine",
     "parse_workers",
 ]
@@ -36,10 +36,10 @@ __all__ = [
 
 
 class _Started(Protocol):
-    """What a fleet's library has started."""
+    """A started fleet."""
 
     at: Any
-    """What its engine takes as the place to run at."""
+    """The address, or the library's object, that the engine connects to."""
 
     def client(self) -> Any: ...
 
@@ -54,21 +54,21 @@ FLEETS = Plugins(
 
 
 class Fleet:
-    """Workers of this machine for several runs, and for code of their library's own.
+    """Workers on this machine for several runs, and for code that uses Dask or Ray directly.
 
         with Fleet("dask", workers=4, threads=2) as fleet:
             run(delays, on=fleet)
-            client = fleet.client()      # a distributed.Client; for "ray" it stands for `ray.init()`
+            client = fleet.client()      # a distributed.Client; for "ray" the result of `ray.init()`
 
-    It starts when it is entered and ends when it is left. `workers` are as many as this process may use cpus unless
-    given, each with so many `threads`. Raises UsageError for an engine that has no fleets, MissingExtra where its
-    library is not installed, HookeError where it cannot be started.
+    Entering it starts the workers and leaving it ends them. `workers` is by default the number of cpus that this process may
+    use; each worker has `threads` threads. Raises UsageError for an engine without fleets, MissingExtra if its
+    library is not installed, HookeError if it cannot start.
     """
 
     def __init__(self, engine: str = "dask", *, workers: int | None = None, threads: int = 1) -> None:
         for name, value in (("workers", workers), ("threads", threads)):
             if value is not None and (type(value) is not int or value < 1):
-                raise UsageError(f"{name}={value!r} is not possible", fix="give a whole number from 1")
+                raise UsageError(f"{name}={value!r} is not valid", fix="give a whole number from 1")
         self.engine = engine
         self.workers = cpus_here() if workers is None else workers
         self.threads = threads
@@ -91,13 +91,13 @@ class Fleet:
 
     @property
     def at(self) -> Any:
-        """What the engine takes. Raises UsageError where the fleet has not started, or has ended."""
+        """What the engine connects to. Raises UsageError if the fleet is not running."""
         return self._running().at
 
     def client(self) -> Any:
-        """A client of the library's own; for Dask a `distributed.Client`, which becomes its default.
+        """The library's own client; for Dask a `distributed.Client`, which becomes the default client.
 
-        For Ray what `ray.init` returns: this process is connected, until the fleet ends or `ray.shutdown()` is called.
+        For Ray, the result of `ray.init`: this process stays connected until the fleet ends or `ray.shutdown()` is called.
         """
         return self._running().client()
 
@@ -123,10 +123,10 @@ Workers = tuple[int, int]
 
 _ADDRESS = re.compile(r"(?P<scheme>[a-z]+)://(?P<host>\[[^\]]*\]|[^:/]*)(:[0-9]+)?/?")
 _SCHEMES = {"ray": "ray", "tcp": "dask", "tls": "dask"}
-"""Scheme of an address -> the engine that knows it."""
+"""Scheme of an address -> engine."""
 
-_OF_RAY = re.compile(r"(?P<host>localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-f:]+\]):[0-9]+")
-"""Of a Ray whose node this machine is: no scheme. A bare name could be that of a place."""
+_RAY_ADDRESS = re.compile(r"(?P<host>localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9a-f:]+\]):[0-9]+")
+"""The address of a Ray cluster of which this machine is a node. It has no scheme, so it needs a port: a bare word is a backend's name."""
 
 _LOOPBACK = re.compile(r"localhost|127(\.[0-9]+){3}|\[::1\]")
 
@@ -135,33 +135,35 @@ _COUNTED = re.compile(r"(?P<engine>[a-z][a-z0-9_]*):(?P<workers>[0-9]+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendChoice:
-    """An engine's name and how many workers it is to have; None leaves that to the engine."""
+    """An engine and its number of workers; None leaves the number to the engine."""
 
     name: str
     engine: str
     workers: Workers | None = None
     usd_per_hour: float = 0.0
-    """Of one worker."""
+    """Price of one worker."""
     max_usd_per_hour: float = math.inf
-    """Of all of them together."""
+    """Limit for all workers together."""
     at: Any = None
-    """An address, or an object of the engine's library, where it is somebody else's; None where the engine starts it."""
+    """The address of an existing cluster, or its library's object; None if the engine starts its own workers."""
     keys: tuple[str, str, str] | None = None
-    """Files of the authority's certificate, of ours and of its key, where hooke.toml names them."""
+    """Files named in hooke.toml: the authority's certificate, ours, and our key."""
 
     @property
     def elastic(self) -> bool:
-        """Whether the number of workers is to follow the work."""
+        """Whether the number of workers follows the work."""
         return self.workers is not None and self.workers[0] < self.workers[1]
 
 
-def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, PlaceSettings]) -> BackendChoice:
-    """The place called `name`: an engine, `engine:N`, an address, or a name in hooke.toml; or a cluster or client of Dask's.
+def find_backend(
+    name: Any, *, workers: Workers | None, places: Mapping[str, BackendSettings]
+) -> BackendChoice:
+    """The backend that `name` means: an engine, `engine:N`, an address, a name in hooke.toml, or a Dask cluster or client.
 
-    Raises UsageError with the valid names, and for an address on another machine to which code would go unprotected.
+    Raises UsageError with the valid names, and for an unencrypted address on another machine.
     """
     if not isinstance(name, str):
-        return _of_object(name, workers)
+        return _object_backend(name, workers)
     counted = _COUNTED.fullmatch(name)
     if name in places:
         settings = places[name]
@@ -187,7 +189,7 @@ def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, Place
         return _checked(
             BackendChoice(name=name, engine=_SCHEMES[address["scheme"]], workers=workers, at=at), places
         )
-    if _OF_RAY.fullmatch(name):
+    if _RAY_ADDRESS.fullmatch(name):
         return BackendChoice(name=name, engine="ray", workers=workers, at=_checked_address(name, places))
     if counted:
         count = parse_workers(int(counted["workers"]))
@@ -195,36 +197,36 @@ def find_place(name: Any, *, workers: Workers | None, places: Mapping[str, Place
     return _checked(BackendChoice(name=name, engine=name, workers=workers), places)
 
 
-def _of_object(thing: Any, workers: Workers | None) -> BackendChoice:
+def _object_backend(thing: Any, workers: Workers | None) -> BackendChoice:
     if isinstance(thing, Fleet):
-        # A run that is resumed elsewhere has one like it started.
+        # A run that is resumed in another process starts a fleet like it.
         name = f"{thing.engine}:{thing.workers}"
         return BackendChoice(name=name, engine=thing.engine, workers=workers, at=thing.at)
-    scheduler = getattr(thing, "scheduler", None)  # of a client; a cluster says the address itself
+    scheduler = getattr(thing, "scheduler", None)  # a client has a scheduler; a cluster has the address
     address = getattr(thing, "scheduler_address", None) or getattr(scheduler, "address", None)
     if not isinstance(address, str):
         raise UsageError(
-            f"on= takes the name of a place, a Fleet, or a cluster or client of Dask, not {type(thing).__name__}",
-            fix=f"valid names: {', '.join(ENGINES.names())}, or those of hooke.toml",
+            f"on= takes the name of a backend, a Fleet, or a Dask cluster or client, not {type(thing).__name__}",
+            fix=f"valid names: {', '.join(ENGINES.names())}, or a name in hooke.toml",
         )
     return BackendChoice(name=address, engine="dask", workers=workers, at=thing)
 
 
-def _keys_of(name: str, settings: PlaceSettings) -> tuple[str, str, str] | None:
+def _keys_of(name: str, settings: BackendSettings) -> tuple[str, str, str] | None:
     keys = settings.tls_ca, settings.tls_cert, settings.tls_key
     if not any(keys):
         return None
     if not settings.address.startswith("tls://"):
         raise UsageError(
-            f"[places.{name}] has keys, and no address that is reached with them",
-            fix='write address = "tls://HOST:PORT", or leave fleet, tls_ca, tls_cert and tls_key out',
+            f"[places.{name}] has TLS keys but no tls:// address",
+            fix='write address = "tls://HOST:PORT", or remove fleet, tls_ca, tls_cert and tls_key',
         )
     if settings.fleet:
         Keys(Path(settings.tls_ca).parent).good(time.time())
     return keys
 
 
-def _address_of(name: str, settings: PlaceSettings, places: Mapping[str, PlaceSettings]) -> str | None:
+def _address_of(name: str, settings: BackendSettings, places: Mapping[str, BackendSettings]) -> str | None:
     if not settings.address:
         return None
     scheme = settings.address.partition("://")[0]
@@ -232,7 +234,7 @@ def _address_of(name: str, settings: PlaceSettings, places: Mapping[str, PlaceSe
         return "auto"
     engine = _SCHEMES.get(scheme, "ray" if scheme == settings.address else settings.engine)
     if settings.engine in ENGINES.builtin and settings.engine != engine:
-        fix = f'write engine = "{engine}", or leave address out'
+        fix = f'write engine = "{engine}", or remove address'
         if settings.engine == "dask":
             fix = f'write address = "tls://{settings.address}", or tcp:// on this machine'
         raise UsageError(
@@ -242,30 +244,30 @@ def _address_of(name: str, settings: PlaceSettings, places: Mapping[str, PlaceSe
     return _checked_address(settings.address, places)
 
 
-def _checked_address(address: str, places: Mapping[str, PlaceSettings]) -> str:
-    """The address, if what goes there is encrypted, stays on this machine, or is said to be safe as it is."""
-    found = _ADDRESS.fullmatch(address) or _OF_RAY.fullmatch(address)
+def _checked_address(address: str, places: Mapping[str, BackendSettings]) -> str:
+    """The address, if it is encrypted, on this machine, or marked `insecure = true` in hooke.toml."""
+    found = _ADDRESS.fullmatch(address) or _RAY_ADDRESS.fullmatch(address)
     if found is None:
         raise UsageError(
-            f"{address!r} is no address",
+            f"{address!r} is not a valid address",
             fix="write tls://HOST:PORT or tcp://127.0.0.1:PORT for Dask, ray://HOST:PORT or 127.0.0.1:PORT for Ray",
         )
     scheme = found.groupdict().get("scheme", "")
-    insisted = any(place.insecure and place.address == address for place in places.values())
-    if scheme == "tls" or _LOOPBACK.fullmatch(found["host"]) or insisted:
+    insecure = any(place.insecure and place.address == address for place in places.values())
+    if scheme == "tls" or _LOOPBACK.fullmatch(found["host"]) or insecure:
         return address
     if scheme != "tcp" and os.environ.get("RAY_USE_TLS") != "1":
         raise UsageError(
-            f"the Ray at {address} is on another machine, and its connection is not encrypted",
-            why="code, results and the token would go there for all to read",
-            fix="set RAY_USE_TLS=1 and RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT, as its nodes have them; or, "
-            f'on a network of your own, put this in hooke.toml: [places.NAME] engine = "ray", address = "{address}", insecure = true',
+            f"the Ray cluster at {address} is on another machine, and the connection is not encrypted",
+            why="anyone on the network could read code, results and the token",
+            fix="set RAY_USE_TLS=1, RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT as on its nodes; or, "
+            f'on a private network, write in hooke.toml: [places.NAME] engine = "ray", address = "{address}", insecure = true',
         )
     if scheme == "tcp":
         raise UsageError(
-            f"the place {address} is on another machine, and tcp:// is not encrypted",
-            why="code, results and the store's secret would go there for all to read, and anybody there could send code",
-            fix=f'use tls://; or, on a network of your own, put this in hooke.toml: [places.NAME] engine = "dask", '
+            f"the scheduler at {address} is on another machine, and tcp:// is not encrypted",
+            why="anyone on the network could read code, results and the store's secret, and send code to run",
+            fix=f'use tls://; or, on a private network, write in hooke.toml: [places.NAME] engine = "dask", '
             f'address = "{address}", insecure = true',
         )
     return address
@@ -275,18 +277,18 @@ def _no_engine(name: str, engine: str) -> UsageError:
     near = get_close_matches(engine, ENGINES.names(), n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return UsageError(
-        f"[places.{name}] has the engine {engine!r}, which there is not",
+        f"[places.{name}] has the unknown engine {engine!r}",
         fix=f"{meant}valid: {', '.join(ENGINES.names())}",
     )
 
 
-def _checked(place: BackendChoice, places: Mapping[str, PlaceSettings]) -> BackendChoice:
-    # Ours first: to list the plug-ins takes as long as a small run.
+def _checked(place: BackendChoice, places: Mapping[str, BackendSettings]) -> BackendChoice:
+    # Built-in engines first: listing plug-ins takes as long as a small run.
     if place.engine not in ENGINES.builtin and place.engine not in ENGINES.names():
         valid = ", ".join([*ENGINES.names(), "local:N", "tls://HOST:PORT", *places])
         raise UsageError(
-            f"no place is called {place.name!r}",
-            fix=f"valid: {valid}; or name one in hooke.toml under [places.{place.name.partition(':')[0]}]",
+            f"no backend is called {place.name!r}",
+            fix=f"valid: {valid}; or define it in hooke.toml under [places.{place.name.partition(':')[0]}]",
         )
     return place
 
@@ -300,12 +302,12 @@ def parse_workers(workers: int | Sequence[int] | None) -> Workers | None:
     except (TypeError, ValueError):
         low, high = 0, 0
     if type(low) is not int or type(high) is not int or not 0 <= low <= high or high < 1:
-        raise UsageError(f"workers={workers!r} is not possible", fix="give a number from 1, or (low, high)")
+        raise UsageError(f"workers={workers!r} is not valid", fix="give a number from 1, or (low, high)")
     return low, high
 
 
 def open_engine(place: BackendChoice, context: EngineContext) -> Engine:
-    """Start the engine of a place. Raises MissingExtra where its library is not installed."""
+    """Start the backend's engine. Raises MissingExtra if its library is not installed."""
     more = [(name, value) for name in ("at", "keys") if (value := getattr(place, name)) is not None]
     engine: Engine = ENGINES.load(place.engine)(context, workers=place.workers, **dict(more))
     return engine

@@ -26,37 +26,37 @@ __all__ = ["SEED", "Project", "new_run_id", "project_of", "start_of"]
 
 
 SEED = "HOOKE_SEED"
-"""The environment variable that goes before `[run] seed`."""
+"""The environment variable that overrides `[run] seed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """The folder with `hooke.toml`, else the script's folder."""
+    """The folder with `hooke.toml`; without one, the script's folder."""
 
     root: Path
     settings: Settings
     kept: Path | None = None
-    """Where store and journals lie, if not in `.hooke`."""
+    """The folder of store and journals, if not `.hooke`."""
 
     @classmethod
     def find(cls, start: Path) -> Project:
-        """The project that the file or folder `start` belongs to: the nearest folder upwards with a hooke.toml, else its own."""
+        """The project of a file or folder: the nearest parent folder with a hooke.toml; without one, its own folder."""
         root = cls.root_of(start)
         return cls(root=root, settings=read_settings(root) if (root / FILE).is_file() else Settings())
 
     @staticmethod
     def root_of(start: Path) -> Path:
-        """The folder of that project, whatever its settings are."""
+        """The folder of that project; does not read its settings."""
         folder = (start if start.is_dir() else start.parent).resolve()
         return next((one for one in (folder, *folder.parents) if (one / FILE).is_file()), folder)
 
     @property
     def data(self) -> Path:
-        """`.hooke`, which holds store and journals, whether or not it exists: to look at a project makes nothing in it."""
+        """`.hooke`, the folder of store and journals. It may not exist yet: reading a project creates nothing."""
         return self.kept or self.root / ".hooke"
 
     def create(self) -> Path:
-        """Make `.hooke`, with a .gitignore that leaves it out, if it does not exist. Raises HookeError."""
+        """Create `.hooke` and its .gitignore if they do not exist. Raises HookeError."""
         folder = self.data
         if not (folder / ".gitignore").is_file():
             with writing("the project's folder", folder):
@@ -75,7 +75,7 @@ class Project:
         return PlansFolder(self.data / "plans")
 
     def store(self) -> Store:
-        """The store of this project. Raises ConfigError where a shared one has no secret."""
+        """The store of this project. Raises ConfigError if a shared store has no secret."""
         settings = self.settings.store
         url = settings.url or str(self.data / "store")
         if not urlsplit(url).scheme:
@@ -84,17 +84,19 @@ class Project:
 
     @property
     def seed(self) -> int:
-        """What is part of every key: HOOKE_SEED, else `[run] seed`, else 0. Raises ConfigError."""
+        """The seed, which is part of every key: HOOKE_SEED, else `[run] seed`, else 0. Raises ConfigError."""
         said = os.environ.get(SEED)
         if said is None:
             return self.settings.run.seed
         try:
             return int(said)
         except ValueError:
-            raise ConfigError(f"{SEED}={said!r} is no whole number", fix=f"{SEED}=7, or unset it") from None
+            raise ConfigError(
+                f"{SEED}={said!r} is not a whole number", fix=f"{SEED}=7, or unset it"
+            ) from None
 
     def secret(self) -> bytes | None:
-        """What signs the objects of a shared store; None where hooke.toml names none. Raises ConfigError."""
+        """The secret that signs the objects of a shared store; None if hooke.toml names no file. Raises ConfigError."""
         name = self.settings.store.secret_file
         if not name:
             return None
@@ -105,7 +107,7 @@ class Project:
             raise ConfigError(f"store.secret_file: {path} cannot be read", why=str(error)) from error
         if len(secret) < 16:
             raise ConfigError(
-                f"store.secret_file: {path} holds {len(secret)} bytes; at least 16 are needed",
+                f"store.secret_file: {path} has {len(secret)} bytes; at least 16 are needed",
                 fix="python -c 'import secrets; print(secrets.token_hex())' > " + name,
             )
         return secret
@@ -115,14 +117,14 @@ class Project:
 
 
 def project_of(pipeline: Pipeline[..., Any]) -> Project:
-    """The project of a pipeline that is called from Python."""
+    """The project of a pipeline that Python code runs."""
     return Project.find(start_of(sys.modules.get(pipeline.function.__module__)))
 
 
 def start_of(module: ModuleType | None = None) -> Path:
-    """Where to look for the project: the running script's file, else the module's, else the working directory.
+    """Where to look for the project: the running script, else the module's file, else the working directory.
 
-    The script is not always the user's: pytest, IPython or a worker of ours may run the code.
+    The script may not be the user's: pytest, IPython or a Hooke worker can run the code.
     """
     for each in (sys.modules.get("__main__"), module):
         file = Path(getattr(each, "__file__", None) or "")
@@ -135,7 +137,7 @@ def start_of(module: ModuleType | None = None) -> Path:
 
 
 def new_run_id(pipeline: str, now: float) -> str:
-    """`delays-20261125-004622-x7k2`: sorts by time within a pipeline, and is short enough to type a prefix of."""
+    """`delays-20261125-004622-x7k2`: sorts by time within a pipeline, and a short prefix is enough to type."""
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
     letters = string.ascii_lowercase + string.digits
     return f"{pipeline}-{moment}-{''.join(random.SystemRandom().choices(letters, k=4))}"

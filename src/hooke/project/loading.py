@@ -1,4 +1,4 @@
-"""From `file.py:name` to the pipeline or service: the file is imported under its own name, so that workers can too."""
+"""Loads a pipeline or service from `file.py:name`. The file is imported under its module name, so that workers can import it, too."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _loading: ContextVar[str | None] = ContextVar("hooke_loading", default=None)
 
 
 def loading() -> str | None:
-    """The file that is being imported for its pipeline, if one is: `run()` must not be called then."""
+    """The file that is being imported for its pipeline, if any; `run()` must not be called meanwhile."""
     return _loading.get()
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineEntry:
-    """Where a pipeline is found again: a file and a name in it. `file` is None where there is none (a notebook)."""
+    """Where to find a pipeline again: a file and a name in it. `file` is None for a pipeline of a notebook."""
 
     file: Path | None
     name: str
@@ -45,7 +45,7 @@ class PipelineEntry:
 
 
 def entry_of(pipeline: Pipeline[..., Any]) -> PipelineEntry:
-    """Where this pipeline is found again."""
+    """Where to find this pipeline again."""
     function = pipeline.function
     module = sys.modules.get(function.__module__)
     name = function.__qualname__
@@ -61,9 +61,9 @@ def entry_of(pipeline: Pipeline[..., Any]) -> PipelineEntry:
 
 
 def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
-    """The pipeline of `file.py` (its only one) or `file.py:name`, and the file.
+    """The pipeline of `file.py:name`, or the only one of `file.py`, and the file.
 
-    Raises UsageError: no such file, an exception in it, no such pipeline, several and none named.
+    Raises UsageError if there is no such file or pipeline, if importing the file fails, or if it has several and none is named.
     """
     module, path, name = load_file(text, "pipeline")
     found = {key: value for key, value in vars(module).items() if isinstance(value, Pipeline)}
@@ -73,13 +73,13 @@ def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
 
 
 def load_file(text: str, what: str) -> tuple[ModuleType, Path, str]:
-    """The module of `file.py` or `file.py:name`, its path as given, and the name. Raises UsageError, as `load_entry`."""
+    """The module of `file.py` or `file.py:name`, its path as given, and the name. Raises UsageError as `load_entry` does."""
     path, name = file_of(text, what)
     return _import(path.resolve()), path, name
 
 
 def file_of(text: str, what: str) -> tuple[Path, str]:
-    """The path in `file.py` or `file.py:name`, as given, and the name. Raises UsageError where there is no such file."""
+    """The path in `file.py` or `file.py:name`, as given, and the name. Raises UsageError if there is no such file."""
     file_text, _, name = text.partition(":")
     path = Path(file_text)
     if not path.is_file():
@@ -88,7 +88,7 @@ def file_of(text: str, what: str) -> tuple[Path, str]:
 
 
 def choose(path: Path, name: str, found: dict[str, T], *, what: str, fix: str) -> T:
-    """The one of that name, or the only one. Raises UsageError with those that there are."""
+    """The object of that name, or the only one. Raises UsageError with the valid names."""
     if not found:
         raise UsageError(f"{path} has no {what}", fix=fix)
     if name in found:
@@ -111,9 +111,7 @@ def _nearby(path: Path, what: str) -> str:
 
 def _import(path: Path) -> ModuleType:
     if "." in path.stem:
-        raise UsageError(
-            f"{path} cannot be imported: the name of a module has no dot", fix="give the file another name"
-        )
+        raise UsageError(f"{path} cannot be imported: a module name has no dot", fix="rename the file")
     root, dotted = _module_name(path)
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
@@ -123,8 +121,8 @@ def _import(path: Path) -> ModuleType:
     spec = importlib.util.find_spec(dotted)
     if spec is None or spec.origin is None or not os.path.samefile(spec.origin, path):
         raise UsageError(
-            f"{path} cannot be imported as {dotted}: that name is taken by {spec.origin if spec else 'nothing'}",
-            fix="give the file another name",
+            f"{path} cannot be imported as {dotted}: this name belongs to {spec.origin if spec else 'nothing'}",
+            fix="rename the file",
         )
     with _marked(path):
         return _imported(dotted, path)
@@ -146,14 +144,14 @@ def _same_file(module: ModuleType, path: Path, dotted: str) -> ModuleType:
     file = getattr(module, "__file__", None)
     if file is None or not os.path.samefile(file, path):
         raise UsageError(
-            f"{path} cannot be imported as {dotted}: a module of that name is loaded from {file}",
-            fix="give the file another name",
+            f"{path} cannot be imported as {dotted}: a module of this name is already loaded from {file}",
+            fix="rename the file",
         )
     return module
 
 
 def _module_name(path: Path) -> tuple[Path, str]:
-    """The folder for sys.path and the dotted name: packages are those folders upwards that have an __init__.py."""
+    """The folder for sys.path, and the dotted name: parent folders with an __init__.py are packages."""
     parts, folder = [path.stem], path.parent
     while (folder / "__init__.py").is_file():
         parts.insert(0, folder.name)
@@ -170,11 +168,11 @@ def _marked(path: Path) -> Iterator[None]:
         _loading.reset(token)
 
 
-# --- What a service's code is, as a hash: whether what was measured of it was measured of this code.
+# --- The hash of a service's code, which tells whether a measurement was made with the current code.
 
 
 def code_of(made_by: type) -> str:
-    """A hash of the class and all that it reaches; empty where there is no honest one."""
+    """A hash of the class and everything it reaches; empty if no reliable hash is possible."""
     try:
         return fingerprint_code(made_by).key
     except NotFingerprintable:

@@ -1,20 +1,15 @@
-"""Taking a run up: trace, plan, journal, engine, runner; the same for a new run and for a resumed one."""
+"""Drives a run, new or resumed: trace, keys, journal, engine, runner."""
 
 from __future__ import annotations
 
-import os
-import platform
 import random
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
-from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
-from hooke.base.files import FileLock, writing
+from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError
 from hooke.base.formats import short_parameters, short_repr
 from hooke.base.ref import Ref
 from hooke.fleets.elastic import (
@@ -28,7 +23,6 @@ from hooke.fleets.elastic import (
     sized_by,
 )
 from hooke.journal.events import AttemptFinished, CodeSeen, Event, NodePlanned, RunFinished, RunStarted
-from hooke.journal.reader import read
 from hooke.journal.records import check
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
@@ -45,11 +39,12 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
 from hooke.pipeline.trace import trace
 from hooke.processes.interrupts import Interrupts
-from hooke.project.backends import ENGINES, BackendChoice, find_place, open_engine, parse_workers
+from hooke.project.backends import ENGINES, BackendChoice, find_backend, open_engine, parse_workers
 from hooke.project.folder import Project, new_run_id
 from hooke.project.loading import entry_of
+from hooke.project.open_run import lock_run, open_run
 from hooke.running.gang_check import GangWait, check_gangs
-from hooke.running.provenance import Recording
+from hooke.running.provenance import ProvenanceRecorder
 from hooke.store import by_value
 from hooke.store.store import Store
 from hooke.sync.background import Shipping
@@ -60,17 +55,17 @@ from hooke.tracking.tracker import Tracker, logging_into
 __all__ = ["DRIVER", "Driver", "RunOrder", "expected_seconds", "prepare"]
 
 
-# --- How long items took last time, so that the longest go first.
+# --- How long items took in earlier runs, so that the longest go first.
 
 LARGEST_JOURNAL = 16 * 1024 * 1024
-"""Bytes: reading more to save seconds would cost seconds."""
+"""Bytes: reading more would cost the seconds that it saves."""
 
 RUNS_READ = 3
-"""A cached run measures nothing, so the last one alone is often empty."""
+"""More than one, because a cached run measures nothing."""
 
 
 def expected_seconds(runs: RunsFolder, pipeline: str, *, besides: str) -> dict[str, dict[int, float]]:
-    """Task -> item -> seconds, from the newest runs of the pipeline whose items ran one by one."""
+    """Task -> item -> seconds, from the pipeline's newest runs, for items that ran in an attempt of their own."""
     expected: dict[str, dict[int, float]] = {}
     earlier = [run for run in runs.names() if run != besides and run.rsplit("-", 3)[0] == pipeline]
     for run in earlier[:RUNS_READ]:
@@ -86,53 +81,52 @@ def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
     tasks: dict[int, str] = {}
     measured: dict[str, dict[int, float]] = {}
     try:
-        segments = read(runs.folder(run), "driver")
-    except JournalError:  # damage in an old run's journal is no reason not to run a new one
+        events = runs.events(run)
+    except JournalError:  # damage in an old journal must not stop a new run
         return {}
-    for segment in segments:
-        for event in segment.events:
-            if isinstance(event, NodePlanned) and event.kind == "map":
-                tasks[event.node] = event.task
-            elif isinstance(event, AttemptFinished) and event.hi - event.lo == 1 and event.node in tasks:
-                measured.setdefault(tasks[event.node], {})[event.lo] = event.seconds
+    for event in events:
+        if isinstance(event, NodePlanned) and event.kind == "map":
+            tasks[event.node] = event.task
+        elif isinstance(event, AttemptFinished) and event.hi - event.lo == 1 and event.node in tasks:
+            measured.setdefault(tasks[event.node], {})[event.lo] = event.seconds
     return measured
 
 
 DRIVER = "driver"
 """The segment that the run state's events are in."""
 
-STOP_LOOK_S = 0.1
-"""How often to look for a request to stop: looking costs a file's opening, and short tasks end thousands of times a second."""
+STOP_POLL_S = 0.1
+"""Seconds between two checks for a request to stop. A check opens a file, and short tasks end thousands of times a second."""
 
 Observer = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOrder:
-    """What somebody asked to run. `run` names the run to resume; None is a new one."""
+    """A requested run. `run` is the run to resume; None for a new run."""
 
     pipeline: Pipeline[..., Any]
     args: tuple[Any, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     on: Any = "local"
-    """A place's name, or a cluster or a client of Dask's."""
+    """A backend's name, a Fleet, or a Dask cluster or client."""
     workers: int | tuple[int, int] | None = None
     wanted: RunTargets = field(default_factory=RunTargets)
     allow_mismatch: Sequence[str] = ()
-    """Distributions whose versions may differ on workers elsewhere."""
+    """Distributions whose versions may differ on remote workers."""
     run: str | None = None
     name: str = ""
-    """The id of a new run; empty makes one."""
+    """The id of a new run; empty for a generated one."""
     parent: str = ""
-    """The search that the run is a trial of."""
+    """The search of which the run is a trial."""
     experiment: str = ""
-    """What trackers file the run under; empty is what hooke.toml says, or the pipeline's name."""
+    """The experiment in trackers; empty means that of hooke.toml, else the pipeline's name."""
     observers: tuple[Observer, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
 class Driver:
-    """A run that is ready to be driven: traced and checked, nothing written yet."""
+    """A run that is traced and checked, and not yet started: nothing is written."""
 
     project: Project
     order: RunOrder
@@ -141,56 +135,46 @@ class Driver:
     place: BackendChoice
     clock: Clock
     tracker: Tracker
-    """What the pipeline's body logged while it was traced."""
+    """Holds what the pipeline's body logged during tracing."""
     seed: int
     """Part of every key."""
-    look_again: float = 0.0
+    next_stop_check: float = 0.0
 
     def drive(self) -> str:
-        """Run to the end; returns the status. Raises what the journal or the store raise; the run can be resumed."""
-        with writing("the run's folder", self.project.runs.folder(self.run)):
-            self.project.create()
-        folder = self.project.runs.create(self.run)
+        """Run to the end and return the status. Raises errors of the journal and the store; the run can be resumed afterwards."""
+        folder = self.project.runs.folder(self.run)
         with ExitStack() as open_things:
-            with writing("the run's lock", folder):
-                lock = FileLock(folder / "driver.lock")
-                acquired = lock.try_acquire()
-            if not acquired:
-                raise UsageError(
-                    f"run {self.run} is being driven by another process", next=f"hooke show {self.run}"
-                )
-            open_things.callback(lock.release)
+            open_things.enter_context(lock_run(self.project, self.run))
             open_things.enter_context(Shipping(self.project, folder))
             store = self.project.store()
             open_things.enter_context(store.live(self.run))
             recovered = self._recovered()
-            journal = open_things.enter_context(
-                Journal.create(folder, DRIVER, durable=self._durable(), clock=self.clock)
-            )
-            journal.observers.extend(self.order.observers)
+            seed = random.SystemRandom().getrandbits(31)
+            begun = self._started(store, seed=seed)
+            open_things.callback(self.tracker.close)
             if self.order.run is None:
                 self.tracker.begin()
-            open_things.callback(self.tracker.close)
+            journal = open_things.enter_context(
+                open_run(self.project, begun, clock=self.clock, observers=self.order.observers)
+            )
             every_s = self.project.settings.tracking.system_metrics_s
             open_things.enter_context(SystemMetrics(Tracker(folder, SYSTEM), every_s=every_s))
-            return self._drive(store, journal, recovered)
+            return self._drive(store, journal, recovered, seed=seed)
 
-    def _drive(self, store: Store, journal: Journal, recovered: Recovered) -> str:
+    def _drive(self, store: Store, journal: Journal, recovered: Recovered, *, seed: int) -> str:
         began = self.clock.monotonic()
-        seed = random.SystemRandom().getrandbits(31)
-        journal.append(self._started(store, seed=seed))
-        made_of = Recording(self.project.root, journal.folder, journal.append, seed=self.seed)
+        recorder = ProvenanceRecorder(self.project.root, journal.folder, journal.append, seed=self.seed)
         try:
             with files_keyed() as files:
                 keys = GraphKeys(self.graph, run=self.run, seed=self.seed)
-            made_of.start(files)
+            recorder.start(files)
             self._journal_plan(journal, keys)
             state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
             status = self._run(state, keys, store, journal, recovered)
             output = _output(self.graph, keys, state, store) if status == "finished" else None
-            made_of.join()
+            recorder.join()
         except BaseException as error:
-            made_of.join(patience_s=1.0)
+            recorder.join(patience_s=1.0)
             message = str(error) if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
             status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             _finish(journal, RunFinished(status=status, message=message.removesuffix(": ")))
@@ -210,12 +194,11 @@ class Driver:
         return status
 
     def _check_plan(self, journal: Journal, seconds: float) -> None:
-        """Say how the run turned out against the plan that was made for it, if one was."""
+        """Compare the run with the plan that was made for it, if any."""
         plans = self.project.plans
         if self.order.run is not None or self.place.engine != "local" or not plans.names(self.graph.pipeline):
             return
-        events = [event for segment in read(journal.path) for event in segment.events]
-        view = RunView.fold(events)
+        view = RunView.fold(self.project.runs.events(self.run))
         made = plans.made_for(view.begun) if view.begun is not None else None
         checked = check(made, view, seconds=seconds) if made is not None else None
         if checked is not None:
@@ -232,7 +215,7 @@ class Driver:
             clock=self.clock,
             warm=True,
             tracking=self.project.runs.folder(self.run),
-            durable=self._durable(),
+            durable=self.project.settings.journal.durable,
             requires=self._reached(keys),
             allow_mismatch=tuple(self.order.allow_mismatch),
         )
@@ -258,7 +241,7 @@ class Driver:
                 clock=self.clock,
                 logs=context.logs,
                 recovered=recovered,
-                stop_requested=lambda: self._asked_to_stop(interrupts, waiting),
+                stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
             with interrupts:
@@ -267,7 +250,7 @@ class Driver:
             engine.close()
 
     def _reached(self, keys: GraphKeys) -> dict[str, str]:
-        """Distribution -> version, of those that the tasks' code reaches."""
+        """Distribution -> version, for the distributions that the tasks' code reaches."""
         return {
             part.name: part.text.removeprefix(part.name).strip()
             for node in self.graph.nodes
@@ -276,7 +259,7 @@ class Driver:
         }
 
     def _sizing(self, keys: GraphKeys) -> Elastic | None:
-        """Who decides how many workers there are, where that is not said."""
+        """The policy that sets the number of workers, if it is not fixed."""
         if not self.place.elastic or not ENGINES.load(self.place.engine).capabilities.elastic:
             return None
         assert self.place.workers is not None
@@ -284,25 +267,21 @@ class Driver:
         past = Earlier(self.project.runs, self.graph, keys, where=where, most=self.place.workers[1])
         return sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
 
-    def _asked_to_stop(self, interrupts: Interrupts, waiting: GangWait) -> str | None:
+    def _stop_requested(self, interrupts: Interrupts, waiting: GangWait) -> str | None:
         if interrupts.asked():
             return CTRL_C
         now = self.clock.monotonic()
         waiting.check(now)
-        if now < self.look_again:
+        if now < self.next_stop_check:
             return None
-        self.look_again = now + STOP_LOOK_S
+        self.next_stop_check = now + STOP_POLL_S
         return self.project.runs.stop_requested(self.run)
-
-    def _durable(self) -> Any:
-        return self.project.settings.journal.durable
 
     def _recovered(self) -> Recovered:
         if self.order.run is None:
             return Recovered()
         self.project.runs.clear_stop(self.run)
-        segments = read(self.project.runs.folder(self.run), DRIVER)
-        return recover(event for segment in segments for event in segment.events)
+        return recover(self.project.runs.events(self.run))
 
     def _plans(self) -> list[NodePlan]:
         maps = any(node.kind == "map" for node in self.graph.nodes)
@@ -340,12 +319,7 @@ class Driver:
             deadline=order.wanted.deadline,
             budget_usd=order.wanted.budget_usd,
             store=store.place,
-            folder=os.getcwd(),
             seed=seed,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            python=platform.python_version(),
-            hooke=version("hooke"),
             resumed=order.run is not None,
             experiment=order.experiment or self.project.settings.tracking.experiment,
             parent=order.parent,
@@ -394,14 +368,14 @@ class Driver:
 
 
 def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) -> Driver:
-    """Check and trace an order. Raises UsageError and TraceError before anything is written."""
+    """Check and trace a requested run. Raises UsageError and TraceError before anything is written."""
     workers = parse_workers(order.workers)
-    place = find_place(order.on, workers=workers, places=project.settings.places)
+    place = find_backend(order.on, workers=workers, places=project.settings.places)
     check_wanted(order.wanted, place)
     check_cost(place)
     clock = clock or SystemClock()
     run = order.run or order.name or new_run_id(order.pipeline.name, clock.now())
-    durable: Any = project.settings.journal.durable
+    durable = project.settings.journal.durable
     tracker = Tracker(project.runs.folder(run), DRIVER, durable=durable, held=True)
     with logging_into(tracker):
         graph = trace(order.pipeline, order.args, order.params)
@@ -419,7 +393,7 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
 
 
 def _output(graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> Ref:
-    """The pipeline's return value as a stored pickle of values and references, so that opening it loads what is asked."""
+    """The pipeline's return value, stored as a pickle of values and references to results."""
     from hooke.pipeline.calls import CallMaker
 
     refer = CallMaker(graph, keys, state, store).refer
@@ -431,12 +405,12 @@ def _output(graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> Ref
         raise NotPicklable(
             f"what pipeline {graph.pipeline!r} returns cannot be stored",
             why=f"{type(error).__name__}: {error}",
-            fix="return results of tasks and plain values",
+            fix="return only task results and plain values",
         ) from error
 
 
 def _finish(journal: Journal, event: RunFinished) -> None:
-    """Say how it ended, if the journal still takes it; the first error is the one to raise."""
+    """Journal the end if that is still possible; the first error is the one to raise."""
     try:
         journal.append(event)
     except HookeError:
@@ -450,14 +424,14 @@ def _stored(store: Store, value: Any, what: str) -> Ref:
         raise
     except Exception as error:  # whatever a user's __reduce__ raises
         raise NotPicklable(
-            f"{what} cannot be journalled, so the run could not be resumed",
+            f"{what} cannot be pickled, so the run could not be resumed",
             why=f"{type(error).__name__}: {error}",
-            fix="pass what it is made from, and make it inside a task",
+            fix="create the object inside a task, from arguments that can be pickled",
         ) from error
 
 
 def _parameters(order: RunOrder) -> dict[str, str]:
-    """All of them by name. The trace has bound them before."""
+    """All parameters by name. Tracing has checked that they bind."""
     bound = order.pipeline.signature.bind(*order.args, **order.params)
     bound.apply_defaults()
     return {name: short_repr(value) for name, value in bound.arguments.items()}

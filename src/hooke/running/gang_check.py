@@ -1,4 +1,4 @@
-"""Whether a place can run the gangs of a pipeline: said before anything runs, or where its size is not ours to say, when nothing else does."""
+"""Checks that a backend can run a pipeline's gangs: before the run, or during it if the backend's size is unknown."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hooke.project.backends import ENGINES, BackendChoice
 __all__ = ["GangWait", "check_gangs"]
 
 WAIT_S = 120.0
-"""The workers of a place that is joined come within seconds of one another, and one that is started again within a minute."""
+"""Workers of an existing cluster join within seconds of one another, and a restarted worker within a minute."""
 
 
 def check_gangs(graph: Graph, place: BackendChoice) -> None:
-    """Raise UsageError where the place has no gangs, or fewer workers than one of them has ranks."""
+    """Raise UsageError if the backend does not support gangs, or has fewer workers than a gang has ranks."""
     gangs = [node for node in graph.nodes if node.task.resources.gang]
     if not gangs:
         return
@@ -25,15 +25,15 @@ def check_gangs(graph: Graph, place: BackendChoice) -> None:
     ranks, most = widest.task.resources.gang, _most(place)
     if most is not None and ranks > most:
         raise UsageError(
-            f"the gang {widest.task.name!r} has {ranks} ranks, and {place.name!r} has {most} {_workers(most)}",
+            f"the gang {widest.task.name!r} has {ranks} ranks, but {place.name!r} has {most} {_workers(most)}",
             where=widest.where,
-            why="its ranks wait for one another, so all of them must run at once",
-            fix=f"workers={ranks} (or --workers {ranks}), or a smaller gang=",
+            why="the ranks wait for one another, so all must run at once",
+            fix=f"set workers={ranks} (or --workers {ranks}), or a smaller gang=",
         )
 
 
 class GangWait:
-    """Notices that nothing runs but for a gang that waits for workers, at a place for which we start none."""
+    """Detects that only a gang is left and waits for workers, on a backend for which Hooke starts no workers."""
 
     def __init__(self, graph: Graph, place: BackendChoice) -> None:
         gangs = [node for node in graph.nodes if node.task.resources.gang] if place.workers is None else []
@@ -44,7 +44,7 @@ class GangWait:
         self._since: float | None = None
 
     def observe(self, event: Event) -> None:
-        """What happened in the run."""
+        """Fold an event of the run."""
         match event:
             case CapacityChanged():
                 self._slots = event.slots
@@ -57,38 +57,38 @@ class GangWait:
         self._since = None
 
     def check(self, now: float) -> None:
-        """Raise UsageError where that is so for too long. `now`: seconds of a clock that does not jump."""
+        """Raise UsageError if this lasts too long. `now` is in seconds of a monotonic clock."""
         if self._widest is None or self._running or self._slots >= self._widest.task.resources.gang:
             return
         self._since = now if self._since is None else self._since
         if now - self._since >= WAIT_S:
             ranks = self._widest.task.resources.gang
             raise UsageError(
-                f"the gang {self._widest.task.name!r} has {ranks} ranks, and {self._place.name!r} has room for {self._slots}",
+                f"the gang {self._widest.task.name!r} has {ranks} ranks, but {self._place.name!r} has room for {self._slots}",
                 where=self._widest.where,
-                why=f"its ranks wait for one another, so all of them must run at once; nothing else ran for {WAIT_S:g} s, and no worker came",
-                fix=f"start workers there until it has {ranks} threads, or make gang= smaller; then resume",
+                why=f"the ranks wait for one another, so all must run at once; nothing else ran for {WAIT_S:g} s, and no worker joined",
+                fix=f"add workers until it has {ranks} threads, or make gang= smaller; then resume",
             )
 
 
 def _no_gangs(node: Node, place: BackendChoice) -> UsageError:
     able = [name for name in ENGINES.builtin if name in _with_gangs()]
     return UsageError(
-        f"the place {place.name!r} has no gangs, and {node.task.name!r} is one of {node.task.resources.gang} ranks",
+        f"the backend {place.name!r} does not support gangs, but {node.task.name!r} is a gang of {node.task.resources.gang} ranks",
         where=node.where,
-        fix=f"run it at a place that has: {', '.join(able)}; to step through it, call the pipeline as a function, "
-        "where a gang is one of one",
+        fix=f"use a backend that supports gangs: {', '.join(able)}; to debug, call the pipeline as a function, "
+        "where a gang has one rank",
     )
 
 
 def _with_gangs() -> set[str]:
-    """Of our engines that need no further library: to ask one may be to import it."""
+    """Built-in engines with gangs that need no further library: checking an engine may import it."""
     plain = [name for name in ("local", "serial") if name in ENGINES.builtin]
     return {name for name in plain if ENGINES.load(name).capabilities.gangs}
 
 
 def _most(place: BackendChoice) -> int | None:
-    """The most workers that the place may have; None where that is not ours to say."""
+    """The largest number of workers that the backend may have; None if it is unknown."""
     if place.workers is not None:
         price = place.usd_per_hour if place.elastic else 0.0
         return (

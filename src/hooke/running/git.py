@@ -1,7 +1,7 @@
-"""Git, as far as Hooke needs it: the working tree kept as a tree object, a tree restored, two trees compared.
+"""Git operations: keep the working tree as a tree object, restore a tree, compare two trees.
 
-All of it through the program `git`, which is given a temporary index: the user's own is not touched. What is kept
-stays until its ref below `refs/hooke/` is deleted.
+They run the program `git` with a temporary index, so the user's index is not touched. Kept trees
+remain until their refs below `refs/hooke/` are deleted.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from hooke.base.errors import HookeError
 __all__ = ["GitTrouble", "Repository", "TreeSnapshot"]
 
 PATIENCE_S = 10.0
-"""For a whole snapshot: a run's end is not kept waiting by a repository on a slow disk, or one of a whole home folder."""
+"""For a whole snapshot, so that a slow disk or a huge repository does not delay a run's end."""
 MOST_FILE_BYTES = 10 << 20
-"""Larger files that git does not know are data, not code: they are named, and not copied into the repository."""
+"""Larger untracked files are data, not code: they are listed and not copied into the repository."""
 MOST_NEW_FILES = 5000
 MOST_NEW_BYTES = 100 << 20
-"""Of all files that git does not know: what is beyond is somebody's forgotten .gitignore."""
+"""For all untracked files together: more is likely a missing .gitignore."""
 MOST_NAMED = 100
 REFS = "refs/hooke/"
 NOT_CODE = frozenset({"__pycache__", "mlruns", ".ipynb_checkpoints"})
-"""Folders that runs themselves write, where nobody has told git to ignore them."""
+"""Folders that runs write and that .gitignore may lack."""
 NOT_CODE_PREFIX = "mlflow.db"
 _LOCAL = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_INDEX_FILE",
     "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
 )  # fmt: skip
-"""What a hook of git, as which we may run, has set for another repository."""
+"""Variables that a git hook, in which Hooke may run, sets for another repository."""
 _WHO = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -45,12 +45,12 @@ _WHO = {
 
 
 class GitTrouble(HookeError):
-    """Git is missing, refused, or took too long."""
+    """Git is missing, failed, or took too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeSnapshot:
-    """A working tree as it was. `commit` and `branch` are empty where there is none (a new repository, a detached head)."""
+    """A kept working tree. `commit` and `branch` are empty if there is none (a new repository, a detached head)."""
 
     tree: str
     commit: str
@@ -58,9 +58,9 @@ class TreeSnapshot:
     dirty: bool
     remote: str
     diff: bytes
-    """From the commit to the tree, as `git diff --binary` gives it."""
+    """The output of `git diff --binary` from the commit to the tree."""
     left_out: tuple[str, ...] = ()
-    """Files unknown to git that are too large to count as code."""
+    """Untracked files that are too large to count as code."""
 
 
 class _Head(NamedTuple):
@@ -70,11 +70,11 @@ class _Head(NamedTuple):
 
 
 _known: dict[Path, TreeSnapshot] = {}
-"""The last one of each repository: where the tree is the same, so is what takes a program each to find out."""
+"""The last snapshot of each repository. If the tree is unchanged, its diff and remote are reused."""
 
 
 _slow: set[Path] = set()
-"""Repositories that took too long: the next runs of this process do not wait for them again."""
+"""Repositories that took too long; later runs of this process skip them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +88,24 @@ class Repository:
 
     @classmethod
     def around(cls, folder: Path) -> Repository | None:
-        """The repository that `folder` lies in; None where it lies in none. Asks no program."""
+        """The repository that contains `folder`; None if there is none. Runs no program."""
         for each in (folder, *folder.parents):
             if (each / ".git").exists():
                 return cls(each)
         return None
 
     def snapshot(self) -> TreeSnapshot:
-        """Keep the working tree: what is committed, changed and new, but for what git ignores. Raises GitTrouble."""
+        """Keep the working tree: committed, changed and new files, without ignored files. Raises GitTrouble."""
         if self.root in _slow:
-            raise GitTrouble(f"git took more than {self.patience_s:g} s before, in this process", where="git")
+            raise GitTrouble(
+                f"an earlier snapshot in this process took more than {self.patience_s:g} s", where="git"
+            )
         self._deadline[:] = [time.monotonic() + self.patience_s]
         git_dir, head = self._head()
         with tempfile.TemporaryDirectory(prefix="hooke-index-") as scratch:
             index = Path(scratch) / "index"
             if (git_dir / "index").exists():
-                # With its time: files that were changed as late as it was written are looked into.
+                # Keep the time stamp, so that git re-reads files that changed as late as the index.
                 shutil.copy2(git_dir / "index", index)
             changed, left_out = self._changed(index)
             if changed:
@@ -129,7 +131,7 @@ class Repository:
         return taken
 
     def has(self, tree: str) -> bool:
-        """Whether the tree, with all that is in it, is there still. Raises GitTrouble."""
+        """Whether the tree and its whole content still exist. Raises GitTrouble."""
         try:
             self._git("rev-list", "--objects", "--quiet", tree)
         except GitTrouble as error:
@@ -145,15 +147,15 @@ class Repository:
         )  # fmt: skip
 
     def forget(self, folder: Path) -> None:
-        """Remove a worktree, whatever was written into it. Raises GitTrouble."""
+        """Remove a worktree with everything in it. Raises GitTrouble."""
         self._git("worktree", "remove", "--force", "--force", str(folder))
 
     def prune(self) -> None:
-        """Forget worktrees whose folders are gone. Raises GitTrouble."""
+        """Forget worktrees whose folders no longer exist. Raises GitTrouble."""
         self._git("worktree", "prune")
 
     def holds(self, tree: str, name: str) -> bool:
-        """Whether the tree has a file of this name, from the root. Raises GitTrouble."""
+        """Whether the tree has a file of this name, relative to the root. Raises GitTrouble."""
         return bool(self._git("ls-tree", "-z", tree, "--", name))
 
     def differences(self, old: str, new: str) -> str:
@@ -163,20 +165,20 @@ class Repository:
         )
 
     def _head(self) -> tuple[Path, _Head]:
-        """Where the index lies, and what is checked out."""
+        """The git folder and what is checked out."""
         asked = "rev-parse", "--absolute-git-dir", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD"
         lines = os.fsdecode(self._git(*asked, fails=True)).splitlines()
         if len(lines) == 4:
             branch = lines[3].removeprefix("refs/heads/") if lines[3].startswith("refs/") else ""
             return Path(lines[0]), _Head(lines[1], lines[2], branch)
-        # A new repository has no HEAD; any other reason is said by this.
+        # A new repository has no HEAD; this raises for any other reason.
         return Path(os.fsdecode(self._git("rev-parse", "--absolute-git-dir")).rstrip("\n")), _Head("", "", "")
 
     def _has_ref(self, tree: str) -> bool:
         return bool(self._git("for-each-ref", f"{REFS}{tree}"))
 
     def _changed(self, index: Path) -> tuple[list[str], list[str]]:
-        """What is not as the index has it, and of the files that it does not know those that are not to be kept."""
+        """Files that differ from the index, and the untracked files that are not kept."""
         tags = "--modified", "--deleted", "--others", "--exclude-standard", "-t", "-z"
         listed = self._git("ls-files", *tags, index=index).split(b"\0")
         changed: dict[str, None] = {}
@@ -205,7 +207,7 @@ class Repository:
             return 0
 
     def _keep(self, tree: str, commit: str) -> str:
-        """A ref to a commit of the tree, so that `git gc` leaves it alone. The commit is the same whoever makes it when."""
+        """Make a ref to a commit of the tree, so that `git gc` keeps it. The commit is the same at any time and on any machine."""
         parent = ["-p", commit] if commit else []
         said = f"Hooke: the tree of a run\n\nMade of {commit or 'no commit'}.\n"
         ref = f"{REFS}{tree}"
@@ -224,11 +226,11 @@ class Repository:
     def _remote(self) -> str:
         url = self._git("config", "--get", "remote.origin.url", fails=True).decode("utf-8", "replace").strip()
         scheme, separator, rest = url.partition("://")
-        # A token that somebody wrote into it is nobody else's business.
+        # The URL may contain a token, which must not be recorded.
         return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url
 
     def _git(self, *words: str, index: Path | None = None, given: bytes = b"", fails: bool = False) -> bytes:
-        """What git prints. `fails`: that it may refuse, which then gives what it printed until then."""
+        """The output of git. With `fails`, an error is ignored and the output so far is returned."""
         left = max(self._deadline[0] - time.monotonic(), 0.1) if self._deadline else None
         environment = {name: value for name, value in os.environ.items() if name not in _LOCAL} | _WHO
         environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
@@ -243,7 +245,7 @@ class Repository:
                 timeout=left,
                 env=environment,
                 check=False,
-                process_group=0,  # Ctrl-C is for us alone
+                process_group=0,  # Ctrl-C must not reach git
             )
         except FileNotFoundError as error:
             raise GitTrouble("git is not installed", where="git", fix="install git") from error
@@ -271,4 +273,4 @@ def _verb(words: Sequence[str]) -> str:
 
 def _first_line(text: bytes) -> str:
     lines = text.decode("utf-8", "replace").strip().splitlines()
-    return lines[0][:300] if lines else "it said nothing"
+    return lines[0][:300] if lines else "it printed nothing"

@@ -1,6 +1,6 @@
-"""What a run was made of: the tree, the environment, the machine, the data files; gathered beside the run, kept in its journal.
+"""The provenance of a run: code tree, environment, machine and data files, gathered in a thread and kept in the run's journal.
 
-Knows nothing of pipelines, engines and the command line. Imports the journal and what lies below it.
+It knows nothing of pipelines and engines.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from hooke.running.git import GitTrouble, Repository
 __all__ = [
     "DIFF",
     "FOLDER",
-    "Recording",
+    "ProvenanceRecorder",
     "digest_of",
     "gpus",
     "hardware",
     "installed",
     "interpreter",
     "keep",
-    "made_of",
+    "provenance_of",
     "read_kept",
     "sentence",
     "threads",
 ]
 
 
-# --- Which distributions are installed, read from the names of their folders; kept once for each set of them.
+# --- Installed distributions, read from the names of their folders. Each distinct set is kept once.
 
 FOLDER = "environments"
 EDITABLE = " (editable)"
-"""Follows the version of a distribution whose code lies in somebody's folder, and may change without it."""
+"""Suffix of the version of an editable distribution, whose code can change without a new version."""
 
 
 def installed(paths: Sequence[str] | None = None) -> dict[str, str]:
-    """Distribution -> version, by normal name, of what `paths` (by default sys.path) give; the first of a name counts, as in imports."""
+    """Normalized distribution name -> version, for `paths` (by default sys.path). The first of a name counts, as in imports."""
     found: dict[str, str] = {}
     for path in sys.path if paths is None else paths:
         for name, version in _in_folder(path or os.getcwd()):
@@ -62,12 +62,12 @@ def installed(paths: Sequence[str] | None = None) -> dict[str, str]:
 
 
 def digest_of(distributions: dict[str, str]) -> str:
-    """What names them: 32 hex characters."""
+    """A hash of the distributions: 32 hex characters."""
     return blake3(msgspec.json.encode(distributions)).hexdigest(length=16)
 
 
 def keep(folder: Path, distributions: dict[str, str]) -> None:
-    """Write them to `<folder>/environments/<digest>.json` unless they are there. Raises OSError."""
+    """Write the distributions to `<folder>/environments/<digest>.json` unless it exists. Raises OSError."""
     path = folder / FOLDER / f"{digest_of(distributions)}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def keep(folder: Path, distributions: dict[str, str]) -> None:
 
 
 def read_kept(folder: Path, digest: str) -> dict[str, str] | None:
-    """The distributions of that digest; None where they are not there."""
+    """The distributions of that digest; None if they are not kept."""
     try:
         return msgspec.json.decode((folder / FOLDER / f"{digest}.json").read_bytes(), type=dict[str, str])
     except (FileNotFoundError, msgspec.MsgspecError):
@@ -86,7 +86,7 @@ def _in_folder(path: str) -> list[tuple[str, str]]:
     try:
         return _listed(path, os.stat(path).st_mtime_ns)
     except OSError:
-        return []  # a zip file, a folder that is not there: nothing is imported from it by folders
+        return []  # a zip file, or a missing folder
 
 
 @lru_cache(maxsize=64)
@@ -114,23 +114,23 @@ def _read(path: str, folder: str) -> tuple[str, str] | None:
 
 
 def _normal(name: str) -> str:
-    """As the packaging specification has it (PEP 503)."""
+    """The normalized name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-# --- The interpreter and the machine: what an answer's last bits may hang on.
+# --- The interpreter and the machine, which can affect the last bits of a result.
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "TBB_NUM_THREADS",
     "TORCH_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED",
 )  # fmt: skip
-"""Variables that change in which order numbers are added, or sets are gone through."""
+"""Variables that change the order in which numbers are added or sets are iterated."""
 NVIDIA = Path("/proc/driver/nvidia")
 
 
 def interpreter() -> dict[str, str]:
-    """Python, its build and what it runs on."""
+    """Python, its build and its platform."""
     libc = " ".join(platform.libc_ver()).strip()
     return {
         "python": platform.python_version(),
@@ -142,13 +142,13 @@ def interpreter() -> dict[str, str]:
 
 
 def threads(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Those of the variables that are set."""
+    """The variables of THREADS that are set."""
     environment = os.environ if environment is None else environment
     return {name: environment[name] for name in THREADS if name in environment}
 
 
 def hardware() -> dict[str, str]:
-    """Processor, cores that we may use, memory in whole GiB, and GPUs with their driver."""
+    """Processor, usable cores, memory in whole GiB, and GPUs with their driver."""
     facts = {
         "cpu": processor(),
         "cores": str(cpus_here()),
@@ -158,7 +158,7 @@ def hardware() -> dict[str, str]:
 
 
 def gpus(folder: Path = NVIDIA) -> str:
-    """The GPUs that NVIDIA's driver names, and its version; empty where there is none."""
+    """The GPUs that NVIDIA's driver reports, and its version; empty if there are none."""
     models: list[str] = []
     for file in sorted(folder.glob("gpus/*/information")):
         names = [
@@ -178,18 +178,18 @@ def _text(file: Path) -> str:
         return ""
 
 
-# --- The record of what a run is made of, gathered in a thread beside it: neither its start nor its tasks wait for that.
+# --- The record, gathered in a thread: neither the start of the run nor its tasks wait for it.
 
 DIFF = "uncommitted.diff"
 MOST_DIFF_BYTES = 1 << 20
 JOIN_S = 30.0
-"""More than git is given: the record's end is only waited for so that it is in the journal before the run's."""
+"""More than git's limit. The run's end waits so that the record is in the journal before it."""
 
 _log = logging.getLogger("hooke")
 
 
-class Recording:
-    """Gathers the record from `start` on and gives it to `say`; `join` waits for it. No trouble of it ends the run."""
+class ProvenanceRecorder:
+    """Gathers the record in a thread and passes it to `say`; `join` waits for it. An error in it never ends the run."""
 
     def __init__(
         self,
@@ -209,26 +209,26 @@ class Recording:
         self._thread: threading.Thread | None = None
 
     def start(self, files: Mapping[str, str] | None = None) -> None:
-        """Begin. `files` are those whose content is part of the run: path -> key."""
+        """Begin. `files` (path -> key) are the files whose content is part of the run."""
         self._thread = threading.Thread(
-            target=self._gather, args=(dict(files or {}),), name="hooke-made-of", daemon=True
+            target=self._gather, args=(dict(files or {}),), name="hooke-provenance", daemon=True
         )
         self._thread.start()
 
     def join(self, *, patience_s: float = JOIN_S) -> None:
-        """Wait until the record is in the journal, or was given up."""
+        """Wait until the record is in the journal or has failed, at most `patience_s`."""
         if self._thread is not None:
             self._thread.join(patience_s)
 
     def _gather(self, files: dict[str, str]) -> None:
         try:
-            record = made_of(self._root, self._folder, files=files, seed=self._seed, argv=self._argv)
+            record = provenance_of(self._root, self._folder, files=files, seed=self._seed, argv=self._argv)
             self._say(RunMadeOf(record=record))
         except Exception as error:  # noqa: BLE001 - a run must not end for its record, whatever it is
-            _log.warning("what run %s is made of is not recorded: %s", self._folder.name, error)
+            _log.warning("the provenance of run %s is not recorded: %s", self._folder.name, error)
 
 
-def made_of(
+def provenance_of(
     root: Path,
     folder: Path | None,
     *,
@@ -236,9 +236,9 @@ def made_of(
     seed: int = 0,
     argv: tuple[str, ...] = (),
 ) -> MadeOf:
-    """What a run of the project in `root` would be made of now. With the run's `folder` its parts are kept, too.
+    """The provenance of a run of the project in `root`, started now. With the run's `folder`, its parts are kept, too.
 
-    What cannot be known is said in `trouble`. Raises OSError where the disk refuses.
+    `trouble` says what could not be determined. Raises OSError if the disk refuses.
     """
     began = time.perf_counter()
     distributions = installed()
@@ -270,7 +270,7 @@ def _user() -> str:
 def _code(root: Path, folder: Path | None) -> dict[str, Any]:
     repository = Repository.around(root)
     if repository is None:
-        return {"trouble": f"{root} lies in no git repository"}
+        return {"trouble": f"{root} is not in a git repository"}
     top: dict[str, Any] = {"root": str(repository.root), "paths": _paths_in(repository.root)}
     try:
         taken = repository.snapshot()
@@ -296,11 +296,11 @@ def _paths_in(root: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for path in sys.path if path and Path(path).is_relative_to(root)))
 
 
-# --- What a run was made of, in a sentence.
+# --- The provenance in one sentence.
 
 
 def sentence(record: MadeOf) -> str:
-    """Code, environment, machine, data and seed, as short as they can be said; `hooke show --json` has all."""
+    """Code, environment, machine, data and seed in short; `hooke show --json` has everything."""
     return "; ".join(_parts(record))
 
 
@@ -318,4 +318,4 @@ def _parts(record: MadeOf) -> Iterator[str]:
     if record.seed:
         yield f"seed {record.seed}"
     if record.left_out:
-        yield f"not in the tree, as too large: {', '.join(record.left_out[:5])}"
+        yield f"too large for the tree: {', '.join(record.left_out[:5])}"

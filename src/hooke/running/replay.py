@@ -1,4 +1,4 @@
-"""One call of a run again, in this process: the task's function and the arguments that it had."""
+"""Replays one call of a run in this process, for debugging: the task's function with its original arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
 from hooke.journal.events import ItemsFound
-from hooke.journal.reader import read
 from hooke.journal.run_view import view_of
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.node_keys import GraphKeys
@@ -18,7 +17,6 @@ from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.references import unpack
 from hooke.pipeline.run_state import RunState
 from hooke.project.folder import Project
-from hooke.running.driver import DRIVER
 from hooke.running.resume import reopen
 from hooke.store.store import Store
 
@@ -27,7 +25,7 @@ __all__ = ["Replay", "replay"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A call that can be made again: `function(*args, **kwargs)`. `shown` is the call as text."""
+    """A call to repeat: `function(*args, **kwargs)`. `shown` is the call as text."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -36,24 +34,23 @@ class Replay:
 
 
 def replay(project: Project, run: str, task: str, *, item: int | None = None) -> Replay:
-    """The call of `task` that failed in `run`, or of its `item`; its first one where none failed.
+    """The call of `task` that failed in `run`, or that of `item`; the first call if none failed.
 
-    The code is that of now, the inputs are those of the run. Raises UsageError where the run has no such task
-    or item, or where an input of it is not there (it never ran, its code was edited since, or it was evicted).
+    The code is the current one; the inputs are those of the run. Raises UsageError if the run has no such task
+    or item, or if an input is missing (its task never ran, was edited since, or the result was evicted).
     """
     driver = reopen(project, run)
     store = project.store()
     keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
     state = RunState(driver.graph, [NodePlan() for _ in driver.graph.nodes])
     calls = CallMaker(driver.graph, keys, state, store)
-    segments = read(project.runs.folder(run), DRIVER)
-    _recall(keys, state, calls, recover(event for segment in segments for event in segment.events), store)
+    _restore(keys, state, calls, recover(project.runs.events(run)), store)
     node, lo = _which(project, run, task, item, state)
     if missing := _missing(state, node, lo):
         raise UsageError(
-            f"the inputs of {task} are not there: {', '.join(missing)}",
+            f"inputs of {task} are missing: {', '.join(missing)}",
             where=f"run {run}",
-            why="it has not run to its end, or its code was edited since",
+            why="these tasks did not finish, or their code was edited since",
             next=f"hooke resume {run}",
         )
     call = calls.make(Submit(0, node, lo, lo + 1, 1))
@@ -61,7 +58,7 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     return Replay(function=call.image.function, args=args, kwargs=kwargs, shown=f"{task}({call.shown})")
 
 
-def _recall(keys: GraphKeys, state: RunState, calls: CallMaker, recovered: Recovered, store: Store) -> None:
+def _restore(keys: GraphKeys, state: RunState, calls: CallMaker, recovered: Recovered, store: Store) -> None:
     for node in range(len(state.nodes)):
         known = recovered.known.get(keys[node].key)
         if known is None:
@@ -80,7 +77,7 @@ def _found(node: int, lo: int, hi: int, ref: Ref, start: int) -> ItemsFound:
 
 
 def _which(project: Project, run: str, task: str, item: int | None, state: RunState) -> tuple[int, int]:
-    """The node and item: those of the task's failure, else of its first node."""
+    """The node and item of the task's failure, else of its first node."""
     view = view_of(project.runs, run)
     nodes = [number for number, node in view.nodes.items() if node.planned.task == task]
     if not nodes:
@@ -91,12 +88,12 @@ def _which(project: Project, run: str, task: str, item: int | None, state: RunSt
     lo = item if item is not None else (failure.lo + failure.done if failure is not None else 0)
     items = state.nodes[node].items
     if items is not None and not 0 <= lo < items:
-        raise UsageError(f"{task} has no item {lo}", fix=f"it has {items}: 0 to {items - 1}")
+        raise UsageError(f"{task} has no item {lo}", fix=f"valid: 0 to {items - 1}")
     return node, lo
 
 
 def _missing(state: RunState, node: int, lo: int) -> list[str]:
-    """The tasks whose results this item needs and the run does not have."""
+    """The tasks whose results this item needs and the run lacks."""
     missing = []
     for need in state.nodes[node].needs:
         parent = state.nodes[need.node]

@@ -1,4 +1,4 @@
-"""`run` and `Run`: what a user calls and gets."""
+"""`run()`, and `Run`, its handle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from hooke.base.errors import RunStopped, UsageError
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import Event
-from hooke.journal.reader import read
 from hooke.journal.run_table import run_table
 from hooke.journal.run_view import RunView, ending, output_ref, view_of
 from hooke.journal.task_view import TaskRow
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "run"]
 
 
-def run(  # noqa: PLR0913 - what a run may be asked, each by name
+def run(  # noqa: PLR0913 - options by name
     pipeline: Pipeline[..., Any],
     /,
     *args: Any,
@@ -47,34 +46,34 @@ def run(  # noqa: PLR0913 - what a run may be asked, each by name
     allow_mismatch: Sequence[str] = (),
     **params: Any,
 ) -> Run:
-    """Run a pipeline at a place, cached and journalled.
+    """Run a pipeline on a backend, cached and journalled.
 
-    `on` is a place: `local` (processes of this machine), `local:8`, `serial` (this process), `dask` (a Dask cluster
-    of this machine), the address of a Dask scheduler, a cluster or a client of Dask's, `ray` (a Ray of this machine), the
-    address of a Ray, or a name in `hooke.toml`. `workers` is a number or (low, high): as many, between these, as the work is worth while it goes on, for
-    reasons that the journal has. `deadline` ("30m", or seconds from now) has just enough of them to be done by then, and
-    `budget` ("$20", or US dollars; the place has a price in hooke.toml) ends the run before it is spent.
-    Workers elsewhere must have this process's Python and the versions of what the code reaches; `allow_mismatch` names
-    distributions (or `python`) that may differ all the same.
-    With `wait=False` the run goes on in a thread, and no
-    longer than this process: call `result()`, or `hooke resume` takes it up.
-    `progress` is what stderr shows meanwhile: `auto` (a live table on a terminal or in a notebook, elsewhere a line
-    each five seconds; nothing of a short run), `table` (at once, and lines where no table can be), `lines` (of each
-    task) or `none`. The environment variable HOOKE_PROGRESS or hooke.toml may say what `auto` is.
-    The other arguments are the pipeline's own.
+    `on` is a backend: `local` (processes on this machine), `local:8`, `serial` (this process), `dask` (a Dask cluster
+    on this machine), `ray` (a Ray cluster on this machine), the address of a Dask scheduler or a Ray cluster, a Dask cluster or
+    client, a Fleet, or a name in `hooke.toml`. `workers` is a number, or a range (low, high) in which the number follows the work;
+    the journal has the reasons. `deadline` ("30m", or seconds from now) uses just enough workers to be done by then, and
+    `budget` ("$20", or US dollars; the backend has a price in hooke.toml) ends the run before the budget is spent.
+    Remote workers need this process's Python, and its versions of the distributions that the code uses; `allow_mismatch` names
+    distributions (or `python`) that may differ.
+    With `wait=False` the run continues in a thread, but not
+    longer than this process: call `result()`, or continue it later with `hooke resume`.
+    `progress` is what stderr shows: `auto` (a live table on a terminal or in a notebook, elsewhere a line
+    every five seconds; nothing for a short run), `table` (at once; lines where a table is impossible), `lines` (for each
+    task) or `none`. The environment variable HOOKE_PROGRESS or hooke.toml can change what `auto` means.
+    All other arguments are passed to the pipeline.
 
-    Raises UsageError and TraceError before anything runs; TaskFailed (a branch of it) when a task failed
-    for good; KeyboardInterrupt after Ctrl-C, when the run has stopped cleanly and can be resumed.
-    With `wait=False` those come from `Run.result()`.
+    Raises UsageError and TraceError before anything runs; a subclass of TaskFailed if a task failed
+    for good; KeyboardInterrupt after Ctrl-C, once the run has stopped cleanly and can be resumed.
+    With `wait=False`, `Run.result()` raises them.
     """
     if not isinstance(pipeline, Pipeline):
         raise UsageError(
             f"run() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
-            fix="mark the function that composes tasks with @pipeline",
+            fix="decorate the function that calls the tasks with @pipeline",
         )
     if (file := loading()) is not None:
         raise UsageError(
-            f"{file} calls run() while it is imported",
+            f"{file} calls run() while it is being imported",
             fix='put the call under `if __name__ == "__main__":`',
         )
     project = project_of(pipeline)
@@ -111,7 +110,7 @@ def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
 
 
 class Run:
-    """A run: one of now, or one read back from its journal."""
+    """A run in progress, or an earlier run read from its journal."""
 
     def __init__(self, project: Project, run: str) -> None:
         self.id = run
@@ -130,29 +129,29 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died; it can be resumed)."""
+        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died; the run can be resumed)."""
         return self._view().status
 
     @property
     def stopped_by(self) -> str | None:
-        """Who asked the run to stop; None if nobody did."""
+        """Who requested the stop; None if nobody did."""
         return self._view().stopping_by
 
     def result(self, timeout: float | None = None) -> Any:
-        """What the pipeline returned; waits for it, at most `timeout` seconds.
+        """The pipeline's return value. Waits for it, at most `timeout` seconds.
 
-        Raises TaskFailed, RunStopped (stopped or lost; its `next` is the command to resume), TimeoutError.
+        Raises TaskFailed, RunStopped (stopped or lost; its `next` is the command to resume) and TimeoutError.
         """
         if self._thread is not None:
             self._thread.join(timeout)
             if self._thread.is_alive():
-                raise TimeoutError(f"run {self.id} goes on after {timeout} s")
+                raise TimeoutError(f"run {self.id} is still running after {timeout} s")
         self.check()
         store = self.project.store()
         return unpack(store.get(output_ref(self.folder)), store)
 
     def check(self) -> None:
-        """Raise what ended the run, if it did not finish."""
+        """Raise the error that ended the run, if it did not finish."""
         if self._error is not None:
             raise self._error
         ended = ending(self.folder)
@@ -163,32 +162,31 @@ class Run:
             raise task_failed(failed, task=view.nodes[failed.node].planned.task, run=self.id)
         why = view.ended.message if view.ended is not None else ""
         raise RunStopped(
-            f"run {self.id} is {view.status}: it has no result", why=why, next=f"hooke resume {self.id}"
+            f"run {self.id} is {view.status} and has no result", why=why, next=f"hooke resume {self.id}"
         )
 
     def tasks(self) -> list[TaskRow]:
-        """Per task: how many items are waiting, running, cached, done and failed, with times and memory."""
+        """For each task: the numbers of items that are waiting, running, cached, done and failed, with times and memory."""
         return self._view().rows(time.time())
 
     @property
     def journal(self) -> Iterator[Event]:
         """Every event of the run so far, in order."""
-        for segment in read(self.folder):
-            yield from segment.events
+        yield from self.project.runs.events(self.id, None)
 
     def curve(self, task: str = "") -> Curve:
-        """How far a task scales, from what this run measured by the way; by default the task that took longest.
+        """The scaling curve of a task, from what this run measured; by default of the task that took longest.
 
-        Where the project's other runs did the same work at another N they count too. Raises UsageError for a task
-        that there is not; NotEnoughData, with what to run next, where fewer than three N were measured or N changed
+        Other runs of the project count, too, if they did the same work at another N. Raises UsageError for an unknown
+        task; NotEnoughData, with what to run next, if fewer than three N were measured or if N changed
         together with the kind of work.
         """
-        from hooke.planning.curves import curve_of  # SciPy takes a third of a second, and few runs are asked
+        from hooke.planning.curves import curve_of  # importing SciPy takes a third of a second
 
         return curve_of(self.project.runs, self.id, task)
 
     def logged(self) -> Logged:
-        """What was logged in the run: `.points` (one row a value), `.params`, `.tags`, `.artifacts`, `.refused`."""
+        """What the run logged: `.points` (one row per value), `.params`, `.tags`, `.artifacts`, `.refused`."""
         return logged_in(self.folder)
 
     def show(self) -> None:
@@ -196,22 +194,22 @@ class Run:
         print(run_table(self._view(), self.id))  # noqa: T201 - it is what the method is for
 
     def stop(self) -> None:
-        """Ask the run to stop; it can be resumed."""
+        """Request a clean stop; the run can be resumed."""
         self.project.runs.request_stop(self.id, "Run.stop()")
 
     def follow(self, driver: Driver, shown: Progress | None = None) -> None:
-        """Drive the run in a thread of this process; `shown` is entered in this one."""
+        """Drive the run in a thread of this process. `shown` is entered in the calling thread."""
         context = ExitStack()
 
         def drive() -> None:
             try:
                 with context:
                     driver.drive()
-            except BaseException as error:  # noqa: BLE001 - whoever asks for the result is told
+            except BaseException as error:  # noqa: BLE001 - result() raises it
                 self._error = error
 
         self.project.create()
-        self.project.runs.create(driver.run)  # so that stop() has a place to ask, however soon it is called
+        self.project.runs.create(driver.run)  # so that stop() works at once
         if shown is not None:
             context.enter_context(shown)
         self._thread = threading.Thread(target=drive, name=f"hooke-{self.id}", daemon=True)

@@ -5,29 +5,23 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import platform
 import re
-import socket
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import UsageError
-from hooke.base.files import FileLock, writing
 from hooke.base.formats import short_repr
 from hooke.journal.events import RunFinished, RunStarted
-from hooke.journal.run_folders import LOCK
-from hooke.journal.writer import Journal
 from hooke.project.folder import Project, new_run_id, start_of
-from hooke.running.driver import DRIVER
-from hooke.running.provenance import Recording
+from hooke.project.open_run import lock_run, open_run
+from hooke.running.provenance import ProvenanceRecorder
 from hooke.running.run import Run
 from hooke.sync.background import Shipping
 from hooke.sync.sync_report import refused_lines
-from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
+from hooke.tracking import log  # noqa: F401 - imported now: a fork while a thread imports it would make the child hang
 from hooke.tracking.system_metrics import SEGMENT as SYSTEM
 from hooke.tracking.system_metrics import SystemMetrics
 from hooke.tracking.tracker import Tracker, active, enter, leave
@@ -44,23 +38,23 @@ def start_run(
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> ScriptRun:
-    """Begin a run of this script or notebook: from here on `log_metric` and its kin log into it, in all threads.
+    """Begin a run of this script or notebook: `log_metric` and similar functions log into it, in all threads.
 
-    Use it in `with`, or call `finish()`; else it ends with the process. `experiment` is what trackers file it under (else
-    what hooke.toml says, else the script's name), `name` the beginning of its id. The project is that of the script.
+    Use it in `with`, or call `finish()`; otherwise it ends with the process. `experiment` is the experiment in trackers (by default
+    that of hooke.toml, else the script's name), and `name` is the beginning of its id. The project is that of the script.
 
-    Raises UsageError where this process logs into a run already (inside a task, too); HookeError where the run's folder
-    cannot be written. What is logged afterwards raises nothing.
+    Raises UsageError if this process already logs into a run (also inside a task); HookeError if the run's folder
+    cannot be written. Later logging never raises.
     """
     if active() is not None:
         raise UsageError(
-            "this process logs into a run already",
-            fix="finish() that run first; inside a task log_metric() belongs to the task, without start_run()",
+            "this process already logs into a run",
+            fix="finish() that run first; inside a task, use log_metric() without start_run()",
         )
     if name and not re.fullmatch(r"[\w.-]+", name):
         raise UsageError(
-            f"name={name!r} cannot begin a run's id",
-            fix="use letters, digits, '-', '_' and '.'; set_tag() takes any text",
+            f"name={name!r} is not a valid beginning of a run id",
+            fix="use letters, digits, '-', '_' and '.'; set_tag() accepts any text",
         )
     start = start_of()
     project = Project.find(start)
@@ -81,33 +75,22 @@ class ScriptRun(Run):
     def __init__(self, project: Project, title: str, *, experiment: str, entry: str) -> None:
         clock = SystemClock()
         super().__init__(project, new_run_id(title, clock.now()))
-        with writing("the run's folder", self.folder):
-            project.create()
-            project.runs.create(self.id)
-            self._lock = FileLock(self.folder / LOCK)
-            self._lock.try_acquire()
-        durable: Any = project.settings.journal.durable
+        self._lock = lock_run(project, self.id)
+        durable = project.settings.journal.durable
         self._pid = os.getpid()
         self._began = clock.monotonic()
-        self._driver = Journal.create(self.folder, DRIVER, durable=durable, clock=clock)
-        self._driver.append(
-            RunStarted(
-                run=self.id,
-                pipeline=title,
-                entry=entry,
-                place="here",
-                folder=os.getcwd(),
-                pid=os.getpid(),
-                host=socket.gethostname(),
-                python=platform.python_version(),
-                hooke=version("hooke"),
-                kind="script",
-                experiment=experiment or project.settings.tracking.experiment,
-                shown={f"[{at}]": short_repr(word) for at, word in enumerate(sys.argv[1:])} if entry else {},
-            )
+        begun = RunStarted(
+            run=self.id,
+            pipeline=title,
+            entry=entry,
+            place="here",
+            kind="script",
+            experiment=experiment or project.settings.tracking.experiment,
+            shown={f"[{at}]": short_repr(word) for at, word in enumerate(sys.argv[1:])} if entry else {},
         )
-        self._made_of = Recording(project.root, self.folder, self._driver.append, script=True)
-        self._made_of.start()
+        self._driver = open_run(project, begun, clock=clock)
+        self._recorder = ProvenanceRecorder(project.root, self.folder, self._driver.append, script=True)
+        self._recorder.start()
         self.tracker = Tracker(self.folder, "script", durable=durable)
         self._system = SystemMetrics(
             Tracker(self.folder, SYSTEM), every_s=project.settings.tracking.system_metrics_s
@@ -121,12 +104,10 @@ class ScriptRun(Run):
     def finish(self, status: str = "finished", message: str = "") -> None:
         """End the run: `finished`, `failed` or `stopped`. A second call does nothing.
 
-        Raises UsageError for another status, JournalError where the end cannot be written.
+        Raises UsageError for another status, JournalError if the end cannot be written.
         """
         if status not in ("finished", "failed", "stopped"):
-            raise UsageError(
-                f"a run does not end as {status!r}", fix="give 'finished', 'failed' or 'stopped'"
-            )
+            raise UsageError(f"status={status!r} is not valid", fix="valid: 'finished', 'failed', 'stopped'")
         if not self._lock.held:
             return
         atexit.unregister(self._end_with_process)
@@ -136,7 +117,7 @@ class ScriptRun(Run):
         for line in refused_lines(self.folder):
             _log.warning("run %s: of what was logged %s", self.id, line)
         try:
-            self._made_of.join()
+            self._recorder.join()
             seconds = SystemClock().monotonic() - self._began
             self._driver.append(RunFinished(status=status, message=message, seconds=seconds))
             self._driver.close()
@@ -144,9 +125,9 @@ class ScriptRun(Run):
             self._lock.release()
             self._shipping.__exit__()
 
-    def result(self, timeout: float | None = None) -> NoReturn:  # noqa: ARG002 - as every run's
-        """A script returns nothing. Raises UsageError."""
-        raise UsageError(f"run {self.id} is that of a script, which returns nothing", fix="read .logged()")
+    def result(self, timeout: float | None = None) -> NoReturn:  # noqa: ARG002 - same signature as Run.result
+        """Raises UsageError: a script has no result."""
+        raise UsageError(f"run {self.id} is a script's run, which has no result", fix="read .logged()")
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
-"""Why a task ran or did not: its plan in one run compared with its plan in an earlier one.
+"""Why a task ran or did not: compares its plan in one run with its plan in an earlier run.
 
-Everything is read from journals: the parts of the code with their texts, the keys of the arguments, and which
-items were found. `explain` is pure; `why` reads the runs of a project.
+Everything is read from journals: parts of the code with their texts, keys of arguments, and items
+found in the cache. `explain` is pure; `why` reads a project's runs.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from hooke.keys.parts import explain as changes_between
 __all__ = ["Cause", "Why", "explain", "roots", "why"]
 
 MOST_RUNS = 50
-"""Earlier runs looked through for one that has the same task."""
+"""Earlier runs that are searched for the same task."""
 
 MOST_MATCHED = 200
-"""Nodes of one task that are matched by likeness; more than that are matched in order."""
+"""With more nodes of one task, nodes are matched in order instead of by similarity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """One reason, said in `text`.
+    """One reason; `text` says it.
 
-    `kind` is code (with its `change`), seed, argument, list (of a map), upstream (`task` has another result, or may have), first (no
-    earlier run had it), uncached (`cache=False`), gone (its result is not in the store any more), unfinished
-    (the earlier run had no result either), unknown.
+    `kind` is code (with its `change`), seed, argument, list (of a map), upstream (the result of `task` may have changed), first (no
+    earlier run had it), uncached (`cache=False`), gone (its result is no longer in the store), unfinished
+    (the earlier run had no result either) or unknown.
     """
 
     kind: str
@@ -43,10 +43,10 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
-    """What became of one graph node, and why. `compared` is the earlier run, empty if there is none.
+    """The outcome of one graph node, and its causes. `compared` is the earlier run; empty if there is none.
 
-    `outcome` is `cached`, `ran`, `partly cached`, `not needed` (all that would read it was cached), `failed`,
-    `running` or `waiting`. `ran` are the items that ran, as ranges; causes are empty for what did not run.
+    `outcome` is `cached`, `ran`, `partly cached`, `not needed` (every consumer's result was cached), `failed`,
+    `running` or `waiting`. `ran` are the ranges of items that ran. A node that did not run has no causes.
     """
 
     node: int
@@ -61,7 +61,7 @@ class Why:
 
 
 def why(runs: RunsFolder, run: str) -> list[Why]:
-    """Every node of `run`, in the order of the graph, compared with the runs before it."""
+    """Every node of `run`, in the order of the graph, compared with earlier runs."""
     names = runs.names()
     older = names[names.index(run) + 1 :] if run in names else names
     return explain(view_of(runs, run), _readable(runs, older[:MOST_RUNS]))
@@ -70,14 +70,14 @@ def why(runs: RunsFolder, run: str) -> list[Why]:
 def explain(now: RunView, earlier: Iterable[RunView]) -> list[Why]:
     """Every node of `now` compared with the newest of `earlier` (newest first) in which its task had a result.
 
-    Reads no more of `earlier` than it needs.
+    Reads only as many of `earlier` as needed.
     """
     reference = _References(now, earlier)
     return [_explain_node(node, now, *reference.of(node)) for _, node in sorted(now.nodes.items())]
 
 
 def roots(whys: Iterable[Why], node: int) -> list[tuple[str, Cause]]:
-    """(task, cause) of what made `node` run in the end: its own causes, and those of the nodes above that changed."""
+    """The root causes why `node` ran, as (task, cause): its own causes, and those of the changed nodes upstream."""
     by_node = {each.node: each for each in whys}
     found: dict[tuple[str, str, str], tuple[str, Cause]] = {}
     todo, seen = [node], set[int]()
@@ -104,7 +104,7 @@ def _readable(runs: RunsFolder, names: Iterable[str]) -> Iterator[RunView]:
 
 
 class _References:
-    """For each node of a run, the node of an earlier run to compare it with. Reads earlier runs as they are asked for."""
+    """For each node of a run, the node of an earlier run to compare it with. Earlier runs are read when needed."""
 
     def __init__(self, now: RunView, earlier: Iterable[RunView]) -> None:
         self._now = now
@@ -113,7 +113,7 @@ class _References:
         self._pairs: dict[str, tuple[RunView | None, dict[int, NodeView]]] = {}
 
     def of(self, node: NodeView) -> tuple[RunView | None, NodeView | None]:
-        """The earlier run and its node; None where there is none."""
+        """The earlier run and its node; None if there is none."""
         task = node.planned.task
         if task not in self._pairs:
             self._pairs[task] = self._matched(task)
@@ -144,12 +144,12 @@ def _nodes_of(view: RunView, task: str) -> list[NodeView]:
 
 
 def _function(node: NodeView) -> str:
-    """The qualified name of the task's function, which comes first of its code: another file's task is another task."""
+    """The qualified name of the task's function, which is the first part of its code. Tasks of different files differ."""
     return next(iter(node.planned.code), "")
 
 
 def _match(mine: list[NodeView], theirs: list[NodeView]) -> dict[int, NodeView]:
-    """Node -> the earlier node of the same task: the one with its key, else the likest that is left."""
+    """Node -> the earlier node of the same task: the one with the same key, else the most similar one left."""
     by_key = {node.planned.key: node for node in theirs}
     pairs = {node.planned.node: by_key[node.planned.key] for node in mine if node.planned.key in by_key}
     taken = {node.planned.node for node in pairs.values()}
@@ -160,14 +160,14 @@ def _match(mine: list[NodeView], theirs: list[NodeView]) -> dict[int, NodeView]:
         best = (
             left[0]
             if len(left) > MOST_MATCHED
-            else max(left, key=lambda other: _likeness(node.planned, other.planned))
+            else max(left, key=lambda other: _similarity(node.planned, other.planned))
         )
         left.remove(best)
         pairs[node.planned.node] = best
     return pairs
 
 
-def _likeness(mine: NodePlanned, theirs: NodePlanned) -> tuple[int, int, int]:
+def _similarity(mine: NodePlanned, theirs: NodePlanned) -> tuple[int, int, int]:
     same = sum(theirs.inputs.get(name) == key for name, key in mine.inputs.items())
     same_shown = sum(theirs.shown.get(name) == text for name, text in mine.shown.items())
     return int(mine.kind == theirs.kind), same, same_shown
@@ -208,9 +208,7 @@ def _outcome(node: NodeView) -> str:
 def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | None) -> Iterator[Cause]:
     planned = node.planned
     if not planned.cache:
-        yield Cause(
-            kind="uncached", text="it is declared cache=False: its result is never taken from another run"
-        )
+        yield Cause(kind="uncached", text="it is declared cache=False, so it always runs")
         return
     if then is None or old is None:
         yield Cause(kind="first", text="no earlier run had it")
@@ -218,7 +216,7 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
     found = [*_code_causes(planned, now, old.planned, then), *_input_causes(node, now, old, then)]
     if planned.seed != old.planned.seed:
         found.insert(0, Cause(kind="seed", text=f"the seed was {old.planned.seed}, is {planned.seed}"))
-    # The items' keys hold those of code and constants, so another key alone does not tell another list.
+    # The items' keys include the keys of code and constants, so a new key alone does not mean a new list.
     if (None not in (node.items, old.items) and node.items != old.items) or (
         not found and _columns(planned) != _columns(old.planned)
     ):
@@ -227,7 +225,7 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
         yield from found
     elif planned.key != old.planned.key:
         yield Cause(
-            kind="unknown", text=f"its key is not that of run {then.run}, and the journals do not tell why"
+            kind="unknown", text=f"its key differs from run {then.run}, and the journals do not say why"
         )
     elif old.settled_count or not old.needed:
         yield Cause(
@@ -235,9 +233,7 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
             text=f"nothing changed since run {then.run}, but the result is no longer in the store (removed or evicted)",
         )
     else:
-        yield Cause(
-            kind="unfinished", text=f"run {then.run} was {then.status} and had no result of it either"
-        )
+        yield Cause(kind="unfinished", text=f"run {then.run} was {then.status} and had no result either")
 
 
 def _code_causes(mine: NodePlanned, now: RunView, theirs: NodePlanned, then: RunView) -> Iterator[Cause]:
@@ -259,13 +255,13 @@ def _parts(planned: NodePlanned, view: RunView) -> Iterator[CodePart]:
 
 
 def _input_causes(node: NodeView, now: RunView, old: NodeView, then: RunView) -> Iterator[Cause]:
-    """Tasks above whose keys are new, and arguments that are themselves others."""
+    """Upstream tasks with new keys, and arguments that changed."""
     mine, theirs = node.planned, old.planned
     former = {then.nodes[parent].planned.key for parent in theirs.parents if parent in then.nodes}
     above = [now.nodes[parent].planned for parent in mine.parents if parent in now.nodes]
     changed = list(dict.fromkeys(parent.task for parent in above if parent.key not in former))
     for task in changed:
-        yield Cause(kind="upstream", text=f"it reads the result of {task}, which is not as it was", task=task)
+        yield Cause(kind="upstream", text=f"it reads the result of {task}, which may have changed", task=task)
     for name in dict.fromkeys([*mine.inputs, *theirs.inputs]):
         if mine.inputs.get(name) == theirs.inputs.get(name):
             continue
@@ -276,7 +272,7 @@ def _input_causes(node: NodeView, now: RunView, old: NodeView, then: RunView) ->
 
 
 def _columns(planned: NodePlanned) -> dict[str, str]:
-    """What a map maps over: the inputs that are no argument of every item alike."""
+    """The inputs that a map maps over: those that differ between items."""
     return {name: key for name, key in planned.inputs.items() if name not in planned.shown}
 
 
@@ -293,5 +289,5 @@ def _argument_text(name: str, mine: NodePlanned, theirs: NodePlanned) -> str:
         return f"argument {name} is gone"
     before, after = theirs.shown.get(name, "?"), mine.shown.get(name, "?")
     if before == after:
-        return f"argument {name} has another content (shown as {after} both times)"
+        return f"argument {name} has other content (shown as {after} both times)"
     return f"argument {name} was {before}, is {after}"

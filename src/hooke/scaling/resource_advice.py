@@ -103,7 +103,7 @@ def _memory(used: Sequence[Used], declared: int | None) -> tuple[int | None, int
             (f"an attempt died of {format_bytes(max(starved))}: it needs more",),
         )
     if len(peaks) < FEWEST:
-        return None, None, (f"memory is known of {len(peaks)} attempts, and {FEWEST} would tell",)
+        return None, None, (f"memory: needs {FEWEST} attempts with known memory; has {len(peaks)}",)
     peak = peaks[math.ceil(PERCENTILE * len(peaks)) - 1]
     memory = _rounded_up(max(round(MARGIN * peak), LEAST_BYTES))
     share = "all" if len(peaks) < 100 else f"{PERCENTILE:.0%}"
@@ -121,7 +121,7 @@ def _cpus(
 ) -> tuple[float | None, float | None, tuple[Threads, ...], tuple[str, ...]]:
     timed = [each for each in used if each.seconds >= SHORTEST_S]
     if len(timed) < FEWEST:
-        return None, None, (), (f"cpus: {len(timed)} attempts were long enough to tell, and {FEWEST} would",)
+        return None, None, (), (f"cpus: needs {FEWEST} longer attempts; has {len(timed)}",)
     threads = _threads(timed)
     now = [each for each in timed if each.cpus == declared] or timed
     shares = sorted(each.cpu_s / each.seconds for each in now)

@@ -1,4 +1,4 @@
-"""`hooke.search`: parameters from an Optuna sampler, each set tried as a run, the best one kept.
+"""`hooke.search`: looks for the best parameters with an Optuna sampler. Each trial is a run.
 
 It knows nothing of engines. Imports `running`, `comparing` and every folder below.
 """

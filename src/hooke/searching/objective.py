@@ -1,4 +1,4 @@
-"""What a trial came to: the number that it returned, or a metric that it logged; where it was cached, by whoever computed it."""
+"""The value of a trial: the number that it returned, or a metric that it logged, also in an earlier run if it was cached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["MetricWatch", "objective_of"]
 
 
 def objective_of(project: Project, run: str, metric: str) -> float:
-    """The value of a finished run. Raises UsageError where there is none: a result that is no number, a metric nobody logged."""
+    """The value of a finished run. Raises UsageError if its result is not a number, or if the metric was not logged."""
     return _logged(project, run, metric) if metric else _returned(project, run)
 
 
@@ -35,9 +35,9 @@ def _returned(project: Project, run: str) -> float:
         if not isinstance(result, str | bytes):
             return float(result)
     raise UsageError(
-        f"a trial returned {short_repr(result)}, which is no number to compare trials by",
+        f"a trial returned {short_repr(result)}, which is not a number",
         where=f"run {run}",
-        fix="return a number, or name a metric that it logs: metric='auc'",
+        fix="return a number, or name a logged metric: metric='auc'",
     )
 
 
@@ -55,13 +55,15 @@ def _logged(project: Project, run: str, metric: str) -> float:
         if cached := [
             name for name, task in view_of(project.runs, run).tasks.items() if task.row(0.0, 1).cached
         ]:
-            error.why = f"{', '.join(cached)} came from the cache, and what it logged when it ran is not to be found any more"
-            error.fix = f"make it run again (hooke cache rm {cached[0]}), or return the value from the task, which is cached"
+            error.why = (
+                f"{', '.join(cached)} came from the cache, and what it logged when it ran no longer exists"
+            )
+            error.fix = f"run it again (hooke cache rm {cached[0]}), or return the value from the task instead of logging it"
         raise
 
 
 def _of_cached(project: Project, run: str, metric: str) -> float | None:
-    """What a cached task logs it logged in the run that computed it; None where that one is gone, or logged no such metric."""
+    """The metric in the run that computed a cached task; None if that run is gone or did not log it."""
     store = project.store()
     for node in view_of(project.runs, run).nodes.values():
         entry = store.find(node.planned.key) if node.cached_count and node.planned.kind == "call" else None
@@ -76,11 +78,11 @@ def _of_cached(project: Project, run: str, metric: str) -> float | None:
     return None
 
 
-# --- What a trial has logged of a metric so far, while it goes on: for the pruner.
+# --- The values of a metric while a trial runs, for the pruner.
 
 
 class MetricWatch:
-    """Follows the metric `auc` or `fit.auc` (of `auc.max` that is `auc`) in the run of a folder. Use it in `with`."""
+    """Follows the metric `auc` or `fit.auc` (for `auc.max`: `auc`) in a run's folder. Use it in `with`."""
 
     def __init__(self, folder: Path, metric: str) -> None:
         stem, _, which = metric.rpartition(".")
@@ -91,10 +93,10 @@ class MetricWatch:
         self._readers: dict[str, SegmentReader] = {}
 
     def points(self) -> list[tuple[int, float]]:
-        """(step, value) of what came since, in the order of time. Raises JournalError."""
+        """The new (step, value) pairs, in order of time. Raises JournalError."""
         events = [event for file in logged_segments(self._folder) for event in self._new(file)]
         driver = self._folder / f"driver{SUFFIX}"
-        if events and driver.exists():  # after what was logged: so an attempt that logs is known, or will be
+        if events and driver.exists():  # read last, so that the attempts that logged are known
             for event in self._reader(driver):
                 self._view.apply(event)
         found = [point for event in events for point in self._of(event)]

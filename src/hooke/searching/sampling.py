@@ -1,7 +1,7 @@
-"""Optuna, by ask and tell: an in-memory study in the driver. Workers never see it.
+"""Optuna's ask-and-tell interface: an in-memory study in the driver. Workers never see it.
 
-A sampler of ours is made anew for each question, seeded by the search's seed and the trial's number: what it asks follows from
-these and from what it was told, so a search that was killed goes on as if it had not been.
+A built-in sampler is recreated for each trial, seeded by the search's seed and the trial's number. Its parameters follow only from
+these and from earlier results, so a killed search continues as if it had not been killed.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ PRUNERS = ("none", "median", "asha")
 DIRECTIONS = ("minimize", "maximize")
 
 Asked = dict[str, float]
-"""By parameter; of choices the number of the choice."""
+"""Parameter -> value; for a choice, its index."""
 
 
 class Sampling:
-    """A study of one search. `sampler` and `pruner` are names, or objects of Optuna's.
+    """The Optuna study of one search. `sampler` and `pruner` are names or Optuna objects.
 
-    Raises MissingExtra where Optuna is not installed, UsageError for names that it has not.
+    Raises MissingExtra if Optuna is not installed, UsageError for unknown names.
     """
 
     def __init__(
         self, space: Mapping[str, Dimension], *, direction: str, sampler: Any, pruner: Any, seed: int
     ) -> None:
         if direction not in DIRECTIONS:
-            raise UsageError(f"direction={direction!r}", fix=f"valid are {', '.join(DIRECTIONS)}")
+            raise UsageError(f"direction={direction!r} is not valid", fix=f"valid: {', '.join(DIRECTIONS)}")
         self._optuna = _optuna()
         self._seed = seed
         self._sampler = _named(sampler, SAMPLERS, "sampler", "sample_independent")
@@ -52,7 +52,7 @@ class Sampling:
         self._reported: dict[int, set[int]] = {}
 
     def ask(self, trial: int, asked: Asked | None = None) -> Asked:
-        """The parameters of a trial; with `asked` it is given them, rather than gives them."""
+        """The parameters of a trial; with `asked`, these are used."""
         with self._quiet():
             if asked is not None:
                 self._study.enqueue_trial(dict(asked))
@@ -62,9 +62,9 @@ class Sampling:
         return dict(made.params)
 
     def report(self, trial: int, points: Iterable[tuple[int, float]]) -> bool:
-        """Tell (step, value) of the metric while a trial goes on; returns whether the pruner gives the trial up.
+        """Report (step, value) pairs of a running trial's metric; returns whether the pruner stops the trial.
 
-        The pruner is asked after each step, as it would have been in the task. A step counts once, and one below 0 not at all.
+        The pruner decides after each step, as it would inside the task. A step counts once; negative steps are ignored.
         """
         made, seen = self._trials[trial], self._reported.setdefault(trial, set())
         for step, value in points:
@@ -76,7 +76,7 @@ class Sampling:
         return False
 
     def tell(self, trial: int, status: str, value: float | None) -> None:
-        """How a trial ended: `finished` with its value, `pruned` or `failed`."""
+        """Report the end of a trial: `finished` with its value, `pruned` or `failed`."""
         state = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[status]
         made = self._trials.pop(trial)
         states = self._optuna.trial.TrialState
@@ -85,7 +85,7 @@ class Sampling:
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """What Optuna says to those who call it themselves is not for ours."""
+        """Suppress Optuna's log and warnings."""
         logging = self._optuna.logging
         before = logging.get_verbosity()
         logging.set_verbosity(logging.WARNING)
@@ -138,15 +138,15 @@ def _optuna() -> Any:
 
 
 def _named(given: Any, names: tuple[str, ...], what: str, method: str) -> Any:
-    """A name of ours, or an object of Optuna's."""
+    """A checked name, or an Optuna object."""
     if isinstance(given, str):
         if given not in names:
             raise UsageError(
-                f"{what}={given!r}", fix=f"valid are {', '.join(names)}, or a {what} of Optuna's"
+                f"{what}={given!r} is not valid", fix=f"valid: {', '.join(names)}, or an Optuna {what}"
             )
         return given
     if not callable(getattr(given, method, None)):
         raise UsageError(
-            f"{what}={given!r} is no {what}", fix=f"valid are {', '.join(names)}, or a {what} of Optuna's"
+            f"{what}={given!r} is not valid", fix=f"valid: {', '.join(names)}, or an Optuna {what}"
         )
     return given

@@ -1,38 +1,32 @@
-"""`hooke.search()`: asks for parameters, tries each set as a run, and tells what came of it, several at a time."""
+"""`hooke.search()`: asks the sampler for parameters, runs trials in parallel, and reports their values to it."""
 
 from __future__ import annotations
 
 import math
-import os
-import platform
 import queue
-import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
-from hooke.base.files import FileLock, writing
 from hooke.base.formats import short_repr
 from hooke.journal.events import RunFinished, RunStarted, SearchStarted, TrialBegan, TrialEnded
 from hooke.journal.records import SEARCH_PREFIX, SearchRecord, TrialRecord, find_search, read_search
-from hooke.journal.run_folders import LOCK
 from hooke.journal.run_view import ending
-from hooke.journal.writer import Journal
 from hooke.pipeline.runner import CTRL_C
 from hooke.processes.devices import cpus_here
 from hooke.progress.choice import wanted_progress
-from hooke.project.backends import find_place
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project, new_run_id, start_of
 from hooke.project.loading import loading
-from hooke.running.driver import DRIVER, Driver, RunOrder, prepare
+from hooke.project.open_run import lock_run, open_run
+from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.running.run import Run
 from hooke.searching.objective import MetricWatch, objective_of
 from hooke.searching.sampling import Sampling
@@ -43,13 +37,13 @@ from hooke.tracking.tracker import Tracker
 
 __all__ = ["search"]
 
-LOOK_S = 0.1
-"""Between two looks at what trials log, and at whether somebody asked to stop."""
+POLL_S = 0.1
+"""Seconds between two checks of what trials log, and for a request to stop."""
 FIRST_FAILURES = 3
-"""So many trials that all failed, and none that did not, end a search: it is the code, not the parameters."""
+"""If the first trials all fail, the search ends after this many: the code is wrong, not the parameters."""
 
 
-def search(  # noqa: PLR0913 - one parameter for each choice of the user's
+def search(  # noqa: PLR0913 - options by name
     target: Any,
     space: Mapping[str, Any],
     /,
@@ -65,27 +59,27 @@ def search(  # noqa: PLR0913 - one parameter for each choice of the user's
     progress: str = "auto",
     **params: Any,
 ) -> Search:
-    """Look for the best parameters of a task or a pipeline, by Optuna. Each trial is a run, cached and journalled.
+    """Look for the best parameters of a task or a pipeline, with Optuna. Each trial is a run, cached and journalled.
 
-    `space` says what each parameter may be: `(low, high)` (whole numbers if both are), `loguniform(low, high)`,
-    `range(low, high, step)`, or a list of choices. The other arguments are the target's own, the same for every trial.
+    `space` gives the values of each parameter: `(low, high)` (whole numbers if both are), `loguniform(low, high)`,
+    `range(low, high, step)`, or a list of choices. All other arguments are passed to the target, the same for every trial.
 
-    The objective is the number that a trial returns, or the `metric` that it logs: `auc` (its last value), `auc.max`, `loss.min`,
-    `fit.auc`. `direction` is `minimize` or `maximize`. `pruner` gives a trial up that does worse at a step than others did:
-    `median`, `asha` (successive halving) or an object of Optuna's; it looks at the values of `metric` as they are logged.
-    `sampler` is `tpe`, `random` or an object of Optuna's. `workers` trials go on at once, each with one worker at the place `on`; by
-    default as many as there are cpus. `progress` is as in `run`, but there are only lines, each five seconds.
+    The objective is the number that a trial returns, or a `metric` that it logs: `auc` (its last value), `auc.max`, `loss.min`,
+    `fit.auc`. `direction` is `minimize` or `maximize`. `pruner` stops a trial that is worse at a step than others were:
+    `median`, `asha` (successive halving) or an Optuna pruner; it sees the values of `metric` as they are logged.
+    `sampler` is `tpe`, `random` or an Optuna sampler. `workers` trials run at once, each with one worker of the backend `on`; by
+    default as many as there are cpus. `progress` is as in `run`, but shows only a line every five seconds.
 
-    The same call again goes on with the same search: after a kill, after an error, or with more `trials`. Trials that finished or
-    were pruned are not run again. What a trial asks for follows from `seed` and from what was told before; with `workers=1` always
-    the same trials.
+    Repeating the call continues the search: after a kill, after an error, or with more `trials`. Trials that finished or
+    were pruned are not repeated. The parameters of a trial follow from `seed` and the earlier results; with `workers=1` they are always
+    the same.
 
-    Raises UsageError, TraceError and MissingExtra before anything runs; TaskFailed when the first trials all fail; RunStopped after
-    `hooke stop`; KeyboardInterrupt after Ctrl-C, when all trials have stopped cleanly.
+    Raises UsageError, TraceError and MissingExtra before anything runs; TaskFailed if the first trials all fail; RunStopped after
+    `hooke stop`; KeyboardInterrupt after Ctrl-C, once all trials have stopped cleanly.
     """
     if (file := loading()) is not None:
         raise UsageError(
-            f"{file} calls search() while it is imported",
+            f"{file} calls search() while it is being imported",
             fix='put the call under `if __name__ == "__main__":`',
         )
     order = parse_order(
@@ -104,20 +98,20 @@ def search(  # noqa: PLR0913 - one parameter for each choice of the user's
     sampling = Sampling(order.space, direction=direction, sampler=sampler, pruner=pruner, seed=seed)
     wanted = wanted_progress(progress, project.settings.show.progress)
     telling = SearchLines(order.trials, now=time.monotonic(), quiet=wanted == "none")
-    return _Conduct(project, order, sampling, telling, _Where(on, at_once)).conduct()
+    return SearchDriver(project, order, sampling, telling, _Placement(on, at_once)).drive()
 
 
 def _at_once(project: Project, workers: int | None, on: str) -> int:
     if workers is not None and (type(workers) is not int or workers < 1):
-        raise UsageError(f"workers={workers!r}", fix="give how many trials go on at once, from 1")
-    place = find_place(on, workers=None, places=project.settings.places)
+        raise UsageError(f"workers={workers!r}", fix="give the number of parallel trials, from 1")
+    place = find_backend(on, workers=None, places=project.settings.places)
     own = place.workers[1] if place.workers is not None else None
     return workers or own or (1 if place.engine == "serial" else cpus_here())
 
 
 @dataclass(slots=True, eq=False)
 class _Trial:
-    """A trial that is under way in a thread."""
+    """A running trial, driven in a thread."""
 
     number: int
     driver: Driver
@@ -128,26 +122,31 @@ class _Trial:
 
 
 @dataclass(slots=True, eq=False)
-class _Left:
-    """What is to be tried: trials that an earlier driver began and did not end, then new ones."""
+class _PendingTrials:
+    """The trials to run: first those that an earlier driver did not finish, then new ones."""
 
     again: list[TrialRecord] = field(default_factory=list)
     number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Where:
-    """The place of the trials, and how many go on at once."""
+class _Placement:
+    """The backend of the trials, and the number of parallel trials."""
 
     on: str
     at_once: int
 
 
-class _Conduct:
-    """One driver of a search, in one thread; each trial is driven in a thread of its own."""
+class SearchDriver:
+    """Drives a search in one thread; each trial has a thread of its own."""
 
     def __init__(
-        self, project: Project, order: SearchOrder, sampling: Sampling, telling: SearchLines, where: _Where
+        self,
+        project: Project,
+        order: SearchOrder,
+        sampling: Sampling,
+        telling: SearchLines,
+        where: _Placement,
     ) -> None:
         self._project = project
         self._order = order
@@ -162,67 +161,57 @@ class _Conduct:
         self._new = known is None
         self._ended: queue.SimpleQueue[_Trial] = queue.SimpleQueue()
         self._going: dict[int, _Trial] = {}
-        self._left = _Left()
+        self._pending = _PendingTrials()
         self._opened = ExitStack()
 
-    def conduct(self) -> Search:
-        """Search to the end."""
-        with writing("the run's folder", self._project.runs.folder(self._run)):
-            self._project.create()
-        folder = self._project.runs.create(self._run)
+    def drive(self) -> Search:
+        """Run the search to its end."""
+        folder = self._project.runs.folder(self._run)
         with self._opened:
-            lock = FileLock(folder / LOCK)
-            if not lock.try_acquire():
-                raise UsageError(
-                    f"this search goes on in another process, as {self._run}", next=f"hooke show {self._run}"
-                )
-            self._opened.callback(lock.release)
+            self._opened.enter_context(lock_run(self._project, self._run))
             self._project.runs.clear_stop(self._run)
             self._record = self._recorded(folder)
             if self._is_over():
                 return Search(self._project, self._run)
-            durable: Any = self._project.settings.journal.durable
+            durable = self._project.settings.journal.durable
             self._opened.enter_context(Shipping(self._project, folder))
-            self._journal = self._opened.enter_context(
-                Journal.create(folder, DRIVER, durable=durable, clock=self._clock)
-            )
+            begun = self._begun()
+            self._journal = self._opened.enter_context(open_run(self._project, begun, clock=self._clock))
             self._tracker = Tracker(folder, "search", durable=durable)
             self._opened.callback(self._tracker.close)
-            self._begin()
+            self._begin(begun)
             self._finish()
         return Search(self._project, self._run)
 
-    # -- beginning and end -------------------------------------------------------------------------
+    # -- beginning and end
 
     def _recorded(self, folder: Path) -> SearchRecord | None:
         return None if self._new else read_search(folder)
 
     def _is_over(self) -> bool:
-        """Whether an earlier driver did all that is asked for."""
+        """Whether an earlier driver has run all requested trials."""
         record = self._record
         if record is None or record.finished is None or record.finished.status != "finished":
             return False
         return len([each for each in record.trials.values() if each.status != "failed"]) >= self._order.trials
 
-    def _begin(self) -> None:
+    def _begun(self) -> RunStarted:
         order = self._order
         target = order.target
-        begun = RunStarted(
+        return RunStarted(
             run=self._run,
             pipeline=order.pipeline.name,
             entry=str(getattr(sys.modules.get(target.function.__module__), "__file__", "") or ""),
             shown=dict(order.shown) | {name: short_repr(value) for name, value in order.fixed.items()},
             place=self._on,
-            folder=os.getcwd(),
             seed=order.seed,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            python=platform.python_version(),
-            hooke=version("hooke"),
             resumed=not self._new,
             kind="search",
             experiment=self._experiment(),
         )
+
+    def _begin(self, begun: RunStarted) -> None:
+        order = self._order
         looked = SearchStarted(
             key=self._key,
             space=dict(order.shown),
@@ -232,7 +221,6 @@ class _Conduct:
             pruner=str(order.pruner),
             seed=order.seed,
         )
-        self._journal.append(begun)
         if self._record is None:
             self._record = SearchRecord(begun=begun, looked=looked)
             self._journal.append(looked)
@@ -245,7 +233,7 @@ class _Conduct:
         return self._project.settings.tracking.experiment or self._order.pipeline.name
 
     def _replay(self, record: SearchRecord) -> None:
-        """Tell the sampler what an earlier driver was told, in its order; begin with what that one left open."""
+        """Report the earlier trials to the sampler in their order; unfinished ones run first."""
         for number in record.told:
             trial = record.trials[number]
             self._sampling.ask(number, trial.asked)
@@ -254,19 +242,19 @@ class _Conduct:
                     self._sampling.report(number, watch.points())
             self._sampling.tell(number, trial.status, trial.value)
         told = set(record.told)
-        self._left.again = [each for number, each in sorted(record.trials.items()) if number not in told]
-        self._left.number = max(record.trials, default=-1) + 1
+        self._pending.again = [each for number, each in sorted(record.trials.items()) if number not in told]
+        self._pending.number = max(record.trials, default=-1) + 1
 
     def _finish(self) -> None:
         began = self._clock.monotonic()
         status, message = "failed", ""
         try:
-            status = self._conduct()
+            status = self._run_trials()
         except KeyboardInterrupt:
             status, message = "stopped", CTRL_C
             self._stop_all()
             raise KeyboardInterrupt(
-                f"search {self._run} stopped cleanly; the same call goes on with it"
+                f"search {self._run} stopped cleanly; repeat the call to continue it"
             ) from None
         except BaseException as error:
             message = error.what if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
@@ -282,14 +270,14 @@ class _Conduct:
                 RunFinished(status=status, message=message, seconds=self._clock.monotonic() - began)
             )
         if status == "stopped":
-            raise RunStopped(f"search {self._run} was stopped", fix="the same call goes on with it")
+            raise RunStopped(f"search {self._run} was stopped", fix="repeat the call to continue it")
 
-    # -- the loop ----------------------------------------------------------------------------------
+    # -- the loop
 
-    def _conduct(self) -> str:
+    def _run_trials(self) -> str:
         while True:
             while len(self._going) < self._at_once and (
-                self._left.again or self._left.number < self._order.trials
+                self._pending.again or self._pending.number < self._order.trials
             ):
                 self._launch()
             if not self._going:
@@ -300,22 +288,22 @@ class _Conduct:
                 return "stopped"
 
     def _wait(self) -> None:
-        """Until a trial ends, or it is time to look at those that go on."""
+        """Wait until a trial ends or for POLL_S, then check the running trials."""
         with suppress(queue.Empty):
-            self._settle(self._ended.get(timeout=LOOK_S))
+            self._finish_trial(self._ended.get(timeout=POLL_S))
         assert self._record is not None
         self._telling.look(self._record, time.monotonic())
         for trial in list(self._going.values()):
             if trial.watch is not None and not trial.given_up:
                 trial.given_up = self._sampling.report(trial.number, trial.watch.points())
-            if trial.given_up:  # again and again: a driver that begins forgets what was asked before
+            if trial.given_up:  # repeated, because a starting driver clears earlier requests
                 self._project.runs.request_stop(trial.driver.run, f"the pruner of {self._run}")
 
     def _launch(self) -> None:
-        former = self._left.again.pop(0) if self._left.again else None
-        number = former.trial if former is not None else self._left.number
+        former = self._pending.again.pop(0) if self._pending.again else None
+        number = former.trial if former is not None else self._pending.number
         if former is None:
-            self._left.number += 1
+            self._pending.number += 1
         asked = self._sampling.ask(number, former.asked if former is not None else None)
         given = values_of(self._order.space, asked)
         run = (
@@ -347,7 +335,7 @@ class _Conduct:
                 shown={name: short_repr(value) for name, value in given.items()},
             )
         )
-        self._project.runs.create(driver.run)  # so that it can be asked to stop, however soon
+        self._project.runs.create(driver.run)  # so that it can be stopped at once
         self._going[number] = trial
         trial.thread = threading.Thread(
             target=self._drive, args=(trial,), name=f"hooke-{driver.run}", daemon=True
@@ -359,12 +347,12 @@ class _Conduct:
             ended = ending(self._folder(trial.driver.run)) if trial.driver.order.run is not None else None
             if ended is None or ended.status != "finished":
                 trial.driver.drive()
-        except BaseException as error:  # noqa: BLE001 - the search's own thread is told
+        except BaseException as error:  # noqa: BLE001 - raised in the search's own thread
             trial.error = error
         self._ended.put(trial)
 
-    def _settle(self, trial: _Trial) -> None:
-        """Tell what a trial came to."""
+    def _finish_trial(self, trial: _Trial) -> None:
+        """Report the outcome of a trial."""
         self._going.pop(trial.number)
         if trial.watch is not None:
             self._sampling.report(trial.number, trial.watch.points())
@@ -402,7 +390,7 @@ class _Conduct:
         self._record.apply(event)
 
     def _log(self, trial: _Trial, status: str, value: float | None) -> None:
-        """For trackers: the value with its trial, and how the best one came about with the search."""
+        """Log for trackers: the value with its trial, and the best value with the search."""
         if status == "finished" and value is not None and self._record is not None:
             tracker = Tracker(self._folder(trial.driver.run), "search")
             tracker.log_metric("objective", value, step=trial.number)
@@ -415,7 +403,7 @@ class _Conduct:
         return self._project.runs.folder(run)
 
     def _stop_all(self) -> None:
-        """Ask every trial to stop and wait for it; what is finished by then is settled by the same call, later."""
+        """Stop all trials and wait for them. Repeating the call reports those that finished."""
         for trial in self._going.values():
             self._project.runs.request_stop(trial.driver.run, f"search {self._run}")
         for trial in self._going.values():

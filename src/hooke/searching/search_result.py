@@ -1,4 +1,4 @@
-"""A search that was made: its trials, the best of them, and how to look at it."""
+"""`Search`, the result of `hooke.search()`: its trials, the best one, tables and figures; and its progress lines."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from hooke.running.run import Run
 __all__ = ["Search", "SearchLines", "Trial", "Trials", "params_line", "short", "standing_line"]
 
 
-# --- How far a search is, in lines on stderr: none of a short one.
+# --- Progress lines on stderr, for searches longer than five seconds.
 
 EVERY_S = 5.0
 
 
 class SearchLines:
-    """A line each five seconds."""
+    """Prints a progress line every five seconds."""
 
     def __init__(self, trials: int, *, now: float, quiet: bool) -> None:
-        """`now` is a monotonic clock's."""
+        """`now` is in seconds of a monotonic clock."""
         self._trials = trials
         self._due = now + EVERY_S
         self._quiet = quiet
 
     def look(self, record: SearchRecord, now: float) -> None:
-        """Say it if it is time."""
+        """Print a line if one is due."""
         if not self._quiet and now >= self._due:
             self._due = now + EVERY_S
-            print(standing_line(record, self._trials), file=sys.stderr, flush=True)  # noqa: T201 - it is what it is for
+            print(standing_line(record, self._trials), file=sys.stderr, flush=True)  # noqa: T201 - the purpose of the class
 
 
 def standing_line(record: SearchRecord, trials: int) -> str:
@@ -62,17 +62,17 @@ def params_line(trial: TrialRecord) -> str:
 
 
 def short(text: str) -> str:
-    """Four digits of a number that is not whole, and any other text as it is."""
+    """A fractional number with four digits; other text unchanged."""
     found = number(text)
     return f"{found:.4g}" if found is not None and not text.lstrip("-").isdigit() else text
 
 
 MOST_ROWS = 20
-"""Trials that are listed, the best first; `trials.to_frame()` has all."""
+"""Number of trials listed, the best first; `trials.to_frame()` has all."""
 
 
 class Trial:
-    """One set of parameters, and what came of it. `run` is the run in which it was tried."""
+    """One set of parameters and its value. `run` is its run."""
 
     def __init__(self, project: Project, record: TrialRecord) -> None:
         self._project = project
@@ -80,7 +80,7 @@ class Trial:
         self.status = record.status
         """`running`, `finished`, `pruned`, `failed`, or `lost` (its driver died)."""
         self.value = record.value
-        """None unless it finished."""
+        """None unless the trial finished."""
         self.params = {name: _typed(text) for name, text in record.shown.items()}
         """Numbers as numbers, other values as short text."""
         self.message = record.message
@@ -118,7 +118,7 @@ class Trials(Sequence[Trial]):
         return f"<{len(self)} trials>"
 
     def columns(self) -> dict[str, list[Any]]:
-        """A list a column, a value a trial: `trial`, `status`, `value`, `seconds`, `run` and `params.*`."""
+        """Column -> one value per trial: `trial`, `status`, `value`, `seconds`, `run` and `params.*`."""
         names = dict.fromkeys(name for trial in self for name in trial.params)
         made: dict[str, list[Any]] = {
             "trial": [trial.number for trial in self],
@@ -135,13 +135,13 @@ class Trials(Sequence[Trial]):
 
 
 class Search:
-    """A search of `hooke.search()`, as it was when this was made. `print` shows its best trials."""
+    """A search, as it was when this object was made. `print` shows its best trials."""
 
     def __init__(self, project: Project, search: str) -> None:
-        """Raises UsageError where that run is no search."""
+        """Raises UsageError if the run is not a search."""
         record = read_search(project.runs.folder(search))
         if record is None:
-            raise UsageError(f"run {search} is no search, or one that never began", next="hooke runs")
+            raise UsageError(f"run {search} is not a search, or never started", next="hooke runs")
         self.id = search
         self.project = project
         self._record: SearchRecord = record
@@ -152,19 +152,19 @@ class Search:
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died): the same call goes on with it."""
+        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died). Repeating the call continues it."""
         if self._record.finished is not None:
             return self._record.finished.status
         return "running" if self._alive else "lost"
 
     @property
     def trials(self) -> Trials:
-        """All that were begun, by number."""
+        """All trials that were started, by number."""
         return Trials([Trial(self.project, each) for _, each in sorted(self._record.trials.items())])
 
     @property
     def best(self) -> Trial:
-        """The trial with the best value, of equal ones the first. Raises UsageError where none has finished."""
+        """The trial with the best value, the first among equals. Raises UsageError if none has finished."""
         best = self._record.best()
         if best is None:
             raise UsageError(f"no trial of search {self.id} has finished", next=f"hooke show {self.id}")
@@ -177,7 +177,7 @@ class Search:
 
     def show(self) -> None:
         """Print it."""
-        print(self)  # noqa: T201 - it is what the method is for
+        print(self)  # noqa: T201 - the purpose of the method
 
     def __str__(self) -> str:
         header, rows = self._table()
@@ -194,7 +194,7 @@ class Search:
         return html_table((head,), [(line,) for line in rest]) + html_table(*self._table())
 
     def facts(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+        """The search as plain values, for JSON."""
         looked, best = self._record.looked, self._record.best()
         columns = self.trials.columns()
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -221,7 +221,7 @@ class Search:
         return drawing.figure(curves_spec([panel], title=self.id, steps="trial"))
 
     def parallel_coordinates(self) -> Any:
-        """A `plotly.graph_objects.Figure`: a line a finished trial through its parameters and its value. Raises MissingExtra."""
+        """A `plotly.graph_objects.Figure`: one line per finished trial through its parameters and its value. Raises MissingExtra."""
         from hooke.charts.run_figures import ParallelColumn, parallel_spec
 
         ended = [trial for trial in self.trials if trial.value is not None]

@@ -1,4 +1,4 @@
-"""The space of a search, in plain Python: what each parameter may be, and how Optuna's words for it are the user's values.
+"""The space of a search in plain Python, its translation to Optuna, and the checked request for a search.
 
 {"depth": (2, 12), "rate": loguniform(1e-4, 1e-1), "width": range(16, 129, 16), "kind": ["forest", "linear"]}
 """
@@ -36,7 +36,7 @@ VOCABULARY = "(low, high), loguniform(low, high), range(low, high, step), or a l
 
 @dataclass(frozen=True, slots=True)
 class LogUniform:
-    """A range of which each decade is as likely as another. `loguniform` makes it."""
+    """A range in which each decade is equally likely. `loguniform` makes it."""
 
     low: float
     high: float
@@ -46,18 +46,20 @@ class LogUniform:
 
 
 def loguniform(low: float, high: float) -> LogUniform:
-    """In the space of a search: numbers from `low` to `high`, each decade as likely as another. Whole numbers if both are.
+    """For the space of a search: numbers from `low` to `high`, each decade equally likely. Whole numbers if both are.
 
-    Raises UsageError where they are not 0 < low <= high.
+    Raises UsageError unless 0 < low <= high.
     """
     if not (_is_number(low) and _is_number(high) and 0 < low <= high and math.isfinite(high)):
-        raise UsageError(f"loguniform({low!r}, {high!r})", fix="give two numbers, 0 < low <= high")
+        raise UsageError(
+            f"loguniform({low!r}, {high!r}) is not valid", fix="give two numbers with 0 < low <= high"
+        )
     return LogUniform(low, high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """A number from `low` to `high`, both included; whole, and then maybe in steps."""
+    """A number from `low` to `high`, inclusive; a whole number may have a step."""
 
     low: float
     high: float
@@ -66,18 +68,18 @@ class Number:
     log: bool = False
 
     def value(self, asked: float) -> Any:
-        """What the task gets for what Optuna asked."""
+        """The task's argument for Optuna's value."""
         return int(asked) if self.whole else float(asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One of the values. Optuna knows them by number: they may be anything."""
+    """One of several values of any type, which Optuna knows by index."""
 
     values: tuple[Any, ...]
 
     def value(self, asked: float) -> Any:
-        """What the task gets for what Optuna asked."""
+        """The task's argument for Optuna's value."""
         return self.values[int(asked)]
 
 
@@ -85,11 +87,11 @@ Dimension = Number | Choice
 
 
 def parse_space(space: Mapping[str, Any]) -> dict[str, Dimension]:
-    """By parameter. Raises UsageError, naming the parameter, for what is no range and no list."""
+    """The dimensions by parameter. Raises UsageError, which names the parameter, for an invalid one."""
     if not isinstance(space, Mapping) or not space:
         raise UsageError(
             f"a space is a dict of parameters, not {short_repr(space)}",
-            fix=f"as {{'depth': (2, 12)}}; valid are {VOCABULARY}",
+            fix=f"write for example {{'depth': (2, 12)}}; valid: {VOCABULARY}",
         )
     return {str(name): _dimension(str(name), given) for name, given in space.items()}
 
@@ -106,15 +108,15 @@ def _dimension(name: str, given: Any) -> Dimension:
     if isinstance(given, list) and given:
         return Choice(values=tuple(given))
     raise UsageError(
-        f"the space of {name!r} is {short_repr(given)}",
-        fix=f"valid are {VOCABULARY}; what does not vary is a parameter of search() itself",
+        f"the space of {name!r} is not valid: {short_repr(given)}",
+        fix=f"valid: {VOCABULARY}; pass fixed parameters as arguments of search()",
     )
 
 
 def _interval(name: str, low: float, high: float) -> Number:
     if not low <= high or not math.isfinite(low) or not math.isfinite(high):
         raise UsageError(
-            f"the space of {name!r} goes from {low!r} to {high!r}", fix="give (low, high), low <= high"
+            f"the space of {name!r} goes from {low!r} to {high!r}", fix="give (low, high) with low <= high"
         )
     return Number(low=low, high=high, whole=isinstance(low, int) and isinstance(high, int))
 
@@ -124,22 +126,22 @@ def _is_number(value: object) -> bool:
 
 
 def values_of(space: Mapping[str, Dimension], asked: Mapping[str, float]) -> dict[str, Any]:
-    """What the task gets."""
+    """The task's arguments."""
     return {name: dimension.value(asked[name]) for name, dimension in space.items()}
 
 
-# --- What somebody asked to search, checked: the pipeline that a trial runs, the space, the objective, and the key of all of it.
+# --- The request for a search, checked, and its key.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOrder:
-    """A search to be driven."""
+    """A checked request for a search."""
 
     pipeline: Pipeline[..., Any]
     target: Pipeline[..., Any] | Task[..., Any]
     space: Mapping[str, Dimension]
     shown: Mapping[str, str]
-    """By parameter, what it may be, as short text."""
+    """Parameter -> its space as short text."""
     fixed: Mapping[str, Any]
     trials: int
     metric: str
@@ -149,7 +151,7 @@ class SearchOrder:
     seed: int
 
     def key(self) -> str:
-        """Searches of equal key are one. Not of the key: how many trials, how many at once, where. Raises NotFingerprintable."""
+        """Calls with equal keys are one search. Numbers of trials and workers, and the backend, are not part of the key. Raises NotFingerprintable."""
         numbers = {name: repr(each) for name, each in self.space.items() if isinstance(each, Number)}
         choices = {name: list(each.values) for name, each in self.space.items() if isinstance(each, Choice)}
         how = (self.metric, self.direction, _name(self.sampler), _name(self.pruner), self.seed)
@@ -160,27 +162,27 @@ class SearchOrder:
 
 
 def parse_order(target: Any, space: Mapping[str, Any], fixed: Mapping[str, Any], **given: Any) -> SearchOrder:
-    """Raises UsageError for what cannot be searched, and for parameters that the task or pipeline has not."""
+    """Check a request. Raises UsageError for an invalid target or option, and for unknown parameters."""
     if not isinstance(target, (Pipeline, Task)):
         raise UsageError(
             f"search() takes a task or a pipeline, not {type(target).__name__} {getattr(target, '__name__', '')}".rstrip(),
-            fix="mark the function with @task, or what composes tasks with @pipeline",
+            fix="decorate the function with @task, or with @pipeline if it calls tasks",
         )
     if type(given["trials"]) is not int or given["trials"] < 1:
-        raise UsageError(f"trials={given['trials']!r}", fix="give the number of trials, from 1")
+        raise UsageError(f"trials={given['trials']!r} is not valid", fix="give the number of trials, from 1")
     if type(given["seed"]) is not int:
-        raise UsageError(f"seed={given['seed']!r}", fix="give a whole number")
+        raise UsageError(f"seed={given['seed']!r} is not valid", fix="give a whole number")
     if given["pruner"] != "none" and not given["metric"]:
         raise UsageError(
-            "a pruner needs a metric to look at while a trial goes on",
-            fix="metric='auc', and log_metric('auc', value, step) in the task",
+            "a pruner needs a metric that trials log",
+            fix="pass metric='auc', and call log_metric('auc', value, step) in the task",
         )
     dimensions = parse_space(space)
     twice = sorted(dimensions.keys() & fixed.keys())
     if twice:
         raise UsageError(
-            f"{twice[0]!r} is in the space and given as {short_repr(fixed[twice[0]])}",
-            fix="leave one of them out",
+            f"{twice[0]!r} is both in the space and given as {short_repr(fixed[twice[0]])}",
+            fix="remove one of them",
         )
     kind = "pipeline" if isinstance(target, Pipeline) else "task"
     bind_call(f"{kind} {target.name!r}", target.signature, (), {**fixed, **dimensions})

@@ -25,6 +25,7 @@ from hooke.charts.service_chart import SeriesLine, ServicePicture, sheet_of
 from hooke.charts.workers import SizeChange
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.reader import read
+from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_table import aligned, moment
 from hooke.journal.service_events import (
     BatchWindow,
@@ -42,7 +43,6 @@ from hooke.journal.service_events import (
     ServiceScaled,
     StartDelayed,
 )
-from hooke.running.driver import DRIVER
 from hooke.scaling.affine import Affine
 from hooke.scaling.measurements import Estimate
 from hooke.services.service_runs import Staff, Stretch, changes, staff_of, starts_s, stretches_of

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import platform
 import queue
-import socket
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import pairwise
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import JournalError
-from hooke.base.files import FileLock, writing
 from hooke.journal.events import RunFinished, RunStarted
-from hooke.journal.run_folders import LOCK
 from hooke.journal.service_events import (
     BatchWindow,
     ReplicaAdopted,
@@ -36,9 +30,8 @@ from hooke.journal.service_events import (
     ServiceEvent,
     ServiceScaled,
 )
-from hooke.journal.writer import Journal
 from hooke.project.folder import Project, new_run_id
-from hooke.running.driver import DRIVER
+from hooke.project.open_run import lock_run, open_run
 from hooke.serving.service import Service
 from hooke.serving.stats_windows import SHORTEST_WINDOW_S, length_s, merged, quantile_s
 
@@ -247,11 +240,6 @@ class ServiceRun:
             entry=entry,
             shown=dict(shown),
             place="here",
-            folder=os.getcwd(),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            python=platform.python_version(),
-            hooke=version("hooke"),
             kind=KIND,
         )
         slo = declared.slo
@@ -269,15 +257,8 @@ class ServiceRun:
         self._thread = threading.Thread(target=self._write_on, name="hooke-journal", daemon=True)
 
     def __enter__(self) -> Self:
-        folder = self.project.runs.folder(self.id)
-        with writing("the run's folder", folder):
-            self.project.create()
-            self.project.runs.create(self.id)
-            self._lock = FileLock(folder / LOCK)
-            self._lock.try_acquire()
-        durable: Any = self.project.settings.journal.durable
-        self._journal = Journal.create(folder, DRIVER, durable=durable, clock=self._clock)
-        self._journal.append(self._started)
+        self._lock = lock_run(self.project, self.id)
+        self._journal = open_run(self.project, self._started, clock=self._clock)
         self._journal.append(self._declared)
         self._thread.start()
         return self

@@ -1,4 +1,4 @@
-"""Trackers that logged values are shipped to: one file a tracker, all alike; `sink` is the protocol.
+"""Trackers to which logged values are sent, one file per tracker; `sink` is the protocol.
 
-It knows nothing of projects and of when to ship. Imports `base`.
+It knows nothing of projects and of when to send. Imports `base`.
 """

@@ -1,7 +1,7 @@
-"""Comet: a run of Hooke is an experiment, and so is an attempt, or an item, that logged something.
+"""Comet: a run is an experiment, and so is an attempt or item that logged something.
 
-Without a key they are archives that Comet's own commands show and upload: each point once, whatever comes twice. Writing
-them needs nothing of Comet's. With a key the service gets it all, at least once.
+Without an API key they become archives that Comet's commands show and upload, with each point exactly once. Writing
+them does not need Comet's package. With a key everything is sent to the service, at least once.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from hooke.sinks.sink import LoggedBatch, Receipt, ShippedRun, Sink, SinkAway
 __all__ = ["Archives", "CometSink"]
 
 
-# --- Archives for Comet of the runs of a project, and the drafts in which lines gather until an archive is written.
+# --- Archives of a project's runs, and drafts, which collect lines until an archive is written.
 
 MOST_KEY = 100
-"""Letters of a run's key in the name of its archive."""
+"""Characters of a run's key in the name of its archive."""
 _TABLES = (
     "CREATE TABLE points (line TEXT NOT NULL UNIQUE)",
     "CREATE TABLE latest (name TEXT NOT NULL PRIMARY KEY, line TEXT NOT NULL)",
 )
 _MADE = 1
-"""The version of these tables. A draft of version 0 is one whose maker died."""
+"""The version of these tables. A draft of version 0 is incomplete: its process died."""
 _RUN = "run"
 _IF_NEW = "INSERT OR IGNORE INTO latest VALUES (?, ?)"
 _ANYWAY = "INSERT OR REPLACE INTO latest VALUES (?, ?)"
 _POINT = "INSERT OR IGNORE INTO points VALUES (?)"
-_MEND = "move it away, and remove sinks/comet.json in the run's folder: all is written anew from the journal"
+_FIX = "move it away, and remove sinks/comet.json in the run's folder: everything is written again from the journal"
 
 
 class Archives:
-    """The archives in `folder`; those that are to be written anew are drafts in `drafts`."""
+    """The archives in `folder`; archives to be rewritten are drafts in `drafts`."""
 
     def __init__(self, folder: Path, drafts: Path, *, workspace: str = "") -> None:
         self.folder = folder
@@ -65,12 +65,12 @@ class Archives:
         self.workspace = workspace
 
     def path(self, key: str) -> Path:
-        """Where the archive of this run lies: the run's key, as far as a file's name can bear it, and 8 letters of its hash."""
+        """The path of this run's archive: the run's key, as far as a file name allows, and 8 characters of its hash."""
         readable = re.sub(r"[^\w-]", "-", key)[:MOST_KEY]
         return self.folder / f"{readable}.{experiment_key(key)[:8]}.zip"
 
     def add(self, batch: LoggedBatch) -> Receipt:
-        """Put it into the run's draft. Raises SinkAway where the disk has no room, HookeError for a file that is damaged."""
+        """Add the batch to the run's draft. Raises SinkAway if the disk has no room, HookeError for a damaged file."""
         receipt = Receipt()
         names = CometNames(receipt)
         lines = [(line,) for line in point_lines(batch.points, names)]
@@ -86,25 +86,25 @@ class Archives:
         return receipt
 
     def finish(self, run: ShippedRun) -> None:
-        """Note how it ended, and write its archive."""
+        """Record the run's end and write its archive."""
         with self._draft(run.key) as draft:
             self._begin(draft, run)
             draft.executemany(_ANYWAY, [(_RUN, msgspec.json.encode(run).decode()), status_line(run)])
         self.write(self._file(run.key))
 
     def unwritten(self) -> list[Path]:
-        """The drafts that wait for their archive. Files that a kill left without one are swept away."""
+        """The drafts without an up-to-date archive. Files without a draft, which a kill left, are removed."""
         for files in self.drafts.glob("*.files"):
             if not files.with_suffix(".draft").exists():
                 shutil.rmtree(files, ignore_errors=True)
         return sorted(self.drafts.glob("*.draft"))
 
     def write(self, file: Path) -> None:
-        """Write the archive of a draft whole, in place of an older one, and let go of the draft."""
+        """Write the archive of a draft, in place of an older one, and remove the draft."""
         with self._opened(file) as draft:
             if _version(draft) == _MADE:
                 self._replace(draft, self._files(file))
-        # The draft first: files without a draft are swept away by the next one.
+        # The draft first: `unwritten` removes files without a draft.
         file.unlink()
         shutil.rmtree(self._files(file), ignore_errors=True)
 
@@ -127,7 +127,7 @@ class Archives:
         )
 
     def _begin(self, draft: sqlite3.Connection, run: ShippedRun) -> None:
-        """Say what is known of the run, unless it has been said. How it stands is changed by `finish` alone."""
+        """Add the facts of the run, unless they are there. Only `finish` changes its status."""
         begun = msgspec.structs.replace(run, status="running", ended_at=None)
         facts = (_RUN, msgspec.json.encode(begun).decode())
         draft.executemany(_IF_NEW, [facts, *run_lines(run), status_line(begun)])
@@ -140,7 +140,7 @@ class Archives:
 
     @contextmanager
     def _draft(self, key: str) -> Iterator[sqlite3.Connection]:
-        """The draft of a run: the one that is there, or one made from its archive, or an empty one."""
+        """The draft of a run: the existing one, one made from its archive, or an empty one."""
         with self._opened(self._file(key)) as draft:
             if _version(draft) != _MADE:
                 shutil.rmtree(self._files(self._file(key)), ignore_errors=True)
@@ -153,7 +153,7 @@ class Archives:
 
     @contextmanager
     def _opened(self, file: Path) -> Iterator[sqlite3.Connection]:
-        """Within one transaction."""
+        """The draft's database, in one transaction."""
         try:
             self.drafts.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(file, isolation_level=None)) as draft:
@@ -165,7 +165,7 @@ class Archives:
             raise SinkAway("an archive for Comet cannot be written now", where=str(file), why=why) from error
         except sqlite3.DatabaseError as error:
             raise HookeError(
-                f"the draft of an archive for Comet is damaged, {file}", why=str(error), fix=_MEND
+                f"the draft of an archive for Comet is damaged, {file}", why=str(error), fix=_FIX
             ) from error
 
 
@@ -181,7 +181,7 @@ def _all(latest: dict[str, str], draft: sqlite3.Connection) -> Iterator[str]:
 
 
 def _take_over(archive: Path, draft: sqlite3.Connection, files: Path) -> None:
-    """Begin the draft with what the archive has."""
+    """Fill a new draft from the archive."""
     try:
         with ZipFile(archive) as made:
             run = json.loads(made.read(EXPERIMENT))["hooke"]
@@ -197,12 +197,12 @@ def _take_over(archive: Path, draft: sqlite3.Connection, files: Path) -> None:
         raise HookeError(
             f"the archive {archive} cannot be read, so nothing can be added to it",
             why=f"{type(error).__name__}: {error}",
-            fix=_MEND,
+            fix=_FIX,
         ) from error
 
 
 def _keep(file: Path, target: Path) -> None:
-    """Take a file along: as a second name of it where the file system allows that, so that it costs no room."""
+    """Keep a file: as a hard link if possible, which takes no space, else as a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}")
     part.unlink(missing_ok=True)
@@ -211,16 +211,16 @@ def _keep(file: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(file, part)
     part.replace(target)
-    part.unlink(missing_ok=True)  # stays where both were the same file already
+    part.unlink(missing_ok=True)  # remains if both were already the same file
 
 
 VARIABLE = "COMET_API_KEY"
 
 
 class CometSink:
-    """Sends to Comet where COMET_API_KEY is set and `online` is not false; else writes archives into `archives`, a folder of the project.
+    """Sends to Comet if COMET_API_KEY is set and `online` is not false; otherwise writes archives to `archives`, a folder in the project.
 
-    `workspace` is the one of Comet's that they are for; empty is the default of whoever uploads them. Raises ConfigError.
+    `workspace` is Comet's workspace; empty means the uploader's default. Raises ConfigError.
     """
 
     def __init__(
@@ -231,7 +231,8 @@ class CometSink:
                 raise ConfigError(f"hooke.toml: tracking.comet.{name} = {value!r} must be text")
         if (folder / archives).exists() and not (folder / archives).is_dir():
             raise ConfigError(
-                f"hooke.toml: tracking.comet.archives = {archives!r} is no folder", fix="name another"
+                f"hooke.toml: tracking.comet.archives = {archives!r} is not a folder",
+                fix="name another folder",
             )
         if online is not None and not isinstance(online, bool):
             raise ConfigError(f"hooke.toml: tracking.comet.online = {online!r}", fix="write true or false")
@@ -240,7 +241,7 @@ class CometSink:
             raise ConfigError(
                 "hooke.toml: tracking.comet.online = true",
                 why=f"{VARIABLE} is not set",
-                fix="set it; or leave online away: then archives are written where there is no key",
+                fix="set it, or remove online: without a key, archives are written",
             )
         self._way = (
             _service(key, workspace) if key and online is not False else _Offline(folder, archives, workspace)
@@ -260,7 +261,7 @@ class CometSink:
 
 
 class _Offline:
-    """A run's archive is written when the run has ended, or the shipper: whole, in place of the older one."""
+    """A run's archive is written when the run or the shipper ends, in place of the older one."""
 
     def __init__(self, folder: Path, archives: str, workspace: str) -> None:
         self._archives = Archives(folder / archives, folder / ".hooke" / "comet", workspace=workspace)
@@ -276,7 +277,7 @@ class _Offline:
             try:
                 self._archives.write(draft)
             except HookeError as error:
-                # It stays a draft, for the next shipper; other sinks are to be closed too.
+                # It stays a draft for the next shipper; the other drafts are still written.
                 logging.getLogger("hooke.ship").log(logging.ERROR, "%s", error)
 
 

@@ -1,7 +1,7 @@
-"""The format of Comet's offline archives: what `comet offline` shows and `comet upload` sends, one zip an experiment.
+"""The format of Comet's offline archives, which `comet offline` shows and `comet upload` sends: one zip per experiment.
 
-In an archive lie `experiment.json`, `messages.json` with a message a line, and the files that messages name. A point's line
-bears, beside what Comet knows, its time as a float, which Comet passes over: so equal lines are one point that came twice.
+An archive has `experiment.json`, `messages.json` with one message per line, and the files that messages name. A point's line
+also has its time as a float, which Comet ignores: so equal lines are one point that was sent twice.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ EXPERIMENT = "experiment.json"
 MESSAGES = "messages.json"
 
 Line: TypeAlias = tuple[str, str]
-"""What a message is about (of one the last counts), and the message."""
+"""The subject of a message (the last message of a subject counts), and the message."""
 
 
 class CometNames:
-    """Names as Comet's readers take them: of one line. One that had to be changed is said in the receipt."""
+    """Names without line breaks, as Comet's readers need them. Changed names are noted in the receipt."""
 
     def __init__(self, receipt: Receipt) -> None:
         self._receipt = receipt
         self._known: dict[str, str] = {}
 
     def of(self, name: str) -> str:
-        """The name to use."""
+        """The name in Comet."""
         known = self._known.get(name)
         if known is None:
             known = self._known[name] = name.replace("\n", " ")
             if known != name:
                 self._receipt.notes.append(
-                    f"{name[:80]!r} is called {known[:80]!r} in Comet: a name has no line break there"
+                    f"{name[:80]!r} is called {known[:80]!r} in Comet, where names have no line breaks"
                 )
         return known
 
 
 def experiment_key(key: str) -> str:
-    """Comet's key of the experiment for this run: 32 letters that follow from the run's own key."""
+    """The key of this run's experiment in Comet: 32 characters derived from the run's key."""
     return hashlib.sha256(f"hooke:{key}".encode()).hexdigest()[:32]
 
 
 def experiment(run: ShippedRun, *, workspace: str, last_at: float) -> dict[str, Any]:
-    """What `experiment.json` holds. `last_at` is the time of its last point, for a run of which nobody knows when it ended."""
+    """The content of `experiment.json`. `last_at` is the time of the last point, for a run whose end is unknown."""
     failed = run.status in ("failed", "lost")
     return {
         "offline_id": experiment_key(run.key),
@@ -86,8 +86,8 @@ def experiment(run: ShippedRun, *, workspace: str, last_at: float) -> dict[str, 
 
 
 def run_lines(run: ShippedRun) -> list[Line]:
-    """What is said of the run itself."""
-    # Comet takes `Name` for the experiment's. It nests nothing: the run above is a note, and the tag that all of it bear.
+    """The lines about the run itself."""
+    # `Name` is the experiment's name. Comet has no nesting: the parent run is a note, and a tag of all its experiments.
     notes = {"Name": run.name, "hooke.run_id": run.key} | run.tags
     if run.parent is not None:
         notes["hooke.parent"] = run.parent
@@ -95,20 +95,20 @@ def run_lines(run: ShippedRun) -> list[Line]:
 
 
 def status_line(run: ShippedRun) -> Line:
-    """How the run stands."""
+    """The line with the run's status."""
     return _other("hooke.status", run.status, run)
 
 
 def point_lines(points: LoggedPoints, names: CometNames) -> Iterator[str]:
-    """The points, in their order."""
+    """The lines of the points, in order."""
     for name, value, step, at in zip(*points, strict=True):
         metric = {"metricName": names.of(name), "metricValue": value, "step": step, "epoch": None}
-        # NaN and Infinity as Python's JSON has them: by the text "NaN", which Comet writes, `comet offline` is broken off.
+        # NaN and Infinity as Python's JSON writes them: `comet offline` fails on the text "NaN", which Comet writes.
         yield _message("metric_msg", {"local_timestamp": _ms(at), "metric": metric}, at=at)
 
 
 def note_lines(batch: LoggedBatch, names: CometNames) -> list[Line]:
-    """Parameters and tags."""
+    """The lines of parameters and tags."""
     lines = []
     for given, value in batch.params.items():
         name = names.of(given)
@@ -121,10 +121,10 @@ def note_lines(batch: LoggedBatch, names: CometNames) -> list[Line]:
 
 
 def file_lines(batch: LoggedBatch, names: CometNames, receipt: Receipt) -> Iterator[tuple[Line, str, Path]]:
-    """The artifacts that are there, each with its name inside an archive and where it lies now."""
+    """The lines of existing artifacts, each with its name in the archive and its file."""
     for given, file in batch.artifacts.items():
         if not file.exists():
-            receipt.notes.append(f"artifact {given!r} is not there any more: {file}")
+            receipt.notes.append(f"artifact {given!r} no longer exists: {file}")
             continue
         path = names.of(given)
         inside = f"asset-{hashlib.sha256(path.encode()).hexdigest()[:24]}"
@@ -140,7 +140,7 @@ def file_lines(batch: LoggedBatch, names: CometNames, receipt: Receipt) -> Itera
 
 
 def name_of(line: str) -> str | None:
-    """What the message of an archive is about; None for a point. Raises ValueError, KeyError for one that is none of ours."""
+    """The subject of an archive's message; None for a point. Raises ValueError, KeyError for an unknown message."""
     message = json.loads(line)
     payload = message["payload"]
     match message["type"]:
@@ -161,8 +161,8 @@ def name_of(line: str) -> str | None:
 def pack(
     archive: Path, facts: Mapping[str, Any], lines: Iterable[str], files: Iterable[tuple[str, Path]]
 ) -> None:
-    """Write an archive whole, in place of one that is there. Raises OSError."""
-    # Always of this name: what a kill leaves is written over by whoever tries again.
+    """Write an archive atomically, in place of an older one. Raises OSError."""
+    # A fixed name, so that the next attempt overwrites what a kill left.
     part = archive.with_name(f".{archive.name}.tmp")
     with ZipFile(part, "w", ZIP_DEFLATED, strict_timestamps=False) as made:
         made.writestr(EXPERIMENT, json.dumps(facts))
@@ -170,7 +170,7 @@ def pack(
             for line in lines:
                 messages.write(line.encode() + b"\n")
         for inside, file in files:
-            made.write(file, inside, ZIP_STORED)  # weights and pictures hardly shrink
+            made.write(file, inside, ZIP_STORED)  # weights and images hardly compress
     with part.open("rb") as written:
         os.fsync(written.fileno())
     part.replace(archive)
@@ -184,7 +184,7 @@ def _other(name: str, value: str, run: ShippedRun) -> Line:
 
 
 def _git(tags: Mapping[str, str]) -> Line:
-    """What Comet has a page of its own for."""
+    """The line for Comet's git page."""
     facts = {
         "user": tags.get("hooke.user"),
         "root": None,

@@ -1,8 +1,8 @@
-"""Comet's service: what comes is made into small archives, which Comet's own uploader sends, below its documented limits.
+"""Comet's service: batches become small archives, which Comet's own uploader sends, below its documented limits.
 
-At least once: Comet does not say which values of a batch it has, so a batch that comes again is sent again. The uploader
-logs what it could not send and goes on; here that is a service that is away. Never tried against the service itself, for
-want of an account: the tests have the uploader talk to a server of their own.
+Delivery is at least once: Comet does not report which values of a batch it has, so a repeated batch is sent again. The uploader
+logs what it could not send and continues; Hooke treats such a log entry as an unavailable service. It was not tried against the service itself, for
+lack of an account: in the tests, comet_ml's uploader sends to a loopback server.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, Sin
 __all__ = ["CometService"]
 
 MOST_POINTS = 2_000
-"""In one archive: what the bucket of metrics holds, so that it is refilled between two."""
+"""Points in one archive: the size of the metrics bucket, which refills between two archives."""
 REFUSED = re.compile(r"(?:got |failed \()(?:400|413|422)\b")
-"""In what the uploader logs: Comet found fault with what was sent, by these codes of HTTP."""
-_CALM = {
-    # The shipper waits itself, and keeps its place meanwhile.
+"""In the uploader's log: Comet rejected the data with one of these HTTP codes."""
+_CLIENT_SETTINGS = {
+    # The shipper itself retries and keeps its cursor.
     "COMET_HTTP_SESSION_RETRY_TOTAL": "1",
     "COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL": "1",
     "COMET_LOGGING_CONSOLE": "ERROR",
-    # Comet's client would send its own errors to its makers.
+    # Comet's client would report its own errors to Comet.
     "COMET_ERROR_TRACKING_ENABLE": "false",
     "COMET_DISABLE_AUTO_LOGGING": "1",
 }
 
 
 class CometService:
-    """Sends to the service of `COMET_URL_OVERRIDE`, else Comet's own. Raises MissingExtra where its client is not installed.
+    """Sends to the service at `COMET_URL_OVERRIDE`, else to Comet. Raises MissingExtra if its client is not installed.
 
-    What was sent of each metric is known to this process: after a new start a long run is sent in full again for a while,
-    and Comet samples it itself.
+    Only this process knows how much of each metric was sent: after a restart, a long run is sent in full again for a while,
+    and Comet samples it.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class CometService:
         self._last_at: dict[str, float] = {}
 
     def write(self, batch: LoggedBatch) -> Receipt:
-        """Send it, waiting as long as Comet's limits ask. Raises SinkAway."""
+        """Send the batch, and wait as long as Comet's limits require. Raises SinkAway."""
         receipt = Receipt()
         names, run = CometNames(receipt), batch.run
         points = self._allowed(batch, receipt)
@@ -94,15 +94,15 @@ class CometService:
         return receipt
 
     def finish(self, run: ShippedRun) -> None:
-        """Say how it ended. Raises SinkAway, and HookeError where Comet refuses that for good."""
+        """Send the run's end. Raises SinkAway, and HookeError if Comet refuses it permanently."""
         for refused in self._send(run, [status_line(run)[1]], [], points=LoggedPoints([], [], [], [])):
-            raise HookeError("Comet is not told how the run ended", why=refused)
+            raise HookeError("Comet does not accept the run's end", why=refused)
 
     def close(self) -> None:
-        """Nothing is kept open between archives."""
+        """Nothing is open between archives."""
 
     def _allowed(self, batch: LoggedBatch, receipt: Receipt) -> LoggedPoints:
-        """What may be sent of the points."""
+        """The points that may be sent."""
         of_name: dict[str, list[int]] = defaultdict(list)
         for at, name in enumerate(batch.points.names):
             of_name[name].append(at)
@@ -113,8 +113,8 @@ class CometService:
             chosen += [all_of_it[at] for at in kept]
             if len(kept) < len(values):
                 receipt.notes.append(
-                    f"of metric {name!r} Comet keeps {MOST_VALUES:,} values: of what comes late only the least, "
-                    "the greatest and the last of each batch are sent; the journal has all"
+                    f"Comet keeps {MOST_VALUES:,} values of metric {name!r}: of later values only the smallest, "
+                    "the largest and the last of each batch are sent; the journal has all"
                 )
         return _chosen(batch.points, sorted(chosen))
 
@@ -126,7 +126,7 @@ class CometService:
         *,
         points: LoggedPoints,
     ) -> list[str]:
-        """Send an archive of `lines`, those of `points` among them. Returns sentences on what Comet will never take."""
+        """Send an archive of `lines`, which include those of `points`. Returns notes on what Comet will never take."""
         count, now = len(points.names), self._clock.monotonic()
         self._metrics, pause = self._metrics.take(count, now)
         self._notes, other_pause = self._notes.take(len(lines) - count, now)
@@ -136,21 +136,21 @@ class CometService:
         self._last_at[run.key] = last_at
         facts = experiment(run, workspace=self._workspace, last_at=last_at)
         try:
-            with TemporaryDirectory(prefix="hooke-comet-") as folder, _Heard() as heard:
+            with TemporaryDirectory(prefix="hooke-comet-") as folder, _CapturedErrors() as heard:
                 archive = Path(folder) / "part.zip"
                 pack(archive, facts, lines, files)
                 taken = self._upload(str(archive), self._key, force_upload=False)
-        except Exception as error:  # whatever its client raises: of types that it does not promise
-            raise SinkAway("Comet does not take it now", why=f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # its client's exceptions are not documented
+            raise SinkAway("Comet is not available", why=f"{type(error).__name__}: {error}") from error
         passing = [error for error in heard.errors if not REFUSED.search(error)]
         if passing or not taken:
-            why = next(iter(passing or heard.errors), "its uploader does not say why")
-            raise SinkAway("Comet does not take it now", why=why)
+            why = next(iter(passing or heard.errors), "its uploader gives no reason")
+            raise SinkAway("Comet is not available", why=why)
         return [f"Comet refused: {error}; the journal has it" for error in heard.errors]
 
 
-class _Heard(logging.Handler):
-    """The errors that Comet's client logs meanwhile, which is how it says that something was not sent. Use it in `with`."""
+class _CapturedErrors(logging.Handler):
+    """Captures the errors that Comet's client logs, which is how it reports that something was not sent. Use it in `with`."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -159,12 +159,12 @@ class _Heard(logging.Handler):
         self._level = self._logger.level
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note it."""
+        """Keep the message."""
         self.errors.append(record.getMessage().strip().partition("\n")[0][:300])
 
     def __enter__(self) -> Self:
         self._level = self._logger.level
-        self._logger.setLevel(min(self._level, logging.ERROR))  # whatever its settings say is to be shown
+        self._logger.setLevel(min(self._level, logging.ERROR))  # whatever level its settings have
         self._logger.addHandler(self)
         return self
 
@@ -174,14 +174,14 @@ class _Heard(logging.Handler):
 
 
 def _uploader() -> Callable[..., bool]:
-    for name, value in _CALM.items():
+    for name, value in _CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         from comet_ml.offline import upload_single_offline_experiment
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"sending to Comet needs {error.name}, which is not installed",
-            why="COMET_API_KEY is set; archives need nothing of Comet's: [tracking.comet] online = false",
+            why="COMET_API_KEY is set; archives do not need Comet's client: [tracking.comet] online = false",
             fix='pip install "hooke[comet]"',
         ) from error
     upload: Callable[..., bool] = upload_single_offline_experiment
@@ -198,6 +198,6 @@ def _chosen(points: LoggedPoints, which: Sequence[int]) -> LoggedPoints:
 
 
 def _parts(points: LoggedPoints, size: int) -> Iterator[LoggedPoints]:
-    """At least one, which may be empty."""
+    """The points in parts; at least one part, which may be empty."""
     for start in range(0, max(1, len(points.names)), size):
         yield _chosen(points, range(start, min(start + size, len(points.names))))

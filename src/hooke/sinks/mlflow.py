@@ -1,8 +1,8 @@
-"""MLflow: a run of Hooke is a run of MLflow, and an attempt, or an item, that logged something is a run nested in it.
+"""MLflow: a run is an MLflow run, and an attempt or item that logged something is a run nested in it.
 
-A run is found by its tag `hooke.run_id` before one is made, and MLflow keeps points of equal key, step, time and value
-once: so a batch may come twice. MLflow's times are whole milliseconds: what a user logs twice within one is merged too,
-which is counted here.
+An existing run is found by its tag `hooke.run_id`, and MLflow keeps points of equal key, step, time and value
+once, so a batch may be sent twice. MLflow's times are whole milliseconds: equal points logged within one are merged, too,
+and counted here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, Sin
 
 __all__ = ["MlflowSink"]
 
-# Of MLflow's REST API, mlflow/utils/validation.py; SQLite's store takes more, a server does not.
+# Limits of MLflow's REST API (mlflow/utils/validation.py). The SQLite store takes more, a server does not.
 MOST_METRICS = 1000
 MOST_NOTES = 100
 MOST_KEY = 250
@@ -49,25 +49,25 @@ TAGS = {
         *((f"git.{part}", f"source.git.{part}") for part in ("commit", "branch", "dirty", "repoURL", "diff")),
     )
 }
-"""What MLflow has names of its own for."""
+"""Tags for which MLflow has its own names."""
 REFUSED = {"BAD_REQUEST", "INVALID_PARAMETER_VALUE"}
-"""Codes of MLflow's errors that are about what was sent: it will never take that."""
+"""MLflow's error codes for data that it will never take."""
 BLOCKED = {"INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
-"""Codes that are about the run, as when somebody deleted it there. All others, a token that is not valid now too, may pass."""
+"""MLflow's error codes about the run, such as a deleted run. All other errors, such as an invalid token, may be temporary."""
 
 
 class _Refused(HookeError):
-    """MLflow will never take what was sent."""
+    """MLflow will never take the data."""
 
 
 class MlflowSink:
-    """Writes into the MLflow of `MLFLOW_TRACKING_URI`, else of `uri`, else `mlflow.db` in `folder` (MLflow's own default there).
+    """Writes to the MLflow at `MLFLOW_TRACKING_URI`, else at `uri`, else to `mlflow.db` in `folder` (MLflow's default there).
 
-    Its artifacts lie where MLflow puts them: `mlruns/` in `folder` for the default.
+    Artifacts go where MLflow puts them; for the default that is `mlruns/` in `folder`.
     """
 
     def __init__(self, folder: Path, *, uri: str = "") -> None:
-        # The shipper waits itself, and keeps its place meanwhile; MLflow would block for four minutes.
+        # The shipper itself retries and keeps its cursor; MLflow would block for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri(folder, uri)
@@ -79,7 +79,7 @@ class MlflowSink:
         self._latest: dict[tuple[str, str], tuple[int, set[tuple[int, str]]]] = {}
 
     def write(self, batch: LoggedBatch) -> Receipt:
-        """Log it in as few requests as MLflow's limits allow."""
+        """Log the batch in as few requests as MLflow's limits allow."""
         receipt = Receipt()
         run_id = self._run(batch.run)
         names = _Names(receipt)
@@ -105,7 +105,7 @@ class MlflowSink:
         self._ask(lambda client: client.set_terminated(run_id, STATUS[run.status], ended))
 
     def close(self) -> None:
-        """Nothing is kept open between requests."""
+        """Nothing is open between requests."""
         self._client = None
 
     def _ask(self, question: Callable[[MlflowClient], Any]) -> Any:
@@ -123,13 +123,13 @@ class MlflowSink:
             raise self._away(error) from error
 
     def _away(self, error: Exception) -> SinkAway:
-        return SinkAway("MLflow does not take it now", where=self.uri, why=_first_line(error))
+        return SinkAway("MLflow is not available", where=self.uri, why=_first_line(error))
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
-            # Two that make the schema at once break it; the lock is for those outside the project's shipper.
+            # Two processes that create the schema at once break it; the lock is for processes other than the shipper.
             (self._folder / ".hooke").mkdir(exist_ok=True)
-            # MLflow resolves its default place of artifacts against the working directory, once.
+            # MLflow resolves its default artifact folder against the working directory, once.
             with FileLock(self._folder / ".hooke" / "mlflow.lock"), contextlib.chdir(self._folder):
                 client = MlflowClient(tracking_uri=self.uri)
                 client.search_experiments(max_results=1)
@@ -170,7 +170,7 @@ class MlflowSink:
         return run_id
 
     def _parent(self, run: ShippedRun) -> str:
-        """The run that this one is nested in: its batch came before, in this process or in one before it."""
+        """The parent run, whose batch came earlier, in this process or an earlier one."""
         assert run.parent is not None
         parent = ShippedRun(
             key=run.parent,
@@ -199,7 +199,7 @@ class MlflowSink:
             yield metric
 
     def _new_params(self, batch: LoggedBatch, run_id: str, names: _Names, receipt: Receipt) -> list[Param]:
-        """Those that MLflow has not: it refuses to change one."""
+        """The parameters that MLflow does not have yet; it refuses to change one."""
         known = self._params[run_id]
         new: list[Param] = []
         for name, text in batch.params.items():
@@ -213,7 +213,7 @@ class MlflowSink:
         return new
 
     def _log(self, run_id: str, receipt: Receipt, **entities: Any) -> None:
-        """Log them; what MLflow refuses for good is looked for by halves, so that it takes nothing else along."""
+        """Log the entities. What MLflow refuses is found by bisection, so that everything else is logged."""
         try:
             self._ask(lambda client: client.log_batch(run_id, **entities))
         except _Refused as error:
@@ -226,7 +226,7 @@ class MlflowSink:
                 self._log(run_id, receipt, **half)
 
     def _check_active(self, run_id: str) -> None:
-        """Raise HookeError if somebody deleted the run: then it is not what was sent that MLflow refuses."""
+        """Raise HookeError if the run was deleted: then MLflow does not refuse the data, but the run."""
         info = self._ask(lambda client: client.get_run(run_id).info)
         if info.lifecycle_stage != "active":
             raise HookeError(
@@ -236,7 +236,7 @@ class MlflowSink:
             )
 
     def _log_datasets(self, run_id: str, files: Mapping[str, str]) -> None:
-        """As its inputs; MLflow keeps one of a name and digest once."""
+        """Log the files as the run's inputs. MLflow keeps equal name and digest once."""
         inputs = [
             DatasetInput(
                 Dataset(
@@ -258,7 +258,7 @@ class MlflowSink:
             receipt.notes.append(f"artifact {path!r} is not there any more: {file}")
             return
         if name != file.name:
-            receipt.notes.append(f"artifact {path!r} has another name on the disk: {file}")
+            receipt.notes.append(f"artifact {path!r} has another name on disk: {file}")
         try:
             self._ask(lambda client: client.log_artifact(run_id, str(file), folder or None))
         except _Refused as error:
@@ -266,23 +266,23 @@ class MlflowSink:
 
 
 class _Names:
-    """Names as MLflow takes them. One that had to be changed is said in the receipt."""
+    """Names that MLflow accepts. Changed names are noted in the receipt."""
 
     def __init__(self, receipt: Receipt) -> None:
         self._receipt = receipt
         self._known: dict[str, str] = {}
 
     def of(self, name: str) -> str:
-        """The name to use."""
+        """The name in MLflow."""
         known = self._known.get(name)
         if known is None:
             known = _FORBIDDEN.sub("_", name)[:MOST_KEY]
-            # MLflow takes names for paths, and refuses what a path would simplify.
+            # MLflow treats names as paths, and refuses unnormalized ones.
             known = "/".join(part for part in known.split("/") if part not in ("", ".", "..")) or "_"
             self._known[name] = known
             if known != name:
                 self._receipt.notes.append(
-                    f"{name[:80]!r} is called {known[:80]!r} in MLflow, which does not take that name"
+                    f"{name[:80]!r} is called {known[:80]!r} in MLflow, which does not accept that name"
                 )
         return known
 
@@ -302,7 +302,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
         raise HookeError(
             f"the experiment {name!r} has been deleted in MLflow",
             fix=f"restore it: mlflow experiments restore --experiment-id {known.experiment_id}; "
-            "or give runs another with [tracking] experiment in hooke.toml",
+            "or choose another with [tracking] experiment in hooke.toml",
         )
     found: str = known.experiment_id
     return found

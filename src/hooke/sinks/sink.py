@@ -1,4 +1,4 @@
-"""The seam between the journal and the trackers that what was logged is shipped to: three methods and what they promise."""
+"""The protocol of a sink, which brings logged values into a tracker: three methods and their guarantees."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["LoggedBatch", "LoggedPoints", "Receipt", "ShippedRun", "Sink", "Sink
 
 
 class SinkAway(HookeError):
-    """The tracker does not answer, or has no room now: the same batch is offered again later."""
+    """The tracker does not answer, or has no room now. The same batch is sent again later."""
 
 
 class ShippedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as trackers know it: a run of Hooke (`parent` None), or an attempt, or an item of one, that logged something."""
+    """A run in a tracker: a run of Hooke (`parent` is None), or an attempt or item of it that logged something."""
 
     key: str
-    """Names it for good: the run's id, or `<run id>/<attempt>`, or `<run id>/<attempt>/<item>`."""
+    """Its permanent name: the run's id, `<run id>/<attempt>`, or `<run id>/<attempt>/<item>`."""
     parent: str | None
     name: str
     experiment: str
@@ -30,11 +30,11 @@ class ShippedRun(msgspec.Struct, frozen=True, kw_only=True):
     status: str = "running"
     """`running`, `finished`, `failed`, `stopped`, or `lost` (its process died)."""
     tags: dict[str, str] = {}
-    """What Hooke says of it: where it ran, with what code."""
+    """Facts from Hooke: where it ran, with what code."""
 
 
 class LoggedPoints(NamedTuple):
-    """Values of metrics by column, all of one length."""
+    """Values of metrics as columns of equal length."""
 
     names: list[str]
     values: list[float]
@@ -44,7 +44,7 @@ class LoggedPoints(NamedTuple):
 
 
 class LoggedBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Things that were logged in one run, in their order. A sink splits it as its tracker's limits ask."""
+    """What one run logged, in order. A sink splits it to respect its tracker's limits."""
 
     run: ShippedRun
     points: LoggedPoints
@@ -53,34 +53,34 @@ class LoggedBatch(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: dict[str, Path] = {}
     """Path in the tracker -> file."""
     datasets: dict[str, str] = {}
-    """File that the run was given -> digest of its content (32 hex characters)."""
+    """Input file of the run -> digest of its content (32 hex characters)."""
 
 
 class Receipt(msgspec.Struct, kw_only=True):
-    """What the tracker could not take as it was: how many points it merges with equal ones, and sentences on the rest."""
+    """What the tracker changed or refused: the number of points merged with equal ones, and notes on the rest."""
 
     merged: int = 0
     notes: list[str] = msgspec.field(default_factory=list)
 
 
 class Sink(Protocol):
-    """A tracker that journals are replayed into.
+    """A tracker into which journals are replayed.
 
-    - `write` returns when the tracker has the batch. A batch may come again after a crash of anyone: written twice it
-      leaves what it leaves when written once, and its run is found by its key, not made a second time.
-    - SinkAway means later: nothing is lost, the batch comes again. What the tracker will never take (a name, a size, a
-      value) is said in the receipt, and holds up nothing else.
-    - Calls come from one process at a time, and from one thread.
+    - `write` returns when the tracker has the batch. A batch may be sent again after a crash: writing it twice has the
+      same result as writing it once, and its run is found by its key, not created again.
+    - SinkAway means later: nothing is lost, and the batch is sent again. What the tracker will never take (a name, size or
+      value) is noted in the receipt, and does not block anything else.
+    - Calls come from one thread of one process at a time.
     """
 
     def write(self, batch: LoggedBatch) -> Receipt:
-        """Bring this into the tracker. Raises SinkAway."""
+        """Write the batch to the tracker. Raises SinkAway."""
         ...
 
     def finish(self, run: ShippedRun) -> None:
-        """Say in the tracker how a run ended: nothing more of it comes, unless it is resumed. Raises SinkAway."""
+        """Record the end of a run in the tracker. Nothing follows unless the run is resumed. Raises SinkAway."""
         ...
 
     def close(self) -> None:
-        """Let go of the tracker."""
+        """Close the tracker."""
         ...

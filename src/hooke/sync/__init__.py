@@ -1,4 +1,4 @@
-"""Ships what runs logged into trackers: an outbox for each run, a cursor for each sink, one process for a project.
+"""Sends what runs logged to trackers: an outbox per run, a cursor per sink, one process per project.
 
 It knows nothing of a tracker's format: `sinks` does. Imports `sinks`, `tracking`, `journal`, `project`, `processes` and `base`.
 """

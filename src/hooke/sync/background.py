@@ -1,6 +1,6 @@
 """The project's shipper as a process of its own: `python -m hooke.sync.background FOLDER`.
 
-One at a time a project. It outlives the run that started it, waits out a tracker that is away, and ends by itself.
+Each project has at most one. It outlives the run that started it, retries while a tracker is unavailable, and ends by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hooke.sync.shipper import Shipper
 __all__ = ["LOCK", "LOG", "SINKS", "Shipping", "ensure_shipper", "main", "open_sinks", "sink_names"]
 
 
-# --- Which sinks a project ships into, and how they are made.
+# --- The sinks of a project.
 
 SINKS = Plugins(
     "hooke.sinks",
@@ -39,11 +39,11 @@ SINKS = Plugins(
 )
 
 VARIABLE = "HOOKE_SINKS"
-"""Names of sinks, with commas between; `none` is none of them. Goes before hooke.toml."""
+"""Names of sinks, separated by commas, or `none`. Overrides hooke.toml."""
 
 
 def sink_names(project: Project) -> tuple[str, ...]:
-    """The sinks of the project. Imports none of them."""
+    """The names of the project's sinks. Imports none of them."""
     if (said := os.environ.get(VARIABLE)) is not None:
         return tuple(name for each in said.split(",") if (name := each.strip()) not in ("", "none"))
     listed = project.settings.tracking.sinks
@@ -53,7 +53,7 @@ def sink_names(project: Project) -> tuple[str, ...]:
 
 
 def open_sinks(project: Project) -> dict[str, Sink]:
-    """The project's sinks, made. Raises MissingExtra, UsageError for an unknown name, ConfigError for an unknown option."""
+    """The project's sinks, opened. Raises MissingExtra, UsageError for an unknown name, ConfigError for an unknown option."""
     opened: dict[str, Sink] = {}
     with ExitStack() as undo:
         for name in sink_names(project):
@@ -69,7 +69,7 @@ def open_sinks(project: Project) -> dict[str, Sink]:
 
 
 def _check(project: Project, name: str, kind: Callable[..., Sink], options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key of `[tracking.NAME]` that the sink does not take."""
+    """Raise ConfigError for a key of `[tracking.NAME]` that the sink does not accept."""
     _, *taken = signature(kind).parameters.values()
     if not any(each.kind is Parameter.VAR_KEYWORD for each in taken):
         refuse_unknown(project.root / FILE, f"tracking.{name}.", options, [each.name for each in taken])
@@ -79,22 +79,22 @@ LOCK = "shipper.lock"
 LOG = "shipper.log"
 IDLE_S = 2.0
 PATIENCE_S = 600.0
-"""How long after the last run it goes on trying a tracker that is away; `hooke sync`, or the next run, takes it up again."""
+"""How long after the last run it retries an unavailable tracker. `hooke sync`, or the next run, continues."""
 NICE = 10
-LOOK_S = 2.0
-"""Between two looks at whether a run has something to ship."""
+POLL_S = 2.0
+"""Seconds between two checks whether a run has something to send."""
 
 _started: list[subprocess.Popen[bytes]] = []
 
 
 def ensure_shipper(project: Project, folder: Path) -> None:
-    """Start the project's shipper, if the run in `folder` logged anything and none is at work. Never waits for it.
+    """Start the project's shipper if the run in `folder` logged anything and no shipper is running. Never waits for it.
 
-    A disk that has no room for its log starts none: the next run, or `hooke sync`, ships.
+    If the disk has no room for its log, none starts: the next run, or `hooke sync`, sends the data.
     """
     if not has_logged(folder) or not sink_names(project) or FileLock(project.data / LOCK).taken():
         return
-    _started[:] = [process for process in _started if process.poll() is None]  # none stays a zombie for long
+    _started[:] = [process for process in _started if process.poll() is None]  # reaps zombies
     try:
         with (project.data / LOG).open("ab") as log:
             _started.append(
@@ -107,11 +107,13 @@ def ensure_shipper(project: Project, folder: Path) -> None:
                 )
             )
     except OSError as error:
-        logging.getLogger("hooke").warning("nothing is shipped now: %s; hooke sync does it later", error)
+        logging.getLogger("hooke").warning(
+            "nothing is sent to trackers now: %s; hooke sync does it later", error
+        )
 
 
 class Shipping:
-    """While a run goes on, and once more at its end: see that a shipper is at work if there is something to ship. Use it in `with`."""
+    """Keeps a shipper running during a run, and starts one at its end, if there is something to send. Use it in `with`."""
 
     def __init__(self, project: Project, folder: Path) -> None:
         self._project = project
@@ -129,12 +131,12 @@ class Shipping:
         ensure_shipper(self._project, self._folder)
 
     def _look(self) -> None:
-        while not self._ended.wait(LOOK_S):
+        while not self._ended.wait(POLL_S):
             ensure_shipper(self._project, self._folder)
 
 
 def main(folder: Path) -> int:
-    """Ship for the project until nothing is left, or a tracker has been away for too long."""
+    """Send everything of the project, until nothing is left or a tracker is unavailable for too long."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     project = Project.find(folder)
     lock = FileLock(project.data / LOCK)

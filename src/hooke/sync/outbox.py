@@ -1,4 +1,4 @@
-"""What of one run has not been shipped yet: the journal's events, gathered into batches of the runs that trackers know."""
+"""Reads what one run has logged and not sent yet, as batches for the runs that trackers show."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from hooke.tracking.tracker import PREFIX
 __all__ = ["Outbox", "Shipment", "has_logged", "logged_segments"]
 
 MOST_EVENTS = 10_000
-"""Events of a segment in one load: with the cursor kept after each, this is what a crash makes ship again."""
+"""Events of a segment in one load. The cursor is saved after each load, so a crash resends at most this many."""
 MOST_POINTS = 50_000
-"""Points of a segment in one load: an imported event holds thousands, and a load is kept in memory."""
+"""Points of a segment in one load, which is held in memory; one imported event has thousands."""
 
-MADE_OF = "run-made-of"
-"""Beside the segments in the offsets: that the tracker has been told what the run is made of."""
+PROVENANCE = "run-made-of"
+"""A key in the offsets, beside the segments: the tracker has the run's provenance."""
 
 MOST_DIFF = 8000
-"""Characters of the uncommitted diff in a tag; MLflow takes no longer one."""
+"""Characters of the uncommitted diff in a tag, the limit of MLflow."""
 
 _Logged = PointsLogged | NotesLogged | ArtifactLogged
 
 
 @dataclass(slots=True)
 class Shipment:
-    """Batches to ship, and what has been read once they are: offsets by segment."""
+    """Batches to send, and the offsets by segment after them."""
 
     batches: list[LoggedBatch] = field(default_factory=list)
     offsets: dict[str, int] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Shipment:
 
 
 class Outbox:
-    """Reads a run from `offsets` on; `known` says that the sink has the run already. Use it in `with`: that closes the segments."""
+    """Reads a run from `offsets` on. `known` says that the sink already has the run. Use it in `with`, which closes the segments."""
 
     def __init__(self, folder: Path, offsets: dict[str, int], *, known: bool = False) -> None:
         self.folder = folder
@@ -57,9 +57,9 @@ class Outbox:
         self._readers: dict[str, SegmentReader] = {}
 
     def load(self, *, alive: bool) -> Shipment:
-        """What comes next; empty when all that is there has been loaded.
+        """The next batches; empty if everything has been loaded.
 
-        While the run is `alive`, an attempt may log before its driver has heard that it began: then its segment waits.
+        While the run is `alive`, an attempt may log before its driver knows that it began; its segment waits until then.
         """
         read = {file.stem: self._some_of(file) for file in logged_segments(self.folder)}
         self._read_driver()
@@ -74,23 +74,23 @@ class Outbox:
                 gathered.setdefault((event.attempt, event.item), []).append(event)
                 load.offsets[name] = end
                 load.events += 1
-        new = self.view.made_of is not None and MADE_OF not in load.offsets
+        new = self.view.made_of is not None and PROVENANCE not in load.offsets
         if new:
-            load.offsets[MADE_OF] = 1
+            load.offsets[PROVENANCE] = 1
         for whose, events in gathered.items():
             if events or (whose == (None, None) and (new or not self._known)):
                 events.sort(key=lambda event: event.at)
                 batch = self._batch(self.shipped(*whose), events)
-                load.batches.append(self._with_origin(batch) if new and whose == (None, None) else batch)
+                load.batches.append(self._with_provenance(batch) if new and whose == (None, None) else batch)
         return load
 
     def shipped_up_to(self, load: Shipment) -> None:
-        """The sink has it: go on behind it."""
+        """The sink has these batches: continue after them."""
         self._known = True
         self._offsets = dict(load.offsets)
 
     def shipped(self, attempt: int | None, item: int | None) -> ShippedRun:
-        """The run that trackers know for this."""
+        """The tracker's run for an attempt, an item, or the run itself."""
         begun = self.view.begun
         assert begun is not None
         experiment = begun.experiment or begun.pipeline
@@ -122,7 +122,7 @@ class Outbox:
         )
 
     def ended(self, key: str, *, alive: bool) -> ShippedRun | None:
-        """The run of this key as it ended; None while it goes on. What a dead driver left running is `lost`."""
+        """The ended run of this key; None while it is running. If its driver died, it is `lost`."""
         _, _, rest = key.partition("/")
         attempt, _, item = rest.partition("/")
         run = self.shipped(int(attempt) if attempt else None, int(item) if item else None)
@@ -160,7 +160,7 @@ class Outbox:
         reader = self._readers.get(file.stem)
         offset = self._offsets.get(file.stem, HEADER_BYTES)
         if reader is None or reader.offset != offset:
-            # What was read and not shipped is read again.
+            # What was read and not sent is read again.
             reader = self._readers[file.stem] = self._opened.enter_context(SegmentReader(file, offset))
         found: list[tuple[_Logged, int]] = []
         points = 0
@@ -203,8 +203,8 @@ class Outbox:
                     artifacts[event.path] = self.folder / event.file
         return LoggedBatch(run=run, points=points, params=params, tags=tags, artifacts=artifacts)
 
-    def _with_origin(self, batch: LoggedBatch) -> LoggedBatch:
-        """The batch, and what its run is made of."""
+    def _with_provenance(self, batch: LoggedBatch) -> LoggedBatch:
+        """The batch with the run's provenance."""
         made_of = self.view.made_of
         assert made_of is not None
         facts = {
@@ -227,7 +227,7 @@ class Outbox:
             return ""
         if len(text) <= MOST_DIFF:
             return text
-        note = f"\n[cut: the whole has {made_of.diff_bytes} bytes, see {made_of.diff} in the run's folder]"
+        note = f"\n[cut: all {made_of.diff_bytes} bytes are in {made_of.diff} in the run's folder]"
         return text[: MOST_DIFF - len(note)] + note
 
     def _tags(self) -> dict[str, str]:
@@ -245,7 +245,7 @@ class Outbox:
 
 
 def logged_segments(folder: Path) -> list[Path]:
-    """The segments of a run that hold what was logged, and samples of the machine's use."""
+    """The segments of a run with logged data and system metrics."""
     return [file for file in segment_files(folder) if file.name.startswith(PREFIX)]
 
 

@@ -1,4 +1,4 @@
-"""The process that ships for a project: every run that logged something, into every sink, until all is there."""
+"""Sends every run that logged something to every sink, and keeps a cursor for each."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from hooke.sync.outbox import Outbox, has_logged, logged_segments
 __all__ = ["FOLDER", "Cursor", "Shipper", "SyncState", "load_cursor", "save_cursor", "standing"]
 
 
-# --- How far a run has been brought into one sink: a small file beside its journal, replaced whole.
+# --- The cursor of a run in one sink: a small file beside its journal, replaced atomically.
 
 FOLDER = "sinks"
 MOST_NOTES = 20
 
 
 class Cursor(msgspec.Struct, kw_only=True):
-    """What of a run is in the sink. Whatever lies behind it may be there too: it is written again, which changes nothing."""
+    """How much of a run is in the sink. Later data may be there, too; writing it again changes nothing."""
 
     offsets: dict[str, int] = {}
-    """Segment -> bytes of it that are shipped."""
+    """Segment -> bytes sent."""
     opened: dict[str, str] = {}
-    """Key of each run that the sink has -> the status it has there."""
+    """Key of each run in the sink -> its status there."""
     driver_bytes: int = 0
-    """Of the driver's segment when the sink was told how the run ended."""
+    """Size of the driver's segment when the sink received the run's end."""
     points: int = 0
     merged: int = 0
-    """Points that the sink keeps as one with equal ones."""
+    """Points that the sink merged with equal ones."""
     notes: list[str] = []
-    """What the sink could not take as it was."""
+    """What the sink could not take unchanged."""
     more_notes: int = 0
     away_since: float | None = None
-    """Since when the sink has not answered."""
+    """Since when the sink is unavailable."""
     trouble: str = ""
-    """Why it goes no further; empty while it does."""
+    """Why sending has stopped; empty while it works."""
 
     def note(self, sentences: list[str]) -> None:
-        """Keep what the sink said; the first ones, and how many more there were."""
+        """Keep the sink's notes: the first ones, and the number of others."""
         new = [each for each in sentences if each not in self.notes]
         room = MOST_NOTES - len(self.notes)
         self.notes = [*self.notes, *new[:room]]
@@ -59,7 +59,7 @@ class Cursor(msgspec.Struct, kw_only=True):
 
 
 def load_cursor(folder: Path, sink: str) -> Cursor:
-    """Where the run in `folder` stands; the beginning where it never began. Raises JournalError when the file is damaged."""
+    """The cursor of the run in `folder`; a new one if there is none. Raises JournalError if the file is damaged."""
     path = folder / FOLDER / f"{sink}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Cursor)
@@ -67,28 +67,28 @@ def load_cursor(folder: Path, sink: str) -> Cursor:
         return Cursor()
     except msgspec.MsgspecError as error:
         raise JournalError(
-            "what was shipped cannot be told",
+            "the record of what was sent is damaged",
             where=str(path),
             why=str(error),
-            fix="remove the file: all is shipped again, and what the tracker has already stays as it is",
+            fix="remove the file: everything is sent again, and what the tracker already has does not change",
         ) from error
 
 
 def save_cursor(folder: Path, sink: str, cursor: Cursor) -> None:
-    """Keep it. Raises OSError when the disk refuses."""
+    """Save the cursor. Raises OSError if the disk refuses."""
     (folder / FOLDER).mkdir(exist_ok=True)
     write_atomic(folder / FOLDER / f"{sink}.json", msgspec.json.encode(cursor))
 
 
 LONGEST_PAUSE_S = 60.0
-"""Between two tries at a sink that is away."""
+"""Seconds between two retries of an unavailable sink."""
 
 _log = logging.getLogger("hooke.ship")
 
 
 @dataclass(slots=True)
-class _Lane:
-    """One run on its way into one sink."""
+class _RunInSink:
+    """The state of one run for one sink."""
 
     outbox: Outbox
     cursor: Cursor
@@ -98,31 +98,31 @@ class _Lane:
 
 @dataclass(slots=True, kw_only=True)
 class Shipper:
-    """Ships the runs below `runs` into `sinks`. Use it in `with`: leaving it closes the sinks."""
+    """Sends the runs below `runs` to `sinks`. Use it in `with`, which closes the sinks."""
 
     runs: RunsFolder
     sinks: Mapping[str, Sink]
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], None] = time.sleep
-    _lanes: dict[tuple[str, str], _Lane] = field(default_factory=dict)
+    _lanes: dict[tuple[str, str], _RunInSink] = field(default_factory=dict)
     _opened: ExitStack = field(default_factory=ExitStack)
 
     def ship(self, run: str) -> bool:
-        """Ship what there is of a run now. Returns whether nothing is left and the run is over. A sink that is away is left alone."""
+        """Send what a run has logged so far. Returns whether nothing is left and the run is over. An unavailable sink is skipped."""
         done = [
             self._ship_into(name, sink, run) for name, sink in self.sinks.items()
-        ]  # all, whatever one says
+        ]  # a list: every sink must be tried
         return all(done)
 
     def follow(self, *, idle_s: float, patience_s: float, poll_s: float = 1.0) -> bool:
-        """Ship what comes, until nothing has been left for `idle_s` seconds; returns whether that was so.
+        """Send new data until nothing is left for `idle_s` seconds, and return True.
 
-        Gives up, and returns False, when no run goes on and no sink has taken anything for `patience_s` seconds: what is
+        Gives up and returns False if no run is alive and no sink has taken anything for `patience_s` seconds; what is
         left stays in the journals.
         """
         quiet_since = progress_at = self.clock.monotonic()
         while True:
-            # The oldest first: a search before its trials, which are nested in it.
+            # Oldest first, so that a search comes before its trials, which are nested in it.
             pending = [run for run in reversed(self.runs.names()) if self._is_pending(run)]
             before = self._shipped()
             done = [self.ship(run) for run in pending]
@@ -138,7 +138,7 @@ class Shipper:
             self.sleep(poll_s)
 
     def close(self) -> None:
-        """Let go of sinks and journals."""
+        """Close sinks and journals."""
         self._opened.close()
         for sink in self.sinks.values():
             sink.close()
@@ -168,20 +168,20 @@ class Shipper:
             save_cursor(folder, name, lane.cursor)
             return False
         except HookeError as error:
-            # Nothing that comes back by waiting: said where `hooke show` finds it, and tried anew with the next process.
+            # Waiting does not help: `hooke show` reports it, and the next process retries.
             lane.cursor.trouble, lane.again_at = _sentence(error), float("inf")
             _log.error("%s into %s: %s", run, name, lane.cursor.trouble)
             save_cursor(folder, name, lane.cursor)
             return True
         return done
 
-    def _lane(self, name: str, run: str, folder: Path) -> _Lane:
+    def _lane(self, name: str, run: str, folder: Path) -> _RunInSink:
         cursor = load_cursor(folder, name)
         outbox = self._opened.enter_context(Outbox(folder, cursor.offsets, known=run in cursor.opened))
-        lane = self._lanes[name, run] = _Lane(outbox, cursor)
+        lane = self._lanes[name, run] = _RunInSink(outbox, cursor)
         return lane
 
-    def _drain(self, lane: _Lane, sink: Sink, name: str, folder: Path, *, alive: bool) -> bool:
+    def _drain(self, lane: _RunInSink, sink: Sink, name: str, folder: Path, *, alive: bool) -> bool:
         cursor = lane.cursor
         while (load := lane.outbox.load(alive=alive)).batches:
             for batch in load.batches:
@@ -197,7 +197,7 @@ class Shipper:
         self._finish(lane, sink, name, folder, alive=alive)
         return not alive
 
-    def _finish(self, lane: _Lane, sink: Sink, name: str, folder: Path, *, alive: bool) -> None:
+    def _finish(self, lane: _RunInSink, sink: Sink, name: str, folder: Path, *, alive: bool) -> None:
         cursor, changed = lane.cursor, False
         for key, known in list(cursor.opened.items()):
             ended = lane.outbox.ended(key, alive=alive)
@@ -226,18 +226,18 @@ class Shipper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncState:
-    """How a run stands in a sink."""
+    """The state of a run in a sink."""
 
     points: int
     pending_bytes: int
-    """Of the journal, not shipped yet."""
+    """Bytes of the journal that are not sent yet."""
     told: bool
-    """Whether the sink knows how the run ended."""
+    """Whether the sink has the run's end."""
     cursor: Cursor
 
 
 def standing(runs: RunsFolder, run: str, sink: str) -> SyncState:
-    """How a run stands in a sink, by its cursor and the sizes of its segments. Raises JournalError for a damaged cursor."""
+    """The state of a run in a sink, by its cursor and its segments' sizes. Raises JournalError for a damaged cursor."""
     folder = runs.folder(run)
     cursor = load_cursor(folder, sink)
     pending = 0

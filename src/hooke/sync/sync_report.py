@@ -1,4 +1,4 @@
-"""What was logged in a run and where it went, for `hooke show` and the end of `hooke run`."""
+"""Reports what a run logged and where it was sent, for `hooke show` and the end of `hooke run`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["refused_lines", "tracking_facts", "tracking_lines"]
 
 
 def tracking_lines(project: Project, run: str) -> list[str]:
-    """Sentences; none where nothing was logged and nothing refused."""
+    """The report's lines; empty if nothing was logged or refused."""
     folder = project.runs.folder(run)
     counts = _counts(folder)
     lines = [_listed(counts)] if counts else []
@@ -33,7 +33,7 @@ def tracking_lines(project: Project, run: str) -> list[str]:
 
 
 def refused_lines(folder: Path) -> list[str]:
-    """What could not be logged in a run: `12 calls were refused, at 14:02:11 to 14:02:13: metric 'loss': ...`."""
+    """Log calls that were refused: `12 calls were refused, at 14:02:11 to 14:02:13: metric 'loss': ...`."""
     lines = []
     for refused in refusals_in(folder).values():
         calls = f"{refused.calls:,} calls were" if refused.calls > 1 else "1 call was"
@@ -46,7 +46,7 @@ def refused_lines(folder: Path) -> list[str]:
 
 
 def tracking_facts(project: Project, run: str) -> dict[str, Any]:
-    """For `--json`."""
+    """The report as plain values, for `--json`."""
     folder = project.runs.folder(run)
     refused = {name: msgspec.to_builtins(each) for name, each in refusals_in(folder).items()}
     sinks = {

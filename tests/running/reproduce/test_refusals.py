@@ -14,11 +14,11 @@ STARTED = RunStarted(run="r", pipeline="p", entry="f.py:p")
 @pytest.mark.parametrize(
     ("events", "what"),
     [
-        ([NotesLogged()], "is no run that began"),
-        ([STARTED], "is lost: it has no results"),
-        ([STARTED, RunFinished(status="failed")], "is failed: it has no results"),
-        ([STARTED, RunFinished(status="finished")], "has no record of what it was made of"),
-        ([StudyStarted(study="r", pipeline="p", entry="f.py:p")], "measured how 'p' scales"),
+        ([NotesLogged()], "never started"),
+        ([STARTED], "is lost, so it has no results"),
+        ([STARTED, RunFinished(status="failed")], "is failed, so it has no results"),
+        ([STARTED, RunFinished(status="finished")], "has no record of its provenance"),
+        ([StudyStarted(study="r", pipeline="p", entry="f.py:p")], "is a scaling study of 'p'"),
         (
             [
                 STARTED,
@@ -40,7 +40,7 @@ def test_what_cannot_be_made_again_says_so(tmp_path, events, what):
     assert refused.value.fix or refused.value.next
 
 
-def test_a_reproduction_without_anchors_has_a_text_and_facts():
+def test_a_reproduction_without_conditions_has_a_text_and_facts():
     found = Reproduction(run="r", status="failed", message="no room")
-    assert str(found).endswith("it could not be made again: no room")
+    assert str(found).endswith("the rerun failed: no room")
     assert found.facts()["message"] == "no room"

@@ -1,4 +1,4 @@
-"""A run made again for real: equal as it is, and each anchor named when it alone is changed."""
+"""A run made again for real: equal as it is, and each changed condition is named."""
 
 import json
 import os
@@ -177,7 +177,7 @@ def test_without_a_repository_it_says_so_and_the_code_of_now_is_a_best_effort(la
     code, facts = lab.reproduce("--verify")
     assert code == 4
     assert unmet(facts)[0][:2] == ("code", "tree")
-    assert "no git repository" in unmet(facts)[0][3]
+    assert "no longer in a git repository" in unmet(facts)[0][3]
     code, facts = lab.reproduce("--verify", "--best-effort")
     assert (code, kinds(facts["tasks"])) == (0, dict.fromkeys(("draw", "scale", "total"), "equal"))
 
@@ -187,7 +187,7 @@ def test_wrong_things_are_refused_with_the_mend(lab):
     assert lab.hooke("run", "draws.py").code == 1
     failed = lab.hooke("reproduce", "--verify")
     assert failed.code == 2
-    assert "is failed: it has no results to compare with" in failed.err
+    assert "is failed, so it has no results to compare" in failed.err
     assert lab.hooke("reproduce", "nothing-like-it").code == 2
     first = lab.project.runs.names()[-1]
     lab.hooke("cache", "gc", "--max", "0")
@@ -223,7 +223,7 @@ def test_a_script_runs_again_with_its_words_and_what_it_logged_is_compared(lab):
     )
     refused = lab.hooke("reproduce", "--verify")
     assert refused.code == 2
-    assert "lies in no file to run again" in refused.err
+    assert "so there is no file to run again" in refused.err
 
 
 SLOW = """

@@ -1,4 +1,4 @@
-"""Which task differs, from where on, and what an anchor says."""
+"""Which task differs, from where on, and what a condition says."""
 
 import subprocess
 
@@ -63,7 +63,7 @@ def test_differences_begin_where_all_that_came_in_is_equal(kinds, data):
     assert bool(marked) == (DIFFERENT in kinds)
 
 
-def test_an_anchor_names_what_was_what_is_and_the_mend():
+def test_a_condition_names_the_old_and_new_value_and_the_fix():
     newer, gone, same = libraries(
         {"polars": "1.0", "tiny": "2.0", "numpy": "2.0"}, {"polars": "1.1", "numpy": "2.0", "extra": "1"}
     )

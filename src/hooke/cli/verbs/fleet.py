@@ -34,10 +34,8 @@ from hooke.fleets.membership import (
     renew_keys,
 )
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
-from hooke.journal.reader import read
 from hooke.journal.run_table import aligned, moment
 from hooke.providers.provider import Machine
-from hooke.running.driver import DRIVER
 
 __all__ = ["VERBS", "fleet"]
 
@@ -367,7 +365,7 @@ def why(session: CommandSession, *, name: str, save: Path | None, as_json: bool,
         nothing = f"nothing was ever asked of the fleet {name}"
     else:
         run = where.runs.find(name)
-        events = [event for segment in read(where.runs.folder(run), DRIVER) for event in segment.events]
+        events = where.runs.events(run)
         records = [event for event in events if isinstance(event, FleetDecided)]
         if save is not None:
             from hooke.fleets.elastic import save_fleet  # NumPy and the charts

@@ -22,9 +22,9 @@ from hooke.journal.events import (
     NodePlanned,
     RunStarted,
 )
-from hooke.journal.reader import SegmentReader, read
+from hooke.journal.reader import SegmentReader
+from hooke.journal.run_folders import DRIVER
 from hooke.project.folder import Project
-from hooke.running.driver import DRIVER
 
 __all__ = ["LogLine", "Transcript", "logs"]
 
@@ -60,9 +60,8 @@ def logs(
 
 
 def _so_far(project: Project, run: str, transcript: Transcript) -> Iterator[LogLine]:
-    for segment in read(project.runs.folder(run), DRIVER):
-        for event in segment.events:
-            yield from transcript.event(event)
+    for event in project.runs.events(run):
+        yield from transcript.event(event)
     yield from transcript.unfinished()
 
 

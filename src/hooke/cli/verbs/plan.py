@@ -21,11 +21,9 @@ from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession, command, error_facts, error_screen, exit_code
 from hooke.journal.events import PlanChecked
-from hooke.journal.reader import read
 from hooke.journal.run_table import aligned
 from hooke.pipeline.pipeline import Pipeline
-from hooke.planning.pipeline_plan import Plan, make_plan
-from hooke.planning.question import Question, parsed_wish
+from hooke.planning.pipeline_plan import Plan, PlanQuestion, make_plan, plan_limits
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.services.serve_file import load_service
@@ -109,11 +107,11 @@ def plan(  # noqa: PLR0913 - one parameter for each option of the command
         pipeline, path = _load(target)
         args, params = Parameters(pipeline, target=target, verb="plan").parse(parameters)
         session.project = where = Project.find(path) if project is None else the_project(session, project)
-        question = Question(
+        question = PlanQuestion(
             pipeline=pipeline,
             args=args,
             params=params,
-            wish=parsed_wish(deadline, budget),
+            wish=plan_limits(deadline, budget),
             workers=_numbers(workers),
             times={name: _factor(name, text) for name, text in pairs("--times", factors).items()},
             catalog=catalogs or None,
@@ -150,12 +148,7 @@ def _check(
         raise UsageError(f"--check {run} is about a run, and {target} is a file", fix="leave one of them out")
     where = the_project(session, project)
     name = where.runs.find(run)
-    found = [
-        event
-        for segment in read(where.runs.folder(name), "driver")
-        for event in segment.events
-        if isinstance(event, PlanChecked)
-    ]
+    found = [event for event in where.runs.events(name) if isinstance(event, PlanChecked)]
     if not found:
         raise UsageError(
             f"nothing was planned for run {name}",

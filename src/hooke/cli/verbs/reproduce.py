@@ -18,9 +18,9 @@ EXIT_UNMET = 4
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
-@click.option("--verify", is_flag=True, help="Run it again, in a store of its own, and compare each result.")
-@click.option("--here", is_flag=True, help="Use the project's code as it is now, not the recorded tree.")
-@click.option("--best-effort", is_flag=True, help="Run it again even where an anchor differs.")
+@click.option("--verify", is_flag=True, help="Run it again, with its own store, and compare each result.")
+@click.option("--here", is_flag=True, help="Use the project's current code, not the recorded tree.")
+@click.option("--best-effort", is_flag=True, help="Run it again even if a condition differs.")
 @click.option(
     "--rtol",
     default=0.0,
@@ -35,7 +35,7 @@ EXIT_UNMET = 4
     type=click.FloatRange(min=0),
     help="Absolute tolerance of numbers.",
 )
-@click.option("--keep", is_flag=True, help="Leave the restored tree and the new results in their folder.")
+@click.option("--keep", is_flag=True, help="Keep the restored tree and the new results.")
 @json_option
 @in_project
 @click.pass_obj
@@ -52,14 +52,14 @@ def reproduce(  # noqa: PLR0913 - one parameter for each option of the command
     as_json: bool,
     project: Path | None,
 ) -> int:
-    """Say whether RUN (by default the last one) can be made again; with --verify make it, and compare.
+    """Check whether RUN (by default the last one) can be reproduced; with --verify, run it again and compare.
 
-    Checked are the anchors of its results: code, Python, every library's version, data files, seed, thread counts,
-    hardware. The code is the tree that the run recorded, restored outside the project. Of a script of start_run() what it
-    logged is compared.
+    Checks the conditions of its results: code, Python, every library's version, data files, seed, thread counts,
+    hardware. The code is the recorded tree, restored outside the project. For a script with start_run(), the logged
+    values are compared.
 
-    Exit codes: 0 all anchors are met, or all results are equal or within the tolerance; 1 it failed on the way;
-    2 wrong usage; 3 results are different; 4 an anchor differs, so it was not run.
+    Exit codes: 0 all conditions are met, or all results are equal or within the tolerance; 1 the rerun failed;
+    2 wrong usage; 3 results differ; 4 a condition differs, so nothing ran.
     """
     from hooke.running.reproduce.reproduce import ReproduceOptions, reproduce_in
     from hooke.running.reproduce.result_comparison import Tolerance

@@ -13,10 +13,10 @@ from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import CommandSession
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.reader import read
+from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_view import view_of
-from hooke.project.backends import find_place
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project
-from hooke.running.driver import DRIVER
 from hooke.running.resume import last_resumable
 from hooke.running.resume import resume as take_up
 from hooke.running.run import Run
@@ -64,7 +64,7 @@ def resume(
 
 
 def _is_serial(project: Project, place: str) -> bool:
-    return find_place(place, workers=None, places=project.settings.places).engine == "serial"
+    return find_backend(place, workers=None, places=project.settings.places).engine == "serial"
 
 
 def _say_torn(project: Project, run: str) -> None:

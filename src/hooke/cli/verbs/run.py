@@ -21,7 +21,7 @@ from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession
 from hooke.fleets.elastic import parse_wanted
 from hooke.pipeline.pipeline import Pipeline
-from hooke.project.backends import find_place
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
 from hooke.running.driver import Driver, RunOrder, prepare
@@ -121,7 +121,7 @@ def _driver(
     args, params = Parameters(pipeline, target=target).parse(tokens)
     session.project = project = Project.find(path)
     counts = _workers(asked.workers)
-    found = find_place(asked.on, workers=None, places=project.settings.places)
+    found = find_backend(asked.on, workers=None, places=project.settings.places)
     conduct = DrivenRun(
         session=session,
         as_json=as_json,

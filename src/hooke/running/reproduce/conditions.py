@@ -1,4 +1,4 @@
-"""Which anchors a trace shows: the code behind each task, and its inputs, against what the run planned."""
+"""The conditions of a run's results: as the run recorded them, and as they are now. Pure but for `modules_elsewhere`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,24 @@ from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.running.reproduce.result_comparison import pairs
 
-__all__ = ["Anchor", "Edit", "changed_lines", "compared", "libraries", "modules_elsewhere", "planned_anchors"]
+__all__ = [
+    "Edit",
+    "RunCondition",
+    "changed_lines",
+    "compared",
+    "libraries",
+    "modules_elsewhere",
+    "planned_conditions",
+]
 
 
-# --- Anchors: what a run's results hang on, as the run recorded it and as it is now. Pure.
+# --- Conditions that the record names.
 
 
-class Anchor(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a result hangs on. `kind` is code, python, library, data, parameter, seed, threads or hardware.
+class RunCondition(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of a run's results. `kind` is code, python, library, data, parameters, seed, threads or hardware.
 
-    `was` and `now` are short text, empty where there is none.
+    `was` and `now` are short text, empty if there was or is nothing.
     """
 
     kind: str
@@ -40,7 +48,7 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def met(self) -> bool:
-        """Whether it is as it was."""
+        """Whether it is unchanged."""
         return self.was == self.now
 
     def __str__(self) -> str:
@@ -50,42 +58,42 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
         return f"{name}: was {self.was or 'not there'}, is {self.now or 'not there'}"
 
 
-MENDS = {
-    "code": "without --here the recorded tree is restored and run",
-    "data": "put the file of then back",
-    "hardware": "run it on a machine of that kind, or with --best-effort",
+FIXES = {
+    "code": "leave --here out to run the recorded tree",
+    "data": "restore the original file",
+    "hardware": "run it on such a machine, or with --best-effort",
     "library": "pip install {name}=={was}",
-    "python": "use that Python",
+    "python": "use this Python version",
     "seed": "set `[run] seed` in hooke.toml, or HOOKE_SEED, to {was}",
     "threads": "export {name}={was}",
 }
 
 
-def compared(kind: str, was: Mapping[str, str], now: Mapping[str, str]) -> list[Anchor]:
-    """An anchor for each name, in the order of then; those of now alone follow."""
+def compared(kind: str, was: Mapping[str, str], now: Mapping[str, str]) -> list[RunCondition]:
+    """A condition for each name: first those of the run, then the new ones."""
     names = dict.fromkeys((*was, *now))
-    return [_anchor(kind, name, was.get(name, ""), now.get(name, "")) for name in names]
+    return [_condition(kind, name, was.get(name, ""), now.get(name, "")) for name in names]
 
 
-def libraries(was: Mapping[str, str], now: Mapping[str, str]) -> list[Anchor]:
-    """An anchor for each distribution of then. One that has come since cannot have had a part in the results."""
-    return [_anchor("library", name, version, now.get(name, "")) for name, version in was.items()]
+def libraries(was: Mapping[str, str], now: Mapping[str, str]) -> list[RunCondition]:
+    """A condition for each distribution of the run. Distributions installed since cannot have affected the results."""
+    return [_condition("library", name, version, now.get(name, "")) for name, version in was.items()]
 
 
-def _anchor(kind: str, name: str, was: str, now: str) -> Anchor:
-    fix = MENDS.get(kind, "").format(name=name, was=was)
+def _condition(kind: str, name: str, was: str, now: str) -> RunCondition:
+    fix = FIXES.get(kind, "").format(name=name, was=was)
     if kind == "threads" and not was:
         fix = f"unset {name}"
     if kind == "library" and was.endswith(" (editable)"):
-        fix = f"check that version of {name} out"
-    return Anchor(kind=kind, name=name, was=was, now=now, fix="" if was == now else fix)
+        fix = f"check out this version of {name}"
+    return RunCondition(kind=kind, name=name, was=was, now=now, fix="" if was == now else fix)
 
 
 _HUNK = re.compile(r"@@ -\d+(?:,\d+)? \+(?P<line>\d+)(?:,\d+)? @@")
 
 
 class Edit(NamedTuple):
-    """A place in a file that was changed, `file:line` of the new side, with the first line of each side that differs."""
+    """A changed place: `file:line` on the new side, and the first differing line of each side."""
 
     place: str
     was: str
@@ -93,14 +101,14 @@ class Edit(NamedTuple):
 
 
 def changed_lines(diff: str) -> list[Edit]:
-    """The places of a unified diff without context. A file that is gone, binary, or of another mode is one place."""
+    """The changed places of a unified diff without context. A file that is deleted, binary or has another mode is one place."""
     return [
         edit for part in re.split(r"^(?=diff --git )", diff, flags=re.MULTILINE)[1:] for edit in _edits(part)
     ]
 
 
 def _edits(part: str) -> Iterator[Edit]:
-    """Of one file: the header's lines, then hunks."""
+    """The edits of one file's diff: header lines, then hunks."""
     first, *lines = part.splitlines()
     file = first.rpartition(" b/")[2]
     hunks = [at for at, line in enumerate(lines) if _HUNK.match(line)]
@@ -124,45 +132,49 @@ BEFORE = 20
 OURS = "hooke"
 
 
-def planned_anchors(view: RunView, graph: Graph, keys: GraphKeys, *, seeded_alike: bool) -> list[Anchor]:
-    """Those that are not met, each once."""
-    found: dict[tuple[str, str], Anchor] = {}
+def planned_conditions(
+    view: RunView, graph: Graph, keys: GraphKeys, *, seeded_alike: bool
+) -> list[RunCondition]:
+    """The unmet conditions that only a trace shows: the code and the inputs of each task. Each is listed once."""
+    found: dict[tuple[str, str], RunCondition] = {}
     was = {number: node.planned.task for number, node in view.nodes.items()}
     now = {node.id: node.task.name for node in graph.nodes}
     same: dict[int, bool] = {}
     for pair in pairs(was, now):
         if pair.was is None or pair.now is None:
             there = "in the graph"
-            anchor = Anchor(
+            condition = RunCondition(
                 kind="code",
                 name=f"task {pair.task}",
                 was=there if pair.was is not None else "",
                 now=there if pair.now is not None else "",
             )
-            found.setdefault((anchor.kind, anchor.name), anchor)
+            found.setdefault((condition.kind, condition.name), condition)
             continue
         planned = view.nodes[pair.was].planned
         same[pair.was] = planned.key == keys[pair.now].key
-        anchors = [*_code(planned, view.code, keys, pair.now)]
+        differing = [*_code(planned, view.code, keys, pair.now)]
         if all(same.get(parent, True) for parent in planned.parents):
             inputs = list(_inputs(planned, graph, keys, pair.now))
-            # The keys of a map's items have its code, its other inputs and the seed in them.
+            # The keys of a map's items include its code, its other inputs and the seed.
             code = {part.name: part.digest for part in keys[pair.now].code.parts}
             theirs = seeded_alike and code == planned.code and len(inputs) == 1
-            anchors += [each for each in inputs if theirs or not each.name.endswith("(items=)")]
-        for anchor in anchors:
-            found.setdefault((anchor.kind, anchor.name), anchor)
+            differing += [each for each in inputs if theirs or not each.name.endswith("(items=)")]
+        for condition in differing:
+            found.setdefault((condition.kind, condition.name), condition)
     return list(found.values())
 
 
-def _code(planned: NodePlanned, seen: Mapping[str, CodeSeen], keys: GraphKeys, node: int) -> Iterator[Anchor]:
+def _code(
+    planned: NodePlanned, seen: Mapping[str, CodeSeen], keys: GraphKeys, node: int
+) -> Iterator[RunCondition]:
     before = [_part(name, seen[digest]) for name, digest in planned.code.items() if digest in seen]
     for change in explain(before, keys[node].code.parts):
         if change.kind == "distribution":
-            continue  # the installed versions are compared as a whole
+            continue  # installed versions are compared separately
         place = f" ({change.where})" if change.where else ""
         was, now = _around_the_difference(_side(change, "-"), _side(change, "+"))
-        yield Anchor(kind="code", name=f"{change.kind} {change.name}{place}", was=was, now=now)
+        yield RunCondition(kind="code", name=f"{change.kind} {change.name}{place}", was=was, now=now)
 
 
 def _part(name: str, seen: CodeSeen) -> CodePart:
@@ -177,7 +189,7 @@ def _side(change: CodeChange, sign: str) -> str:
 
 
 def _around_the_difference(was: str, now: str) -> tuple[str, str]:
-    """Both cut to one line, from a little before the first character that differs."""
+    """Both texts shortened to one line that begins shortly before the first difference."""
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(was, now, strict=False))
     start = sum(1 for _ in alike) - BEFORE
     if start <= 0 or max(len(was), len(now)) <= MOST_SHOWN:
@@ -187,7 +199,7 @@ def _around_the_difference(was: str, now: str) -> tuple[str, str]:
     return first, second
 
 
-def _inputs(planned: NodePlanned, graph: Graph, keys: GraphKeys, node: int) -> Iterator[Anchor]:
+def _inputs(planned: NodePlanned, graph: Graph, keys: GraphKeys, node: int) -> Iterator[RunCondition]:
     arguments = graph.nodes[node].arguments
     for name, key in planned.inputs.items():
         other = keys[node].inputs.get(name, "")
@@ -196,17 +208,17 @@ def _inputs(planned: NodePlanned, graph: Graph, keys: GraphKeys, node: int) -> I
         was = planned.shown.get(name, "")
         now = short_repr(arguments[name]) if name in arguments else ""
         if was.startswith("File("):
-            continue  # the data files are compared by path
+            continue  # data files are compared by path
         if was == now:
             was, now = f"{was} {key[:8]}".strip(), f"{now} {other[:8]}".strip()
-        yield Anchor(kind="data", name=f"{planned.task}({name}=)", was=was, now=now)
+        yield RunCondition(kind="data", name=f"{planned.task}({name}=)", was=was, now=now)
 
 
-def modules_elsewhere(root: Path, tree: Path) -> list[Anchor]:
-    """The modules that were imported from the repository itself though its tree was restored elsewhere."""
+def modules_elsewhere(root: Path, tree: Path) -> list[RunCondition]:
+    """A condition for each module that was imported from the original repository although its tree was restored elsewhere."""
     if root == tree:
         return []
-    found: list[Anchor] = []
+    found: list[RunCondition] = []
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or name.partition(".")[0] in {OURS, "__main__"}:
@@ -214,12 +226,12 @@ def modules_elsewhere(root: Path, tree: Path) -> list[Anchor]:
         path = Path(file)
         if is_users(file) and path.is_relative_to(root) and not path.is_relative_to(tree):
             found.append(
-                Anchor(
+                RunCondition(
                     kind="code",
                     name=f"module {name}",
-                    was="of the restored tree",
+                    was="from the restored tree",
                     now=file,
-                    fix="it is installed editable: install it from the tree, or use --here",
+                    fix="the package is installed as editable: install it from the tree, or use --here",
                 )
             )
     return found

@@ -1,4 +1,4 @@
-"""`reproduce`: what a run was made of against what there is now, and the run made again from it."""
+"""`reproduce`: checks the recorded conditions of a run, runs it again, and compares the results."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.journal.events import MadeOf, RunMadeOf, RunStarted, SearchStarted, StudyStarted
-from hooke.journal.reader import read
 from hooke.journal.run_table import aligned
 from hooke.journal.run_view import view_of
 from hooke.keys.file import File
 from hooke.processes.start import python_module
 from hooke.project.folder import Project, start_of
 from hooke.running import provenance
-from hooke.running.driver import DRIVER
 from hooke.running.git import Repository
-from hooke.running.reproduce.again import ERRAND, REPORT
-from hooke.running.reproduce.child_runs import Errand, RerunReport, replay_script, run_beside
-from hooke.running.reproduce.conditions import Anchor, Edit, changed_lines, compared, libraries
+from hooke.running.reproduce.conditions import Edit, RunCondition, changed_lines, compared, libraries
+from hooke.running.reproduce.rerun import RerunReport, RerunRequest, replay_script, run_beside
+from hooke.running.reproduce.rerun_child import REPORT, REQUEST
 from hooke.running.reproduce.result_comparison import (
     CLOSE,
     DIFFERENT,
@@ -41,7 +39,7 @@ from hooke.running.run import Run
 __all__ = ["ReproduceOptions", "Reproduction", "reproduce", "reproduce_in"]
 
 
-# --- What came of a reproduction, and its text: which anchors hold, what differs and from where on.
+# --- The outcome of a reproduction, and its report.
 
 MOST_SHOWN = 20
 WORDS = {
@@ -55,34 +53,36 @@ KINDS = ("code", "python", "library", "data", "parameters", "seed", "threads", "
 
 @dataclass(slots=True, kw_only=True)
 class Reproduction:
-    """What came of it. `str()` of it is the report.
+    """The outcome of a reproduction. `str()` gives the report.
 
-    `status`: `checked` (no `verify`), `unmet` (stopped before the run), `reproduced`, `different`, or `failed`.
+    `status` is `checked` (without `verify`), `unmet` (a condition differs, so nothing ran), `reproduced`, `different` or `failed`.
     """
 
     run: str
     status: str
-    anchors: list[Anchor] = field(default_factory=list)
+    conditions: list[RunCondition] = field(default_factory=list)
     tasks: list[ResultVerdict] = field(default_factory=list)
     outputs: list[ResultVerdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     message: str = ""
-    """Why it failed."""
+    """Why the rerun failed."""
 
     @property
-    def unmet(self) -> list[Anchor]:
-        """The anchors that are not as they were."""
-        return [anchor for anchor in self.anchors if not anchor.met]
+    def unmet(self) -> list[RunCondition]:
+        """The conditions that differ."""
+        return [condition for condition in self.conditions if not condition.met]
 
     def __str__(self) -> str:
         return _text_of(self)
 
     def facts(self) -> dict[str, Any]:
-        """The same as plain values, for `--json`."""
+        """The report as plain values, for `--json`."""
         return {
             "run": self.run,
             "status": self.status,
-            "anchors": [msgspec.to_builtins(anchor) | {"met": anchor.met} for anchor in self.anchors],
+            "anchors": [
+                msgspec.to_builtins(condition) | {"met": condition.met} for condition in self.conditions
+            ],
             "tasks": [_verdict_facts(each) for each in self.tasks],
             "outputs": [_verdict_facts(each) for each in self.outputs],
             "notes": self.notes,
@@ -92,7 +92,13 @@ class Reproduction:
 
 def _text_of(found: Reproduction) -> str:
     return "\n".join(
-        [f"run {found.run}", "", *_anchor_lines(found.anchors), *_note_lines(found), *_result_lines(found)]
+        [
+            f"run {found.run}",
+            "",
+            *_condition_lines(found.conditions),
+            *_note_lines(found),
+            *_result_lines(found),
+        ]
     )
 
 
@@ -101,35 +107,35 @@ def _verdict_facts(each: ResultVerdict) -> dict[str, Any]:
     return facts | {"kind": each.kind}
 
 
-def _anchor_lines(anchors: Sequence[Anchor]) -> Iterator[str]:
-    yield "anchors"
-    for kind in dict.fromkeys((*KINDS, *(anchor.kind for anchor in anchors))):
-        mine = [anchor for anchor in anchors if anchor.kind == kind]
-        unmet = [anchor for anchor in mine if not anchor.met]
+def _condition_lines(conditions: Sequence[RunCondition]) -> Iterator[str]:
+    yield "conditions"
+    for kind in dict.fromkeys((*KINDS, *(condition.kind for condition in conditions))):
+        mine = [condition for condition in conditions if condition.kind == kind]
+        unmet = [condition for condition in mine if not condition.met]
         if not unmet:
             yield f"  {kind:<10} {_as_it_was(kind, mine)}"
-        for anchor in unmet[:MOST_SHOWN]:
-            fix = f"  ({anchor.fix})" if anchor.fix else ""
-            name = f"{anchor.name}: " if anchor.name else ""
-            was, now = (_short(anchor, text) or "not there" for text in (anchor.was, anchor.now))
+        for condition in unmet[:MOST_SHOWN]:
+            fix = f"  ({condition.fix})" if condition.fix else ""
+            name = f"{condition.name}: " if condition.name else ""
+            was, now = (_short(condition, text) or "missing" for text in (condition.was, condition.now))
             yield f"  {kind:<10} DIFFERS  {name}{was} -> {now}{fix}"
         if len(unmet) > MOST_SHOWN:
-            yield f"  {'':<10} and {len(unmet) - MOST_SHOWN} more: --json has all"
+            yield f"  {'':<10} and {len(unmet) - MOST_SHOWN} more; --json lists all"
 
 
-def _short(anchor: Anchor, text: str) -> str:
-    return text[:8] if anchor.kind == "data" and anchor.name.startswith("/") else text
+def _short(condition: RunCondition, text: str) -> str:
+    return text[:8] if condition.kind == "data" and condition.name.startswith("/") else text
 
 
-def _as_it_was(kind: str, anchors: Sequence[Anchor]) -> str:
-    if not anchors:
+def _as_it_was(kind: str, conditions: Sequence[RunCondition]) -> str:
+    if not conditions:
         return {"threads": "as it was: no variable set", "data": "as it was: no file"}.get(
             kind, "nothing recorded"
         )
     if kind in ("library", "data"):
         what = {"library": "installed distribution", "data": "file"}[kind]
-        return f"as it was: {len(anchors)} {what}{'s' * (len(anchors) != 1)}"
-    return "as it was: " + ", ".join(anchor.was for anchor in anchors if anchor.was)
+        return f"as it was: {len(conditions)} {what}{'s' * (len(conditions) != 1)}"
+    return "as it was: " + ", ".join(condition.was for condition in conditions if condition.was)
 
 
 def _note_lines(found: Reproduction) -> Iterator[str]:
@@ -162,46 +168,46 @@ def _ending(found: Reproduction) -> Iterator[str]:
     unmet = len(found.unmet)
     if found.status == "checked":
         yield (
-            f"{unmet} anchors differ"
+            _differ(unmet)
             if unmet
-            else "all anchors are as they were; --verify runs it again and compares"
+            else "all conditions are unchanged; --verify runs it again and compares the results"
         )
     elif found.status == "unmet":
-        yield f"not run again: {_differ(unmet)}; --best-effort runs it all the same"
+        yield f"not run again: {_differ(unmet)}; --best-effort runs it anyway"
     elif found.status == "failed":
-        yield f"it could not be made again: {found.message}"
+        yield f"the rerun failed: {found.message}"
     else:
         worst = [each.first for each in (*found.tasks, *found.outputs) if each.first]
         yield from (f"  {line}" for line in worst[:MOST_SHOWN])
         kinds = {each.kind for each in (*found.tasks, *found.outputs)}
         yield _sentence(found.status, kinds) + (
-            f", though {_differ(unmet)}" if unmet and found.status == "reproduced" else ""
+            f", although {_differ(unmet)}" if unmet and found.status == "reproduced" else ""
         )
 
 
 def _differ(unmet: int) -> str:
-    return "1 anchor differs" if unmet == 1 else f"{unmet} anchors differ"
+    return "1 condition differs" if unmet == 1 else f"{unmet} conditions differ"
 
 
 def _sentence(status: str, kinds: set[str]) -> str:
     if status == "reproduced":
         return "reproduced: all results are " + (WORDS[CLOSE] if CLOSE in kinds else WORDS[EQUAL])
     if DIFFERENT in kinds:
-        return "not reproduced: results are different"
-    return "not reproduced: of some results there is " + WORDS[MISSING]
+        return "not reproduced: results differ"
+    return "not reproduced: some results have " + WORDS[MISSING]
 
 
 TREE = "tree"
 DATA = "hooke"
 PREFIX = "hooke-reproduce-"
 LOCK = "lock"
-"""Held as long as somebody is at work in the folder."""
+"""Held while a process uses the folder."""
 MOST_PLACES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReproduceOptions:
-    """What somebody wants of a reproduction; see `reproduce`."""
+    """Options of `reproduce`."""
 
     verify: bool = False
     here: bool = False
@@ -220,15 +226,15 @@ def reproduce(  # noqa: PLR0913 - one for each option of the command
     atol: float = 0.0,
     keep: bool = False,
 ) -> Reproduction:
-    """Whether a run can be made again, and, with `verify`, make it again and compare each result.
+    """Check whether a run can be reproduced; with `verify`, run it again and compare each result.
 
-    Anchors are checked first: code, Python, each library, data files, seed, thread counts, hardware. The code is the tree
-    that the run recorded, in a git worktree that is removed at the end (not with `keep`); with `here` it is the
-    project's as it is now, and what was changed since is an anchor. The run has a store of its own, so that all is computed.
-    An anchor that is not met ends it before the run, unless `best_effort`. A number that differs by at most
-    `atol + rtol * |number|` is close enough.
+    First the recorded conditions are checked: code, Python, each library, data files, seed, thread counts, hardware. The code
+    is the recorded tree, restored in a git worktree that is removed at the end (unless `keep`). With `here` it is the project's
+    current code, and each change since is a condition that differs. The rerun has its own store, so everything is computed.
+    If a condition differs, nothing runs, unless `best_effort`. A number that differs by at most
+    `atol + rtol * |number|` counts as close.
 
-    Raises UsageError where the run has no record, did not finish or is unknown; HookeError where git refuses.
+    Raises UsageError if the run is unknown, did not finish or has no record; HookeError if git fails.
     """
     if isinstance(run, Run):
         project, name = run.project, run.id
@@ -246,12 +252,12 @@ def reproduce(  # noqa: PLR0913 - one for each option of the command
 
 
 def reproduce_in(project: Project, run: str, asked: ReproduceOptions) -> Reproduction:
-    """As `reproduce`, of a run by its whole id."""
+    """`reproduce` for a run's full id."""
     begun, record = _read(project, run)
     case = _Case(project=project, begun=begun, record=record, asked=asked)
     found = Reproduction(run=run, status="checked")
     with case.code(found) as (root, tree, data):
-        errand = Errand(
+        request = RerunRequest(
             run=run,
             project=str(project.root),
             root=root,
@@ -263,22 +269,22 @@ def reproduce_in(project: Project, run: str, asked: ReproduceOptions) -> Reprodu
             rtol=asked.tolerance.rtol,
             atol=asked.tolerance.atol,
         )
-        found.anchors += case.anchors(errand)
+        found.conditions += case.conditions(request)
         if not asked.verify:
             return found
         if found.unmet and not asked.best_effort:
             found.status = "unmet"
             return found
         if begun.kind == "script":
-            report = replay_script(errand, begun, record)
+            report = replay_script(request, begun, record)
         else:
-            report = _make_again(errand, begun, data)
+            report = _rerun(request, begun, data)
         _take(report, found)
     return found
 
 
 def _take(report: RerunReport, found: Reproduction) -> None:
-    found.anchors += report.anchors
+    found.conditions += report.conditions
     found.tasks, found.outputs, found.message = report.tasks, report.outputs, report.message
     if report.status == "not run":
         found.status = "unmet"
@@ -290,30 +296,29 @@ def _take(report: RerunReport, found: Reproduction) -> None:
 
 
 def _read(project: Project, run: str) -> tuple[RunStarted, MadeOf]:
-    """How the run began the last time, and what it was made of then. Raises UsageError."""
+    """The run's last start, and its provenance. Raises UsageError."""
     begun: RunStarted | None = None
     record: MadeOf | None = None
-    for segment in read(project.runs.folder(run), DRIVER):
-        for event in segment.events:
-            if isinstance(event, RunStarted):
-                begun, record = event, None
-            elif isinstance(event, RunMadeOf):
-                record = event.record
-            elif isinstance(event, SearchStarted | StudyStarted):
-                raise _no_run(run, event)
+    for event in project.runs.events(run):
+        if isinstance(event, RunStarted):
+            begun, record = event, None
+        elif isinstance(event, RunMadeOf):
+            record = event.record
+        elif isinstance(event, SearchStarted | StudyStarted):
+            raise _no_run(run, event)
     if begun is None:
-        raise UsageError(f"{run} is no run that began", next="hooke runs")
+        raise UsageError(f"run {run} never started", next="hooke runs")
     status = view_of(project.runs, run).status
     if status != "finished":
         raise UsageError(
-            f"run {run} is {status}: it has no results to compare with",
+            f"run {run} is {status}, so it has no results to compare",
             next=f"hooke show {run}" if status == "running" else f"hooke resume {run}",
         )
     if record is None:
         raise UsageError(
-            f"run {run} has no record of what it was made of",
-            why="an earlier Hooke made it, or the record could not be written (its log says so)",
-            fix="run it again: every run records that now",
+            f"run {run} has no record of its provenance",
+            why="an older Hooke made the run, or the record could not be written (then its log says so)",
+            fix="run the pipeline again",
         )
     return begun, record
 
@@ -321,13 +326,13 @@ def _read(project: Project, run: str) -> tuple[RunStarted, MadeOf]:
 def _no_run(name: str, event: SearchStarted | StudyStarted) -> UsageError:
     if isinstance(event, SearchStarted):
         return UsageError(
-            f"{name} is a search, and each of its trials is a run",
-            fix="name a trial's run",
+            f"{name} is a search; only its trials can be reproduced",
+            fix="give the run id of a trial",
             next=f"hooke show {name}",
         )
     return UsageError(
-        f"{name} measured how {event.pipeline!r} scales, which is never twice the same",
-        fix="measure again: hooke measure",
+        f"{name} is a scaling study of {event.pipeline!r}; measured times cannot be reproduced",
+        fix="measure again with hooke measure",
         next="hooke runs",
     )
 
@@ -341,7 +346,7 @@ class _Case:
 
     @contextmanager
     def code(self, found: Reproduction) -> Iterator[tuple[str, str, Path]]:
-        """The repository of then, where its code lies now, and a folder for what is made; both are gone afterwards."""
+        """Yields the run's repository, the folder of its code now, and a scratch folder. Worktree and scratch folder are removed at the end."""
         repository, restored = self._repository(), False
         _sweep(repository)
         scratch = Path(tempfile.mkdtemp(prefix=PREFIX))
@@ -350,32 +355,32 @@ class _Case:
         try:
             trouble = self._why_not(repository)
             if repository is None or trouble or self.asked.here:
-                found.anchors += self._code_here(repository, trouble)
+                found.conditions += self._code_here(repository, trouble)
                 tree = self.record.root
             else:
                 tree = str(scratch / TREE)
                 repository.restore(self.record.tree, Path(tree))
                 restored = True
-                found.anchors.append(_tree_anchor(self.record.tree, self.record.tree))
+                found.conditions.append(_tree_condition(self.record.tree, self.record.tree))
                 found.notes += self._since(repository)
                 if self.record.left_out:
                     found.notes.append(
-                        f"too large for the tree, so not restored: {', '.join(self.record.left_out)}"
+                        f"not restored, because too large for the tree: {', '.join(self.record.left_out)}"
                     )
                 self._link_files(Path(tree))
             yield self.record.root, tree, scratch
         finally:
             if self.asked.keep:
                 found.notes.append(f"kept: {scratch}")
-                (scratch / LOCK).unlink()  # nobody sweeps it
+                (scratch / LOCK).unlink()  # so that _sweep leaves it
             else:
                 if restored and repository is not None:
                     repository.forget(scratch / TREE)
                 shutil.rmtree(scratch, ignore_errors=True)
             lock.release()
 
-    def anchors(self, errand: Errand) -> list[Anchor]:
-        """All but the code's."""
+    def conditions(self, request: RerunRequest) -> list[RunCondition]:
+        """All conditions but those of the code."""
         record = self.record
         now = provenance.installed()
         known = provenance.read_kept(self.project.data, record.environment)
@@ -389,12 +394,12 @@ class _Case:
             self._parameters(),
             *compared("threads", record.threads, provenance.threads()),
             *compared("hardware", record.hardware, provenance.hardware()),
-            *compared("seed", {"": str(record.seed)}, {"": str(self._seed(errand))}),
-            *compared("data", record.files, _files_now(record.files, errand)),
+            *compared("seed", {"": str(record.seed)}, {"": str(self._seed(request))}),
+            *compared("data", record.files, _files_now(record.files, request)),
         ]
 
-    def _parameters(self) -> Anchor:
-        """Those that the run was given; the store may have evicted them."""
+    def _parameters(self) -> RunCondition:
+        """The run's parameters, which the store may have evicted."""
         words = (
             [f"{name}={value}" for name, value in self.begun.shown.items()]
             or list(self.record.argv)
@@ -402,37 +407,39 @@ class _Case:
         )
         was, ref = " ".join(words), self.begun.arguments
         there = ref is None or self.project.store().keep([ref]) == [True]
-        fix = "" if there else "they were evicted: run the pipeline with them again"
-        return Anchor(kind="parameters", name="", was=was, now=was if there else "", fix=fix)
+        fix = "" if there else "the parameters were evicted: run the pipeline with them again"
+        return RunCondition(kind="parameters", name="", was=was, now=was if there else "", fix=fix)
 
     def _repository(self) -> Repository | None:
         here = Repository.around(self.project.root)
         return here if here is not None else Repository.around(Path(self.record.root or "/nowhere"))
 
     def _why_not(self, repository: Repository | None) -> str:
-        """Why the recorded tree cannot be restored; empty where it can."""
+        """Why the recorded tree cannot be restored; empty if it can."""
         if not self.record.tree:
             return self.record.trouble or "no tree was recorded"
         if repository is None:
-            return f"{self.project.root} lies in no git repository any more"
-        return "" if repository.has(self.record.tree) else "git has that tree no more"
+            return f"{self.project.root} is no longer in a git repository"
+        return "" if repository.has(self.record.tree) else "git no longer has the recorded tree"
 
-    def _code_here(self, repository: Repository | None, trouble: str) -> list[Anchor]:
-        """The code of now: what differs, or that nobody can tell."""
+    def _code_here(self, repository: Repository | None, trouble: str) -> list[RunCondition]:
+        """The conditions of the current code: its edits, or that the recorded tree is unknown."""
         was = self.record.tree
         if trouble or repository is None:
             fix = "--best-effort runs the project's code as it is now" if not self.asked.here else ""
-            return [Anchor(kind="code", name="tree", was=was[:12] or "not recorded", now=trouble, fix=fix)]
+            return [
+                RunCondition(kind="code", name="tree", was=was[:12] or "not recorded", now=trouble, fix=fix)
+            ]
         now = repository.snapshot().tree
         if now == was:
-            return [_tree_anchor(was, now)]
+            return [_tree_condition(was, now)]
         edits = self._edits(repository, now)
-        if not edits:  # of data files alone, which are anchors of their own
-            return [_tree_anchor(was, was)]
-        return [Anchor(kind="code", name=edit.place, was=edit.was, now=edit.now) for edit in edits]
+        if not edits:  # only data files changed, which are conditions of their own
+            return [_tree_condition(was, was)]
+        return [RunCondition(kind="code", name=edit.place, was=edit.was, now=edit.now) for edit in edits]
 
     def _edits(self, repository: Repository, now: str) -> list[Edit]:
-        """What was changed from the recorded tree to this one, but for the run's data files."""
+        """The changes from the recorded tree to `now`, without the run's data files."""
         data = {
             str(Path(name).relative_to(self.record.root))
             for name in self.record.files
@@ -444,16 +451,18 @@ class _Case:
         ]
 
     def _since(self, repository: Repository) -> list[str]:
-        """A line on what was changed in the project since, which is not what runs."""
+        """A note on what changed in the project since; the recorded tree runs, not these changes."""
         now = repository.snapshot().tree
         places = [edit.place for edit in self._edits(repository, now)] if now != self.record.tree else []
         if not places:
             return []
         more = f" and {len(places) - MOST_PLACES} more" if len(places) > MOST_PLACES else ""
-        return [f"changed since, and not used here: {', '.join(places[:MOST_PLACES])}{more} (--here uses it)"]
+        return [
+            f"changed since the run, and not used: {', '.join(places[:MOST_PLACES])}{more} (--here uses them)"
+        ]
 
     def _link_files(self, tree: Path) -> None:
-        """Data files that git ignores are not in the tree: those that were arguments are linked to where they are."""
+        """Link the run's data files into the tree, which lacks those that git ignores."""
         for name in self.record.files:
             file = Path(name)
             if not file.is_relative_to(self.record.root) or not file.exists():
@@ -463,42 +472,42 @@ class _Case:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(file)
 
-    def _seed(self, errand: Errand) -> int:
-        return Project.find(errand.moved(self.project.root)).seed
+    def _seed(self, request: RerunRequest) -> int:
+        return Project.find(request.moved(self.project.root)).seed
 
 
 def _sweep(repository: Repository | None) -> None:
-    """Remove what reproductions that were killed have left."""
+    """Remove the folders of reproductions that were killed."""
     left = [
         folder
         for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*")
         if os.path.exists(folder / LOCK) and not FileLock(folder / LOCK).taken()
     ]
     for folder in left:
-        shutil.rmtree(folder, ignore_errors=True)  # it may be another user's
+        shutil.rmtree(folder, ignore_errors=True)  # it may belong to another user
     if left and repository is not None:
         repository.prune()
 
 
-def _tree_anchor(was: str, now: str) -> Anchor:
-    return Anchor(kind="code", name="tree", was=was[:12], now=now[:12])
+def _tree_condition(was: str, now: str) -> RunCondition:
+    return RunCondition(kind="code", name="tree", was=was[:12], now=now[:12])
 
 
-def _files_now(files: Mapping[str, str], errand: Errand) -> dict[str, str]:
+def _files_now(files: Mapping[str, str], request: RerunRequest) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in files:
         try:
-            found[name] = File(errand.moved(Path(name))).__hooke_key__()
+            found[name] = File(request.moved(Path(name))).__hooke_key__()
         except UsageError:
             found[name] = ""
     return found
 
 
-def _make_again(errand: Errand, begun: RunStarted, scratch: Path) -> RerunReport:
-    (scratch / ERRAND).write_bytes(msgspec.json.encode(errand))
-    folder = errand.moved(Path(begun.folder))
+def _rerun(request: RerunRequest, begun: RunStarted, scratch: Path) -> RerunReport:
+    (scratch / REQUEST).write_bytes(msgspec.json.encode(request))
+    folder = request.moved(Path(begun.folder))
     code = run_beside(
-        python_module("hooke.running.reproduce.again", str(scratch)),
+        python_module("hooke.running.reproduce.rerun_child", str(scratch)),
         folder=folder if folder.is_dir() else None,
         environment=os.environ | {"HOOKE_SINKS": "none"},
     )
@@ -506,7 +515,7 @@ def _make_again(errand: Errand, begun: RunStarted, scratch: Path) -> RerunReport
         return msgspec.json.decode((scratch / REPORT).read_bytes(), type=RerunReport)
     except FileNotFoundError as error:
         raise HookeError(
-            f"the process that made run {errand.run} again ended with exit code {code}",
-            why="it left no report; what it printed stands above",
-            fix="--keep leaves its folder, with journal and logs",
+            f"the process that reran {request.run} ended with exit code {code}",
+            why="it wrote no report; its output is above",
+            fix="use --keep to keep its folder, with journal and logs",
         ) from error

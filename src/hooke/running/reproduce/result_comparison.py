@@ -1,4 +1,4 @@
-"""How like two values are: bitwise equal, within a tolerance, or different, and where most."""
+"""Compares the results of two runs: bitwise equal, within a tolerance, or different, and where most."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ _DEEPEST = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
-    """A number is close to what it `was` where it differs by at most `atol + rtol * |was|`, as in NumPy."""
+    """A number is close to `was` if it differs by at most `atol + rtol * |was|`, as in NumPy."""
 
     rtol: float = 0.0
     atol: float = 0.0
 
     @property
     def none(self) -> bool:
-        """Whether there is none: then 0.0 is not -0.0 either."""
+        """Whether the tolerance is zero; then 0.0 and -0.0 differ, too."""
         return not self.rtol and not self.atol
 
     def allows(self, was: float, now: float) -> bool:
-        """Whether `now` is close to `was`; NaN to NaN, and an infinity to itself alone."""
+        """Whether `now` is close to `was`. NaN is close to NaN, and an infinity only to itself."""
         if math.isnan(was) or math.isnan(now):
             return math.isnan(was) and math.isnan(now)
         if math.isinf(was) or math.isinf(now):
@@ -73,8 +73,8 @@ class Tolerance:
 class Closeness:
     """`equal` (bitwise), `close` (within the tolerance) or `different`.
 
-    `where` leads to the part that differs most, or first: `['auc']`, `.trees[3]`; `was` and `now` are its values as short
-    text; `distance` is how far apart two numbers are, None where the parts are no numbers.
+    `where` is the path to the part that differs most, or first, such as `['auc']` or `.trees[3]`; `was` and `now` are its values
+    as short text; `distance` is the difference of two numbers, None for other parts.
     """
 
     kind: str
@@ -92,7 +92,7 @@ class Closeness:
 
 @dataclass(frozen=True, slots=True)
 class _Gap:
-    """Two parts that are not the same. `allowed` says whether the tolerance covers it."""
+    """Two parts that differ. `allowed` says whether the tolerance covers the difference."""
 
     where: str
     was: Any
@@ -102,14 +102,14 @@ class _Gap:
 
 
 def compare_values(was: Any, now: Any, tolerance: Tolerance | None = None) -> Closeness:
-    """How like `now` is to `was`. Arrays, frames and tensors are compared by element, other objects by what pickle would see.
+    """Compare two values. Arrays, frames and tensors are compared by element, other objects by their pickled state.
 
-    Types count: 1 is not 1.0. Never raises for what the values are: what cannot be looked into is different.
+    Types count: 1 is not 1.0. Never raises: values that cannot be inspected are different.
     """
     if _same_key(was, now):
         return Closeness(kind=EQUAL)
     gaps = list(_Walk(tolerance or Tolerance()).gaps(was, now, "", 0))
-    if not gaps:  # they differ in what tells values apart, and in no part that could be named
+    if not gaps:  # their fingerprints differ, but no part that could be named
         return Closeness(kind=DIFFERENT, was=short_repr(was), now=short_repr(now))
     refused = [gap for gap in gaps if not gap.allowed]
     worst = max(refused or gaps, key=lambda gap: math.inf if gap.distance is None else gap.distance)
@@ -130,7 +130,7 @@ def _same_key(was: Any, now: Any) -> bool:
 
 
 class _Walk:
-    """One comparison: goes through both values side by side."""
+    """One comparison, which walks through both values side by side."""
 
     def __init__(self, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
@@ -149,7 +149,7 @@ class _Walk:
             yield from self._numbers(was, now, where)
         elif (id(was), id(now)) not in self._seen:
             self._seen.add((id(was), id(now)))
-            self._alive += [was, now]  # else another object may come by their identity
+            self._alive += [was, now]  # keeps the ids from being reused
             yield from self._parts(was, now, where, depth + 1)
 
     def _numbers(self, was: Any, now: Any, where: str) -> Iterator[_Gap]:
@@ -219,7 +219,7 @@ class _Walk:
             yield _Gap(f"{where}{list(at)}", was[at], now[at], None, allowed=False)
 
     def _numeric(self, was: Any, now: Any, where: str) -> Iterator[_Gap]:
-        """One gap: the worst of those that the tolerance does not cover, else the worst."""
+        """The worst gap among the elements that the tolerance does not cover; if it covers all, the worst of all."""
         same = _same_numbers(was, now) | ((was != was) & (now != now))  # noqa: PLR0124 - NaN alone is not itself
         if bool(np.all(same)):
             return
@@ -248,14 +248,14 @@ class _Walk:
 
 class _Absent:
     def __repr__(self) -> str:
-        return "(not there)"
+        return "(missing)"
 
 
 _ABSENT = _Absent()
 
 
 def _same_numbers(was: Any, now: Any) -> Any:
-    """Which elements are equal, a zero and a negative zero not being so."""
+    """Which elements are equal. 0.0 and -0.0 are not."""
     if was.dtype.kind == "c":
         return _same_numbers(was.real, now.real) & _same_numbers(was.imag, now.imag)
     return (was == now) & (np.signbit(was) == np.signbit(now)) if was.dtype.kind == "f" else was == now
@@ -266,7 +266,7 @@ def _real(number: Any) -> float:
 
 
 def _columns(value: Any) -> dict[Any, Any] | None:
-    """A frame's columns by name; None for what is no frame."""
+    """A frame's columns by name; None for other values."""
     library = type(value).__module__.partition(".")[0]
     if library == "polars" and hasattr(value, "get_columns"):
         return {column.name: column for column in value.get_columns()}
@@ -278,7 +278,7 @@ def _columns(value: Any) -> dict[Any, Any] | None:
 
 
 def _array(value: Any) -> Any:
-    """A column, tensor or scalar of a library as an array of NumPy; None for what is none."""
+    """A library's column, tensor or scalar as a NumPy array; None for other values."""
     library = type(value).__module__.partition(".")[0]
     try:
         if library == "torch" and hasattr(value, "detach"):
@@ -287,18 +287,18 @@ def _array(value: Any) -> Any:
             return np.asarray(value.to_numpy())
         if library == "pyarrow" and hasattr(value, "to_numpy"):
             return np.asarray(value.to_numpy(zero_copy_only=False) if hasattr(value, "null_count") else None)
-    except Exception:  # noqa: BLE001 - a type that NumPy has not: then it is compared as an object
+    except Exception:  # noqa: BLE001 - a type that NumPy lacks is compared as an object
         return None
     return None
 
 
 def _state(value: Any) -> dict[str, Any] | None:
-    """What pickle would keep of an object, each part under a name; None where it keeps nothing."""
+    """An object's pickled state, each part under a name; None if it has none."""
     if dataclasses.is_dataclass(value):
         return {f".{each.name}": getattr(value, each.name, _ABSENT) for each in dataclasses.fields(value)}
     try:
         made = value.__reduce_ex__(4)
-    except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises: it cannot be looked into
+    except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises
         return None
     if isinstance(made, str):
         return None
@@ -312,14 +312,14 @@ def _state(value: Any) -> dict[str, Any] | None:
     return parts | {f"[{key!r}]": each for key, each in pairs or ()}
 
 
-# --- What became of each task and each output, and from where on results differ. Pure.
+# --- Verdicts on tasks and outputs, and where differences begin. Pure.
 
 MISSING = "missing"
-"""One of the two has no result: it was evicted, or the task is not in both runs."""
+"""One run lacks the result: it was evicted, or the task is not in both runs."""
 
 
 class ResultVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """How a task's results, or an output, compare: the number of items of each kind, and the first that is not equal."""
+    """The comparison of a task's results, or of an output: the number of items of each kind, and the first that is not equal."""
 
     name: str
     node: int = 0
@@ -328,13 +328,13 @@ class ResultVerdict(msgspec.Struct, frozen=True, kw_only=True):
     different: int = 0
     missing: int = 0
     first: str = ""
-    """Of the worst kind: which item, and how it differs."""
+    """The first item of the worst kind, and how it differs."""
     begins: bool = False
-    """Whether results differ from here on: all that it was given is equal."""
+    """Whether differences begin here: its inputs are all equal."""
 
     @property
     def kind(self) -> str:
-        """The worst kind of any item."""
+        """The worst kind among the items."""
         if self.different:
             return DIFFERENT
         if self.missing:
@@ -343,12 +343,12 @@ class ResultVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def items(self) -> int:
-        """All of them."""
+        """The number of all items."""
         return self.equal + self.close + self.different + self.missing
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """The graph nodes of one task in two runs; None where one has it not."""
+    """The graph nodes of one task in two runs; None if a run lacks the node."""
 
     task: str
     was: int | None
@@ -356,15 +356,15 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verdict(
-    name: str, likenesses: Iterable[tuple[str, Closeness]], *, node: int = 0, missing: int = 0
+    name: str, comparisons: Iterable[tuple[str, Closeness]], *, node: int = 0, missing: int = 0
 ) -> ResultVerdict:
-    """The verdict on items, each named as it is to be shown (`[3]`, or empty for a call's result)."""
+    """The verdict on items, each with its suffix for display (`[3]`; empty for a call's result)."""
     counts = {EQUAL: 0, CLOSE: 0, DIFFERENT: 0}
     first: dict[str, str] = {}
-    for item, likeness in likenesses:
-        counts[likeness.kind] += 1
-        if likeness.kind != EQUAL:
-            first.setdefault(likeness.kind, f"{name}{item}: {likeness}")
+    for item, found in comparisons:
+        counts[found.kind] += 1
+        if found.kind != EQUAL:
+            first.setdefault(found.kind, f"{name}{item}: {found}")
     return ResultVerdict(
         name=name,
         node=node,
@@ -377,7 +377,7 @@ def verdict(
 
 
 def pairs(was: Mapping[int, str], now: Mapping[int, str]) -> list[Pair]:
-    """Nodes (number -> task) of two graphs side by side: the n-th of a task with the n-th, in the order of then."""
+    """Pair the nodes (number -> task) of two graphs: the n-th node of a task with the n-th, in the order of `was`."""
     waiting: dict[str, list[int]] = {}
     for node, task in now.items():
         waiting.setdefault(task, []).append(node)
@@ -390,7 +390,7 @@ def pairs(was: Mapping[int, str], now: Mapping[int, str]) -> list[Pair]:
 
 
 def begins(verdicts: Sequence[ResultVerdict], parents: Mapping[int, Sequence[int]]) -> list[ResultVerdict]:
-    """The same, those marked that differ (or are close) though all that they were given is bitwise equal."""
+    """The verdicts with `begins` set on those that are not equal although their inputs are bitwise equal."""
     kinds = {each.node: each.kind for each in verdicts}
     return [
         msgspec.structs.replace(
@@ -402,16 +402,16 @@ def begins(verdicts: Sequence[ResultVerdict], parents: Mapping[int, Sequence[int
     ]
 
 
-# --- The results of two runs side by side: what their journals say they are, read from the store of each.
+# --- Results of two runs, found by their journals and read from their stores.
 
 MOST_OUTPUTS = 50
-"""A longer list is one output."""
+"""A dict with more entries is compared as one output."""
 _SAME = Closeness(kind=EQUAL)
 
 
 @dataclass(slots=True)
 class ReproducedRun:
-    """A run with its store. `keys` are those of its graph where they are known: by them results are found that it did not load."""
+    """A run and its store. `keys` are the keys of its graph, if known: they find results that the run did not load."""
 
     view: RunView
     store: Store
@@ -419,7 +419,7 @@ class ReproducedRun:
     _lists: dict[str, Any] = field(default_factory=dict)
 
     def results(self, node: NodeView) -> SegmentMap:
-        """Which stored object has which items; what the run did not need is looked up."""
+        """Which stored object has which items. Results that the run did not need are looked up."""
         if len(node.results) or self.keys is None:
             return node.results
         found, planned = SegmentMap(), node.planned
@@ -435,14 +435,14 @@ class ReproducedRun:
         return found
 
     def items(self, ref: Ref) -> Any:
-        """The list that has the results of items; the last one read is kept."""
+        """The list of results in one object; the last one is kept in memory."""
         if ref.digest not in self._lists:
             self._lists = {ref.digest: self.store.get(ref)}
         return self._lists[ref.digest]
 
 
 def compare_tasks(was: ReproducedRun, now: ReproducedRun, tolerance: Tolerance) -> list[ResultVerdict]:
-    """A verdict for each task's node, in the order of the graph. Raises what unpickling raises."""
+    """A verdict for each node, in the order of the graph. Raises what unpickling raises."""
     found = [_compare_node(pair, was, now, tolerance) for pair in pairs(_tasks(was.view), _tasks(now.view))]
     return begins(found, {number: node.planned.parents for number, node in was.view.nodes.items()})
 
@@ -457,8 +457,8 @@ def _compare_node(pair: Pair, was: ReproducedRun, now: ReproducedRun, tolerance:
     before, after = was.view.nodes[pair.was], now.view.nodes[pair.now]
     old, new = was.results(before), now.results(after)
     most = max(before.items or 0, after.items or 0, 1 if before.planned.kind == "call" else 0)
-    likenesses = list(_likenesses(was, now, _Sides(old, new, before.planned.kind), tolerance))
-    return verdict(pair.task, likenesses, node=pair.was, missing=most - len(likenesses))
+    comparisons = list(_comparisons(was, now, _Sides(old, new, before.planned.kind), tolerance))
+    return verdict(pair.task, comparisons, node=pair.was, missing=most - len(comparisons))
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,14 +468,14 @@ class _Sides:
     kind: str
 
     def pieces(self) -> Iterator[tuple[int, int, Ref, int, Ref, int]]:
-        """Items `lo..hi` that both have, each side in one object."""
+        """Ranges of items that both runs have, each in one object per run."""
         for lo, hi, ref, start in self.old:
             for a, b in self.new.items.within(lo, hi):
                 for low, high, other, begin in self.new.cut(a, b):
                     yield low, high, ref, start + low - lo, other, begin
 
 
-def _likenesses(
+def _comparisons(
     was: ReproducedRun, now: ReproducedRun, sides: _Sides, tolerance: Tolerance
 ) -> Iterator[tuple[str, Closeness]]:
     for lo, hi, ref, start, other, begin in sides.pieces():
@@ -488,18 +488,18 @@ def _likenesses(
                 continue
             before, after = was.items(ref), now.items(other)
         except (MissingObject, CorruptObject):
-            continue  # counted as missing: it was evicted
+            continue  # evicted: counted as missing
         for item in range(lo, hi):
-            likeness = compare_values(before[start + item - lo], after[begin + item - lo], tolerance)
-            yield f"[{item}]", likeness
+            found = compare_values(before[start + item - lo], after[begin + item - lo], tolerance)
+            yield f"[{item}]", found
 
 
 def compare_outputs(was: ReproducedRun, now: ReproducedRun, tolerance: Tolerance) -> list[ResultVerdict]:
-    """A verdict for each part of what the pipeline returned, or one for all of it."""
+    """A verdict for each entry of the returned dict, or one for the whole return value."""
     try:
         old, new = _output(was), _output(now)
     except (MissingObject, CorruptObject):
-        # Evicted values have their digests still.
+        # The digests of evicted values are still known.
         if was.view.output is not None and was.view.output == now.view.output:
             return [verdict("result", [("", _SAME)])]
         return [verdict("result", (), missing=1)]

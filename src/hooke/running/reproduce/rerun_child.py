@@ -1,6 +1,6 @@
-"""The process that makes a run again: `python -m hooke.running.reproduce.again FOLDER`.
+"""The process that runs a pipeline again: `python -m hooke.running.reproduce.rerun_child FOLDER`.
 
-A fresh one, so that modules come from the restored tree. FOLDER has errand.json; report.json is what it leaves there.
+A new process imports its modules from the restored tree. It reads request.json in FOLDER and writes report.json there.
 """
 
 from __future__ import annotations
@@ -21,90 +21,89 @@ import msgspec
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic
-from hooke.journal.reader import read
 from hooke.journal.run_view import RunView, view_of
 from hooke.keys.file import File
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.progress.choice import Scene, open_progress, wanted_progress
-from hooke.project.backends import find_place
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project
 from hooke.project.settings import StoreSettings, TrackingSettings
-from hooke.running.driver import DRIVER, Driver, RunOrder, prepare
-from hooke.running.reproduce.child_runs import Errand, RerunReport
-from hooke.running.reproduce.conditions import modules_elsewhere, planned_anchors
+from hooke.running.driver import Driver, RunOrder, prepare
+from hooke.running.reproduce.conditions import modules_elsewhere, planned_conditions
+from hooke.running.reproduce.rerun import RerunReport, RerunRequest
 from hooke.running.reproduce.result_comparison import ReproducedRun, compare_outputs, compare_tasks
 from hooke.running.resume import arguments_of, pipeline_of
 
-__all__ = ["ERRAND", "REPORT", "main"]
+__all__ = ["REPORT", "REQUEST", "main"]
 
-ERRAND = "errand.json"
+REQUEST = "request.json"
 REPORT = "report.json"
 LOOK_S = 0.5
 STOPPED = 130
 
 
 def main(folder: Path) -> int:
-    """Do the errand; what ends it is in the report. SIGTERM ends it at once, and with it the workers."""
+    """Do what the request says and write the report. SIGTERM ends the process and its workers at once."""
     signal.signal(signal.SIGTERM, _interrupt)
-    errand = msgspec.json.decode((folder / ERRAND).read_bytes(), type=Errand)
-    sys.path[:] = list(dict.fromkeys([str(errand.moved(Path(each))) for each in (*errand.paths, *sys.path)]))
+    request = msgspec.json.decode((folder / REQUEST).read_bytes(), type=RerunRequest)
+    sys.path[:] = list(
+        dict.fromkeys([str(request.moved(Path(each))) for each in (*request.paths, *sys.path)])
+    )
     report = RerunReport()
     try:
-        _again(errand, report)
+        _rerun(request, report)
     except HookeError as error:
         report.status, report.message = "failed" if report.status == "not run" else report.status, str(error)
     write_atomic(folder / REPORT, msgspec.json.encode(report))
     return 0
 
 
-def _again(errand: Errand, report: RerunReport) -> None:
-    project = Project.find(Path(errand.project))
-    was = RunView.fold(
-        event for segment in read(project.runs.folder(errand.run), DRIVER) for event in segment.events
-    )
+def _rerun(request: RerunRequest, report: RerunReport) -> None:
+    project = Project.find(Path(request.project))
+    was = RunView.fold(project.runs.events(request.run))
     assert was.begun is not None
-    driver = _driver(errand, project, was)
-    keys = GraphKeys(driver.graph, run=errand.run, seed=driver.seed)
-    report.anchors = planned_anchors(was, driver.graph, keys, seeded_alike=driver.seed == errand.seed)
-    report.anchors += modules_elsewhere(Path(errand.root or "/nowhere"), Path(errand.tree or "/nowhere"))
-    if report.anchors and not errand.best_effort:
+    driver = _driver(request, project, was)
+    keys = GraphKeys(driver.graph, run=request.run, seed=driver.seed)
+    report.conditions = planned_conditions(was, driver.graph, keys, seeded_alike=driver.seed == request.seed)
+    report.conditions += modules_elsewhere(Path(request.root or "/nowhere"), Path(request.tree or "/nowhere"))
+    if report.conditions and not request.best_effort:
         return
     report.status = _drive(driver)
-    now = view_of(driver.project.runs, errand.run)
+    now = view_of(driver.project.runs, request.run)
     if report.status != "finished":
-        failed = now.error(errand.run)
-        report.message = str(failed) if failed is not None else "it was stopped"
+        failed = now.error(request.run)
+        report.message = str(failed) if failed is not None else "the run was stopped"
         return
     report.status = "running"
     old = ReproducedRun(was, project.store(), keys)
     new = ReproducedRun(now, driver.project.store())
-    report.tasks = compare_tasks(old, new, errand.tolerance)
-    report.outputs = compare_outputs(old, new, errand.tolerance)
+    report.tasks = compare_tasks(old, new, request.tolerance)
+    report.outputs = compare_outputs(old, new, request.tolerance)
     report.status = "finished"
 
 
-def _driver(errand: Errand, project: Project, was: RunView) -> Driver:
-    """The run, traced from the code that lies in `errand.tree`, with a store and journals of its own."""
+def _driver(request: RerunRequest, project: Project, was: RunView) -> Driver:
+    """The run, traced from the code in `request.tree`, with its own store and journals."""
     begun = was.begun
     assert begun is not None
-    found = Project.find(errand.moved(project.root))
+    found = Project.find(request.moved(project.root))
     tracking = TrackingSettings(sinks=(), system_metrics_s=0)
     mine = Project(
         root=found.root,
-        settings=replace(found.settings, store=StoreSettings(), tracking=tracking),
-        kept=Path(errand.data),
+        settings=msgspec.structs.replace(found.settings, store=StoreSettings(), tracking=tracking),
+        kept=Path(request.data),
     )
     store = project.store()
     file, _, name = begun.entry.rpartition(":")
-    entry = f"{errand.moved(Path(file))}:{name}" if begun.pickled is None else begun.entry
+    entry = f"{request.moved(Path(file))}:{name}" if begun.pickled is None else begun.entry
     args, params = arguments_of(begun, store)
     order = RunOrder(
         pipeline=pipeline_of(msgspec.structs.replace(begun, entry=entry), store),
-        args=tuple(_moved(each, errand) for each in args),
-        params={each: _moved(value, errand) for each, value in params.items()},
+        args=tuple(_moved(each, request) for each in args),
+        params={each: _moved(value, request) for each, value in params.items()},
         on=begun.place,
         workers=begun.workers,
-        name=errand.run,
+        name=request.run,
     )
     try:
         return prepare(order, mine)
@@ -113,25 +112,25 @@ def _driver(errand: Errand, project: Project, was: RunView) -> Driver:
     except Exception as error:
         raise UsageError(
             f"pipeline {order.pipeline.name!r} raised {type(error).__name__}: {error}",
-            fix="a file that git ignores is not in the restored tree: pass it as a hooke.File, or use --here",
+            fix="files that git ignores are not in the restored tree: pass them as hooke.File, or use --here",
         ) from error
 
 
-def _moved(value: Any, errand: Errand) -> Any:
-    """Paths of the repository as they are in the restored tree, in nestings of lists, tuples and dicts."""
+def _moved(value: Any, request: RerunRequest) -> Any:
+    """The value with paths of the repository moved to the restored tree, also inside lists, tuples and dicts."""
     kind = type(value)
     if kind is File:
-        return File(errand.moved(value.path)) if value.path.is_absolute() else value
+        return File(request.moved(value.path)) if value.path.is_absolute() else value
     if isinstance(value, PurePath) and value.is_absolute():
-        return kind(errand.moved(Path(value)))
+        return kind(request.moved(Path(value)))
     if kind in (list, tuple):
-        return kind(_moved(each, errand) for each in value)
-    return {key: _moved(each, errand) for key, each in value.items()} if kind is dict else value
+        return kind(_moved(each, request) for each in value)
+    return {key: _moved(each, request) for key, each in value.items()} if kind is dict else value
 
 
 def _drive(driver: Driver) -> str:
     settings = driver.project.settings
-    serial = find_place(driver.order.on, workers=None, places=settings.places).engine == "serial"
+    serial = find_backend(driver.order.on, workers=None, places=settings.places).engine == "serial"
     shown = open_progress(wanted_progress("auto", settings.show.progress), Scene(in_this_process=serial))
     driver.order = replace(driver.order, observers=(shown.observe,))
     with shown:
@@ -139,7 +138,7 @@ def _drive(driver: Driver) -> str:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """As Ctrl-C twice: the first asks a run to stop cleanly, which may take as long as its tasks do."""
+    """Act like a double Ctrl-C: the first one alone asks for a clean stop, which may take as long as a task."""
     signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGINT)
 
@@ -150,7 +149,7 @@ def _arguments(words: Sequence[str]) -> Path:
 
 
 def _end_with(parent: int) -> None:
-    """Whoever asked is gone, and nobody waits for the report. What this process started ends with it."""
+    """End this process, and its workers with it, when the parent ends: nobody waits for the report then."""
     while os.getppid() == parent:
         time.sleep(LOOK_S)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""What is known of each task that is left: which of its past durations and which law hold, here and on other machines."""
+"""What is known of each remaining task: its past durations and its scaling law, here and on other machines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "PastJournals",
     "TaskLaw",
     "cost_of",
-    "known",
+    "known_facts",
     "law_of_levels",
     "law_of_study",
     "levels_of",
@@ -40,19 +40,19 @@ __all__ = [
 ]
 
 
-# --- The law of scaling of a task, as far as its project's studies and runs tell it.
+# --- The scaling law of a task, from the project's studies and runs.
 
 CORE_TOLERANCE = 1.1
-"""A share of a core that the system's own work may take before N calls count as wanting more cores than there are."""
+"""Tolerance for the system's own work before N calls count as needing more cores than the machine has."""
 
 
 LEAST_LEVELS = 3
-"""Through two points goes a line, and a curve that is about to bend."""
+"""Two points cannot identify a curve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:
-    """Throughputs of a task with so many at once, and where they are from. `cpu_share` is cores that one call keeps busy."""
+    """Throughputs of a task with `n` calls at once, and their source. `cpu_share` is the number of cores that one call keeps busy."""
 
     n: tuple[int, ...] = ()
     rate: tuple[float, ...] = ()
@@ -60,11 +60,11 @@ class Levels:
     cpu_share: float = 1.0
 
     def most(self, cores: int) -> float:
-        """How many calls at once so many cores are enough for."""
+        """How many calls at once these cores can serve."""
         return CORE_TOLERANCE * cores / max(self.cpu_share, 1e-3)
 
     def within(self, cores: int) -> Levels:
-        """Those for which there were cores enough: beyond, it is the machine that was measured, not the task."""
+        """The levels with enough cores: others measure the machine, not the task."""
         kept = [at for at, n in enumerate(self.n) if n <= self.most(cores) or n == 1]
         return Levels(
             n=tuple(self.n[at] for at in kept),
@@ -76,7 +76,7 @@ class Levels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskLaw:
-    """The law, and from what; where there is none, `lacking` says why, in words that follow the task's name."""
+    """The law and its source. Without a law, `lacking` says why, in words that follow the task's name."""
 
     law: Law | None = None
     lacking: str = "it has no law"
@@ -84,7 +84,7 @@ class TaskLaw:
 
 
 def law_of_levels(levels: Levels) -> TaskLaw:
-    """The law that the throughputs speak for."""
+    """The law that fits the throughputs."""
     if not levels.n:
         return TaskLaw()
     distinct = sorted(set(levels.n))
@@ -94,12 +94,12 @@ def law_of_levels(levels: Levels) -> TaskLaw:
             raise NotEnoughData(f"fewer than {LEAST_LEVELS} N")
         law = fit(Measurements(levels.n, throughput=levels.rate))
     except NotEnoughData:
-        return TaskLaw(lacking=f"its throughput was measured at N = {shown} only", source=levels.source)
+        return TaskLaw(lacking=f"its throughput was measured only at N = {shown}", source=levels.source)
     return TaskLaw(law=law, source=levels.source)
 
 
 def studies_of(runs: RunsFolder, *, pipeline: str, host: str) -> dict[str, StudyRecord]:
-    """Task -> its newest study of strong scaling on that host which measured something."""
+    """Task -> its newest study of strong scaling on that host with measurements."""
     found: dict[str, StudyRecord] = {}
     for study in find_studies(runs, pipeline=pipeline):
         started = study.started
@@ -109,14 +109,14 @@ def studies_of(runs: RunsFolder, *, pipeline: str, host: str) -> dict[str, Study
 
 
 def rows_of(runs: Sequence[RunTimes]) -> list[ThroughputRow]:
-    """What the runs measured by the way of any task's throughput, the newest first."""
+    """All throughputs that ordinary runs measured, the newest first."""
     return [row for run in runs for row in throughput(run.events).rows if row.items > 0]
 
 
 def levels_of(
     work: RemainingNode, study: StudyRecord | None, runs: Sequence[RunTimes], rows: Sequence[ThroughputRow]
 ) -> Levels:
-    """What a study measured of the task; without one, what `runs` of its present code measured by the way, in `rows`."""
+    """The throughputs of a task: from a study, or else from `rows` of ordinary `runs` with its current code."""
     if study is not None:
         measured = [each for each in study.measured if each.seconds > 0 and each.work > 0]
         alone = [each for each in measured if each.n == min(every.n for every in measured)]
@@ -138,15 +138,15 @@ def levels_of(
 
 
 def _alike(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
-    """Those of one kind of work, by the arguments that are the same for all items: the kind with most N, newest first."""
+    """The rows of one kind of work (equal constant arguments): the kind measured at the most N, the newest first."""
     kinds: dict[tuple[tuple[str, str], ...], list[ThroughputRow]] = {}
     for row in rows:
         kinds.setdefault(tuple(sorted(row.constants.items())), []).append(row)
     return max(kinds.values(), key=lambda kind: len({row.n for row in kind}), default=[])
 
 
-NO_BESIDE = (0.0, 0.3, 3.0)
-"""The same where no run has been seen from beginning to end: workers start, and import what they need."""
+NO_OVERHEAD_SEEN = (0.0, 0.3, 3.0)
+"""The assumed overhead of a run if no complete run is known: workers start and import."""
 
 
 OTHER_ARGUMENTS = "timed with other arguments"
@@ -155,9 +155,9 @@ OTHER_CODE = "timed with other code"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastJournals:
-    """The journals of a project, as far as they are of one machine: this one, else the one that ran last.
+    """A project's journals of one machine: this one, else the one that ran last.
 
-    `everywhere` are the runs of all machines. Of other pipelines only those tasks count whose code is the same.
+    `everywhere` are the runs of all machines. Tasks of other pipelines count only if their code is equal.
     """
 
     pipeline: str
@@ -169,7 +169,7 @@ class PastJournals:
 
     @classmethod
     def read(cls, runs: RunsFolder, *, pipeline: str, host: str) -> PastJournals:
-        """Read them, the newest runs first. `host` is this machine's name."""
+        """Read the journals, the newest runs first. `host` is this machine's name."""
         found = list(past_runs(runs))
         here = [run for run in found if run.host == host and run.timed]
         there = next((run.host for run in found if run.timed), host)
@@ -186,7 +186,7 @@ class PastJournals:
 
     @property
     def cores(self) -> int:
-        """How many cores the machine has, as far as its runs tell: none had fewer cpus to give."""
+        """The number of cores of the machine, as far as its runs show."""
         if self.is_here:
             return cpus_here()
         told = [run.cpus for run in self.runs if math.isfinite(run.cpus)]
@@ -195,18 +195,18 @@ class PastJournals:
 
     @property
     def beside_s(self) -> tuple[float, float, float]:
-        """Seconds that a run takes beside its attempts: none with workers kept warm, the median, and twice the most seen."""
+        """Seconds of a run outside its attempts: 0 with warm workers, the median, and twice the maximum seen."""
         seen = [run.beside_s for run in self.runs if run.beside_s is not None]
         if not seen:
-            return NO_BESIDE
+            return NO_OVERHEAD_SEEN
         return 0.0, statistics.median(seen), 2 * max(seen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownFacts:
-    """Facts by `Left.like`, on this machine and on others; `notes` are what a reader of the plan should know of them.
+    """Facts by `RemainingNode.like`, on this machine and on others; `notes` explain them to the reader of the plan.
 
-    `cpu_share` is task -> cores that one call keeps busy.
+    `cpu_share` is task -> number of cores that one call keeps busy.
     """
 
     here: Mapping[str, TaskFacts]
@@ -215,12 +215,12 @@ class KnownFacts:
     cpu_share: Mapping[str, float]
 
 
-def known(
+def known_facts(
     left: Sequence[RemainingNode], past: PastJournals, *, shown: Mapping[str, str] | None
 ) -> KnownFacts:
-    """What is known of these nodes.
+    """Collect what is known of these nodes.
 
-    `shown` are the pipeline's parameters as text; None where the data are others than these say.
+    `shown` are the pipeline's parameters as text; None if the plan is for other data.
     """
     cores = past.cores
     here: dict[str, TaskFacts] = {}
@@ -259,21 +259,21 @@ def _sources(sources: Mapping[str, str]) -> Iterator[str]:
 
 
 def _limit(levels: Levels, cores: int) -> str:
-    """What is to be said where no more could have been measured with the cores that there were."""
+    """The limit to mention if the machine had too few cores for more measurements."""
     if 2 * max(levels.n, default=1) <= levels.most(cores):
         return ""
-    return f", as far as the {cores} cores of the machine that was measured go"
+    return f", up to the {cores} cores of the measured machine"
 
 
 def _within(timings: Sequence[Timing], levels: Levels, cores: int) -> list[Timing]:
-    """Those taken with cores enough for all at once; where there are none, those with the fewest at once."""
+    """The timings with enough cores; if there are none, those with the fewest calls at once."""
     kept = [each for each in timings if each.at_once <= levels.most(cores)]
     least = min((each.at_once for each in timings), default=1)
     return kept or [each for each in timings if each.at_once == least]
 
 
 class _Timings:
-    """Finds the durations that are most like what is left. What differs by constants only is looked up, not searched for."""
+    """Finds the past durations that are most comparable with the remaining work."""
 
     def __init__(self, past: PastJournals, shown: Mapping[str, str] | None) -> None:
         self._past = past
@@ -286,7 +286,7 @@ class _Timings:
                 self._tasks.setdefault(timed.task, []).append((run, timed))
 
     def __call__(self, work: RemainingNode) -> tuple[list[Timing], str]:
-        """The durations, and how their calls are not like those of `work`; a study's where no run timed it."""
+        """The durations, and how their calls differ from those of `work`; those of a study if no run timed the task."""
         exact = self._alike(work)
         if any(_fits(timed.timing, work) for _, timed in exact):
             return list(_merged(exact)), ""
@@ -299,7 +299,7 @@ class _Timings:
         return found or self._of_study(work), why
 
     def _alike(self, work: RemainingNode) -> list[tuple[str, TimedCalls]]:
-        """Those of equal code and constants."""
+        """The durations with equal code and constants."""
         names = tuple(sorted(work.constants))
         if (work.task, names) not in self._exact:
             self._exact[work.task, names] = self._indexed(work.task, names)
@@ -315,7 +315,7 @@ class _Timings:
         return index
 
     def _nearest(self, work: RemainingNode) -> tuple[list[Timing], str]:
-        """Those of equal code, else of any code of this pipeline's task; of calls that read about as much, if there are such."""
+        """The durations with equal code, else with any code of this pipeline's task; preferably of calls that read about as much."""
         there = self._tasks.get(work.task, ())
         same = [(run.run, timed) for run, timed in there if timed.code == work.code]
         own = [(run.run, timed) for run, timed in there if run.pipeline == self._past.pipeline]
@@ -327,7 +327,7 @@ class _Timings:
         return list(_merged(found)), why if found else ""
 
     def _of_study(self, work: RemainingNode) -> list[Timing]:
-        """What a study measured: it says nothing of how many items each call read, but for its parameters."""
+        """The durations that a study measured. Calls that read items are comparable only with equal parameters."""
         study = self._past.studies.get(work.task)
         if study is None or (work.reads and study.started.shown != self._shown):
             return []
@@ -348,7 +348,7 @@ def _pairs(parts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _by_size(work: RemainingNode, past: PastJournals, timings: Sequence[Timing]) -> Law | None:
-    """The law of calls of other sizes, where none of this size was timed; from all that was timed with this code."""
+    """The law of duration by size, from all timings with this code, if no call of this size was timed."""
     if not work.reads or any(each.reads == work.reads for each in timings):
         return None
     return law_of_size(
@@ -362,12 +362,12 @@ def _by_size(work: RemainingNode, past: PastJournals, timings: Sequence[Timing])
 
 
 def _fits(timing: Timing, work: RemainingNode) -> bool:
-    """Whether its calls read about as much."""
+    """Whether its calls read about as many items."""
     return timing.reads <= SAME_SIZE * work.reads and work.reads <= SAME_SIZE * timing.reads
 
 
 def _merged(chosen: Iterable[tuple[str, TimedCalls]]) -> Iterator[Timing]:
-    """One timing for each run and concurrency: calls of one run share what was special about it."""
+    """One timing for each run and concurrency, because calls of one run are not independent."""
     groups: dict[tuple[str, int, int], list[Timing]] = {}
     for run, each in chosen:
         groups.setdefault((run, each.timing.at_once, each.timing.reads), []).append(each.timing)
@@ -389,16 +389,16 @@ def _merged(chosen: Iterable[tuple[str, TimedCalls]]) -> Iterator[Timing]:
         )
 
 
-# --- From the events of a study to measurements, and to the law, the COST and the noise that they show.
+# --- The measurements of a study, and their law, COST and noise.
 
 GROWING = ("linear", "gustafson", "hard_knee", "power", "usl")
-"""The families for work that grows with N: Amdahl's is for work that does not."""
+"""The families for work that grows with N. Amdahl's law is for constant work."""
 
 
 def measurements_of(record: StudyRecord) -> Measurements:
-    """What was measured at each N, or at each size where these were swept. Raises NotEnoughData where nothing was."""
+    """The measurements at each N, or at each size if sizes were varied. Raises NotEnoughData if there are none."""
     if not record.measured:
-        raise NotEnoughData(f"study {record.started.study} holds no measurement: it ended before the first")
+        raise NotEnoughData(f"study {record.started.study} has no measurement: it ended before the first")
     work = np.array([each.work for each in record.measured], dtype=np.float64)
     return Measurements(
         work if record.started.sizes else [each.n for each in record.measured],
@@ -409,24 +409,24 @@ def measurements_of(record: StudyRecord) -> Measurements:
 
 
 def law_of_study(record: StudyRecord) -> Law:
-    """The law that the study speaks for. Raises NotEnoughData, which names the N that is missing."""
+    """The law of the study. Raises NotEnoughData, which names the missing N."""
     measured = measurements_of(record)
     levels = measured.levels
     if levels.size < 3:
         missing = 2 * int(levels[-1])
         raise NotEnoughData(
-            f"N = {_listed(levels)} alone cannot tell one law from another",
-            why="through two points goes a line, and a curve that is about to bend",
+            f"N = {_listed(levels)} cannot tell one law from another",
+            why="two points cannot identify a curve",
             next=f"measure at N = {missing}",
             measure_at=float(missing),
         )
     law = fit(measured, families=_families(record, levels.size))
     if levels.size == 3 and not record.started.sizes and law.lack_of_fit.found:
-        # Laws of two parameters are left one number to be judged by, which rules none of them out.
+        # Three N leave one degree of freedom for laws with two parameters, which rules out none of them.
         best = law.next_measurement()
         raise NotEnoughData(
-            f"N = {_listed(levels)} alone cannot tell one law from another",
-            why=f"the simplest that is not ruled out, {law.family}, misses them by more than repeats of one N differ",
+            f"N = {_listed(levels)} cannot tell one law from another",
+            why=f"the simplest law not ruled out, {law.family}, deviates by more than the repeats of one N",
             next=str(best),
             measure_at=float(best.n),
         )
@@ -441,15 +441,15 @@ def _families(record: StudyRecord, levels: int) -> tuple[str, ...] | None:
     if record.started.sizes:
         return ("batch",)
     if record.started.weak:
-        # The last has three parameters: four N can contradict it, three cannot.
+        # The last family has three parameters: four N can contradict it, three cannot.
         return GROWING if levels > 3 else GROWING[:-1]
     return None
 
 
 def cost_of(record: StudyRecord) -> Cost:
-    """The smallest N, or size, that beats the plain calls: by the law, or of those measured where there is no law.
+    """The smallest N, or size, that beats plain calls: by the law, or else among those measured.
 
-    Raises NotEnoughData where no plain call was measured, BeyondTheData where the law reaches it too far away.
+    Raises NotEnoughData if no plain call was measured, BeyondTheData if the law reaches it too far from the data.
     """
     if not record.plain:
         raise NotEnoughData("no plain call was measured to compare with")
@@ -462,7 +462,7 @@ def cost_of(record: StudyRecord) -> Cost:
 
 
 def spread_in(measured: Iterable[Measured], plain: Iterable[PlainMeasured]) -> MeasurementSpread:
-    """How far measurements of the same thing lie apart, the plain calls among them."""
+    """The spread of equal measurements, including the plain calls."""
     groups: dict[tuple[int, float], list[float]] = {}
     for each in measured:
         groups.setdefault((each.n, each.work), []).append(each.work / each.seconds)

@@ -1,4 +1,4 @@
-"""What a plan says, as values: how it is shown, and what keeps it, read these."""
+"""A prediction: its rows, and how they are shown as text, HTML and plain values."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["Prediction", "TaskShare", "plan_facts", "plan_html", "plan_text", "p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskShare:
-    """A task in a plan: of its items and calls `left` are to be done (None: not known before it runs), `cached` are not.
+    """A task in a plan: `left` items and calls are to be done (None if unknown before it runs), and `cached` are not.
 
-    `untimed` says why no total counts it; it is empty for those that are counted.
+    `untimed` says why no row includes the task; empty if rows include it.
     """
 
     task: str
@@ -33,10 +33,10 @@ class TaskShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What was predicted.
+    """A prediction.
 
-    `rows` are all configurations considered, `tasks` in the order of the graph, `untimed` those that no row counts,
-    `notes` what the prediction rests on, `next` the command to type.
+    `rows` are all configurations considered, `tasks` are in the order of the graph, `untimed` are those that no row includes,
+    `notes` are the basis of the prediction, and `next` is the command to type.
     """
 
     title: str
@@ -50,31 +50,31 @@ class Prediction:
 
     @property
     def front(self) -> list[Row]:
-        """The rows that no other beats in time without costing more, nor in money without taking longer; the cheapest first."""
+        """The rows that no other row beats in both time and cost; the cheapest first."""
         return front(self.rows)
 
     @property
     def main_rows(self) -> list[Row]:
-        """This machine's rows, and of the others those of the front."""
+        """The rows of this machine, and the other rows on the front."""
         kept = self.front
         return [row for row in self.rows if row.configuration.is_local or any(row is each for each in kept)]
 
     @property
     def recommended(self) -> Row | None:
-        """The row to take; None where none can be named."""
+        """The best row; None if none can be recommended."""
         return self.advice.row
 
     @property
     def reason(self) -> str:
-        """Why that row, or why none, in a sentence."""
+        """Why this row is recommended, or why none is."""
         return self.advice.reason
 
 
-# --- A plan as plain values: for JSON, and for the journal.
+# --- As plain values, for JSON and for the journal.
 
 
 def plan_facts(plan: Prediction) -> dict[str, Any]:
-    """Every row considered, those on the front and the recommended one marked; each estimate as low, value and high."""
+    """All rows, with marks for the front and the recommended one. An estimate is (low, value, high)."""
     return {
         "plan": plan.title,
         "recommended": None if plan.advice.row is None else str(plan.advice.row.configuration),
@@ -138,16 +138,16 @@ def _ends(estimate: Estimate) -> tuple[float, float, float]:
     return low, estimate.value, high
 
 
-# --- A plan as text, and as a small HTML table for notebooks.
+# --- As text, and as a small HTML table for notebooks.
 
 COLUMNS = ("", "configuration", "time", "cost", "at spot price", "efficiency")
 MOST_NAMED = 3
-"""Instance types named where many lack the same."""
+"""Instance types that are named when many have the same problem."""
 _CELL = "text-align:left;padding:.1em .8em .1em 0"
 
 
 def plan_text(plan: Prediction) -> str:
-    """The plan as a table, with what it rests on and what it leaves out."""
+    """The plan as a table, with its basis and what it leaves out."""
     lines = [plan.title, *(f"  {line}" for line in _left(plan))]
     rows = plan.main_rows
     if rows:
@@ -159,7 +159,7 @@ def plan_text(plan: Prediction) -> str:
 
 
 def plan_html(plan: Prediction) -> str:
-    """The same for a notebook. All text is escaped; nothing is loaded and no script runs."""
+    """The plan for a notebook. All text is escaped; no script runs and nothing is loaded."""
     rows = plan.main_rows
     head = "".join(f'<th style="{_CELL}">{name}</th>' for name in COLUMNS)
     body = "".join(
@@ -179,9 +179,9 @@ def _left(plan: Prediction) -> Iterator[str]:
         f"{each.task} {'?' if each.left is None else each.left}" for each in plan.tasks if each.left != 0
     ]
     if tasks:
-        yield f"{left} calls and items are left to do: {', '.join(tasks)}"
+        yield f"{left} calls and items left to do: {', '.join(tasks)}"
     if cached:
-        yield f"left out: {cached}, whose results are stored or not needed"
+        yield f"left out: {cached} with stored results, or needed only by those"
     for each in plan.tasks:
         if each.untimed:
             yield f"not counted: {each.task}, {each.untimed}"
@@ -200,10 +200,10 @@ def _said(plan: Prediction) -> Iterator[str]:
 
 
 def _refused(rows: Sequence[Row]) -> Iterator[str]:
-    """Why a configuration, or all of an instance type, has no row: in a line for each reason."""
+    """Why configurations or instance types have no row: one line for each reason."""
     lacking: dict[str, list[str]] = {}
     told = {_name(row) for row in rows if not row.refused}
-    for row in rows:  # the fewest instances of a type come first, and lack least
+    for row in rows:  # the smallest number of instances comes first and has the fewest problems
         if _name(row) not in told:
             told.add(_name(row))
             measure = f"; {measured(row.measure)}" if row.measure is not None else ""
@@ -214,17 +214,17 @@ def _refused(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _name(row: Row) -> str:
-    """What is said to have no row: this machine with so many workers, or an instance type."""
+    """The name of what has no row: this machine with a number of workers, or an instance type."""
     return str(row.configuration) if row.configuration.is_local else row.configuration.machine.id
 
 
 def _fix(reason: str, name: str) -> str:
     if reason.startswith("speed"):
-        return f"; say how many times as fast as this machine one is: --speed {name}=RATIO"
+        return f"; give its speed relative to this machine: --speed {name}=RATIO"
     if reason.startswith("start-up"):
         return f"; --startup {name.partition(':')[0]}=3m-5m"
     if reason.startswith("its vCPUs"):
-        return "; a list of your own may have them"
+        return "; add them in a price list of your own"
     return ""
 
 
