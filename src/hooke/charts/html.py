@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from hooke.charts.picture import COLUMNS, cells_of
+from hooke.charts.curve_picture import COLUMNS, curve_rows
 from hooke.scaling.law import Law
 
-__all__ = ["html_of", "html_table", "page_of"]
+__all__ = ["curve_html", "html_table", "plotly_page"]
 
 
 # --- A curve as HTML: for a notebook, and as a page of its own.
@@ -20,7 +20,7 @@ _CELL = "text-align:right;padding:.1em 0 .1em 1.2em"
 _BODY = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:64rem;margin:2rem auto;padding:0 1rem"
 
 
-def html_of(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
+def curve_html(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
     """`picture` is trusted markup; all the rest is escaped. Nothing is loaded and no script runs.
 
     Colours of text and ground are the page's own, so that it can be read in light and dark themes.
@@ -29,7 +29,7 @@ def html_of(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
     head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in names)
     rows = "".join(
         "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
-        for row in cells_of(law)
+        for row in curve_rows(law)
     )
     told = "".join(f"<div>{escape(note)}</div>" for note in notes)
     return (
@@ -38,7 +38,7 @@ def html_of(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
     )
 
 
-def page_of(specs: Sequence[Mapping[str, Any]], script: str, below: str, *, title: str) -> str:
+def plotly_page(specs: Sequence[Mapping[str, Any]], script: str, below: str, *, title: str) -> str:
     """A page with the Plotly figures of `specs`, drawn by `script` (Plotly's program) within it, and `below`, trusted markup."""
     # `</` would end the script early, wherever it stood in a name.
     data = json.dumps(list(specs), allow_nan=False).replace("</", "<\\/")

@@ -11,7 +11,7 @@ import numpy as np
 
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.charts.html import html_table
-from hooke.charts.latency_chart import Latencies, LoadPicture, Safe, sheet_of
+from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRate, latency_sheet
 from hooke.charts.renderers import inline_svg
 from hooke.journal.run_table import aligned
 from hooke.loadtest.ladder import LevelSummary, LevelVerdict
@@ -339,7 +339,7 @@ def picture_of(result: BenchResult) -> LoadPicture | None:
         limit_text=str(slo or ""),
         safe=None
         if safe is None or safe.low is None
-        else Safe(
+        else SafeRate(
             low=safe.low,
             high=safe.high,
             text=f"safe: {safe.low:,.0f}/s" if safe.low >= 100 else f"safe: {safe.low:.3g}/s",
@@ -365,7 +365,7 @@ def page_of(results: Sequence[BenchResult]) -> str:
 
 def _section(result: BenchResult) -> str:
     picture = picture_of(result)
-    drawn = inline_svg(sheet_of(picture)) if picture is not None else ""
+    drawn = inline_svg(latency_sheet(picture)) if picture is not None else ""
     levels = sorted(result.levels, key=lambda level: level.asked)
     table = html_table(columns(result), [cells(level, result.order.slo) for level in levels])
     told = "".join(f"<p>{escape(each)}</p>" for each in sentences(result))

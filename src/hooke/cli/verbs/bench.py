@@ -15,7 +15,7 @@ import click
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.units import parse_seconds
-from hooke.charts.latency_chart import drawn_load
+from hooke.charts.latency_chart import latency_plot
 from hooke.cli.options import debug_option, is_unicode, json_option
 from hooke.cli.screens import EXIT_STOPPED, CommandSession, command
 from hooke.loadtest.load_report import (
@@ -268,7 +268,7 @@ def _show(result: BenchResult) -> None:
     if picture is not None and len(picture.series[0].rate) > 1:
         colour = not os.environ.get("NO_COLOR")
         width = min(shutil.get_terminal_size().columns, MOST_WIDE)
-        click.echo(drawn_load(picture, width=width, colour=colour, ascii_only=not is_unicode()))
+        click.echo(latency_plot(picture, width=width, colour=colour, ascii_only=not is_unicode()))
         click.echo()
     for sentence in sentences(result):
         click.echo(sentence)

@@ -119,18 +119,15 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
 
 
 def _show_study(record: StudyRecord, *, as_json: bool) -> int:
-    from hooke.measuring.study_report import (  # SciPy takes half a second, which no run need wait for
-        facts_of,
-        text_of,
-    )
+    from hooke.measuring.study_report import facts_of, text_of  # SciPy takes half a second
 
     click.echo(json.dumps(facts_of(record), indent=2) if as_json else text_of(record))
     return 0
 
 
 def _show_service(project: Project, name: str, file: Path | None, *, as_json: bool) -> int:
-    from hooke.charts.service_chart import drawn_service
-    from hooke.services.service_report import (  # SciPy again
+    from hooke.charts.service_chart import service_plot
+    from hooke.services.service_report import (
         picture_of,
         read_service,
         save_service,
@@ -149,7 +146,7 @@ def _show_service(project: Project, name: str, file: Path | None, *, as_json: bo
     if picture is not None and len(picture.asked) >= FEWEST_STRETCHES:
         width = min(shutil.get_terminal_size().columns, MOST_WIDE)
         colour = not os.environ.get("NO_COLOR")
-        drawn = drawn_service(picture, width=width, colour=colour, ascii_only=not is_unicode())
+        drawn = service_plot(picture, width=width, colour=colour, ascii_only=not is_unicode())
     click.echo(service_text(record, alive=alive, drawn=drawn))
     again = (
         f"hooke show {name} --save service.html" if file is None else f"hooke serve {record.started.entry}"

@@ -21,17 +21,17 @@ from hooke.scaling.measurements import Estimate
 __all__ = [
     "COLUMNS",
     "CurveLine",
+    "CurvePicture",
     "Mark",
     "MeasuredPoints",
     "Panel",
-    "Picture",
-    "cells_of",
-    "facts_of",
+    "curve_facts",
+    "curve_picture",
+    "curve_rows",
+    "curve_table",
     "law_name",
+    "measured_points",
     "number",
-    "picture_of",
-    "points_of",
-    "table_of",
 ]
 
 
@@ -64,7 +64,7 @@ class MeasuredPoints:
         )
 
 
-def points_of(law: Law) -> MeasuredPoints:
+def measured_points(law: Law) -> MeasuredPoints:
     """The means that the law was fitted to, each with its interval at the law's level.
 
     From the pooled scatter of repeats where there are some and they are independent; else from the scatter about the law.
@@ -107,9 +107,9 @@ def points_of(law: Law) -> MeasuredPoints:
 COLUMNS = ("N", "measured", "interval", "speed-up", "efficiency", "serial fraction")
 
 
-def cells_of(law: Law) -> list[tuple[str, ...]]:
+def curve_rows(law: Law) -> list[tuple[str, ...]]:
     """A row for each N measured: throughput with its interval, then the law's speed-up, efficiency, serial fraction."""
-    points = points_of(law)
+    points = measured_points(law)
     rows: list[tuple[str, ...]] = []
     for n, value, low, high in zip(points.n, points.value, points.low, points.high, strict=True):
         serial = law.karp_flatt(float(n)).value if n > 1 else math.nan
@@ -126,10 +126,10 @@ def cells_of(law: Law) -> list[tuple[str, ...]]:
     return rows
 
 
-def table_of(law: Law, unit: str) -> str:
+def curve_table(law: Law, unit: str) -> str:
     """The cells in columns; numbers end at the same place."""
     header = (COLUMNS[0], f"{unit}/s", *COLUMNS[2:])
-    rows: Sequence[tuple[str, ...]] = [header, *cells_of(law)]
+    rows: Sequence[tuple[str, ...]] = [header, *curve_rows(law)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -141,9 +141,9 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
-def facts_of(law: Law, cost: Cost | None) -> dict[str, Any]:
+def curve_facts(law: Law, cost: Cost | None) -> dict[str, Any]:
     """The law, its points and what follows, in values that JSON has; infinite and unknown numbers are None."""
-    points = points_of(law)
+    points = measured_points(law)
     columns = (points.n, points.value, points.low, points.high, points.count)
     return {
         "family": law.family,
@@ -240,7 +240,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class CurvePicture:
     """Speed-up and efficiency side by side, on the axis `x` of N, which was measured between the two of `measured`.
 
     `unit_text` says what speed-up 1 is, `missing` why there is no knee where there is none, `caption` what the signs
@@ -260,10 +260,12 @@ class Picture:
     measured: tuple[float, float]
 
 
-def picture_of(law: Law, *, title: str, unit: str, cost: Cost | None, counts: str = "workers") -> Picture:
+def curve_picture(
+    law: Law, *, title: str, unit: str, cost: Cost | None, counts: str = "workers"
+) -> CurvePicture:
     """The picture of a law over N. `unit` is what throughput counts, `counts` what N does."""
     rate = float(law.throughput(np.array([1.0]))[0])
-    points = points_of(law)
+    points = measured_points(law)
     marks, notes = _marks(law, cost)
     low, high = min(1.0, float(points.n[0])), _farthest(law, marks)
     crowded = float(np.mean(points.n < low + (high - low) / 10)) > CROWDED
@@ -272,7 +274,7 @@ def picture_of(law: Law, *, title: str, unit: str, cost: Cost | None, counts: st
     grid = np.unique([*np.geomspace(low, high, GRID // 2), *np.linspace(low, high, GRID // 2), *ends])
     grid = grid[(grid >= low) & (grid <= high)]
     speedup = _speedup(law, rate, points, grid, cost, logarithmic=crowded)
-    return Picture(
+    return CurvePicture(
         title=title,
         unit_text=f"1 is {number(rate, 3)} {unit}/s",
         law_text=law_name(law.family),
