@@ -114,9 +114,7 @@ class TestPng:
     @every_kind
     def test_words_take_the_room_that_they_were_given(self, kind):
         font = ImageFont.load_default(80.0)
-        for words in (
-            each for each in curve_sheet(a_curve(kind).picture()).items if isinstance(each, Label)
-        ):
+        for words in (each for each in curve_sheet(a_curve(kind).picture()).items if isinstance(each, Label)):
             assert font.getlength(words.text) < 1.1 * text_width(words.text, 80.0) + 8, words.text
 
     def test_without_pillow_it_says_how_to_get_it(self, monkeypatch, tmp_path):

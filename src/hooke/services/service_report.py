@@ -19,7 +19,7 @@ from hooke.autoscaling.service_policy import law_of
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.charts.fleet_chart import SizeChange
-from hooke.charts.html import html_table
+from hooke.charts.html import html_table, static_page
 from hooke.charts.renderers import inline_svg, png_of, save_as, svg_of
 from hooke.charts.service_chart import SeriesLine, ServicePicture, service_sheet
 from hooke.journal.events import RunFinished, RunStarted
@@ -447,8 +447,6 @@ def _floored(share: float) -> str:
 
 MOST_STRETCHES = 90
 """Narrower steps than these nobody could tell apart in print."""
-_STYLE = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1rem"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _UNITS = ((3 * 86400.0, 86400.0, "days"), (3 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"))
 
 
@@ -526,16 +524,12 @@ def save_service(record: ServiceRecord, path: Path, *, alive: bool) -> Path:
 
 
 def _page(record: ServiceRecord, picture: ServicePicture, *, alive: bool) -> str:
-    """One file of HTML, which loads nothing and runs nothing. What services said is escaped."""
+    """A self-contained HTML page. Text from services is escaped."""
     columns, rows = service_table(record)
     paragraphs = "\n".join(service_told(record, alive=alive)).split("\n\n")
     told = "".join(
         "<p>" + "<br>".join(escape(line.strip()) for line in each.splitlines()) + "</p>"
         for each in paragraphs
     )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(record.started.run)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"></head>\n'
-        f'<body style="{_STYLE}">{inline_svg(service_sheet(picture))}{told}'
-        f'<div style="overflow-x:auto;white-space:nowrap">{html_table(columns, rows)}</div></body></html>\n'
-    )
+    table = f'<div style="overflow-x:auto;white-space:nowrap">{html_table(columns, rows)}</div>'
+    return static_page(record.started.run, f"{inline_svg(service_sheet(picture))}{told}{table}")
