@@ -18,8 +18,8 @@ from tests.charts.curves import KINDS, a_curve
 from hooke import MissingExtra, NotEnoughData, UsageError
 from hooke.charts import plotly_figure as interactive
 from hooke.charts.curve_chart import Curve
-from hooke.charts.html import plotly_page
 from hooke.charts.curve_sheet import curve_sheet
+from hooke.charts.html import plotly_page
 from hooke.charts.sheet import Label, text_width
 from hooke.scaling import Measurements
 

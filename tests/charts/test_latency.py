@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRate, latency_sheet, latency_plot
+from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRate, latency_plot, latency_sheet
 from hooke.charts.renderers import svg_of
 from hooke.charts.sheet import Dot, Label
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hooke.charts.fleet_chart import MOST_CHANGES, SizeChange
 from hooke.charts.renderers import svg_of
-from hooke.charts.service_chart import SeriesLine, ServicePicture, service_sheet, service_plot
+from hooke.charts.service_chart import SeriesLine, ServicePicture, service_plot, service_sheet
 from hooke.charts.sheet import Label
 
 

@@ -226,7 +226,7 @@ def test_threads_of_a_replica_are_varied_kept_and_planned_with(folder):
     more = hooke("plan", "service", "threads.py", "--rate", "500")
     assert (
         more.returncode == 1
-        and "none surely bears 500/s" in more.stdout
+        and "no configuration reliably sustains 500/s" in more.stdout
         and "next: hooke bench" in more.stderr
     )
 

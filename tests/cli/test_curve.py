@@ -69,7 +69,7 @@ def test_a_study_has_its_cost(desk):
     written(desk.project.runs, STUDY, begun(STUDY), *THREE, PLAIN, ENDED)
     done = desk.hooke("curve", STUDY)
     assert done.code == 0
-    assert "COST: 2" in done.out
+    assert "plain Python (COST): 2" in done.out
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_script_measures_its_own_pipeline(naps):
         [sys.executable, "naps.py"], cwd=naps.folder, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("traced\nCOST: no N beats the plain call")
+    assert done.stdout.startswith("traced\nWorkers needed to beat plain Python (COST): no number suffices")
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,7 @@ def _marks(law: Law, cost: Cost | None) -> tuple[list[Mark], list[str]]:
     if cost is not None and not cost.never and cost.n <= FARTHEST * law.measurements.n[-1]:
         marks.append(Mark(kind="COST", n=cost.n, interval=cost.interval, values=()))
     if cost is not None:
-        notes.append(f"{cost} (the plain call is one thread without the engine)")
+        notes.append(f"{cost} (plain Python is one thread without the engine)")
     return marks, notes
 
 
