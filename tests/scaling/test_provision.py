@@ -58,7 +58,7 @@ def test_past_the_knee_there_is_no_figure():
     bearing = Bearing(BENT, PROMISE, cores=16)
     beyond = bearing.offer(setup(9))
     assert beyond.bears is None and beyond.refused.startswith("past the knee, which may lie at ")
-    knee = float(beyond.refused.split("may be at ")[1].split()[0])
+    knee = float(beyond.refused.split("may lie at ")[1].split()[0])
     assert 3 < knee < 8
     assert bearing.offer(setup(int(knee) - 1)).bears is not None
     assert bearing.offer(setup(10)).bears.interval[0] == 301.0, "but what was measured, was measured"

@@ -1,4 +1,4 @@
-"""The pipeline that `hooke doctor` runs at each place."""
+"""The pipeline that `hooke doctor` runs on each backend."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["checkup"]
 
 @task
 def doubled(x: int) -> int:
-    """Something that is quickly done and easily checked."""
+    """A quick task with a known result."""
     return 2 * x
 
 
 @task
 def added(x: int, y: int) -> int:
-    """The second task, which reads the first one's result from the store."""
+    """A second task, which reads the first result from the store."""
     return x + y
 
 
 @pipeline
 def checkup(x: int) -> int:
-    """42 for 20."""
+    """Returns 42 for 20."""
     return added(doubled(x), y=2)
