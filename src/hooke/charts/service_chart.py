@@ -9,13 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from hooke.charts.fleet_chart import (
-    LOST,
-    SizeChange,
-    change_marks,
-    replica_lines,
-    with_changes,
-)
+from hooke.charts.fleet_chart import LOST, SizeChange, change_marks, replica_lines, with_changes
 from hooke.charts.sheet import (
     COLOURS,
     INK,

@@ -28,11 +28,12 @@ from hooke.pipeline.failures import user_traceback
 from hooke.pipeline.pipeline import Pipeline
 from hooke.progress.choice import Scene, open_progress, wanted_progress
 from hooke.progress.progress import Progress
+from hooke.project.loading import load_entry
 from hooke.running.driver import Driver
 from hooke.running.run import Run
 from hooke.sync.sync_report import refused_lines
 
-__all__ = ["DrivenRun", "result_json", "result_text", "user_code"]
+__all__ = ["DrivenRun", "load_pipeline", "result_json", "result_text", "user_code"]
 
 
 # --- The result as text and as JSON.
@@ -245,6 +246,12 @@ class DrivenRun:
 
     def _say(self, line: str) -> None:
         click.echo(line, err=True)
+
+
+def load_pipeline(target: str) -> tuple[Pipeline[..., Any], Path]:
+    """The pipeline of FILE.py[:NAME] and its file. What the file prints on import goes to stderr. Raises UsageError."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return load_entry(target)
 
 
 def user_code(make: Callable[[], Any], pipeline: Pipeline[..., Any]) -> Any:

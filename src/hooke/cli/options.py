@@ -24,6 +24,7 @@ __all__ = [
     "in_project",
     "is_unicode",
     "json_option",
+    "number_list",
     "run_and_task",
     "the_project",
 ]
@@ -78,6 +79,19 @@ def complete_run(ctx: click.Context, _parameter: click.Parameter, incomplete: st
 def is_unicode() -> bool:
     """Whether stdout can encode more than ASCII."""
     return (sys.stdout.encoding or "").lower().replace("-", "") in {"utf8", "utf16", "utf32"}
+
+
+def number_list(option: str, text: str | None, *, most: int | None = None) -> tuple[int, ...] | None:
+    """The whole numbers of `1,2,4`; with `most`, from 1 to that. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        found = tuple(int(each) for each in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or (most is not None and not all(1 <= each <= most for each in found)):
+        raise UsageError(f"{option} {text!r} is not a list of whole numbers", fix=f"write {option} 1,2,4")
+    return found
 
 
 def run_and_task(

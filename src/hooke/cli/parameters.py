@@ -239,7 +239,9 @@ def _configured(key: str, value: Any, kind: Any) -> Any:
     try:
         if not _is_plain(kind):
             if not isinstance(value, str):
-                raise UsageError(f"{value!r} is not the name of a model", fix='write a text such as "flights@champion"')
+                raise UsageError(
+                    f"{value!r} is not the name of a model", fix='write a text such as "flights@champion"'
+                )
             return parse_wanted(value)
         if isinstance(value, str):
             return convert(value, kind, name="the text")
@@ -255,9 +257,7 @@ def _options(given: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise UsageError(
-                f"--with {text}: NAME=VALUE expected", fix="write --with model=flights@champion"
-            )
+            raise UsageError(f"--with {text}: NAME=VALUE expected", fix="write --with model=flights@champion")
         if name in bound:
             raise UsageError(f"--with {name}= is given twice", fix=f"keep one of: {shlex.join(given)}")
         kind = kinds.get(name, object)

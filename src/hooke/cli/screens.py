@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import traceback
@@ -38,6 +39,8 @@ __all__ = [
     "error_screen",
     "exit_code",
     "machine_error",
+    "refuse",
+    "say_next",
 ]
 
 
@@ -100,6 +103,19 @@ def error_facts(error: HookeError, session: CommandSession) -> dict[str, Any]:
         facts |= {"task": error.task, "arguments": error.arguments, "attempt": error.attempt}
         facts |= {"worker": error.worker, "log_tail": list(error.log_tail), "details": error.details}
     return facts
+
+
+def refuse(error: HookeError, session: CommandSession, *, as_json: bool, **facts: Any) -> int:
+    """Print an error screen, with `--json` also `facts` and the error on stdout; returns the exit code."""
+    if as_json:
+        click.echo(json.dumps({**facts, "error": error_facts(error, session)}, indent=2))
+    click.echo(error_screen(error, session), err=True)
+    return exit_code(error)
+
+
+def say_next(text: str, project: Project | None) -> None:
+    """Suggest a command on stderr."""
+    click.echo(f"next: {command(text, project)}", err=True)
 
 
 def machine_error(error: OSError) -> HookeError:

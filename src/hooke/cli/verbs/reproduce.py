@@ -1,4 +1,4 @@
-"""`hooke reproduce`: make a run again from its record, and compare."""
+"""`hooke reproduce`: repeat a run from its record, and compare the results."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ EXIT_UNMET = 4
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
-@click.option("--verify", is_flag=True, help="Run it again, in a store of its own, and compare each result.")
-@click.option("--here", is_flag=True, help="Use the project's code as it is now, not the recorded tree.")
-@click.option("--best-effort", is_flag=True, help="Run it again even where an anchor differs.")
+@click.option("--verify", is_flag=True, help="Repeat the run in a store of its own, and compare each result.")
+@click.option("--here", is_flag=True, help="Use the project's current code instead of the recorded tree.")
+@click.option("--best-effort", is_flag=True, help="Repeat the run even if conditions differ.")
 @click.option(
     "--rtol",
     default=0.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Relative tolerance of numbers.",
+    help="Relative tolerance for numbers.",
 )
 @click.option(
     "--atol",
     default=0.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Absolute tolerance of numbers.",
+    help="Absolute tolerance for numbers.",
 )
-@click.option("--keep", is_flag=True, help="Leave the restored tree and the new results in their folder.")
+@click.option("--keep", is_flag=True, help="Keep the folder with the restored tree and the new results.")
 @json_option
 @in_project
 @click.pass_obj
