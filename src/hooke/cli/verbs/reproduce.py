@@ -52,14 +52,13 @@ def reproduce(  # noqa: PLR0913 - one parameter for each option of the command
     as_json: bool,
     project: Path | None,
 ) -> int:
-    """Say whether RUN (by default the last one) can be made again; with --verify make it, and compare.
+    """Check whether RUN (by default the last run) can be repeated; with --verify, repeat it and compare the results.
 
-    Checked are the anchors of its results: code, Python, every library's version, data files, seed, thread counts,
-    hardware. The code is the tree that the run recorded, restored outside the project. Of a script of start_run() what it
-    logged is compared.
+    The conditions are code, Python, library versions, data files, seed, thread counts and hardware. The code is the tree
+    that the run recorded, restored outside the project. For a script with start_run(), the logged values are compared.
 
-    Exit codes: 0 all anchors are met, or all results are equal or within the tolerance; 1 it failed on the way;
-    2 wrong usage; 3 results are different; 4 an anchor differs, so it was not run.
+    Exit codes: 0 all conditions are met, or all results are equal or within the tolerance; 1 the repetition failed;
+    2 wrong usage; 3 results differ; 4 a condition differs, so the run was not repeated.
     """
     from hooke.running.reproduce.reproduce import ReproduceOptions, reproduce_in
     from hooke.running.reproduce.result_comparison import Tolerance

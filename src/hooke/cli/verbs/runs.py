@@ -46,8 +46,8 @@ ASKED = ("run", "pipeline", "status", "started", "took")
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help="Only runs that fit, as params.depth>6, tags.team=ours, metrics.auc.max>=0.9, status=failed, pipeline!=demo. "
-    "Can be given again; all must hold.",
+    help="Only matching runs: params.depth>6, tags.team=ours, metrics.auc.max>=0.9, status=failed, pipeline!=demo. "
+    "Can be repeated; all must match.",
 )
 @click.option(
     "--sort",
