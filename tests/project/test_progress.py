@@ -226,7 +226,7 @@ def test_who_calls_goes_before_the_environment_and_that_before_the_file(job, wor
 
     def said(**how: str) -> bool:
         run(job, on="serial", **how)
-        return "started at serial" in capsys.readouterr().err
+        return "started on serial" in capsys.readouterr().err
 
     assert not said()
     assert said(progress="lines")
