@@ -355,10 +355,10 @@ def test_the_token_goes_with_each_request(folder):
             "--with, --replicas and --threads are for the service of a file",
         ),
         (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--threads", "2"], "are for the service of a file"),
-        (["twice.py", "--rate", "1", "--threads", "0"], "--threads 0 is no list of numbers"),
+        (["twice.py", "--rate", "1", "--threads", "0"], "--threads '0' is not a list of whole numbers"),
         (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--report", "no/page.html"], "no such folder"),
         (["twic.py", "--data", DATA], "twic.py"),
-        (["twice", "--data", DATA], "twice.py is one"),
+        (["twice", "--data", DATA], "did you mean twice.py?"),
         (["twice.py:Thrice", "--data", DATA], "Thrice"),
         (
             ["twice.py", "--data", DATA, "--with", "factor=0", "--rate", "1"],

@@ -94,7 +94,7 @@ def test_a_table_of_nearly_its_name_is_another_services_or_misspelt(tmp_path, na
     (tmp_path / "own.py").write_text("class Delay:\n    pass\n")
     with pytest.raises(ConfigError, match=rf"\[services\.{name}\] belongs to no service") as refused:
         bindings(service_of(Delay), ["model=flights"], where)
-    assert "did you mean [services.Delay.with]?" in refused.value.fix
+    assert "rename it to [services.Delay.with]" in refused.value.fix
     (tmp_path / "other.py").write_text(f"if True:\n    class {name}(object):\n        pass\n")
     assert bindings(service_of(Delay), [], where) == {}
 

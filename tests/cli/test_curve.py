@@ -78,7 +78,7 @@ def test_a_study_has_its_cost(desk):
         (["xyz"], 2, "no task 'xyz'"),
         (["p-2026", "a"], 2, "3 runs begin with"),
         (["--save", "a.gif"], 2, ".svg, .png, .html"),
-        (["--save", "no/such/folder/a.svg"], 1, "the machine refused"),
+        (["--save", "no/such/folder/a.svg"], 2, "its folder does not exist"),
     ],
 )
 def test_what_is_wrong_is_said(measured, arguments, code, said):

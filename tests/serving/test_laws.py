@@ -151,7 +151,7 @@ def test_a_law_that_is_not_there_says_why(tmp_path):
         made.window(window(0.0, 3))
     record = read_service(made.project.runs.folder(made.id))
     assert law_lines(record) == [
-        "predict: no law yet, as calls of 1 blocks of time cannot show how far they differ"
+        "predict: no law yet, as calls from 1 blocks of time are too few to estimate their spread"
     ]
     assert "why_not" in service_facts(record, alive=False)["laws"]["predict"]
 

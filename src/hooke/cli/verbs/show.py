@@ -197,7 +197,7 @@ def _said(view: RunView, event: Event) -> str:
             task = _task(view, event.node)
             return f"{task}: attempt {event.attempt} finished first; {beaten.attempt} is abandoned"
         case WorkerStopped():
-            return f"worker {event.worker} ended: {event.cause}"
+            return f"worker {event.worker} is gone: {event.cause}"
         case FleetDecided():
             return f"workers {event.reason}"
         case _:
