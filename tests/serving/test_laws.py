@@ -126,7 +126,7 @@ def test_a_run_as_a_picture(run, tmp_path, ending):
     record = read_service(run.project.runs.folder(run.id))
     file = save_service(record, tmp_path / f"service{ending}", alive=False)
     assert file.read_bytes()[:5] in (b"<?xml", b"<!DOC", b"\x89PNG\r")
-    assert ending == ".png" or "Rows: load, replicas, and how long answers took" in file.read_text()
+    assert ending == ".png" or "Rows: load, replicas and latency" in file.read_text()
 
 
 def test_what_cannot_be_a_picture_says_why(run, tmp_path):

@@ -427,7 +427,7 @@ def _of(law: Law | None, timings: Sequence[Timing], most: int) -> TaskHistory:
     return TaskHistory(scaling=scaling, seconds=mean, spread=spread, measured=items)
 
 
-# --- A run's workers against what could have used them, as a picture.
+# --- The chart of a run's workers and demand.
 
 
 def fleet_picture(events: Sequence[Event]) -> FleetPicture:
@@ -450,7 +450,7 @@ def fleet_picture(events: Sequence[Event]) -> FleetPicture:
         for each in decided
     ]
     return FleetPicture(
-        title=f"{begun.pipeline}: workers, and what could have used them",
+        title=f"{begun.pipeline}: workers and demand",
         moments=moments - begun.at,
         end=end - begun.at,
         could=np.array([float(each.could) for each in demand])[at],

@@ -18,7 +18,6 @@ from hooke.progress.lines import summary
 __all__ = ["NotebookTable", "kernel_shell", "run_html"]
 
 
-
 MOST_TASKS = 40
 """The maximum number of rows."""
 

@@ -465,7 +465,7 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
     percents = sorted({50.0, slo if slo is not None else 99.0})
     limit = record.declared.slo_limit_s
     return ServicePicture(
-        title=f"{record.started.pipeline}: load, replicas, and how long answers took",
+        title=f"{record.started.pipeline}: load, replicas and latency",
         unit=unit,
         edges=np.array([0.0, *((part.began + part.seconds - began) / scale for part in parts)]),
         asked=np.array([part.asked for part in parts]) / lengths,
@@ -492,7 +492,7 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
         ),
         limit=1e3 * limit if limit is not None else None,
         limit_text=f"p{slo:g} < {format_seconds(limit)}" if slo is not None and limit is not None else "",
-        caption=f"from the journal of {record.started.run}, in stretches of {format_seconds(float(np.median(lengths)))}",
+        caption=f"from the journal of {record.started.run}, in intervals of {format_seconds(float(np.median(lengths)))}",
     )
 
 
