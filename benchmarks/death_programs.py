@@ -42,7 +42,7 @@ class Death:
 DEATHS = {
     "exception": Death(title="An exception, three calls deep", body="return parse(day)", facts="FAWLN"),
     "sigkill": Death(
-        title="SIGKILL, as the kernel sends it when memory is out",
+        title="SIGKILL, as the kernel sends it when memory runs out",
         body="os.kill(os.getpid(), signal.SIGKILL)",
         facts="FAWSLN",
     ),
@@ -58,30 +58,30 @@ DEATHS = {
         return len(held)
         """,
         facts="FAWMLN",
-        note="The task takes 1000 MiB, one at a time. 400 MiB are declared: `hooke.task(memory=)`, `ray.remote(memory=)`, "
-        "`LocalCluster(memory_limit=)`; ProcessPoolExecutor and loky have no such limit. Hooke's driver is told that the "
-        "machine has 700 MiB, because it would double the limit up to what there is.",
+        note="The task allocates 1000 MiB, one at a time. It declares 400 MiB: `hooke.task(memory=)`, `ray.remote(memory=)`, "
+        "`LocalCluster(memory_limit=)`. ProcessPoolExecutor and loky have no such limit. Hooke would double the limit up to "
+        "the machine's memory, so its driver is configured to see 700 MiB.",
         options={"hooke": 'memory="400MiB"', "dask": 'memory_limit="400MiB"', "ray": "memory=400 << 20"},
     ),
     "timeout": Death(
-        title="A task of 12 s that may take 2 s",
+        title="A task of 12 s with a limit of 2 s",
         body="time.sleep(12)",
         facts="FAWLN",
-        note="`hooke.task(timeout=2)`. The others limit the wait for a result, not the task.",
+        note="Hooke uses `hooke.task(timeout=2)`. The alternatives limit the wait for a result, not the task.",
         options=dict.fromkeys(SYSTEMS, "timeout=2"),
     ),
     "unpicklable": Death(title="A function that holds a lock", body="with lock: return day", facts="FN"),
     "missing": Death(
-        title="A module that the driver has and its workers have not",
+        title="A module that exists on the driver but not on its workers",
         body="return day",
         facts="FAWN",
-        note="The workers have started and the driver has imported the task's module; then the module's file is deleted.",
+        note="The workers start, and the driver imports the task's module. Then the module's file is deleted.",
     ),
     "sigstop": Death(
-        title="SIGSTOP, for ever",
+        title="SIGSTOP, never continued",
         body="os.kill(os.getpid(), signal.SIGSTOP)",
         facts="FAWSLN",
-        note="The program is ended from outside after 15 s.",
+        note="The benchmark kills the program after 15 s.",
         limit_s=15.0,
     ),
     "poison": Death(
@@ -94,7 +94,7 @@ DEATHS = {
         title="`kill -9` of the driver",
         body="time.sleep(60)",
         facts="",
-        note="It is killed when two tasks run; 5 s later its processes that still live are counted.",
+        note="The driver is killed while two tasks run. 5 s later, its surviving processes are counted.",
         days=2,
     ),
 }

@@ -1,10 +1,10 @@
-"""What Hooke and its peers say when a task dies: real programs, real processes, real output.
+"""What the errors of Hooke and its alternatives report when a task dies: real programs, processes and output.
 
     python -m benchmarks.deaths > docs/explanation/deaths.md
-    python -m benchmarks.deaths sigkill poison --systems hooke,ray     some of it, to look at
+    python -m benchmarks.deaths sigkill poison --systems hooke,ray     a part of it
 
-Each program runs in a network of its own that has a loopback and nothing else (Ray listens on all addresses), with a home
-folder of its own, and is ended from outside when its time is up. Linux only.
+Each program runs in its own network with only a loopback (Ray listens on all addresses) and with its own home folder, and
+is killed when its time is up. Linux only.
 """
 
 from __future__ import annotations
@@ -208,14 +208,14 @@ def reruns(outcome: Outcome) -> str:
     again = outcome.began.count(DAY) - 1
     if again < 1:
         return "0"
-    return f"{again}, {'said' if re.search(SAYS_RERUN, outcome.output) else 'in silence'}"
+    return f"{again}, {'reported' if re.search(SAYS_RERUN, outcome.output) else 'not reported'}"
 
 
 def time_of(outcome: Outcome) -> str:
     """When the user's program heard."""
     if outcome.said_s is not None:
         return f"{outcome.said_s:.1f} s"
-    return "never (ended from outside)" if outcome.cut_off else "never (the program ended well)"
+    return "never (killed by the benchmark)" if outcome.cut_off else "never (the program succeeded)"
 
 
 def screen(outcome: Outcome) -> list[str]:
@@ -284,12 +284,19 @@ def spelled(letters: str, facts: str) -> str:
 
 HEADS = {
     "driver": ["system", "processes left"],
-    "poison": ["system", "named", "heard after", "reruns of it", "other items done", "others begun twice"],
+    "poison": [
+        "system",
+        "reported",
+        "error after",
+        "reruns of it",
+        "other items done",
+        "others started twice",
+    ],
 }
 RAN_ON = ("memory", "timeout")
 """Deaths of tasks that would end well, were they let."""
-HEAD = ["system", "named", "heard after", "reruns"]
-HEADS |= {name: [*HEAD, "the task ran to its end all the same"] for name in RAN_ON}
+HEAD = ["system", "reported", "error after", "reruns"]
+HEADS |= {name: [*HEAD, "the task still ran to its end"] for name in RAN_ON}
 
 
 def section(name: str, outcomes: dict[str, Outcome]) -> list[str]:
@@ -312,19 +319,19 @@ def section(name: str, outcomes: dict[str, Outcome]) -> list[str]:
     return lines
 
 
-INTRO = """# What is said of a death
+INTRO = """# What the error reports when a task dies
 
-Eleven ways for a task to die, each in the same small program for Hooke and for four peers, with the peers' defaults. This page is
+This page shows eleven ways for a task to die, each in the same small program for Hooke and for four alternatives, with their defaults. It is
 the output of
 
 ```text
 python -m benchmarks.deaths > docs/explanation/deaths.md
 ```
 
-which runs every program in processes of its own, lets them die, and looks for facts in all that a user would see on the terminal.
-The programs are in `benchmarks/death_programs.py`. Screens are real output; folders are named FOLDER (the program's), ENV (the
-environment), PYTHON and HOOKE; what was printed before the call is left out, long lines are folded, and frames outside the program and a
-long screen's middle are counted instead. A program calls its task by another name than the task's own, so that the echo of its line does not count as naming it.
+The benchmark runs every program in its own processes, lets the task die, and searches everything that a user would see on the terminal for facts.
+The programs are in `benchmarks/death_programs.py`. The screens are real output. FOLDER, ENV, PYTHON and HOOKE stand for the folders of the program, the
+environment, Python and Hooke. Output before the call is left out, and long lines are folded. Frames outside the program and the middle of a
+long screen are replaced by a count of lines. Each program calls its task by a different name than the task's own, so an echo of its source line does not count as naming the task.
 """
 
 
@@ -340,8 +347,9 @@ def summary(outcomes: dict[str, dict[str, Outcome]], systems: list[str]) -> list
         *lines,
         "",
         (
-            f"Letters: what the output names, a dot for what it does not: {legend}. Then the time from the task's begin to "
-            "the error in the user's program, and how often the task that died was begun again, and whether the output says so."
+            f"The letters show what the output names, a dot what it omits: {legend}. The time runs from the start of the task to "
+            "the error in the user's program. *Reruns* are the times that the dead task was started again, and *reported* means "
+            "that the output says so."
         ),
         "",
     ]

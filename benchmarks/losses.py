@@ -51,7 +51,7 @@ class Outcome:
     raised: bool
     reported: int
     lines: int
-    """Lines of its output that speak of trouble."""
+    """Lines of its output that mention trouble."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,35 +278,35 @@ def never_back(tracker: Tracker, folder: Path, chance: random.Random) -> Outcome
 
 TROUBLES = {
     "none": Trouble(
-        title="Nothing goes wrong",
-        text="1,000 points and the tracker's own end: how this page reads back what was kept is right.",
+        title="No failure",
+        text="The loop logs 1,000 points, and the tracker ends normally. This section checks that the points are read back correctly.",
         run=untroubled,
     ),
     "kill": Trouble(
         title="`kill -9`",
-        text="A point each millisecond; the process gets SIGKILL within five seconds, as the kernel sends it when memory is out.",
+        text="The loop logs a point each millisecond. The process gets SIGKILL within five seconds, as the kernel sends it when memory runs out.",
         run=ended_by(signal.SIGKILL),
     ),
     "term": Trouble(
         title="SIGTERM",
-        text="A point each millisecond; the process gets SIGTERM within five seconds, as schedulers and spot machines send it.",
+        text="The loop logs a point each millisecond. The process gets SIGTERM within five seconds, as schedulers and spot machines send it.",
         run=ended_by(signal.SIGTERM),
     ),
     "full": Trouble(
         title="A full disk",
-        text="100,000 points, on a disk of 4 MiB that the tracker's files and temporary files lie on.",
+        text="The loop logs 100,000 points. The tracker's files and temporary files are on a disk of 4 MiB.",
         run=full_disk,
     ),
     "restart": Trouble(
-        title="The tracking server is killed and started again",
-        text="1,000 points, one each 20 ms, into a real `mlflow server`, which gets SIGKILL within ten seconds and is started again at once. "
-        "Hooke's are counted in MLflow, after `hooke sync`.",
+        title="The tracking server is killed and restarted",
+        text="The loop logs 1,000 points, one each 20 ms, into a real `mlflow server`. The server gets SIGKILL within ten seconds and is restarted at once. "
+        "Hooke's points are counted in MLflow, after `hooke sync`.",
         run=restarted,
         served=True,
     ),
     "never": Trouble(
-        title="The tracking server is gone for good",
-        text="200 points, one each 20 ms; the server gets SIGKILL within three seconds. What MLflow had is read from the server's database, Hooke's from its journal.",
+        title="The tracking server never comes back",
+        text="The loop logs 200 points, one each 20 ms. The server gets SIGKILL within three seconds. MLflow's points are read from the server's database, Hooke's from its journal.",
         run=never_back,
         served=True,
         at_once=3,
@@ -366,25 +366,25 @@ def _version(tracker: Tracker) -> str:
 PAGE = """\
 # What trackers lose
 
-Each tracker through its own public API, with its defaults, one point a call, in a loop. This page is the output of
+Each tracker is called through its own public API, with its defaults, one point per call, in a loop. This page is the output of
 
 ```text
 python -m benchmarks.losses > docs/explanation/losses.md
 ```
 
-*Lost* are points whose `log` call had returned, which are not there afterwards, and of which the tracker keeps no count: Hooke does not
-raise on a full disk, and counts what it refuses, with the reason, in `hooke show` and at the run's end. *Twice* are points that are there
+*Lost* points are points whose `log` call had returned, that are missing afterwards, and that the tracker does not count. Hooke does not
+raise an exception on a full disk. It counts the points that it refuses, and shows the count and the reason in `hooke show` and at the end of the run. *Duplicate* points are there
 more than once.
 
-The programs are in `benchmarks/loss_programs.py`. How many calls had returned, and how long the longest took, is noted in mapped
-memory that outlives the process; what was kept is read back as the tracker's makers intend (MLflow's client, `comet offline --csv`,
-`trackio get metric`), or from its files where they offer only an upload (W&B, neptune-scale). Seeded moments; processes that a
-tracker started beside the program are not killed and have half a minute to finish; a program that goes on for 400 s is ended.
+The programs are in `benchmarks/loss_programs.py`. The number of calls that returned and the duration of the longest one are written to mapped
+memory that outlives the process. The surviving points are read back as each tracker's documentation recommends (MLflow's client, `comet offline --csv`,
+`trackio get metric`), or from its files if it offers only an upload (W&B, neptune-scale). The moments of failure are seeded. Processes that a
+tracker started beside the program are not killed, and have half a minute to finish. A program that runs for 400 s is stopped.
 
-{versions}, Python {python}, {cpus} cores, which other processes used too: the longest call is theirs as well. Linux.
+{versions}, Python {python}, Linux, {cpus} cores shared with other processes. The longest call includes their influence.
 """
 HEAD = """
-| tracker | trials | returned | lost | twice | longest call | what it says of it |
+| tracker | trials | returned | lost | duplicate | longest call | what the tracker reports |
 |---|---|---|---|---|---|---|"""
 
 

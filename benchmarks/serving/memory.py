@@ -28,19 +28,19 @@ EVERY = 50_000
 """Requests between two rows of the table."""
 WINDOW_S = 1.0
 FEWEST = 10
-"""Windows: on a fast machine a few would hold all requests, and no slope could be told from them."""
+"""The least number of windows. On a fast machine, few windows would hold all requests and determine no slope."""
 WARM = 0.2
-"""Of the requests: as long as pools, caches and the allocator's arenas fill."""
+"""The share of requests during which pools, caches and the allocator's arenas fill."""
 INTRO = """# Memory over a million requests
 
-One replica, asked by 32 connections on its event loop and by 64 in batches, in turn, a second each, with new connections each time. Every request is
-answered well and counted by the service's own code, or the measurement fails. This page is the output of
+One replica serves requests from 32 connections on its event loop and from 64 connections in batches, alternating every second, with new connections each time. If any request fails, or
+is missing in the count of the service's own code, the measurement fails. This page is the output of
 
 ```text
 python -m benchmarks.serving.memory > docs/explanation/serving-memory.md
 ```
 
-Resident memory is that of the one process, which serves and keeps its own journal; the first fifth of the requests is warm-up.
+Resident memory is that of the single process, which serves and writes its own journal. The first fifth of the requests is warm-up.
 """
 KINDS = ("echo", "rows")
 """In turn: on the event loop, and in batches in the model's thread."""
@@ -95,7 +95,7 @@ def growth(samples: Sequence[Sample], warm: float = WARM) -> Growth:
     total = samples[-1].requests
     later = [one for one in samples if one.requests >= warm * total]
     if len(later) < 3:
-        raise ValueError(f"{len(later)} samples after the warm-up tell no slope: ask for more requests")
+        raise ValueError(f"{len(later)} samples after the warm-up are too few for a slope: use more requests")
     slope, _, low, high = theilslopes([one.resident for one in later], [one.requests for one in later], 0.95)
     return Growth(later[0], later[-1], float(slope), float(low), float(high))
 
@@ -113,7 +113,7 @@ def table(samples: Sequence[Sample], every: int = EVERY) -> list[str]:
 
 def _made_on() -> str:
     client = "wrk" if WRK else "a client in Python"
-    return f"hooke {version('hooke')}, Python {platform.python_version()}; {client}, on the same {os.cpu_count()} cores, which other work shared."
+    return f"hooke {version('hooke')}, Python {platform.python_version()}; {client}, on the same {os.cpu_count()} cores, shared with other work."
 
 
 def main() -> None:
@@ -133,9 +133,9 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from None
     print(
-        f"\nAfter {found.first.requests:,} requests of warm-up it grew by {found.grown / 2**20:.1f} MB in "
-        f"{found.last.requests - found.first.requests:,} requests, all answered well: {found.slope:.2f} bytes a request "
-        f"({found.low:.2f} to {found.high:.2f}; Theil and Sen, 95 %)."
+        f"\nAfter {found.first.requests:,} requests of warm-up, memory grew by {found.grown / 2**20:.1f} MB over "
+        f"{found.last.requests - found.first.requests:,} requests, all answered correctly: {found.slope:.2f} bytes a request "
+        f"({found.low:.2f} to {found.high:.2f}; Theil-Sen, 95 %)."
     )
 
 

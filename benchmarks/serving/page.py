@@ -15,37 +15,36 @@ __all__ = ["KINDS", "Row", "page"]
 
 KINDS = ("echo", "rows", "predict")
 _SAID = {
-    "echo": "An echo of eight numbers, each request by itself",
+    "echo": "An echo of eight numbers, without batches",
     "rows": "An echo in batches, in the model's thread",
-    "predict": "A prediction: gradient boosting of scikit-learn, one row a request, in batches",
+    "predict": "A prediction: scikit-learn gradient boosting, one row per request, in batches",
 }
 _HEAD = (
     "server, one replica", "CPU us", "x bare", "requests/s", "p99 ms", "mean batch", "memory MB", "cold start s",
 )  # fmt: skip
 _INTRODUCTION = """\
-# What a request costs
+# The cost of a request
 
-The same two services behind Hooke, behind what one would write by hand for speed, and behind other servers of models. This page is the
+The same two services behind Hooke, behind code hand-written for speed, and behind other model servers. This page is the
 output of
 
 ```text
 python -m benchmarks.serving > docs/explanation/serving-speed.md
 ```
 
-*CPU* is that of the server's whole tree of processes for one answered request; the client is another process. Every server's own code counts
-the rows that it handles, in a mapped file that the benchmark reads: a window counts only where that is what the client had answers for, and none failed.
-Hooke has everything on that is on by default: token, `Host` and `Origin`, request ids and trace context, deadlines, metrics, windows for its
-journal. *Bare* is an ASGI app of a few lines on uvicorn that can do nothing else, with Hooke's own batcher where there are batches; the first row
-has no ASGI either. The nearest ones are measured in turns, and beside each of the others; of each server's windows the one that took the
-least CPU is shown, for other processes can only add to it. Memory counts what processes share once. A cold start is the time from the shell to the first
-answer. A server that makes batches may hold 64 rows; those that wait for rows wait 2 ms at most (BentoML for as long as it finds good). \
-Each runs one replica, without an access log, on one thread of OpenMP.
+*CPU* is the CPU time of the server's whole process tree per answered request; the client is a separate process. The code of every server counts
+the rows that it handles, in a mapped file that the benchmark reads. A measurement window counts only if this number equals the number of responses that the client received, and no request failed.
+Hooke runs with all its defaults: bearer token, checks of `Host` and `Origin`, request ids and trace context, deadlines, metrics, and statistics windows for its
+journal. *Bare* is an ASGI app of a few lines on uvicorn that can do nothing else, with Hooke's own batcher where requests are batched; the first row
+has no ASGI either. The fastest servers are measured in turns, and again beside each of the others. For each server, the table shows the window with the
+least CPU, because other processes can only add to it. Memory counts shared pages once. A cold start is the time from the shell command to the first
+response. A server that batches may hold 64 rows. Servers that wait for rows wait at most 2 ms (BentoML chooses its own wait). Each server runs one replica, without an access log, on one OpenMP thread.
 """
 _BATCHES = """\
-## Batch size decides the price
+## Batch size determines the cost
 
-A call of the model costs a fixed part and a part for each row, so what splits requests, or delays them before they meet, costs more than any parser.
-Compare the mean batches before the servers.
+A call of the model costs a fixed part plus a part for each row. So splitting requests, or delaying them before they form a batch, costs more than any parser.
+Compare the mean batches before you compare the servers.
 """
 
 
@@ -78,7 +77,7 @@ def _about() -> str:
     client = "wrk" if WRK else "a client in Python"
     return (
         f"{versions}, Python {platform.python_version()}; {client} on the same {os.cpu_count()} shared cores as the server, "
-        "so requests a second and p99 are those of a machine that does both."
+        "so requests a second and p99 are those of a machine that runs both."
     )
 
 

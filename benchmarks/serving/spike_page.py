@@ -101,25 +101,25 @@ class Spike:
 _INTRODUCTION = """\
 # A spike of ten times the load
 
-A service under `hooke serve --replicas 1:8`, asked evenly, then ten times as much, then evenly again. This page is the output of
+A service under `hooke serve --replicas 1:8` gets a steady load, then ten times as much, then the steady load again. This page is the output of
 
 ```text
 python -m benchmarks.serving.spike --save docs/explanation/serving-spike.svg > docs/explanation/serving-spike.md
 ```
 
-Supervisor, Envoy and replicas are the real ones, each replica a process. The model is not: a batch of up to {most} rows waits {batch},
-so a replica does {rate:.0f} rows a second whatever the machine. So eight of them bear eight times as much although there are {cores} cores, which others used too, for
-waiting takes none; replicas that compute would share what cores there are. Requests are sent when they are due, by a Poisson process of the rate
-that is stated, whether or not others were answered. The law of the model was not known at the start: the service measured it.
+Supervisor, Envoy and replicas are the real ones, each replica a process. The model is simulated: a batch of up to {most} rows waits {batch},
+so a replica handles {rate:.0f} rows a second on any machine. Waiting takes no CPU, so eight replicas handle eight times as much, although there are only {cores} cores, shared with
+other work. Replicas that compute would share the cores. Requests are sent when they are due, by a Poisson process of the stated
+rate, whether or not earlier requests were answered. The model's scaling law was not known at the start: the service measured it.
 
-Figures and picture are read from the run's journal, as `hooke show RUN --save` shows those of any service ([how](../how-to/serve-several.md#what-a-spike-did)).
-Only where a phase begins and ends is the programme's own knowledge, and so are the rows *client*, which are there as a check.
+Figures and chart come from the run's journal, as `hooke show RUN --save` shows them for any service ([how](../how-to/serve-several.md#what-a-spike-did)).
+Only the start and end of each phase, and the rows *client*, which serve as a check, come from the benchmark itself.
 """
 _MARGIN = """\
-Over the whole run the counts of journal and client must be equal, and are. Phases begin and end where windows of {window} do; what was asked in
-a phase differs by {asked:.1%} at most, the share within the SLO by {within:.1f} points: windows end some milliseconds late, an answer counts in the window
-in which it was given, and for the client in the phase in which its request was due. The client counts from then: its times hold the way through
-Envoy, and its own lag.
+Over the whole run, the counts of journal and client must be equal, and they are. In the journal, phases begin and end with windows of {window}. Within
+a phase, the number of requests differs by at most {asked:.1%}, and the share within the SLO by {within:.1f} points. Windows end some milliseconds late. The journal counts a response in the window
+in which it was given; the client counts it in the phase in which its request was due. The client measures time from then, so its times include the path through
+Envoy and its own lag.
 """
 
 
@@ -128,11 +128,11 @@ def page(spike: Spike, *, picture: str) -> str:
     intro = _INTRODUCTION.format(
         most=MOST, batch=format_seconds(BATCH_S), rate=MOST / BATCH_S, cores=os.cpu_count()
     )
-    alt = "Load, replicas and times of answers over time; the changes of the number of replicas are numbered, and their reasons stand below."
+    alt = "Load, replicas and response times over time. The changes of the number of replicas are numbered; the reasons are listed below."
     parts = [
         intro,
         *([f"![{alt}]({picture})"] if picture else []),
-        "## What its users had",
+        "## What clients saw",
         "\n".join(_table(spike)),
         _whole(spike),
         _margin(spike),
@@ -146,7 +146,7 @@ def page(spike: Spike, *, picture: str) -> str:
 def _table(spike: Spike) -> Iterator[str]:
     percent = spike.record.declared.slo_percent or 99.0
     limit = format_seconds(spike.record.declared.slo_limit_s or 0.0)
-    yield f"| phase | by | replicas, mean | asked | answered | not answered | within {limit} | p50 | p{percent:g} |"
+    yield f"| phase | source | replicas, mean | requests | answered | not answered | within {limit} | p50 | p{percent:g} |"
     yield "|---" * 9 + "|"
     for each in spike.seen:
         ours, theirs = each.journal, each.client
@@ -167,14 +167,14 @@ def _whole(spike: Spike) -> str:
     whole = merged(spike.record.windows)
     again = spike.found_again_s()
     kept = (
-        f"Seen in stretches of {format_seconds(SHORTEST_WINDOW_S)}, the SLO was kept again {again:.0f} s after the spike had begun, and then all through it. "
+        f"Measured in windows of {format_seconds(SHORTEST_WINDOW_S)}, the SLO was met again {again:.0f} s after the spike began, and then until its end. "
         if again is not None
-        else "The SLO was not kept again while the spike lasted. "
+        else "The SLO was not met again while the spike lasted. "
     )
     return (
         f"{kept}Journal: {whole.requests:,} answered, {whole.refused:,} refused (429), {whole.late:,} too late (504), {whole.failed:,} failed. "
         f"Client: {spike.answered:,} answered, {spike.refused:,} refused (429 or 503), {spike.late:,} too late (504), {spike.failed:,} failed otherwise. "
-        "None failed as replicas were given up."
+        "No request failed because a replica was removed."
     )
 
 
@@ -195,10 +195,10 @@ def _reasons(spike: Spike) -> Iterator[str]:
 def _starts(spike: Spike) -> str:
     starts = starts_s(spike.record.replicas)
     return (
-        f"{len(starts)} starts took {format_seconds(min(starts))} to {format_seconds(max(starts))}, from the decision until it answered; "
-        "decisions count with the longest of the last three. Until then what comes waits for the few that are there, and goes on "
-        "waiting there: a request that a replica has is not given to another. More replicas at the least, `--replicas 3:8`, have fewer wait, "
-        "and cost as much all the time."
+        f"{len(starts)} starts took {format_seconds(min(starts))} to {format_seconds(max(starts))}, from the decision to the first response. "
+        "Decisions use the longest of the last three. Until the new replicas answer, requests queue at the few that exist, and stay "
+        "there: a request that a replica has accepted is not moved to another. A higher minimum, `--replicas 3:8`, leaves fewer "
+        "requests waiting, and costs as much all the time."
     )
 
 

@@ -18,9 +18,9 @@ from tests.charts.curves import KINDS, a_curve
 from hooke import MissingExtra, NotEnoughData, UsageError
 from hooke.charts import plotly_figure as interactive
 from hooke.charts.curve_chart import Curve
-from hooke.charts.html import page_of
-from hooke.charts.renderers import laid_out
-from hooke.charts.sheet import Words, text_width
+from hooke.charts.curve_sheet import curve_sheet
+from hooke.charts.html import plotly_page
+from hooke.charts.sheet import Label, text_width
 from hooke.scaling import Measurements
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -114,7 +114,7 @@ class TestPng:
     @every_kind
     def test_words_take_the_room_that_they_were_given(self, kind):
         font = ImageFont.load_default(80.0)
-        for words in (each for each in laid_out(a_curve(kind).picture()).things if isinstance(each, Words)):
+        for words in (each for each in curve_sheet(a_curve(kind).picture()).items if isinstance(each, Label)):
             assert font.getlength(words.text) < 1.1 * text_width(words.text, 80.0) + 8, words.text
 
     def test_without_pillow_it_says_how_to_get_it(self, monkeypatch, tmp_path):
@@ -129,7 +129,7 @@ class TestPlotly:
     @every_kind
     def test_its_spec_holds_what_was_measured(self, kind):
         curve = a_curve(kind)
-        spec = json.loads(json.dumps(interactive.spec_of(curve.picture()), allow_nan=False))
+        spec = json.loads(json.dumps(interactive.curve_spec(curve.picture()), allow_nan=False))
         points = [trace for trace in spec["data"] if trace.get("name") == "measured"]
         assert [trace["xaxis"] for trace in points] == ["x", "x2"]
         assert all(trace["x"] == curve.measurements.levels.tolist() for trace in points)
@@ -140,7 +140,7 @@ class TestPlotly:
     def test_a_name_cannot_leave_its_place(self):
         curve = Curve(a_curve("two").measurements, name="</script><script>alert(1)</script>")
         made = curve.picture()
-        page = page_of([interactive.spec_of(made)], "", "", title=made.title)
+        page = plotly_page([interactive.curve_spec(made)], "", "", title=made.title)
         parser = Scripts()
         parser.feed(page)
         assert parser.count == 2

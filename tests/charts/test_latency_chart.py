@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.charts.latency_chart import Latencies, LoadPicture, Safe, drawn_load, sheet_of
+from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRate, latency_plot, latency_sheet
 from hooke.charts.renderers import svg_of
-from hooke.charts.sheet import Dot, Words
+from hooke.charts.sheet import Dot, Label
 
 
 def picture(rates, values, *, limit=50.0, safe=True):
@@ -31,7 +31,7 @@ def picture(rates, values, *, limit=50.0, safe=True):
         series=series,
         limit=limit,
         limit_text="p99 < 50 ms" if limit else "",
-        safe=Safe(low=float(rates[0]), high=float(rates[-1]), text="safe") if safe else None,
+        safe=SafeRate(low=float(rates[0]), high=float(rates[-1]), text="safe") if safe else None,
         caption="all of it",
     )
 
@@ -44,12 +44,12 @@ def picture(rates, values, *, limit=50.0, safe=True):
     safe=st.booleans(),
 )
 def test_all_is_drawn_within_the_sheet(rates, value, limit, safe):
-    made = sheet_of(picture(rates, np.full(len(rates), value), limit=limit, safe=safe))
-    dots = [thing for thing in made.things if isinstance(thing, Dot)]
+    made = latency_sheet(picture(rates, np.full(len(rates), value), limit=limit, safe=safe))
+    dots = [thing for thing in made.items if isinstance(thing, Dot)]
     assert len(dots) == 2 * len(rates)
     assert all(0 <= dot.x <= made.width and 0 <= dot.y <= made.height for dot in dots)
     names = [
-        thing for thing in made.things if isinstance(thing, Words) and thing.kind == "name" and thing.x > 400
+        thing for thing in made.items if isinstance(thing, Label) and thing.kind == "name" and thing.x > 400
     ]
     heights = sorted(words.y for words in names if words.anchor == "start")
     assert all(later - one > 7 for one, later in pairwise(heights))
@@ -59,10 +59,12 @@ def test_all_is_drawn_within_the_sheet(rates, value, limit, safe):
 @pytest.mark.parametrize("width", [20, 60, 200])
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_a_terminal_gets_lines_that_fit(width, ascii_only):
-    text = drawn_load(picture([10, 100, 1000], [5, 6, 400]), width=width, colour=False, ascii_only=ascii_only)
+    text = latency_plot(
+        picture([10, 100, 1000], [5, 6, 400]), width=width, colour=False, ascii_only=ascii_only
+    )
     plot = text.splitlines()[:-1]
     assert all(len(line) <= max(width, 40) for line in plot)
     assert text.isascii() is ascii_only
     assert "p99 < 50 ms" in text and "surely broken from 1,000" in text
     assert "\x1b" not in text
-    assert "\x1b" in drawn_load(picture([10, 100], [5, 6]), width=width, colour=True, ascii_only=ascii_only)
+    assert "\x1b" in latency_plot(picture([10, 100], [5, 6]), width=width, colour=True, ascii_only=ascii_only)

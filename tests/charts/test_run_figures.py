@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plotly.graph_objects import Figure
 
-from hooke.charts.plotly_figure import figure_of
+from hooke.charts.plotly_figure import figure_from_spec
 from hooke.charts.run_figures import Curves, ParallelColumn, Trace, curves_spec, parallel_spec, thinned
 
 values = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=90)
@@ -38,7 +38,7 @@ class TestLearning:
             ]
         )
         json.dumps(spec, allow_nan=False)
-        assert isinstance(figure_of(spec), Figure)
+        assert isinstance(figure_from_spec(spec), Figure)
         loss_a, loss_b, auc_b = spec["data"]
         assert (loss_a["yaxis"], auc_b["yaxis"]) == ("y", "y2")
         assert loss_b["line"]["color"] == auc_b["line"]["color"] != loss_a["line"]["color"]
@@ -79,5 +79,5 @@ class TestParallel:
         ]
         assert parallel_spec(columns)["data"][0]["line"]["color"] == [0.5, 0.75]
         assert parallel_spec(columns, colour="depth")["data"][0]["line"]["color"] == [1, 2]
-        assert isinstance(figure_of(parallel_spec(columns)), Figure)
+        assert isinstance(figure_from_spec(parallel_spec(columns)), Figure)
         assert np.isfinite(parallel_spec(columns)["data"][0]["dimensions"][0]["range"]).all()

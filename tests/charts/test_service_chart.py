@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hooke.charts.fleet_chart import MOST_CHANGES, SizeChange
 from hooke.charts.renderers import svg_of
-from hooke.charts.service_chart import MOST_CHANGES, SeriesLine, ServicePicture, drawn_service, sheet_of
-from hooke.charts.sheet import Words
-from hooke.charts.workers import SizeChange
+from hooke.charts.service_chart import SeriesLine, ServicePicture, service_plot, service_sheet
+from hooke.charts.sheet import Label
 
 
 def picture(rates, *, changes=2, lost=0.0, times=(10.0, 400.0), limit=500.0):
@@ -56,32 +56,30 @@ def picture(rates, *, changes=2, lost=0.0, times=(10.0, 400.0), limit=500.0):
     limit=st.sampled_from([None, 500.0]),
 )
 def test_all_is_drawn_within_the_sheet(rates, changes, lost, limit):
-    made = sheet_of(picture(rates, changes=changes, lost=lost, limit=limit))
-    words = [thing for thing in made.things if isinstance(thing, Words)]
+    made = service_sheet(picture(rates, changes=changes, lost=lost, limit=limit))
+    words = [thing for thing in made.items if isinstance(thing, Label)]
     assert all(-1 <= each.y <= made.height and each.box[2] <= made.width + 1 for each in words)
     told = [each for each in words if each.kind == "sentence" and each.x == 6]
     assert len(told) == min(changes, MOST_CHANGES)
     (caption,) = [each for each in words if each.kind == "caption"]
-    assert ("not told" in caption.text) == (changes > MOST_CHANGES)
+    assert ("not listed" in caption.text) == (changes > MOST_CHANGES)
     ET.fromstring(svg_of(made))
 
 
 @pytest.mark.parametrize("width", [20, 60, 110])
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_in_characters(width, ascii_only):
-    text = drawn_service(
-        picture([0.0, 5.0, 80.0], lost=0.1), width=width, colour=False, ascii_only=ascii_only
-    )
+    text = service_plot(picture([0.0, 5.0, 80.0], lost=0.1), width=width, colour=False, ascii_only=ascii_only)
     lines = text.splitlines()
     assert all(len(line) <= max(width, 40) for line in lines if "   " not in line or "│" in line)
     assert not ascii_only or text.isascii()
     assert [line.split("   ")[0] for line in lines if line[:1].isalpha()] == [
-        "requests a second", "replicas", "time to an answer (ms)",
+        "requests per second", "replicas", "latency (ms)",
     ]  # fmt: skip
 
 
 def test_where_nothing_was_answered_there_are_no_times():
     nothing = picture([3.0], times=(np.nan, np.nan))
     assert nothing.times_axis is None
-    assert not [thing for thing in sheet_of(nothing).things if thing.kind == "quantile"]
-    assert "time to an answer" not in drawn_service(nothing, width=80, colour=True, ascii_only=False)
+    assert not [thing for thing in service_sheet(nothing).items if thing.kind == "quantile"]
+    assert "latency" not in service_plot(nothing, width=80, colour=True, ascii_only=False)

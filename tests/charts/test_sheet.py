@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from tests.charts.curves import KINDS, a_curve
 
-from hooke.charts.renderers import laid_out
-from hooke.charts.sheet import Dot, Sheet, Stroke, Words
+from hooke.charts.curve_sheet import curve_sheet
+from hooke.charts.sheet import Dot, Label, Sheet, Stroke
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def sheet_of(kind: str) -> Sheet:
-    return laid_out(a_curve(kind).picture())
+    return curve_sheet(a_curve(kind).picture())
 
 
 def things(sheet: Sheet, kind: str) -> list:
-    return [thing for thing in sheet.things if thing.kind == kind]
+    return [thing for thing in sheet.items if thing.kind == kind]
 
 
 def overlap(one, other) -> bool:
@@ -35,7 +35,7 @@ def test_every_measured_point_is_drawn_in_both_panels(kind):
 @every_kind
 def test_no_name_lies_on_another_or_on_the_data(kind):
     sheet = sheet_of(kind)
-    boxes = [thing.box for thing in sheet.things if isinstance(thing, Words)]
+    boxes = [thing.box for thing in sheet.items if isinstance(thing, Label)]
     for one, other in itertools.combinations(boxes, 2):
         assert not overlap(one, other)
     data = [(dot.x - dot.radius, dot.y - dot.radius, dot.x + dot.radius, dot.y + dot.radius) for dot in things(sheet, "point")]  # fmt: skip
@@ -49,8 +49,8 @@ def test_no_name_lies_on_another_or_on_the_data(kind):
 @every_kind
 def test_everything_is_on_the_sheet(kind):
     sheet = sheet_of(kind)
-    for thing in sheet.things:
-        if isinstance(thing, Words):
+    for thing in sheet.items:
+        if isinstance(thing, Label):
             left, top, right, bottom = thing.box
         elif isinstance(thing, Dot):
             left, right = thing.x - thing.radius, thing.x + thing.radius
@@ -96,7 +96,7 @@ def test_a_law_measured_from_four_on_is_dashed_before_too():
 )
 def test_what_is_known_is_marked(kind, marks):
     sheet = sheet_of(kind)
-    assert {thing.kind for thing in sheet.things if isinstance(thing, Dot)} - {"point"} == marks
+    assert {thing.kind for thing in sheet.items if isinstance(thing, Dot)} - {"point"} == marks
 
 
 def test_a_mark_lies_on_the_law_and_its_line_leads_from_its_name_to_it():
@@ -110,9 +110,9 @@ def test_a_mark_lies_on_the_law_and_its_line_leads_from_its_name_to_it():
 
 
 def test_without_a_knee_it_is_said_where_to_measure():
-    said = [words.text for words in sheet_of("few").things if isinstance(words, Words)]
+    said = [words.text for words in sheet_of("few").items if isinstance(words, Label)]
     assert "knee not determined; to find it, measure at N = 8" in said
-    said = [words.text for words in sheet_of("superlinear").things if isinstance(words, Words)]
+    said = [words.text for words in sheet_of("superlinear").items if isinstance(words, Label)]
     assert "no knee up to N = 16; to find it, measure at N = 32" in said
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
-from hooke.charts.sheet import Area, Dot, Stroke, Words
-from hooke.charts.workers import FleetPicture, SizeChange, fleet_sheet
+from hooke.charts.fleet_chart import FleetPicture, SizeChange, fleet_sheet
+from hooke.charts.sheet import Area, Dot, Label, Stroke
 from hooke.fleets.elastic import fleet_picture, save_fleet
 from hooke.journal.events import (
     AttemptFinished,
@@ -55,12 +55,12 @@ def test_a_picture_has_demand_workers_and_decisions_at_their_times():
 
 def test_its_sheet_tells_all_of_it():
     sheet = fleet_sheet(fleet_picture(list(story())))
-    words = " ".join(thing.text for thing in sheet.things if isinstance(thing, Words))
+    words = " ".join(thing.text for thing in sheet.items if isinstance(thing, Label))
     assert "1 at 2 s: 1 -> 2: four items are left" in " ".join(words.split())
     assert "up to 4" in words
-    assert {thing.kind for thing in sheet.things if isinstance(thing, Area)} == {"demand", "ready"}
-    assert sum(isinstance(thing, Dot) for thing in sheet.things) == 2
-    assert {"ready", "wanted"} <= {thing.kind for thing in sheet.things if isinstance(thing, Stroke)}
+    assert {thing.kind for thing in sheet.items if isinstance(thing, Area)} == {"demand", "ready"}
+    assert sum(isinstance(thing, Dot) for thing in sheet.items) == 2
+    assert {"ready", "wanted"} <= {thing.kind for thing in sheet.items if isinstance(thing, Stroke)}
 
 
 def test_a_great_demand_is_cut_off_and_many_decisions_are_counted():
@@ -72,10 +72,10 @@ def test_a_great_demand_is_cut_off_and_many_decisions_are_counted():
             changes=changes, caption="from a test",
         )
     )  # fmt: skip
-    words = [thing.text for thing in sheet.things if isinstance(thing, Words)]
+    words = [thing.text for thing in sheet.items if isinstance(thing, Label)]
     assert "up to 1,000,000" in words
-    assert "from a test; 24 decisions before are not told" in words
-    demand = next(thing for thing in sheet.things if isinstance(thing, Area) and thing.kind == "demand")
+    assert "from a test; 24 earlier changes are not listed" in words
+    demand = next(thing for thing in sheet.items if isinstance(thing, Area) and thing.kind == "demand")
     assert demand.top.min() >= 0
 
 

@@ -37,7 +37,7 @@ def test_from_a_run_and_from_a_pipeline(sizes):
     for what in ((), (sizes.last(),), ("sizes.py",), ("sizes.py:sizes",)):
         done = sizes.hooke("advise", *what)
         assert done.code == 0, done.err
-        assert 'memory="2' in done.out and "fit where one does now" in done.out
+        assert 'memory="2' in done.out and "fit in the space of one" in done.out
     facts = json.loads(sizes.hooke("advise", "--json").out)
     assert facts["load"]["attempts"] == 4
     assert facts["load"]["declared_memory"] == 4 * 2**30

@@ -226,7 +226,7 @@ def test_threads_of_a_replica_are_varied_kept_and_planned_with(folder):
     more = hooke("plan", "service", "threads.py", "--rate", "500")
     assert (
         more.returncode == 1
-        and "none surely bears 500/s" in more.stdout
+        and "no configuration reliably sustains 500/s" in more.stdout
         and "next: hooke bench" in more.stderr
     )
 
@@ -355,10 +355,10 @@ def test_the_token_goes_with_each_request(folder):
             "--with, --replicas and --threads are for the service of a file",
         ),
         (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--threads", "2"], "are for the service of a file"),
-        (["twice.py", "--rate", "1", "--threads", "0"], "--threads 0 is no list of numbers"),
+        (["twice.py", "--rate", "1", "--threads", "0"], "--threads '0' is not a list of whole numbers"),
         (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--report", "no/page.html"], "no such folder"),
         (["twic.py", "--data", DATA], "twic.py"),
-        (["twice", "--data", DATA], "twice.py is one"),
+        (["twice", "--data", DATA], "did you mean twice.py?"),
         (["twice.py:Thrice", "--data", DATA], "Thrice"),
         (
             ["twice.py", "--data", DATA, "--with", "factor=0", "--rate", "1"],

@@ -176,7 +176,7 @@ class TestCache:
         assert {(each["task"], each["items"]) for each in listed} == {("square", 5), ("total", None)}
         assert "total" in job.hooke("cache", "ls").out
         key = next(each["key"] for each in listed if each["task"] == "total")
-        assert "forgot 1 result" in job.hooke("cache", "rm", key[:12]).out
+        assert "removed 1 result" in job.hooke("cache", "rm", key[:12]).out
         assert [each["task"] for each in json.loads(job.hooke("cache", "ls", "--json").out)] == ["square"]
         assert job.hooke("cache", "verify").code == 0
         assert job.hooke("cache", "gc", "--max", "0").code == 0
@@ -187,8 +187,8 @@ class TestCache:
         ("arguments", "said"),
         [
             (["rm"], "nothing is named"),
-            (["rm", "abcd"], "no result has a key"),
-            (["rm", "--task", "nothing"], "stored are results of: square, total"),
+            (["rm", "abcd"], "no key begins with"),
+            (["rm", "--task", "nothing"], "tasks with results: square, total"),
             (["gc"], "give --max 10GiB"),
             (["gc", "--max", "ten"], "is not a size"),
             (["why", "sqare"], "did you mean square?"),

@@ -47,7 +47,7 @@ def test_runs_by_their_metrics(trained):
     assert "next: hooke compare train-" in done.err
     facts = json.loads(trained.hooke("runs", "--metric", "loss.max", "--json").out)
     assert sorted(each["metrics"]["loss.max"] for each in facts) == [0.1, 0.25, 0.5]
-    assert trained.hooke("runs", "--where", "status=failed").err.startswith("no run fits; there are 3")
+    assert trained.hooke("runs", "--where", "status=failed").err.startswith("none of 3 runs matches")
 
 
 def test_typos_are_answered_with_names(trained):
@@ -69,7 +69,7 @@ def test_a_damaged_run_is_left_out_and_said(trained):
     segment.write_bytes(b"not a journal")
     done = trained.hooke("runs", "--metric", "loss")
     assert done.code == 0
-    assert f"left out, as it cannot be read: {run}" in done.err
+    assert f"left out, because it is unreadable: {run}" in done.err
     assert len(done.out.splitlines()) == 3
 
 

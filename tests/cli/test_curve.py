@@ -69,7 +69,7 @@ def test_a_study_has_its_cost(desk):
     written(desk.project.runs, STUDY, begun(STUDY), *THREE, PLAIN, ENDED)
     done = desk.hooke("curve", STUDY)
     assert done.code == 0
-    assert "COST: 2" in done.out
+    assert "plain Python (COST): 2" in done.out
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_study_has_its_cost(desk):
         (["xyz"], 2, "no task 'xyz'"),
         (["p-2026", "a"], 2, "3 runs begin with"),
         (["--save", "a.gif"], 2, ".svg, .png, .html"),
-        (["--save", "no/such/folder/a.svg"], 1, "the machine refused"),
+        (["--save", "no/such/folder/a.svg"], 2, "its folder does not exist"),
     ],
 )
 def test_what_is_wrong_is_said(measured, arguments, code, said):

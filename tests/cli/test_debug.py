@@ -65,7 +65,7 @@ def test_the_failed_item_with_its_inputs(hooke, pipeline):
     assert "(Pdb)" in again.stdout
     fine = hooke("debug", "invert", "--item", "5")
     assert fine.returncode == 0
-    assert "it did not fail here: 1.0" in fine.stdout
+    assert "the task did not fail; it returned 1.0" in fine.stdout
 
 
 def test_a_call_that_takes_a_tasks_result(hooke):
@@ -83,7 +83,7 @@ def test_step_stops_at_the_first_line(hooke):
 def test_what_cannot_be_debugged_says_why(hooke):
     hooke("run", "job.py:dynamic")
     for words, said in (
-        (("debug",), "which task?"),
+        (("debug",), "missing TASK"),
         (("debug", "total"), "inputs of total are missing: invert"),
         (("debug", "invert", "--item", "9"), "it has 6: 0 to 5"),
         (("debug", "invrt"), "did you mean invert?"),

@@ -87,7 +87,7 @@ def test_how_much_faster_two_workers_are_and_where_their_time_went():
         "            wall time   on a cpu   waiting for a cpu   without a task",
         "1 worker       10.0 s        90%                  0%              10%",
         "2 workers      6.25 s        72%                  8%              20%",
-        "two workers are 1.60 times as fast as one, 80% of the ideal; the same result",
+        "two workers were 1.60 times as fast as one, 80% of the ideal; the same result",
     ]
 
 

@@ -70,7 +70,7 @@ def test_a_study_is_shown_and_shown_again(naps):
     assert study in naps.hooke("runs").out
     again = naps.hooke(*MEASURE, "--n", "6")
     assert again.out == done.out
-    assert "known already; --fresh measures it anew" in again.err
+    assert "already known; --fresh measures again" in again.err
 
 
 def test_json_is_for_programs(naps):
@@ -110,7 +110,7 @@ def test_ctrl_c_keeps_the_rounds_that_are_done_and_the_same_command_goes_on(naps
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped; what had been measured is kept" in err
+    assert "stopped; finished measurements are kept" in err
     typed = f"hooke {' '.join(MEASURE)} --repeats 3 --seconds 0.1"
     assert f"next: {typed}" in err
     assert record(naps).rounds < 3
@@ -163,13 +163,13 @@ def test_a_script_measures_its_own_pipeline(naps):
         [sys.executable, "naps.py"], cwd=naps.folder, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("traced\nCOST: no N beats the plain call")
+    assert done.stdout.startswith("traced\nWorkers needed to beat plain Python (COST): no number suffices")
 
 
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (("--workers", "1-4"), "--workers '1-4' is no list of whole numbers"),
+        (("--workers", "1-4"), "--workers '1-4' is not a list of whole numbers"),
         (("--sizes", "a"), "--sizes 'a' is no list"),
         (("--plain", "nothing"), "has no function 'nothing' for --plain"),
         (("--tsk", "nap"), "no parameter --tsk"),

@@ -109,7 +109,7 @@ class TestParse:
         ("tokens", "what"),
         [
             (["3"], "by name"),
-            (["--months"], "lacks its value"),
+            (["--months"], "needs a value"),
             (["--months", "x"], "whole number"),
             (["--months", "1", "--months", "2"], "twice"),
             (["--months", "1", "--rate", "nan"], "number"),
@@ -169,7 +169,7 @@ class TestConvert:
             ("x", int | None, "whole number"),
             ("{}", Point, "x"),
             ("x", complex, "call run\\(\\) from Python"),
-            ("absent.csv", File, "no such file"),
+            ("absent.csv", File, "file does not exist"),
         ],
     )
     def test_bad(self, text, kind, what):

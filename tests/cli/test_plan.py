@@ -102,11 +102,11 @@ def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):
 @pytest.mark.parametrize(
     ("typed", "what"),
     [
-        ((), "which pipeline?"),
+        ((), "missing FILE.py"),
         (("naps.py", "--frist", "1"), "did you mean --first?"),
         (("naps.py", "--deadline", "soon"), "is not a duration"),
-        (("naps.py", "--workers", "two"), "--workers 'two' is no list of whole numbers"),
-        (("naps.py", "--speed", "x"), "--speed 'x' is no pair"),
+        (("naps.py", "--workers", "two"), "--workers 'two' is not a list of whole numbers"),
+        (("naps.py", "--speed", "x"), "--speed 'x' is not a pair"),
         (("naps.py", "--times", "nap=many"), "'many' is no number"),
         (("naps.py", "--times", "nip=2"), "did you mean nap?"),
         (("naps.py", "--catalog", "ours.csv"), "no price list 'ours.csv'"),

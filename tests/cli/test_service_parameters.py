@@ -67,11 +67,11 @@ def test_another_service_takes_nothing_of_it(tmp_path):
             r"unknown key services\.Delay\.with\.modle",
             r"did you mean services\.Delay\.with\.model",
         ),
-        ("model = 3", r"services\.Delay\.with\.model: 3 names no model", "flights@champion"),
+        ("model = 3", r"services\.Delay\.with\.model: 3 is not the name of a model", "flights@champion"),
         ('model = "a b"', r"services\.Delay\.with\.model: 'a b' names no model", "NAME"),
         ('threshold = "much"', r"services\.Delay\.with\.threshold: ", ""),
-        ("threshold = [1]", r"services\.Delay\.with\.threshold = \[1\] is not as ", ""),
-        ("names = 3", r"services\.Delay\.with\.names = 3 is not as ", ""),
+        ("threshold = [1]", r"services\.Delay\.with\.threshold = \[1\] is not of type ", ""),
+        ("names = 3", r"services\.Delay\.with\.names = 3 is not of type ", ""),
     ],
 )
 def test_what_does_not_fit_names_the_file_and_the_key(tmp_path, text, said, fix):
@@ -92,9 +92,9 @@ def test_other_keys_are_refused(tmp_path):
 def test_a_table_of_nearly_its_name_is_another_services_or_misspelt(tmp_path, name):
     where = project(tmp_path, 'model = "flights"', name)
     (tmp_path / "own.py").write_text("class Delay:\n    pass\n")
-    with pytest.raises(ConfigError, match=rf"\[services\.{name}\] is of no service") as refused:
+    with pytest.raises(ConfigError, match=rf"\[services\.{name}\] belongs to no service") as refused:
         bindings(service_of(Delay), ["model=flights"], where)
-    assert "did you mean [services.Delay.with]?" in refused.value.fix
+    assert "rename it to [services.Delay.with]" in refused.value.fix
     (tmp_path / "other.py").write_text(f"if True:\n    class {name}(object):\n        pass\n")
     assert bindings(service_of(Delay), [], where) == {}
 

@@ -60,7 +60,7 @@ def test_a_stuck_item_has_a_second_attempt_and_its_first_result_is_recorded_once
         check=True,
     ).stdout
     assert f"measured[7]: a second attempt, {second.attempt}, as {first.attempt} runs long" in shown
-    assert f"measured: attempt {second.attempt} was first, and {first.attempt} is given up" in shown
+    assert f"measured: attempt {second.attempt} finished first; {first.attempt} is abandoned" in shown
     again = faults.go(on=on)
     assert again.result() == run.result()
     assert events_of(again, AttemptStarted) == [], "the store has each item"

@@ -158,7 +158,7 @@ class TestLeft:
             ("size", None),
             ("twice", None),
         ]
-        assert "not known before it runs" in unknown.tasks[1].untimed
+        assert "unknown before it runs" in unknown.tasks[1].untimed
         workshop.edit("return 2 * x", "return 3 * x")
         known = planned(workshop, n=3, workers=[1])
         assert [(each.task, each.left) for each in known.tasks] == [("names", 0), ("size", 0), ("twice", 3)]
@@ -170,8 +170,8 @@ class TestTimes:
         plan = planned(job, n=12, times={"part": 100}, workers=[1])
         assert {each.task: each.left for each in plan.tasks} == {"read": 1, "part": 1200, "total": 1}
         assert str(*plan.untimed) == (
-            "total (a call reads 1200 items, and was measured with 12; "
-            "runs of 3 sizes, the largest 300 or more, would tell)"
+            "total (a call reads 1200 items, but was measured with 12; "
+            "runs of 3 sizes, the largest 300 or more, would determine it)"
         )
         assert plan.recommended is not None
         assert "; not counted: total" in plan.reason
@@ -181,7 +181,7 @@ class TestTimes:
         job.run(n=12)
         plan = planned(job, n=12, times={"part": 100}, workers=[1], deadline="1h")
         assert plan.recommended is None
-        assert "not enough data to keep to the deadline of 1h 00m: no total counts total" in plan.reason
+        assert "not enough data to keep the deadline of 1h 00m: no total counts total" in plan.reason
 
     def test_the_same_from_python(self, job):
         job.run(n=12)
@@ -237,7 +237,7 @@ class TestMachines:
         (job.folder / "ours.csv").write_text(self.CSV)
         plan = planned(job, n=2000, day=1, catalog="ours.csv", workers=[4])
         _, *others = plan.rows
-        assert others[-1].refused.startswith("part: N = 128 is too far from what was measured, 1 to 4")
+        assert others[-1].refused.startswith("part: N = 128 is too far from the measured range, 1 to 4")
         assert "cores" not in others[-1].refused
 
     def test_not_enough_data_names_the_measurement_and_the_command(self, job):
@@ -279,7 +279,7 @@ class TestMachines:
         self.copied(job, run, host="elsewhere")
         (run.folder / "driver.journal").unlink()
         plan = planned(job, n=13, workers=[1])
-        assert plan.rows[0].refused == "speed not known"
+        assert plan.rows[0].refused == "unknown speed"
         assert "measured on elsewhere, not on this machine" in plan.notes
         assert planned(job, n=13, workers=[1], speed={"local": "2"}).rows[0].seconds is not None
 

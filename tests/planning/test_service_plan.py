@@ -108,9 +108,11 @@ def test_this_machine_where_it_bears_the_rate_else_the_cheapest_that_does(kept):
     assert 500 < low < 8 * 101 and high == float("inf"), "faster by 1 to 1.2: nothing is known to break it"
     assert not [offer for offer in rented.offers if offer.setup.machine.name == "slow" and offer.bears]
     text = service_plan_text(rented)
-    assert "recommended: the cheapest that surely bears 500/s: 1 x ours:large" in text and "$0.30" in text
+    assert (
+        "recommended: the cheapest that reliably sustains 500/s: 1 x ours:large" in text and "$0.30" in text
+    )
     assert "prices of ours: our own (date: 2026-11-25)" in text
-    assert "not predicted: ours:slow: p99 < 25.0 ms was not measured, but p99 < 50.0 ms" in text
+    assert "not predicted: ours:slow: p99 < 25.0 ms was not measured; measured: p99 < 50.0 ms" in text
     facts = service_plan_facts(rented)
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert sum(offer["configuration"] == facts["recommended"] for offer in facts["offers"]) == 1
@@ -127,9 +129,9 @@ def test_what_lies_far_beyond_has_no_figure_and_the_next_measurement_is_named(ke
     kept.study("20261125-1", *LINE)
     beyond = kept.plan(5000, catalog=f"{kept.folder}/ours.csv", replicas=(1, 64))
     assert beyond.choice.offer is None
-    assert "none surely bears 5,000/s" in beyond.choice.reason
+    assert "no configuration reliably sustains 5,000/s" in beyond.choice.reason
     assert beyond.next.startswith("hooke bench ") and "--threads 1 --slo 'p99 < 50ms'" in beyond.next
-    assert any("too far from what was measured" in offer.refused for offer in beyond.offers)
+    assert any("too far from the measured range" in offer.refused for offer in beyond.offers)
 
 
 def test_where_all_that_is_known_is_too_little_more_replicas_are_to_be_measured(kept):

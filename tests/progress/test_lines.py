@@ -51,7 +51,7 @@ def attempts(count: int, seconds: float) -> list:
 
 def test_a_history_in_lines():
     lines = told(*begun(3), *attempts(3, 0.5), RunFinished(status="finished", at=3.0))
-    assert lines[0] == "run job-1 started at local"
+    assert lines[0] == "run job-1 started on local"
     assert lines[1] == "square: running, 3 items"
     assert lines[-2] == "square: done 3 items, 1.50 s of work"
     assert lines[-1] == "finished in 3.00 s: 3 done, 0 cached, 0 failed"

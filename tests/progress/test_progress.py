@@ -180,7 +180,7 @@ def test_a_display_that_cannot_open(caplog):
 
     with caplog.at_level(logging.WARNING), Drawn(fails, delay_s=0.0) as shown:
         shown.observe(begun()[0])
-    assert "the run goes on" in caplog.text
+    assert "the run continues" in caplog.text
 
 
 ARITHMETIC = """
@@ -226,7 +226,7 @@ def test_who_calls_goes_before_the_environment_and_that_before_the_file(job, wor
 
     def said(**how: str) -> bool:
         run(job, on="serial", **how)
-        return "started at serial" in capsys.readouterr().err
+        return "started on serial" in capsys.readouterr().err
 
     assert not said()
     assert said(progress="lines")
@@ -241,7 +241,7 @@ def test_who_calls_goes_before_the_environment_and_that_before_the_file(job, wor
 
 
 def test_what_is_not_known_is_refused_with_what_is(job, workshop, monkeypatch):
-    with pytest.raises(UsageError, match=r"progress='fancy' is not known\n.*auto, table, lines, none"):
+    with pytest.raises(UsageError, match=r"progress='fancy' is not valid\n.*auto, table, lines, none"):
         run(job, on="serial", progress="fancy")
     with pytest.raises(UsageError, match="progress=False"):
         run(job, on="serial", progress=False)

@@ -338,8 +338,8 @@ def test_the_command_line_follows_the_variable(place):
         process = place.start("-m", "hooke", "run", "x.py:job", HOOKE_PROGRESS=kind)
         out, told[kind] = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "3\n")
-    assert "started at local" in told["auto"]
-    assert "started at local" in told["lines"]
+    assert "started on local" in told["auto"]
+    assert "started on local" in told["lines"]
     assert re.fullmatch(r"next: hooke show \S+\n", told["none"])
     process = place.start("-m", "hooke", "run", "x.py:job", HOOKE_PROGRESS="loud")
     _, err = process.communicate(timeout=60)
@@ -493,4 +493,4 @@ def test_a_notebook_that_asks_for_less(notebook):
     assert [output.output_type for output in notebook.cells[6].outputs] == ["execute_result"]
     assert not displays(notebook, 7)
     said = "".join(output.text for output in notebook.cells[7].outputs if output.output_type == "stream")
-    assert "started at serial" in said
+    assert "started on serial" in said

@@ -326,9 +326,9 @@ def test_a_changed_file_is_refused_and_a_foreign_pickle_until_it_is_trusted(shop
     assert "next: hooke models trust rates:1" in out
     asked = other.hooke("models", "trust", "rates@champion", **uri)
     assert asked.returncode == 2
-    assert "may be another version tomorrow" in asked.stderr
+    assert "may refer to another version tomorrow" in asked.stderr
     done = other.hooke("models", "trust", "rates:1", **uri)
-    assert done.stdout.startswith("rates:1 is trusted from now on: pickle, ")
+    assert done.stdout.startswith("trusted: rates:1, pickle, ")
     assert other.run(load, **uri) == "{'rates': [0.1]}\n"
 
     third = type(shop)(tmp_path / "third")

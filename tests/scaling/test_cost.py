@@ -31,7 +31,7 @@ def test_cost_is_the_first_whole_n_that_beats_the_plain_call():
     assert found.n == math.ceil(4.9 * 0.95 / (1 - 0.05 * 4.9))
     assert found.interval == (found.n, found.n)
     assert not found.never
-    assert str(found) == "COST: 7 (7 at 95%)"
+    assert str(found) == "Workers needed to beat plain Python (COST): 7 (95%: 7)"
 
 
 def test_never_is_an_answer():
@@ -39,7 +39,7 @@ def test_never_is_an_answer():
     found = cost(law, 1 / 250.0)
     assert found.never
     assert found.interval == (math.inf, math.inf)
-    assert str(found) == "COST: no N beats the plain call (never at 95%)"
+    assert str(found) == "Workers needed to beat plain Python (COST): no number suffices (95%: infinity)"
 
 
 def test_where_it_may_be_never_the_interval_says_so():

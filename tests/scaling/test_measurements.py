@@ -54,8 +54,8 @@ def test_confounded_is_no_condition_at_two_n(conditions, confounded):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"n": [1, 2]}, "throughput or seconds"),
-        ({"n": [1, 2], "throughput": [1, 2], "seconds": [1, 2]}, "throughput or seconds"),
+        ({"n": [1, 2]}, "throughput and seconds"),
+        ({"n": [1, 2], "throughput": [1, 2], "seconds": [1, 2]}, "throughput and seconds"),
         ({"n": [[1, 2]], "throughput": [1, 2]}, r"n has shape \(1, 2\)"),
         ({"n": [], "throughput": []}, r"n has shape \(0,\)"),
         ({"n": [1, 0], "throughput": [1, 2]}, r"n\[1\] is 0"),

@@ -257,8 +257,8 @@ class TestRows:
     @pytest.mark.parametrize(
         ("wrong", "why"),
         [
-            ({"speed": None}, "speed not known"),
-            ({"startup_s": None}, "start-up lag not known"),
+            ({"speed": None}, "unknown speed"),
+            ({"startup_s": None}, "unknown start-up time"),
             ({"vcpus": None}, "vCPUs"),
         ],
     )
@@ -318,7 +318,7 @@ class TestRows:
         }
         load = Workload(works, facts)
         assert [each.task for each in load.untimed] == ["new", "list", "larger"]
-        assert "reads 1200 items, and was measured with 12" in load.untimed[2].why
+        assert "reads 1200 items, but was measured with 12" in load.untimed[2].why
         assert Planner(load).row(here(1)).seconds.value == 1
 
 
@@ -391,7 +391,7 @@ class TestAdvice:
         advice = recommend(rows, PlanLimits(deadline_s=1200))
         others = [row for row in rows if PlanLimits(deadline_s=1200).granted(row)]
         assert advice.row.usd.value == min(row.usd.value for row in others)
-        assert "cheapest that keeps to the deadline of 20m 00s" in advice.reason
+        assert "cheapest that keeps the deadline of 20m 00s" in advice.reason
 
     def test_a_budget_buys_the_fastest(self):
         planner = Planner(workload(items=400, law=amdahl(0.0)))
@@ -403,7 +403,7 @@ class TestAdvice:
         advice = recommend([Planner(workload()).row(here(4))], PlanLimits(deadline_s=1))
         assert advice.row is None
         assert (
-            "none is sure to keep to the deadline of 1.00 s: the fastest that can be predicted is this machine"
+            "no configuration reliably keeps the deadline of 1.00 s: the fastest predictable one is this machine"
             in advice.reason
         )
 

@@ -1,4 +1,4 @@
-"""What a service bears by what was measured of it: exact rates, laws, other machines, and the refusals."""
+"""What a service bears by what was measured for it: exact rates, laws, other machines, and the refusals."""
 
 import math
 
@@ -50,15 +50,15 @@ def test_a_law_of_replicas_reaches_where_it_is_sure_and_refuses_beyond():
     low, high = bearing.offer(setup(3)).bears.interval
     assert low < 300 < high < 1.2 * low
     far = bearing.offer(setup(40))
-    assert far.bears is None and "too far from what was measured" in far.refused
+    assert far.bears is None and "too far from the measured range" in far.refused
     assert far.missing.threads == 1 and far.missing.replicas > 4
 
 
 def test_past_the_knee_there_is_no_figure():
     bearing = Bearing(BENT, PROMISE, cores=16)
     beyond = bearing.offer(setup(9))
-    assert beyond.bears is None and beyond.refused.startswith("past the knee, which may be at ")
-    knee = float(beyond.refused.split("may be at ")[1].split()[0])
+    assert beyond.bears is None and beyond.refused.startswith("past the knee, which may lie at ")
+    knee = float(beyond.refused.split("may lie at ")[1].split()[0])
     assert 3 < knee < 8
     assert bearing.offer(setup(int(knee) - 1)).bears is not None
     assert bearing.offer(setup(10)).bears.interval[0] == 301.0, "but what was measured, was measured"
@@ -67,16 +67,16 @@ def test_past_the_knee_there_is_no_figure():
 @pytest.mark.parametrize(
     ("loads", "asked", "why", "missing"),
     [
-        ([load(1, 9.0), load(2, 17.0)], setup(4), "only N = 1, 2 was measured of replicas of 1 thread", Missing(4, 1)),
-        ([load(1, 9.0)], setup(2, threads=2), "no N was measured of replicas of 2 threads", Missing(1, 2)),
-        ([load(1, 9.0), load(1, 12.0, threads=2)], setup(1, threads=4), "only N = 1, 2 was measured of threads", Missing(1, 4)),
+        ([load(1, 9.0), load(2, 17.0)], setup(4), "only N = 1, 2 was measured for replicas of 1 thread", Missing(4, 1)),
+        ([load(1, 9.0)], setup(2, threads=2), "no N was measured for replicas of 2 threads", Missing(1, 2)),
+        ([load(1, 9.0), load(1, 12.0, threads=2)], setup(1, threads=4), "only N = 1, 2 was measured for threads", Missing(1, 4)),
         ([load(1, 9.0)], setup(0), "too small for a replica", None),
-        ([load(1, 9.0)], setup(1, of=machine(speed=None)), "speed not known", None),
+        ([load(1, 9.0)], setup(1, of=machine(speed=None)), "unknown speed", None),
         (
             [load(1, 9.0, promise=LatencyGoal(99, 0.2))], setup(1),
-            "p99 < 50.0 ms was not measured, but p99 < 200 ms", Missing(1, 1, PROMISE),
+            "p99 < 50.0 ms was not measured; measured: p99 < 200 ms", Missing(1, 1, PROMISE),
         ),
-        ([], setup(1), "was not measured, but nothing", Missing(1, 1, PROMISE)),
+        ([], setup(1), "was not measured; measured: nothing", Missing(1, 1, PROMISE)),
     ],
 )  # fmt: skip
 def test_what_was_not_measured_is_named(loads, asked, why, missing):
@@ -148,9 +148,9 @@ def test_what_is_chosen_bears_the_rate_and_nothing_on_the_front_is_beaten(loads,
 def test_the_reason_is_a_sentence():
     bearing = Bearing(LINEAR, PROMISE, cores=8)
     here = [bearing.offer(setup(n)) for n in (1, 2, 4)]
-    assert choose(here, 150).reason == "you need no other machine: this machine, 2 replicas of 1 thread, which bears 201/s at least"  # fmt: skip
+    assert choose(here, 150).reason == "this machine suffices: this machine, 2 replicas of 1 thread, which sustains at least 201/s"  # fmt: skip
     none = choose(here, 500)
-    assert none.offer is None and none.reason.startswith("none surely bears 500/s: the most")
+    assert none.offer is None and none.reason.startswith("no configuration reliably sustains 500/s: the best")
     pair = bearing.offer(setup(4, of=machine(price=0.5), instances=2))
-    assert choose([*here[:2], pair], 300).reason == "the cheapest that surely bears 300/s: 2 x ours:m, 4 replicas of 1 thread, which bears 397/s at least for $1.00/h"  # fmt: skip
+    assert choose([*here[:2], pair], 300).reason == "the cheapest that reliably sustains 300/s: 2 x ours:m, 4 replicas of 1 thread, which sustains at least 397/s for $1.00/h"  # fmt: skip
     assert choose([], 1).reason == "not enough data: no configuration"

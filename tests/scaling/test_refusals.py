@@ -66,7 +66,7 @@ def test_where_no_law_has_a_knee_the_farthest_n_is_advised():
 def test_no_law_reaches_farther_than_four_times_the_data():
     law = fit(planted("hard_knee", (1 / 8,), noise=0.001, seed=1))
     assert law.predict(100).value == pytest.approx(80, rel=0.01)
-    with pytest.raises(BeyondTheData, match="too far from what was measured, 1 to 32"):
+    with pytest.raises(BeyondTheData, match="too far from the measured range, 1 to 32"):
         law.predict(129)
 
 

@@ -40,7 +40,7 @@ class TestMemory:
 
     @pytest.mark.parametrize(
         ("declared", "said"),
-        [(200, "is run again"), (4096, "11 fit where one does now"), (400, "more is 360 MiB")],
+        [(200, "runs again"), (4096, "11 fit in the space of one"), (400, "20%: 360 MiB")],
     )
     def test_it_is_compared_with_what_is_declared(self, declared, said):
         assert said in needed(attempts(memory=declared * MIB)).why[-1]
@@ -81,7 +81,7 @@ class TestCpus:
     def test_what_chance_may_have_done_is_no_reason(self):
         noisy = [Used(cpus=cpus, seconds=s * 2 / cpus, cpu_s=1) for cpus in (1, 2) for s in (0.6, 1.0, 1.5)]
         need = needed([*noisy, Used(cpus=2, seconds=0.9, cpu_s=1)])
-        assert need.cpus == 2 and "no difference to act on" in need.why[0]
+        assert need.cpus == 2 and "not a significant difference" in need.why[0]
 
 
 def test_nothing_is_advised_from_nothing():

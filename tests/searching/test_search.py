@@ -239,7 +239,7 @@ class TestSearch:
 
         assert f"best {found.best.value:.6g}" in typed("show", found.id)
         assert json.loads(typed("show", found.id, "--json"))["best"] == found.best.number
-        assert "and 3 trials of searches: hooke runs --trials" in typed("runs")
+        assert "3 trials of searches not shown: hooke runs --trials" in typed("runs")
         assert typed("runs", "--trials").count("\nfit-") == 3
         assert typed("runs", "--metric", "objective", "--sort", "objective").count("\nfit-") == 3
         resumed = CliRunner().invoke(

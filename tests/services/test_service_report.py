@@ -126,7 +126,7 @@ def test_a_run_as_a_picture(run, tmp_path, ending):
     record = read_service(run.project.runs.folder(run.id))
     file = save_service(record, tmp_path / f"service{ending}", alive=False)
     assert file.read_bytes()[:5] in (b"<?xml", b"<!DOC", b"\x89PNG\r")
-    assert ending == ".png" or "Rows: load, replicas, and how long answers took" in file.read_text()
+    assert ending == ".png" or "Rows: load, replicas and latency" in file.read_text()
 
 
 def test_what_cannot_be_a_picture_says_why(run, tmp_path):
@@ -151,7 +151,7 @@ def test_a_law_that_is_not_there_says_why(tmp_path):
         made.window(window(0.0, 3))
     record = read_service(made.project.runs.folder(made.id))
     assert law_lines(record) == [
-        "predict: no law yet, as calls of 1 blocks of time cannot show how far they differ"
+        "predict: no law yet, as calls from 1 blocks of time are too few to estimate their spread"
     ]
     assert "why_not" in service_facts(record, alive=False)["laws"]["predict"]
 

@@ -299,7 +299,7 @@ def test_sync_where_there_is_nothing_to_ship_into(tmp_path, monkeypatch):
         [sys.executable, "-m", "hooke", "sync"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "this project ships into no tracker" in done.stderr
+    assert "this project has no tracker" in done.stderr
     monkeypatch.setenv("HOOKE_SINKS", "mlfow")
     done = subprocess.run(
         [sys.executable, "-m", "hooke", "sync"], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -150,7 +150,7 @@ BLOWS: dict[str, Callable[[Served], float]] = {
     "a replica killed, `kill -9`": _killed,
     "a replica removed": _removed,
     "a replica drained and replaced": _drained,
-    "rolled over: the alias moved": _rolled_over,
+    "rollout: the alias moved": _rolled_over,
     "a replica over its memory limit": _over_limit,
     "a replica out of memory, killed": _out_of_memory,
     "a replica hung, `kill -STOP`": _hung,

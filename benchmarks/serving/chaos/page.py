@@ -13,35 +13,35 @@ from benchmarks.serving.chaos.toll import QUIET, Toll
 
 __all__ = ["page"]
 
-INTRO = """# What mishaps cost
+INTRO = """# Serving under failures
 
-Two services under steady load while replicas come, go, hang and are killed, their supervisor and their front, too. Every answer is
+Two services under steady load while replicas are added, removed, hung and killed, as are their supervisor and their proxy. Every response is
 checked against its request. This page is the output of
 
 ```text
 python -m benchmarks.serving.chaos > docs/explanation/serving-chaos.md
 ```
 
-which starts the real `hooke serve` for each, with Envoy and processes of their own, and does one thing after the other to both at
-once. Requests are sent when they are due, whatever the service does, never again by the client, and each is counted. `Again` is declared
-`idempotent=True`, so the front may send a request again when a replica dies with it; `Once` is not.
+The program starts the real `hooke serve` for each service, with its own Envoy and processes, and does the same thing to both services at
+once. Requests are sent when they are due, whatever the service does. The client never retries, and every request is counted. `Again` is declared
+`idempotent=True`, so the proxy may retry a request when a replica dies with it; `Once` is not.
 
-*Under way* are requests at the moment of the blow, among them those that a hung replica still holds; *failed* are all of which there was
-no right answer, by status or by what became of the connection. The *longest* answer counts from when its request was due. *Full
-strength* is when as many replicas as wanted are ready and none is to come; how long that took is the median and the most.
+*In flight* are the requests at the moment of the failure, including those that a hung replica still holds. *Failed* are all requests without
+a correct response, by status or by connection error. The *longest* response time counts from when the request was due. A service is at *full
+strength* when as many replicas as wanted are ready and none is still starting; the column gives the median and the maximum time to get there.
 
-It ends with 1 where a promise is not kept. For `Again` no request may fail, whatever happens to replicas and supervisor. For `Once` those may that
-a killed replica had, with 502, and those that a hung one got before it was noticed, with 502 or 504. Where Envoy itself is killed, connections are
-lost, and none can be made until it is back.
+The program exits with 1 if a promise is broken. For `Again`, no request may fail, whatever happens to replicas and supervisor. For `Once`, only two kinds of request may
+fail: those that a killed replica had, with 502, and those that a hung replica got before it was noticed, with 502 or 504. When Envoy itself is killed, connections are
+lost, and clients cannot connect until it is back.
 
-A replica that is out of memory is killed here as the kernel does it, by SIGKILL to all its processes, right after it took more; the kernel itself was not
-made to do it, for that takes root. Bodies were small; a body of more than 128 KiB is not sent again, so it fails with its replica.
+A replica that is out of memory is killed the way the kernel does it: all its processes get SIGKILL right after it allocates more. The kernel itself does not
+kill it here, because that requires root. Bodies were small; a body of more than 128 KiB is not retried, so its request fails with the replica.
 """
 NAMES = {
-    "Again": "`Again`: requests may be sent again",
-    "Once": "`Once`: they may not",
+    "Again": "`Again`: requests may be retried",
+    "Once": "`Once`: requests must not be retried",
 }
-HEAD = "| what happened | times | requests meanwhile | under way | failed | longest answer | full strength after |"
+HEAD = "| event | times | requests during it | in flight | failed | longest response | full strength after |"
 
 
 def page(results: Sequence[Result], course: Course) -> str:
@@ -58,7 +58,7 @@ def _made_on(results: Sequence[Result], course: Course) -> str:
     minutes = max(result.seconds for result in results) / 60
     return (
         f"{versions}, Python {platform.python_version()}; {minutes:.1f} minutes, {course.replicas} replicas and {course.rate:g} "
-        f"requests a second of each service, on {os.cpu_count()} cores that clients, services and other work shared."
+        f"requests a second per service, on {os.cpu_count()} cores shared by clients, services and other work."
     )
 
 
@@ -66,10 +66,10 @@ def _section(result: Result) -> list[str]:
     total = sum(toll.sent for toll in result.tolls)
     failed = sum(toll.failed.total() for toll in result.tolls)
     rolled, back = result.roll_outs.count("done"), result.roll_outs.count("back")
-    promise = "; ".join(result.broken) or "each was kept"
+    promise = f"Broken promises: {'; '.join(result.broken)}." if result.broken else "All promises were kept."
     told = (
-        f"Together **{failed:,} of {total:,} requests failed**. Promises: {promise}. Its journal has "
-        f"{result.roll_outs.count('began')} roll-outs, {rolled} done and {back} taken back."
+        f"In total, **{failed:,} of {total:,} requests failed**. {promise} The journal records "
+        f"{result.roll_outs.count('began')} rollouts: {rolled} completed, {back} rolled back."
     )
     memory = [
         f"| {role} | {result.before_mb[role]:.0f} | {result.after_mb.get(role, 0.0):.0f} |"
@@ -84,7 +84,7 @@ def _section(result: Result) -> list[str]:
         "",
         told,
         "",
-        "| resident memory, MB | at the beginning | at the end |",
+        "| resident memory, MB | at the start | at the end |",
         "|---|---|---|",
         *memory,
         "",
@@ -94,9 +94,7 @@ def _section(result: Result) -> list[str]:
 def _row(toll: Toll) -> str:
     failed = ", ".join(f"{count} x {reason}" for reason, count in sorted(toll.failed.items())) or "0"
     strong = (
-        f"{statistics.median(toll.strong_s):.1f} s, at most {max(toll.strong_s):.1f} s"
-        if toll.strong_s
-        else ""
+        f"{statistics.median(toll.strong_s):.1f} s, max. {max(toll.strong_s):.1f} s" if toll.strong_s else ""
     )
     quiet = toll.kind == QUIET
     return (
@@ -112,9 +110,9 @@ def _time(seconds: float) -> str:
 def _ports(results: Sequence[Result]) -> list[str]:
     one = results[0]
     wrong = ", ".join(f"{host}:{port}" for host, port in sorted(one.unsaid))
-    told = f"not so: {wrong}" if wrong else "each on 127.0.0.1 and as the supervisor had said"
+    told = f"not announced: {wrong}" if wrong else "each on 127.0.0.1 and announced by the supervisor"
     return [
-        "## What was listened on",
+        "## Listening ports",
         "",
-        f"Each second all processes were looked at ({one.looks:,} times): {one.bound} ports were listened on in all, {told}.",
+        f"All processes were inspected once a second ({one.looks:,} times). {one.bound} ports were open in all, {told}.",
     ]

@@ -14,7 +14,7 @@ from hooke.loadtest.generator_protocol import Fate, Outcomes, name_of
 
 __all__ = ["FRONT", "QUIET", "Toll", "tolls"]
 
-QUIET = "between them"
+QUIET = "between events"
 FRONT = "Envoy killed, `kill -9`"
 SLACK_S = 0.05
 """How exactly it is known when a blow fell: a request that was sent so soon after it may have been sent before."""

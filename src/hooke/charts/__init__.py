@@ -1,6 +1,6 @@
 """Figures from plain numbers: terminal, HTML, SVG, PNG, Plotly.
 
-It knows laws; it knows nothing of runs: whoever draws a run hands in numbers. Imports `scaling` and `base`.
+It knows scaling laws but not runs; callers pass numbers. May import `scaling` and `base`.
 """
 
 from hooke.charts.curve_chart import Curve

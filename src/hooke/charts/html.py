@@ -1,4 +1,4 @@
-"""Runs side by side as HTML tables, for notebooks and pages."""
+"""HTML for notebooks and for self-contained pages."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from hooke.charts.picture import COLUMNS, cells_of
+from hooke.charts.curve_picture import COLUMNS, curve_rows
 from hooke.scaling.law import Law
 
-__all__ = ["html_of", "html_table", "page_of"]
+__all__ = ["curve_html", "html_table", "plotly_page", "static_page"]
 
-
-# --- A curve as HTML: for a notebook, and as a page of its own.
 
 _TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0;white-space:nowrap"
 _CELL = "text-align:right;padding:.1em 0 .1em 1.2em"
-_BODY = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:64rem;margin:2rem auto;padding:0 1rem"
+_PAGE = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:{}rem;margin:2rem auto;padding:0 1rem"
 
 
-def html_of(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
-    """`picture` is trusted markup; all the rest is escaped. Nothing is loaded and no script runs.
+def curve_html(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
+    """A curve for a notebook: `picture`, which is trusted markup, the table and the notes, which are escaped.
 
-    Colours of text and ground are the page's own, so that it can be read in light and dark themes.
+    It loads nothing, runs no script, and takes its colors from the page, so light and dark themes both work.
     """
     names = (COLUMNS[0], f"{unit}/s", *COLUMNS[2:])
     head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in names)
     rows = "".join(
         "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
-        for row in cells_of(law)
+        for row in curve_rows(law)
     )
     told = "".join(f"<div>{escape(note)}</div>" for note in notes)
     return (
@@ -38,30 +36,39 @@ def html_of(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> str:
     )
 
 
-def page_of(specs: Sequence[Mapping[str, Any]], script: str, below: str, *, title: str) -> str:
-    """A page with the Plotly figures of `specs`, drawn by `script` (Plotly's program) within it, and `below`, trusted markup."""
-    # `</` would end the script early, wherever it stood in a name.
+def plotly_page(specs: Sequence[Mapping[str, Any]], script: str, below: str, *, title: str) -> str:
+    """A page with the Plotly figures of `specs`, Plotly's `script` itself, and `below`, which is trusted markup."""
+    # `</` in a name would end the script early.
     data = json.dumps(list(specs), allow_nan=False).replace("</", "<\\/")
     places = "".join(f'<div id="figure{at}"></div>\n' for at in range(len(specs)))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<script>{script}</script></head>\n<body style="{_BODY}">{places}'
+        f'<script>{script}</script></head>\n<body style="{_PAGE.format(64)}">{places}'
         f"<script>const figures = {data};\n"
         "figures.forEach((each, at) => Plotly.newPlot(`figure${at}`, each.data, each.layout, {responsive: true, displaylogo: false}))</script>\n"
         f"{below}</body></html>\n"
     )
 
 
-# Colours of text and ground are the page's own, so that the table can be read in light and dark themes.
 _PLAIN_TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0"
 _PLAIN_CELL = "text-align:left;padding:.1em 1.2em .1em 0;vertical-align:top"
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose text is escaped; nothing is loaded and no script runs."""
+    """A table whose text is escaped and whose colors are the page's own."""
     head = "".join(f'<th style="{_PLAIN_CELL}">{escape(name)}</th>' for name in header)
     body = "".join(
         "<tr>" + "".join(f'<td style="{_PLAIN_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
         for row in rows
     )
     return f'<table style="{_PLAIN_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def static_page(title: str, body: str) -> str:
+    """A page with `body`, which is trusted markup. Its policy forbids scripts and every download."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"></head>\n'
+        f'<body style="{_PAGE.format(72)}">{body}</body></html>\n'
+    )

@@ -1,4 +1,4 @@
-"""A picture as a Plotly figure, to point at and to zoom: plain values first, Plotly's own object where it is installed."""
+"""A curve as a Plotly figure: first a spec of plain values, then the figure, if Plotly is installed."""
 
 from __future__ import annotations
 
@@ -8,35 +8,47 @@ from html import escape
 from importlib import import_module
 from typing import Any
 
-from hooke.charts.picture import CurveLine, Mark, Panel, Picture
+from hooke.base.errors import MissingExtra
+from hooke.charts.curve_picture import CurveLine, CurvePicture, Mark, Panel
 from hooke.charts.sheet import COLOURS, GREY, INK, SHAPES, Axis
 
-__all__ = ["figure", "figure_of", "script", "spec_of"]
+__all__ = ["curve_figure", "curve_spec", "figure_from_spec", "plotly_script"]
 
 HALVES = ((0.0, 0.44), (0.56, 1.0))
-"""Of the width, for the two panels."""
+"""The two panels, as shares of the width."""
 HEIGHT = 460
 _SYMBOLS = {"triangle": "triangle-up"}
 
 
-def figure(picture: Picture) -> Any:
-    """The `plotly.graph_objects.Figure`. Raises ImportError where Plotly is not installed."""
-    return figure_of(spec_of(picture))
+def curve_figure(picture: CurvePicture) -> Any:
+    """The `plotly.graph_objects.Figure`. Raises MissingExtra."""
+    return figure_from_spec(curve_spec(picture))
 
 
-def figure_of(spec: Mapping[str, Any]) -> Any:
-    """The figure of traces and layout in Plotly's words. Raises ImportError where Plotly is not installed."""
-    return import_module("plotly.graph_objects").Figure(spec)
+def figure_from_spec(spec: Mapping[str, Any]) -> Any:
+    """The `plotly.graph_objects.Figure` of Plotly's traces and layout. Raises MissingExtra."""
+    return _plotly("graph_objects").Figure(spec)
 
 
-def script() -> str:
-    """Plotly's own program, from the installed package: a page that holds it loads nothing. Raises ImportError."""
-    text: str = import_module("plotly.offline").get_plotlyjs()
+def plotly_script() -> str:
+    """The JavaScript of the installed Plotly, for pages that load nothing. Raises MissingExtra."""
+    text: str = _plotly("offline").get_plotlyjs()
     return text
 
 
-def spec_of(picture: Picture) -> dict[str, Any]:
-    """Traces and layout in Plotly's words, as plain values."""
+def _plotly(module: str) -> Any:
+    try:
+        return import_module(f"plotly.{module}")
+    except ImportError as error:
+        raise MissingExtra(
+            "this figure needs plotly, which is not installed",
+            why=str(error),
+            fix='pip install "hooke[plot]"; text and .svg files need no extra',
+        ) from error
+
+
+def curve_spec(picture: CurvePicture) -> dict[str, Any]:
+    """Plotly's traces and layout, as plain values."""
     traces: list[dict[str, Any]] = []
     layout: dict[str, Any] = {
         "title": {"text": f"<b>{escape(picture.title)}</b>", "x": 0, "xref": "paper", "font": {"size": 15}},
@@ -58,12 +70,12 @@ def spec_of(picture: Picture) -> dict[str, Any]:
 
 
 def _once(trace: dict[str, Any]) -> dict[str, Any]:
-    """A trace without a name is no entry of the legend."""
+    """A trace without a name stays out of the legend."""
     return {} if "name" in trace else {"showlegend": False, "hoverinfo": "skip"}
 
 
-def _traces(picture: Picture, panel: Panel, at: int) -> Iterator[dict[str, Any]]:
-    """Ideal and plain call, bands, laws, marks, points: what comes later lies above."""
+def _traces(picture: CurvePicture, panel: Panel, at: int) -> Iterator[dict[str, Any]]:
+    """From bottom to top: ideal, plain call, bands, laws, marks, points."""
     yield _drawn(panel.ideal, GREY, 1.2) | {"name": "ideal", "legendgroup": "ideal"}
     if panel.plain is not None:
         yield {
@@ -88,7 +100,7 @@ def _drawn(line: CurveLine, colour: str, width: float) -> dict[str, Any]:
 
 
 def _band(line: CurveLine, text: str) -> Iterator[dict[str, Any]]:
-    """Its lower line, then its upper one filled down to that."""
+    """The lower line, then the upper line filled down to it."""
     thin = {"mode": "lines", "x": line.n.tolist(), "line": {"width": 0, "color": COLOURS["law"]}}
     faint = 0.09 if line.dashed else 0.2
     filled = {"y": line.high.tolist(), "fill": "tonexty", "fillcolor": f"rgba(0,114,178,{faint})"}

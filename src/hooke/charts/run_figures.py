@@ -1,4 +1,4 @@
-"""Learning curves: values of metrics over steps, a panel a metric and a colour a source, as Plotly's plain values."""
+"""Learning curves and parallel coordinates of runs, as Plotly specs of plain values."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ __all__ = ["Curves", "ParallelColumn", "Trace", "curves_spec", "parallel_spec", 
 
 
 MOST_POINTS = 1000
-"""Of a line: more than there are pixels across a panel."""
+"""Points of a line: more than a panel has pixels across."""
 PANEL = 300
-"""Pixels of height."""
+"""Height of a panel in pixels."""
 GAP = 70
 LEGEND_ROW = 20
 MOST_IN_ROW = 3
-"""Names of runs that find room beside each other."""
+"""Legend entries per row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A line: `steps` and `values` of one length, in the order in which they are joined. Lines of one `source` share a colour."""
+    """A line through `steps` and `values`, in their order. Lines of one `source` share a color."""
 
     source: str
     steps: ArrayLike
     values: ArrayLike
     detail: str = ""
-    """What tells it from other lines of its source."""
+    """Distinguishes it from other lines of its source."""
     joined: bool = True
     """Whether the points are joined by a line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
-    """A panel: a metric and its lines."""
+    """A panel: one metric and its lines."""
 
     metric: str
     traces: Sequence[Trace]
 
 
 def thinned(steps: ArrayLike, values: ArrayLike, most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
-    """At most `most` of the points: the least and the greatest of each stretch, and the first and the last point."""
+    """At most `most` of the points: the minimum and the maximum of each block, and both ends."""
     x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
     if len(x) <= most:
         return x.tolist(), y.tolist()
@@ -66,7 +66,7 @@ def thinned(steps: ArrayLike, values: ArrayLike, most: int = MOST_POINTS) -> tup
 
 
 def curves_spec(panels: Sequence[Curves], *, title: str = "", steps: str = "step") -> dict[str, Any]:
-    """Traces and layout in Plotly's words. What is not finite is a gap in its line. `steps` says what is counted along x."""
+    """Plotly's traces and layout, one panel per metric. Values that are not finite are gaps. `steps` labels the x axis."""
     sources = list(dict.fromkeys(trace.source for panel in panels for trace in panel.traces))
     colours = {source: SERIES[at % len(SERIES)] for at, source in enumerate(sources)}
     top_margin = GAP + LEGEND_ROW * -(-len(sources) // MOST_IN_ROW)
@@ -118,32 +118,32 @@ def _axis(title: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# --- Parallel coordinates: a line for each thing through its value in each column, as Plotly's plain values.
+# --- Parallel coordinates.
 
 LOG_FROM = 100.0
-"""A column of positive numbers whose greatest is so many times its least is drawn in logarithms."""
+"""A column of positive numbers is logarithmic if its maximum is so many times its minimum."""
 FEW = 6
-"""So many different whole numbers are all written at their axis."""
+"""Up to so many different whole numbers each get a tick."""
 MISSING = "(none)"
 WIDTH = 130
-"""Pixels a column, at least."""
+"""The least width of a column in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelColumn:
-    """A column: numbers, or texts (one that is not a number makes all of them texts); None where a thing has none."""
+    """A column of numbers, or of texts if any value is a text; None is a missing value."""
 
     name: str
     values: Sequence[float | str | None]
 
     @property
     def is_numeric(self) -> bool:
-        """Whether every value that is there is a number."""
+        """Whether every present value is a number."""
         return all(value is None or isinstance(value, int | float) for value in self.values)
 
 
 def parallel_spec(columns: Sequence[ParallelColumn], *, colour: str = "", title: str = "") -> dict[str, Any]:
-    """Traces and layout in Plotly's words. `colour` names the column that lines are coloured by; else the last numeric one."""
+    """Plotly's traces and layout. `colour` names the column that colors the lines; by default the last numeric one."""
     dimensions = [_dimension(column) for column in columns]
     numeric = [at for at, column in enumerate(columns) if column.is_numeric]
     named = [at for at in numeric if columns[at].name == colour]
@@ -182,7 +182,7 @@ def _texts(column: ParallelColumn) -> dict[str, Any]:
 
 
 def _numbers(column: ParallelColumn) -> dict[str, Any]:
-    """What is missing (or not finite) lies below the least, at a tick of its own."""
+    """Missing and infinite values lie below the minimum, at a tick of their own."""
     there = [_finite(value) for value in column.values]
     known = [value for value in there if value is not None]
     if not known:

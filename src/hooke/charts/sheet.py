@@ -1,13 +1,14 @@
-"""What a sheet holds: strokes, areas, dots and words at their places, in points of 1/72 inch, y downwards.
+"""A printed figure as strokes, areas, dots and labels, in points of 1/72 inch with y downwards.
 
-Whoever lays it out knows nothing of files; whoever writes a file decides nothing.
+The charts lay sheets out and know no file format. `renderers` writes them as SVG or PNG.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -15,26 +16,36 @@ import numpy as np
 from hooke.scaling.families import Floats
 
 __all__ = [
+    "CAPTION_SIZE",
     "COLOURS",
     "GREY",
     "INK",
     "LAW_ON_EITHER",
+    "LIMIT_DASH",
+    "LINE",
     "SERIES",
     "SHAPES",
+    "SIZE",
     "Area",
     "Axis",
     "Dot",
+    "Label",
     "PanelFrame",
     "Sheet",
+    "SheetItem",
     "Stroke",
-    "Thing",
-    "Words",
     "axes_of",
+    "circle",
+    "corner_labels",
+    "framed",
+    "level",
+    "side_labels",
     "text_width",
+    "vertical",
 ]
 
 
-# --- An axis: where a number lies on it, and which numbers are written at it.
+# --- Axes.
 
 STEPS = (1, 2, 5, 10)
 MOST_TICKS = 6
@@ -42,9 +53,9 @@ MOST_TICKS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """From `low` to `high`; by the logarithm, or evenly.
+    """A linear or logarithmic axis from `low` to `high`.
 
-    `percent` says how its numbers are written, `whole` that it counts things, so that no part of one is written at it.
+    `percent` formats ticks as percentages. `whole` keeps ticks at whole numbers.
     """
 
     label: str
@@ -55,7 +66,7 @@ class Axis:
     whole: bool = False
 
     def share(self, values: Floats | float) -> Floats:
-        """Where each of `values` (...) lies: 0 at `low`, 1 at `high`, outside of these beyond; (...)."""
+        """The position of each of `values` (...): 0 at `low`, 1 at `high`; not clipped."""
         numbers = np.asarray(values, dtype=np.float64)
         if not self.logarithmic:
             return (numbers - self.low) / (self.high - self.low)
@@ -63,7 +74,7 @@ class Axis:
             return np.log(numbers / self.low) / math.log(self.high / self.low)
 
     def ticks(self) -> list[float]:
-        """Round numbers between the ends: powers of two on a logarithmic axis."""
+        """Round numbers between the ends, powers of two on a logarithmic axis."""
         if self.logarithmic:
             first, last = math.ceil(math.log2(self.low) - 1e-9), math.floor(math.log2(self.high) + 1e-9)
             step = max(1, math.ceil((last - first + 1) / MOST_TICKS))
@@ -75,16 +86,16 @@ class Axis:
         return [step * at for at in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
     def written(self, value: float) -> str:
-        """A tick's number: `4`, `0.5`, `80%`."""
+        """The label of a tick: `4`, `0.5`, `80%`."""
         return f"{value:.0%}" if self.percent else f"{value:.4g}"
 
 
-# --- A panel's place on a sheet: where N and a quantity lie there, and what of a line is inside.
+# --- Panels.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelFrame:
-    """The rectangle within the axes, in points, and what lies along its sides."""
+    """The rectangle inside the axes, in points, with its two axes."""
 
     left: float
     top: float
@@ -95,24 +106,24 @@ class PanelFrame:
 
     @property
     def right(self) -> float:
-        """The right side."""
+        """The x of the right side."""
         return self.left + self.width
 
     @property
     def bottom(self) -> float:
-        """The lower side."""
+        """The y of the lower side."""
         return self.top + self.height
 
     def across(self, n: Floats | float) -> Floats:
-        """Where each N lies, from the sheet's left side."""
+        """The x of each N."""
         return self.left + self.width * self.x.share(n)
 
     def down(self, value: Floats | float) -> Floats:
-        """Where each value lies, from the sheet's top; one beyond the axis lies on the frame's edge."""
+        """The y of each value, clipped to the frame."""
         return self.bottom - self.height * np.clip(self.y.share(value), 0.0, 1.0)
 
     def inside(self, n: Floats, value: Floats) -> Iterator[tuple[Floats, Floats]]:
-        """The line through (n, value) as far as it is within the frame: x and y of each piece, ends on the edge included."""
+        """The pieces of the line through (n, value) that lie inside the frame, as x and y."""
         x, share = self.across(n), self.y.share(value)
         cut_x, cut_share = _with_crossings(x, share)
         within = (cut_share >= 0.0) & (cut_share <= 1.0)
@@ -123,7 +134,7 @@ class PanelFrame:
 
 
 def _with_crossings(x: Floats, share: Floats) -> tuple[Floats, Floats]:
-    """The line with a corner more wherever it crosses 0 or 1."""
+    """The line with one more corner wherever it crosses 0 or 1."""
     rise = np.diff(share)
     more = [np.arange(x.size, dtype=np.float64)]
     for edge in (0.0, 1.0):
@@ -131,13 +142,13 @@ def _with_crossings(x: Floats, share: Floats) -> tuple[Floats, Floats]:
         more.append(crossed + (edge - share[crossed]) / rise[crossed])
     at = np.sort(np.concatenate(more))
     corners = np.interp(at, np.arange(x.size), share)
-    # What rounding put just outside is on the edge.
+    # Rounding may put a crossing just outside the edge.
     near = np.rint(corners)
     edge_too = (np.abs(corners - near) < 1e-9) & ((near == 0.0) | (near == 1.0))
     return np.interp(at, np.arange(x.size), x), np.where(edge_too, near, corners)
 
 
-# --- How wide text is, for laying it out before anybody knows the font: by the widths of Helvetica, which its like share.
+# --- Text widths. The layout does not know the font; Helvetica and its metric clones share these widths.
 
 _WIDTHS = {
     0.191: "'",
@@ -161,16 +172,16 @@ _WIDTHS = {
 }
 """Width in ems -> the characters that have it (Adobe's Core 14 metrics, Helvetica)."""
 _OTHER = 0.556
-"""Digits and most small letters; taken for what is not in the table, too."""
+"""Digits, most small letters, and characters that are not in the table."""
 _WIDTH_OF = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
 
 
 def text_width(text: str, size: float) -> float:
-    """How wide a line of text is where an em is `size`, in the units of `size`."""
+    """The width of a line of text set at `size`, in the units of `size`."""
     return size * sum(_WIDTH_OF.get(letter, _OTHER) for letter in text)
 
 
-# --- Colours that the colour-blind can tell apart, and that can be seen on white and on near-black alike.
+# --- Colours: distinguishable by the colour-blind, readable on white and on near-black (Okabe & Ito).
 
 COLOURS: Mapping[str, str] = {
     "law": "#0072b2",
@@ -180,19 +191,19 @@ COLOURS: Mapping[str, str] = {
     "plain": "#b0568f",
 }
 LAW_ON_EITHER = "#2b8ccf"
-"""The law's colour where the ground may be dark: a contrast of 3.6 to white, and of 5.2 to near-black."""
+"""The law on a background that may be dark: contrast 3.6 to white, 5.2 to near-black."""
 INK = "#222222"
 """Points and text on white."""
 GREY = "#757575"
-"""The ideal line, axes and their numbers: a contrast of 4.6 to white, and of 4.0 to near-black."""
+"""The ideal line, axes and ticks: contrast 4.6 to white, 4.0 to near-black."""
 SHAPES: Mapping[str, str] = {"knee": "diamond", "peak": "triangle", "COST": "square"}
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0568f", "#e69f00", "#56b4e9", "#222222", "#757575")
-"""Of lines that are told apart by name; after eight they come again."""
+"""Colours of named lines, repeated after eight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stroke:
-    """A line through (x, y), each (m,). `dash` is how far it is drawn and then left out; `kind` says what it shows."""
+    """A line through (x, y), each (m,). `dash` is the length of a dash and of a gap; `kind` says what the line shows."""
 
     kind: str
     x: Floats
@@ -205,7 +216,7 @@ class Stroke:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Area:
-    """What lies between `top` and `bottom` over ascending `x`, each (m,)."""
+    """The area between `top` and `bottom` over ascending `x`, each (m,)."""
 
     kind: str
     x: Floats
@@ -217,7 +228,7 @@ class Area:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
-    """A sign of `shape` (circle, diamond, triangle, square) that reaches `radius` from its middle. `hint` is said to who points at it."""
+    """A marker of a `shape` (circle, diamond, triangle, square). `hint` is its tooltip."""
 
     kind: str
     x: float
@@ -229,13 +240,13 @@ class Dot:
 
     @property
     def corners(self) -> tuple[tuple[float, float], ...]:
-        """Of a shape that has some, clockwise about its middle, in radii."""
+        """The corners of a polygon, clockwise about the centre, in radii."""
         return _CORNERS[self.shape]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """A line of text on the base line `y`; `x` is its left end, middle or right end, as `anchor` says (start, middle, end)."""
+class Label:
+    """A line of text on the baseline `y`; `anchor` (start, middle, end) says which point of it `x` is."""
 
     kind: str
     x: float
@@ -248,13 +259,13 @@ class Words:
 
     @property
     def left(self) -> float:
-        """Where it begins."""
+        """The x of its left end."""
         width = text_width(self.text, self.size)
         return self.x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Its left, top, right and bottom."""
+        """Left, top, right and bottom."""
         right = self.left + text_width(self.text, self.size)
         return self.left, self.y - 0.75 * self.size, right, self.y + 0.25 * self.size
 
@@ -264,35 +275,48 @@ _CORNERS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "square": ((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),
     "triangle": ((0.0, -1.0), (0.95, 0.75), (-0.95, 0.75)),
 }
-Thing: TypeAlias = Stroke | Area | Dot | Words
+SheetItem: TypeAlias = Stroke | Area | Dot | Label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """A page of `width` x `height` points; what comes later in `things` lies above. `title` names it for readers aloud."""
+    """A figure of `width` x `height` points. Later items lie above earlier ones. `title` is read by screen readers."""
 
     width: float
     height: float
     title: str
-    things: tuple[Thing, ...]
+    items: tuple[SheetItem, ...]
 
 
-# --- The axes of a panel: lines, numbers, and the name of the lower one.
+# --- Parts that the charts share.
 
-SIZE = 8.0
+TITLE_SIZE, SIZE, CAPTION_SIZE = 9.5, 8.0, 7.0
+LINE = SIZE + 1
+"""From one baseline to the next."""
+LIMIT_DASH = (4.5, 2.6)
 
 
-def axes_of(frame: PanelFrame, *, size: float = SIZE) -> Iterator[Thing]:
-    """Grid lines, the two axes, their numbers and what the lower one counts."""
+def framed(title: str, caption: str, body: Sequence[SheetItem], *, width: float, height: float) -> Sheet:
+    """A sheet with its title above `body` and its caption below."""
+    above = Label(kind="title", x=6, y=15, text=title, colour=INK, size=TITLE_SIZE, bold=True)
+    below = Label(kind="caption", x=6, y=height - 7, text=caption, colour=GREY, size=CAPTION_SIZE)
+    return Sheet(width=width, height=height, title=title, items=(above, *body, below))
+
+
+def axes_of(frame: PanelFrame) -> Iterator[SheetItem]:
+    """Grid lines, both axes, their ticks and the label of the x axis."""
     for tick in frame.y.ticks():
         height = float(frame.down(tick))
         if tick > frame.y.low or frame.y.logarithmic:
-            ends = np.array([frame.left, frame.right])
-            yield Stroke(kind="grid", x=ends, y=np.full(2, height), colour=GREY, width=0.6, opacity=0.2)
-        yield Words(
-            kind="tick", x=frame.left - 5, y=height + 2.7, text=frame.y.written(tick), colour=GREY, size=size,
+            yield level(frame, tick, kind="grid", colour=GREY, width=0.6, opacity=0.2)
+        yield Label(
+            kind="tick",
+            x=frame.left - 5,
+            y=height + 2.7,
+            text=frame.y.written(tick),
+            colour=GREY,
             anchor="end",
-        )  # fmt: skip
+        )
     corner = (
         np.array([frame.left, frame.left, frame.right]),
         np.array([frame.top, frame.bottom, frame.bottom]),
@@ -300,13 +324,69 @@ def axes_of(frame: PanelFrame, *, size: float = SIZE) -> Iterator[Thing]:
     yield Stroke(kind="axis", x=corner[0], y=corner[1], colour=GREY, width=0.8)
     for tick in frame.x.ticks():
         x = float(frame.across(tick))
-        down = np.array([frame.bottom, frame.bottom + 3])
-        yield Stroke(kind="axis", x=np.full(2, x), y=down, colour=GREY, width=0.8)
-        yield Words(
-            kind="tick", x=x, y=frame.bottom + 12, text=frame.x.written(tick), colour=GREY, size=size,
-            anchor="middle",
-        )  # fmt: skip
-    yield Words(
-        kind="label", x=frame.left + frame.width / 2, y=frame.bottom + 23, text=frame.x.label, colour=INK,
-        size=size, anchor="middle",
-    )  # fmt: skip
+        yield vertical(x, frame.bottom, frame.bottom + 3, kind="axis", colour=GREY, width=0.8)
+        yield Label(
+            kind="tick", x=x, y=frame.bottom + 12, text=frame.x.written(tick), colour=GREY, anchor="middle"
+        )
+    middle = frame.left + frame.width / 2
+    yield Label(kind="label", x=middle, y=frame.bottom + 23, text=frame.x.label, colour=INK, anchor="middle")
+
+
+def level(  # noqa: PLR0913 - a line's style
+    frame: PanelFrame, value: float, *, kind: str, colour: str, width: float,
+    dash: tuple[float, float] | None = None, opacity: float = 1.0,
+) -> Stroke:  # fmt: skip
+    """A horizontal line across the panel at `value`."""
+    x, y = np.array([frame.left, frame.right]), np.full(2, float(frame.down(value)))
+    return Stroke(kind=kind, x=x, y=y, colour=colour, width=width, dash=dash, opacity=opacity)
+
+
+def vertical(  # noqa: PLR0913 - a line's style
+    x: float, top: float, bottom: float, *, kind: str, colour: str, width: float,
+    dash: tuple[float, float] | None = None, opacity: float = 1.0,
+) -> Stroke:  # fmt: skip
+    """A vertical line at `x`."""
+    y = np.array([top, bottom])
+    return Stroke(kind=kind, x=np.full(2, x), y=y, colour=colour, width=width, dash=dash, opacity=opacity)
+
+
+def circle(kind: str, x: float, y: float, radius: float, colour: str, hint: str = "") -> Dot:
+    """A round marker."""
+    return Dot(kind=kind, x=x, y=y, shape="circle", radius=radius, colour=colour, hint=hint)
+
+
+def side_labels(frame: PanelFrame, named: Sequence[tuple[float, str, str]]) -> Iterator[Label]:
+    """Labels right of the panel for lines that end at a height: (y, colour, text), moved apart where they would overlap."""
+    ordered = sorted(named)
+    blocks = [each[2].split("\n") for each in ordered]
+    heights = [LINE * len(lines) for lines in blocks]
+    middles = _apart([each[0] for each in ordered], heights, frame.top)
+    for middle, (_, colour, _), lines in zip(middles, ordered, blocks, strict=True):
+        first = middle - LINE * (len(lines) - 1) / 2 + 0.35 * SIZE
+        for at, text in enumerate(lines):
+            yield Label(kind="name", x=frame.right + 5, y=first + LINE * at, text=text, colour=colour)
+
+
+def _apart(middles: Sequence[float], heights: Sequence[float], top: float) -> list[float]:
+    """Ascending middles of blocks of these heights, moved as little as keeps the blocks apart and below `top`.
+
+    Blocks that would touch are stacked about the mean of their places (pool adjacent violators).
+    """
+    if not middles:
+        return []
+    offsets = np.cumsum([0.0, *((one + other) / 2 + 1 for one, other in pairwise(heights))])
+    stacks: list[list[float]] = []
+    for shift in (np.asarray(middles) - offsets).tolist():
+        stacks.append([shift])
+        while len(stacks) > 1 and np.mean(stacks[-2]) > np.mean(stacks[-1]):
+            last = stacks.pop()
+            stacks[-1] += last
+    shifts = np.array([float(np.mean(stack)) for stack in stacks for _ in stack])
+    placed: list[float] = (np.maximum(shifts, top + heights[0] / 2) + offsets).tolist()
+    return placed
+
+
+def corner_labels(frame: PanelFrame, named: Sequence[tuple[str, str]]) -> Iterator[Label]:
+    """Labels right of the panel, one below the other from its top: (colour, text)."""
+    for at, (colour, text) in enumerate(named):
+        yield Label(kind="name", x=frame.right + 5, y=frame.top + 8 + 10.5 * at, text=text, colour=colour)

@@ -1,27 +1,27 @@
-"""A picture drawn with characters: Braille and colours where they can be shown, ASCII alone where not."""
+"""Figures drawn with characters: Braille and colors, or ASCII alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import TypeAlias
 
-from hooke.charts.picture import CurveLine, Panel, Picture
+from hooke.charts.curve_picture import CurveLine, CurvePicture, Panel
 from hooke.charts.sheet import Axis
 
-__all__ = ["Canvas", "Ink", "drawn", "numbers_below", "numbers_left"]
+__all__ = ["Canvas", "Ink", "Paint", "curve_plot", "inked", "plain_rows", "x_axis_rows"]
 
-
-# --- A grid of characters that lines are drawn on, finer than a character where Braille can be shown.
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of a Braille cell, of 2 x 4 dots, by row and column (Unicode chapter 21, "Braille Patterns")."""
 
 
 class Canvas:
-    """`columns` x `rows` characters. Places are shares of its width and height from the left bottom, 0 to 1.
+    """A grid of `columns` x `rows` characters; Braille gives each 2 x 4 dots.
 
-    What is drawn later lies above. `styles` names the ink of each character, for colours.
+    Places are shares of width and height, 0 to 1, from the left bottom. Later lines lie above earlier ones. `styles` names
+    the ink of each character.
     """
 
     def __init__(self, columns: int, rows: int, *, braille: bool) -> None:
@@ -34,7 +34,7 @@ class Canvas:
     def line(
         self, points: Iterable[tuple[float, float]], style: str, *, on: int = 1, off: int = 0, ink: str = "*"
     ) -> None:
-        """Join the points; `on` dots are drawn, then `off` are left out. `ink` stands for a dot without Braille."""
+        """Join the points with `on` dots, then a gap of `off`, and so on. `ink` is the character used without Braille."""
         drawn = -1
         last: tuple[int, int] | None = None
         for place in points:
@@ -46,12 +46,12 @@ class Canvas:
             last = here
 
     def set(self, column: int, row: int, character: str, style: str) -> None:
-        """One character at a cell, row 0 being the top; nothing outside the canvas."""
+        """Set one character, row 0 being the top. Cells outside the canvas are ignored."""
         if 0 <= column < self.columns and 0 <= row < self.rows:
             self.characters[row][column], self.styles[row][column] = character, style
 
     def cell(self, x: float, y: float) -> tuple[int, int]:
-        """Column and row (from the top) of a place."""
+        """The column and the row (from the top) of a place."""
         column, dot = self._dot(x, y)
         return column // self.across, dot // self.up
 
@@ -67,7 +67,7 @@ class Canvas:
         if not self.braille:
             self.characters[row][column] = ink
         else:
-            # Dots of another line stay; its colour gives way.
+            # Dots of an earlier line stay and take the new color.
             there = ord(before) - 0x2800 if 0x2800 <= ord(before) < 0x2900 else 0
             self.characters[row][column] = chr(0x2800 + (there | _DOTS[dot[1] % 4][dot[0] % 2]))
         self.styles[row][column] = style
@@ -85,32 +85,54 @@ def _between(one: tuple[int, int], other: tuple[int, int]) -> list[tuple[int, in
     ]
 
 
-# --- What stands beside a drawing of characters: an axis's numbers, left of it and below.
+# --- Axes beside a canvas.
+
+Paint: TypeAlias = Callable[[str, str], str]
+"""A text in the color of a style."""
 
 
-def numbers_left(y: Axis, canvas: Canvas) -> dict[int, str]:
-    """By row of the canvas, the number at its height."""
-    return {canvas.cell(0.0, float(y.share(tick)))[1]: y.written(tick) for tick in y.ticks()}
+def inked(text: str, number: int | None, *, colour: bool) -> str:
+    """The text in a color of the 256 of terminals."""
+    return f"\x1b[38;5;{number}m{text}\x1b[0m" if colour and number and text.strip() else text
 
 
-def numbers_below(x: Axis, canvas: Canvas) -> str:
-    """Numbers centred below their place; one that would touch the one before it is left out."""
+def plot_rows(canvas: Canvas, y: Axis, paint: Paint, *, side: int, axis: str) -> Iterator[str]:
+    """The rows of the canvas, each after its tick in `side` columns and the `axis` character."""
+    ticks = {canvas.cell(0.0, float(y.share(tick)))[1]: y.written(tick) for tick in y.ticks()}
+    for row in range(canvas.rows):
+        cells = zip(canvas.characters[row], canvas.styles[row], strict=True)
+        body = "".join(paint(character, style) for character, style in cells)
+        yield f"{ticks.get(row, ''):>{side}}{axis}{body}"
+
+
+def plain_rows(canvas: Canvas, y: Axis, paint: Paint, *, side: int) -> Iterator[str]:
+    """The rows of the canvas and the line of the x axis below."""
+    axis, corner, rule = "│└─" if canvas.braille else "|+-"
+    yield from (row.rstrip() for row in plot_rows(canvas, y, paint, side=side, axis=axis))
+    yield " " * side + corner + rule * canvas.columns
+
+
+def x_axis_rows(canvas: Canvas, x: Axis, *, side: int) -> Iterator[str]:
+    """The ticks of the x axis, each centered below its place unless it would touch the one before, and the label."""
     line = ""
     for tick in x.ticks():
         text = x.written(tick)
         start = max(canvas.cell(float(x.share(tick)), 0.0)[0] - len(text) // 2, 0)
         if (not line or start > len(line)) and start + len(text) <= canvas.columns:
             line = line.ljust(start) + text
-    return line
+    yield " " * (side + 1) + line
+    yield f"{x.label:>{side + 1 + canvas.columns}}"
 
+
+# --- A curve.
 
 ROWS = 14
 LEAST_BESIDE = 72
-"""Columns from which two panels fit side by side."""
+"""The least width for two panels side by side."""
 LEAST_WIDTH = 40
 GAP = 3
 SIDE = 5
-"""Columns of the y axis's numbers."""
+"""Columns for the ticks of the y axis."""
 
 _COLOURS = {
     "law": 33,
@@ -122,7 +144,7 @@ _COLOURS = {
     "COST": 132,
     "axis": 244,
 }
-"""The palette of the other pictures (Okabe & Ito), in the 256 colours of terminals; points in the text's own."""
+"""The palette of the other figures in the 256 colors of terminals; points have the text's own color."""
 _NAMES = (
     "points",
     "bar",
@@ -142,32 +164,31 @@ _NAMES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ink:
-    """What the terminal can show."""
+    """Whether the terminal shows colors, and whether only ASCII."""
 
     colour: bool
     ascii_only: bool
 
     def symbol(self, name: str) -> str:
-        """The character for a thing that is drawn."""
+        """The character for an item of `_NAMES`."""
         symbols = "o|:*-.=kpc-|+" if self.ascii_only else "●│░⠉⠉⠂⠤◆▲■─│└"
         return symbols[_NAMES.index(name)]
 
     def paint(self, text: str, style: str) -> str:
-        """The text in the colour of its style, where there are colours."""
-        number = _COLOURS.get(style)
-        return f"\x1b[38;5;{number}m{text}\x1b[0m" if self.colour and number and text.strip() else text
+        """The text in the color of its style."""
+        return inked(text, _COLOURS.get(style), colour=self.colour)
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A line with its visible length."""
+    """A line and its visible length."""
 
     text: str
     length: int
 
 
-def drawn(picture: Picture, *, width: int, ink: Ink) -> str:
-    """The picture in lines of at most `width` characters (40 at least): panels side by side where they fit."""
+def curve_plot(picture: CurvePicture, *, width: int, ink: Ink) -> str:
+    """The curve in lines of at most `width` characters (at least 40), panels side by side if they fit."""
     width = max(width, LEAST_WIDTH)
     beside = width >= LEAST_BESIDE
     each = (width - GAP) // 2 if beside else width
@@ -180,26 +201,22 @@ def drawn(picture: Picture, *, width: int, ink: Ink) -> str:
     return "\n".join(line.rstrip() for line in [*lines, *_legend(picture, ink, width)])
 
 
-def _panel(picture: Picture, panel: Panel, width: int, ink: Ink) -> Iterator[_Text]:
-    """The panel's lines: what it shows, the plot with its axes, what N is."""
+def _panel(picture: CurvePicture, panel: Panel, width: int, ink: Ink) -> Iterator[_Text]:
+    """The title, the plot with its axes, and what N counts."""
     canvas = Canvas(width - SIDE - 1, ROWS, braille=not ink.ascii_only)
     _fill(canvas, picture, panel, ink)
     title = panel.y.label if panel.y.percent else f"{panel.y.label}; {picture.unit_text}"
     yield _Text(title[:width], len(title[:width]))
-    numbers = numbers_left(panel.y, canvas)
-    side = ink.paint(ink.symbol("side"), "axis")
-    for row in range(ROWS):
-        cells = zip(canvas.characters[row], canvas.styles[row], strict=True)
-        body = "".join(ink.paint(character, style) for character, style in cells)
-        yield _Text(f"{numbers.get(row, ''):>{SIDE}}{side}{body}", width)
+    axis = ink.paint(ink.symbol("side"), "axis")
+    for row in plot_rows(canvas, panel.y, ink.paint, side=SIDE, axis=axis):
+        yield _Text(row, width)
     yield _Text(" " * SIDE + _rule(picture, canvas, ink), width)
-    below = numbers_below(picture.x, canvas)
-    yield _Text(" " * (SIDE + 1) + below, SIDE + 1 + len(below))
-    yield _Text(f"{picture.x.label:>{width}}", width)
+    for row in x_axis_rows(canvas, picture.x, side=SIDE):
+        yield _Text(row, len(row))
 
 
-def _fill(canvas: Canvas, picture: Picture, panel: Panel, ink: Ink) -> None:
-    """What is drawn later lies above: ideal, plain call, band, law, points."""
+def _fill(canvas: Canvas, picture: CurvePicture, panel: Panel, ink: Ink) -> None:
+    """From bottom to top: ideal, plain call, band, law, points."""
     sparse = (1, 5) if canvas.braille else (1, 1)
     canvas.line(
         _places(picture, panel, panel.ideal), "ideal", on=sparse[0], off=sparse[1], ink=ink.symbol("ideal")
@@ -216,12 +233,12 @@ def _fill(canvas: Canvas, picture: Picture, panel: Panel, ink: Ink) -> None:
     _dots(canvas, picture, panel, ink)
 
 
-def _places(picture: Picture, panel: Panel, line: CurveLine) -> list[tuple[float, float]]:
+def _places(picture: CurvePicture, panel: Panel, line: CurveLine) -> list[tuple[float, float]]:
     return list(zip(picture.x.share(line.n).tolist(), panel.y.share(line.value).tolist(), strict=True))
 
 
-def _shade(canvas: Canvas, picture: Picture, panel: Panel, line: CurveLine, ink: Ink) -> None:
-    """The band, where it is higher than a character and nothing else is drawn."""
+def _shade(canvas: Canvas, picture: CurvePicture, panel: Panel, line: CurveLine, ink: Ink) -> None:
+    """The band, where it is more than a character high and nothing else is drawn."""
     shares = (picture.x.share(line.n), panel.y.share(line.low), panel.y.share(line.high))
     for x, low, high in zip(*(each.tolist() for each in shares), strict=True):
         column, top = canvas.cell(x, min(high, 1.0))
@@ -231,7 +248,7 @@ def _shade(canvas: Canvas, picture: Picture, panel: Panel, line: CurveLine, ink:
                 canvas.characters[row][column], canvas.styles[row][column] = ink.symbol("band"), "band"
 
 
-def _dots(canvas: Canvas, picture: Picture, panel: Panel, ink: Ink) -> None:
+def _dots(canvas: Canvas, picture: CurvePicture, panel: Panel, ink: Ink) -> None:
     points = panel.points
     shares = (
         picture.x.share(points.n),
@@ -247,8 +264,8 @@ def _dots(canvas: Canvas, picture: Picture, panel: Panel, ink: Ink) -> None:
         canvas.set(*canvas.cell(x, value), ink.symbol("points"), "points")
 
 
-def _rule(picture: Picture, canvas: Canvas, ink: Ink) -> str:
-    """The x axis, with the marks on it."""
+def _rule(picture: CurvePicture, canvas: Canvas, ink: Ink) -> str:
+    """The x axis with the marks on it."""
     cells = [ink.paint(ink.symbol("rule"), "axis")] * canvas.columns
     for mark in picture.marks:
         column = canvas.cell(float(picture.x.share(mark.n)), 0.0)[0]
@@ -257,8 +274,8 @@ def _rule(picture: Picture, canvas: Canvas, ink: Ink) -> str:
     return ink.paint(ink.symbol("corner"), "axis") + "".join(cells)
 
 
-def _legend(picture: Picture, ink: Ink, width: int) -> list[str]:
-    """What the signs mean, in as few lines as the width allows."""
+def _legend(picture: CurvePicture, ink: Ink, width: int) -> list[str]:
+    """The meaning of the symbols, in as few lines as the width allows."""
     entries = [
         ("points", "points", "measured"),
         ("law", "law", picture.law_text),

@@ -1,8 +1,8 @@
-"""The command line: `verbs/` has one module a verb; this folder has what verbs share.
+"""The command line: `verbs/` has one module per verb; this folder has what verbs share.
 
 `entry` finds the verb, `options` and `parameters` read arguments, `drive` shows a run from its first event to its
-result, `screens` print errors. It decides nothing about runs. It knows nothing of engines' libraries.
-Imports every folder below.
+result, `screens` prints errors. It makes no decisions about runs and does not know engines' libraries.
+May import every folder below.
 """
 
 from __future__ import annotations
@@ -20,6 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from hooke.cli.entry import run_command
 
         code = run_command(arguments)
-    except KeyboardInterrupt:  # before a verb had a chance to say anything
+    except KeyboardInterrupt:  # before the verb started
         code = 130
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""A run from its first event to its result on stdout: what `run` and `resume` have in common."""
+"""A run from its first event to its result on stdout, shared by `run` and `resume`."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ from hooke.pipeline.failures import user_traceback
 from hooke.pipeline.pipeline import Pipeline
 from hooke.progress.choice import Scene, open_progress, wanted_progress
 from hooke.progress.progress import Progress
+from hooke.project.loading import load_entry
 from hooke.running.driver import Driver
 from hooke.running.run import Run
 from hooke.sync.sync_report import refused_lines
 
-__all__ = ["DrivenRun", "result_json", "result_text", "user_code"]
+__all__ = ["DrivenRun", "load_pipeline", "result_json", "result_text", "user_code"]
 
 
-# --- What a pipeline returned, for people and for programs.
+# --- The result as text and as JSON.
 
 MOST_LINES = 40
-"""A value whose own text is longer is shown by its shape."""
+"""A value with a longer text is shown by its shape."""
 LONGEST_LINE = 160
 MOST_ELEMENTS = 20
 MOST_JSON = 10_000
-"""Elements of an array or rows of a frame that `--json` writes out."""
+"""`--json` writes arrays and frames with at most this many elements or rows."""
 
 
 def result_text(value: Any) -> str:
-    """The value in some lines: a dict's entries one by one, frames as they show themselves, big things by shape."""
+    """The value in a few lines: dicts entry by entry, frames as they print, large values by shape."""
     return "\n".join(_lines(value))
 
 
 def result_json(value: Any) -> Any:
-    """The value as JSON knows it; what it does not know, as short text. Numbers that are none become null."""
+    """The value as JSON. Other types become short text, numbers that are not finite become null."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -92,7 +93,7 @@ def _entries(entries: list[tuple[str, Any]]) -> list[str]:
 
 
 def _fits(value: Any) -> bool:
-    """Whether a list or dict is short enough for one line as Python writes it."""
+    """Whether the repr of a list or dict fits on one line."""
     plain = all(each is None or isinstance(each, bool | int | float | str) for each in _parts(value))
     return plain and len(value) <= MOST_ELEMENTS and len(repr(value)) <= 100
 
@@ -109,7 +110,7 @@ def _own_text(value: Any) -> list[str]:
     except Exception:  # noqa: BLE001 - whatever a user's __str__ does
         return [short_repr(value)]
     lines = text.splitlines()
-    # An address, or all parts of a model, tell nobody anything.
+    # The default repr is an address, which says nothing.
     bare = type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__
     if bare or not lines or len(lines) > MOST_LINES or max(map(len, lines)) > LONGEST_LINE:
         return [short_repr(value)]
@@ -141,22 +142,22 @@ def _is_small(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Paths, dates, decimals: what is its text."""
+    """Whether the text of the value is its meaning: paths, dates, decimals."""
     kinds = (os.PathLike, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal)
     return isinstance(value, kinds)
 
 
 @dataclass(slots=True, kw_only=True)
 class DrivenRun:
-    """Drives one run and says how it ended. `observe` goes into its Order."""
+    """Drives one run and reports how it ended."""
 
     session: CommandSession
     as_json: bool
     typed: str = ""
-    """The command that asked for the run, to be typed again."""
+    """The command that started the run, to type again."""
     in_this_process: bool = False
     folder: Path | None = None
-    """Where tasks are to work, if not here: a resumed run works where it began."""
+    """The working directory of tasks, if not the current one: a resumed run works where it started."""
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,7 +168,7 @@ class DrivenRun:
         try:
             with contextlib.redirect_stdout(sys.stderr), self.progress, self.in_folder():
                 status = driver.drive()
-        except KeyboardInterrupt:  # a second one: it did not wait for anything
+        except KeyboardInterrupt:  # a second Ctrl-C stops at once
             return self._stopped(driver.run, "at once")
         except HookeError as error:
             error.next = error.next or self._again(error, driver)
@@ -177,7 +178,7 @@ class DrivenRun:
         return self.told(Run(driver.project, driver.run))
 
     def _wanted(self) -> str:
-        """Nobody types a command to see nothing for a while: what `auto` would show late, is shown at once."""
+        """The progress setting. A typed command shows the table at once, where `auto` would wait."""
         project = self.session.project
         wanted = wanted_progress("auto", project.settings.show.progress if project is not None else "auto")
         if self.as_json:
@@ -185,13 +186,13 @@ class DrivenRun:
         return "table" if wanted == "auto" else wanted
 
     def in_folder(self) -> AbstractContextManager[None]:
-        """The folder where tasks work."""
+        """Changes to the working directory of tasks."""
         return contextlib.chdir(self.folder) if self.folder is not None else contextlib.nullcontext()
 
     def told(self, run: Run) -> int:
-        """Print a run's result, or why it has none; returns the exit code."""
+        """Print the result of a run, or its error; returns the exit code."""
         for line in refused_lines(run.folder):
-            self._say(f"of what was logged {line}")
+            self._say(f"not logged: {line}")
         try:
             value = run.result()
         except HookeError as error:
@@ -205,9 +206,9 @@ class DrivenRun:
         return 0
 
     def refused(self, error: HookeError, *, run: str = "") -> int:
-        """Say an error as a screen, with `--json` also on stdout; returns its exit code."""
+        """Print an error screen, with `--json` also facts on stdout; returns the exit code."""
         if isinstance(error, TaskFailed):
-            # Logs tell something where the task printed; resuming helps once the cause is fixed.
+            # Logs help if the task printed something; resuming helps after the cause is fixed.
             resume = f"hooke resume {run}"
             error.next = f"{error.next}    when fixed: {resume}" if error.log_tail else resume
         if self.as_json:
@@ -220,7 +221,7 @@ class DrivenRun:
         return exit_code(error)
 
     def _again(self, error: HookeError, driver: Driver) -> str:
-        """What goes on once the cause is fixed: the run, if it has begun with anything, else the command itself."""
+        """The command to type after the cause is fixed: resume the run if it has started, else the command itself."""
         with contextlib.suppress(HookeError):
             begun = view_of(driver.project.runs, driver.run).begun is not None
             if begun and not isinstance(error, NotFingerprintable):
@@ -231,12 +232,12 @@ class DrivenRun:
         next_command = self._command(f"hooke resume {run}")
         if self.as_json and self.session.project is not None:
             self._print_json(Run(self.session.project, run))
-        self._say(f"run {run} stopped {how}; what had finished is kept\n  next: {next_command}")
+        self._say(f"run {run} stopped {how}; finished results are kept\n  next: {next_command}")
         return EXIT_STOPPED
 
     def _print_json(self, run: Run, **more: Any) -> None:
         summary: dict[str, Any] = {"run": run.id, "status": "unknown", "tasks": []}
-        with contextlib.suppress(HookeError):  # the journal itself may be what cannot be read
+        with contextlib.suppress(HookeError):  # the journal may be unreadable
             summary |= {"status": run.status, "tasks": msgspec.to_builtins(run.tasks())}
         _print(summary | more)
 
@@ -247,11 +248,14 @@ class DrivenRun:
         click.echo(line, err=True)
 
 
-def user_code(make: Callable[[], Any], pipeline: Pipeline[..., Any]) -> Any:
-    """What `make()` gives. An exception out of the pipeline's own body is told as such; Hooke's own errors pass.
+def load_pipeline(target: str) -> tuple[Pipeline[..., Any], Path]:
+    """The pipeline of FILE.py[:NAME] and its file. What the file prints on import goes to stderr. Raises UsageError."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return load_entry(target)
 
-    Raises UsageError.
-    """
+
+def user_code(make: Callable[[], Any], pipeline: Pipeline[..., Any]) -> Any:
+    """The result of `make()`. Hooke's errors pass; an exception from the pipeline's body becomes a UsageError."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return make()
@@ -263,7 +267,7 @@ def user_code(make: Callable[[], Any], pipeline: Pipeline[..., Any]) -> Any:
         raise UsageError(
             f"pipeline {pipeline.name!r} raised {type(error).__name__}: {error}",
             why=user_traceback(error),
-            fix="nothing has run yet: the pipeline's own body raised, not a task",
+            fix="correct the body of the pipeline; no task has run yet",
         ) from error
 
 

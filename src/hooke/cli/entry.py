@@ -1,4 +1,4 @@
-"""The command `hooke`: its verbs, each imported when it is typed, and what becomes of an error."""
+"""The command `hooke`: lazily imported verbs, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ __all__ = ["hooke", "run_command"]
 
 VERBS = {
     "run": "Run a pipeline: hooke run FILE.py[:PIPELINE] [--PARAMETER VALUE ...]",
-    "resume": "Go on with a run that was stopped, failed or killed.",
+    "resume": "Continue a run that was stopped, failed or killed.",
     "runs": "List the runs of a project.",
     "compare": "Show what differs between runs, side by side.",
     "show": "Show a run: its tasks, what failed and why.",
     "logs": "Print what the tasks of a run printed.",
-    "curve": "Show how far a task scales, as a run or a study measured it.",
-    "reproduce": "Make a run again from its record, and compare its results.",
-    "debug": "Run one task again in this process, with its real inputs, under pdb.",
-    "sync": "Bring what runs logged into the trackers, as far as it is not there yet.",
-    "import": "Bring in runs of another tracker: hooke import neptune PATH",
-    "models": "List registered models and their versions; say which to trust.",
-    "serve": "Serve a class that answers requests: hooke serve FILE.py[:CLASS] [--with NAME=VALUE]",
-    "bench": "Put a service under load, and find the rate that it can take.",
-    "ui": "Serve MLflow's pages on what runs logged.",
-    "fleet": "List, scale, drain and end machines, say why; have machines join by certificates.",
-    "stop": "Stop a run cleanly, from another terminal.",
-    "cache": "Look at stored results, explain them, make room.",
-    "measure": "Measure how far a task or a pipeline scales, and whether it beats one plain thread.",
-    "plan": "Predict time and money, here and on other machines; of a service: hooke plan service FILE.py",
-    "advise": "Say which cpus and memory to declare for each task, from what earlier runs used.",
-    "doctor": "Check what is installed and what works here.",
-    "demo": "Run the main job on real data, cache and edit included.",
-    "completion": "Print the completion script of a shell.",
+    "curve": "Show how a task scales, from a run or a study.",
+    "reproduce": "Repeat a run from its record, and compare the results.",
+    "debug": "Rerun one task in this process with its real inputs under pdb.",
+    "sync": "Send what runs logged to the trackers.",
+    "import": "Import runs of another tracker: hooke import neptune PATH",
+    "models": "List registered models and their versions; trust a version.",
+    "serve": "Serve a class over HTTP: hooke serve FILE.py[:CLASS] [--with NAME=VALUE]",
+    "bench": "Load-test a service, and find the highest rate within its SLO.",
+    "ui": "Open MLflow's web pages for the project.",
+    "fleet": "List, scale, drain and terminate machines, explain sizes, and let machines join.",
+    "stop": "Stop a run cleanly from another terminal.",
+    "cache": "List, explain and remove stored results.",
+    "measure": "Measure how a task or a pipeline scales, and whether it beats plain Python.",
+    "plan": "Predict time and price here and on other machines; for a service: hooke plan service FILE.py",
+    "advise": "Recommend cpus and memory for each task, from what earlier runs used.",
+    "doctor": "Check the installation and this machine.",
+    "demo": "Run an example on real data: cache, edit, scaling, service.",
+    "completion": "Print the completion script for a shell.",
 }
-"""Verb -> its line in `hooke --help`, which imports none of them."""
+"""Each verb with its line in `hooke --help`, which imports none of them."""
 MADE_IN = {
     "demo": "hooke.cli.demo.demo:demo",
     "import": "hooke.cli.verbs.imports:imports",
     "plan": "hooke.cli.verbs.plan:plans",
     "serve": "hooke.cli.serve.services:services",
 }
-"""Verbs that are not the function of their name in the module of their name."""
+"""Verbs whose module or function has another name."""
 
 
 class Verbs(Commands):
-    """Commands by name: verb V is `V` in `hooke.cli.verbs.V`, or as MADE_IN says. Its help is known without importing it."""
+    """The verbs: V is `V` in `hooke.cli.verbs.V`, or as in MADE_IN. `hooke --help` imports none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """In the order in which one meets them."""
+        """The verbs in their order of definition."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """The verb, imported; None where there is no such verb."""
+        """The imported verb, or None."""
         if cmd_name not in VERBS:
             return None
         module, _, name = MADE_IN.get(cmd_name, f"hooke.cli.verbs.{cmd_name}:{cmd_name}").partition(":")
@@ -94,10 +94,10 @@ def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> No
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
-@click.option("--debug", is_flag=True, help="Show Python tracebacks of errors. Every command takes it too.")
+@click.option("--debug", is_flag=True, help="Show Python tracebacks of errors. Every command accepts it too.")
 @click.pass_obj
 def hooke(session: CommandSession, *, debug: bool) -> None:
-    """Plain Python pipelines: cached honestly, journalled, resumable.
+    """Plain Python pipelines: cached, journaled, resumable.
 
     Try it: hooke demo
     """
@@ -129,13 +129,13 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         click.echo(error_screen(machine_error(error), session), err=True)
         return EXIT_FAILED
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is said to be a bug
+    except Exception as error:  # noqa: BLE001 - any other error is a bug
         click.echo(bug_screen(error), err=True)
         return EXIT_BROKEN
     return code if isinstance(code, int) else 0
 
 
 def _unheard() -> int:
-    """Whoever read our output has gone (`| head`): nothing is left to say, nor to flush at exit."""
+    """The reader of our output has gone (`| head`): do not flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -1,4 +1,4 @@
-"""Hooke's extras, as its own metadata list them, and which of their packages are installed."""
+"""Hooke's extras from its package metadata, and which of their packages are installed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from importlib.metadata import PackageNotFoundError, requires, version
 __all__ = ["Extra", "extras"]
 
 FOR_US = frozenset({"bench", "dev", "docs", "tests"})
-"""Extras of those who work on Hooke itself."""
+"""Extras for the development of Hooke."""
 
 _REQUIREMENT = re.compile(r"""(?P<name>[\w.-]+)[^;]*;.*\bextra\s*==\s*['"](?P<extra>[\w-]+)['"]""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extra:
-    """An extra: its packages, each with the version that is installed, None where it is missing."""
+    """An extra: its packages, each with the installed version or None."""
 
     name: str
     packages: dict[str, str | None]
@@ -28,12 +28,12 @@ class Extra:
 
     @property
     def command(self) -> str:
-        """What installs it."""
+        """The command that installs it."""
         return f'pip install "hooke[{self.name}]"'
 
 
 def extras() -> list[Extra]:
-    """The extras that users ask for, by name."""
+    """The extras for users, by name."""
     found: dict[str, dict[str, str | None]] = {}
     for line in requires("hooke") or ():
         match = _REQUIREMENT.match(line)

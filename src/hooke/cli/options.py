@@ -24,6 +24,7 @@ __all__ = [
     "in_project",
     "is_unicode",
     "json_option",
+    "number_list",
     "run_and_task",
     "the_project",
 ]
@@ -38,55 +39,67 @@ def _debug(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None
 
 
 def debug_option(function: F) -> F:
-    """`--debug`, noted in the session."""
+    """`--debug`, stored in the session."""
     return click.option(
         "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show Python tracebacks of errors."
     )(function)
 
 
 def json_option(function: F) -> F:
-    """`--json`, given to the function as `as_json`."""
+    """`--json`, passed to the function as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
 
 
 def in_project(function: F) -> F:
-    """`--project FOLDER` and `--debug`; the function gets the folder as `project`, for `the_project`."""
+    """`--project FOLDER` and `--debug`; the function receives the folder as `project`, for `the_project`."""
     option = click.option(
         "--project",
         metavar="FOLDER",
         type=click.Path(file_okay=True, path_type=Path),
-        help="A folder or file of the project; by default the working directory's project.",
+        help="A folder or file of the project.  [default: the working directory's project]",
     )
     return debug_option(option(function))
 
 
 def the_project(session: CommandSession, folder: Path | None) -> Project:
-    """The project that the command is about. Raises UsageError for a folder that does not exist, ConfigError."""
+    """The project of the command. Raises UsageError for a folder that does not exist, ConfigError."""
     folder = folder or Path.cwd()
     if not folder.exists():
-        raise UsageError(f"--project {folder}: there is no such folder", where=os.getcwd())
+        raise UsageError(f"--project {folder}: the folder does not exist", where=os.getcwd())
     session.project = Project.find(folder)
     return session.project
 
 
 def complete_run(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Run ids that begin as typed, the newest first."""
+    """Run ids that start with what was typed, the newest first."""
     project = Project.find(ctx.params.get("project") or Path.cwd())
     return [CompletionItem(name) for name in project.runs.names() if name.startswith(incomplete)]
 
 
 def is_unicode() -> bool:
-    """Whether what is printed may be more than ASCII."""
+    """Whether stdout can encode more than ASCII."""
     return (sys.stdout.encoding or "").lower().replace("-", "") in {"utf8", "utf16", "utf32"}
+
+
+def number_list(option: str, text: str | None, *, most: int | None = None) -> tuple[int, ...] | None:
+    """The whole numbers of `1,2,4`; with `most`, from 1 to that. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        found = tuple(int(each) for each in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or (most is not None and not all(1 <= each <= most for each in found)):
+        raise UsageError(f"{option} {text!r} is not a list of whole numbers", fix=f"write {option} 1,2,4")
+    return found
 
 
 def run_and_task(
     project: Project, first: str, second: str, *, verb: str, studies: bool = False
 ) -> tuple[str, str]:
-    """The run and the task of `RUN TASK`, `RUN`, `TASK` (of the last run) or nothing (the last run, and no task).
+    """The run and the task for `RUN TASK`, `RUN`, `TASK` (of the last run) or nothing (the last run, no task).
 
-    With `studies` the last run may be one, of that task where one is given. Raises UsageError with the names that there
-    are.
+    With `studies`, the last run may be a study, of the given task if any. Raises UsageError with the valid names.
     """
     if second:
         run = project.runs.find(first)
@@ -101,7 +114,7 @@ def run_and_task(
 
 
 def _last(project: Project, task: str, *, studies: bool) -> str:
-    """The newest run. Raises UsageError where there is none."""
+    """The newest run. Raises UsageError if there is none."""
     for name in project.runs.names():
         if not name.startswith(STUDY_PREFIX) or (studies and (not task or _tasks(project, name) == [task])):
             return name
@@ -121,6 +134,6 @@ def _task(project: Project, run: str, name: str, *, verb: str) -> str:
     meant = f"did you mean {near[0]}? " if near else ""
     raise UsageError(
         f"run {run} has no task {name!r}",
-        fix=f"{meant}its tasks: {', '.join(tasks) or 'none was planned'}",
+        fix=f"{meant}its tasks: {', '.join(tasks) or 'none'}",
         next=f"hooke {verb} {run} {near[0] if near else 'TASK'}",
     )

@@ -1,4 +1,4 @@
-"""A pipeline's parameters as options of `hooke run` and of the verbs like it."""
+"""Parameters of pipelines and of services' `setup` as command-line options, converted to their annotations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hooke.serving.service import SETUP, Service
 __all__ = ["Option", "Parameters", "bindings", "convert", "kind_shown"]
 
 
-# --- From the text of a command line to the value that a parameter's annotation asks for.
+# --- Conversion of text to the type of an annotation.
 
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
@@ -43,11 +43,11 @@ _UNKNOWN = (Any, None)
 
 
 class _Unfit(ValueError):
-    """The text is not of the kind; the message says what would be."""
+    """The text does not have the type; the message says what is valid."""
 
 
 def convert(text: str, kind: Any, *, name: str) -> Any:
-    """`text` as a value of the annotation `kind` (None or Any: guessed). Raises UsageError naming the option `name`."""
+    """`text` as a value of the annotation `kind` (None or Any: guessed). Raises UsageError, which mentions `name`."""
     try:
         return _converted(text, kind)
     except _Unfit as unfit:
@@ -55,7 +55,7 @@ def convert(text: str, kind: Any, *, name: str) -> Any:
 
 
 def kind_shown(kind: Any) -> str:
-    """How a kind is written in help: `INT`, `a|b`, `JSON`."""
+    """A type as written in help: `INT`, `a|b`, `JSON`."""
     if kind in _UNKNOWN:
         return "VALUE"
     origin = get_origin(kind)
@@ -84,7 +84,7 @@ def _converted(text: str, kind: Any) -> Any:
 
 
 def _guessed(text: str) -> Any:
-    """A parameter without annotation: JSON where it is JSON, else the text itself."""
+    """The value for a parameter without annotation: JSON if it parses, else the text."""
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
@@ -104,7 +104,7 @@ def _number(text: str) -> float:
     except ValueError:
         raise _Unfit("it must be a number") from None
     if math.isnan(value):
-        raise _Unfit("it must be a number, and nan is none")
+        raise _Unfit("it must be a number; nan is not allowed")
     return value
 
 
@@ -118,7 +118,7 @@ def _truth(text: str) -> bool:
 
 def _file(text: str) -> File:
     if not os.path.isfile(text):
-        raise _Unfit(f"there is no such file in {os.getcwd()}")
+        raise _Unfit(f"the file does not exist in {os.getcwd()}")
     return File(text)
 
 
@@ -144,7 +144,7 @@ def _member(text: str, kind: type[enum.Enum]) -> enum.Enum:
 
 
 def _union(text: str, kinds: tuple[Any, ...]) -> Any:
-    """The first kind that fits; text, which fits all, is tried last."""
+    """The value for the first type that fits; text, which always fits, is tried last."""
     refusals: list[str] = []
     for kind in sorted(kinds, key=lambda kind: (kind in (str, Path), kind is not type(None))):
         try:
@@ -165,7 +165,7 @@ def _json(text: str, kind: Any) -> Any:
         raise _Unfit("it must be JSON, such as '[1, 2]' or '{\"a\": 1}'") from None
     except (TypeError, NotImplementedError):
         shown = getattr(kind, "__name__", str(kind))
-        raise _Unfit(f"a {shown} cannot be given on a command line; call run() from Python") from None
+        raise _Unfit(f"a {shown} cannot be passed on a command line; call run() from Python") from None
 
 
 _SIMPLE: dict[Any, Callable[[str], Any]] = {
@@ -189,16 +189,16 @@ _NAMES: dict[Any, str] = {
 }
 
 
-# --- What a service's `setup` takes, from the command line and from `hooke.toml`.
+# --- Parameters of a service's `setup`, from the command line and from `hooke.toml`.
 
 _PLAIN = (str, int, float, bool, Path, type(None), list, tuple, dict, set, frozenset)
-"""Kinds of parameters that take a value from the command line; any other takes a registered model."""
+"""Parameters of these types take values; parameters of other types take a registered model."""
 
 
 def bindings(declared: Service, given: Sequence[str], project: Project) -> dict[str, Any]:
-    """The values of `--with`, and of `hooke.toml` what these leave open: a `Wanted` for each registered model.
+    """The values of `--with`, completed from `hooke.toml`; registered models as their parsed names.
 
-    Raises UsageError naming the option that is wrong, ConfigError naming the key.
+    Raises UsageError, which names the option, and ConfigError, which names the key.
     """
     kinds = _kinds(declared)
     bound = _options(given, kinds)
@@ -217,14 +217,14 @@ def bindings(declared: Service, given: Sequence[str], project: Project) -> dict[
 
 
 def _refuse_misspelt(declared: Service, project: Project) -> None:
-    """Raise ConfigError for a table of nearly this service's name: of no class that a file of the project has, it is this one's."""
+    """Raise ConfigError for a table whose name resembles the service's, unless the project defines a class of that name."""
     tables = {name.lower(): name for name in project.settings.services}
     for near in get_close_matches(declared.name.lower(), tables):
         name = tables[near]
         if not _has_class(project, name):
             raise ConfigError(
-                f"{project.root / FILE}: [services.{name}] is of no service: no file of the project has a class {name}",
-                fix=f"did you mean [services.{declared.name}.with]? else leave it out",
+                f"{project.root / FILE}: [services.{name}] belongs to no service: no file of the project defines a class {name}",
+                fix=f"rename it to [services.{declared.name}.with], or remove it",
             )
 
 
@@ -235,11 +235,13 @@ def _has_class(project: Project, name: str) -> bool:
 
 
 def _configured(key: str, value: Any, kind: Any) -> Any:
-    """A value of hooke.toml. A text is read as `--with` reads it, and anything else must be what is annotated."""
+    """A value of hooke.toml. Text is read as by `--with`; other values must have the annotated type."""
     try:
         if not _is_plain(kind):
             if not isinstance(value, str):
-                raise UsageError(f"{value!r} names no model", fix='write a text such as "flights@champion"')
+                raise UsageError(
+                    f"{value!r} is not the name of a model", fix='write a text such as "flights@champion"'
+                )
             return parse_wanted(value)
         if isinstance(value, str):
             return convert(value, kind, name="the text")
@@ -247,7 +249,7 @@ def _configured(key: str, value: Any, kind: Any) -> Any:
     except UsageError as error:
         raise ConfigError(f"{key}: {error.what}", fix=error.fix) from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{key} = {value!r} is not as {kind_shown(kind)}: {error}") from error
+        raise ConfigError(f"{key} = {value!r} is not of type {kind_shown(kind)}: {error}") from error
 
 
 def _options(given: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,11 +257,9 @@ def _options(given: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise UsageError(
-                f"--with {text}: there is no NAME=VALUE in it", fix="write --with model=flights@champion"
-            )
+            raise UsageError(f"--with {text}: NAME=VALUE expected", fix="write --with model=flights@champion")
         if name in bound:
-            raise UsageError(f"--with {name}= is given twice", fix=f"give one of: {shlex.join(given)}")
+            raise UsageError(f"--with {name}= is given twice", fix=f"keep one of: {shlex.join(given)}")
         kind = kinds.get(name, object)
         bound[name] = convert(value, kind, name=f"--with {name}") if _is_plain(kind) else parse_wanted(value)
     return bound
@@ -272,7 +272,7 @@ def _kinds(declared: Service) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
     except NameError:
-        # `model: Model` may name what is imported for checkers only; then all that is no builtin is a model.
+        # `model: Model` may be imported for type checkers only; then every name except a builtin means a model.
         return {name: _builtin(kind) for name, kind in function.__annotations__.items()}
 
 
@@ -292,7 +292,7 @@ def _is_plain(kind: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One parameter: `--test-months` for `test_months`. `kind` is its annotation, None for no wish."""
+    """One parameter: `--test-months` for `test_months`. `kind` is its annotation, None without one."""
 
     name: str
     kind: Any
@@ -300,25 +300,25 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As it is typed."""
+        """The name on the command line."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def required(self) -> bool:
-        """Whether it must be given."""
+        """Whether it has no default."""
         return self.default is Parameter.empty
 
     def __str__(self) -> str:
         return f"{self.flag} {kind_shown(self.kind)}"
 
     def spellings(self) -> list[str]:
-        """Everything that names it."""
+        """All names on the command line."""
         names = [self.flag, f"--{self.name}"]
         return names + [f"--no-{flag[2:]}" for flag in names] if self.kind is bool else names
 
 
 class Parameters:
-    """What `hooke VERB FILE` accepts besides its own options. `target` is the FILE as it was typed, for messages."""
+    """The pipeline's options of `hooke VERB FILE`. `target` is FILE as typed, for messages."""
 
     def __init__(self, pipeline: Pipeline[..., Any], *, target: str, verb: str = "run") -> None:
         self.pipeline = pipeline
@@ -336,7 +336,7 @@ class Parameters:
         ]
 
     def parse(self, tokens: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The positional and keyword arguments for the pipeline. Raises UsageError naming the parameter and the valid ones."""
+        """The positional and keyword arguments for the pipeline. Raises UsageError with the parameter and the valid ones."""
         try:
             return self._parsed(list(tokens))
         except UsageError as error:
@@ -344,7 +344,7 @@ class Parameters:
             raise
 
     def rows(self) -> list[tuple[str, str]]:
-        """(option, what is to know of it), for help."""
+        """(option, description), for help."""
         return [
             (str(option), "required" if option.required else f"default: {short_repr(option.default)}")
             for option in self.options
@@ -370,10 +370,10 @@ class Parameters:
         return self._bound(values, others)
 
     def _option(self, token: str, flag: str) -> Option | None:
-        """The option that `flag` names; None for one that the pipeline's `**` takes."""
+        """The option of `flag`; None if it goes to the pipeline's `**`."""
         if not flag.startswith("--"):
             raise UsageError(
-                f"what is {token!r}? a pipeline's parameters are given by name", fix=self._valid()
+                f"unexpected argument {token!r}: pass a pipeline's parameters by name", fix=self._valid()
             )
         by_spelling = {spelling: option for option in self.options for spelling in option.spellings()}
         if flag in by_spelling:
@@ -415,7 +415,7 @@ class Parameters:
     def _bound(
         self, values: dict[str, Any], others: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """By name where that can be, as listings show the names."""
+        """By name if possible, because listings show the names."""
         kinds = {name: parameter.kind for name, parameter in self.signature.parameters.items()}
         by_position = {name for name, kind in kinds.items() if kind is Parameter.POSITIONAL_ONLY}
         if any(kinds[name] is Parameter.VAR_POSITIONAL for name in values):
@@ -424,7 +424,7 @@ class Parameters:
         return args, {name: value for name, value in values.items() if name not in by_position} | others
 
     def _in_order(self, values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-        """All parameters up to `*args` filled in, so that what goes to it stands behind them."""
+        """All parameters before `*args` filled in, so that its values come after them."""
         arguments: dict[str, Any] = {}
         for name, parameter in self.signature.parameters.items():
             if parameter.kind is Parameter.VAR_KEYWORD:
@@ -441,7 +441,7 @@ class Parameters:
 
 def _next(rest: list[str], flag: str, kind: str) -> str:
     if not rest:
-        raise UsageError(f"{flag} lacks its value", fix=f"{flag} {kind}")
+        raise UsageError(f"{flag} needs a value", fix=f"{flag} {kind}")
     return rest.pop(0)
 
 
@@ -454,11 +454,11 @@ def _option(parameter: Parameter, kind: Any) -> Option:
 
 
 def _hints(pipeline: Pipeline[..., Any]) -> dict[str, Any]:
-    """Annotations as types; those that cannot be evaluated are as if they were not there."""
+    """Annotations as types, without those that cannot be evaluated."""
     function = inspect.unwrap(pipeline.function)
     try:
         return get_type_hints(function)
-    except Exception:  # noqa: BLE001 - an annotation may be any expression
+    except Exception:  # noqa: BLE001 - an annotation is an arbitrary expression
         return {
             name: kind for name, kind in inspect.get_annotations(function).items() if isinstance(kind, type)
         }

@@ -1,8 +1,9 @@
-"""Errors as one screen on stderr, and the exit code that goes with each."""
+"""Error screens on stderr, and exit codes."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import traceback
@@ -38,36 +39,38 @@ __all__ = [
     "error_screen",
     "exit_code",
     "machine_error",
+    "refuse",
+    "say_next",
 ]
 
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_BROKEN = 70
-"""EX_SOFTWARE of sysexits.h: the fault is Hooke's own."""
+"""EX_SOFTWARE of sysexits.h: a bug in Hooke."""
 EXIT_STOPPED = 130
-"""What shells give for Ctrl-C; `hooke stop` ends a run in the same way."""
+"""The code of shells for Ctrl-C; `hooke stop` ends a run in the same way."""
 
 _BEFORE_ANYTHING_RAN = (UsageError, TraceError, ConfigError, MissingExtra, NotFingerprintable)
 
 
 @dataclass(slots=True)
 class CommandSession:
-    """What is true for the whole of one command: whether tracebacks are shown, and which project it is about."""
+    """State of one command: whether to show tracebacks, and the project."""
 
     debug: bool = False
     project: Project | None = None
 
 
 def exit_code(error: HookeError) -> int:
-    """2 where what was asked for cannot be, 130 for a run that was stopped, 1 for all that failed on the way."""
+    """2 for wrong usage or configuration, 130 for a stopped run, 1 for other failures."""
     if isinstance(error, RunStopped):
         return EXIT_STOPPED
     return EXIT_USAGE if isinstance(error, _BEFORE_ANYTHING_RAN) else EXIT_FAILED
 
 
 def command(text: str, project: Project | None) -> str:
-    """A command to type next, with `--project` where the working directory belongs to another project."""
+    """A command to suggest, with `--project` if the working directory belongs to another project."""
     if (
         project is None
         or not text.startswith("hooke ")
@@ -82,7 +85,7 @@ def command(text: str, project: Project | None) -> str:
 
 
 def error_screen(error: HookeError, session: CommandSession) -> str:
-    """The error as it is, its first line in red; with Python's own traceback above it under --debug."""
+    """The error with its first line in red, below Python's traceback under --debug."""
     error.next = command(error.next, session.project)
     first, _, rest = str(error).partition("\n")
     screen = click.style(first, fg="red", bold=True) + ("\n" + rest if rest else "")
@@ -92,7 +95,7 @@ def error_screen(error: HookeError, session: CommandSession) -> str:
 
 
 def error_facts(error: HookeError, session: CommandSession) -> dict[str, Any]:
-    """The error as plain values, for `--json`."""
+    """The error as plain values for `--json`."""
     facts: dict[str, Any] = {"kind": type(error).__name__, "what": error.what}
     facts |= {name: getattr(error, name) for name in ("where", "why", "fix")}
     facts["next"] = command(error.next, session.project)
@@ -102,18 +105,31 @@ def error_facts(error: HookeError, session: CommandSession) -> dict[str, Any]:
     return facts
 
 
+def refuse(error: HookeError, session: CommandSession, *, as_json: bool, **facts: Any) -> int:
+    """Print an error screen, with `--json` also `facts` and the error on stdout; returns the exit code."""
+    if as_json:
+        click.echo(json.dumps({**facts, "error": error_facts(error, session)}, indent=2))
+    click.echo(error_screen(error, session), err=True)
+    return exit_code(error)
+
+
+def say_next(text: str, project: Project | None) -> None:
+    """Suggest a command on stderr."""
+    click.echo(f"next: {command(text, project)}", err=True)
+
+
 def machine_error(error: OSError) -> HookeError:
-    """What the operating system refused, told as what it is rather than as a bug."""
+    """An error of the operating system as a Hooke error, not as a bug."""
     fixes = {
         errno.ENOSPC: "make room on that disk (`hooke cache gc --max SIZE` evicts results)",
         errno.EDQUOT: "make room within your quota (`hooke cache gc --max SIZE` evicts results)",
-        errno.EACCES: "give yourself the right to it, or work in another folder",
-        errno.EPERM: "give yourself the right to it, or work in another folder",
-        errno.EROFS: "work in a folder that can be written",
+        errno.EACCES: "give yourself permission, or work in another folder",
+        errno.EPERM: "give yourself permission, or work in another folder",
+        errno.EROFS: "work in a writable folder",
         errno.EMFILE: "allow more open files: ulimit -n 65536",
     }
     made = HookeError(
-        f"the machine refused: {error.strerror or error}",
+        f"the operating system refused: {error.strerror or error}",
         where=str(error.filename or ""),
         fix=fixes.get(error.errno or 0, ""),
         next="hooke doctor",
@@ -123,13 +139,13 @@ def machine_error(error: OSError) -> HookeError:
 
 
 def bug_screen(error: BaseException) -> str:
-    """An error that Hooke did not foresee."""
+    """The screen for an unexpected error."""
     lines = [
         "".join(traceback.format_exception(error)).rstrip(),
         "",
         click.style(f"this is a bug in Hooke: {type(error).__name__}: {error}", fg="red", bold=True),
-        "  why: Hooke did not foresee this error; what had finished is in the store and the journal",
-        "  next: hooke doctor, and please report the lines above",
+        "  why: Hooke did not expect this error; finished results are in the store and the journal",
+        "  next: run hooke doctor, and please report the lines above",
     ]
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.errors import UsageError
 from hooke.comparing.facts import Name, RunFacts
 from hooke.comparing.query import NameGroup, is_system, number
 from hooke.journal.events import PointsLogged
@@ -70,21 +70,15 @@ def figure(spec: Mapping[str, Any]) -> Any:
     """The `plotly.graph_objects.Figure`. Raises MissingExtra."""
     from hooke.charts import plotly_figure
 
-    try:
-        return plotly_figure.figure_of(spec)
-    except ImportError as error:
-        raise _missing(error) from error
+    return plotly_figure.figure_from_spec(spec)
 
 
 def page(specs: Sequence[Mapping[str, Any]], below: str, *, title: str) -> str:
     """An HTML page with these figures above `below`, which is trusted markup. Raises MissingExtra."""
     from hooke.charts import plotly_figure
-    from hooke.charts.html import page_of
+    from hooke.charts.html import plotly_page
 
-    try:
-        return page_of(specs, plotly_figure.script() if specs else "", below, title=title)
-    except ImportError as error:
-        raise _missing(error) from error
+    return plotly_page(specs, plotly_figure.plotly_script() if specs else "", below, title=title)
 
 
 def _several(names: NameGroup, runs: Sequence[RunFacts]) -> list[Name]:
@@ -137,11 +131,3 @@ def _values(runs: Sequence[RunFacts], column: str) -> list[float | str | None]:
 def _typed(text: str) -> float | str:
     found = number(text)
     return text if found is None else found
-
-
-def _missing(error: ImportError) -> MissingExtra:
-    return MissingExtra(
-        "this figure needs plotly, which is not installed",
-        why=str(error),
-        fix='pip install "hooke[plot]"; or use hooke compare without --html',
-    )

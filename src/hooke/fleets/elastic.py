@@ -17,11 +17,11 @@ import numpy as np
 from hooke.autoscaling.fleet_policy import FleetDecision, decide
 from hooke.autoscaling.observation import FleetLimits, Observation, Price, RunObserver, Scaling, TaskWork
 from hooke.base.clock import Clock
-from hooke.base.errors import MissingExtra, NotEnoughData, UsageError
-from hooke.base.files import write_atomic
+from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.units import parse_seconds, parse_usd
-from hooke.charts.renderers import png_of, svg_of
-from hooke.charts.workers import FleetPicture, SizeChange, fleet_sheet
+from hooke.charts.fleet_chart import FleetPicture, SizeChange, fleet_sheet
+from hooke.charts.renderers import png_of, save_as, svg_of
+from hooke.charts.sheet import Sheet
 from hooke.journal.events import CapacityChanged, Event, RunFinished, RunStarted
 from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.occupancy import demand_of
@@ -426,10 +426,7 @@ def _of(law: Law | None, timings: Sequence[Timing], most: int) -> TaskHistory:
     return TaskHistory(scaling=scaling, seconds=mean, spread=spread, measured=items)
 
 
-# --- A run's workers against what could have used them, as a picture.
-
-PIXELS = 8 / 3
-"""A point, as 96 dots an inch on a screen that is twice as sharp."""
+# --- The chart of a run's workers and demand.
 
 
 def fleet_picture(events: Sequence[Event]) -> FleetPicture:
@@ -452,7 +449,7 @@ def fleet_picture(events: Sequence[Event]) -> FleetPicture:
         for each in decided
     ]
     return FleetPicture(
-        title=f"{begun.pipeline}: workers, and what could have used them",
+        title=f"{begun.pipeline}: workers and demand",
         moments=moments - begun.at,
         end=end - begun.at,
         could=np.array([float(each.could) for each in demand])[at],
@@ -464,22 +461,16 @@ def fleet_picture(events: Sequence[Event]) -> FleetPicture:
 
 
 def save_fleet(events: Sequence[Event], path: Path) -> None:
-    """Write `.svg` or `.png`, as the path ends. Raises UsageError for another ending, MissingExtra for `.png` without Pillow, OSError."""
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise UsageError(f"workers cannot be drawn as {path.name!r}", fix="end the name with .svg or .png")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: there is no such folder", fix="make it, or name another file")
-    sheet = fleet_sheet(fleet_picture(events))
-    if path.suffix.lower() == ".svg":
-        write_atomic(path, svg_of(sheet).encode())
-        return
-    try:
-        write_atomic(path, png_of(sheet, PIXELS))
-    except ImportError as error:
-        raise MissingExtra(
-            "Pillow is not installed, and draws a picture as PNG",
-            fix='pip install "hooke[plot]", or end the name with .svg',
-        ) from error
+    """Write `.svg` or `.png`, as the path ends.
+
+    Raises UsageError for another ending, a missing folder or a run of fixed size; MissingExtra for `.png` without Pillow;
+    OSError.
+    """
+
+    def sheet() -> Sheet:
+        return fleet_sheet(fleet_picture(events))
+
+    save_as(path, "a run's workers", {".svg": lambda: svg_of(sheet()), ".png": lambda: png_of(sheet())})
 
 
 # --- What a run has spent, from its journal: for the one that takes it up again.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.charts.html import html_table
-from hooke.charts.latency_chart import Latencies, LoadPicture, Safe, sheet_of
+from hooke.charts.html import html_table, static_page
+from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRate, latency_sheet
 from hooke.charts.renderers import inline_svg
 from hooke.journal.run_table import aligned
 from hooke.loadtest.ladder import LevelSummary, LevelVerdict
@@ -315,9 +315,6 @@ def _finite(value: float) -> float | None:
 
 # --- A load test as a picture, and as a page to mail.
 
-_STYLE = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1rem"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-
 
 def picture_of(result: BenchResult) -> LoadPicture | None:
     """What is drawn of it; None where no level gave a figure."""
@@ -339,7 +336,7 @@ def picture_of(result: BenchResult) -> LoadPicture | None:
         limit_text=str(slo or ""),
         safe=None
         if safe is None or safe.low is None
-        else Safe(
+        else SafeRate(
             low=safe.low,
             high=safe.high,
             text=f"safe: {safe.low:,.0f}/s" if safe.low >= 100 else f"safe: {safe.low:.3g}/s",
@@ -354,18 +351,13 @@ def _behind(result: BenchResult) -> str:
 
 
 def page_of(results: Sequence[BenchResult]) -> str:
-    """One file of HTML, which loads nothing and runs nothing. What services said is escaped."""
-    title = f"load on {results[0].order.named}"
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"></head>\n'
-        f'<body style="{_STYLE}">{"".join(map(_section, results))}</body></html>\n'
-    )
+    """A self-contained HTML page. Text from services is escaped."""
+    return static_page(f"load on {results[0].order.named}", "".join(map(_section, results)))
 
 
 def _section(result: BenchResult) -> str:
     picture = picture_of(result)
-    drawn = inline_svg(sheet_of(picture)) if picture is not None else ""
+    drawn = inline_svg(latency_sheet(picture)) if picture is not None else ""
     levels = sorted(result.levels, key=lambda level: level.asked)
     table = html_table(columns(result), [cells(level, result.order.slo) for level in levels])
     told = "".join(f"<p>{escape(each)}</p>" for each in sentences(result))

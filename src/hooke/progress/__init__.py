@@ -1,4 +1,4 @@
-"""How a run shows itself while it goes on: a live table, lines, or HTML in a notebook.
+"""The progress of a run while it runs: a live table, lines, or HTML in a notebook.
 
-It only reads the run's view: it knows nothing of engines. Imports `journal`, `project` and `base`.
+It reads only the run's view and does not know engines. May import `journal`, `project` and `base`.
 """

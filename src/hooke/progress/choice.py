@@ -1,4 +1,4 @@
-"""Which progress fits: what was asked for, what the environment and hooke.toml say, and who can see it."""
+"""The choice of a display, from the caller's wish, the environment, hooke.toml and the terminal."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ __all__ = ["VARIABLE", "Scene", "open_progress", "wanted_progress"]
 VARIABLE = "HOOKE_PROGRESS"
 
 TABLE_AFTER_S = 0.3
-"""A shorter run is over before a table could be read; importing rich alone takes 0.1 s."""
+"""A shorter run ends before anyone could read a table; importing rich alone takes 0.1 s."""
 SUMMARY_AFTER_S = 2.0
-"""Test suites and loops of small runs leave nothing in the log."""
+"""Keeps test suites and loops of small runs out of logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """Where a run is driven. `background`: in a thread, while the caller goes on and may print.
+    """Where a run is driven.
 
-    `in_this_process`: the tasks print to this terminal and may stop in a debugger.
+    `background`: in a thread, while the caller continues and may print. `in_this_process`: tasks print to this terminal and
+    may stop in a debugger.
     """
 
     in_this_process: bool
@@ -38,12 +39,12 @@ class Scene:
 
 
 def wanted_progress(asked: str, setting: str) -> str:
-    """What is wanted: by who calls, else by the environment variable HOOKE_PROGRESS, else by hooke.toml.
+    """The setting of the caller, else of the environment variable HOOKE_PROGRESS, else of hooke.toml.
 
     Raises UsageError and ConfigError with the valid values.
     """
     if asked not in PROGRESS:
-        raise UsageError(f"progress={asked!r} is not known", fix=f"valid values: {', '.join(PROGRESS)}")
+        raise UsageError(f"progress={asked!r} is not valid", fix=f"valid values: {', '.join(PROGRESS)}")
     variable = os.environ.get(VARIABLE, "") or "auto"
     if variable not in PROGRESS:
         raise ConfigError(
@@ -54,11 +55,11 @@ def wanted_progress(asked: str, setting: str) -> str:
 
 
 def open_progress(wanted: str, scene: Scene) -> Progress:
-    """How a run shows itself on the stderr of now, or in the notebook.
+    """The progress on the current stderr, or in the notebook.
 
-    `table`: at once, on a terminal or in a notebook, and where no table can be as `lines`; `lines`: each task's
-    beginning, end and failures; `none`: nothing; `auto`: a table as soon as the run is no short one, and where
-    none can be a line each five seconds of a run that lasts longer than two.
+    `table`: a table at once on a terminal or in a notebook, elsewhere like `lines`. `lines`: start, end and failures of
+    each task. `none`: nothing. `auto`: a table if the run lasts 0.3 s; without a terminal, a line every five seconds of
+    runs longer than two seconds.
     """
     out: TextIO | None = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     if wanted == "none":
@@ -67,12 +68,12 @@ def open_progress(wanted: str, scene: Scene) -> Progress:
         delay_s = TABLE_AFTER_S if wanted == "auto" else 0.0
         if (shell := kernel_shell()) is not None:
             context = copy_context()
-            # A run in the background takes its place now: later, its cell is over.
+            # A background run shows its table now, before its cell ends.
             delay_s = 0.0 if scene.background else delay_s
             return Drawn(lambda: NotebookTable(shell, context), delay_s=delay_s)
         if out is not None and _takes_a_table(out, scene):
             return Drawn(lambda: _table(out, scene), delay_s=delay_s)
-    if out is None:  # a program without a console
+    if out is None:  # no console
         return Silent()
     if wanted == "auto":
         return Drawn(lambda: SummaryLines(out, patient=scene.in_this_process), delay_s=SUMMARY_AFTER_S)
@@ -80,14 +81,14 @@ def open_progress(wanted: str, scene: Scene) -> Progress:
 
 
 def _takes_a_table(out: TextIO, scene: Scene) -> bool:
-    """Only where nothing else writes below it: the caller waits in the main thread, and the tasks are elsewhere."""
+    """Whether nothing else writes below a table: the caller waits in the main thread, and tasks run elsewhere."""
     if scene.in_this_process or scene.background or os.environ.get("TERM") == "dumb" or _in_a_test():
         return False
     return threading.current_thread() is threading.main_thread() and not out.closed and out.isatty()
 
 
 def _in_a_test() -> bool:
-    """The lines of pytest itself are on the terminal, unfinished."""
+    """Whether an unfinished line of pytest is on the terminal."""
     return "PYTEST_CURRENT_TEST" in os.environ and "pytest" in sys.modules
 
 

@@ -1,4 +1,4 @@
-"""What a display is given to draw, and what one is."""
+"""The protocol of displays, the snapshots that they draw, and the shared terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["TERMINAL", "Display", "RunSnapshot", "Terminal", "clock", "most_tell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSnapshot:
-    """A run at one moment, apart from its view: it can be drawn while the view goes on.
+    """A run at one moment, independent of its view, so that drawing and observing can overlap.
 
     `now` and `last_at` (of the last event) are wall-clock seconds; `workers` are process ids.
     """
@@ -28,25 +28,25 @@ class RunSnapshot:
 
 
 class Display(Protocol):
-    """Shows snapshots of one run. Its methods are called one at a time, in any thread; `close` is the last call.
+    """Shows snapshots of one run. Calls come one at a time from any thread, `close` last.
 
-    What they raise ends the display, and nothing else.
+    An exception ends the display, but not the run.
     """
 
     every_s: float
-    """How often it likes to draw."""
+    """The interval between draws."""
 
     def draw(self, snapshot: RunSnapshot) -> None:
-        """Show where the run stands."""
+        """Show the current state."""
         ...
 
     def close(self, snapshot: RunSnapshot) -> None:
-        """Show the last state, and leave the place as it was found."""
+        """Show the final state, and restore the terminal."""
         ...
 
 
 def snapshot_of(view: RunView, now: float) -> RunSnapshot:
-    """The run at `now`; costs the number of its graph's nodes."""
+    """The run at `now`; linear in the number of nodes."""
     return RunSnapshot(
         now=now,
         last_at=view.last_at,
@@ -58,14 +58,14 @@ def snapshot_of(view: RunView, now: float) -> RunSnapshot:
 
 
 def clock(seconds: float) -> str:
-    """Steady to look at: `0:07`, `1:02:45`."""
+    """A duration of stable width: `0:07`, `1:02:45`."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def most_telling(tasks: list[TaskRow], most: int) -> list[TaskRow]:
-    """At most so many tasks, in their order: those that run or failed first, then those that wait, then the others."""
+    """At most `most` tasks in their order, preferring running and failed ones, then waiting ones."""
     if len(tasks) <= most:
         return tasks
     order = {"running": 0, "failed": 0, "partly": 1, "waiting": 2}
@@ -73,11 +73,11 @@ def most_telling(tasks: list[TaskRow], most: int) -> list[TaskRow]:
     return [tasks[at] for at in sorted(ranked[: most - 1])]
 
 
-# --- stderr as the runs of one process share it.
+# --- The terminal, shared by the runs of one process.
 
 
 class Above(Protocol):
-    """A picture that is drawn again and again at the end of a terminal."""
+    """A picture that is redrawn at the end of a terminal."""
 
     def above(self, line: str) -> None:
         """Print a line above the picture."""
@@ -85,14 +85,14 @@ class Above(Protocol):
 
 
 class Terminal:
-    """Holds at most one live picture; lines of other runs go above it, for below it the next frame would tear. Thread-safe."""
+    """Holds at most one live picture, and prints the lines of other runs above it. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._picture: Above | None = None
 
     def claim(self, picture: Above) -> bool:
-        """Take the place for a live picture; False where there is one already."""
+        """Reserve the terminal for a live picture; False if it has one."""
         with self._lock:
             if self._picture is not None:
                 return False
@@ -100,21 +100,21 @@ class Terminal:
             return True
 
     def release(self, picture: Above) -> None:
-        """Give the place back."""
+        """Release the terminal."""
         with self._lock:
             if self._picture is picture:
                 self._picture = None
 
     def say(self, line: str, out: TextIO) -> None:
-        """Print a line to `out`. Raises what printing raises."""
+        """Print a line to `out`. Raises OSError and ValueError of writing."""
         with self._lock:
             if self._picture is not None and out.isatty():
                 self._picture.above(line)
             else:
-                # One write: two runs' lines must not be woven into one another.
+                # One write, so that lines of two runs do not interleave.
                 out.write(f"{line}\n")
                 out.flush()
 
 
 TERMINAL = Terminal()
-"""The process's own."""
+"""The terminal of this process."""

@@ -1,4 +1,4 @@
-"""Progress as plain lines: each task's beginning, end and failures, and now and then how far it is."""
+"""Progress as plain lines: per task, or one summary per run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["Lines", "SummaryLines", "summary"]
 
 
 EVERY_S = 5.0
-"""How often a task that goes on says how far it is."""
+"""The interval between progress lines of a running task."""
 MOST_TROUBLES = 20
-"""How many failures and retries of a task are said one by one."""
+"""Only so many failures and retries of a task are printed."""
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """Writes at most one line per task and EVERY_S seconds besides its changes of state, however many items it has."""
+    """Prints changes of state and at most one progress line per task and EVERY_S seconds."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -43,15 +43,15 @@ class Lines(AbstractContextManager["Lines"]):
         self._gone = False
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left to say."""
+        """Nothing to do."""
 
     def observe(self, event: Event) -> None:
-        """Fold the event and say what is new in it."""
+        """Print what is new in the event."""
         self._view.apply(event)
         match event:
             case RunStarted():
                 begun = "resumed" if event.resumed else "started"
-                self._say(f"run {event.run} {begun} at {event.place}")
+                self._say(f"run {event.run} {begun} on {event.place}")
             case AttemptFailed():
                 self._trouble(event.node, f"failed: {_brief(event)}")
             case RetryPlanned():
@@ -68,7 +68,7 @@ class Lines(AbstractContextManager["Lines"]):
                 self._look(event.at)
 
     def _look(self, now: float) -> None:
-        """Say which tasks changed their state. Looking at all costs the number of tasks, so not at every event."""
+        """Print tasks that changed their state. It reads all tasks, so it skips events within 0.1 s."""
         if now - self._looked_at < 0.1:
             return
         self._looked_at = now
@@ -89,7 +89,7 @@ class Lines(AbstractContextManager["Lines"]):
         self._troubles[name] = count = self._troubles.get(name, 0) + 1
         if count <= MOST_TROUBLES:
             self._say(
-                f"{name}: {what}" + (" (more of its troubles: hooke show)" if count == MOST_TROUBLES else "")
+                f"{name}: {what}" + (" (for further failures: hooke show)" if count == MOST_TROUBLES else "")
             )
 
     def _finished(self, event: RunFinished) -> None:
@@ -109,7 +109,7 @@ class Lines(AbstractContextManager["Lines"]):
             return
         try:
             TERMINAL.say(line, self._out)
-        except (OSError, ValueError) as error:  # nobody reads on (`| head`): the run is not for its audience
+        except (OSError, ValueError) as error:  # the reader is gone (`| head`); the run continues
             if not gone(error):
                 raise
             self._gone = True
@@ -126,7 +126,7 @@ def _how_far(row: TaskRow) -> str:
     if not settled:
         ranks = f", {row.gang} ranks{' each' * (row.items != 1)}" if row.gang else ""
         return f"running{ranks}" if row.items == 1 else f"running, {items} items{ranks}"
-    rate = f", {row.rate:.3g} a second" if row.rate else ""
+    rate = f", {row.rate:.3g}/s" if row.rate else ""
     left = f", about {format_seconds(row.remaining_s)} left" if row.remaining_s else ""
     failed = f", {row.failed} failed" if row.failed else ""
     return f"{settled} of {items}{failed}{rate}{left}"
@@ -136,20 +136,20 @@ def _brief(event: AttemptFailed) -> str:
     return (event.failure.whose + event.failure.message).partition("\n")[0][:200]
 
 
-# --- Progress for logs: now and then one line for the whole run.
+# --- One line for the whole run, for logs.
 
 SUMMARY_EVERY_S = 5.0
-"""How often something new is said."""
+"""The interval between lines with news."""
 NOTHING_NEW_S = 60.0
-"""How often it is said that a run goes on of which nothing new is known: shorter than what kills a silent job."""
+"""The interval between lines without news, shorter than the timeout of CI systems for silent jobs."""
 MOST_NAMES = 3
-"""How many running tasks a line names."""
+"""A line names at most so many running tasks."""
 
 
 class SummaryLines:
-    """Writes a line when it opens, at most one each EVERY_S seconds from then on, and one at the end.
+    """Prints a line at the start, then at most one per SUMMARY_EVERY_S seconds, and one at the end.
 
-    `patient`: nothing is said while nothing happens, for the tasks run in this process and may have stopped in a debugger.
+    `patient` prints nothing while nothing happens, because tasks in this process may have stopped in a debugger.
     """
 
     every_s = 1.0
@@ -161,19 +161,19 @@ class SummaryLines:
         self._known: float | None = None
 
     def draw(self, snapshot: RunSnapshot) -> None:
-        """Say where the run stands, if it is time to."""
+        """Print the state if a line is due."""
         if not snapshot.run.run or not self._is_time(snapshot):
             return
         self._said_at, self._known = snapshot.now, snapshot.last_at
         TERMINAL.say(summary(snapshot), self._out)
 
     def close(self, snapshot: RunSnapshot) -> None:
-        """Say what the run came to."""
+        """Print the outcome."""
         TERMINAL.say(summary(snapshot), self._out)
 
     def _is_time(self, snapshot: RunSnapshot) -> bool:
         if self._known is None and self._patient:
-            self._known = snapshot.last_at  # it may be in a debugger already
+            self._known = snapshot.last_at  # a task may already be in a debugger
             return False
         if self._said_at is None:
             return not self._patient or snapshot.last_at > (self._known or 0.0)

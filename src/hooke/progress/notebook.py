@@ -1,4 +1,4 @@
-"""One table in a notebook's cell, updated in place."""
+"""A table in a notebook cell, updated in place."""
 
 from __future__ import annotations
 
@@ -18,21 +18,19 @@ from hooke.progress.lines import summary
 __all__ = ["NotebookTable", "kernel_shell", "run_html"]
 
 
-# --- A run as a small HTML table, for notebooks.
-
 MOST_TASKS = 40
-"""A table of more rows is scrolled past rather than read."""
+"""The maximum number of rows."""
 
 _COLOURS = {"cached": "#3b82f6", "done": "#16a34a", "failed": "#dc2626", "running": "#06b6d4"}
 _STATUS = {"running": "#06b6d4", "finished": "#16a34a", "failed": "#dc2626"}
 _HEADER = ("task", "", "done", "running", "cached", "failed", "of", "work", "peak memory")
-# Colours of text and ground are the page's own, so that the table can be read in light and dark themes.
+# Colors of text and background are the page's own, for light and dark themes.
 _TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0;white-space:nowrap"
 _LEFT, _RIGHT = "text-align:left;padding:.1em .8em .1em 0", "text-align:right;padding:.1em .8em .1em 0"
 
 
 def run_html(run: RunRow, tasks: Sequence[TaskRow], *, stopping: str | None = None, error: str = "") -> str:
-    """The run and its tasks, one a row. All text of the user's is escaped; nothing is loaded and no script runs."""
+    """The run and its tasks, one per row. User text is escaped; nothing is loaded and no script runs."""
     shown = most_telling(list(tasks), MOST_TASKS)
     rows = "".join(map(_row, shown))
     head = "".join(
@@ -86,7 +84,7 @@ def _bar(task: TaskRow) -> str:
         for kind, count in counts.items()
         if count
     )
-    # What nothing needs will not come: no place is kept for it.
+    # A task that need not run has no empty bar.
     ground = "" if task.state == "not needed" else "background:#8884;"
     return f'<div style="display:flex;{ground}width:9em;height:.5em;overflow:hidden">{parts}</div>'
 
@@ -99,16 +97,16 @@ NOT_YET = "nothing has run yet"
 
 
 def kernel_shell() -> Any | None:
-    """The IPython shell of the Jupyter kernel that this process is; None elsewhere, and in IPython's own terminal."""
+    """The IPython shell if this process is a Jupyter kernel, else None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
     return shell if shell is not None and getattr(shell, "kernel", None) is not None else None
 
 
 class NotebookTable:
-    """Shows HTML, and one line of text where HTML cannot be shown.
+    """Shows HTML, with one line of text as the fallback.
 
-    `context` is that of the thread that calls `run`: it tells the kernel below which cell to show what the watch's thread draws.
+    `context` is that of the thread that called `run`. It tells the kernel which cell the drawing thread's output belongs to.
     """
 
     every_s = 0.5
@@ -120,18 +118,18 @@ class NotebookTable:
         self._shown = False
 
     def draw(self, snapshot: RunSnapshot) -> None:
-        """Put the table in the place of the last one."""
+        """Replace the table."""
         begun = bool(snapshot.run.run)
         html = run_html(snapshot.run, snapshot.tasks, stopping=snapshot.stopping)
         told = {"text/plain": summary(snapshot), "text/html": html}
         self._publish(told if begun else {"text/plain": NOT_YET, "text/html": f"<i>{NOT_YET}</i>"})
 
     def close(self, snapshot: RunSnapshot) -> None:
-        """Leave the last state."""
+        """Show the final state."""
         self.draw(snapshot)
 
     def _publish(self, data: dict[str, str]) -> None:
-        # Only where the table first stands depends on the cell: it is found again by its id, also from later cells.
+        # Only the first display depends on the cell; updates find it by its id.
         call = self._shell.display_pub.publish if self._shown else self._first
         call(data=data, metadata={}, transient={"display_id": self._id}, update=self._shown)
         self._shown = True

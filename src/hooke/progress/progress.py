@@ -1,4 +1,4 @@
-"""From a run's events to a display, without making the run wait."""
+"""Observers of a run's events, and the thread that draws, so that the run never waits for a display."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["WATCH", "ClockListener", "Drawn", "Progress", "ProgressClock", "Sile
 # --- The thread that draws.
 
 TICK_S = 0.2
-"""Five pictures a second look like motion, and cost little."""
+"""Five frames per second look smooth and cost little."""
 IDLE_S = 2.0
-"""How long the thread outlives the last run: a start costs more than all else that a short run's progress does."""
+"""The thread stays for this long after the last run, because starting it is the main cost of a short run's progress."""
 
 
 class ClockListener(Protocol):
-    """What wants to be told that time passes."""
+    """A listener of the progress clock."""
 
     def tick(self, now: float) -> None:
-        """Called every TICK_S with `time.monotonic()`, in the watch's thread. Must not raise."""
+        """Called every TICK_S with `time.monotonic()` in the clock's thread. Must not raise."""
         ...
 
 
 class ProgressClock:
-    """Tells time to runs in one thread, which begins with the first run and ends IDLE_S after the last. Thread-safe."""
+    """Ticks all runs from one thread, which starts with the first run and ends IDLE_S after the last. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class ProgressClock:
         self._thread: threading.Thread | None = None
 
     def add(self, watched: ClockListener) -> None:
-        """Begin to tell it. Raises RuntimeError where the machine gives no more threads."""
+        """Add a listener. Raises RuntimeError if no thread can start."""
         with self._lock:
             self._watched.append(watched)
             if self._thread is None:
@@ -54,13 +54,13 @@ class ProgressClock:
                 self._thread = thread
 
     def remove(self, watched: ClockListener) -> None:
-        """Tell it no more; a tick that is going on may still end. What was not added is no error."""
+        """Remove a listener, if present. A current tick may still finish."""
         with self._lock:
             if watched in self._watched:
                 self._watched.remove(watched)
 
     def after_fork(self) -> None:
-        """In a child: the thread and the runs are the parent's."""
+        """Reset in a child process; the thread and the runs belong to the parent."""
         self.__init__()  # type: ignore[misc]
 
     def _go_on(self) -> None:
@@ -80,37 +80,37 @@ class ProgressClock:
 
 
 WATCH = ProgressClock()
-"""The process's own: one thread however many runs there are, so that no two draw at once."""
+"""The clock of this process: one thread for all runs, so only one draws at a time."""
 
 
 MOST_UNREAD = 10_000
-"""So many events wait for the drawing thread; then the run's own thread folds them, so that memory stays bounded."""
+"""At most so many events wait for the drawing thread; then the run's thread folds them, which bounds memory."""
 
 _log = logging.getLogger(__name__)
 
 
 class Progress(AbstractContextManager["Progress"], Protocol):
-    """Shows a run while it is the current context. `observe` is called in the driver's thread: it is quick and raises nothing."""
+    """Shows a run while its context is open. `observe` runs in the driver's thread; it is quick and raises nothing."""
 
     def observe(self, event: Event) -> None:
-        """Take note of what happened."""
+        """Record an event."""
         ...
 
 
 class Silent(AbstractContextManager["Silent"]):
-    """Shows nothing."""
+    """No display."""
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
+        """Nothing to do."""
 
     def observe(self, event: Event) -> None:
-        """Nothing to note."""
+        """Nothing to do."""
 
 
 class Drawn(AbstractContextManager["Drawn"]):
-    """Opens a display once the run has lasted `delay_s`, and has it drawn by the watch's thread; at the end, by the run's own.
+    """Opens a display after `delay_s`. The clock's thread draws it, and the run's thread draws the end.
 
-    Until then an event costs its place in a queue, and a run that ends sooner shows nothing.
+    Before that, events only queue up, and a shorter run shows nothing.
     """
 
     def __init__(self, open_display: Callable[[], Display], *, delay_s: float) -> None:
@@ -119,7 +119,7 @@ class Drawn(AbstractContextManager["Drawn"]):
         self._due = 0.0
         self._unread: deque[Event] = deque()
         self._view = RunView()
-        self._folding = threading.Lock()  # never held while something is written
+        self._folding = threading.Lock()  # never held while writing
         self._drawing = threading.Lock()
         self._display: Display | None = None
         self._ended = False
@@ -131,7 +131,7 @@ class Drawn(AbstractContextManager["Drawn"]):
             self.tick(now)
         try:
             WATCH.add(self)
-        except RuntimeError:  # no more threads for this process: what it is to compute has need of them too
+        except RuntimeError:  # no thread available, so no display
             self._ended = True
         return self
 
@@ -143,13 +143,13 @@ class Drawn(AbstractContextManager["Drawn"]):
             self._ended = True
 
     def observe(self, event: Event) -> None:
-        """Keep the event for the next picture."""
+        """Queue the event for the next frame."""
         self._unread.append(event)
         if len(self._unread) >= MOST_UNREAD:
             self._fold()
 
     def tick(self, now: float) -> None:
-        """Draw if it is time to. Raises nothing."""
+        """Draw if due. Raises nothing."""
         with self._drawing:
             if self._ended:
                 self._unread.clear()
@@ -162,22 +162,22 @@ class Drawn(AbstractContextManager["Drawn"]):
             if self._display is None:
                 self._display = self._open_display()
             self._display.draw(self._snapshot())
-        except Exception as error:  # noqa: BLE001 - the run is not for its audience
+        except Exception as error:  # noqa: BLE001 - a display must not fail the run
             self._break_off(error)
 
     def _close(self, display: Display) -> None:
         try:
             display.close(self._snapshot())
-        except Exception as error:  # noqa: BLE001 - the run is not for its audience
+        except Exception as error:  # noqa: BLE001 - a display must not fail the run
             if not gone(error):
-                _log.warning("the progress of a run could not be ended", exc_info=True)
+                _log.warning("the progress display could not close", exc_info=True)
 
     def _break_off(self, error: Exception) -> None:
         self._ended = True
         if not gone(error):
-            _log.warning("the progress of a run is shown no more; the run goes on", exc_info=error)
+            _log.warning("the progress display failed; the run continues", exc_info=error)
         if self._display is not None:
-            with contextlib.suppress(Exception):  # it cannot write, and yet it leaves the terminal as it was
+            with contextlib.suppress(Exception):  # restores the terminal even if it cannot write
                 self._display.close(self._snapshot())
 
     def _fold(self) -> None:
@@ -192,5 +192,5 @@ class Drawn(AbstractContextManager["Drawn"]):
 
 
 def gone(error: Exception) -> bool:
-    """Whether an error of writing says that nobody reads any more: a pipe without a reader, a closed file or terminal."""
+    """Whether a write failed because the reader is gone: a broken pipe, a closed file or terminal."""
     return isinstance(error, OSError) or (isinstance(error, ValueError) and "closed file" in str(error))

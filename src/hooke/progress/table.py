@@ -22,10 +22,10 @@ from hooke.progress.progress import TICK_S
 __all__ = ["LiveTable", "Memory", "TerminalTaken", "picture"]
 
 SAMPLE_S = 1.0
-"""How often memory is read: a read costs about 50 us a process."""
+"""The interval between memory samples; one costs about 50 us per process."""
 
 NUMBERS, TIME, RATE = 38, 12, 9
-"""Columns of the screen that the counts, the time and the rate take, with the gaps between them."""
+"""Characters for the counts, the time and the rate, including gaps."""
 
 _STATES = {
     "waiting": (" ", "dim"),
@@ -40,20 +40,20 @@ _PLAIN_MARKS = {"▸": ">", "✓": "+", "✗": "x", "·": "."}
 
 
 class LiveTable:
-    """Redraws the table at the end of a terminal, and leaves its last state there. Raises Taken where one is drawn already."""
+    """Redraws a table at the end of a terminal, and leaves its final state. Raises TerminalTaken if there is one already."""
 
     every_s = TICK_S
 
     def __init__(self, out: TextIO) -> None:
         self._console = _Console(file=out, highlight=False)
         self._memory = Memory()
-        # A line of another thread between the last frame and the end of Live would leave the frame twice.
+        # A line of another thread between the last frame and the end of Live would duplicate the frame.
         self._lock = threading.Lock()
         self._live = Live(
             Text("tracing ...", style="dim"),
             console=self._console,
-            auto_refresh=False,  # the watch's thread draws
-            redirect_stdout=False,  # what goes there may be piped elsewhere
+            auto_refresh=False,  # the clock's thread draws
+            redirect_stdout=False,  # stdout may be piped elsewhere
             vertical_overflow="crop",
         )
         if not TERMINAL.claim(self):
@@ -61,12 +61,12 @@ class LiveTable:
         self._live.start(refresh=True)
 
     def draw(self, snapshot: RunSnapshot) -> None:
-        """Draw a frame in the place of the last one."""
+        """Replace the frame."""
         if snapshot.run.run:
             self._live.update(self._picture(snapshot), refresh=True)
 
     def close(self, snapshot: RunSnapshot) -> None:
-        """Leave the last frame, and a blank line below it."""
+        """Leave the last frame with a blank line below."""
         try:
             with self._lock:
                 if snapshot.run.run:
@@ -89,17 +89,17 @@ class LiveTable:
 
 
 class TerminalTaken(Exception):
-    """The terminal has a live table already."""
+    """The terminal already has a live table."""
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process."""
+        """Raise, because Rich would end the process."""
         raise BrokenPipeError
 
 
 class Memory:
-    """Anonymous memory of this process and of workers: mapped results, which all share, do not count."""
+    """Anonymous memory of this process and its workers; shared mapped results do not count."""
 
     def __init__(self) -> None:
         self._sampled_at = 0.0
@@ -107,7 +107,7 @@ class Memory:
         self._processes: dict[int, psutil.Process] = {}
 
     def sample(self, workers: Iterable[int], now: float) -> int:
-        """Bytes, at most SAMPLE_S old."""
+        """The bytes, at most SAMPLE_S old."""
         if now - self._sampled_at >= SAMPLE_S:
             self._sampled_at = now
             own = psutil.Process().pid
@@ -118,7 +118,7 @@ class Memory:
         try:
             process = self._processes.setdefault(pid, psutil.Process(pid))
             usage = process.memory_info()
-        except psutil.Error:  # it has ended since
+        except psutil.Error:  # the process has ended
             return 0
         return max(usage.rss - getattr(usage, "shared", 0), 0)
 
@@ -126,8 +126,8 @@ class Memory:
 def picture(
     run: RunRow, tasks: list[TaskRow], *, memory: int | None, stopping: str | None, console: Console
 ) -> RenderableType:
-    """One frame. Columns are left out where the terminal is narrow, and rows where it is low."""
-    # The terminal writes ^C behind the last line: where that wraps, a redraw would miss a line.
+    """One frame, with fewer columns and rows on a small terminal."""
+    # The terminal appends ^C to the last line; if that wrapped, a redraw would miss a line.
     width, height = console.size.width - 2, console.size.height
     columns = _Columns.fitting(width, max((len(task.task) for task in tasks), default=0))
     table = columns.table()
@@ -145,7 +145,7 @@ def picture(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Columns:
-    """How wide the columns are that a narrow screen goes without; 0 for those that are left out."""
+    """Widths of the optional columns; 0 if left out."""
 
     task: int
     time: int
@@ -154,7 +154,7 @@ class _Columns:
 
     @classmethod
     def fitting(cls, width: int, longest: int) -> _Columns:
-        """For a screen of `width`, where the longest task's name has `longest` characters."""
+        """The columns for a screen of `width`; the longest task name has `longest` characters."""
         room = width - NUMBERS - 20
         time = TIME if room >= TIME else 0
         rate = RATE if room >= TIME + RATE else 0
@@ -234,7 +234,7 @@ def _bar(task: TaskRow, width: int, *, plain: bool) -> Text:
         end = width * seen // total
         bar.append(full * (end - drawn), style=style)
         drawn = end
-    # What nothing needs will not come: no place is kept for it.
+    # A task that need not run has no empty bar.
     rest = empty if task.waiting or task.items is None else " "
     bar.append(rest * (width - drawn), style="dim")
     return bar
@@ -251,7 +251,7 @@ def _rate(rate: float | None) -> str:
 
 
 def _time(task: TaskRow, *, going: bool) -> str:
-    """How long it will go on, while that can be told; then the work that it was."""
+    """The remaining time of a running task if known, else its work so far."""
     if going and task.state in ("running", "partly", "waiting"):
         return f"{clock(task.remaining_s + 0.5)} left" if task.remaining_s else ""
     return format_seconds(task.seconds) if task.seconds else ""

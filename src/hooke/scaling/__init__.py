@@ -1,7 +1,7 @@
-"""Laws of scaling, as pure mathematics: measurements in; a law with intervals and what follows from it out.
+"""Scaling laws with confidence intervals, as pure mathematics on measurements.
 
-Families, fits, selection, knee, COST, the price of a configuration. It knows nothing of runs and journals, and imports no
-clock, thread or socket. Imports `base`.
+Families, fits, model selection, knee, COST, predicted time and price. It does not know runs or journals and imports no
+clock, thread or socket. May import `base`.
 """
 
 from hooke.scaling.cost import Cost, cost

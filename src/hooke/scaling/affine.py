@@ -1,9 +1,9 @@
-"""Seconds of a call on n rows, a n + b, from calls that were only counted: how many of which size, and their seconds together.
+"""Seconds of a call on n rows, a n + b, from the count and the total seconds of calls by size.
 
-`fit` takes single measurements, whose errors are independent. Thousands of calls of one minute are not: they share what else
-the machine did. So the calls come in blocks of time, and each interval is from how much the answer changes when a block is
-left out (the delete-one jackknife: Miller, "The jackknife - a review", Biometrika 61, 1974), with Student's t of the
-blocks less one. What calls in a block share is thereby counted once, and not as often as there are calls.
+`fit` takes single measurements with independent errors. Thousands of calls in one minute share what else the machine did.
+So calls come in blocks of time, and intervals come from the delete-one jackknife over blocks (Miller, "The jackknife - a
+review", Biometrika 61, 1974), with Student's t of blocks - 1 degrees of freedom. An error that calls in a block share
+counts once instead of once per call.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["FEWEST_BLOCKS", "Affine", "CallBlock", "affine"]
 FEWEST_BLOCKS = 4
 """With three, Student's t makes every interval more than four standard errors wide."""
 LEAST_SPREAD = 1.5
-"""The largest size over the smallest, of those that are no rarity: below it neither number is told from the other."""
+"""The least ratio of the largest to the smallest common size that separates a from b."""
 RARE = 0.01
-"""The share of all calls below which a size does not count for that spread."""
+"""Sizes below this share of all calls are ignored for that ratio."""
 MOST_LASTING = 0.8
 PASSES = 5
-"""Of weighting by the last answer; the first two move it, the rest by less than its error."""
+"""Passes of reweighting; after two, the answer moves by less than its error."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallBlock:
-    """Calls of about one size, in one block of time: how many, their rows together, their seconds together."""
+    """Calls of about one size in one block of time: their number, total rows and total seconds."""
 
     calls: int
     rows: float
@@ -43,9 +43,9 @@ class CallBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Affine:
-    """A call on n rows takes a n + b seconds on average. `left_out` is (blocks, 2): a and b without each block.
+    """A call on n rows takes a n + b seconds on average. `left_out` (blocks, 2) is a and b without each block.
 
-    Intervals hold with probability `level`. A size beyond `most_rows`, the largest that was seen, is an extrapolation.
+    Intervals contain the truth with probability `level`. Sizes above `most_rows`, the largest seen, are extrapolations.
     """
 
     both: tuple[float, float]
@@ -57,31 +57,31 @@ class Affine:
 
     @property
     def a(self) -> Estimate:
-        """Seconds a row."""
+        """Seconds per row."""
         return self._estimate("seconds per row", lambda a, _: a)
 
     @property
     def b(self) -> Estimate:
-        """Seconds a call."""
+        """Seconds per call."""
         return self._estimate("seconds per call", lambda _, b: b)
 
     def seconds(self, rows: float) -> Estimate:
-        """Of a call on so many rows."""
+        """Seconds of a call on `rows` rows."""
         return self._estimate(f"seconds of {rows:g} rows", lambda a, b: a * rows + b, log=True)
 
     def rate(self, rows: float) -> Estimate:
-        """Rows a second, when call follows call and each has so many."""
-        return self._estimate(f"rows a second at {rows:g}", lambda a, b: rows / (a * rows + b), log=True)
+        """Rows per second of back-to-back calls on `rows` rows."""
+        return self._estimate(f"rows per second at {rows:g}", lambda a, b: rows / (a * rows + b), log=True)
 
     def rows_at(self, load: float) -> float:
-        """How many rows gather while a call of as many runs, at a load of rows a second; infinite where it never catches up."""
+        """The batch size at which as many rows arrive during a call as it has, at `load` rows per second; infinite if overloaded."""
         a, b = self.both
         return load * b / (1 - load * a) if load * a < 1 else math.inf
 
     def load_within(self, limit_s: float, most: float) -> Estimate:
-        """The load in rows a second at which a row waits for one call and runs in the next, both within `limit_s`.
+        """The load in rows per second at which a row waits for one call and runs in the next, both within `limit_s`.
 
-        Calls have at most `most` rows. 0 where even a single row takes more than that.
+        Calls have at most `most` rows. The load is 0 if even a single row takes longer.
         """
 
         def load(a: Floats, b: Floats) -> Floats:
@@ -90,7 +90,7 @@ class Affine:
                 rows = np.where(room > 0, np.minimum(most, room / np.maximum(a, 1e-300)), 0.0)
             return np.where(rows >= 1, rows / (a * rows + b), 0.0)
 
-        return self._estimate(f"rows a second within {limit_s:g} s", load)
+        return self._estimate(f"rows per second within {limit_s:g} s", load)
 
     def _estimate(
         self, name: str, quantity: Callable[[Floats, Floats], Floats], *, log: bool = False
@@ -113,27 +113,27 @@ class Affine:
 
 
 def _lasting(off: Floats) -> float:
-    """By how much what lasts from block to block raises the variance of their mean, from the autocorrelation of neighbours."""
+    """The factor by which autocorrelation between neighboring blocks raises the variance of their mean."""
     whole = float((off**2).sum())
     if not whole:
         return 1.0
-    # Of a few blocks that are independent it is below zero on average, by one over their number.
+    # The estimate of few independent blocks is biased by -1 / blocks.
     together = float((off[1:] * off[:-1]).sum()) / whole + 1 / off.size
     lasting = min(max(together, 0.0), MOST_LASTING)
     return (1 + lasting) / (1 - lasting)
 
 
 def affine(blocks: Sequence[Sequence[CallBlock]], *, level: float = 0.95) -> Affine:
-    """The a and b that calls in these blocks of time speak for; errors are a share of what a call takes.
+    """The a and b fitted to calls in blocks of time; errors are a share of a call's seconds.
 
-    Raises NotEnoughData for fewer than 4 blocks with calls, and where all calls had about one size.
+    Raises NotEnoughData for fewer than 4 blocks with calls, or if all calls had about one size.
     """
     counted = [[each for each in block if each.calls] for block in blocks]
     counted = [block for block in counted if block]
     if len(counted) < FEWEST_BLOCKS:
         raise NotEnoughData(
-            f"calls of {len(counted)} blocks of time cannot show how far they differ",
-            fix=f"at least {FEWEST_BLOCKS} of them, each with calls",
+            f"calls from {len(counted)} blocks of time are too few to estimate their spread",
+            fix=f"use at least {FEWEST_BLOCKS} blocks with calls",
         )
     block = np.repeat(np.arange(len(counted)), [len(each) for each in counted])
     table = np.array(
@@ -143,8 +143,8 @@ def affine(blocks: Sequence[Sequence[CallBlock]], *, level: float = 0.95) -> Aff
     least, most = _spread(calls, rows)
     if most < LEAST_SPREAD * least:
         raise NotEnoughData(
-            f"all calls had about {most:.3g} rows, so what a call costs is not told from what a row costs",
-            fix="calls of other sizes, by another load",
+            f"all calls had about {most:.3g} rows, so the costs per call and per row cannot be separated",
+            fix="change the load, so that calls have other sizes",
         )
     return Affine(
         both=_least_squares(calls, rows, seconds),
@@ -162,7 +162,7 @@ def affine(blocks: Sequence[Sequence[CallBlock]], *, level: float = 0.95) -> Aff
 
 
 def _spread(calls: Floats, rows: Floats) -> tuple[float, float]:
-    """The smallest and the largest size beyond the rarest ones at either end."""
+    """The smallest and the largest size, without rare ones."""
     order = np.argsort(rows)
     share = np.cumsum(calls[order]) / calls.sum()
     least = rows[order][np.searchsorted(share, RARE)]
@@ -171,7 +171,7 @@ def _spread(calls: Floats, rows: Floats) -> tuple[float, float]:
 
 
 def _least_squares(calls: Floats, rows: Floats, seconds: Floats) -> tuple[float, float]:
-    """A and b, neither below 0, of the least squared errors as shares of a n + b."""
+    """The non-negative a and b of the least squared relative errors."""
     weights = calls / seconds.mean() ** 2
     a = b = 0.0
     for _ in range(PASSES):

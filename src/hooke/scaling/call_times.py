@@ -1,4 +1,4 @@
-"""How much longer a call takes that reads more items than those that were timed."""
+"""The seconds of a call, from earlier timings: with more calls at once, and with more items to read."""
 
 from __future__ import annotations
 
@@ -34,25 +34,24 @@ __all__ = [
 ]
 
 
-# --- How long a call will take, from how long it took before, with an interval.
+# --- Timings.
 
 LEVEL = 0.95
-"""The probability with which each interval is meant to hold."""
+"""The intended probability of each interval."""
 
 PRIOR_SPREAD = 0.25
-"""How much two runs of one task differ, as the standard deviation of ln seconds, before any were compared: measured on
-two cores that others used too (docs/decisions/0015-planning.md)."""
+"""The prior standard deviation of ln seconds between runs of one task, measured on two shared cores
+(docs/decisions/0015-planning.md)."""
 PRIOR_FREEDOM = 4.0
-"""How many comparisons that is worth: those that were made soon outweigh it."""
+"""The weight of the prior in degrees of freedom; real comparisons soon outweigh it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What one run tells of one task: `items` took `seconds` each on average, and `gap_s` from each to the worker's next.
+    """The timing of one task in one run: the mean `seconds` of its `items`, and the mean `gap_s` to the worker's next item.
 
-    `spread` is the standard deviation of ln seconds among its items, and `known` the seconds of single ones by number.
-    `at_once` is how many of them could run at once: those that fitted, and no more than there were. `reads` is how many
-    items of maps each call read, since a call that reads ten times as many does other work.
+    `spread` is the standard deviation of ln seconds among items, `known` the seconds of single items by number.
+    `at_once` is how many items could run at once. `reads` is how many items of maps each call read.
     """
 
     items: int
@@ -66,7 +65,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class TimeSpread:
-    """How much runs of one task differ: a standard deviation of ln seconds, with its degrees of freedom."""
+    """The standard deviation of ln seconds between runs of one task, with its degrees of freedom."""
 
     value: float
     freedom: float
@@ -78,9 +77,9 @@ class TimeSpread:
 
 
 def run_spread(timings: Sequence[Timing]) -> TimeSpread:
-    """How much runs of a task differ, from its timings in several runs, drawn towards the prior.
+    """The spread between runs of a task, shrunk towards the prior.
 
-    (f0 s0^2 + sum of squares) / (f0 + f) with f0 + f degrees of freedom. Only runs with as many at once are compared.
+    (f0 s0^2 + sum of squares) / (f0 + f) with f0 + f degrees of freedom. Only runs with equally many at once are compared.
     """
     squares, freedom = PRIOR_FREEDOM * PRIOR_SPREAD**2, PRIOR_FREEDOM
     for level in {timing.at_once for timing in timings}:
@@ -93,10 +92,10 @@ def run_spread(timings: Sequence[Timing]) -> TimeSpread:
 
 
 def seconds_factor(timings: Sequence[Timing], spread: TimeSpread, *, items: int) -> float:
-    """How far the mean seconds of `items` items may lie from that of these timings, as a factor above 1.
+    """How far the mean seconds of `items` items may lie from the mean of these timings, as a factor above 1.
 
-    Its squared logarithm is t^2 (s_run^2 (1 + 1 / runs) + s_item^2 (1 / timed + 1 / items)): this run differs as runs
-    do, and these items as items do. Where each run had as many items, they are taken to be the same ones.
+    Its squared logarithm is t^2 (s_run^2 (1 + 1 / runs) + s_item^2 (1 / timed + 1 / items)), from the spread of runs and
+    of items. If each run had `items` items, they are assumed to be the same ones.
     """
     variance = spread.value**2 * (1 + 1 / len(timings))
     if any(timing.items != items for timing in timings):
@@ -106,7 +105,7 @@ def seconds_factor(timings: Sequence[Timing], spread: TimeSpread, *, items: int)
     return math.exp(spread.quantile * math.sqrt(variance))
 
 
-# --- How much longer a call takes where more of them run at once: by the task's law, or by bounds where it has none.
+# --- More calls at once.
 
 Ends = tuple[float, float, float]
 """(low, value, high)."""
@@ -114,10 +113,10 @@ Ends = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Slowdown:
-    """Seconds of a call with N at once over those that were timed.
+    """Seconds of a call with N at once, relative to the timed calls.
 
-    Where the measurements do not tell, `open` says why, and `ends` are bounds: more at once slow nothing down, or give
-    no more throughput at all. `measure_at` is then the N whose measurement would tell most.
+    If the measurements do not determine it, `open` says why, and `ends` are the bounds of no slowdown and of no additional
+    throughput. `measure_at` is then the N to measure next.
     """
 
     ends: Ends
@@ -126,13 +125,13 @@ class Slowdown:
 
 
 def nearest_level(timings: Sequence[Timing], n: int) -> list[Timing]:
-    """The timings taken with so many at once that is nearest to `n` as a ratio."""
+    """The timings whose number of calls at once is nearest to `n` as a ratio."""
     level = min({timing.at_once for timing in timings}, key=lambda at: (abs(math.log(at / n)), at))
     return [timing for timing in timings if timing.at_once == level]
 
 
 def slowdown(law: Law | None, *, timed: int, n: int, lacking: str = "it has no law") -> Slowdown:
-    """With `n` at once, where `timed` ran at once when they were timed. `lacking` is said where there is no law."""
+    """The slowdown with `n` at once of calls timed with `timed` at once. `lacking` is the reason if there is no law."""
     if n == timed:
         return Slowdown((1.0, 1.0, 1.0))
     if law is not None:
@@ -141,11 +140,11 @@ def slowdown(law: Law | None, *, timed: int, n: int, lacking: str = "it has no l
 
 
 def _slowdown_by_law(law: Law, timed: int, n: int) -> Slowdown:
-    # Both throughputs are the law's, so that its unit rate, which the timings replace, cancels.
+    # Both throughputs are the law's, so its unit rate cancels; the timings replace it.
     per_call = timed / _throughput(law, timed)
     least, most = float(law.measurements.n[0]), float(law.measurements.n[-1])
     if n > FARTHEST * most:
-        why = f"N = {n} is too far from what was measured, {least:g} to {most:g}"
+        why = f"N = {n} is too far from the measured range, {least:g} to {most:g}"
         return _from_edge(law, per_call, n, Slowdown(_bounds(n / most), why, round(2 * most)))
     try:
         found = law.predict(n)
@@ -159,7 +158,7 @@ def _slowdown_by_law(law: Law, timed: int, n: int) -> Slowdown:
 
 
 def _from_edge(law: Law, per_call: float, n: int, beyond: Slowdown) -> Slowdown:
-    """What the law says at the measured N that is nearest to `n`, and from there on bounds alone."""
+    """The law at the measured N nearest to `n`, times bounds from there on."""
     edge = float(np.clip(n, law.measurements.n[0], law.measurements.n[-1]))
     there = edge / _throughput(law, edge) / per_call
     low, value, high = beyond.ends
@@ -175,24 +174,24 @@ def _bounds(ratio: float) -> Ends:
 
 
 SAME_SIZE = 1.5
-"""Up to this multiple of the items that the timed calls read, a call takes between as long and that many times as long."""
+"""Up to this multiple of the items read, the slowdown lies between 1 and the multiple."""
 FEWEST_SIZES = 3
 FAMILIES = ("gustafson", "power")
-"""Of seconds by items, as curves: so much a call and so much an item; or a power of the items."""
+"""Families for seconds over items: a constant per call plus a constant per item, or a power of the items."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """Timings of calls of one size, and the seconds of the call in question over theirs."""
+    """Timings of calls of one size, and the relative seconds of the call in question."""
 
     timings: list[Timing]
     ends: Ends = (1.0, 1.0, 1.0)
 
 
 def law_of_size(timings: Sequence[Timing]) -> Law | None:
-    """Seconds of a call by the items that it reads, as far as timings of several sizes tell; None for too few.
+    """The law of a call's seconds over the items that it reads; None for too few sizes.
 
-    A law's curve is then no throughput: it is the seconds that are fitted, which have the same families.
+    The curve of this law is seconds, not throughput; the families are the same.
     """
     own = [each for each in timings if each.reads and each.seconds > 0]
     if len({each.reads for each in own}) < FEWEST_SIZES:
@@ -205,7 +204,7 @@ def law_of_size(timings: Sequence[Timing]) -> Law | None:
 
 
 def sized(timings: Sequence[Timing], reads: int, law: Law | None) -> Sized | None:
-    """What tells of a call that reads so many items; None where nothing does."""
+    """The timings to use for a call that reads this many items; None if no timing applies."""
     own = [each for each in timings if each.items]
     if not own:
         return None
@@ -222,12 +221,14 @@ def sized(timings: Sequence[Timing], reads: int, law: Law | None) -> Sized | Non
 
 
 def sizes_needed(reads: int) -> str:
-    """Which runs would tell of calls that read so many: no law leads farther than it does for N."""
-    return f"runs of {FEWEST_SIZES} sizes, the largest {math.ceil(reads / FARTHEST)} or more, would tell"
+    """The runs that would determine calls with this many items; the reach of a law is that for N."""
+    return (
+        f"runs of {FEWEST_SIZES} sizes, the largest {math.ceil(reads / FARTHEST)} or more, would determine it"
+    )
 
 
 def _distance(size: int, reads: int) -> float:
-    """How far two sizes are apart, as |ln ratio|; no ratio leads from nothing to something."""
+    """The distance of two sizes as |ln ratio|; infinite between zero and a positive size."""
     if size == reads:
         return 0.0
     return abs(math.log(size / reads)) if size and reads else math.inf

@@ -1,4 +1,4 @@
-"""Price lists: which instance types there are, what they have, and what an hour of one costs."""
+"""Price lists: instance types with their resources and prices per hour."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ Range = tuple[float, float]
 COLUMNS = ("instance_type", "gpu", "gpus", "vcpus", "memory_gib", "usd_per_hour", "spot_usd_per_hour")
 OPTIONAL = ("startup", "speed")
 FACTS = ("source", "date", "startup", "startup_source")
-"""What a line `# NAME: TEXT` before the header may say."""
+"""The names of lines `# NAME: TEXT` before the header."""
 
 _FACT = re.compile(r"#\s*(?P<name>\w+)\s*:\s*(?P<text>.*\S)\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceType:
-    """An instance type. None is: not known.
+    """An instance type; None means unknown.
 
-    `memory` is in bytes, prices are US dollars an hour of a whole instance. `startup_s` is from asking for one until
-    it works. `speed` is how many times as fast as the machine that was measured it does the same call, with as
-    many of them at once.
+    `memory` is in bytes, prices are US dollars per hour for a whole instance. `startup_s` is the time from the request
+    until the instance works. `speed` is relative to the measured machine, for the same call with as many at once.
     """
 
     catalog: str
@@ -56,7 +55,7 @@ class InstanceType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """A price list, with where its prices are from and of when, and where its start-up lags are from."""
+    """A price list with the source and date of its prices and the source of its start-up times."""
 
     name: str
     source: str
@@ -67,10 +66,10 @@ class Catalog:
     def given(
         self, *, speed: Mapping[str, Any] | None = None, startup: Mapping[str, Any] | None = None
     ) -> Catalog:
-        """The list with speeds by `catalog:instance_type`, and start-up lags by that or by the name of the catalog.
+        """The list with other speeds by `catalog:instance_type` and start-up times by that or by the name of the catalog.
 
-        A speed is a number or (low, high); a lag is seconds, text such as "3m", or a pair of those. Names of other
-        catalogs are left alone. Raises UsageError for an instance type that is not in the list.
+        A speed is a number or (low, high). A start-up time is seconds, text such as "3m", or a pair of those. Names of
+        other catalogs are ignored. Raises UsageError for an instance type that is not in the list.
         """
         speeds = self._by_machine(speed or {}, "speed", parse_range)
         lags = self._by_machine(startup or {}, "startup", _lag)
@@ -96,14 +95,14 @@ class Catalog:
                 near = get_close_matches(name, valid, n=1)
                 meant = f"did you mean {near[0]!r}? " if near else ""
                 raise UsageError(
-                    f"{what}: there is no {name!r} in the catalog {self.name!r}",
-                    fix=f"{meant}valid: {', '.join(valid)}",
+                    f"{what}: the catalog {self.name!r} has no instance type {name!r}",
+                    fix=f"{meant}valid names: {', '.join(valid)}",
                 )
         return {name: parse(f"{what} of {name}", value) for name, value in mine.items()}
 
 
 def parse_range(name: str, value: Any) -> Range:
-    """A number above zero, (low, high), or text such as "1.3" or "1.3-1.5". Raises UsageError, which says `name`."""
+    """A positive number, (low, high), or text such as "1.3" or "1.3-1.5". Raises UsageError, which mentions `name`."""
     if isinstance(value, str):
         value = [part.strip() for part in value.split("-")]
     return as_range(name, value, _number, "a number above 0, or low and high, such as 1.3 or 1.3-1.5")
@@ -116,23 +115,23 @@ def _lag(name: str, value: Any) -> Range:
 
 
 def as_range(name: str, value: Any, parse: Callable[[Any], float], valid: str) -> Range:
-    """One value or two, each as `parse` reads it, as (low, high). Raises UsageError, which says `name` and what is `valid`."""
+    """(low, high) from one or two values, each read by `parse`. Raises UsageError with `name` and what is `valid`."""
     parts: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
     numbers: list[float] = []
-    with contextlib.suppress(UsageError, ValueError, TypeError):  # what was read so far is too short
+    with contextlib.suppress(UsageError, ValueError, TypeError):  # not a pair
         numbers += [parse(part) for part in parts]
     if len(numbers) != len(parts) or len(parts) not in {1, 2} or numbers[0] > numbers[-1]:
         shown = "-".join(map(str, parts))
-        raise UsageError(f"{name}: {shown!r} is not possible", fix=f"give {valid}")
+        raise UsageError(f"{name}: {shown!r} is not valid", fix=f"use {valid}")
     return numbers[0], numbers[-1]
 
 
 def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
-    """The price list in a CSV file's `text`; `file` is for messages.
+    """The price list in the `text` of a CSV file; messages mention `file`.
 
-    Columns are `COLUMNS`, and where wanted `startup` and `speed`, in any order; an empty cell is not known. Before the
-    header, lines `# source: ...`, `# date: ...`, `# startup: ...` and `# startup_source: ...` hold for the whole list.
-    Raises UsageError, which names the file, the line, the column and the fix.
+    The columns are `COLUMNS`, optionally `startup` and `speed`, in any order; an empty cell is unknown. Before the
+    header, lines `# source: ...`, `# date: ...`, `# startup: ...` and `# startup_source: ...` apply to the whole list.
+    Raises UsageError with the file, the line, the column and the fix.
     """
     lines = text.removeprefix("\ufeff").splitlines()
     facts, first = _facts(lines, file)
@@ -148,13 +147,13 @@ def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
         machine = _machine(_Row.of(header, cells, where), catalog=name, startup_s=general)
         if machine.name in machines:
             raise UsageError(
-                f"{where}, column instance_type: {machine.name!r} is there twice",
-                fix="leave one of them out",
+                f"{where}, column instance_type: {machine.name!r} is listed twice",
+                fix="remove one of the lines",
             )
         machines[machine.name] = machine
     if not machines:
         raise UsageError(
-            f"{file} lists no instance type", fix=f"one line each, below the header {','.join(COLUMNS)}"
+            f"{file} lists no instance type", fix=f"add one line each below the header {','.join(COLUMNS)}"
         )
     return Catalog(
         name=name,
@@ -166,7 +165,7 @@ def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
 
 
 def _facts(lines: list[str], file: str) -> tuple[dict[str, str], int]:
-    """What the comment lines say, and the index of the header."""
+    """The notes in comment lines, and the index of the header."""
     facts: dict[str, str] = {}
     for at, line in enumerate(lines):
         if line.strip() and not line.startswith("#"):
@@ -174,7 +173,7 @@ def _facts(lines: list[str], file: str) -> tuple[dict[str, str], int]:
         match = _FACT.fullmatch(line)
         if match is not None and match["name"] in FACTS:
             facts[match["name"]] = match["text"]
-    raise UsageError(f"{file} has no header", fix=f"the first line: {','.join(COLUMNS)}")
+    raise UsageError(f"{file} has no header", fix=f"start with the line {','.join(COLUMNS)}")
 
 
 def _check_header(header: list[str], where: str) -> None:
@@ -187,7 +186,7 @@ def _check_header(header: list[str], where: str) -> None:
             for text, columns in (
                 ("the header lacks the column", missing),
                 ("the header has an unknown column", unknown),
-                ("the header has twice", twice),
+                ("the header repeats the column", twice),
             )
             if columns
         ),
@@ -196,13 +195,13 @@ def _check_header(header: list[str], where: str) -> None:
     if wrong:
         raise UsageError(
             f"{where}: {wrong}",
-            fix=f"columns: {', '.join(COLUMNS)}; where wanted also {', '.join(OPTIONAL)}",
+            fix=f"columns: {', '.join(COLUMNS)}; optional: {', '.join(OPTIONAL)}",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One line's cells by column, and where it stands."""
+    """The cells of one line by column, and its location."""
 
     cells: Mapping[str, str]
     where: str
@@ -211,13 +210,13 @@ class _Row:
     def of(cls, header: list[str], cells: list[str], where: str) -> _Row:
         if len(cells) != len(header):
             raise UsageError(
-                f"{where} has {len(cells)} cells, and the header has {len(header)}",
-                fix="one cell for each column, empty where it is not known",
+                f"{where} has {len(cells)} cells, but the header has {len(header)}",
+                fix="write one cell per column, empty if unknown",
             )
         return cls(dict(zip(header, (cell.strip() for cell in cells), strict=True)), where)
 
     def get(self, column: str, parse: Callable[[str], T], valid: str) -> T | None:
-        """The cell as `parse` reads it; None where it is empty or there is no such column."""
+        """The cell read by `parse`; None if it is empty or the column does not exist."""
         text = self.cells.get(column, "")
         if not text:
             return None
@@ -233,14 +232,16 @@ class _Row:
 def _machine(row: _Row, *, catalog: str, startup_s: Range | None) -> InstanceType:
     name = row.cells["instance_type"]
     if not name:
-        raise UsageError(f"{row.where}, column instance_type: is empty", fix="give the instance type a name")
+        raise UsageError(
+            f"{row.where}, column instance_type: the name is empty", fix="name the instance type"
+        )
     memory = row.get("memory_gib", _number, "a number of GiB above 0")
     price, spot = (
         row.get(f"{kind}usd_per_hour", _number, "a price in US dollars above 0") for kind in ("", "spot_")
     )
     if price is None and spot is None:
         raise UsageError(
-            f"{row.where}, column usd_per_hour: {name!r} has no price", fix="give one, or leave the line out"
+            f"{row.where}, column usd_per_hour: {name!r} has no price", fix="add one, or remove the line"
         )
     return InstanceType(
         catalog=catalog,

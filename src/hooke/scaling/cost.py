@@ -1,4 +1,4 @@
-"""COST: the smallest N that beats the same work done by a plain call in one thread, without any engine.
+"""COST: the smallest N that beats a plain call of the same work in one thread without an engine.
 
 McSherry, Isard and Murray, "Scalability! But at what COST?", HotOS 2015. The plain call is measured, not assumed.
 """
@@ -20,12 +20,12 @@ from hooke.scaling.measurements import Measurements, positive
 __all__ = ["Cost", "cost"]
 
 LEVEL = 0.95
-"""Of the interval where no law brings a level of its own."""
+"""The level of the interval without a law."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The smallest N that beats the plain call; infinite for never. `plain` is the plain call's throughput."""
+    """The smallest N that beats the plain call, infinite if none does. `plain` is the plain call's throughput."""
 
     n: float
     interval: tuple[float, float]
@@ -38,20 +38,20 @@ class Cost:
         return math.isinf(self.n)
 
     def __str__(self) -> str:
-        low, high = ("never" if math.isinf(end) else f"{end:g}" for end in self.interval)
+        low, high = ("infinity" if math.isinf(end) else f"{end:g}" for end in self.interval)
         ends = low if low == high else f"{low} to {high}"
-        what = "no N beats the plain call" if self.never else f"{self.n:g}"
-        return f"COST: {what} ({ends} at {self.level:.0%})"
+        n = "no number suffices" if self.never else f"{self.n:g}"
+        return f"Workers needed to beat plain Python (COST): {n} ({self.level:.0%}: {ends})"
 
 
 def cost(scaled: Law | Measurements, plain_seconds: ArrayLike, *, work: float | None = None) -> Cost:
-    """The COST of what was `scaled`, against `plain_seconds` of one plain call, measured once or several times.
+    """The COST against a plain call that took `plain_seconds`, measured once or several times.
 
-    `work` is what the plain call did, in the units of the measurements: what these did, unless given. Of a law the
-    answer may lie between and somewhat beyond the N measured; of bare measurements it is one of their N, or never.
-    The plain call's noise is taken to be that of the measurements.
+    `work` is the work of the plain call in the units of the measurements, by default the work of each measurement. With
+    a law the answer may lie between the N measured or somewhat beyond; with bare measurements it is one of their N, or
+    infinite. The plain call is assumed to be as noisy as the measurements.
 
-    Raises BeyondTheData where the law reaches the plain call only beyond what its measurements support.
+    Raises BeyondTheData if the law reaches the plain call only beyond what its measurements support.
     """
     measured = scaled.measurements if isinstance(scaled, Law) else scaled
     seconds = np.atleast_1d(positive("plain_seconds", plain_seconds))
@@ -67,7 +67,7 @@ def _of_law(law: Law, plain: float, runs: int) -> Cost:
     size = law.fitted.quantile * law.scatter / math.sqrt(runs)
     at = np.array(plain)
     slower, faster = law.fitted.problem.noise.widened(at, (at, at), size)
-    # Constant errors may exceed the plain call's own throughput: then any N may beat it.
+    # Constant errors may exceed the plain call's throughput; then any N may beat it.
     least = max(float(slower), plain * np.finfo(float).eps)
     low, high = law.reaching(least).interval[0], law.reaching(float(faster)).interval[1]
     found = law.n_for(plain).value
@@ -75,7 +75,7 @@ def _of_law(law: Law, plain: float, runs: int) -> Cost:
 
 
 def _of_points(measured: Measurements, plain: float, runs: int) -> Cost:
-    """By the means at each N; without repeats nothing is known of the noise, and the interval is everything."""
+    """From the mean at each N. Without repeats the noise is unknown, and the interval covers everything."""
     n, means = measured.means()
     group = np.searchsorted(n, measured.n)
     counts = np.bincount(group)
@@ -94,7 +94,7 @@ def _first(n: Floats, wins: NDArray[np.bool_]) -> float:
 
 
 def _whole(n: float) -> float:
-    """The next whole N, rounding errors aside; infinite stays."""
+    """The next whole N, tolerant of rounding errors; infinity stays."""
     return float(math.ceil(n * (1 - 1e-12))) if math.isfinite(n) else n
 
 
@@ -103,7 +103,7 @@ def _work(measured: Measurements, work: float | None) -> float:
         return float(positive("work", work))
     if np.unique(measured.work).size > 1:
         raise UsageError(
-            "the measurements did different amounts of work, so it is not known which of them the plain call did",
-            fix="cost(..., work=...) in the units of the measurements",
+            "the measurements did different amounts of work, so the work of the plain call is unknown",
+            fix="pass cost(..., work=...) in the units of the measurements",
         )
     return float(measured.work[0])

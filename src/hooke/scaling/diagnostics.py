@@ -1,10 +1,10 @@
-"""Which families the measurements rule out, and how the rest compare.
+"""Comparison of families, and tests of a fit.
 
-What rules out is a likelihood ratio against the best, exact for linear models and calibrated at any number of
-measurements. Beside it stand the two common criteria: Akaike's with the small-sample term (Hurvich & Tsai, Biometrika
-76, 1989), and the error of predicting each measurement from the others (PRESS: Allen, Technometrics 16, 1974). Neither
-decides: as measured, the first rejects a true USL of six points nine times in ten, the second a true linear law of six
-points one time in four (docs/decisions/0011).
+A likelihood ratio against the best family rules families out; it is exact for linear models and calibrated for any number
+of measurements. Two common criteria are reported beside it: Akaike's with the small-sample term (Hurvich & Tsai,
+Biometrika 76, 1989), and the error of predicting each measurement from the others (PRESS: Allen, Technometrics 16, 1974).
+They do not decide: in our measurements the first rejects a true USL of six points nine times in ten, the second a true
+linear law of six points one time in four (docs/decisions/0011).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from hooke.scaling.measurements import Measurements
 __all__ = ["FIRM_MARGIN", "MARGIN", "Candidate", "LackOfFit", "compared", "flags_of", "lack_of_fit", "within"]
 
 
-# --- Whether a law misses the measurements by more than their noise.
+# --- Lack of fit.
 
 SIGNIFICANT = 0.01
-"""The chance of calling a right law wrong: low, for each fit is tested and a false alarm sends people measuring."""
+"""The chance of rejecting a right law. It is low, because each fit is tested and a false alarm costs measurements."""
 SHUFFLES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LackOfFit:
-    """The test's name, its p-value, and whether the law is said not to fit.
+    """A test of the fit with its p-value.
 
-    With repeats: means against the law, judged by the scatter of the repeats (`repeats`; an F test). Without: whether
-    neighbouring residuals resemble each other, as they do about a wrong curve (`residuals`; von Neumann's ratio).
-    Where neither can be computed the p-value is 1.
+    `repeats` compares the means with the law by the scatter of the repeats (F test). Without repeats, `residuals` tests
+    whether neighboring residuals resemble each other, as they do about a wrong curve (von Neumann's ratio). If neither
+    can be computed, the p-value is 1.
     """
 
     test: str
@@ -45,12 +45,12 @@ class LackOfFit:
 
     @property
     def found(self) -> bool:
-        """Whether the law does not fit: p below 1 %."""
+        """Whether the law does not fit (p < 1 %)."""
         return self.p_value < SIGNIFICANT
 
 
 def lack_of_fit(fitted: Fitted, measured: Measurements) -> LackOfFit:
-    """The better of the two tests that `measured` allow; the law may have been fitted to their means."""
+    """The better test that `measured` allow. The law may have been fitted to their means."""
     noise = fitted.problem.noise
     predicted = fitted.throughput(measured.n)
     residuals = noise.residuals(measured.throughput, np.array(1.0), predicted) * np.sqrt(measured.repeats)
@@ -74,10 +74,10 @@ def _f_test(residuals: Floats, weights: Floats, group: NDArray[np.intp], between
 
 
 def _von_neumann(fitted: Fitted, measured: Measurements, residuals: Floats) -> float:
-    """The share of what the noise alone would give that is at least as smooth (von Neumann, Ann. Math. Stat. 12, 1941).
+    """The probability that noise alone is at least as smooth (von Neumann, Ann. Math. Stat. 12, 1941).
 
-    Residuals of a fit are not independent, so the null distribution is drawn: normal errors, less what the
-    linearised fit takes out of them.
+    Residuals of a fit are not independent, so the null distribution is simulated: normal errors minus their projection
+    on the linearized fit.
     """
     curve, slopes = (
         fitted.family.curve(measured.n, fitted.shape),
@@ -94,14 +94,14 @@ def _von_neumann(fitted: Fitted, measured: Measurements, residuals: Floats) -> f
 
 
 def _roughness(residuals: Floats) -> Floats:
-    """Squared differences of neighbours, over squared residuals: (...)."""
+    """Squared differences of neighbors over squared residuals: (...)."""
     return (np.diff(residuals, axis=-1) ** 2).sum(axis=-1) / (residuals**2).sum(axis=-1)
 
 
-# --- What is unusual about a fit: said, never corrected.
+# --- Flags: reported, never corrected.
 
 WORTH_SAYING = 0.05
-"""How far the unit rate may lie above the measured X(1) before it is said."""
+"""The unit rate is flagged if it exceeds the measured X(1) by more than this."""
 
 
 def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
@@ -115,10 +115,10 @@ def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
 
 
 def _against_one(fitted: Fitted) -> Iterator[str]:
-    """Efficiency above 1 and a unit rate above X(1), judged by the smallest N that was measured."""
+    """Flags an efficiency above 1 and a unit rate above X(1), relative to the smallest measured N."""
     levels, means = fitted.problem.measured.means()
     efficiency = (means / levels) / (means[0] / levels[0])
-    # A ratio of two measurements: two standard errors of it are noise.
+    # Two standard errors of a ratio of two measurements count as noise.
     noise = 2 * np.sqrt(2) * fitted.relative_scatter(levels)
     above = levels[efficiency > 1 + noise]
     if above.size:
@@ -140,7 +140,7 @@ def _at_bounds(fitted: Fitted) -> Iterator[str]:
 
 def _repeats(fitted: Fitted, measured: Measurements) -> Iterator[str]:
     if len(fitted.problem.measured) < len(measured):
-        yield "repeats at one N agree better among themselves than with any law tried: each N counts once"
+        yield "repeats at one N agree better with each other than with any law, so each N counts once"
 
 
 def _misfit(fitted: Fitted, measured: Measurements) -> Iterator[str]:
@@ -150,17 +150,17 @@ def _misfit(fitted: Fitted, measured: Measurements) -> Iterator[str]:
 
 
 MARGIN = 0.98
-"""For choosing: several families are tried, so one test's 95 % would lose the truth too often."""
+"""The level for choosing. Several families are tried, so 95 % per test would reject the truth too often."""
 FIRM_MARGIN = 0.99
-"""For what is said beyond the data, which hangs on the form alone."""
+"""The level for predictions beyond the data, which depend on the family alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A family that was tried. `parameters` counts the unit rate, `scatter` is the residual standard deviation.
+    """A family that was tried. `parameters` includes the unit rate, `scatter` is the residual standard deviation.
 
-    `akaike` is AICc above the least one (nan where so few measurements are left that no family has one), and
-    `left_out` the error of predicting each measurement from the others, in units of `scatter`.
+    `akaike` is the AICc above the smallest one, nan if too few measurements are left for any family. `left_out` is the
+    error of predicting each measurement from the others, in units of `scatter`.
     """
 
     family: str
@@ -172,7 +172,7 @@ class Candidate:
 
 
 def akaike(fitted: Fitted) -> float:
-    """AICc; infinite where no more measurements are left than the term can bear."""
+    """AICc; infinite if too few measurements are left for its correction."""
     count, parameters = len(fitted.problem.measured), fitted.shape.size + 2
     spare = count - parameters - 1
     if spare < 1:
@@ -196,10 +196,9 @@ def leave_one_out(fitted: Fitted) -> float:
 
 
 def within(fits: Sequence[Fitted], margin: float) -> list[Fitted]:
-    """The families that the measurements do not rule out at `margin`: simpler ones first, likelier ones among equals.
+    """The families that are not ruled out at the level `margin`, simpler ones first, then likelier ones.
 
-    A family stays while its misfit lies within the likelihood region, at that level, of the family with the smallest
-    scatter.
+    A family stays if its misfit lies in the likelihood region of the family with the smallest scatter.
     """
     best = min(fits, key=lambda fitted: fitted.scatter)
     quantile = float(stdtrit(best.freedom, (1 + margin) / 2))
@@ -209,7 +208,7 @@ def within(fits: Sequence[Fitted], margin: float) -> list[Fitted]:
 
 
 def compared(stays: Sequence[Fitted], ruled_out: Sequence[Fitted]) -> tuple[Candidate, ...]:
-    """Every family that was tried, as a row of numbers."""
+    """One row of numbers per family."""
     scores = {fitted.family.name: akaike(fitted) for fitted in (*stays, *ruled_out)}
     least = min(scores.values())
     return tuple(

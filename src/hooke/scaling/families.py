@@ -1,17 +1,16 @@
-"""The families of laws: how throughput grows with N, each with its knee, its peak and its inverse in closed form.
+"""The families of laws: curves of throughput over N, each with its knee, peak and inverse in closed form.
 
-A law is a unit rate times a curve, X(N) = g C(N) with C(1) = 1. What a family adds is the curve's shape: none, one or
-two numbers, all between bounds. Every function works on many shapes at once: `shape` is (..., p), `n` is (m,), a
-curve is (..., m) and a property of the law is (...). Infinity is a common answer, so callers silence NumPy's warnings
-of divisions.
+A law is a unit rate times a curve, X(N) = g C(N) with C(1) = 1. A family defines the curve by a shape of zero, one or two
+bounded numbers. Every function works on many shapes at once: `shape` is (..., p), `n` is (m,), a curve is (..., m) and a
+property of the law is (...). Infinity is a common answer, so callers silence NumPy's division warnings.
 
-The forms are of Amdahl, "Validity of the single processor approach", AFIPS 1967 (amdahl); Gunther, "Guerrilla
+Sources: Amdahl, "Validity of the single processor approach", AFIPS 1967 (amdahl); Gunther, "Guerrilla
 Capacity Planning", Springer 2007 (usl, its peak); Gustafson, "Reevaluating Amdahl's law", CACM 31, 1988 (gustafson).
 """
 
 from __future__ import annotations
 
-# ruff: noqa: ARG002 - every family answers every question, also one that its shape has no part in
+# ruff: noqa: ARG002 - all families share one interface
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
@@ -23,11 +22,11 @@ __all__ = ["FAMILIES", "Family", "Floats"]
 Floats: TypeAlias = NDArray[np.float64]
 
 KNEE_SHARE = 0.95
-"""The knee is the smallest N with this share of the greatest throughput: past it, more N buys at most 5 %."""
+"""The knee is the smallest N with this share of the maximum throughput; past it, more N gains at most 5 %."""
 
 
 class Family(Protocol):
-    """One form of law. `lower` and `upper` bound the shape; `symbols` says what each parameter means."""
+    """A family of laws. `lower` and `upper` bound the shape; `symbols` gives the meaning of each parameter."""
 
     name: str
     lower: tuple[float, ...]
@@ -48,11 +47,11 @@ class Family(Protocol):
         ...
 
     def peak(self, shape: Floats) -> Floats:
-        """The N, at least 1, where C is greatest; infinite where it only rises."""
+        """The N >= 1 of the maximum of C; infinite if C only rises."""
         ...
 
     def reach(self, level: Floats, shape: Floats) -> Floats:
-        """The smallest N, at least 1, with C(N) >= level; infinite where there is none."""
+        """The smallest N >= 1 with C(N) >= level; infinite if there is none."""
         ...
 
     def parameters(self, shape: Floats, rate: Floats) -> dict[str, Floats]:
@@ -60,7 +59,7 @@ class Family(Protocol):
         ...
 
     def starts(self, most: float) -> Floats:
-        """Shapes (k, p) to start a search from, for measurements up to N = `most`."""
+        """Starting shapes (k, p) for measurements up to N = `most`."""
         ...
 
 
@@ -96,7 +95,7 @@ class _Linear:
 
 
 class _Usl:
-    """C = N / (1 + a (N - 1) + b N (N - 1)): contention a, and coherency b between every two."""
+    """C = N / (1 + a (N - 1) + b N (N - 1)): contention a, and coherency b between each pair."""
 
     name = "usl"
     lower: tuple[float, ...] = (0.0, 0.0)
@@ -175,7 +174,7 @@ class _Amdahl:
 
 
 class _Batch(_Amdahl):
-    """A call on N items takes a N + b seconds: X = N / (a N + b), Amdahl's curve told in other parameters."""
+    """A call on N items takes a N + b seconds: X = N / (a N + b), Amdahl's curve in other parameters."""
 
     name = "batch"
     symbols: Mapping[str, str] = {"a": "seconds per item", "b": "seconds per call"}
@@ -185,7 +184,7 @@ class _Batch(_Amdahl):
 
 
 class _HardKnee:
-    """C = min(N, c): perfect up to the capacity c. The shape is 1/c, so that 0 is a capacity never met."""
+    """C = min(N, c): linear up to the capacity c. The shape is 1/c, so 0 means unlimited capacity."""
 
     name = "hard_knee"
     lower: tuple[float, ...] = (0.0,)
@@ -212,7 +211,7 @@ class _HardKnee:
         return {"c": 1 / shape[..., 0], "g": rate}
 
     def starts(self, most: float) -> Floats:
-        # The misfit has a kink at each N, so a search needs a start between every two of them.
+        # The misfit has a kink at each N, so there is a start between every two.
         return 1 / np.geomspace(1, max(most, 1.0), 24)[:, None]
 
 
@@ -248,7 +247,7 @@ class _Power:
 
 
 class _Gustafson:
-    """C = N - s (N - 1): the work grows with N, and a share s of a unit's time is serial."""
+    """C = N - s (N - 1): the work grows with N, and the share s of a unit's time is serial."""
 
     name = "gustafson"
     lower: tuple[float, ...] = (0.0,)
@@ -283,4 +282,4 @@ FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (_Linear(), _Amdahl(), _HardKnee(), _Power(), _Gustafson(), _Batch(), _Usl())
 }
-"""Every family by name, the simpler ones first."""
+"""All families by name, simpler ones first."""

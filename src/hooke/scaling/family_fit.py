@@ -1,10 +1,10 @@
-"""One family fitted: the best law, how large the noise is, and the interval of whatever follows from the law."""
+"""The fit of one family: the best law, the size of the noise, and the interval of any quantity of the law."""
 
 from __future__ import annotations
 
 import math
 
-# ruff: noqa: ARG002 - each model takes what either of them needs
+# ruff: noqa: ARG002 - both error models share one interface
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,33 +20,33 @@ from hooke.scaling.measurements import Estimate, Measurements
 __all__ = ["NOISES", "FitProblem", "Fitted", "Noise", "Region", "descend", "fit_family", "region"]
 
 
-# --- How measurements scatter about a law: by a share of what is measured, or by the same amount everywhere.
+# --- Error models.
 
 ROUNDING = 1e-10
-"""Residuals below this share of what is measured are no noise: exact data still have a scale."""
+"""Residuals below this share of the measured values are rounding, not noise."""
 
 
 class Noise(Protocol):
-    """A model of errors with one unknown size. `residuals` are in the units of that size."""
+    """An error model with one unknown size; `residuals` are in its units."""
 
     def unit_rate(self, x: Floats, weights: Floats, curve: Floats) -> Floats:
         """The best unit rate of each curve: (...)."""
         ...
 
     def residuals(self, x: Floats, rate: Floats, curve: Floats) -> Floats:
-        """Measured less predicted: (..., m)."""
+        """Measured minus predicted: (..., m)."""
         ...
 
     def sensitivities(self, weights: Floats, rate: Floats, curve: Floats, slopes: Floats) -> Floats:
-        """The derivative of the prediction by the shape, the unit rate following along: (..., m, p)."""
+        """The derivative of the prediction by the shape, with the best unit rate for each shape: (..., m, p)."""
         ...
 
     def rate_range(self, weights: Floats, rate: Floats, curve: Floats, room: Floats) -> tuple[Floats, Floats]:
-        """How far the unit rate may lie from the best one while the misfit grows by `room`: two of (...)."""
+        """The range of unit rates within which the misfit grows by at most `room`: two arrays (...)."""
         ...
 
     def jacobian(self, rate: float, curve: Floats, slopes: Floats) -> Floats:
-        """The derivatives of one law's prediction by its shape and then by its unit rate: (m, p + 1)."""
+        """The derivatives of one law's prediction by its shape and its unit rate: (m, p + 1)."""
         ...
 
     def widened(self, value: Floats, ends: tuple[Floats, Floats], size: float) -> tuple[Floats, Floats]:
@@ -58,12 +58,12 @@ class Noise(Protocol):
         ...
 
     def negligible(self, x: Floats) -> float:
-        """A size of errors that is rounding, not noise."""
+        """The size of errors that counts as rounding."""
         ...
 
 
 class _Relative:
-    """log X = log(g C) + error: a law's X is the median, and seconds fit exactly as their reciprocals do."""
+    """log X = log(g C) + error. The law's X is the median; seconds and throughput fit alike."""
 
     def unit_rate(self, x: Floats, weights: Floats, curve: Floats) -> Floats:
         return np.exp(_mean(np.log(x / curve), weights))
@@ -124,14 +124,14 @@ class _Constant:
 
 
 NOISES: Mapping[str, Noise] = {"relative": _Relative(), "constant": _Constant()}
-"""The error models by the word for them in `fit(errors=...)`."""
+"""The error models by their name in `fit(errors=...)`."""
 
 
 def _mean(values: Floats, weights: Floats, axis: int = -1) -> Floats:
     return (weights * values).sum(axis=axis) / np.broadcast_to(weights, values.shape).sum(axis=axis)
 
 
-# --- A family and a model of errors against measurements: how far each law of the family misses them.
+# --- The misfit of a family's laws.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ class FitProblem:
     measured: Measurements
 
     def misfit(self, shape: Floats, weights: Floats | None = None) -> tuple[Floats, Floats]:
-        """For shapes (..., p): the best unit rate, and the weighted sum of squared residuals there, two of (...)."""
+        """For shapes (..., p): the best unit rate and its weighted sum of squared residuals, two arrays (...)."""
         weights = self.measured.repeats if weights is None else weights
         curve = self.family.curve(self.measured.n, shape)
         rate = self.noise.unit_rate(self.measured.throughput, weights, curve)
@@ -151,7 +151,7 @@ class FitProblem:
         return rate, (weights * residuals**2).sum(axis=-1)
 
     def normal(self, shape: Floats, weights: Floats) -> tuple[Floats, Floats]:
-        """Half the misfit's downhill gradient (..., p), and the Gauss-Newton matrix (..., p, p)."""
+        """Half the negative gradient of the misfit (..., p), and the Gauss-Newton matrix (..., p, p)."""
         curve = self.family.curve(self.measured.n, shape)
         rate = self.noise.unit_rate(self.measured.throughput, weights, curve)
         residuals = self.noise.residuals(self.measured.throughput, rate, curve)
@@ -161,15 +161,15 @@ class FitProblem:
         return (weighted @ residuals[..., None])[..., 0], weighted @ steep
 
 
-# --- The best law of a family: bounded least squares from many starts at once.
+# --- The best law: bounded least squares from many starts at once.
 
 MOST_STEPS = 200
 SMALLEST_STEP = 1e-12
-"""A step below this share of what it changes ends the search."""
+"""The search ends when steps are below this share of the values."""
 
 
 def descend(problem: FitProblem, starts: Floats, weights: Floats | None = None) -> tuple[Floats, Floats]:
-    """The shape (k, p) that each of `starts` (k, p) ends in, and its misfit (k,). `weights` may be (k, m)."""
+    """The optimal shape (k, p) from each of `starts` (k, p), and its misfit (k,). `weights` may be (k, m)."""
     weights = problem.measured.repeats if weights is None else weights
     lower, upper = np.array(problem.family.lower), np.array(problem.family.upper)
     shape = np.clip(starts, lower, upper)
@@ -191,7 +191,7 @@ def descend(problem: FitProblem, starts: Floats, weights: Floats | None = None) 
 
 
 def _step(downhill: Floats, matrix: Floats, damping: Floats, held: NDArray[np.bool_]) -> Floats:
-    """The damped Gauss-Newton step (k, p); a coordinate that is held, or that the misfit does not feel, stays."""
+    """The damped Gauss-Newton step (k, p). Coordinates that are held, or do not affect the misfit, stay."""
     held = held | (np.diagonal(matrix, axis1=-2, axis2=-1) <= 0)
     eye = np.eye(matrix.shape[-1])
     damped = matrix * (1 + damping[:, None, None] * eye)
@@ -199,19 +199,19 @@ def _step(downhill: Floats, matrix: Floats, damping: Floats, held: NDArray[np.bo
     return np.linalg.solve(np.where(free, damped, eye), np.where(held, 0.0, downhill)[..., None])[..., 0]
 
 
-# --- Which laws of a family the measurements allow, as a cloud of them, and the interval of any quantity over it.
+# --- The likelihood region: a cloud of allowed laws, and the interval of any quantity over it.
 
 DIRECTIONS = 64
-"""Rays from the optimum in two dimensions: an extent is too short by at most 1 - cos(pi / 64), 0.1 %."""
+"""Rays from the optimum in two dimensions; extents are short by at most 1 - cos(pi / 64), 0.1 %."""
 DOUBLINGS = np.concatenate([[0.0], 2.0 ** np.arange(-4, 60)])
 BISECTIONS = 30
 ALONG = np.sin(np.linspace(0, np.pi / 2, 12))
-"""Where laws lie on a ray, dense near its end, where the room for the unit rate shrinks as a square root."""
+"""Positions on a ray, dense near its end, where the range of unit rates shrinks as a square root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """Laws by shape (k, p), each with the least and the greatest unit rate (k,) that is allowed with it."""
+    """Shapes (k, p) of laws, each with its lowest and highest allowed unit rate (k,)."""
 
     shape: Floats
     low_rate: Floats
@@ -219,10 +219,10 @@ class Region:
 
 
 def region(problem: FitProblem, optima: Floats, least: float, room: float) -> Region:
-    """The laws with a misfit of at most `least + room`, on rays from each of `optima` (k, p), the best one first."""
+    """The laws with a misfit of at most `least + room` on rays from each of `optima` (k, p), the best optimum first."""
     shapes = np.empty((0, optima.shape[1]))
     for optimum in optima:
-        # Most searches end in the same place; another one matters where it was not reached from there.
+        # Most optima coincide; another one adds rays only if it lies outside the region so far.
         if not len(shapes) or ((optimum < shapes.min(axis=0)) | (optimum > shapes.max(axis=0))).any():
             shapes = np.concatenate([shapes, _along_rays(problem, optimum, least + room)])
     rate, misfit = problem.misfit(shapes)
@@ -238,7 +238,7 @@ def _along_rays(problem: FitProblem, optimum: Floats, most: float) -> Floats:
     ways = _directions(problem, optimum, most - float(problem.misfit(optimum)[1]))
 
     def at(distance: Floats) -> Floats:
-        # A ray that meets a bound slides along it, so it ends in the corner where bound and region meet.
+        # A ray that meets a bound slides along it to the corner of bound and region.
         return np.clip(optimum + distance[..., None] * ways, lower, upper)
 
     reached = problem.misfit(at(np.multiply.outer(DOUBLINGS, np.ones(len(ways)))))[1] <= most
@@ -253,26 +253,26 @@ def _along_rays(problem: FitProblem, optimum: Floats, most: float) -> Floats:
 
 
 def _directions(problem: FitProblem, optimum: Floats, room: float) -> Floats:
-    """Steps (k, p) about as long as the region, were it the ellipse of the Gauss-Newton matrix at the optimum."""
+    """Steps (k, p) to the edge of the ellipse of the Gauss-Newton matrix at the optimum."""
     size = optimum.size
     angles = np.linspace(0, 2 * np.pi, DIRECTIONS, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     sphere = (np.zeros((1, 0)), np.array([[-1.0], [1.0]]), circle)[size]
     matrix = problem.normal(optimum, problem.measured.repeats)[1]
     width = np.array(problem.family.upper) - np.array(problem.family.lower)
-    # Scaled first: contention and coherency differ by orders of magnitude. No step is longer than the bounds are wide.
+    # Scaled, because contention and coherency differ by orders of magnitude; limited to the width of the bounds.
     scale = 1 / np.sqrt(np.maximum(np.diagonal(matrix), room / width**2))
     stretch, axes = np.linalg.eigh(matrix * np.multiply.outer(scale, scale))
     return np.sqrt(room) * (sphere / np.sqrt(np.maximum(stretch, 1e-12))) @ axes.T * scale
 
 
 Quantity = Callable[[Floats, Floats], Floats]
-"""A number (k,) that follows from laws, given as shapes (k, p) and unit rates (k,); monotone in the unit rate."""
+"""A function of laws, given as shapes (k, p) and unit rates (k,), to numbers (k,); monotone in the unit rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """The best law of a family, and the region of those that the measurements allow at `level`."""
+    """The best law of a family, and the region of laws that the measurements allow at `level`."""
 
     problem: FitProblem
     level: float
@@ -283,12 +283,12 @@ class Fitted:
 
     @property
     def family(self) -> Family:
-        """The form of the law."""
+        """The family of the law."""
         return self.problem.family
 
     @property
     def freedom(self) -> int:
-        """Residual degrees of freedom: measurements less parameters."""
+        """Residual degrees of freedom: measurements minus parameters."""
         return len(self.problem.measured) - self.shape.size - 1
 
     @property
@@ -306,7 +306,7 @@ class Fitted:
         return self.rate * self.family.curve(n, self.shape)
 
     def band(self, n: Floats) -> tuple[Floats, Floats]:
-        """The interval of X at each of `n` (m,): two of (m,)."""
+        """The interval of X at each of `n` (m,), two arrays (m,)."""
         curve = self.family.curve(n, self.region.shape)
         low, high = self.region.low_rate[:, None] * curve, self.region.high_rate[:, None] * curve
         return low.min(axis=0), high.max(axis=0)
@@ -316,7 +316,7 @@ class Fitted:
         return self.problem.noise.relative(self.scatter, self.throughput(n))
 
     def estimate(self, name: str, quantity: Quantity, standard_error: float = math.nan) -> Estimate:
-        """What follows from the law, with its interval over the region."""
+        """A quantity of the law with its interval over the region."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             value = quantity(self.shape[None, :], np.array([self.rate]))[0]
             low, high = (
@@ -345,7 +345,7 @@ class Fitted:
         }
 
     def _standard_errors(self) -> dict[str, float]:
-        """From s^2 (J'WJ)^-1, carried to the parameters by the delta method; nan where a parameter is undetermined."""
+        """From s^2 (J'WJ)^-1 by the delta method; nan for an undetermined parameter."""
         measured, family = self.problem.measured, self.family
         curve, slopes = family.curve(measured.n, self.shape), family.log_slopes(measured.n, self.shape)
         jacobian = self.problem.noise.jacobian(self.rate, curve, slopes)
@@ -369,14 +369,14 @@ class Fitted:
 
 
 def fit_family(problem: FitProblem, level: float) -> Fitted:
-    """The best law of the problem's family, with its region. Raises NotEnoughData where nothing is left for the noise."""
+    """The best law of the family and its region. Raises NotEnoughData if no measurements are left to estimate the noise."""
     measured, parameters = problem.measured, len(problem.family.lower) + 1
     freedom = len(measured) - parameters
     if freedom < 1:
         raise NotEnoughData(
             f"{len(measured)} measurements cannot show how well the family {problem.family.name} fits",
-            why=f"it has {parameters} parameters, and the noise is what is left over",
-            fix=f"at least {parameters + 1} measurements, better {parameters + 4}; repeats count",
+            why=f"it has {parameters} parameters, and the noise needs further measurements",
+            fix=f"take at least {parameters + 1} measurements, better {parameters + 4}; repeats count",
         )
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         shapes, misfits = descend(problem, problem.family.starts(float(measured.n.max())))

@@ -1,4 +1,4 @@
-"""`fit`: measurements in, the law that they speak for out."""
+"""`fit`: the law that measurements support."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from hooke.scaling.measurements import Measurements
 __all__ = ["fit"]
 
 STANDARD = ("linear", "amdahl", "hard_knee", "power", "usl")
-"""Tried unless named otherwise. `batch` is amdahl's curve, and `gustafson` is for work that grows with N."""
+"""The default families. `batch` has Amdahl's curve; `gustafson` is for work that grows with N."""
 
 SUSPECT = 0.1
-"""The p-value of lack of fit below which repeats count once: a needless means costs a little width, a missed one the level."""
+"""Below this p-value of lack of fit, repeats count once. Averaging needlessly widens intervals a little; not averaging
+when needed breaks their level."""
 
 
 def fit(
@@ -28,15 +29,15 @@ def fit(
     errors: str = "relative",
     level: float = 0.95,
 ) -> Law:
-    """The law that `measurements` speak for, with intervals that hold the truth with probability `level`.
+    """The law that `measurements` support, with intervals that contain the truth with probability `level`.
 
-    `families` are names of `linear`, `amdahl`, `hard_knee`, `power`, `usl` (all of them unless given), `gustafson` and
-    `batch`. `errors` are "relative", a share of what is measured, or "constant", the same amount everywhere, as
-    published fits have it. Of several families the simplest that is not ruled out is chosen; the rest that are not
-    are `law.alternatives`.
+    `families` are names out of `linear`, `amdahl`, `hard_knee`, `power`, `usl` (the default: all of these), `gustafson`
+    and `batch`. `errors` are "relative", a share of the measured value, or "constant", the same amount everywhere, as in
+    many published fits. The simplest family that is not ruled out is chosen; the others that are not ruled out are
+    `law.alternatives`.
 
-    Raises UsageError for names that do not exist, and NotEnoughData where nothing is left over to tell the noise from,
-    where only one N was measured, and where N changed together with the conditions.
+    Raises UsageError for unknown names. Raises NotEnoughData if no measurements are left over to estimate the noise, if
+    only one N was measured, or if N changed together with the conditions.
     """
     names = _checked(families, errors, level)
     _check_spread(measurements)
@@ -54,7 +55,7 @@ def fit(
 
 
 def _fit_all(problems: Sequence[FitProblem], level: float, *, named: bool) -> list[Fitted]:
-    """Each problem solved. One with too many parameters is left out, unless its family was named by the caller."""
+    """The fit of each problem. A family with too many parameters is left out, unless the caller named it."""
     fits: list[Fitted] = []
     refusals: list[NotEnoughData] = []
     for problem in problems:
@@ -70,10 +71,10 @@ def _fit_all(problems: Sequence[FitProblem], level: float, *, named: bool) -> li
 def _repeats_share_errors(fits: Sequence[Fitted], measurements: Measurements) -> bool:
     """Whether even the best family misses the means by more than the repeats scatter.
 
-    What the repeats of one N have in common (a cache that fits, an hour of the day) is then the larger part of the
-    errors, and counting them singly would make every interval too narrow.
+    Then the repeats of one N share most of their error (a cache that fits, an hour of the day). Counting them singly
+    would make every interval too narrow.
     """
-    # A family with as many parameters as there are N goes through every mean, and tests nothing.
+    # A family with as many parameters as there are N passes through every mean and tests nothing.
     tested = [fitted for fitted in fits if measurements.levels.size > fitted.shape.size + 1]
     if not tested:
         return False
@@ -83,15 +84,15 @@ def _repeats_share_errors(fits: Sequence[Fitted], measurements: Measurements) ->
 
 def _checked(families: Sequence[str] | None, errors: str, level: float) -> Sequence[str]:
     if errors not in NOISES:
-        raise UsageError(f"errors is {errors!r}", fix=f"one of {', '.join(NOISES)}")
+        raise UsageError(f"errors is {errors!r}", fix=f"use one of {', '.join(NOISES)}")
     if not 0 < level < 1:
-        raise UsageError(f"level is {level!r}", fix="a probability such as 0.95")
+        raise UsageError(f"level is {level!r}", fix="use a probability such as 0.95")
     names = STANDARD if families is None else tuple(dict.fromkeys(families))
     unknown = [name for name in names if name not in FAMILIES]
     if unknown or not names or isinstance(families, str):
         raise UsageError(
             f"families is {families!r}",
-            fix=f"a list of names out of {', '.join(FAMILIES)}; leave it out for all",
+            fix=f"pass a list of names out of {', '.join(FAMILIES)}, or omit it for the default families",
         )
     return names
 
@@ -101,13 +102,13 @@ def _check_spread(measurements: Measurements) -> None:
     if levels.size < 2:
         raise NotEnoughData(
             f"only N = {levels[0]:g} was measured",
-            fix="measure at a second N at least",
+            fix="measure at least one more N",
             next=f"measure at N = {2 * levels[0]:g}",
             measure_at=float(2 * levels[0]),
         )
     if measurements.confounded:
         raise NotEnoughData(
-            "N changed together with the conditions, so their effects cannot be told apart",
+            "N changed together with the conditions, so their effects cannot be separated",
             why=f"each of {', '.join(map(repr, sorted(set(measurements.conditions))))} was measured at one N only",
-            fix="measure at least one of them at two N",
+            fix="measure at least one condition at two N",
         )

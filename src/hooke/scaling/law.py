@@ -1,4 +1,4 @@
-"""A fitted law, and what follows from it: knee, peak, predictions, speed-up, the N for a target, the next measurement."""
+"""A fitted law and its answers: knee, peak, predictions, speed-up, the N for a target, the next measurement."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from hooke.scaling.measurements import Estimate, Measurements, positive
 __all__ = ["Law", "NextMeasurement", "karp_flatt", "next_measurement"]
 
 
-# --- Where to measure next: the N whose throughput tells most about the knee.
+# --- The next measurement.
 
 FARTHER = 2.0
-"""The farthest N advised, as a multiple of the largest measured: what lies beyond is better approached twice."""
+"""The farthest N to advise, as a multiple of the largest measured; go farther in two steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextMeasurement:
-    """Measure at `n`: that is expected to take the share `gain` off the variance of 1 / knee."""
+    """Measure at `n`, which is expected to reduce the variance of 1 / knee by the share `gain`."""
 
     n: int
     gain: float
@@ -44,12 +44,12 @@ class NextMeasurement:
 
 
 def next_measurement(fits: Sequence[Fitted]) -> NextMeasurement:
-    """The N, up to twice the largest measured, whose throughput tells most about the knee.
+    """The N, up to twice the largest measured, whose throughput is most informative about the knee.
 
-    Over the laws that the measurements allow, a throughput tells about the answer as far as the two are correlated
-    and its own spread exceeds the noise. The gain is Cov^2 / (Var X + noise^2) / Var answer, the reduction of variance
-    in a linear model with normal errors. The answer is 1 / knee, which is 0 for a law without one. Where no law that the
-    measurements allow has a knee, the farthest N is advised: there one would show first.
+    Over the laws that the measurements allow, a throughput is informative if it correlates with the answer and varies by
+    more than the noise. The gain is Cov^2 / (Var X + noise^2) / Var answer, the reduction of variance in a linear model
+    with normal errors. The answer is 1 / knee, which is 0 without a knee. If no allowed law has a knee, the farthest N
+    is advised, because a knee would show there first.
     """
     most = float(fits[0].problem.measured.n.max())
     candidates = np.unique(np.round(np.geomspace(1, max(FARTHER * most, 2), 64)))
@@ -66,37 +66,37 @@ def next_measurement(fits: Sequence[Fitted]) -> NextMeasurement:
 
 
 def _cloud(fitted: Fitted, n: Floats) -> tuple[Floats, Floats]:
-    """1 / knee (2k,) and log X (2k, m) of the laws in the family's region, at both ends of the unit rate."""
+    """1 / knee (2k,) and log X (2k, m) of the laws in the region, at both ends of the unit rate."""
     region = fitted.region
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         answer = 1 / fitted.knee_of(region.shape, region.low_rate)
         curve = np.log(fitted.family.curve(n, region.shape))
-    # With constant errors a unit rate of zero may be allowed, whose logarithm would outweigh all else.
+    # Constant errors may allow a unit rate of zero, whose logarithm would dominate.
     rates = np.log(np.maximum([region.low_rate, region.high_rate], fitted.rate / 10)).ravel()
     return np.tile(answer, 2), rates[:, None] + np.tile(curve, (2, 1))
 
 
 NEAR = 1.5
-"""Within this factor of the N measured there is always an answer, however wide its interval."""
+"""Within this factor of the measured N, predictions are always answered, however wide the interval."""
 FARTHEST = 4.0
-"""Beyond this factor there is none: no fit foresees the next bottleneck."""
+"""Beyond this factor they never are, because no fit foresees the next bottleneck."""
 MOST_DISAGREEMENT = 1.5
-"""In between there is one while the ends of its interval differ by at most this factor."""
+"""Between the two they are, if the ends of the interval differ by at most this factor."""
 WIDEST_KNEE = 3.0
-"""A knee is determined while the ends of its interval differ by at most this factor,"""
+"""A knee is determined if the ends of its interval differ by at most this factor,"""
 PAST_THE_KNEE = 1.25
-"""and the largest N measured is at least this multiple of the interval's high end: what was not seen is not known."""
+"""and if the largest N measured is at least this multiple of its high end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Law:
     """The simplest law that the measurements do not rule out.
 
-    The intervals of `parameters`, `knee`, `peak`, `speedup`, `efficiency` and `karp_flatt` hold if the family is the
-    right one. `predict`, `n_for` and `determined_knee` are for acting on: their intervals cover `alternatives` too,
-    and they raise BeyondTheData where these differ too much. `others` are the fits of the
-    alternatives, `ruled_out` those of the other families tried. Where repeats at one N agree better among themselves
-    than with any law, the fits are to the means, `fitted.problem.measured`: each N then counts once.
+    The intervals of `parameters`, `knee`, `peak`, `speedup`, `efficiency` and `karp_flatt` assume that the family is
+    right. Base decisions on `predict`, `n_for` and `determined_knee`: their intervals cover `alternatives` too, and they
+    raise BeyondTheData if these differ too much. `others` are the fits of the alternatives, `ruled_out` those of the
+    other families. If repeats at one N agree better with each other than with any law, each N counts once, and the fits
+    are to the means, `fitted.problem.measured`.
     """
 
     measurements: Measurements
@@ -105,7 +105,7 @@ class Law:
     ruled_out: tuple[Fitted, ...] = ()
 
     def __repr__(self) -> str:
-        """The family, its parameters with their intervals, and where it was measured: the fits hold thousands of numbers."""
+        """The family, its parameters and the range of N; the fits themselves hold thousands of numbers."""
         fitted = ", ".join(
             f"{symbol} = {each.value:.4g} ({each.interval[0]:.4g} to {each.interval[1]:.4g})"
             for symbol, each in self.parameters.items()
@@ -120,32 +120,32 @@ class Law:
 
     @property
     def level(self) -> float:
-        """The probability with which each interval holds."""
+        """The probability with which each interval contains the truth."""
         return self.fitted.level
 
     @property
     def scatter(self) -> float:
-        """The residual standard deviation: a share of throughput with relative errors, else in its units."""
+        """The residual standard deviation: a share of throughput with relative errors, else in units of throughput."""
         return self.fitted.scatter
 
     @property
     def parameters(self) -> dict[str, Estimate]:
-        """The family's parameters by symbol; each estimate's name is what it means."""
+        """The parameters by symbol; the name of each estimate is its meaning."""
         return self.fitted.parameters()
 
     @property
     def knee(self) -> Estimate:
-        """The smallest N that reaches 95 % of the greatest throughput; of a hard knee, its capacity."""
+        """The smallest N that reaches 95 % of the maximum throughput; for a hard knee, its capacity."""
         return self.fitted.estimate("knee", self.fitted.knee_of)
 
     @property
     def peak(self) -> Estimate:
-        """The N of the greatest throughput; infinite where more always helps."""
+        """The N of the maximum throughput; infinite if more always helps."""
         return self.fitted.estimate("peak", lambda shape, _: self.fitted.family.peak(shape))
 
     @property
     def alternatives(self) -> tuple[Law, ...]:
-        """The other families that the measurements do not rule out, the likelier ones first."""
+        """The other families that are not ruled out, likelier ones first."""
         return tuple(
             replace(self, fitted=other, others=tuple(fit for fit in self._tenable if fit is not other))
             for other in self.others
@@ -153,27 +153,27 @@ class Law:
 
     @property
     def comparison(self) -> tuple[Candidate, ...]:
-        """Every family that was tried, with what speaks for it."""
+        """The comparison of all families that were tried."""
         return compared(self._tenable, self.ruled_out)
 
     @property
     def lack_of_fit(self) -> LackOfFit:
-        """Whether the law misses the measurements by more than their noise."""
+        """The test whether the law misses the measurements by more than their noise."""
         return lack_of_fit(self.fitted, self.measurements)
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What is unusual about the fit, in sentences; nothing of it is corrected."""
+        """Sentences on what is unusual about the fit. Nothing is corrected."""
         return flags_of(self.fitted, self.measurements)
 
     def throughput(self, n: Floats) -> Floats:
-        """The law's X at each of `n` (m,), wherever that lies: for drawing. `predict` is for acting on."""
+        """The law's X at each of `n` (m,) without limits, for drawing. Use `predict` for decisions."""
         return self.fitted.throughput(np.asarray(n, dtype=np.float64))
 
     def band(self, n: Floats) -> tuple[Floats, Floats]:
-        """The interval of X at each of `n` (m,): two of (m,).
+        """The interval of X at each of `n` (m,), two arrays (m,).
 
-        It covers the alternatives, and outside the N measured also families that are not ruled out firmly.
+        It covers the alternatives; outside the measured range also families that are not firmly ruled out.
         """
         at = np.asarray(n, dtype=np.float64)
         low, high = _hull([fit.band(at) for fit in self._tenable])
@@ -182,9 +182,9 @@ class Law:
         return np.where(outside, far_low, low), np.where(outside, far_high, high)
 
     def predict(self, n: float, *, runs: int | None = None) -> Estimate:
-        """The throughput at `n`; with `runs`, the mean of so many measurements there, their noise included.
+        """The throughput at `n`; with `runs`, the mean of that many measurements, including their noise.
 
-        Raises BeyondTheData where the measurements do not support an answer.
+        Raises BeyondTheData if the measurements do not support an answer.
         """
         at = np.array([float(positive("n", n))])
         value, (low, high) = self.throughput(at), self.band(at)
@@ -195,9 +195,9 @@ class Law:
         return self._estimate(f"throughput at N = {n:g}", float(value[0]), (float(low[0]), float(high[0])))
 
     def n_for(self, throughput: float) -> Estimate:
-        """The smallest N that reaches `throughput`; infinite where the law never does.
+        """The smallest N that reaches `throughput`; infinite if the law never does.
 
-        Raises BeyondTheData where that N lies beyond what the measurements support.
+        Raises BeyondTheData if that N lies beyond what the measurements support.
         """
         found = self.reaching(throughput)
         if math.isfinite(found.value):
@@ -205,7 +205,7 @@ class Law:
         return found
 
     def reaching(self, throughput: float) -> Estimate:
-        """What `n_for` says, wherever that lies: for drawing and comparing."""
+        """Like `n_for` without limits, for drawing and comparing."""
         target = float(positive("throughput", throughput))
 
         def quantity(fit: Fitted) -> Quantity:
@@ -219,7 +219,8 @@ class Law:
     def determined_knee(self) -> Estimate:
         """The knee, for planning.
 
-        Raises BeyondTheData unless its whole interval was measured past, and its ends differ by a factor of 3 at most.
+        Raises BeyondTheData unless the measurements reach past its whole interval and its ends differ by at most a
+        factor of 3.
         """
         low, high = self._ends("knee", lambda fit: fit.knee_of, self._not_firmly_ruled_out)
         if high * PAST_THE_KNEE > self._most or high > WIDEST_KNEE * low:
@@ -230,17 +231,17 @@ class Law:
         return self._estimate("knee", self.knee.value, (low, high))
 
     def speedup(self, n: float) -> Estimate:
-        """Throughput at `n` over the law's own at 1."""
+        """The law's throughput at `n` over its throughput at 1."""
         return self._of_curve("speed-up", n, lambda speedup, _: speedup)
 
     def efficiency(self, n: float) -> Estimate:
-        """Speed-up at `n` over `n`; above 1 where growth is superlinear."""
+        """Speed-up at `n` over `n`; above 1 if growth is superlinear."""
         return self._of_curve("efficiency", n, lambda speedup, n: speedup / n)
 
     def karp_flatt(self, n: float) -> Estimate:
         """The experimentally determined serial fraction at `n` > 1."""
         if n <= 1:
-            raise UsageError(f"n is {n:g}", fix="the serial fraction is a property of N above 1")
+            raise UsageError(f"n is {n:g}", fix="use an N above 1")
         return self._of_curve("serial fraction", n, karp_flatt)
 
     def next_measurement(self) -> NextMeasurement:
@@ -287,8 +288,8 @@ class Law:
         distance = max(n / most, least / n)
         if distance > FARTHEST:
             raise self._refusal(
-                f"N = {n:.4g} is too far from what was measured, {least:g} to {most:g}",
-                f"no fit foresees the next bottleneck; the limit is {FARTHEST:g} times as far",
+                f"N = {n:.4g} is too far from the measured range, {least:g} to {most:g}",
+                f"no fit foresees the next bottleneck; the limit is {FARTHEST:g} times the range",
             )
         if distance > NEAR and high > MOST_DISAGREEMENT * low:
             names = ", ".join(fit.family.name for fit in self._not_firmly_ruled_out)
@@ -303,14 +304,14 @@ class Law:
 
 
 def _hull(intervals: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
-    """The least low end and the greatest high end, of numbers or of arrays alike."""
+    """The smallest low end and the largest high end, of numbers or of arrays."""
     lows, highs = zip(*intervals, strict=True)
     return np.min(lows, axis=0), np.max(highs, axis=0)
 
 
 def karp_flatt(speedup: Floats, n: float) -> Floats:
-    """The serial fraction that a speed-up at `n` > 1 amounts to (Karp & Flatt, CACM 33, 1990).
+    """The serial fraction of a speed-up at `n` > 1 (Karp & Flatt, CACM 33, 1990).
 
-    One that grows with N tells of overhead, not of serial work.
+    A fraction that grows with N indicates overhead rather than serial work.
     """
     return (1 / speedup - 1 / n) / (1 - 1 / n)

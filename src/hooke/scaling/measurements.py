@@ -1,4 +1,4 @@
-"""What was measured: throughput at each N, with repeats."""
+"""Measurements of throughput over N, and estimates with intervals."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ from hooke.scaling.families import Floats
 __all__ = ["Estimate", "Measurements", "positive"]
 
 
-# --- A number that was inferred from measurements, with the interval that it lies in.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """`value`, and an `interval` (low, high) that holds the truth with probability `level`.
+    """A `value` with an `interval` (low, high) that contains the truth with probability `level`.
 
-    `high` may be infinite, and so may `value`: a law without a knee has it at infinity. `standard_error` is the
-    asymptotic one of the least-squares fit, as other programs print it; it is nan where there is none. The interval
-    is not made from it.
+    `value` and `high` may be infinite, as for a law without a knee. `standard_error` is the asymptotic error of the
+    least-squares fit that other programs print, or nan; the interval does not depend on it.
     """
 
     name: str
@@ -45,16 +41,16 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class Measurements:
-    """Throughput at each N. The arrays hold one entry a measurement, in the order of N.
+    """Throughput at each N. The arrays have one entry per measurement, ordered by N.
 
-    `n` is what was varied: workers, threads, load, items in a call. Give either `throughput`, in work a second, or
-    `seconds`, in which `work` (1 unless given) was done. Both are (len(n),), or (len(n), runs) where each N was
-    measured several times; an N may also stand in `n` several times. Where a value is itself a mean, `repeats` says
-    of how many runs, and it weighs as much. `conditions` labels what else differed: machine, kind of work, hour.
-    `work`, `repeats` and `conditions` are one for all or one for each entry of `n`.
+    `n` is what was varied: workers, threads, load, items per call. Pass either `throughput`, in work per second, or
+    `seconds`, the time of `work` (default 1). Both have shape (len(n),), or (len(n), runs) with several runs per N; `n`
+    may also repeat a value. If a value is itself a mean of several runs, `repeats` is their number and its weight.
+    `conditions` labels what else differed: machine, kind of work, hour. `work`, `repeats` and `conditions` are one
+    value for all entries of `n`, or one each.
 
-    Raises UsageError, which names the entry and the fix, for shapes that do not match and for numbers that are not
-    finite and above zero.
+    Raises UsageError, with the entry and the fix, for shapes that do not match and for numbers that are not finite and
+    positive.
     """
 
     n: Floats
@@ -75,9 +71,7 @@ class Measurements:
     ) -> None:
         levels = positive("n", n)
         if levels.ndim != 1 or not levels.size:
-            raise UsageError(
-                f"n has shape {levels.shape}", fix="give a flat list, one N for each measurement"
-            )
+            raise UsageError(f"n has shape {levels.shape}", fix="pass a flat list with one N per measurement")
         done = _for_each("work", work, levels)
         values = _table(throughput, seconds, levels)
         rates = done[:, None] / values if throughput is None else values
@@ -105,31 +99,31 @@ class Measurements:
 
     @property
     def confounded(self) -> bool:
-        """Whether no condition was measured at more than one N, so that its effect cannot be told from that of N."""
+        """Whether every condition was measured at one N only, so that its effect cannot be separated from that of N."""
         labels = np.unique(self.conditions)
         return labels.size > 1 and all(
             np.unique(self.n[self.conditions == label]).size == 1 for label in labels
         )
 
     def means(self) -> tuple[Floats, Floats]:
-        """The distinct N, and the mean throughput at each, weighed by `repeats`."""
+        """The distinct N and the mean throughput at each, weighted by `repeats`."""
         levels, at = np.unique(self.n, return_inverse=True)
         return levels, np.bincount(at, self.repeats * self.throughput) / np.bincount(at, self.repeats)
 
     def each_n_once(self) -> Measurements:
-        """One measurement at each N, the geometric mean of those there, all of the same weight."""
+        """One measurement per N, the geometric mean, all of equal weight."""
         levels, at = np.unique(self.n, return_inverse=True)
         logs = np.bincount(at, self.repeats * np.log(self.throughput)) / np.bincount(at, self.repeats)
         return Measurements(levels, throughput=np.exp(logs))
 
 
 def positive(name: str, values: ArrayLike) -> Floats:
-    """The numbers of `values`. Raises UsageError, which names the entry, unless all are finite and above zero."""
+    """`values` as an array. Raises UsageError, which names the entry, unless all are finite and positive."""
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{name} is not an array of numbers: {error}", fix="give numbers, the same count in each row"
+            f"{name} is not an array of numbers: {error}", fix="pass numbers, equally many in each row"
         ) from error
     wrong = ~(np.isfinite(numbers) & (numbers > 0))
     if wrong.any():
@@ -137,24 +131,24 @@ def positive(name: str, values: ArrayLike) -> Floats:
         place = "".join(f"[{i}]" for i in where)
         raise UsageError(
             f"{name}{place} is {numbers[where]:g}",
-            fix="every number must be finite and above zero; leave it out",
+            fix="use finite numbers above zero, or leave the entry out",
         )
     return numbers
 
 
 def _table(throughput: ArrayLike | None, seconds: ArrayLike | None, levels: Floats) -> Floats:
-    """What was measured, as (len(n), runs)."""
+    """The measured values as (len(n), runs)."""
     if (throughput is None) == (seconds is None):
         raise UsageError(
-            "measurements are either throughput or seconds",
-            fix="Measurements(n, throughput=...) in work a second, or Measurements(n, seconds=..., work=...)",
+            "measurements need exactly one of throughput and seconds",
+            fix="Measurements(n, throughput=...) in work per second, or Measurements(n, seconds=..., work=...)",
         )
     name = "seconds" if throughput is None else "throughput"
     values = positive(name, np.asarray(seconds) if throughput is None else throughput)
     if values.ndim not in {1, 2} or len(values) != levels.size or not values.size:
         raise UsageError(
             f"{name} has shape {values.shape}, and n has {levels.size} entries",
-            fix=f"shape ({levels.size},), or ({levels.size}, runs) with a row for each N",
+            fix=f"use shape ({levels.size},), or ({levels.size}, runs) with one row per N",
         )
     return values.reshape(levels.size, -1)
 
@@ -164,7 +158,7 @@ def _for_each(name: str, values: ArrayLike, levels: Floats) -> Floats:
     if numbers.shape not in {(), levels.shape}:
         raise UsageError(
             f"{name} has shape {numbers.shape}, and n has {levels.size} entries",
-            fix=f"one number for all, or {levels.size} of them",
+            fix=f"pass one number for all, or {levels.size} numbers",
         )
     return np.broadcast_to(numbers, levels.shape)
 
@@ -174,6 +168,6 @@ def _labels(conditions: str | Sequence[str], levels: Floats) -> NDArray[np.str_]
     if labels.shape not in {(), levels.shape}:
         raise UsageError(
             f"conditions has {labels.size} labels, and n has {levels.size} entries",
-            fix=f"one label for all, or {levels.size} of them",
+            fix=f"pass one label for all, or {levels.size} labels",
         )
     return np.broadcast_to(labels, levels.shape)

@@ -1,4 +1,4 @@
-"""Which of the predicted rows are worth a look, and which one is recommended, with the reason in a sentence."""
+"""The Pareto front of predicted configurations, and the recommended one with its reason."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanLimits:
-    """What the work may take: seconds until its end, US dollars in all; None is: as it comes."""
+    """Limits on the seconds until the end and on the total US dollars; None is no limit."""
 
     deadline_s: float | None = None
     budget_usd: float | None = None
 
     def granted(self, row: Row) -> bool:
-        """Whether the row keeps to it at the far ends of its intervals."""
+        """Whether the row keeps the limits even at the high ends of its intervals."""
         if row.seconds is None or row.usd is None:
             return False
         in_time = self.deadline_s is None or row.seconds.interval[1] <= self.deadline_s
@@ -47,7 +47,7 @@ class PlanLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """The row to take, None where none can be named, and why. `measure` is (task, N) that would tell more."""
+    """The recommended row or None, with the reason. `measure` is the (task, N) to measure next."""
 
     row: Row | None
     reason: str
@@ -55,9 +55,9 @@ class Advice:
 
 
 def front(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other beats in time without costing more, nor in money without taking longer; the cheapest first.
+    """The rows that no other row beats in both time and money, the cheapest first.
 
-    Compared are the values at the listed price, not the ends of the intervals and not spot prices.
+    It compares values at list prices, neither interval ends nor spot prices.
     """
     priced = [
         (row.usd.value, row.seconds.value, row)
@@ -74,9 +74,9 @@ def front(rows: Sequence[Row]) -> list[Row]:
 
 
 def recommend(rows: Sequence[Row], wish: PlanLimits, untimed: Sequence[Untimed] = ()) -> Advice:
-    """The cheapest row that keeps to the wish, the fastest of equals; with a budget alone the fastest that keeps to it.
+    """The cheapest row within the limits, the fastest among equals; with only a budget, the fastest row within it.
 
-    `untimed` are tasks that no row counts: nothing is then sure to keep to a wish.
+    `untimed` are tasks that no row counts; no row is then certain to keep a limit.
     """
     known = [row for row in rows if row.seconds is not None and row.usd is not None]
     measure = first_measurement(rows)
@@ -96,7 +96,7 @@ def recommend(rows: Sequence[Row], wish: PlanLimits, untimed: Sequence[Untimed] 
     if wish.deadline_s is None:
         return _without_wish(known)
     row = min(granted, key=lambda each: (_usd(each), _seconds(each)))
-    return Advice(row=row, reason=f"the cheapest that keeps to {wish}: {_what(row)}{_spot(row)}")
+    return Advice(row=row, reason=f"the cheapest that keeps {wish}: {_what(row)}{_spot(row)}")
 
 
 def _in_part(known: Sequence[Row], wish: PlanLimits, untimed: str) -> Advice:
@@ -104,7 +104,7 @@ def _in_part(known: Sequence[Row], wish: PlanLimits, untimed: str) -> Advice:
         row = min(known, key=_seconds)
         return Advice(
             row=None,
-            reason=f"not enough data to keep to {wish}: no total counts {untimed}; the rest takes at best {_what(row)}",
+            reason=f"not enough data to keep {wish}: no total counts {untimed}; the rest takes at best {_what(row)}",
         )
     advice = _without_wish(known)
     return Advice(row=advice.row, reason=f"{advice.reason}; not counted: {untimed}")
@@ -115,9 +115,7 @@ def _without_wish(known: Sequence[Row]) -> Advice:
     if fastest.configuration.is_local:
         fastest = _at_the_knee([row for row in known if row.configuration.is_local])
         others = any(not row.configuration.is_local for row in known)
-        why = (
-            "no configuration that can be predicted is faster" if others else "nothing else can be predicted"
-        )
+        why = "no other predictable configuration is faster" if others else "nothing else is predictable"
         need = "you do not need a cluster: " if others else ""
         return Advice(row=fastest, reason=f"{need}{_what(fastest)}, and {why}")
     if cheapest is fastest:
@@ -126,12 +124,12 @@ def _without_wish(known: Sequence[Row]) -> Advice:
         )
     return Advice(
         row=cheapest,
-        reason=f"the cheapest: {_what(cheapest)}; the fastest is {_what(fastest)}. A deadline or a budget would decide between them",
+        reason=f"the cheapest: {_what(cheapest)}; the fastest is {_what(fastest)}. A deadline or a budget decides between them",
     )
 
 
 def _at_the_knee(local: Sequence[Row]) -> Row:
-    """Of this machine's rows the one with the fewest workers that is practically as fast as any of them."""
+    """The row of this machine with the fewest workers that is practically as fast as the best."""
     best = min(map(_seconds, local))
     return min(
         (row for row in local if KNEE_SHARE * _seconds(row) <= best),
@@ -143,10 +141,8 @@ def _within_budget(granted: Sequence[Row], wish: PlanLimits) -> Advice:
     row = min(granted, key=lambda each: (_seconds(each), _usd(each)))
     if row.configuration.is_local:
         row = _at_the_knee([each for each in granted if each.configuration.is_local])
-        return Advice(
-            row=row, reason=f"you do not need a cluster: nothing faster keeps to {wish}: {_what(row)}"
-        )
-    return Advice(row=row, reason=f"the fastest that keeps to {wish}: {_what(row)}{_spot(row)}")
+        return Advice(row=row, reason=f"you do not need a cluster, nothing faster keeps {wish}: {_what(row)}")
+    return Advice(row=row, reason=f"the fastest that keeps {wish}: {_what(row)}{_spot(row)}")
 
 
 def _none_granted(known: Sequence[Row], wish: PlanLimits, measure: tuple[str, int] | None) -> Advice:
@@ -155,7 +151,7 @@ def _none_granted(known: Sequence[Row], wish: PlanLimits, measure: tuple[str, in
     more = f"; not enough data for others: {measured(measure)}" if measure is not None else ""
     return Advice(
         row=None,
-        reason=f"none is sure to keep to {wish}: the {best} that can be predicted is {_what(row)}{more}",
+        reason=f"no configuration reliably keeps {wish}: the {best} predictable one is {_what(row)}{more}",
         measure=measure,
     )
 
@@ -165,7 +161,7 @@ def _nothing_known(rows: Sequence[Row], measure: tuple[str, int] | None) -> str:
         why = next(row.refused for row in rows if row.measure == measure)
         return f"not enough data: {measured(measure)} ({why})"
     reasons = sorted({row.refused for row in rows})
-    return f"nothing can be predicted: {'; '.join(reasons) or 'no configuration was given'}"
+    return f"no prediction is possible: {'; '.join(reasons) or 'no configuration given'}"
 
 
 def measured(measure: tuple[str, int]) -> str:
@@ -175,7 +171,7 @@ def measured(measure: tuple[str, int]) -> str:
 
 
 def first_measurement(rows: Sequence[Row]) -> tuple[str, int] | None:
-    """(task, N) that the smallest refused configuration lacks: larger ones ask for more than it takes to begin."""
+    """The (task, N) that the smallest refused configuration lacks; larger ones ask for too much at first."""
     lacking = [row for row in rows if row.measure is not None]
     return min(lacking, key=lambda row: row.configuration.workers).measure if lacking else None
 

@@ -1,6 +1,6 @@
-"""Predicted time, money and efficiency of work that is left to do, for each configuration considered.
+"""Predicted time, price and efficiency of the remaining work for each configuration.
 
-How it is done, and how far it can be trusted: docs/explanation/planning.md.
+Method and accuracy: docs/explanation/planning.md.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["LOCAL", "Configuration", "Planner", "Row"]
 LOCAL = "local"
 """The catalog of this machine."""
 MOST_BOUNDS = 1.5
-"""Tasks whose contention is not known are let in while what they may make of the total differs by this factor at most."""
+"""Tasks with unknown contention are accepted if they leave the total uncertain by at most this factor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """`instances` of a type, with `workers` slots in all."""
+    """`instances` of a type with `workers` slots in total."""
 
     machine: InstanceType
     instances: int = 1
@@ -32,7 +32,7 @@ class Configuration:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine, which costs nothing."""
+        """Whether this is the local machine, which costs nothing."""
         return self.machine.catalog == LOCAL
 
     def __str__(self) -> str:
@@ -43,11 +43,12 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A configuration with what is predicted of it; where nothing is, `refused` says why.
+    """The prediction for a configuration, or in `refused` the reason why there is none.
 
-    `seconds` is from asking for the machines until the last result, start-up included; `usd` the price of all of them
-    for that long, `spot_usd` the same at the spot price if nothing is preempted. `efficiency` is the time of one worker
-    over workers times seconds. `work_s` is task -> seconds of all its calls. `measure` is (task, N) that would help.
+    `seconds` lasts from the request for machines until the last result, including start-up. `usd` is the price of all
+    machines for that time, `spot_usd` the price without preemptions at the spot price. `efficiency` is the time of one
+    worker over workers times seconds. `work_s` maps tasks to the seconds of all their calls. `measure` is the (task, N)
+    to measure next.
     """
 
     configuration: Configuration
@@ -62,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """Seconds of the schedule on machines as fast as the one that was measured, or why there are none."""
+    """The length of the schedule on machines as fast as the measured one, or why it is unknown."""
 
     seconds: Ends = (0.0, 0.0, 0.0)
     work: Mapping[str, Ends] = field(default_factory=dict)
@@ -71,10 +72,10 @@ class _Outcome:
 
 
 class Planner:
-    """Predicts rows for one workload. Schedules are kept by what they depend on, so that hundreds of rows are cheap.
+    """Predicts rows for one workload. Schedules are cached, so hundreds of rows are cheap.
 
-    `elsewhere` is the same work with what is known of it on other machines, where that is less than on this one.
-    `overhead_s` is what a run takes beside its calls: (low, value, high).
+    `elsewhere` is the same work with what is known about other machines, if that is less than about this one.
+    `overhead_s` is the time of a run beside its calls: (low, value, high).
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Planner:
         self._outcomes: dict[tuple[bool, MachineRoom, tuple[int, ...]], _Outcome] = {}
 
     def row(self, configuration: Configuration) -> Row:
-        """What is predicted of a configuration."""
+        """The prediction for a configuration."""
         machine, works = configuration.machine, self.workload.works
         refused = _missing(machine)
         fits = () if refused else tuple(_fits(work, configuration) for work in works)
@@ -99,7 +100,7 @@ class Planner:
             refused = f"one instance is too small for {small[0]}"
         wide = max(works, key=lambda work: work.slots, default=None)
         if not refused and wide is not None and wide.slots > configuration.workers:
-            refused = f"{wide.task} is a gang of {wide.slots} ranks, which run at once or not at all"
+            refused = f"{wide.task} is a gang of {wide.slots} ranks, which must all run at once"
         if refused:
             return Row(configuration=configuration, refused=refused)
         outcome = self._outcome(_room(configuration), fits, is_local=configuration.is_local)
@@ -135,7 +136,7 @@ class Planner:
     def _efficiency(
         self, configuration: Configuration, seconds: Ends, speed: tuple[float, float]
     ) -> Estimate | None:
-        """Both ends of time and of work belong together: a day that is slow for many workers is slow for one."""
+        """Pairs the same ends of time and of work, because a slow day is slow for many workers and for one."""
         fits = (1,) * len(self.workload.works)
         alone = self._outcome(MachineRoom(slots=1, cpus=math.inf), fits, is_local=configuration.is_local)
         if alone.refused or not all(seconds):
@@ -170,7 +171,7 @@ def _scheduled(load: Workload, room: MachineRoom, fits: tuple[int, ...]) -> _Out
         items = each.items or 0
         mine = (per.seconds[0] * items, per.seconds[1] * items, per.seconds[2] * items)
         work[each.task] = _each(sum, work.get(each.task, (0.0, 0.0, 0.0)), mine)
-    # A list schedule may end sooner with longer calls (Graham's anomalies); an interval may not.
+    # A list schedule may end earlier with longer calls (Graham's anomalies); an interval must stay ordered.
     return _Outcome(seconds=(min(low, value), value, max(value, high)), work=work)
 
 
@@ -183,7 +184,7 @@ class _Schedule:
     room: MachineRoom
 
     def seconds(self, means: Sequence[float]) -> float:
-        """Until the last call ends, with calls of these means."""
+        """Seconds until the last call ends, given the mean of each node's calls."""
         return makespan(
             [
                 NodeCalls(
@@ -203,7 +204,7 @@ class _Schedule:
         )
 
     def _roughly(self, means: Sequence[float]) -> float:
-        """The greater of the rounds of each node on the slots that it may have, all together, and of the longest chain."""
+        """The maximum of the total work over all slots and of the longest chain of rounds."""
         rounds = [
             math.ceil((work.items or 0) / n) * mean
             for work, mean, n in zip(self.works, means, self.at_once, strict=True)
@@ -215,7 +216,7 @@ class _Schedule:
         return max([whole / self.room.slots, *ends])
 
     def undetermined(self) -> _Outcome | None:
-        """The refusal where tasks whose contention is not known leave the total open."""
+        """The refusal if tasks with unknown contention leave the total open."""
         unknown = [(work, per) for work, per in zip(self.works, self.per_call, strict=True) if per.open]
         if not unknown:
             return None
@@ -230,18 +231,18 @@ class _Schedule:
             unknown, key=lambda each: (each[0].items or 0) * (each[1].seconds[2] - each[1].seconds[0])
         )
         return _Outcome(
-            refused=f"{work.task}: {per.open}, so that the time may differ by a factor of {most / least:.2g}",
+            refused=f"{work.task}: {per.open}, so the time is uncertain by a factor of {most / least:.2g}",
             measure=(work.task, per.measure_at),
         )
 
 
 def _missing(machine: InstanceType) -> str:
-    """What is not known of an instance type, so that nothing can be predicted of it."""
+    """The missing fact that makes an instance type unpredictable, or an empty string."""
     if machine.speed is None:
-        return "speed not known"
+        return "unknown speed"
     if machine.startup_s is None:
-        return "start-up lag not known"
-    return "its vCPUs are not listed" if machine.vcpus is None else ""
+        return "unknown start-up time"
+    return "unknown number of vCPUs" if machine.vcpus is None else ""
 
 
 def _room(configuration: Configuration) -> MachineRoom:
@@ -249,7 +250,7 @@ def _room(configuration: Configuration) -> MachineRoom:
     cpus = (machine.vcpus or 1) * instances
     return MachineRoom(
         slots=configuration.workers,
-        # A local place with more workers than cpus counts as having a cpu for each.
+        # This machine counts as having one CPU per worker.
         cpus=float(max(cpus, configuration.workers)),
         memory=float("inf") if machine.memory is None else float(machine.memory * instances),
         gpus=float(machine.gpus * instances),
@@ -257,7 +258,7 @@ def _room(configuration: Configuration) -> MachineRoom:
 
 
 def _fits(work: NodeWork, configuration: Configuration) -> int:
-    """How many calls fit the instances at once, each within one of them. On this machine what is too large runs alone."""
+    """How many calls fit at once, each within one instance. On this machine a call that is too large runs alone."""
     machine = configuration.machine
     cpus = max(machine.vcpus or 1, configuration.workers if configuration.is_local else 1)
     most = cpus / work.cpus

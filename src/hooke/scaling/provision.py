@@ -1,4 +1,4 @@
-"""What a service bears in each configuration, from safe rates that were measured; what that costs, and which one to take."""
+"""The rate that a service sustains in each configuration, from measured safe rates, with its price and a recommendation."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ __all__ = [
 ]
 
 LEAST_LEVELS = 3
-"""Through two points goes a line, and a curve that is about to bend."""
+"""Two points cannot identify a curve."""
 IDLE_SHARE = 0.5
-"""Of the cores: where no more were busy, replicas beyond them tell of the service, which waits, and not of the machine."""
+"""If at most this share of the cores was busy, the service waits, and replicas beyond the cores are valid measurements."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyGoal:
-    """So many percent of requests within so many seconds."""
+    """A percentage of requests within a number of seconds."""
 
     percent: float
     limit_s: float
@@ -45,15 +45,15 @@ class LatencyGoal:
         return f"p{self.percent:g} < {format_seconds(self.limit_s)}"
 
     def covers(self, other: LatencyGoal) -> bool:
-        """Whether who keeps this keeps the other one, too."""
+        """Whether meeting this goal implies meeting the other."""
         return self.percent >= other.percent and self.limit_s <= other.limit_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredLoad:
-    """What was measured: with so many replicas of so many threads the promise surely held at `rate`, and surely broke at `breaks_at`.
+    """A load test: with these replicas and threads the SLO surely held at `rate` and surely broke at `breaks_at`.
 
-    `cores` were busy at that rate, and `memory` bytes resident, of all replicas together; 0 is: not known.
+    `cores` were busy and `memory` bytes resident at that rate, over all replicas; 0 means unknown.
     """
 
     replicas: int
@@ -67,7 +67,7 @@ class MeasuredLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSetup:
-    """A configuration: `replicas` in all, of so many threads each, on instances of a type."""
+    """A configuration: `replicas` in total, each with `threads`, on instances of a type."""
 
     machine: InstanceType
     instances: int = 1
@@ -76,12 +76,12 @@ class ServiceSetup:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine, which costs nothing."""
+        """Whether this is the local machine, which costs nothing."""
         return self.machine.catalog == LOCAL
 
     @property
     def usd_per_hour(self) -> float | None:
-        """The price of all its instances; None where it is not listed."""
+        """The price of all instances; None if not listed."""
         price = self.machine.usd_per_hour
         return None if price is None else self.instances * price
 
@@ -93,7 +93,7 @@ class ServiceSetup:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What to measure: the safe rate of `replicas` of `threads`; with another promise where one is named."""
+    """A load test to run: `replicas` with `threads`, optionally with another SLO."""
 
     replicas: int
     threads: int
@@ -102,9 +102,9 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A setup with the rate that it bears within the promise; where nothing is known of that, `refused` says why.
+    """A setup with the rate that it sustains within the SLO, or in `refused` why that is unknown.
 
-    `bears` is requests a second. Its low end is to be counted on; its high end may be infinite: nothing is known to break it.
+    `bears` is in requests per second. Count on its low end; its high end is infinite if no rate is known to break the SLO.
     """
 
     setup: ServiceSetup
@@ -113,13 +113,13 @@ class Offer:
     missing: Missing | None = None
 
     def grants(self, rate: float) -> bool:
-        """Whether it surely bears that rate."""
+        """Whether it reliably sustains the rate."""
         return self.bears is not None and self.bears.interval[0] >= rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisionChoice:
-    """The offer to take, None where none can be named, why, and what to measure for more."""
+    """The recommended offer or None, the reason, and the load test to run next."""
 
     offer: Offer | None
     reason: str
@@ -127,7 +127,7 @@ class ProvisionChoice:
 
 
 class Bearing:
-    """What setups bear within a promise. `cores` is how many the machine has that was measured."""
+    """The rates that setups sustain within an SLO. `cores` are those of the measured machine."""
 
     def __init__(self, loads: Iterable[MeasuredLoad], promise: LatencyGoal, *, cores: int) -> None:
         self._loads = tuple(loads)
@@ -136,20 +136,20 @@ class Bearing:
         self._laws: dict[tuple[MeasuredLoad, ...], Law | NotEnoughData] = {}
 
     def offer(self, setup: ServiceSetup) -> Offer:
-        """What is known of a setup."""
+        """The rate that a setup sustains."""
         if setup.machine.speed is None:
-            return Offer(setup=setup, refused="speed not known")
+            return Offer(setup=setup, refused="unknown speed")
         if not setup.replicas:
             return Offer(setup=setup, refused="one instance is too small for a replica")
         slowest, fastest = setup.machine.speed
-        # On a machine of half the speed a promise of 50 ms is kept by who keeps 25 ms here.
+        # A machine of half the speed keeps 50 ms if this one keeps 25 ms.
         here = LatencyGoal(self._promise.percent, self._promise.limit_s * slowest)
         loads = [load for load in self._loads if load.promise.covers(here)]
         if not loads:
             told = ", ".join(sorted({str(load.promise) for load in self._loads})) or "nothing"
             return Offer(
                 setup=setup,
-                refused=f"{here} was not measured, but {told}",
+                refused=f"{here} was not measured; measured: {told}",
                 missing=Missing(setup.replicas, setup.threads, here),
             )
         if not setup.is_local:
@@ -166,7 +166,7 @@ class Bearing:
         )
 
     def _of(self, loads: Sequence[MeasuredLoad], setup: ServiceSetup) -> tuple[float, float, float] | Offer:
-        """(low, value, high) on the machine that was measured, or the refusal."""
+        """(low, value, high) on the measured machine, or the refusal."""
         same = [load for load in loads if (load.replicas, load.threads) == (setup.replicas, setup.threads)]
         if same:
             held = max(load.rate for load in same)
@@ -197,18 +197,18 @@ class Bearing:
         if len(levels) < LEAST_LEVELS:
             seen = f"only N = {', '.join(map(str, levels))}" if levels else "no N"
             wanted = next(n for n in (1, 2, 4, 8) if n not in levels)
-            return self._refused(setup, f"{seen} was measured of {what}; three N make a law", wanted, what)
+            return self._refused(setup, f"{seen} was measured for {what}; a law needs three N", wanted, what)
         law = self._law(loads, n_of)
         if isinstance(law, NotEnoughData):
             return self._refused(setup, law.what, round(law.measure_at or 2 * levels[-1]), what)
         try:
             knee = law.determined_knee().interval[0]
         except BeyondTheData:
-            knee = math.inf  # the reach of the law is the limit then
+            knee = math.inf  # predict() checks the reach
         if at > knee:
             return Offer(
                 setup=setup,
-                refused=f"past the knee, which may be at {knee:.3g} {what}: more need not bear more",
+                refused=f"past the knee, which may lie at {knee:.3g} {what}; more may not sustain more",
             )
         try:
             told = law.predict(at)
@@ -232,13 +232,13 @@ class Bearing:
         return self._laws[key]
 
     def _has_room(self, load: MeasuredLoad) -> bool:
-        """Whether the machine that was measured had cores enough: beyond, it was the machine that was measured."""
+        """Whether the measured machine had enough cores; beyond, the test measured the machine, not the service."""
         waits = 0 < load.cores <= IDLE_SHARE * self._cores
         return load.replicas * load.threads <= self._cores or waits
 
 
 def _best(loads: Iterable[MeasuredLoad]) -> list[MeasuredLoad]:
-    """The highest rate for each (replicas, threads): of several promises that do, the laxest."""
+    """The load with the highest rate for each (replicas, threads)."""
     best: dict[tuple[int, int], MeasuredLoad] = {}
     for load in loads:
         key = load.replicas, load.threads
@@ -248,7 +248,7 @@ def _best(loads: Iterable[MeasuredLoad]) -> list[MeasuredLoad]:
 
 
 def offers_on_front(offers: Sequence[Offer]) -> list[Offer]:
-    """Those that no other beats in what they surely bear without costing more an hour; the cheapest first."""
+    """The offers that no other beats in both price and reliably sustained rate, the cheapest first."""
     priced = [
         (
             offer.setup.usd_per_hour,
@@ -269,7 +269,7 @@ def offers_on_front(offers: Sequence[Offer]) -> list[Offer]:
 
 
 def choose(offers: Sequence[Offer], rate: float) -> ProvisionChoice:
-    """The cheapest offer that surely bears the rate; this machine, where it does, with the fewest threads in all."""
+    """The cheapest offer that reliably sustains the rate; on this machine, if possible, with the fewest threads."""
     known = [offer for offer in offers if offer.bears is not None and offer.setup.usd_per_hour is not None]
     lacking = [offer for offer in offers if offer.missing is not None]
     missing = min(lacking, key=_smallness).missing if lacking else None
@@ -281,19 +281,17 @@ def choose(offers: Sequence[Offer], rate: float) -> ProvisionChoice:
     granted = [offer for offer in known if offer.grants(rate)]
     if not granted:
         best = max(known, key=lambda offer: offer.bears.interval[0] if offer.bears else 0.0)
-        reason = f"none surely bears {rate:,.4g}/s: the most that can be predicted is {_what(best)}"
+        reason = f"no configuration reliably sustains {rate:,.4g}/s: the best prediction is {_what(best)}"
         return ProvisionChoice(offer=None, reason=reason, missing=missing)
     local = [offer for offer in granted if offer.setup.is_local]
     if local:
         offer = min(local, key=_smallness)
-        return ProvisionChoice(
-            offer=offer, reason=f"you need no other machine: {_what(offer)}", missing=missing
-        )
+        return ProvisionChoice(offer=offer, reason=f"this machine suffices: {_what(offer)}", missing=missing)
     offer = min(granted, key=lambda each: (each.setup.usd_per_hour or 0.0, -_surely(each), *_smallness(each)))
     usd = offer.setup.usd_per_hour or 0.0
     return ProvisionChoice(
         offer=offer,
-        reason=f"the cheapest that surely bears {rate:,.4g}/s: {_what(offer)} for ${usd:,.2f}/h",
+        reason=f"the cheapest that reliably sustains {rate:,.4g}/s: {_what(offer)} for ${usd:,.2f}/h",
         missing=missing,
     )
 
@@ -308,4 +306,4 @@ def _smallness(offer: Offer) -> tuple[bool, int, int]:
 
 
 def _what(offer: Offer) -> str:
-    return f"{offer.setup}, which bears {_surely(offer):,.4g}/s at least"
+    return f"{offer.setup}, which sustains at least {_surely(offer):,.4g}/s"

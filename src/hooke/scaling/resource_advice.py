@@ -1,4 +1,4 @@
-"""Vertical scaling: how much of one machine a task needs, from what its attempts used."""
+"""Vertical scaling: the CPUs and the memory that a task should declare, from what its attempts used."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from hooke.base.formats import format_bytes
 __all__ = ["Needed", "Threads", "Used", "needed"]
 
 PERCENTILE = 0.99
-"""Of attempts, so many must fit: one that does not is run again with twice the memory. Of fewer than 100 it is the largest."""
+"""The share of attempts that must fit; the others run again with twice the memory. Below 100 attempts, the maximum counts."""
 MARGIN = 1.2
-"""Over that: the next one may be a little larger than any that was seen."""
+"""The factor on top, because the next attempt may be a little larger."""
 FEWEST = 3
-"""Attempts that say anything of a percentile."""
+"""The least number of attempts for advice."""
 LEAST_BYTES = 64 * 2**20
-"""Nothing below is advised: the interpreter and its imports move by as much."""
+"""Memory is never advised below this; the interpreter and its imports vary by as much."""
 SHORTEST_S = 0.02
-"""The cpu time of shorter attempts is too coarse to divide by."""
+"""The CPU time of shorter attempts is too coarse."""
 WAITS = 0.3
-"""A call that keeps less of a core busy waits for something; under a crowded machine a call that computes still has more."""
+"""A call that keeps less of a core busy waits for something; even on a crowded machine a computing call gets more."""
 TOLERANCE = 0.1
-"""A share of a core that is not worth another one."""
+"""A fraction of a core that does not justify another core."""
 SHARES = (0.1, 0.25, 0.5)
-"""Parts of a core that are advised for calls that wait."""
+"""The fractions of a core to advise for calls that wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """One attempt: what it declared and what it used. `items` were computed; `starved` is that it died of too little memory."""
+    """One attempt: what it declared and used. It computed `items`; `starved` means that it died of too little memory."""
 
     cpus: float = 1.0
     memory: int | None = None
@@ -43,7 +43,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threads:
-    """What calls with so many cpus brought: items per second of one core, the geometric mean over `attempts`.
+    """The yield of one core with this many CPUs: items per second, the geometric mean over `attempts`.
 
     `spread` is the standard error of its logarithm.
     """
@@ -56,10 +56,10 @@ class Threads:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needed:
-    """What to declare. None is: as it is now, since too little was measured; `why` says so, in sentences.
+    """What to declare, with sentences in `why`. None means: keep the declaration, too little was measured.
 
-    `busy` is the cores that its calls kept busy (95th percentile), `peak_bytes` what they held at most (99th);
-    `threads` compares numbers of cpus, the best first.
+    `busy` is the number of cores that calls kept busy (95th percentile), `peak_bytes` their peak memory (99th).
+    `threads` compares numbers of CPUs, the best first.
     """
 
     attempts: int
@@ -74,7 +74,7 @@ class Needed:
 
 
 def needed(used: Sequence[Used]) -> Needed:
-    """What to declare for a task with these attempts, the newest last. Raises ValueError for none."""
+    """What a task with these attempts, the newest last, should declare. Raises ValueError without attempts."""
     if not used:
         raise ValueError("no attempts")
     last = used[-1]
@@ -100,19 +100,19 @@ def _memory(used: Sequence[Used], declared: int | None) -> tuple[int | None, int
         return (
             2 * max(starved),
             max(starved),
-            (f"an attempt died of {format_bytes(max(starved))}: it needs more",),
+            (f"an attempt ran out of memory at {format_bytes(max(starved))}",),
         )
     if len(peaks) < FEWEST:
-        return None, None, (f"memory: needs {FEWEST} attempts with known memory; has {len(peaks)}",)
+        return None, None, (f"memory: needs {FEWEST} attempts with a known peak; has {len(peaks)}",)
     peak = peaks[math.ceil(PERCENTILE * len(peaks)) - 1]
     memory = _rounded_up(max(round(MARGIN * peak), LEAST_BYTES))
     share = "all" if len(peaks) < 100 else f"{PERCENTILE:.0%}"
-    said = f"{share} of {len(peaks)} attempts held {format_bytes(peak)} at most"
-    said += f", and {MARGIN - 1:.0%} more is {format_bytes(round(MARGIN * peak))}"
+    said = f"{share} of {len(peaks)} attempts used at most {format_bytes(peak)}"
+    said += f"; with a margin of {MARGIN - 1:.0%}: {format_bytes(round(MARGIN * peak))}"
     if declared is not None and declared < peak:
-        said += f"; {format_bytes(declared)} are declared, so such an attempt is run again"
+        said += f"; with the declared {format_bytes(declared)}, such an attempt runs again"
     elif declared is not None and declared >= 2 * memory:
-        said += f"; {declared // memory} fit where one does now"
+        said += f"; {declared // memory} fit in the space of one"
     return memory, peak, (said,)
 
 
@@ -134,38 +134,41 @@ def _cpus(
 
 
 def _by_trial(threads: Sequence[Threads], declared: float) -> tuple[float, str]:
-    """The cpus that brought most per core, if that is more than chance would have it."""
+    """The number of CPUs with the best yield per core, if the difference is significant."""
     best = threads[0]
     other = next((each for each in threads[1:] if each.cpus == declared), threads[1])
     gain = math.log(best.items_per_core_s / other.items_per_core_s)
     error = 2 * math.hypot(best.spread, other.spread)
     low, high = math.exp(gain - error), math.exp(gain + error)
     said = (
-        f"a core did {math.exp(gain):.2f} times as much ({low:.2f} to {high:.2f}) in workers of {best.cpus:g} cpus "
-        f"as in workers of {other.cpus:g}"
+        f"a core did {math.exp(gain):.2f} times as much ({low:.2f} to {high:.2f}) in workers with {best.cpus:g} cpus "
+        f"as in workers with {other.cpus:g}"
     )
     if low < 1 + TOLERANCE / 2:
-        return declared, f"{said}: no difference to act on"
+        return declared, f"{said}: not a significant difference"
     return best.cpus, said
 
 
 def _by_share(busy: float, declared: float) -> tuple[float, str]:
-    """The cpus for calls that keep `busy` cores busy, where nothing else was tried."""
-    kept = f"its calls keep {busy:.2g} cores busy, and {declared:g} are declared"
+    """The CPUs for calls that keep `busy` cores busy, if one number of CPUs was tried."""
+    kept = f"calls keep {busy:.2g} cores busy; declared: {declared:g}"
     if busy < WAITS:
         return next(
             share for share in SHARES if share >= busy
-        ), f"{kept}: they wait, so more workers than cores do more"
+        ), f"{kept}. The calls wait, so use more workers than cores"
     whole = max(math.ceil(busy - TOLERANCE), 1)
     if whole > declared:
-        return whole, f"{kept}: as many as the cores at once crowd each other"
+        return whole, f"{kept}. Workers compete for cores"
     if whole < declared:
-        return whole, f"{kept}: {declared / whole:.2g} times as many workers of {whole} fit on the same cores"
+        return (
+            whole,
+            f"{kept}. {declared / whole:.2g} times as many workers with {whole} fit on the same cores",
+        )
     return declared, kept
 
 
 def _threads(timed: Sequence[Used]) -> tuple[Threads, ...]:
-    """What each number of cpus that was tried brought per core, the best first."""
+    """The yield per core of each number of CPUs tried, the best first."""
     tried = []
     for cpus in {each.cpus for each in timed}:
         own = [each for each in timed if each.cpus == cpus]
@@ -178,7 +181,7 @@ def _threads(timed: Sequence[Used]) -> tuple[Threads, ...]:
 
 
 def _rounded_up(size: int) -> int:
-    """Two digits of MiB: `512MiB`, `1.1GiB` rather than a number that nobody would write."""
+    """Rounded up to two digits of MiB, such as `520MiB`."""
     unit = 2**20
     while size / unit >= 100:
         unit *= 10

@@ -1,4 +1,4 @@
-"""What is left to do, and how long each call of it will take with so many at once."""
+"""The remaining work: the seconds of its calls, and the schedule of all of them."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 
-# --- List scheduling on paper: when the last of many calls ends, where so many may run at once.
+# --- Simulated list scheduling.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineRoom:
-    """What may be used at once: `slots` calls, sharing cpus, memory (bytes) and gpus; infinite where nothing limits it."""
+    """The capacity: `slots` calls at once, which share cpus, memory (bytes) and gpus. Infinite is unlimited."""
 
     slots: int
     cpus: float
@@ -52,9 +52,9 @@ class MachineRoom:
 
 @dataclass(frozen=True, slots=True)
 class CallNeed:
-    """What must have ended before: the first `items` of the calls numbered `calls`; None is all of them.
+    """A dependency on the first `items` of the calls numbered `calls`; None means all of them.
 
-    With `in_step`, item i is needed by item i alone.
+    With `in_step`, item i depends on item i alone.
     """
 
     calls: int
@@ -64,7 +64,7 @@ class CallNeed:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Items that start together and end together: `width` slots for `seconds`. They are items up to `end` of their node."""
+    """Items that start and end together: `width` slots for `seconds`, up to item `end` of their node."""
 
     width: int
     seconds: float
@@ -73,9 +73,9 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeCalls:
-    """The calls of one graph node, in the order in which they start. cpus, memory and gpus are those of one call.
+    """The calls of one graph node in starting order. cpus, memory and gpus are per call.
 
-    `most` is how many of them fit at once, for reasons of their own: a call must fit one instance.
+    `most` is how many fit at once, given that a call must fit into one instance.
     """
 
     slices: Sequence[Slice]
@@ -93,7 +93,7 @@ def makespan(nodes: Sequence[NodeCalls], room: MachineRoom) -> float:
 
 
 class _Simulation:
-    """One schedule. A node is `open` while a slice of it may start; slices of a node start and count as ended in order."""
+    """One schedule. A node is `open` while one of its slices may start; slices start and end in order."""
 
     def __init__(self, nodes: Sequence[NodeCalls], room: MachineRoom) -> None:
         self.nodes = nodes
@@ -125,7 +125,7 @@ class _Simulation:
         return now
 
     def _ready(self, node: int) -> bool:
-        """Whether the node's next slice has what it needs."""
+        """Whether the dependencies of the node's next slice are done."""
         calls, at = self.nodes[node], self.started[node]
         if at >= len(calls.slices):
             return False
@@ -163,7 +163,7 @@ class _Simulation:
             and width * calls.memory <= self.memory
             and width * calls.gpus <= self.gpus + 1e-9
         )
-        return fits or self.slots == self.room.slots  # what asks for more than there is gets all, alone
+        return fits or self.slots == self.room.slots  # a call larger than the machine runs alone
 
     def _take(self, node: int, now: float) -> None:
         calls, at = self.nodes[node], self.started[node]
@@ -191,22 +191,22 @@ class _Simulation:
         self.gpus -= width * calls.gpus
 
 
-# --- A node's calls as few pieces that start and end together, so that a schedule of a million items costs what one of a hundred does.
+# --- Slices: a schedule of a million items costs as much as one of a hundred.
 
 MOST_SINGLE = 128
-"""Up to so many items each is a piece of its own."""
+"""Up to this many items, each is its own slice."""
 MOST_LANES = 32
-"""Of more items, so many pieces at most run side by side, each as wide as is needed to fill the slots,"""
+"""With more items, at most so many slices run side by side, wide enough to fill the slots,"""
 MOST_PIECES = 64
-"""and there are so many in all."""
+"""and this many exist in total."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def slices_of(items: int, mean_s: float, *, at_once: int, shape: Sequence[float] = ()) -> list[Slice]:
-    """The pieces of `items` items of `mean_s` seconds each, of which `at_once` can run at once.
+    """The slices of `items` items with a mean of `mean_s` seconds, of which `at_once` can run at once.
 
-    `shape` is how long items took, as multiples of their mean, in any order: single items are dealt from it evenly, and
-    the mean stays. Of many items the last round is full: they take ceil(items / at_once) rounds.
+    `shape` holds earlier durations as multiples of their mean, in any order; single items draw from it evenly, and the
+    mean stays. Many items take ceil(items / at_once) full rounds.
     """
     if items <= MOST_SINGLE:
         return [Slice(1, mean_s * share, at + 1) for at, share in enumerate(_dealt(items, shape))]
@@ -220,7 +220,7 @@ def slices_of(items: int, mean_s: float, *, at_once: int, shape: Sequence[float]
 
 
 def _dealt(items: int, shape: Sequence[float]) -> list[float]:
-    """`items` multiples of the mean, spread over the quantiles of `shape` by golden steps, so that any few are typical."""
+    """`items` multiples of the mean from the quantiles of `shape`, in golden-ratio steps so that any few are typical."""
     if len(shape) < 2 or items < 2:
         return [1.0] * items
     ordered = sorted(shape)
@@ -231,10 +231,10 @@ def _dealt(items: int, shape: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeWork:
-    """What is left to do of one graph node: a call, or items of a map; `items` is None where that is not known yet.
+    """The remaining work of one graph node: a call, or items of a map. `items` is None if not yet known.
 
-    `needs` number other entries of the same sequence, which come before it. `reads` is as in `Timing`. cpus, memory
-    (bytes) and gpus are those of one call. `like` names the facts that hold for it, where these are not its task's.
+    `needs` refer to earlier entries of the same sequence. `reads` is as in `Timing`. cpus, memory (bytes) and gpus are
+    per call. `like` names the task facts to use if they are not those of `task`.
     """
 
     task: str
@@ -246,14 +246,14 @@ class NodeWork:
     memory: int | None = None
     gpus: float = 0.0
     slots: int = 1
-    """Workers that one call takes at once: the ranks of a gang, for which cpus, memory and gpus are told together."""
+    """Workers per call: the ranks of a gang, whose cpus, memory and gpus are given in total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFacts:
-    """What is known of a task: its timings in earlier runs, and its law of scaling; `lacking` says why there is none.
+    """What is known about a task: timings of earlier runs, and its scaling law or in `lacking` why it has none.
 
-    `limit` is what is to be said where neither reaches far enough; `by_size` is the law of calls that read more items or fewer.
+    `limit` is added to the refusal if neither reaches far enough. `by_size` is the law over the items that a call reads.
     """
 
     timings: Sequence[Timing] = ()
@@ -268,7 +268,7 @@ NOTHING = TaskFacts()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Untimed:
-    """A task that no total can count, and why."""
+    """A task without known duration, and the reason."""
 
     task: str
     why: str
@@ -279,10 +279,10 @@ class Untimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerCall:
-    """Seconds of one call of a node, with so many at once, and from there to the worker's next.
+    """Seconds of one call of a node, and the gap to the worker's next call.
 
-    Where it is not known how much so many slow each other down, `open` says why, and `bounds` are what that may make of
-    the seconds, as factors. `measure_at` is the N whose measurement would tell.
+    If the contention is unknown, `open` says why, and `bounds` are its bounds as factors of the seconds. `measure_at` is
+    the N to measure.
     """
 
     seconds: Ends = (0.0, 0.0, 0.0)
@@ -294,7 +294,7 @@ class PerCall:
 
 
 class Workload:
-    """Work in topological order, with what is known of its tasks. What cannot be counted takes no time, and is in `untimed`."""
+    """Work in topological order with facts about its tasks. Tasks of unknown duration count as zero and are in `untimed`."""
 
     def __init__(self, works: Sequence[NodeWork], facts: Mapping[str, TaskFacts]) -> None:
         self.works = tuple(works)
@@ -307,7 +307,7 @@ class Workload:
         self._per_call: dict[tuple[int, int], PerCall] = {}
 
     def per_call(self, number: int, at_once: int) -> PerCall:
-        """What one call of work `number` takes while `at_once` of its task may run."""
+        """The seconds of one call of work `number` with `at_once` calls of its task at once."""
         key = (number, at_once)
         if key not in self._per_call:
             work = self.works[number]
@@ -347,10 +347,10 @@ class Workload:
         for work in self.works:
             timings = self._of(work).timings
             if work.items is None:
-                yield Untimed(task=work.task, why="how many items it will have is not known before it runs")
+                yield Untimed(task=work.task, why="its number of items is unknown before it runs")
             elif not timings:
                 yield Untimed(task=work.task, why="never measured")
             elif self._sized(work) is None:
                 sizes = ", ".join(str(size) for size in sorted({each.reads for each in timings}))
-                why = f"a call reads {work.reads} items, and was measured with {sizes}"
+                why = f"a call reads {work.reads} items, but was measured with {sizes}"
                 yield Untimed(task=work.task, why=f"{why}; {sizes_needed(work.reads)}")

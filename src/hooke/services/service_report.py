@@ -16,13 +16,12 @@ import msgspec
 import numpy as np
 
 from hooke.autoscaling.service_policy import law_of
-from hooke.base.errors import MissingExtra, NotEnoughData, UsageError
-from hooke.base.files import write_atomic
+from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.charts.html import html_table
-from hooke.charts.renderers import inline_svg, png_of, svg_of
-from hooke.charts.service_chart import SeriesLine, ServicePicture, sheet_of
-from hooke.charts.workers import SizeChange
+from hooke.charts.fleet_chart import SizeChange
+from hooke.charts.html import html_table, static_page
+from hooke.charts.renderers import inline_svg, png_of, save_as, svg_of
+from hooke.charts.service_chart import SeriesLine, ServicePicture, service_sheet
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.reader import read
 from hooke.journal.run_folders import DRIVER
@@ -448,12 +447,7 @@ def _floored(share: float) -> str:
 
 MOST_STRETCHES = 90
 """Narrower steps than these nobody could tell apart in print."""
-_STYLE = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1rem"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _UNITS = ((3 * 86400.0, 86400.0, "days"), (3 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"))
-PIXELS = 8 / 3
-"""A point, as 96 dots an inch on a screen that is twice as sharp."""
-FORMATS = (".svg", ".png", ".html")
 
 
 def picture_of(record: ServiceRecord) -> ServicePicture | None:
@@ -471,7 +465,7 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
     percents = sorted({50.0, slo if slo is not None else 99.0})
     limit = record.declared.slo_limit_s
     return ServicePicture(
-        title=f"{record.started.pipeline}: load, replicas, and how long answers took",
+        title=f"{record.started.pipeline}: load, replicas and latency",
         unit=unit,
         edges=np.array([0.0, *((part.began + part.seconds - began) / scale for part in parts)]),
         asked=np.array([part.asked for part in parts]) / lengths,
@@ -498,60 +492,44 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
         ),
         limit=1e3 * limit if limit is not None else None,
         limit_text=f"p{slo:g} < {format_seconds(limit)}" if slo is not None and limit is not None else "",
-        caption=f"from the journal of {record.started.run}, in stretches of {format_seconds(float(np.median(lengths)))}",
+        caption=f"from the journal of {record.started.run}, in intervals of {format_seconds(float(np.median(lengths)))}",
     )
 
 
 def save_service(record: ServiceRecord, path: Path, *, alive: bool) -> Path:
     """Write `.svg`, `.png` or `.html`, as the path ends; returns the path.
 
-    Raises UsageError for another ending and where there is nothing to draw, MissingExtra for `.png` without Pillow, OSError.
+    Raises UsageError for another ending, a missing folder, or a service without requests; MissingExtra for `.png` without
+    Pillow; OSError.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(
-            f"a service's run cannot be saved as {path.name!r}",
-            fix=f"end the name with {', '.join(FORMATS)}",
-        )
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: there is no such folder", fix="make it, or name another file")
-    picture = picture_of(record)
-    if picture is None:
-        raise UsageError(
-            f"nothing was asked of {record.started.run}: there is nothing to draw",
-            fix="ask it, and look again some seconds later",
-        )
-    match path.suffix.lower():
-        case ".svg":
-            made = svg_of(sheet_of(picture)).encode()
-        case ".png":
-            made = _png(picture)
-        case _:
-            made = _page(record, picture, alive=alive).encode()
-    write_atomic(path, made)
-    return path
 
+    def drawn() -> ServicePicture:
+        picture = picture_of(record)
+        if picture is None:
+            raise UsageError(
+                f"{record.started.run} has no requests to draw",
+                fix="send it requests, and try again some seconds later",
+            )
+        return picture
 
-def _png(picture: ServicePicture) -> bytes:
-    try:
-        return png_of(sheet_of(picture), PIXELS)
-    except ImportError as error:
-        raise MissingExtra(
-            "Pillow is not installed, and draws a picture as PNG",
-            fix='pip install "hooke[plot]", or end the name with .svg',
-        ) from error
+    return save_as(
+        path,
+        "a service's run",
+        {
+            ".svg": lambda: svg_of(service_sheet(drawn())),
+            ".png": lambda: png_of(service_sheet(drawn())),
+            ".html": lambda: _page(record, drawn(), alive=alive),
+        },
+    )
 
 
 def _page(record: ServiceRecord, picture: ServicePicture, *, alive: bool) -> str:
-    """One file of HTML, which loads nothing and runs nothing. What services said is escaped."""
+    """A self-contained HTML page. Text from services is escaped."""
     columns, rows = service_table(record)
     paragraphs = "\n".join(service_told(record, alive=alive)).split("\n\n")
     told = "".join(
         "<p>" + "<br>".join(escape(line.strip()) for line in each.splitlines()) + "</p>"
         for each in paragraphs
     )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(record.started.run)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"></head>\n'
-        f'<body style="{_STYLE}">{inline_svg(sheet_of(picture))}{told}'
-        f'<div style="overflow-x:auto;white-space:nowrap">{html_table(columns, rows)}</div></body></html>\n'
-    )
+    table = f'<div style="overflow-x:auto;white-space:nowrap">{html_table(columns, rows)}</div>'
+    return static_page(record.started.run, f"{inline_svg(service_sheet(picture))}{told}{table}")

@@ -307,7 +307,7 @@ def test_what_gangs_mean_to_a_measurement_and_to_a_plan_is_said(workshop, capsys
     assert run_command(["measure", file, "--workers", "1,3"]) != 0
     assert "'train' is a gang of 3 ranks" in capsys.readouterr().err
     workshop.edit("return x\n\n@task\n", "return x + 1\n\n@task\n")
-    assert "train is a gang of 3 ranks, which run at once or not at all" in typed(
+    assert "train is a gang of 3 ranks, which must all run at once" in typed(
         capsys, "plan", file, "--workers", "1,3"
     )
 

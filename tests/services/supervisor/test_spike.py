@@ -96,7 +96,7 @@ def test_anybody_sees_it_by_hooke_show(spike, folder):
 
     done = show("--save", "spike.svg")
     assert done.returncode == 0, done.stderr
-    assert {"requests a second", "replicas", "time to an answer (ms)"} <= {
+    assert {"requests per second", "replicas", "latency (ms)"} <= {
         line.split("   ")[0] for line in done.stdout.splitlines()
     }
     assert (folder / "spike.svg").read_text().startswith("<?xml")

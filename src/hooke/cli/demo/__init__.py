@@ -1,4 +1,4 @@
-"""`hooke demo`: the main job on real data, shown command by command.
+"""`hooke demo`: an example on real data, command by command.
 
-Knows nothing that a user could not type: each step is a fresh process. Imports `cli` and every folder below it.
+Each step is a fresh process that a user could start. May import `cli` and every folder below it.
 """

@@ -1,4 +1,4 @@
-"""`hooke demo`: the main job on real data; the cache; an edit and what it reruns; a second worker; how far it scales; the service."""
+"""`hooke demo`: an example on real data: a run, the cache, an edit, a second worker, scaling, the service."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ EDITED = "flight_models.py"
 BEFORE = "return (probability * 10).floor().clip(0, 9).cast(pl.Int64)"
 AFTER = "return (probability * 20).floor().clip(0, 19).cast(pl.Int64)"
 EDIT = "20 buckets instead of 10"
-PASSES = ("1. Run it", "2. Run it again: nothing has changed", f"3. Change one function: {EDIT}")
-SCALING = "5. How far the features scale, whether that beats one plain Polars call, and what 100 times the data would take"
-SERVING = "6. Serve the champion, by two replicas, three, and two again, while it is asked"
+PASSES = ("1. Run it", "2. Run it again without changes", f"3. Change one function: {EDIT}")
+SCALING = "5. Measure how the features scale, compare with plain Polars, and plan 100 times the data"
+SERVING = "6. Serve the champion with two replicas, then three, then two, under load"
 
 LEFT_BEHIND = frozenset({".hooke", "__pycache__", "mlflow.db", "mlflow.db.hooke-lock", "mlruns"})
-"""What a demo leaves in its folder besides its files."""
+"""Files that a demo creates in its folder."""
 
 
 @click.command()
 @click.argument("folder", default="hooke-demo", type=click.Path(path_type=Path))
-@click.option("--on", "place", default="local", metavar="PLACE", show_default=True, help="Where to run.")
+@click.option("--on", "place", default="local", metavar="BACKEND", show_default=True, help="The backend.")
 @click.option(
     "--months",
     default=12,
     metavar="3..12",
     show_default=True,
     type=click.IntRange(3, 12),
-    help="Fewer are quicker.",
+    help="Fewer months are faster.",
 )
 @json_option
 @debug_option
 @click.pass_obj
 def demo(session: CommandSession, *, folder: Path, place: str, months: int, as_json: bool) -> int:
-    """Forecast which flights arrive late, on every departure from New York in 2013 (336,776 flights).
+    """Forecast late arrivals for all departures from New York in 2013 (336,776 flights).
 
-    Runs the pipeline of examples/flights in FOLDER, runs it again, changes one function and runs it once more. Then, on
-    this machine: times three of the months by one worker and by two, measures how far the features scale and whether
-    that beats one plain Polars call, and plans a hundred times the data. At last it serves the model and asks it for
-    the last quarter's flights.
+    The demo runs the pipeline of examples/flights in FOLDER, runs it again, changes one function, and runs it once more. Then,
+    on this machine, it times three months with one and with two workers, measures how the features scale, compares with
+    one plain Polars call, and plans a hundred times the data. Finally it serves the model and requests forecasts for the
+    flights of the last quarter.
     """
     _check_extra()
     _prepare(folder)
@@ -90,7 +90,7 @@ def demo(session: CommandSession, *, folder: Path, place: str, months: int, as_j
 
 
 def _passes(command: list[str], folder: Path, project: Project) -> list[Pass]:
-    """All passes, or as many as end well and the one that does not, told as they come."""
+    """All passes up to the first failed one, reported as they finish."""
     passes: list[Pass] = []
     for title in PASSES:
         click.secho(f"\n{title}", bold=True)
@@ -101,7 +101,7 @@ def _passes(command: list[str], folder: Path, project: Project) -> list[Pass]:
             return passes
         _tell(passes)
     click.echo("\n" + "\n".join(_reran(project, passes[-1].run)))
-    click.secho("\n4. Three of the months, by one worker and by two", bold=True)
+    click.secho("\n4. Time three months with one and with two workers", bold=True)
     return passes + compare_workers(_files(), MAIN)
 
 
@@ -115,27 +115,27 @@ def _check_extra() -> None:
 
 
 def _files() -> list[Path]:
-    """The example's modules: in the installed package, else in the source tree."""
+    """The modules of the example, from the installed package or the source tree."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "demo_files" / "flights", package.parents[1] / "examples" / "flights"):
         if (folder / MAIN).is_file():
             return sorted(folder.glob("*.py"))
     raise HookeError(
-        "the demo's files are not where they should be",
+        "the files of the demo are missing",
         where=str(package / "demo_files"),
-        fix="install hooke again, or run examples/flights/flights.py of its source",
+        fix="reinstall hooke, or run examples/flights/flights.py from its source",
     )
 
 
 def _prepare(folder: Path) -> None:
-    """Fresh copies of the files in `folder`; what an earlier demo left there goes, anything else is not touched."""
+    """Copy the files into `folder`, without the remains of an earlier demo. Raises UsageError if it has other files."""
     files = _files()
     if folder.exists():
         foreign = {path.name for path in folder.iterdir()} - LEFT_BEHIND - {file.name for file in files}
         if foreign:
             raise UsageError(
-                f"the folder {folder} holds things that are not the demo's: {', '.join(sorted(foreign)[:5])}",
-                fix="name another one: hooke demo FOLDER",
+                f"the folder {folder} has files that are not the demo's: {', '.join(sorted(foreign)[:5])}",
+                fix="choose another folder: hooke demo FOLDER",
             )
         for left in (folder / name for name in LEFT_BEHIND):
             left.unlink() if left.is_file() else shutil.rmtree(left, ignore_errors=True)
@@ -145,7 +145,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _tell(passes: list[Pass]) -> None:
-    """What the last pass came to: the result of the first, and how the others differ from it."""
+    """The outcome of the last pass: the first result, or the comparison with it."""
     first, last = passes[0], passes[-1]
     assert last.view is not None
     row = last.view.row(last.view.last_at)
@@ -154,17 +154,19 @@ def _tell(passes: list[Pass]) -> None:
     if last is first:
         click.echo(f"\n{first.output.rstrip()}\n\n{said}")
         return
-    result = "the same result" if last.output == first.output else "another result"
+    result = "the same result" if last.output == first.output else "a different result"
     click.echo(
         f"{said}, instead of {format_seconds(first.work_s)} in {format_seconds(first.wall_s)}; {result}"
     )
 
 
 def _edit(path: Path) -> list[str]:
-    """Replace one line; returns the change as a diff."""
+    """Replace one line, and return the diff."""
     old = path.read_text(encoding="utf-8")
     if old.count(BEFORE) != 1:
-        raise HookeError(f"the demo's edit does not fit {path}", why=f"it should hold once: {BEFORE}")
+        raise HookeError(
+            f"the edit of the demo does not match {path}", why=f"the file must contain once: {BEFORE}"
+        )
     new = old.replace(BEFORE, AFTER)
     path.write_text(new, encoding="utf-8")
     lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=2))[3:]
@@ -176,18 +178,18 @@ def _reran(project: Project, run: str) -> list[str]:
     whys = why(project.runs, run)
     ran = [each for each in whys if each.outcome not in ("cached", "not needed")]
     tasks = ", ".join(dict.fromkeys(each.task for each in whys if each not in ran))
-    return [*explained(ran), f"not run again: {tasks}"]
+    return [*explained(ran), f"skipped or cached: {tasks}"]
 
 
 def _next(folder: Path, edited: str) -> list[str]:
     where = f"--project {shlex.quote(str(folder))}"
     commands = {
         f"hooke cache why {edited} calibration {where}": "why a task ran after the edit",
-        f"hooke show {where}": "what the service did",
+        f"hooke show {where}": "the history of the service",
         f"hooke runs {where}": "all runs and the study",
-        f"hooke cache ls {where}": "what is stored",
+        f"hooke cache ls {where}": "the stored results",
         f"$EDITOR {folder / EDITED}": "edit something, then:",
-        f"hooke run {folder / MAIN}": "see what it reruns",
+        f"hooke run {folder / MAIN}": "rerun only what changed",
     }
     width = max(map(len, commands))
     return ["next:", *(f"  {typed.ljust(width)}   {about}" for typed, about in commands.items())]

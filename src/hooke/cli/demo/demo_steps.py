@@ -1,4 +1,4 @@
-"""The end of `hooke demo`: the champion answers for real flights, by two replicas, three, and two again."""
+"""The steps of `hooke demo`: commands in fresh processes, and what their journals say."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ __all__ = [
 ]
 
 
-# --- A command of `hooke demo`: a fresh process, as if it were typed.
+# --- A command in a fresh process.
 
 
 def as_typed(arguments: list[str]) -> str:
-    """The line that one would type."""
+    """The command line to type."""
     return f"hooke {shlex.join(arguments)}"
 
 
 def show_line(line: str) -> None:
-    """As a shell shows what is typed; before what it prints, wherever that goes."""
+    """Print the command like a shell, before its output."""
     click.secho(f"$ {line}", dim=True)
     sys.stdout.flush()
 
@@ -59,7 +59,7 @@ def show_line(line: str) -> None:
 def typed(
     arguments: list[str], *, live: bool = False, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Show the line and run it. Its output is kept, and what it says beside that too, or, `live`, is seen as it comes."""
+    """Print the command and run it. Its stdout is captured, its stderr too unless `live`."""
     show_line(as_typed(arguments))
     process = subprocess.Popen(
         python_module("hooke", *arguments),
@@ -68,7 +68,7 @@ def typed(
         text=True,
         env=env,
     )
-    # Ctrl-C reaches the command itself, which keeps what it has and says how to go on.
+    # Ctrl-C also reaches the command, which keeps its results and says how to continue.
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         output, errors = process.communicate()
@@ -77,7 +77,7 @@ def typed(
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-# --- One run of `hooke demo`: a process as if it were typed, and what its journal says of it.
+# --- A run.
 
 FRAMES = {
     "POLARS_FMT_MAX_ROWS": "20",
@@ -87,12 +87,12 @@ FRAMES = {
     "POLARS_FMT_TABLE_HIDE_COLUMN_DATA_TYPES": "1",
     "POLARS_FMT_TABLE_HIDE_DATAFRAME_SHAPE_INFORMATION": "1",
 }
-"""How Polars shows the tables of the result."""
+"""Settings for Polars' tables in the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One run of the demo: its exit code, what it printed, its id and what its journal says."""
+    """One run of the demo: its exit code, output, id and the facts of its journal."""
 
     code: int
     output: str = ""
@@ -101,17 +101,17 @@ class Pass:
 
     @property
     def work_s(self) -> float:
-        """Seconds that its tasks worked, over all workers."""
+        """Task seconds over all workers."""
         return sum(task.seconds for task in self.view.tasks.values()) if self.view is not None else 0.0
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of a cpu that its tasks had: less than `work_s` where they waited for one."""
+        """CPU seconds of tasks; less than `work_s` if they waited for a CPU."""
         return sum(task.cpu_s for task in self.view.tasks.values()) if self.view is not None else 0.0
 
     @property
     def wall_s(self) -> float:
-        """Seconds from start to end, as its journal has them."""
+        """Seconds from start to end, from its journal."""
         return self.view.seconds(self.view.last_at) if self.view is not None else 0.0
 
     def facts(self) -> dict[str, object]:
@@ -125,10 +125,10 @@ class Pass:
 
 
 def run_pass(arguments: list[str], project: Project, *, quiet: bool = False) -> Pass:
-    """A fresh process, as if it were typed. Its result is kept; its progress is seen as it comes, or, `quiet`, if it fails."""
+    """Run in a fresh process. Its result is captured; its progress is shown, or with `quiet` only if it fails."""
     ended = typed(arguments, live=not quiet, env=os.environ | FRAMES)
     if ended.returncode:
-        # Who stopped a quiet run needs no advice on how to resume it.
+        # A quiet run that was stopped needs no advice on how to resume it.
         if ended.stderr and ended.returncode != EXIT_STOPPED:
             click.echo(ended.stderr, err=True, nl=False)
         return Pass(code=ended.returncode)
@@ -136,28 +136,28 @@ def run_pass(arguments: list[str], project: Project, *, quiet: bool = False) -> 
     return Pass(code=0, output=ended.stdout, run=run, view=view_of(project.runs, run))
 
 
-# --- The end of `hooke demo`: how far the features scale, whether that beats one plain thread, and what 100 times as much would take.
+# --- Scaling.
 
 TASK = "features"
 PLAIN = "features_at_once"
-"""One Polars call over all months: what one would write without Hooke."""
+"""One Polars call over all months, as written without Hooke."""
 WORKERS = "1,2,3,4"
-"""Four N can contradict a law; on two cores they also show where the cores end."""
+"""Four N can contradict a law, and go past two cores."""
 REPEATS = "2"
-"""Measured to its end however noisy the machine is, and what that leaves open is said: with more it would give up."""
+"""With few repeats the study finishes even on a noisy machine, and reports what stays open."""
 TIMES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoCommand:
-    """A command of this part, and how it ended."""
+    """A command of this step and its exit code."""
 
     command: str
     exit_code: int
 
     @property
     def code(self) -> int:
-        """0 where it got as far as an answer; that the measurements do not tell is one."""
+        """0 if the command answered; "the data do not determine it" is an answer."""
         return 0 if self.exit_code in (0, EXIT_FAILED) else self.exit_code
 
     def facts(self) -> dict[str, object]:
@@ -166,7 +166,7 @@ class DemoCommand:
 
 
 def scale_features(main: Path, months: list[str]) -> list[DemoCommand]:
-    """Measure, draw and plan; each command as if it were typed. Ends with the first that is broken."""
+    """Measure, draw and plan, up to the first failed command."""
     file, where = str(main), ["--project", str(main.parent)]
     longer = [f"--times={task}={TIMES}" for task in ("month", TASK)]
     how = ["--task", TASK, "--workers", WORKERS, "--repeats", REPEATS, "--plain", PLAIN]
@@ -184,7 +184,7 @@ def scale_features(main: Path, months: list[str]) -> list[DemoCommand]:
 
 
 def _said(arguments: list[str]) -> DemoCommand:
-    """What it prints is printed, and what it says instead where it has no answer."""
+    """Run the command, and print its output or its refusal."""
     click.echo()
     ended = typed(arguments)
     click.echo(ended.stdout.rstrip())
@@ -196,15 +196,15 @@ def _said(arguments: list[str]) -> DemoCommand:
 
 REGISTER, SERVICE, ASK, CLASS = "register.py", "service.py", "ask.py", "Delay"
 RATE = "25"
-"""Requests a second: two shared cores answer them, and ask them as well."""
+"""Requests per second that two shared cores can both send and answer."""
 ENOUGH_S = 2.0
-"""How long each number of replicas is asked."""
+"""Seconds of load per number of replicas."""
 LONGEST_S = 120.0
-"""A machine that is busy with other things may take long to start three processes; longer than this something is wrong."""
+"""The timeout for starting processes, generous for a busy machine."""
 
 
 def serve_champion(folder: Path, months: int) -> list[DemoCommand]:
-    """Register, serve, ask, scale and drain; each command as if it were typed. Ends with the first that is broken."""
+    """Register, serve, request, scale and drain, up to the first failed command."""
     said = [_register(folder, months)]
     if said[-1].code:
         return said
@@ -238,7 +238,7 @@ def _register(folder: Path, months: int) -> DemoCommand:
 
 @contextlib.contextmanager
 def _served(folder: Path) -> Iterator[tuple[Callable[[], dict[str, Any]], subprocess.Popen[str]]]:
-    """`hooke serve` of the champion, its lines shown as they come; what asks how it is, and the process."""
+    """Runs `hooke serve` of the champion and shows its output; yields the process."""
     arguments = [
         "serve",
         str(folder / SERVICE),
@@ -268,7 +268,7 @@ def _served(folder: Path) -> Iterator[tuple[Callable[[], dict[str, Any]], subpro
 
 @contextlib.contextmanager
 def _asking(folder: Path, months: int, url: str) -> Iterator[Callable[[], DemoCommand]]:
-    """What asks, from its first request until the block ends; then what it says is to be had."""
+    """Sends requests until the block ends, then reports."""
     arguments = [
         str(folder / ASK),
         url,
@@ -305,7 +305,7 @@ def _show(lines: IO[str]) -> None:
 
 
 def _status(folder: Path) -> dict[str, Any]:
-    """What `hooke serve status --json` says; nothing while there is no service yet."""
+    """The facts of `hooke serve status --json`; empty before the service exists."""
     asked = subprocess.run(
         python_module("hooke", "serve", "status", "--json", "--project", str(folder)),
         check=False, capture_output=True, text=True,
@@ -315,7 +315,7 @@ def _status(folder: Path) -> dict[str, Any]:
 
 
 def _are(status: dict[str, Any], replicas: int) -> bool:
-    """Whether there are so many, each ready, and none that is starting or leaving."""
+    """Whether exactly this many replicas exist, all ready."""
     return [replica["state"] for replica in status["replicas"]] == ["ready"] * replicas
 
 
@@ -324,34 +324,36 @@ def _until(so: Callable[[], bool], served: subprocess.Popen[str], what: str) -> 
     while not so():
         if served.poll() is not None:
             raise HookeError(
-                f"the service ended with {served.returncode} before there were {what}",
+                f"the service exited with code {served.returncode} before it had {what}",
                 next=f"hooke serve logs {CLASS}",
             )
         if time.monotonic() > ends:
-            raise HookeError(f"{LONGEST_S:g} s were not enough for {what}", next=f"hooke serve logs {CLASS}")
+            raise HookeError(
+                f"the service did not have {what} within {LONGEST_S:g} s", next=f"hooke serve logs {CLASS}"
+            )
         time.sleep(0.2)
 
 
-# --- The last part of `hooke demo`: the same work from nothing by one worker and by two, and what the second brings.
+# --- One worker and two, from an empty cache.
 
 MONTHS = 3
-"""The fewest that the pipeline takes: the whole demo is to stay under two minutes on two shared cores."""
+"""The minimum of the pipeline; the whole demo should take under two minutes on two shared cores."""
 
 MUCH = 0.15
-"""From this share of a worker's time spent in waiting for a cpu, the figures say less of Hooke than of the machine."""
+"""If workers waited for a CPU for more than this share of their time, the numbers describe the machine, not Hooke."""
 
 COLUMNS = ("wall time", "on a cpu", "waiting for a cpu", "without a task")
 
 
 def compare_workers(files: Sequence[Path], main: str) -> list[Pass]:
-    """Run `main`, one of `files`, with one worker, then with two, and say how they compare.
+    """Run `main`, one of `files`, with one worker and with two, and print the comparison.
 
-    Returns both passes, only the first where that one failed, none where this process may use one cpu only.
+    Returns both passes, only the first if it failed, none if this process may use only one CPU.
     """
     if cpus_here() < 2:
-        click.echo("this machine gives Hooke one cpu, which two workers would only share: not measured")
+        click.echo("skipped: Hooke may use only one CPU here, which two workers would share")
         return []
-    click.echo("from an empty cache each time, in a folder that is then deleted")
+    click.echo("each with an empty cache, in a temporary folder")
     one = _fresh(files, main, workers=1)
     if one.code:
         return [one]
@@ -364,7 +366,7 @@ def compare_workers(files: Sequence[Path], main: str) -> list[Pass]:
 def _fresh(files: Sequence[Path], main: str, *, workers: int) -> Pass:
     with tempfile.TemporaryDirectory(prefix="hooke-demo-") as name:
         folder = Path(name)
-        # A project of its own, whatever lies above: with nothing in its cache and no settings.
+        # A project of its own, with an empty cache and no settings.
         (folder / FILE).touch()
         for file in files:
             shutil.copy(file, folder)
@@ -373,7 +375,7 @@ def _fresh(files: Sequence[Path], main: str, *, workers: int) -> Pass:
 
 
 def _compared(one: Pass, two: Pass) -> list[str]:
-    """Both as rows, by what share of the workers' time went where; then how much faster two were, and why not more."""
+    """A table of where the workers' time went, then the speed-up."""
     spent = [_spent(done, workers) for workers, done in enumerate((one, two), start=1)]
     rows: list[tuple[str, ...]] = [("", *COLUMNS)]
     for name, done, shares in zip(("1 worker", "2 workers"), (one, two), spent, strict=True):
@@ -382,7 +384,7 @@ def _compared(one: Pass, two: Pass) -> list[str]:
 
 
 def _spent(done: Pass, workers: int) -> tuple[float, float, float]:
-    """Shares of the workers' time: on a cpu for a task, waiting for a cpu in one, without a task."""
+    """Shares of the workers' time: on a CPU, waiting for a CPU, without a task."""
     whole = workers * done.wall_s
     on_cpu = min(done.cpu_s, done.work_s) / whole
     return on_cpu, done.work_s / whole - on_cpu, 1 - done.work_s / whole
@@ -392,11 +394,11 @@ def _verdict(one: Pass, two: Pass, *, waiting: float) -> list[str]:
     times = one.wall_s / two.wall_s
     result = "the same result" if one.output == two.output else "another result"
     if times > 1:
-        lines = [f"two workers are {times:.2f} times as fast as one, {times / 2:.0%} of the ideal; {result}"]
+        lines = [f"two workers were {times:.2f} times as fast as one, {times / 2:.0%} of the ideal; {result}"]
     else:
         lines = [f"two workers were not faster here ({times:.2f} times as fast as one); {result}"]
     if waiting >= MUCH:
-        lines.append("waiting for a cpu: other programs had it; on a quiet machine the figures are others")
+        lines.append("other programs used the CPUs; the numbers will differ on a quiet machine")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""`hooke advise`: which cpus and memory to declare for each task, from what earlier runs used."""
+"""`hooke advise`: recommended cpus and memory for each task, from what earlier runs used."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ COLUMNS = ("task", "attempts", "cpus", "busy", "memory", "peak", "declare")
 @in_project
 @click.pass_obj
 def advise(session: CommandSession, *, what: str, as_json: bool, project: Path | None) -> int:
-    """Say which cpus and memory to declare for each task, from what its attempts used.
+    """Recommend cpus and memory for each task, from what its attempts used.
 
-    Looked at are RUN, or the newest runs of the pipeline in FILE.py, or of the whole project. Memory is the 99th
-    percentile of the peaks and a fifth more; cpus are what the calls kept busy, or, where several numbers were tried,
-    what brought most per core.
+    The attempts are those of RUN, or of the newest runs of the pipeline in FILE.py or of the project. Memory is the 99th
+    percentile of the peaks plus 20 %. Cpus are the cores that calls kept busy or, if several numbers were tried, the number
+    with the highest yield per core.
     """
     where, run, pipeline = _about(session, what, project)
     found = advised(where.runs, run=run, pipeline=pipeline)
     if not found:
         raise UsageError(
-            f"no attempt of {what or 'this project'} is journalled",
+            f"the journals have no attempts of {what or 'this project'}",
             next=f"hooke run {what if pipeline else 'FILE.py'}",
             where=str(where.root),
         )
@@ -60,7 +60,7 @@ def advise(session: CommandSession, *, what: str, as_json: bool, project: Path |
 
 
 def _about(session: CommandSession, what: str, folder: Path | None) -> tuple[Project, str, str]:
-    """The project, and the run or the pipeline that is meant."""
+    """The project, and the run or the pipeline."""
     if what.partition(":")[0].endswith(".py"):
         with contextlib.redirect_stdout(sys.stderr):
             pipeline, path = load_entry(what)
@@ -83,15 +83,15 @@ def _cells(task: str, need: Needed) -> tuple[str, ...]:
 
 
 def _declaration(need: Needed) -> str:
-    """`@task(cpus=1, memory="420MiB")`; `as it is` where that is what is declared, or nothing is known."""
+    """`@task(cpus=1, memory="420MiB")`; `keep` if that is declared, or nothing is known."""
     parts = []
     if need.cpus is not None and need.cpus != need.declared_cpus:
         parts.append(f"cpus={need.cpus:g}")
     if need.memory is not None and not _is_close(need.memory, need.declared_memory):
         parts.append(f'memory="{need.memory // 2**20}MiB"')
-    return f"@task({', '.join(parts)})" if parts else "as it is"
+    return f"@task({', '.join(parts)})" if parts else "keep"
 
 
 def _is_close(memory: int, declared: int | None) -> bool:
-    """Whether what is declared is enough, and no more than half again."""
+    """Whether the declared memory is sufficient and at most 50 % more."""
     return declared is not None and memory <= declared <= 1.5 * memory

@@ -1,4 +1,4 @@
-"""`hooke bench`: load on a service, and the highest rate that keeps its promise."""
+"""`hooke bench`: load tests of a service, and the highest rate within its SLO."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import click
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.units import parse_seconds
-from hooke.charts.latency_chart import drawn_load
-from hooke.cli.options import debug_option, is_unicode, json_option
-from hooke.cli.screens import EXIT_STOPPED, CommandSession, command
+from hooke.charts.latency_chart import latency_plot
+from hooke.cli.options import debug_option, is_unicode, json_option, number_list
+from hooke.cli.screens import EXIT_STOPPED, CommandSession, say_next
 from hooke.loadtest.load_report import (
     compared,
     heading,
@@ -41,12 +41,12 @@ from hooke.serving.slo import parse_slo
 
 __all__ = ["bench"]
 
-TOKEN = "HOOKE_TOKEN"  # noqa: S105 - the variable's name
+TOKEN = "HOOKE_TOKEN"  # noqa: S105 - the name of a variable
 MOST_RATE = 1e6
 MOST_WIDE = 110
 MOST_COUNT = 1000
 _NOWHERE = Target(host="127.0.0.1", port=0, path="", tls=False)
-"""Until the service of a file listens."""
+"""The target until the service of a file listens."""
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -55,79 +55,94 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--data",
     metavar="JSON|@FILE",
-    help="The body; of a file with JSON lines each in turn.  [default: made from what the service says that it takes]",
+    help="The request body, or a file of JSON lines used in turn.  [default: generated from the service's schema]",
 )
 @click.option(
-    "--path", default="", metavar="/METHOD", help="What is asked.  [default: the URL's, or /predict]"
+    "--path", default="", metavar="/METHOD", help="The path to request.  [default: the URL's, or /predict]"
 )
-@click.option("--slo", metavar="PROMISE", help='"p99 < 50ms"; by default the service\'s own.')
+@click.option("--slo", metavar="SLO", help='Such as "p99 < 50ms".  [default: the SLO of the service]')
 @click.option(
-    "--rate", "rates", metavar="R,R,...", help="Requests a second, instead of a search for the safe rate."
+    "--rate",
+    "rates",
+    metavar="R,R,...",
+    help="Requests per second to test, instead of searching for the safe rate.",
 )
 @click.option(
-    "--for", "seconds", default="5s", show_default=True, metavar="TIME", help="How long each level lasts."
+    "--for", "seconds", default="5s", show_default=True, metavar="TIME", help="The duration of each level."
 )
 @click.option(
     "--arrivals",
     default="poisson",
     show_default=True,
     metavar="KIND|FILE.csv",
-    help="poisson, constant, or a trace's.",
+    help="poisson, constant, or a file with a trace.",
 )
 @click.option(
-    "--connections", default=256, show_default=True, type=click.IntRange(1, 20_000), help="The most at once."
+    "--connections",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1, 20_000),
+    help="The maximum number of connections.",
 )
 @click.option(
     "--timeout",
     default="5s",
     show_default=True,
     metavar="TIME",
-    help="Later than this an answer is a failure.",
+    help="A later response counts as a failure.",
 )
 @click.option(
-    "--token-file", type=_FILE, metavar="FILE", help=f"The service's token; {TOKEN} holds it otherwise."
+    "--token-file",
+    type=_FILE,
+    metavar="FILE",
+    help=f"File with the service's bearer token.  [default: the variable {TOKEN}]",
 )
-@click.option("--ca", type=_FILE, metavar="FILE", help="Certificates to trust, as PEM.")
+@click.option("--ca", type=_FILE, metavar="FILE", help="CA certificates to trust, as PEM.")
 @click.option(
     "--allow",
     "allowed",
     multiple=True,
     metavar="HOST",
-    help="A host that is not this machine, and may be put under load.",
+    help="A remote host that may be load-tested. Can be repeated.",
 )
 @click.option(
     "--with",
     "given",
     multiple=True,
     metavar="NAME=VALUE",
-    help="For the service of a file, as `hooke serve` has it.",
+    help="For the service of a file: as for `hooke serve`.",
 )
 @click.option(
     "--replicas",
     metavar="N,N,...",
-    help="For the service of a file: this many behind Envoy; several N, and a law.",
+    help="For the service of a file: replicas behind Envoy. Several N determine a law.",
 )
 @click.option(
     "--threads",
     metavar="N,N,...",
-    help="For the service of a file: this many threads of the model's libraries in each replica; several N, and a law.",
+    help="For the service of a file: library threads per replica. Several N determine a law.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the arrivals, and of bodies that are made.")
-@click.option("--report", type=_FILE, metavar="FILE.html", help="Write a page with curve and table.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the arrivals and of generated bodies.")
+@click.option(
+    "--report", type=_FILE, metavar="FILE.html", help="Write an HTML page with the chart and the table."
+)
 @json_option
 @debug_option
 @click.pass_obj
 def bench(session: CommandSession, *, target: str, as_json: bool, report: Path | None, **asked: Any) -> int:
-    """Put a service under load, and find the highest rate at which it keeps its promise.
+    """Load-test a service, and find the highest rate at which it keeps its SLO.
 
-    Requests are sent when they are due, whether or not others were answered, and the time of each counts from then: what a
-    stall of the server costs its users is seen. Rates climb until the promise breaks, and then close in. A service of a
-    FILE.py is started for it, watched, and ended. The answer is what holds with 95 % confidence; where the generator
-    itself was too slow there is no figure. Ctrl-C shows what was measured so far.
-    Exit codes: 0 a safe rate, or levels that were asked for and did not break it; 1 none, no figure, or counts that do not agree; 2 wrong usage; 130 stopped.
+    Requests are sent when they are due, even if earlier ones are unanswered, and latency counts from the due time. So a stall
+    of the server shows as its users feel it. The rate rises until the SLO breaks; then the search narrows. The service of a
+    FILE.py is started for the test and stopped afterwards. The result holds with 95 % confidence. Levels at which the load
+    generator was too slow have no result. Ctrl-C shows the results so far.
+    Exit codes: 0 a safe rate, or requested levels that kept the SLO; 1 no safe rate, no result, or counts that disagree;
+    2 wrong usage; 130 stopped.
     """
     if report is not None and not report.absolute().parent.is_dir():
-        raise UsageError(f"--report {report}: there is no such folder", fix="make it, or name another file")
+        raise UsageError(
+            f"--report {report}: its folder does not exist", fix="create the folder, or choose another path"
+        )
     done = _measured(target, **asked)
     if is_file(target):
         session.project = Project.find(Path(target.partition(":")[0]))
@@ -151,8 +166,8 @@ def _measured(
     path: str,
     **asked: Any,
 ) -> Sweep:
-    given, threads = asked.pop("given"), _counts("--threads", asked.pop("threads"))
-    replicas = _counts("--replicas", asked.pop("replicas"))
+    given, threads = asked.pop("given"), number_list("--threads", asked.pop("threads"), most=MOST_COUNT) or ()
+    replicas = number_list("--replicas", asked.pop("replicas"), most=MOST_COUNT) or ()
     of_file = is_file(target)
     _check_together(target, own=bool(token_file or allowed), varied=bool(given or replicas or threads))
     address = _NOWHERE if of_file else parse_target(target, allowed=allowed)
@@ -185,19 +200,21 @@ def _measured(
 
 
 def _check_together(target: str, *, own: bool, varied: bool) -> None:
-    """Raises UsageError for options that go with the other kind of target: `own` are those of an address, `varied` those of a file."""
+    """Raises UsageError for options of the other kind of target: `own` belong to an address, `varied` to a file."""
     of_file = is_file(target)
     if not of_file and Path(f"{target.partition(':')[0]}.py").is_file():
-        raise UsageError(f"{target} is no address, and no file", fix=f"{target.partition(':')[0]}.py is one")
+        raise UsageError(
+            f"{target} is neither an address nor a file", fix=f"did you mean {target.partition(':')[0]}.py?"
+        )
     if of_file and own:
         raise UsageError(
-            "--token-file and --allow are for a service that runs; that of a file is started here",
-            fix="leave them out",
+            "--token-file and --allow are for a running service, and the service of a file is started here",
+            fix="omit them",
         )
     if varied and not of_file:
         raise UsageError(
             "--with, --replicas and --threads are for the service of a file",
-            fix="leave them out, or name a FILE.py",
+            fix="omit them, or pass a FILE.py",
         )
 
 
@@ -244,7 +261,7 @@ def _show_all(done: Sweep, session: CommandSession) -> None:
             _show_line(line, session)
     kept = [line.study for line in done.lines if line.study]
     if kept:
-        click.echo(f"kept for plans: {', '.join(kept)}", err=True)
+        click.echo(f"saved for plans: {', '.join(kept)}", err=True)
 
 
 def _show_line(line: SweepRow, session: CommandSession) -> None:
@@ -257,7 +274,7 @@ def _show_line(line: SweepRow, session: CommandSession) -> None:
             click.echo(curve.text(colour=not os.environ.get("NO_COLOR"), plain=not is_unicode()))
         except NotEnoughData as refusal:
             click.echo(f"no law over {line.counts} yet: {refusal}")
-        click.echo(f"next: {command(f'hooke curve {line.study}', session.project)}", err=True)
+        say_next(f"hooke curve {line.study}", session.project)
 
 
 def _show(result: BenchResult) -> None:
@@ -268,20 +285,10 @@ def _show(result: BenchResult) -> None:
     if picture is not None and len(picture.series[0].rate) > 1:
         colour = not os.environ.get("NO_COLOR")
         width = min(shutil.get_terminal_size().columns, MOST_WIDE)
-        click.echo(drawn_load(picture, width=width, colour=colour, ascii_only=not is_unicode()))
+        click.echo(latency_plot(picture, width=width, colour=colour, ascii_only=not is_unicode()))
         click.echo()
     for sentence in sentences(result):
         click.echo(sentence)
-
-
-def _counts(option: str, text: str | None) -> tuple[int, ...]:
-    if text is None:
-        return ()
-    parts = text.split(",")
-    found = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
-    if len(found) < len(parts) or not all(1 <= each <= MOST_COUNT for each in found):
-        raise UsageError(f"{option} {text} is no list of numbers", fix=f"{option} 2, or {option} 1,2,4")
-    return found
 
 
 def _rates(text: str | None) -> tuple[float, ...]:
@@ -293,8 +300,8 @@ def _rates(text: str | None) -> tuple[float, ...]:
         found = ()
     if not found or not all(0 < each <= MOST_RATE for each in found):
         raise UsageError(
-            f"--rate {text} is no rate",
-            fix=f"requests a second, up to {MOST_RATE:,.0f}: --rate 100, or --rate 100,200,400",
+            f"--rate {text} is not a rate",
+            fix=f"use requests per second, up to {MOST_RATE:,.0f}: --rate 100, or --rate 100,200,400",
         )
     return found
 
@@ -302,5 +309,5 @@ def _rates(text: str | None) -> tuple[float, ...]:
 def _positive(option: str, text: str) -> float:
     seconds = parse_seconds(text)
     if not seconds:
-        raise UsageError(f"{option} 0 leaves no time", fix=f"{option} 5s")
+        raise UsageError(f"{option} must be longer than 0", fix=f"write {option} 5s")
     return seconds

@@ -1,4 +1,4 @@
-"""`hooke cache`: what is stored, why it was or was not used, and how to make room."""
+"""`hooke cache`: list, explain and remove stored results."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ COLUMNS = ("key", "task", "items", "size", "age", "saves", "run")
 
 class _Cache(Commands):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """In the order in which one needs them."""
+        """The commands in their order of definition."""
         return ["ls", "why", "rm", "gc", "verify"]
 
 
 @click.group(cls=_Cache)
 def cache() -> None:
-    """Look at stored results, explain them, make room."""
+    """List, explain and remove stored results."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Result:
-    """All entries of one recipe key: one, or the committed pieces of a map."""
+    """All entries of one recipe key: one, or the committed parts of a map."""
 
     key: str
     task: str
@@ -63,7 +63,7 @@ class _Result:
 
 
 def _results(entries: Iterable[Entry]) -> list[_Result]:
-    """The newest first."""
+    """All stored results, the newest first."""
     found: dict[str, _Result] = {}
     for entry in entries:
         made = _Result(key=entry.key, task=entry.task, run=entry.run, at=entry.at)
@@ -74,7 +74,7 @@ def _results(entries: Iterable[Entry]) -> list[_Result]:
 @cache.command("ls", short_help="List stored results: size, age, seconds saved.")
 @click.option("--task", metavar="NAME", help="Only results of this task.")
 @click.option(
-    "--limit", default=50, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many."
+    "--limit", default=50, show_default=True, metavar="N", type=click.IntRange(min=1), help="Show at most N."
 )
 @json_option
 @in_project
@@ -82,14 +82,14 @@ def _results(entries: Iterable[Entry]) -> list[_Result]:
 def list_results(
     session: CommandSession, *, task: str | None, limit: int, as_json: bool, project: Path | None
 ) -> int:
-    """List stored results, the newest first: size, age, and the seconds that each saves."""
+    """List stored results, the newest first: size, age, seconds saved."""
     store = the_project(session, project).store()
     results = [result for result in _results(store.entries()) if task in (None, result.task)]
     if as_json:
         click.echo(json.dumps([_facts(result) for result in results], indent=2))
         return 0
     if not results:
-        click.echo(f"nothing is stored in {store.place}", err=True)
+        click.echo(f"no results in {store.place}", err=True)
         return 0
     now = time.time()
     click.echo(
@@ -101,7 +101,7 @@ def list_results(
     saved = sum(result.seconds for result in results)
     click.echo(
         f"{len(results)} results save {format_seconds(saved)}; the store holds {format_bytes(usage.bytes)}"
-        + (f", {format_bytes(usage.unreferenced)} of it no result's" if usage.unreferenced else ""),
+        + (f", {format_bytes(usage.unreferenced)} of it unreferenced" if usage.unreferenced else ""),
         err=True,
     )
     return 0
@@ -124,7 +124,7 @@ def _cells(result: _Result, now: float) -> tuple[str, ...]:
     )
 
 
-@cache.command("rm", short_help="Forget results, by key or by task.")
+@cache.command("rm", short_help="Remove results by key or by task.")
 @click.argument("keys", nargs=-1, metavar="[KEY ...]")
 @click.option("--task", metavar="NAME", help="All results of this task.")
 @json_option
@@ -133,20 +133,18 @@ def _cells(result: _Result, now: float) -> tuple[str, ...]:
 def remove(
     session: CommandSession, *, keys: tuple[str, ...], task: str | None, as_json: bool, project: Path | None
 ) -> int:
-    """Forget results by KEY (its first characters do) or by --task; they are computed again when they are asked for.
+    """Remove results by KEY (a prefix suffices) or by --task. The next run computes them again.
 
-    Their bytes go with the next `hooke cache gc`.
+    `hooke cache gc` then frees their bytes.
     """
     if not keys and task is None:
-        raise UsageError(
-            "nothing is named to be removed", fix="give a KEY of `hooke cache ls`, or --task NAME"
-        )
+        raise UsageError("no results selected", fix="pass a KEY of `hooke cache ls`, or --task NAME")
     store = the_project(session, project).store()
     results = _results(store.entries())
     chosen = [result for result in results if result.task == task]
     if task is not None and not chosen:
         tasks = ", ".join(sorted({result.task for result in results})) or "none"
-        raise UsageError(f"no result of a task {task!r} is stored", fix=f"stored are results of: {tasks}")
+        raise UsageError(f"the store has no results of a task {task!r}", fix=f"tasks with results: {tasks}")
     chosen += [_by_prefix(results, key) for key in keys]
     for result in chosen:
         store.remove(result.key)
@@ -154,36 +152,36 @@ def remove(
         click.echo(json.dumps([_facts(result) for result in chosen], indent=2))
         return 0
     count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
-    click.echo(f"forgot {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
+    click.echo(f"removed {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
     return 0
 
 
 def _by_prefix(results: list[_Result], key: str) -> _Result:
     fitting = [result for result in results if result.key.startswith(key)]
     if len(fitting) != 1:
-        what = f"{len(fitting)} results have keys" if fitting else "no result has a key"
-        raise UsageError(f"{what} that begin with {key!r}", next="hooke cache ls")
+        what = f"{len(fitting)} keys begin" if fitting else "no key begins"
+        raise UsageError(f"{what} with {key!r}", next="hooke cache ls")
     return fitting[0]
 
 
-@cache.command("gc", short_help="Evict results until the store is small enough.")
+@cache.command("gc", short_help="Evict results until the store is below a size.")
 @click.option(
-    "--max", "--max-bytes", "most", metavar="SIZE", help="Such as 10GiB; by default max_bytes of hooke.toml."
+    "--max", "--max-bytes", "most", metavar="SIZE", help="Such as 10GiB.  [default: max_bytes in hooke.toml]"
 )
 @json_option
 @in_project
 @click.pass_obj
 def collect(session: CommandSession, *, most: str | None, as_json: bool, project: Path | None) -> int:
-    """Evict results until the store is no larger than SIZE: the fewest seconds of work per byte go first.
+    """Evict results until the store is at most SIZE, those with the least work per byte first.
 
-    What a live run may need stays.
+    Results that a live run may need stay.
     """
     where = the_project(session, project)
     size = parse_bytes(most) if most is not None else where.settings.store.max_bytes
     if size is None:
         raise UsageError(
-            "how large may the store be?",
-            fix="give --max 10GiB, or set max_bytes under [store] in hooke.toml",
+            "missing maximum size of the store",
+            fix="pass --max 10GiB, or set max_bytes under [store] in hooke.toml",
         )
     report = where.store().gc(size)
     if as_json:
@@ -193,10 +191,10 @@ def collect(session: CommandSession, *, most: str | None, as_json: bool, project
         click.echo(f"  {', '.join(gone.tasks) or '-'}: {gone.why}")
     if len(report.evicted) > 20:
         click.echo(f"  and {len(report.evicted) - 20} more")
-    click.echo(f"the store had {format_bytes(report.before)} and has {format_bytes(report.after)}")
+    click.echo(f"the store shrank from {format_bytes(report.before)} to {format_bytes(report.after)}")
     if report.after > size:
         live = f": {', '.join(report.live)}" if report.live else ""
-        click.echo(f"more could not go, as live runs may need it{live}", err=True)
+        click.echo(f"the rest stays, because live runs may need it{live}", err=True)
     return 0
 
 
@@ -206,13 +204,13 @@ def _report(report: Any) -> dict[str, Any]:
     return numbers | {"live": list(report.live), "evicted": evicted}
 
 
-@cache.command("verify", short_help="Read all that is stored and say what is damaged.")
-@click.option("--remove", is_flag=True, help="Set what is damaged aside, so that it is computed again.")
+@cache.command("verify", short_help="Read the whole store, and report damage.")
+@click.option("--remove", is_flag=True, help="Set damaged objects aside, so that they are computed again.")
 @json_option
 @in_project
 @click.pass_obj
 def check(session: CommandSession, *, remove: bool, as_json: bool, project: Path | None) -> int:
-    """Read all that is stored in full and say what is damaged. Exit code 1 if something is, and stays."""
+    """Read the whole store, and report damage. Exit code 1 if damage remains."""
     report = the_project(session, project).store().verify(remove=remove)
     damaged = [{"name": each.name, "why": each.why} for each in report.damaged]
     if as_json:
@@ -223,31 +221,30 @@ def check(session: CommandSession, *, remove: bool, as_json: bool, project: Path
             click.echo(f"  {each['name']}: {each['why']}")
         state = f"{len(damaged)} damaged" + (", set aside" if remove and damaged else "")
         click.echo(
-            f"read {report.objects} objects and {report.records} records: {state if damaged else 'all sound'}"
+            f"read {report.objects} objects and {report.records} records: {state if damaged else 'all intact'}"
         )
         if damaged and not remove:
             click.echo("next: hooke cache verify --remove", err=True)
     return EXIT_FAILED if damaged and not remove else 0
 
 
-# --- `hooke cache why`: which tasks ran, which were cached, and what changed.
+# --- `hooke cache why`.
 
 MOST_DIFF_LINES = 24
 MOST_CHANGES = 12
 NOT_RUN = ("cached", "not needed")
 
 
-@cache.command(short_help="Say of each task whether it ran or was cached, and what changed.")
+@cache.command(short_help="Explain why each task ran or was cached.")
 @click.argument("run", required=False, default="", shell_complete=complete_run)
 @click.argument("task", required=False, default="")
 @json_option
 @in_project
 @click.pass_obj
 def why(session: CommandSession, *, run: str, task: str, as_json: bool, project: Path | None) -> int:
-    """Say of TASK in RUN (by default the last run) whether it was cached or ran, and what changed.
+    """Explain why TASK of RUN (by default the last run) ran or was cached, and what changed.
 
-    Without TASK all tasks are explained. The run is compared with the newest earlier one in which the task had
-    a result.
+    Without TASK, explain all tasks. The run is compared with the newest earlier run in which the task has a result.
     """
     where = the_project(session, project)
     name, only = run_and_task(where, run, task, verb="cache why")
@@ -262,7 +259,7 @@ def why(session: CommandSession, *, run: str, task: str, as_json: bool, project:
 
 
 def explained(whys: list[Why], *, only: str = "") -> Iterator[str]:
-    """Lines that say, task by task, what ran and why; nodes of a task with the same story are told once."""
+    """The explanation, task by task; nodes of a task with the same explanation appear once."""
     said: set[str] = set()
     for task in dict.fromkeys(each.task for each in whys):
         if only not in ("", task):
@@ -303,7 +300,7 @@ def _range(lo: int, hi: int) -> str:
 
 
 def _story(each: Why, whys: list[Why], said: set[str]) -> tuple[str, ...]:
-    """What is told of a node under its headline. A change that was told in full already is only named."""
+    """The details of a node. A change that was explained before is only named."""
     if each.outcome in NOT_RUN or not each.causes:
         return ()
     lines: list[str] = []

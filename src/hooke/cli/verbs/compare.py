@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from hooke.cli.options import complete_run, in_project, json_option, the_project
-from hooke.cli.screens import CommandSession, command
+from hooke.cli.screens import CommandSession, say_next
 from hooke.comparing.facts import facts_of
 from hooke.comparing.side_by_side import Comparison
 
@@ -23,7 +23,7 @@ __all__ = ["compare"]
     "file",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a page too, with learning curves and parallel coordinates. Needs the extra `plot`.",
+    help="Also write an HTML page with learning curves and parallel coordinates. Needs the extra `plot`.",
 )
 @json_option
 @in_project
@@ -31,10 +31,10 @@ __all__ = ["compare"]
 def compare(
     session: CommandSession, *, runs: tuple[str, ...], file: Path | None, as_json: bool, project: Path | None
 ) -> int:
-    """Show what differs between runs: parameters, metrics, tags, artifacts, durations and code. What is equal is counted.
+    """Show what differs between runs: parameters, metrics, tags, artifacts, durations and code. Equal rows are counted.
 
-    Each RUN may be the beginning of an id. Of a metric with several values the last one is shown, the least (NAME.min) and the
-    greatest (NAME.max).
+    RUN may be a prefix of an id. For a metric with several values, the last, the smallest (NAME.min) and the largest
+    (NAME.max) are shown.
     """
     where = the_project(session, project)
     names = [where.runs.find(run) for run in runs]
@@ -47,5 +47,5 @@ def compare(
     click.echo(found.text())
     if file is None:
         again = shlex.join(["hooke", "compare", *runs, "--html", "compared.html"])
-        click.echo(f"next: {command(again, where)}", err=True)
+        say_next(again, where)
     return 0

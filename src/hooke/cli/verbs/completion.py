@@ -1,4 +1,4 @@
-"""`hooke completion`: what makes a shell complete our commands, options and run ids."""
+"""`hooke completion`: shell completion of commands, options and run ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, *, shell: str) -> int:
-    r"""Print the completion script of SHELL.
+    r"""Print the completion script for SHELL.
 
     \b
     bash   hooke completion bash > ~/.local/share/bash-completion/completions/hooke
@@ -25,6 +25,6 @@ def completion(ctx: click.Context, *, shell: str) -> int:
     """
     made = get_completion_class(shell)
     if made is None:
-        raise UsageError(f"there is no completion for {shell}", fix=f"valid: {', '.join(SHELLS)}")
+        raise UsageError(f"no completion for the shell {shell!r}", fix=f"valid: {', '.join(SHELLS)}")
     click.echo(made(ctx.find_root().command, {}, "hooke", "_HOOKE_COMPLETE").source())
     return 0

@@ -1,4 +1,4 @@
-"""`hooke curve`: how far a task scales, from the journal of a run or a study."""
+"""`hooke curve`: how a task scales, from the journal of a run or a study."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from hooke.cli.options import complete_run, in_project, is_unicode, json_option, run_and_task, the_project
-from hooke.cli.screens import CommandSession, command
+from hooke.cli.screens import CommandSession, say_next
 from hooke.planning.curves import curve_of
 
 __all__ = ["curve"]
@@ -25,7 +25,7 @@ __all__ = ["curve"]
     metavar="FILE",
     multiple=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the picture too: FILE.svg, or with the extra `plot` FILE.png or FILE.html. Can be given again.",
+    help="Also write the chart to FILE.svg, or with the extra `plot` to FILE.png or FILE.html. Can be repeated.",
 )
 @json_option
 @in_project
@@ -39,10 +39,10 @@ def curve(
     as_json: bool,
     project: Path | None,
 ) -> int:
-    """Show how far TASK scales, as RUN (by default the last one) measured it by the way.
+    """Show how TASK scales, from RUN (by default the last run).
 
-    By default TASK is the one that took longest. RUN may be a study of `hooke measure`. Other runs of the project count
-    too where they did the same work at another number of workers. Exit code 1 where no law can be told.
+    By default, TASK is the one that took longest. RUN may be a study of `hooke measure`. Other runs of the project
+    contribute if they did the same work with another number of workers. Exit code 1 if the data do not determine a law.
     """
     where = the_project(session, project)
     name, only = run_and_task(where, run, task, verb="curve", studies=True)
@@ -55,5 +55,5 @@ def curve(
     click.echo(found.text(colour=not os.environ.get("NO_COLOR"), plain=not is_unicode()))
     if not files:
         again = shlex.join(["hooke", "curve", name, *filter(None, [only]), "--save", "curve.svg"])
-        click.echo(f"next: {command(again, where)}", err=True)
+        say_next(again, where)
     return 0

@@ -1,4 +1,4 @@
-"""`hooke doctor`: what is installed, what works here, and what to do about what does not."""
+"""`hooke doctor`: checks the installation and this machine, with a fix for each problem."""
 
 from __future__ import annotations
 
@@ -22,22 +22,43 @@ from hooke.base.formats import format_bytes, format_seconds
 from hooke.cli.extras import Extra, extras
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession
+from hooke.pipeline.pipeline import pipeline
+from hooke.pipeline.task import task
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
 from hooke.store.store import Store
 
-__all__ = ["DoctorFinding", "doctor"]
+__all__ = ["DoctorFinding", "checkup", "doctor"]
+
+
+@task
+def doubled(x: int) -> int:
+    """A quick task with a known result."""
+    return 2 * x
+
+
+@task
+def added(x: int, y: int) -> int:
+    """A second task, which reads the first result from the store."""
+    return x + y
+
+
+@pipeline
+def checkup(x: int) -> int:
+    """Returns 42 for 20."""
+    return added(doubled(x), y=2)
+
 
 PLACES = ("serial", "local:1")
 LOW_SPACE = 1 << 30
-"""A store with less than a GiB left is worth a warning: a single result may need that."""
+"""Warn below this much free space; a single result may need as much."""
 SMALL_SHM = 64 << 20
-"""What containers get unless told otherwise; libraries that share arrays through it die of it."""
+"""The default of containers, too small for libraries that share arrays through it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorFinding:
-    """One thing looked at. `state` is ok, note (nothing is wrong), warning or broken; `fix` what to type."""
+    """One check. `state` is ok, note, warning or broken; `fix` is what to type."""
 
     name: str
     state: str
@@ -50,9 +71,9 @@ class DoctorFinding:
 @in_project
 @click.pass_obj
 def doctor(session: CommandSession, *, as_json: bool, project: Path | None) -> int:
-    """Check Python, extras, places (a worker is really started), store, journal and machine.
+    """Check Python, extras, backends (by running a task), store, journal and machine.
 
-    Exit code 1 if something is broken that every run needs.
+    Exit code 1 if something that every run needs is broken.
     """
     findings: list[DoctorFinding] = []
     for finding in _findings(session, project):
@@ -65,7 +86,7 @@ def doctor(session: CommandSession, *, as_json: bool, project: Path | None) -> i
     elif broken:
         click.echo(f"\nbroken: {', '.join(finding.name for finding in broken)}", err=True)
     else:
-        click.echo("\nall that runs need works here\nnext: hooke demo, or hooke run FILE.py", err=True)
+        click.echo("\neverything that runs need works\nnext: hooke demo, or hooke run FILE.py", err=True)
     return EXIT_FAILED if broken else 0
 
 
@@ -95,12 +116,12 @@ def _findings(session: CommandSession, folder: Path | None) -> Iterator[DoctorFi
 
 
 def _checked(name: str, check: Callable[[], DoctorFinding]) -> DoctorFinding:
-    """What the check finds; whatever it raises is a finding too."""
+    """The finding of a check; an exception is a finding too."""
     try:
         return check()
     except HookeError as error:
         return DoctorFinding(name=name, state="broken", text=error.what, fix=error.fix or error.why)
-    except Exception as error:  # noqa: BLE001 - a doctor reports what it does not know as well
+    except Exception as error:  # noqa: BLE001 - an unexpected error is a finding
         return DoctorFinding(name=name, state="broken", text=f"{type(error).__name__}: {error}")
 
 
@@ -108,7 +129,7 @@ def _python() -> DoctorFinding:
     text = f"{platform.python_version()} ({platform.python_implementation()}) at {sys.executable}"
     if sys.platform == "darwin":
         return DoctorFinding(
-            name="python", state="note", text=f"{text}; on macOS runs are serial: --on serial"
+            name="python", state="note", text=f"{text}; on macOS, use the backend serial: --on serial"
         )
     return DoctorFinding(name="python", state="ok", text=text)
 
@@ -137,12 +158,12 @@ def _shared_memory() -> Iterator[DoctorFinding]:
     usage = shutil.disk_usage("/dev/shm")  # noqa: S108 - same
     small = usage.total <= SMALL_SHM
     text = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} of shared memory free"
-    fix = "give the container more: docker run --shm-size=1g" if small else ""
+    fix = "give the container more shared memory: docker run --shm-size=1g" if small else ""
     yield DoctorFinding(name="shm", state="warning" if small else "ok", text=text, fix=fix)
 
 
 def _store(project: Project) -> DoctorFinding:
-    """Writes an object beside the store's own, reads it back, and asks how long the disk takes to make it last."""
+    """Writes an object in the store's folder, reads it back, and times an fsync."""
     store = project.store()
     place, value = Path(store.place), b"hooke doctor\n" * 20_000
     if "://" in store.place:
@@ -154,7 +175,7 @@ def _store(project: Project) -> DoctorFinding:
         works = trial.get(trial.put(value)) == value
     if not works:
         return DoctorFinding(
-            name="store", state="broken", text=f"{place} does not give back what it was given"
+            name="store", state="broken", text=f"{place} returned other bytes than were written"
         )
     free = shutil.disk_usage(place).free
     text = f"{place} writable, {format_bytes(free)} free, fsync {format_seconds(_sync_seconds(place))}"
@@ -173,7 +194,7 @@ def _sync_seconds(folder: Path) -> float:
 
 
 def _journal(project: Project) -> DoctorFinding:
-    """Appends an event and reads it back, in a folder beside the runs."""
+    """Appends an event and reads it back, in a temporary folder beside the runs."""
     from hooke.base.clock import SystemClock
     from hooke.journal.events import StopRequested
     from hooke.journal.reader import read
@@ -190,8 +211,7 @@ def _journal(project: Project) -> DoctorFinding:
 
 
 def _place(place: str) -> DoctorFinding:
-    """Runs a task there, through trace, engine, store and journal, in a folder that is thrown away."""
-    from hooke.cli.doctor_pipeline import checkup
+    """Runs two tasks on the backend, in a temporary folder."""
     from hooke.project.settings import Settings
     from hooke.running.driver import RunOrder, prepare
     from hooke.running.run import Run
@@ -204,7 +224,9 @@ def _place(place: str) -> DoctorFinding:
         answer = Run(project, driver.run).result()
     seconds = time.perf_counter() - began
     if answer != 42:
-        return DoctorFinding(name=place, state="broken", text=f"a task that should give 42 gave {answer!r}")
+        return DoctorFinding(name=place, state="broken", text=f"a task returned {answer!r} instead of 42")
     return DoctorFinding(
-        name=place, state="ok", text=f"ran a task in {format_seconds(seconds)}, start and end included"
+        name=place,
+        state="ok",
+        text=f"ran a pipeline in {format_seconds(seconds)}, including start and shutdown",
     )

@@ -1,4 +1,4 @@
-"""`hooke import`: runs of another tracker, brought into the project."""
+"""`hooke import`: imports runs of another tracker into the project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import click
 
 from hooke.cli.groups import Commands
 from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, CommandSession, command, error_facts, error_screen
+from hooke.cli.screens import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    CommandSession,
+    error_facts,
+    error_screen,
+    say_next,
+)
 from hooke.importers.landing import Losses
 from hooke.importers.neptune import ImportedRun, ImportOptions, import_neptune
 from hooke.journal.run_table import aligned
@@ -22,56 +29,56 @@ __all__ = ["imports"]
 COLUMNS = ("run", "from project", "neptune run", "points", "attributes", "files", "state")
 SAID = {
     "imported": "imported",
-    "there": "here already",
-    "changed": "here already, from files that were others",
+    "there": "already here",
+    "changed": "already here, from other files",
     "found": "would be imported",
 }
 
 
 @click.group(cls=Commands, name="import")
 def imports() -> None:
-    """Bring runs of another tracker into this project."""
+    """Import runs of another tracker into this project."""
 
 
 @imports.command(
-    "neptune", short_help="Runs of Neptune, from a dump of neptune-exporter or from offline logs."
+    "neptune", short_help="Import runs of Neptune, from a dump of neptune-exporter or from offline logs."
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--files",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Where a dump's files lie, if not beside its data.",
+    help="The folder of the dump's files, if not beside its data.",
 )
 @click.option(
     "--from-project",
     "projects",
     multiple=True,
     metavar="NAME",
-    help="Only of this project of Neptune; * and ? fit any. Can be repeated.",
+    help="Only runs of this Neptune project; * and ? are wildcards. Can be repeated.",
 )
 @click.option(
     "--run",
     "runs",
     multiple=True,
     metavar="ID",
-    help="Only this run of Neptune; * and ? fit any. Can be repeated.",
+    help="Only this Neptune run; * and ? are wildcards. Can be repeated.",
 )
 @click.option(
     "--experiment",
     default="",
     metavar="NAME",
-    help="What trackers file the runs under; by default their project of Neptune.",
+    help="The pipeline name of the runs.  [default: their Neptune project]",
 )
 @click.option(
     "--step-multiplier",
     type=click.Choice(["1", "10", "100", "1000", "10000", "100000", "1000000"]),
-    help="What decimal steps are multiplied by in all runs; by default the least for each that makes them whole.",
+    help="The factor for decimal steps.  [default: per run, the smallest that makes them whole]",
 )
+@click.option("--skip-missing", is_flag=True, help="Import runs with missing files, without these files.")
 @click.option(
-    "--skip-missing", is_flag=True, help="Import runs whose files are not all there, without these."
+    "--dry-run", is_flag=True, help="Read everything, write nothing, and report what would be imported."
 )
-@click.option("--dry-run", is_flag=True, help="Read all, write nothing, and say what would come of it.")
 @json_option
 @in_project
 @click.pass_obj
@@ -83,10 +90,10 @@ def neptune(
     step_multiplier: str | None,
     **wanted: Any,
 ) -> int:
-    """Import the runs of Neptune at PATH: a dump of neptune-exporter, or logs that its clients never sent.
+    """Import the Neptune runs at PATH: a dump of neptune-exporter, or offline logs of its clients.
 
-    Each becomes a run of this project with the times of then; `hooke sync` brings them into MLflow. A run that is here
-    already is left as it is. What MLflow has no place for is listed, with how it is kept. Exit code 1 if a run failed.
+    Each becomes a run of this project with its original times; `hooke sync` sends them to MLflow. Runs that were imported
+    before are skipped. Data without an equivalent in MLflow are listed, with how they are kept. Exit code 1 if a run failed.
     """
     where = the_project(session, project)
     ask = ImportOptions(step_multiplier=int(step_multiplier) if step_multiplier else None, **wanted)
@@ -103,13 +110,13 @@ def neptune(
     else:
         _say(done, where, dry_run=ask.dry_run)
     if stopped:
-        click.echo("stopped: what is listed is here; the same command again does the rest", err=True)
+        click.echo("stopped: the listed runs are imported; repeat the command for the rest", err=True)
         return EXIT_STOPPED
     return EXIT_FAILED if any(each.error is not None for each in done) else 0
 
 
 def _tell(each: ImportedRun, session: CommandSession, *, quiet: bool) -> None:
-    """What went wrong, as it does; on a terminal each run that is done, too."""
+    """Report failures as they happen; on a terminal also each finished run."""
     if quiet:
         return
     if each.error is not None:
@@ -130,14 +137,14 @@ def _say(done: list[ImportedRun], where: Project, *, dry_run: bool) -> None:
     for each in done:
         if each.state == "changed":
             click.echo(
-                f"{each.run} was imported from other files, or these have grown since: to import it anew, "
+                f"{each.run} was imported from other files, or these have grown. To import it again, "
                 f"first remove {where.runs.folder(each.run)}",
                 err=True,
             )
     if any(each.state == "imported" for each in done):
-        click.echo(f"next: {command('hooke sync', where)}", err=True)
+        say_next("hooke sync", where)
     elif dry_run and rows:
-        click.echo("nothing was written: leave out --dry-run to import", err=True)
+        click.echo("nothing was written: omit --dry-run to import", err=True)
 
 
 def _cells(each: ImportedRun) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`hooke logs`: what the tasks of a run printed, each line with its task and attempt before it."""
+"""`hooke logs`: the output of a run's tasks, each line with its task and attempt."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from hooke.project.folder import Project
 __all__ = ["LogLine", "Transcript", "logs"]
 
 POLL_S = 0.2
-"""How late a line may be shown that a task has just printed."""
+"""The polling interval."""
 
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
 @click.argument("task", required=False, default="")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends, as `tail -f` does.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each line.")
+@click.option("--follow", "-f", is_flag=True, help="Continue until the run ends, like `tail -f`.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @in_project
 @click.pass_obj
 def logs(
     session: CommandSession, *, run: str, task: str, follow: bool, as_json: bool, project: Path | None
 ) -> int:
-    """Print what the tasks of RUN (by default the last one) wrote to stdout and stderr, or TASK alone.
+    """Print the stdout and stderr of the tasks of RUN (by default the last run), or of TASK only.
 
-    Before each line stands the task, the item of a map, and the attempt.
+    Each line starts with the task, the item of a map, and the attempt.
     """
     where = the_project(session, project)
     name, only = run_and_task(where, run, task, verb="logs")
@@ -66,7 +66,7 @@ def _so_far(project: Project, run: str, transcript: Transcript) -> Iterator[LogL
 
 
 def _following(project: Project, run: str, transcript: Transcript) -> Iterator[LogLine]:
-    """As `_so_far`, until nobody drives the run any more."""
+    """Like `_so_far`, until the run has no driver."""
     with SegmentReader(project.runs.folder(run) / f"{DRIVER}.journal") as reader:
         while True:
             alive = project.runs.alive(run)
@@ -80,7 +80,7 @@ def _following(project: Project, run: str, transcript: Transcript) -> Iterator[L
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
-    """A line that an attempt printed. `items` says which of a map, as `[3]` or `[0..9]`; it is empty for a call."""
+    """A line of an attempt. `items` are the items of a map, as `[3]` or `[0..9]`; empty for a call."""
 
     task: str
     items: str
@@ -93,10 +93,10 @@ class LogLine:
 
 @dataclass(slots=True)
 class Transcript:
-    """Turns a run's events into the lines that its attempts printed. Nothing is said twice.
+    """Turns a run's events into the lines of its attempts, each once.
 
-    Each worker has a file; an attempt's output is a span of it that its last event names. What lies behind the last
-    such span is that of the attempt which the worker runs, or ran when it died.
+    Each worker has a file. The last event of an attempt names its span of that file. Output after the last span belongs
+    to the attempt that the worker is running, or was running when it died.
     """
 
     folder: Path
@@ -106,7 +106,7 @@ class Transcript:
     _told: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def event(self, event: Event) -> Iterator[LogLine]:
-        """The lines that the event makes known."""
+        """The lines that become known with the event."""
         match event:
             case RunStarted():
                 self._tasks.clear()
@@ -122,7 +122,7 @@ class Transcript:
                 pass
 
     def unfinished(self) -> Iterator[LogLine]:
-        """What attempts have printed that have not ended."""
+        """The lines of running attempts so far."""
         for worker, started in list(self._running.items()):
             name = f"{worker}.log"
             yield from self._lines(started, LogSpan(name, self._told[name], self._whole_lines(name)))
@@ -138,7 +138,7 @@ class Transcript:
         elif event.log is not None:
             yield from self._lines(event, event.log)
         elif isinstance(event, AttemptFailed) and running is not None and event.failure.log_tail:
-            # A worker that died names no span: what lies in its file is its last attempt's.
+            # No event names the span of a worker that died: the rest of its file is its last attempt's.
             yield from self._lines(event, LogSpan(name, self._told[name], self._size(name)))
 
     def _lines(
@@ -153,7 +153,7 @@ class Transcript:
         with (self.folder / span.name).open("rb") as file:
             file.seek(start)
             text = file.read(span.end - start).decode("utf-8", "replace")
-        # A task that draws a progress bar sends carriage returns: its last state is what a log shows.
+        # Progress bars send carriage returns; show their last state.
         for line in text.rstrip("\r\n").split("\n"):
             said = line.rstrip("\r").rpartition("\r")[2]
             items = _items(event, planned) + _rank(event, span)
@@ -164,7 +164,7 @@ class Transcript:
         return path.stat().st_size if path.exists() else 0
 
     def _whole_lines(self, name: str) -> int:
-        """Where the last whole line ends, so that no line is shown in two halves."""
+        """The end of the last complete line."""
         size, start = self._size(name), self._told[name]
         if size <= start:
             return start
@@ -174,7 +174,7 @@ class Transcript:
 
 
 def _rank(event: AttemptStarted | AttemptFinished | AttemptFailed, span: LogSpan) -> str:
-    """Which rank of a gang printed the span: its fresh workers print nothing else."""
+    """The rank of a gang that printed the span; its fresh workers print nothing else."""
     workers = event.workers if isinstance(event, AttemptStarted) else ()
     worker = span.name.removesuffix(".log")
     return f" rank {workers.index(worker)}" if worker in workers else ""

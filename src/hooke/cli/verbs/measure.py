@@ -1,4 +1,4 @@
-"""`hooke measure`: how far a task, or a whole pipeline, scales."""
+"""`hooke measure`: how a task, or a whole pipeline, scales."""
 
 from __future__ import annotations
 
@@ -7,47 +7,50 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from hooke.base.errors import HookeError, NotEnoughData, UsageError
-from hooke.cli.drive import user_code
-from hooke.cli.options import debug_option, json_option
+from hooke.cli.drive import load_pipeline, user_code
+from hooke.cli.options import debug_option, json_option, number_list
 from hooke.cli.parameters import Parameters
-from hooke.cli.screens import EXIT_STOPPED, CommandSession, command, error_facts, error_screen, exit_code
+from hooke.cli.screens import (
+    EXIT_STOPPED,
+    CommandSession,
+    refuse,
+    say_next,
+)
 from hooke.measuring.studies import Study, StudyLines, take_study
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Task
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
 
 __all__ = ["measure"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("target", metavar="FILE.py[:PIPELINE]")
+@click.option("--task", metavar="TASK", help="The task to measure.  [default: the whole pipeline]")
 @click.option(
-    "--task", metavar="TASK", help="The task whose calls or map are measured; the whole pipeline without it."
+    "--workers", metavar="N,N,...", help="The numbers of workers.  [default: 1,2,4,... up to the cores]"
 )
-@click.option("--workers", metavar="N,N,...", help="Each N to measure.  [default: 1,2,4,... up to the cores]")
 @click.option(
     "--repeats", default=3, show_default=True, metavar="N", type=click.IntRange(min=1), help="Rounds."
 )
-@click.option("--sizes", metavar="N,N,...", help="Vary the items of the task's map instead, by one N (1).")
 @click.option(
-    "--weak", is_flag=True, help="The same work for each worker at every N, instead of for all together."
+    "--sizes", metavar="N,N,...", help="Vary the number of the task's items instead, with one N (default 1)."
 )
+@click.option("--weak", is_flag=True, help="Weak scaling: the same work per worker at every N.")
 @click.option(
     "--plain",
     metavar="FUNCTION",
-    help="A function beside the task that does the same work in one call: the baseline.",
+    help="The baseline: a function of the file that does the same work in one call.",
 )
 @click.option("--on", "place", default="local", show_default=True, metavar="PLACE", help="Where.")
-@click.option("--fresh", is_flag=True, help="Measure anew what is known already.")
+@click.option("--fresh", is_flag=True, help="Measure again what is already known.")
 @json_option
 @debug_option
 @click.argument("parameters", nargs=-1, metavar="[--PARAMETER VALUE ...]", type=click.UNPROCESSED)
@@ -67,18 +70,18 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
     as_json: bool,
     parameters: tuple[str, ...],
 ) -> int:
-    """Measure how far a TASK of the pipeline in FILE.py scales, and whether it beats one plain thread.
+    """Measure how a TASK of the pipeline in FILE.py scales, and whether it beats plain Python.
 
-    What the task needs is computed once; then its work is done anew by each N in random rounds, and as plain calls in
-    one thread without Hooke. Shown are throughput, speed-up and efficiency, the law that they speak for, the COST (the
-    smallest N that beats the plain calls) and which N to measure next. The pipeline's parameters are options, as for
-    `hooke run`. What is known already is not measured again; what Ctrl-C stopped goes on, and so does a study with
-    fewer repeats. Exit codes: 0 measured, 1 too noisy or a task failed, 2 wrong usage, 130 stopped.
+    Hooke computes the inputs of the task once. Then it repeats the task's work with each N in randomized rounds, and as
+    plain calls in one thread without Hooke. The report has throughput, speed-up, efficiency, the scaling law, the COST (the
+    number of workers needed to beat plain Python) and the N to measure next. The pipeline's parameters are options, as
+    for `hooke run`. Known results are reused; a study that was stopped, or had fewer repeats, continues.
+    Exit codes: 0 measured, 1 too noisy or a task failed, 2 wrong usage, 130 stopped.
     """
     session = ctx.ensure_object(CommandSession)
     typed = shlex.join(["hooke", "measure", *sys.argv[2:]]) if sys.argv[1:2] == ["measure"] else ""
     try:
-        pipeline, path = _load(target)
+        pipeline, path = load_pipeline(target)
         args, params = Parameters(pipeline, target=target, verb="measure").parse(parameters)
         session.project = project = Project.find(path)
         order = StudyOrder(
@@ -86,9 +89,9 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
             args=args,
             params=params,
             task=task,
-            workers=_numbers("--workers", workers),
+            workers=number_list("--workers", workers),
             repeats=repeats,
-            sizes=_numbers("--sizes", sizes) or (),
+            sizes=number_list("--sizes", sizes) or (),
             weak=weak,
             plain=_function(pipeline, plain, task=task, target=target),
             on=place,
@@ -99,9 +102,9 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
         driver = user_code(lambda: prepare_study(order, project), pipeline)
         return _told(_taken(driver), as_json=as_json, again=driver.is_known)
     except HookeError as error:
-        return _refused(error, session, as_json=as_json)
+        return refuse(error, session, as_json=as_json, study=None, status="refused")
     except KeyboardInterrupt:
-        click.echo(f"stopped; what had been measured is kept\n  next: {typed}", err=True)
+        click.echo(f"stopped; finished measurements are kept\n  next: {typed}", err=True)
         return EXIT_STOPPED
 
 
@@ -117,13 +120,13 @@ def _told(study: Study, *, as_json: bool, again: bool) -> int:
     click.echo(str(study))
     sys.stdout.flush()
     if again:
-        click.echo("known already; --fresh measures it anew", err=True)
-    click.echo(f"next: {command(f'hooke {_looked_at_by(study)} {study.id}', study.project)}", err=True)
+        click.echo("already known; --fresh measures again", err=True)
+    say_next(f"hooke {_looked_at_by(study)} {study.id}", study.project)
     return 0
 
 
 def _looked_at_by(study: Study) -> str:
-    """The verb that shows most of it: a picture where there is a law."""
+    """`curve` if there is a law, else `show`."""
     try:
         _ = study.curve
     except (NotEnoughData, UsageError):
@@ -131,37 +134,10 @@ def _looked_at_by(study: Study) -> str:
     return "curve"
 
 
-def _refused(error: HookeError, session: CommandSession, *, as_json: bool) -> int:
-    screen = error_screen(error, session)
-    if as_json:
-        click.echo(
-            json.dumps({"study": None, "status": "refused", "error": error_facts(error, session)}, indent=2)
-        )
-    click.echo(screen, err=True)
-    return exit_code(error)
-
-
-def _load(target: str) -> tuple[Pipeline[..., Any], Path]:
-    """The pipeline and its file; what the file prints while it is imported is no result."""
-    with contextlib.redirect_stdout(sys.stderr):
-        return load_entry(target)
-
-
-def _numbers(option: str, text: str | None) -> Sequence[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(each) for each in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"{option} {text!r} is no list of whole numbers", fix=f"write {option} 1,2,4"
-        ) from None
-
-
 def _function(
     pipeline: Pipeline[..., Any], name: str | None, *, task: str | None, target: str
 ) -> Callable[..., Any] | None:
-    """The function of that name beside the pipeline, or beside the task."""
+    """The function `name` in the module of the pipeline or of the task."""
     if name is None:
         return None
     beside = vars(sys.modules[pipeline.function.__module__])
@@ -173,6 +149,6 @@ def _function(
         functions = sorted(each for each, value in beside.items() if inspect.isfunction(value))
         raise UsageError(
             f"{target} has no function {name!r} for --plain",
-            fix=f"there are: {', '.join(functions) or 'none'}",
+            fix=f"its functions: {', '.join(functions) or 'none'}",
         )
     return found

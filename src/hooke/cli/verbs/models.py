@@ -1,4 +1,4 @@
-"""`hooke models`: what is registered, and which of it this project trusts."""
+"""`hooke models`: registered models, and those that this project trusts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import format_bytes
 from hooke.cli.groups import Commands
 from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import CommandSession, command
+from hooke.cli.screens import CommandSession, say_next
 from hooke.journal.run_table import aligned, moment
 from hooke.models.registry_protocol import (
     FORMAT,
@@ -35,15 +35,15 @@ VERSION_COLUMNS = ("version", "aliases", "metrics", "format", "size", "registere
 
 class _Models(Commands):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """In the order in which one needs them."""
+        """The commands in their order of definition."""
         return ["ls", "show", "trust"]
 
 
 @click.group(cls=_Models)
 def models() -> None:
-    """List registered models and their versions; say which to trust.
+    """List registered models and their versions; trust a version.
 
-    They lie in MLflow's registry: `mlflow.db` of the project, or where MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI says.
+    They are in MLflow's registry: the project's `mlflow.db`, or the server in MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI.
     """
 
 
@@ -61,14 +61,12 @@ def list_models(session: CommandSession, *, as_json: bool, project: Path | None)
         click.echo(json.dumps(facts, indent=2))
         return 0
     if not listed:
-        click.echo(
-            f"no model is registered in {registry_uri(where)}\nnext: hooke.register(model, name)", err=True
-        )
+        click.echo(f"no models in {registry_uri(where)}\nnext: hooke.register(model, name)", err=True)
         return 0
     click.echo(
         "\n".join(aligned(COLUMNS, [_row(name, versions) for name, versions in listed.items()], right=(1, 2)))
     )
-    click.echo(f"next: {command(f'hooke models show {next(iter(listed))}', where)}", err=True)
+    say_next(f"hooke models show {next(iter(listed))}", where)
     return 0
 
 
@@ -78,7 +76,7 @@ def list_models(session: CommandSession, *, as_json: bool, project: Path | None)
 @in_project
 @click.pass_obj
 def show_model(session: CommandSession, *, name: str, as_json: bool, project: Path | None) -> int:
-    """List the versions of the model NAME, the newest first."""
+    """List the versions of model NAME, the newest first."""
     where = the_project(session, project)
     registry = registry_of(where)
     wanted = parse_wanted(name)
@@ -96,15 +94,15 @@ def show_model(session: CommandSession, *, name: str, as_json: bool, project: Pa
 @in_project
 @click.pass_obj
 def trust_model(session: CommandSession, *, model: str, project: Path | None) -> int:
-    """Let this project load NAME:VERSION, though it was registered elsewhere and reading it may run code.
+    """Let this project load NAME:VERSION, which was registered elsewhere and may run code when loaded.
 
-    Its files are fetched and their digest is noted: a version whose files change later is not trusted.
+    Hooke fetches the files and records their digest. If they change later, the version is no longer trusted.
     """
     wanted = parse_wanted(model)
     if wanted.number is None:
         raise UsageError(
-            f"{model} may be another version tomorrow",
-            fix=f"name the version: hooke models trust {wanted.name}:VERSION",
+            f"{model} may refer to another version tomorrow",
+            fix=f"pass a version: hooke models trust {wanted.name}:VERSION",
         )
     where = the_project(session, project)
     registry: ModelRegistry = registry_of(where)
@@ -113,7 +111,7 @@ def trust_model(session: CommandSession, *, model: str, project: Path | None) ->
     models_of(where).known.add(version.digest, f"trusted as {version.label}")
     types = ", ".join(manifest.details.get("types", ()))
     click.echo(
-        f"{version.label} is trusted from now on: {manifest.format}{f' of {types}' if types else ''}, {version.digest[:12]}"
+        f"trusted: {version.label}, {manifest.format}{f' of {types}' if types else ''}, {version.digest[:12]}"
     )
     return 0
 

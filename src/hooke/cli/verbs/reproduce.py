@@ -1,4 +1,4 @@
-"""`hooke reproduce`: make a run again from its record, and compare."""
+"""`hooke reproduce`: repeat a run from its record, and compare the results."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ EXIT_UNMET = 4
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
-@click.option("--verify", is_flag=True, help="Run it again, with its own store, and compare each result.")
-@click.option("--here", is_flag=True, help="Use the project's current code, not the recorded tree.")
-@click.option("--best-effort", is_flag=True, help="Run it again even if a condition differs.")
+@click.option("--verify", is_flag=True, help="Repeat the run in a store of its own, and compare each result.")
+@click.option("--here", is_flag=True, help="Use the project's current code instead of the recorded tree.")
+@click.option("--best-effort", is_flag=True, help="Repeat the run even if conditions differ.")
 @click.option(
     "--rtol",
     default=0.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Relative tolerance of numbers.",
+    help="Relative tolerance for numbers.",
 )
 @click.option(
     "--atol",
     default=0.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Absolute tolerance of numbers.",
+    help="Absolute tolerance for numbers.",
 )
-@click.option("--keep", is_flag=True, help="Keep the restored tree and the new results.")
+@click.option("--keep", is_flag=True, help="Keep the folder with the restored tree and the new results.")
 @json_option
 @in_project
 @click.pass_obj
@@ -52,14 +52,13 @@ def reproduce(  # noqa: PLR0913 - one parameter for each option of the command
     as_json: bool,
     project: Path | None,
 ) -> int:
-    """Check whether RUN (by default the last one) can be reproduced; with --verify, run it again and compare.
+    """Check whether RUN (by default the last run) can be repeated; with --verify, repeat it and compare the results.
 
-    Checks the conditions of its results: code, Python, every library's version, data files, seed, thread counts,
-    hardware. The code is the recorded tree, restored outside the project. For a script with start_run(), the logged
-    values are compared.
+    The conditions are code, Python, library versions, data files, seed, thread counts and hardware. The code is the tree
+    that the run recorded, restored outside the project. For a script with start_run(), the logged values are compared.
 
-    Exit codes: 0 all conditions are met, or all results are equal or within the tolerance; 1 the rerun failed;
-    2 wrong usage; 3 results differ; 4 a condition differs, so nothing ran.
+    Exit codes: 0 all conditions are met, or all results are equal or within the tolerance; 1 the repetition failed;
+    2 wrong usage; 3 results differ; 4 a condition differs, so the run was not repeated.
     """
     from hooke.running.reproduce.reproduce import ReproduceOptions, reproduce_in
     from hooke.running.reproduce.result_comparison import Tolerance

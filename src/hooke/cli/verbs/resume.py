@@ -1,4 +1,4 @@
-"""`hooke resume`: go on where a run was."""
+"""`hooke resume`: continues a run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ __all__ = ["resume"]
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
-@click.option("--deadline", metavar="TIME", help="When it is to be done now: 30m, 2h.")
-@click.option(
-    "--budget", metavar="USD", help="What it may cost in all, what it has cost included: 20, or '$20'."
-)
+@click.option("--deadline", metavar="TIME", help="The new deadline: 30m, 2h.")
+@click.option("--budget", metavar="USD", help="The budget including the cost so far: 20, or '$20'.")
 @json_option
 @in_project
 @click.pass_obj
@@ -42,10 +40,10 @@ def resume(
     as_json: bool,
     project: Path | None,
 ) -> int:
-    """Go on with RUN (by default the last one that is not finished) and print its result.
+    """Continue RUN (by default the last unfinished run) and print its result.
 
-    What had finished does not run again. Code is taken as it is now: what was edited since runs anew. Of a run
-    that has finished the result is printed. RUN may be the beginning of an id.
+    Finished tasks do not run again, except those whose code was edited: the current code counts. For a finished run, the
+    result is printed. RUN may be a prefix of an id.
     """
     where = the_project(session, project)
     name = where.runs.find(run) if run else last_resumable(where)
@@ -68,7 +66,10 @@ def _is_serial(project: Project, place: str) -> bool:
 
 
 def _say_torn(project: Project, run: str) -> None:
-    """A driver that died while it wrote leaves half a record; what that spoke of is done again."""
+    """A driver that died while writing leaves half a record, whose work is repeated."""
     for segment in read(project.runs.folder(run), DRIVER):
         if segment.torn is not None:
-            click.echo(f"the journal's end was torn and is cut: {segment.torn}; all before is kept", err=True)
+            click.echo(
+                f"the journal ended with an incomplete record, which was cut: {segment.torn}; everything before is kept",
+                err=True,
+            )

@@ -1,29 +1,23 @@
-"""`hooke run`: a pipeline, with its parameters as options."""
+"""`hooke run`: runs a pipeline, with its parameters as options."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import click
 
 from hooke.base.errors import HookeError, TraceError, UsageError
-from hooke.cli.drive import DrivenRun, user_code
+from hooke.cli.drive import DrivenRun, load_pipeline, user_code
 from hooke.cli.options import debug_option, json_option
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession
 from hooke.fleets.elastic import parse_wanted
-from hooke.pipeline.pipeline import Pipeline
 from hooke.project.backends import find_backend
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
 from hooke.running.driver import Driver, RunOrder, prepare
 
 __all__ = ["run"]
@@ -31,7 +25,7 @@ __all__ = ["run"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """Where, with how many, until when and for how much, as it was typed."""
+    """The options as typed: backend, workers, deadline, budget."""
 
     on: str
     workers: str | None
@@ -53,28 +47,28 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
     "place",
     default="local",
     metavar="PLACE",
-    help="Where: local, local:N, serial, dask, ray, an address of one, or a name in hooke.toml.  [default: local]",
+    help="The backend: local, local:N, serial, dask, ray, the address of a cluster, or a name in hooke.toml.  [default: local]",
 )
 @click.option(
     "--workers",
     metavar="N|LOW-HIGH",
-    help="How many workers the place may have; of LOW-HIGH as many as the work is worth.",
+    help="The number of workers; with LOW-HIGH it follows the work.",
 )
-@click.option("--deadline", metavar="TIME", help="When it is to be done: 30m, 2h. Needs --workers LOW-HIGH.")
+@click.option("--deadline", metavar="TIME", help="The deadline: 30m, 2h. Needs --workers LOW-HIGH.")
 @click.option(
     "--budget",
     metavar="USD",
-    help="What it may cost: 20, or '$20'. Needs --workers LOW-HIGH and a price in hooke.toml.",
+    help="The budget: 20, or '$20'. Needs --workers LOW-HIGH and a price in hooke.toml.",
 )
 @click.option(
     "--allow-mismatch",
     metavar="NAME",
     multiple=True,
-    help="A distribution, or python, whose version may differ on workers elsewhere.",
+    help="A distribution, or python, whose version may differ on remote workers. Can be repeated.",
 )
 @json_option
 @debug_option
-@click.option("--help", "asked_help", is_flag=True, help="Show this, and with a FILE its parameters.")
+@click.option("--help", "asked_help", is_flag=True, help="Show this help, and with a FILE its parameters.")
 @click.argument("parameters", nargs=-1, metavar="[--PARAMETER VALUE ...]", type=click.UNPROCESSED)
 @click.pass_context
 def run(  # noqa: PLR0913 - one parameter for each option of the command
@@ -90,12 +84,11 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     asked_help: bool,
     parameters: tuple[str, ...],
 ) -> int:
-    """Run the pipeline of FILE.py (its only one), or the named one.
+    """Run the only pipeline of FILE.py, or the named one.
 
-    The pipeline's parameters are options: `def delays(months: int, fast: bool = False)` takes --months 3 --fast.
-    Whatever stands behind -- is a parameter too, should it bear the name of an option of ours. The result is
-    printed on stdout, everything else on stderr. Exit codes: 0 finished, 1 a task failed, 2 wrong usage,
-    130 stopped (Ctrl-C, hooke stop).
+    The pipeline's parameters are options: `def delays(months: int, fast: bool = False)` takes --months 3 --fast. Pass
+    parameters with the name of a Hooke option after --. The result goes to stdout, everything else to stderr.
+    Exit codes: 0 finished, 1 a task failed, 2 wrong usage, 130 stopped (Ctrl-C, hooke stop).
     """
     if target is None or asked_help:
         return _help(ctx, target)
@@ -117,7 +110,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
 def _driver(
     session: CommandSession, target: str, tokens: Sequence[str], *, asked: _Asked, as_json: bool
 ) -> tuple[DrivenRun, Driver]:
-    pipeline, path = _load(target)
+    pipeline, path = load_pipeline(target)
     args, params = Parameters(pipeline, target=target).parse(tokens)
     session.project = project = Project.find(path)
     counts = _workers(asked.workers)
@@ -142,16 +135,10 @@ def _driver(
 
 
 def _again(error: HookeError, target: str, tokens: Sequence[str]) -> str:
-    """The command itself, where it is the file that is to be fixed."""
+    """The command itself if the file needs a fix."""
     if isinstance(error, TraceError) or error.__cause__ is not None:
         return shlex.join(["hooke", "run", target, *tokens])
     return ""
-
-
-def _load(target: str) -> tuple[Pipeline[..., Any], Path]:
-    """The pipeline and its file; what the file prints while it is imported is no result."""
-    with contextlib.redirect_stdout(sys.stderr):
-        return load_entry(target)
 
 
 def _workers(text: str | None) -> int | tuple[int, int] | None:
@@ -160,7 +147,7 @@ def _workers(text: str | None) -> int | tuple[int, int] | None:
     match = _RANGE.fullmatch(text)
     if match is None:
         raise UsageError(
-            f"--workers {text!r} is no number of workers", fix="write --workers 4, or --workers 1-4"
+            f"--workers {text!r} is not a number of workers", fix="write --workers 4, or --workers 1-4"
         )
     low = int(match["low"])
     return (low, int(match["high"])) if match["high"] else low
@@ -170,7 +157,7 @@ def _help(ctx: click.Context, target: str | None) -> int:
     click.echo(ctx.command.get_help(ctx))
     if target is None:
         return 0
-    parameters = Parameters(_load(target)[0], target=target)
+    parameters = Parameters(load_pipeline(target)[0], target=target)
     formatter = ctx.make_formatter()
     formatter.write_paragraph()
     with formatter.section(f"Parameters of {parameters.pipeline.name!r}"):

@@ -1,4 +1,4 @@
-"""`hooke runs`: the runs of a project, the newest first, or as they are asked for."""
+"""`hooke runs`: the runs of a project, filtered and sorted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 from hooke.base.errors import HookeError
 from hooke.base.formats import format_seconds
 from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import CommandSession, command
+from hooke.cli.screens import CommandSession, say_next
 from hooke.comparing.facts import RunFacts, facts_of
 from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected
 from hooke.journal.events import RunStarted
@@ -28,37 +28,37 @@ __all__ = ["runs"]
 
 COLUMNS = ("run", "pipeline", "status", "started", "took", "done", "cached", "failed", "parameters")
 ASKED = ("run", "pipeline", "status", "started", "took")
-"""The columns before those of metrics."""
+"""The columns before the metrics."""
 
 
 @click.command()
 @click.option(
-    "--limit", default=20, show_default=True, metavar="N", type=click.IntRange(min=1), help="At most so many."
+    "--limit", default=20, show_default=True, metavar="N", type=click.IntRange(min=1), help="Show at most N."
 )
 @click.option(
     "--metric",
     "metrics",
     multiple=True,
     metavar="NAME",
-    help="Show the last value of a metric; NAME.min and NAME.max show the least and the greatest. Can be given again.",
+    help="Show the last value of a metric, or with NAME.min and NAME.max the smallest and the largest. Can be repeated.",
 )
 @click.option(
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help="Only runs that fit, as params.depth>6, tags.team=ours, metrics.auc.max>=0.9, status=failed, pipeline!=demo. "
-    "Can be given again; all must hold.",
+    help="Only matching runs: params.depth>6, tags.team=ours, metrics.auc.max>=0.9, status=failed, pipeline!=demo. "
+    "Can be repeated; all must match.",
 )
 @click.option(
     "--sort",
     default="",
     metavar="NAME",
-    help="Sort by a metric, params.NAME, tags.NAME, started, took, status or pipeline; -NAME begins with the greatest.",
+    help="Sort by a metric, params.NAME, tags.NAME, started, took, status or pipeline; -NAME sorts in descending order.",
 )
 @click.option(
     "--trials",
     is_flag=True,
-    help="List the trials of searches too; with --metric, --where and --sort they always are.",
+    help="Also list the trials of searches, as --metric, --where and --sort always do.",
 )
 @json_option
 @in_project
@@ -76,8 +76,8 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
 ) -> int:
     """List runs, the newest first.
 
-    `lost` are those whose driver died; they can be resumed. What a task logged is NAME, or TASK.NAME where several tasks
-    logged a NAME. Numbers are compared as numbers.
+    The driver of a `lost` run died; such a run can be resumed. A metric is NAME, or TASK.NAME if several tasks logged
+    NAME. Numbers are compared as numbers.
     """
     query = RunQuery.of(where, sort)
     the = the_project(session, project)
@@ -94,17 +94,17 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
     lines = aligned(COLUMNS, [_cells(name, row) for name, row in rows], right=range(4, 8))
     click.echo("\n".join(lines))
     if seen < len(names):
-        click.echo(f"and {len(names) - seen} older ones: hooke runs --limit {len(names)}", err=True)
+        click.echo(f"{len(names) - seen} older runs not shown: hooke runs --limit {len(names)}", err=True)
     if seen > len(rows):
-        click.echo(f"and {seen - len(rows)} trials of searches: hooke runs --trials", err=True)
-    click.echo(f"next: {command(f'hooke show {rows[0][0]}', the)}", err=True)
+        click.echo(f"{seen - len(rows)} trials of searches not shown: hooke runs --trials", err=True)
+    say_next(f"hooke show {rows[0][0]}", the)
     return 0
 
 
 def _newest(
     project: Project, names: Sequence[str], limit: int, *, trials: bool
 ) -> tuple[list[tuple[str, RunRow | HookeError]], int]:
-    """At most `limit` rows, and how many runs were looked at for them."""
+    """At most `limit` rows, and how many runs were read for them."""
     rows: list[tuple[str, RunRow | HookeError]] = []
     seen = 0
     for name in names:
@@ -117,7 +117,7 @@ def _newest(
 
 
 def _is_trial(project: Project, name: str) -> bool:
-    """Whether the run says at its beginning that it is a trial of a search; a journal that cannot be read says no."""
+    """Whether the run is a trial of a search; False for an unreadable journal."""
     try:
         begun = first_event(project.runs.folder(name), "driver")
     except HookeError:
@@ -126,10 +126,10 @@ def _is_trial(project: Project, name: str) -> bool:
 
 
 def _asked(project: Project, query: RunQuery, metrics: Sequence[str], limit: int, *, as_json: bool) -> int:
-    """The runs that fit, in the order that was asked for, with the metrics that were."""
+    """The matching runs in the requested order, with the requested metrics."""
     known, unreadable = _read(project)
     for name, error in unreadable:
-        click.echo(f"left out, as it cannot be read: {name}: {error.what}", err=True)
+        click.echo(f"left out, because it is unreadable: {name}: {error.what}", err=True)
     names = NameGroup("metrics", known)
     asked = {text: names.metric(text) for text in metrics} if known else {}
     found = selected(known, query)
@@ -142,7 +142,7 @@ def _asked(project: Project, query: RunQuery, metrics: Sequence[str], limit: int
         click.echo(json.dumps(listed[:limit], indent=2))
         return 0
     if not found:
-        none = f"no run fits; there are {len(known)}" if known else f"no runs yet in {project.root}"
+        none = f"none of {len(known)} runs matches" if known else f"no runs yet in {project.root}"
         click.echo(f"{none}\nnext: hooke {'runs' if known else 'run FILE.py'}", err=True)
         return 0
     header = (*ASKED, *asked, "parameters")
@@ -152,9 +152,9 @@ def _asked(project: Project, query: RunQuery, metrics: Sequence[str], limit: int
     ]
     click.echo("\n".join(aligned(header, lines, right=range(4, 5 + len(asked)))))
     if len(found) > limit:
-        click.echo(f"and {len(found) - limit} more: --limit {len(found)}", err=True)
+        click.echo(f"{len(found) - limit} more not shown: --limit {len(found)}", err=True)
     if len(found) > 1:
-        click.echo(f"next: {command(f'hooke compare {found[0].run} {found[1].run}', project)}", err=True)
+        say_next(f"hooke compare {found[0].run} {found[1].run}", project)
     return 0
 
 
@@ -184,7 +184,7 @@ def _facts(name: str, row: RunRow | HookeError) -> dict[str, Any]:
 
 
 def _finite(cells: dict[str, float | None]) -> dict[str, float | str | None]:
-    """JSON has no nan and no infinity: they are text."""
+    """JSON has no nan or infinity, so they become text."""
     return {
         name: value if value is None or math.isfinite(value) else str(value) for name, value in cells.items()
     }

@@ -1,4 +1,4 @@
-"""`hooke show`: one run, its tasks, its failures and what was decided about them."""
+"""`hooke show`: one run, its tasks, its failures and its decisions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 
 from hooke.base.errors import UsageError
 from hooke.cli.options import complete_run, in_project, is_unicode, json_option, the_project
-from hooke.cli.screens import CommandSession, command, error_facts
+from hooke.cli.screens import CommandSession, error_facts, say_next
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
@@ -42,14 +42,14 @@ __all__ = ["show"]
 
 MOST_WIDE = 110
 FEWEST_STRETCHES = 6
-"""Of a service that was shorter the table says it all."""
+"""The least number of time windows for the chart of a service."""
 MOST_SAID = 20
-"""Decisions shown of a run; --json has all."""
+"""Decisions to show; --json has all."""
 
 
 @dataclass(slots=True)
 class _Story:
-    """A run's view, and of its journal what no view holds: decisions, deaths of workers, items that took long, a torn end."""
+    """A run's view, and the parts of its journal outside the view: decisions, lost workers, slow items, a torn end."""
 
     view: RunView = field(default_factory=RunView)
     said: list[tuple[float, str]] = field(default_factory=list)
@@ -65,16 +65,16 @@ class _Story:
     "file",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Of a service: write a picture too, FILE.html, FILE.svg, or with the extra `plot` FILE.png.",
+    help="For a service: also write its chart to FILE.html, FILE.svg, or with the extra `plot` to FILE.png.",
 )
 @json_option
 @in_project
 @click.pass_obj
 def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool, project: Path | None) -> int:
-    """Show RUN (by default the last one): its tasks, what failed and why, what was tried again.
+    """Show RUN (by default the last run): its tasks, failures with their reasons, and retries.
 
-    Of a service: its load, its answers and its replicas over time, and why there were so many. Of a study of `hooke measure`, what was
-    measured; of a search of `hooke.search()`, its best trials. RUN may be the beginning of an id.
+    For a service: its load, responses and replicas over time, with the reason of each change. For a study of `hooke measure`:
+    its measurements. For a search of `hooke.search()`: its best trials. RUN may be a prefix of an id.
     """
     where = the_project(session, project)
     name = where.runs.find(run)
@@ -82,8 +82,8 @@ def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool,
         return _show_service(where, name, file, as_json=as_json)
     if file is not None:
         raise UsageError(
-            f"--save {file}: {name} is no run of a service",
-            fix=f"the picture of a task's curve: hooke curve {name} --save {file}",
+            f"--save {file}: {name} is not the run of a service",
+            fix=f"for the scaling curve of a task: hooke curve {name} --save {file}",
         )
     study = read_study(where.runs.folder(name))
     if study is not None:
@@ -100,33 +100,33 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
         return 0
     click.echo(run_table(story.view, name))
     if story.said:
-        click.echo("\nwhat was decided")
+        click.echo("\ndecisions")
         click.echo("\n".join(f"  {moment(at)}  {text}" for at, text in story.said[-MOST_SAID:]))
         if len(story.said) > MOST_SAID:
-            click.echo(f"  and {len(story.said) - MOST_SAID} before: hooke show --json {name}")
+            click.echo(f"  {len(story.said) - MOST_SAID} earlier ones: hooke show --json {name}")
     if story.skewed:
-        click.echo("\nwhat was uneven")
+        click.echo("\nuneven work")
         click.echo("\n".join(f"  {each}" for each in story.skewed))
     if lines := tracking_lines(where, name):
-        click.echo("\nwhat was logged")
+        click.echo("\nlogged values")
         click.echo("\n".join(f"  {line}" for line in lines))
     if story.made_of is not None:
-        click.echo(f"\nwhat it was made of\n  {sentence(story.made_of)}")
+        click.echo(f"\nprovenance\n  {sentence(story.made_of)}")
     if story.torn:
-        click.echo(f"\nthe journal's end was torn and is cut: {story.torn}")
-    click.echo(f"next: {command(_next(story.view, name), where)}", err=True)
+        click.echo(f"\nthe journal ended with an incomplete record, which was cut: {story.torn}")
+    say_next(_next(story.view, name), where)
     return 0
 
 
 def _show_study(record: StudyRecord, *, as_json: bool) -> int:
-    from hooke.measuring.study_report import facts_of, text_of
+    from hooke.measuring.study_report import facts_of, text_of  # SciPy takes half a second
 
     click.echo(json.dumps(facts_of(record), indent=2) if as_json else text_of(record))
     return 0
 
 
 def _show_service(project: Project, name: str, file: Path | None, *, as_json: bool) -> int:
-    from hooke.charts.service_chart import drawn_service
+    from hooke.charts.service_chart import service_plot
     from hooke.services.service_report import (
         picture_of,
         read_service,
@@ -146,12 +146,12 @@ def _show_service(project: Project, name: str, file: Path | None, *, as_json: bo
     if picture is not None and len(picture.asked) >= FEWEST_STRETCHES:
         width = min(shutil.get_terminal_size().columns, MOST_WIDE)
         colour = not os.environ.get("NO_COLOR")
-        drawn = drawn_service(picture, width=width, colour=colour, ascii_only=not is_unicode())
+        drawn = service_plot(picture, width=width, colour=colour, ascii_only=not is_unicode())
     click.echo(service_text(record, alive=alive, drawn=drawn))
     again = (
         f"hooke show {name} --save service.html" if file is None else f"hooke serve {record.started.entry}"
     )
-    click.echo(f"next: {command(again, project)}", err=True)
+    say_next(again, project)
     return 0
 
 
@@ -160,7 +160,7 @@ def _show_search(project: Project, name: str, *, as_json: bool) -> int:
     click.echo(json.dumps(found.facts(), indent=2) if as_json else str(found))
     tried = [trial.run.id for trial in found.trials if trial.value is not None]
     if tried and not as_json:
-        click.echo(f"next: {command(f'hooke show {found.best.run.id}', project)}", err=True)
+        say_next(f"hooke show {found.best.run.id}", project)
     return 0
 
 
@@ -182,20 +182,20 @@ def _read(project: Project, run: str) -> _Story:
 
 
 def _said(view: RunView, event: Event) -> str:
-    """What was decided by this event, which the view has not folded yet; empty where nothing was."""
+    """The decision in this event, or an empty string. The view does not include the event yet."""
     match event:
         case RetryPlanned():
             items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
-            return f"{_task(view, event.node)}{items}: attempt {event.number} follows, as {event.reason}"
+            return f"{_task(view, event.node)}{items}: attempt {event.number} follows, because {event.reason}"
         case AttemptStarted(twin_of=int()):
             items = f"{event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else f"{event.lo}"
-            return f"{_task(view, event.node)}[{items}]: a second attempt, {event.attempt}, as {event.twin_of} runs long"
+            return f"{_task(view, event.node)}[{items}]: a second attempt, {event.attempt}, because {event.twin_of} is slow"
         case AttemptStarted(workers=(_, *_) as workers):
             ranks = ", ".join(f"{rank} on {worker}" for rank, worker in enumerate(workers))
             return f"{_task(view, event.node)}: attempt {event.attempt} is a gang of {len(workers)}; ranks: {ranks}"
         case AttemptFinished() if (beaten := view.nodes[event.node].beside(event.attempt)) is not None:
             task = _task(view, event.node)
-            return f"{task}: attempt {event.attempt} was first, and {beaten.attempt} is given up"
+            return f"{task}: attempt {event.attempt} finished first; {beaten.attempt} is abandoned"
         case WorkerStopped():
             return f"worker {event.worker} is gone: {event.cause}"
         case FleetDecided():

@@ -1,4 +1,4 @@
-"""`hooke stop`: end a run cleanly from another terminal."""
+"""`hooke stop`: stops a run cleanly from another terminal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import click
 
 from hooke.base.errors import UsageError
 from hooke.cli.options import complete_run, in_project, json_option, the_project
-from hooke.cli.screens import EXIT_FAILED, CommandSession, command
+from hooke.cli.screens import EXIT_FAILED, CommandSession, say_next
 from hooke.journal.run_view import view_of
 from hooke.project.folder import Project
 
 __all__ = ["stop"]
 
 PATIENCE_S = 60.0
-"""A task at the place `serial` cannot be ended from outside; others end within a second."""
+"""A task of the backend `serial` cannot be interrupted; others end within a second."""
 
 
 @click.command()
@@ -28,7 +28,7 @@ PATIENCE_S = 60.0
 @in_project
 @click.pass_obj
 def stop(session: CommandSession, *, run: str, as_json: bool, project: Path | None) -> int:
-    """Stop RUN (by default the one that is running), as Ctrl-C in its terminal would: a service drains, any other can be resumed."""
+    """Stop RUN (by default the running one) like Ctrl-C in its terminal. A service drains; other runs can be resumed."""
     where = the_project(session, project)
     name = where.runs.find(run) if run else _running(where)
     if not where.runs.alive(name):
@@ -36,13 +36,13 @@ def stop(session: CommandSession, *, run: str, as_json: bool, project: Path | No
         raise UsageError(f"run {name} is not running: it is {status}", next=f"hooke show {name}")
     begun = view_of(where.runs, name).begun
     if begun is not None and begun.kind == "service":
-        os.kill(begun.pid, signal.SIGTERM)  # it holds the lock, so it lives, and drains
+        os.kill(begun.pid, signal.SIGTERM)  # it holds the lock, so it is alive and drains
     else:
         where.runs.request_stop(name, "hooke stop")
     deadline = time.monotonic() + PATIENCE_S
     while where.runs.alive(name):
         if time.monotonic() > deadline:
-            click.echo(f"run {name} has been asked to stop, and has not yet: a task of it goes on", err=True)
+            click.echo(f"run {name} received the request to stop, but a task is still running", err=True)
             return EXIT_FAILED
         time.sleep(0.05)
     status = view_of(where.runs, name).status
@@ -51,7 +51,7 @@ def stop(session: CommandSession, *, run: str, as_json: bool, project: Path | No
         return 0
     click.echo(f"run {name}: {status}")
     if status != "finished":
-        click.echo(f"next: {command(f'hooke resume {name}', where)}", err=True)
+        say_next(f"hooke resume {name}", where)
     return 0
 
 
@@ -62,7 +62,7 @@ def _running(project: Project) -> str:
     if len(names) > 1:
         raise UsageError(
             f"{len(names)} runs are running",
-            fix=f"name one of: {', '.join(names)}",
+            fix=f"pass one of: {', '.join(names)}",
             next=f"hooke stop {names[0]}",
         )
     return names[0]

@@ -1,4 +1,4 @@
-"""`hooke sync`: bring what runs logged into the trackers, and say how they stand."""
+"""`hooke sync`: sends what runs logged to the trackers, and reports their state."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class _Row:
 
     @property
     def done(self) -> bool:
-        """Whether the sink has all there is now."""
+        """Whether the sink has everything so far."""
         return self.standing.pending_bytes == 0 and not self.standing.cursor.trouble
 
     def said(self) -> str:
-        """How it stands, as text."""
+        """The state as text."""
         if self.standing.cursor.trouble:
             return self.standing.cursor.trouble
         if self.standing.pending_bytes:
-            return f"{format_bytes(self.standing.pending_bytes)} to go"
-        return "all there" if self.standing.told else "all there so far: the run goes on"
+            return f"{format_bytes(self.standing.pending_bytes)} left"
+        return "complete" if self.standing.told else "complete so far; the run continues"
 
     def facts(self) -> dict[str, Any]:
         """For `--json`."""
@@ -68,28 +68,26 @@ class _Row:
     show_default=True,
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="How long to go on trying a tracker that does not answer.",
+    help="How long to retry if a tracker does not respond.",
 )
 @json_option
 @in_project
 @click.pass_obj
 def sync(session: CommandSession, *, run: str, patience: float, as_json: bool, project: Path | None) -> int:
-    """Bring what RUN logged (by default all runs) into the project's trackers, and say how each stands there.
+    """Send what RUN (by default all runs) logged to the project's trackers, and report the state of each.
 
-    Runs do this by themselves, in a process beside them; this finishes what is left after an outage. Exit code 1: something
-    is left.
+    Runs do this themselves in a background process; this command completes it after an outage. Exit code 1 if something is
+    left.
     """
     where = the_project(session, project)
     names = [where.runs.find(run)] if run else where.runs.names()
     if not sink_names(where):
         raise UsageError(
-            "this project ships into no tracker",
-            fix='pip install "hooke[mlflow]", or name sinks in hooke.toml: [tracking] sinks = ["mlflow"]',
+            "this project has no tracker",
+            fix='pip install "hooke[mlflow]", or set sinks in hooke.toml: [tracking] sinks = ["mlflow"]',
         )
     logged = [name for name in names if has_logged(where.runs.folder(name))]
-    _ship(
-        where, logged[::-1], patience
-    )  # the oldest first: a search before its trials, which are nested in it
+    _ship(where, logged[::-1], patience)  # the oldest first: a search before its nested trials
     rows = [
         _Row(run=name, sink=sink, standing=standing(where.runs, name, sink))
         for name in logged
@@ -112,7 +110,7 @@ def sync(session: CommandSession, *, run: str, patience: float, as_json: bool, p
 
 
 def _ship(project: Project, runs: list[str], patience_s: float) -> None:
-    """Ship these runs, once the project's own shipper lets us, or look on while it does."""
+    """Ship these runs when the project's shipper releases its lock, or watch while it ships."""
     project.create()
     lock, deadline = FileLock(project.data / LOCK), time.monotonic() + patience_s
     while not lock.try_acquire():

@@ -1,4 +1,4 @@
-"""What is drawn of a law, as plain numbers: whoever draws adds ink, and decides nothing."""
+"""The figure and the table of a law as plain numbers; the renderers add only ink."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from hooke.scaling.measurements import Estimate
 __all__ = [
     "COLUMNS",
     "CurveLine",
+    "CurvePicture",
     "Mark",
     "MeasuredPoints",
     "Panel",
-    "Picture",
-    "cells_of",
-    "facts_of",
+    "curve_facts",
+    "curve_picture",
+    "curve_rows",
+    "curve_table",
     "law_name",
+    "measured_points",
     "number",
-    "picture_of",
-    "points_of",
-    "table_of",
 ]
 
 
-# --- The measured points of a picture: the mean at each N with its interval.
+# --- Measured points.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredPoints:
-    """The mean throughput at each distinct `n` (m,) within `low` and `high`, and how many measurements each is of.
+    """The mean throughput at each distinct `n` (m,) with its interval and its number of measurements.
 
-    `repeats_tell` says where the intervals are from: the scatter of repeats at one N, or else that about the law.
+    The intervals come from the scatter of repeats if `repeats_tell`, else from the scatter about the law.
     """
 
     n: Floats
@@ -53,21 +53,14 @@ class MeasuredPoints:
     repeats_tell: bool
 
     def over(self, unit: Floats | float) -> MeasuredPoints:
-        """The same in other units: divided by `unit`, a number or one a point."""
-        return MeasuredPoints(
-            n=self.n,
-            value=self.value / unit,
-            low=self.low / unit,
-            high=self.high / unit,
-            count=self.count,
-            repeats_tell=self.repeats_tell,
-        )
+        """The points divided by `unit`, one number or one per point."""
+        return replace(self, value=self.value / unit, low=self.low / unit, high=self.high / unit)
 
 
-def points_of(law: Law) -> MeasuredPoints:
-    """The means that the law was fitted to, each with its interval at the law's level.
+def measured_points(law: Law) -> MeasuredPoints:
+    """The means that the law was fitted to, with intervals at the law's level.
 
-    From the pooled scatter of repeats where there are some and they are independent; else from the scatter about the law.
+    The scatter is pooled over independent repeats; without them it is the scatter about the law.
     """
     measured, noise = law.measurements, law.fitted.problem.noise
     levels, group = np.unique(measured.n, return_inverse=True)
@@ -78,7 +71,7 @@ def points_of(law: Law) -> MeasuredPoints:
         np.ones((levels.size, len(measured))),
     )
     left = len(measured) - levels.size
-    # Where each N counts once, repeats share errors, and their own scatter is not that of a mean.
+    # If each N counts once, repeats share errors: their scatter is not that of the mean.
     shared = len(law.fitted.problem.measured) < len(measured)
     tell = left > 0 and not shared
     if tell:
@@ -102,14 +95,14 @@ def points_of(law: Law) -> MeasuredPoints:
     )
 
 
-# --- A law's numbers as a table for people, and as plain values for programs.
+# --- Tables and plain values.
 
 COLUMNS = ("N", "measured", "interval", "speed-up", "efficiency", "serial fraction")
 
 
-def cells_of(law: Law) -> list[tuple[str, ...]]:
-    """A row for each N measured: throughput with its interval, then the law's speed-up, efficiency, serial fraction."""
-    points = points_of(law)
+def curve_rows(law: Law) -> list[tuple[str, ...]]:
+    """One row per measured N: throughput with interval, and the law's speed-up, efficiency and serial fraction."""
+    points = measured_points(law)
     rows: list[tuple[str, ...]] = []
     for n, value, low, high in zip(points.n, points.value, points.low, points.high, strict=True):
         serial = law.karp_flatt(float(n)).value if n > 1 else math.nan
@@ -126,10 +119,10 @@ def cells_of(law: Law) -> list[tuple[str, ...]]:
     return rows
 
 
-def table_of(law: Law, unit: str) -> str:
-    """The cells in columns; numbers end at the same place."""
+def curve_table(law: Law, unit: str) -> str:
+    """The rows as right-aligned text."""
     header = (COLUMNS[0], f"{unit}/s", *COLUMNS[2:])
-    rows: Sequence[tuple[str, ...]] = [header, *cells_of(law)]
+    rows: Sequence[tuple[str, ...]] = [header, *curve_rows(law)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -137,13 +130,13 @@ def table_of(law: Law, unit: str) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number of things or a rate, to so many digits: `0.02857`, `1,290`."""
+    """A count or a rate to `digits` digits: `0.02857`, `1,290`."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
-def facts_of(law: Law, cost: Cost | None) -> dict[str, Any]:
-    """The law, its points and what follows, in values that JSON has; infinite and unknown numbers are None."""
-    points = points_of(law)
+def curve_facts(law: Law, cost: Cost | None) -> dict[str, Any]:
+    """The law and its points as JSON values; infinite and unknown numbers are None."""
+    points = measured_points(law)
     columns = (points.n, points.value, points.low, points.high, points.count)
     return {
         "family": law.family,
@@ -163,7 +156,7 @@ def facts_of(law: Law, cost: Cost | None) -> dict[str, Any]:
 
 
 def _answer(ask: Callable[[], Estimate]) -> dict[str, Any]:
-    """The estimate, or why there is none."""
+    """The estimate, or the reason why it is missing."""
     try:
         return _estimate(ask())
     except NotEnoughData as refusal:
@@ -180,12 +173,12 @@ def _finite(value: float) -> float | None:
 
 GRID = 200
 BEYOND = 1.25
-"""How far the law is drawn, as a multiple of the largest N measured, where nothing asks for more,"""
+"""The law is drawn up to this multiple of the largest N measured,"""
 FARTHEST = 2.0
-"""and where the knee, the peak or COST lies beyond."""
+"""or up to this multiple, if the knee, the peak or COST lies beyond."""
 HEADROOM = 1.12
 TALLEST = 2.0
-"""How far the axes go for bars and bands, as a multiple of what was measured: beyond these are cut, or they hide it."""
+"""Bars and bands are cut at this multiple of the measured range, so that they do not hide it."""
 LAWS = {
     "amdahl": "Amdahl's law",
     "batch": "law of batches",
@@ -196,12 +189,12 @@ LAWS = {
     "usl": "USL",
 }
 CROWDED = 0.5
-"""N is drawn by its logarithm where more than this share of the points would lie in the first tenth of the axis."""
+"""The axis of N is logarithmic if more than this share of the points would lie in its first tenth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveLine:
-    """A curve (m,) with a band, along N (m,): `dashed` where nothing was measured."""
+    """A curve (m,) with a band over N (m,), `dashed` outside the measured range."""
 
     n: Floats
     value: Floats
@@ -212,7 +205,7 @@ class CurveLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One quantity over N, on the axis `y`. `ideal` is what it would be were nothing shared, `plain` the plain call's."""
+    """One quantity over N. `ideal` is linear scaling, `plain` the value of the plain call."""
 
     quantity: str
     y: Axis
@@ -224,7 +217,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """An N worth knowing: `kind` is knee, peak or COST; `value` is the law's in each panel."""
+    """A notable N: `kind` is knee, peak or COST; `values` are the law's in each panel."""
 
     kind: str
     n: float
@@ -240,11 +233,11 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """Speed-up and efficiency side by side, on the axis `x` of N, which was measured between the two of `measured`.
+class CurvePicture:
+    """Speed-up and efficiency over N, which was measured between the two ends in `measured`.
 
-    `unit_text` says what speed-up 1 is, `missing` why there is no knee where there is none, `caption` what the signs
-    mean, `notes` all that is to be read below.
+    `unit_text` says what speed-up 1 is, `missing` why there is no knee, `caption` what the symbols mean. `notes` are
+    printed below.
     """
 
     title: str
@@ -260,10 +253,12 @@ class Picture:
     measured: tuple[float, float]
 
 
-def picture_of(law: Law, *, title: str, unit: str, cost: Cost | None, counts: str = "workers") -> Picture:
-    """The picture of a law over N. `unit` is what throughput counts, `counts` what N does."""
+def curve_picture(
+    law: Law, *, title: str, unit: str, cost: Cost | None, counts: str = "workers"
+) -> CurvePicture:
+    """The figure of a law. `unit` is what throughput counts, `counts` what N counts."""
     rate = float(law.throughput(np.array([1.0]))[0])
-    points = points_of(law)
+    points = measured_points(law)
     marks, notes = _marks(law, cost)
     low, high = min(1.0, float(points.n[0])), _farthest(law, marks)
     crowded = float(np.mean(points.n < low + (high - low) / 10)) > CROWDED
@@ -272,7 +267,7 @@ def picture_of(law: Law, *, title: str, unit: str, cost: Cost | None, counts: st
     grid = np.unique([*np.geomspace(low, high, GRID // 2), *np.linspace(low, high, GRID // 2), *ends])
     grid = grid[(grid >= low) & (grid <= high)]
     speedup = _speedup(law, rate, points, grid, cost, logarithmic=crowded)
-    return Picture(
+    return CurvePicture(
         title=title,
         unit_text=f"1 is {number(rate, 3)} {unit}/s",
         law_text=law_name(law.family),
@@ -306,7 +301,7 @@ def _speedup(
         most = max(most, min(plain, FARTHEST * most))
     least = min(float(shown.low.min()), float(value.min()))
     bottom, top = (least / HEADROOM, most * HEADROOM**2) if logarithmic else (0.0, most * HEADROOM)
-    # An end far outside, infinite ones included, is drawn as one just outside.
+    # Ends far outside, and infinite ones, are drawn just outside.
     low, high = (np.clip(end / rate, bottom / 10, top * 10) for end in (low, high))
     return Panel(
         quantity="speed-up",
@@ -339,7 +334,7 @@ def _over_n(line: CurveLine) -> CurveLine:
 def _lines(
     grid: Floats, points: MeasuredPoints, curves: tuple[Floats, Floats, Floats]
 ) -> Iterator[CurveLine]:
-    """Dashed before the least N measured and after the largest, solid between; neighbours share their end."""
+    """Solid in the measured range, dashed outside; neighbors share an end."""
     first, last = points.n[0], points.n[-1]
     parts: list[tuple[NDArray[np.bool_], bool]] = [
         (grid <= first, True),
@@ -359,7 +354,7 @@ def _farthest(law: Law, marks: list[Mark]) -> float:
 
 
 def _marks(law: Law, cost: Cost | None) -> tuple[list[Mark], list[str]]:
-    """Knee, peak and COST where they may be drawn, and what is said where not."""
+    """Knee, peak and COST if they can be drawn, and notes about those that cannot."""
     marks: list[Mark] = []
     notes: list[str] = []
     try:
@@ -377,12 +372,12 @@ def _marks(law: Law, cost: Cost | None) -> tuple[list[Mark], list[str]]:
     if cost is not None and not cost.never and cost.n <= FARTHEST * law.measurements.n[-1]:
         marks.append(Mark(kind="COST", n=cost.n, interval=cost.interval, values=()))
     if cost is not None:
-        notes.append(f"{cost}; the plain call is one thread without the engine")
+        notes.append(f"{cost} (plain Python is one thread without the engine)")
     return marks, notes
 
 
 def _missing(law: Law, reason: str = "") -> str:
-    """That there is no knee, and what to do about it."""
+    """The note that there is no knee, with the next measurement."""
     none = math.isinf(law.knee.interval[0])
     what = f"no knee up to N = {law.measurements.n[-1]:g}" if none else "knee not determined"
     return f"{what}{reason}; to find it, {law.next_measurement()}"
@@ -402,7 +397,7 @@ def _said(law: Law) -> Iterator[str]:
 
 
 def law_name(family: str) -> str:
-    """What people call the law of a family: `Amdahl's law`."""
+    """The usual name of a family: `Amdahl's law`."""
     return LAWS.get(family, f"{family} law")
 
 
