@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from sys import maxsize
 from typing import Any
 
@@ -32,7 +33,7 @@ from hooke.engines.dask.scheduler_link import (
     WorkersChanged,
     WorkersLastSeen,
 )
-from hooke.engines.remote.cluster_engine import ClusterEngine
+from hooke.engines.remote.cluster_engine import CLUSTER, ClusterEngine
 from hooke.engines.remote.failure_detector import SILENT_S, FailureDetector
 from hooke.engines.remote.handshake import HandshakeReply
 from hooke.engines.remote.placement import Peer
@@ -60,6 +61,8 @@ LOOK_S = 5.0
 class DaskEngine(ClusterEngine):
     """Runs attempts on the workers of a Dask cluster, as many at once on each as it has threads."""
 
+    capabilities = replace(CLUSTER, name="dask")
+
     def __init__(
         self,
         context: EngineContext,
@@ -83,7 +86,6 @@ class DaskEngine(ClusterEngine):
             self._cluster = local_cluster(workers=self._target, threads=threads)
         super().__init__(
             context,
-            name="dask",
             elastic=self._cluster is not None,
             owned=owned,
             shares=shares,

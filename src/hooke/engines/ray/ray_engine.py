@@ -7,6 +7,7 @@ on each node has processes of its own run its attempts. Ray runs nothing twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hooke.base.errors import UsageError
 from hooke.engines.ray.bridge_client import Bridge, BridgeLink, RayFleet
@@ -19,7 +20,7 @@ from hooke.engines.ray.bridge_protocol import (
     HostLeft,
     RunEnded,
 )
-from hooke.engines.remote.cluster_engine import ClusterEngine
+from hooke.engines.remote.cluster_engine import CLUSTER, ClusterEngine
 from hooke.engines.remote.failure_detector import SILENT_S
 from hooke.engines.remote.placement import Peer
 from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostUpdated
@@ -39,6 +40,8 @@ FIRST_HOST_S = 180.0
 
 class RayEngine(ClusterEngine):
     """Runs attempts in Ray actors ("hosts"), as many at once in each as it has threads."""
+
+    capabilities = replace(CLUSTER, name="ray")
 
     def __init__(
         self,
@@ -60,9 +63,7 @@ class RayEngine(ClusterEngine):
             workers, threads = workers or (fleet.workers, fleet.workers), fleet.threads
         self._hosts = workers[1] if workers else cpus_here() if owned else None
         elastic = self._hosts is not None
-        super().__init__(
-            context, name="ray", elastic=elastic, owned=owned, shares=owned, warm=fleet is not None
-        )
+        super().__init__(context, elastic=elastic, owned=owned, shares=owned, warm=fleet is not None)
         self._address = at if isinstance(at, str) else "this machine"
         self._connected = False
         self._bridge = fleet.take() if fleet else Bridge(address=at if isinstance(at, str) else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hooke.base.errors import HookeError
 from hooke.engines.remote.handshake import DriverHandshake, HandshakeReply
@@ -20,32 +21,36 @@ from hooke.journal.events import CapacityChanged, Failure, WorkerStopped
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.processes.devices import cpus_here, memory_here, memory_of
 
-__all__ = ["ClusterEngine"]
+__all__ = ["CLUSTER", "ClusterEngine"]
+
+CLUSTER = Capabilities(
+    name="cluster",
+    isolated=True,
+    cancels=True,
+    elastic=True,
+    knows_signal=True,
+    knows_peak_memory=True,
+    gangs=True,
+)
+"""What every engine over a cluster can do; each has a name of its own."""
 
 
 class ClusterEngine(ABC):
     """Runs attempts on the hosts of a cluster, as many at once on each as it has threads."""
 
+    capabilities = CLUSTER
+
     def __init__(
         self,
         context: EngineContext,
         *,
-        name: str,
         elastic: bool,
         owned: bool,
         shares: bool,
         warm: bool,
     ) -> None:
         """`owned`: the driver started the cluster and ends it. `shares`: its hosts share this machine's resources."""
-        self.capabilities = Capabilities(
-            name=name,
-            isolated=True,
-            cancels=True,
-            elastic=elastic,
-            knows_signal=True,
-            knows_peak_memory=True,
-            gangs=True,
-        )
+        self.capabilities = replace(self.capabilities, elastic=elastic)
         self._context = context
         self._owned = owned
         self._shares = shares
