@@ -145,7 +145,7 @@ def mark_and_wait(path: str) -> None:
 
 
 def test_keys_that_are_not_there_are_named() -> None:
-    with pytest.raises(UsageError, match="tls_ca = '/no/ca.pem': there is no such file"):
+    with pytest.raises(UsageError, match="tls_ca = '/no/ca.pem': the file does not exist"):
         connect("tls://127.0.0.1:1", ("/no/ca.pem", "/no/c.pem", "/no/k.pem"))
 
 
@@ -163,7 +163,7 @@ def test_a_worker_that_is_unlike_the_driver_is_refused_before_the_first_task(
 
     with pytest.raises(EnvironmentMismatch) as refused:
         EngineBench(make, tmp_path / "a")
-    assert "numpy is 0.1 here" in str(refused.value)
+    assert "numpy: 0.1 on the driver" in str(refused.value)
     assert "--allow-mismatch numpy --allow-mismatch python" in refused.value.fix
     with EngineBench(partial(make, allowed=("numpy", "python")), tmp_path / "b") as bench:
         bench.finished(bench.submit(tasks.add, 1))
@@ -232,7 +232,7 @@ def test_nothing_that_was_left_to_be_found_stays(cluster: LocalCluster, tmp_path
 
 
 def test_tls_without_keys_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="reached with keys, and none are given"):
+    with pytest.raises(UsageError, match="needs TLS keys, and none are given"):
         EngineBench(joined("tls://127.0.0.1:1"), tmp_path)
 
 

@@ -154,7 +154,7 @@ def test_a_store_that_workers_do_not_reach_is_refused_with_the_mend() -> None:
         settings.write_text(
             "[places.lab]" + settings.read_text("utf-8").partition("[places.lab]")[2], "utf-8"
         )
-        with pytest.raises(HookeError, match=r"(?s)does not reach this run's store.*s3://"):
+        with pytest.raises(HookeError, match=r"(?s)cannot use this run's store.*s3://"):
             here.hooke("run", "job.py", "--on", "lab")
 
 

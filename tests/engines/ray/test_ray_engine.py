@@ -310,10 +310,10 @@ FAILING = """
 import socket, sys
 from hooke.processes.channel import Channel
 from hooke.engines.ray.bridge import _Bridge
-from hooke.engines.ray.bridge_protocol import Start, unpack_for_driver
+from hooke.engines.ray.bridge_protocol import ConnectBridge, unpack_for_driver
 
 ours, theirs = (Channel(end.detach()) for end in socket.socketpair())
-bridge = _Bridge(theirs, Start(address="10.0.0.5:6379", folder=sys.argv[1], ours=False))
+bridge = _Bridge(theirs, ConnectBridge(address="10.0.0.5:6379", folder=sys.argv[1], ours=False))
 bridge._connect = lambda: None
 bridge._inbox.put(lambda: [].pop())
 bridge.serve()
@@ -326,4 +326,7 @@ def test_what_a_bridge_ends_of_is_told(tmp_path: Path) -> None:
     told = subprocess.run(
         [sys.executable, "-c", FAILING, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert "Unfit(what='the connection to Ray is lost', why='IndexError: pop from empty list'" in told.stdout
+    assert (
+        "BridgeFailed(what='the connection to Ray is lost', why='IndexError: pop from empty list'"
+        in told.stdout
+    )

@@ -103,7 +103,7 @@ def test_one_node_is_drained_then_one_is_killed_one_cut_off_for_30_s_one_frozen_
         )
         wait_until(lambda: all(squared(here)[name] >= 2 for name in here.nodes), "all to work", within_s=180)
         here.drain(here.nodes["three"])
-        wait_until(lambda: "its node of Ray is drained" in ends(here), "the drain", within_s=60)
+        wait_until(lambda: "its Ray node is drained" in ends(here), "the drain", within_s=60)
         assert not [event for event in events_of(here) if isinstance(event, AttemptFailed)]
         here.nodes["one"].kill()
         with here.cut_for(30.0, here.nodes["two"]):

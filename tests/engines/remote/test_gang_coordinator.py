@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engines.remote.test_placement import call, peer
-from tests.engines.remote.test_remote_queue import Roads, gone
+from tests.engines.remote.test_remote_queue import gone
+from tests.engines.test_dispatch import RecordingTransport, gone
+from tests.engines.test_placement import call, peer
 
 from hooke.base.ref import Ref
 from hooke.engines.gang import BeginRanks, Disband, Disbanded, Gather, Meet, Met, Mustered, RankAnswered
@@ -18,7 +20,7 @@ from hooke.engines.remote.remote_queue import HOMELESS_S, RemoteQueue
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 
 
-class Hosts(Roads):
+class Hosts(RecordingTransport):
     """Hosts that do as they are told, at once or when they are asked to."""
 
     def __init__(self, *peers, slow: bool = False) -> None:
@@ -189,7 +191,7 @@ def test_gpus_that_a_place_has_not_are_refused_once_it_has_the_slots():
     for now_s in (3 * HOMELESS_S, 4 * HOMELESS_S):
         hosts.made.give_up(0.0, now_s)
     (failed,) = hosts.of(AttemptFailed)
-    assert "asks for 3 times 1 gpus" in failed.failure.message
+    assert "needs 3 times 1 gpus" in failed.failure.message
 
 
 def test_a_host_that_forgot_the_run_ends_what_had_begun_and_gives_back_what_had_not():
@@ -235,7 +237,7 @@ def test_the_cause_is_waited_for():
     hosts.answer(1, 0, Failure(kind="TaskError", message="Connection closed by peer"))
     hosts.go()
     assert hosts.words(Disband) == []
-    hosts.made.late(5.0)
+    hosts.made.check_deadlines(0.0, 5.0)
     hosts.go()
     assert [event.failure.rank for event in hosts.of(AttemptFailed)] == [0]
 
@@ -278,10 +280,10 @@ def test_one_that_does_not_come_together_gives_its_slots_up_and_tries_again():
     hosts = Hosts(peer("a", threads=3))
     hosts.made.submit([gang(0)], 0.0)
     hosts.inbox.clear()  # it waits behind what others run there
-    hosts.made.late(0.0)
-    hosts.made.late(MUSTER_S - 1)
+    hosts.made.check_deadlines(0.0, 0.0)
+    hosts.made.check_deadlines(0.0, MUSTER_S - 1)
     assert hosts.words(Disband) == []
-    hosts.made.late(MUSTER_S + 1)
+    hosts.made.check_deadlines(0.0, MUSTER_S + 1)
     hosts.go()
     assert len(hosts.of(AttemptStarted)) == 1
     assert hosts.of(AttemptFailed) == []
@@ -321,7 +323,7 @@ def test_whatever_happens_each_gang_is_whole_and_answered_once(steps, data):
             given_up.add(attempt := data.draw(st.integers(0, 3)))
             hosts.made.cancel(attempt, 0.0)
         elif step == "late":
-            hosts.made.late(1000.0 * number)
+            hosts.made.check_deadlines(0.0, 1000.0 * number)
         elif step == "forget" and there:
             address = data.draw(st.sampled_from(sorted(there)))
             hosts.forget(address)

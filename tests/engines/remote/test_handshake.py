@@ -15,7 +15,7 @@ from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.files import write_atomic
 from hooke.engines.remote import handshake as project_code
 from hooke.engines.remote.handshake import check_environment, pack_code, unpack_code, versions_here
-from hooke.engines.remote.log_sync import LEFT, FilePiece, Mirror, write_piece
+from hooke.engines.remote.log_sync import LEFT, FilePiece, LogSync, write_piece
 from hooke.keys.module_origin import PYTHON
 
 WANTED = {"python": "3.12", "polars": "1.35", "numpy": "2.4"}
@@ -37,12 +37,12 @@ def test_equal_ones_pass():
     check_environment("w", WANTED, {**WANTED, "more": "1"})
 
 
-def test_each_difference_is_said_with_its_mend():
+def test_the_error_lists_each_difference_with_its_fix():
     with pytest.raises(EnvironmentMismatch) as refused:
         check_environment("tcp://h:1", WANTED, {"python": "3.11", "polars": "1.20", "numpy": "2.4"})
     text = str(refused.value)
     assert "tcp://h:1" in text
-    assert "polars is 1.35 here, and 1.20 there" in text
+    assert "polars: 1.35 on the driver, 1.20 on the worker" in text
     assert "pip install polars==1.35" in text
     assert "Python 3.12" in text
     assert "--allow-mismatch python --allow-mismatch polars" in text
@@ -50,7 +50,9 @@ def test_each_difference_is_said_with_its_mend():
 
 
 def test_what_is_not_installed_there():
-    with pytest.raises(EnvironmentMismatch, match=r"polars is 1\.35 here, and not installed there"):
+    with pytest.raises(
+        EnvironmentMismatch, match=r"polars: 1\.35 on the driver, not installed on the worker"
+    ):
         check_environment("w", {"polars": "1.35"}, {"polars": ""})
 
 
@@ -124,7 +126,7 @@ def test_data_among_the_code_is_refused_by_size(project: Path, monkeypatch: pyte
     (project / "sent_package" / "large.bin").write_bytes(bytes(2_000_000))
     pack_code()
     monkeypatch.setattr(project_code, "MOST_BYTES", 1_000_000)
-    with pytest.raises(HookeError, match="too large to be sent"):
+    with pytest.raises(HookeError, match="the most that is sent to workers"):
         pack_code()
 
 
@@ -143,15 +145,15 @@ def test_a_folder_that_is_a_link_is_not_trusted(tmp_path: Path, monkeypatch: pyt
 def test_a_file_that_grows_is_the_same_elsewhere(tmp_path: Path):
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "logs").mkdir(parents=True)
-    mirror = Mirror(here)
+    log_sync = LogSync(here)
     log = here / "logs" / "a.log"
     for text in ("first\n", "x" * 100_000, "last\n"):
         with log.open("a") as file:
             file.write(text)
-        for piece in mirror.take():
+        for piece in log_sync.take():
             write_piece(there, piece)
         assert (there / "logs" / "a.log").read_bytes() == log.read_bytes()
-    assert mirror.take() == []
+    assert log_sync.take() == []
 
 
 def test_a_large_artifact_stays_and_that_is_said(tmp_path: Path):
@@ -159,13 +161,13 @@ def test_a_large_artifact_stays_and_that_is_said(tmp_path: Path):
     (tmp_path / "artifacts" / "1" / "model.bin").write_bytes(bytes((1 << 20) + 1))
     (tmp_path / "artifacts" / "1" / "small.bin").write_bytes(b"small")
     (tmp_path / "artifacts" / "1" / ".part").write_bytes(b"half")
-    mirror = Mirror(tmp_path)
-    small, note = sorted(mirror.take(), key=lambda piece: piece.path)
+    log_sync = LogSync(tmp_path)
+    small, note = sorted(log_sync.take(), key=lambda piece: piece.path)
     assert small.path == "artifacts/1/small.bin"
     assert LEFT in note.path
     assert f"{tmp_path}/artifacts/1/model.bin" in note.data.decode()
-    assert mirror.take() == []
-    mirror.end()
+    assert log_sync.take() == []
+    log_sync.end()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["model.bin"]
 
 
@@ -174,25 +176,25 @@ def test_of_a_log_that_is_too_large_the_beginning_is_brought_and_the_rest_stays(
     log = tmp_path / "logs" / "a.log"
     log.parent.mkdir()
     log.write_bytes(b"x" * 150_000)
-    mirror = Mirror(tmp_path)
-    *pieces, note = mirror.take()
+    log_sync = LogSync(tmp_path)
+    *pieces, note = log_sync.take()
     assert sum(len(piece.data) for piece in pieces) == 100_000
     assert "all of logs/a.log" in note.data.decode()
-    mirror.end()
+    log_sync.end()
     assert log.stat().st_size == 150_000
 
 
 def test_an_artifact_that_is_replaced_is_replaced_elsewhere(tmp_path: Path):
     here, there = tmp_path / "here", tmp_path / "there"
-    mirror = Mirror(here)
+    log_sync = LogSync(here)
     artifact = here / "artifacts" / "model.bin"
     artifact.parent.mkdir(parents=True)
     for data in (b"a" * 30_000, b"b" * 40_000, b"c" * 40_000, b"d"):
         write_atomic(artifact, data)
-        for piece in mirror.take():
+        for piece in log_sync.take():
             write_piece(there, piece)
         assert (there / "artifacts" / "model.bin").read_bytes() == data
-    mirror.end()
+    log_sync.end()
     assert not here.exists()
 
 
@@ -200,10 +202,10 @@ def test_what_a_task_writes_for_itself_is_not_brought(tmp_path: Path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "data.csv").write_text("1")
     (tmp_path / "driver.journal").write_text("2")
-    assert Mirror(tmp_path).take() == []
+    assert LogSync(tmp_path).take() == []
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x"])
 def test_nothing_is_written_elsewhere(tmp_path: Path, path: str):
-    with pytest.raises(HookeError, match="not below the run's folder"):
+    with pytest.raises(HookeError, match="outside the run's folder"):
         write_piece(tmp_path, FilePiece(path, 0, b"x"))

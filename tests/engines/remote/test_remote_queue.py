@@ -17,8 +17,8 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted,
 from hooke.pipeline.engine import FunctionImage
 
 
-class Roads:
-    """What went where."""
+class RecordingTransport:
+    """Records what it is asked to carry."""
 
     def __init__(self) -> None:
         self.went: list[tuple[str, int]] = []
@@ -40,10 +40,10 @@ class Roads:
 
 
 def dispatch(*peers):
-    roads = Roads()
-    made = RemoteQueue(roads, session="s", sys_path=list)
+    transport = RecordingTransport()
+    made = RemoteQueue(transport, session="s", sys_path=list)
     made.placement.peers = {each.address: each for each in peers}
-    return made, roads
+    return made, transport
 
 
 def gone(made, address):
@@ -64,42 +64,42 @@ def of(made, kind):
 
 
 def test_a_host_that_is_drained_ends_what_it_runs_and_what_waits_there_goes_elsewhere():
-    made, roads = dispatch(peer("a"), peer("b"))
+    made, transport = dispatch(peer("a"), peer("b"))
     made.submit([call(n, short=True) for n in range(6)], 0.0)
-    there = [attempt for address, attempt in roads.went if address == "a"]
+    there = [attempt for address, attempt in transport.went if address == "a"]
     made.told("a", [Begun(at=0.5, attempt=there[0], worker="w")], 0.5, 0.5)
     made.drain("a")
-    assert roads.asked_back == [("a", attempt) for attempt in there[1:]]
-    del roads.went[:]
+    assert transport.asked_back == [("a", attempt) for attempt in there[1:]]
+    del transport.went[:]
     made.returned("a", there[1:], 0.6)
     made.submit([call(n) for n in range(6, 12)], 0.6)
     made.answered("a", finished(there[0]), 0.7)
     made.send(0.8)
-    assert {address for address, _ in roads.went} == {"b"}
+    assert {address for address, _ in transport.went} == {"b"}
     assert of(made, AttemptFinished) == [there[0]]
     assert of(made, AttemptFailed) == []
 
 
 def test_the_function_goes_once_to_each_host_and_again_where_it_did_not_come():
-    made, roads = dispatch(peer("a", threads=2), peer("b"))
+    made, transport = dispatch(peer("a", threads=2), peer("b"))
     made.submit([call(n) for n in range(3)], 0.0)
-    assert roads.went == [("a", 0), ("a", 2), ("b", 1)]
-    assert roads.functions == [True, False, True]
+    assert transport.went == [("a", 0), ("a", 2), ("b", 1)]
+    assert transport.functions == [True, False, True]
     made.returned("a", [2], 0.0, lacks=True)
     made.send(0.0)
-    assert roads.went[-1] == ("a", 2)
-    assert roads.functions[-1]
+    assert transport.went[-1] == ("a", 2)
+    assert transport.functions[-1]
 
 
 def test_what_ran_on_a_lost_host_fails_and_what_waited_there_goes_elsewhere():
-    made, roads = dispatch(peer("a"))
+    made, transport = dispatch(peer("a"))
     made.submit([call(n, short=True) for n in range(4)], 0.0)
     made.told("a", [Begun(0.5, 0, "w")], 0.5, 0.5)
     made.placement.peers["b"] = peer("b")
     gone(made, "a")
     # 1 was next in line: it may have begun a moment before the host was lost.
     assert of(made, AttemptFailed) == [0, 1]
-    assert roads.went[-2:] == [("b", 2), ("b", 3)]
+    assert transport.went[-2:] == [("b", 2), ("b", 3)]
 
 
 def test_a_lost_host_is_not_heard_any_more():
@@ -114,7 +114,7 @@ def test_a_lost_host_is_not_heard_any_more():
 
 
 def test_a_late_word_of_the_host_where_it_was_before_changes_nothing():
-    made, roads = dispatch(peer("a"))
+    made, transport = dispatch(peer("a"))
     made.submit([call(0)], 0.0)
     made.returned("a", [0], 0.0)
     made.placement.peers["a"].retiring = True
@@ -122,19 +122,19 @@ def test_a_late_word_of_the_host_where_it_was_before_changes_nothing():
     made.send(0.0)
     made.returned("a", [0], 0.0, lacks=True)
     assert made.placement.where(0) is made.placement.peers["b"]
-    assert roads.went == [("a", 0), ("b", 0)]
+    assert transport.went == [("a", 0), ("b", 0)]
     made.answered("b", finished(0), 2.0)
     assert (of(made, AttemptStarted), of(made, AttemptFinished)) == ([0], [0])
 
 
 def test_what_is_given_up_is_ended_where_it_is_and_room_is_used():
-    made, roads = dispatch(peer("a"))
+    made, transport = dispatch(peer("a"))
     made.submit([call(0), call(1), call(2)], 0.0)
     made.cancel(1, 0.0)
     made.cancel(0, 0.0)
     made.cancel(0, 0.0)
-    assert roads.cancelled == [("a", 0)]
-    assert roads.went == [("a", 0), ("a", 2)]
+    assert transport.cancelled == [("a", 0)]
+    assert transport.went == [("a", 0), ("a", 2)]
     assert made.events == []
 
 
@@ -143,14 +143,14 @@ def test_what_cannot_travel_fails_and_holds_no_room():
         raise NotPicklable("a lock", fix="leave it")
 
     image = FunctionImage(digest="x", name="f", code_key="k", parts={}, function=len, pickle=refuse)
-    made, roads = dispatch(peer("a"))
+    made, transport = dispatch(peer("a"))
     made.submit([replace(call(0), image=image), call(1)], 0.0)
     assert of(made, AttemptFailed) == [0]
-    assert roads.went == [("a", 1)]
+    assert transport.went == [("a", 1)]
 
 
 def test_a_host_without_an_answer_ends_what_ran_and_gives_back_what_did_not():
-    made, roads = dispatch(peer("a", threads=2))
+    made, transport = dispatch(peer("a", threads=2))
     made.submit([call(0), call(1), call(2)], 0.0)
     made.told("a", [Begun(0.5, 0, "w")], 0.5, 0.5)
 
@@ -162,23 +162,23 @@ def test_a_host_without_an_answer_ends_what_ran_and_gives_back_what_did_not():
         made.lost("b", attempt, 1.0, failure, surely=True)
     made.send(1.0)
     assert of(made, AttemptFailed) == [0]
-    assert roads.went == [("a", 0), ("a", 1), ("a", 1), ("a", 2)]
+    assert transport.went == [("a", 0), ("a", 1), ("a", 1), ("a", 2)]
     made.lost("a", 2, 1.0, failure, surely=True)
     assert of(made, AttemptFailed) == [0, 2]
 
 
 def test_only_what_uses_the_engine_s_library_is_given_it():
-    roads = Roads()
-    made = RemoteQueue(roads, session="s", sys_path=list, library=frozenset({"dask"}))
+    transport = RecordingTransport()
+    made = RemoteQueue(transport, session="s", sys_path=list, library=frozenset({"dask"}))
     made.placement.peers = {"a": peer("a", threads=2)}
     image = replace(call(0).image, digest="e", parts={"dask": "1"})
     made.submit([call(0), replace(call(1), image=image)], 0.0)
-    assert roads.connected == [False, True]
+    assert transport.connected == [False, True]
 
 
 @given(st.lists(st.sampled_from(["come", "go", "finish", "begin", "cancel", "late"]), max_size=40), st.data())
 def test_each_attempt_is_answered_once_whatever_happens(steps, data):
-    made, roads = dispatch()
+    made, transport = dispatch()
     made.submit([call(n) for n in range(12)], 0.0)
     given_up = set()
     for number, step in enumerate(steps):
@@ -206,16 +206,16 @@ def test_each_attempt_is_answered_once_whatever_happens(steps, data):
     assert len(answers) == len(set(answers))
     starts = of(made, AttemptStarted)
     assert len(starts) == len(set(starts))
-    went = [attempt for _, attempt in roads.went]
+    went = [attempt for _, attempt in transport.went]
     for attempt in set(went):
         assert attempt in answers or attempt in given_up or made.placement.where(attempt) is not None
 
 
 def test_what_asks_for_more_gpus_than_any_host_has_is_not_waited_for_for_ever():
     """Two hosts with one each have two for the scheduler, and for one call they have not."""
-    made, roads = dispatch(*(peer(name, gpus=1) for name in "ab"))
+    made, transport = dispatch(*(peer(name, gpus=1) for name in "ab"))
     made.submit([replace(call(1), gpus=2.0), replace(call(2), gpus=1.0)], 0.0)
-    assert [attempt for _, attempt in roads.went] == [2]
+    assert [attempt for _, attempt in transport.went] == [2]
     made.give_up(0.0, 100.0)
     made.give_up(9.0, 109.0)
     assert of(made, AttemptFailed) == []
@@ -226,6 +226,6 @@ def test_what_asks_for_more_gpus_than_any_host_has_is_not_waited_for_for_ever():
     made.give_up(12.0, 112.0)
     made.give_up(22.0, 122.0)
     assert of(made, AttemptFailed) == [1]
-    assert "asks for 2 gpus, and no worker of this place has more than 1" in made.events[-1].failure.message
+    assert "needs 2 gpus, and no worker of this backend has more than 1" in made.events[-1].failure.message
     made.send(23.0)
-    assert len(roads.went) == 1
+    assert len(transport.went) == 1

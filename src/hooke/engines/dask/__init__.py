@@ -1,4 +1,4 @@
-"""The Dask engine: a cluster that Hooke starts, or any scheduler, cluster or client.
+"""The Dask backend: a cluster that Hooke starts, or any scheduler, cluster or client.
 
 It knows nothing of Ray. Dask is imported here and in its provider only. Imports `engines.remote` and what that imports.
 """

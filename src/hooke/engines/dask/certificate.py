@@ -1,6 +1,6 @@
-"""Dask's `preload`: a scheduler, nanny or worker takes its certificate anew from the file, when that has changed.
+"""Dask's `preload`: a scheduler, nanny or worker reloads its certificate when the file has changed.
 
-Dask reads it once, when it starts. What it listens and connects with can be given another one; connections that there are go on.
+Dask reads it only at the start. Its TLS contexts accept another one; existing connections go on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOOK_S = 2.0
 
 
 class Certificate:
-    """That of one of Dask's servers."""
+    """The certificate of one Dask server."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -26,7 +26,7 @@ class Certificate:
         self._seen = self._version()
 
     def look(self) -> None:
-        """Take it anew where it has changed. Raises OSError where it cannot be read."""
+        """Reload the certificate where the file has changed. Raises OSError where it cannot be read."""
         version = self._version()
         if version != self._seen:
             for each in self._contexts():
@@ -34,7 +34,7 @@ class Certificate:
             self._seen = version
 
     def _version(self) -> tuple[int, int]:
-        found = self._path.stat()  # replaced by renaming, so it is another file
+        found = self._path.stat()  # it is replaced by renaming, so its inode changes
         return found.st_ino, found.st_mtime_ns
 
     def _contexts(self) -> list[ssl.SSLContext]:
@@ -45,11 +45,11 @@ class Certificate:
 
 
 def dask_setup(server: Any) -> None:
-    """What Dask calls when the server starts."""
+    """Watch the certificate; Dask calls this when the server starts."""
     _watch(server, Certificate(server))
 
 
 def _watch(server: Any, certificate: Certificate) -> None:
     if server.status not in (Status.closed, Status.failed):
-        server.loop.call_later(LOOK_S, _watch, server, certificate)  # first, for a look may fail
+        server.loop.call_later(LOOK_S, _watch, server, certificate)  # first, since a look may fail
         certificate.look()

@@ -1,4 +1,4 @@
-"""Dask clusters: one of this machine that we start, and what others started."""
+"""Dask clusters: starts one on this machine, and connects to those of others."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ CONNECT_S = 10.0
 
 NEVER_S = 3600
 
-_MEND_TLS = (
-    'start one (`hooke fleet exec NAME -- dask scheduler`), or correct the address; in hooke.toml fleet = "NAME" of the place, or '
-    "tls_ca, tls_cert and tls_key, name the driver's keys, which must be of the scheduler's authority"
+_FIX_TLS = (
+    'start one (`hooke fleet exec NAME -- dask scheduler`), or correct the address; beside it in hooke.toml, fleet = "NAME", or '
+    "tls_ca, tls_cert and tls_key, must name keys that the scheduler's authority has signed"
 )
 
 
 class OurCluster(SpecCluster):
-    """A cluster of this machine that we started."""
+    """A cluster on this machine that Hooke started."""
 
 
 def local_cluster(*, workers: int, threads: int = 1) -> OurCluster:
-    """A cluster of processes of this machine, that nobody else can use: on loopback, with keys of its own, no dashboard.
+    """Start a cluster of processes that nobody else can use: on loopback, with keys of its own, without a dashboard.
 
-    It is there when this returns; its workers come a moment later. Raises HookeError where it cannot be started.
+    The workers join a moment after this returns. Raises HookeError where the cluster cannot be started.
     """
-    # Loopback is open to every user of the machine, and who can connect can run code.
+    # Every user of the machine can connect to loopback, and whoever connects to Dask can run code.
     security = Security.temporary()
     options = {
         "threads": threads,
@@ -73,27 +73,27 @@ def local_cluster(*, workers: int, threads: int = 1) -> OurCluster:
                         "port": 0,
                         "security": security,
                         "dashboard": False,
-                        "dashboard_address": "127.0.0.1:0",  # Dask serves HTTP in any case
-                        "allowed_failures": 0,  # a task whose worker died is not run again in silence
+                        "dashboard_address": "127.0.0.1:0",  # Dask always serves HTTP
+                        "allowed_failures": 0,  # Dask must not silently rerun a task whose worker died
                     },
                 },
                 workers=dict.fromkeys(range(workers), worker),
                 worker=worker,
                 security=security,
-                silence_logs=logging.CRITICAL,  # what Dask says of workers that we end would go between the user's lines
+                silence_logs=logging.CRITICAL,  # else Dask's messages on ended workers would mix with the user's output
                 scheduler_sync_interval=NEVER_S,
             )
     except Exception as error:
         raise HookeError(
-            "no Dask cluster could be started on this machine",
+            "cannot start a Dask cluster on this machine",
             why=f"{type(error).__name__}: {error}",
-            fix='on="local" runs on processes of this machine without Dask',
+            fix='on="local" runs on this machine without Dask',
             next="hooke doctor",
         ) from error
 
 
 def how_ended(cluster: Any, pid: int) -> tuple[int | None, int | None]:
-    """`(exit code, signal)` of a worker that ended: known of those that we started."""
+    """`(exit code, signal)` of a worker that ended, known for workers that Hooke started."""
     ours = cluster.workers.values() if isinstance(cluster, OurCluster) else ()
     processes = [each for each in ours if isinstance(each, WorkerProcess)]
     status = next((code for process in processes for other, code in process.codes if other == pid), None)
@@ -103,24 +103,24 @@ def how_ended(cluster: Any, pid: int) -> tuple[int | None, int | None]:
 
 
 def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
-    """A client of our own for an address, a cluster or somebody's client; it does not become Dask's default.
+    """A new client for an address, a cluster or the user's client; it does not become Dask's default.
 
-    `keys` are files: the authority's certificate, ours, and its key. Raises UsageError where nothing answers there, or not to us.
+    `keys` are files: the authority's certificate, the driver's, and its key. Raises UsageError where no scheduler answers.
     """
     address, security = _whereabouts(place)
     if keys is not None:
         for name, file in zip(("tls_ca", "tls_cert", "tls_key"), keys, strict=True):
             if not Path(file).is_file():
-                raise UsageError(f"{name} = {file!r}: there is no such file", fix=_MEND_TLS)
+                raise UsageError(f"{name} = {file!r}: the file does not exist", fix=_FIX_TLS)
         ca, cert, key = keys
         security = Security(require_encryption=True, tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key)
     if address.startswith("tls://") and not (security or Security()).get_connection_args("client").get(
         "ssl_context"
     ):
         raise UsageError(
-            f"{address} is reached with keys, and none are given",
-            fix='beside the address in hooke.toml ([places.NAME]) write fleet = "NAME" (hooke fleet ca, hooke fleet join), or name the '
-            "files tls_ca, tls_cert and tls_key; or have them in Dask's own configuration (distributed.comm.tls)",
+            f"{address} needs TLS keys, and none are given",
+            fix='in hooke.toml, below [places.NAME], write fleet = "NAME" (see hooke fleet ca, hooke fleet join), or give the files '
+            "tls_ca, tls_cert and tls_key; or set them in Dask's own configuration (distributed.comm.tls)",
         )
     try:
         return Client(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")
@@ -128,7 +128,7 @@ def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
         raise UsageError(
             f"no Dask scheduler answers at {address}" + (" with these keys" if keys else ""),
             why=str(error).strip().partition("\n")[0],
-            fix=_MEND_TLS
+            fix=_FIX_TLS
             if address.startswith("tls://")
             else "start one (`dask scheduler --host 127.0.0.1`, then `dask worker ADDRESS`), or correct the address",
         ) from error
@@ -143,14 +143,14 @@ def _whereabouts(place: Any) -> tuple[str, Any]:
 
 
 def grow(cluster: Any, workers: int) -> None:
-    """Have a cluster start workers until it has so many; where it has more, these stay."""
+    """Have a cluster start workers until it has so many; it keeps those that it has beyond that."""
     cluster.scale(max(workers, len(getattr(cluster, "plan", ()))))
 
 
 def retire(cluster: Any, client: Client, names: Sequence[Any], addresses: Sequence[str]) -> None:
-    """End these workers, which have nothing to do any more; what others keep there goes to the rest."""
+    """End these idle workers; data that others keep there moves to the rest."""
     if isinstance(cluster, SpecCluster):
-        # It asks for that itself, but by name, which the scheduler does not take.
+        # The cluster would retire them itself, but by name, which the scheduler does not accept.
         client.retire_workers(list(addresses), close_workers=False, remove=False)
         cluster.sync(cluster.scale_down, list(names))
     else:
@@ -158,18 +158,18 @@ def retire(cluster: Any, client: Client, names: Sequence[Any], addresses: Sequen
 
 
 def close_cluster(cluster: OurCluster) -> None:
-    """End a cluster of ours with its workers."""
+    """End a cluster that Hooke started, with its workers."""
     with contextlib.suppress(TimeoutError):
         cluster.close(timeout=5)
 
 
-# --- A Dask cluster of this machine that outlives runs, for `hooke.Fleet`.
+# -- a cluster on this machine that outlives runs, for `hooke.Fleet` ----------------------------------
 
 WORKERS_S = 60.0
 
 
 class DaskFleet:
-    """Started when it is made, with all its workers. `at` is what the engine takes."""
+    """A cluster with all its workers, started when it is made. The engine takes `at`."""
 
     def __init__(self, *, workers: int, threads: int) -> None:
         """Raises HookeError where it cannot be started."""

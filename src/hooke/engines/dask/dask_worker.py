@@ -1,16 +1,12 @@
-"""What of Hooke runs inside a Dask worker: it receives attempts as Dask tasks, and has processes of its own run them.
+"""Hooke's code inside a Dask worker: it receives attempts as Dask tasks, and has processes of its own run them.
 
-Everything here is called by Dask: `greet`, `speak`, `withdraw` and `leave` on the worker's event loop, `attempt` in one of its threads.
+Dask calls everything here: `greet`, `speak`, `withdraw` and `leave` on the worker's event loop, `attempt` in one of its threads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -19,25 +15,21 @@ from distributed import worker as dask_worker
 from distributed.core import Status
 
 from hooke.engines.gang import Disbanded, unpack_word
-from hooke.engines.remote.handshake import Arrival, Probe, arrive
-from hooke.engines.remote.host import WorkerHost
-from hooke.engines.remote.log_sync import Mirror
-from hooke.engines.remote.worker_protocol import AttemptOrder, HostReport, HostSession, Note, pack_notes
+from hooke.engines.remote.handshake import Probe, answer_probe
+from hooke.engines.remote.joined_host import JoinedHost
+from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, Note, pack_notes
 from hooke.engines.worker.pool import shared_pool
 from hooke.engines.worker.worker import Library
 
 if TYPE_CHECKING:
     from distributed import Worker
-if TYPE_CHECKING:
-    from distributed import Worker
 
 __all__ = [
-    "AGAIN",
     "ELSEWHERE",
     "FORGOTTEN",
+    "LACKING",
     "NOTES",
     "PIECE",
-    "DaskWelcome",
     "Greeting",
     "attempt",
     "connect",
@@ -49,7 +41,7 @@ __all__ = [
 ]
 
 
-# --- What a task finds of Dask in the process that runs it: a client of the cluster on which it runs.
+# -- Dask inside a task: a client of the cluster that runs it ----------------------------------------
 
 _KEYS = ("tls_ca_file", "tls_client_cert", "tls_client_key")
 
@@ -77,7 +69,7 @@ def connect(data: bytes) -> None:
 
 
 class _StandIn:
-    """What `worker_client` asks of the worker that runs a task."""
+    """The part of a Dask worker that `worker_client` uses."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -86,35 +78,38 @@ class _StandIn:
         self.loop = client.loop
 
     def __bool__(self) -> bool:
-        return False  # a client would keep data in it
+        return False  # else a client would keep data in it
 
     def _get_client(self, timeout: float | None = None) -> Client:  # noqa: ARG002 - as Dask calls it
         return self._client
 
     def log_event(self, topic: str, message: Any) -> None:
-        """What `worker_client` notes of itself."""
+        """Record an event of `worker_client`."""
         self._client.log_event(topic, message)
 
 
-NOTES, PIECE = -1, -2
-"""What stands instead of an attempt's number before other messages."""
+# -- a Dask worker's part in a run -------------------------------------------------------------------
 
-AGAIN = b""
-"""Instead of an answer: the function of the attempt is not here."""
+NOTES, PIECE = -1, -2
+"""Mark messages that are not the answer of an attempt, in the place of its number."""
+
+LACKING = b""
+"""Instead of an answer: the attempt's function is not here."""
 
 ELSEWHERE = b"elsewhere"
-"""Instead of an answer: Dask ran the attempt again, on another worker than it was for, since that one was gone."""
+"""Instead of an answer: Dask sent the attempt to another worker, since its own was gone."""
 
 FORGOTTEN = b"forgotten"
-"""Instead of an answer: nothing is known of this run (any more)."""
+"""Instead of an answer: this worker does not (or no longer) know the run."""
 
-MOST_TOLD = 16 * 1024
-"""The largest answer that is published rather than fetched, which takes longer: the scheduler keeps the last 1,000 messages of a topic."""
+LARGEST_PUBLISHED = 16 * 1024
+"""Larger answers are fetched, which takes longer: the scheduler keeps the last 1,000 messages of a topic."""
 
 IDLE_S = 60.0
-"""A run that has asked for nothing for so long may have no driver any more; to start a worker again takes milliseconds."""
+"""A run without requests for so long may have lost its driver; to start a worker process again takes milliseconds."""
 
 FORGOTTEN_S = 3600.0
+"""How long after the last request a run is forgotten."""
 
 LOOK_S = 1.0
 
@@ -123,82 +118,42 @@ _RUNS = frozenset({"executing", "long-running"})
 _ENDS = frozenset({Status.closing, Status.closed, Status.failed})
 
 
-class _Sending:
-    """Brings what is written here to the driver."""
-
-    def __init__(self, mirror: Mirror, worker: Any, topic: str) -> None:
-        self.end = mirror.end
-        self._mirror = mirror
-        self._worker = worker
-        self._topic = topic
-
-    def send(self) -> None:
-        """What is new."""
-        for piece in self._mirror.take():
-            self._worker.log_event(self._topic, [self._worker.address, PIECE, msgspec.msgpack.encode(piece)])
-
-
 _Key: TypeAlias = tuple[str, str]
-"""A session and the id of a worker: several workers may live in one process."""
+"""The id of a session and of a Dask worker: several workers may live in one process."""
 
-_hosts: dict[_Key, WorkerHost] = {}
-_mirrors: dict[_Key, _Sending] = {}
+_hosts: dict[_Key, JoinedHost] = {}
 _tending: set[asyncio.Task[None]] = set()
 
 
 class Greeting(msgspec.Struct, frozen=True, kw_only=True):
-    """What a Dask worker is told when a run begins to use it."""
+    """The driver's first message to a Dask worker."""
 
     session: HostSession
     probe: Probe | None = None
-    """None for a worker that the driver started beside itself."""
+    """None for a worker that the driver started on its own machine."""
     topic: str
-    """Under which to publish what happens: the client's id, so that it is forgotten with the client."""
-
-
-class DaskWelcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a Dask worker answers."""
-
-    report: HostReport
-    arrival: Arrival | None = None
-    notes: bytes = b""
-    """What happened already, packed."""
+    """Where to publish what happens: the client's id, so that Dask forgets the topic with the client."""
 
 
 async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
-    """Get ready for a run's attempts; returns a Welcome."""
+    """Get ready for a run's attempts; returns an encoded HandshakeReply."""
     greeting = msgspec.msgpack.decode(data, type=Greeting)
-    session, arrival = greeting.session, None
-    if greeting.probe is not None:
-        session, arrival = await asyncio.to_thread(arrive, session, greeting.probe)
+    session, answer = await asyncio.to_thread(answer_probe, greeting.session, greeting.probe)
     key = session.id, dask_worker.id
     if key not in _hosts:
-        # Logs that are brought would else go over those of the run before it was resumed.
-        unique = f"-{session.id[-4:]}" if arrival is not None and not arrival.shares else ""
-        _hosts[key] = WorkerHost(
+        _hosts[key] = JoinedHost(
             msgspec.structs.replace(session, library=library_of(dask_worker)),
-            name=_name(dask_worker) + unique,
+            answer,
+            name=_name(dask_worker),
             slots=dask_worker.state.nthreads,
             tell=_teller(dask_worker, key, greeting.topic),
             address=dask_worker.ip,
         )
-        if arrival is not None and not arrival.shares:
-            _mirrors[key] = _Sending(Mirror(Path(session.logs).parent), dask_worker, greeting.topic)
-        _tending.add(task := asyncio.create_task(_tend(key, dask_worker)))
+        _tending.add(task := asyncio.create_task(_tend(key, dask_worker, greeting.topic)))
         task.add_done_callback(_tending.discard)
-    devices = await asyncio.to_thread(lambda: len(shared_pool().devices))
-    report = HostReport(
-        id=dask_worker.id,
-        pid=os.getpid(),
-        host=os.uname().nodename,
-        python=platform.python_version(),
-        hooke=version("hooke"),
-        threads=dask_worker.state.nthreads,
-        memory=dask_worker.memory_manager.memory_limit,
-        gpus=devices,
-    )
-    notes = await asyncio.to_thread(_hosts[key].prepare)
-    return msgspec.msgpack.encode(DaskWelcome(report=report, arrival=arrival, notes=pack_notes(notes)))
+    memory = dask_worker.memory_manager.memory_limit
+    reply = await asyncio.to_thread(_hosts[key].reply, dask_worker.id, memory=memory)
+    return msgspec.msgpack.encode(reply)
 
 
 async def leave(session: str, *, dask_worker: Worker) -> None:
@@ -211,39 +166,41 @@ async def _leave(key: _Key) -> None:
     if host is None:
         return
     await asyncio.to_thread(host.close)
-    mirror = _mirrors.pop(key, None)
-    if mirror is not None:
-        await asyncio.to_thread(mirror.end)
-    if not _hosts and not host.session.warm:
+    if not _hosts and not host.workers.session.warm:
         await asyncio.to_thread(shared_pool().close)
 
 
-async def _tend(key: _Key, worker: Worker) -> None:
-    """End what a driver that was killed has left idle, and what a worker has whose process goes on without it."""
+async def _tend(key: _Key, worker: Worker, topic: str) -> None:
+    """Send new parts of files. End idle processes of a killed driver, and all of them when this Dask worker ends."""
     while (host := _hosts.get(key)) is not None:
         await asyncio.sleep(LOOK_S)
-        await asyncio.to_thread(host.rest, IDLE_S)
-        if key in _mirrors:
-            await asyncio.to_thread(_mirrors[key].send)
-        if host.unused_s > FORGOTTEN_S or worker.status in _ENDS:
+        await asyncio.to_thread(host.workers.rest, IDLE_S)
+        await asyncio.to_thread(_send_files, host, worker, topic)
+        if host.workers.unused_s > FORGOTTEN_S or worker.status in _ENDS:
             await _leave(key)
 
 
+def _send_files(host: JoinedHost, worker: Any, topic: str) -> None:
+    """Publish the new parts of files that the driver cannot see."""
+    for piece in host.log_sync.take() if host.log_sync is not None else ():
+        worker.log_event(topic, [worker.address, PIECE, msgspec.msgpack.encode(piece)])
+
+
 async def speak(session: str, word: bytes, *, dask_worker: Worker) -> None:
-    """The driver says something to the ranks of a gang."""
+    """Take a word from the driver for the ranks of a gang."""
     host = _hosts.get((session, dask_worker.id))
     if host is not None:
-        await asyncio.to_thread(host.speak, unpack_word(word))
+        await asyncio.to_thread(host.workers.speak, unpack_word(word))
 
 
 def withdraw(session: str, attempts: list[int], *, dask_worker: Worker) -> list[int]:
     """Take attempts back that have not begun here; returns these."""
     host = _hosts.get((session, dask_worker.id))
-    return [] if host is None else host.withdraw(attempts)
+    return [] if host is None else host.workers.withdraw(attempts)
 
 
 def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
-    """Run an attempt that is for the worker of this id; returns its answer (None: it was published), or AGAIN, ELSEWHERE or FORGOTTEN."""
+    """Run an attempt for the worker of this id. Returns its answer (None: it was published), or LACKING, ELSEWHERE or FORGOTTEN."""
     order = msgspec.msgpack.decode(data, type=AttemptOrder)
     worker: Any = get_worker()
     if worker.id != worker_id:
@@ -253,24 +210,22 @@ def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
     if host is None:
         return FORGOTTEN
     if order.task.uses_library:
-        secede()  # what the task submits needs a thread, too
-    mirror = _mirrors.get(key)
-    answer = host.run(order, given_up=_given_up(worker, worker.get_current_task()))
-    if mirror is not None:
-        mirror.send()
+        secede()  # the tasks that it submits need a thread, too
+    answer = host.workers.run(order, given_up=_given_up(worker, worker.get_current_task()))
+    _send_files(host, worker, topic)
     if order.part is not None:
-        return None  # what became of its ranks was told
+        return None  # notes have said how its ranks ended
     if answer is None:
-        return AGAIN
-    said = msgspec.msgpack.encode(answer)
-    if len(said) > MOST_TOLD:
-        return said
-    worker.log_event(topic, [worker.address, order.task.attempt, said])
+        return LACKING
+    encoded = msgspec.msgpack.encode(answer)
+    if len(encoded) > LARGEST_PUBLISHED:
+        return encoded
+    worker.log_event(topic, [worker.address, order.task.attempt, encoded])
     return None
 
 
 def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
-    """Whether Dask has forgotten the task: it was cancelled, or its client is gone; or the worker is to end."""
+    """Whether Dask has forgotten the task (it was cancelled, or its client is gone), or the worker is about to end."""
 
     def given_up() -> bool:
         task = worker.state.tasks.get(key)
@@ -281,8 +236,9 @@ def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
 
 def _teller(worker: Any, key: _Key, topic: str) -> Callable[[list[Note]], None]:
     def tell(notes: list[Note]) -> None:
-        if key in _mirrors and any(isinstance(note, Disbanded) for note in notes):
-            _mirrors[key].send()  # what ranks printed is there before the answer of their gang
+        host = _hosts.get(key)
+        if host is not None and any(isinstance(note, Disbanded) for note in notes):
+            _send_files(host, worker, topic)  # the output of ranks arrives before the answer of their gang
         worker.log_event(topic, [worker.address, NOTES, pack_notes(notes)])
 
     return tell

@@ -1,6 +1,6 @@
-"""The driver's connection to a Dask scheduler: attempts out, what happens in, as messages in a queue.
+"""The driver's connection to a Dask scheduler: it sends attempts, and queues what happens as messages for the engine.
 
-Dask's client has a thread of its own, in which the coroutines here run; the engine sees only the queue.
+Dask's client has a thread of its own, in which the coroutines here run. The engine sees only the queue.
 """
 
 from __future__ import annotations
@@ -20,172 +20,156 @@ from distributed.client import done_callback
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import dask_worker
-from hooke.engines.dask.dask_worker import NOTES, PIECE, DaskWelcome, Greeting
+from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, LACKING, NOTES, PIECE, Greeting
 from hooke.engines.gang import Word, pack_word
-from hooke.engines.remote.handshake import Probe
+from hooke.engines.remote.handshake import HandshakeReply, Probe
 from hooke.engines.remote.log_sync import FilePiece
-from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, Note, unpack_notes
+from hooke.engines.remote.worker_protocol import (
+    AttemptOrder,
+    AttemptsWithdrawn,
+    HostSession,
+    HostUpdate,
+    HostUpdated,
+    unpack_notes,
+)
 
 __all__ = [
-    "AttemptAnswered",
-    "AttemptsWithdrawn",
-    "Broke",
-    "Greeted",
-    "HostTold",
-    "LastHeard",
+    "AttemptBroke",
     "Message",
+    "RunForgotten",
     "SchedulerLink",
     "WorkerAvailability",
+    "WorkerReady",
     "WorkerRefused",
     "WorkersChanged",
+    "WorkersLastSeen",
 ]
 
 RUNNING = "running"
-ASKED_AT_ONCE = 8
+REQUESTS_AT_ONCE = 8
 
 ANSWER_S = 30.0
-"""A worker answers in milliseconds; one that is frozen or cut off does not, and is given up after as long (see `silence`)."""
+"""A worker answers in milliseconds. A frozen or disconnected one does not, and is given up after as long (see `failure_detector`)."""
 
 LEAVE_S = 5.0
-"""Workers end in milliseconds; one that cannot be reached ends its part when Dask has forgotten this client."""
+"""A worker leaves a run in milliseconds. One that cannot be reached leaves it when Dask has forgotten this client."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersChanged:
-    """Workers came or went."""
+    """Workers joined or left."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerAvailability:
-    """A worker takes tasks, or takes none for now: it is to end, or short of memory."""
+    """A worker takes tasks again, or takes none: it is being retired, or short of memory."""
 
     address: str
-    takes: bool
+    available: bool
 
 
 @dataclass(frozen=True, slots=True)
-class LastHeard:
-    """When the scheduler last heard of each worker, by its clock."""
+class WorkersLastSeen:
+    """When the scheduler last heard of each worker, by its own clock."""
 
-    signs: dict[str, float]
+    last_seen: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Greeted:
-    """A Dask worker is ready for attempts."""
+class WorkerReady:
+    """A worker is ready for attempts."""
 
     address: str
-    welcome: DaskWelcome
+    reply: HandshakeReply
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRefused:
-    """A Dask worker cannot run attempts."""
+    """A worker cannot run attempts."""
 
     address: str
     error: HookeError
 
 
 @dataclass(frozen=True, slots=True)
-class HostTold:
-    """What a host said while its attempts run."""
+class RunForgotten:
+    """A worker no longer knows the run."""
 
     address: str
-    notes: list[Note]
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """A part of a file that grows on a worker's machine."""
-
-    piece: FilePiece
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptAnswered:
-    """An attempt ended."""
+class AttemptBroke:
+    """Dask has no answer for an attempt. `error` is None where it ran the attempt on another worker, since this one was gone."""
 
     address: str
     attempt: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """Dask has no answer for an attempt, and says why."""
-
-    address: str
-    attempt: int
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptsWithdrawn:
-    """Of attempts that were asked back, those that a worker had not begun, and will not."""
-
-    address: str
-    attempts: list[int]
+    error: BaseException | None
 
 
 Message: TypeAlias = (
     WorkersChanged
-    | LastHeard
+    | WorkersLastSeen
     | WorkerAvailability
-    | Greeted
+    | WorkerReady
     | WorkerRefused
-    | HostTold
-    | Brought
-    | AttemptAnswered
-    | Broke
+    | RunForgotten
+    | HostUpdated
+    | AttemptBroke
     | AttemptsWithdrawn
 )
 
 
 class SchedulerLink:
-    """One client of a scheduler. Used from one thread; `close` leaves workers that are not ours as they were."""
+    """The transport of a Dask cluster: one client of its scheduler. Used from one thread; `close` leaves the user's workers as they were."""
 
     def __init__(self, client: Client, session: HostSession, probe: Probe | None) -> None:
-        self._client: Any = client  # its types say nothing of what it gives where
+        self._client: Any = client  # its annotations do not tell what it returns
         self._session = session.id
         self._topic: str = client.id
         self._greeting = msgspec.msgpack.encode(Greeting(session=session, probe=probe, topic=self._topic))
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._futures: dict[tuple[str, int], Future[bytes]] = {}
         self._admitted: dict[str, tuple[str, dict[str, float]]] = {}
-        """Address -> the worker's id, and what Dask counts of it, by name."""
+        """Address -> the worker's id, and the resources that Dask counts there."""
         self._spent: SimpleQueue[Future[bytes]] = SimpleQueue()
-        """Answered: to be let go together with the next message, which would otherwise wait behind that."""
-        self._asking = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="hooke-dask")
-        self._withdrawing = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="hooke-dask-withdraw")
-        """Apart: one that does not answer must not hold up who is new."""
+        """Answered futures, released with the next attempts: a release of its own would hold these up."""
+        self._requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="hooke-dask")
+        self._withdrawals = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="hooke-dask-withdraw")
+        """Separate, since a worker that does not answer must not hold up a new one."""
         self._greeted: set[str] = set()
-        client.subscribe_topic("all", self._of_all)
-        client.subscribe_topic(self._topic, self._of_us)
+        client.subscribe_topic("all", self._on_cluster_event)
+        client.subscribe_topic(self._topic, self._on_our_event)
 
     @property
     def client(self) -> Any:
-        """The client."""
+        """Dask's client."""
         return self._client
 
     @property
     def address(self) -> str:
-        """The scheduler's."""
+        """The scheduler's address."""
         return self._client.scheduler_info(n_workers=0)["address"]
 
     @property
     def lives(self) -> bool:
-        """Whether the scheduler is there."""
+        """Whether the scheduler is connected."""
         return self._client.status == "running"
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """What came, waiting for the first at most so long."""
+        """The messages that have arrived; waits for the first at most `timeout_s`."""
         messages: list[Message] = []
         try:
             messages.append(self._inbox.get(timeout=timeout_s))
             while True:
                 messages.append(self._inbox.get_nowait())
         except Empty:
-            return messages
+            pass
+        for message in messages:
+            if isinstance(message, AttemptsWithdrawn):
+                for attempt in message.attempts:
+                    self.cancel(message.host, attempt)
+        return messages
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """What the scheduler says of each of its workers, by address."""
@@ -193,22 +177,22 @@ class SchedulerLink:
         return dict(found)
 
     def busy(self, addresses: list[str]) -> set[str]:
-        """Those of these workers that have something to do, whoever asked for it."""
+        """Those of these workers that have tasks, anybody's."""
         has: dict[str, Any] = self._client.processing(addresses)
         return {address for address, keys in has.items() if keys}
 
-    def ask_signs(self) -> None:
-        """Ask when the scheduler last heard of each worker; Seen follows, unless the scheduler is gone."""
-        self._asking.submit(self._ask_signs)
+    def ask_last_seen(self) -> None:
+        """Ask when the scheduler last heard of each worker; WorkersLastSeen follows, unless the scheduler is gone."""
+        self._requests.submit(self._ask_last_seen)
 
     def greet(self, address: str) -> None:
-        """Get a worker ready; Greeted or Refused follows."""
+        """Start the handshake with a worker; WorkerReady or WorkerRefused follows."""
         self._greeted.add(address)
-        self._client.subscribe_topic(address, partial(self._of_worker, address))
-        self._asking.submit(self._greet, address)
+        self._client.subscribe_topic(address, partial(self._on_worker_event, address))
+        self._requests.submit(self._greet, address)
 
     def admit(self, address: str, worker_id: str) -> Any:
-        """Let a worker that was greeted have attempts; returns its name, None where it left meanwhile."""
+        """Allow attempts for a worker that is ready; returns its name, or None where it left meanwhile."""
         facts = self.workers().get(address)
         if facts is None:
             return None
@@ -220,7 +204,7 @@ class SchedulerLink:
         return self.workers().get(address, {}).get("status", RUNNING) == RUNNING
 
     def ship(self, address: str, orders: list[AttemptOrder]) -> None:
-        """Send attempts to a worker; Answered or Broke follows for each."""
+        """Send attempts to a worker; HostUpdated, RunForgotten or AttemptBroke follows for each."""
         worker_id, counted = self._admitted[address]
         for order in orders:
             future = self._client.submit(
@@ -241,22 +225,22 @@ class SchedulerLink:
             self._spent.get().release()
 
     def withdraw(self, address: str, attempts: list[int]) -> None:
-        """Ask attempts back that wait in a worker; Withdrawn follows, unless the worker is gone."""
-        self._withdrawing.submit(self._withdraw, address, attempts)
+        """Take back attempts that wait in a worker; AttemptsWithdrawn follows, unless the worker is gone."""
+        self._withdrawals.submit(self._withdraw, address, attempts)
 
     def speak(self, address: str, attempt: int, word: Word) -> None:
-        """Say something to a worker about a gang of which it was given a part; Broke follows where it does not listen."""
-        self._withdrawing.submit(self._speak, address, attempt, word)
+        """Send a worker a word about a gang; AttemptBroke follows where the worker cannot be reached."""
+        self._withdrawals.submit(self._speak, address, attempt, word)
 
     def cancel(self, address: str, attempt: int) -> None:
-        """Have Dask forget an attempt; its worker notices."""
+        """Have Dask forget an attempt; its worker notices that and ends it."""
         future = self._futures.pop((address, attempt), None)
         if future is not None:
             future.cancel(force=True)
 
     def close(self) -> None:
-        """Give up all attempts, and end what runs for us on the workers."""
-        for pool in (self._asking, self._withdrawing):
+        """Give up all attempts, and end this run's processes on the workers."""
+        for pool in (self._requests, self._withdrawals):
             pool.shutdown(wait=False, cancel_futures=True)
         if self.lives:
             self._client.unsubscribe_topic("all")
@@ -278,48 +262,47 @@ class SchedulerLink:
 
     # -- in Dask's thread --------------------------------------------------------------------------
 
-    def _of_all(self, event: tuple[float, Any]) -> None:
+    def _on_cluster_event(self, event: tuple[float, Any]) -> None:
         if event[1].get("action") in ("add-worker", "remove-worker"):
             self._inbox.put(WorkersChanged())
 
-    def _of_worker(self, address: str, event: tuple[float, Any]) -> None:
+    def _on_worker_event(self, address: str, event: tuple[float, Any]) -> None:
         if isinstance(event[1], dict) and event[1].get("action") == "worker-status-change":
             self._inbox.put(WorkerAvailability(address, event[1]["status"] == RUNNING))
 
-    def _of_us(self, event: tuple[float, Any]) -> None:
+    def _on_our_event(self, event: tuple[float, Any]) -> None:
         if isinstance(event[1], dict):
-            return  # the scheduler notes there what the client did
+            return  # the scheduler's own entry on what the client did
         address, attempt, data = event[1]
         if attempt == NOTES:
-            self._inbox.put(HostTold(address, unpack_notes(data)))
+            update = HostUpdate(notes=unpack_notes(data))
         elif attempt == PIECE:
-            self._inbox.put(Brought(msgspec.msgpack.decode(data, type=FilePiece)))
+            update = HostUpdate(pieces=[msgspec.msgpack.decode(data, type=FilePiece)])
         else:
-            self._inbox.put(AttemptAnswered(address, attempt, data))
+            update = HostUpdate(answers=[data])
+        self._inbox.put(HostUpdated(host=address, update=update))
 
     async def _follow(self, address: str, attempt: int, future: Future[bytes]) -> None:
         message: Message | None = None
         try:
             await done_callback(future, _ignore)
-            if (
-                future.status != "finished" or future.type is not NoneType
-            ):  # else it was published before this
+            if future.status != "finished" or future.type is not NoneType:  # else its answer was published
                 [data] = await self._client.gather([future], asynchronous=True)
-                message = AttemptAnswered(address, attempt, data)
+                message = _answer(address, attempt, data)
         except BaseException as error:  # noqa: BLE001 - whatever Dask raises, the attempt has no answer
-            message = Broke(address, attempt, error)
+            message = AttemptBroke(address, attempt, error)
         if self._futures.get((address, attempt)) is not future:
-            return  # it was cancelled, and may be on its way again
+            return  # it was cancelled, and may have been sent again
         del self._futures[address, attempt]
         if message is not None:
             self._inbox.put(message)
         self._spent.put(future)
 
-    # -- in threads of ours ------------------------------------------------------------------------
+    # -- in threads of this object -----------------------------------------------------------------
 
-    def _ask_signs(self) -> None:
+    def _ask_last_seen(self) -> None:
         there = self.workers()
-        self._inbox.put(LastHeard({address: facts["last_seen"] for address, facts in there.items()}))
+        self._inbox.put(WorkersLastSeen({address: facts["last_seen"] for address, facts in there.items()}))
 
     def _greet(self, address: str) -> None:
         try:
@@ -330,13 +313,13 @@ class SchedulerLink:
                 on_error="return",
                 callback_timeout=ANSWER_S,
             )
-        except Exception as error:  # noqa: BLE001 - Dask says nothing of what it may raise
+        except Exception as error:  # noqa: BLE001 - Dask does not document what it raises
             self._inbox.put(WorkerRefused(address, _unfit(address, error)))
             return
         answer = found.get(address)
         if isinstance(answer, bytes):
-            self._inbox.put(Greeted(address, msgspec.msgpack.decode(answer, type=DaskWelcome)))
-        elif answer is not None:  # else it left meanwhile
+            self._inbox.put(WorkerReady(address, msgspec.msgpack.decode(answer, type=HandshakeReply)))
+        elif answer is not None:  # else the worker left meanwhile
             self._inbox.put(WorkerRefused(address, _unfit(address, answer)))
 
     def _speak(self, address: str, attempt: int, word: Word) -> None:
@@ -345,8 +328,8 @@ class SchedulerLink:
             self._client.run(
                 dask_worker.speak, self._session, data, workers=[address], callback_timeout=ANSWER_S
             )
-        except Exception as error:  # noqa: BLE001 - Dask says nothing of what it may raise
-            self._inbox.put(Broke(address, attempt, error))
+        except Exception as error:  # noqa: BLE001 - Dask does not document what it raises
+            self._inbox.put(AttemptBroke(address, attempt, error))
 
     def _withdraw(self, address: str, attempts: list[int]) -> None:
         with contextlib.suppress(TimeoutError):
@@ -358,11 +341,21 @@ class SchedulerLink:
                 on_error="ignore",
                 callback_timeout=ANSWER_S,
             )
-            self._inbox.put(AttemptsWithdrawn(address, found.get(address, [])))
+            self._inbox.put(AttemptsWithdrawn(host=address, attempts=found.get(address, [])))
+
+
+def _answer(address: str, attempt: int, data: bytes) -> Message:
+    """The message for what an attempt's Dask task returned."""
+    if data == FORGOTTEN:
+        return RunForgotten(address)
+    if data == ELSEWHERE:
+        return AttemptBroke(address, attempt, None)
+    update = HostUpdate(lacking=[attempt]) if data == LACKING else HostUpdate(answers=[data])
+    return HostUpdated(host=address, update=update)
 
 
 def _resources(order: AttemptOrder, counted: dict[str, float]) -> dict[str, float]:
-    """What an attempt takes of what Dask counts of a worker: as much as there is where it asks for more."""
+    """The resources of a worker, as Dask counts them, that an attempt takes: all of one where it asks for more."""
     wanted = {"GPU": order.gpus, "MEMORY": float(order.task.memory or 0), "CPU": order.cpus}
     return {name: min(amount, counted[name]) for name, amount in wanted.items() if amount and name in counted}
 
@@ -378,7 +371,5 @@ def _unfit(address: str, error: BaseException) -> HookeError:
     return UsageError(
         f"the Dask worker {address} cannot run tasks",
         why=f"{type(error).__name__}: {error}",
-        fix="install hooke[dask] where the workers run, in the version that this driver has"
-        if missing
-        else "",
+        fix="install hooke[dask] on the workers, in the driver's version" if missing else "",
     )

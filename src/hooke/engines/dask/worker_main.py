@@ -1,4 +1,4 @@
-"""`python -m hooke.engines.dask.worker_main`: a Dask worker of ours. Its order comes by stdin, at whose end its driver is dead."""
+"""`python -m hooke.engines.dask.worker_main`: a Dask worker that Hooke starts. Its options arrive on stdin; the end of stdin means that its driver is dead."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Serve until the scheduler or the driver ends it."""
-    # Unbuffered: a thread that waits in a buffered stream cannot be left behind at the end.
+    """Serve until the scheduler or the driver ends this worker."""
+    # Unbuffered, since Python cannot exit while a thread waits in a buffered stream.
     with open(0, "rb", buffering=0, closefd=False) as stdin:
         order = json.loads(stdin.readline())
     sys.path[:] = order["path"]

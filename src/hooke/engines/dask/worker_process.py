@@ -1,6 +1,6 @@
-"""A Dask worker that we start: a process of this machine, which ends with its driver and is started again if it dies.
+"""A Dask worker that Hooke starts: a process that ends with its driver and is started again if it dies.
 
-Dask's own way runs the user's script again in each worker (multiprocessing's `spawn`) and does not say how one ended.
+Dask's own worker processes import the user's script again (multiprocessing's `spawn`), and do not report how they ended.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from hooke.processes.start import python_module
 __all__ = ["WorkerProcess", "in_a_row"]
 
 MOST_DEATHS = 5
-"""A worker may die by chance, or by what runs in it; one that dies so often in a row has a reason, and stays dead."""
+"""A worker may die by chance or by its task; after so many deaths in a row it is not started again."""
 
 LIVED_S = 60.0
-"""One that lived so long had no such reason."""
+"""A death after a longer life does not count as one in a row."""
 
 END_S = 3.0
 
 
 class WorkerProcess(ProcessInterface):
-    """What a cluster of Dask's asks of a worker."""
+    """A worker as Dask's `SpecCluster` handles it."""
 
     def __init__(
         self,
@@ -55,27 +55,27 @@ class WorkerProcess(ProcessInterface):
         }
         self._environment = dict(os.environ) | _threads_of_libraries()
         if devices:
-            # Each device is one worker's. Those that come later have none.
+            # Each device belongs to one worker. Workers that are added later have none.
             mine = devices[name :: len(devices)] if isinstance(name, int) else ()
             self._environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
         self.codes: deque[tuple[int, int]] = deque(maxlen=64)
-        """Pid and exit code (or minus the signal) of those that ended by themselves."""
+        """Pid and exit code (or minus the signal) of the processes that ended by themselves."""
 
     async def start(self) -> None:
-        """Start the process; it joins the scheduler a moment later."""
+        """Start the process, which joins the scheduler a moment later."""
         await self._launch()
         self._watch = asyncio.create_task(self._follow())
         await super().start()
 
     async def close(self) -> None:
-        """End the process and what it started."""
+        """End the process and its children."""
         if self._watch is not None:
             self._watch.cancel()
         if self._process is not None:
             assert self._process.stdin is not None
-            self._process.stdin.close()  # it ends itself then, and those below it
+            self._process.stdin.close()  # it then ends itself and its children
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), END_S)
             _kill(self._process)
@@ -87,7 +87,7 @@ class WorkerProcess(ProcessInterface):
             *python_module("hooke.engines.dask.worker_main"),
             stdin=asyncio.subprocess.PIPE,
             env=self._environment,
-            start_new_session=True,  # Ctrl-C is for the driver, which stops in order
+            start_new_session=True,  # Ctrl-C is for the driver, which stops the run in order
         )
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(self._order).encode() + b"\n")
@@ -108,7 +108,7 @@ class WorkerProcess(ProcessInterface):
 
 
 def in_a_row(deaths: int, *, lived_s: float) -> int:
-    """Deaths in a row, after one more of a process that lived so long."""
+    """The number of deaths in a row, after one more process died that had lived so long."""
     return 1 if lived_s >= LIVED_S else deaths + 1
 
 
@@ -118,7 +118,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 def _threads_of_libraries() -> dict[str, str]:
-    """What Dask sets for its workers, since each runs a task per thread."""
+    """The environment that Dask sets for its workers, each of which runs one task per thread."""
     return {
         name: str(value)
         for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()

@@ -1,18 +1,15 @@
-"""The hosts of one run on a Ray: actors, kept as many as are wanted, asked without end what happens in them.
+"""The hosts of one run on Ray: the actor that runs attempts, and the part of the bridge that starts, polls and ends actors.
 
-Ray answers in threads of its own; what comes of it is a message in `inbox`.
+Ray answers in threads of its own; each answer becomes a message in `inbox`.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -25,68 +22,79 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hooke.engines.gang import unpack_word
 from hooke.engines.ray.bridge_protocol import (
-    Draining,
+    BridgeFailed,
     FromBridge,
-    Heard,
+    HostDraining,
+    HostJoined,
     HostLeft,
-    HostSaid,
-    Joined,
-    Open,
-    RayWelcome,
-    Unfit,
-    Withdrawn,
+    OpenRun,
     pack,
-    unpack_heard,
+    unpack_update,
 )
-from hooke.engines.remote.failure_detector import Silence
-from hooke.engines.remote.handshake import Arrival, Probe, arrive
-from hooke.engines.remote.host import WorkerHost
-from hooke.engines.remote.log_sync import Mirror
-from hooke.engines.remote.worker_protocol import AttemptOrder, HostReport, HostSession, Note
-from hooke.engines.worker.pool import shared_pool
+from hooke.engines.remote.failure_detector import FailureDetector
+from hooke.engines.remote.handshake import HandshakeReply, Probe, answer_probe
+from hooke.engines.remote.joined_host import JoinedHost
+from hooke.engines.remote.worker_protocol import (
+    AttemptOrder,
+    AttemptsWithdrawn,
+    HostSession,
+    HostUpdate,
+    HostUpdated,
+    Note,
+)
 
-__all__ = ["LOOK_S", "PULSE_S", "RayHost", "RayHosts", "Seat", "failed", "seat", "unfit"]
+__all__ = [
+    "LOOK_S",
+    "PULSE_S",
+    "HostActor",
+    "HostActors",
+    "RayHost",
+    "connection_lost",
+    "ray_unavailable",
+    "start_actor",
+]
 
 
-# --- What of Hooke runs inside Ray: an actor that has processes of its own run attempts, and tells what becomes of them.
+# -- inside Ray: the actor -------------------------------------------------------------------------
 
 PULSE_S = 1.0
-"""At least so often it gives a sign of life."""
+"""How often a host gives a sign of life at least."""
 
 
 class RayHost:
-    """The part that a run has on one node of Ray. On a fleet it serves one run after another."""
+    """An actor that has processes of its own run attempts. On a fleet it serves one run after another."""
 
     def __init__(self, gpus: float, address: str) -> None:
-        if not gpus:  # Ray leaves a process that holds none all that there are
+        if not gpus:  # Ray lets a process that holds no GPU see all of them
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        if address:  # what a task's own code means by `ray.init()`
+        if address:  # where `ray.init()` in a task's own code connects
             os.environ["RAY_ADDRESS"] = address
 
     def ready(self) -> bool:
-        """Whether it is there."""
+        """Answer once the actor has started."""
         return True
 
-    def greet(self, session: bytes, probe: bytes, name: str, threads: int) -> bytes:
-        """Get ready for a run; returns a Welcome."""
-        self._part = _Part(session, probe, name, threads)
-        return msgspec.msgpack.encode(self._part.welcome())
+    def greet(self, session: bytes, probe: bytes, name: str, threads: int) -> tuple[str, bytes]:
+        """Get ready for a run; returns the id of the Ray node and an encoded HandshakeReply."""
+        self._part = _RunPart(session, probe, name, threads)
+        node = ray.get_runtime_context().get_node_id()
+        return node, msgspec.msgpack.encode(self._part.host.reply(name))
 
     def ship(self, orders: list[bytes]) -> None:
-        """Take attempts; what becomes of them is heard from `listen`."""
+        """Take attempts; `listen` reports on them."""
         self._part.ship(orders)
 
     def listen(self) -> bytes:
-        """What happened since it was called last, as a packed Heard; waits a pulse for it, then says that there is nothing."""
+        """The encoded HostUpdate since the last call; waits for one pulse, then returns an empty one."""
         return pack(self._part.listen())
 
     def cancel(self, attempt: int) -> None:
-        """Nobody waits for it any more."""
+        """End an attempt, without an answer."""
         self._part.cancel(attempt)
 
     def speak(self, word: bytes) -> None:
-        """The driver says something to the ranks of a gang."""
-        self._part.speak(word)
+        """Take a word from the driver for the ranks of a gang."""
+        self._part.host.workers.speak(unpack_word(word))
 
     def withdraw(self, attempts: list[int]) -> list[int]:
         """Take attempts back that have not begun; returns these."""
@@ -97,113 +105,76 @@ class RayHost:
         self._part.leave()
 
 
-class _Part:
-    """What is one run's alone: nothing of it is heard in the next one."""
+class _RunPart:
+    """An actor's part in one run; the next run has another one."""
 
     def __init__(self, session: bytes, probe: bytes, name: str, threads: int) -> None:
-        self._name, self._threads = name, threads
-        self._said = threading.Condition()
-        self._heard = Heard()
+        self._changed = threading.Condition()
+        self._update = HostUpdate()
         self._over = False
         self._given_up: set[int] = set()
         self._taking = threading.Lock()
         self._taken_back: set[int] = set()
         self._running = ThreadPoolExecutor(threads, thread_name_prefix="hooke")
-        here = msgspec.msgpack.decode(session, type=HostSession)
-        left = msgspec.msgpack.decode(probe, type=Probe | None)
-        self._arrival: Arrival | None = None
-        if left is not None:
-            here, self._arrival = arrive(here, left)
-        unshared = self._arrival is not None and not self._arrival.shares
-        self._mirror = Mirror(Path(here.logs).parent) if unshared else None
-        # Logs that are brought would else go over those of the run before it was resumed.
-        unique = f"-{here.id[-4:]}" if unshared else ""
-        self._host = WorkerHost(
-            here,
-            name=name + unique,
-            slots=threads,
-            tell=self._tell,
-            address=get_node_ip_address(),
+        here, answer = answer_probe(
+            msgspec.msgpack.decode(session, type=HostSession),
+            msgspec.msgpack.decode(probe, type=Probe | None),
         )
-
-    def welcome(self) -> RayWelcome:
-        self._tell(self._host.prepare())
-        report = HostReport(
-            id=self._name,
-            pid=os.getpid(),
-            host=os.uname().nodename,
-            python=platform.python_version(),
-            hooke=version("hooke"),
-            threads=self._threads,
-            memory=None,
-            gpus=len(shared_pool().devices),
-        )
-        return RayWelcome(report=report, node=_node(), arrival=self._arrival)
+        address = get_node_ip_address()
+        self.host = JoinedHost(here, answer, name=name, slots=threads, tell=self._tell, address=address)
 
     def ship(self, orders: list[bytes]) -> None:
         for order in orders:
             self._running.submit(self._run, msgspec.msgpack.decode(order, type=AttemptOrder))
 
-    def listen(self) -> Heard:
-        with self._said:
-            self._said.wait_for(lambda: self._over or self._heard != Heard(), PULSE_S)
-            heard, self._heard = self._heard, Heard()
-        if (
-            self._mirror is not None
-        ):  # after that: what an attempt printed is there before its answer is heard
-            heard.pieces.extend(self._mirror.take())
-        return heard
+    def listen(self) -> HostUpdate:
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or self._update != HostUpdate(), PULSE_S)
+            update, self._update = self._update, HostUpdate()
+        if self.host.log_sync is not None:  # last, so that an attempt's output arrives with its answer
+            update.pieces.extend(self.host.log_sync.take())
+        return update
 
     def cancel(self, attempt: int) -> None:
-        with self._said:
+        with self._changed:
             self._given_up.add(attempt)
-
-    def speak(self, word: bytes) -> None:
-        self._host.speak(unpack_word(word))
 
     def withdraw(self, attempts: list[int]) -> list[int]:
         with self._taking:
-            taken = self._host.withdraw(attempts)
+            taken = self.host.workers.withdraw(attempts)
             self._taken_back.update(taken)
         return taken
 
     def leave(self) -> None:
-        with self._said:
+        with self._changed:
             self._over = True
-            self._said.notify_all()
+            self._changed.notify_all()
         self._running.shutdown(wait=False, cancel_futures=True)
-        self._host.close()
-        if self._mirror is not None:
-            self._mirror.end()
+        self.host.close()
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _run(self, order: AttemptOrder) -> None:
         attempt = order.task.attempt
-        answer = self._host.run(order, given_up=lambda: attempt in self._given_up)
+        answer = self.host.workers.run(order, given_up=lambda: attempt in self._given_up)
         with self._taking:
             taken_back = answer is None and attempt in self._taken_back
             self._taken_back.discard(attempt)
-        with self._said:
+        with self._changed:
             if answer is not None:
-                self._heard.answers.append(msgspec.msgpack.encode(answer))
+                self._update.answers.append(msgspec.msgpack.encode(answer))
             elif order.part is None and not taken_back and attempt not in self._given_up:
-                self._heard.lacking.append(attempt)
+                self._update.lacking.append(attempt)
             self._given_up.discard(attempt)
-            self._said.notify_all()
+            self._changed.notify_all()
 
     def _tell(self, notes: list[Note]) -> None:
-        with self._said:
-            self._heard.notes.extend(notes)
-            self._said.notify_all()
+        with self._changed:
+            self._update.notes.extend(notes)
+            self._changed.notify_all()
 
 
-def _node() -> str:
-    import ray
-
-    node: str = ray.get_runtime_context().get_node_id()
-    return node
-
+# -- inside the bridge: all actors of a run ----------------------------------------------------------
 
 LOOK_S = 0.5
 """How often `silent` is called."""
@@ -212,12 +183,12 @@ MOST_DEATHS = 5
 """A host may die by chance; so many in a row that never answered have a reason."""
 
 CALLS_AT_ONCE = 4
-"""One listens, the others are short."""
+"""One call listens, the others are short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seat:
-    """An actor, and what it holds."""
+class HostActor:
+    """A Ray actor, and the GPUs that it holds."""
 
     actor: Any
     gpus: float = 0.0
@@ -226,24 +197,24 @@ class Seat:
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Member:
     name: str
-    seat: Seat
+    held: HostActor
     node: str
-    """Which it is for; empty where Ray chooses."""
+    """The node that it is for; empty where Ray chooses one."""
     at: str = ""
-    """The node where it is, once it is ready."""
+    """The node where it runs, once it is ready."""
     ready: bool = False
-    told: bool = False
-    """That its node is drained."""
-    heard: int = 0
-    """How often."""
+    draining: bool = False
+    """Whether the driver knows that its node is drained."""
+    updates: int = 0
+    """How many updates it has sent."""
 
     @property
     def actor(self) -> Any:
-        return self.seat.actor
+        return self.held.actor
 
 
-def seat(name: str, *, cpus: int, gpus: float, ours: bool, node: str = "") -> Seat:
-    """An actor for a host, on a node or where Ray has room. On a Ray of ours, tasks may use the Ray that they run on."""
+def start_actor(name: str, *, cpus: int, gpus: float, ours: bool, node: str = "") -> HostActor:
+    """Start an actor on a node, or where Ray has room. On a Ray of ours, tasks can use the Ray that they run on."""
     options: dict[str, Any] = {
         "name": f"hooke-{name}",
         "num_cpus": cpus,
@@ -255,45 +226,45 @@ def seat(name: str, *, cpus: int, gpus: float, ours: bool, node: str = "") -> Se
     }
     made: Any = ray.remote(RayHost)
     address = ray.get_runtime_context().gcs_address if ours else ""
-    return Seat(actor=made.options(**options).remote(gpus, address), gpus=gpus)
+    return HostActor(actor=made.options(**options).remote(gpus, address), gpus=gpus)
 
 
-class RayHosts:
-    """Starts and ends them; those in `spare` are taken first. Its methods are called from one thread, as is what it puts into `inbox`."""
+class HostActors:
+    """Starts, polls and ends the actors of a run; those in `spare` are taken first. One thread calls its methods, and what it puts into `inbox`."""
 
     def __init__(
         self,
-        order: Open,
+        order: OpenRun,
         *,
         ours: bool,
         inbox: SimpleQueue[Callable[[], list[FromBridge]]],
-        spare: list[Seat],
+        spare: list[HostActor],
     ) -> None:
         self._session = msgspec.msgpack.encode(order.session)
         self._probe = msgspec.msgpack.encode(order.probe)
         self._run = order.session.id
         self._wanted, self._threads, self._ours = order.hosts, order.threads, ours
         self._members: dict[str, _Member] = {}
-        self._silence = Silence(order.silent_s, every_s=LOOK_S)
+        self._silence = FailureDetector(order.silent_s, every_s=LOOK_S)
         self._silent_s = order.silent_s
         self._count = 0
-        self._stillborn = 0
+        self._failed_starts = 0
         self._inbox = inbox
         self._spare = spare
         self._over = False
 
     def keep(self) -> list[FromBridge]:
-        """Have as many as are wanted; those whose nodes Ray drains are told of."""
+        """Start actors until there are as many as wanted; returns the hosts whose nodes Ray has begun to drain."""
         draining = _draining()
         if self._wanted is not None:
             while len(self._members) < self._wanted:
                 self._start("", self._threads, self._free_gpus())
         else:
             self._keep_one_on_each(draining)
-        news = [each for each in self._members.values() if each.at in draining and not each.told]
+        news = [each for each in self._members.values() if each.at in draining and not each.draining]
         for member in news:
-            member.told = True
-        return [Draining(host=each.name) for each in news]
+            member.draining = True
+        return [HostDraining(host=each.name) for each in news]
 
     def _keep_one_on_each(self, draining: set[str]) -> None:
         for node in ray.nodes():
@@ -302,8 +273,8 @@ class RayHosts:
             if node["Alive"] and cpus and not known and node["NodeID"] not in draining:
                 self._start(node["NodeID"], cpus, gpus)
 
-    def want(self, hosts: int | None, end: list[str]) -> list[FromBridge]:
-        """Another number; these are idle and end."""
+    def set_hosts(self, hosts: int | None, end: list[str]) -> list[FromBridge]:
+        """Change the number of hosts; those in `end` are idle and end."""
         self._wanted = hosts
         gone: list[FromBridge] = []
         waiting = [each.name for each in self._members.values() if not each.ready]
@@ -314,7 +285,7 @@ class RayHosts:
         return gone
 
     def ship(self, host: str, orders: list[bytes]) -> None:
-        """Bring attempts to a host."""
+        """Send attempts to a host."""
         self._call(host, "ship", orders)
 
     def cancel(self, host: str, attempt: int) -> None:
@@ -322,32 +293,32 @@ class RayHosts:
         self._call(host, "cancel", attempt)
 
     def speak(self, host: str, word: bytes) -> None:
-        """Say something to a host about a gang."""
+        """Send a host a word about a gang."""
         self._call(host, "speak", word)
 
     def withdraw(self, host: str, attempts: list[int]) -> None:
-        """Take back what has not begun."""
+        """Take back the attempts that have not begun."""
         answer = self._call(host, "withdraw", attempts)
         if answer is not None:
-            self._then(answer, lambda taken: [Withdrawn(host=host, attempts=taken)], lambda _: [])
+            self._then(answer, lambda taken: [AttemptsWithdrawn(host=host, attempts=taken)], lambda _: [])
 
     def silent(self, now: float) -> list[FromBridge]:
-        """Give those up that were not heard for too long."""
+        """Give up the hosts without a sign of life for too long."""
         gone: list[FromBridge] = []
-        signs = {each.name: each.heard for each in self._members.values() if each.ready}
+        signs = {each.name: each.updates for each in self._members.values() if each.ready}
         for host in self._silence.look(signs, now)[0]:
-            why = f"it gave no sign of life for {self._silent_s:g} s: its machine is stopped, overloaded or cut off"
+            why = f"it gave no sign of life for {self._silent_s:g} s: its machine is stopped, overloaded or disconnected"
             gone += self._gone(host, why)
         return gone
 
-    def close(self, within_s: float) -> list[Seat]:
-        """End what runs there. Returns those that are free for another run; the others are ended."""
+    def close(self, within_s: float) -> list[HostActor]:
+        """End the run on all actors. Returns those that are free for another run, and ends the others."""
         self._over = True
         leaving = {each.actor.leave.remote(): each for each in self._members.values() if each.ready}
         left = ray.wait(list(leaving), num_returns=len(leaving), timeout=within_s)[0] if leaving else []
-        free = [leaving[answer].seat for answer in left if _came(answer)]
+        free = [leaving[answer].held for answer in left if _succeeded(answer)]
         for member in self._members.values():
-            if member.seat not in free:
+            if member.held not in free:
                 ray.kill(member.actor)
         self._members.clear()
         return free + self._spare
@@ -361,44 +332,43 @@ class RayHosts:
             held = self._spare.pop()
         else:
             cpus = 0 if self._ours else threads
-            held = seat(f"{self._run}-{name}", cpus=cpus, gpus=gpus, ours=self._ours, node=node)
-        member = _Member(name=name, seat=held, node=node)
+            held = start_actor(f"{self._run}-{name}", cpus=cpus, gpus=gpus, ours=self._ours, node=node)
+        member = _Member(name=name, held=held, node=node)
         self._members[name] = member
         self._then(
             held.actor.greet.remote(self._session, self._probe, name, threads),
-            lambda data: self._joined(member, msgspec.msgpack.decode(data, type=RayWelcome)),
-            lambda error: self._stillborn_of(member, error),
+            lambda greeted: self._joined(member, *greeted),
+            lambda error: self._start_failed(member, error),
         )
 
-    def _joined(self, member: _Member, welcome: RayWelcome) -> list[FromBridge]:
+    def _joined(self, member: _Member, node: str, reply: bytes) -> list[FromBridge]:
         if member.name not in self._members:
             return []
-        self._stillborn = 0
-        member.ready, member.at = True, welcome.node
+        self._failed_starts = 0
+        member.ready, member.at = True, node
         self._listen(member)
-        return [Joined(host=member.name, welcome=welcome)]
+        return [HostJoined(host=member.name, reply=msgspec.msgpack.decode(reply, type=HandshakeReply))]
 
     def _listen(self, member: _Member) -> None:
         self._then(
             member.actor.listen.remote(),
             lambda data: self._heard(member, data),
-            lambda error: self._gone(member.name, _words_of(error)),
+            lambda error: self._gone(member.name, _reason(error)),
         )
 
     def _heard(self, member: _Member, data: bytes) -> list[FromBridge]:
         if member.name not in self._members:
-            return []  # it was given up: what it says now is too late
-        member.heard += 1
+            return []  # it was given up, so its update comes too late
+        member.updates += 1
         self._listen(member)
-        heard = unpack_heard(data)
-        empty = not (heard.notes or heard.answers or heard.lacking or heard.pieces)
-        return [] if empty else [HostSaid(host=member.name, heard=heard)]
+        update = unpack_update(data)
+        return [] if update == HostUpdate() else [HostUpdated(host=member.name, update=update)]
 
     def _gone(self, host: str, why: str) -> list[FromBridge]:
         member = self._members.pop(host, None)
         if member is None:
             return []
-        # In a thread: Ray may wait for a node that does not answer.
+        # In a thread, since Ray may wait for a node that does not answer.
         threading.Thread(target=_ended, args=(member,), daemon=True).start()
         return [HostLeft(host=host, why=why)] if member.ready else []
 
@@ -413,22 +383,22 @@ class RayHosts:
             _ended(member)
         return [HostLeft(host=host)] if member.ready else []
 
-    def _stillborn_of(self, member: _Member, error: BaseException) -> list[FromBridge]:
+    def _start_failed(self, member: _Member, error: BaseException) -> list[FromBridge]:
         if self._members.pop(member.name, None) is None:
             return []
-        self._stillborn += 1
-        if self._stillborn < MOST_DEATHS and "ModuleNotFoundError" not in str(error):
+        self._failed_starts += 1
+        if self._failed_starts < MOST_DEATHS and "ModuleNotFoundError" not in str(error):
             return []
-        return [unfit(error)]
+        return [ray_unavailable(error)]
 
     def _free_gpus(self) -> float:
-        """Of a Ray of ours: each device is one host's, as far as they go."""
+        """GPUs for a new host of a Ray of ours: each device belongs to one host, while there are some left."""
         if not self._ours or not self._wanted:
             return 0.0
         there = ray.cluster_resources().get("GPU", 0.0)
         each = max(1.0, there // self._wanted)
-        seats = [member.seat for member in self._members.values()] + self._spare
-        held = sum(each.gpus for each in seats)
+        actors = [member.held for member in self._members.values()] + self._spare
+        held = sum(each.gpus for each in actors)
         return each if held + each <= there else 0.0
 
     def _call(self, host: str, method: str, argument: Any) -> Any:
@@ -438,33 +408,33 @@ class RayHosts:
     def _then(
         self,
         answer: Any,
-        came: Callable[[Any], list[FromBridge]],
+        succeeded: Callable[[Any], list[FromBridge]],
         failed: Callable[[BaseException], list[FromBridge]],
     ) -> None:
-        """When Ray has an answer, let one of these make messages of it, in our own thread."""
+        """Turn Ray's answer, when it arrives, into messages, in the bridge's own thread."""
 
         def done(future: Any) -> None:
             error = future.exception()
 
-            def say() -> list[FromBridge]:
+            def messages() -> list[FromBridge]:
                 if self._over:
                     return []
-                return came(future.result()) if error is None else failed(error)
+                return succeeded(future.result()) if error is None else failed(error)
 
-            self._inbox.put(say)
+            self._inbox.put(messages)
 
         answer.future().add_done_callback(done)
 
 
 def _draining() -> set[str]:
-    """Nodes that are to end, and take no more."""
-    if client.ray.is_connected():  # its server does not tell
+    """The ids of the nodes that Ray is about to end."""
+    if client.ray.is_connected():  # Ray's client server does not report them
         return set()
     library: Any = state  # without types
     return set(library.get_draining_nodes())
 
 
-def _came(answer: Any) -> bool:
+def _succeeded(answer: Any) -> bool:
     try:
         ray.get(answer)
     except RayError:
@@ -477,37 +447,37 @@ def _ended(member: _Member) -> list[FromBridge]:
     return []
 
 
-def unfit(error: BaseException, address: str = "") -> Unfit:
-    """What Ray says of itself or of a host that cannot be, in our words."""
+def ray_unavailable(error: BaseException, address: str = "") -> BridgeFailed:
+    """Translate an error of Ray that is not available, or of a host that cannot start."""
     text = "\n".join(map(str, _chain(error)))
     at = f" at {address}" if address else ""
     if "ModuleNotFoundError" in text or "No module named" in text:
-        return Unfit(
+        return BridgeFailed(
             what=f"the nodes of Ray{at} cannot run tasks",
-            why=_words_of(error),
-            fix="install hooke[ray] where the nodes run, in the version that this driver has",
+            why=_reason(error),
+            fix="install hooke[ray] on the nodes, in the driver's version",
             usage=True,
         )
     if any(word in text for word in ("InvalidAuthToken", "Unauthenticated", "AuthenticationError")):
-        return Unfit(
-            what=f"the Ray{at} asks for a token, and got none or another one",
-            fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that its nodes have",
+        return BridgeFailed(
+            what=f"the token for Ray{at} is missing or wrong",
+            fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the token file of its nodes",
             usage=True,
         )
-    return Unfit(
-        what=f"no Ray can be used{at}",
-        why=_words_of(error),
-        fix="start one (`ray start --head`), or correct the address; HOST:PORT only from a machine that is a node of it",
+    return BridgeFailed(
+        what=f"cannot use Ray{at}",
+        why=_reason(error),
+        fix="start one (`ray start --head`), or correct the address; HOST:PORT works only on a node of that Ray",
         usage=True,
     )
 
 
-def failed(error: BaseException) -> Unfit:
-    """A connection to Ray that was there ends by this."""
-    return Unfit(
+def connection_lost(error: BaseException) -> BridgeFailed:
+    """Translate an error that ends a connection to Ray."""
+    return BridgeFailed(
         what="the connection to Ray is lost",
-        why=_words_of(error),
-        fix="start it again, then resume: what finished is in the store",
+        why=_reason(error),
+        fix="start it again, then resume: finished results are in the store",
         usage=False,
     )
 
@@ -519,8 +489,8 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _words_of(error: BaseException) -> str:
-    """Ray's reason in a line or two, without its ids and stacks."""
+def _reason(error: BaseException) -> str:
+    """Ray's reason in a line or two, without ids and stacks."""
     root = _chain(error)[-1]
     lines = [line.strip() for line in str(root).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(_IDS)]

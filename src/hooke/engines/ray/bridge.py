@@ -1,7 +1,7 @@
-"""`python -m hooke.engines.ray.bridge FD`: the process that holds a driver's connection to Ray, at whose end it ends all that is ours.
+"""`python -m hooke.engines.ray.bridge FD`: the process that holds a driver's connection to Ray. When the driver ends, it ends everything that the run started.
 
-Ray ends the process that uses it where its head is gone, takes its signal handlers and writes to its terminal, and
-reads its settings once; so it is not the driver's.
+It is a process of its own because Ray's library ends its process when Ray's head is gone, replaces signal handlers,
+writes to the terminal, and reads its settings only once.
 """
 
 from __future__ import annotations
@@ -20,20 +20,27 @@ from queue import Empty, SimpleQueue
 import ray
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.engines.ray.actors import LOOK_S, RayHosts, Seat, failed, seat, unfit
+from hooke.engines.ray.actors import (
+    LOOK_S,
+    HostActor,
+    HostActors,
+    connection_lost,
+    ray_unavailable,
+    start_actor,
+)
 from hooke.engines.ray.bridge_protocol import (
+    BridgeConnected,
+    BridgeFailed,
     Cancel,
     ConnectBridge,
+    EndRun,
     FromBridge,
-    Open,
-    Rest,
-    Rested,
+    OpenRun,
+    RunEnded,
+    SetHosts,
     Ship,
     Speak,
     ToBridge,
-    Unfit,
-    Up,
-    Want,
     Withdraw,
     pack,
     unpack_for_bridge,
@@ -46,11 +53,11 @@ __all__ = ["main"]
 NODES_EVERY_S = 2.0
 
 SPARE_S = 120.0
-"""A process of Ray's for a host takes 3 s to start, and on a machine at a load of ten more than 30."""
+"""A Ray actor takes 3 s to start, and more than 30 s on a machine at a load of ten."""
 
 ANSWER_S = 5.0
 END_S = 10.0
-"""What is not ended in order by then is killed."""
+"""Processes that have not ended by then are killed."""
 
 
 def main() -> int:
@@ -72,29 +79,29 @@ class _Bridge:
         self._channel, self._order = channel, order
         self._head = None if order.address else Head(Path(order.folder), cpus=order.cpus)
         self._inbox: SimpleQueue[Callable[[], list[FromBridge]]] = SimpleQueue()
-        self._hosts: RayHosts | None = None
-        self._spare: list[Seat] = []
+        self._hosts: HostActors | None = None
+        self._spare: list[HostActor] = []
         self._ending = threading.Event()
         self._ended = threading.Event()
 
     def serve(self) -> None:
-        """Connect, then pass messages on."""
+        """Connect, then forward messages."""
         try:
             self._connect()
         except HookeError as error:
             usage = isinstance(error, UsageError)
-            self._say([Unfit(what=error.what, why=error.why, fix=error.fix, usage=usage)])
+            self._send([BridgeFailed(what=error.what, why=error.why, fix=error.fix, usage=usage)])
             return
-        except Exception as error:  # noqa: BLE001 - Ray says nothing of what it may raise
-            self._say([unfit(error, self._order.address)])
+        except Exception as error:  # noqa: BLE001 - Ray does not document what it raises
+            self._send([ray_unavailable(error, self._order.address)])
             return
-        self._say([Up(address=self._head.address if self._head else self._order.address)])
+        self._send([BridgeConnected(address=self._head.address if self._head else self._order.address)])
         try:
-            self._pass_on()
-        except Exception as error:  # noqa: BLE001 - this process leaves by `os._exit`, and its log goes with it
-            self._say([failed(error)])
+            self._forward()
+        except Exception as error:  # noqa: BLE001 - this process ends by `os._exit`, and its log ends with it
+            self._send([connection_lost(error)])
 
-    def _pass_on(self) -> None:
+    def _forward(self) -> None:
         looked = nodes = 0.0
         while not self._ending.is_set():
             now = time.monotonic()
@@ -113,10 +120,10 @@ class _Bridge:
                 if self._hosts is not None:
                     said += self._hosts.silent(now)
                 looked = now
-            self._say(said)
+            self._send(said)
 
     def follow_driver(self) -> None:
-        """In a thread of its own: orders go to where Ray's answers come from, and the driver's end ends everything."""
+        """In a thread of its own: queue the driver's orders beside Ray's answers. The driver's end ends everything."""
         try:
             while True:
                 order = unpack_for_bridge(self._channel.receive())
@@ -125,12 +132,12 @@ class _Bridge:
             pass
         self._ending.set()
         self._inbox.put(list)
-        if not self._ended.wait(END_S):  # Ray waits for what does not answer
+        if not self._ended.wait(END_S):  # Ray waits for nodes that do not answer
             self._kill()
             os._exit(1)
 
     def end(self) -> None:
-        """End what is ours."""
+        """End the actors, and a Ray that this process started."""
         if self._head is None:
             free = self._spare if self._hosts is None else self._hosts.close(END_S / 2)
             for each in free:
@@ -138,7 +145,7 @@ class _Bridge:
             ray.shutdown()
         self._kill()
         self._ended.set()
-        # Ray's library would wait for the processes that are gone.
+        # Ray's library would wait for processes that are gone.
         os._exit(0)
 
     def _connect(self) -> None:
@@ -156,16 +163,17 @@ class _Bridge:
             self._head.check_loopback()
         if self._order.spare:
             self._spare = [
-                seat(f"spare-{number}", cpus=0, gpus=0.0, ours=True) for number in range(self._order.spare)
+                start_actor(f"spare-{number}", cpus=0, gpus=0.0, ours=True)
+                for number in range(self._order.spare)
             ]
             ray.get([each.actor.ready.remote() for each in self._spare], timeout=SPARE_S)
 
     def _take(self, order: ToBridge) -> list[FromBridge]:
-        if isinstance(order, Open):
-            self._hosts = RayHosts(order, ours=self._order.ours, inbox=self._inbox, spare=self._spare)
+        if isinstance(order, OpenRun):
+            self._hosts = HostActors(order, ours=self._order.ours, inbox=self._inbox, spare=self._spare)
             self._hosts.keep()
         hosts = self._hosts
-        assert hosts is not None, "a run is opened before it asks for something"
+        assert hosts is not None, "a run is opened first"
         match order:
             case Ship():
                 hosts.ship(order.host, order.orders)
@@ -175,20 +183,20 @@ class _Bridge:
                 hosts.withdraw(order.host, order.attempts)
             case Speak():
                 hosts.speak(order.host, order.word)
-            case Want():
-                gone = hosts.want(order.hosts, order.end)
+            case SetHosts():
+                gone = hosts.set_hosts(order.hosts, order.end)
                 return gone + hosts.keep()
-            case Rest():
+            case EndRun():
                 self._spare = hosts.close(END_S / 2)
                 self._hosts = None
-                return [Rested()]
-            case Open():
+                return [RunEnded()]
+            case OpenRun():
                 pass
             case ConnectBridge():
                 raise AssertionError("a bridge is started once")
         return []
 
-    def _say(self, messages: list[FromBridge]) -> None:
+    def _send(self, messages: list[FromBridge]) -> None:
         if not messages:
             return
         for message in messages:
@@ -205,9 +213,9 @@ class _Bridge:
 
 
 def _check_answers(address: str) -> None:
-    """Ray would try for a minute, and then end this process. Raises HookeError."""
+    """Raise UsageError where nothing listens: Ray's library would try for a minute, then end this process."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdigit():  # `auto`, which is found by the processes of this machine
+    if not port.isdigit():  # `auto`: Ray looks for a Ray on this machine
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()

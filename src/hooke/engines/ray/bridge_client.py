@@ -1,4 +1,4 @@
-"""The driver's end of a bridge to Ray: the process is started, messages go and come; Ray itself is not imported here."""
+"""The driver's end of the bridge to Ray: it starts the bridge's process and exchanges messages with it. Only `RayFleet.connect` imports Ray."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.forks import on_fork
 from hooke.engines.gang import Word, pack_word
 from hooke.engines.ray.bridge_protocol import (
+    BridgeConnected,
+    BridgeFailed,
     Cancel,
     ConnectBridge,
+    EndRun,
     FromBridge,
-    Open,
-    Rest,
-    Rested,
+    OpenRun,
+    RunEnded,
+    SetHosts,
     Ship,
     Speak,
     ToBridge,
-    Unfit,
-    Up,
-    Want,
     Withdraw,
     pack,
     unpack_for_driver,
@@ -50,11 +50,11 @@ __all__ = ["Bridge", "BridgeLink", "RayFleet"]
 
 
 END_S = 20.0
-"""A bridge ends itself within half of that."""
+"""How long to wait for a bridge, which ends itself within half of that."""
 
 
 class Bridge:
-    """One process that is connected to a Ray, for one run at a time. Used from one thread at a time."""
+    """A process that is connected to Ray, for one run at a time. Used from one thread at a time."""
 
     def __init__(
         self,
@@ -64,20 +64,20 @@ class Bridge:
         cpus: int | None = None,
         spare: int = 0,
     ) -> None:
-        """Start it; that it is connected is its first answer. Without `address` it starts a Ray of ours.
+        """Start the process; its first message says that it is connected. Without `address` it starts a Ray of its own.
 
-        `environment` says how to connect to one of ours that is there already. Raises MissingExtra.
+        `environment` has the settings of such a Ray that runs already. Raises MissingExtra.
         """
         if find_spec("ray") is None:
             raise MissingExtra(
-                "the engine 'ray' needs ray, which is not installed", fix='pip install "hooke[ray]"'
+                "the Ray backend needs ray, which is not installed", fix='pip install "hooke[ray]"'
             )
         self._folder = Path(tempfile.mkdtemp(prefix="hooke-ray-"))
         self.environment = dict(os.environ if environment is None else environment)
         if not address:
             self.environment = environment_of_head(self._folder, os.environ)
         self.run = ""
-        """That it is for."""
+        """The id of the run that it serves."""
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours.detach())
         self._log = self._folder / "bridge.log"
@@ -89,7 +89,7 @@ class Bridge:
                 stdout=log,
                 stderr=log,
                 env=self.environment | {"RAY_USAGE_STATS_ENABLED": "0"},
-                start_new_session=True,  # Ctrl-C is for the driver, which stops in order
+                start_new_session=True,  # Ctrl-C is for the driver, which stops the run in order
             )
         on_fork(self)
         self.tell(
@@ -103,7 +103,7 @@ class Bridge:
         )
 
     def receive(self, timeout_s: float) -> list[FromBridge]:
-        """What came; waits for the first so long. Raises HookeError where Ray cannot be used, or is gone."""
+        """The messages that have arrived; waits for the first at most `timeout_s`. Raises HookeError where Ray cannot be used, or is gone."""
         waiting = select.poll()
         waiting.register(self._channel.fileno(), select.POLLIN)
         if not waiting.poll(timeout_s * 1000):
@@ -111,7 +111,7 @@ class Bridge:
         data, lives = self._channel.take()
         messages = [unpack_for_driver(each) for each in data]
         for message in messages:
-            if isinstance(message, Unfit):
+            if isinstance(message, BridgeFailed):
                 kind = UsageError if message.usage else HookeError
                 raise kind(message.what, why=message.why, fix=message.fix)
         if not lives:
@@ -119,29 +119,29 @@ class Bridge:
         return messages
 
     def tell(self, message: ToBridge) -> None:
-        """Send an order. Its end is seen when its answers are waited for."""
+        """Send an order. That the process is gone shows in `receive`."""
         with contextlib.suppress(OSError):
             self._channel.send(pack(message))
 
     def rest(self) -> bool:
-        """End what a run has there, for another one to use it. False where it does not say that it has."""
-        self.tell(Rest())
+        """End the run there, so that another one can use the bridge; whether the bridge has confirmed it."""
+        self.tell(EndRun())
         deadline = time.monotonic() + END_S
         try:
             while (left := deadline - time.monotonic()) > 0:
-                if any(isinstance(message, Rested) for message in self.receive(left)):
+                if any(isinstance(message, RunEnded) for message in self.receive(left)):
                     return True
-        except HookeError:  # it is gone, as the run has said
+        except HookeError:  # the bridge is gone, which the run has reported
             pass
         return False
 
     def end(self) -> None:
-        """End it, and a Ray of ours."""
+        """End the process, and the Ray that it started."""
         self._channel.close()
         self._end_process()
 
     def cut(self) -> None:
-        """The same, in another thread than that of a run which uses it: for that run the connection to Ray is lost. It calls `end`."""
+        """End the process from another thread than that of its run, which then loses the connection to Ray and calls `end`."""
         self._channel.hang_up()
         self._end_process()
 
@@ -155,7 +155,7 @@ class Bridge:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def after_fork(self) -> None:
-        """In a forked child: the bridge is the parent's, and must see when that ends."""
+        """In a forked child: the bridge belongs to the parent, and must notice when that ends."""
         self._channel.close()
 
     def _lost(self) -> HookeError:
@@ -164,13 +164,13 @@ class Bridge:
             "the connection to Ray is lost",
             why="\n".join(text.splitlines()[-4:])
             or "the process that holds it was killed, or Ray's head has ended",
-            fix="start it again, then resume: what finished is in the store",
+            fix="start it again, then resume: finished results are in the store",
             next=f"hooke resume {self.run}",
         )
 
 
 class BridgeLink:
-    """The way of one run to its hosts, over a bridge."""
+    """The transport of one run, over a bridge."""
 
     def __init__(
         self,
@@ -184,14 +184,14 @@ class BridgeLink:
     ) -> None:
         self._bridge = bridge
         bridge.run = session.id.rpartition("-")[0]
-        bridge.tell(Open(session=session, probe=probe, hosts=hosts, threads=threads, silent_s=silent_s))
+        bridge.tell(OpenRun(session=session, probe=probe, hosts=hosts, threads=threads, silent_s=silent_s))
 
     def receive(self, timeout_s: float) -> list[FromBridge]:
-        """What came; waits for the first so long. Raises HookeError where Ray cannot be used, or is gone."""
+        """The messages that have arrived; waits for the first at most `timeout_s`. Raises HookeError where Ray cannot be used, or is gone."""
         return self._bridge.receive(timeout_s)
 
     def ship(self, address: str, orders: list[AttemptOrder]) -> None:
-        """Bring attempts to a host."""
+        """Send attempts to a host."""
         self._bridge.tell(Ship(host=address, orders=[msgspec.msgpack.encode(order) for order in orders]))
 
     def cancel(self, address: str, attempt: int) -> None:
@@ -199,25 +199,25 @@ class BridgeLink:
         self._bridge.tell(Cancel(host=address, attempt=attempt))
 
     def withdraw(self, address: str, attempts: list[int]) -> None:
-        """Ask back what has not begun."""
+        """Take back the attempts that have not begun."""
         self._bridge.tell(Withdraw(host=address, attempts=attempts))
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:  # noqa: ARG002 - as all Roads
-        """Say something to a host about a gang."""
+    def speak(self, address: str, attempt: int, word: Word) -> None:  # noqa: ARG002 - as `Transport` has it
+        """Send a host a word about a gang."""
         self._bridge.tell(Speak(host=address, word=pack_word(word)))
 
-    def want(self, hosts: int | None, end: list[str]) -> None:
-        """Another number of hosts; these end."""
-        self._bridge.tell(Want(hosts=hosts, end=end))
+    def set_hosts(self, hosts: int | None, end: list[str]) -> None:
+        """Change the number of hosts; those in `end` end now."""
+        self._bridge.tell(SetHosts(hosts=hosts, end=end))
 
 
-# --- A Ray of this machine that outlives runs, for `hooke.Fleet`.
+# -- a Ray on this machine that outlives runs, for `hooke.Fleet` -------------------------------------
 
 LOOK_S = 1.0
 
 
 class RayFleet:
-    """Started when it is made, with all its hosts. It is itself what the engine takes."""
+    """A Ray with all its hosts, started when it is made. The engine takes the fleet itself."""
 
     def __init__(self, *, workers: int, threads: int) -> None:
         """Raises HookeError where it cannot be started, MissingExtra without Ray."""
@@ -309,7 +309,7 @@ def _up(bridge: Bridge) -> str:
     """Until it is connected; returns the address."""
     while True:
         for message in bridge.receive(LOOK_S):
-            if isinstance(message, Up):
+            if isinstance(message, BridgeConnected):
                 return message.address
 
 

@@ -1,4 +1,4 @@
-"""What the driver, the process that holds its connection to Ray, and the hosts tell one another."""
+"""The messages between the driver and its bridge, the process that holds the connection to Ray."""
 
 from __future__ import annotations
 
@@ -6,35 +6,30 @@ from typing import TypeAlias
 
 import msgspec
 
-from hooke.engines.remote.handshake import Arrival, Probe
-from hooke.engines.remote.log_sync import FilePiece
-from hooke.engines.remote.worker_protocol import HostReport, HostSession, Note
+from hooke.engines.remote.handshake import HandshakeReply, Probe
+from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostSession, HostUpdate, HostUpdated
 
 __all__ = [
+    "BridgeConnected",
+    "BridgeFailed",
     "Cancel",
     "ConnectBridge",
-    "Draining",
+    "EndRun",
     "FromBridge",
-    "Heard",
+    "HostDraining",
+    "HostJoined",
     "HostLeft",
-    "HostSaid",
-    "Joined",
-    "Open",
-    "RayWelcome",
-    "Rest",
-    "Rested",
+    "OpenRun",
+    "RunEnded",
+    "SetHosts",
     "Ship",
     "Speak",
     "ToBridge",
-    "Unfit",
-    "Up",
-    "Want",
     "Withdraw",
-    "Withdrawn",
     "pack",
     "unpack_for_bridge",
     "unpack_for_driver",
-    "unpack_heard",
+    "unpack_update",
 ]
 
 
@@ -42,168 +37,143 @@ class ConnectBridge(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first message to a bridge: where to connect."""
 
     address: str
-    """Empty where it is to start a Ray of its own."""
+    """Empty where the bridge starts a Ray of its own."""
     folder: str
-    """Where that one keeps its files."""
+    """Where that Ray keeps its files."""
     ours: bool
-    """Whether that Ray is this driver's, so that hosts share its CPUs with what else runs there."""
+    """Whether that Ray is this driver's, so that hosts do not reserve its CPUs."""
     cpus: int | None = None
-    """Of a fleet: those of its Ray, which is for the user's own code as well."""
+    """Of a fleet: the CPUs of its Ray, which also runs the user's own code."""
     spare: int = 0
-    """So many hosts are to be there before the first run."""
+    """How many hosts to start before the first run."""
 
 
-class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A run begins. One at a time."""
+class OpenRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A run begins. A bridge serves one at a time."""
 
     session: HostSession
     probe: Probe | None
-    """None where the hosts are this machine's: they share all with the driver."""
+    """None where the hosts are on the driver's machine."""
     hosts: int | None
-    """None: one on each node, with all its CPUs."""
+    """With None one on each node, with all of its CPUs."""
     threads: int
     silent_s: float
-    """A host that gives no sign of life for so long is given up."""
+    """A host without a sign of life for so long is given up."""
 
 
 class Ship(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Attempts for a host, as packed orders."""
+    """Attempts for a host, as encoded orders."""
 
     host: str
     orders: list[bytes]
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Nobody waits for the attempt any more."""
+    """End an attempt, without an answer."""
 
     host: str
     attempt: int
 
 
 class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Take back what has not begun."""
+    """Take back the attempts that have not begun."""
 
     host: str
     attempts: list[int]
 
 
 class Speak(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A packed word about a gang."""
+    """An encoded word about a gang."""
 
     host: str
     word: bytes
 
 
-class Want(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """So many hosts, or one on each node; of those that there are, `end` have nothing to do and are to end."""
+class SetHosts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Have so many hosts, or one on each node. The hosts in `end` are idle and end now."""
 
     hosts: int | None
     end: list[str] = []
 
 
-class Rest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The run is over; another one may come."""
+class EndRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The run is over; another one may follow."""
 
 
-ToBridge: TypeAlias = ConnectBridge | Open | Ship | Cancel | Withdraw | Speak | Want | Rest
+ToBridge: TypeAlias = ConnectBridge | OpenRun | Ship | Cancel | Withdraw | Speak | SetHosts | EndRun
 
 
-class Up(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class BridgeConnected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The bridge is connected."""
 
     address: str
 
 
-class Unfit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Ray cannot be started, joined or used, as an error says it."""
+class BridgeFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Ray cannot be started, joined or used; the fields are those of the error."""
 
     what: str
     why: str = ""
     fix: str = ""
     usage: bool = False
-    """Whether what the user gave is wrong."""
+    """Whether the user's input is wrong."""
 
 
-class Joined(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class HostJoined(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A host is ready."""
 
     host: str
-    welcome: RayWelcome
-
-
-class RayWelcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host says at first."""
-
-    report: HostReport
-    node: str
-    """Of Ray, where it runs."""
-    arrival: Arrival | None = None
+    reply: HandshakeReply
 
 
 class HostLeft(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A host is gone: `why` as far as Ray knows it, empty where it was to end."""
+    """A host is gone; `why` is Ray's reason, empty where the driver ended it."""
 
     host: str
     why: str = ""
 
 
-class Draining(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Ray is to end the node of a host: it gets nothing more."""
+class HostDraining(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Ray is about to end a host's node: the host gets no more attempts."""
 
     host: str
 
 
-class HostSaid(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What a host said."""
-
-    host: str
-    heard: Heard
+class RunEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Nothing of the run is left."""
 
 
-class Withdrawn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Of attempts that were asked back, those that the host had not begun, and will not."""
-
-    host: str
-    attempts: list[int]
-
-
-class Heard(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in a host since it was last asked."""
-
-    notes: list[Note] = []
-    answers: list[bytes] = []
-    lacking: list[int] = []
-    """Attempts whose function did not come."""
-    pieces: list[FilePiece] = []
-    """What was written there, where the driver cannot see it."""
-
-
-class Rested(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Nothing of the last run is left."""
-
-
-FromBridge: TypeAlias = Up | Unfit | Joined | Draining | HostLeft | HostSaid | Withdrawn | Rested
+FromBridge: TypeAlias = (
+    BridgeConnected
+    | BridgeFailed
+    | HostJoined
+    | HostDraining
+    | HostLeft
+    | HostUpdated
+    | AttemptsWithdrawn
+    | RunEnded
+)
 
 _to_bridge = msgspec.msgpack.Decoder(ToBridge)
 _from_bridge = msgspec.msgpack.Decoder(FromBridge)
-_heard = msgspec.msgpack.Decoder(Heard)
+_update = msgspec.msgpack.Decoder(HostUpdate)
 
 
-def pack(message: ToBridge | FromBridge | Heard) -> bytes:
-    """A message as bytes."""
+def pack(message: ToBridge | FromBridge | HostUpdate) -> bytes:
+    """Encode a message."""
     return msgspec.msgpack.encode(message)
 
 
 def unpack_for_bridge(data: bytes) -> ToBridge:
-    """What the driver packed."""
+    """Decode a message from the driver."""
     return _to_bridge.decode(data)
 
 
 def unpack_for_driver(data: bytes) -> FromBridge:
-    """What a bridge packed."""
+    """Decode a message from a bridge."""
     return _from_bridge.decode(data)
 
 
-def unpack_heard(data: bytes) -> Heard:
-    """What a host packed."""
-    return _heard.decode(data)
+def unpack_update(data: bytes) -> HostUpdate:
+    """Decode a host's update."""
+    return _update.decode(data)

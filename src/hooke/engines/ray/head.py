@@ -1,4 +1,4 @@
-"""A Ray of this machine that we start: on loopback, with a token of its own, without dashboard, and it ends with us."""
+"""A Ray that Hooke starts on this machine: on loopback, with a token of its own, without a dashboard. It ends with its driver."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from hooke.processes.with_parent import with_parent
 __all__ = ["Head", "environment_of_head"]
 
 STORE_BYTES = 128 << 20
-"""Of shared memory for Ray's own objects: values go through Hooke's store."""
+"""Shared memory for Ray's own objects; values go through Hooke's store."""
 
 UP_S = 120.0
-"""It takes 5 s alone; a machine at a load of ten took 25."""
+"""Ray takes 5 s to start, and 25 s on a machine at a load of ten."""
 
 END_S = 5.0
 
 _OURS = {
     "RAY_AUTH_MODE": "token",
-    # Ray's switch for machines that form no clusters: it binds 127.0.0.1 there, and all interfaces without it.
+    # With this switch, meant for platforms without clusters, Ray binds 127.0.0.1; otherwise all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": str(int(UP_S)),
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
-    # It would kill a host with all that runs there, where our own watch ends the one task that is too large.
+    # Ray's monitor would kill a host with all its tasks; Hooke's own ends only the task that is too large.
     "RAY_memory_monitor_refresh_ms": "0",
     "RAY_enable_metrics_collection": "0",
 }
 _OTHERS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_NAMESPACE", "RAY_RUNTIME_ENV_HOOK", "RAY_START_HOOK")
-"""What the user's environment says of another Ray."""
+"""Variables of the user's environment that concern another Ray."""
 
 
 def environment_of_head(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """For the processes of a Ray of ours and those that connect to it: with a new token, in `folder`, for this user alone."""
+    """The environment of a Ray that Hooke starts and of its clients, with a new token in `folder` that only this user can read."""
     token = folder / "token"
     descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -63,10 +63,10 @@ class Head:
     def __init__(
         self, folder: Path, *, environment: Mapping[str, str] = os.environ, cpus: int | None = None
     ) -> None:
-        """Start them, with what `environment_of_head` gave. `wait` says when they are there.
+        """Start the processes, with the environment of `environment_of_head`; `wait` returns when they are ready.
 
-        With `cpus` it is for other code than Hooke's as well: objects have the room that Ray gives them, and what tasks
-        print goes to those that started them.
+        With `cpus` other code than Hooke's uses this Ray as well: objects have Ray's default room, and the output of tasks
+        goes to the process that started them.
         """
         self._cpus = cpus
         self._log = folder / "ray.log"
@@ -87,16 +87,16 @@ class Head:
             )
 
     def wait(self) -> None:
-        """Until Ray takes connections. Raises HookeError where it does not come."""
+        """Wait until Ray accepts connections. Raises HookeError where it does not start."""
         deadline = time.monotonic() + UP_S
         while True:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 ended = self._process.returncode
                 raise HookeError(
-                    "Ray could not be started on this machine",
+                    "cannot start Ray on this machine",
                     why=f"{_tail(self._log)}\n"
                     + ("it took too long" if ended is None else f"exit code {ended}"),
-                    fix='on="local" runs on processes of this machine without Ray',
+                    fix='on="local" runs on this machine without Ray',
                     next="hooke doctor",
                 )
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1.0):
@@ -104,7 +104,7 @@ class Head:
             time.sleep(0.05)
 
     def check_loopback(self) -> None:
-        """Raises HookeError where one of its processes can be reached from another machine."""
+        """Raise HookeError where another machine could reach one of its processes."""
         open_to_all = {
             f"{connection.laddr.ip}:{connection.laddr.port}"
             for each in psutil.Process(self._process.pid).children(recursive=True)
@@ -113,14 +113,14 @@ class Head:
         }
         if open_to_all:
             raise HookeError(
-                "the Ray that was started would be open to other machines",
+                "the started Ray would be open to other machines",
                 where=", ".join(sorted(open_to_all)),
-                why="this version of Ray takes no notice of the switch that keeps it on 127.0.0.1",
+                why="this version of Ray ignores the setting that keeps it on 127.0.0.1",
                 fix='pip install "ray==2.60.*"',
             )
 
     def end(self) -> None:
-        """End all of its processes."""
+        """End all processes."""
         below: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             below = psutil.Process(self._process.pid).children(recursive=True)
@@ -137,16 +137,14 @@ class Head:
             "num-gpus": len(devices_of_this_machine()),
             "temp-dir": folder,
             "include-dashboard": "false",
-            # With ports that it need not be told by these two, a busy machine may take its time to start them.
+            # With ports given, Ray does not wait for these two to report theirs, which a busy machine may delay.
             "dashboard-agent-grpc-port": _free_port(),
             "runtime-env-agent-port": _free_port(),
             "dashboard-agent-listen-port": 0,
         }
         if self._cpus is None:
             options |= {"object-store-memory": STORE_BYTES, "include-log-monitor": "false"}
-        if (
-            find_spec("grpc") is not None
-        ):  # else Ray's server for ray:// is not there, and may not be asked for
+        if find_spec("grpc") is not None:  # else Ray has no server for ray://, and refuses the option
             options["ray-client-server-port"] = _free_port()
         return [
             *(f"--{name}={value}" for name, value in options.items()),

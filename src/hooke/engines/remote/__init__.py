@@ -1,4 +1,4 @@
-"""What Dask and Ray share: attempts over several hosts, gangs over them, the handshake, silence, and logs brought home.
+"""What Dask and Ray share: the cluster engine, its queue of attempts, gangs over several hosts, the handshake, failure detection and log sync.
 
-It knows nothing of either library: those bring a transport. Imports `engines.worker` and what that imports.
+It knows nothing of either library: each brings a transport. Imports `engines.worker` and what that imports.
 """

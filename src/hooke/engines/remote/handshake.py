@@ -1,6 +1,8 @@
-"""The project's code on its way to machines that do not have it: an archive, by its content.
+"""The handshake with a machine that the driver did not start: can it use the run's store, code and libraries?
 
-It holds the packages that this process has imported of the project, whole, and the modules beside those that are none's.
+The driver leaves a probe (`DriverHandshake`), the machine answers it (`answer_probe`), and the driver checks the answer.
+The project's code travels as an archive in the store: the whole packages that the driver has imported, and the modules
+beside the script.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from hooke.base.errors import EnvironmentMismatch, HookeError, StoreError, Usage
 from hooke.base.files import writing
 from hooke.base.ref import Ref
 from hooke.engines.remote.log_sync import FilePiece, write_piece
-from hooke.engines.remote.worker_protocol import HostSession
+from hooke.engines.remote.worker_protocol import HostReport, HostSession, Note
 from hooke.keys.module_origin import PYTHON, origin_of
 from hooke.pipeline.engine import EngineContext
 from hooke.store.store import Store
@@ -33,10 +35,11 @@ from hooke.tracking.tracker import ARTIFACTS, PREFIX
 
 __all__ = [
     "MOST_BYTES",
-    "Arrival",
+    "DriverHandshake",
+    "HandshakeReply",
     "Probe",
-    "Reception",
-    "arrive",
+    "ProbeAnswer",
+    "answer_probe",
     "check_environment",
     "pack_code",
     "private_folder",
@@ -46,7 +49,7 @@ __all__ = [
 ]
 
 
-# --- Whether a worker's Python and libraries are those of the driver: equal, or the difference in words.
+# -- versions of Python and libraries ------------------------------------------------------------
 
 
 def versions_here(names: Collection[str]) -> dict[str, str]:
@@ -67,7 +70,7 @@ def _version(name: str) -> str:
 def check_environment(
     worker: str, wanted: Mapping[str, str], found: Mapping[str, str], *, allowed: Collection[str] = ()
 ) -> None:
-    """Raise EnvironmentMismatch, which says each difference and how to fix it, where a worker has not what the driver has."""
+    """Raise EnvironmentMismatch, with each difference and its fix, where a worker's versions differ from the driver's."""
     differing = [name for name in wanted if found.get(name) != wanted[name] and name not in allowed]
     if not differing:
         return
@@ -78,27 +81,29 @@ def check_environment(
         for part, version in zip(name.split("+"), wanted[name].split("+"), strict=False)
     )
     insist = " ".join(f"--allow-mismatch {name}" for name in differing)
-    fixes = [f"there: pip install {install}"] if install else []
+    fixes = [f"on the worker: pip install {install}"] if install else []
     if "python" in differing:
         fixes.append(f"start the worker with Python {wanted['python']}")
     raise EnvironmentMismatch(
-        f"the worker {worker} is not like this driver",
+        f"the environment of worker {worker} differs from the driver's",
         why="\n".join(
-            f"{name} is {wanted[name] or 'not installed'} here, and {found.get(name) or 'not installed'} there"
+            f"{name}: {wanted[name] or 'not installed'} on the driver, {found.get(name) or 'not installed'} on the worker"
             for name in differing
         ),
-        fix="; ".join(fixes) + f"; or insist: {insist}",
+        fix="; ".join(fixes) + f"; or run anyway: {insist}",
     )
 
 
+# -- the project's code --------------------------------------------------------------------------
+
 MOST_BYTES = 64 << 20
-"""Code of that size has data in it, which is not to be sent with each run."""
+"""Larger code has data in it, which must not travel with each run."""
 
 _SKIPPED = {"__pycache__", "node_modules"}
 
 
 def pack_code() -> bytes:
-    """The archive, the same for the same files; raises UsageError where it is too large."""
+    """The archive of the project's code, the same for the same files. Raises UsageError where it is too large."""
     out = io.BytesIO()
     size = 0
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -107,9 +112,9 @@ def pack_code() -> bytes:
             size += len(data)
             if size > MOST_BYTES:
                 raise UsageError(
-                    f"the project's code is larger than {MOST_BYTES >> 20} MiB, too large to be sent to workers",
+                    f"the project's code exceeds {MOST_BYTES >> 20} MiB, the most that is sent to workers",
                     where=str(path),
-                    fix="keep data outside of its packages, and read it from where workers can reach it",
+                    fix="move data out of the project's packages, to a path or URL that workers can read",
                 )
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(data), 0o600
@@ -118,7 +123,7 @@ def pack_code() -> bytes:
 
 
 def unpack_code(data: bytes) -> str:
-    """The folder in which the archive lies unpacked, to be put on `sys.path`. Others cannot write to it."""
+    """Unpack the archive; returns its folder, for `sys.path`. Other users cannot write to it."""
     folder = private_folder("code") / blake3(data).hexdigest(16)
     if folder.is_dir():
         return str(folder)
@@ -190,10 +195,10 @@ def _below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-# --- What a machine finds out when a run begins to use it: what it shares with the driver, and whether it can run tasks at all.
+# -- the worker's side ---------------------------------------------------------------------------
 
 _PROBE_BYTES = 80 * 1024
-"""Larger than what travels inside a reference."""
+"""Larger than what a reference holds inline."""
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,24 +207,24 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     """A file in the run's folder."""
     nonce: str
-    """What that file holds."""
+    """The file's content."""
     stored: Ref
     """An object in the store."""
     code: Ref
-    """The project's code, in the store or in here."""
+    """The project's code, in the store or inline."""
     python: str
     """The driver's interpreter."""
     names: tuple[str, ...]
-    """Distributions whose versions are asked."""
+    """Distributions whose versions the machine reports."""
 
 
-class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What a machine found."""
 
     shares: bool
-    """The run's folder is there."""
+    """The machine sees the run's folder."""
     alike: bool
-    """And so is the driver's interpreter: modules are found where the driver finds them."""
+    """It also has the driver's interpreter, and so finds modules where the driver finds them."""
     versions: Mapping[str, str]
     stored: Ref | None = None
     """An object that it stored, for the driver to read."""
@@ -227,13 +232,25 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """Why it cannot use the store."""
 
 
+class HandshakeReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A host is ready for attempts."""
+
+    report: HostReport
+    answer: ProbeAnswer | None = None
+    """None where the driver sent no probe."""
+    notes: list[Note] = []
+    """What happened so far."""
+
+
 def probe_bytes(place: str) -> bytes:
-    """An object that only this machine stores there, the same each time: it is stored once."""
+    """An object that only this machine stores there. It is the same each time, so it is stored once."""
     return blake3(f"hooke probe {os.uname().nodename} {place}".encode()).digest(_PROBE_BYTES)
 
 
-def arrive(session: HostSession, probe: Probe) -> tuple[HostSession, Arrival]:
-    """Look around; the session as it is to be here: with folders of its own and the code that was brought, where it must."""
+def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession, ProbeAnswer | None]:
+    """Inspect this machine. Returns the session for it, with folders of its own and the sent code where it needs them."""
+    if probe is None:
+        return session, None
     shares = _reads(probe.file) == probe.nonce
     alike = shares and os.path.realpath(sys.executable) == probe.python
     store = Store.open(session.store, secret=session.secret)
@@ -243,7 +260,7 @@ def arrive(session: HostSession, probe: Probe) -> tuple[HostSession, Arrival]:
         path = session.sys_path if alike else [unpack_code(store.get(probe.code)), *sys.path]
     except (HookeError, OSError) as error:
         trouble = error.what if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
-        return session, Arrival(
+        return session, ProbeAnswer(
             shares=shares,
             alike=alike,
             versions=versions_here(probe.names),
@@ -251,9 +268,7 @@ def arrive(session: HostSession, probe: Probe) -> tuple[HostSession, Arrival]:
         )
     here = msgspec.structs.replace(session, sys_path=path, fixed_path=not alike)
     if not shares:
-        own = (
-            private_folder("runs") / f"{session.id}-{os.getpid()}"
-        )  # of several on one machine, each its own
+        own = private_folder("runs") / f"{session.id}-{os.getpid()}"  # one of several on this machine
         work = own / "work"
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         here = msgspec.structs.replace(
@@ -262,7 +277,7 @@ def arrive(session: HostSession, probe: Probe) -> tuple[HostSession, Arrival]:
             folder=str(work),
             tracking=None if session.tracking is None else str(own),
         )
-    return here, Arrival(shares=shares, alike=alike, versions=versions_here(probe.names), stored=stored)
+    return here, ProbeAnswer(shares=shares, alike=alike, versions=versions_here(probe.names), stored=stored)
 
 
 def _reads(file: str) -> str:
@@ -272,14 +287,14 @@ def _reads(file: str) -> str:
         return ""
 
 
-# --- The driver's side of an arrival: what a machine is given to find, and whether what it found will do.
+# -- the driver's side ---------------------------------------------------------------------------
 
 
-class Reception:
-    """Receives machines that the driver did not start. `close` takes away what was left for them to find."""
+class DriverHandshake:
+    """Checks machines that the driver did not start. `close` removes the probe's file."""
 
     def __init__(self, context: EngineContext, session: str) -> None:
-        """Raises UsageError where the project's code is too large to be sent, StoreError where the store cannot be written."""
+        """Raises UsageError where the project's code is too large to send, StoreError where the store cannot be written."""
         self._context = context
         self._wanted = {"hooke": version("hooke"), **context.requires}
         nonce = secrets.token_hex(16)
@@ -297,38 +312,36 @@ class Reception:
             names=tuple(self._wanted),
         )
 
-    def check(self, worker: str, arrival: Arrival) -> None:
-        """Raise UsageError where the machine cannot use the run's store, EnvironmentMismatch where it is unlike the driver."""
-        trouble = arrival.trouble
-        if not trouble and arrival.stored is not None:
+    def check(self, worker: str, answer: ProbeAnswer) -> None:
+        """Raise UsageError where the machine cannot use the run's store, EnvironmentMismatch where its versions differ."""
+        trouble = answer.trouble
+        if not trouble and answer.stored is not None:
             try:
-                self._context.store.get(arrival.stored)
+                self._context.store.get(answer.stored)
             except HookeError as error:
-                trouble = f"what it stored is not here: {error.what}"
+                trouble = f"the driver does not find an object that the worker stored: {error.what}"
         if trouble:
             raise UsageError(
-                f"the worker {worker} does not reach this run's store",
+                f"the worker {worker} cannot use this run's store",
                 where=self._context.store.place,
                 why=trouble,
-                fix='workers elsewhere need a store that all of them reach: [store] url = "s3://BUCKET/PATH" in hooke.toml, '
-                "or a folder of a file system that they share, at the same path",
+                fix='give the run a store that all machines reach: [store] url = "s3://BUCKET/PATH" in hooke.toml, '
+                "or a folder on a shared file system, at the same path",
             )
-        check_environment(worker, self._wanted, arrival.versions, allowed=self._context.allow_mismatch)
+        check_environment(worker, self._wanted, answer.versions, allowed=self._context.allow_mismatch)
 
-    def bring(self, piece: FilePiece) -> None:
-        """Write what a worker's log, or what its tasks logged, has gained."""
+    def write(self, piece: FilePiece) -> None:
+        """Write the new part of a worker's log, or of what its tasks logged."""
         inside = piece.path.removeprefix("logs/")
         if inside != piece.path:
             write_piece(self._context.logs, msgspec.structs.replace(piece, path=inside))
-        elif not piece.path.startswith(
-            (PREFIX, f"{ARTIFACTS}/")
-        ):  # the driver's own files are nobody's to write
+        elif not piece.path.startswith((PREFIX, f"{ARTIFACTS}/")):  # workers may not write the driver's files
             raise HookeError(
-                f"a worker sent a piece of the file {piece.path!r}, which is none that tasks log"
+                f"a worker sent a piece of the file {piece.path!r}, which is not a file that tasks log"
             )
         elif self._context.tracking is not None:
             write_piece(self._context.tracking, piece)
 
     def close(self) -> None:
-        """Take the file away that was to be found."""
+        """Remove the probe's file."""
         Path(self._file).unlink(missing_ok=True)

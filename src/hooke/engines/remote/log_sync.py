@@ -1,4 +1,4 @@
-"""Files that grow on one machine and are to be the same on another: logs and what tasks log, where the run's folder is not shared."""
+"""Copies growing files from a host to the driver: logs and what tasks log, where the run's folder is not shared."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import msgspec
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
 
-__all__ = ["LEFT", "FilePiece", "Mirror", "write_piece"]
+__all__ = ["LEFT", "FilePiece", "LogSync", "write_piece"]
 
 PIECE_BYTES = 16 * 1024
-"""What is sent in one message: the messages pass through a scheduler, which keeps the last thousand."""
+"""The most in one message: messages may pass through a scheduler, which keeps the last thousand."""
 
 LARGEST_ARTIFACT = 1 << 20
 LARGEST_LOG = 16 << 20
-"""Of one worker in one run: as much as the scheduler keeps of all. What comes after that stays."""
+"""Of one worker in one run: as much as the scheduler keeps in all. The rest stays on the host."""
 
 LEFT = "left-behind"
-"""Begins the names of the logs that say which files stayed where they were made, one for each place that has such."""
+"""Prefix of the logs that list the files left on a host, one log for each host that has some."""
 
 _KINDS = ("logs/*", "artifacts/**/*", "track-*")
-"""What is brought. A task's own files lie in a folder of their own, and are nobody else's."""
+"""The files that are copied. Files that a task writes itself lie in another folder."""
 
 
 class FilePiece(msgspec.Struct, frozen=True, array_like=True):
-    """Bytes of a file from `start` on; at 0 it is a new one, or was replaced."""
+    """Bytes of a file from `start` on; 0 begins a new or replaced file."""
 
     path: str
     start: int
@@ -46,8 +46,8 @@ class _Sent:
     left: bool = False
 
 
-class Mirror:
-    """What is new in the files below a folder since it was last asked. Safe to use from any thread."""
+class LogSync:
+    """The new bytes of the files below a folder since the last `take`. Safe to use from any thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class Mirror:
         self._lock = threading.Lock()
 
     def take(self) -> list[FilePiece]:
-        """What is to be written elsewhere, in order."""
+        """The new pieces, in order."""
         with self._lock:
             return [
                 piece
@@ -66,7 +66,7 @@ class Mirror:
             ]
 
     def end(self) -> None:
-        """Remove the folder, but for what stays here."""
+        """Remove the folder, except for files that were not copied."""
         with self._lock:
             left = [name for name, each in self._sent.items() if each.left]
             if not left:
@@ -88,23 +88,20 @@ class Mirror:
                 facts = os.fstat(file.fileno())
                 name = path.relative_to(self.folder).as_posix()
                 sent = self._sent.setdefault(name, _Sent(facts.st_ino))
-                if (facts.st_ino, True) != (
-                    sent.inode,
-                    facts.st_size >= sent.bytes,
-                ):  # another one of that name
+                if facts.st_ino != sent.inode or facts.st_size < sent.bytes:  # a new file of that name
                     sent = self._sent[name] = _Sent(facts.st_ino)
                 if facts.st_size == sent.bytes or sent.left:
                     return
                 most = _most(name)
                 sent.left = facts.st_size > most
-                if not (sent.left and name.startswith("artifacts/")):  # half of one is of no use
+                if not (sent.left and name.startswith("artifacts/")):  # a partial artifact is useless
                     file.seek(sent.bytes)
                     while data := file.read(int(min(PIECE_BYTES, most - sent.bytes))):
                         yield FilePiece(name, sent.bytes, data)
                         sent.bytes += len(data)
                 if sent.left:
                     yield self._note(name, most)
-        except FileNotFoundError:  # taken away meanwhile
+        except FileNotFoundError:  # removed meanwhile
             return
 
     def _note(self, name: str, most: float) -> FilePiece:
@@ -122,17 +119,17 @@ def _most(name: str) -> float:
 
 
 def write_piece(folder: Path, piece: FilePiece) -> None:
-    """Write a piece to where it belongs below `folder`. Raises HookeError for one that belongs elsewhere, and where there is no room."""
+    """Write a piece to its file below `folder`. Raises HookeError for a path outside of it, and where there is no room."""
     path = PurePosixPath(piece.path)
     if path.is_absolute() or ".." in path.parts or piece.start < 0:
         raise HookeError(
-            f"a worker sent a piece of the file {piece.path!r}, which is not below the run's folder"
+            f"a worker sent a piece of the file {piece.path!r}, which is outside the run's folder"
         )
     target = folder / path
-    anew = os.O_TRUNC if piece.start == 0 else 0
+    truncate = os.O_TRUNC if piece.start == 0 else 0
     with writing("what a worker printed or logged", target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | anew, 0o644)
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | truncate, 0o644)
         try:
             os.pwrite(fd, piece.data, piece.start)
         finally:

@@ -1,4 +1,4 @@
-"""Which of several hosts an attempt goes to, and what each of them was given. Pure: no clock, no connection."""
+"""Which host an attempt goes to, and which attempts each host has. Pure: no clock, no connection."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ from hooke.pipeline.engine import Call
 __all__ = ["Peer", "Placement"]
 
 MOST_AHEAD = 8
-"""Quick calls that wait in a host behind each one that runs, so that it need not wait for the driver between."""
+"""How many quick calls may wait in a host behind each running one, so that it need not wait for the driver in between."""
 
 QUICK_S = 0.02
-"""As long as it takes to bring an attempt to a host and its answer back: quicker ones may wait there."""
+"""How long it takes to send an attempt to a host and its answer back: quicker calls may wait there."""
 
 STUCK_S = 0.1
-"""One that runs for so long is not quick."""
+"""A call that runs longer is not quick."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Peer:
-    """A host that runs attempts, and what it was given."""
+    """A host, and the attempts that it has."""
 
     address: str
     name: Any
     report: HostReport
     shares: bool = False
-    """Whether its machine has other hosts, so that cpus are not its own."""
+    """Whether it shares its machine's cpus with other hosts."""
     calls: dict[int, Call] = field(default_factory=dict)
     ranks: dict[int, int] = field(default_factory=dict)
-    """Of the calls that are gangs: how many of their ranks are here."""
+    """Attempt of a gang -> how many of its ranks are here."""
     known: set[str] = field(default_factory=set)
-    """Digests of functions that it has."""
+    """Digests of the functions that it has."""
     workers: set[str] = field(default_factory=set)
-    """Processes of ours that run there."""
+    """Names of the run's worker processes there."""
     retiring: bool = False
+    """Whether it ends when it has no more calls."""
+    draining: bool = False
+    """Whether the cluster ends it, whatever number of hosts the run wants."""
     shut: bool = False
-    """Whether it takes nothing at the moment, by the word of somebody else: it is being drained, or short of memory."""
+    """Whether the cluster gives it nothing at the moment: it is being retired, or short of memory."""
 
     @property
     def held(self) -> int:
-        """Threads that have a call, or one that waits."""
+        """Slots that its calls take, running or waiting."""
         return len(self.calls) + sum(ranks - 1 for ranks in self.ranks.values())
 
     @property
@@ -52,7 +55,7 @@ class Peer:
         return self.held / self.report.threads
 
     def has_room(self, call: Call) -> bool:
-        """Whether the call can begin there at once. What asks for more cpus than there are gets all, alone."""
+        """Whether the call can begin there at once. A call that asks for more cpus than the host has gets all of them, alone."""
         threads = self.report.threads
         if self.held >= threads or call.gpus > self.report.gpus:
             return False
@@ -70,7 +73,7 @@ class Peer:
         return max(0, int(min(rooms) + 1e-9))
 
     def room_alone(self, call: Call) -> int:
-        """The same of a host that has nothing else to do, where cpus and memory need not suffice: it gets all there are."""
+        """How many ranks an idle host takes where its cpus and memory do not suffice: they get all of them."""
         return 0 if self.calls else self._ranks_beside(call)
 
     def _ranks_beside(self, call: Call) -> int:
@@ -90,7 +93,7 @@ class Placement:
 
     def __init__(self) -> None:
         self.peers: dict[str, Peer] = {}
-        self._places: dict[int, Peer] = {}
+        self._hosts: dict[int, Peer] = {}
         self._gangs: dict[int, list[Peer]] = {}
         self._begun: dict[int, float] = {}
         self._asked_back: set[int] = set()
@@ -101,14 +104,14 @@ class Placement:
 
     @property
     def staying(self) -> list[Peer]:
-        """Those that are not to go, and take attempts."""
+        """The hosts that take attempts."""
         return [peer for peer in self.peers.values() if not (peer.retiring or peer.shut)]
 
     def choose(self, call: Call) -> Peer | None:
-        """The host on whose machine most of its inputs are, and of these the one with the most room.
+        """The host whose machine has most of the call's inputs; of several, the one with the most room.
 
-        For a quick call, if there is no room, one where only quick ones wait. A second attempt beside one that is slow goes
-        to another machine, if it can: this one may be why.
+        Where none has room, a quick call goes to a host where only quick ones wait. A second attempt beside a slow one goes
+        to another machine if it can: the first machine may be the reason.
         """
         staying = self.staying
         free = [peer for peer in staying if peer.has_room(call)]
@@ -129,14 +132,15 @@ class Placement:
         )
 
     def _suspected(self, call: Call, peer: Peer) -> int:
-        """2 for the host where its twin runs, 1 for another one on that machine, else 0."""
-        slow = None if call.twin_of is None else self._places.get(call.twin_of)
+        """2 for the host where its twin runs, 1 for another host on the same machine, else 0."""
+        slow = None if call.twin_of is None else self._hosts.get(call.twin_of)
         return 0 if slow is None else (peer.report.host == slow.report.host) + (peer is slow)
 
     def choose_for_gang(self, call: Call) -> list[tuple[Peer, int]] | None:
-        """Hosts for all ranks of a gang, with how many each, in the order of the ranks; None where not all have room.
+        """Hosts for all ranks of a gang with how many each, in the order of the ranks; None where some have no room.
 
-        As few machines as can be, since ranks talk to one another. One that asks for more than there is gets all, alone.
+        It uses as few machines as possible, since ranks talk to one another. A gang that asks for more than there is gets
+        everything, alone.
         """
         found = self._filled(call, Peer.room_for_ranks)
         if found is None and not any(peer.calls for peer in self.peers.values()):
@@ -144,7 +148,7 @@ class Placement:
         return found
 
     def could_hold(self, call: Call) -> bool:
-        """Whether a gang has room here once all that runs has ended."""
+        """Whether a gang has room once all running calls have ended."""
         room = (
             min(peer.report.threads, int(peer.report.gpus / call.gpus + 1e-9) if call.gpus else call.gang)
             for peer in self.staying
@@ -166,7 +170,7 @@ class Placement:
         return None if missing else found
 
     def put_gang(self, call: Call, parts: list[tuple[Peer, int]]) -> None:
-        """So many ranks of it are at each of these now."""
+        """Record how many ranks of a gang each of these hosts has."""
         self._gangs[call.attempt] = [peer for peer, _ in parts]
         for peer, ranks in parts:
             peer.calls[call.attempt] = call
@@ -175,20 +179,20 @@ class Placement:
                 self.stored(digest, peer)
 
     def take_gang(self, attempt: int) -> None:
-        """No rank of it is anywhere any more."""
+        """Forget a gang: none of its ranks is left."""
         for peer in self._gangs.pop(attempt, ()):
             del peer.calls[attempt], peer.ranks[attempt]
 
     def stored(self, digest: str, peer: Peer) -> None:
-        """A result was written there."""
+        """Record that a host's machine has a copy of a result."""
         self._machines.setdefault(digest, set()).add(peer.report.host)
 
     def _near(self, call: Call, machine: str) -> int:
-        """Bytes of its inputs of which this machine has a copy."""
+        """How many bytes of the call's inputs this machine has."""
         return sum(size for digest, size in call.inputs.items() if machine in self._machines.get(digest, ()))
 
     def is_quick(self, call: Call) -> bool:
-        """Whether it may wait behind another: it is expected to end soon."""
+        """Whether a call is expected to end soon, so that it may wait behind another."""
         return (
             not call.gpus
             and not call.gang
@@ -196,34 +200,34 @@ class Placement:
         )
 
     def put(self, call: Call, peer: Peer) -> None:
-        """The attempt is there now."""
+        """Record that a host has an attempt."""
         peer.calls[call.attempt] = call
-        for digest in call.inputs:  # what it reads it copies
+        for digest in call.inputs:  # it copies what it reads
             self.stored(digest, peer)
-        self._places[call.attempt] = peer
+        self._hosts[call.attempt] = peer
 
     def where(self, attempt: int) -> Peer | None:
-        """Where the attempt is; None for one that is nowhere (any more), and for a gang."""
-        return self._places.get(attempt)
+        """The host that has an attempt; None where no host has it, and for a gang."""
+        return self._hosts.get(attempt)
 
     def begin(self, attempt: int, now: float) -> bool:
-        """The attempt runs; False where that was known, or nobody waits for it."""
-        if attempt in self._begun or attempt not in self._places:
+        """Record that an attempt has begun; False where that was known, or no host has it."""
+        if attempt in self._begun or attempt not in self._hosts:
             return False
         self._begun[attempt] = now
         return True
 
     def waiting(self, peer: Peer) -> list[int]:
-        """Attempts there that have not begun, as far as that is known; no ranks of gangs, which wait for one another."""
-        return [attempt for attempt in peer.calls if attempt in self._places and attempt not in self._begun]
+        """A host's attempts that have not begun, as far as is known; without ranks of gangs, which wait for one another."""
+        return [attempt for attempt in peer.calls if attempt in self._hosts and attempt not in self._begun]
 
     def has_begun(self, attempt: int) -> bool:
-        """Whether the attempt runs."""
+        """Whether an attempt has begun."""
         return attempt in self._begun
 
     def take(self, attempt: int, *, seconds: float | None = None) -> Call | None:
-        """The attempt is nowhere any more; with `seconds` it took so long."""
-        peer = self._places.pop(attempt, None)
+        """Forget an attempt, and return it; with `seconds` it took so long."""
+        peer = self._hosts.pop(attempt, None)
         if peer is None:
             return None
         call = peer.calls.pop(attempt)
@@ -234,7 +238,7 @@ class Placement:
         return call
 
     def to_ask_back(self, now: float) -> list[tuple[Peer, list[int]]]:
-        """Attempts that wait behind one that was expected to be quick and is not, as many as have room elsewhere. Each once."""
+        """Attempts that wait behind a slow one that was expected to be quick, as many as other hosts have room for. Each is listed once."""
         room = sum(max(0, peer.report.threads - len(peer.calls)) for peer in self.staying)
         found: list[tuple[Peer, list[int]]] = []
         for peer in self.peers.values():

@@ -1,6 +1,6 @@
-"""Attempts over several hosts, for engines whose library brings the machines: which host has which, and what became of them.
+"""The queue of one run's attempts over several hosts: which host has which attempt, and how each ended.
 
-It holds the queue and hands out what has room; the engine tells it of hosts and of what they say. No library, no clock.
+It sends an attempt when a host has room for it. The engine reports which hosts there are and what they say. No library, no clock.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from hooke.pipeline.failures import failure_of
 __all__ = ["HOMELESS_S", "RemoteQueue"]
 
 HOMELESS_S = 10.0
-"""The workers of a place that is there come within seconds of one another."""
+"""How long an attempt may ask for gpus that no host has: the workers of a cluster join within seconds of one another."""
 
 _ANSWERS = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
 class RemoteQueue:
-    """The attempts of one run, on their way to hosts and back."""
+    """The attempts of one run that wait for a host, or are on one."""
 
     def __init__(
         self,
-        roads: Transport,
+        transport: Transport,
         *,
         session: str,
         sys_path: Callable[[], list[str]],
         library: frozenset[str] = frozenset(),
     ) -> None:
-        """`library`: distributions; a task whose code reaches one of them is given the engine's library to use."""
+        """`library`: distributions. A task whose code reaches one of them can use the engine's library."""
         self.placement = Placement()
         self.events: list[EngineEvent] = []
-        self._roads = roads
+        self._transport = transport
         self._session = session
         self._sys_path = sys_path
         self._library = library
@@ -51,31 +51,31 @@ class RemoteQueue:
         self._homeless: dict[int, float] = {}
         """Attempt -> since when no host has the gpus that it asks for."""
         self._gangs = FarGangs(
-            roads, self.placement, self._say, order=self._order, again=self._queue.appendleft
+            transport, self.placement, self._say, order=self._order, again=self._queue.appendleft
         )
 
     def submit(self, calls: Sequence[Call], now: float) -> None:
-        """Queue attempts, and send those for which there is room."""
+        """Queue attempts, and send those that have room."""
         self._asks_gpus = self._asks_gpus or any(call.gpus for call in calls)
         self._queue.extend(calls)
         self.send(now)
 
     def cancel(self, attempt: int, now: float) -> None:
-        """Take a queued attempt back; have the host of one that runs end it."""
+        """Take a queued attempt back; have the host of a running one end it."""
         for call in [call for call in self._queue if call.attempt == attempt]:
             self._queue.remove(call)
         self._gangs.cancel(attempt)
         peer = self.placement.where(attempt)
         if peer is not None:
             self.placement.take(attempt)
-            self._roads.cancel(peer.address, attempt)
+            self._transport.cancel(peer.address, attempt)
         self.send(now)
 
     def send(self, now: float) -> None:
-        """Hand out what is queued, as far as there is room. One that cannot travel fails."""
+        """Send queued attempts to hosts with room. An attempt whose function cannot be sent fails."""
         loads: dict[str, list[AttemptOrder]] = {}
-        full: set[tuple[bool, float, float]] = set()  # what there is no room for, in this turn
-        kept = False  # for a gang, which would else be passed for ever by what fits between
+        full: set[tuple[bool, float, float]] = set()  # kinds of attempts that have no room now
+        kept = False  # the room is kept for a gang, which smaller attempts would overtake forever
         for _ in range(len(self._queue)):
             call = self._queue.popleft()
             if kept or call.gang:
@@ -97,24 +97,38 @@ class RemoteQueue:
             self.placement.put(call, peer)
             loads.setdefault(peer.address, []).append(order)
         for address, orders in loads.items():
-            self._roads.ship(address, orders)
+            self._transport.ship(address, orders)
 
     def ask_back(self, now_s: float) -> None:
-        """Where quick attempts wait behind one that is not, and there is room elsewhere; `now_s` as `told` had it."""
+        """Take quick attempts back that wait behind a slow one while other hosts have room. `now_s`: the clock of `told`."""
         for peer, attempts in self.placement.to_ask_back(now_s):
-            self._roads.withdraw(peer.address, attempts)
+            self._transport.withdraw(peer.address, attempts)
 
     def drain(self, address: str) -> None:
-        """A host is to go: it gets nothing more, and is asked for what has not begun there."""
+        """A host is about to end: it gets no more attempts, and those that have not begun there come back."""
         peer = self.placement.peers[address]
-        peer.retiring = True
-        calls = [call.attempt for call in peer.calls.values() if not call.gang]
-        waiting = [attempt for attempt in calls if not self.placement.has_begun(attempt)]
-        if waiting:
-            self._roads.withdraw(address, waiting)
+        peer.retiring = peer.draining = True
+        self.withdraw(peer)
+
+    def withdraw(self, peer: Peer) -> None:
+        """Take back the attempts that have not begun on a host."""
+        if waiting := self.placement.waiting(peer):
+            self._transport.withdraw(peer.address, waiting)
+
+    def check_deadlines(self, now: float, now_s: float) -> None:
+        """Act on what waits too long; to be called often. `now_s`: the clock of `told`."""
+        self.ask_back(now_s)
+        self.give_up(now, now_s)
+        self._gangs.late(now_s)
+
+    def take_events(self) -> list[EngineEvent]:
+        """The events since the last call."""
+        events = self.events.copy()
+        self.events.clear()
+        return events
 
     def give_up(self, now: float, now_s: float) -> None:
-        """Fail what asks for more gpus than any host has: after a while, as one that has them may be on its way. `now_s` as `told` had it."""
+        """Fail attempts that ask for more gpus than any host has, after a while: a host that has them may still join."""
         peers = self.placement.staying
         if not self._asks_gpus or not peers:
             return
@@ -125,26 +139,26 @@ class RemoteQueue:
             if now_s - self._homeless[call.attempt] >= HOMELESS_S:
                 self._queue.remove(call)
                 error = UsageError(
-                    f"task {call.image.name!r} asks for {call.gpus:g} gpus, and no worker of this place has {f'more than {most}' if most else 'any'}"
+                    f"task {call.image.name!r} needs {call.gpus:g} gpus, and no worker of this backend has {f'more than {most}' if most else 'any'}"
                     if call.gpus > most
-                    else f"the gang {call.image.name!r} asks for {call.gang} times {call.gpus:g} gpus, which this place has not",
-                    fix="run at a place with more, or make gpus= smaller",
+                    else f"the gang {call.image.name!r} needs {call.gang} times {call.gpus:g} gpus; this backend has fewer",
+                    fix="run on a backend with more gpus, or lower gpus=",
                     next="hooke doctor",
                 )
                 self.events.append(call.failed(now, failure_of(error, arguments=call.shown)))
 
     def _lacks_gpus(self, call: Call) -> bool:
-        """Whether there are slots for all ranks of a gang, and not the gpus."""
+        """Whether there are slots for all ranks of a gang, but not enough gpus."""
         slots = sum(peer.report.threads for peer in self.placement.staying)
         return 0 < call.gang <= slots and not self.placement.could_hold(call)
 
-    # -- what hosts say ----------------------------------------------------------------------------
+    # -- what hosts report -------------------------------------------------------------------------
 
     def told(self, address: str, notes: Sequence[Note], now: float, now_s: float) -> None:
-        """Workers that came and went there, attempts that began, and ranks."""
+        """Take a host's notes: workers that started or stopped, attempts that began, ranks of gangs. `now_s`: seconds of a clock that does not jump."""
         peer = self.placement.peers.get(address)
         if peer is None:
-            return  # it was given up; what it had is elsewhere or failed
+            return  # the host was given up; its attempts run elsewhere or failed
         for note in notes:
             if isinstance(note, Begun):
                 self._begun(peer, note.attempt, note.worker, note.at, now_s)
@@ -159,7 +173,7 @@ class RemoteQueue:
             self.events.append(note)
 
     def answered(self, address: str, data: bytes, now_s: float) -> None:
-        """An attempt ended there. Ignored where it is not (or no more) that host's."""
+        """An attempt ended on a host. Ignored where it does not (or no longer) belong to that host."""
         answer = _ANSWERS.decode(data)
         peer = self.placement.where(answer.attempt)
         if peer is None or peer.address != address:
@@ -172,7 +186,7 @@ class RemoteQueue:
         self.events.append(answer)
 
     def returned(self, address: str, attempts: Sequence[int], now: float, *, lacks: bool = False) -> None:
-        """These did not begin there, and will not: they queue again. `lacks`: their function did not come there."""
+        """Attempts that did not and will not begin on a host queue again. `lacks`: their function did not arrive there."""
         for attempt in reversed(attempts):
             self._gangs.returned(address, attempt, now)
             peer = self.placement.where(attempt)
@@ -193,7 +207,7 @@ class RemoteQueue:
         *,
         surely: bool = False,
     ) -> None:
-        """A host that is there has no answer for this one. Where it had begun that is its end, else (but for `surely`) it queues again."""
+        """A host that is there has no answer for an attempt. It fails if it had begun or if `surely`; else it queues again."""
         self._gangs.lost(address, attempt, now, failure)
         peer = self.placement.where(attempt)
         if peer is None or peer.address != address:
@@ -207,9 +221,9 @@ class RemoteQueue:
             self._queue.appendleft(call)
 
     def left(self, address: str, now: float, *, cause: str, failure: Callable[[Call], Failure]) -> None:
-        """A host is gone. What may have begun there fails, the rest goes elsewhere.
+        """A host is gone. Attempts that may have begun there fail, the others queue again.
 
-        That an attempt began is known a moment after it did, so those next in line may have: no task runs twice in silence.
+        The driver learns a moment late that an attempt began, so the next in line may have begun too: no task silently runs twice.
         """
         peer = self.placement.peers.pop(address, None)
         if peer is None:
@@ -219,7 +233,7 @@ class RemoteQueue:
         next_in_line = [call for call in ahead if call not in begun][: peer.report.threads]
         for call in reversed(ahead):
             self.placement.take(call.attempt)
-            self._roads.cancel(address, call.attempt)  # it may be there yet, and only be silent
+            self._transport.cancel(address, call.attempt)  # the host may only be silent
             if call not in begun and call not in next_in_line:
                 self._queue.appendleft(call)
         for call in [*begun, *next_in_line]:
@@ -228,10 +242,6 @@ class RemoteQueue:
             self.events.append(WorkerStopped(at=now, worker=worker, cause=cause))
         self._gangs.left(peer, now, failure)
         self.send(now)
-
-    def late(self, now_s: float) -> None:
-        """What comes of gangs of which nothing was heard; to be called often."""
-        self._gangs.late(now_s)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -243,7 +253,7 @@ class RemoteQueue:
             self.events.append(peer.calls[attempt].began(at, worker=worker))
 
     def _mustered(self, call: Call, now: float) -> bool:
-        """Whether a gang needs to wait no more: its ranks are on their way, or it cannot travel and fails."""
+        """Whether a gang has left the queue: its ranks are on their way, or its function cannot be sent and it fails."""
         try:
             return self._gangs.muster(call)
         except HookeError as error:

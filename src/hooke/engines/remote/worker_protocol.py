@@ -1,4 +1,4 @@
-"""What a driver and the machines of a run tell one another, whatever library brings it there."""
+"""The messages between a driver and the hosts of its run, and the transport that carries them, whichever library it uses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from hooke.engines.gang import RankNote, RankRange, Word
+from hooke.engines.remote.log_sync import FilePiece
 from hooke.engines.worker.script import Script, module_path, script_of_this_process
 from hooke.engines.worker.worker import Library, WorkerTask
 from hooke.journal.events import WorkerStarted, WorkerStopped
@@ -16,9 +17,12 @@ from hooke.pipeline.engine import EngineContext
 
 __all__ = [
     "AttemptOrder",
+    "AttemptsWithdrawn",
     "Begun",
     "HostReport",
     "HostSession",
+    "HostUpdate",
+    "HostUpdated",
     "Note",
     "Transport",
     "pack_notes",
@@ -28,7 +32,7 @@ __all__ = [
 
 
 class HostSession(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine is told of a run before its first attempt."""
+    """What a host needs to know of a run before its first attempt."""
 
     id: str
     store: str
@@ -41,17 +45,17 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     script: Script = Script()
     library: Library | None = None
     fixed_path: bool = False
-    """Whether modules are found here elsewhere than on the driver's machine."""
+    """Whether this host finds modules in other folders than the driver does."""
     allowed: tuple[str, ...] = ()
-    """Distributions whose versions may differ."""
+    """Distributions whose versions may differ from the driver's."""
     warm: bool = False
-    """Whether idle workers are kept for the next run when this one is over."""
+    """Whether idle workers stay for the next run when this one ends."""
     ready_for: float | None = None
-    """Cpus of tasks for which all workers are to start at once; None leaves that to the work."""
+    """Cpus of the tasks for which all workers start at once; with None a worker starts when there is work for it."""
 
 
 def session_of(context: EngineContext, *, warm: bool = False) -> HostSession:
-    """What the machines of a run are told of it, with an id that no other engine has."""
+    """Describe a run to its hosts, with an id that no other engine has."""
     return HostSession(
         id=f"{context.run}-{uuid.uuid4().hex[:8]}",
         store=context.store.place,
@@ -69,10 +73,10 @@ def session_of(context: EngineContext, *, warm: bool = False) -> HostSession:
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host says of itself."""
+    """A host's description of itself."""
 
     id: str
-    """Another one after each restart, while the address may be the same."""
+    """A new one after each restart, though the address may be the same."""
     pid: int
     host: str
     python: str
@@ -83,20 +87,20 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt for a machine."""
+    """One attempt for a host."""
 
     session: str
     task: WorkerTask
     cpus: float = 1.0
     gpus: float = 0.0
     sys_path: list[str] | None = None
-    """Where the driver finds modules now; with the first attempt of each function."""
+    """Where the driver finds modules now; sent with the first attempt of each function."""
     part: RankRange | None = None
-    """Of a gang: the ranks that are for this machine."""
+    """Of a gang: the ranks that this host runs."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag_field="event", tag="begun"):
-    """A worker has begun with an attempt."""
+    """A worker has begun an attempt."""
 
     at: float
     attempt: int
@@ -109,33 +113,56 @@ _notes = msgspec.msgpack.Decoder(list[Note])
 
 
 def pack_notes(notes: list[Note]) -> bytes:
-    """What happened, for the driver."""
+    """Encode notes for the driver."""
     return msgspec.msgpack.encode(notes)
 
 
 def unpack_notes(data: bytes) -> list[Note]:
-    """What `pack_notes` packed."""
+    """Decode what `pack_notes` encoded."""
     return _notes.decode(data)
 
 
-# --- What the bookkeeping of attempts over several hosts needs of a library that brings these.
+class HostUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened on a host since its last update."""
+
+    notes: list[Note] = []
+    answers: list[bytes] = []
+    """Encoded AttemptFinished or AttemptFailed."""
+    lacking: list[int] = []
+    """Attempts that did not begin because their function has not arrived."""
+    pieces: list[FilePiece] = []
+    """Parts of files that the driver cannot see."""
+
+
+class HostUpdated(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A host sent an update."""
+
+    host: str
+    update: HostUpdate
+
+
+class AttemptsWithdrawn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Of the attempts that the driver took back, those that the host had not begun and will not begin."""
+
+    host: str
+    attempts: list[int]
 
 
 class Transport(Protocol):
-    """The way to the hosts. Nothing here waits for an answer, nor raises for a host that is gone."""
+    """Carries messages to the hosts of a run. No method waits for an answer, or raises for a host that is gone."""
 
     def ship(self, address: str, orders: list[AttemptOrder]) -> None:
-        """Bring attempts to a host, in this order."""
+        """Send attempts to a host, in this order."""
         ...
 
     def cancel(self, address: str, attempt: int) -> None:
-        """Have a host end an attempt, of which it will say nothing more."""
+        """Have a host end an attempt, without an answer."""
         ...
 
     def withdraw(self, address: str, attempts: list[int]) -> None:
-        """Ask back what has not begun."""
+        """Take back the attempts that have not begun; AttemptsWithdrawn lists them."""
         ...
 
     def speak(self, address: str, attempt: int, word: Word) -> None:
-        """Tell a host something about a gang of which it was given a part."""
+        """Send a host a word about a gang whose ranks it runs in part."""
         ...
