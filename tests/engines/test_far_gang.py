@@ -13,7 +13,7 @@ from tests.engines.test_placement import call, peer
 
 from hooke.base.ref import Ref
 from hooke.engines.gang import BeginRanks, Disband, Disbanded, Gather, Meet, Met, Mustered, RankAnswered
-from hooke.engines.remote.gang_coordinator import MOST_UNBORN, MUSTER_S
+from hooke.engines.gang_coordinator import MOST_UNBORN, MUSTER_S
 from hooke.engines.remote.remote_queue import HOMELESS_S, RemoteQueue
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 
