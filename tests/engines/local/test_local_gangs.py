@@ -328,7 +328,7 @@ def test_each_rank_sees_the_devices_of_all_in_the_order_of_the_ranks(tmp_path):
         shares = bench.finished(bench.submit(seen, gang=2, gpus=0.5, results="all"))
         assert {devices for devices, _ in bench.value(shares.ref)} <= {"3", "5", "6"}
         failure = bench.failed(bench.submit(seen, gang=2, gpus=2)).failure
-        assert "asks for 2 times 2 gpus, and this machine has 3" in failure.message
+        assert "2 ranks of the gang 'seen' ask for 2 gpus each, and their machine has 3" in failure.message
         assert devices.take("train", 3) is not None  # all were given back
 
 
@@ -337,8 +337,12 @@ class LosesRanks(LocalEngine):
 
     left = 0
 
-    def _start(self, kind):
-        process = super()._start(kind)
+    def __init__(self, context, **more):
+        super().__init__(context, **more)
+        self._started, self._loop.start = self._loop.start, self._start
+
+    def _start(self, kind, memory=None):
+        process = self._started(kind, memory)
         if self.left and dict(kind.variables).get("RANK") == "1":
             self.left -= 1
             os.kill(process.pid, signal.SIGKILL)

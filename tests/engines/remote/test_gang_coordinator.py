@@ -9,13 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engines.remote.test_placement import call, peer
-from tests.engines.remote.test_remote_queue import gone
-from tests.engines.test_dispatch import RecordingTransport, gone
-from tests.engines.test_placement import call, peer
+from tests.engines.remote.test_remote_queue import RecordingTransport, gone
 
 from hooke.base.ref import Ref
 from hooke.engines.gang import BeginRanks, Disband, Disbanded, Gather, Meet, Met, Mustered, RankAnswered
-from hooke.engines.remote.gang_coordinator import MOST_UNBORN, MUSTER_S
+from hooke.engines.gang_coordinator import MOST_UNBORN, MUSTER_S
 from hooke.engines.remote.remote_queue import HOMELESS_S, RemoteQueue
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 

@@ -66,10 +66,10 @@ def devices(pool: LocalPool) -> Iterator[Devices]:
 
 
 def test_ranks_have_their_places_and_the_devices_of_all_of_their_host(
+    devices: Devices,
     host: WorkerHost,
     told: list,
     tmp_path,
-    devices: Devices,
 ) -> None:
     driver = Driver(host, told, part(variables, NAMES, lo=1, hi=3, gpus=1.0))
     host.speak(Meet(muster=7, address="10.0.0.9", port=4242))

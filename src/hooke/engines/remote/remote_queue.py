@@ -12,7 +12,8 @@ import msgspec
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.gang import RankNote, RankRange
-from hooke.engines.remote.gang_coordinator import FarGangs
+from hooke.engines.gang_coordinator import GangCoordinator
+from hooke.engines.remote.gang_hosts import GangHosts
 from hooke.engines.remote.placement import Peer, Placement
 from hooke.engines.remote.worker_protocol import AttemptOrder, Begun, Note, Transport
 from hooke.engines.worker.worker import task_of
@@ -50,8 +51,10 @@ class RemoteQueue:
         self._asks_gpus = False
         self._homeless: dict[int, float] = {}
         """Attempt -> since when no host has the gpus that it asks for."""
-        self._gangs = FarGangs(
-            transport, self.placement, self._say, order=self._order, again=self._queue.appendleft
+        self._gangs = GangCoordinator(
+            GangHosts(transport, self.placement, self._order),
+            say=self._say,
+            again=self._queue.appendleft,
         )
 
     def submit(self, calls: Sequence[Call], now: float) -> None:
@@ -240,7 +243,7 @@ class RemoteQueue:
             self.events.append(call.failed(now, failure(call)))
         for worker in sorted(peer.workers):
             self.events.append(WorkerStopped(at=now, worker=worker, cause=cause))
-        self._gangs.left(peer, now, failure)
+        self._gangs.left(address, now, failure)
         self.send(now)
 
     # -- inside ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import msgspec
 from hooke.engines.gang import RankNote, RankRange, Word
 from hooke.engines.remote.log_sync import FilePiece
 from hooke.engines.worker.script import Script, module_path, script_of_this_process
-from hooke.engines.worker.worker import Library, WorkerTask
+from hooke.engines.worker.worker import Begun, Library, WorkerTask
 from hooke.journal.events import WorkerStarted, WorkerStopped
 from hooke.journal.writer import Durability
 from hooke.pipeline.engine import EngineContext
@@ -97,14 +97,6 @@ class AttemptOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Where the driver finds modules now; sent with the first attempt of each function."""
     part: RankRange | None = None
     """Of a gang: the ranks that this host runs."""
-
-
-class Begun(msgspec.Struct, frozen=True, tag_field="event", tag="begun"):
-    """A worker has begun an attempt."""
-
-    at: float
-    attempt: int
-    worker: str
 
 
 Note: TypeAlias = Begun | WorkerStarted | WorkerStopped | RankNote

@@ -7,7 +7,10 @@ import signal
 
 from hooke.base.errors import HookeError
 from hooke.engines.worker.fork_server import STOPPED_S, ForkEnded
+from hooke.engines.worker.pool import Process
+from hooke.engines.worker.worker import WorkerTask
 from hooke.journal.events import Failure
+from hooke.processes.exit_report import death_tail
 
 __all__ = ["GONE", "code_and_signal", "death", "given_up", "host_failed", "how_it_ended", "lost"]
 
@@ -17,35 +20,29 @@ GONE = "is gone"
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 
 
-def death(
-    worker: str,
-    ended: ForkEnded | None,
-    *,
-    arguments: str,
-    limit_bytes: int | None,
-    log_tail: tuple[str, ...],
-) -> Failure:
+def death(process: Process, ended: ForkEnded | None, task: WorkerTask) -> Failure:
     """Why an attempt has no answer: its worker was killed, ended itself, used too much memory, or was stopped."""
+    log_tail = death_tail(process.log, process.log_from)
     code, number = code_and_signal(ended) if ended is None or ended.cause != "stopped" else (None, None)
     peak = ended.peak_bytes if ended is not None else None
     if ended is not None and ended.cause == "memory":
         return Failure(
             kind="OutOfMemory",
             message="it used more memory than its limit",
-            arguments=arguments,
+            arguments=task.shown,
             peak_bytes=peak,
-            limit_bytes=limit_bytes,
+            limit_bytes=task.memory,
             log_tail=log_tail,
             fix="raise memory=, or give the task less to hold at once",
         )
     return Failure(
         kind="WorkerDied",
-        message=f"its worker {worker} died: {how_it_ended(ended)}",
-        arguments=arguments,
+        message=f"its worker {process.name} died: {how_it_ended(ended)}",
+        arguments=task.shown,
         exit_code=code,
         signal=number,
         peak_bytes=peak,
-        limit_bytes=limit_bytes,
+        limit_bytes=task.memory,
         log_tail=log_tail,
         fix=_fix(number),
     )

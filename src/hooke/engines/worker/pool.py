@@ -18,8 +18,7 @@ import msgspec
 from hooke.base.forks import on_fork
 from hooke.engines.worker.fork_server import ForkEnded, Spawn
 from hooke.engines.worker.fork_server_client import ForkServer
-from hooke.engines.worker.worker import Hello
-from hooke.pipeline.engine import Call
+from hooke.engines.worker.worker import Hello, WorkerJob
 from hooke.processes.channel import Channel
 from hooke.processes.devices import Cores, cores_of_this_machine, devices_of_this_machine
 
@@ -87,7 +86,7 @@ class Process:
     lifeline: int
     log: Path
     name: str = ""
-    calls: deque[Call] = field(default_factory=deque)
+    jobs: deque[WorkerJob] = field(default_factory=deque)
     """What it was given: the first runs, the others wait in its socket."""
     log_from: int = 0
     ready: bool = False
@@ -134,7 +133,7 @@ class LocalPool:
     def give_back(self, process: Process) -> None:
         """Keep an idle worker for the next run."""
         with self._lock:
-            process.calls.clear()
+            process.jobs.clear()
             self._unbound(process)
             self._idle.append(process)
 

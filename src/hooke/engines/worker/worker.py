@@ -14,7 +14,8 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.forks import on_fork
 from hooke.engines.worker.output import WorkerOutput
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
-from hooke.journal.events import AttemptFailed, AttemptFinished, Event
+from hooke.journal.events import AttemptFailed, AttemptFinished, Event, Failure
 from hooke.journal.writer import Durability
 from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
@@ -36,7 +37,7 @@ from hooke.store.store import Store
 from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
 from hooke.tracking.tracker import Tracker
 
-__all__ = ["READY", "STALE", "Hello", "Library", "WorkerTask", "main", "task_of"]
+__all__ = ["READY", "STALE", "Begun", "Hello", "Library", "WorkerJob", "WorkerTask", "main", "task_of"]
 
 READY = b""
 """A worker's answer to Hello."""
@@ -92,8 +93,52 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     keys: bytes = b""
     uses_library: bool = False
 
+    def failed(self, now: float, failure: Failure, worker: str = "") -> AttemptFailed:
+        """The answer where no worker gave one."""
+        return AttemptFailed(
+            at=now,
+            attempt=self.attempt,
+            node=self.node,
+            lo=self.lo,
+            hi=self.hi,
+            worker=worker,
+            failure=failure,
+            peak_bytes=failure.peak_bytes,
+        )
 
-def task_of(call: Call, image: bytes | None, *, uses_library: bool = False) -> WorkerTask:
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WorkerJob:
+    """An attempt for the workers of a machine, and what it takes."""
+
+    task: WorkerTask
+    """Without its function."""
+    pickle: Callable[[], bytes]
+    """The function. Raises HookeError where it cannot travel."""
+    parts: Mapping[str, str]
+    cpus: float
+    gpus: float
+    short: bool = False
+
+    @property
+    def attempt(self) -> int:
+        """Its number."""
+        return self.task.attempt
+
+    def with_function(self) -> WorkerTask:
+        """The task for a worker that does not have its function."""
+        return msgspec.structs.replace(self.task, pickle=self.pickle(), parts=dict(self.parts))
+
+
+class Begun(msgspec.Struct, frozen=True, tag_field="event", tag="begun"):
+    """A worker has begun with an attempt."""
+
+    at: float
+    attempt: int
+    worker: str
+
+
+def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = False) -> WorkerTask:
     """A call as it goes to a worker; with its pickled function where the worker does not have that."""
     return WorkerTask(
         attempt=call.attempt,

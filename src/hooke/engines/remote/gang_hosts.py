@@ -1,0 +1,61 @@
+"""The hosts of a run as the gang coordinator uses them: ranks are placed by `Placement` and ordered over the transport."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from hooke.engines.gang import RankRange, Word
+from hooke.engines.remote.placement import Peer, Placement
+from hooke.engines.remote.worker_protocol import AttemptOrder, Transport
+from hooke.pipeline.engine import Call
+
+__all__ = ["GangHosts"]
+
+
+class OrderMaker(Protocol):
+    """How a call becomes an order for a host."""
+
+    def __call__(self, peer: Peer, call: Call, part: RankRange | None = None) -> AttemptOrder:
+        """Raises HookeError where its function cannot travel."""
+        ...
+
+
+class GangHosts:
+    """Fulfils `gang_coordinator.RankHosts`."""
+
+    def __init__(self, transport: Transport, placement: Placement, order: OrderMaker) -> None:
+        self.free = placement.take_gang
+        self._transport = transport
+        self._placement = placement
+        self._order = order
+
+    def place(self, call: Call, muster: int) -> dict[str, range] | None:
+        """Order ranks from hosts that have room for all of them."""
+        chosen = self._placement.choose_for_gang(call)
+        if chosen is None:
+            return None
+        parts: dict[str, range] = {}
+        orders: list[tuple[str, AttemptOrder]] = []
+        lo = 0
+        for peer, ranks in chosen:
+            part = RankRange(muster=muster, lo=lo, hi=lo + ranks, ranks=call.gang)
+            orders.append((peer.address, self._order(peer, call, part)))
+            parts[peer.address] = range(lo, lo + ranks)
+            lo += ranks
+        self._placement.put_gang(call, chosen)
+        for address, order in orders:
+            self._transport.ship(address, [order])
+        return parts
+
+    def speak(self, address: str, attempt: int, word: Word) -> None:
+        """Send a command to a host that was given ranks of the attempt."""
+        self._transport.speak(address, attempt, word)
+
+    def cancel(self, address: str, attempt: int) -> None:
+        """Have a host end its ranks of an attempt."""
+        self._transport.cancel(address, attempt)
+
+    def stored(self, digest: str, address: str) -> None:
+        """A gang's result was written there."""
+        if peer := self._placement.peers.get(address):
+            self._placement.stored(digest, peer)

@@ -1,0 +1,438 @@
+"""The workers of one machine, or of one part of it, and what they run: a loop over their sockets.
+
+The local engine is this loop. A host of a remote engine is this loop, used by several threads under a lock. Workers have
+as many threads as the cpus of their tasks, so they are kept by kind. Each leads a process group, so ending a worker ends
+what its task started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from hooke.base.clock import Clock
+from hooke.base.errors import HookeError
+from hooke.base.files import writing
+from hooke.engines.gang import RankNote
+from hooke.engines.worker.fork_server import ForkEnded
+from hooke.engines.worker.gang_ranks import RankGroups
+from hooke.engines.worker.lost_attempts import code_and_signal, death, host_failed, how_it_ended
+from hooke.engines.worker.pool import LocalPool, Process, WorkerKind
+from hooke.engines.worker.worker import READY, STALE, Begun, Hello, WorkerJob
+from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
+from hooke.pipeline.failures import failure_of
+from hooke.processes.devices import Devices
+from hooke.processes.exit_report import last_lines
+
+__all__ = ["LoopEvent", "LoopSettings", "WorkerLoop"]
+
+MOST_UNBORN = 3
+"""A single worker may be killed by chance while it starts; more than this many in a row have a common reason."""
+
+MOST_AHEAD = 8
+"""Short calls that wait in a worker's socket behind the running one, so the worker need not wait for the driver in between."""
+
+AHEAD_BYTES = 4096
+"""The largest payload that waits there: all of them fit the socket's buffer, so handing one over never blocks."""
+
+LoopEvent: TypeAlias = Begun | WorkerStarted | WorkerStopped | AttemptFinished | AttemptFailed | RankNote
+
+_answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """What a worker loop is given once."""
+
+    slots: int
+    """How many workers run at once."""
+    pinned: bool = False
+    """Whether each worker is bound to as many cores as it has threads."""
+    address: str = "127.0.0.1"
+    """Where other hosts reach this one."""
+    machine: str = ""
+    """Its name in events; empty on the driver's own."""
+
+
+class WorkerLoop:
+    """Runs attempts in worker processes, one at a time in each. Workers start when there is work for them.
+
+    Short calls are handed to a worker ahead of time; when it ends, those that have not begun go to another one.
+    Used by one thread at a time, except for `select`.
+    """
+
+    def __init__(
+        self,
+        settings: LoopSettings,
+        *,
+        hello: Callable[[int], Hello],
+        pool: LocalPool,
+        devices: Devices,
+        clock: Clock,
+        say: Callable[[LoopEvent], None],
+    ) -> None:
+        """`hello(n)` is the greeting of the n-th worker, which names it. `say` receives all events, in order."""
+        self.slots = settings.slots
+        self._hello = hello
+        self._pool = pool
+        self._devices = devices
+        self._clock = clock
+        self._say = say
+        self._pinned = settings.pinned
+        self._machine = settings.machine
+        self._queue: deque[WorkerJob] = deque()
+        self._workers: dict[int, Process] = {}
+        self._selector = selectors.DefaultSelector()
+        self._started = 0
+        self._unborn = 0
+        self._begun: set[int] = set()
+        self._cancelled: set[int] = set()
+        self.ranks = RankGroups(
+            self, devices=devices, clock=clock, say=say, pinned=settings.pinned, address=settings.address
+        )
+
+    @property
+    def busy(self) -> int:
+        """Workers that have work, the ranks of gangs among them."""
+        return sum(1 for process in self._workers.values() if process.jobs) + self.ranks.processes
+
+    def submit(self, jobs: Sequence[WorkerJob]) -> None:
+        """Queue attempts, and hand each to a worker as soon as one is free."""
+        self._queue.extend(jobs)
+        self.dispatch()
+
+    def cancel(self, attempt: int) -> None:
+        """Drop a queued attempt; end the worker of a running one."""
+        self._queue = deque(job for job in self._queue if job.attempt != attempt)
+        for process in list(self._workers.values()):
+            if attempt in [job.attempt for job in process.jobs]:
+                self._cancelled.add(attempt)
+                self._end_if_cancelled(process)
+        self.dispatch()
+
+    def resize(self, slots: int) -> None:
+        """Change the number of workers; surplus ones end once their attempt has ended."""
+        self.slots = slots
+        self._shrink()
+        self.dispatch()
+
+    def start_all(self, cpus: float) -> list[Process]:
+        """Start every worker before there is work for it. Raises HookeError, and leaves none, where one cannot be started."""
+        kind = WorkerKind(threads=max(1, int(cpus)), pinned=self._pinned)
+        try:
+            return [self._start_worker(kind) for _ in range(self.slots)]
+        except BaseException:
+            self.end_idle("another worker could not be started")
+            raise
+
+    def has(self, process: Process) -> bool:
+        """Whether this is a worker of the loop."""
+        return process.pid in self._workers
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait for what workers say, and react to it."""
+        self.react(self.select(timeout_s))
+
+    def select(self, timeout_s: float) -> list[Process]:
+        """The workers that have said something, waiting for it. Any thread may call it while another one uses the loop."""
+        return [key.data for key, _ in self._selector.select(timeout_s) if key.data is not None]
+
+    def react(self, processes: list[Process]) -> None:
+        """Read what these workers have said, and hand out what has room."""
+        for process in processes:
+            self._read(process)
+        self.dispatch()
+
+    def watch(self, fd: int) -> None:
+        """Have `select` return when there is something to read here."""
+        self._selector.register(fd, selectors.EVENT_READ)
+
+    def end_idle(self, cause: str) -> None:
+        """End the idle workers."""
+        for process in self._idle():
+            self.end(process, cause)
+
+    def close(self, *, keep_idle: bool) -> None:
+        """End every worker, busy ones too; with `keep_idle` idle ones go back to the pool. `select` fails afterwards."""
+        self._queue.clear()
+        self.ranks.close()
+        for process in list(self._workers.values()):
+            keeps = keep_idle and process.ready and not process.jobs
+            while self._freed(process):
+                pass
+            self._forget(process)
+            if keeps:
+                self._pool.give_back(process)
+            else:
+                self._pool.end(process)
+        self._selector.close()
+
+    # -- for gangs -----------------------------------------------------------------------------------
+
+    def make_room(self, ranks: int) -> bool:
+        """End idle workers until there is room for so many ranks. False, and none is ended, where too many are busy.
+
+        A gang that is larger than the loop (since that was made smaller) gets its room when nothing else runs.
+        """
+        if self.busy and self.busy + ranks > self.slots:
+            return False
+        idle = self._idle()
+        for process in idle[: max(0, self.busy + len(idle) + ranks - self.slots)]:
+            self.end(process, f"it makes way for a gang of {ranks}")
+        return True
+
+    def start(self, kind: WorkerKind, memory: int | None = None) -> Process:
+        """Start a worker, whatever else runs. Raises HookeError."""
+        self._started += 1
+        hello = self._hello(self._started)
+        logs = Path(hello.log).parent
+        with writing("the run's logs", logs):
+            logs.mkdir(parents=True, exist_ok=True)
+        process = self._pool.take(hello, kind)
+        self._selector.register(process.channel, selectors.EVENT_READ, process)
+        self._pool.limit(process, memory)
+        return process
+
+    def ready(self, process: Process) -> None:
+        """A worker has answered its greeting."""
+        self._unborn = 0
+        process.ready = True
+        process.log_from = process.log.stat().st_size if process.log.exists() else 0
+        now = self._clock.now()
+        self._say(WorkerStarted(at=now, worker=process.name, pid=process.pid, host=self._machine))
+
+    def end(self, process: Process, cause: str) -> None:
+        """End a worker, and say why."""
+        self._forget(process)
+        self._pool.end(process)
+        self._say(WorkerStopped(at=self._clock.now(), worker=process.name, cause=cause))
+
+    def lost(self, process: Process) -> ForkEnded | None:
+        """A worker has died: say so. Returns how it ended."""
+        self._forget(process)
+        ended = self._pool.ended(process)
+        code, number = code_and_signal(ended)
+        at, cause = self._clock.now(), how_it_ended(ended)
+        self._say(WorkerStopped(at=at, worker=process.name, cause=cause, exit_code=code, signal=number))
+        return ended
+
+    # -- handing out -----------------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Hand out what is queued, as far as there is room."""
+        self.ranks.step()
+        for _ in range(len(self._queue)):
+            job = self._queue.popleft()
+            try:
+                process = self._worker_for(job)
+            except HookeError as error:
+                self._refuse(job, error)
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever this machine refuses, the scheduler waits for an answer
+                self._refuse(job, host_failed(error))
+                continue
+            if process is None:
+                self._queue.append(job)
+                continue
+            process.jobs.append(job)
+            if process.ready:
+                self._hand_over(process, job)
+        for process in self._workers.values():
+            if process.channel.holds:
+                with contextlib.suppress(OSError):  # it has died; its last messages and its end are read next
+                    process.channel.flush()
+
+    def _idle(self) -> list[Process]:
+        return [process for process in self._workers.values() if not process.jobs]
+
+    def _worker_for(self, job: WorkerJob) -> Process | None:
+        """A free worker of the right kind; a new one where there is a slot, or where one of another kind can be ended."""
+        for process in self._idle():
+            if not self._pool.watches(process):
+                self.end(process, "the fork server that watched it is gone")
+        full = len(self._workers) + self.ranks.processes >= self.slots
+        if full and not self._idle():
+            return self._busy_with_alike(job)
+        devices = self._devices.take(job.task.name, job.gpus)
+        if devices is None:
+            return None
+        try:
+            process = self._free_of_kind(self._kind(job, devices))
+        except BaseException:
+            self._devices.release(devices, job.gpus)
+            raise
+        if process is None:
+            self._devices.release(devices, job.gpus)
+        return process
+
+    def _free_of_kind(self, kind: WorkerKind) -> Process | None:
+        for process in self._idle():
+            if process.kind == kind:
+                self._read(process)  # else its death would be the attempt's
+                if self.has(process):
+                    return process
+        if len(self._workers) + self.ranks.processes >= self.slots:
+            idle = self._idle()
+            if not idle:
+                return None
+            self.end(idle[0], f"replaced by {kind}")
+        return self._start_worker(kind)
+
+    def _kind(self, job: WorkerJob, devices: tuple[str, ...] = ()) -> WorkerKind:
+        return WorkerKind(threads=max(1, int(job.cpus)), devices=devices, pinned=self._pinned)
+
+    def _busy_with_alike(self, job: WorkerJob) -> Process | None:
+        """The worker of this kind with the fewest calls, all short, behind which a short one may wait."""
+        if not job.short or job.gpus or len(job.task.payload) + len(job.task.keys) > AHEAD_BYTES:
+            return None
+        kind = self._kind(job)
+        alike = [
+            process
+            for process in self._workers.values()
+            if process.ready
+            and process.kind == kind
+            and process.memory == job.task.memory
+            and len(process.jobs) <= MOST_AHEAD
+            and job.task.digest in process.known
+            and all(waiting.short for waiting in process.jobs)
+        ]
+        return min(alike, key=lambda process: len(process.jobs), default=None)
+
+    def _start_worker(self, kind: WorkerKind) -> Process:
+        process = self.start(kind)
+        self._workers[process.pid] = process
+        return process
+
+    def _hand_over(self, process: Process, job: WorkerJob) -> None:
+        try:
+            task = job.task if job.task.digest in process.known else job.with_function()
+        except HookeError as error:
+            process.jobs.remove(job)
+            self._devices.release(process.kind.devices, job.gpus)
+            self._refuse(job, error)
+            return
+        process.known.add(task.digest)
+        self._pool.limit(process, task.memory)
+        process.channel.hold(msgspec.msgpack.encode(task))
+        if process.jobs[0] is job:
+            self._say_begun(process)
+
+    def _say_begun(self, process: Process) -> None:
+        """Its first attempt runs now."""
+        attempt = process.jobs[0].attempt
+        if attempt not in self._begun:  # else a worker with stale code has sent it back
+            self._begun.add(attempt)
+            self._say(Begun(self._clock.now(), attempt, process.name))
+
+    def _refuse(self, job: WorkerJob, error: HookeError) -> None:
+        failure = failure_of(error, arguments=job.task.shown)
+        self._say(job.task.failed(self._clock.now(), failure))
+
+    # -- what workers say --------------------------------------------------------------------------------
+
+    def _read(self, process: Process) -> None:
+        """Everything that a worker has said; its death where its socket is at the end."""
+        if self.ranks.has(process):
+            self.ranks.read(process)
+            return
+        if not self.has(process):
+            return  # it was ended since the loop looked
+        messages, lives = process.channel.take()
+        for data in messages:
+            self._heard(process, data)
+            if not self.has(process):
+                return
+        if not lives:
+            self._died(process)
+
+    def _heard(self, process: Process, data: bytes) -> None:
+        if data == READY:
+            self.ready(process)
+            if process.jobs:
+                self._hand_over(process, process.jobs[0])
+        elif data == STALE:
+            job = self._freed(process)
+            self.end(process, "it had imported code that was edited since")
+            if job is not None:
+                if process.ready:
+                    self._begun.add(job.attempt)
+                self._queue.appendleft(job)
+        else:
+            self._answered(process, _answers.decode(data))
+
+    def _answered(self, process: Process, answer: AttemptFinished | AttemptFailed) -> None:
+        """Attempts are answered in the order in which they were handed over."""
+        self._freed(process)
+        self._say(answer)
+        if answer.log is not None:
+            process.log_from = answer.log.end
+        if process.jobs:
+            self._say_begun(process)
+            self._end_if_cancelled(process)
+        else:
+            self._shrink()
+
+    def _died(self, process: Process) -> None:
+        job = process.jobs[0] if process.jobs else None
+        begun = job is not None and job.attempt in self._begun
+        self._freed(process)
+        ended = self.lost(process)
+        if job is None:
+            return
+        if begun:
+            failure = death(process, ended, job.task)
+            self._say(job.task.failed(self._clock.now(), failure, process.name))
+        else:
+            self._take_back(process, job)
+
+    def _take_back(self, process: Process, job: WorkerJob) -> None:
+        """Requeue the attempt that a worker did not begin; not without end, should workers be unable to start."""
+        self._unborn += 1
+        if self._unborn <= MOST_UNBORN:
+            self._queue.appendleft(job)
+            return
+        error = HookeError(
+            f"{self._unborn} workers in a row ended before they could begin",
+            where=f"{process.log} on {self._machine}" if self._machine else str(process.log),
+            why="\n".join(last_lines(process.log, process.log_from, 20)),
+            next="hooke doctor",
+        )
+        self._refuse(job, error)
+
+    def _end_if_cancelled(self, process: Process) -> None:
+        """An attempt that was cancelled while it waited ends its worker when it comes to run."""
+        if process.jobs and process.jobs[0].attempt in self._cancelled:
+            self._freed(process)
+            self.end(process, "its attempt was cancelled")
+
+    def _freed(self, process: Process) -> WorkerJob | None:
+        """Take the first attempt from a worker."""
+        job = process.jobs.popleft() if process.jobs else None
+        if job is not None:
+            self._cancelled.discard(job.attempt)
+            self._begun.discard(job.attempt)
+            self._devices.release(process.kind.devices, job.gpus)
+        return job
+
+    def _forget(self, process: Process) -> None:
+        """The worker is no longer the loop's; what waits there goes to another one."""
+        self._selector.unregister(process.channel)
+        self._workers.pop(process.pid, None)
+        while process.jobs:
+            job = process.jobs.pop()
+            if job.attempt in self._cancelled:
+                self._cancelled.remove(job.attempt)
+            else:
+                self._queue.appendleft(job)
+
+    def _shrink(self) -> None:
+        surplus = len(self._workers) + self.ranks.processes - self.slots
+        for process in self._idle()[: max(0, surplus)]:
+            self.end(process, "the fleet was made smaller")
