@@ -18,9 +18,9 @@ from hooke.serving.metrics import (
     ReplicaSetMetrics,
     RouteCounts,
     added,
-    quantile_s,
     written_of_all,
 )
+from hooke.serving.stats_windows import quantile_s
 
 
 def counts_of(answers, *, route="/predict"):
@@ -73,13 +73,13 @@ def test_a_quantile_is_in_the_bucket_of_the_answer_that_it_is(seconds, part):
     true = sorted(seconds)[max(math.ceil(part * len(seconds)) - 1, 0)]
     low = max((bound for bound in BOUNDS_S if bound < true), default=0.0)
     high = min(bound for bound in BOUNDS_S if bound >= true)
-    found = quantile_s(meter.buckets, part)
+    found = quantile_s(dict(enumerate(meter.buckets)), 100 * part, BOUNDS_S)
     assert low <= found <= high * (1 + 1e-9)
 
 
 def test_a_quantile_of_nothing_is_none_and_one_above_all_bounds_is_the_highest():
-    assert quantile_s([0] * len(Meter().buckets), 0.5) is None
-    assert quantile_s([0] * len(BOUNDS_S) + [3], 0.5) == BOUNDS_S[-1]
+    assert quantile_s(dict.fromkeys(range(len(Meter().buckets)), 0), 50.0, BOUNDS_S) is None
+    assert quantile_s({len(BOUNDS_S): 3}, 50.0, BOUNDS_S) == BOUNDS_S[-1]
 
 
 def test_a_rate_is_of_the_last_minute():

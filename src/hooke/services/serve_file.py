@@ -26,7 +26,7 @@ from hooke.registry.loaded_models import load_version
 from hooke.registry.project_registry import registry_of
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import take_here
-from hooke.services.single_process import noted
+from hooke.services.single_process import recorded
 from hooke.serving.auth import kept_token, read_token
 from hooke.serving.bind_config import Exposure
 from hooke.serving.limits import BODY_LIMIT, room_bytes
@@ -227,7 +227,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
 
     with (
         ServiceRun(project, declared, entry=entry, shown=shown_given(given)) as run,
-        noted(run, exposure, service=declared.name, port=port, target=entry, token_file=token_file),
+        recorded(run, replica, url=address, target=entry),
     ):
         cut = serve(
             replica,

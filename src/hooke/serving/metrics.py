@@ -12,6 +12,7 @@ import msgspec
 import psutil
 
 from hooke.serving.problems import Problem
+from hooke.serving.stats_windows import quantile_s
 
 __all__ = [
     "BOUNDS_S",
@@ -28,7 +29,6 @@ __all__ = [
     "UpstreamStats",
     "added",
     "process_now",
-    "quantile_s",
     "size_bucket",
     "written",
     "written_of_all",
@@ -90,6 +90,12 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     def buckets(self) -> list[int]:
         """Of the service's own routes together."""
         return _sum_lists(route.buckets for route in self._own())
+
+    def p99_s(self, before: Counts | None = None) -> float | None:
+        """The seconds within which 99 % of the answers (since `before`) came, as near as the buckets tell; None without any."""
+        buckets, others = self.buckets(), before.buckets() if before is not None else []
+        since = {at: count - (others[at] if others else 0) for at, count in enumerate(buckets)}
+        return quantile_s(since, 99.0, BOUNDS_S)
 
     def _own(self) -> list[RouteCounts]:
         return [route for path, route in self.routes.items() if path and not path.startswith("/-/")]
@@ -236,21 +242,6 @@ class Meter:
 def size_bucket(rows: int) -> int:
     """The bucket of a batch of so many rows: bucket k holds those of at most 2**k."""
     return (rows - 1).bit_length()
-
-
-def quantile_s(buckets: Sequence[int], part: float) -> float | None:
-    """Within so many seconds this part of the answers came, evenly spread within a bucket, as Prometheus takes them.
-
-    None where there are none. Of those above all bounds no more is known than that: it is the highest bound then.
-    """
-    rank, before, low = part * sum(buckets), 0, 0.0
-    if not rank:
-        return None
-    for bound, count in zip(BOUNDS_S, buckets, strict=False):
-        if before + count >= rank:
-            return low + (bound - low) * (rank - before) / count
-        before, low = before + count, bound
-    return low
 
 
 # --- What replicas counted in Prometheus' text format, written by prometheus_client when it is asked for.

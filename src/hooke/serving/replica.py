@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from hooke.journal.service_events import ModelEvent
-from hooke.processes.start import anonymous_bytes
+from hooke.processes.usage import anonymous_bytes
 from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.http import JSON, Exchange, HttpOptions, Receive, Send

@@ -54,23 +54,28 @@ def together(several: Iterable[Iterable[tuple[int, int]]]) -> tuple[tuple[int, i
     return tuple(sorted(sums.items()))
 
 
-def quantile_s(counts: Mapping[int, float], percent: float) -> float | None:
-    """The seconds within which so many percent of what is in `counts` were answered; None where nothing is."""
+def quantile_s(
+    counts: Mapping[int, float], percent: float, bounds: Sequence[float] = BOUNDS_S
+) -> float | None:
+    """The seconds within which this percentage of the counted requests was answered; None without any.
+
+    `counts` are by bin; bin k ends at `bounds[k]`, and of the last one, above all bounds, the highest bound stands for all.
+    """
     whole = sum(counts.values())
     if not whole:
         return None
     left = percent / 100 * whole
     for at in sorted(counts):
         if counts[at] and left <= counts[at] * (1 + 1e-12):
-            return _within(at, left / counts[at])
+            return _within(at, left / counts[at], bounds)
         left -= counts[at]
-    return _within(max(counts), 1.0)
+    return _within(max(counts), 1.0, bounds)
 
 
-def _within(at: int, share: float) -> float:
-    """The point so far into a bin: those in it are taken to be evenly spread."""
-    low = BOUNDS_S[at - 1] if at else 0.0
-    high = BOUNDS_S[min(at, len(BOUNDS_S) - 1)]
+def _within(at: int, share: float, bounds: Sequence[float]) -> float:
+    """A point in a bin, whose requests count as evenly spread."""
+    low = bounds[at - 1] if at else 0.0
+    high = bounds[min(at, len(bounds) - 1)]
     return low + share * (high - low)
 
 

@@ -17,7 +17,7 @@ import psutil
 from hooke.base.files import writing
 from hooke.pipeline.logs import death_tail
 from hooke.processes.channel import Channel, connect_to, listen_at
-from hooke.processes.start import python_module
+from hooke.processes.start import python_module, start_apart
 from hooke.services.shares import Share, Shares
 from hooke.services.supervisor.control_channel import Renew, ReplicaTold, decode_told, pack
 from hooke.services.supervisor.generation import Generation, ServiceOptions, read_generation, write_generation
@@ -126,15 +126,12 @@ def start_child(  # noqa: PLR0913 - what a process is started with, each by name
         log.parent.mkdir(parents=True, exist_ok=True)
         start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*python_module(module), order(listening.fileno())],
+            process = start_apart(
+                python_module(module, order(listening.fileno())),
+                descriptors=(listening.fileno(), *descriptors),
+                output=output,
                 cwd=cwd,
-                env=None if environment is None else os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which drains first
-                pass_fds=(listening.fileno(), *descriptors),
+                environment=os.environ | (environment or {}),
             )
         channel = Channel(connect_to(folder.child_socket(record.name)).detach())
     finally:

@@ -6,7 +6,6 @@ So Envoy outlives a supervisor that is killed, for as long as another one may co
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.processes.lease import Lease
+from hooke.processes.start import exit_with
 from hooke.processes.with_parent import with_parent
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
@@ -67,7 +67,7 @@ class _Keeper:
         self._control = Control(
             socket.socket(fileno=order.control),
             Lease(seconds=order.lease_s, renewed=time.monotonic()),
-            tell=self._state,
+            report=self._state,
             obey=self._obey,
             expired=self._expired,
         )
@@ -170,4 +170,4 @@ if __name__ == "__main__":
     code = main(
         msgspec.json.decode(sys.argv[1], type=ProxyProcessOrder, dec_hook=lambda kind, value: kind(value))
     )
-    os._exit(code)
+    exit_with(code)

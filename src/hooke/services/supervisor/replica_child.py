@@ -20,6 +20,7 @@ from hooke.base.errors import HookeError
 from hooke.base.pinned_modules import import_kept
 from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.processes.lease import Lease
+from hooke.processes.start import exit_with
 from hooke.project.folder import Project
 from hooke.services.serve_file import body_room, load_service, setup_arguments
 from hooke.services.supervisor.control_channel import Control, ReplicaTold, pack
@@ -165,7 +166,7 @@ def main(order: ReplicaOrder) -> int:
     control = Control(
         socket.socket(fileno=order.control),
         Lease(seconds=order.lease_s, renewed=time.monotonic()),
-        tell=told.message,
+        report=told.message,
         obey=lambda _message: None,
         expired=lambda: _expired(order.lease_s),
     )
@@ -199,7 +200,4 @@ if __name__ == "__main__":
         code = 1
         with contextlib.suppress(OSError):  # its log may have no room
             sys.stderr.write(f"{error}\n")
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)  # a model that hangs in a thread must not keep the process
+    exit_with(code)

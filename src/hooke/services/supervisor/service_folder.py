@@ -9,15 +9,16 @@ import time
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock, write_atomic, writing
-from hooke.processes.start import lives
+from hooke.processes.usage import lives
 from hooke.project.folder import Project
-from hooke.services.single_process import AloneRecord, alone_in
+from hooke.services.control_socket import ServiceCommand, send_command
+from hooke.services.single_process import SingleProcess, single_processes
 
 __all__ = [
     "FRONT",
@@ -134,13 +135,23 @@ class ServiceFolder:
         """Children that live."""
         return [record for record in self.children() if alive(record)]
 
-    def alone(self) -> list[AloneRecord]:
-        """Processes that serve it by themselves."""
-        return alone_in(self.path)
+    def single_processes(self) -> list[SingleProcess]:
+        """Processes that serve it without a supervisor."""
+        return single_processes(self.path)
 
-    def runs(self) -> bool:
-        """Whether any process of it lives."""
-        return self.supervised() or bool(self.living() or self.alone())
+    def running(self) -> bool:
+        """Whether any process of the service lives."""
+        return self.supervised() or bool(self.living() or self.single_processes())
+
+    def send(self, verb: str, *, by: str = "", **options: Any) -> dict[str, Any]:
+        """The supervisor's reply to a `ServiceCommand`. Raises as `send_command`."""
+        record = self.record()
+        return send_command(
+            self.socket,
+            ServiceCommand(verb=verb, by=by or f"hooke serve {verb}", **options),
+            name=f"the supervisor of {self.name}",
+            pid=record.pid if record is not None else None,
+        )
 
     def supervised(self) -> bool:
         """Whether a supervisor is at work."""
@@ -162,13 +173,13 @@ def service_folders(project: Project) -> list[ServiceFolder]:
     except FileNotFoundError:
         return []
     found = [ServiceFolder.of(project, name) for name in names]
-    return [folder for folder in found if (folder.path / SERVICE).exists() or folder.alone()]
+    return [folder for folder in found if (folder.path / SERVICE).exists() or folder.single_processes()]
 
 
 def find_service(project: Project, name: str, *, verb: str, running: bool = True) -> ServiceFolder:
     """The service of this name, or the only one that runs. Raises UsageError naming those that there are."""
     known = service_folders(project)
-    fitting = [folder for folder in known if not running or folder.runs()]
+    fitting = [folder for folder in known if not running or folder.running()]
     if name:
         chosen = [folder for folder in known if folder.name == name]
         if chosen and chosen[0] in fitting:

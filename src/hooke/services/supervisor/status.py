@@ -13,7 +13,7 @@ from hooke.journal.service_events import ReplicaEnded, ReplicaEvent
 from hooke.services.supervisor.children import Child
 from hooke.services.supervisor.replica_events import RESTARTING, ReplicaMember, ReplicaPhase
 from hooke.services.supervisor.supervision import Supervision
-from hooke.serving.metrics import Counts, GatheredCounts, ProxyStats, ReplicaSetMetrics, quantile_s
+from hooke.serving.metrics import Counts, GatheredCounts, ProxyStats, ReplicaSetMetrics
 
 __all__ = ["Lately", "SupervisorView", "status_of"]
 
@@ -51,9 +51,7 @@ class Lately:
         """Within so many seconds 99 of 100 of them came, as far as the buckets of the histogram tell; None without any."""
         if len(self._seen) < 2:
             return None
-        before, after = self._seen[0][1].buckets(), self._seen[-1][1].buckets()
-        before = before or [0] * len(after)
-        return quantile_s([now - then for then, now in zip(before, after, strict=True)], 0.99)
+        return self._seen[-1][1].p99_s(before=self._seen[0][1])
 
 
 class SupervisorView:

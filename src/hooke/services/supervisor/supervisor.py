@@ -28,6 +28,7 @@ from hooke.journal.service_events import (
 )
 from hooke.processes.channel import listen_at
 from hooke.project.folder import Project
+from hooke.services.control_socket import ControlServer, ServiceCommand
 from hooke.services.reload.watched_files import Sources
 from hooke.services.serve_file import check_bindings, how_to_ask, serve_extra, shown_given, token_file_of
 from hooke.services.service_report import line_of
@@ -35,12 +36,7 @@ from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import Shares
 from hooke.services.supervisor.autoscaler import Autoscaler
 from hooke.services.supervisor.children import Child, Replicas
-from hooke.services.supervisor.control_channel import (
-    ControlServer,
-    ReplicaTold,
-    SupervisorCommand,
-    decode_told,
-)
+from hooke.services.supervisor.control_channel import ReplicaTold, decode_told
 from hooke.services.supervisor.generation import Aliases, Generation, ServiceOptions, ServiceSource, pinned
 from hooke.services.supervisor.proxy_child import ProxyChild, front_settings
 from hooke.services.supervisor.replica_events import (
@@ -140,7 +136,7 @@ class Supervisor:
             log=str(self._logs / "front.log"),
             say=tell,
         )
-        self._desk = ControlServer(folder.socket, self._answer)
+        self._control = ControlServer(folder.socket, self._answer)
         self._inbox: deque[Event | Callable[[], None]] = deque()
         self._woken, self._wake = os.pipe()
         self._aliases = self._aliases_of(source, first)
@@ -196,7 +192,7 @@ class Supervisor:
         return SupervisionEnded(run=self.run_id, answered=self._answered, cut=self._cut)
 
     def _begin(self) -> None:
-        self._desk.open()
+        self._control.open()
         self._scrape.start(listen_at(self.folder.metrics_socket))
         self.replicas.add(self._first)
         records = {record.name: record for record in self.folder.living()}
@@ -244,7 +240,7 @@ class Supervisor:
         selector = selectors.DefaultSelector()
         with selector:
             selector.register(self._woken, selectors.EVENT_READ)
-            self._desk.register(selector)
+            self._control.register(selector)
             ending = False
             for child in self._all():
                 if child.channel is not None:
@@ -256,7 +252,7 @@ class Supervisor:
                 if key.fileobj == self._woken:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._woken, 4096)
-            self._desk.serve([key.fileobj for key, _ in ready])
+            self._control.serve([key.fileobj for key, _ in ready])
 
     def _hear_children(self, now: float) -> None:
         for child in list(self.replicas.children.values()):
@@ -419,7 +415,7 @@ class Supervisor:
             with contextlib.suppress(BlockingIOError, OSError):
                 os.write(self._wake, b"x")
 
-    def _answer(self, asked: SupervisorCommand) -> dict[str, object]:
+    def _answer(self, asked: ServiceCommand) -> dict[str, object]:
         """What the command line asks. Raises HookeError for what cannot be."""
         by = asked.by or "hooke serve"
         if asked.verb in ("scale", "replace") and self.core.closing:
@@ -485,7 +481,7 @@ class Supervisor:
     def _close(self) -> None:
         self._aliases.close()
         self._autoscaler.close()
-        self._desk.close()
+        self._control.close()
         self._scrape.close()
         self.folder.metrics_socket.unlink(missing_ok=True)
         for child in self._all():

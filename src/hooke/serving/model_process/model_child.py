@@ -18,6 +18,7 @@ import msgspec
 
 from hooke.base.errors import HookeError, Temporary, UsageError
 from hooke.base.pinned_modules import KeptModule, import_kept
+from hooke.processes.start import exit_with
 from hooke.processes.with_parent import end_with
 from hooke.serving.model_calls import Drop, Item, Lost, MethodRun, ServiceObject, Work, make
 from hooke.serving.model_process.wire import WireLink
@@ -175,8 +176,4 @@ def _plain(error: BaseException) -> HookeError:
 
 
 if __name__ == "__main__":
-    code = main(msgspec.json.decode(sys.argv[1], type=ModelProcessOrder))
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)  # a thread of the model's that hangs must not keep the process
+    exit_with(main(msgspec.json.decode(sys.argv[1], type=ModelProcessOrder)))

@@ -32,7 +32,8 @@ from hooke.base.pinned_modules import keep_modules
 from hooke.journal.service_events import ModelBack, ModelDied, ModelEvent
 from hooke.processes.exit_report import ended_by, with_short_stack
 from hooke.processes.lease import Backoff
-from hooke.processes.start import anonymous_bytes, python_module
+from hooke.processes.start import python_module, start_apart
+from hooke.processes.usage import anonymous_bytes
 from hooke.serving.model_calls import Arguments, Done, Drop, Item, Lost, MethodRun, Work
 from hooke.serving.model_process.model_child import (
     DropSent,
@@ -258,14 +259,8 @@ def _memory(name: str, undone: contextlib.ExitStack) -> int:
 def _started(channel: int, gives: int, takes: int, output: int) -> subprocess.Popen[bytes]:
     """The process, with its end of the socket and of the memory; what it prints goes to `output`."""
     order = ModelProcessOrder(parent=os.getpid(), socket=channel, gives=gives, takes=takes)
-    return subprocess.Popen(
-        python_module("hooke.serving.model_process.model_child", msgspec.json.encode(order).decode()),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,  # Ctrl-C in the terminal is for the replica, which drains first
-        pass_fds=(channel, gives, takes),
-    )
+    command = python_module("hooke.serving.model_process.model_child", msgspec.json.encode(order).decode())
+    return start_apart(command, descriptors=(channel, gives, takes), output=output)
 
 
 LARGE = 1 << 20
