@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from hooke.journal.service_events import ReplicaEnded
-from hooke.services.supervisor.status import Lately, SupervisorView
+from hooke.services.supervisor.status import RecentCounts, SupervisorView
 from hooke.serving.metrics import (
     BOUNDS_S,
     KEPT,
@@ -17,8 +17,8 @@ from hooke.serving.metrics import (
     ProcessCounts,
     ReplicaSetMetrics,
     RouteCounts,
-    added,
-    written_of_all,
+    add_counts,
+    service_prometheus_text,
 )
 from hooke.serving.stats_windows import quantile_s
 
@@ -38,7 +38,7 @@ answers = st.lists(st.tuples(st.sampled_from([200, 422, 500]), st.floats(0, 60))
 
 @given(answers, answers)
 def test_two_together_are_as_one_that_did_both(some, others):
-    both, one = added(counts_of(some), counts_of(others)), counts_of(some + others)
+    both, one = add_counts(counts_of(some), counts_of(others)), counts_of(some + others)
     assert both.asked() == one.asked() == len(some) + len(others)
     assert both.buckets() == one.buckets()
     assert {path: route.statuses for path, route in both.routes.items()} == {
@@ -83,7 +83,7 @@ def test_a_quantile_of_nothing_is_none_and_one_above_all_bounds_is_the_highest()
 
 
 def test_a_rate_is_of_the_last_minute():
-    lately = Lately()
+    lately = RecentCounts()
     assert lately.rate() is None
     assert lately.p99_s() is None
     for second in range(200):
@@ -100,7 +100,7 @@ def test_what_is_written_says_which_replica_and_gauges_of_ended_ones_are_gone():
         watched.take(name, counts_of([(200, 0.1)] * 2), 0.0)
     watched.end("1")
     watched.happened(ReplicaEnded(replica="1", cause="killed", expected=False, kind="signal"))
-    text = written_of_all(watched.fleet()).decode()
+    text = service_prometheus_text(watched.fleet()).decode()
     found = {family.name: family for family in text_string_to_metric_families(text)}
     requests = {one.labels["replica"]: one.value for one in found["hooke_requests"].samples}
     assert requests == {"1": 2, "2": 2}
@@ -113,5 +113,5 @@ def test_what_is_written_says_which_replica_and_gauges_of_ended_ones_are_gone():
 
 
 def test_a_fleet_without_a_replica_can_be_written():
-    text = written_of_all(ReplicaSetMetrics(live={}, wanted=2)).decode()
+    text = service_prometheus_text(ReplicaSetMetrics(live={}, wanted=2)).decode()
     assert "hooke_replicas_wanted 2.0" in text

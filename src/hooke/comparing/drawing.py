@@ -32,11 +32,7 @@ def curves(
 
     By default of the metrics of which some run logged several values. Raises UsageError for a metric that no run logged.
     """
-    from hooke.charts.run_figures import (  # SciPy comes with the laws, and takes half a second
-        Curves,
-        Trace,
-        curves_spec,
-    )
+    from hooke.charts.run_figures import Curves, Trace, curves_spec
 
     names = NameGroup("metrics", runs)
     wanted = [names.find(metric) for metric in metrics] or _several(names, runs)

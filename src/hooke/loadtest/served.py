@@ -26,7 +26,7 @@ from hooke.scaling.call_times import Ends
 from hooke.scaling.measurements import Estimate
 from hooke.services.service_report import law_lines, read_service
 from hooke.services.shares import thread_variables
-from hooke.serving.stats_windows import merged
+from hooke.serving.stats_windows import merge_windows
 
 __all__ = ["ServedFile"]
 
@@ -118,7 +118,7 @@ class ServedFile:
         if not self._run:
             return None
         record = read_service(project.runs.folder(self._run))
-        whole = merged(record.windows)
+        whole = merge_windows(record.windows)
         law = record.laws().get(method)
         return Handled(
             run=self._run,

@@ -25,26 +25,26 @@ from hooke.project.settings import FILE
 from hooke.registry.loaded_models import load_version
 from hooke.registry.project_registry import registry_of
 from hooke.services.service_runs import ServiceRun
-from hooke.services.shares import take_here
+from hooke.services.shares import apply_share
 from hooke.services.single_process import recorded
-from hooke.serving.auth import kept_token, read_token
-from hooke.serving.bind_config import Exposure
-from hooke.serving.limits import BODY_LIMIT, room_bytes
+from hooke.serving.auth import ensure_token, read_token
+from hooke.serving.bind_config import BindConfig
+from hooke.serving.limits import BODY_LIMIT, body_memory_bytes
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
 from hooke.serving.uvicorn.compat import check_uvicorn
 
 __all__ = [
-    "HandedSocket",
+    "InheritedSocket",
     "ServeOutcome",
     "body_room",
     "check_bindings",
-    "how_to_ask",
+    "curl_example",
     "load_service",
     "serve_extra",
     "serve_here",
     "setup_arguments",
-    "shown_given",
+    "shown_values",
     "token_file_of",
 ]
 
@@ -52,18 +52,18 @@ __all__ = [
 # --- How a service is asked: the file of its token, and a line for the shell.
 
 
-def token_file_of(declared: Service, project: Project, exposure: Exposure) -> Path | None:
+def token_file_of(declared: Service, project: Project, exposure: BindConfig) -> Path | None:
     """The file of the token that is asked for, made where there is none; None where no token is. Raises as `kept_token`."""
     if not exposure.auth:
         return None
     if exposure.token_file is not None:
         return exposure.token_file
     path = project.create() / "services" / declared.name / "token"
-    kept_token(path)
+    ensure_token(path)
     return path
 
 
-def how_to_ask(declared: Service, exposure: Exposure, token_file: Path | None, address: str) -> str:
+def curl_example(declared: Service, exposure: BindConfig, token_file: Path | None, address: str) -> str:
     """A line that asks it, to be pasted into a shell."""
     name, function = next(iter(declared.methods().items()))
     fields = ", ".join(f'"{field}": ...' for field in list(inspect.signature(function).parameters)[1:])
@@ -97,7 +97,7 @@ class ServeOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class HandedSocket:
+class InheritedSocket:
     """A socket that another process holds, too, and on which others may answer until this one is set up."""
 
     listening: socket.socket
@@ -150,7 +150,7 @@ def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def shown_given(given: Mapping[str, Any]) -> dict[str, str]:
+def shown_values(given: Mapping[str, Any]) -> dict[str, str]:
     """What `setup` takes as it stands in listings: a model as it was asked for, other values in short."""
     return {
         name: str(value) if isinstance(value, VersionQuery) else short_repr(value)
@@ -162,7 +162,7 @@ def body_room(declared: Service, project: Project, *, memory_bytes: int | None =
     """Bytes of bodies that a replica takes in at once: as `hooke.toml` says, else by what memory it may have. Raises ConfigError."""
     settings = project.settings.services.get(declared.name)
     if settings is None or settings.body_memory is None:
-        return room_bytes(memory_bytes=memory_bytes, among=among)
+        return body_memory_bytes(memory_bytes=memory_bytes, among=among)
     if settings.body_memory < BODY_LIMIT:
         raise ConfigError(
             f"{project.root / FILE}: services.{declared.name}.body_memory = {format_bytes(settings.body_memory)}"
@@ -192,10 +192,10 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     project: Project,
     given: Mapping[str, Any],
     *,
-    exposure: Exposure,
+    exposure: BindConfig,
     tell: Callable[[str], None],
     entry: str = "",
-    handed: HandedSocket | None = None,
+    handed: InheritedSocket | None = None,
 ) -> ServeOutcome:
     """Serve until SIGTERM or Ctrl-C, and drain. `tell` gets a line when it listens, and two when it answers.
 
@@ -214,7 +214,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     listening = bind(exposure.port, exposure.host) if handed is None else handed.listening
     port = listening.getsockname()[1]
     address = exposure.url(port)
-    lines = _lines(declared, how_to_ask(declared, exposure, token_file, address))
+    lines = _lines(declared, curl_example(declared, exposure, token_file, address))
     if handed is None:
         tell(f"{declared.name} is being set up, on {address}")
 
@@ -226,7 +226,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
             tell(line)
 
     with (
-        ServiceRun(project, declared, entry=entry, shown=shown_given(given)) as run,
+        ServiceRun(project, declared, entry=entry, shown=shown_values(given)) as run,
         recorded(run, replica, url=address, target=entry),
     ):
         cut = serve(
@@ -248,7 +248,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
 def _lines(declared: Service, ask: str) -> tuple[str, ...]:
     """What is said when it answers, once this process has taken its share of the machine."""
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
-    share = take_here(declared)
+    share = apply_share(declared)
     told = (f"{declared.name} answers: {paths}; Ctrl-C drains and ends it", ask)
     return (*told, share) if share else told
 

@@ -16,7 +16,7 @@ from hooke.base.files import write_all, writing
 from hooke.serving.http import Exchange
 from hooke.serving.problems import Problem
 
-__all__ = ["LOOPBACK", "Auth", "kept_token", "read_token"]
+__all__ = ["LOOPBACK", "Auth", "ensure_token", "read_token"]
 
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -111,7 +111,7 @@ _SAID = re.compile(r"[A-Za-z0-9._~+/-]{16,4096}=*")
 MAKE = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 
-def kept_token(path: Path) -> str:
+def ensure_token(path: Path) -> str:
     """The token in the file `path`, which is made, with 256 random bits and for its owner alone, where there is none.
 
     Raises UsageError as `read_token`, and HookeError where it cannot be written.

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from hooke.serving.batcher import Batch, Batcher, BatchLimits, PendingRequest
 from hooke.serving.metrics import size_bucket
-from hooke.serving.model_calls import Done, Drop, Item, Lost, MethodRun, Work, Write
+from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, OnDone, Work, Write
 from hooke.serving.payloads import Method, ResponseKind
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.request_context import ASKED, CallerGone, ContextSource, Receive
+from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone, ContextSource, Receive
 from hooke.serving.rows import count_rows, group_of, results_of
 from hooke.serving.service import Service
-from hooke.serving.stats_windows import Windows
+from hooke.serving.stats_windows import StatsWindow
 
 __all__ = ["Dispatch", "ModelRunner", "Tally"]
 
@@ -36,7 +36,7 @@ class ModelRunner(Protocol):
     All of it is called on the event loop. `done` is, too, later, and once for each piece, also where the model ends with it.
     """
 
-    def submit(self, work: Work, done: Done) -> None:
+    def submit(self, work: Work, done: OnDone) -> None:
         """Do it; not while it is away, but for a Drop."""
         ...
 
@@ -90,7 +90,7 @@ class Dispatch:
         self._model = model
         self._loop = asyncio.get_running_loop()
         self.sweep_s = min(SLOWEST_SWEEP_S, declared.timeout_s / 10)
-        self.windows = Windows(
+        self.windows = StatsWindow(
             self._loop.time(), limit_s=declared.slo.limit_s if declared.slo is not None else math.inf
         )
         self._fired = 0.0
@@ -125,7 +125,7 @@ class Dispatch:
                 write=write,
                 receive=receive,
                 future=self._loop.create_future(),
-                asked=ASKED.get(),
+                asked=CURRENT_REQUESTS.get(),
                 arrived=now,
                 deadline=now + self.declared.timeout_s,
             )
@@ -137,7 +137,7 @@ class Dispatch:
 
     async def item(self, stream: int, method: Method, arguments: dict[str, Any] | None) -> Any:
         """The next item of a stream, the first with `arguments`. What has begun is never refused for want of room."""
-        now, asked = self._loop.time(), ASKED.get()
+        now, asked = self._loop.time(), CURRENT_REQUESTS.get()
         call = _Call(
             method=method,
             arguments={},
@@ -228,7 +228,7 @@ class Dispatch:
     async def _run_async(self, batch: Batch, calls: list[_Call]) -> None:
         run = _run_of(calls, self._most)
         method = run.method
-        ASKED.set(run.asked)
+        CURRENT_REQUESTS.set(run.asked)
         try:
             answers = run.shared(
                 [
@@ -257,7 +257,7 @@ class Dispatch:
             self.tally.sizes[min(size_bucket(rows), 33)] += 1
             self.batcher.finished(now, took)
             self.windows.add(name, rows, took, self._settle_all(calls, answers, now), self._waiting)
-        elif isinstance(error, Lost):
+        elif isinstance(error, ModelLost):
             self._lose(calls, error, took)
         else:
             assert error is not None
@@ -268,7 +268,7 @@ class Dispatch:
                 _settle(calls[0], problem_of(error, name, ids or None))
         self._pump()
 
-    def _lose(self, calls: list[_Call], lost: Lost, took: float) -> None:
+    def _lose(self, calls: list[_Call], lost: ModelLost, took: float) -> None:
         """The model ended with this batch: nothing of it is done again, for it would do the same to the next one."""
         method = calls[0].method.name
         self.batcher.lost()

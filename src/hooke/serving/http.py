@@ -7,11 +7,21 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hooke.serving.limits import SMALL, Bodies
-from hooke.serving.problems import AGAIN, MEDIA_TYPE, REPEATABLE, Problem
+from hooke.serving.limits import SMALL_BODY, BodyMemory
+from hooke.serving.problems import MEDIA_TYPE, REPEATABLE, RETRY_HEADER, Problem
 from hooke.serving.request_context import CallerGone, RequestContext, context_of, request_id_of
 
-__all__ = ["DIRECT", "INFERENCE", "JSON", "Direct", "Exchange", "HttpOptions", "Message", "Receive", "Send"]
+__all__ = [
+    "FAST_PATH",
+    "INFERENCE",
+    "JSON",
+    "Exchange",
+    "FastPath",
+    "HttpOptions",
+    "Message",
+    "Receive",
+    "Send",
+]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,7 +32,7 @@ INFERENCE = "/v2"
 """Where the paths of the Open Inference Protocol begin."""
 ATTEMPT = b"x-envoy-attempt-count"
 """How often the front has sent this request, this time included."""
-_ONCE_MORE = (AGAIN.encode(), REPEATABLE.encode())
+_ONCE_MORE = (RETRY_HEADER.encode(), REPEATABLE.encode())
 _CLOSE = ((b"connection", b"close"),)
 READ_ON = 16 << 20
 """Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed.
@@ -32,11 +42,11 @@ of a replica that ended. What is thrown away takes no memory.
 """
 
 
-DIRECT = "hooke.direct"
+FAST_PATH = "hooke.direct"
 """Where a scope has a `Direct`."""
 
 
-class Direct(Protocol):
+class FastPath(Protocol):
     """What a server of ours offers for a request beside ASGI's messages, for each of which it would have to be waited."""
 
     def body(self) -> bytes | None:
@@ -56,7 +66,7 @@ class HttpOptions:
     """Bytes."""
     timeout_s: float
     """Within which a body must have come."""
-    bodies: Bodies
+    bodies: BodyMemory
     """Room for those of all requests."""
     closing: bool = False
     """Whether each answer ends its connection."""
@@ -100,7 +110,7 @@ class Exchange:
         self.status = 0
         """Of the answer, once it began."""
         # Taken out, for in the scope it would refer to itself, and be left to the collector of cycles.
-        self._direct: Direct | None = scope.pop(DIRECT, None)
+        self._direct: FastPath | None = scope.pop(FAST_PATH, None)
         self._send = send
         self._read = False
 
@@ -135,7 +145,7 @@ class Exchange:
         length = self.headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.terms.body_limit:
             raise self._too_large()
-        if len(length) > 4 and int(length) > SMALL:
+        if len(length) > 4 and int(length) > SMALL_BODY:
             await self._take_room(int(length))
         whole = self._direct.body() if self._direct is not None else None
         if whole is not None and len(whole) <= self.terms.body_limit:
@@ -195,7 +205,7 @@ class Exchange:
             body += message.get("body", b"")
             if len(body) > self.terms.body_limit:
                 raise self._too_large()
-            if len(body) > self.held + SMALL:  # nothing said how long it is
+            if len(body) > self.held + SMALL_BODY:  # nothing said how long it is
                 await self._take_room(min(2 * len(body), self.terms.body_limit) - self.held)
             if not message.get("more_body"):
                 self._read = True

@@ -13,7 +13,7 @@ from hooke.serving.http import JSON, Exchange, Receive
 from hooke.serving.model_calls import Write
 from hooke.serving.payloads import Method, ResponseKind, encode
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.request_context import CallerGone, TooLate, Watches, begun
+from hooke.serving.request_context import CallerGone, DeadlinePassed, DeadlineWatch, EagerCoroutine
 
 __all__ = ["MethodCalls", "event", "items_of"]
 
@@ -83,7 +83,7 @@ class MethodCalls:
         self.declared = dispatch.declared
         self.cut = 0
         """Calls that the end of the process left without an answer."""
-        self._watches = Watches(dispatch.sweep_s)
+        self._watches = DeadlineWatch(dispatch.sweep_s)
         self._async_calls = 0
 
     async def answer(self, method: Method, exchange: Exchange) -> None:
@@ -117,7 +117,7 @@ class MethodCalls:
         self._async_calls += 1
         began = time.perf_counter()
         try:
-            work = begun(method.function(**arguments))
+            work = EagerCoroutine(method.function(**arguments))
             if work.done:
                 answer = write(work.value)
                 windows.alone(0.0)
@@ -145,7 +145,7 @@ class MethodCalls:
         receive: Receive = exchange.receive
         try:
             return await self._watches.over(work, receive, asyncio.get_running_loop().time() + limit_s)
-        except TooLate:
+        except DeadlinePassed:
             self.dispatch.windows.late += 1
             raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None
         except asyncio.CancelledError:

@@ -16,7 +16,7 @@ from hooke.serving.stats_windows import quantile_s
 
 __all__ = [
     "BOUNDS_S",
-    "GONE",
+    "CLIENT_GONE",
     "MEDIA_TYPE",
     "Counts",
     "GatheredCounts",
@@ -27,11 +27,11 @@ __all__ = [
     "ReplicaSetMetrics",
     "RouteCounts",
     "UpstreamStats",
-    "added",
-    "process_now",
+    "add_counts",
+    "process_counts",
+    "prometheus_text",
+    "service_prometheus_text",
     "size_bucket",
-    "written",
-    "written_of_all",
 ]
 
 
@@ -101,7 +101,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return [route for path, route in self.routes.items() if path and not path.startswith("/-/")]
 
 
-def added(one: Counts, other: Counts) -> Counts:
+def add_counts(one: Counts, other: Counts) -> Counts:
     """Two together, as if one replica had done what both did; of what does not only grow, nothing."""
     paths = {**one.routes, **other.routes}
     cpu_s = one.process.cpu_s + other.process.cpu_s
@@ -144,7 +144,7 @@ class GatheredCounts:
             ended.pop(self._together(), None)
             first = next(iter(ended))
             gone = ended.pop(first)
-            self._earlier = gone if self._earlier is None else added(self._earlier, gone)
+            self._earlier = gone if self._earlier is None else add_counts(self._earlier, gone)
             self._how_many += 1
             ended = {self._together(): self._earlier, **ended}
         self.ended = ended  # at once: another thread may read it
@@ -212,7 +212,7 @@ class ProxyStats:
 
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the buckets of answers by their seconds."""
-GONE = 499
+CLIENT_GONE = 499
 """Stands for a status where the caller went before there was one; proxies write the same."""
 
 Refusals = dict[str, int]
@@ -268,12 +268,12 @@ class ReplicaSetMetrics:
     """None: it does not run, or does not say."""
 
 
-def written(counts: Counts) -> bytes:
+def prometheus_text(counts: Counts) -> bytes:
     """All families of one replica. Raises Problem (501) where prometheus_client is not installed."""
     return _generated(lambda core: _Families(core, {"": counts}, {}).collect())
 
 
-def written_of_all(fleet: ReplicaSetMetrics) -> bytes:
+def service_prometheus_text(fleet: ReplicaSetMetrics) -> bytes:
     """All families of all replicas, each sample with its `replica`; those of their supervisor and their front. Raises as `written`."""
 
     def collect(core: Any) -> Iterator[Any]:
@@ -284,7 +284,7 @@ def written_of_all(fleet: ReplicaSetMetrics) -> bytes:
     return _generated(collect)
 
 
-def process_now() -> ProcessCounts:
+def process_counts() -> ProcessCounts:
     """What the system tells of this process."""
     process = psutil.Process()
     with process.oneshot():

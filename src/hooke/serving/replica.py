@@ -15,17 +15,17 @@ from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.http import JSON, Exchange, HttpOptions, Receive, Send
 from hooke.serving.inference.v2_routes import Inference
-from hooke.serving.limits import BODY_LIMIT, Bodies, Patience, room_bytes
+from hooke.serving.limits import BODY_LIMIT, BodyMemory, ConnectionLimits, body_memory_bytes
 from hooke.serving.method_calls import MethodCalls
 from hooke.serving.metrics import (
-    GONE,
+    CLIENT_GONE,
     Counts,
     Meter,
     ProcessCounts,
     Refusals,
     RouteCounts,
-    process_now,
-    written,
+    process_counts,
+    prometheus_text,
 )
 from hooke.serving.metrics import MEDIA_TYPE as TEXT
 from hooke.serving.model_calls import Arguments, ModelThread
@@ -33,7 +33,7 @@ from hooke.serving.model_process.process_model import ModelProcess
 from hooke.serving.openapi import document
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.request_context import ASKED, CallerGone
+from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone
 from hooke.serving.routes import Route, Routes
 from hooke.serving.service import Service
 
@@ -70,12 +70,12 @@ class Replica:
         body_limit: int = BODY_LIMIT,
         body_room: int | None = None,
         gate: Auth | None = None,
-        patience: Patience | None = None,
+        patience: ConnectionLimits | None = None,
     ) -> None:
         self.declared = declared
-        self.bodies = Bodies(max(room_bytes() if body_room is None else body_room, body_limit))
+        self.bodies = BodyMemory(max(body_memory_bytes() if body_room is None else body_room, body_limit))
         """Room for those that are being received or answered."""
-        self.patience = patience or Patience()
+        self.patience = patience or ConnectionLimits()
         """With connections; a server keeps to it."""
         self.say: Callable[[ModelEvent], None] = lambda _event: None
         """Is told on the event loop when the model's own process ends, and when it is back."""
@@ -201,7 +201,7 @@ class Replica:
         self.active += 1
         began, meter = time.perf_counter(), self.unrouted
         exchange = Exchange(scope, receive, send, self._terms)
-        ASKED.set((exchange,))  # a server calls this in a task, and so in a context, of its own
+        CURRENT_REQUESTS.set((exchange,))  # a server calls this in a task, and so in a context, of its own
         try:
             self._gate.check(exchange)
             if not self._gate.knows(exchange):
@@ -223,7 +223,7 @@ class Replica:
                 self.bodies.give(exchange.held)
             self.active -= 1
             self.answered += 1
-            meter.done(exchange.status or GONE, time.perf_counter() - began)
+            meter.done(exchange.status or CLIENT_GONE, time.perf_counter() - began)
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
         self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
@@ -250,7 +250,7 @@ class Replica:
         await exchange.answer(200, encode({"state": self.state.value}), JSON)
 
     async def _tell_metrics(self, exchange: Exchange) -> None:
-        await exchange.answer(200, written(self.counts(process_now())), (b"content-type", TEXT))
+        await exchange.answer(200, prometheus_text(self.counts(process_counts())), (b"content-type", TEXT))
 
     async def _tell_openapi(self, exchange: Exchange) -> None:
         if self._document is None:

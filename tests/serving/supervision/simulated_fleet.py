@@ -14,6 +14,7 @@ from hooke.services.supervisor.replica_events import (
     ProxyDrained,
     Publish,
     Published,
+    RecordEvent,
     ReplicaReport,
     Reported,
     RollOut,
@@ -23,7 +24,6 @@ from hooke.services.supervisor.replica_events import (
     SupervisionBegan,
     SupervisionDone,
     SupervisionTick,
-    Tell,
     Terminate,
 )
 from hooke.services.supervisor.supervision import Supervision
@@ -143,7 +143,7 @@ class World:
                 )
                 assert late or hung or self.core.closing, "SIGKILL only after the deadline of SIGTERM"
                 process.dies_at = now
-            case Tell(event):
+            case RecordEvent(event):
                 self.said.append((now, event))
             case DrainProxy():
                 pass

@@ -23,6 +23,7 @@ from hooke.services.supervisor.replica_events import (
     KillReplica,
     Publish,
     Published,
+    RecordEvent,
     Replace,
     ReplicaPhase,
     ReplicaReport,
@@ -32,7 +33,6 @@ from hooke.services.supervisor.replica_events import (
     StartReplica,
     SupervisionBegan,
     SupervisionTick,
-    Tell,
     Terminate,
 )
 from hooke.services.supervisor.supervision import Supervision
@@ -265,7 +265,7 @@ def test_one_that_hangs_is_killed_at_once_where_others_may_answer_what_it_has():
     assert [type(action) for action in actions if isinstance(action, StartReplica)] == [StartReplica]
     ended = core.step(Exited(name="1", exit_code=-9), 7.6)
     assert "it told nothing for 6 s; it was killed by SIGKILL (9)" in next(
-        action.event.cause for action in ended if isinstance(action, Tell)
+        action.event.cause for action in ended if isinstance(action, RecordEvent)
     )
 
 
@@ -380,8 +380,8 @@ def test_what_runs_already_is_adopted_and_counted():
     actions = core.step(SupervisionBegan(adopted=adopted), 0.0)
     assert actions[0] == Publish(("4", "7"))
     assert not [action for action in actions if isinstance(action, StartReplica)]
-    assert not [action for action in actions if isinstance(action, Tell)], "it was ready before"
-    told = [action.event for action in core.step(Exited(name="4"), 1.0) if isinstance(action, Tell)]
+    assert not [action for action in actions if isinstance(action, RecordEvent)], "it was ready before"
+    told = [action.event for action in core.step(Exited(name="4"), 1.0) if isinstance(action, RecordEvent)]
     assert told[0].seconds == 61.0
     assert "8" in core.members, "and it is replaced at once, as it had been healthy"
 
@@ -437,7 +437,7 @@ def test_one_whose_model_is_not_set_up_anew_in_time_is_replaced():
     assert Terminate("1") in actions
     assert [each.reason for each in actions if isinstance(each, StartReplica)] == ["in place of replica 1"]
     (ended,) = [
-        each.event for each in core.step(Exited(name="1", exit_code=0), 33.0) if isinstance(each, Tell)
+        each.event for each in core.step(Exited(name="1", exit_code=0), 33.0) if isinstance(each, RecordEvent)
     ]
     assert (ended.kind, ended.expected) == ("not ready", False)
     assert ended.cause.startswith("its model ended, and was not set up anew within 30 s")
@@ -462,7 +462,7 @@ def test_models_that_die_are_deaths_of_a_roll_out_though_the_replicas_live():
         each.event
         for at, state in enumerate(states, 3)
         for each in core.step(Reported("2", ReplicaReport(state=state)), float(at))
-        if isinstance(each, Tell) and isinstance(each.event, RollOutChanged)
+        if isinstance(each, RecordEvent) and isinstance(each.event, RollOutChanged)
     ]
     assert [event.status for event in said] == ["back"]
     assert "the process of its model ended" in said[0].reason

@@ -21,16 +21,16 @@ from hooke.processes.channel import Channel
 from hooke.processes.start import exit_with
 from hooke.project.folder import Project
 from hooke.services.reload.handover import (
-    Answers,
     DrainedReply,
     FromDevChild,
     ImportedModules,
+    NowServing,
     ServeRefused,
     encode,
 )
 from hooke.services.reload.watched_files import Sources
-from hooke.services.serve_file import HandedSocket, load_service, serve_here
-from hooke.serving.bind_config import Exposure, TlsFiles
+from hooke.services.serve_file import InheritedSocket, load_service, serve_here
+from hooke.serving.bind_config import BindConfig, TlsFiles
 from hooke.serving.request_context import log_with_ids
 
 __all__ = ["DevChildOrder", "main"]
@@ -57,7 +57,7 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
 
     @classmethod
-    def of(cls, target: str, given: Sequence[str], exposure: Exposure, *, port: int) -> DevChildOrder:
+    def of(cls, target: str, given: Sequence[str], exposure: BindConfig, *, port: int) -> DevChildOrder:
         """As it was asked for, on the port that was found."""
         return cls(
             target=target,
@@ -76,9 +76,9 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(made).decode()
 
     @property
-    def exposure(self) -> Exposure:
+    def exposure(self) -> BindConfig:
         """How it is reached."""
-        return Exposure(
+        return BindConfig(
             host=self.host,
             port=self.port,
             names=self.names,
@@ -128,7 +128,7 @@ def main(order: DevChildOrder) -> int:
     listening.setblocking(False)
 
     def ready(lines: tuple[str, ...]) -> None:
-        reports.send(Answers(lines=lines))
+        reports.send(NowServing(lines=lines))
         threading.Thread(target=reports.keep_sending_imported, args=(sources,), daemon=True).start()
 
     try:
@@ -142,7 +142,7 @@ def main(order: DevChildOrder) -> int:
             exposure=order.exposure,
             tell=lambda _line: None,
             entry=f"{path}:{declared.name}",
-            handed=HandedSocket(listening, ready),
+            handed=InheritedSocket(listening, ready),
         )
     except HookeError as error:
         if order.debug:

@@ -14,14 +14,14 @@ from hooke.base.formats import format_bytes, format_seconds
 from hooke.cli.groups import FileOrVerbs
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession, command
-from hooke.cli.serve.serve import serve, whole_range
+from hooke.cli.serve.serve import replica_range, serve
 from hooke.journal.run_table import aligned
 from hooke.services.single_process import SingleProcess, single_process_status
 from hooke.services.supervisor.service_folder import (
-    FRONT,
+    PROXY,
     SERVICE,
     ServiceFolder,
-    end_what_is_left,
+    end_leftovers,
     find_service,
 )
 
@@ -131,7 +131,7 @@ def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, pro
             f"{' '.join(words)!r} is more than a service and a number", fix="hooke serve scale 3"
         )
     name = words[0] if len(words) == 2 else ""
-    low, high = whole_range(words[-1], name="hooke serve scale")
+    low, high = replica_range(words[-1], name="hooke serve scale")
     folder = _supervised(session, project, name, "scale")
     facts = folder.send("scale", low=low, high=high)
     if as_json:
@@ -181,7 +181,7 @@ def down(session: CommandSession, *, service: str, project: Path | None) -> int:
         raise _by_itself(folder)
     else:
         code = 0
-    for line in end_what_is_left(folder):
+    for line in end_leftovers(folder):
         click.echo(line)
     left = folder.living()
     if left:
@@ -224,7 +224,7 @@ def _show_left(folder: ServiceFolder, *, as_json: bool) -> int:
             f"{folder.name}: its supervisor is gone; these end by themselves unless it is served again"
         )
         for one in left:
-            what = "the front" if one.name == FRONT else f"replica {one.name}"
+            what = "the front" if one.name == PROXY else f"replica {one.name}"
             click.echo(f"  {what}: pid {one.pid}, port {one.port}")
         click.echo(f"next: hooke serve down {folder.name}", err=True)
     return EXIT_FAILED

@@ -308,7 +308,7 @@ def service(
     end is to be counted on. Shown are this machine and the configurations that no other beats in what they bear or cost;
     --json has all. Exit codes: 0 a configuration is recommended; 1 none can be; 2 wrong usage.
     """
-    from hooke.planning.service_plan import (  # SciPy takes half a second
+    from hooke.planning.service_plan import (
         ServiceQuestion,
         plan_service,
         service_plan_facts,

@@ -119,10 +119,7 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
 
 
 def _show_study(record: StudyRecord, *, as_json: bool) -> int:
-    from hooke.measuring.study_report import (  # SciPy takes half a second, which no run need wait for
-        facts_of,
-        text_of,
-    )
+    from hooke.measuring.study_report import facts_of, text_of
 
     click.echo(json.dumps(facts_of(record), indent=2) if as_json else text_of(record))
     return 0
@@ -130,7 +127,7 @@ def _show_study(record: StudyRecord, *, as_json: bool) -> int:
 
 def _show_service(project: Project, name: str, file: Path | None, *, as_json: bool) -> int:
     from hooke.charts.service_chart import drawn_service
-    from hooke.services.service_report import (  # SciPy again
+    from hooke.services.service_report import (
         picture_of,
         read_service,
         save_service,

@@ -10,7 +10,6 @@ import msgspec
 
 __all__ = [
     "Action",
-    "Answers",
     "CutProcess",
     "DrainProcess",
     "DrainedReply",
@@ -25,6 +24,7 @@ __all__ = [
     "ImportedModules",
     "Interrupted",
     "KillProcess",
+    "NowServing",
     "Ready",
     "Say",
     "ServeRefused",
@@ -38,7 +38,7 @@ __all__ = [
 # --- What a process that serves one version tells the process that started it, as messages of a channel.
 
 
-class Answers(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class NowServing(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """It is set up, and takes connections."""
 
     lines: tuple[str, ...]
@@ -68,7 +68,7 @@ class DrainedReply(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cut: int
 
 
-FromDevChild: TypeAlias = Answers | ImportedModules | ServeRefused | DrainedReply
+FromDevChild: TypeAlias = NowServing | ImportedModules | ServeRefused | DrainedReply
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(FromDevChild).decode

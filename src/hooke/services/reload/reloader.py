@@ -23,7 +23,6 @@ from hooke.processes.start import start_with_channel
 from hooke.processes.with_parent import with_parent
 from hooke.services.reload import handover
 from hooke.services.reload.handover import (
-    Answers,
     DrainedReply,
     Event,
     Failed,
@@ -31,15 +30,16 @@ from hooke.services.reload.handover import (
     Gone,
     Handover,
     Interrupted,
+    NowServing,
     Ready,
     ServeRefused,
     decode,
     step,
 )
 from hooke.services.reload.handover import ImportedModules as ImportedFiles
-from hooke.services.reload.watched_files import Look, Sources, changed, is_source, look
+from hooke.services.reload.watched_files import Sources, SourceSnapshot, changed_files, is_source, snapshot
 
-__all__ = ["Command", "Parent", "Watcher"]
+__all__ = ["Command", "Reloader", "Watcher"]
 
 Command: TypeAlias = Callable[[int, int], Sequence[str]]
 """Makes the command of a process that serves, from the descriptors of the listening socket and of its channel to the reloader."""
@@ -57,7 +57,7 @@ class _Imported:
 _Came: TypeAlias = Event | _Imported | frozenset[Path] | OSError
 
 
-class Parent:
+class Reloader:
     """One service, from `run` to its end. `tell` gets a line for people, or several in one text."""
 
     def __init__(
@@ -170,7 +170,7 @@ class Parent:
         with contextlib.suppress(EOFError, OSError):  # it has ended
             while True:
                 match decode(channel.receive()):
-                    case Answers(lines=said):
+                    case NowServing(lines=said):
                         self._inbox.put(Ready(number, said))
                     case ImportedFiles(files=files):
                         self._inbox.put(_Imported(number, frozenset(map(Path, files))))
@@ -221,11 +221,11 @@ class Watcher:
         self._seen = seen
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hooke-watch", daemon=True)
-        self._before = Look(frozenset(), {})
+        self._before = SourceSnapshot(frozenset(), {})
 
     def start(self) -> None:
         """From now on nothing is missed."""
-        self._before = look(self._root)
+        self._before = snapshot(self._root)
         self._thread.start()
 
     def stop(self) -> None:
@@ -269,8 +269,8 @@ class Watcher:
             first = False  # what was written between the look and the watch has been seen now
 
     def _look(self) -> frozenset[Path]:
-        after = look(self._root)
-        different = changed(self._before, after)
+        after = snapshot(self._root)
+        different = changed_files(self._before, after)
         self._before = after
         if different:
             self._seen(different)

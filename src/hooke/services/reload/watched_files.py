@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from hooke.project.settings import FILE
 
-__all__ = ["Look", "Sources", "Stamp", "changed", "is_source", "look"]
+__all__ = ["SourceSnapshot", "Sources", "Stamp", "changed_files", "is_source", "snapshot"]
 
 
 Stamp: TypeAlias = tuple[int, int, int]
@@ -22,7 +22,7 @@ VENV = "pyvenv.cfg"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SourceSnapshot:
     """What was there: folders that may hold sources, and the sources."""
 
     folders: frozenset[Path]
@@ -57,7 +57,7 @@ class Sources:
         return frozenset(path for path in found if path.suffix == ".py" and self.holds(path))
 
 
-def look(root: Path) -> Look:
+def snapshot(root: Path) -> SourceSnapshot:
     """Every module and hooke.toml below `root`, without environments, caches and what is hidden."""
     folders: set[Path] = set()
     stamps: dict[Path, Stamp] = {}
@@ -73,7 +73,7 @@ def look(root: Path) -> Look:
                 stamp = _stamp(here / name)
                 if stamp is not None:
                     stamps[here / name] = stamp
-    return Look(frozenset(folders), stamps)
+    return SourceSnapshot(frozenset(folders), stamps)
 
 
 def is_source(name: str) -> bool:
@@ -81,7 +81,7 @@ def is_source(name: str) -> bool:
     return name.endswith(".py") or os.path.basename(name) == FILE
 
 
-def changed(before: Look, after: Look) -> frozenset[Path]:
+def changed_files(before: SourceSnapshot, after: SourceSnapshot) -> frozenset[Path]:
     """What is new, other or gone."""
     return frozenset(
         path

@@ -19,11 +19,11 @@ from hooke.pipeline.logs import death_tail
 from hooke.processes.channel import Channel, connect_to, listen_at
 from hooke.processes.start import python_module, start_apart
 from hooke.services.shares import Share, Shares
-from hooke.services.supervisor.control_channel import Renew, ReplicaTold, decode_told, pack
+from hooke.services.supervisor.control_channel import Renew, ReplicaUpdate, decode_from_child, encode
 from hooke.services.supervisor.generation import Generation, ServiceOptions, read_generation, write_generation
 from hooke.services.supervisor.replica_child import ReplicaOrder
 from hooke.services.supervisor.replica_events import ReplicaReport
-from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, alive
+from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, is_alive
 from hooke.serving.uvicorn.server import bind
 
 __all__ = ["Child", "Replicas", "adopt_child", "start_child"]
@@ -54,7 +54,7 @@ class Child:
         if self.process is not None:
             code = self.process.poll()
             return None if code is None else (code,)
-        if self.cut_at is None or (alive(self.record) and now - self.cut_at < SEEN_S):
+        if self.cut_at is None or (is_alive(self.record) and now - self.cut_at < SEEN_S):
             return None
         return (None,)
 
@@ -77,7 +77,7 @@ class Child:
 
     def renew(self, now: float) -> None:
         """Its supervisor is there."""
-        self.send(pack(Renew()), now)
+        self.send(encode(Renew()), now)
 
     def cut(self, now: float) -> None:
         """Let go of its channel."""
@@ -102,7 +102,7 @@ class Child:
         return death_tail(Path(self.record.log), self.log_from)
 
     def _lives(self) -> bool:
-        return self.process.poll() is None if self.process is not None else alive(self.record)
+        return self.process.poll() is None if self.process is not None else is_alive(self.record)
 
 
 def start_child(  # noqa: PLR0913 - what a process is started with, each by name
@@ -272,8 +272,8 @@ def _first_report(child: Child) -> ReplicaReport | None:
     child.renew(time.monotonic())
     while time.monotonic() < ends and child.channel is not None:
         for message in child.take(time.monotonic()):
-            told = decode_told(message)
-            if isinstance(told, ReplicaTold):
+            told = decode_from_child(message)
+            if isinstance(told, ReplicaUpdate):
                 return told.report
         time.sleep(0.01)
     return None

@@ -24,14 +24,14 @@ __all__ = [
     "ProxyUp",
     "PublishPorts",
     "Renew",
-    "ReplicaTold",
+    "ReplicaUpdate",
     "StopProxy",
-    "decode_to_front",
-    "decode_told",
-    "pack",
+    "decode_for_proxy",
+    "decode_from_child",
+    "encode",
 ]
 
-pack = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder().encode
 
 
 class Renew(msgspec.Struct, frozen=True, tag=True):
@@ -54,7 +54,7 @@ class StopProxy(msgspec.Struct, frozen=True, tag=True):
     """To the front: end."""
 
 
-class ReplicaTold(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class ReplicaUpdate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Of a replica: how it is, and what it did since it told that last."""
 
     report: ReplicaReport
@@ -97,10 +97,10 @@ class ProxyFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 ToFront: TypeAlias = Renew | PublishPorts | ProxyDrainOrder | StopProxy
-OfChild: TypeAlias = ReplicaTold | ProxyUp | ProxyPublished | ProxyDrainReply | ProxyFailed
+OfChild: TypeAlias = ReplicaUpdate | ProxyUp | ProxyPublished | ProxyDrainReply | ProxyFailed
 
-decode_to_front = msgspec.msgpack.Decoder(ToFront).decode
-decode_told = msgspec.msgpack.Decoder(OfChild).decode
+decode_for_proxy = msgspec.msgpack.Decoder(ToFront).decode
+decode_from_child = msgspec.msgpack.Decoder(OfChild).decode
 
 
 # --- A child's end of its control channel.

@@ -22,24 +22,24 @@ from hooke.services.supervisor.control_channel import (
     ProxyUp,
     PublishPorts,
     StopProxy,
-    decode_told,
-    pack,
+    decode_from_child,
+    encode,
 )
 from hooke.services.supervisor.proxy_process import ProxyProcessOrder
-from hooke.services.supervisor.service_folder import FRONT, ChildRecord, ServiceFolder, end_child
-from hooke.serving.bind_config import Exposure
+from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceFolder, end_child
+from hooke.serving.bind_config import BindConfig
 from hooke.serving.metrics import ProxyStats
 from hooke.serving.payloads import ResponseKind, methods_of
 from hooke.serving.replica import METRICS
 from hooke.serving.service import Service
 
-__all__ = ["ProxyChild", "front_settings"]
+__all__ = ["ProxyChild", "make_proxy_settings"]
 
 _KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
 
 
-def front_settings(
-    declared: Service, exposure: Exposure, folder: Path, metrics: Path | None = None
+def make_proxy_settings(
+    declared: Service, exposure: BindConfig, folder: Path, metrics: Path | None = None
 ) -> ProxySettings:
     """The front of a service that is reached like this; at the socket `metrics` somebody tells what all replicas counted."""
     tls = exposure.tls
@@ -103,7 +103,7 @@ class ProxyChild:
             if self.child is None:
                 self._say(f"the front of an earlier supervisor (pid {record.pid}) is another: it is ended")
                 end_child(record)
-                self._folder.forget_child(FRONT)
+                self._folder.forget_child(PROXY)
         if self.child is None:
             self._start()
 
@@ -136,7 +136,7 @@ class ProxyChild:
         """Take what it said, and see whether it lives. Raises what kept it from coming up the first time."""
         if self.child is not None:
             for message in self.child.take(now):
-                self._take(decode_told(message), now)
+                self._take(decode_from_child(message), now)
             self._see_end(self.child, now)
         elif self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
@@ -179,7 +179,7 @@ class ProxyChild:
     def _see_end(self, child: Child, now: float) -> None:
         if child.ended(now) is None:
             return
-        self._folder.forget_child(FRONT)
+        self._folder.forget_child(PROXY)
         child.cut(now)
         self.child = None
         was_up, self.port, self.stats = bool(self.port), 0, None
@@ -198,7 +198,7 @@ class ProxyChild:
         self._say(f"the front is gone, and starts again: {why.what}{f', {last}' if last else ''}")
 
     def _start(self) -> None:
-        record = ChildRecord(name=FRONT, port=self._settings.port, generation=self._key, log=self._log)
+        record = ChildRecord(name=PROXY, port=self._settings.port, generation=self._key, log=self._log)
 
         def order(control: int) -> str:
             made = ProxyProcessOrder(
@@ -216,7 +216,7 @@ class ProxyChild:
 
     def _send(self, message: Any, now: float) -> None:
         if self.child is not None:
-            self.child.send(pack(message), now)
+            self.child.send(encode(message), now)
 
 
 def _key_of(settings: ProxySettings) -> str:

@@ -28,8 +28,8 @@ from hooke.services.supervisor.control_channel import (
     ProxyUp,
     PublishPorts,
     StopProxy,
-    decode_to_front,
-    pack,
+    decode_for_proxy,
+    encode,
 )
 from hooke.serving.metrics import ProxyStats
 
@@ -95,7 +95,7 @@ class _Keeper:
         """Said again and again: a supervisor that comes later has to know it, too."""
         if not self._up:
             return None
-        return pack(
+        return encode(
             ProxyUp(port=self._front.settings.port, pid=self._front.pid or 0, stats=self._stats_now())
         )
 
@@ -108,13 +108,13 @@ class _Keeper:
         return self._stats
 
     def _obey(self, message: bytes) -> None:
-        match decode_to_front(message):
+        match decode_for_proxy(message):
             case PublishPorts(replicas=replicas):
                 self._wanted, self._try_at = replicas, 0.0
                 self._publish()
             case ProxyDrainOrder(within_s=within_s):
                 left = self._front.drain(within_s=within_s)
-                self._control.send(pack(ProxyDrainReply(left=left)))
+                self._control.send(encode(ProxyDrainReply(left=left)))
             case StopProxy():
                 self._end()
             case _:
@@ -135,7 +135,7 @@ class _Keeper:
             return
         self._warned = False
         names, self._wanted = tuple(self._wanted), None
-        self._control.send(pack(ProxyPublished(names=names)))
+        self._control.send(encode(ProxyPublished(names=names)))
 
     def _expired(self) -> None:
         _note("no supervisor has been here: the front answers what it has, and ends\n")
@@ -149,7 +149,7 @@ class _Keeper:
         _note(f"{error}\n")
         self._up = False
         facts = {name: getattr(error, name) for name in ("what", "where", "why", "fix")}
-        message = pack(ProxyFailed(kind=type(error).__name__, **facts))
+        message = encode(ProxyFailed(kind=type(error).__name__, **facts))
         self._control.turn(1.0)  # it may have been connected to, and not been seen yet
         self._control.send(message)
 

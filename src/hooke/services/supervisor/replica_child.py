@@ -23,11 +23,11 @@ from hooke.processes.lease import Lease
 from hooke.processes.start import exit_with
 from hooke.project.folder import Project
 from hooke.services.serve_file import body_room, load_service, setup_arguments
-from hooke.services.supervisor.control_channel import Control, ReplicaTold, pack
+from hooke.services.supervisor.control_channel import Control, ReplicaUpdate, encode
 from hooke.services.supervisor.generation import read_generation
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.batcher import Batch
-from hooke.serving.metrics import Counts, ProcessCounts, process_now
+from hooke.serving.metrics import Counts, ProcessCounts, process_counts
 from hooke.serving.replica import Replica
 from hooke.serving.request_context import log_with_ids
 
@@ -108,13 +108,13 @@ class ReplicaReporter:
             batch_s=self._batch_s(now),
         )
         counts = self._counts(answered, anew=looked != self._memory_at)
-        return pack(ReplicaTold(report=report, windows=windows, counts=counts, events=events))
+        return encode(ReplicaUpdate(report=report, windows=windows, counts=counts, events=events))
 
     def _counts(self, answered: int, *, anew: bool) -> Counts | None:
         """At once where something was answered: of a replica that is killed no more than the last moment is missing."""
         if anew:
             with contextlib.suppress(OSError):  # as below
-                self._process = process_now()
+                self._process = process_counts()
         elif answered == self._counted:
             return None
         self._counted = answered

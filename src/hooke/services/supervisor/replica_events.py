@@ -35,6 +35,7 @@ __all__ = [
     "ProxyDrained",
     "Publish",
     "Published",
+    "RecordEvent",
     "Replace",
     "ReplicaMember",
     "ReplicaPhase",
@@ -47,7 +48,6 @@ __all__ = [
     "SupervisionBegan",
     "SupervisionDone",
     "SupervisionTick",
-    "Tell",
     "Terminate",
 ]
 
@@ -365,7 +365,7 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class RecordEvent:
     """Write this into the journal, and say it."""
 
     event: ReplicaReady | ReplicaLeft | ReplicaEnded | StartDelayed | ServiceScaled | RollOutChanged
@@ -385,5 +385,13 @@ class SupervisionDone:
 
 
 Action: TypeAlias = (
-    StartReplica | Publish | Terminate | KillReplica | DrainProxy | Announce | Tell | GiveUp | SupervisionDone
+    StartReplica
+    | Publish
+    | Terminate
+    | KillReplica
+    | DrainProxy
+    | Announce
+    | RecordEvent
+    | GiveUp
+    | SupervisionDone
 )

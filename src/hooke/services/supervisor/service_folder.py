@@ -21,20 +21,20 @@ from hooke.services.control_socket import ServiceCommand, send_command
 from hooke.services.single_process import SingleProcess, single_processes
 
 __all__ = [
-    "FRONT",
+    "PROXY",
     "SERVICE",
     "ChildRecord",
     "ServiceDescriptor",
     "ServiceFolder",
-    "alive",
     "end_child",
-    "end_what_is_left",
+    "end_leftovers",
     "find_service",
+    "is_alive",
     "service_folders",
 ]
 
 
-FRONT = "front"
+PROXY = "front"
 """The name of the child that is no replica."""
 LOCK = "supervisor.lock"
 SOCKET = "supervisor.sock"
@@ -133,7 +133,7 @@ class ServiceFolder:
 
     def living(self) -> list[ChildRecord]:
         """Children that live."""
-        return [record for record in self.children() if alive(record)]
+        return [record for record in self.children() if is_alive(record)]
 
     def single_processes(self) -> list[SingleProcess]:
         """Processes that serve it without a supervisor."""
@@ -161,7 +161,7 @@ class ServiceFolder:
         return self.path / "children" / f"{name}.json"
 
 
-def alive(record: ChildRecord) -> bool:
+def is_alive(record: ChildRecord) -> bool:
     """Whether it is this process that has the number, and whether it lives."""
     return lives(record.pid, record.created)
 
@@ -228,11 +228,11 @@ GRACE_S = 2.0
 """From SIGTERM to SIGKILL: the front has to end Envoy."""
 
 
-def end_what_is_left(folder: ServiceFolder) -> Iterator[str]:
+def end_leftovers(folder: ServiceFolder) -> Iterator[str]:
     """End every child of the service that lives, the front first; a line for each. Its records go, too."""
-    for record in sorted(folder.children(), key=lambda one: one.name != FRONT):
-        if alive(record):
-            what = "the front" if record.name == FRONT else f"replica {record.name}"
+    for record in sorted(folder.children(), key=lambda one: one.name != PROXY):
+        if is_alive(record):
+            what = "the front" if record.name == PROXY else f"replica {record.name}"
             end_child(record)
             yield f"ended: {what}, pid {record.pid}"
         folder.forget_child(record.name)
@@ -240,15 +240,15 @@ def end_what_is_left(folder: ServiceFolder) -> Iterator[str]:
 
 def end_child(record: ChildRecord) -> None:
     """End it now; the front gets a moment in which it ends Envoy."""
-    if record.name == FRONT:
+    if record.name == PROXY:
         with contextlib.suppress(ProcessLookupError):
             os.kill(record.pid, signal.SIGTERM)
         ends = time.monotonic() + GRACE_S
-        while alive(record) and time.monotonic() < ends:
+        while is_alive(record) and time.monotonic() < ends:
             time.sleep(0.02)
-    if alive(record):
+    if is_alive(record):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(record.pid, signal.SIGKILL)
     ends = time.monotonic() + GRACE_S
-    while alive(record) and time.monotonic() < ends:
+    while is_alive(record) and time.monotonic() < ends:
         time.sleep(0.005)

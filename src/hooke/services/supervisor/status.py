@@ -15,7 +15,7 @@ from hooke.services.supervisor.replica_events import RESTARTING, ReplicaMember, 
 from hooke.services.supervisor.supervision import Supervision
 from hooke.serving.metrics import Counts, GatheredCounts, ProxyStats, ReplicaSetMetrics
 
-__all__ = ["Lately", "SupervisorView", "status_of"]
+__all__ = ["RecentCounts", "SupervisorView", "status_of"]
 
 
 # --- What is known of a service that is supervised: what its replicas counted, what happened to them, what its front counted.
@@ -25,7 +25,7 @@ LATELY_S = 60.0
 STEP_S = 1.0
 
 
-class Lately:
+class RecentCounts:
     """What one replica did in about the last minute."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class SupervisorView:
 
     def __init__(self) -> None:
         self._gathered = GatheredCounts()
-        self._lately: dict[str, Lately] = {}
+        self._lately: dict[str, RecentCounts] = {}
         self._ends: Counter[str] = Counter()
         self._events: Counter[str] = Counter()
         self._states: Mapping[str, int] = {}
@@ -70,7 +70,7 @@ class SupervisorView:
     def take(self, name: str, counts: Counts, now: float) -> None:
         """A replica told what it has counted so far."""
         self._gathered.take(name, counts)
-        self._lately.setdefault(name, Lately()).take(now, counts)
+        self._lately.setdefault(name, RecentCounts()).take(now, counts)
 
     def end(self, name: str) -> None:
         """It is gone."""

@@ -35,6 +35,7 @@ from hooke.services.supervisor.replica_events import (
     ProxyDrained,
     Publish,
     Published,
+    RecordEvent,
     Replace,
     ReplicaMember,
     ReplicaPhase,
@@ -47,7 +48,6 @@ from hooke.services.supervisor.replica_events import (
     SupervisionBegan,
     SupervisionDone,
     SupervisionTick,
-    Tell,
     Terminate,
 )
 
@@ -535,7 +535,7 @@ class Supervision:
         self,
         event: ReplicaReady | ReplicaLeft | ReplicaEnded | StartDelayed | ServiceScaled | RollOutChanged,
     ) -> None:
-        self._out.append(Tell(event))
+        self._out.append(RecordEvent(event))
 
 
 def _number(name: str) -> int:

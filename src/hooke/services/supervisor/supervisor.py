@@ -30,15 +30,21 @@ from hooke.processes.channel import listen_at
 from hooke.project.folder import Project
 from hooke.services.control_socket import ControlServer, ServiceCommand
 from hooke.services.reload.watched_files import Sources
-from hooke.services.serve_file import check_bindings, how_to_ask, serve_extra, shown_given, token_file_of
-from hooke.services.service_report import line_of
+from hooke.services.serve_file import check_bindings, curl_example, serve_extra, shown_values, token_file_of
+from hooke.services.service_report import event_line
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import Shares
 from hooke.services.supervisor.autoscaler import Autoscaler
 from hooke.services.supervisor.children import Child, Replicas
-from hooke.services.supervisor.control_channel import ReplicaTold, decode_told
-from hooke.services.supervisor.generation import Aliases, Generation, ServiceOptions, ServiceSource, pinned
-from hooke.services.supervisor.proxy_child import ProxyChild, front_settings
+from hooke.services.supervisor.control_channel import ReplicaUpdate, decode_from_child
+from hooke.services.supervisor.generation import (
+    AliasWatcher,
+    Generation,
+    ServiceOptions,
+    ServiceSource,
+    pin_generation,
+)
+from hooke.services.supervisor.proxy_child import ProxyChild, make_proxy_settings
 from hooke.services.supervisor.replica_events import (
     Action,
     Adopted,
@@ -53,6 +59,7 @@ from hooke.services.supervisor.replica_events import (
     ProxyDrained,
     Publish,
     Published,
+    RecordEvent,
     Replace,
     ReplicaPhase,
     Reported,
@@ -62,15 +69,14 @@ from hooke.services.supervisor.replica_events import (
     SupervisionBegan,
     SupervisionDone,
     SupervisionTick,
-    Tell,
     Terminate,
 )
-from hooke.services.supervisor.service_folder import FRONT, ChildRecord, ServiceDescriptor, ServiceFolder
+from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceDescriptor, ServiceFolder
 from hooke.services.supervisor.status import SupervisorView, status_of
 from hooke.services.supervisor.supervision import Supervision
-from hooke.serving.metrics import written_of_all
+from hooke.serving.metrics import service_prometheus_text
 from hooke.serving.service import Service
-from hooke.serving.uvicorn.metrics_endpoint import Scrape
+from hooke.serving.uvicorn.metrics_endpoint import MetricsEndpoint
 
 __all__ = ["SupervisionEnded", "Supervisor", "serve_several"]
 
@@ -127,8 +133,8 @@ class Supervisor:
         tell(str(shares))
         self._source = source
         self._watched = SupervisorView()
-        self._scrape = Scrape(first.gate(), lambda: written_of_all(self._watched.fleet()))
-        settings = front_settings(declared, wish.exposure, folder.path / FRONT, folder.metrics_socket)
+        self._scrape = MetricsEndpoint(first.gate(), lambda: service_prometheus_text(self._watched.fleet()))
+        settings = make_proxy_settings(declared, wish.exposure, folder.path / PROXY, folder.metrics_socket)
         self.front = ProxyChild(
             folder,
             settings,
@@ -149,11 +155,11 @@ class Supervisor:
         self._said_up = self._draining = self._done = False
         self._answered = self._cut = 0
 
-    def _aliases_of(self, source: ServiceSource, first: Generation) -> Aliases:
+    def _aliases_of(self, source: ServiceSource, first: Generation) -> AliasWatcher:
         def unknown(why: str) -> None:
             self._call(lambda: self._say(f"what {self.declared.name} serves stays: {why}"))
 
-        return Aliases(source, first, every_s=self.wish.poll_s, moved=self._moved, unknown=unknown)
+        return AliasWatcher(source, first, every_s=self.wish.poll_s, moved=self._moved, unknown=unknown)
 
     @property
     def url(self) -> str:
@@ -196,7 +202,7 @@ class Supervisor:
         self._scrape.start(listen_at(self.folder.metrics_socket))
         self.replicas.add(self._first)
         records = {record.name: record for record in self.folder.living()}
-        self.front.begin(records.pop(FRONT, None))
+        self.front.begin(records.pop(PROXY, None))
         self._record()
         adopted = self._adopt(list(records.values()))
         low, high = self.bounds
@@ -257,8 +263,8 @@ class Supervisor:
     def _hear_children(self, now: float) -> None:
         for child in list(self.replicas.children.values()):
             for message in child.take(now):
-                told = decode_told(message)
-                if isinstance(told, ReplicaTold):
+                told = decode_from_child(message)
+                if isinstance(told, ReplicaUpdate):
                     self._told(child, told)
             ended = child.ended(now)
             if ended is not None:
@@ -266,7 +272,7 @@ class Supervisor:
                 self._watched.end(child.name)
                 self._step(Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
 
-    def _told(self, child: Child, told: ReplicaTold) -> None:
+    def _told(self, child: Child, told: ReplicaUpdate) -> None:
         for window in told.windows:
             self._run.window(window)
             self._autoscaler.window(window)
@@ -313,7 +319,7 @@ class Supervisor:
                 self.front.drain(within_s=within_s, now=now)
             case Announce(text):
                 self._say(text)
-            case Tell(event):
+            case RecordEvent(event):
                 self._told_of(event)
             case GiveUp():
                 self._given_up = action
@@ -364,7 +370,7 @@ class Supervisor:
             self._autoscaler.started(event.seconds)
         if isinstance(event, ReplicaEnded) and self.core.closing:
             self._cut += event.in_flight
-        self._say(line_of(event))
+        self._say(event_line(event))
 
     def _say_answering(self, names: tuple[str, ...]) -> None:
         wanted = self.core.wanted
@@ -376,7 +382,7 @@ class Supervisor:
             paths = ", ".join(f"POST /{name}" for name in self.declared.methods())
             self._say(f"{self.declared.name} answers: {paths}; Ctrl-C drains and ends it")
             token_file = Path(self._source.token_file) if self._source.token_file else None
-            self._say(how_to_ask(self.declared, self.wish.exposure, token_file, self.url))
+            self._say(curl_example(self.declared, self.wish.exposure, token_file, self.url))
         self._said = said
         self._say(said)
 
@@ -471,7 +477,7 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         for child in self._all():
-            child.terminate() if child.name == FRONT else child.kill()
+            child.terminate() if child.name == PROXY else child.kill()
         for child in self._all():
             if child.process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -528,7 +534,7 @@ def serve_several(
     if not folder.lock.try_acquire():
         raise _supervised_already(folder)
     try:
-        front = next((one for one in folder.living() if one.name == FRONT), None)
+        front = next((one for one in folder.living() if one.name == PROXY), None)
         if wish.exposure.port and (front is None or front.port != wish.exposure.port):
             bind(
                 wish.exposure.port, wish.exposure.host
@@ -545,9 +551,9 @@ def serve_several(
             token_file=str(token_file.resolve()) if token_file is not None else "",
             modules=keep_modules(lambda file: bool(own([str(file)]))),
         )
-        first = pinned(source)
+        first = pin_generation(source)
         with ServiceRun(
-            project, declared, entry=source.target, shown=shown_given(given), replicas=wish.replicas
+            project, declared, entry=source.target, shown=shown_values(given), replicas=wish.replicas
         ) as run:
             supervisor = Supervisor(
                 declared, project, source, first=first, wish=wish, folder=folder, run=run, tell=tell

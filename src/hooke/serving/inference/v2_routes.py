@@ -28,7 +28,7 @@ from hooke.serving.problems import Problem
 from hooke.serving.routes import Route
 from hooke.serving.service import Service, service_of
 
-__all__ = ["CODINGS", "Inference", "Writing", "compressed", "expanded", "wish"]
+__all__ = ["CODINGS", "Inference", "ResponseWriter", "accepted_coding", "compressed", "expanded"]
 
 
 # --- Bodies that come or go compressed: gzip and deflate, within a limit and off the event loop.
@@ -43,7 +43,7 @@ FAST = 1
 """zlib's level: numbers hardly shrink further, and take ten times the time."""
 
 
-def wish(accepted: bytes | None) -> bytes | None:
+def accepted_coding(accepted: bytes | None) -> bytes | None:
     """The coding that an Accept-Encoding asks for: where it names one and nothing else.
 
     What only lists all that a client could read, as most do unasked, is no wish: on a fast network compressing costs more.
@@ -95,7 +95,7 @@ def _compress(body: bytes, coding: bytes) -> bytes:
 # --- A method's result as a response, written where the method runs: the writer goes there by the names of its service and model.
 
 
-class Writing:
+class ResponseWriter:
     """Writes one request's answer. Called with what the method returned; a refusal is an answer: raised, it would be the whole batch's."""
 
     __slots__ = ("_id", "_made_by", "_model", "_wanted")
@@ -126,8 +126,8 @@ class Writing:
         )
 
 
-def _writing(made_by: type, name: str, outputs: Any, binary: Any, request: str | None) -> Writing:
-    return Writing(_models(made_by)[name], made_by, RequestedOutputs(outputs, binary), request)
+def _writing(made_by: type, name: str, outputs: Any, binary: Any, request: str | None) -> ResponseWriter:
+    return ResponseWriter(_models(made_by)[name], made_by, RequestedOutputs(outputs, binary), request)
 
 
 @cache
@@ -216,7 +216,7 @@ class Inference:
             await asyncio.to_thread(_read, model, body, length) if large else _read(model, body, length)
         )
         method = self._methods[model.method]
-        write = Writing(model, self._declared.made_by, query.wanted, query.id)
+        write = ResponseWriter(model, self._declared.made_by, query.wanted, query.id)
         answer = await self._calls.call(method, arguments, exchange, write)
         if isinstance(answer, Problem):
             raise answer
@@ -261,7 +261,7 @@ async def _send(written: Written, exchange: Exchange) -> None:
     if written.header_length is not None:
         headers.append((_HEADER_LENGTH, b"%d" % written.header_length))
     body = written.body
-    coding = wish(exchange.headers.get(b"accept-encoding"))
+    coding = accepted_coding(exchange.headers.get(b"accept-encoding"))
     if coding is not None:
         smaller = await compressed(body, coding)
         if smaller is not None:

@@ -20,10 +20,10 @@ from hooke.base.errors import HookeError, Temporary, UsageError
 from hooke.base.pinned_modules import KeptModule, import_kept
 from hooke.processes.start import exit_with
 from hooke.processes.with_parent import end_with
-from hooke.serving.model_calls import Drop, Item, Lost, MethodRun, ServiceObject, Work, make
+from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, ServiceObject, Work, make_object
 from hooke.serving.model_process.wire import WireLink
 from hooke.serving.payloads import methods_of
-from hooke.serving.problems import Problem, Raised
+from hooke.serving.problems import Problem, ServiceRaised
 from hooke.serving.request_context import RequestContext, log_with_ids
 from hooke.serving.service import Service, service_of
 
@@ -133,7 +133,7 @@ def _made(begin: ModelSetup) -> ServiceObject:
             why="".join(traceback.format_exception(error)),
             fix="what runs when the file is imported must do so a second time: it is imported there, too",
         ) from error
-    return make(declared, methods_of(declared), arguments)
+    return make_object(declared, methods_of(declared), arguments)
 
 
 def _work(sent: Any, made: ServiceObject) -> Work:
@@ -156,13 +156,13 @@ def _work(sent: Any, made: ServiceObject) -> Work:
 
 def _told(error: BaseException) -> BaseException:
     """What a method raised, as something that the replica knows, too."""
-    if isinstance(error, Problem | Lost):
+    if isinstance(error, Problem | ModelLost):
         return error
     if isinstance(error, UsageError):
         return UsageError(error.what, fix=error.fix)
     if isinstance(error, Temporary):
         return Temporary(error.what, delay_s=error.delay_s)
-    return Raised(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
+    return ServiceRaised(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
 
 
 def _plain(error: BaseException) -> HookeError:

@@ -34,7 +34,7 @@ from hooke.processes.exit_report import ended_by, with_short_stack
 from hooke.processes.lease import Backoff
 from hooke.processes.start import python_module, start_apart
 from hooke.processes.usage import anonymous_bytes
-from hooke.serving.model_calls import Arguments, Done, Drop, Item, Lost, MethodRun, Work
+from hooke.serving.model_calls import Arguments, Drop, Item, MethodRun, ModelLost, OnDone, Work
 from hooke.serving.model_process.model_child import (
     DropSent,
     Facts,
@@ -45,11 +45,11 @@ from hooke.serving.model_process.model_child import (
 )
 from hooke.serving.model_process.wire import WireLink
 from hooke.serving.payloads import Method
-from hooke.serving.problems import AGAIN, UNTOUCHED, Problem
-from hooke.serving.rows import merged
+from hooke.serving.problems import RETRY_HEADER, UNTOUCHED, Problem
+from hooke.serving.rows import merge_requests
 from hooke.serving.service import Service
 
-__all__ = ["Ending", "ModelProcess", "RunningModel"]
+__all__ = ["ModelExit", "ModelProcess", "RunningModel"]
 
 
 # --- One process of a model, from its start to its end: what it is sent, what it answers and prints, and how it ended.
@@ -64,7 +64,7 @@ CLOSED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class ModelExit:
     """How it ended."""
 
     exit_code: int
@@ -88,9 +88,9 @@ class RunningModel:
     Raises OSError where no process can be started.
     """
 
-    def __init__(self, answered: Callable[[Any], None], ended: Callable[[Ending], None]) -> None:
+    def __init__(self, answered: Callable[[Any], None], ended: Callable[[ModelExit], None]) -> None:
         self._answered: Callable[[Any], None] = answered
-        self._ended: Callable[[Ending], None] = ended
+        self._ended: Callable[[ModelExit], None] = ended
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self._asked = self._closed = False
@@ -240,7 +240,7 @@ class RunningModel:
             os.close(fd)
         peak = usage.ru_maxrss * 1024 if usage.ru_maxrss > self._floor_kib else 0
         self._ended(
-            Ending(
+            ModelExit(
                 exit_code=self._process.returncode,
                 asked=self._asked,
                 peak_bytes=max(peak, self._sampled) or None,
@@ -290,7 +290,7 @@ class ModelProcess:
         self._say = say
         self._loop = asyncio.get_running_loop()
         self._defaults: dict[str, dict[str, Any]] = {}
-        self._pending: deque[tuple[Work, Done, float]] = deque()
+        self._pending: deque[tuple[Work, OnDone, float]] = deque()
         self._running: RunningModel | None = None
         self._begin = ModelSetup(sys_path=[], modules=(), what=b"")
         self._up = self._closed = False
@@ -317,7 +317,7 @@ class ModelProcess:
         await self._first
         self._loop.call_later(LOOK_S, self._look)
 
-    def submit(self, work: Work, done: Done) -> None:
+    def submit(self, work: Work, done: OnDone) -> None:
         """Do it there."""
         running = self._running
         if isinstance(work, Drop):
@@ -342,7 +342,10 @@ class ModelProcess:
             return None
         wait_s = max(self._next_at - time.monotonic(), 0.0) + self._took_s
         return Problem(
-            503, f"{self._why}; another one is being set up", retry_after_s=wait_s, headers={AGAIN: UNTOUCHED}
+            503,
+            f"{self._why}; another one is being set up",
+            retry_after_s=wait_s,
+            headers={RETRY_HEADER: UNTOUCHED},
         )
 
     def when_back(self, back: Callable[[], None]) -> None:
@@ -412,7 +415,7 @@ class ModelProcess:
         else:
             self._first.set_result(None)
 
-    def _ended(self, ending: Ending) -> None:
+    def _ended(self, ending: ModelExit) -> None:
         self._up, self._running = False, None
         cause = ended_by(ending.exit_code, asked=ending.asked)
         why = f"{self._ended_for}; {cause}" if self._ended_for else cause
@@ -428,9 +431,9 @@ class ModelProcess:
         peak = f"; peak memory {format_bytes(ending.peak_bytes)}" if ending.peak_bytes is not None else ""
         self._tell(why, ending, lost[0][0] if lost else None, wait_s)
         for _, done, _ in lost:
-            done(None, Lost(f"{why}{peak}"))
+            done(None, ModelLost(f"{why}{peak}"))
 
-    def _tell(self, why: str, ending: Ending, work: Work | None, wait_s: float) -> None:
+    def _tell(self, why: str, ending: ModelExit, work: Work | None, wait_s: float) -> None:
         method = work.method.name if isinstance(work, MethodRun | Item) else ""
         asked = work.asked if isinstance(work, MethodRun | Item) else ()
         requests = len(work.rows) if isinstance(work, MethodRun) else int(isinstance(work, Item))
@@ -503,7 +506,7 @@ class ModelProcess:
             given = None if work.arguments is None else self._sent(method, work.arguments)
             sent = (method.name, work.stream, given, asked)
         else:
-            together = merged(method, work.arguments) if method.rows else work.arguments[0]
+            together = merge_requests(method, work.arguments) if method.rows else work.arguments[0]
             arguments = [self._sent(method, together)]
             sent = (method.name, arguments, list(work.rows), list(work.writes), work.most, asked)
         return running.link.packed(sent)
@@ -556,7 +559,7 @@ def _is_own(file: Path) -> bool:
     return file.is_absolute() and file.is_file()  # some modules name a file that there is not
 
 
-def _never_up(name: str, why: str, ending: Ending) -> HookeError:
+def _never_up(name: str, why: str, ending: ModelExit) -> HookeError:
     peak = "" if ending.peak_bytes is None else f"peak memory {format_bytes(ending.peak_bytes)}"
     return HookeError(
         f"{name} cannot be set up: the process of its model ended: {why}",

@@ -10,8 +10,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from hooke.serving.http import DIRECT
-from hooke.serving.limits import Patience
+from hooke.serving.http import FAST_PATH
+from hooke.serving.limits import ConnectionLimits
 from hooke.serving.metrics import Refusals
 from hooke.serving.problems import MEDIA_TYPE, Problem
 
@@ -25,7 +25,7 @@ _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
 class Config(uvicorn.Config):
     """uvicorn's, which hands on what a connection needs."""
 
-    patience: Patience
+    patience: ConnectionLimits
     refused: Refusals
 
 
@@ -83,7 +83,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().data_received(data)
         if self.cycle is not cycle:
             self._owed = 0
-            self.cycle.scope[DIRECT] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
+            self.cycle.scope[FAST_PATH] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
         else:
             # Where a head began behind a body nothing says how much of it came.
             self._count(len(data) if between or self.scope is scope else 1)

@@ -13,12 +13,12 @@ import uvicorn
 
 from hooke.serving.auth import Auth
 from hooke.serving.http import Exchange, HttpOptions, Receive, Send
-from hooke.serving.limits import Bodies, Patience
+from hooke.serving.limits import BodyMemory, ConnectionLimits
 from hooke.serving.metrics import MEDIA_TYPE, Refusals
 from hooke.serving.problems import Problem
 from hooke.serving.uvicorn.limited_connection import Config, LimitedConnection
 
-__all__ = ["Scrape"]
+__all__ = ["MetricsEndpoint"]
 
 BODY_LIMIT = 0
 TIMEOUT_S = 5.0
@@ -30,15 +30,15 @@ VERBS = ("GET", "HEAD")
 _log = logging.getLogger("hooke")
 
 
-class Scrape:
+class MetricsEndpoint:
     """An ASGI application that answers every path with `text`, in a thread of its own, from `start` to `close`."""
 
     def __init__(self, gate: Auth, text: Callable[[], bytes]) -> None:
         """`text` is called in that thread, and may raise Problem."""
         self._gate = gate
         self._text = text
-        self._terms = HttpOptions(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S, bodies=Bodies(BODY_LIMIT))
-        patience = Patience(connections=CONNECTIONS)
+        self._terms = HttpOptions(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S, bodies=BodyMemory(BODY_LIMIT))
+        patience = ConnectionLimits(connections=CONNECTIONS)
         config = Config(
             self,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
             http=LimitedConnection,

@@ -18,7 +18,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.serving.bind_config import TlsFiles
 from hooke.serving.replica import Replica
-from hooke.serving.stats_windows import next_end_s
+from hooke.serving.stats_windows import next_window_end_s
 from hooke.serving.uvicorn.limited_connection import Config, LimitedConnection
 
 __all__ = ["bind", "serve"]
@@ -210,7 +210,7 @@ class _Server(uvicorn.Server):
 
     async def _keep_reporting(self) -> None:
         while True:
-            await asyncio.sleep(next_end_s(time.time()))
+            await asyncio.sleep(next_window_end_s(time.time()))
             self._report()
 
     def _report(self) -> None:
