@@ -84,6 +84,6 @@ if __name__ == "__main__":
     _, name, token, connections = sys.argv
     patience = ConnectionLimits(head_s=1.0, idle_s=2.0, stall_s=2.0, connections=int(connections))
     gate = Auth(token=Path(token).read_text().strip()) if token else Auth()
-    replica = Replica(service_of(KINDS[name]), body_limit=1 << 20, gate=gate, patience=patience)
+    replica = Replica(service_of(KINDS[name]), body_limit=1 << 20, auth=gate, connection_limits=patience)
     listening = bind(0)
     serve(replica, dict, listening, ready=lambda: print(listening.getsockname()[1], flush=True))

@@ -39,7 +39,7 @@ answers = st.lists(st.tuples(st.sampled_from([200, 422, 500]), st.floats(0, 60))
 @given(answers, answers)
 def test_two_together_are_as_one_that_did_both(some, others):
     both, one = add_counts(counts_of(some), counts_of(others)), counts_of(some + others)
-    assert both.asked() == one.asked() == len(some) + len(others)
+    assert both.requests() == one.requests() == len(some) + len(others)
     assert both.buckets() == one.buckets()
     assert {path: route.statuses for path, route in both.routes.items()} == {
         path: route.statuses for path, route in one.routes.items()
@@ -58,10 +58,12 @@ def test_no_sum_falls_and_no_series_jumps_when_replicas_end(ends, chance):
             gathered.end(chance.choice(list(gathered.live)))
         all_of_them = {**gathered.ended, **gathered.live}
         assert len(all_of_them) == len(gathered.ended) + len(gathered.live)
-        assert sum(counts.asked() for counts in all_of_them.values()) == total
+        assert sum(counts.requests() for counts in all_of_them.values()) == total
         # A rate adds what each series grew by; all that was counted was there when its series began.
-        assert all(series.get(name, counts.asked()) == counts.asked() for name, counts in all_of_them.items())
-        series |= {name: counts.asked() for name, counts in all_of_them.items()}
+        assert all(
+            series.get(name, counts.requests()) == counts.requests() for name, counts in all_of_them.items()
+        )
+        series |= {name: counts.requests() for name, counts in all_of_them.items()}
         assert len(gathered.ended) <= KEPT + 1
 
 
@@ -99,8 +101,8 @@ def test_what_is_written_says_which_replica_and_gauges_of_ended_ones_are_gone():
     for name in ("1", "2"):
         watched.take(name, counts_of([(200, 0.1)] * 2), 0.0)
     watched.end("1")
-    watched.happened(ReplicaEnded(replica="1", cause="killed", expected=False, kind="signal"))
-    text = service_prometheus_text(watched.fleet()).decode()
+    watched.record(ReplicaEnded(replica="1", cause="killed", expected=False, kind="signal"))
+    text = service_prometheus_text(watched.metrics()).decode()
     found = {family.name: family for family in text_string_to_metric_families(text)}
     requests = {one.labels["replica"]: one.value for one in found["hooke_requests"].samples}
     assert requests == {"1": 2, "2": 2}

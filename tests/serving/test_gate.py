@@ -55,7 +55,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def kinds():
-    with ServiceClient(service_of(Kinds), {}, gate=Auth(token=TOKEN)) as made:
+    with ServiceClient(service_of(Kinds), {}, auth=Auth(token=TOKEN)) as made:
         yield made
 
 
@@ -199,7 +199,7 @@ class TestExposure:
         exposure = BindConfig(**given)
         exposure.check()
         assert exposure.url(80) == url
-        assert url.removeprefix("http://").removesuffix(":80") in exposure.gate(None).hosts
+        assert url.removeprefix("http://").removesuffix(":80") in exposure.make_auth(None).hosts
 
     def test_other_machines_need_a_certificate_and_a_name(self, tmp_path):
         cert, key = make_certificate(tmp_path)
@@ -207,8 +207,8 @@ class TestExposure:
             BindConfig(host="0.0.0.0", tls=TlsFiles(cert=cert, key=key)).check()
         exposure = BindConfig(host="0.0.0.0", names=("API.example.org",), tls=TlsFiles(cert=cert, key=key))
         exposure.check()
-        assert exposure.gate(TOKEN).hosts >= {"api.example.org", "localhost"}
-        assert "0.0.0.0" not in exposure.gate(TOKEN).hosts
+        assert exposure.make_auth(TOKEN).hosts >= {"api.example.org", "localhost"}
+        assert "0.0.0.0" not in exposure.make_auth(TOKEN).hosts
         (tmp_path / "no.pem").write_text("no")
         for wrong in (
             TlsFiles(cert=key, key=cert),

@@ -90,7 +90,7 @@ def test_a_bin_is_narrow_and_bins_are_in_order(rows):
 def test_a_window_that_was_taken_leaves_nothing_behind():
     windows = kept([("a", 3, 0.5, 2, 2)])
     windows.refused = windows.late = windows.raised = windows.over_slo = windows.most_waiting = 4
-    windows.alone(0.5)
+    windows.unbatched(0.5)
     windows.failure("a", 0.5, 1, blamed=True)
     windows.arrived = 4
     windows.answered(2.0)

@@ -52,24 +52,24 @@ __all__ = [
 # --- How a service is asked: the file of its token, and a line for the shell.
 
 
-def token_file_of(declared: Service, project: Project, exposure: BindConfig) -> Path | None:
+def token_file_of(declared: Service, project: Project, bind_config: BindConfig) -> Path | None:
     """The file of the token that is asked for, made where there is none; None where no token is. Raises as `kept_token`."""
-    if not exposure.auth:
+    if not bind_config.auth:
         return None
-    if exposure.token_file is not None:
-        return exposure.token_file
+    if bind_config.token_file is not None:
+        return bind_config.token_file
     path = project.create() / "services" / declared.name / "token"
     ensure_token(path)
     return path
 
 
-def curl_example(declared: Service, exposure: BindConfig, token_file: Path | None, address: str) -> str:
+def curl_example(declared: Service, bind_config: BindConfig, token_file: Path | None, address: str) -> str:
     """A line that asks it, to be pasted into a shell."""
     name, function = next(iter(declared.methods().items()))
     fields = ", ".join(f'"{field}": ...' for field in list(inspect.signature(function).parameters)[1:])
     words = ["curl"]
-    if exposure.tls is not None:
-        words.append(f"--cacert {shlex.quote(_short(exposure.tls.cert))}")
+    if bind_config.tls is not None:
+        words.append(f"--cacert {shlex.quote(_short(bind_config.tls.cert))}")
     if token_file is not None:
         words.append(f'-H "Authorization: Bearer $(cat {shlex.quote(_short(token_file))})"')
     words.append(f"-H content-type:application/json -d '{{{fields}}}' {address}/{name}")
@@ -192,7 +192,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     project: Project,
     given: Mapping[str, Any],
     *,
-    exposure: BindConfig,
+    bind_config: BindConfig,
     tell: Callable[[str], None],
     entry: str = "",
     handed: InheritedSocket | None = None,
@@ -205,16 +205,16 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     Raises UsageError where the port is taken or `exposure` would let strangers in, MissingExtra, and what reading a model or `setup` raises.
     """
     check_bindings(declared, given)
-    exposure.check()
+    bind_config.check()
     with serve_extra():
         from hooke.serving.uvicorn.server import bind, serve
-    token_file = token_file_of(declared, project, exposure)
+    token_file = token_file_of(declared, project, bind_config)
     token = None if token_file is None else read_token(token_file)
-    replica = Replica(declared, gate=exposure.gate(token), body_room=body_room(declared, project))
-    listening = bind(exposure.port, exposure.host) if handed is None else handed.listening
+    replica = Replica(declared, auth=bind_config.make_auth(token), body_room=body_room(declared, project))
+    listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
     port = listening.getsockname()[1]
-    address = exposure.url(port)
-    lines = _lines(declared, curl_example(declared, exposure, token_file, address))
+    address = bind_config.url(port)
+    lines = _lines(declared, curl_example(declared, bind_config, token_file, address))
     if handed is None:
         tell(f"{declared.name} is being set up, on {address}")
 
@@ -234,7 +234,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
             partial(setup_arguments, project, given),
             listening,
             ready=ready,
-            tls=exposure.tls,
+            tls=bind_config.tls,
             windows=run.window,
             say=run.say,
             unseen=handed is not None,

@@ -83,7 +83,7 @@ def _reply(command: ServiceCommand, replica: Replica) -> dict[str, Any]:
     return {
         "state": "serving" if counts.ready else "not ready",
         "in_flight": counts.active,
-        "answered": counts.asked(),
+        "answered": counts.requests(),
         "p99_s": counts.p99_s(),
     }
 

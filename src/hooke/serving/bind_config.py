@@ -70,7 +70,7 @@ class BindConfig:
         if self.tls is not None:
             self.tls.check()
 
-    def gate(self, token: str | None) -> Auth:
+    def make_auth(self, token: str | None) -> Auth:
         """What lets requests through."""
         address = self._address()
         own = set() if address.is_unspecified else {_in_url(address)}

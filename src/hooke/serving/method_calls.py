@@ -103,7 +103,7 @@ class MethodCalls:
         try:
             return await self.dispatch.call(method, arguments, write, exchange.receive)
         except asyncio.CancelledError:
-            self._tell_if_closing(exchange)
+            self._raise_if_closing(exchange)
             raise
 
     async def _call_async(
@@ -120,10 +120,10 @@ class MethodCalls:
             work = EagerCoroutine(method.function(**arguments))
             if work.done:
                 answer = write(work.value)
-                windows.alone(0.0)
+                windows.unbatched(0.0)
             else:
                 answer = write(await self._watched(work, exchange, method))
-                windows.alone(time.perf_counter() - began)
+                windows.unbatched(time.perf_counter() - began)
         except CallerGone:
             windows.gone(time.perf_counter() - began)
             raise
@@ -149,12 +149,12 @@ class MethodCalls:
             self.dispatch.windows.late += 1
             raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None
         except asyncio.CancelledError:
-            self._tell_if_closing(exchange)
+            self._raise_if_closing(exchange)
             raise
 
-    def _tell_if_closing(self, exchange: Exchange) -> None:
+    def _raise_if_closing(self, exchange: Exchange) -> None:
         """The server ends, and waits no longer: whoever asked is told (503), rather than left with a closed connection."""
-        if exchange.terms.closing:
+        if exchange.options.closing:
             self.cut += 1
             raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
 

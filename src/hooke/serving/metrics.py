@@ -83,7 +83,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     ready_at: float | None = None
     """When it was set up, in seconds since 1970; None: not yet."""
 
-    def asked(self) -> int:
+    def requests(self) -> int:
         """Answers on the service's own routes: without those that ask how it is, and those of no route."""
         return sum(sum(route.statuses.values()) for route in self._own())
 
@@ -264,7 +264,7 @@ class ReplicaSetMetrics:
     """How many ended, by cause."""
     decisions: Mapping[str, int] = field(default_factory=dict)
     """Events of the supervision, by their names in the journal."""
-    front: ProxyStats | None = None
+    proxy: ProxyStats | None = None
     """None: it does not run, or does not say."""
 
 
@@ -273,13 +273,13 @@ def prometheus_text(counts: Counts) -> bytes:
     return _generated(lambda core: _Families(core, {"": counts}, {}).collect())
 
 
-def service_prometheus_text(fleet: ReplicaSetMetrics) -> bytes:
+def service_prometheus_text(metrics: ReplicaSetMetrics) -> bytes:
     """All families of all replicas, each sample with its `replica`; those of their supervisor and their front. Raises as `written`."""
 
     def collect(core: Any) -> Iterator[Any]:
-        yield from _Families(core, fleet.live, fleet.ended, "replica").collect()
-        yield from _supervisor(core, fleet)
-        yield from _front(core, fleet.front)
+        yield from _Families(core, metrics.live, metrics.ended, "replica").collect()
+        yield from _supervisor(core, metrics)
+        yield from _proxy(core, metrics.proxy)
 
     return _generated(collect)
 
@@ -418,18 +418,18 @@ class _Families:
         return family
 
 
-def _supervisor(core: Any, fleet: ReplicaSetMetrics) -> Iterator[Any]:
+def _supervisor(core: Any, metrics: ReplicaSetMetrics) -> Iterator[Any]:
     states = core.GaugeMetricFamily("hooke_replicas", "Replicas, by state.", labels=["state"])
-    for state, count in fleet.states.items():
+    for state, count in metrics.states.items():
         states.add_metric([state], count)
     yield states
-    yield core.GaugeMetricFamily("hooke_replicas_wanted", "So many are to be ready.", value=fleet.wanted)
+    yield core.GaugeMetricFamily("hooke_replicas_wanted", "So many are to be ready.", value=metrics.wanted)
     ends = core.CounterMetricFamily(
         "hooke_replica_ends",
         "Replicas that ended, by cause; those that were not asked to are replaced.",
         labels=["cause"],
     )
-    for cause, count in sorted(fleet.ends.items()):
+    for cause, count in sorted(metrics.ends.items()):
         ends.add_metric([cause], count)
     yield ends
     decisions = core.CounterMetricFamily(
@@ -437,12 +437,12 @@ def _supervisor(core: Any, fleet: ReplicaSetMetrics) -> Iterator[Any]:
         "What was decided about replicas and happened to them, by the event of the journal.",
         labels=["event"],
     )
-    for event, count in sorted(fleet.decisions.items()):
+    for event, count in sorted(metrics.decisions.items()):
         decisions.add_metric([event], count)
     yield decisions
 
 
-def _front(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
+def _proxy(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
     yield core.GaugeMetricFamily(
         "hooke_front_up", "Whether Envoy runs and says how it is.", value=stats is not None
     )

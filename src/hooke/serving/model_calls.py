@@ -64,7 +64,7 @@ class MethodRun(msgspec.Struct, frozen=True, kw_only=True):
     writes: Sequence[Write | None]
     """None: as JSON."""
     most: int
-    asked: tuple[ContextSource, ...] = ()
+    contexts: tuple[ContextSource, ...] = ()
     """For whom."""
 
     def pieces(self) -> Iterator[tuple[dict[str, Any], int]]:
@@ -79,8 +79,8 @@ class MethodRun(msgspec.Struct, frozen=True, kw_only=True):
         listed = as_lists(whole) if any(write is None for write in self.writes) else whole
         answers: list[Any] = []
         start = 0
-        for count, wish in zip(self.rows, self.writes, strict=True):
-            write, rows = (encode, listed) if wish is None else (wish, whole)
+        for count, chosen in zip(self.rows, self.writes, strict=True):
+            write, rows = (encode, listed) if chosen is None else (chosen, whole)
             answers.append(write(result_slice(rows, start, start + count)))
             start += count
         return answers
@@ -92,7 +92,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     stream: int
     method: Method
     arguments: dict[str, Any] | None = None
-    asked: tuple[ContextSource, ...] = ()
+    contexts: tuple[ContextSource, ...] = ()
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -138,7 +138,7 @@ class ServiceObject:
             if close is not None:
                 close()
             return []
-        before = CURRENT_REQUESTS.set(work.asked)
+        before = CURRENT_REQUESTS.set(work.contexts)
         try:
             return [self._next(work)] if isinstance(work, Item) else self._run(work)
         finally:
@@ -220,11 +220,11 @@ class ModelThread:
         assert self._made is not None, "it is set up before"
         self._jobs.put((partial(self._made.do, work), done))
 
-    def away(self) -> Problem | None:
+    def unavailable(self) -> Problem | None:
         """None: it ends with this process alone."""
         return None
 
-    def when_back(self, back: Callable[[], None]) -> None:
+    def on_available(self, back: Callable[[], None]) -> None:
         """Never."""
 
     def memory_bytes(self) -> int:

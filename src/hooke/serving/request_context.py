@@ -71,7 +71,7 @@ def request_contexts() -> tuple[RequestContext, ...]:
 
     `for each in request_contexts(): log.info("asked by %s", each.id)`. To go on with a trace, send `traceparent` and `tracestate`.
     """
-    return tuple(asked.context for asked in CURRENT_REQUESTS.get())
+    return tuple(source.context for source in CURRENT_REQUESTS.get())
 
 
 def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:

@@ -121,8 +121,22 @@ class StatsWindow:
     """
 
     __slots__ = (
-        "_alone", "_alone_s", "_failed", "_gone", "_gone_over", "_latencies", "_requests", "_since", "_sizes", "arrived", "late",
-        "limit_s", "most_waiting", "over_slo", "raised", "refused",
+        "_failed",
+        "_gone",
+        "_gone_over",
+        "_latencies",
+        "_requests",
+        "_since",
+        "_sizes",
+        "_unbatched",
+        "_unbatched_s",
+        "arrived",
+        "late",
+        "limit_s",
+        "most_waiting",
+        "over_slo",
+        "raised",
+        "refused",
     )  # fmt: skip
 
     def __init__(self, now: float, *, limit_s: float = math.inf) -> None:
@@ -133,8 +147,8 @@ class StatsWindow:
         self._since = now
         self._sizes: dict[str, dict[int, list[float]]] = {}
         self._failed: dict[str, list[float]] = {}
-        self._requests = self._alone = 0
-        self._alone_s = 0.0
+        self._requests = self._unbatched = 0
+        self._unbatched_s = 0.0
         self._latencies = [0] * BINS
         self._gone = self._gone_over = 0
         self.arrived = 0
@@ -159,10 +173,10 @@ class StatsWindow:
         sums[3] += took * active
         self._requests += answered
 
-    def alone(self, took: float) -> None:
+    def unbatched(self, took: float) -> None:
         """A call that is in no batch, an `async def`'s, gave its result after `took` seconds; `raised` counts those that did not."""
-        self._alone += 1
-        self._alone_s += took
+        self._unbatched += 1
+        self._unbatched_s += took
         self.answered(took)
 
     def answered(self, took: float) -> None:
@@ -191,7 +205,7 @@ class StatsWindow:
             seconds=max(now - self._since, 0.0),
             arrived=self.arrived,
             methods=tuple(self._method(name) for name in sorted({*self._sizes, *self._failed})),
-            requests=self._requests + self._alone,
+            requests=self._requests + self._unbatched,
             failed=self.raised + int(sum(each[2] for each in failed)),
             refused=self.refused,
             late=self.late,
@@ -200,7 +214,7 @@ class StatsWindow:
             gone_over_slo=self._gone_over,
             latencies=nonzero_counts(self._latencies),
             busy_s=sum(each[1] for each in sums) + sum(each[1] for each in failed),
-            request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._alone_s,
+            request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._unbatched_s,
             most_waiting=self.most_waiting,
         )
         self._begin(now)

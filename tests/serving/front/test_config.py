@@ -61,7 +61,7 @@ def test_the_front_closes_a_connection_that_nobody_uses_before_the_supervisor_do
     told = bootstrap(
         ProxySettings(service="Delay", folder=FOLDER, metrics_socket=FOLDER / "metrics.sock"), FOLDER
     )
-    scrape = MetricsEndpoint(BindConfig().gate(None), lambda: b"")
+    scrape = MetricsEndpoint(BindConfig().make_auth(None), lambda: b"")
     for cluster in told["static_resources"]["clusters"]:
         (options,) = cluster["typed_extension_protocol_options"].values()
         idle_s = float(options["common_http_protocol_options"]["idle_timeout"].removesuffix("s"))

@@ -137,7 +137,7 @@ class World:
                 process = self.processes[name]
                 late = process.terminated_at is not None and now - process.terminated_at > self.rules.term_s
                 hung = (
-                    self.rules.again
+                    self.rules.idempotent
                     and process.deaf
                     and now - process.hangs_at > self.rules.silent_s - STEP_S
                 )

@@ -49,7 +49,7 @@ def told(world, kind):
 @histories
 def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
     """The world checks at each step: no voluntary loss, the order of leaving, SIGKILL last."""
-    world = World(seed, rules=replace(RULES, again=bool(seed % 2), ready_s=6.0))
+    world = World(seed, rules=replace(RULES, idempotent=bool(seed % 2), ready_s=6.0))
     world.random_life(100)
     if world.given_up:
         return
@@ -72,7 +72,7 @@ def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
 @pytest.mark.parametrize("seed", [80589, 4074988138, 2607667837, 546941094])
 def test_the_front_is_late_to_say_that_it_sends_to_a_replica_which_is_to_leave_by_then(seed):
     """What it says first is what it was told before that, and names the same as it is told last."""
-    World(seed, rules=replace(RULES, again=bool(seed % 2), ready_s=6.0)).random_life(100)
+    World(seed, rules=replace(RULES, idempotent=bool(seed % 2), ready_s=6.0)).random_life(100)
 
 
 @histories
@@ -258,7 +258,7 @@ def test_one_that_leaves_while_it_gets_nothing_new_need_not_be_taken_from_the_fr
 
 
 def test_one_that_hangs_is_killed_at_once_where_others_may_answer_what_it_has():
-    core = running(2, again=True)
+    core = running(2, idempotent=True)
     core.step(Reported("2", ReplicaReport(state="ready")), 7.5)
     actions = core.step(SupervisionTick(), 7.5)
     assert KillReplica("1") in actions
@@ -271,7 +271,7 @@ def test_one_that_hangs_is_killed_at_once_where_others_may_answer_what_it_has():
 
 def test_a_supervisor_that_was_stopped_does_not_blame_replicas_for_it():
     """As Ctrl-Z and fg do: the replicas have told much meanwhile, which is read one after the other."""
-    core = running(3, again=True)
+    core = running(3, idempotent=True)
     for name in ("1", "2", "3"):
         assert core.step(Reported(name, ReplicaReport(state="ready")), 60.0) == []
     # It was stopped again, between what it heard and what it makes of it.

@@ -57,17 +57,19 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
 
     @classmethod
-    def of(cls, target: str, given: Sequence[str], exposure: BindConfig, *, port: int) -> DevChildOrder:
+    def of(cls, target: str, given: Sequence[str], bind_config: BindConfig, *, port: int) -> DevChildOrder:
         """As it was asked for, on the port that was found."""
         return cls(
             target=target,
             given=tuple(given),
-            host=exposure.host,
+            host=bind_config.host,
             port=port,
-            names=exposure.names,
-            auth=exposure.auth,
-            token_file=str(exposure.token_file) if exposure.token_file is not None else None,
-            tls=(str(exposure.tls.cert), str(exposure.tls.key)) if exposure.tls is not None else None,
+            names=bind_config.names,
+            auth=bind_config.auth,
+            token_file=str(bind_config.token_file) if bind_config.token_file is not None else None,
+            tls=(str(bind_config.tls.cert), str(bind_config.tls.key))
+            if bind_config.tls is not None
+            else None,
         )
 
     def handed(self, listening: int, channel: int, *, debug: bool) -> str:
@@ -76,7 +78,7 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(made).decode()
 
     @property
-    def exposure(self) -> BindConfig:
+    def bind_config(self) -> BindConfig:
         """How it is reached."""
         return BindConfig(
             host=self.host,
@@ -139,7 +141,7 @@ def main(order: DevChildOrder) -> int:
             declared,
             project,
             bindings(declared, order.given, project),
-            exposure=order.exposure,
+            bind_config=order.bind_config,
             tell=lambda _line: None,
             entry=f"{path}:{declared.name}",
             handed=InheritedSocket(listening, ready),

@@ -85,7 +85,7 @@ def bind_options(function: Callable[..., Any]) -> Callable[..., Any]:
         cert, key = given.pop("tls_cert"), given.pop("tls_key")
         if (cert is None) != (key is None):
             raise UsageError("--tls-cert and --tls-key go together", fix="give both, or none")
-        exposure = BindConfig(
+        bind_config = BindConfig(
             host=given.pop("host"),
             port=given.pop("port"),
             names=given.pop("names"),
@@ -93,7 +93,7 @@ def bind_options(function: Callable[..., Any]) -> Callable[..., Any]:
             token_file=given.pop("token_file"),
             tls=TlsFiles(cert=cert, key=key) if cert is not None else None,
         )
-        return function(*args, exposure=exposure, **given)
+        return function(*args, bind_config=bind_config, **given)
 
     for option in reversed(_BIND_OPTIONS):
         wrapped = option(wrapped)
@@ -153,7 +153,7 @@ def replica_range(text: str, *, name: str) -> tuple[int, int]:
 
 
 def service_options(
-    declared: Service, exposure: BindConfig, several: Mapping[str, Any]
+    declared: Service, bind_config: BindConfig, several: Mapping[str, Any]
 ) -> ServiceOptions | None:
     """What is asked of a supervisor; None where one replica is to serve without one."""
     asked, memory = several["replicas"], several["memory"]
@@ -161,7 +161,7 @@ def service_options(
         return None
     return ServiceOptions(
         replicas=replica_range(asked, name="--replicas") if asked is not None else declared.replicas,
-        exposure=exposure,
+        bind_config=bind_config,
         memory_bytes=parse_bytes(memory) if memory is not None else None,
         lease_s=several["lease_s"],
         healthy_s=several["healthy_s"],
@@ -179,7 +179,7 @@ def show_law(declared: Service, project: Project, run: str) -> None:
 
 
 def serve_replicas(
-    declared: Service, path: Path, project: Project, bound: Mapping[str, Any], wish: ServiceOptions
+    declared: Service, path: Path, project: Project, bound: Mapping[str, Any], options: ServiceOptions
 ) -> int:
     """Keep them until Ctrl-C; returns the exit code."""
 
@@ -187,7 +187,7 @@ def serve_replicas(
         with _unheard():
             click.echo(f"{datetime.now().astimezone():%H:%M:%S} {line}", err=True)
 
-    done = serve_several(declared, path, project, bound, wish=wish, tell=tell)
+    done = serve_several(declared, path, project, bound, options=options, tell=tell)
     with _unheard():
         click.echo(f"ended: {done.answered} requests answered", err=True)
         if done.cut:
@@ -208,26 +208,28 @@ def _unheard() -> contextlib.suppress:
 def serve_reloading(
     session: CommandSession,
     target: str,
-    exposure: BindConfig,
+    bind_config: BindConfig,
     given: Sequence[str],
     several: Mapping[str, Any],
 ) -> int:
     """Keep a version of it until Ctrl-C; returns the exit code. Raises UsageError, MissingExtra."""
-    _check(exposure, several)
+    _check(bind_config, several)
     path, name = file_of(target, "service")
     file = path.resolve()
     root = Project.root_of(file)
     with serve_extra():
         from hooke.services.reload.reloader import Reloader
         from hooke.serving.uvicorn.server import bind
-    listening = bind(exposure.port, exposure.host)
+    listening = bind(bind_config.port, bind_config.host)
     port = listening.getsockname()[1]
 
     def start(listens: int, tells: int) -> Sequence[str]:
-        order = DevChildOrder.of(f"{file}:{name}" if name else str(file), given, exposure, port=port)
+        order = DevChildOrder.of(f"{file}:{name}" if name else str(file), given, bind_config, port=port)
         return python_module("hooke.cli.serve.dev_child", order.handed(listens, tells, debug=session.debug))
 
-    tell(f"{target} is being set up, on {exposure.url(port)}, and anew whenever it changes; Ctrl-C ends it")
+    tell(
+        f"{target} is being set up, on {bind_config.url(port)}, and anew whenever it changes; Ctrl-C ends it"
+    )
     parent = Reloader(Sources(root=root, file=file), listening, start, tell)
     well = parent.run()
     if parent.run_id:
@@ -243,7 +245,7 @@ def tell(text: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
 
 
-def _check(exposure: BindConfig, several: Mapping[str, Any]) -> None:
+def _check(bind_config: BindConfig, several: Mapping[str, Any]) -> None:
     """Raises UsageError for what is not for development."""
     if several["replicas"] is not None and replica_range(several["replicas"], name="--replicas") != (1, 1):
         raise UsageError(
@@ -255,10 +257,10 @@ def _check(exposure: BindConfig, several: Mapping[str, Any]) -> None:
             "--dev with --memory: nobody supervises what is being developed",
             fix="leave out --memory, or --dev",
         )
-    exposure.check()
-    if not ipaddress.ip_address(exposure.host.replace("localhost", "127.0.0.1")).is_loopback:
+    bind_config.check()
+    if not ipaddress.ip_address(bind_config.host.replace("localhost", "127.0.0.1")).is_loopback:
         raise UsageError(
-            f"--dev with --host {exposure.host}: other machines could ask what is being written just now",
+            f"--dev with --host {bind_config.host}: other machines could ask what is being written just now",
             fix="leave out --host, or --dev",
         )
 
@@ -295,7 +297,7 @@ def serve(
     session: CommandSession,
     *,
     target: str,
-    exposure: BindConfig,
+    bind_config: BindConfig,
     given: tuple[str, ...],
     several: dict[str, Any],
     dev: bool,
@@ -310,7 +312,7 @@ def serve(
     if dev and several["threads"]:
         raise UsageError("--dev and --threads do not go together", fix="declare it: @service(cpus=2)")
     if dev:
-        return serve_reloading(session, target, exposure, given, several)
+        return serve_reloading(session, target, bind_config, given, several)
     log_with_ids()
     with contextlib.redirect_stdout(sys.stderr):
         declared, path = load_service(target)
@@ -318,14 +320,14 @@ def serve(
         declared = dataclasses.replace(declared, cpus=several["threads"])
     session.project = project = Project.find(path)
     bound = bindings(declared, given, project)
-    wish = service_options(declared, exposure, several)
-    if wish is not None:
-        return serve_replicas(declared, path, project, bound, wish)
+    options = service_options(declared, bind_config, several)
+    if options is not None:
+        return serve_replicas(declared, path, project, bound, options)
     done = serve_here(
         declared,
         project,
         bound,
-        exposure=exposure,
+        bind_config=bind_config,
         tell=lambda line: click.echo(line, err=True),
         entry=f"{path}:{declared.name}",
     )

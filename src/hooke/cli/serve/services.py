@@ -274,7 +274,7 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         f"{facts['service']} is {facts['state']} on {facts['url'] or '(not yet)'}: {answer}",
         f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
     ]
-    lines.append(f"  {_front_line(facts['front'])}")
+    lines.append(f"  {_proxy_line(facts['front'])}")
     if facts["rolling_out"]:
         lines.append(f"  rolling out {facts['rolling_out']}")
     rows = [_cells(one) for one in facts["replicas"]]
@@ -283,14 +283,14 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _front_line(front: dict[str, Any] | None) -> str:
-    if front is None:
+def _proxy_line(proxy: dict[str, Any] | None) -> str:
+    if proxy is None:
         return "Envoy does not say how it is"
     said = (
-        f"Envoy since its start: {front['requests']:,} requests, {front['answers']['5xx']:,} answers of 5xx"
+        f"Envoy since its start: {proxy['requests']:,} requests, {proxy['answers']['5xx']:,} answers of 5xx"
     )
-    now = f"now {front['connections']:,} connections, {front['active']:,} in flight"
-    return f"{said}, {front['retries']:,} retries, {front['ejections']:,} ejections; {now}, {front['ejected']:,} ejected"
+    now = f"now {proxy['connections']:,} connections, {proxy['active']:,} in flight"
+    return f"{said}, {proxy['retries']:,} retries, {proxy['ejections']:,} ejections; {now}, {proxy['ejected']:,} ejected"
 
 
 def _cells(one: dict[str, Any]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class _Imported:
     files: frozenset[Path]
 
 
-_Came: TypeAlias = Event | _Imported | frozenset[Path] | OSError
+_Message: TypeAlias = Event | _Imported | frozenset[Path] | OSError
 
 
 class Reloader:
@@ -70,7 +70,7 @@ class Reloader:
         self._command = command
         self._tell = tell
         self._state = Handover()
-        self._inbox: queue.SimpleQueue[_Came] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._imported: Collection[Path] | None = None
         self._broken: OSError | None = None
@@ -105,24 +105,24 @@ class Reloader:
             ) from self._broken
         return not self._state.failed
 
-    def _take(self, came: _Came) -> None:
-        if isinstance(came, OSError):
-            self._broken = came
+    def _take(self, message: _Message) -> None:
+        if isinstance(message, OSError):
+            self._broken = message
             if not self._state.interrupted:
                 self._tell("changes are not seen any more")
                 self._step(Interrupted())
-        elif isinstance(came, _Imported):
+        elif isinstance(message, _Imported):
             serving = self._state.serving
-            if self._state.coming is None and serving is not None and serving.number == came.number:
-                self._imported = came.files
-        elif isinstance(came, frozenset):
-            counted = sorted(path for path in came if self._sources.counts(path, self._imported))
+            if self._state.coming is None and serving is not None and serving.number == message.number:
+                self._imported = message.files
+        elif isinstance(message, frozenset):
+            counted = sorted(path for path in message if self._sources.counts(path, self._imported))
             if counted:
                 self._step(FilesChanged(tuple(_named(path, self._sources.root) for path in counted), _now()))
         else:
-            self._step(came)
-            if isinstance(came, Gone):
-                self._children.pop(came.number, None)
+            self._step(message)
+            if isinstance(message, Gone):
+                self._children.pop(message.number, None)
 
     def _step(self, event: Event) -> None:
         self._state, actions = step(self._state, event)
@@ -160,13 +160,13 @@ class Reloader:
     def _follow(self, number: int, child: subprocess.Popen[bytes], channel: Channel) -> None:
         """In a thread of the child's: all that it tells, then its end."""
         served: list[DrainedReply] = []
-        listening = threading.Thread(target=self._hear, args=(number, channel, served), daemon=True)
+        listening = threading.Thread(target=self._read, args=(number, channel, served), daemon=True)
         listening.start()
         code = child.wait()
         listening.join(LAST_S)
-        self._inbox.put(Gone(number, _how(code), served[0] if served else None))
+        self._inbox.put(Gone(number, _exit_words(code), served[0] if served else None))
 
-    def _hear(self, number: int, channel: Channel, served: list[DrainedReply]) -> None:
+    def _read(self, number: int, channel: Channel, served: list[DrainedReply]) -> None:
         with contextlib.suppress(EOFError, OSError):  # it has ended
             while True:
                 match decode(channel.receive()):
@@ -199,7 +199,7 @@ def _named(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _how(code: int) -> str:
+def _exit_words(code: int) -> str:
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 

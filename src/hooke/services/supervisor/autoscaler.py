@@ -63,7 +63,7 @@ class Autoscaler:
             return None
         self._decided = now
         members = core.members.values()
-        ready = sum(member.away_since is None for member in core.ready())
+        ready = sum(member.restarting_since is None for member in core.ready())
         starting = sum(member.phase is ReplicaPhase.STARTING for member in members)
         seen = ServiceSnapshot(
             ready=ready,

@@ -169,13 +169,13 @@ ADOPT_S = 2.0
 class Replicas:
     """Those that run, by name, and the generations that they may be of."""
 
-    def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, wish: ServiceOptions) -> None:
+    def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, options: ServiceOptions) -> None:
         self.children: dict[str, Child] = {}
         self._folder = folder
         self._logs = logs
         self._shares = shares
-        self._lease_s = wish.lease_s
-        self._memory_bytes = wish.memory_bytes
+        self._lease_s = options.lease_s
+        self._memory_bytes = options.memory_bytes
         self._generations: dict[str, Generation] = {}
 
     def add(self, generation: Generation) -> None:
@@ -272,8 +272,8 @@ def _first_report(child: Child) -> ReplicaReport | None:
     child.renew(time.monotonic())
     while time.monotonic() < ends and child.channel is not None:
         for message in child.take(time.monotonic()):
-            told = decode_from_child(message)
-            if isinstance(told, ReplicaUpdate):
-                return told.report
+            update = decode_from_child(message)
+            if isinstance(update, ReplicaUpdate):
+                return update.report
         time.sleep(0.01)
     return None

@@ -81,10 +81,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str
     modules: tuple[KeptModule, ...] = ()
 
-    def gate(self) -> Auth:
+    def make_auth(self) -> Auth:
         """What lets requests through. Raises UsageError where the token cannot be read."""
         token = read_token(Path(self.token_file)) if self.token_file else None
-        return BindConfig(host=self.host, names=self.names).gate(token)
+        return BindConfig(host=self.host, names=self.names).make_auth(token)
 
     @property
     def name(self) -> str:
@@ -229,7 +229,7 @@ class ServiceOptions:
 
     replicas: tuple[int, int] = (1, 1)
     """The fewest and the most."""
-    exposure: BindConfig = field(default_factory=BindConfig)
+    bind_config: BindConfig = field(default_factory=BindConfig)
     """Where it is reached, and what it asks of who asks."""
     memory_bytes: int | None = None
     """A replica with more is replaced by another."""
@@ -244,5 +244,5 @@ class ServiceOptions:
             timeout_s=declared.timeout_s,
             healthy_s=self.healthy_s,
             memory_bytes=self.memory_bytes,
-            again=declared.idempotent,
+            idempotent=declared.idempotent,
         )

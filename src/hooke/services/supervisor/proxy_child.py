@@ -39,16 +39,16 @@ _KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
 
 
 def make_proxy_settings(
-    declared: Service, exposure: BindConfig, folder: Path, metrics: Path | None = None
+    declared: Service, bind_config: BindConfig, folder: Path, metrics: Path | None = None
 ) -> ProxySettings:
     """The front of a service that is reached like this; at the socket `metrics` somebody tells what all replicas counted."""
-    tls = exposure.tls
+    tls = bind_config.tls
     streams = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
     return ProxySettings(
         service=declared.name,
         folder=folder.resolve(),
-        address="127.0.0.1" if exposure.host == "localhost" else exposure.host,
-        port=exposure.port,
+        address="127.0.0.1" if bind_config.host == "localhost" else bind_config.host,
+        port=bind_config.port,
         tls=ProxyTls(certificate=tls.cert.resolve(), key=tls.key.resolve()) if tls is not None else None,
         timeout_s=declared.timeout_s,
         idempotent=declared.idempotent,
@@ -147,23 +147,23 @@ class ProxyChild:
                 self._restart_at = now + waits_s
                 self._say(f"the front cannot be started, and is tried again in {waits_s:g} s: {error}")
 
-    def _take(self, told: Any, now: float) -> None:
-        match told:
+    def _take(self, message: Any, now: float) -> None:
+        match message:
             case ProxyUp():
                 if not self.port:
                     self._backoff.succeeded(now)
-                    self._note(told.port)
+                    self._note(message.port)
                     self._send(PublishPorts(replicas=self._ports), now)
-                self.port, self.pid, self.stats = told.port, told.pid, told.stats
+                self.port, self.pid, self.stats = message.port, message.pid, message.stats
                 # After its death it is to have the same port again.
-                self._settings = dataclasses.replace(self._settings, port=told.port)
+                self._settings = dataclasses.replace(self._settings, port=message.port)
             case ProxyPublished():
-                self._acknowledged = told.names
+                self._acknowledged = message.names
             case ProxyDrainReply():
                 self.drained = True
             case ProxyFailed():
-                facts = {name: getattr(told, name) for name in ("where", "why", "fix")}
-                self._why = _KINDS.get(told.kind, HookeError)(told.what, **facts)
+                facts = {name: getattr(message, name) for name in ("where", "why", "fix")}
+                self._why = _KINDS.get(message.kind, HookeError)(message.what, **facts)
             case _:
                 pass
 

@@ -51,9 +51,9 @@ class ProxyProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Ports by name that it is to send to from its first request on: those of the one before, which died."""
 
 
-class _Keeper:
+class _ProxyProcess:
     def __init__(self, order: ProxyProcessOrder) -> None:
-        self._front = Proxy(order.settings, prefix=with_parent())
+        self._proxy = Proxy(order.settings, prefix=with_parent())
         self._first = order.replicas
         self._wanted: dict[str, int] | None = None
         """The replicas that Envoy has not been told yet."""
@@ -72,23 +72,23 @@ class _Keeper:
             expired=self._expired,
         )
 
-    def keep(self) -> int:
+    def run(self) -> int:
         """Until it is told to stop, Envoy dies, or the lease expires."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
-            self._front.start(Upstream(port=port) for port in self._first.values())
+            self._proxy.start(Upstream(port=port) for port in self._first.values())
             self._up = True
             while not self._ended:
                 self._control.turn(TURN_S)
                 self._publish()
-                died = self._front.died()
+                died = self._proxy.died()
                 if died is not None and not self._ended:
                     raise died
         except HookeError as error:
             self._say_why(error)
             return 1
         finally:
-            self._front.stop()
+            self._proxy.stop()
         return 0
 
     def _state(self) -> bytes | None:
@@ -96,7 +96,7 @@ class _Keeper:
         if not self._up:
             return None
         return encode(
-            ProxyUp(port=self._front.settings.port, pid=self._front.pid or 0, stats=self._stats_now())
+            ProxyUp(port=self._proxy.settings.port, pid=self._proxy.pid or 0, stats=self._stats_now())
         )
 
     def _stats_now(self) -> ProxyStats | None:
@@ -104,7 +104,7 @@ class _Keeper:
         if now - self._looked >= STATS_EVERY_S:
             self._looked, self._stats = now, None
             with contextlib.suppress(HookeError, OSError):  # its death is seen, and said, by who keeps it
-                self._stats = self._front.stats()
+                self._stats = self._proxy.stats()
         return self._stats
 
     def _obey(self, message: bytes) -> None:
@@ -113,7 +113,7 @@ class _Keeper:
                 self._wanted, self._try_at = replicas, 0.0
                 self._publish()
             case ProxyDrainOrder(within_s=within_s):
-                left = self._front.drain(within_s=within_s)
+                left = self._proxy.drain(within_s=within_s)
                 self._control.send(encode(ProxyDrainReply(left=left)))
             case StopProxy():
                 self._end()
@@ -126,7 +126,7 @@ class _Keeper:
         if self._wanted is None or now < self._try_at:
             return
         try:
-            self._front.publish(Upstream(port=port) for port in self._wanted.values())
+            self._proxy.publish(Upstream(port=port) for port in self._wanted.values())
         except (HookeError, OSError) as error:
             self._try_at = now + AGAIN_S
             if not self._warned:
@@ -139,7 +139,7 @@ class _Keeper:
 
     def _expired(self) -> None:
         _note("no supervisor has been here: the front answers what it has, and ends\n")
-        self._front.drain(within_s=self._within_s)
+        self._proxy.drain(within_s=self._within_s)
         self._end()
 
     def _end(self) -> None:
@@ -163,7 +163,7 @@ def _note(text: str) -> None:
 
 def main(order: ProxyProcessOrder) -> int:
     """Keep the front; returns the exit code."""
-    return _Keeper(order).keep()
+    return _ProxyProcess(order).run()
 
 
 if __name__ == "__main__":

@@ -161,30 +161,30 @@ def main(order: ReplicaOrder) -> int:
     declared, _ = load_service(generation.target)
     project = Project.find(Path(generation.project))
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
-    replica = Replica(declared, gate=generation.gate(), body_room=room)
-    told = ReplicaReporter(replica, order.name)
+    replica = Replica(declared, auth=generation.make_auth(), body_room=room)
+    reporter = ReplicaReporter(replica, order.name)
     control = Control(
         socket.socket(fileno=order.control),
         Lease(seconds=order.lease_s, renewed=time.monotonic()),
-        report=told.message,
+        report=reporter.message,
         obey=lambda _message: None,
         expired=lambda: _expired(order.lease_s),
     )
-    telling = threading.Thread(target=control.serve, name="hooke-control", daemon=True)
-    telling.start()
+    thread = threading.Thread(target=control.serve, name="hooke-control", daemon=True)
+    thread.start()
     listening = socket.socket(fileno=order.listening)
     listening.setblocking(False)
     cut = serve(
         replica,
         partial(setup_arguments, project, generation.values()),
         listening,
-        ready=told.began,
-        windows=told.window,
-        say=told.say,
+        ready=reporter.began,
+        windows=reporter.window,
+        say=reporter.say,
     )
     control.close()
-    telling.join(LAST_S)
-    control.send(told.message())  # what it answered since it told that last
+    thread.join(LAST_S)
+    control.send(reporter.message())  # what it answered since it told that last
     return 1 if cut else 0
 
 

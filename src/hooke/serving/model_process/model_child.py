@@ -37,8 +37,8 @@ class ModelProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     parent: int
     socket: int
-    gives: int
-    takes: int
+    outgoing: int
+    incoming: int
 
 
 class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ DropSent = int
 """Work as it is sent: plain tuples are pickled in a tenth of the time of objects."""
 
 
-class _Known:
+class _SentContext:
     """One who asks."""
 
     def __init__(self, facts: Facts) -> None:
@@ -79,9 +79,9 @@ def main(order: ModelProcessOrder) -> int:
     log_with_ids()
     own = os.getpid()
     with socket.socket(fileno=order.socket) as channel:
-        link = WireLink(order.gives, order.takes)
+        link = WireLink(order.outgoing, order.incoming)
         messages = _messages(channel, link)
-        made = _begun(channel, link, messages)
+        made = _set_up(channel, link, messages)
         if made is None:
             return 1
         for frame in messages:
@@ -90,7 +90,7 @@ def main(order: ModelProcessOrder) -> int:
                 work = _work(link.read(frame), made)
                 sent = link.packed((made.do(work), None))
             except BaseException as error:  # noqa: BLE001 - exit() in a service's code is a failed request, too
-                sent = link.packed((None, _told(error)))
+                sent = link.packed((None, _portable(error)))
             if os.getpid() != own:
                 os._exit(1)  # a fork of the service's code came back: its answer would be the next caller's
             if not isinstance(work, Drop):
@@ -105,25 +105,25 @@ def _messages(channel: socket.socket, link: WireLink) -> Iterator[Any]:
             yield from link.feed(data)
 
 
-def _begun(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> ServiceObject | None:
+def _set_up(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> ServiceObject | None:
     """The object, set up; None where the replica is gone, or was told why it cannot be."""
     frame = next(messages, None)
     if frame is None:
         return None
     made, error = None, None
     try:
-        made = _made(link.read(frame))
+        made = _make_object(link.read(frame))
     except BaseException as raised:  # noqa: BLE001 - whatever it is, the replica says it
         error = raised
-    channel.sendall(link.packed((None, None if error is None else _plain(error))))
+    channel.sendall(link.packed((None, None if error is None else _portable_setup_error(error))))
     return made
 
 
-def _made(begin: ModelSetup) -> ServiceObject:
-    sys.path[:] = begin.sys_path
-    import_kept(begin.modules)
+def _make_object(setup: ModelSetup) -> ServiceObject:
+    sys.path[:] = setup.sys_path
+    import_kept(setup.modules)
     try:
-        made_by, arguments = pickle.loads(begin.what)
+        made_by, arguments = pickle.loads(setup.what)
         declared: Service = service_of(made_by)
     except HookeError:
         raise
@@ -140,21 +140,23 @@ def _work(sent: Any, made: ServiceObject) -> Work:
     if isinstance(sent, int):
         return Drop(sent)
     if len(sent) == 4:
-        name, stream, arguments, asked = sent
+        name, stream, arguments, contexts = sent
         method = made.methods[name]
-        return Item(stream=stream, method=method, arguments=arguments, asked=tuple(map(_Known, asked)))
-    name, arguments, rows, writes, most, asked = sent
+        return Item(
+            stream=stream, method=method, arguments=arguments, contexts=tuple(map(_SentContext, contexts))
+        )
+    name, arguments, rows, writes, most, contexts = sent
     return MethodRun(
         method=made.methods[name],
         arguments=arguments,
         rows=rows,
         writes=writes,
         most=most,
-        asked=tuple(map(_Known, asked)),
+        contexts=tuple(map(_SentContext, contexts)),
     )
 
 
-def _told(error: BaseException) -> BaseException:
+def _portable(error: BaseException) -> BaseException:
     """What a method raised, as something that the replica knows, too."""
     if isinstance(error, Problem | ModelLost):
         return error
@@ -165,7 +167,7 @@ def _told(error: BaseException) -> BaseException:
     return ServiceRaised(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
 
 
-def _plain(error: BaseException) -> HookeError:
+def _portable_setup_error(error: BaseException) -> HookeError:
     """Why it cannot be set up, as something that the replica knows, too."""
     if not isinstance(error, HookeError):
         return HookeError(f"it cannot be set up: {type(error).__name__}: {error}")

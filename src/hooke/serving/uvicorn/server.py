@@ -81,15 +81,15 @@ def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
         server_header=False,
         ssl_certfile=tls.cert if tls is not None else None,
         ssl_keyfile=tls.key if tls is not None else None,
-        timeout_keep_alive=max(1, round(replica.patience.idle_s)),
+        timeout_keep_alive=max(1, round(replica.connection_limits.idle_s)),
         timeout_graceful_shutdown=int(replica.declared.timeout_s + SPARE_S) + 1,
     )
-    config.patience, config.refused = replica.patience, replica.refused
+    config.connection_limits, config.refused = replica.connection_limits, replica.refused
     server = _Server(config, replica, arguments, ready)
     server.windows, server.unseen = windows, unseen
     if say is not None:
         replica.say = say
-    with asyncio.Runner(loop_factory=lambda: _Loop(replica.patience.head_s)) as runner:
+    with asyncio.Runner(loop_factory=lambda: _Loop(replica.connection_limits.head_s)) as runner:
         runner.run(server.serve(sockets=[listening]))
     if server.failure is not None:
         raise server.failure
