@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.staffing_peers import Hpa, Knative, RayServe
 from tests.autoscaling.traffic import Ours, Outcome, Shape, poisson, recorded, simulate, spike
 
-from hooke.autoscaling.service_policy import Bounds, batched
+from hooke.autoscaling.service_policy import Bounds, capacity_of_batches
 
 DATA = Path(__file__).parents[1] / "tests" / "serving" / "data"
 HIGH = 30
@@ -52,7 +52,7 @@ def main() -> None:
             f"\n{title}: {len(arrivals):,} requests in {arrivals[-1]:.0f} s, p{shape.percent:g} < {shape.limit_s:g} s"
         )
         print(f"{'rule':24}{'within':>9}{'replica-h':>11}{'most':>6}{'changes':>9}{'turns':>7}")
-        capacity = batched(
+        capacity = capacity_of_batches(
             shape.a, shape.b, max_batch=shape.max_batch, limit_s=shape.limit_s, percent=shape.percent
         )
         for name, (policy, knows) in policies(shape).items():

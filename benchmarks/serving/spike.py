@@ -23,7 +23,7 @@ from hooke.loadtest.generator_protocol import Goal, Outcomes
 from hooke.loadtest.target import parse_target, poisson, request_bytes
 from hooke.project.folder import Project
 from hooke.services.service_report import read_service, save_service
-from hooke.services.service_runs import stretch_of
+from hooke.services.service_runs import time_slice
 from hooke.serving.stats_windows import SHORTEST_WINDOW_S
 
 __all__ = ["spiked"]
@@ -71,7 +71,7 @@ def spiked(
     seen = tuple(
         Seen(
             phase=phase,
-            journal=stretch_of(
+            journal=time_slice(
                 record.windows, record.staff, began=began + end - phase.seconds, ended=began + end
             ),
             client=_part(outcomes, end - phase.seconds, end),

@@ -12,8 +12,8 @@ from benchmarks.serving.programs.spike_service import BATCH_S, MOST
 from hooke.base.formats import format_seconds
 from hooke.loadtest.generator_protocol import REFUSALS, Outcomes
 from hooke.services.service_report import ServiceRecord
-from hooke.services.service_runs import Stretch, changes, starts_s, stretches_of
-from hooke.serving.stats_windows import SHORTEST_WINDOW_S, merged
+from hooke.services.service_runs import TimeSlice, scalings, start_times_s, time_slices
+from hooke.serving.stats_windows import SHORTEST_WINDOW_S, merge_windows
 
 __all__ = ["Phase", "Seen", "Spike", "page"]
 
@@ -32,7 +32,7 @@ class Seen:
     """Of a phase: what the journal says, and what the client saw of the requests that were due in it."""
 
     phase: Phase
-    journal: Stretch
+    journal: TimeSlice
     client: Outcomes
     limit_s: float
 
@@ -83,7 +83,7 @@ class Spike:
         spike = self.seen[1].journal
         percent = (self.record.declared.slo_percent or 99.0) / 100
         count = max(round(spike.seconds / SHORTEST_WINDOW_S), 1)
-        parts = stretches_of(
+        parts = time_slices(
             self.record.windows,
             self.record.staff,
             began=spike.began,
@@ -164,7 +164,7 @@ def _table(spike: Spike) -> Iterator[str]:
 
 
 def _whole(spike: Spike) -> str:
-    whole = merged(spike.record.windows)
+    whole = merge_windows(spike.record.windows)
     again = spike.found_again_s()
     kept = (
         f"Measured in windows of {format_seconds(SHORTEST_WINDOW_S)}, the SLO was met again {again:.0f} s after the spike began, and then until its end. "
@@ -187,13 +187,13 @@ def _margin(spike: Spike) -> str:
 
 
 def _reasons(spike: Spike) -> Iterator[str]:
-    for number, event in enumerate(changes(spike.record.replicas), 1):
+    for number, event in enumerate(scalings(spike.record.replicas), 1):
         at = event.at - spike.record.started.at
         yield f"{number}. at {at:.1f} s, {event.before} → {event.after}: {event.reason}"
 
 
 def _starts(spike: Spike) -> str:
-    starts = starts_s(spike.record.replicas)
+    starts = start_times_s(spike.record.replicas)
     return (
         f"{len(starts)} starts took {format_seconds(min(starts))} to {format_seconds(max(starts))}, from the decision to the first response. "
         "Decisions use the longest of the last three. Until the new replicas answer, requests queue at the few that exist, and stay "

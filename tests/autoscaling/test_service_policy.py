@@ -15,15 +15,15 @@ from hooke.autoscaling.service_policy import (
     LEAST_HOLD_S,
     Bounds,
     Capacity,
+    ReplicaPolicy,
     ServiceSnapshot,
-    Staffing,
-    batched,
-    one_by_one,
+    capacity_of_batches,
+    capacity_of_calls,
 )
 
 DATA = Path(__file__).parent / "data"
 SHAPE = Shape()
-CAPACITY = batched(SHAPE.a, SHAPE.b, max_batch=SHAPE.max_batch, limit_s=SHAPE.limit_s)
+CAPACITY = capacity_of_batches(SHAPE.a, SHAPE.b, max_batch=SHAPE.max_batch, limit_s=SHAPE.limit_s)
 BOUNDS = Bounds(low=1, high=30, assumed_in_flight=2.0 * SHAPE.max_batch)
 
 MOMENTS = st.lists(
@@ -43,7 +43,7 @@ CAPACITIES = st.none() | st.builds(
 
 
 def decisions(moments, bounds, capacity, start_s=5.0):
-    staffing, now, arrived = Staffing(bounds), 0.0, 0
+    staffing, now, arrived = ReplicaPolicy(bounds), 0.0, 0
     for passed, ready, starting, in_flight, more in moments:
         now, arrived = now + passed, arrived + more
         seen = ServiceSnapshot(
@@ -104,7 +104,7 @@ def test_a_spike_is_answered_with_what_bears_it_and_given_up_afterwards():
         spike(rate=100.0),
         Ours(BOUNDS),
         Shape(max_batch=4, b=8e-3),
-        capacity=batched(1e-3, 8e-3, max_batch=4, limit_s=0.05),
+        capacity=capacity_of_batches(1e-3, 8e-3, max_batch=4, limit_s=0.05),
     )
     counts = [count for _, count, _ in made.targets]
     assert made.turns == 0
@@ -137,7 +137,7 @@ def test_without_a_law_it_grows_by_doubling_and_goes_back_one_by_one():
 
 
 def test_what_no_number_of_replicas_can_do_is_said():
-    capacity = batched(1e-3, 1.0, max_batch=8, limit_s=0.5)
+    capacity = capacity_of_batches(1e-3, 1.0, max_batch=8, limit_s=0.5)
     assert capacity.rate == 0
     (_, made), *_ = decisions([(1.0, 2, 0, 5, 100), (1.0, 2, 0, 5, 100)], BOUNDS, capacity)
     assert "no number of replicas keeps the SLO" in made.reason
@@ -151,12 +151,12 @@ def test_what_no_number_of_replicas_can_do_is_said():
     st.sampled_from([90.0, 99.0, 99.9]),
 )
 def test_capacity_is_below_what_full_batches_do_and_grows_with_the_limit(a, b, most, limit_s, percent):
-    made = batched(a, b, max_batch=most, limit_s=limit_s, percent=percent)
+    made = capacity_of_batches(a, b, max_batch=most, limit_s=limit_s, percent=percent)
     assert 0 <= made.rate <= most / (a * most + b) * (1 + 1e-9)
     assert made.in_flight >= 1
-    wider = batched(a, b, max_batch=most, limit_s=2 * limit_s, percent=percent)
+    wider = capacity_of_batches(a, b, max_batch=most, limit_s=2 * limit_s, percent=percent)
     assert wider.rate >= made.rate * (1 - 1e-6)
-    stricter = batched(a, b, max_batch=most, limit_s=limit_s, percent=99.99)
+    stricter = capacity_of_batches(a, b, max_batch=most, limit_s=limit_s, percent=99.99)
     assert stricter.rate <= made.rate * (1 + 1e-6)
 
 
@@ -164,8 +164,11 @@ def test_capacity_is_below_what_full_batches_do_and_grows_with_the_limit(a, b, m
     ("shape", "capacity"),
     [
         (Shape(), CAPACITY),
-        (Shape(b=2e-3, max_batch=64, limit_s=0.03), batched(1e-3, 2e-3, max_batch=64, limit_s=0.03)),
-        (Shape(a=0.0, b=4e-3, max_batch=1, limit_s=0.02), one_by_one(4e-3, limit_s=0.02)),
+        (
+            Shape(b=2e-3, max_batch=64, limit_s=0.03),
+            capacity_of_batches(1e-3, 2e-3, max_batch=64, limit_s=0.03),
+        ),
+        (Shape(a=0.0, b=4e-3, max_batch=1, limit_s=0.02), capacity_of_calls(4e-3, limit_s=0.02)),
     ],
 )
 def test_at_its_capacity_a_replica_keeps_the_slo(shape, capacity):
@@ -183,7 +186,7 @@ def test_at_its_capacity_a_replica_keeps_the_slo(shape, capacity):
 def test_recorded_traffic():
     """Conversations of the Azure trace: the SLO is kept, by a third of the replicas that would bear its peak all the time."""
     shape = Shape(a=0.05, b=0.15, max_batch=8, limit_s=2.0, timeout_s=30.0, start_s=20.0, max_waiting=256)
-    capacity = batched(shape.a, shape.b, max_batch=8, limit_s=2.0)
+    capacity = capacity_of_batches(shape.a, shape.b, max_batch=8, limit_s=2.0)
     arrivals = recorded(DATA / "azure_conv_per_second.txt", 10, random.Random(1))
     made = simulate(arrivals, Ours(Bounds(low=1, high=30)), shape, capacity=capacity)
     assert made.attained > 0.99

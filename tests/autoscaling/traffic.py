@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from hooke.autoscaling.service_policy import Bounds, Capacity, ServiceSnapshot, Staffing
+from hooke.autoscaling.service_policy import Bounds, Capacity, ReplicaPolicy, ServiceSnapshot
 
 __all__ = ["Fleet", "Ours", "Outcome", "Shape", "poisson", "recorded", "simulate", "spike"]
 
@@ -182,7 +182,7 @@ class Ours:
     """Our policy as the simulation asks it, with the reason of its last answer."""
 
     def __init__(self, bounds: Bounds) -> None:
-        self.staffing, self.why = Staffing(bounds), ""
+        self.staffing, self.why = ReplicaPolicy(bounds), ""
 
     def __call__(self, now: float, seen: ServiceSnapshot) -> int:
         decision = self.staffing.decide(now, seen)

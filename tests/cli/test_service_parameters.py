@@ -9,7 +9,7 @@ from hooke import ConfigError, UsageError, service
 from hooke.cli.parameters import bindings
 from hooke.models.registry_protocol import VersionQuery
 from hooke.project.folder import Project
-from hooke.services.serve_file import shown_given
+from hooke.services.serve_file import shown_values
 from hooke.serving.service import service_of
 
 
@@ -107,4 +107,4 @@ def test_options_are_checked_as_before(tmp_path):
 
 def test_what_is_given_is_listed_as_it_was_asked_for(tmp_path):
     given = bindings(service_of(Delay), ["model=flights@champion", "threshold=2"], Project.find(tmp_path))
-    assert shown_given(given) == {"model": "flights@champion", "threshold": "2.0"}
+    assert shown_values(given) == {"model": "flights@champion", "threshold": "2.0"}

@@ -13,8 +13,8 @@ from hooke.base.errors import UsageError
 from hooke.proxy.envoy import envoy_path
 from hooke.proxy.envoy_config import bootstrap, endpoints
 from hooke.proxy.proxy_settings import CONNECTION_BUFFER, ProxySettings, ProxyTls, Upstream
-from hooke.serving.bind_config import Exposure
-from hooke.serving.uvicorn.metrics_endpoint import Scrape
+from hooke.serving.bind_config import BindConfig
+from hooke.serving.uvicorn.metrics_endpoint import MetricsEndpoint
 
 GOLDEN = Path(__file__).with_name("envoy.json")
 FOLDER = Path("/srv/delay")
@@ -61,7 +61,7 @@ def test_the_front_closes_a_connection_that_nobody_uses_before_the_supervisor_do
     told = bootstrap(
         ProxySettings(service="Delay", folder=FOLDER, metrics_socket=FOLDER / "metrics.sock"), FOLDER
     )
-    scrape = Scrape(Exposure().gate(None), lambda: b"")
+    scrape = MetricsEndpoint(BindConfig().make_auth(None), lambda: b"")
     for cluster in told["static_resources"]["clusters"]:
         (options,) = cluster["typed_extension_protocol_options"].values()
         idle_s = float(options["common_http_protocol_options"]["idle_timeout"].removesuffix("s"))

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.services.supervisor.supervised import LIMIT_S, gone
 
-from hooke.services.reload.watched_files import Watcher
+from hooke.services.reload.reloader import Watcher
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(90)]
 

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serving.services import Rows
 
-from hooke.autoscaling.service_policy import batched, capacity_of, law_of, one_by_one, stretches
+from hooke.autoscaling.service_policy import (
+    capacity_of,
+    capacity_of_batches,
+    capacity_of_calls,
+    law_of,
+    stretches,
+)
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.journal.run_view import is_service, view_of
 from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches
@@ -24,7 +30,7 @@ from hooke.services.service_report import (
 from hooke.services.service_runs import ServiceRun
 from hooke.serving.service import service_of
 from hooke.serving.slo import Slo
-from hooke.serving.stats_windows import merged
+from hooke.serving.stats_windows import merge_windows
 
 
 def window(at, *sizes, a=1e-3, b=5e-3, **fields):
@@ -54,7 +60,7 @@ def test_what_a_replica_can_do_is_known_once_its_law_is():
     windows = [window(float(at), 1, 2, 8, busy_s=0.26) for at in range(6)]
     assert capacity_of(windows[:2], max_batch=16, slo=slo) is None
     known = capacity_of(windows, max_batch=16, slo=slo)
-    expected = batched(1e-3, 5e-3, max_batch=16, limit_s=0.05, rows=11 / 3)
+    expected = capacity_of_batches(1e-3, 5e-3, max_batch=16, limit_s=0.05, rows=11 / 3)
     assert known.rate == pytest.approx(expected.rate, rel=1e-3)
     assert known.rate < 16 / (16e-3 + 5e-3) / (11 / 3)
     busier = [window(float(at), 1, 2, 8, busy_s=4.0) for at in range(6)]
@@ -72,7 +78,7 @@ def test_calls_for_one_request_each_tell_it_by_their_mean():
         )
         for at in range(6)
     ]
-    assert capacity_of(windows, max_batch=None, slo=Slo(99.0, 0.02)) == one_by_one(0.004, limit_s=0.02)
+    assert capacity_of(windows, max_batch=None, slo=Slo(99.0, 0.02)) == capacity_of_calls(0.004, limit_s=0.02)
     assert capacity_of(windows[:3], max_batch=None, slo=None) is None
     assert capacity_of([BatchWindow(requests=9)], max_batch=None, slo=None) is None
 
@@ -83,7 +89,7 @@ def test_stretches_hold_all_in_order(sizes, most):
     parts = stretches(windows[::-1], most)
     assert len(parts) <= most
     assert [part.at for part in parts] == sorted(part.at for part in parts)
-    whole = merged(windows)
+    whole = merge_windows(windows)
     assert sum(part.batches for part in parts) == whole.batches
     assert sum(part.rows for part in parts) == whole.rows
 

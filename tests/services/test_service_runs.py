@@ -13,7 +13,7 @@ from hooke.journal.service_events import (
     ReplicaStarted,
     ServiceScaled,
 )
-from hooke.services.service_runs import staff_of, starts_s, stretch_of, stretches_of
+from hooke.services.service_runs import replica_counts, start_times_s, time_slice, time_slices
 
 WINDOWS = st.lists(
     st.builds(
@@ -35,7 +35,7 @@ WINDOWS = st.lists(
 @settings(max_examples=40)
 @given(WINDOWS, st.integers(1, 40))
 def test_stretches_hold_all_of_every_window_once(windows, most):
-    parts = stretches_of(windows, (), began=105.0, ended=200.0, most=most)
+    parts = time_slices(windows, (), began=105.0, ended=200.0, most=most)
     assert len(parts) <= most + 1
     assert all(part.seconds >= 2.5 for part in parts)
     assert (parts[0].began, sum(part.seconds for part in parts)) == (105.0, pytest.approx(95.0))
@@ -51,11 +51,11 @@ def test_stretches_hold_all_of_every_window_once(windows, most):
 
 def test_a_window_across_a_border_is_shared_by_time():
     windows = [BatchWindow(at=13.0, seconds=4.0, requests=8, over_slo=4, arrived=8)]
-    first, second = stretches_of(windows, (), began=0.0, ended=19.0, most=2)
+    first, second = time_slices(windows, (), began=0.0, ended=19.0, most=2)
     assert (first.answered, second.answered) == (pytest.approx(2.0), pytest.approx(6.0))
     assert first.within == pytest.approx(0.5)
-    assert stretch_of(windows, (), began=12.0, ended=20.0).asked == pytest.approx(2.0)
-    assert stretch_of(windows, (), began=14.0, ended=20.0).within is None
+    assert time_slice(windows, (), began=12.0, ended=20.0).asked == pytest.approx(2.0)
+    assert time_slice(windows, (), began=14.0, ended=20.0).within is None
 
 
 def test_replicas_over_time():
@@ -72,19 +72,19 @@ def test_replicas_over_time():
         ReplicaLeft(at=20.0, replica="4", reason="1 wanted"),
         ReplicaEnded(at=21.0, replica="4", cause="", expected=True),
     ]
-    staff = staff_of(events, low=1)
+    staff = replica_counts(events, low=1)
     steps = [(each.at, each.ready, each.wanted) for each in staff]
     assert steps[:3] == [(0.0, 0, 1), (2.0, 1, 1), (10.0, 1, 3)]
     assert steps[-1] == (21.0, 1, 1)
     assert max(each.ready for each in staff) == 2
-    assert starts_s(events) == [2.0, 1.0, 1.5]
-    part = stretch_of([], staff, began=10.0, ended=12.0)
+    assert start_times_s(events) == [2.0, 1.0, 1.5]
+    part = time_slice([], staff, began=10.0, ended=12.0)
     assert (part.ready, part.wanted) == (pytest.approx(1.5), 3)
-    assert stretch_of([], staff, began=-5.0, ended=-1.0).ready == 0
-    assert stretch_of([], staff, began=30.0, ended=40.0).ready == 1
+    assert time_slice([], staff, began=-5.0, ended=-1.0).ready == 0
+    assert time_slice([], staff, began=30.0, ended=40.0).ready == 1
 
 
 def test_one_that_was_taken_over_answers_from_then_on():
-    staff = staff_of([ReplicaAdopted(at=1.0, replica="7", pid=1, port=1)], low=2)
+    staff = replica_counts([ReplicaAdopted(at=1.0, replica="7", pid=1, port=1)], low=2)
     assert [(each.ready, each.wanted) for each in staff] == [(1, 2)]
-    assert staff_of([], low=1) == ()
+    assert replica_counts([], low=1) == ()

@@ -12,7 +12,7 @@ from tests.serving.services import Item, Kinds, Place, Rows
 
 from hooke import service
 from hooke.serving.auth import Auth
-from hooke.serving.limits import Patience
+from hooke.serving.limits import ConnectionLimits
 from hooke.serving.replica import Replica
 from hooke.serving.service import service_of
 from hooke.serving.uvicorn.server import bind, serve
@@ -82,8 +82,8 @@ KINDS = {"Various": Various, "Patient": Patient, "Kinds": Kinds, "Rows": Rows}
 
 if __name__ == "__main__":
     _, name, token, connections = sys.argv
-    patience = Patience(head_s=1.0, idle_s=2.0, stall_s=2.0, connections=int(connections))
+    patience = ConnectionLimits(head_s=1.0, idle_s=2.0, stall_s=2.0, connections=int(connections))
     gate = Auth(token=Path(token).read_text().strip()) if token else Auth()
-    replica = Replica(service_of(KINDS[name]), body_limit=1 << 20, gate=gate, patience=patience)
+    replica = Replica(service_of(KINDS[name]), body_limit=1 << 20, auth=gate, connection_limits=patience)
     listening = bind(0)
     serve(replica, dict, listening, ready=lambda: print(listening.getsockname()[1], flush=True))

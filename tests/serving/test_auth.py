@@ -9,8 +9,8 @@ from tests.serving.certificates import make_certificate
 from tests.serving.services import Kinds
 
 from hooke import UsageError
-from hooke.serving.auth import Auth, kept_token, read_token
-from hooke.serving.bind_config import Exposure, TlsFiles
+from hooke.serving.auth import Auth, ensure_token, read_token
+from hooke.serving.bind_config import BindConfig, TlsFiles
 from hooke.serving.service import service_of
 from hooke.testing.service_client import ServiceClient
 
@@ -55,7 +55,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def kinds():
-    with ServiceClient(service_of(Kinds), {}, gate=Auth(token=TOKEN)) as made:
+    with ServiceClient(service_of(Kinds), {}, auth=Auth(token=TOKEN)) as made:
         yield made
 
 
@@ -128,13 +128,13 @@ class TestTokens:
         path = tmp_path / "a" / "token"
         before = os.umask(0)
         try:
-            made = kept_token(path)
+            made = ensure_token(path)
         finally:
             os.umask(before)
         assert len(made) == 43
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert kept_token(path) == read_token(path) == made
-        assert kept_token(tmp_path / "b") != made
+        assert ensure_token(path) == read_token(path) == made
+        assert ensure_token(tmp_path / "b") != made
         assert sorted(os.listdir(path.parent)) == ["token"]
 
     @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ class TestTokens:
             read_token(tmp_path / "t")
 
     def test_one_that_was_made_and_then_emptied_can_be_made_anew(self, tmp_path):
-        made = kept_token(tmp_path / "t")
+        made = ensure_token(tmp_path / "t")
         (tmp_path / "t").write_text("")
         with pytest.raises(UsageError, match="holds no token") as found:
-            kept_token(tmp_path / "t")
+            ensure_token(tmp_path / "t")
         assert f"remove {tmp_path / 't'}" in found.value.fix
         (tmp_path / "t").unlink()
-        assert kept_token(tmp_path / "t") != made
+        assert ensure_token(tmp_path / "t") != made
 
     def test_a_file_that_others_may_read_and_one_that_is_not_there(self, tmp_path):
         (tmp_path / "t").write_text(TOKEN)
@@ -184,7 +184,7 @@ class TestExposure:
     )
     def test_refused(self, given, said):
         with pytest.raises(UsageError, match=said):
-            Exposure(**given).check()
+            BindConfig(**given).check()
 
     @pytest.mark.parametrize(
         ("given", "url"),
@@ -196,19 +196,19 @@ class TestExposure:
         ],
     )
     def test_this_machine(self, given, url):
-        exposure = Exposure(**given)
+        exposure = BindConfig(**given)
         exposure.check()
         assert exposure.url(80) == url
-        assert url.removeprefix("http://").removesuffix(":80") in exposure.gate(None).hosts
+        assert url.removeprefix("http://").removesuffix(":80") in exposure.make_auth(None).hosts
 
     def test_other_machines_need_a_certificate_and_a_name(self, tmp_path):
         cert, key = make_certificate(tmp_path)
         with pytest.raises(UsageError, match="none by which a client asks"):
-            Exposure(host="0.0.0.0", tls=TlsFiles(cert=cert, key=key)).check()
-        exposure = Exposure(host="0.0.0.0", names=("API.example.org",), tls=TlsFiles(cert=cert, key=key))
+            BindConfig(host="0.0.0.0", tls=TlsFiles(cert=cert, key=key)).check()
+        exposure = BindConfig(host="0.0.0.0", names=("API.example.org",), tls=TlsFiles(cert=cert, key=key))
         exposure.check()
-        assert exposure.gate(TOKEN).hosts >= {"api.example.org", "localhost"}
-        assert "0.0.0.0" not in exposure.gate(TOKEN).hosts
+        assert exposure.make_auth(TOKEN).hosts >= {"api.example.org", "localhost"}
+        assert "0.0.0.0" not in exposure.make_auth(TOKEN).hosts
         (tmp_path / "no.pem").write_text("no")
         for wrong in (
             TlsFiles(cert=key, key=cert),
@@ -216,7 +216,7 @@ class TestExposure:
             TlsFiles(cert=cert, key=tmp_path),
         ):
             with pytest.raises(UsageError, match="TLS"):
-                Exposure(tls=wrong).check()
+                BindConfig(tls=wrong).check()
 
     def test_a_token_is_not_shown(self):
         assert TOKEN not in repr(Auth(token=TOKEN))

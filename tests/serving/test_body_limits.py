@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hooke.base.errors import ConfigError
 from hooke.project.folder import Project
 from hooke.services.serve_file import body_room
-from hooke.serving.limits import BODY_LIMIT, PART, Bodies, room_bytes
+from hooke.serving.limits import BODY_LIMIT, PART, BodyMemory, body_memory_bytes
 from hooke.serving.problems import Problem
 from hooke.serving.service import service, service_of
 
@@ -43,7 +43,7 @@ def test_what_is_taken_is_never_more_than_there_is_and_all_of_it_comes_back(wish
             bodies.give(size)
 
     async def play():
-        bodies = Bodies(10, wait_s=0.001)
+        bodies = BodyMemory(10, wait_s=0.001)
         tasks = [asyncio.create_task(body(bodies, size, then)) for size, then in wishes]
         await asyncio.sleep(0)
         for task, (_, then) in zip(tasks, wishes, strict=True):
@@ -62,7 +62,7 @@ def test_what_is_taken_is_never_more_than_there_is_and_all_of_it_comes_back(wish
 
 def test_the_first_to_wait_is_the_first_to_have_room():
     async def play():
-        bodies, order = Bodies(10), []
+        bodies, order = BodyMemory(10), []
 
         async def one(name, size):
             await bodies.take(size)
@@ -86,15 +86,15 @@ class Delay:
 
 
 def test_the_room_is_a_part_of_the_memory_and_what_hooke_toml_says_goes_before_it(tmp_path):
-    assert room_bytes(memory_bytes=PART * BODY_LIMIT * 2) <= 2 * BODY_LIMIT
-    assert room_bytes(memory_bytes=1) == room_bytes(among=1 << 40) == BODY_LIMIT
+    assert body_memory_bytes(memory_bytes=PART * BODY_LIMIT * 2) <= 2 * BODY_LIMIT
+    assert body_memory_bytes(memory_bytes=1) == body_memory_bytes(among=1 << 40) == BODY_LIMIT
 
     def room(text):
         (tmp_path / "hooke.toml").write_text(text)
         return body_room(service_of(Delay), Project.find(tmp_path))
 
     assert room('[services.Delay]\nbody_memory = "64MiB"\n') == 64 << 20
-    assert room("") == pytest.approx(room_bytes(), rel=0.5)
+    assert room("") == pytest.approx(body_memory_bytes(), rel=0.5)
     with pytest.raises(ConfigError, match="has no room for one body"):
         room('[services.Delay]\nbody_memory = "1MiB"\n')
     with pytest.raises(ConfigError, match=r"services\.Delay\.body_memory"):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from hooke.journal.service_events import ReplicaEnded
-from hooke.services.supervisor.status import Lately, SupervisorView
+from hooke.services.supervisor.status import RecentCounts, SupervisorView
 from hooke.serving.metrics import (
     BOUNDS_S,
     KEPT,
@@ -17,10 +17,10 @@ from hooke.serving.metrics import (
     ProcessCounts,
     ReplicaSetMetrics,
     RouteCounts,
-    added,
-    quantile_s,
-    written_of_all,
+    add_counts,
+    service_prometheus_text,
 )
+from hooke.serving.stats_windows import quantile_s
 
 
 def counts_of(answers, *, route="/predict"):
@@ -38,8 +38,8 @@ answers = st.lists(st.tuples(st.sampled_from([200, 422, 500]), st.floats(0, 60))
 
 @given(answers, answers)
 def test_two_together_are_as_one_that_did_both(some, others):
-    both, one = added(counts_of(some), counts_of(others)), counts_of(some + others)
-    assert both.asked() == one.asked() == len(some) + len(others)
+    both, one = add_counts(counts_of(some), counts_of(others)), counts_of(some + others)
+    assert both.requests() == one.requests() == len(some) + len(others)
     assert both.buckets() == one.buckets()
     assert {path: route.statuses for path, route in both.routes.items()} == {
         path: route.statuses for path, route in one.routes.items()
@@ -58,10 +58,12 @@ def test_no_sum_falls_and_no_series_jumps_when_replicas_end(ends, chance):
             gathered.end(chance.choice(list(gathered.live)))
         all_of_them = {**gathered.ended, **gathered.live}
         assert len(all_of_them) == len(gathered.ended) + len(gathered.live)
-        assert sum(counts.asked() for counts in all_of_them.values()) == total
+        assert sum(counts.requests() for counts in all_of_them.values()) == total
         # A rate adds what each series grew by; all that was counted was there when its series began.
-        assert all(series.get(name, counts.asked()) == counts.asked() for name, counts in all_of_them.items())
-        series |= {name: counts.asked() for name, counts in all_of_them.items()}
+        assert all(
+            series.get(name, counts.requests()) == counts.requests() for name, counts in all_of_them.items()
+        )
+        series |= {name: counts.requests() for name, counts in all_of_them.items()}
         assert len(gathered.ended) <= KEPT + 1
 
 
@@ -73,17 +75,17 @@ def test_a_quantile_is_in_the_bucket_of_the_answer_that_it_is(seconds, part):
     true = sorted(seconds)[max(math.ceil(part * len(seconds)) - 1, 0)]
     low = max((bound for bound in BOUNDS_S if bound < true), default=0.0)
     high = min(bound for bound in BOUNDS_S if bound >= true)
-    found = quantile_s(meter.buckets, part)
+    found = quantile_s(dict(enumerate(meter.buckets)), 100 * part, BOUNDS_S)
     assert low <= found <= high * (1 + 1e-9)
 
 
 def test_a_quantile_of_nothing_is_none_and_one_above_all_bounds_is_the_highest():
-    assert quantile_s([0] * len(Meter().buckets), 0.5) is None
-    assert quantile_s([0] * len(BOUNDS_S) + [3], 0.5) == BOUNDS_S[-1]
+    assert quantile_s(dict.fromkeys(range(len(Meter().buckets)), 0), 50.0, BOUNDS_S) is None
+    assert quantile_s({len(BOUNDS_S): 3}, 50.0, BOUNDS_S) == BOUNDS_S[-1]
 
 
 def test_a_rate_is_of_the_last_minute():
-    lately = Lately()
+    lately = RecentCounts()
     assert lately.rate() is None
     assert lately.p99_s() is None
     for second in range(200):
@@ -99,8 +101,8 @@ def test_what_is_written_says_which_replica_and_gauges_of_ended_ones_are_gone():
     for name in ("1", "2"):
         watched.take(name, counts_of([(200, 0.1)] * 2), 0.0)
     watched.end("1")
-    watched.happened(ReplicaEnded(replica="1", cause="killed", expected=False, kind="signal"))
-    text = written_of_all(watched.fleet()).decode()
+    watched.record(ReplicaEnded(replica="1", cause="killed", expected=False, kind="signal"))
+    text = service_prometheus_text(watched.metrics()).decode()
     found = {family.name: family for family in text_string_to_metric_families(text)}
     requests = {one.labels["replica"]: one.value for one in found["hooke_requests"].samples}
     assert requests == {"1": 2, "2": 2}
@@ -113,5 +115,5 @@ def test_what_is_written_says_which_replica_and_gauges_of_ended_ones_are_gone():
 
 
 def test_a_fleet_without_a_replica_can_be_written():
-    text = written_of_all(ReplicaSetMetrics(live={}, wanted=2)).decode()
+    text = service_prometheus_text(ReplicaSetMetrics(live={}, wanted=2)).decode()
     assert "hooke_replicas_wanted 2.0" in text

@@ -80,7 +80,7 @@ def test_names_are_those_of_the_conventions():
 
 
 def test_nobody_reads_them_without_the_token():
-    with ServiceClient(service_of(Rows), {}, gate=Auth(token="0123456789abcdef")) as made:
+    with ServiceClient(service_of(Rows), {}, auth=Auth(token="0123456789abcdef")) as made:
         assert made.get(METRICS).status == 401
         answer = made.request("GET", METRICS, headers={"authorization": "Bearer 0123456789abcdef"})
         assert 'hooke_refused_total{reason="token"} 1.0' in answer.body.decode()

@@ -56,7 +56,7 @@ def test_the_token_is_told_of_where_one_is_asked_for():
     with client(Rows) as made:
         assert "security" not in document(made)
     headers = {"authorization": "Bearer 0123456789abcdef"}
-    with ServiceClient(service_of(Rows), {}, gate=Auth(token="0123456789abcdef")) as made:
+    with ServiceClient(service_of(Rows), {}, auth=Auth(token="0123456789abcdef")) as made:
         told = made.request("GET", OPENAPI, headers=headers).json()
         check(told)
     assert told["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}

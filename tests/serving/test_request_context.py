@@ -10,7 +10,7 @@ from tests.serving.answers import wait_until
 
 from hooke import request_contexts, service
 from hooke.serving.http import Exchange, HttpOptions
-from hooke.serving.limits import Bodies
+from hooke.serving.limits import BodyMemory
 from hooke.serving.request_context import RequestIds, context_of, request_id_of
 from hooke.testing import client
 
@@ -149,7 +149,7 @@ def test_a_state_that_is_none_is_dropped_and_the_trace_goes_on(state):
 def test_a_state_in_parts_is_put_together():
     raw = [(b"tracestate", b"a=1"), (b"traceparent", PARENT.encode()), (b"tracestate", b"b=2")]
     exchange = Exchange(
-        {"path": "/", "method": "GET", "headers": raw}, None, None, HttpOptions(1, 1.0, Bodies(1))
+        {"path": "/", "method": "GET", "headers": raw}, None, None, HttpOptions(1, 1.0, BodyMemory(1))
     )
     assert exchange.context.tracestate == "a=1,b=2"
 

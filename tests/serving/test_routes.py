@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.serving.services import Kinds
 
 from hooke.serving.http import Exchange, HttpOptions
-from hooke.serving.limits import Bodies
+from hooke.serving.limits import BodyMemory
 from hooke.serving.replica import Replica
 from hooke.serving.routes import Route, Routes
 from hooke.serving.service import service_of
@@ -18,7 +18,7 @@ async def answer(exchange):
 
 def asked(path):
     return Exchange(
-        {"path": path, "method": "GET", "headers": []}, None, None, HttpOptions(1, 1.0, Bodies(1))
+        {"path": path, "method": "GET", "headers": []}, None, None, HttpOptions(1, 1.0, BodyMemory(1))
     )
 
 

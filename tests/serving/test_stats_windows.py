@@ -17,7 +17,13 @@ from hooke.journal.service_events import BatchWindow, MethodBatches
 from hooke.project.folder import Project
 from hooke.services.service_runs import ServiceRun
 from hooke.serving.service import service_of
-from hooke.serving.stats_windows import Windows, bin_of, length_s, merged, next_end_s
+from hooke.serving.stats_windows import (
+    StatsWindow,
+    merge_windows,
+    next_window_end_s,
+    size_bin,
+    window_length_s,
+)
 from hooke.testing import client
 
 BATCHES = st.lists(
@@ -33,7 +39,7 @@ BATCHES = st.lists(
 
 
 def kept(batches, now=0.0):
-    windows = Windows(now)
+    windows = StatsWindow(now)
     for batch in batches:
         windows.add(*batch)
     return windows
@@ -51,7 +57,9 @@ def test_a_window_is_the_sum_of_its_batches(batches):
     for method in made.methods:
         own = [(rows, took) for name, rows, took, *_ in batches if name == method.method]
         for size in method.sizes:
-            there = [(rows, took) for rows, took in own if bin_of(rows) == bin_of(size.rows // size.batches)]
+            there = [
+                (rows, took) for rows, took in own if size_bin(rows) == size_bin(size.rows // size.batches)
+            ]
             assert (size.batches, size.rows, size.seconds, size.squares) == (
                 len(there),
                 sum(rows for rows, _ in there),
@@ -65,22 +73,22 @@ def test_windows_put_together_are_the_window_of_all(batches, cuts):
     ends = [0, *sorted(cuts), len(batches)]
     parts = [kept(batches[start:end]).take(1.0) for start, end in pairwise(ends)]
     whole = kept(batches).take(float(len(parts)))
-    assert merged(parts) == whole
-    assert merged(parts, side_by_side=True) == msgspec.structs.replace(whole, seconds=1.0)
+    assert merge_windows(parts) == whole
+    assert merge_windows(parts, side_by_side=True) == msgspec.structs.replace(whole, seconds=1.0)
 
 
 @given(st.integers(1, 10**9))
 def test_a_bin_is_narrow_and_bins_are_in_order(rows):
-    assert bin_of(rows) <= bin_of(rows + 1) <= bin_of(rows) + 1
+    assert size_bin(rows) <= size_bin(rows + 1) <= size_bin(rows) + 1
     if rows <= 16:
-        assert bin_of(rows - 1) < bin_of(rows)
-    assert bin_of(rows) < bin_of(rows + rows // 8 + 1)
+        assert size_bin(rows - 1) < size_bin(rows)
+    assert size_bin(rows) < size_bin(rows + rows // 8 + 1)
 
 
 def test_a_window_that_was_taken_leaves_nothing_behind():
     windows = kept([("a", 3, 0.5, 2, 2)])
     windows.refused = windows.late = windows.raised = windows.over_slo = windows.most_waiting = 4
-    windows.alone(0.5)
+    windows.unbatched(0.5)
     windows.failure("a", 0.5, 1, blamed=True)
     windows.arrived = 4
     windows.answered(2.0)
@@ -91,7 +99,7 @@ def test_a_window_that_was_taken_leaves_nothing_behind():
 
 @given(st.floats(0, 2e9))
 def test_windows_of_all_replicas_end_together(wall):
-    left = next_end_s(wall)
+    left = next_window_end_s(wall)
     assert 0.5 <= left <= 5.5 + 1e-6
     assert min((wall + left) % 5.0, 5.0 - (wall + left) % 5.0) == pytest.approx(0.0, abs=1e-6)
 
@@ -99,10 +107,10 @@ def test_windows_of_all_replicas_end_together(wall):
 def test_windows_of_a_month_are_few():
     at, count = 0.0, 0
     while at < 30 * 86400:
-        at += length_s(at)
+        at += window_length_s(at)
         count += 1
         if at < 3600:
-            assert length_s(at) == 5.0
+            assert window_length_s(at) == 5.0
     assert count < 12_500
 
 
@@ -149,12 +157,12 @@ def test_late_requests_are_no_answered_ones():
 
 
 def test_who_goes_after_the_limit_counts_against_the_promise():
-    windows = Windows(0.0, limit_s=0.5)
+    windows = StatsWindow(0.0, limit_s=0.5)
     for after in (0.1, 0.6, 0.7):
         windows.gone(after)
     window = windows.take(5.0)
     assert (window.gone, window.gone_over_slo, window.ended) == (3, 2, 2)
-    both = merged([window, window])
+    both = merge_windows([window, window])
     assert (both.gone, both.gone_over_slo) == (6, 4)
 
 

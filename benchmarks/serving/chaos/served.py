@@ -22,7 +22,6 @@ from hooke.loadtest.generator_process import Generator, outcomes_of
 from hooke.loadtest.generator_protocol import Goal, LevelReport, Outcomes
 from hooke.loadtest.target import constant, parse_target, request_bytes
 from hooke.project.folder import Project
-from hooke.services.supervisor.control_channel import SupervisorCommand, ask
 from hooke.services.supervisor.service_folder import ServiceFolder
 
 __all__ = ["FACTORS", "Load", "Served", "ready_pids"]
@@ -138,7 +137,7 @@ class Served:
     def facts(self) -> Facts:
         """As `hooke serve status --json`. Raises HookeError where no supervisor answers."""
         folder = ServiceFolder.of(Project.find(self.folder), self.name)
-        return ask(folder, SupervisorCommand(verb="status"))
+        return folder.send("status")
 
     def strong(self, facts: Facts) -> bool:
         """Whether as many replicas as it is to have are ready, and none is to come."""

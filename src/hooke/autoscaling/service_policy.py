@@ -17,19 +17,19 @@ from hooke.base.formats import format_seconds
 from hooke.journal.service_events import BatchWindow
 from hooke.scaling.affine import FEWEST_BLOCKS, Affine, CallBlock, affine
 from hooke.serving.slo import Slo
-from hooke.serving.stats_windows import merged
+from hooke.serving.stats_windows import merge_windows
 
 __all__ = [
     "MOST_BLOCKS",
     "Bounds",
     "Capacity",
+    "ReplicaPolicy",
     "ServiceDecision",
     "ServiceSnapshot",
-    "Staffing",
-    "batched",
     "capacity_of",
+    "capacity_of_batches",
+    "capacity_of_calls",
     "law_of",
-    "one_by_one",
     "stretches",
 ]
 
@@ -50,7 +50,7 @@ class Capacity:
     in_flight: float
 
 
-def batched(
+def capacity_of_batches(
     a: float, b: float, *, max_batch: int, limit_s: float | None, percent: float = 99.0, rows: float = 1.0
 ) -> Capacity:
     """Where a batch of n rows takes a n + b seconds and fires when the model is free; requests have `rows` rows on average.
@@ -67,7 +67,7 @@ def batched(
     most = min(float(max_batch), (limit / 2 - b) / a if a > 0 else math.inf)
     if limit < a + b or most < 1:
         # Two in a row are too long: only a replica that is asked now and then keeps the limit.
-        return one_by_one(a + b, limit_s=limit, percent=percent)
+        return capacity_of_calls(a + b, limit_s=limit, percent=percent)
     z = NormalDist().inv_cdf(percent / 100)
 
     def fits(load: float) -> bool:
@@ -82,13 +82,15 @@ def batched(
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     full_s = a * most + b
-    queued = one_by_one(full_s / most, limit_s=limit - 2 * full_s + full_s / most, percent=percent)
+    queued = capacity_of_calls(full_s / most, limit_s=limit - 2 * full_s + full_s / most, percent=percent)
     well = most * max(limit / full_s, 2.0)
-    alone = one_by_one(a + b, limit_s=limit, percent=percent)  # who is asked now and then has batches of one
+    alone = capacity_of_calls(
+        a + b, limit_s=limit, percent=percent
+    )  # who is asked now and then has batches of one
     return Capacity(rate=max(low, queued.rate, alone.rate) / rows, in_flight=max(well / rows, 1.0))
 
 
-def one_by_one(seconds: float, *, limit_s: float | None, percent: float = 99.0) -> Capacity:
+def capacity_of_calls(seconds: float, *, limit_s: float | None, percent: float = 99.0) -> Capacity:
     """Where each call is for one request and takes so long.
 
     With Poisson arrivals and even service the wait is longer than w with probability C exp(-t w), where t solves
@@ -131,20 +133,20 @@ def capacity_of(windows: Sequence[BatchWindow], *, max_batch: int | None, slo: S
 
     So it is where several methods share the model, and where `async def` does all the work.
     """
-    whole = merged(windows)
+    whole = merge_windows(windows)
     busy = {each.method: sum(size.seconds for size in each.sizes) for each in whole.methods}
     if not busy or max(busy.values()) < MAIN_SHARE * whole.busy_s:
         return None
     terms = {"limit_s": slo.limit_s if slo else None, "percent": slo.percent if slo else 99.0}
     if max_batch is None:
         seconds = _mean_call(windows)
-        return None if seconds is None else one_by_one(seconds, **terms)
+        return None if seconds is None else capacity_of_calls(seconds, **terms)
     try:
         law = law_of(windows, max(busy, key=busy.__getitem__), max_batch=max_batch)
     except NotEnoughData:
         return None
     rows = max(whole.rows / max(whole.requests, 1), 1.0)
-    return batched(law.a.interval[1], law.b.interval[1], max_batch=max_batch, rows=rows, **terms)
+    return capacity_of_batches(law.a.interval[1], law.b.interval[1], max_batch=max_batch, rows=rows, **terms)
 
 
 def _mean_call(windows: Sequence[BatchWindow]) -> float | None:
@@ -190,7 +192,7 @@ def stretches(windows: Sequence[BatchWindow], most: int) -> list[BatchWindow]:
             parts.append([])
         parts[-1].append(window)
         seen += window.batches
-    return [merged(part) for part in parts]
+    return [merge_windows(part) for part in parts]
 
 
 HOLD_STARTS = 3.0
@@ -251,7 +253,7 @@ class ServiceDecision:
     reason: str
 
 
-class Staffing:
+class ReplicaPolicy:
     """Decides again and again: `decide` is called once a second or so. All times are seconds of one clock, which never goes back."""
 
     def __init__(self, bounds: Bounds) -> None:

@@ -27,7 +27,7 @@ from hooke.pipeline.arguments import unbind
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.folder import Project
 from hooke.project.settings import FILE, refuse_unknown
-from hooke.services.reload.watched_files import look
+from hooke.services.reload.watched_files import snapshot
 from hooke.serving.service import SETUP, Service
 
 __all__ = ["Option", "Parameters", "bindings", "convert", "kind_shown"]
@@ -230,7 +230,7 @@ def _refuse_misspelt(declared: Service, project: Project) -> None:
 
 def _has_class(project: Project, name: str) -> bool:
     defined = re.compile(rf"^\s*class\s+{re.escape(name)}\b", re.MULTILINE)
-    sources = (path for path in look(project.root).stamps if path.suffix == ".py")
+    sources = (path for path in snapshot(project.root).stamps if path.suffix == ".py")
     return any(defined.search(path.read_text("utf-8", errors="replace")) for path in sources)
 
 

@@ -1,6 +1,6 @@
-"""The generator's process: `python -m hooke.loadtest.generator`. It is told what to send on stdin, and tells what became of it on stdout.
+"""The generator's process: `python -m hooke.loadtest.generator FD`. Its parent tells it over a channel what to send, and gets what became of it.
 
-It ends when stdin does, so none is left behind by a parent that was killed.
+It ends when the channel does, so none is left behind by a parent that was killed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gc
 import os
 import resource
 import signal
+import socket
 import ssl
 import struct
 import sys
@@ -19,14 +20,15 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, Protocol, cast
 
 import httptools
 import msgspec
 import numpy as np
 import uvloop
 
-from hooke.loadtest.generator_protocol import LENGTH, Fate, Goal, Level, LevelReport, Question, pack
+from hooke.loadtest.generator_protocol import Fate, Goal, Level, LevelReport, Question, encode
+from hooke.processes.channel import LENGTH_BYTES, framed
 
 __all__ = ["Alarm", "ClientConnection", "ConnectionOwner", "Sender", "main"]
 
@@ -410,22 +412,17 @@ SPARE_FILES = 32
 _decoder = msgspec.msgpack.Decoder(Question)
 
 
-def main() -> None:
-    """Serve the parent until it closes our stdin."""
+def main(fd: int) -> None:
+    """Serve the parent until it closes its end of the channel with this descriptor."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is the parent's, which stops a level and reads what there is
-    # Whatever is printed must not stand among the frames.
-    out = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    with os.fdopen(out, "wb") as answers:
-        uvloop.run(_serve(answers))
+    uvloop.run(_serve(socket.socket(fileno=fd)))
 
 
-async def _serve(answers: BinaryIO) -> None:
-    reader = asyncio.StreamReader()
+async def _serve(parent: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=parent)
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     sender: Sender | None = None
     asked = loop.create_task(_question(reader))
     while (question := await asked) is not None:
@@ -439,8 +436,8 @@ async def _serve(answers: BinaryIO) -> None:
                 await asyncio.wait({asked, running}, return_when=asyncio.FIRST_COMPLETED)
                 if not running.done():  # a Stop, or our parent has gone
                     sender.stop()
-                answers.write(pack(await running))
-                answers.flush()
+                writer.write(framed(encode(await running)))
+                await writer.drain()
             case _:
                 pass  # a Stop that came when its level was over
 
@@ -457,11 +454,11 @@ def _files() -> int:
 async def _question(reader: asyncio.StreamReader) -> Question | None:
     """The next one; None at the end."""
     try:
-        size = LENGTH.unpack(await reader.readexactly(LENGTH.size))[0]
+        size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "little")
         return _decoder.decode(await reader.readexactly(size))
-    except asyncio.IncompleteReadError:
+    except (asyncio.IncompleteReadError, ConnectionResetError):
         return None
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import subprocess
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import msgspec
 import numpy as np
 
 from hooke.base.errors import HookeError
-from hooke.loadtest.generator_protocol import LENGTH, Goal, Level, LevelReport, Outcomes, Stop, pack
-from hooke.processes.start import python_module
+from hooke.loadtest.generator_protocol import Goal, Level, LevelReport, Outcomes, Question, Stop, encode
+from hooke.processes.start import python_module, start_with_channel
 from hooke.scaling.families import Floats
 
 __all__ = ["Generator", "outcomes_of"]
 
 TICK_S = 0.25
+STDERR = 2
+"""Where the process prints: stdout is for reports."""
 
 
 class Generator:
@@ -29,14 +30,10 @@ class Generator:
         self._goal = goal
 
     def __enter__(self) -> Self:
-        # In a session of its own, so that the terminal's Ctrl-C reaches us alone.
-        self._process = subprocess.Popen(
-            python_module("hooke.loadtest.generator"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
+        self._process, self._channel = start_with_channel(
+            lambda theirs: python_module("hooke.loadtest.generator", str(theirs)), output=STDERR
         )
-        self._tell(pack(self._goal))
+        self._tell(self._goal)
         return self
 
     @property
@@ -47,16 +44,12 @@ class Generator:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended already
-            self._process.stdin.close()
+        self._channel.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
 
     def run(self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None) -> LevelReport:
         """Send requests at `due` (n,) seconds from now, and wait until each has its answer or `timeout_s` is over.
@@ -64,9 +57,7 @@ class Generator:
         `tick` is called some times a second meanwhile. Ctrl-C ends the level, whose report then says `stopped`.
         Raises HookeError where the process died.
         """
-        self._tell(
-            pack(Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s))
-        )
+        self._tell(Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s))
         try:
             return self._report(tick)
         except KeyboardInterrupt:
@@ -75,28 +66,20 @@ class Generator:
 
     def stop(self) -> None:
         """End the level now, from another thread: its report then says `stopped`."""
-        self._tell(pack(Stop()))
+        self._tell(Stop())
 
     def _report(self, tick: Callable[[], None]) -> LevelReport:
-        file = self._process.stdout
-        assert file is not None
-        while not select.select([file], [], [], TICK_S)[0]:
+        while not select.select([self._channel], [], [], TICK_S)[0]:
             tick()
-        head = self._read(file, LENGTH.size)
-        return msgspec.msgpack.decode(self._read(file, LENGTH.unpack(head)[0]), type=LevelReport)
-
-    def _read(self, file: IO[bytes], size: int) -> bytes:
-        data = file.read(size)
-        if len(data) < size:
-            raise self._dead()
-        return data
-
-    def _tell(self, frame: bytes) -> None:
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(frame)
-            self._process.stdin.flush()
-        except BrokenPipeError:
+            return msgspec.msgpack.decode(self._channel.receive(), type=LevelReport)
+        except (EOFError, OSError):
+            raise self._dead() from None
+
+    def _tell(self, question: Question) -> None:
+        try:
+            self._channel.send(encode(question))
+        except OSError:
             raise self._dead() from None
 
     def _dead(self) -> HookeError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import struct
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from hooke.scaling.families import Floats
 
 __all__ = [
-    "LENGTH",
     "REFUSALS",
     "Fate",
     "Goal",
@@ -23,8 +21,8 @@ __all__ = [
     "Outcomes",
     "Question",
     "Stop",
+    "encode",
     "name_of",
-    "pack",
 ]
 
 
@@ -109,9 +107,7 @@ class Outcomes:
         return self.begun - self.due
 
 
-# --- What is said to the generator's process and what it says: frames of msgpack, each behind its length.
-
-LENGTH = struct.Struct("<I")
+# --- What is said to the generator's process and what it says, over a channel.
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -165,8 +161,4 @@ class LevelReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 Question: TypeAlias = Goal | Level | Stop
 
-
-def pack(value: Question | LevelReport) -> bytes:
-    """A frame."""
-    body = msgspec.msgpack.encode(value)
-    return LENGTH.pack(len(body)) + body
+encode = msgspec.msgpack.Encoder().encode

@@ -7,7 +7,6 @@ import re
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import urllib.request
@@ -20,23 +19,22 @@ from typing import Self
 from hooke.base.errors import HookeError
 from hooke.loadtest.load_result import Handled
 from hooke.processes.start import python_module
+from hooke.processes.with_parent import with_parent
 from hooke.project.folder import Project
 from hooke.scaling.affine import Affine
 from hooke.scaling.call_times import Ends
 from hooke.scaling.measurements import Estimate
 from hooke.services.service_report import law_lines, read_service
 from hooke.services.shares import thread_variables
-from hooke.serving.stats_windows import merged
+from hooke.serving.stats_windows import merge_windows
 
 __all__ = ["ServedFile"]
 
 SPARE_S = 30.0
 """What an end may take beyond the service's timeout before the process is killed."""
 LINES = 20
-_BOUND = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Past the proxy that the environment may name: it must not be shown the token."""
-"""Before it becomes the service it asks for a SIGTERM when its parent dies (PR_SET_PDEATHSIG), so that none is left behind."""
 
 
 class ServedFile:
@@ -74,9 +72,7 @@ class ServedFile:
         file.touch(mode=0o600)
         file.write_text(self.token)
         words = [self._entry, "--port", "0", "--token-file", str(file), *self._words]
-        command = python_module("hooke", "serve", *words)
-        if sys.platform == "linux":
-            command = [sys.executable, "-c", _BOUND, *command]
+        command = [*with_parent(signal.SIGTERM), *python_module("hooke", "serve", *words)]
         self._process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, process_group=0, env=self._environment
         )
@@ -122,7 +118,7 @@ class ServedFile:
         if not self._run:
             return None
         record = read_service(project.runs.folder(self._run))
-        whole = merged(record.windows)
+        whole = merge_windows(record.windows)
         law = record.laws().get(method)
         return Handled(
             run=self._run,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +23,8 @@ from hooke.measuring.excerpt import Excerpt
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.references import pack
 from hooke.processes.channel import Channel
-from hooke.processes.exit_report import last_lines
-from hooke.processes.start import python_module
+from hooke.processes.exit_report import ended_by, last_lines
+from hooke.processes.start import python_module, start_with_channel
 from hooke.store.store import Store
 
 __all__ = ["PlainCalls", "packed_calls", "packed_pipeline"]
@@ -74,23 +73,18 @@ class PlainCalls:
     _lifeline: int = -1
 
     def __enter__(self) -> Self:
-        ours, theirs = socket.socketpair()
         life_theirs, self._lifeline = os.pipe()
         core = [] if self.core is None else [str(self.core)]
-        with theirs, writing("the log of the plain calls", self.log), self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                python_module(
-                    "hooke.measuring.baseline_process", str(theirs.fileno()), str(life_theirs), *core
+        with writing("the log of the plain calls", self.log), self.log.open("ab") as log:
+            self._process, self._channel = start_with_channel(
+                lambda theirs: python_module(
+                    "hooke.measuring.baseline_process", str(theirs), str(life_theirs), *core
                 ),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, "1"),
-                pass_fds=(theirs.fileno(), life_theirs),
-                start_new_session=True,
+                descriptors=[life_theirs],
+                output=log,
+                environment=os.environ | dict.fromkeys(THREAD_VARIABLES, "1"),
             )
         os.close(life_theirs)
-        self._channel = Channel(ours.detach())
         setup = BaselineSetup(
             sys_path=[os.path.abspath(path) for path in sys.path],
             folder=os.getcwd(),
@@ -135,14 +129,8 @@ class PlainCalls:
         assert self._process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5.0)
-        code = self._process.poll()
-        how = (
-            f"killed by {signal.Signals(-code).name}"
-            if code is not None and code < 0
-            else f"exit code {code}"
-        )
         return HookeError(
-            f"the process of the plain calls (the baseline) died: {how}",
+            f"the process of the plain calls (the baseline) died: {ended_by(self._process.poll())}",
             why="\n".join(last_lines(self.log, 0, 20)),
             fix="measure with fewer items: all inputs and results of the plain calls are in memory at once",
         )

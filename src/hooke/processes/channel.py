@@ -1,29 +1,34 @@
-"""Messages over a socket between a driver and its processes, each with its length before it."""
+"""Messages between processes of this machine: framed by their length, over a connected socket or a socket in a folder."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeAlias
 
-__all__ = ["Channel", "connect_to", "framed", "listen_at", "take_frames"]
+__all__ = ["LENGTH_BYTES", "Channel", "ChannelServer", "connect_to", "framed", "listen_at", "take_frames"]
 
 
 LENGTH_BYTES = 8
 
 _READ = 1 << 16
 """Bytes per read: a burst of answers, or the largest one, in one or two."""
+SEND_S = 1
+"""A client that reads nothing for so long, and whose socket is full, is disconnected."""
 
 
 def framed(message: bytes) -> bytes:
-    """A message with its length before it."""
+    """A message after its length."""
     return len(message).to_bytes(LENGTH_BYTES, "little") + message
 
 
 def take_frames(buffer: bytearray) -> list[bytes]:
-    """The whole messages at the front of `buffer`, which loses them."""
+    """Remove the complete messages at the front of `buffer`, and return them."""
     frames: list[bytes] = []
     start = 0
     while len(buffer) >= start + LENGTH_BYTES:
@@ -38,23 +43,23 @@ def take_frames(buffer: bytearray) -> list[bytes]:
 
 
 class Channel:
-    """One end of a connected stream socket, whose descriptor it owns. Used from one thread, but for `hang_up`."""
+    """One end of a connected stream socket, whose descriptor it owns. All calls but `hang_up` come from one thread."""
 
-    __slots__ = ("_came", "_held", "_messages", "_socket")
+    __slots__ = ("_held", "_messages", "_received", "_socket")
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._came = bytearray()
+        self._received = bytearray()
         self._held = bytearray()
         self._messages: list[bytes] = []
 
     def fileno(self) -> int:
-        """The descriptor; -1 once it is closed."""
+        """The descriptor; -1 after `close`."""
         return self._socket.fileno()
 
     @property
     def closed(self) -> bool:
-        """Whether this end was closed."""
+        """Whether this end is closed."""
         return self._socket.fileno() < 0
 
     @property
@@ -63,7 +68,7 @@ class Channel:
         return bool(self._held)
 
     def send(self, message: bytes) -> None:
-        """Hand a message over, waiting while there is no room for it. Raises OSError where nobody will read it."""
+        """Send a message; blocks while the socket is full. Raises OSError if the other end is gone."""
         self.hold(message)
         self.flush()
 
@@ -72,31 +77,31 @@ class Channel:
         self._held += framed(message)
 
     def flush(self) -> None:
-        """Hand over what is held, waiting while there is no room for it. Raises OSError where nobody will read it."""
+        """Send the held messages; blocks while the socket is full. Raises OSError if the other end is gone."""
         held, self._held = self._held, bytearray()
         self._socket.sendall(held)
 
     def receive(self) -> bytes:
-        """The next message, waiting for it. Raises EOFError or ConnectionResetError where the other end is gone."""
+        """Wait for the next message. Raises EOFError or ConnectionResetError if the other end is gone."""
         while not self._messages:
             if not self._take(0):
                 raise EOFError
         return self._messages.pop(0)
 
     def take(self) -> tuple[list[bytes], bool]:
-        """The messages that have come, without waiting, and whether the other end may still send more."""
+        """The messages received so far, without waiting, and whether the other end may send more."""
         try:
             more = self._take(socket.MSG_DONTWAIT)
         except BlockingIOError:
             more = True
-        except OSError:  # it was killed with messages of ours unread, or in the middle of one of its own
+        except OSError:  # the other end was killed with unread messages, or in the middle of one of its own
             more = False
         messages = self._messages
         self._messages = []
         return messages, more
 
     def hang_up(self) -> None:
-        """End the connection for both, in any thread: whoever uses this end finds that out, and closes it."""
+        """End the connection for both ends, from any thread. The thread that uses this end sees that, and closes it."""
         with contextlib.suppress(OSError):  # it has ended
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -106,23 +111,23 @@ class Channel:
 
     def _take(self, flags: int) -> bool:
         data = self._socket.recv(_READ, flags)
-        self._came += data
-        self._messages += take_frames(self._came)
+        self._received += data
+        self._messages += take_frames(self._received)
         return bool(data)
 
 
 # --- Unix sockets in a folder, however long its path is.
 
-LONGEST = 100
+LONGEST_PATH = 100
 """Bytes of a path that every system takes as the address of a socket."""
 
 
 def listen_at(path: Path) -> socket.socket:
-    """A socket at `path`, which replaces what is there. Raises OSError."""
+    """A listening socket at `path`; replaces what is there. Raises OSError."""
     path.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _at(path, made.bind)
+        _with_address(path, made.bind)
         made.listen(16)
     except BaseException:
         made.close()
@@ -131,22 +136,91 @@ def listen_at(path: Path) -> socket.socket:
 
 
 def connect_to(path: Path) -> socket.socket:
-    """A connection to the socket at `path`. Raises OSError where nobody listens there."""
+    """A connection to the socket at `path`. Raises OSError where no process listens."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _at(path, made.connect)
+        _with_address(path, made.connect)
     except BaseException:
         made.close()
         raise
     return made
 
 
-def _at(path: Path, work: Callable[[str], None]) -> None:
-    if len(os.fsencode(path)) <= LONGEST:
+def _with_address(path: Path, work: Callable[[str], None]) -> None:
+    if len(os.fsencode(path)) <= LONGEST_PATH:
         work(str(path))
         return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        work(f"/proc/self/fd/{folder}/{path.name}")  # Linux; elsewhere the system refuses it, and says so
+        work(
+            f"/proc/self/fd/{folder}/{path.name}"
+        )  # Linux; other systems refuse it with an error of their own
     finally:
         os.close(folder)
+
+
+Answer: TypeAlias = Callable[[bytes], bytes | None]
+"""Takes a message, and returns the reply if there is one."""
+
+
+class ChannelServer:
+    """Serves all who connect to `listening`, which it owns. Belongs to one thread."""
+
+    def __init__(self, listening: socket.socket, answer: Answer) -> None:
+        self._listening = listening
+        self._answer = answer
+        self._channels: list[Channel] = []
+
+    def register(self, selector: selectors.BaseSelector) -> None:
+        """Let a selector wait for connections and messages."""
+        for source in (self._listening, *self._channels):
+            selector.register(source, selectors.EVENT_READ)
+
+    def serve(self, ready: Iterable[object]) -> bool:
+        """Accept and answer on those of `ready` that are this server's; returns whether there is a new connection."""
+        connected = False
+        for source in ready:
+            if source is self._listening:
+                connection, _ = self._listening.accept()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
+                self._channels.append(Channel(connection.detach()))
+                connected = True
+            elif isinstance(source, Channel) and source in self._channels:
+                self._read(source)
+        return connected
+
+    def turn(self, timeout_s: float) -> bool:
+        """Wait at most so long for messages, and serve them; as `serve`."""
+        with selectors.DefaultSelector() as selector:
+            self.register(selector)
+            return self.serve([key.fileobj for key, _ in selector.select(timeout_s)])
+
+    def send(self, message: bytes) -> None:
+        """Send to all who are connected. Disconnects a client that does not read."""
+        for channel in list(self._channels):
+            try:
+                channel.send(message)
+            except OSError:
+                self._drop(channel)
+
+    def close(self) -> None:
+        """Disconnect all, and stop listening."""
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
+        self._listening.close()
+
+    def _read(self, channel: Channel) -> None:
+        messages, more = channel.take()
+        for message in messages:
+            reply = self._answer(message)
+            if reply is not None:
+                with contextlib.suppress(OSError):  # the client has gone
+                    channel.send(reply)
+        if not more:
+            self._drop(channel)
+
+    def _drop(self, channel: Channel) -> None:
+        if channel in self._channels:  # an answer may have dropped it
+            self._channels.remove(channel)
+            channel.close()

@@ -1,38 +1,77 @@
-"""How a Python process of ours is started, with the flags of this one, so that code means the same in both; and what it takes."""
+"""Python processes of ours: the command, a start with a channel, and the way one runs its `main`."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, NoReturn
 
-import psutil
+from hooke.processes.channel import Channel
 
-__all__ = ["anonymous_bytes", "lives", "python_module"]
-
-SAME_S = 0.05
-"""A process whose start is known to be another by more than this has another's number."""
+__all__ = ["exit_with", "python_module", "start_apart", "start_with_channel"]
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """The command of `python -m module arguments`, with this process's `-O` and `-W`; its folder is not put on `sys.path`."""
+    """The command `python -m module arguments` with this process's `-O` and `-W`; the working directory stays off `sys.path`."""
     flags = ["-O"] * sys.flags.optimize + [f"-W{option}" for option in sys.warnoptions]
     return [sys.executable, "-P", *flags, "-m", module, *arguments]
 
 
-def lives(pid: int, created: float) -> bool:
-    """Whether the process of this number is the one that began then, and whether it lives."""
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - created) <= SAME_S and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def start_apart(
+    command: Sequence[str],
+    *,
+    descriptors: Sequence[int] = (),
+    output: int | IO[bytes] | None = None,
+    cwd: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, so that Ctrl-C in the terminal is for its parent, which drains first.
+
+    It inherits `descriptors`, and writes stdout and stderr to `output`; None: where this process writes. Raises OSError.
+    """
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        pass_fds=descriptors,
+    )
 
 
-def anonymous_bytes(pid: int | str = "self") -> int:
-    """RssAnon of /proc/PID/status: what the process has in memory that no file backs; 0 where that is not known."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    _, _, rest = status.partition("RssAnon:")
-    return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+def start_with_channel(
+    command: Callable[[int], Sequence[str]],
+    *,
+    descriptors: Sequence[int] = (),
+    output: int | IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[subprocess.Popen[bytes], Channel]:
+    """As `start_apart`, with a channel to the process; `command` gets the descriptor of the child's end. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = start_apart(
+                command(theirs.fileno()),
+                descriptors=(theirs.fileno(), *descriptors),
+                output=output,
+                environment=environment,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return process, Channel(ours.detach())
+
+
+def exit_with(code: int) -> NoReturn:
+    """End this process now: a thread of the user's code that hangs must not keep it."""
+    with contextlib.suppress(OSError, ValueError):  # a log may have no room
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

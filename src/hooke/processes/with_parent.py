@@ -1,4 +1,4 @@
-"""`python -m hooke.processes.with_parent PID PROGRAM ARGUMENT...` becomes the program, which ends when its parent, of this PID, does (Linux)."""
+"""`python -m hooke.processes.with_parent PID SIGNAL PROGRAM ARGUMENT...` becomes the program, which gets the signal when its parent, of this PID, ends (Linux)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ __all__ = ["end_with", "main", "with_parent"]
 PR_SET_PDEATHSIG = 1
 
 
-def with_parent() -> list[str]:
-    """What is put before a command, so that it does not outlive this process, however that dies."""
-    return python_module("hooke.processes.with_parent", str(os.getpid()))
+def with_parent(number: signal.Signals = signal.SIGKILL) -> list[str]:
+    """A prefix for a command: the process gets the signal when this process ends, however it ends."""
+    return python_module("hooke.processes.with_parent", str(os.getpid()), str(int(number)))
 
 
-def end_with(parent: int) -> bool:
-    """Have this process killed when its parent ends (on Linux: the thread of it that started this one). False where it has ended already."""
+def end_with(parent: int, number: int = signal.SIGKILL) -> bool:
+    """Have this process get the signal when its parent ends (on Linux: the thread that started it). False if it has ended already."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     return os.getppid() == parent
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Becomes the program. Raises OSError where that cannot be."""
-    if end_with(int(arguments[0])):
-        os.execv(arguments[1], list(arguments[1:]))  # noqa: S606 - this is what it is for
+    """Become the program. Raises OSError where that fails."""
+    parent, number, *command = arguments
+    if end_with(int(parent), int(number)):
+        os.execv(command[0], command)  # noqa: S606 - this is what it is for
 
 
 if __name__ == "__main__":

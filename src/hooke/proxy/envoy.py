@@ -19,6 +19,7 @@ import msgspec
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.files import write_atomic
+from hooke.processes.start import start_apart
 from hooke.proxy.envoy_config import STAT_PREFIX, bootstrap, endpoints
 from hooke.proxy.proxy_settings import CLUSTER, ProxySettings, Upstream
 from hooke.serving.metrics import ProxyStats, UpstreamStats
@@ -174,21 +175,11 @@ class Proxy:
         write_atomic(told, msgspec.json.format(msgspec.json.encode(bootstrap(settings, self._admin.path))))
         self._log_from = settings.log.stat().st_size if settings.log.exists() else 0
         with settings.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *self._prefix,
-                    program,
-                    "--config-path",
-                    told,
-                    "--concurrency",
-                    str(settings.threads),
-                    *OPTIONS,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=settings.folder,  # from which the paths of sockets are written: whole ones may be too long
-                start_new_session=True,  # Ctrl-C is for whoever supervises, and drains first
+            threads = str(settings.threads)
+            self._process = start_apart(
+                [*self._prefix, str(program), "--config-path", str(told), "--concurrency", threads, *OPTIONS],
+                output=log,
+                cwd=settings.folder,  # the paths of sockets are relative to it: absolute ones may be too long
             )
         try:
             self._until(self._admin.is_live, START_S, "come up")

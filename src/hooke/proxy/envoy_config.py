@@ -20,15 +20,15 @@ from hooke.proxy.proxy_settings import (
     seconds,
     typed,
 )
-from hooke.serving.problems import AGAIN
+from hooke.serving.problems import RETRY_HEADER
 
-__all__ = ["STAT_PREFIX", "bootstrap", "endpoints", "listener", "replies"]
+__all__ = ["STAT_PREFIX", "bootstrap", "endpoints", "listener", "local_replies"]
 
 
 # --- What the front answers itself, as the same problem documents (RFC 9457) that replicas give. Pure.
 
 
-def replies(settings: ProxySettings) -> dict[str, Any]:
+def local_replies(settings: ProxySettings) -> dict[str, Any]:
     """Envoy's `local_reply_config`: by Envoy's own flag of what happened, else by status."""
     flags = [
         *_metrics(settings),
@@ -170,7 +170,7 @@ def _connections(settings: ProxySettings) -> dict[str, Any]:
         **_who_asks(),
         **_what_is_well_formed(settings),
         **_how_long(settings),
-        local_reply_config=replies(settings),
+        local_reply_config=local_replies(settings),
         http_filters=_filters(settings),
         route_config=_routes(settings),
     )
@@ -279,7 +279,7 @@ def _routes(settings: ProxySettings) -> dict[str, Any]:
                 "domains": ["*"],
                 "retry_policy": _retries(idempotent=settings.idempotent),
                 "request_body_buffer_limit": settings.kept_body,
-                "response_headers_to_remove": [AGAIN],
+                "response_headers_to_remove": [RETRY_HEADER],
                 # A replica whose model died with a request asks for one more try and no further.
                 "include_request_attempt_count": True,
                 "routes": [
@@ -307,7 +307,7 @@ def _retries(*, idempotent: bool) -> dict[str, Any]:
     return {
         # `reset` is a request that was sent and has no answer: it may have been done.
         "retry_on": f"{safe},reset" if idempotent else safe,
-        "retriable_headers": [{"name": AGAIN, "present_match": True}],
+        "retriable_headers": [{"name": RETRY_HEADER, "present_match": True}],
         "num_retries": RETRIES,
         "retry_host_predicate": [{"name": "previous_hosts", "typed_config": previous}],
         "host_selection_retry_max_attempts": MOST_DRAWS,

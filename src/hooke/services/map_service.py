@@ -10,8 +10,8 @@ from hooke.base.errors import UsageError
 from hooke.pipeline.seeds import drawing_apart
 from hooke.pipeline.task import ACTIVE, task
 from hooke.services.serve_file import check_bindings
-from hooke.serving.offline import answers, method_of, set_up
-from hooke.serving.rows import joined
+from hooke.serving.offline import answer_rows, method_of, set_up
+from hooke.serving.rows import join_results
 from hooke.serving.service import service_of
 
 __all__ = ["map_service"]
@@ -58,7 +58,7 @@ def map_service(
     check_bindings(declared, setup)
     given = dict(arguments or {})
     if ACTIVE.get() is None:
-        return answers(declared, method_of(declared, chosen), data, given, set_up(declared, setup))
+        return answer_rows(declared, method_of(declared, chosen), data, given, set_up(declared, setup))
     parts = _parts(data, declared.max_batch or 1)
     return _together(
         _answers.map(parts, made=made, method=chosen, arguments=given, setup=setup, kept=_Kept())
@@ -102,11 +102,11 @@ def _answers(
     if found is None:
         with drawing_apart(made.__qualname__):
             found = set_up(declared, setup)
-    results = answers(declared, method_of(declared, method), data, arguments, found)
+    results = answer_rows(declared, method_of(declared, method), data, arguments, found)
     kept.made = found
     return results
 
 
 @task(name="service_table")
 def _together(parts: list[Any]) -> Any:
-    return joined(parts)
+    return join_results(parts)

@@ -24,26 +24,26 @@ from hooke.project.settings import FILE
 from hooke.registry.loaded_models import load_version
 from hooke.registry.project_registry import registry_of
 from hooke.services.service_runs import ServiceRun
-from hooke.services.shares import take_here
-from hooke.services.single_process import noted
-from hooke.serving.auth import kept_token, read_token
-from hooke.serving.bind_config import Exposure
-from hooke.serving.limits import BODY_LIMIT, room_bytes
+from hooke.services.shares import apply_share
+from hooke.services.single_process import recorded
+from hooke.serving.auth import ensure_token, read_token
+from hooke.serving.bind_config import BindConfig
+from hooke.serving.limits import BODY_LIMIT, body_memory_bytes
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
 from hooke.serving.uvicorn.compat import check_uvicorn
 
 __all__ = [
-    "HandedSocket",
+    "InheritedSocket",
     "ServeOutcome",
     "body_room",
     "check_bindings",
-    "how_to_ask",
+    "curl_example",
     "load_service",
     "serve_extra",
     "serve_here",
     "setup_arguments",
-    "shown_given",
+    "shown_values",
     "token_file_of",
 ]
 
@@ -51,24 +51,24 @@ __all__ = [
 # --- How a service is asked: the file of its token, and a line for the shell.
 
 
-def token_file_of(declared: Service, project: Project, exposure: Exposure) -> Path | None:
+def token_file_of(declared: Service, project: Project, bind_config: BindConfig) -> Path | None:
     """The file of the token that is asked for, made where there is none; None where no token is. Raises as `kept_token`."""
-    if not exposure.auth:
+    if not bind_config.auth:
         return None
-    if exposure.token_file is not None:
-        return exposure.token_file
+    if bind_config.token_file is not None:
+        return bind_config.token_file
     path = project.create() / "services" / declared.name / "token"
-    kept_token(path)
+    ensure_token(path)
     return path
 
 
-def how_to_ask(declared: Service, exposure: Exposure, token_file: Path | None, address: str) -> str:
+def curl_example(declared: Service, bind_config: BindConfig, token_file: Path | None, address: str) -> str:
     """A line that asks it, to be pasted into a shell."""
     name, function = next(iter(declared.methods().items()))
     fields = ", ".join(f'"{field}": ...' for field in list(inspect.signature(function).parameters)[1:])
     words = ["curl"]
-    if exposure.tls is not None:
-        words.append(f"--cacert {shlex.quote(_short(exposure.tls.cert))}")
+    if bind_config.tls is not None:
+        words.append(f"--cacert {shlex.quote(_short(bind_config.tls.cert))}")
     if token_file is not None:
         words.append(f'-H "Authorization: Bearer $(cat {shlex.quote(_short(token_file))})"')
     words.append(f"-H content-type:application/json -d '{{{fields}}}' {address}/{name}")
@@ -96,7 +96,7 @@ class ServeOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class HandedSocket:
+class InheritedSocket:
     """A socket that another process holds, too, and on which others may answer until this one is set up."""
 
     listening: socket.socket
@@ -149,7 +149,7 @@ def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def shown_given(given: Mapping[str, Any]) -> dict[str, str]:
+def shown_values(given: Mapping[str, Any]) -> dict[str, str]:
     """What `setup` takes as it stands in listings: a model as it was asked for, other values in short."""
     return {
         name: str(value) if isinstance(value, VersionQuery) else short_repr(value)
@@ -161,7 +161,7 @@ def body_room(declared: Service, project: Project, *, memory_bytes: int | None =
     """Bytes of bodies that a replica takes in at once: as `hooke.toml` says, else by what memory it may have. Raises ConfigError."""
     settings = project.settings.services.get(declared.name)
     if settings is None or settings.body_memory is None:
-        return room_bytes(memory_bytes=memory_bytes, among=among)
+        return body_memory_bytes(memory_bytes=memory_bytes, among=among)
     if settings.body_memory < BODY_LIMIT:
         raise ConfigError(
             f"{project.root / FILE}: services.{declared.name}.body_memory = {format_bytes(settings.body_memory)}"
@@ -191,10 +191,10 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     project: Project,
     given: Mapping[str, Any],
     *,
-    exposure: Exposure,
+    bind_config: BindConfig,
     tell: Callable[[str], None],
     entry: str = "",
-    handed: HandedSocket | None = None,
+    handed: InheritedSocket | None = None,
 ) -> ServeOutcome:
     """Serve until SIGTERM or Ctrl-C, and drain. `tell` gets a line when it listens, and two when it answers.
 
@@ -204,16 +204,16 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     Raises UsageError where the port is taken or `exposure` would let strangers in, MissingExtra, and what reading a model or `setup` raises.
     """
     check_bindings(declared, given)
-    exposure.check()
+    bind_config.check()
     with serve_extra():
         from hooke.serving.uvicorn.server import bind, serve
-    token_file = token_file_of(declared, project, exposure)
+    token_file = token_file_of(declared, project, bind_config)
     token = None if token_file is None else read_token(token_file)
-    replica = Replica(declared, gate=exposure.gate(token), body_room=body_room(declared, project))
-    listening = bind(exposure.port, exposure.host) if handed is None else handed.listening
+    replica = Replica(declared, auth=bind_config.make_auth(token), body_room=body_room(declared, project))
+    listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
     port = listening.getsockname()[1]
-    address = exposure.url(port)
-    lines = _lines(declared, how_to_ask(declared, exposure, token_file, address))
+    address = bind_config.url(port)
+    lines = _lines(declared, curl_example(declared, bind_config, token_file, address))
     if handed is None:
         tell(f"{declared.name} is being set up, on {address}")
 
@@ -225,15 +225,15 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
             tell(line)
 
     with (
-        ServiceRun(project, declared, entry=entry, shown=shown_given(given)) as run,
-        noted(run, exposure, service=declared.name, port=port, target=entry, token_file=token_file),
+        ServiceRun(project, declared, entry=entry, shown=shown_values(given)) as run,
+        recorded(run, replica, url=address, target=entry),
     ):
         cut = serve(
             replica,
             partial(setup_arguments, project, given),
             listening,
             ready=ready,
-            tls=exposure.tls,
+            tls=bind_config.tls,
             windows=run.window,
             say=run.say,
             unseen=handed is not None,
@@ -247,7 +247,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
 def _lines(declared: Service, ask: str) -> tuple[str, ...]:
     """What is said when it answers, once this process has taken its share of the machine."""
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
-    share = take_here(declared)
+    share = apply_share(declared)
     told = (f"{declared.name} answers: {paths}; Ctrl-C drains and ends it", ask)
     return (*told, share) if share else told
 

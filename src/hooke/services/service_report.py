@@ -44,27 +44,34 @@ from hooke.journal.service_events import (
 )
 from hooke.scaling.affine import Affine
 from hooke.scaling.measurements import Estimate
-from hooke.services.service_runs import Staff, Stretch, changes, staff_of, starts_s, stretches_of
-from hooke.serving.stats_windows import merged
+from hooke.services.service_runs import (
+    ReplicaCount,
+    TimeSlice,
+    replica_counts,
+    scalings,
+    start_times_s,
+    time_slices,
+)
+from hooke.serving.stats_windows import merge_windows
 
 __all__ = [
     "ServiceRecord",
+    "event_line",
     "law_lines",
-    "line_of",
     "picture_of",
     "read_service",
     "save_service",
     "service_facts",
+    "service_summary",
     "service_table",
     "service_text",
-    "service_told",
 ]
 
 
 # --- What happens to replicas, as one line for people; the same while it happens and when the journal is read.
 
 
-def line_of(event: ReplicaEvent) -> str:
+def event_line(event: ReplicaEvent) -> str:
     """What happened and why. The end of a log follows on lines of its own."""
     match event:
         case ReplicaStarted():
@@ -147,9 +154,9 @@ class ServiceRecord:
     """When anything was written last."""
 
     @property
-    def staff(self) -> tuple[Staff, ...]:
+    def staff(self) -> tuple[ReplicaCount, ...]:
         """How many replicas there were, and were to be, after each change; nothing where the process itself answered."""
-        return staff_of(self.replicas, low=self.declared.replicas[0])
+        return replica_counts(self.replicas, low=self.declared.replicas[0])
 
     def laws(self) -> dict[str, Affine | NotEnoughData]:
         """By method; of those without a law, why. Methods whose calls are for one request each have none."""
@@ -196,7 +203,7 @@ def read_service(folder: Path) -> ServiceRecord:
 
 def service_text(record: ServiceRecord, *, alive: bool, drawn: str = "") -> str:
     """In some lines; `drawn` is a picture of it in characters."""
-    lines = service_told(record, alive=alive)
+    lines = service_summary(record, alive=alive)
     if drawn:
         lines += ["", drawn]
     if record.windows:
@@ -207,9 +214,9 @@ def service_text(record: ServiceRecord, *, alive: bool, drawn: str = "") -> str:
     return "\n".join(lines)
 
 
-def service_told(record: ServiceRecord, *, alive: bool) -> list[str]:
+def service_summary(record: ServiceRecord, *, alive: bool) -> list[str]:
     """What is said of the whole run."""
-    started, whole = record.started, merged(record.windows, side_by_side=True)
+    started, whole = record.started, merge_windows(record.windows, side_by_side=True)
     seconds = _seconds(record, alive=alive)
     values = ", ".join(f"{name}={value}" for name, value in started.shown.items())
     lines = [
@@ -260,7 +267,7 @@ def law_lines(record: ServiceRecord, *, lacking: bool = True) -> list[str]:
 
 def _replica_lines(record: ServiceRecord) -> list[str]:
     """What happened to replicas, the last of it; an end with what its log ended with."""
-    scaled = changes(record.replicas)
+    scaled = scalings(record.replicas)
     others = [event for event in record.replicas if not isinstance(event, ServiceScaled)]
     return [
         *(["how many replicas were wanted, and why", *_told(scaled), ""] if scaled else []),
@@ -273,12 +280,12 @@ def _told(events: Sequence[ReplicaEvent]) -> Iterator[str]:
     if len(events) > MOST_EVENTS:
         yield f"  {len(events) - MOST_EVENTS} events before: --json"
     for event in events[-MOST_EVENTS:]:
-        yield f"  {moment(event.at)}  {line_of(event)}"
+        yield f"  {moment(event.at)}  {event_line(event)}"
 
 
 def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
     """The same as plain values, for `--json`."""
-    whole = merged(record.windows, side_by_side=True)
+    whole = merge_windows(record.windows, side_by_side=True)
     laws = {
         name: {"why_not": law.what} if isinstance(law, NotEnoughData) else _law_facts(law, record.declared)
         for name, law in record.laws().items()
@@ -302,7 +309,7 @@ def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
         "rows": whole.rows,
         **{name: getattr(whole, name) for name in counts},
         "laws": laws,
-        "starts_s": starts_s(record.replicas),
+        "starts_s": start_times_s(record.replicas),
         "staff": [dataclasses.asdict(each) for each in record.staff],
         "replicas": [msgspec.to_builtins(event) for event in record.replicas],
         "windows": [msgspec.to_builtins(window) for window in record.windows],
@@ -384,7 +391,7 @@ def _staff_line(record: ServiceRecord) -> str | None:
     whole = max(sum(seconds for _, seconds in lasted), 1e-9)
     mean = sum(count * seconds for count, seconds in lasted) / whole
     line = f"{mean:.3g} replicas answered on average, {max(count for count, _ in lasted)} at most"
-    if starts := starts_s(record.replicas):
+    if starts := start_times_s(record.replicas):
         spans = " to ".join(dict.fromkeys(map(format_seconds, (min(starts), max(starts)))))
         line += (
             f"; a start took {spans}, {len(starts)} of them" if len(starts) > 1 else f"; a start took {spans}"
@@ -394,7 +401,7 @@ def _staff_line(record: ServiceRecord) -> str | None:
 
 def service_table(record: ServiceRecord) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Stretches of time: the columns' names, and a row for each in which there was something."""
-    parts = stretches_of(
+    parts = time_slices(
         record.windows, record.staff, began=record.started.at, ended=record.until, most=MOST_ROWS
     )
     percent = record.declared.slo_percent or 99.0
@@ -406,7 +413,7 @@ def service_table(record: ServiceRecord) -> tuple[tuple[str, ...], list[tuple[st
     return columns, [_cells(part, percent, promised=promised) for part in parts if part.asked or part.ready]
 
 
-def _cells(part: Stretch, percent: float, *, promised: bool) -> tuple[str, ...]:
+def _cells(part: TimeSlice, percent: float, *, promised: bool) -> tuple[str, ...]:
     seconds, replicas = max(part.seconds, 1e-9), max(part.ready, 1e-9)
     within = "" if part.within is None else f"{_floored(part.within)}"
     return (
@@ -459,7 +466,7 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
         ((scale, unit) for least, scale, unit in _UNITS if record.until - began >= least), (1.0, "s")
     )
     staff = record.staff
-    parts = stretches_of(record.windows, staff, began=began, ended=record.until, most=MOST_STRETCHES)
+    parts = time_slices(record.windows, staff, began=began, ended=record.until, most=MOST_STRETCHES)
     lengths = np.array([part.seconds for part in parts])
     slo = record.declared.slo_percent
     percents = sorted({50.0, slo if slo is not None else 99.0})
@@ -481,7 +488,7 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
                 after=event.after,
                 text=f"{event.before} -> {event.after} replicas: {event.reason}",
             )
-            for event in changes(record.replicas)
+            for event in scalings(record.replicas)
         ),
         times=tuple(
             SeriesLine(
@@ -526,7 +533,7 @@ def save_service(record: ServiceRecord, path: Path, *, alive: bool) -> Path:
 def _page(record: ServiceRecord, picture: ServicePicture, *, alive: bool) -> str:
     """A self-contained HTML page. Text from services is escaped."""
     columns, rows = service_table(record)
-    paragraphs = "\n".join(service_told(record, alive=alive)).split("\n\n")
+    paragraphs = "\n".join(service_summary(record, alive=alive)).split("\n\n")
     told = "".join(
         "<p>" + "<br>".join(escape(line.strip()) for line in each.splitlines()) + "</p>"
         for each in paragraphs

@@ -33,18 +33,18 @@ from hooke.journal.service_events import (
 from hooke.project.folder import Project, new_run_id
 from hooke.project.open_run import lock_run, open_run
 from hooke.serving.service import Service
-from hooke.serving.stats_windows import SHORTEST_WINDOW_S, length_s, merged, quantile_s
+from hooke.serving.stats_windows import SHORTEST_WINDOW_S, merge_windows, quantile_s, window_length_s
 
 __all__ = [
     "KIND",
+    "ReplicaCount",
     "ServiceRun",
-    "Staff",
-    "Stretch",
-    "changes",
-    "staff_of",
-    "starts_s",
-    "stretch_of",
-    "stretches_of",
+    "TimeSlice",
+    "replica_counts",
+    "scalings",
+    "start_times_s",
+    "time_slice",
+    "time_slices",
 ]
 
 
@@ -52,7 +52,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Staff:
+class ReplicaCount:
     """From a moment on: how many replicas answered, and how many there were to be."""
 
     at: float
@@ -61,7 +61,7 @@ class Staff:
 
 
 @dataclass(slots=True, kw_only=True)
-class Stretch:
+class TimeSlice:
     """A part of a run. A window that is in it with a part of its length counts with that part, so counts are no whole numbers."""
 
     began: float
@@ -106,12 +106,12 @@ class Stretch:
             self.latencies[at] = self.latencies.get(at, 0.0) + share * count
 
 
-def staff_of(events: Sequence[ReplicaEvent], *, low: int) -> tuple[Staff, ...]:
+def replica_counts(events: Sequence[ReplicaEvent], *, low: int) -> tuple[ReplicaCount, ...]:
     """How many there were, after each event that changed it. `low` were to be at the beginning, if no event says otherwise."""
-    scaled = changes(events)
+    scaled = scalings(events)
     wanted = scaled[0].before if scaled else max(low, 1)
     ready: set[str] = set()
-    found: list[Staff] = []
+    found: list[ReplicaCount] = []
     for event in sorted(events, key=lambda each: each.at):
         match event:
             case ReplicaReady() | ReplicaAdopted():
@@ -124,30 +124,30 @@ def staff_of(events: Sequence[ReplicaEvent], *, low: int) -> tuple[Staff, ...]:
                 pass
             case _:
                 continue
-        found.append(Staff(at=event.at, ready=len(ready), wanted=wanted))
+        found.append(ReplicaCount(at=event.at, ready=len(ready), wanted=wanted))
     return tuple(found)
 
 
-def changes(events: Iterable[ReplicaEvent]) -> list[ServiceScaled]:
+def scalings(events: Iterable[ReplicaEvent]) -> list[ServiceScaled]:
     """Each time that another number was wanted, with its reason."""
     return [event for event in events if isinstance(event, ServiceScaled)]
 
 
-def starts_s(events: Iterable[ReplicaEvent]) -> list[float]:
+def start_times_s(events: Iterable[ReplicaEvent]) -> list[float]:
     """What each start took, from asking to answering."""
     return [event.seconds for event in events if isinstance(event, ReplicaReady)]
 
 
-def stretch_of(
-    windows: Iterable[BatchWindow], staff: Sequence[Staff], *, began: float, ended: float
-) -> Stretch:
+def time_slice(
+    windows: Iterable[BatchWindow], staff: Sequence[ReplicaCount], *, began: float, ended: float
+) -> TimeSlice:
     """What of a run lies between two moments."""
-    return _filled([Stretch(began=began, seconds=ended - began)], windows, staff)[0]
+    return _filled([TimeSlice(began=began, seconds=ended - began)], windows, staff)[0]
 
 
-def stretches_of(
-    windows: Iterable[BatchWindow], staff: Sequence[Staff], *, began: float, ended: float, most: int
-) -> list[Stretch]:
+def time_slices(
+    windows: Iterable[BatchWindow], staff: Sequence[ReplicaCount], *, began: float, ended: float, most: int
+) -> list[TimeSlice]:
     """The time between two moments in about so many stretches, of equal length but for the first and the last one.
 
     They end where windows do, so that few of these are in two of them. All that the windows hold is in them: what a replica that
@@ -157,7 +157,7 @@ def stretches_of(
     first, last = math.floor((began + length / 2) / length) + 1, math.ceil((ended - length / 2) / length)
     edges = [began, *(at * length for at in range(first, last)), ended]
     return _filled(
-        [Stretch(began=since, seconds=until - since) for since, until in pairwise(edges)],
+        [TimeSlice(began=since, seconds=until - since) for since, until in pairwise(edges)],
         (_since(window, began) for window in windows),
         staff,
     )
@@ -171,7 +171,9 @@ def _since(window: BatchWindow, began: float) -> BatchWindow:
     return msgspec.structs.replace(window, at=at, seconds=at - began)
 
 
-def _filled(parts: list[Stretch], windows: Iterable[BatchWindow], staff: Sequence[Staff]) -> list[Stretch]:
+def _filled(
+    parts: list[TimeSlice], windows: Iterable[BatchWindow], staff: Sequence[ReplicaCount]
+) -> list[TimeSlice]:
     ends = [part.began + part.seconds for part in parts]
     names = [set[str]() for _ in parts]
     for window in windows:
@@ -184,7 +186,7 @@ def _filled(parts: list[Stretch], windows: Iterable[BatchWindow], staff: Sequenc
 
 
 def _shares(
-    window: BatchWindow, parts: Sequence[Stretch], ends: Sequence[float]
+    window: BatchWindow, parts: Sequence[TimeSlice], ends: Sequence[float]
 ) -> Iterator[tuple[int, float]]:
     """Which stretches it is in, with which part of it."""
     since = window.at - window.seconds
@@ -196,13 +198,13 @@ def _shares(
             yield at, overlap / window.seconds
 
 
-def _staff_in(part: Stretch, staff: Sequence[Staff]) -> tuple[float, int]:
+def _staff_in(part: TimeSlice, staff: Sequence[ReplicaCount]) -> tuple[float, int]:
     """The mean of those that answered, and how many were wanted at its end."""
     ends = part.began + part.seconds
     moments = [each.at for each in staff]
     first = bisect_right(moments, part.began)
     inside = [each for each in staff[first:] if each.at < ends]
-    before = staff[first - 1] if first else Staff(at=part.began, ready=0, wanted=staff[0].wanted)
+    before = staff[first - 1] if first else ReplicaCount(at=part.began, ready=0, wanted=staff[0].wanted)
     steps = [(part.began, before.ready), *((each.at, each.ready) for each in inside), (ends, 0)]
     ready = sum(count * (until - since) for (since, count), (until, _) in pairwise(steps))
     return ready / max(part.seconds, 1e-9), inside[-1].wanted if inside else before.wanted
@@ -301,11 +303,11 @@ class ServiceRun:
         before = self._pending.get(window.replica)
         if before is None and not _eventful(window):
             return
-        pending = window if before is None else merged([before, window], replica=window.replica)
+        pending = window if before is None else merge_windows([before, window], replica=window.replica)
         self._pending[window.replica] = pending
         # Of a shorter one what a crash would lose is little, and waiting for more would only make it late. A replica's first one
         # ends where those of all do; put to the next, it would lie across that.
-        if first or pending.seconds >= 0.99 * length_s(self._clock.monotonic() - self._began):
+        if first or pending.seconds >= 0.99 * window_length_s(self._clock.monotonic() - self._began):
             self._flush(window.replica)
 
     def _flush(self, replica: str) -> None:

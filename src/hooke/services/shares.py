@@ -13,7 +13,7 @@ from hooke.engines.worker.pool import THREAD_VARIABLES, WorkerKind
 from hooke.processes.devices import Devices, cpus_here, devices_of_this_machine
 from hooke.serving.service import Service
 
-__all__ = ["Share", "Shares", "take_here", "thread_variables"]
+__all__ = ["Share", "Shares", "apply_share", "thread_variables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Shares:
         self.devices.release(self._held.pop(name, ()), self._declared.gpus)
 
 
-def take_here(declared: Service) -> str:
+def apply_share(declared: Service) -> str:
     """Take this process's share, as its only replica; says what it is, empty where it is all that there is.
 
     What is imported later reads it from the environment; PyTorch is told, and BLAS and OpenMP where threadpoolctl is installed.

@@ -1,12 +1,10 @@
-"""A service that one process serves without a supervisor: a note of it in the service's folder, and what can be known of it from outside."""
+"""A service in one process without a supervisor: the record that lets other terminals find it, and its control socket."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import ipaddress
 import os
-import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,20 +15,20 @@ import psutil
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic, writing
-from hooke.processes.start import anonymous_bytes, lives
+from hooke.processes.usage import anonymous_bytes, lives
+from hooke.services.control_socket import ControlServer, ServiceCommand, send_command
 from hooke.services.service_runs import ServiceRun
-from hooke.serving.auth import read_token
-from hooke.serving.bind_config import Exposure
-from hooke.serving.metrics import quantile_s
-from hooke.serving.replica import METRICS
+from hooke.serving.metrics import ProcessCounts
+from hooke.serving.replica import Replica
 
-__all__ = ["AloneRecord", "alone_facts", "alone_in", "noted"]
+__all__ = ["SingleProcess", "recorded", "single_process_status", "single_processes"]
 
-ASK_S = 5.0
+TURN_S = 0.2
+"""How soon the control socket's thread ends."""
 
 
-class AloneRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that serves by itself; `created` tells it from a later one of the same number."""
+class SingleProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that serves without a supervisor; `created` tells it from a later process with the same pid."""
 
     pid: int
     created: float
@@ -39,64 +37,72 @@ class AloneRecord(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     run: str
     url: str
-    host: str
-    port: int
-    token_file: str = ""
-    """Empty where no token is asked for."""
-    cert: str = ""
-    """Of TLS; empty where there is none."""
 
 
 @contextlib.contextmanager
-def noted(
-    run: ServiceRun,
-    exposure: Exposure,
-    *,
-    service: str,
-    port: int,
-    target: str,
-    token_file: Path | None,
-) -> Iterator[None]:
-    """While this process serves, let `hooke serve status` find it. Raises HookeError where the folder cannot be made."""
-    path = run.project.data / "services" / service / f"alone-{os.getpid()}.json"
-    with writing("the service's folder", path.parent):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    record = AloneRecord(
+def recorded(run: ServiceRun, replica: Replica, *, url: str, target: str) -> Iterator[None]:
+    """While this process serves, let `hooke serve status` find and ask it. Raises HookeError where the folder cannot be made."""
+    folder = run.project.data / "services" / replica.declared.name
+    with writing("the service's folder", folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    record = SingleProcess(
         pid=os.getpid(),
         created=psutil.Process().create_time(),
         started_at=time.time(),
         target=target,
         run=run.id,
-        url=exposure.url(port),
-        host=exposure.host,
-        port=port,
-        token_file=str(token_file.resolve()) if token_file is not None else "",
-        cert=str(exposure.tls.cert.resolve()) if exposure.tls is not None else "",
+        url=url,
     )
-    with contextlib.suppress(OSError):  # a full disk keeps nobody from serving; it is not listed then
+    path = folder / f"single-{record.pid}.json"
+    ended = threading.Event()
+    server = ControlServer(path.with_suffix(".sock"), lambda command: _reply(command, replica))
+    thread = threading.Thread(target=_serve, args=(server, ended), name="hooke-control", daemon=True)
+    with contextlib.suppress(OSError):  # a full disk does not keep it from serving; it is then not listed
+        server.open()
         write_atomic(path, msgspec.json.encode(record))
+    thread.start()
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+        ended.set()
+        thread.join()
 
 
-def alone_in(folder: Path) -> list[AloneRecord]:
-    """Of a service's folder those that live; what cannot be read is skipped, as nobody can be found by it."""
-    found: list[AloneRecord] = []
-    for path in sorted(folder.glob("alone-*.json")):
+def _serve(server: ControlServer, ended: threading.Event) -> None:
+    while not ended.is_set():
+        server.turn(TURN_S)
+    server.close()
+
+
+def _reply(command: ServiceCommand, replica: Replica) -> dict[str, Any]:
+    if command.verb != "status":
+        raise UsageError(f"a single process has no {command.verb!r}", fix="serve it with --replicas 2")
+    counts = replica.counts(ProcessCounts())
+    return {
+        "state": "serving" if counts.ready else "not ready",
+        "in_flight": counts.active,
+        "answered": counts.requests(),
+        "p99_s": counts.p99_s(),
+    }
+
+
+def single_processes(folder: Path) -> list[SingleProcess]:
+    """The running ones in a service's folder. Damaged records are skipped: no process can be found by them."""
+    found: list[SingleProcess] = []
+    for path in sorted(folder.glob("single-*.json")):
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-            record = msgspec.json.decode(path.read_bytes(), type=AloneRecord)
+            record = msgspec.json.decode(path.read_bytes(), type=SingleProcess)
             if lives(record.pid, record.created):
                 found.append(record)
     return found
 
 
-def alone_facts(service: str, record: AloneRecord) -> dict[str, Any]:
-    """For `hooke serve status --json`: what the system and its metrics tell. None is what is not known, and `unknown` says why."""
+def single_process_status(folder: Path, record: SingleProcess) -> dict[str, Any]:
+    """For `hooke serve status --json`. Facts that are not known are None, and `unknown` says why."""
     facts: dict[str, Any] = {
-        "service": service,
+        "service": folder.name,
         "supervised": False,
         "state": None,
         "url": record.url,
@@ -111,68 +117,11 @@ def alone_facts(service: str, record: AloneRecord) -> dict[str, Any]:
         "p99_s": None,
         "unknown": "",
     }
+    socket = folder / f"single-{record.pid}.sock"
     try:
-        facts |= _counted(_asked(record), facts["age_s"])
-    except (OSError, HookeError, http.client.HTTPException, ModuleNotFoundError) as error:
-        what = error.what if isinstance(error, HookeError) else str(error)
-        facts["unknown"] = f"it does not tell what it counted: {what or type(error).__name__}"
+        facts |= send_command(socket, ServiceCommand(verb="status"), name=f"{folder.name}", pid=record.pid)
+    except HookeError as error:
+        facts["unknown"] = f"{error.what}: {error.why}" if error.why else error.what
+    else:
+        facts["rate"] = facts["answered"] / facts["age_s"] if facts["age_s"] else None
     return facts
-
-
-def _asked(record: AloneRecord) -> str:
-    """Its metrics. The token goes to no other process: this one had the port when it was seen to live."""
-    name = "127.0.0.1" if record.host == "localhost" else record.host
-    address = ipaddress.ip_address(name)
-    reached = ("::1" if address.version == 6 else "127.0.0.1") if address.is_unspecified else name
-    host = record.url.partition("://")[2]
-    headers = {"host": host}
-    if record.token_file:
-        headers["authorization"] = f"Bearer {read_token(Path(record.token_file))}"
-    if not lives(record.pid, record.created):
-        raise UsageError("it has ended")
-    connection = (
-        http.client.HTTPSConnection(reached, record.port, timeout=ASK_S, context=_pinned(record.cert))
-        if record.cert
-        else http.client.HTTPConnection(reached, record.port, timeout=ASK_S)
-    )
-    with contextlib.closing(connection):
-        connection.request("GET", METRICS, headers=headers)
-        answer = connection.getresponse()
-        text = answer.read().decode("utf-8", "replace")
-    if answer.status != 200:
-        raise UsageError(f"GET {METRICS} is answered with {answer.status}")
-    return text
-
-
-def _pinned(cert: str) -> ssl.SSLContext:
-    """Trusts this certificate and no other, by whatever name."""
-    context = ssl.create_default_context(cafile=cert)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
-
-
-def _counted(text: str, age_s: float) -> dict[str, Any]:
-    from prometheus_client.parser import text_string_to_metric_families
-
-    samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
-    own = [one for one in samples if one.labels.get("route", "/-/")[:3] not in ("", "/-/")]
-    answered = sum(int(one.value) for one in own if one.name == "hooke_requests_total")
-    until: dict[str, float] = {}
-    for one in own:
-        if one.name == "hooke_request_duration_seconds_bucket":
-            until[one.labels["le"]] = until.get(one.labels["le"], 0.0) + one.value
-    counts = sorted((float(bound), count) for bound, count in until.items())
-    buckets = [
-        int(count - before)
-        for (_, count), before in zip(counts, [0.0, *(count for _, count in counts)], strict=False)
-    ]
-    by_name = {one.name: one.value for one in samples if not one.labels}
-    return {
-        "state": "serving" if by_name.get("hooke_ready") else "not ready",
-        # Without the one that asks this.
-        "in_flight": max(0, int(by_name.get("hooke_requests_in_flight", 1.0)) - 1),
-        "answered": answered,
-        "rate": answered / age_s if age_s else None,
-        "p99_s": quantile_s(buckets, 0.99),
-    }

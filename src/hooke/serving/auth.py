@@ -16,7 +16,7 @@ from hooke.base.files import write_all, writing
 from hooke.serving.http import Exchange
 from hooke.serving.problems import Problem
 
-__all__ = ["LOOPBACK", "Auth", "kept_token", "read_token"]
+__all__ = ["LOOPBACK", "Auth", "ensure_token", "read_token"]
 
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -48,18 +48,18 @@ class Auth:
     """In lower case, without ports; addresses of IPv6 in brackets."""
     token: str | None = field(default=None, repr=False)
     _hosts: frozenset[bytes] = field(init=False, repr=False)
-    _wanted: bytes = field(init=False, repr=False)
+    _expected: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hosts", frozenset(host.encode() for host in self.hosts))
-        object.__setattr__(self, "_wanted", b"Bearer " + self.token.encode() if self.token else b"")
+        object.__setattr__(self, "_expected", b"Bearer " + self.token.encode() if self.token else b"")
 
     def check(self, exchange: Exchange) -> None:
         """Raises Problem: 400 where there is not one Host, 403 where it or the Origin is not of this service, 431."""
         headers = exchange.headers
-        if len(headers) != len(exchange.raw):
+        if len(headers) != len(exchange.raw_headers):
             _refuse_repeated(exchange)
-        if len(exchange.raw) > MOST_HEADERS:
+        if len(exchange.raw_headers) > MOST_HEADERS:
             raise Problem(431, f"there are more than {MOST_HEADERS} headers")
         if b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
             raise Problem(400, "the transfer encoding is not chunked")
@@ -72,15 +72,15 @@ class Auth:
         if origin is not None and origin not in (b"http://" + host, b"https://" + host):
             raise Problem(403, "the Origin is not of this service", reason="origin")
 
-    def knows(self, exchange: Exchange) -> bool:
+    def has_token(self, exchange: Exchange) -> bool:
         """Whether the request has the token, or none is asked for."""
-        if not self._wanted:
+        if not self._expected:
             return True
         shown = exchange.headers.get(b"authorization", b"")
         if shown[:7] != b"Bearer " or shown[7:8] == b" ":
             scheme, _, rest = shown.partition(b" ")
             shown = b"Bearer " + rest.strip() if scheme.lower() == b"bearer" else b""
-        return hmac.compare_digest(shown, self._wanted)
+        return hmac.compare_digest(shown, self._expected)
 
     def refusal(self, exchange: Exchange) -> Problem:
         """What who has not the token is told (401), as RFC 6750 has it."""
@@ -93,7 +93,7 @@ class Auth:
 
 def _refuse_repeated(exchange: Exchange) -> None:
     seen: set[bytes] = set()
-    for name, _ in exchange.raw:
+    for name, _ in exchange.raw_headers:
         if name in seen and name in _ONCE:
             raise Problem(400, f"there are two {name.decode().title()} headers")
         seen.add(name)
@@ -106,12 +106,12 @@ def _without_port(host: bytes) -> bytes:
 
 # --- The secret that who asks a service shows: made once, kept in a file of its owner alone, and read from such files only.
 
-_SAID = re.compile(r"[A-Za-z0-9._~+/-]{16,4096}=*")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,4096}=*")
 """What a bearer token may be made of (RFC 6750, b64token), and no short one: it is all that is asked for."""
-MAKE = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+MAKE_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"  # noqa: S105 - a command
 
 
-def kept_token(path: Path) -> str:
+def ensure_token(path: Path) -> str:
     """The token in the file `path`, which is made, with 256 random bits and for its owner alone, where there is none.
 
     Raises UsageError as `read_token`, and HookeError where it cannot be written.
@@ -133,7 +133,7 @@ def read_token(path: Path, *, fix: str = "") -> str:
         raise UsageError(
             f"the token in {path} cannot be read",
             why=error.strerror or str(error),
-            fix=f"make one: (umask 077; {MAKE} > {path})",
+            fix=f"make one: (umask 077; {MAKE_TOKEN} > {path})",
         ) from error
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         raise UsageError(
@@ -142,11 +142,11 @@ def read_token(path: Path, *, fix: str = "") -> str:
             fix=f"chmod 600 {path}, and make another one if somebody may have read it",
         )
     text = held.decode("ascii", "replace").strip()
-    if not _SAID.fullmatch(text):
+    if not _TOKEN.fullmatch(text):
         raise UsageError(
             f"{path} holds no token",
             why=f"a token is one line of at least 16 letters of ASCII, digits and -._~+/ ({len(text)} characters are there)",
-            fix=fix or f"make one: (umask 077; {MAKE} > {path})",
+            fix=fix or f"make one: (umask 077; {MAKE_TOKEN} > {path})",
         )
     return text
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from hooke.base.errors import UsageError
 from hooke.serving.auth import LOOPBACK, Auth
 
-__all__ = ["Exposure", "TlsFiles"]
+__all__ = ["BindConfig", "TlsFiles"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
+class BindConfig:
     """How a service is reached. `check` refuses what would let strangers in; by default it is this machine, with a token."""
 
     host: str = "127.0.0.1"
@@ -70,7 +70,7 @@ class Exposure:
         if self.tls is not None:
             self.tls.check()
 
-    def gate(self, token: str | None) -> Auth:
+    def make_auth(self, token: str | None) -> Auth:
         """What lets requests through."""
         address = self._address()
         own = set() if address.is_unspecified else {_in_url(address)}

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from hooke.serving.batcher import Batch, Batcher, BatchLimits, PendingRequest
 from hooke.serving.metrics import size_bucket
-from hooke.serving.model_calls import Done, Drop, Item, Lost, MethodRun, Work, Write
+from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, OnDone, Work, Write
 from hooke.serving.payloads import Method, ResponseKind
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.request_context import ASKED, CallerGone, ContextSource, Receive
+from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone, ContextSource, Receive
 from hooke.serving.rows import count_rows, group_of, results_of
 from hooke.serving.service import Service
-from hooke.serving.stats_windows import Windows
+from hooke.serving.stats_windows import StatsWindow
 
 __all__ = ["Dispatch", "ModelRunner", "Tally"]
 
@@ -36,15 +36,15 @@ class ModelRunner(Protocol):
     All of it is called on the event loop. `done` is, too, later, and once for each piece, also where the model ends with it.
     """
 
-    def submit(self, work: Work, done: Done) -> None:
+    def submit(self, work: Work, done: OnDone) -> None:
         """Do it; not while it is away, but for a Drop."""
         ...
 
-    def away(self) -> Problem | None:
+    def unavailable(self) -> Problem | None:
         """What those are told who ask while it can do nothing; None where it can."""
         ...
 
-    def when_back(self, back: Callable[[], None]) -> None:
+    def on_available(self, back: Callable[[], None]) -> None:
         """Call this each time when it was away, and is back."""
         ...
 
@@ -65,7 +65,7 @@ class _Call(PendingRequest):
     method: Method
     arguments: dict[str, Any]
     future: asyncio.Future[Any]
-    asked: tuple[ContextSource, ...]
+    contexts: tuple[ContextSource, ...]
     """For whom: the one request, or none where nobody says."""
     write: Write | None = None
     """None: as JSON."""
@@ -82,15 +82,17 @@ class Dispatch:
     def __init__(self, declared: Service, model: ModelRunner) -> None:
         self.declared = declared
         self.tally = Tally()
-        self._most = declared.max_batch or 1
-        waiting = max(QUEUE_LEAST, QUEUE_BATCHES * self._most)
+        self._max_batch = declared.max_batch or 1
+        waiting = max(QUEUE_LEAST, QUEUE_BATCHES * self._max_batch)
         self.batcher = Batcher(
-            BatchLimits(max_batch=self._most, max_waiting=waiting, wait_s=declared.wait_s, fill=declared.fill)
+            BatchLimits(
+                max_batch=self._max_batch, max_waiting=waiting, wait_s=declared.wait_s, fill=declared.fill
+            )
         )
         self._model = model
         self._loop = asyncio.get_running_loop()
         self.sweep_s = min(SLOWEST_SWEEP_S, declared.timeout_s / 10)
-        self.windows = Windows(
+        self.windows = StatsWindow(
             self._loop.time(), limit_s=declared.slo.limit_s if declared.slo is not None else math.inf
         )
         self._fired = 0.0
@@ -102,7 +104,7 @@ class Dispatch:
         self._wakes = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams = itertools.count(1)
-        model.when_back(self._pump)
+        model.on_available(self._pump)
 
     def call(
         self,
@@ -116,7 +118,7 @@ class Dispatch:
         A cancelled caller's rows leave, and so do those of one who closes the connection that `receive` listens to: CallerGone.
         """
         batched, now = bool(method.rows), self._loop.time()
-        return self._through(
+        return self._submit(
             _Call(
                 method=method,
                 arguments=arguments,
@@ -125,7 +127,7 @@ class Dispatch:
                 write=write,
                 receive=receive,
                 future=self._loop.create_future(),
-                asked=ASKED.get(),
+                contexts=CURRENT_REQUESTS.get(),
                 arrived=now,
                 deadline=now + self.declared.timeout_s,
             )
@@ -137,30 +139,30 @@ class Dispatch:
 
     async def item(self, stream: int, method: Method, arguments: dict[str, Any] | None) -> Any:
         """The next item of a stream, the first with `arguments`. What has begun is never refused for want of room."""
-        now, asked = self._loop.time(), ASKED.get()
+        now, contexts = self._loop.time(), CURRENT_REQUESTS.get()
         call = _Call(
             method=method,
             arguments={},
             group=None,
             rows=1,
             future=self._loop.create_future(),
-            asked=asked,
+            contexts=contexts,
             arrived=now,
             deadline=now + self.declared.timeout_s,
-            item=Item(stream=stream, method=method, arguments=arguments, asked=asked),
+            item=Item(stream=stream, method=method, arguments=arguments, contexts=contexts),
         )
-        return await self._through(call, accepted=arguments is None)
+        return await self._submit(call, accepted=arguments is None)
 
     def drop(self, stream: int) -> None:
         """End this stream after what runs now, and tell nobody."""
         self._model.submit(Drop(stream), lambda _result, _error: None)
 
-    async def _through(self, call: _Call, *, accepted: bool = False) -> Any:
+    async def _submit(self, call: _Call, *, accepted: bool = False) -> Any:
         self.windows.arrived += 1
-        away = self._model.away()
-        if away is not None:
+        unavailable = self._model.unavailable()
+        if unavailable is not None:
             self.windows.refused += 1
-            raise away
+            raise unavailable
         if not self.batcher.offer(call, accepted=accepted):
             self.windows.refused += 1
             backlog = self.batcher.backlog_s()
@@ -191,7 +193,7 @@ class Dispatch:
 
     def _pump(self) -> None:
         """Fire what is to be fired, and see to be woken when more is."""
-        if self._model.away() is not None:
+        if self._model.unavailable() is not None:
             return
         batch = self.batcher.take(self._loop.time())
         if batch is not None:
@@ -221,14 +223,14 @@ class Dispatch:
             task.add_done_callback(self._tasks.discard)
             return
         self._model.submit(
-            calls[0].item or _run_of(calls, self._most),
+            calls[0].item or _run_of(calls, self._max_batch),
             lambda result, error: self._done(batch, calls, result, error),
         )
 
     async def _run_async(self, batch: Batch, calls: list[_Call]) -> None:
-        run = _run_of(calls, self._most)
+        run = _run_of(calls, self._max_batch)
         method = run.method
-        ASKED.set(run.asked)
+        CURRENT_REQUESTS.set(run.contexts)
         try:
             answers = run.shared(
                 [
@@ -257,18 +259,18 @@ class Dispatch:
             self.tally.sizes[min(size_bucket(rows), 33)] += 1
             self.batcher.finished(now, took)
             self.windows.add(name, rows, took, self._settle_all(calls, answers, now), self._waiting)
-        elif isinstance(error, Lost):
+        elif isinstance(error, ModelLost):
             self._lose(calls, error, took)
         else:
             assert error is not None
             blamed = self.batcher.failed() is not None
             self.windows.failure(name, took, self._waiting, blamed=blamed)
             if blamed:
-                ids = ",".join(asked.context.id for asked in calls[0].asked)
+                ids = ",".join(contexts.context.id for contexts in calls[0].contexts)
                 _settle(calls[0], problem_of(error, name, ids or None))
         self._pump()
 
-    def _lose(self, calls: list[_Call], lost: Lost, took: float) -> None:
+    def _lose(self, calls: list[_Call], lost: ModelLost, took: float) -> None:
         """The model ended with this batch: nothing of it is done again, for it would do the same to the next one."""
         method = calls[0].method.name
         self.batcher.lost()
@@ -292,7 +294,7 @@ class Dispatch:
         now = self._loop.time()
         for call in self.batcher.expired(now):
             assert isinstance(call, _Call)
-            problem = self._model.away() or Problem(
+            problem = self._model.unavailable() or Problem(
                 504, f"{call.method.name} gave no answer within {self.declared.timeout_s:g} s"
             )
             self.windows.late += 1
@@ -321,7 +323,7 @@ def _run_of(calls: list[_Call], most: int) -> MethodRun:
         rows=[call.rows for call in calls],
         writes=[call.write for call in calls],
         most=most,
-        asked=tuple(asked for call in calls for asked in call.asked),
+        contexts=tuple(contexts for call in calls for contexts in call.contexts),
     )
 
 

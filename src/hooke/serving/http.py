@@ -7,11 +7,21 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hooke.serving.limits import SMALL, Bodies
-from hooke.serving.problems import AGAIN, MEDIA_TYPE, REPEATABLE, Problem
+from hooke.serving.limits import SMALL_BODY, BodyMemory
+from hooke.serving.problems import MEDIA_TYPE, REPEATABLE, RETRY_HEADER, Problem
 from hooke.serving.request_context import CallerGone, RequestContext, context_of, request_id_of
 
-__all__ = ["DIRECT", "INFERENCE", "JSON", "Direct", "Exchange", "HttpOptions", "Message", "Receive", "Send"]
+__all__ = [
+    "FAST_PATH",
+    "INFERENCE",
+    "JSON",
+    "Exchange",
+    "FastPath",
+    "HttpOptions",
+    "Message",
+    "Receive",
+    "Send",
+]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,7 +32,7 @@ INFERENCE = "/v2"
 """Where the paths of the Open Inference Protocol begin."""
 ATTEMPT = b"x-envoy-attempt-count"
 """How often the front has sent this request, this time included."""
-_ONCE_MORE = (AGAIN.encode(), REPEATABLE.encode())
+_ONCE_MORE = (RETRY_HEADER.encode(), REPEATABLE.encode())
 _CLOSE = ((b"connection", b"close"),)
 READ_ON = 16 << 20
 """Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed.
@@ -32,11 +42,11 @@ of a replica that ended. What is thrown away takes no memory.
 """
 
 
-DIRECT = "hooke.direct"
+FAST_PATH = "hooke.direct"
 """Where a scope has a `Direct`."""
 
 
-class Direct(Protocol):
+class FastPath(Protocol):
     """What a server of ours offers for a request beside ASGI's messages, for each of which it would have to be waited."""
 
     def body(self) -> bytes | None:
@@ -56,7 +66,7 @@ class HttpOptions:
     """Bytes."""
     timeout_s: float
     """Within which a body must have come."""
-    bodies: Bodies
+    bodies: BodyMemory
     """Room for those of all requests."""
     closing: bool = False
     """Whether each answer ends its connection."""
@@ -72,35 +82,35 @@ class Exchange:
         "headers",
         "held",
         "id",
+        "options",
         "parameters",
         "path",
-        "raw",
+        "raw_headers",
         "receive",
         "status",
-        "terms",
         "verb",
     )
 
     def __init__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send, terms: HttpOptions
+        self, scope: MutableMapping[str, Any], receive: Receive, send: Send, options: HttpOptions
     ) -> None:
         self.path: str = scope["path"]
         self.verb: str = scope["method"]
-        self.raw: list[tuple[bytes, bytes]] = scope["headers"]
-        self.headers = dict(self.raw)
+        self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.headers = dict(self.raw_headers)
         """By names in lower case; of a repeated one the last."""
         self.id = request_id_of(self.headers)
         """That of the request, which its answer bears."""
         self.parameters: dict[str, str] = {}
         """What the path has in the places that its route names in braces."""
         self.receive = receive
-        self.terms = terms
+        self.options = options
         self.held = 0
         """Bytes of room that its body takes until it is answered; who answers gives them back."""
         self.status = 0
         """Of the answer, once it began."""
         # Taken out, for in the scope it would refer to itself, and be left to the collector of cycles.
-        self._direct: Direct | None = scope.pop(DIRECT, None)
+        self._direct: FastPath | None = scope.pop(FAST_PATH, None)
         self._send = send
         self._read = False
 
@@ -110,7 +120,7 @@ class Exchange:
         if b"traceparent" not in self.headers:
             return RequestContext(id=self.id.decode())
         # A long `tracestate` may come in parts.
-        state = b",".join(value for name, value in self.raw if name == b"tracestate")
+        state = b",".join(value for name, value in self.raw_headers if name == b"tracestate")
         return context_of(self.id, self.headers | {b"tracestate": state})
 
     async def json_body(self) -> bytes:
@@ -133,21 +143,21 @@ class Exchange:
         408 where it does not come in time.
         """
         length = self.headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self.terms.body_limit:
+        if not length.isdigit() or int(length) > self.options.body_limit:
             raise self._too_large()
-        if len(length) > 4 and int(length) > SMALL:
+        if len(length) > 4 and int(length) > SMALL_BODY:
             await self._take_room(int(length))
         whole = self._direct.body() if self._direct is not None else None
-        if whole is not None and len(whole) <= self.terms.body_limit:
+        if whole is not None and len(whole) <= self.options.body_limit:
             self._read = True
             return whole
         if whole is not None:
             raise self._too_large()
         try:
-            async with asyncio.timeout(self.terms.timeout_s):
+            async with asyncio.timeout(self.options.timeout_s):
                 return await self._received()
         except TimeoutError:
-            raise Problem(408, f"the body did not arrive within {self.terms.timeout_s:g} s") from None
+            raise Problem(408, f"the body did not arrive within {self.options.timeout_s:g} s") from None
 
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Send all of an answer."""
@@ -183,7 +193,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": data})
 
     async def _take_room(self, size: int) -> None:
-        await self.terms.bodies.take(size)
+        await self.options.bodies.take(size)
         self.held += size
 
     async def _received(self) -> bytes:
@@ -193,16 +203,16 @@ class Exchange:
             if message["type"] != "http.request":
                 raise CallerGone
             body += message.get("body", b"")
-            if len(body) > self.terms.body_limit:
+            if len(body) > self.options.body_limit:
                 raise self._too_large()
-            if len(body) > self.held + SMALL:  # nothing said how long it is
-                await self._take_room(min(2 * len(body), self.terms.body_limit) - self.held)
+            if len(body) > self.held + SMALL_BODY:  # nothing said how long it is
+                await self._take_room(min(2 * len(body), self.options.body_limit) - self.held)
             if not message.get("more_body"):
                 self._read = True
                 return bytes(body)
 
     def _closing(self) -> tuple[tuple[bytes, bytes], ...]:
-        if self.terms.closing:
+        if self.options.closing:
             return _CLOSE
         if self._read:
             return ()
@@ -216,4 +226,4 @@ class Exchange:
         return _CLOSE if much else ()
 
     def _too_large(self) -> Problem:
-        return Problem(413, f"the body is larger than {self.terms.body_limit} bytes")
+        return Problem(413, f"the body is larger than {self.options.body_limit} bytes")

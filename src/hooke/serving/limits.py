@@ -13,12 +13,12 @@ import psutil
 
 from hooke.serving.problems import Problem
 
-__all__ = ["BODY_LIMIT", "SMALL", "Bodies", "Patience", "room_bytes"]
+__all__ = ["BODY_LIMIT", "SMALL_BODY", "BodyMemory", "ConnectionLimits", "body_memory_bytes"]
 
 
 BODY_LIMIT = 16 << 20
 """Bytes of one body; a batch of images fits."""
-SMALL = 64 << 10
+SMALL_BODY = 64 << 10
 """A body of at most so many bytes takes no room: as much of each is read before anybody asks for it, and connections bound that."""
 PART = 8
 """Of its memory a replica has one part of so many for bodies: numbers of JSON take eight times as much as objects of Python."""
@@ -29,13 +29,13 @@ WAITING = 64
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def room_bytes(*, memory_bytes: int | None = None, among: int = 1) -> int:
+def body_memory_bytes(*, memory_bytes: int | None = None, among: int = 1) -> int:
     """For bodies, of a replica that may have so much memory, or else its part `among` several of what is free now; one body fits."""
     free = _free_bytes() // among
     return max(min(free, memory_bytes or free) // PART, BODY_LIMIT)
 
 
-class Bodies:
+class BodyMemory:
     """Room of `most` bytes, given to bodies in the order in which they ask. It belongs to the event loop."""
 
     def __init__(self, most: int, *, wait_s: float = WAIT_S) -> None:
@@ -119,7 +119,7 @@ def _most_connections() -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class ConnectionLimits:
     """How long, and for how much, a connection is waited for."""
 
     head_s: float = 10.0

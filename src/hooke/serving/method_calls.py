@@ -13,7 +13,7 @@ from hooke.serving.http import JSON, Exchange, Receive
 from hooke.serving.model_calls import Write
 from hooke.serving.payloads import Method, ResponseKind, encode
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.request_context import CallerGone, TooLate, Watches, begun
+from hooke.serving.request_context import CallerGone, DeadlinePassed, DeadlineWatch, EagerCoroutine
 
 __all__ = ["MethodCalls", "event", "items_of"]
 
@@ -83,7 +83,7 @@ class MethodCalls:
         self.declared = dispatch.declared
         self.cut = 0
         """Calls that the end of the process left without an answer."""
-        self._watches = Watches(dispatch.sweep_s)
+        self._watches = DeadlineWatch(dispatch.sweep_s)
         self._async_calls = 0
 
     async def answer(self, method: Method, exchange: Exchange) -> None:
@@ -103,7 +103,7 @@ class MethodCalls:
         try:
             return await self.dispatch.call(method, arguments, write, exchange.receive)
         except asyncio.CancelledError:
-            self._tell_if_closing(exchange)
+            self._raise_if_closing(exchange)
             raise
 
     async def _call_async(
@@ -117,13 +117,13 @@ class MethodCalls:
         self._async_calls += 1
         began = time.perf_counter()
         try:
-            work = begun(method.function(**arguments))
+            work = EagerCoroutine(method.function(**arguments))
             if work.done:
                 answer = write(work.value)
-                windows.alone(0.0)
+                windows.unbatched(0.0)
             else:
                 answer = write(await self._watched(work, exchange, method))
-                windows.alone(time.perf_counter() - began)
+                windows.unbatched(time.perf_counter() - began)
         except CallerGone:
             windows.gone(time.perf_counter() - began)
             raise
@@ -145,16 +145,16 @@ class MethodCalls:
         receive: Receive = exchange.receive
         try:
             return await self._watches.over(work, receive, asyncio.get_running_loop().time() + limit_s)
-        except TooLate:
+        except DeadlinePassed:
             self.dispatch.windows.late += 1
             raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None
         except asyncio.CancelledError:
-            self._tell_if_closing(exchange)
+            self._raise_if_closing(exchange)
             raise
 
-    def _tell_if_closing(self, exchange: Exchange) -> None:
+    def _raise_if_closing(self, exchange: Exchange) -> None:
         """The server ends, and waits no longer: whoever asked is told (503), rather than left with a closed connection."""
-        if exchange.terms.closing:
+        if exchange.options.closing:
             self.cut += 1
             raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
 

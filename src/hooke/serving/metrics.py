@@ -12,10 +12,11 @@ import msgspec
 import psutil
 
 from hooke.serving.problems import Problem
+from hooke.serving.stats_windows import quantile_s
 
 __all__ = [
     "BOUNDS_S",
-    "GONE",
+    "CLIENT_GONE",
     "MEDIA_TYPE",
     "Counts",
     "GatheredCounts",
@@ -26,12 +27,11 @@ __all__ = [
     "ReplicaSetMetrics",
     "RouteCounts",
     "UpstreamStats",
-    "added",
-    "process_now",
-    "quantile_s",
+    "add_counts",
+    "process_counts",
+    "prometheus_text",
+    "service_prometheus_text",
     "size_bucket",
-    "written",
-    "written_of_all",
 ]
 
 
@@ -83,7 +83,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     ready_at: float | None = None
     """When it was set up, in seconds since 1970; None: not yet."""
 
-    def asked(self) -> int:
+    def requests(self) -> int:
         """Answers on the service's own routes: without those that ask how it is, and those of no route."""
         return sum(sum(route.statuses.values()) for route in self._own())
 
@@ -91,11 +91,17 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         """Of the service's own routes together."""
         return _sum_lists(route.buckets for route in self._own())
 
+    def p99_s(self, before: Counts | None = None) -> float | None:
+        """The seconds within which 99 % of the answers (since `before`) came, as near as the buckets tell; None without any."""
+        buckets, others = self.buckets(), before.buckets() if before is not None else []
+        since = {at: count - (others[at] if others else 0) for at, count in enumerate(buckets)}
+        return quantile_s(since, 99.0, BOUNDS_S)
+
     def _own(self) -> list[RouteCounts]:
         return [route for path, route in self.routes.items() if path and not path.startswith("/-/")]
 
 
-def added(one: Counts, other: Counts) -> Counts:
+def add_counts(one: Counts, other: Counts) -> Counts:
     """Two together, as if one replica had done what both did; of what does not only grow, nothing."""
     paths = {**one.routes, **other.routes}
     cpu_s = one.process.cpu_s + other.process.cpu_s
@@ -138,7 +144,7 @@ class GatheredCounts:
             ended.pop(self._together(), None)
             first = next(iter(ended))
             gone = ended.pop(first)
-            self._earlier = gone if self._earlier is None else added(self._earlier, gone)
+            self._earlier = gone if self._earlier is None else add_counts(self._earlier, gone)
             self._how_many += 1
             ended = {self._together(): self._earlier, **ended}
         self.ended = ended  # at once: another thread may read it
@@ -206,7 +212,7 @@ class ProxyStats:
 
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the buckets of answers by their seconds."""
-GONE = 499
+CLIENT_GONE = 499
 """Stands for a status where the caller went before there was one; proxies write the same."""
 
 Refusals = dict[str, int]
@@ -238,21 +244,6 @@ def size_bucket(rows: int) -> int:
     return (rows - 1).bit_length()
 
 
-def quantile_s(buckets: Sequence[int], part: float) -> float | None:
-    """Within so many seconds this part of the answers came, evenly spread within a bucket, as Prometheus takes them.
-
-    None where there are none. Of those above all bounds no more is known than that: it is the highest bound then.
-    """
-    rank, before, low = part * sum(buckets), 0, 0.0
-    if not rank:
-        return None
-    for bound, count in zip(BOUNDS_S, buckets, strict=False):
-        if before + count >= rank:
-            return low + (bound - low) * (rank - before) / count
-        before, low = before + count, bound
-    return low
-
-
 # --- What replicas counted in Prometheus' text format, written by prometheus_client when it is asked for.
 
 MEDIA_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -273,27 +264,27 @@ class ReplicaSetMetrics:
     """How many ended, by cause."""
     decisions: Mapping[str, int] = field(default_factory=dict)
     """Events of the supervision, by their names in the journal."""
-    front: ProxyStats | None = None
+    proxy: ProxyStats | None = None
     """None: it does not run, or does not say."""
 
 
-def written(counts: Counts) -> bytes:
+def prometheus_text(counts: Counts) -> bytes:
     """All families of one replica. Raises Problem (501) where prometheus_client is not installed."""
     return _generated(lambda core: _Families(core, {"": counts}, {}).collect())
 
 
-def written_of_all(fleet: ReplicaSetMetrics) -> bytes:
+def service_prometheus_text(metrics: ReplicaSetMetrics) -> bytes:
     """All families of all replicas, each sample with its `replica`; those of their supervisor and their front. Raises as `written`."""
 
     def collect(core: Any) -> Iterator[Any]:
-        yield from _Families(core, fleet.live, fleet.ended, "replica").collect()
-        yield from _supervisor(core, fleet)
-        yield from _front(core, fleet.front)
+        yield from _Families(core, metrics.live, metrics.ended, "replica").collect()
+        yield from _supervisor(core, metrics)
+        yield from _proxy(core, metrics.proxy)
 
     return _generated(collect)
 
 
-def process_now() -> ProcessCounts:
+def process_counts() -> ProcessCounts:
     """What the system tells of this process."""
     process = psutil.Process()
     with process.oneshot():
@@ -427,18 +418,18 @@ class _Families:
         return family
 
 
-def _supervisor(core: Any, fleet: ReplicaSetMetrics) -> Iterator[Any]:
+def _supervisor(core: Any, metrics: ReplicaSetMetrics) -> Iterator[Any]:
     states = core.GaugeMetricFamily("hooke_replicas", "Replicas, by state.", labels=["state"])
-    for state, count in fleet.states.items():
+    for state, count in metrics.states.items():
         states.add_metric([state], count)
     yield states
-    yield core.GaugeMetricFamily("hooke_replicas_wanted", "So many are to be ready.", value=fleet.wanted)
+    yield core.GaugeMetricFamily("hooke_replicas_wanted", "So many are to be ready.", value=metrics.wanted)
     ends = core.CounterMetricFamily(
         "hooke_replica_ends",
         "Replicas that ended, by cause; those that were not asked to are replaced.",
         labels=["cause"],
     )
-    for cause, count in sorted(fleet.ends.items()):
+    for cause, count in sorted(metrics.ends.items()):
         ends.add_metric([cause], count)
     yield ends
     decisions = core.CounterMetricFamily(
@@ -446,12 +437,12 @@ def _supervisor(core: Any, fleet: ReplicaSetMetrics) -> Iterator[Any]:
         "What was decided about replicas and happened to them, by the event of the journal.",
         labels=["event"],
     )
-    for event, count in sorted(fleet.decisions.items()):
+    for event, count in sorted(metrics.decisions.items()):
         decisions.add_metric([event], count)
     yield decisions
 
 
-def _front(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
+def _proxy(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
     yield core.GaugeMetricFamily(
         "hooke_front_up", "Whether Envoy runs and says how it is.", value=stats is not None
     )

@@ -17,29 +17,37 @@ import msgspec
 from hooke.base.errors import HookeError
 from hooke.base.user_code import user_frames
 from hooke.serving.payloads import Method, encode
-from hooke.serving.problems import AGAIN, REPEATABLE, Problem
-from hooke.serving.request_context import ASKED, ContextSource
-from hooke.serving.rows import Result, as_lists, joined, merged, part, results_of, slices
+from hooke.serving.problems import REPEATABLE, RETRY_HEADER, Problem
+from hooke.serving.request_context import CURRENT_REQUESTS, ContextSource
+from hooke.serving.rows import (
+    Result,
+    argument_slices,
+    as_lists,
+    join_results,
+    merge_requests,
+    result_slice,
+    results_of,
+)
 from hooke.serving.service import SETUP, Service
 
 __all__ = [
     "Arguments",
-    "Done",
     "Drop",
     "Item",
-    "Lost",
     "MethodRun",
+    "ModelLost",
     "ModelThread",
+    "OnDone",
     "ServiceObject",
     "Work",
     "Write",
-    "make",
+    "make_object",
 ]
 
 
 Arguments = Callable[[], Mapping[str, Any]]
 """Gives what `setup` takes, where the model is to run."""
-Done = Callable[[Any, BaseException | None], None]
+OnDone = Callable[[Any, BaseException | None], None]
 """Is told once what became of a piece of work: its answers, or what it raised."""
 Write = Callable[[Any], Any]
 """Makes an answer of what a method returned for a request. It runs where the method does, and must not raise for its caller's wishes."""
@@ -56,22 +64,24 @@ class MethodRun(msgspec.Struct, frozen=True, kw_only=True):
     writes: Sequence[Write | None]
     """None: as JSON."""
     most: int
-    asked: tuple[ContextSource, ...] = ()
+    contexts: tuple[ContextSource, ...] = ()
     """For whom."""
 
     def pieces(self) -> Iterator[tuple[dict[str, Any], int]]:
         """The arguments of each call that is to be made, with its number of rows."""
-        return slices(self.method, merged(self.method, self.arguments), sum(self.rows), self.most)
+        return argument_slices(
+            self.method, merge_requests(self.method, self.arguments), sum(self.rows), self.most
+        )
 
     def shared(self, results: Sequence[Result]) -> list[Any]:
         """To each call its own rows, as its answer."""
-        whole = joined(results)
+        whole = join_results(results)
         listed = as_lists(whole) if any(write is None for write in self.writes) else whole
         answers: list[Any] = []
         start = 0
-        for count, wish in zip(self.rows, self.writes, strict=True):
-            write, rows = (encode, listed) if wish is None else (wish, whole)
-            answers.append(write(part(rows, start, start + count)))
+        for count, chosen in zip(self.rows, self.writes, strict=True):
+            write, rows = (encode, listed) if chosen is None else (chosen, whole)
+            answers.append(write(result_slice(rows, start, start + count)))
             start += count
         return answers
 
@@ -82,7 +92,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     stream: int
     method: Method
     arguments: dict[str, Any] | None = None
-    asked: tuple[ContextSource, ...] = ()
+    contexts: tuple[ContextSource, ...] = ()
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -94,7 +104,7 @@ class Drop(msgspec.Struct, frozen=True):
 Work: TypeAlias = MethodRun | Item | Drop
 
 
-class Lost(Exception):
+class ModelLost(Exception):
     """The process that was at this work ended with it; `why` says how."""
 
     def __init__(self, why: str) -> None:
@@ -105,7 +115,7 @@ class Lost(Exception):
         """What its callers are told: where it may be done twice another process may do it, else nobody knows what was done."""
         detail = f"the process of the model ended with this call of {method}: {self.why}"
         if idempotent:
-            return Problem(503, detail, retry_after_s=1, headers={AGAIN: REPEATABLE})
+            return Problem(503, detail, retry_after_s=1, headers={RETRY_HEADER: REPEATABLE})
         return Problem(500, detail)
 
 
@@ -128,11 +138,11 @@ class ServiceObject:
             if close is not None:
                 close()
             return []
-        before = ASKED.set(work.asked)
+        before = CURRENT_REQUESTS.set(work.contexts)
         try:
             return [self._next(work)] if isinstance(work, Item) else self._run(work)
         finally:
-            ASKED.reset(before)
+            CURRENT_REQUESTS.reset(before)
 
     def _run(self, run: MethodRun) -> list[Any]:
         method = self.methods[run.method.name]
@@ -147,13 +157,13 @@ class ServiceObject:
             self._streams[item.stream] = self.methods[item.method.name].function(**item.arguments)
         stream = self._streams.get(item.stream)
         if stream is None:
-            raise Lost("the process that made its items before is gone")
+            raise ModelLost("the process that made its items before is gone")
         for made in stream:
             return encode(made)
         return None
 
 
-def make(declared: Service, methods: Mapping[str, Method], arguments: Arguments) -> ServiceObject:
+def make_object(declared: Service, methods: Mapping[str, Method], arguments: Arguments) -> ServiceObject:
     """Make the object, and set it up. Raises HookeError for what that raised."""
     given = arguments()
     try:
@@ -185,7 +195,7 @@ class ModelThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], OnDone] | None] = queue.SimpleQueue()
         # A model that hangs must not keep a process from ending.
         self._thread = threading.Thread(target=self._work, name="hooke-model", daemon=True)
         self._thread.start()
@@ -201,20 +211,20 @@ class ModelThread:
             if not future.done():
                 future.set_exception(error) if error is not None else future.set_result(result)
 
-        self._jobs.put((lambda: make(declared, methods, arguments), done))
+        self._jobs.put((lambda: make_object(declared, methods, arguments), done))
         self._made = await future
         return self._made
 
-    def submit(self, work: Work, done: Done) -> None:
+    def submit(self, work: Work, done: OnDone) -> None:
         """Do it there; `done` is called on the event loop."""
         assert self._made is not None, "it is set up before"
         self._jobs.put((partial(self._made.do, work), done))
 
-    def away(self) -> Problem | None:
+    def unavailable(self) -> Problem | None:
         """None: it ends with this process alone."""
         return None
 
-    def when_back(self, back: Callable[[], None]) -> None:
+    def on_available(self, back: Callable[[], None]) -> None:
         """Never."""
 
     def memory_bytes(self) -> int:

@@ -26,10 +26,10 @@ from hooke.serving.payloads import (
     methods_of,
     rank_of,
 )
-from hooke.serving.rows import Result, WrongRows, joined, results_of, slices
+from hooke.serving.rows import Result, WrongRows, argument_slices, join_results, results_of
 from hooke.serving.service import SETUP, Service
 
-__all__ = ["answers", "method_of", "set_up"]
+__all__ = ["answer_rows", "method_of", "set_up"]
 
 
 def method_of(declared: Service, name: str) -> Method:
@@ -63,7 +63,9 @@ def set_up(declared: Service, setup: Mapping[str, Any]) -> Any:
     return made
 
 
-def answers(declared: Service, method: Method, data: Any, arguments: Mapping[str, Any], made: Any) -> Result:
+def answer_rows(
+    declared: Service, method: Method, data: Any, arguments: Mapping[str, Any], made: Any
+) -> Result:
     """What the method of `made`, the service's object, returns for all rows of `data`, as it would answer them when it serves.
 
     A method with rows gets at most `max_batch` of them a call, and its results are put together; another is called for
@@ -78,10 +80,10 @@ def answers(declared: Service, method: Method, data: Any, arguments: Mapping[str
         return []
     parts: list[Result] = []
     done = 0
-    for piece, count in slices(bound, given, rows, declared.max_batch or 1):
+    for piece, count in argument_slices(bound, given, rows, declared.max_batch or 1):
         parts.append(_called(declared, bound, piece, count, done))
         done += count
-    return joined(parts)
+    return join_results(parts)
 
 
 def _called(declared: Service, method: Method, piece: dict[str, Any], count: int, first: int) -> Result:

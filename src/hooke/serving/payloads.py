@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from hooke.base.errors import UsageError
-from hooke.serving.problems import FieldFault, Problem
+from hooke.serving.problems import FieldError, Problem
 from hooke.serving.service import Service
 
 __all__ = [
@@ -25,18 +25,18 @@ __all__ = [
     "array_from_json",
     "cast",
     "check_rank",
-    "complete",
     "convert",
     "custom_types",
     "dtype_of",
     "encode",
+    "encode_other",
+    "fill_defaults",
     "has_dataclasses",
     "hints_of",
     "is_array",
     "methods_of",
-    "misfit",
-    "plain",
     "rank_of",
+    "validation_problem",
 ]
 
 
@@ -53,26 +53,26 @@ def has_dataclasses(annotation: Any) -> bool:
     return any(isinstance(part, msgspec.inspect.DataclassType) for part in _parts(annotation))
 
 
-def complete(value: Any) -> None:
+def fill_defaults(value: Any) -> None:
     """Give each dataclass's object in this value the defaults that it lacks.
 
     msgspec leaves a default in the class, where its encoder does not look: an answer would lack the field.
     """
     if isinstance(value, dict):
         for item in value.values():
-            complete(item)
+            fill_defaults(item)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
-            complete(item)
+            fill_defaults(item)
     elif isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
-            complete(getattr(value, name))
+            fill_defaults(getattr(value, name))
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             held = getattr(value, field.name, dataclasses.MISSING)
             if held is not dataclasses.MISSING:
                 object.__setattr__(value, field.name, held)  # of a frozen one, too
-                complete(held)
+                fill_defaults(held)
 
 
 def _parts(annotation: Any) -> Iterator[msgspec.inspect.Type]:
@@ -128,7 +128,7 @@ def array_from_json(annotation: Any, value: Any) -> np.ndarray:
     return made if wanted is None else cast(made, wanted)
 
 
-def plain(value: Any) -> Any:
+def encode_other(value: Any) -> Any:
     """What msgspec does not encode by itself: arrays and numbers of NumPy, and models of pydantic. Raises TypeError."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
@@ -197,7 +197,7 @@ _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"Object (?P<what>missing required|contains unknown) field `(?P<name>[^`]*)`$")
 
 
-def misfit(error: msgspec.ValidationError, fields: Sequence[str]) -> Problem:
+def validation_problem(error: msgspec.ValidationError, fields: Sequence[str]) -> Problem:
     """The refusal (422) that names each field that msgspec, or a model of pydantic, found wrong; `fields` are the valid ones."""
     text = str(error)
     at = _AT.search(text)
@@ -212,20 +212,20 @@ def misfit(error: msgspec.ValidationError, fields: Sequence[str]) -> Problem:
     return Problem(422, said + hint, errors=faults)
 
 
-def _fault(what: str, path: str) -> FieldFault:
+def _fault(what: str, path: str) -> FieldError:
     named = _NAMED.match(what)
     if named is None:
-        return FieldFault(path, what)
+        return FieldError(path, what)
     detail = "it is missing" if named["what"] == "missing required" else "there is no such field"
-    return FieldFault(".".join(filter(None, (path, named["name"]))), detail)
+    return FieldError(".".join(filter(None, (path, named["name"]))), detail)
 
 
-def _faults_of_pydantic(error: BaseException | None, path: str) -> list[FieldFault]:
+def _faults_of_pydantic(error: BaseException | None, path: str) -> list[FieldError]:
     pydantic = sys.modules.get("pydantic")
     if pydantic is None or not isinstance(error, pydantic.ValidationError):
         return []
     return [
-        FieldFault(".".join([path, *map(str, fault["loc"])]), str(fault["msg"])) for fault in error.errors()
+        FieldError(".".join([path, *map(str, fault["loc"])]), str(fault["msg"])) for fault in error.errors()
     ]
 
 
@@ -256,13 +256,13 @@ class Method:
         try:
             arguments = msgspec.structs.asdict(self.decoder.decode(body))
         except msgspec.ValidationError as error:
-            raise misfit(error, self.fields) from None
+            raise validation_problem(error, self.fields) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Problem(400, f"the body is no JSON: {error}" if body else "the body is empty") from None
         except RecursionError:
             raise Problem(400, "the body is nested too deeply") from None
         if self.has_dataclasses:
-            complete(arguments)
+            fill_defaults(arguments)
         return arguments
 
 
@@ -280,7 +280,7 @@ def convert(value: Any, annotation: Any) -> Any:
     """A plain value as what the annotation says, as if JSON had brought it. Raises msgspec.ValidationError."""
     converted = msgspec.convert(value, annotation, dec_hook=_decode_other)
     if has_dataclasses(annotation):
-        complete(converted)
+        fill_defaults(converted)
     return converted
 
 
@@ -295,7 +295,7 @@ def hints_of(where: str, function: Callable[..., Any]) -> dict[str, Any]:
         ) from error
 
 
-_ENCODER = msgspec.json.Encoder(enc_hook=plain)
+_ENCODER = msgspec.json.Encoder(enc_hook=encode_other)
 _ROWS = (list, Sequence)
 
 

@@ -13,20 +13,20 @@ import msgspec
 from hooke.base.errors import Temporary, UsageError
 
 __all__ = [
-    "AGAIN",
     "MEDIA_TYPE",
     "REPEATABLE",
+    "RETRY_HEADER",
     "UNTOUCHED",
-    "FieldFault",
+    "FieldError",
     "Problem",
-    "Raised",
+    "ServiceRaised",
     "problem_of",
 ]
 
 _log = logging.getLogger("hooke")
 
 MEDIA_TYPE = b"application/problem+json"
-AGAIN = "x-hooke-again"
+RETRY_HEADER = "x-hooke-again"
 """A header of a 503 that says why a front may ask another replica: UNTOUCHED or REPEATABLE."""
 UNTOUCHED = "untouched"
 """Nothing of it was done."""
@@ -34,7 +34,7 @@ REPEATABLE = "repeatable"
 """It may be done twice. It is asked once more and no further: it may be what ends each process that gets it."""
 
 
-class FieldFault(msgspec.Struct, frozen=True):
+class FieldError(msgspec.Struct, frozen=True):
     """A field of the request, such as `rows[0]`, and what is wrong with it."""
 
     field: str
@@ -45,7 +45,7 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     title: str
     status: int
     detail: str
-    errors: tuple[FieldFault, ...] = ()
+    errors: tuple[FieldError, ...] = ()
     request_id: str | None = None
     type: str | None = None  # left out it means about:blank: the status tells the kind
     error: str | None = None  # where clients of another protocol look for what is wrong
@@ -62,7 +62,7 @@ class Problem(Exception):
         status: int,
         detail: str,
         *,
-        errors: Sequence[FieldFault] = (),
+        errors: Sequence[FieldError] = (),
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
         reason: str = "",
@@ -104,7 +104,7 @@ def _problem(status: int, detail: str, state: dict[str, Any]) -> Problem:
     return made
 
 
-class Raised(Exception):
+class ServiceRaised(Exception):
     """An exception of a service's code in another process: its type's name, and its traceback as text."""
 
     def __init__(self, kind: str, text: str) -> None:
@@ -130,5 +130,5 @@ def problem_of(error: BaseException, method: str, request_id: str | None = None)
         return Problem(503, error.what, retry_after_s=error.delay_s or 1.0)
     extra = {"request_id": request_id} if request_id is not None else None
     _log.error("%s raised", method, exc_info=error, extra=extra)
-    kind = error.kind if isinstance(error, Raised) else type(error).__name__
+    kind = error.kind if isinstance(error, ServiceRaised) else type(error).__name__
     return Problem(500, f"{method} raised {kind}; the log of the service has its traceback")

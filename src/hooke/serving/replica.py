@@ -10,22 +10,22 @@ from functools import partial
 from typing import Any
 
 from hooke.journal.service_events import ModelEvent
-from hooke.processes.start import anonymous_bytes
+from hooke.processes.usage import anonymous_bytes
 from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.http import JSON, Exchange, HttpOptions, Receive, Send
 from hooke.serving.inference.v2_routes import Inference
-from hooke.serving.limits import BODY_LIMIT, Bodies, Patience, room_bytes
+from hooke.serving.limits import BODY_LIMIT, BodyMemory, ConnectionLimits, body_memory_bytes
 from hooke.serving.method_calls import MethodCalls
 from hooke.serving.metrics import (
-    GONE,
+    CLIENT_GONE,
     Counts,
     Meter,
     ProcessCounts,
     Refusals,
     RouteCounts,
-    process_now,
-    written,
+    process_counts,
+    prometheus_text,
 )
 from hooke.serving.metrics import MEDIA_TYPE as TEXT
 from hooke.serving.model_calls import Arguments, ModelThread
@@ -33,7 +33,7 @@ from hooke.serving.model_process.process_model import ModelProcess
 from hooke.serving.openapi import document
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem, problem_of
-from hooke.serving.request_context import ASKED, CallerGone
+from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone
 from hooke.serving.routes import Route, Routes
 from hooke.serving.service import Service
 
@@ -69,13 +69,13 @@ class Replica:
         *,
         body_limit: int = BODY_LIMIT,
         body_room: int | None = None,
-        gate: Auth | None = None,
-        patience: Patience | None = None,
+        auth: Auth | None = None,
+        connection_limits: ConnectionLimits | None = None,
     ) -> None:
         self.declared = declared
-        self.bodies = Bodies(max(room_bytes() if body_room is None else body_room, body_limit))
+        self.bodies = BodyMemory(max(body_memory_bytes() if body_room is None else body_room, body_limit))
         """Room for those that are being received or answered."""
-        self.patience = patience or Patience()
+        self.connection_limits = connection_limits or ConnectionLimits()
         """With connections; a server keeps to it."""
         self.say: Callable[[ModelEvent], None] = lambda _event: None
         """Is told on the event loop when the model's own process ends, and when it is back."""
@@ -91,19 +91,19 @@ class Replica:
         self.made: Any = None
         """The service's object; None where it is in a process of its own."""
         self.calls: MethodCalls | None = None
-        self._gate = gate or Auth()
-        self._terms = HttpOptions(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
+        self._auth = auth or Auth()
+        self._options = HttpOptions(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
         self._methods = methods_of(declared)
         self._model: ModelThread | ModelProcess | None = None
         self._document: bytes | None = None
         self._inference = Inference(declared, self._methods, lambda: self.ready)
         self.routes = Routes(
             [
-                *(Route(f"/{name}", {"POST": self._not_yet}) for name in self._methods),
-                Route(HEALTH, {"GET": self._tell_health}, open=True),
-                Route(READY, {"GET": self._tell_ready}, open=True),
-                Route(METRICS, {"GET": self._tell_metrics}),
-                Route(OPENAPI, {"GET": self._tell_openapi}),
+                *(Route(f"/{name}", {"POST": self._still_starting}) for name in self._methods),
+                Route(HEALTH, {"GET": self._get_health}, open=True),
+                Route(READY, {"GET": self._get_ready}, open=True),
+                Route(METRICS, {"GET": self._get_metrics}),
+                Route(OPENAPI, {"GET": self._get_openapi}),
                 *self._inference.routes(),
             ]
         )
@@ -122,7 +122,7 @@ class Replica:
     @property
     def state(self) -> State:
         """What it says of itself."""
-        if self._state is State.READY and self._model is not None and self._model.away() is not None:
+        if self._state is State.READY and self._model is not None and self._model.unavailable() is not None:
             return State.RESTARTING
         return self._state
 
@@ -166,8 +166,8 @@ class Replica:
         It is called there, so for a process it must be picklable. Raises HookeError for what `setup` raised.
         """
         if self.declared.model == "process":
-            self._model = away = ModelProcess(self.declared, self.say)
-            await away.start(arguments)
+            self._model = unavailable = ModelProcess(self.declared, self.say)
+            await unavailable.start(arguments)
             bound = self._methods
         else:
             self._model = thread = ModelThread()
@@ -183,7 +183,7 @@ class Replica:
     def drain(self) -> None:
         """From now on it is not ready, and each answer ends its connection; what comes is still answered."""
         self._state = State.DRAINING
-        self._terms.closing = True
+        self._options.closing = True
 
     def close(self) -> None:
         """End the model's thread or process. Called on the event loop, or when that has ended."""
@@ -200,11 +200,11 @@ class Replica:
             return  # lifespan and websockets: there are none here
         self.active += 1
         began, meter = time.perf_counter(), self.unrouted
-        exchange = Exchange(scope, receive, send, self._terms)
-        ASKED.set((exchange,))  # a server calls this in a task, and so in a context, of its own
+        exchange = Exchange(scope, receive, send, self._options)
+        CURRENT_REQUESTS.set((exchange,))  # a server calls this in a task, and so in a context, of its own
         try:
-            self._gate.check(exchange)
-            if not self._gate.knows(exchange):
+            self._auth.check(exchange)
+            if not self._auth.has_token(exchange):
                 self._refuse_unless_open(exchange)
             route = self._route(exchange)
             meter = route.meter
@@ -217,13 +217,13 @@ class Replica:
         except CallerGone:
             pass
         except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - it is the caller's answer
-            await self._refuse(exchange, _fault(exchange, error))
+            await self._refuse(exchange, _problem_of(exchange, error))
         finally:
             if exchange.held:
                 self.bodies.give(exchange.held)
             self.active -= 1
             self.answered += 1
-            meter.done(exchange.status or GONE, time.perf_counter() - began)
+            meter.done(exchange.status or CLIENT_GONE, time.perf_counter() - began)
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
         self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
@@ -232,7 +232,7 @@ class Replica:
     def _refuse_unless_open(self, exchange: Exchange) -> None:
         route = self.routes.find(exchange)
         if route is None or not route.open or exchange.verb not in route.verbs:
-            raise self._gate.refusal(exchange)
+            raise self._auth.refusal(exchange)
 
     def _route(self, exchange: Exchange) -> Route:
         route = self.routes.find(exchange)
@@ -243,28 +243,28 @@ class Replica:
             )
         return route
 
-    async def _not_yet(self, _exchange: Exchange) -> None:
+    async def _still_starting(self, _exchange: Exchange) -> None:
         raise Problem(503, f"{self.declared.name} is being set up", retry_after_s=1)
 
-    async def _tell_health(self, exchange: Exchange) -> None:
+    async def _get_health(self, exchange: Exchange) -> None:
         await exchange.answer(200, encode({"state": self.state.value}), JSON)
 
-    async def _tell_metrics(self, exchange: Exchange) -> None:
-        await exchange.answer(200, written(self.counts(process_now())), (b"content-type", TEXT))
+    async def _get_metrics(self, exchange: Exchange) -> None:
+        await exchange.answer(200, prometheus_text(self.counts(process_counts())), (b"content-type", TEXT))
 
-    async def _tell_openapi(self, exchange: Exchange) -> None:
+    async def _get_openapi(self, exchange: Exchange) -> None:
         if self._document is None:
-            with_token = self._gate.token is not None
+            with_token = self._auth.token is not None
             made = document(self.declared.made_by, self._methods, self.routes, with_token=with_token)
             self._document = encode(made)
         await exchange.answer(200, self._document, JSON)
 
-    async def _tell_ready(self, exchange: Exchange) -> None:
+    async def _get_ready(self, exchange: Exchange) -> None:
         status = 200 if self.ready else 503
         await exchange.answer(status, encode({"state": self.state.value}), JSON)
 
 
-def _fault(exchange: Exchange, error: BaseException) -> Problem:
+def _problem_of(exchange: Exchange, error: BaseException) -> Problem:
     """What is told of an error that a service's types raised, or its code by cancelling itself. Raises it where nothing can be told."""
     task = asyncio.current_task()
     if exchange.status or (task is not None and task.cancelling()):

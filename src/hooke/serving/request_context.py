@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 __all__ = [
-    "ASKED",
+    "CURRENT_REQUESTS",
     "CallerGone",
     "ContextSource",
+    "DeadlinePassed",
+    "DeadlineWatch",
+    "EagerCoroutine",
     "Receive",
     "RequestContext",
     "RequestIds",
-    "TooLate",
-    "Watches",
-    "begun",
     "context_of",
     "log_with_ids",
     "request_contexts",
@@ -62,7 +62,7 @@ class ContextSource(Protocol):
         ...
 
 
-ASKED: ContextVar[tuple[ContextSource, ...]] = ContextVar("hooke_asked", default=())
+CURRENT_REQUESTS: ContextVar[tuple[ContextSource, ...]] = ContextVar("hooke_asked", default=())
 """The requests for which what runs now runs."""
 
 
@@ -71,7 +71,7 @@ def request_contexts() -> tuple[RequestContext, ...]:
 
     `for each in request_contexts(): log.info("asked by %s", each.id)`. To go on with a trace, send `traceparent` and `tracestate`.
     """
-    return tuple(asked.context for asked in ASKED.get())
+    return tuple(source.context for source in CURRENT_REQUESTS.get())
 
 
 def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
@@ -129,7 +129,7 @@ class CallerGone(Exception):
     """Whoever asked has closed the connection."""
 
 
-class TooLate(Exception):
+class DeadlinePassed(Exception):
     """The work went on beyond its deadline."""
 
 
@@ -155,7 +155,7 @@ class _Watch:
         self.end(CallerGone)
 
 
-class Watches:
+class DeadlineWatch:
     """All work that is not done yet, looked at every `every_s` seconds by one timer: a timer for each would cost more than most work."""
 
     def __init__(self, every_s: float) -> None:
@@ -187,7 +187,7 @@ class Watches:
         now = self._loop.time()
         for watch in list(self._open):
             if now >= watch.deadline:
-                watch.end(TooLate)
+                watch.end(DeadlinePassed)
             elif watch.listener is None and now - watch.since >= self._every_s:
                 watch.listener = self._loop.create_task(watch.listen())
         self._sweeping = bool(self._open)
@@ -195,7 +195,7 @@ class Watches:
             self._loop.call_later(self._every_s, self._sweep)
 
 
-class begun:  # noqa: N801 - it is called as a function, and awaited
+class EagerCoroutine:
     """A coroutine that has run up to its first wait. `done` tells whether there was none, and then `value` is its result.
 
     Raises what the coroutine raises before it waits.

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from hooke.serving.payloads import Method, encode
-from hooke.serving.problems import FieldFault, Problem
+from hooke.serving.problems import FieldError, Problem
 
 __all__ = [
     "Result",
     "WrongRows",
+    "argument_slices",
     "as_lists",
     "count_rows",
     "group_of",
-    "joined",
-    "merged",
-    "part",
+    "join_results",
+    "merge_requests",
+    "result_slice",
     "results_of",
-    "slices",
 ]
 
 
@@ -57,7 +57,7 @@ def count_rows(method: Method, arguments: dict[str, Any]) -> int:
     for name, count in counts.items():
         if count == 0 or count != first:
             detail = "there are no rows" if not count else f"{count} rows, and {method.rows[0]} has {first}"
-            raise Problem(422, f"{name}: {detail}", errors=[FieldFault(name, detail)])
+            raise Problem(422, f"{name}: {detail}", errors=[FieldError(name, detail)])
     return first
 
 
@@ -76,7 +76,7 @@ def group_of(method: Method, arguments: dict[str, Any]) -> Hashable:
     return tuple(parts)
 
 
-def merged(method: Method, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def merge_requests(method: Method, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The arguments of one call for all these requests, of one group."""
     first = requests[0]
     if len(requests) == 1:
@@ -91,7 +91,7 @@ def merged(method: Method, requests: Sequence[dict[str, Any]]) -> dict[str, Any]
     return joined
 
 
-def slices(
+def argument_slices(
     method: Method, arguments: dict[str, Any], rows: int, most: int
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """The arguments in pieces of at most `most` rows, each with its number of rows."""
@@ -118,7 +118,7 @@ def results_of(method: Method, result: Any, rows: int) -> Result:
     return result
 
 
-def joined(results: Sequence[Result]) -> Result:
+def join_results(results: Sequence[Result]) -> Result:
     """The results of pieces as one, the rows in order. Raises WrongRows where they have not the same columns."""
     first = results[0]
     if len(results) == 1:
@@ -138,7 +138,7 @@ def as_lists(result: Result) -> Result:
     return result.tolist() if isinstance(result, np.ndarray) else result
 
 
-def part(result: Result, start: int, end: int) -> Result:
+def result_slice(result: Result, start: int, end: int) -> Result:
     """These rows of it."""
     if isinstance(result, dict):
         return {name: column[start:end] for name, column in result.items()}

@@ -14,15 +14,15 @@ from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches
 __all__ = [
     "BINS",
     "SHORTEST_WINDOW_S",
-    "Windows",
-    "bin_of",
-    "counted",
+    "StatsWindow",
     "latency_bin",
-    "length_s",
-    "merged",
-    "next_end_s",
+    "merge_counts",
+    "merge_windows",
+    "next_window_end_s",
+    "nonzero_counts",
     "quantile_s",
-    "together",
+    "size_bin",
+    "window_length_s",
 ]
 
 
@@ -30,22 +30,22 @@ __all__ = [
 
 LEAST_BIN_S, OCTAVES, EACH = 2.0**-10, 16, 8
 """From a millisecond, which is as fine as an event loop's clock, to a minute; eight bins each time it doubles."""
-BOUNDS_S = tuple(LEAST_BIN_S * 2.0 ** (at / EACH) for at in range(OCTAVES * EACH + 1))
-BINS = len(BOUNDS_S) + 1
+BIN_BOUNDS_S = tuple(LEAST_BIN_S * 2.0 ** (at / EACH) for at in range(OCTAVES * EACH + 1))
+BINS = len(BIN_BOUNDS_S) + 1
 """The first is for what took a millisecond at most, the last for what took longer than a minute."""
 
 
 def latency_bin(seconds: float) -> int:
     """Where it is counted."""
-    return bisect_left(BOUNDS_S, seconds)
+    return bisect_left(BIN_BOUNDS_S, seconds)
 
 
-def counted(counts: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def nonzero_counts(counts: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Of counts (BINS,) those that are not 0, as (bin, count)."""
     return tuple((at, count) for at, count in enumerate(counts) if count)
 
 
-def together(several: Iterable[Iterable[tuple[int, int]]]) -> tuple[tuple[int, int], ...]:
+def merge_counts(several: Iterable[Iterable[tuple[int, int]]]) -> tuple[tuple[int, int], ...]:
     """The counts of all of them."""
     sums: dict[int, int] = {}
     for counts in several:
@@ -54,23 +54,28 @@ def together(several: Iterable[Iterable[tuple[int, int]]]) -> tuple[tuple[int, i
     return tuple(sorted(sums.items()))
 
 
-def quantile_s(counts: Mapping[int, float], percent: float) -> float | None:
-    """The seconds within which so many percent of what is in `counts` were answered; None where nothing is."""
+def quantile_s(
+    counts: Mapping[int, float], percent: float, bounds: Sequence[float] = BIN_BOUNDS_S
+) -> float | None:
+    """The seconds within which this percentage of the counted requests was answered; None without any.
+
+    `counts` are by bin; bin k ends at `bounds[k]`, and of the last one, above all bounds, the highest bound stands for all.
+    """
     whole = sum(counts.values())
     if not whole:
         return None
     left = percent / 100 * whole
     for at in sorted(counts):
         if counts[at] and left <= counts[at] * (1 + 1e-12):
-            return _within(at, left / counts[at])
+            return _within(at, left / counts[at], bounds)
         left -= counts[at]
-    return _within(max(counts), 1.0)
+    return _within(max(counts), 1.0, bounds)
 
 
-def _within(at: int, share: float) -> float:
-    """The point so far into a bin: those in it are taken to be evenly spread."""
-    low = BOUNDS_S[at - 1] if at else 0.0
-    high = BOUNDS_S[min(at, len(BOUNDS_S) - 1)]
+def _within(at: int, share: float, bounds: Sequence[float]) -> float:
+    """A point in a bin, whose requests count as evenly spread."""
+    low = bounds[at - 1] if at else 0.0
+    high = bounds[min(at, len(bounds) - 1)]
     return low + share * (high - low)
 
 
@@ -83,7 +88,7 @@ SHARE = 720
 """A window is at most this part of the time before it, so that days take little more room than an hour does."""
 
 
-def length_s(age_s: float) -> float:
+def window_length_s(age_s: float) -> float:
     """How long a window should be of a service that has been up for `age_s` seconds.
 
     5 s in the first hour, then a 720th of its age, up to five minutes: some 700 in the first hour, 3,000 in the two days
@@ -92,7 +97,7 @@ def length_s(age_s: float) -> float:
     return min(max(age_s / SHARE, SHORTEST_WINDOW_S), MOST_S)
 
 
-def next_end_s(wall: float) -> float:
+def next_window_end_s(wall: float) -> float:
     """In how many seconds the next window ends, if the wall clock says `wall`: at its multiples of LEAST_S.
 
     So the windows of all replicas end together, and what they did side by side can be summed without a remainder.
@@ -101,7 +106,7 @@ def next_end_s(wall: float) -> float:
     return left if left > SHORTEST * SHORTEST_WINDOW_S else left + SHORTEST_WINDOW_S
 
 
-def bin_of(rows: int) -> int:
+def size_bin(rows: int) -> int:
     """Which sizes are counted together: each up to 16 by itself, then in steps of at most an eighth."""
     if rows < 16:
         return rows
@@ -109,15 +114,29 @@ def bin_of(rows: int) -> int:
     return (octave << 3) + (rows >> octave)
 
 
-class Windows:
+class StatsWindow:
     """Sums of one replica's batches since the last window. `limit_s` is the SLO's, infinity where there is none.
 
     Not thread-safe: it belongs to the event loop.
     """
 
     __slots__ = (
-        "_alone", "_alone_s", "_failed", "_gone", "_gone_over", "_latencies", "_requests", "_since", "_sizes", "arrived", "late",
-        "limit_s", "most_waiting", "over_slo", "raised", "refused",
+        "_failed",
+        "_gone",
+        "_gone_over",
+        "_latencies",
+        "_requests",
+        "_since",
+        "_sizes",
+        "_unbatched",
+        "_unbatched_s",
+        "arrived",
+        "late",
+        "limit_s",
+        "most_waiting",
+        "over_slo",
+        "raised",
+        "refused",
     )  # fmt: skip
 
     def __init__(self, now: float, *, limit_s: float = math.inf) -> None:
@@ -128,8 +147,8 @@ class Windows:
         self._since = now
         self._sizes: dict[str, dict[int, list[float]]] = {}
         self._failed: dict[str, list[float]] = {}
-        self._requests = self._alone = 0
-        self._alone_s = 0.0
+        self._requests = self._unbatched = 0
+        self._unbatched_s = 0.0
         self._latencies = [0] * BINS
         self._gone = self._gone_over = 0
         self.arrived = 0
@@ -154,10 +173,10 @@ class Windows:
         sums[3] += took * active
         self._requests += answered
 
-    def alone(self, took: float) -> None:
+    def unbatched(self, took: float) -> None:
         """A call that is in no batch, an `async def`'s, gave its result after `took` seconds; `raised` counts those that did not."""
-        self._alone += 1
-        self._alone_s += took
+        self._unbatched += 1
+        self._unbatched_s += took
         self.answered(took)
 
     def answered(self, took: float) -> None:
@@ -186,16 +205,16 @@ class Windows:
             seconds=max(now - self._since, 0.0),
             arrived=self.arrived,
             methods=tuple(self._method(name) for name in sorted({*self._sizes, *self._failed})),
-            requests=self._requests + self._alone,
+            requests=self._requests + self._unbatched,
             failed=self.raised + int(sum(each[2] for each in failed)),
             refused=self.refused,
             late=self.late,
             over_slo=self.over_slo,
             gone=self._gone,
             gone_over_slo=self._gone_over,
-            latencies=counted(self._latencies),
+            latencies=nonzero_counts(self._latencies),
             busy_s=sum(each[1] for each in sums) + sum(each[1] for each in failed),
-            request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._alone_s,
+            request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._unbatched_s,
             most_waiting=self.most_waiting,
         )
         self._begin(now)
@@ -210,7 +229,9 @@ class Windows:
         return MethodBatches(method=name, sizes=_binned(sizes), failed=int(failed[0]), failed_s=failed[1])
 
 
-def merged(windows: Iterable[BatchWindow], *, replica: str = "", side_by_side: bool = False) -> BatchWindow:
+def merge_windows(
+    windows: Iterable[BatchWindow], *, replica: str = "", side_by_side: bool = False
+) -> BatchWindow:
     """One window for several: of one replica one after the other, or of several replicas `side_by_side` in the same time."""
     several = list(windows)
     lengths = [each.seconds for each in several]
@@ -228,7 +249,7 @@ def merged(windows: Iterable[BatchWindow], *, replica: str = "", side_by_side: b
         over_slo=sum(each.over_slo for each in several),
         gone=sum(each.gone for each in several),
         gone_over_slo=sum(each.gone_over_slo for each in several),
-        latencies=together(each.latencies for each in several),
+        latencies=merge_counts(each.latencies for each in several),
         busy_s=sum(each.busy_s for each in several),
         request_s=sum(each.request_s for each in several),
         most_waiting=(sum if side_by_side else max)([0, *(each.most_waiting for each in several)]),
@@ -249,7 +270,7 @@ def _binned(sizes: Iterable[BatchSize]) -> tuple[BatchSize, ...]:
     """Those of one bin together, the smaller ones first."""
     bins: dict[int, list[BatchSize]] = {}
     for size in sizes:
-        bins.setdefault(bin_of(size.rows // size.batches), []).append(size)
+        bins.setdefault(size_bin(size.rows // size.batches), []).append(size)
     return tuple(
         BatchSize(
             sum(size.batches for size in bins[at]),

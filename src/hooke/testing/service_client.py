@@ -48,11 +48,11 @@ def client(made: type, /, **setup: Any) -> ServiceClient:
 class ServiceClient:
     """Sends requests to one replica, from any thread. A context manager; entering it sets the service up.
 
-    With a `gate` that has a token it is as behind a port: who does not show the token is refused.
+    With an `auth` that has a token, requests without the token are refused, as behind a port.
     """
 
-    def __init__(self, declared: Service, setup: Mapping[str, Any], *, gate: Auth | None = None) -> None:
-        self.replica = Replica(declared, gate=gate)
+    def __init__(self, declared: Service, setup: Mapping[str, Any], *, auth: Auth | None = None) -> None:
+        self.replica = Replica(declared, auth=auth)
         self._setup = setup
 
     @property

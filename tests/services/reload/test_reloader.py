@@ -25,7 +25,7 @@ from hooke.services.reload.handover import (
     StartProcess,
     step,
 )
-from hooke.services.reload.watched_files import Sources, changed, look
+from hooke.services.reload.watched_files import Sources, changed_files, snapshot
 
 ROOT = Path("/home/me/delays")
 SOURCES = Sources(root=ROOT, file=ROOT / "serve" / "delays.py")
@@ -74,15 +74,19 @@ def test_a_look_sees_what_is_new_other_or_gone(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
-    first = look(tmp_path)
+    first = snapshot(tmp_path)
     assert first.stamps.keys() == {tmp_path / "a.py", tmp_path / "pkg/b.py", tmp_path / "hooke.toml"}
     assert first.folders == {tmp_path, tmp_path / "pkg"}
-    assert changed(first, look(tmp_path)) == set()
+    assert changed_files(first, snapshot(tmp_path)) == set()
     (tmp_path / "pkg/b.py").unlink()
     (tmp_path / "new.py").write_text("1")
     (tmp_path / "a.py.swp").write_text("1")
     os.replace(tmp_path / "a.py.swp", tmp_path / "a.py")  # as editors save
-    assert changed(first, look(tmp_path)) == {tmp_path / "a.py", tmp_path / "pkg/b.py", tmp_path / "new.py"}
+    assert changed_files(first, snapshot(tmp_path)) == {
+        tmp_path / "a.py",
+        tmp_path / "pkg/b.py",
+        tmp_path / "new.py",
+    }
 
 
 def said(actions):

@@ -14,6 +14,7 @@ from hooke.services.supervisor.replica_events import (
     ProxyDrained,
     Publish,
     Published,
+    RecordEvent,
     ReplicaReport,
     Reported,
     RollOut,
@@ -23,7 +24,6 @@ from hooke.services.supervisor.replica_events import (
     SupervisionBegan,
     SupervisionDone,
     SupervisionTick,
-    Tell,
     Terminate,
 )
 from hooke.services.supervisor.supervision import Supervision
@@ -137,13 +137,13 @@ class World:
                 process = self.processes[name]
                 late = process.terminated_at is not None and now - process.terminated_at > self.rules.term_s
                 hung = (
-                    self.rules.again
+                    self.rules.idempotent
                     and process.deaf
                     and now - process.hangs_at > self.rules.silent_s - STEP_S
                 )
                 assert late or hung or self.core.closing, "SIGKILL only after the deadline of SIGTERM"
                 process.dies_at = now
-            case Tell(event):
+            case RecordEvent(event):
                 self.said.append((now, event))
             case DrainProxy():
                 pass

@@ -4,7 +4,7 @@ import queue
 
 from hooke.base.errors import HookeError
 from hooke.models.registry_protocol import VersionQuery
-from hooke.services.supervisor.generation import Aliases, Generation, ServiceSource
+from hooke.services.supervisor.generation import AliasWatcher, Generation, ServiceSource
 
 
 def meaning(label):
@@ -42,7 +42,7 @@ def test_whatever_a_look_raises_there_is_another_one():
         folder=".",
         given={"model": VersionQuery(name="flights", alias="champion")},
     )
-    aliases = Aliases(source, known, every_s=0.001, moved=said.put, unknown=said.put, look=look)
+    aliases = AliasWatcher(source, known, every_s=0.001, moved=said.put, unknown=said.put, look=look)
     aliases.start()
     try:
         found = [said.get(timeout=30) for _ in range(5)]

@@ -13,8 +13,8 @@ from benchmarks.serving.spike_page import Phase
 from hooke.journal.service_events import ReplicaEnded
 from hooke.loadtest.generator_protocol import Fate
 from hooke.services.service_report import picture_of, save_service, service_text
-from hooke.services.service_runs import changes
-from hooke.serving.stats_windows import merged
+from hooke.services.service_runs import scalings
+from hooke.serving.stats_windows import merge_windows
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]
 
@@ -32,7 +32,7 @@ def spike(folder):
 
 
 def test_it_is_answered_with_more_replicas_which_are_given_up_after_it(spike):
-    scaled = changes(spike.record.replicas)
+    scaled = scalings(spike.record.replicas)
     before, during, _ = (each.journal for each in spike.seen)
     rises = [each for each in scaled if each.after > each.before]
     assert any(during.began <= each.at < during.began + during.seconds for each in rises), scaled
@@ -57,7 +57,7 @@ def test_nothing_failed_but_what_was_refused_while_there_were_too_few(spike):
 
 
 def test_the_journal_says_what_the_client_saw(spike):
-    whole = merged(spike.record.windows)
+    whole = merge_windows(spike.record.windows)
     assert (whole.requests, whole.refused, whole.late) == (spike.answered, spike.refused, spike.late)
     assert (whole.failed, whole.gone) == (0, 0)
     assert whole.arrived == whole.requests + whole.refused + whole.late
@@ -103,7 +103,7 @@ def test_anybody_sees_it_by_hooke_show(spike, folder):
     facts = json.loads(show("--json").stdout)
     assert facts["declared"]["replicas"] == [1, 4], "what was asked for, and not what the class says"
     assert max(each["wanted"] for each in facts["staff"]) == max(
-        each.after for each in changes(spike.record.replicas)
+        each.after for each in scalings(spike.record.replicas)
     )
     wrong = show("--save", "spike.pdf")
     assert wrong.returncode != 0

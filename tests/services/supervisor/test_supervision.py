@@ -23,6 +23,7 @@ from hooke.services.supervisor.replica_events import (
     KillReplica,
     Publish,
     Published,
+    RecordEvent,
     Replace,
     ReplicaPhase,
     ReplicaReport,
@@ -32,7 +33,6 @@ from hooke.services.supervisor.replica_events import (
     StartReplica,
     SupervisionBegan,
     SupervisionTick,
-    Tell,
     Terminate,
 )
 from hooke.services.supervisor.supervision import Supervision
@@ -49,7 +49,7 @@ def told(world, kind):
 @histories
 def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
     """The world checks at each step: no voluntary loss, the order of leaving, SIGKILL last."""
-    world = World(seed, rules=replace(RULES, again=bool(seed % 2), ready_s=6.0))
+    world = World(seed, rules=replace(RULES, idempotent=bool(seed % 2), ready_s=6.0))
     world.random_life(100)
     if world.given_up:
         return
@@ -72,7 +72,7 @@ def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
 @pytest.mark.parametrize("seed", [80589, 4074988138, 2607667837, 546941094])
 def test_the_front_is_late_to_say_that_it_sends_to_a_replica_which_is_to_leave_by_then(seed):
     """What it says first is what it was told before that, and names the same as it is told last."""
-    World(seed, rules=replace(RULES, again=bool(seed % 2), ready_s=6.0)).random_life(100)
+    World(seed, rules=replace(RULES, idempotent=bool(seed % 2), ready_s=6.0)).random_life(100)
 
 
 @histories
@@ -258,20 +258,20 @@ def test_one_that_leaves_while_it_gets_nothing_new_need_not_be_taken_from_the_fr
 
 
 def test_one_that_hangs_is_killed_at_once_where_others_may_answer_what_it_has():
-    core = running(2, again=True)
+    core = running(2, idempotent=True)
     core.step(Reported("2", ReplicaReport(state="ready")), 7.5)
     actions = core.step(SupervisionTick(), 7.5)
     assert KillReplica("1") in actions
     assert [type(action) for action in actions if isinstance(action, StartReplica)] == [StartReplica]
     ended = core.step(Exited(name="1", exit_code=-9), 7.6)
     assert "it told nothing for 6 s; it was killed by SIGKILL (9)" in next(
-        action.event.cause for action in ended if isinstance(action, Tell)
+        action.event.cause for action in ended if isinstance(action, RecordEvent)
     )
 
 
 def test_a_supervisor_that_was_stopped_does_not_blame_replicas_for_it():
     """As Ctrl-Z and fg do: the replicas have told much meanwhile, which is read one after the other."""
-    core = running(3, again=True)
+    core = running(3, idempotent=True)
     for name in ("1", "2", "3"):
         assert core.step(Reported(name, ReplicaReport(state="ready")), 60.0) == []
     # It was stopped again, between what it heard and what it makes of it.
@@ -380,8 +380,8 @@ def test_what_runs_already_is_adopted_and_counted():
     actions = core.step(SupervisionBegan(adopted=adopted), 0.0)
     assert actions[0] == Publish(("4", "7"))
     assert not [action for action in actions if isinstance(action, StartReplica)]
-    assert not [action for action in actions if isinstance(action, Tell)], "it was ready before"
-    told = [action.event for action in core.step(Exited(name="4"), 1.0) if isinstance(action, Tell)]
+    assert not [action for action in actions if isinstance(action, RecordEvent)], "it was ready before"
+    told = [action.event for action in core.step(Exited(name="4"), 1.0) if isinstance(action, RecordEvent)]
     assert told[0].seconds == 61.0
     assert "8" in core.members, "and it is replaced at once, as it had been healthy"
 
@@ -437,7 +437,7 @@ def test_one_whose_model_is_not_set_up_anew_in_time_is_replaced():
     assert Terminate("1") in actions
     assert [each.reason for each in actions if isinstance(each, StartReplica)] == ["in place of replica 1"]
     (ended,) = [
-        each.event for each in core.step(Exited(name="1", exit_code=0), 33.0) if isinstance(each, Tell)
+        each.event for each in core.step(Exited(name="1", exit_code=0), 33.0) if isinstance(each, RecordEvent)
     ]
     assert (ended.kind, ended.expected) == ("not ready", False)
     assert ended.cause.startswith("its model ended, and was not set up anew within 30 s")
@@ -462,7 +462,7 @@ def test_models_that_die_are_deaths_of_a_roll_out_though_the_replicas_live():
         each.event
         for at, state in enumerate(states, 3)
         for each in core.step(Reported("2", ReplicaReport(state=state)), float(at))
-        if isinstance(each, Tell) and isinstance(each.event, RollOutChanged)
+        if isinstance(each, RecordEvent) and isinstance(each.event, RollOutChanged)
     ]
     assert [event.status for event in said] == ["back"]
     assert "the process of its model ended" in said[0].reason

@@ -86,7 +86,7 @@ def test_a_large_one_does_not_go_through_the_socket_and_is_kept_when_the_next_is
 
 def test_the_pages_of_a_very_large_one_are_given_back(ends):
     a, b = ends
-    fd = a._gives._fd
+    fd = a._outgoing._fd
     for value in (b"x" * (KEEP + 5), b"y" * (2 * KEEP), b"z" * INLINE * 2, b"w" * (KEEP + 1)):
         (back,) = map(b.read, b.feed(a.packed(value)))
         assert back == value

@@ -17,18 +17,20 @@ import msgspec
 from hooke.base.errors import HookeError
 from hooke.base.user_code import user_frames
 from hooke.cli.parameters import bindings
+from hooke.processes.channel import Channel
+from hooke.processes.start import exit_with
 from hooke.project.folder import Project
 from hooke.services.reload.handover import (
-    Answers,
     DrainedReply,
+    FromDevChild,
     ImportedModules,
-    OfChild,
+    NowServing,
     ServeRefused,
     encode,
 )
 from hooke.services.reload.watched_files import Sources
-from hooke.services.serve_file import HandedSocket, load_service, serve_here
-from hooke.serving.bind_config import Exposure, TlsFiles
+from hooke.services.serve_file import InheritedSocket, load_service, serve_here
+from hooke.serving.bind_config import BindConfig, TlsFiles
 from hooke.serving.request_context import log_with_ids
 
 __all__ = ["DevChildOrder", "main"]
@@ -51,32 +53,34 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str | None
     tls: tuple[str, str] | None
     listening: int = -1
-    telling: int = -1
+    channel: int = -1
     debug: bool = False
 
     @classmethod
-    def of(cls, target: str, given: Sequence[str], exposure: Exposure, *, port: int) -> DevChildOrder:
+    def of(cls, target: str, given: Sequence[str], bind_config: BindConfig, *, port: int) -> DevChildOrder:
         """As it was asked for, on the port that was found."""
         return cls(
             target=target,
             given=tuple(given),
-            host=exposure.host,
+            host=bind_config.host,
             port=port,
-            names=exposure.names,
-            auth=exposure.auth,
-            token_file=str(exposure.token_file) if exposure.token_file is not None else None,
-            tls=(str(exposure.tls.cert), str(exposure.tls.key)) if exposure.tls is not None else None,
+            names=bind_config.names,
+            auth=bind_config.auth,
+            token_file=str(bind_config.token_file) if bind_config.token_file is not None else None,
+            tls=(str(bind_config.tls.cert), str(bind_config.tls.key))
+            if bind_config.tls is not None
+            else None,
         )
 
-    def handed(self, listening: int, telling: int, *, debug: bool) -> str:
+    def handed(self, listening: int, channel: int, *, debug: bool) -> str:
         """The word for the command."""
-        made = msgspec.structs.replace(self, listening=listening, telling=telling, debug=debug)
+        made = msgspec.structs.replace(self, listening=listening, channel=channel, debug=debug)
         return msgspec.json.encode(made).decode()
 
     @property
-    def exposure(self) -> Exposure:
+    def bind_config(self) -> BindConfig:
         """How it is reached."""
-        return Exposure(
+        return BindConfig(
             host=self.host,
             port=self.port,
             names=self.names,
@@ -86,32 +90,30 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _Telling:
-    """To the parent, from any thread."""
+class _Reports:
+    """Reports to the parent, from any thread."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)
-        self._descriptor = descriptor
+        self._channel = Channel(descriptor)
         self._lock = threading.Lock()
 
-    def tell(self, message: OfChild) -> None:
-        """A parent that is gone is told nothing: this process ends with it."""
-        rest = encode(message) + b"\n"
+    def send(self, message: FromDevChild) -> None:
+        """Report something, unless the parent is gone: then this process ends, too."""
         with self._lock, contextlib.suppress(OSError):
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            self._channel.send(encode(message))
 
-    def keep_telling_imported(self, sources: Sources) -> None:
-        """For ever."""
-        count, told = -1, None
+    def keep_sending_imported(self, sources: Sources) -> None:
+        """Report the imported modules of the project whenever there are new ones; never returns."""
+        count, sent = -1, None
         while True:
             if len(sys.modules) != count:
                 count = len(sys.modules)
                 files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
                 own = sources.own([file for file in files if file])
-                if own != told:
-                    told = own
-                    self.tell(ImportedModules(files=tuple(map(str, sorted(own)))))
+                if own != sent:
+                    sent = own
+                    self.send(ImportedModules(files=tuple(map(str, sorted(own)))))
             time.sleep(IMPORTED_EVERY_S)
 
 
@@ -121,15 +123,15 @@ def main(order: DevChildOrder) -> int:
     sys.dont_write_bytecode = True
     os.set_inheritable(order.listening, False)
     log_with_ids()
-    telling = _Telling(order.telling)
+    reports = _Reports(order.channel)
     file = Path(order.target) if order.target.endswith(".py") else Path(order.target.rpartition(":")[0])
     sources = Sources(root=Project.root_of(file), file=file)
     listening = socket.socket(fileno=order.listening)
     listening.setblocking(False)
 
     def ready(lines: tuple[str, ...]) -> None:
-        telling.tell(Answers(lines=lines))
-        threading.Thread(target=telling.keep_telling_imported, args=(sources,), daemon=True).start()
+        reports.send(NowServing(lines=lines))
+        threading.Thread(target=reports.keep_sending_imported, args=(sources,), daemon=True).start()
 
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -139,17 +141,17 @@ def main(order: DevChildOrder) -> int:
             declared,
             project,
             bindings(declared, order.given, project),
-            exposure=order.exposure,
+            bind_config=order.bind_config,
             tell=lambda _line: None,
             entry=f"{path}:{declared.name}",
-            handed=HandedSocket(listening, ready),
+            handed=InheritedSocket(listening, ready),
         )
     except HookeError as error:
         if order.debug:
             traceback.print_exception(error)
-        telling.tell(refused(error, sources))
+        reports.send(refused(error, sources))
         return 1
-    telling.tell(DrainedReply(run=done.run, answered=done.answered, cut=done.cut))
+    reports.send(DrainedReply(run=done.run, answered=done.answered, cut=done.cut))
     return 1 if done.cut else 0
 
 
@@ -171,8 +173,4 @@ def _where(error: HookeError, sources: Sources) -> str:
 
 
 if __name__ == "__main__":
-    code = main(msgspec.json.decode(sys.argv[1], type=DevChildOrder))
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)  # a model that hangs in a thread must not keep the process
+    exit_with(main(msgspec.json.decode(sys.argv[1], type=DevChildOrder)))

@@ -31,19 +31,19 @@ from hooke.services.serve_file import load_service, serve_extra, serve_here
 from hooke.services.supervisor.generation import ServiceOptions
 from hooke.services.supervisor.replica_events import Rules
 from hooke.services.supervisor.supervisor import serve_several
-from hooke.serving.bind_config import Exposure, TlsFiles
+from hooke.serving.bind_config import BindConfig, TlsFiles
 from hooke.serving.request_context import log_with_ids
 from hooke.serving.service import Service
 
 __all__ = [
-    "exposure_options",
-    "keep_reloading",
-    "keep_several",
-    "law_told",
+    "bind_options",
+    "replica_options",
+    "replica_range",
     "serve",
-    "several_options",
-    "whole_range",
-    "wish_of",
+    "serve_reloading",
+    "serve_replicas",
+    "service_options",
+    "show_law",
 ]
 
 
@@ -77,7 +77,7 @@ _BIND_OPTIONS = (
 )
 
 
-def exposure_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def bind_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that the function gets as `exposure`. Raises UsageError for a certificate without its key."""
 
     @functools.wraps(function)
@@ -85,7 +85,7 @@ def exposure_options(function: Callable[..., Any]) -> Callable[..., Any]:
         cert, key = given.pop("tls_cert"), given.pop("tls_key")
         if (cert is None) != (key is None):
             raise UsageError("--tls-cert and --tls-key go together", fix="give both, or none")
-        exposure = Exposure(
+        bind_config = BindConfig(
             host=given.pop("host"),
             port=given.pop("port"),
             names=given.pop("names"),
@@ -93,7 +93,7 @@ def exposure_options(function: Callable[..., Any]) -> Callable[..., Any]:
             token_file=given.pop("token_file"),
             tls=TlsFiles(cert=cert, key=key) if cert is not None else None,
         )
-        return function(*args, exposure=exposure, **given)
+        return function(*args, bind_config=bind_config, **given)
 
     for option in reversed(_BIND_OPTIONS):
         wrapped = option(wrapped)
@@ -125,7 +125,7 @@ _REPLICA_OPTIONS = (
 )
 
 
-def several_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def replica_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that the function gets as `several`, for `wish_of`."""
 
     @functools.wraps(function)
@@ -139,7 +139,7 @@ def several_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def whole_range(text: str, *, name: str) -> tuple[int, int]:
+def replica_range(text: str, *, name: str) -> tuple[int, int]:
     """`3` or `1:8`. Raises UsageError."""
     low, colon, high = text.partition(":")
     bounds = (low, high if colon else low)
@@ -152,14 +152,16 @@ def whole_range(text: str, *, name: str) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def wish_of(declared: Service, exposure: Exposure, several: Mapping[str, Any]) -> ServiceOptions | None:
+def service_options(
+    declared: Service, bind_config: BindConfig, several: Mapping[str, Any]
+) -> ServiceOptions | None:
     """What is asked of a supervisor; None where one replica is to serve without one."""
     asked, memory = several["replicas"], several["memory"]
     if asked is None and memory is None and declared.replicas == (1, 1):
         return None
     return ServiceOptions(
-        replicas=whole_range(asked, name="--replicas") if asked is not None else declared.replicas,
-        exposure=exposure,
+        replicas=replica_range(asked, name="--replicas") if asked is not None else declared.replicas,
+        bind_config=bind_config,
         memory_bytes=parse_bytes(memory) if memory is not None else None,
         lease_s=several["lease_s"],
         healthy_s=several["healthy_s"],
@@ -167,7 +169,7 @@ def wish_of(declared: Service, exposure: Exposure, several: Mapping[str, Any]) -
     )
 
 
-def law_told(declared: Service, project: Project, run: str) -> None:
+def show_law(declared: Service, project: Project, run: str) -> None:
     """Say what the run of a service showed of its batches, if it showed enough."""
     if declared.max_batch:
         from hooke.services.service_report import law_lines, read_service  # SciPy takes half a second
@@ -176,8 +178,8 @@ def law_told(declared: Service, project: Project, run: str) -> None:
             click.echo(line, err=True)
 
 
-def keep_several(
-    declared: Service, path: Path, project: Project, bound: Mapping[str, Any], wish: ServiceOptions
+def serve_replicas(
+    declared: Service, path: Path, project: Project, bound: Mapping[str, Any], options: ServiceOptions
 ) -> int:
     """Keep them until Ctrl-C; returns the exit code."""
 
@@ -185,12 +187,12 @@ def keep_several(
         with _unheard():
             click.echo(f"{datetime.now().astimezone():%H:%M:%S} {line}", err=True)
 
-    done = serve_several(declared, path, project, bound, wish=wish, tell=tell)
+    done = serve_several(declared, path, project, bound, options=options, tell=tell)
     with _unheard():
         click.echo(f"ended: {done.answered} requests answered", err=True)
         if done.cut:
             click.echo(f"{done.cut} requests were cut at the end", err=True)
-        law_told(declared, project, done.run)
+        show_law(declared, project, done.run)
         click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return EXIT_FAILED if done.cut else 0
 
@@ -203,26 +205,32 @@ def _unheard() -> contextlib.suppress:
 # --- `hooke serve --dev`: one replica that is set up anew when its files change.
 
 
-def keep_reloading(
-    session: CommandSession, target: str, exposure: Exposure, given: Sequence[str], several: Mapping[str, Any]
+def serve_reloading(
+    session: CommandSession,
+    target: str,
+    bind_config: BindConfig,
+    given: Sequence[str],
+    several: Mapping[str, Any],
 ) -> int:
     """Keep a version of it until Ctrl-C; returns the exit code. Raises UsageError, MissingExtra."""
-    _check(exposure, several)
+    _check(bind_config, several)
     path, name = file_of(target, "service")
     file = path.resolve()
     root = Project.root_of(file)
     with serve_extra():
-        from hooke.services.reload.reloader import Parent
+        from hooke.services.reload.reloader import Reloader
         from hooke.serving.uvicorn.server import bind
-    listening = bind(exposure.port, exposure.host)
+    listening = bind(bind_config.port, bind_config.host)
     port = listening.getsockname()[1]
 
     def start(listens: int, tells: int) -> Sequence[str]:
-        order = DevChildOrder.of(f"{file}:{name}" if name else str(file), given, exposure, port=port)
+        order = DevChildOrder.of(f"{file}:{name}" if name else str(file), given, bind_config, port=port)
         return python_module("hooke.cli.serve.dev_child", order.handed(listens, tells, debug=session.debug))
 
-    tell(f"{target} is being set up, on {exposure.url(port)}, and anew whenever it changes; Ctrl-C ends it")
-    parent = Parent(Sources(root=root, file=file), listening, start, tell)
+    tell(
+        f"{target} is being set up, on {bind_config.url(port)}, and anew whenever it changes; Ctrl-C ends it"
+    )
+    parent = Reloader(Sources(root=root, file=file), listening, start, tell)
     well = parent.run()
     if parent.run_id:
         with contextlib.suppress(OSError):
@@ -237,9 +245,9 @@ def tell(text: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
 
 
-def _check(exposure: Exposure, several: Mapping[str, Any]) -> None:
+def _check(bind_config: BindConfig, several: Mapping[str, Any]) -> None:
     """Raises UsageError for what is not for development."""
-    if several["replicas"] is not None and whole_range(several["replicas"], name="--replicas") != (1, 1):
+    if several["replicas"] is not None and replica_range(several["replicas"], name="--replicas") != (1, 1):
         raise UsageError(
             f"--dev with --replicas {several['replicas']}: one replica is set up anew, not several",
             fix="leave out --replicas, or --dev",
@@ -249,10 +257,10 @@ def _check(exposure: Exposure, several: Mapping[str, Any]) -> None:
             "--dev with --memory: nobody supervises what is being developed",
             fix="leave out --memory, or --dev",
         )
-    exposure.check()
-    if not ipaddress.ip_address(exposure.host.replace("localhost", "127.0.0.1")).is_loopback:
+    bind_config.check()
+    if not ipaddress.ip_address(bind_config.host.replace("localhost", "127.0.0.1")).is_loopback:
         raise UsageError(
-            f"--dev with --host {exposure.host}: other machines could ask what is being written just now",
+            f"--dev with --host {bind_config.host}: other machines could ask what is being written just now",
             fix="leave out --host, or --dev",
         )
 
@@ -270,7 +278,7 @@ class _Unnamed(click.Command):
 
 @click.command(cls=_Unnamed)
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@exposure_options
+@bind_options
 @click.option(
     "--with",
     "given",
@@ -279,7 +287,7 @@ class _Unnamed(click.Command):
     help="What setup takes: a registered model (flights@champion, flights:3), or a plain value where it is annotated as one. "
     "It goes before [services.CLASS.with] of hooke.toml.",
 )
-@several_options
+@replica_options
 @click.option(
     "--dev", is_flag=True, help="Set it up anew when its file, what that imports or hooke.toml changes."
 )
@@ -289,7 +297,7 @@ def serve(
     session: CommandSession,
     *,
     target: str,
-    exposure: Exposure,
+    bind_config: BindConfig,
     given: tuple[str, ...],
     several: dict[str, Any],
     dev: bool,
@@ -304,7 +312,7 @@ def serve(
     if dev and several["threads"]:
         raise UsageError("--dev and --threads do not go together", fix="declare it: @service(cpus=2)")
     if dev:
-        return keep_reloading(session, target, exposure, given, several)
+        return serve_reloading(session, target, bind_config, given, several)
     log_with_ids()
     with contextlib.redirect_stdout(sys.stderr):
         declared, path = load_service(target)
@@ -312,14 +320,14 @@ def serve(
         declared = dataclasses.replace(declared, cpus=several["threads"])
     session.project = project = Project.find(path)
     bound = bindings(declared, given, project)
-    wish = wish_of(declared, exposure, several)
-    if wish is not None:
-        return keep_several(declared, path, project, bound, wish)
+    options = service_options(declared, bind_config, several)
+    if options is not None:
+        return serve_replicas(declared, path, project, bound, options)
     done = serve_here(
         declared,
         project,
         bound,
-        exposure=exposure,
+        bind_config=bind_config,
         tell=lambda line: click.echo(line, err=True),
         entry=f"{path}:{declared.name}",
     )
@@ -328,6 +336,6 @@ def serve(
     if done.cut:
         click.echo(f"{done.cut} requests had no answer in time and were cut", err=True)
     if done.batches:
-        law_told(declared, project, done.run)
+        show_law(declared, project, done.run)
     click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return 1 if done.cut else 0

@@ -14,15 +14,14 @@ from hooke.base.formats import format_bytes, format_seconds
 from hooke.cli.groups import FileOrVerbs
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession, command
-from hooke.cli.serve.serve import serve, whole_range
+from hooke.cli.serve.serve import replica_range, serve
 from hooke.journal.run_table import aligned
-from hooke.services.single_process import AloneRecord, alone_facts
-from hooke.services.supervisor.control_channel import SupervisorCommand, ask
+from hooke.services.single_process import SingleProcess, single_process_status
 from hooke.services.supervisor.service_folder import (
-    FRONT,
+    PROXY,
     SERVICE,
     ServiceFolder,
-    end_what_is_left,
+    end_leftovers,
     find_service,
 )
 
@@ -67,11 +66,11 @@ def status(session: CommandSession, *, service: str, as_json: bool, project: Pat
     where = the_project(session, project)
     folder = find_service(where, service, verb="status")
     if not folder.supervised():
-        alone = folder.alone()
-        if alone and not folder.living():
-            return _show_alone(folder, alone, as_json=as_json)
+        single = folder.single_processes()
+        if single and not folder.living():
+            return _show_single(folder, single, as_json=as_json)
         return _show_left(folder, as_json=as_json)
-    facts = ask(folder, SupervisorCommand(verb="status"))
+    facts = folder.send("status")
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return 0
@@ -94,7 +93,7 @@ def logs(session: CommandSession, *, service: str, replica: str, follow: bool, p
     where = the_project(session, project)
     folder = find_service(where, service, verb="logs", running=False)
     record = folder.record()
-    if record is None and folder.alone():
+    if record is None and folder.single_processes():
         raise _by_itself(folder)
     if record is None:
         raise HookeError(
@@ -132,9 +131,9 @@ def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, pro
             f"{' '.join(words)!r} is more than a service and a number", fix="hooke serve scale 3"
         )
     name = words[0] if len(words) == 2 else ""
-    low, high = whole_range(words[-1], name="hooke serve scale")
+    low, high = replica_range(words[-1], name="hooke serve scale")
     folder = _supervised(session, project, name, "scale")
-    facts = ask(folder, SupervisorCommand(verb="scale", low=low, high=high, by="hooke serve scale"))
+    facts = folder.send("scale", low=low, high=high)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
@@ -157,10 +156,10 @@ def drain(session: CommandSession, *, service: str, replica: str, project: Path 
     """
     folder = _supervised(session, project, service, "drain")
     if replica:
-        ask(folder, SupervisorCommand(verb="replace", replica=replica, by="hooke serve drain"))
+        folder.send("replace", replica=replica, by="hooke serve drain")
         click.echo(f"{folder.name}: replica {replica} ends when another has taken its place")
         return 0
-    ask(folder, SupervisorCommand(verb="drain", by="hooke serve drain"))
+    folder.send("drain")
     return _wait(folder)
 
 
@@ -176,13 +175,13 @@ def down(session: CommandSession, *, service: str, project: Path | None) -> int:
     where = the_project(session, project)
     folder = find_service(where, service, verb="down")
     if folder.supervised():
-        ask(folder, SupervisorCommand(verb="down", by="hooke serve down"))
+        folder.send("down")
         code = _wait(folder)
-    elif folder.alone() and not folder.living():
+    elif folder.single_processes() and not folder.living():
         raise _by_itself(folder)
     else:
         code = 0
-    for line in end_what_is_left(folder):
+    for line in end_leftovers(folder):
         click.echo(line)
     left = folder.living()
     if left:
@@ -196,7 +195,7 @@ def _supervised(session: CommandSession, project: Path | None, name: str, verb: 
     """One with a supervisor. Raises UsageError."""
     where = the_project(session, project)
     folder = find_service(where, name, verb=verb)
-    if not folder.supervised() and folder.alone() and not folder.living():
+    if not folder.supervised() and folder.single_processes() and not folder.living():
         raise _by_itself(folder)
     if not folder.supervised():
         raise UsageError(
@@ -225,7 +224,7 @@ def _show_left(folder: ServiceFolder, *, as_json: bool) -> int:
             f"{folder.name}: its supervisor is gone; these end by themselves unless it is served again"
         )
         for one in left:
-            what = "the front" if one.name == FRONT else f"replica {one.name}"
+            what = "the front" if one.name == PROXY else f"replica {one.name}"
             click.echo(f"  {what}: pid {one.pid}, port {one.port}")
         click.echo(f"next: hooke serve down {folder.name}", err=True)
     return EXIT_FAILED
@@ -233,7 +232,7 @@ def _show_left(folder: ServiceFolder, *, as_json: bool) -> int:
 
 def _by_itself(folder: ServiceFolder) -> UsageError:
     """What is told of a verb for several replicas."""
-    pids = [one.pid for one in folder.alone()]
+    pids = [one.pid for one in folder.single_processes()]
     return UsageError(
         f"{folder.name} has no supervisor: one process serves it by itself, and writes to its own terminal",
         where=", ".join(f"pid {pid}" for pid in pids),
@@ -242,8 +241,8 @@ def _by_itself(folder: ServiceFolder) -> UsageError:
     )
 
 
-def _show_alone(folder: ServiceFolder, alone: list[AloneRecord], *, as_json: bool) -> int:
-    facts = [alone_facts(folder.name, one) for one in alone]
+def _show_single(folder: ServiceFolder, single: list[SingleProcess], *, as_json: bool) -> int:
+    facts = [single_process_status(folder.path, one) for one in single]
     if as_json:
         click.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
         return 0
@@ -254,12 +253,12 @@ def _show_alone(folder: ServiceFolder, alone: list[AloneRecord], *, as_json: boo
         click.echo(
             f"  {one['target']}; run {one['run']}, pid {one['pid']}, up for {format_seconds(one['age_s'])}, {format_bytes(one['memory_bytes'])}"
         )
-        click.echo(f"  {_alone_line(one)}")
+        click.echo(f"  {_single_line(one)}")
     click.echo(f"next: hooke show {facts[0]['run']}", err=True)
     return 0
 
 
-def _alone_line(one: dict[str, Any]) -> str:
+def _single_line(one: dict[str, Any]) -> str:
     if one["unknown"]:
         return one["unknown"]
     p99 = "" if one["p99_s"] is None else f", p99 {format_seconds(one['p99_s'])}"
@@ -275,7 +274,7 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         f"{facts['service']} is {facts['state']} on {facts['url'] or '(not yet)'}: {answer}",
         f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
     ]
-    lines.append(f"  {_front_line(facts['front'])}")
+    lines.append(f"  {_proxy_line(facts['front'])}")
     if facts["rolling_out"]:
         lines.append(f"  rolling out {facts['rolling_out']}")
     rows = [_cells(one) for one in facts["replicas"]]
@@ -284,14 +283,14 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _front_line(front: dict[str, Any] | None) -> str:
-    if front is None:
+def _proxy_line(proxy: dict[str, Any] | None) -> str:
+    if proxy is None:
         return "Envoy does not say how it is"
     said = (
-        f"Envoy since its start: {front['requests']:,} requests, {front['answers']['5xx']:,} answers of 5xx"
+        f"Envoy since its start: {proxy['requests']:,} requests, {proxy['answers']['5xx']:,} answers of 5xx"
     )
-    now = f"now {front['connections']:,} connections, {front['active']:,} in flight"
-    return f"{said}, {front['retries']:,} retries, {front['ejections']:,} ejections; {now}, {front['ejected']:,} ejected"
+    now = f"now {proxy['connections']:,} connections, {proxy['active']:,} in flight"
+    return f"{said}, {proxy['retries']:,} retries, {proxy['ejections']:,} ejections; {now}, {proxy['ejected']:,} ejected"
 
 
 def _cells(one: dict[str, Any]) -> tuple[str, ...]:

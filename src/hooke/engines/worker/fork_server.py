@@ -26,7 +26,7 @@ import msgspec
 from hooke.engines.worker import worker
 from hooke.engines.worker.output import flush_output
 from hooke.processes.channel import framed, take_frames
-from hooke.processes.start import anonymous_bytes
+from hooke.processes.usage import anonymous_bytes
 
 __all__ = ["ForkEnded", "Limit", "Report", "Spawn", "Spawned", "main", "pack_frame"]
 

@@ -10,7 +10,6 @@ import msgspec
 
 __all__ = [
     "Action",
-    "Answers",
     "CutProcess",
     "DrainProcess",
     "DrainedReply",
@@ -18,13 +17,14 @@ __all__ = [
     "Failed",
     "FilesChanged",
     "FilesVersion",
+    "FromDevChild",
     "Gone",
     "Handover",
     "HandoverDone",
     "ImportedModules",
     "Interrupted",
     "KillProcess",
-    "OfChild",
+    "NowServing",
     "Ready",
     "Say",
     "ServeRefused",
@@ -35,10 +35,10 @@ __all__ = [
 ]
 
 
-# --- What a process that serves one version tells the process that started it, a line of JSON each.
+# --- What a process that serves one version tells the process that started it, as messages of a channel.
 
 
-class Answers(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class NowServing(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """It is set up, and takes connections."""
 
     lines: tuple[str, ...]
@@ -68,10 +68,10 @@ class DrainedReply(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cut: int
 
 
-OfChild: TypeAlias = Answers | ImportedModules | ServeRefused | DrainedReply
+FromDevChild: TypeAlias = NowServing | ImportedModules | ServeRefused | DrainedReply
 
 encode = msgspec.json.Encoder().encode
-decode = msgspec.json.Decoder(OfChild).decode
+decode = msgspec.json.Decoder(FromDevChild).decode
 
 
 @dataclass(frozen=True, slots=True)

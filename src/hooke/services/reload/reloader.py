@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import watchfiles
+
 from hooke.base.errors import HookeError
+from hooke.processes.channel import Channel
+from hooke.processes.start import start_with_channel
 from hooke.processes.with_parent import with_parent
 from hooke.services.reload import handover
 from hooke.services.reload.handover import (
-    Answers,
     DrainedReply,
     Event,
     Failed,
@@ -27,18 +30,19 @@ from hooke.services.reload.handover import (
     Gone,
     Handover,
     Interrupted,
+    NowServing,
     Ready,
     ServeRefused,
     decode,
     step,
 )
 from hooke.services.reload.handover import ImportedModules as ImportedFiles
-from hooke.services.reload.watched_files import Sources, Watcher
+from hooke.services.reload.watched_files import Sources, SourceSnapshot, changed_files, is_source, snapshot
 
-__all__ = ["Command", "Parent"]
+__all__ = ["Command", "Reloader", "Watcher"]
 
 Command: TypeAlias = Callable[[int, int], Sequence[str]]
-"""From the descriptors of the listening socket and of the pipe that it tells by to the command of a process that serves."""
+"""Makes the command of a process that serves, from the descriptors of the listening socket and of its channel to the reloader."""
 
 LAST_S = 1.0
 """For what a process told before its end: a process of its own may hold the pipe open."""
@@ -50,10 +54,10 @@ class _Imported:
     files: frozenset[Path]
 
 
-_Came: TypeAlias = Event | _Imported | frozenset[Path] | OSError
+_Message: TypeAlias = Event | _Imported | frozenset[Path] | OSError
 
 
-class Parent:
+class Reloader:
     """One service, from `run` to its end. `tell` gets a line for people, or several in one text."""
 
     def __init__(
@@ -66,7 +70,7 @@ class Parent:
         self._command = command
         self._tell = tell
         self._state = Handover()
-        self._inbox: queue.SimpleQueue[_Came] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._imported: Collection[Path] | None = None
         self._broken: OSError | None = None
@@ -101,24 +105,24 @@ class Parent:
             ) from self._broken
         return not self._state.failed
 
-    def _take(self, came: _Came) -> None:
-        if isinstance(came, OSError):
-            self._broken = came
+    def _take(self, message: _Message) -> None:
+        if isinstance(message, OSError):
+            self._broken = message
             if not self._state.interrupted:
                 self._tell("changes are not seen any more")
                 self._step(Interrupted())
-        elif isinstance(came, _Imported):
+        elif isinstance(message, _Imported):
             serving = self._state.serving
-            if self._state.coming is None and serving is not None and serving.number == came.number:
-                self._imported = came.files
-        elif isinstance(came, frozenset):
-            counted = sorted(path for path in came if self._sources.counts(path, self._imported))
+            if self._state.coming is None and serving is not None and serving.number == message.number:
+                self._imported = message.files
+        elif isinstance(message, frozenset):
+            counted = sorted(path for path in message if self._sources.counts(path, self._imported))
             if counted:
                 self._step(FilesChanged(tuple(_named(path, self._sources.root) for path in counted), _now()))
         else:
-            self._step(came)
-            if isinstance(came, Gone):
-                self._children.pop(came.number, None)
+            self._step(message)
+            if isinstance(message, Gone):
+                self._children.pop(message.number, None)
 
     def _step(self, event: Event) -> None:
         self._state, actions = step(self._state, event)
@@ -141,38 +145,32 @@ class Parent:
                 self._children[number].send_signal(signal.SIGINT if cut else signal.SIGTERM)
 
     def _start(self, number: int) -> None:
-        reading, telling = os.pipe()
+        listening = self._listening.fileno()
         try:
-            child = subprocess.Popen(
-                [*with_parent(), *self._command(self._listening.fileno(), telling)],
-                pass_fds=(self._listening.fileno(), telling),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in the terminal is for this process, which drains first
+            child, channel = start_with_channel(
+                lambda theirs: [*with_parent(), *self._command(listening, theirs)], descriptors=[listening]
             )
         except OSError as error:
-            os.close(reading)
             self._step(Failed(number, ServeRefused(what=f"no process could be started: {error}")))
             self._step(Gone(number, "was none"))
             return
-        finally:
-            os.close(telling)
         self._children[number] = child
-        threading.Thread(target=self._follow, args=(number, child, reading), daemon=True).start()
+        threading.Thread(target=self._follow, args=(number, child, channel), daemon=True).start()
 
-    def _follow(self, number: int, child: subprocess.Popen[bytes], reading: int) -> None:
+    def _follow(self, number: int, child: subprocess.Popen[bytes], channel: Channel) -> None:
         """In a thread of the child's: all that it tells, then its end."""
         served: list[DrainedReply] = []
-        listening = threading.Thread(target=self._hear, args=(number, reading, served), daemon=True)
+        listening = threading.Thread(target=self._read, args=(number, channel, served), daemon=True)
         listening.start()
         code = child.wait()
         listening.join(LAST_S)
-        self._inbox.put(Gone(number, _how(code), served[0] if served else None))
+        self._inbox.put(Gone(number, _exit_words(code), served[0] if served else None))
 
-    def _hear(self, number: int, reading: int, served: list[DrainedReply]) -> None:
-        with open(reading, "rb") as lines:
-            for line in lines:
-                match decode(line):
-                    case Answers(lines=said):
+    def _read(self, number: int, channel: Channel, served: list[DrainedReply]) -> None:
+        with contextlib.suppress(EOFError, OSError):  # it has ended
+            while True:
+                match decode(channel.receive()):
+                    case NowServing(lines=said):
                         self._inbox.put(Ready(number, said))
                     case ImportedFiles(files=files):
                         self._inbox.put(_Imported(number, frozenset(map(Path, files))))
@@ -181,6 +179,7 @@ class Parent:
                     case DrainedReply() as done:
                         self.run_id = done.run
                         served.append(done)
+        channel.close()
 
     def _kill(self, child: subprocess.Popen[bytes]) -> None:
         """With what it started."""
@@ -200,5 +199,79 @@ def _named(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _how(code: int) -> str:
+def _exit_words(code: int) -> str:
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+# --- Sees that files of a project change, by watchfiles.
+
+STEP_MS = 100
+"""So long nothing more is written, and the change is whole: a checkout writes file after file."""
+MOST_MS = 2000
+"""And so long at most."""
+TURN_MS = 500
+"""How soon it sees that it is to stop."""
+
+
+class Watcher:
+    """A thread that calls `seen` with what is new, other or gone below `root`, from `start` on; with what ended it instead, if something did."""
+
+    def __init__(self, root: Path, seen: Callable[[frozenset[Path] | OSError], None]) -> None:
+        self._root = root
+        self._seen = seen
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hooke-watch", daemon=True)
+        self._before = SourceSnapshot(frozenset(), {})
+
+    def start(self) -> None:
+        """From now on nothing is missed."""
+        self._before = snapshot(self._root)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if self._before.folders:
+                    self._watch(self._before.folders)
+                else:  # the project's folder is gone, and may come back
+                    self._stop.wait(TURN_MS / 1000)
+                    self._look()
+            except FileNotFoundError:  # a folder went before it was watched
+                self._look()
+            except (OSError, RuntimeError) as error:
+                self._seen(error if isinstance(error, OSError) else OSError(str(error)))
+                return
+
+    def _watch(self, folders: frozenset[Path]) -> None:
+        """Until there are other folders. Folders are watched one by one: those of environments and caches would be too many."""
+        turns = watchfiles.watch(
+            *folders,
+            watch_filter=lambda _change, path: (
+                is_source(path) or Path(path) in folders or os.path.isdir(path)
+            ),
+            debounce=MOST_MS,
+            step=STEP_MS,
+            stop_event=self._stop,
+            rust_timeout=TURN_MS,
+            yield_on_timeout=True,
+            raise_interrupt=False,
+            recursive=False,
+        )
+        first = True
+        for events in turns:
+            if (events or first) and self._look() != folders:
+                return
+            first = False  # what was written between the look and the watch has been seen now
+
+    def _look(self) -> frozenset[Path]:
+        after = snapshot(self._root)
+        different = changed_files(self._before, after)
+        self._before = after
+        if different:
+            self._seen(different)
+        return after.folders

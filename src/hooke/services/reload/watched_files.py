@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import watchfiles
-
 from hooke.project.settings import FILE
 
-__all__ = ["Look", "Sources", "Stamp", "Watcher", "changed", "is_source", "look"]
+__all__ = ["SourceSnapshot", "Sources", "Stamp", "changed_files", "is_source", "snapshot"]
 
 
 Stamp: TypeAlias = tuple[int, int, int]
@@ -25,7 +22,7 @@ VENV = "pyvenv.cfg"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SourceSnapshot:
     """What was there: folders that may hold sources, and the sources."""
 
     folders: frozenset[Path]
@@ -60,7 +57,7 @@ class Sources:
         return frozenset(path for path in found if path.suffix == ".py" and self.holds(path))
 
 
-def look(root: Path) -> Look:
+def snapshot(root: Path) -> SourceSnapshot:
     """Every module and hooke.toml below `root`, without environments, caches and what is hidden."""
     folders: set[Path] = set()
     stamps: dict[Path, Stamp] = {}
@@ -76,7 +73,7 @@ def look(root: Path) -> Look:
                 stamp = _stamp(here / name)
                 if stamp is not None:
                     stamps[here / name] = stamp
-    return Look(frozenset(folders), stamps)
+    return SourceSnapshot(frozenset(folders), stamps)
 
 
 def is_source(name: str) -> bool:
@@ -84,7 +81,7 @@ def is_source(name: str) -> bool:
     return name.endswith(".py") or os.path.basename(name) == FILE
 
 
-def changed(before: Look, after: Look) -> frozenset[Path]:
+def changed_files(before: SourceSnapshot, after: SourceSnapshot) -> frozenset[Path]:
     """What is new, other or gone."""
     return frozenset(
         path
@@ -103,77 +100,3 @@ def _stamp(path: Path) -> Stamp | None:
     except OSError:  # it went while we looked, or is a link to nothing
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-# --- Sees that files of a project change, by watchfiles.
-
-STEP_MS = 100
-"""So long nothing more is written, and the change is whole: a checkout writes file after file."""
-MOST_MS = 2000
-"""And so long at most."""
-TURN_MS = 500
-"""How soon it sees that it is to stop."""
-
-
-class Watcher:
-    """A thread that calls `seen` with what is new, other or gone below `root`, from `start` on; with what ended it instead, if something did."""
-
-    def __init__(self, root: Path, seen: Callable[[frozenset[Path] | OSError], None]) -> None:
-        self._root = root
-        self._seen = seen
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="hooke-watch", daemon=True)
-        self._before = Look(frozenset(), {})
-
-    def start(self) -> None:
-        """From now on nothing is missed."""
-        self._before = look(self._root)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self._thread.join(5.0)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if self._before.folders:
-                    self._watch(self._before.folders)
-                else:  # the project's folder is gone, and may come back
-                    self._stop.wait(TURN_MS / 1000)
-                    self._look()
-            except FileNotFoundError:  # a folder went before it was watched
-                self._look()
-            except (OSError, RuntimeError) as error:
-                self._seen(error if isinstance(error, OSError) else OSError(str(error)))
-                return
-
-    def _watch(self, folders: frozenset[Path]) -> None:
-        """Until there are other folders. Folders are watched one by one: those of environments and caches would be too many."""
-        turns = watchfiles.watch(
-            *folders,
-            watch_filter=lambda _change, path: (
-                is_source(path) or Path(path) in folders or os.path.isdir(path)
-            ),
-            debounce=MOST_MS,
-            step=STEP_MS,
-            stop_event=self._stop,
-            rust_timeout=TURN_MS,
-            yield_on_timeout=True,
-            raise_interrupt=False,
-            recursive=False,
-        )
-        first = True
-        for events in turns:
-            if (events or first) and self._look() != folders:
-                return
-            first = False  # what was written between the look and the watch has been seen now
-
-    def _look(self) -> frozenset[Path]:
-        after = look(self._root)
-        different = changed(self._before, after)
-        self._before = after
-        if different:
-            self._seen(different)
-        return after.folders

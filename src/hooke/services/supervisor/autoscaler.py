@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from hooke.autoscaling.service_policy import Bounds, Capacity, ServiceSnapshot, Staffing
+from hooke.autoscaling.service_policy import Bounds, Capacity, ReplicaPolicy, ServiceSnapshot
 from hooke.journal.service_events import BatchWindow
 from hooke.services.supervisor.replica_events import ReplicaPhase, Scale
 from hooke.services.supervisor.supervision import Supervision
@@ -29,7 +29,7 @@ class Autoscaler:
 
     def __init__(self, declared: Service) -> None:
         self._declared = declared
-        self._staffing: Staffing | None = None
+        self._staffing: ReplicaPolicy | None = None
         self._windows: deque[BatchWindow] = deque(maxlen=WINDOWS)
         self._starts: deque[float] = deque(maxlen=STARTS)
         self._decided = 0.0
@@ -43,7 +43,7 @@ class Autoscaler:
         if low < high:
             # Half a batch waits or runs where a model is not yet short of time.
             assumed = max(2.0, (self._declared.max_batch or 1) / 2)
-            self._staffing = Staffing(Bounds(low=low, high=high, assumed_in_flight=assumed))
+            self._staffing = ReplicaPolicy(Bounds(low=low, high=high, assumed_in_flight=assumed))
             self._staffing.target = min(max(now_wanted, low), high)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._fit, name="hooke-laws", daemon=True)
@@ -63,7 +63,7 @@ class Autoscaler:
             return None
         self._decided = now
         members = core.members.values()
-        ready = sum(member.away_since is None for member in core.ready())
+        ready = sum(member.restarting_since is None for member in core.ready())
         starting = sum(member.phase is ReplicaPhase.STARTING for member in members)
         seen = ServiceSnapshot(
             ready=ready,

@@ -17,13 +17,13 @@ import psutil
 from hooke.base.files import writing
 from hooke.processes.channel import Channel, connect_to, listen_at
 from hooke.processes.exit_report import death_tail
-from hooke.processes.start import python_module
+from hooke.processes.start import python_module, start_apart
 from hooke.services.shares import Share, Shares
-from hooke.services.supervisor.control_channel import Renew, ReplicaTold, decode_told, pack
+from hooke.services.supervisor.control_channel import Renew, ReplicaUpdate, decode_from_child, encode
 from hooke.services.supervisor.generation import Generation, ServiceOptions, read_generation, write_generation
 from hooke.services.supervisor.replica_child import ReplicaOrder
 from hooke.services.supervisor.replica_events import ReplicaReport
-from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, alive
+from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, is_alive
 from hooke.serving.uvicorn.server import bind
 
 __all__ = ["Child", "Replicas", "adopt_child", "start_child"]
@@ -54,7 +54,7 @@ class Child:
         if self.process is not None:
             code = self.process.poll()
             return None if code is None else (code,)
-        if self.cut_at is None or (alive(self.record) and now - self.cut_at < SEEN_S):
+        if self.cut_at is None or (is_alive(self.record) and now - self.cut_at < SEEN_S):
             return None
         return (None,)
 
@@ -77,7 +77,7 @@ class Child:
 
     def renew(self, now: float) -> None:
         """Its supervisor is there."""
-        self.send(pack(Renew()), now)
+        self.send(encode(Renew()), now)
 
     def cut(self, now: float) -> None:
         """Let go of its channel."""
@@ -102,7 +102,7 @@ class Child:
         return death_tail(Path(self.record.log), self.log_from)
 
     def _lives(self) -> bool:
-        return self.process.poll() is None if self.process is not None else alive(self.record)
+        return self.process.poll() is None if self.process is not None else is_alive(self.record)
 
 
 def start_child(  # noqa: PLR0913 - what a process is started with, each by name
@@ -126,15 +126,12 @@ def start_child(  # noqa: PLR0913 - what a process is started with, each by name
         log.parent.mkdir(parents=True, exist_ok=True)
         start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*python_module(module), order(listening.fileno())],
+            process = start_apart(
+                python_module(module, order(listening.fileno())),
+                descriptors=(listening.fileno(), *descriptors),
+                output=output,
                 cwd=cwd,
-                env=None if environment is None else os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which drains first
-                pass_fds=(listening.fileno(), *descriptors),
+                environment=os.environ | (environment or {}),
             )
         channel = Channel(connect_to(folder.child_socket(record.name)).detach())
     finally:
@@ -172,13 +169,13 @@ ADOPT_S = 2.0
 class Replicas:
     """Those that run, by name, and the generations that they may be of."""
 
-    def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, wish: ServiceOptions) -> None:
+    def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, options: ServiceOptions) -> None:
         self.children: dict[str, Child] = {}
         self._folder = folder
         self._logs = logs
         self._shares = shares
-        self._lease_s = wish.lease_s
-        self._memory_bytes = wish.memory_bytes
+        self._lease_s = options.lease_s
+        self._memory_bytes = options.memory_bytes
         self._generations: dict[str, Generation] = {}
 
     def add(self, generation: Generation) -> None:
@@ -275,8 +272,8 @@ def _first_report(child: Child) -> ReplicaReport | None:
     child.renew(time.monotonic())
     while time.monotonic() < ends and child.channel is not None:
         for message in child.take(time.monotonic()):
-            told = decode_told(message)
-            if isinstance(told, ReplicaTold):
-                return told.report
+            update = decode_from_child(message)
+            if isinstance(update, ReplicaUpdate):
+                return update.report
         time.sleep(0.01)
     return None

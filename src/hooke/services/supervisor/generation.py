@@ -26,15 +26,15 @@ from hooke.project.folder import Project
 from hooke.registry.project_registry import registry_of
 from hooke.services.supervisor.replica_events import Rules
 from hooke.serving.auth import Auth, read_token
-from hooke.serving.bind_config import Exposure
+from hooke.serving.bind_config import BindConfig
 from hooke.serving.service import Service
 
 __all__ = [
-    "Aliases",
+    "AliasWatcher",
     "Generation",
     "ServiceOptions",
     "ServiceSource",
-    "pinned",
+    "pin_generation",
     "read_generation",
     "write_generation",
 ]
@@ -81,10 +81,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str
     modules: tuple[KeptModule, ...] = ()
 
-    def gate(self) -> Auth:
+    def make_auth(self) -> Auth:
         """What lets requests through. Raises UsageError where the token cannot be read."""
         token = read_token(Path(self.token_file)) if self.token_file else None
-        return Exposure(host=self.host, names=self.names).gate(token)
+        return BindConfig(host=self.host, names=self.names).make_auth(token)
 
     @property
     def name(self) -> str:
@@ -97,7 +97,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         return made
 
 
-def pinned(source: ServiceSource) -> Generation:
+def pin_generation(source: ServiceSource) -> Generation:
     """What the source means now. Raises as `find`, and HookeError where the registry does not answer."""
     project = Project.find(Path(source.project))
     values: dict[str, Any] = {}
@@ -156,7 +156,7 @@ def read_generation(path: Path) -> Generation:
 _log = logging.getLogger("hooke")
 
 
-class Aliases:
+class AliasWatcher:
     """Looks them up every `every_s` seconds, in a thread of its own: a registry on another machine may take long."""
 
     def __init__(
@@ -167,7 +167,7 @@ class Aliases:
         every_s: float,
         moved: Callable[[Generation], None],
         unknown: Callable[[str], None],
-        look: Callable[[ServiceSource], Generation] = pinned,
+        look: Callable[[ServiceSource], Generation] = pin_generation,
     ) -> None:
         """`moved` gets another meaning than the last one, `unknown` why nothing can be said, once for each reason; both are called in that thread.
 
@@ -229,7 +229,7 @@ class ServiceOptions:
 
     replicas: tuple[int, int] = (1, 1)
     """The fewest and the most."""
-    exposure: Exposure = field(default_factory=Exposure)
+    bind_config: BindConfig = field(default_factory=BindConfig)
     """Where it is reached, and what it asks of who asks."""
     memory_bytes: int | None = None
     """A replica with more is replaced by another."""
@@ -244,5 +244,5 @@ class ServiceOptions:
             timeout_s=declared.timeout_s,
             healthy_s=self.healthy_s,
             memory_bytes=self.memory_bytes,
-            again=declared.idempotent,
+            idempotent=declared.idempotent,
         )

@@ -22,33 +22,33 @@ from hooke.services.supervisor.control_channel import (
     ProxyUp,
     PublishPorts,
     StopProxy,
-    decode_told,
-    pack,
+    decode_from_child,
+    encode,
 )
 from hooke.services.supervisor.proxy_process import ProxyProcessOrder
-from hooke.services.supervisor.service_folder import FRONT, ChildRecord, ServiceFolder, end_child
-from hooke.serving.bind_config import Exposure
+from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceFolder, end_child
+from hooke.serving.bind_config import BindConfig
 from hooke.serving.metrics import ProxyStats
 from hooke.serving.payloads import ResponseKind, methods_of
 from hooke.serving.replica import METRICS
 from hooke.serving.service import Service
 
-__all__ = ["ProxyChild", "front_settings"]
+__all__ = ["ProxyChild", "make_proxy_settings"]
 
 _KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
 
 
-def front_settings(
-    declared: Service, exposure: Exposure, folder: Path, metrics: Path | None = None
+def make_proxy_settings(
+    declared: Service, bind_config: BindConfig, folder: Path, metrics: Path | None = None
 ) -> ProxySettings:
     """The front of a service that is reached like this; at the socket `metrics` somebody tells what all replicas counted."""
-    tls = exposure.tls
+    tls = bind_config.tls
     streams = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
     return ProxySettings(
         service=declared.name,
         folder=folder.resolve(),
-        address="127.0.0.1" if exposure.host == "localhost" else exposure.host,
-        port=exposure.port,
+        address="127.0.0.1" if bind_config.host == "localhost" else bind_config.host,
+        port=bind_config.port,
         tls=ProxyTls(certificate=tls.cert.resolve(), key=tls.key.resolve()) if tls is not None else None,
         timeout_s=declared.timeout_s,
         idempotent=declared.idempotent,
@@ -103,7 +103,7 @@ class ProxyChild:
             if self.child is None:
                 self._say(f"the front of an earlier supervisor (pid {record.pid}) is another: it is ended")
                 end_child(record)
-                self._folder.forget_child(FRONT)
+                self._folder.forget_child(PROXY)
         if self.child is None:
             self._start()
 
@@ -136,7 +136,7 @@ class ProxyChild:
         """Take what it said, and see whether it lives. Raises what kept it from coming up the first time."""
         if self.child is not None:
             for message in self.child.take(now):
-                self._take(decode_told(message), now)
+                self._take(decode_from_child(message), now)
             self._see_end(self.child, now)
         elif self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
@@ -147,23 +147,23 @@ class ProxyChild:
                 self._restart_at = now + waits_s
                 self._say(f"the front cannot be started, and is tried again in {waits_s:g} s: {error}")
 
-    def _take(self, told: Any, now: float) -> None:
-        match told:
+    def _take(self, message: Any, now: float) -> None:
+        match message:
             case ProxyUp():
                 if not self.port:
                     self._backoff.succeeded(now)
-                    self._note(told.port)
+                    self._note(message.port)
                     self._send(PublishPorts(replicas=self._ports), now)
-                self.port, self.pid, self.stats = told.port, told.pid, told.stats
+                self.port, self.pid, self.stats = message.port, message.pid, message.stats
                 # After its death it is to have the same port again.
-                self._settings = dataclasses.replace(self._settings, port=told.port)
+                self._settings = dataclasses.replace(self._settings, port=message.port)
             case ProxyPublished():
-                self._acknowledged = told.names
+                self._acknowledged = message.names
             case ProxyDrainReply():
                 self.drained = True
             case ProxyFailed():
-                facts = {name: getattr(told, name) for name in ("where", "why", "fix")}
-                self._why = _KINDS.get(told.kind, HookeError)(told.what, **facts)
+                facts = {name: getattr(message, name) for name in ("where", "why", "fix")}
+                self._why = _KINDS.get(message.kind, HookeError)(message.what, **facts)
             case _:
                 pass
 
@@ -179,7 +179,7 @@ class ProxyChild:
     def _see_end(self, child: Child, now: float) -> None:
         if child.ended(now) is None:
             return
-        self._folder.forget_child(FRONT)
+        self._folder.forget_child(PROXY)
         child.cut(now)
         self.child = None
         was_up, self.port, self.stats = bool(self.port), 0, None
@@ -198,7 +198,7 @@ class ProxyChild:
         self._say(f"the front is gone, and starts again: {why.what}{f', {last}' if last else ''}")
 
     def _start(self) -> None:
-        record = ChildRecord(name=FRONT, port=self._settings.port, generation=self._key, log=self._log)
+        record = ChildRecord(name=PROXY, port=self._settings.port, generation=self._key, log=self._log)
 
         def order(control: int) -> str:
             made = ProxyProcessOrder(
@@ -216,7 +216,7 @@ class ProxyChild:
 
     def _send(self, message: Any, now: float) -> None:
         if self.child is not None:
-            self.child.send(pack(message), now)
+            self.child.send(encode(message), now)
 
 
 def _key_of(settings: ProxySettings) -> str:

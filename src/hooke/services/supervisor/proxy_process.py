@@ -6,7 +6,6 @@ So Envoy outlives a supervisor that is killed, for as long as another one may co
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.processes.lease import Lease
+from hooke.processes.start import exit_with
 from hooke.processes.with_parent import with_parent
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
@@ -28,8 +28,8 @@ from hooke.services.supervisor.control_channel import (
     ProxyUp,
     PublishPorts,
     StopProxy,
-    decode_to_front,
-    pack,
+    decode_for_proxy,
+    encode,
 )
 from hooke.serving.metrics import ProxyStats
 
@@ -51,9 +51,9 @@ class ProxyProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Ports by name that it is to send to from its first request on: those of the one before, which died."""
 
 
-class _Keeper:
+class _ProxyProcess:
     def __init__(self, order: ProxyProcessOrder) -> None:
-        self._front = Proxy(order.settings, prefix=with_parent())
+        self._proxy = Proxy(order.settings, prefix=with_parent())
         self._first = order.replicas
         self._wanted: dict[str, int] | None = None
         """The replicas that Envoy has not been told yet."""
@@ -67,36 +67,36 @@ class _Keeper:
         self._control = Control(
             socket.socket(fileno=order.control),
             Lease(seconds=order.lease_s, renewed=time.monotonic()),
-            tell=self._state,
+            report=self._state,
             obey=self._obey,
             expired=self._expired,
         )
 
-    def keep(self) -> int:
+    def run(self) -> int:
         """Until it is told to stop, Envoy dies, or the lease expires."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
-            self._front.start(Upstream(port=port) for port in self._first.values())
+            self._proxy.start(Upstream(port=port) for port in self._first.values())
             self._up = True
             while not self._ended:
                 self._control.turn(TURN_S)
                 self._publish()
-                died = self._front.died()
+                died = self._proxy.died()
                 if died is not None and not self._ended:
                     raise died
         except HookeError as error:
             self._say_why(error)
             return 1
         finally:
-            self._front.stop()
+            self._proxy.stop()
         return 0
 
     def _state(self) -> bytes | None:
         """Said again and again: a supervisor that comes later has to know it, too."""
         if not self._up:
             return None
-        return pack(
-            ProxyUp(port=self._front.settings.port, pid=self._front.pid or 0, stats=self._stats_now())
+        return encode(
+            ProxyUp(port=self._proxy.settings.port, pid=self._proxy.pid or 0, stats=self._stats_now())
         )
 
     def _stats_now(self) -> ProxyStats | None:
@@ -104,17 +104,17 @@ class _Keeper:
         if now - self._looked >= STATS_EVERY_S:
             self._looked, self._stats = now, None
             with contextlib.suppress(HookeError, OSError):  # its death is seen, and said, by who keeps it
-                self._stats = self._front.stats()
+                self._stats = self._proxy.stats()
         return self._stats
 
     def _obey(self, message: bytes) -> None:
-        match decode_to_front(message):
+        match decode_for_proxy(message):
             case PublishPorts(replicas=replicas):
                 self._wanted, self._try_at = replicas, 0.0
                 self._publish()
             case ProxyDrainOrder(within_s=within_s):
-                left = self._front.drain(within_s=within_s)
-                self._control.send(pack(ProxyDrainReply(left=left)))
+                left = self._proxy.drain(within_s=within_s)
+                self._control.send(encode(ProxyDrainReply(left=left)))
             case StopProxy():
                 self._end()
             case _:
@@ -126,7 +126,7 @@ class _Keeper:
         if self._wanted is None or now < self._try_at:
             return
         try:
-            self._front.publish(Upstream(port=port) for port in self._wanted.values())
+            self._proxy.publish(Upstream(port=port) for port in self._wanted.values())
         except (HookeError, OSError) as error:
             self._try_at = now + AGAIN_S
             if not self._warned:
@@ -135,11 +135,11 @@ class _Keeper:
             return
         self._warned = False
         names, self._wanted = tuple(self._wanted), None
-        self._control.send(pack(ProxyPublished(names=names)))
+        self._control.send(encode(ProxyPublished(names=names)))
 
     def _expired(self) -> None:
         _note("no supervisor has been here: the front answers what it has, and ends\n")
-        self._front.drain(within_s=self._within_s)
+        self._proxy.drain(within_s=self._within_s)
         self._end()
 
     def _end(self) -> None:
@@ -149,7 +149,7 @@ class _Keeper:
         _note(f"{error}\n")
         self._up = False
         facts = {name: getattr(error, name) for name in ("what", "where", "why", "fix")}
-        message = pack(ProxyFailed(kind=type(error).__name__, **facts))
+        message = encode(ProxyFailed(kind=type(error).__name__, **facts))
         self._control.turn(1.0)  # it may have been connected to, and not been seen yet
         self._control.send(message)
 
@@ -163,11 +163,11 @@ def _note(text: str) -> None:
 
 def main(order: ProxyProcessOrder) -> int:
     """Keep the front; returns the exit code."""
-    return _Keeper(order).keep()
+    return _ProxyProcess(order).run()
 
 
 if __name__ == "__main__":
     code = main(
         msgspec.json.decode(sys.argv[1], type=ProxyProcessOrder, dec_hook=lambda kind, value: kind(value))
     )
-    os._exit(code)
+    exit_with(code)

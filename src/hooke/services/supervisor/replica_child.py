@@ -20,13 +20,14 @@ from hooke.base.errors import HookeError
 from hooke.base.pinned_modules import import_kept
 from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.processes.lease import Lease
+from hooke.processes.start import exit_with
 from hooke.project.folder import Project
 from hooke.services.serve_file import body_room, load_service, setup_arguments
-from hooke.services.supervisor.control_channel import Control, ReplicaTold, pack
+from hooke.services.supervisor.control_channel import Control, ReplicaUpdate, encode
 from hooke.services.supervisor.generation import read_generation
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.batcher import Batch
-from hooke.serving.metrics import Counts, ProcessCounts, process_now
+from hooke.serving.metrics import Counts, ProcessCounts, process_counts
 from hooke.serving.replica import Replica
 from hooke.serving.request_context import log_with_ids
 
@@ -107,13 +108,13 @@ class ReplicaReporter:
             batch_s=self._batch_s(now),
         )
         counts = self._counts(answered, anew=looked != self._memory_at)
-        return pack(ReplicaTold(report=report, windows=windows, counts=counts, events=events))
+        return encode(ReplicaUpdate(report=report, windows=windows, counts=counts, events=events))
 
     def _counts(self, answered: int, *, anew: bool) -> Counts | None:
         """At once where something was answered: of a replica that is killed no more than the last moment is missing."""
         if anew:
             with contextlib.suppress(OSError):  # as below
-                self._process = process_now()
+                self._process = process_counts()
         elif answered == self._counted:
             return None
         self._counted = answered
@@ -160,30 +161,30 @@ def main(order: ReplicaOrder) -> int:
     declared, _ = load_service(generation.target)
     project = Project.find(Path(generation.project))
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
-    replica = Replica(declared, gate=generation.gate(), body_room=room)
-    told = ReplicaReporter(replica, order.name)
+    replica = Replica(declared, auth=generation.make_auth(), body_room=room)
+    reporter = ReplicaReporter(replica, order.name)
     control = Control(
         socket.socket(fileno=order.control),
         Lease(seconds=order.lease_s, renewed=time.monotonic()),
-        tell=told.message,
+        report=reporter.message,
         obey=lambda _message: None,
         expired=lambda: _expired(order.lease_s),
     )
-    telling = threading.Thread(target=control.serve, name="hooke-control", daemon=True)
-    telling.start()
+    thread = threading.Thread(target=control.serve, name="hooke-control", daemon=True)
+    thread.start()
     listening = socket.socket(fileno=order.listening)
     listening.setblocking(False)
     cut = serve(
         replica,
         partial(setup_arguments, project, generation.values()),
         listening,
-        ready=told.began,
-        windows=told.window,
-        say=told.say,
+        ready=reporter.began,
+        windows=reporter.window,
+        say=reporter.say,
     )
     control.close()
-    telling.join(LAST_S)
-    control.send(told.message())  # what it answered since it told that last
+    thread.join(LAST_S)
+    control.send(reporter.message())  # what it answered since it told that last
     return 1 if cut else 0
 
 
@@ -199,7 +200,4 @@ if __name__ == "__main__":
         code = 1
         with contextlib.suppress(OSError):  # its log may have no room
             sys.stderr.write(f"{error}\n")
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)  # a model that hangs in a thread must not keep the process
+    exit_with(code)

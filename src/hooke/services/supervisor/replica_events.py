@@ -35,6 +35,7 @@ __all__ = [
     "ProxyDrained",
     "Publish",
     "Published",
+    "RecordEvent",
     "Replace",
     "ReplicaMember",
     "ReplicaPhase",
@@ -47,7 +48,6 @@ __all__ = [
     "SupervisionBegan",
     "SupervisionDone",
     "SupervisionTick",
-    "Tell",
     "Terminate",
 ]
 
@@ -85,7 +85,7 @@ class Rules:
     """A replica that tells nothing for so long, or whose event loop does not turn, hangs."""
     still_s: float = 2.0
     """After so much of that it gets nothing new, where others can: ten times that it told nothing are no chance."""
-    again: bool = False
+    idempotent: bool = False
     """Whether requests may be sent again: those of one that hangs are answered by others once it is killed."""
     spare_s: float = 5.0
     """What is added wherever the service's timeout bounds a wait."""
@@ -137,37 +137,37 @@ class ReplicaMember:
     started: float
     since: float
     """When its phase began."""
-    heard: float
+    heard_at: float
     """When it told something last."""
     phase: ReplicaPhase = ReplicaPhase.STARTING
     ready_at: float | None = None
     idle_since: float | None = None
     """Since when it has told, after the front let go of it, that nothing is in flight."""
     report: ReplicaReport = field(default_factory=ReplicaReport)
-    away_since: float | None = None
+    restarting_since: float | None = None
     """Since when it tells that its model is being set up anew; None: it is there."""
-    out: bool = False
+    unrouted: bool = False
     """Whether the front has said, after it left, that it sends nothing to it."""
-    doomed: str = ""
+    replace_reason: str = ""
     """Why another is to take its place; empty where none is."""
-    grew: bool = False
+    over_memory: bool = False
     """Whether that is for its memory."""
-    ended_for: str = ""
+    end_reason: str = ""
     """Why it was ended."""
-    ill: bool = False
+    failed: bool = False
     """Whether it was ended because it did no work."""
 
     @property
     def serves(self) -> bool:
         """Whether it is one of those that are counted as wanted."""
-        return self.phase is ReplicaPhase.READY and not self.doomed
+        return self.phase is ReplicaPhase.READY and not self.replace_reason
 
-    def tell(self, report: ReplicaReport, now: float) -> bool:
+    def update(self, report: ReplicaReport, now: float) -> bool:
         """What it told now; whether its model is away by that, and was not before."""
-        before, away = self.away_since, report.state == RESTARTING
-        self.report, self.heard = report, now
-        self.away_since = (now if before is None else before) if away else None
-        return away and before is None
+        before, unavailable = self.restarting_since, report.state == RESTARTING
+        self.report, self.heard_at = report, now
+        self.restarting_since = (now if before is None else before) if unavailable else None
+        return unavailable and before is None
 
     def enter(self, phase: ReplicaPhase, now: float) -> None:
         """Go on to the next phase."""
@@ -177,35 +177,35 @@ class ReplicaMember:
         """Whether it has been ready for long enough."""
         return self.ready_at is not None and now - self.ready_at >= rules.healthy_s
 
-    def kind_of_end(self, exit_code: int | None, *, expected: bool) -> str:
+    def end_kind(self, exit_code: int | None, *, expected: bool) -> str:
         """Why it ended, in a word; as `ReplicaEnded.kind` has them."""
-        if self.ill:
-            return "not ready" if self.ready_at is None or self.away_since is not None else "hung"
+        if self.failed:
+            return "not ready" if self.ready_at is None or self.restarting_since is not None else "hung"
         if expected:
-            return "memory" if self.grew else "asked"
+            return "memory" if self.over_memory else "asked"
         if self.phase not in (ReplicaPhase.STARTING, ReplicaPhase.READY):
             return "cut"
         if exit_code is None:
             return "unknown"
         return "signal" if exit_code < 0 else "exit"
 
-    def still_for(self, now: float) -> float:
+    def unresponsive_s(self, now: float) -> float:
         """Seconds without a sign that it can answer anything."""
-        return max(now - self.heard, self.report.loop_late_s)
+        return max(now - self.heard_at, self.report.loop_late_s)
 
-    def ailment(self, now: float, rules: Rules) -> str:
+    def failure(self, now: float, rules: Rules) -> str:
         """Why it does no work any more although its process lives; empty where it does.
 
         It is progress that is looked at: a replica whose port answers may be stuck all the same.
         """
-        unheard = now - self.heard
+        unheard = now - self.heard_at
         if unheard > rules.silent_s:
             return f"it told nothing for {unheard:.0f} s"
         if self.report.loop_late_s > rules.silent_s:
             return f"its event loop did not turn for {self.report.loop_late_s:.0f} s"
         if self.report.batch_s > rules.batch_s:
             return f"its model is busy with one batch for {self.report.batch_s:.0f} s"
-        if self.away_since is not None and now - self.away_since > rules.ready_s:
+        if self.restarting_since is not None and now - self.restarting_since > rules.ready_s:
             return f"its model ended, and was not set up anew within {rules.ready_s:g} s"
         return ""
 
@@ -365,7 +365,7 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class RecordEvent:
     """Write this into the journal, and say it."""
 
     event: ReplicaReady | ReplicaLeft | ReplicaEnded | StartDelayed | ServiceScaled | RollOutChanged
@@ -385,5 +385,13 @@ class SupervisionDone:
 
 
 Action: TypeAlias = (
-    StartReplica | Publish | Terminate | KillReplica | DrainProxy | Announce | Tell | GiveUp | SupervisionDone
+    StartReplica
+    | Publish
+    | Terminate
+    | KillReplica
+    | DrainProxy
+    | Announce
+    | RecordEvent
+    | GiveUp
+    | SupervisionDone
 )

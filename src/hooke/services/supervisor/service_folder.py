@@ -9,31 +9,32 @@ import time
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock, write_atomic, writing
-from hooke.processes.start import lives
+from hooke.processes.usage import lives
 from hooke.project.folder import Project
-from hooke.services.single_process import AloneRecord, alone_in
+from hooke.services.control_socket import ServiceCommand, send_command
+from hooke.services.single_process import SingleProcess, single_processes
 
 __all__ = [
-    "FRONT",
+    "PROXY",
     "SERVICE",
     "ChildRecord",
     "ServiceDescriptor",
     "ServiceFolder",
-    "alive",
     "end_child",
-    "end_what_is_left",
+    "end_leftovers",
     "find_service",
+    "is_alive",
     "service_folders",
 ]
 
 
-FRONT = "front"
+PROXY = "front"
 """The name of the child that is no replica."""
 LOCK = "supervisor.lock"
 SOCKET = "supervisor.sock"
@@ -132,15 +133,25 @@ class ServiceFolder:
 
     def living(self) -> list[ChildRecord]:
         """Children that live."""
-        return [record for record in self.children() if alive(record)]
+        return [record for record in self.children() if is_alive(record)]
 
-    def alone(self) -> list[AloneRecord]:
-        """Processes that serve it by themselves."""
-        return alone_in(self.path)
+    def single_processes(self) -> list[SingleProcess]:
+        """Processes that serve it without a supervisor."""
+        return single_processes(self.path)
 
-    def runs(self) -> bool:
-        """Whether any process of it lives."""
-        return self.supervised() or bool(self.living() or self.alone())
+    def running(self) -> bool:
+        """Whether any process of the service lives."""
+        return self.supervised() or bool(self.living() or self.single_processes())
+
+    def send(self, verb: str, *, by: str = "", **options: Any) -> dict[str, Any]:
+        """The supervisor's reply to a `ServiceCommand`. Raises as `send_command`."""
+        record = self.record()
+        return send_command(
+            self.socket,
+            ServiceCommand(verb=verb, by=by or f"hooke serve {verb}", **options),
+            name=f"the supervisor of {self.name}",
+            pid=record.pid if record is not None else None,
+        )
 
     def supervised(self) -> bool:
         """Whether a supervisor is at work."""
@@ -150,7 +161,7 @@ class ServiceFolder:
         return self.path / "children" / f"{name}.json"
 
 
-def alive(record: ChildRecord) -> bool:
+def is_alive(record: ChildRecord) -> bool:
     """Whether it is this process that has the number, and whether it lives."""
     return lives(record.pid, record.created)
 
@@ -162,13 +173,13 @@ def service_folders(project: Project) -> list[ServiceFolder]:
     except FileNotFoundError:
         return []
     found = [ServiceFolder.of(project, name) for name in names]
-    return [folder for folder in found if (folder.path / SERVICE).exists() or folder.alone()]
+    return [folder for folder in found if (folder.path / SERVICE).exists() or folder.single_processes()]
 
 
 def find_service(project: Project, name: str, *, verb: str, running: bool = True) -> ServiceFolder:
     """The service of this name, or the only one that runs. Raises UsageError naming those that there are."""
     known = service_folders(project)
-    fitting = [folder for folder in known if not running or folder.runs()]
+    fitting = [folder for folder in known if not running or folder.running()]
     if name:
         chosen = [folder for folder in known if folder.name == name]
         if chosen and chosen[0] in fitting:
@@ -217,11 +228,11 @@ GRACE_S = 2.0
 """From SIGTERM to SIGKILL: the front has to end Envoy."""
 
 
-def end_what_is_left(folder: ServiceFolder) -> Iterator[str]:
+def end_leftovers(folder: ServiceFolder) -> Iterator[str]:
     """End every child of the service that lives, the front first; a line for each. Its records go, too."""
-    for record in sorted(folder.children(), key=lambda one: one.name != FRONT):
-        if alive(record):
-            what = "the front" if record.name == FRONT else f"replica {record.name}"
+    for record in sorted(folder.children(), key=lambda one: one.name != PROXY):
+        if is_alive(record):
+            what = "the front" if record.name == PROXY else f"replica {record.name}"
             end_child(record)
             yield f"ended: {what}, pid {record.pid}"
         folder.forget_child(record.name)
@@ -229,15 +240,15 @@ def end_what_is_left(folder: ServiceFolder) -> Iterator[str]:
 
 def end_child(record: ChildRecord) -> None:
     """End it now; the front gets a moment in which it ends Envoy."""
-    if record.name == FRONT:
+    if record.name == PROXY:
         with contextlib.suppress(ProcessLookupError):
             os.kill(record.pid, signal.SIGTERM)
         ends = time.monotonic() + GRACE_S
-        while alive(record) and time.monotonic() < ends:
+        while is_alive(record) and time.monotonic() < ends:
             time.sleep(0.02)
-    if alive(record):
+    if is_alive(record):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(record.pid, signal.SIGKILL)
     ends = time.monotonic() + GRACE_S
-    while alive(record) and time.monotonic() < ends:
+    while is_alive(record) and time.monotonic() < ends:
         time.sleep(0.005)

@@ -13,9 +13,9 @@ from hooke.journal.service_events import ReplicaEnded, ReplicaEvent
 from hooke.services.supervisor.children import Child
 from hooke.services.supervisor.replica_events import RESTARTING, ReplicaMember, ReplicaPhase
 from hooke.services.supervisor.supervision import Supervision
-from hooke.serving.metrics import Counts, GatheredCounts, ProxyStats, ReplicaSetMetrics, quantile_s
+from hooke.serving.metrics import Counts, GatheredCounts, ProxyStats, ReplicaSetMetrics
 
-__all__ = ["Lately", "SupervisorView", "status_of"]
+__all__ = ["RecentCounts", "SupervisorView", "status_of"]
 
 
 # --- What is known of a service that is supervised: what its replicas counted, what happened to them, what its front counted.
@@ -25,7 +25,7 @@ LATELY_S = 60.0
 STEP_S = 1.0
 
 
-class Lately:
+class RecentCounts:
     """What one replica did in about the last minute."""
 
     def __init__(self) -> None:
@@ -45,15 +45,13 @@ class Lately:
         if len(self._seen) < 2:
             return None
         (since, before), (until, after) = self._seen[0], self._seen[-1]
-        return (after.asked() - before.asked()) / max(until - since, 1e-9)
+        return (after.requests() - before.requests()) / max(until - since, 1e-9)
 
     def p99_s(self) -> float | None:
         """Within so many seconds 99 of 100 of them came, as far as the buckets of the histogram tell; None without any."""
         if len(self._seen) < 2:
             return None
-        before, after = self._seen[0][1].buckets(), self._seen[-1][1].buckets()
-        before = before or [0] * len(after)
-        return quantile_s([now - then for then, now in zip(before, after, strict=True)], 0.99)
+        return self._seen[-1][1].p99_s(before=self._seen[0][1])
 
 
 class SupervisorView:
@@ -61,37 +59,37 @@ class SupervisorView:
 
     def __init__(self) -> None:
         self._gathered = GatheredCounts()
-        self._lately: dict[str, Lately] = {}
+        self._recent: dict[str, RecentCounts] = {}
         self._ends: Counter[str] = Counter()
         self._events: Counter[str] = Counter()
         self._states: Mapping[str, int] = {}
         self._wanted = 0
-        self.front: ProxyStats | None = None
+        self.proxy: ProxyStats | None = None
         """What the front counted, as it told last; None where it does not run."""
 
     def take(self, name: str, counts: Counts, now: float) -> None:
         """A replica told what it has counted so far."""
         self._gathered.take(name, counts)
-        self._lately.setdefault(name, Lately()).take(now, counts)
+        self._recent.setdefault(name, RecentCounts()).take(now, counts)
 
     def end(self, name: str) -> None:
         """It is gone."""
         self._gathered.end(name)
-        self._lately.pop(name, None)
+        self._recent.pop(name, None)
 
-    def happened(self, event: ReplicaEvent) -> None:
+    def record(self, event: ReplicaEvent) -> None:
         """This goes into the journal."""
         self._events[str(type(event).__struct_config__.tag)] += 1
         if isinstance(event, ReplicaEnded):
             self._ends[event.kind] += 1
 
-    def look(self, core: Supervision, front: ProxyStats | None) -> None:
+    def update(self, core: Supervision, proxy: ProxyStats | None) -> None:
         """How it is now."""
         states = Counter(member.phase.value for member in core.members.values())
         self._states = {phase.value: states[phase.value] for phase in ReplicaPhase}
-        self._wanted, self.front = core.wanted, front
+        self._wanted, self.proxy = core.wanted, proxy
 
-    def fleet(self) -> ReplicaSetMetrics:
+    def metrics(self) -> ReplicaSetMetrics:
         """All of it, to be written out."""
         return ReplicaSetMetrics(
             live=dict(self._gathered.live),
@@ -100,27 +98,27 @@ class SupervisorView:
             wanted=self._wanted,
             ends=dict(self._ends),
             decisions=dict(self._events),
-            front=self.front,
+            proxy=self.proxy,
         )
 
-    def lately(self, name: str) -> dict[str, float | None]:
+    def recent(self, name: str) -> dict[str, float | None]:
         """For `hooke serve status`: requests a second, and within how many seconds 99 of 100 were answered."""
-        found = self._lately.get(name)
+        found = self._recent.get(name)
         return {
             "rate": found.rate() if found is not None else None,
             "p99_s": found.p99_s() if found is not None else None,
         }
 
-    def front_facts(self) -> dict[str, object] | None:
+    def proxy_facts(self) -> dict[str, object] | None:
         """For `hooke serve status`."""
-        if self.front is None:
+        if self.proxy is None:
             return None
-        facts: dict[str, object] = msgspec.to_builtins(self.front)
+        facts: dict[str, object] = msgspec.to_builtins(self.proxy)
         facts.pop("replicas")
         return facts
 
 
-def status_of(core: Supervision, children: Mapping[str, Child], watched: SupervisorView) -> dict[str, Any]:
+def status_of(core: Supervision, children: Mapping[str, Child], view: SupervisorView) -> dict[str, Any]:
     """Of its replicas and its front, for `hooke serve status --json`; times in seconds, memory in bytes, rates a second."""
     now = time.time()
     replicas = []
@@ -139,8 +137,8 @@ def status_of(core: Supervision, children: Mapping[str, Child], watched: Supervi
                 "in_flight": member.report.in_flight,
                 "answered": member.report.answered,
                 "memory_bytes": member.report.memory_bytes,
-                **watched.lately(name),
-                "why": member.doomed or member.ended_for,
+                **view.recent(name),
+                "why": member.replace_reason or member.end_reason,
                 "log": child.record.log,
             }
         )
@@ -149,11 +147,11 @@ def status_of(core: Supervision, children: Mapping[str, Child], watched: Supervi
         "wanted": core.wanted,
         "generation": core.generation,
         "rolling_out": core.rolling.generation if core.rolling is not None else None,
-        "front": watched.front_facts(),
+        "front": view.proxy_facts(),
         "replicas": replicas,
     }
 
 
 def _state_of(member: ReplicaMember) -> str:
-    away = member.phase is ReplicaPhase.READY and member.away_since is not None
-    return RESTARTING if away else member.phase.value
+    unavailable = member.phase is ReplicaPhase.READY and member.restarting_since is not None
+    return RESTARTING if unavailable else member.phase.value

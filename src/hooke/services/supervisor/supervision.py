@@ -35,6 +35,7 @@ from hooke.services.supervisor.replica_events import (
     ProxyDrained,
     Publish,
     Published,
+    RecordEvent,
     Replace,
     ReplicaMember,
     ReplicaPhase,
@@ -47,7 +48,6 @@ from hooke.services.supervisor.replica_events import (
     SupervisionBegan,
     SupervisionDone,
     SupervisionTick,
-    Tell,
     Terminate,
 )
 
@@ -62,22 +62,22 @@ class ProxyRoutes:
 
     def __init__(self) -> None:
         self._routed: tuple[str, ...] = ()
-        self._unheard: list[tuple[str, ...]] = []
+        self._pending: list[tuple[str, ...]] = []
         """Told, and nothing said of it yet; the oldest first."""
 
-    def told(self, names: tuple[str, ...]) -> None:
+    def published(self, names: tuple[str, ...]) -> None:
         """It is to send to these, and to no others."""
-        self._unheard.append(names)
+        self._pending.append(names)
 
-    def heard(self, names: tuple[str, ...]) -> None:
+    def heard_at(self, names: tuple[str, ...]) -> None:
         """It says that it does. It may leave out some of what it was told, never their order."""
         self._routed = names
-        if names in self._unheard:
-            del self._unheard[: self._unheard.index(names) + 1]
+        if names in self._pending:
+            del self._pending[: self._pending.index(names) + 1]
 
     def reaches(self, name: str) -> bool:
         """Whether requests come to it, or may yet."""
-        return name in self._routed or any(name in names for names in self._unheard)
+        return name in self._routed or any(name in names for names in self._pending)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,7 +112,7 @@ class Supervision:
         """Who asked for the end; empty while nobody has."""
         self.ever_ready = False
         self._began = False
-        self._front_drained = False
+        self._proxy_drained = False
         self._done = False
         self._last_name = 0
         self._published: tuple[str, ...] | None = None
@@ -121,7 +121,7 @@ class Supervision:
         self._backoffs: dict[str, Backoff] = {}
         self._reasons: deque[str] = deque()
         self._out: list[Action] = []
-        self._folds: dict[type[Any], Callable[[Any, float], None]] = {
+        self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             SupervisionBegan: self._begin,
             Reported: self._reported,
             Published: self._is_published,
@@ -130,7 +130,7 @@ class Supervision:
             Scale: self._scale,
             RollOut: self._roll_out,
             DrainService: self._drain,
-            ProxyDrained: self._front_is_drained,
+            ProxyDrained: self._proxy_is_drained,
             CutService: self._cut,
             SupervisionTick: self._tick,
         }
@@ -138,21 +138,21 @@ class Supervision:
     def step(self, event: Event, now: float) -> list[Action]:
         """Fold the event; what is to be done now, in this order."""
         self._out = []
-        self._folds[type(event)](event, now)
+        self._handlers[type(event)](event, now)
         if self._began:
             for member in list(self.members.values()):
                 self._watch(member, now)
             if self.closing:
                 self._close(now)
             else:
-                self._settle(now)
-                self._roll(now)
+                self._reset_backoffs(now)
+                self._advance_roll_out(now)
                 self._start_missing(now)
                 self._end_surplus(now)
-            self._publish(self._heard_by(now))
-        out = self._out
+            self._publish(self._silence_ends(now))
+        unrouted = self._out
         self._out = []
-        return out
+        return unrouted
 
     # -- what readers ask --------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class Supervision:
         for one in event.adopted:
             started = now - one.age_s
             member = ReplicaMember(
-                name=one.name, generation=one.generation, started=started, since=now, heard=now
+                name=one.name, generation=one.generation, started=started, since=now, heard_at=now
             )
             self.members[one.name] = member
             self._last_name = max(self._last_name, _number(one.name))
@@ -200,23 +200,23 @@ class Supervision:
     def _tick(self, event: SupervisionTick, now: float) -> None:
         self._listened = now if event.listened is None else event.listened
 
-    def _heard_by(self, now: float) -> float:
+    def _silence_ends(self, now: float) -> float:
         """Until when silence counts: the last moment at which all could be heard."""
         return now if self._listened is None else self._listened
 
     def _is_published(self, event: Published, _now: float) -> None:
-        self._routes.heard(event.names)
+        self._routes.heard_at(event.names)
         for member in self.members.values():
             if member.phase is ReplicaPhase.LEAVING and not self._routes.reaches(member.name):
-                member.out = True
+                member.unrouted = True
 
     def _replace(self, event: Replace, _now: float) -> None:
         member = self.members.get(event.name)
         if member is not None and member.serves:
-            self._doom(member, event.reason)
+            self._plan_replacement(member, event.reason)
 
     def _take(self, member: ReplicaMember, report: ReplicaReport, now: float) -> None:
-        went, rolling = member.tell(report, now), self.rolling
+        went, rolling = member.update(report, now), self.rolling
         if went and rolling is not None and member.generation == rolling.generation:
             rolling.deaths, rolling.cause = rolling.deaths + 1, "the process of its model ended"
         if report.state == READY and member.phase is ReplicaPhase.STARTING:
@@ -224,15 +224,15 @@ class Supervision:
             member.ready_at = now
             self.ever_ready = True
             seconds = now - member.started
-            self._tell(ReplicaReady(replica=member.name, generation=member.generation, seconds=seconds))
+            self._record(ReplicaReady(replica=member.name, generation=member.generation, seconds=seconds))
         elif (
             report.state == DRAINING and member.phase is ReplicaPhase.READY
         ):  # one that starts has failed: it exits
-            member.ended_for = "it drains, and nobody here asked for it"
-            self._in_place_of(member)
+            member.end_reason = "it drains, and nobody here asked for it"
+            self._note_replacement(member)
             member.enter(ReplicaPhase.ENDING, now)
         elif member.phase is ReplicaPhase.LEAVING:
-            if report.in_flight or not member.out:
+            if report.in_flight or not member.unrouted:
                 member.idle_since = None
             elif member.idle_since is None:
                 member.idle_since = now
@@ -245,14 +245,14 @@ class Supervision:
         cause = ended_by(event.exit_code, asked=member.phase is ReplicaPhase.KILLED)
         lost = member.report.in_flight if member.phase is not ReplicaPhase.STARTING else 0
         asked = member.phase is ReplicaPhase.ENDING or (member.phase is ReplicaPhase.LEAVING and not lost)
-        expected = asked and event.exit_code in (0, None, -SIGTERM) and not member.ill
-        self._tell(
+        expected = asked and event.exit_code in (0, None, -SIGTERM) and not member.failed
+        self._record(
             ReplicaEnded(
                 replica=member.name,
                 generation=member.generation,
-                cause=f"{member.ended_for}; {cause}" if member.ended_for and not expected else cause,
+                cause=f"{member.end_reason}; {cause}" if member.end_reason and not expected else cause,
                 expected=expected,
-                kind=member.kind_of_end(event.exit_code, expected=expected),
+                kind=member.end_kind(event.exit_code, expected=expected),
                 exit_code=event.exit_code,
                 in_flight=0 if expected else lost,
                 seconds=now - member.started,
@@ -264,50 +264,50 @@ class Supervision:
 
     def _scale(self, event: Scale, _now: float) -> None:
         if event.wanted != self.wanted and not self.closing:
-            self._tell(ServiceScaled(before=self.wanted, after=event.wanted, reason=event.reason))
+            self._record(ServiceScaled(before=self.wanted, after=event.wanted, reason=event.reason))
             self.wanted = event.wanted
 
     def _roll_out(self, event: RollOut, now: float) -> None:
         if self.closing or event.generation in (self.target, self.refused):
             return
         if self.rolling is not None:
-            self._back("another one is to be served", now, refuse=False)
+            self._roll_back("another one is to be served", now, refuse=False)
         if event.generation != self.generation:
             self.rolling = Rolling(generation=event.generation, reason=event.reason)
-            self._said_of_roll_out(event.generation, "began", event.reason)
+            self._record_roll_out(event.generation, "began", event.reason)
 
     def _drain(self, event: DrainService, _now: float) -> None:
         if not self.closing:
             self.closing = event.by
             self._out.append(DrainProxy())
 
-    def _front_is_drained(self, _event: ProxyDrained, _now: float) -> None:
-        self._front_drained = True
+    def _proxy_is_drained(self, _event: ProxyDrained, _now: float) -> None:
+        self._proxy_drained = True
 
     def _cut(self, event: CutService, now: float) -> None:
         self.closing = self.closing or event.by
-        self._front_drained = True
+        self._proxy_drained = True
         for member in self.members.values():
-            member.ended_for = member.ended_for or f"cut by {event.by}"
+            member.end_reason = member.end_reason or f"cut by {event.by}"
             self._kill(member, now)
 
     # -- what follows ------------------------------------------------------------------------------
 
     def _watch(self, member: ReplicaMember, now: float) -> None:
-        rules, heard_by = self.rules, self._heard_by(now)
+        rules, heard_by = self.rules, self._silence_ends(now)
         age = heard_by - member.since
         if member.phase is ReplicaPhase.STARTING and age > rules.ready_s:
-            self._give_over(member, f"it was not ready within {rules.ready_s:g} s", now)
+            self._end_failed(member, f"it was not ready within {rules.ready_s:g} s", now)
         elif member.phase is ReplicaPhase.READY:
-            ailment = member.ailment(heard_by, rules)
-            if ailment:
-                self._give_over(member, ailment, now)
-                if rules.again and member.still_for(heard_by) > rules.silent_s:
+            failure = member.failure(heard_by, rules)
+            if failure:
+                self._end_failed(member, failure, now)
+                if rules.idempotent and member.unresponsive_s(heard_by) > rules.silent_s:
                     self._kill(member, now)
             elif rules.memory_bytes is not None and member.report.memory_bytes > rules.memory_bytes:
                 has, limit = format_bytes(member.report.memory_bytes), format_bytes(rules.memory_bytes)
-                self._doom(member, f"it has {has} of memory, and {limit} is the limit")
-                member.grew = True
+                self._plan_replacement(member, f"it has {has} of memory, and {limit} is the limit")
+                member.over_memory = True
         elif member.phase is ReplicaPhase.LEAVING:
             idle = member.idle_since is not None and now - member.idle_since >= rules.quiet_s
             if idle or age > rules.leave_s:
@@ -315,23 +315,23 @@ class Supervision:
         elif member.phase is ReplicaPhase.ENDING and age > rules.term_s:
             self._kill(member, now)
 
-    def _doom(self, member: ReplicaMember, why: str) -> None:
-        if not member.doomed:
-            member.doomed = why
+    def _plan_replacement(self, member: ReplicaMember, why: str) -> None:
+        if not member.replace_reason:
+            member.replace_reason = why
             self._reasons.append(f"in place of replica {member.name}: {why}")
 
-    def _give_over(self, member: ReplicaMember, why: str, now: float) -> None:
+    def _end_failed(self, member: ReplicaMember, why: str, now: float) -> None:
         """It does not work: it gets no requests any more, and ends."""
         left = member.phase is ReplicaPhase.READY
-        member.ended_for, member.ill = why, True
+        member.end_reason, member.failed = why, True
         if left:
-            self._tell_left(member, why)
+            self._record_left(member, why)
         self._terminate(member, now)
         self._failed(member, why, now, ())
 
     def _failed(self, member: ReplicaMember, cause: str, now: float, log_tail: tuple[str, ...]) -> None:
         """It ended, or is ended, though nobody decided that it leaves."""
-        self._in_place_of(member)
+        self._note_replacement(member)
         rolling = self.rolling
         if rolling is not None and member.generation == rolling.generation:
             rolling.deaths, rolling.cause = rolling.deaths + 1, cause
@@ -345,15 +345,15 @@ class Supervision:
         waits_s = backoff.failed(now)
         if not self.ever_ready and backoff.failures >= self.rules.tries:
             self._out.append(GiveUp(cause=cause, log_tail=log_tail))
-            self.closing, self._front_drained = "it was given up", True
+            self.closing, self._proxy_drained = "it was given up", True
             return
-        self._tell(
+        self._record(
             StartDelayed(
                 generation=member.generation, failures=backoff.failures, seconds=waits_s, reason=cause
             )
         )
 
-    def _settle(self, now: float) -> None:
+    def _reset_backoffs(self, now: float) -> None:
         for member in self.members.values():
             ready_at = member.ready_at
             if (
@@ -363,42 +363,42 @@ class Supervision:
             ):
                 self._backoff(member.generation).succeeded(ready_at)
 
-    def _roll(self, now: float) -> None:
+    def _advance_roll_out(self, now: float) -> None:
         rolling = self.rolling
         if rolling is None:
             return
         new = self._serving(rolling.generation)
         if rolling.deaths >= self.rules.roll_out_tries:
-            self._back(f"{rolling.deaths} of its replicas failed; the last: {rolling.cause}", now)
+            self._roll_back(f"{rolling.deaths} of its replicas failed; the last: {rolling.cause}", now)
         elif len(new) >= self.wanted and all(
-            member.healthy(now, self.rules) and member.away_since is None for member in new
+            member.healthy(now, self.rules) and member.restarting_since is None for member in new
         ):
             self.rolling = None
             before, self.generation = self.generation, rolling.generation
             reason = f"{len(new)} of its replicas have been ready for {self.rules.healthy_s:g} s"
-            self._tell(
+            self._record(
                 RollOutChanged(generation=self.generation, before=before, status="done", reason=reason)
             )
 
-    def _back(self, reason: str, now: float, *, refuse: bool = True) -> None:
+    def _roll_back(self, reason: str, now: float, *, refuse: bool = True) -> None:
         """The new generation goes; the old one is still there."""
         rolling, self.rolling = self.rolling, None
         assert rolling is not None
         if refuse:
             self.refused = rolling.generation
-        self._said_of_roll_out(rolling.generation, "back", reason)
+        self._record_roll_out(rolling.generation, "back", reason)
         for member in list(self.members.values()):
             if member.generation == rolling.generation:
-                member.doomed = member.doomed or "its roll-out went back"
+                member.replace_reason = member.replace_reason or "its roll-out went back"
                 if member.phase is ReplicaPhase.STARTING:
                     self._end_start(member, now)
 
     def _start_missing(self, now: float) -> None:
         target = self.target
-        self._start(target, self.wanted - len(self._serving(target)) - len(self._coming(target)), now)
+        self._start(target, self.wanted - len(self._serving(target)) - len(self._starting(target)), now)
         if self.rolling is not None:
             # The old ones serve until the new ones do: where one dies meanwhile, another comes.
-            old = len(self._serving(self.generation)) + len(self._coming(self.generation))
+            old = len(self._serving(self.generation)) + len(self._starting(self.generation))
             self._start(self.generation, self.wanted - old - len(self._serving(target)), now)
 
     def _start(self, generation: str, count: int, now: float) -> None:
@@ -409,7 +409,7 @@ class Supervision:
             self._last_name += 1
             name = str(self._last_name)
             self.members[name] = ReplicaMember(
-                name=name, generation=generation, started=now, since=now, heard=now
+                name=name, generation=generation, started=now, since=now, heard_at=now
             )
             self._out.append(StartReplica(name=name, generation=generation, reason=self._reason(generation)))
 
@@ -422,56 +422,56 @@ class Supervision:
         """Those that are not needed leave; a ready one only where enough others are ready."""
         kept = {self.generation, self.target}
         for member in [one for one in self.members.values() if one.phase is ReplicaPhase.STARTING]:
-            if member.generation not in kept or member.doomed:
+            if member.generation not in kept or member.replace_reason:
                 self._end_start(member, now)
         target = self.target
         served = len(self._serving(target))
-        self._end_starts(target, served + len(self._coming(target)) - self.wanted, now)
+        self._end_starts(target, served + len(self._starting(target)) - self.wanted, now)
         if self.rolling is not None:
-            old = len(self._serving(self.generation)) + len(self._coming(self.generation))
+            old = len(self._serving(self.generation)) + len(self._starting(self.generation))
             self._end_starts(self.generation, old + served - self.wanted, now)
-        for member, reason in self._leavers(kept):
+        for member, reason in self._surplus(kept):
             if len(self.ready()) <= self.wanted:
                 break
             self._leave(member, reason, now)
 
-    def _leavers(self, kept: set[str]) -> Iterable[tuple[ReplicaMember, str]]:
+    def _surplus(self, kept: set[str]) -> Iterable[tuple[ReplicaMember, str]]:
         """Ready replicas that are not wanted, in the order in which they are to go."""
         ready = self.ready()
         for member in ready:
-            if member.doomed:
-                yield member, member.doomed
+            if member.replace_reason:
+                yield member, member.replace_reason
         for member in ready:
-            if not member.doomed and member.generation not in kept:
+            if not member.replace_reason and member.generation not in kept:
                 yield member, "another generation is served now"
         for generation in kept:
-            able_first = sorted(self._serving(generation), key=lambda one: one.away_since is not None)
+            able_first = sorted(self._serving(generation), key=lambda one: one.restarting_since is not None)
             for member in reversed(able_first[self.wanted :]):
                 yield member, f"{self.wanted} wanted"
 
     def _end_starts(self, generation: str, count: int, now: float) -> None:
-        for member in reversed(self._coming(generation)[-count:] if count > 0 else []):
+        for member in reversed(self._starting(generation)[-count:] if count > 0 else []):
             self._end_start(member, now)
 
     def _end_start(self, member: ReplicaMember, now: float) -> None:
-        member.ended_for = member.doomed or "it is not needed any more"
+        member.end_reason = member.replace_reason or "it is not needed any more"
         self._terminate(member, now)
 
     def _close(self, now: float) -> None:
         for member in list(self.members.values()):
             if member.phase is ReplicaPhase.STARTING:
                 self._end_start(member, now)
-            elif member.phase is ReplicaPhase.READY and self._front_drained:
+            elif member.phase is ReplicaPhase.READY and self._proxy_drained:
                 self._leave(member, self.closing, now)
-        if not self.members and self._front_drained and not self._done:
+        if not self.members and self._proxy_drained and not self._done:
             self._done = True
             self._out.append(SupervisionDone())
 
     def _leave(self, member: ReplicaMember, reason: str, now: float) -> None:
         member.enter(ReplicaPhase.LEAVING, now)
         member.idle_since = None
-        member.out = member.name not in (self._published or ()) and not self._routes.reaches(member.name)
-        self._tell_left(member, reason)
+        member.unrouted = member.name not in (self._published or ()) and not self._routes.reaches(member.name)
+        self._record_left(member, reason)
 
     def _terminate(self, member: ReplicaMember, now: float) -> None:
         member.enter(ReplicaPhase.ENDING, now)
@@ -484,20 +484,20 @@ class Supervision:
 
     def _publish(self, heard_by: float) -> None:
         ready = self.ready()
-        turning = [one for one in ready if one.still_for(heard_by) <= self.rules.still_s] or ready
+        turning = [one for one in ready if one.unresponsive_s(heard_by) <= self.rules.still_s] or ready
         # One whose model is away answers 503 at once, and so looks least busy; where there is no other it is asked all the same.
-        able = [one for one in turning if one.away_since is None] or turning
+        able = [one for one in turning if one.restarting_since is None] or turning
         names = tuple(sorted((one.name for one in able), key=_number))
         if names != self._published:
-            self._note_still([one for one in ready if one not in turning], heard_by)
+            self._announce_unresponsive([one for one in ready if one not in turning], heard_by)
             self._published = names
-            self._routes.told(names)
+            self._routes.published(names)
             self._out.insert(0, Publish(names))
 
-    def _note_still(self, still: Iterable[ReplicaMember], heard_by: float) -> None:
+    def _announce_unresponsive(self, still: Iterable[ReplicaMember], heard_by: float) -> None:
         for one in still:
             if one.name in (self._published or ()):
-                shown = format_seconds(one.still_for(heard_by))
+                shown = format_seconds(one.unresponsive_s(heard_by))
                 text = f"replica {one.name} gives no sign for {shown}: others get what is new until it does"
                 self._out.append(Announce(text))
 
@@ -506,11 +506,11 @@ class Supervision:
     def _serving(self, generation: str) -> list[ReplicaMember]:
         return [one for one in self.members.values() if one.generation == generation and one.serves]
 
-    def _coming(self, generation: str) -> list[ReplicaMember]:
+    def _starting(self, generation: str) -> list[ReplicaMember]:
         return [
             one
             for one in self.members.values()
-            if one.generation == generation and one.phase is ReplicaPhase.STARTING and not one.doomed
+            if one.generation == generation and one.phase is ReplicaPhase.STARTING and not one.replace_reason
         ]
 
     def _backoff(self, generation: str) -> Backoff:
@@ -518,24 +518,24 @@ class Supervision:
         made = Backoff(first_s=rules.backoff_s, cap_s=rules.backoff_cap_s)
         return self._backoffs.setdefault(generation, made)
 
-    def _in_place_of(self, member: ReplicaMember) -> None:
+    def _note_replacement(self, member: ReplicaMember) -> None:
         self._reasons.append(f"in place of replica {member.name}")
 
-    def _tell_left(self, member: ReplicaMember, reason: str) -> None:
+    def _record_left(self, member: ReplicaMember, reason: str) -> None:
         count = member.report.in_flight
-        self._tell(
+        self._record(
             ReplicaLeft(replica=member.name, generation=member.generation, reason=reason, in_flight=count)
         )
 
-    def _said_of_roll_out(self, generation: str, status: str, reason: str) -> None:
+    def _record_roll_out(self, generation: str, status: str, reason: str) -> None:
         before = self.generation
-        self._tell(RollOutChanged(generation=generation, before=before, status=status, reason=reason))
+        self._record(RollOutChanged(generation=generation, before=before, status=status, reason=reason))
 
-    def _tell(
+    def _record(
         self,
         event: ReplicaReady | ReplicaLeft | ReplicaEnded | StartDelayed | ServiceScaled | RollOutChanged,
     ) -> None:
-        self._out.append(Tell(event))
+        self._out.append(RecordEvent(event))
 
 
 def _number(name: str) -> int:

@@ -28,21 +28,23 @@ from hooke.journal.service_events import (
 )
 from hooke.processes.channel import listen_at
 from hooke.project.folder import Project
+from hooke.services.control_socket import ControlServer, ServiceCommand
 from hooke.services.reload.watched_files import Sources
-from hooke.services.serve_file import check_bindings, how_to_ask, serve_extra, shown_given, token_file_of
-from hooke.services.service_report import line_of
+from hooke.services.serve_file import check_bindings, curl_example, serve_extra, shown_values, token_file_of
+from hooke.services.service_report import event_line
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import Shares
 from hooke.services.supervisor.autoscaler import Autoscaler
 from hooke.services.supervisor.children import Child, Replicas
-from hooke.services.supervisor.control_channel import (
-    ControlServer,
-    ReplicaTold,
-    SupervisorCommand,
-    decode_told,
+from hooke.services.supervisor.control_channel import ReplicaUpdate, decode_from_child
+from hooke.services.supervisor.generation import (
+    AliasWatcher,
+    Generation,
+    ServiceOptions,
+    ServiceSource,
+    pin_generation,
 )
-from hooke.services.supervisor.generation import Aliases, Generation, ServiceOptions, ServiceSource, pinned
-from hooke.services.supervisor.proxy_child import ProxyChild, front_settings
+from hooke.services.supervisor.proxy_child import ProxyChild, make_proxy_settings
 from hooke.services.supervisor.replica_events import (
     Action,
     Adopted,
@@ -57,6 +59,7 @@ from hooke.services.supervisor.replica_events import (
     ProxyDrained,
     Publish,
     Published,
+    RecordEvent,
     Replace,
     ReplicaPhase,
     Reported,
@@ -66,15 +69,14 @@ from hooke.services.supervisor.replica_events import (
     SupervisionBegan,
     SupervisionDone,
     SupervisionTick,
-    Tell,
     Terminate,
 )
-from hooke.services.supervisor.service_folder import FRONT, ChildRecord, ServiceDescriptor, ServiceFolder
+from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceDescriptor, ServiceFolder
 from hooke.services.supervisor.status import SupervisorView, status_of
 from hooke.services.supervisor.supervision import Supervision
-from hooke.serving.metrics import written_of_all
+from hooke.serving.metrics import service_prometheus_text
 from hooke.serving.service import Service
-from hooke.serving.uvicorn.metrics_endpoint import Scrape
+from hooke.serving.uvicorn.metrics_endpoint import MetricsEndpoint
 
 __all__ = ["SupervisionEnded", "Supervisor", "serve_several"]
 
@@ -83,7 +85,7 @@ TURN_S = 0.05
 STOP_LOOK_S = 0.5
 SOON_S = 0.003
 """Between two looks at a child whose channel has ended."""
-FRONT_LEASE = 5 / 6
+PROXY_LEASE = 5 / 6
 """The front's lease, of the replicas': it ends first, so that nothing is sent to one that has ended."""
 
 
@@ -111,38 +113,44 @@ class Supervisor:
         source: ServiceSource,
         *,
         first: Generation,
-        wish: ServiceOptions,
+        options: ServiceOptions,
         folder: ServiceFolder,
         run: ServiceRun,
         tell: Callable[[str], None],
     ) -> None:
         self.declared = declared
-        self.wish = wish
+        self.options = options
         self.folder = folder
-        self.bounds = wish.replicas
+        self.bounds = options.replicas
         self.run_id = run.id
-        self.core = Supervision(wish.rules(declared), generation=first.name, wanted=max(1, wish.replicas[0]))
+        self.core = Supervision(
+            options.rules(declared), generation=first.name, wanted=max(1, options.replicas[0])
+        )
         self._run = run
         self._first = first
         self._logs = project.runs.folder(run.id) / "logs"
-        shares = Shares(declared, wish.replicas[1])
-        self.replicas = Replicas(folder, self._logs, shares, wish)
+        shares = Shares(declared, options.replicas[1])
+        self.replicas = Replicas(folder, self._logs, shares, options)
         self._say = tell
         tell(str(shares))
         self._source = source
-        self._watched = SupervisorView()
-        self._scrape = Scrape(first.gate(), lambda: written_of_all(self._watched.fleet()))
-        settings = front_settings(declared, wish.exposure, folder.path / FRONT, folder.metrics_socket)
-        self.front = ProxyChild(
+        self._view = SupervisorView()
+        self._scrape = MetricsEndpoint(
+            first.make_auth(), lambda: service_prometheus_text(self._view.metrics())
+        )
+        settings = make_proxy_settings(
+            declared, options.bind_config, folder.path / PROXY, folder.metrics_socket
+        )
+        self.proxy = ProxyChild(
             folder,
             settings,
-            lease_s=wish.lease_s * FRONT_LEASE,
+            lease_s=options.lease_s * PROXY_LEASE,
             log=str(self._logs / "front.log"),
             say=tell,
         )
-        self._desk = ControlServer(folder.socket, self._answer)
+        self._control = ControlServer(folder.socket, self._execute)
         self._inbox: deque[Event | Callable[[], None]] = deque()
-        self._woken, self._wake = os.pipe()
+        self._wake_reader, self._wake_writer = os.pipe()
         self._aliases = self._aliases_of(source, first)
         self._autoscaler = Autoscaler(declared)
         self._signals = 0
@@ -153,31 +161,33 @@ class Supervisor:
         self._said_up = self._draining = self._done = False
         self._answered = self._cut = 0
 
-    def _aliases_of(self, source: ServiceSource, first: Generation) -> Aliases:
+    def _aliases_of(self, source: ServiceSource, first: Generation) -> AliasWatcher:
         def unknown(why: str) -> None:
-            self._call(lambda: self._say(f"what {self.declared.name} serves stays: {why}"))
+            self._run_in_loop(lambda: self._say(f"what {self.declared.name} serves stays: {why}"))
 
-        return Aliases(source, first, every_s=self.wish.poll_s, moved=self._moved, unknown=unknown)
+        return AliasWatcher(
+            source, first, every_s=self.options.poll_s, moved=self._alias_moved, unknown=unknown
+        )
 
     @property
     def url(self) -> str:
         """By which it is asked on this machine; empty until it listens."""
-        return self.wish.exposure.url(self.front.port) if self.front.up else ""
+        return self.options.bind_config.url(self.proxy.port) if self.proxy.up else ""
 
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self) -> SupervisionEnded:
         """Until the service has ended. Raises what kept the front or all replicas from coming up."""
         former = {number: signal.signal(number, self._signalled) for number in _ending()}
-        os.set_blocking(self._wake, False)
-        os.set_blocking(self._woken, False)
-        woken = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        os.set_blocking(self._wake_writer, False)
+        os.set_blocking(self._wake_reader, False)
+        woken = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         child_ended = signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
             self._begin()
             while not self._done:
                 self._turn()
-            self._end_front()
+            self._end_proxy()
         except BaseException:
             self._kill_all()
             raise
@@ -196,20 +206,20 @@ class Supervisor:
         return SupervisionEnded(run=self.run_id, answered=self._answered, cut=self._cut)
 
     def _begin(self) -> None:
-        self._desk.open()
+        self._control.open()
         self._scrape.start(listen_at(self.folder.metrics_socket))
         self.replicas.add(self._first)
         records = {record.name: record for record in self.folder.living()}
-        self.front.begin(records.pop(FRONT, None))
-        self._record()
+        self.proxy.begin(records.pop(PROXY, None))
+        self._write_record()
         adopted = self._adopt(list(records.values()))
         low, high = self.bounds
         self.core.wanted = min(max(len(adopted), self.core.wanted), high)
-        self._bind(max(low, 1), high)
+        self._set_bounds(max(low, 1), high)
         self._aliases.start()
         self._step(SupervisionBegan(adopted=adopted))
 
-    def _bind(self, low: int, high: int) -> None:
+    def _set_bounds(self, low: int, high: int) -> None:
         self.bounds = (low, high)
         self._autoscaler.between(low, high, now_wanted=self.core.wanted)
 
@@ -217,16 +227,16 @@ class Supervisor:
         self._wait()
         now = time.monotonic()
         self._hear_children(now)
-        self.front.hear(now)
-        if self.front.up and not self._said_up:
+        self.proxy.hear(now)
+        if self.proxy.up and not self._said_up:
             self._said_up = True
-            self._record()
+            self._write_record()
             self._say(f"{self.declared.name} listens on {self.url}")
-        names = self.front.acknowledged()
+        names = self.proxy.acknowledged()
         if names is not None:
             self._say_answering(names)
             self._step(Published(names))
-        if self._draining and self.front.drained:
+        if self._draining and self.proxy.drained:
             self._draining = False
             self._step(ProxyDrained())
         self._renew(now)
@@ -238,49 +248,49 @@ class Supervisor:
             event = self._inbox.popleft()
             event() if callable(event) else self._step(event)
         self._step(SupervisionTick(listened=now))
-        self._watched.look(self.core, self.front.stats)
+        self._view.update(self.core, self.proxy.stats)
 
     def _wait(self) -> None:
         selector = selectors.DefaultSelector()
         with selector:
-            selector.register(self._woken, selectors.EVENT_READ)
-            self._desk.register(selector)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            self._control.register(selector)
             ending = False
-            for child in self._all():
+            for child in self._all_children():
                 if child.channel is not None:
                     selector.register(child.channel, selectors.EVENT_READ)
                 else:
                     ending = True
             ready = selector.select(SOON_S if ending else TURN_S)
             for key, _ in ready:
-                if key.fileobj == self._woken:
+                if key.fileobj == self._wake_reader:
                     with contextlib.suppress(BlockingIOError):
-                        os.read(self._woken, 4096)
-            self._desk.serve([key.fileobj for key, _ in ready])
+                        os.read(self._wake_reader, 4096)
+            self._control.serve([key.fileobj for key, _ in ready])
 
     def _hear_children(self, now: float) -> None:
         for child in list(self.replicas.children.values()):
             for message in child.take(now):
-                told = decode_told(message)
-                if isinstance(told, ReplicaTold):
-                    self._told(child, told)
+                update = decode_from_child(message)
+                if isinstance(update, ReplicaUpdate):
+                    self._take_update(child, update)
             ended = child.ended(now)
             if ended is not None:
                 self.replicas.forget(child, now)
-                self._watched.end(child.name)
+                self._view.end(child.name)
                 self._step(Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
 
-    def _told(self, child: Child, told: ReplicaTold) -> None:
-        for window in told.windows:
+    def _take_update(self, child: Child, update: ReplicaUpdate) -> None:
+        for window in update.windows:
             self._run.window(window)
             self._autoscaler.window(window)
-        if told.counts is not None:
-            self._watched.take(child.name, told.counts, time.monotonic())
-        for event in told.events:
-            self._told_of(event)
+        if update.counts is not None:
+            self._view.take(child.name, update.counts, time.monotonic())
+        for event in update.events:
+            self._record_event(event)
         before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
-        self._answered += max(0, told.report.answered - before)
-        self._step(Reported(child.name, told.report))
+        self._answered += max(0, update.report.answered - before)
+        self._step(Reported(child.name, update.report))
 
     def _look_for_stop(self, now: float) -> None:
         """`hooke stop RUN` ends it as `hooke serve drain` does."""
@@ -291,9 +301,9 @@ class Supervisor:
                 self._step(DrainService(by))
 
     def _renew(self, now: float) -> None:
-        if now - self._renewed >= self.wish.lease_s / 6:
+        if now - self._renewed >= self.options.lease_s / 6:
             self._renewed = now
-            for child in self._all():
+            for child in self._all_children():
                 child.renew(now)
 
     def _step(self, event: Event) -> None:
@@ -308,17 +318,17 @@ class Supervisor:
             case StartReplica():
                 self._start(action)
             case Publish(names):
-                self.front.publish({name: self.replicas.children[name].record.port for name in names}, now)
+                self.proxy.publish({name: self.replicas.children[name].record.port for name in names}, now)
             case Terminate(name) | KillReplica(name):
                 self._end(name, by_force=isinstance(action, KillReplica))
             case DrainProxy():
                 self._draining = True
                 within_s = self.core.rules.leave_s
-                self.front.drain(within_s=within_s, now=now)
+                self.proxy.drain(within_s=within_s, now=now)
             case Announce(text):
                 self._say(text)
-            case Tell(event):
-                self._told_of(event)
+            case RecordEvent(event):
+                self._record_event(event)
             case GiveUp():
                 self._given_up = action
             case SupervisionDone():
@@ -337,7 +347,7 @@ class Supervisor:
         except (OSError, UsageError) as error:  # the latter where no port is free
             self._inbox.append(Exited(name=action.name, log_tail=(f"no process could be started: {error}",)))
             return
-        self._told_of(
+        self._record_event(
             ReplicaStarted(
                 replica=action.name,
                 generation=action.generation,
@@ -358,17 +368,17 @@ class Supervisor:
             age_s = max(0.0, time.time() - record.started_at)
             found.append(Adopted(name=record.name, generation=record.generation, report=report, age_s=age_s))
             facts = {name: getattr(record, name) for name in ("generation", "pid", "port")}
-            self._told_of(ReplicaAdopted(replica=record.name, **facts))
+            self._record_event(ReplicaAdopted(replica=record.name, **facts))
         return tuple(found)
 
-    def _told_of(self, event: ReplicaEvent) -> None:
+    def _record_event(self, event: ReplicaEvent) -> None:
         self._run.say(event)
-        self._watched.happened(event)
+        self._view.record(event)
         if isinstance(event, ReplicaReady):
             self._autoscaler.started(event.seconds)
         if isinstance(event, ReplicaEnded) and self.core.closing:
             self._cut += event.in_flight
-        self._say(line_of(event))
+        self._say(event_line(event))
 
     def _say_answering(self, names: tuple[str, ...]) -> None:
         wanted = self.core.wanted
@@ -380,7 +390,7 @@ class Supervisor:
             paths = ", ".join(f"POST /{name}" for name in self.declared.methods())
             self._say(f"{self.declared.name} answers: {paths}; Ctrl-C drains and ends it")
             token_file = Path(self._source.token_file) if self._source.token_file else None
-            self._say(how_to_ask(self.declared, self.wish.exposure, token_file, self.url))
+            self._say(curl_example(self.declared, self.options.bind_config, token_file, self.url))
         self._said = said
         self._say(said)
 
@@ -397,7 +407,7 @@ class Supervisor:
         elif number == signal.SIGINT:
             self._inbox.append(CutService("Ctrl-C, twice"))
 
-    def _moved(self, generation: Generation) -> None:
+    def _alias_moved(self, generation: Generation) -> None:
         """In the thread of the aliases."""
 
         def roll_out() -> None:
@@ -410,73 +420,73 @@ class Supervisor:
             moving = ", ".join(str(value) for value in self._source.given.values() if hasattr(value, "alias"))
             self._step(RollOut(generation.name, f"{moving} moved"))
 
-        self._call(roll_out)
+        self._run_in_loop(roll_out)
 
-    def _call(self, work: Callable[[], None]) -> None:
+    def _run_in_loop(self, work: Callable[[], None]) -> None:
         """From another thread: do this in the loop's."""
         self._inbox.append(work)
         if threading.current_thread() is not threading.main_thread():
             with contextlib.suppress(BlockingIOError, OSError):
-                os.write(self._wake, b"x")
+                os.write(self._wake_writer, b"x")
 
-    def _answer(self, asked: SupervisorCommand) -> dict[str, object]:
+    def _execute(self, command: ServiceCommand) -> dict[str, object]:
         """What the command line asks. Raises HookeError for what cannot be."""
-        by = asked.by or "hooke serve"
-        if asked.verb in ("scale", "replace") and self.core.closing:
+        by = command.by or "hooke serve"
+        if command.verb in ("scale", "replace") and self.core.closing:
             raise HookeError(
                 f"{self.declared.name} is ending: {self.core.closing}",
                 fix="wait until it has, and serve it again",
             )
-        if asked.verb == "scale":
-            wanted = min(max(self.core.wanted, asked.low), asked.high)
+        if command.verb == "scale":
+            wanted = min(max(self.core.wanted, command.low), command.high)
             self._step(Scale(wanted, by))
-            self._bind(asked.low, asked.high)
-        elif asked.verb == "replace":
-            if asked.replica not in self.core.members:
+            self._set_bounds(command.low, command.high)
+        elif command.verb == "replace":
+            if command.replica not in self.core.members:
                 raise HookeError(
-                    f"there is no replica {asked.replica}", fix=f"there are: {', '.join(self.core.members)}"
+                    f"there is no replica {command.replica}", fix=f"there are: {', '.join(self.core.members)}"
                 )
-            member = self.core.members[asked.replica]
+            member = self.core.members[command.replica]
             if member.phase is not ReplicaPhase.READY:
                 raise HookeError(
-                    f"replica {asked.replica} is {member.phase.value}: only one that is ready can be replaced",
+                    f"replica {command.replica} is {member.phase.value}: only one that is ready can be replaced",
                     fix="hooke serve status says how they are",
                 )
-            self._step(Replace(asked.replica, by))
-        elif asked.verb == "drain":
+            self._step(Replace(command.replica, by))
+        elif command.verb == "drain":
             self._step(DrainService(by))
-        elif asked.verb == "down":
+        elif command.verb == "down":
             self._step(CutService(by))
         return {
             "service": self.declared.name,
             "url": self.url,
             "run": self.run_id,
             "pid": os.getpid(),
-            "front_pid": self.front.pid,
+            "front_pid": self.proxy.pid,
             "replicas_low": self.bounds[0],
             "replicas_high": self.bounds[1],
-        } | status_of(self.core, self.replicas.children, self._watched)
+        } | status_of(self.core, self.replicas.children, self._view)
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def _all(self) -> list[Child]:
-        front = [self.front.child] if self.front.child is not None else []
-        return [*self.replicas.children.values(), *front]
+    def _all_children(self) -> list[Child]:
+        proxy = [self.proxy.child] if self.proxy.child is not None else []
+        return [*self.replicas.children.values(), *proxy]
 
-    def _end_front(self) -> None:
-        self.front.drained = True
-        self.front.stop(time.monotonic())
+    def _end_proxy(self) -> None:
+        self.proxy.drained = True
+        self.proxy.stop(time.monotonic())
         ends = time.monotonic() + 10.0
-        while self.front.child is not None and time.monotonic() < ends:
+        while self.proxy.child is not None and time.monotonic() < ends:
             self._wait()
-            self.front.hear(time.monotonic())
-        if self.front.child is not None:
-            self.front.child.kill()
+            self.proxy.hear(time.monotonic())
+        if self.proxy.child is not None:
+            self.proxy.child.kill()
 
     def _kill_all(self) -> None:
-        for child in self._all():
-            child.terminate() if child.name == FRONT else child.kill()
-        for child in self._all():
+        for child in self._all_children():
+            child.terminate() if child.name == PROXY else child.kill()
+        for child in self._all_children():
             if child.process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.process.wait(10.0)
@@ -485,13 +495,13 @@ class Supervisor:
     def _close(self) -> None:
         self._aliases.close()
         self._autoscaler.close()
-        self._desk.close()
+        self._control.close()
         self._scrape.close()
         self.folder.metrics_socket.unlink(missing_ok=True)
-        for child in self._all():
+        for child in self._all_children():
             child.cut(time.monotonic())
 
-    def _record(self) -> None:
+    def _write_record(self) -> None:
         record = ServiceDescriptor(
             service=self.declared.name,
             target=self._source.target,
@@ -514,7 +524,7 @@ def serve_several(
     project: Project,
     given: Mapping[str, Any],
     *,
-    wish: ServiceOptions,
+    options: ServiceOptions,
     tell: Callable[[str], None],
 ) -> Any:
     """Keep replicas and their front until SIGTERM or Ctrl-C; returns what it came to. `tell` gets a line for each event.
@@ -523,7 +533,7 @@ def serve_several(
     replica can be set up.
     """
     check_bindings(declared, given)
-    wish.exposure.check()
+    options.bind_config.check()
     with serve_extra():
         from hooke.serving.uvicorn.server import bind
     project.create()
@@ -532,29 +542,29 @@ def serve_several(
     if not folder.lock.try_acquire():
         raise _supervised_already(folder)
     try:
-        front = next((one for one in folder.living() if one.name == FRONT), None)
-        if wish.exposure.port and (front is None or front.port != wish.exposure.port):
+        proxy = next((one for one in folder.living() if one.name == PROXY), None)
+        if options.bind_config.port and (proxy is None or proxy.port != options.bind_config.port):
             bind(
-                wish.exposure.port, wish.exposure.host
+                options.bind_config.port, options.bind_config.host
             ).close()  # that it is taken is said before anything is started
-        token_file = token_file_of(declared, project, wish.exposure)
+        token_file = token_file_of(declared, project, options.bind_config)
         own = Sources(root=Project.root_of(path), file=path).own
         source = ServiceSource(
             target=f"{path}:{declared.name}",
             project=str(project.root),
             folder=os.getcwd(),
             given=dict(given),
-            host=wish.exposure.host,
-            names=wish.exposure.names,
+            host=options.bind_config.host,
+            names=options.bind_config.names,
             token_file=str(token_file.resolve()) if token_file is not None else "",
             modules=keep_modules(lambda file: bool(own([str(file)]))),
         )
-        first = pinned(source)
+        first = pin_generation(source)
         with ServiceRun(
-            project, declared, entry=source.target, shown=shown_given(given), replicas=wish.replicas
+            project, declared, entry=source.target, shown=shown_values(given), replicas=options.replicas
         ) as run:
             supervisor = Supervisor(
-                declared, project, source, first=first, wish=wish, folder=folder, run=run, tell=tell
+                declared, project, source, first=first, options=options, folder=folder, run=run, tell=tell
             )
             return supervisor.run()
     finally:

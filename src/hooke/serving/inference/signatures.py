@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import numpy as np
 
-from hooke.serving.inference.tensors import Misfit, datatype_of
+from hooke.serving.inference.tensors import TensorError, datatype_of
 from hooke.serving.inference.v2_messages import InferenceQuery, ModelMetadata, TensorMetadata, wrong_tensor
 from hooke.serving.payloads import (
     Method,
@@ -130,7 +130,7 @@ class Parameter:
             if self.form.shape or not tensor.size:
                 return convert(tensor.tolist(), self.annotation)
             if tensor.size != 1:
-                raise Misfit(f"it is one value, and there are {tensor.size}")
+                raise TensorError(f"it is one value, and there are {tensor.size}")
             return convert(tensor.reshape(1).tolist()[0], self.annotation)
         if tensor.dtype == object:
             tensor = _as_text_array(tensor)
@@ -138,7 +138,7 @@ class Parameter:
             check_rank(tensor, self.rank)
             return tensor if self.dtype is None else cast(tensor, self.dtype)
         except ValueError as error:
-            raise Misfit(str(error)) from None
+            raise TensorError(str(error)) from None
 
 
 def outputs_of(function: Callable[..., Any], hint: Any) -> dict[str, Form]:
@@ -211,14 +211,14 @@ def texts(tensor: np.ndarray, *, raw: bool) -> np.ndarray:
         else:
             made[:] = [one if isinstance(one, str) else one.decode() for one in flat]
     except UnicodeError:
-        raise Misfit("its bytes are no text in UTF-8") from None
+        raise TensorError("its bytes are no text in UTF-8") from None
     return made.reshape(tensor.shape)
 
 
 def _as_text_array(tensor: np.ndarray) -> np.ndarray:
     flat = tensor.ravel().tolist()
     if any(one.endswith("\0") for one in flat):
-        raise Misfit("an array of text drops zeros at its end")
+        raise TensorError("an array of text drops zeros at its end")
     return np.array(flat, dtype=np.str_).reshape(tensor.shape)
 
 
@@ -239,7 +239,7 @@ class FieldColumn:
     def values(self, tensor: np.ndarray) -> list[Any]:
         """One for each row. Raises Misfit for a tensor of more than one column, and for bytes that are no text."""
         if not tensor.ndim or tensor.shape[0] != tensor.size:
-            raise Misfit(f"a column has the shape [rows] or [rows, 1], not {list(tensor.shape)}")
+            raise TensorError(f"a column has the shape [rows] or [rows, 1], not {list(tensor.shape)}")
         if tensor.dtype == object:
             tensor = texts(tensor, raw=self.form.raw)
         flat: list[Any] = tensor.ravel().tolist()
@@ -262,7 +262,7 @@ class Table:
             if name in tensors:
                 try:
                     given[name] = column.values(tensors[name])
-                except Misfit as misfit:
+                except TensorError as misfit:
                     raise wrong_tensor(name, str(misfit)) from None
             elif column.required or not given:
                 raise wrong_tensor(name, "it is missing")
@@ -422,7 +422,7 @@ def _argument(parameter: Parameter, query: InferenceQuery) -> Any:
             return convert(query.parameters[name], parameter.annotation)
     except msgspec.ValidationError as error:
         raise wrong_tensor(name, str(error).replace("`$", f"`{name}")) from None
-    except Misfit as misfit:
+    except TensorError as misfit:
         raise wrong_tensor(name, str(misfit)) from None
     if parameter.default is inspect.Parameter.empty:
         raise wrong_tensor(name, "it is missing")

@@ -22,11 +22,11 @@ __all__ = [
     "DATATYPES",
     "MOST_DIMENSIONS",
     "Datatype",
-    "Misfit",
+    "TensorError",
     "count_elements",
+    "datatype_named",
     "datatype_of",
     "json_data",
-    "named",
     "read_binary",
     "read_json",
     "to_binary",
@@ -73,7 +73,7 @@ DATATYPES: dict[str, Datatype] = {
 _OF_DTYPE = {one.dtype: one for one in DATATYPES.values() if one is not BYTES}
 
 
-def named(name: str) -> Datatype | str:
+def datatype_named(name: str) -> Datatype | str:
     """The datatype of this name, or why there is none."""
     found = DATATYPES.get(name)
     if found is not None:
@@ -98,7 +98,7 @@ MOST_ELEMENTS = 1 << 40
 _LENGTH = struct.Struct("<I")
 
 
-class Misfit(ValueError):
+class TensorError(ValueError):
     """Data that is not what its shape and datatype say."""
 
 
@@ -109,15 +109,15 @@ def read_json(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> np
         values = _flat(datatype, shape, data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         hint = "; NaN goes as binary data" if datatype.element is float and "`null`" in str(error) else ""
-        raise Misfit(f"{error}{hint}".replace("`$", "`data")) from None
+        raise TensorError(f"{error}{hint}".replace("`$", "`data")) from None
     if len(values) != count:
-        raise Misfit(f"its shape {_shown(shape)} has {count} elements, and its data {len(values)}")
+        raise TensorError(f"its shape {_shown(shape)} has {count} elements, and its data {len(values)}")
     if datatype is BYTES:
         return _objects(values, shape)
     try:
         packed = array.array(datatype.code, values)
     except OverflowError:
-        raise Misfit(f"a number of it is none that {datatype.name} can hold") from None
+        raise TensorError(f"a number of it is none that {datatype.name} can hold") from None
     made = np.frombuffer(packed, dtype=bool if datatype.element is bool else packed.typecode)
     return _narrow(datatype, made).reshape(shape)
 
@@ -130,11 +130,11 @@ def read_binary(datatype: Datatype, shape: Sequence[int], data: memoryview) -> n
     size = datatype.dtype.itemsize
     if len(data) != count * size:
         shown = f"its shape {_shown(shape)} of {datatype.name} takes {count * size} bytes"
-        raise Misfit(f"{shown}, and its binary_data_size is {len(data)}")
+        raise TensorError(f"{shown}, and its binary_data_size is {len(data)}")
     # A copy: what came cannot be written to and stands at any address, and a model's code may need both.
     made = np.frombuffer(data, dtype=datatype.dtype).copy()
     if datatype.element is bool and count and made.view(np.uint8).max() > 1:
-        raise Misfit("a byte of it is neither 0 nor 1")
+        raise TensorError("a byte of it is neither 0 nor 1")
     return made.reshape(shape)
 
 
@@ -146,7 +146,7 @@ def json_data(datatype: Datatype, value: np.ndarray) -> list[Any]:
     try:
         return [one if isinstance(one, str) else one.decode() for one in flat]
     except UnicodeDecodeError:
-        raise Misfit("its bytes are no text, which JSON needs; ask for binary data") from None
+        raise TensorError("its bytes are no text, which JSON needs; ask for binary data") from None
 
 
 def to_binary(datatype: Datatype, value: np.ndarray) -> bytes:
@@ -165,7 +165,7 @@ def count_elements(shape: Sequence[int]) -> int:
     count = math.prod(shape)
     most = count or math.prod(filter(None, shape))
     if most > MOST_ELEMENTS or len(shape) > MOST_DIMENSIONS:
-        raise Misfit(f"its shape {_shown(shape)} is larger than any array")
+        raise TensorError(f"its shape {_shown(shape)} is larger than any array")
     return count
 
 
@@ -179,7 +179,7 @@ def _flat(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> list[A
     values: list[Any] = _decoder(datatype.element, len(shape)).decode(data)
     for length in shape[1:]:
         if set(map(len, values)) - {length}:
-            raise Misfit(f"its data is not nested as its shape {_shown(shape)} says")
+            raise TensorError(f"its data is not nested as its shape {_shown(shape)} says")
         values = list(itertools.chain.from_iterable(values))
     return values
 
@@ -199,26 +199,28 @@ def _narrow(datatype: Datatype, made: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         narrow = made.astype(datatype.dtype, copy=False)
     if not np.isfinite(narrow).all():  # JSON has none that is not finite
-        raise Misfit(f"a number of it is none that {datatype.name} can hold")
+        raise TensorError(f"a number of it is none that {datatype.name} can hold")
     return narrow
 
 
 def _split(data: memoryview, count: int) -> list[bytes]:
     """The elements of BYTES. Raises Misfit where the lengths do not come out even."""
     if count * _LENGTH.size > len(data):
-        raise Misfit(f"its shape has {count} elements, for whose lengths its {len(data)} bytes are too few")
+        raise TensorError(
+            f"its shape has {count} elements, for whose lengths its {len(data)} bytes are too few"
+        )
     values: list[bytes] = []
     at = 0
     for number in range(count):
         begin = at + _LENGTH.size
         if begin > len(data):
-            raise Misfit(f"its binary data ends before the length of element {number}")
+            raise TensorError(f"its binary data ends before the length of element {number}")
         at = begin + _LENGTH.unpack_from(data, at)[0]
         if at > len(data):
-            raise Misfit(f"element {number} is said to be longer than what is left of its binary data")
+            raise TensorError(f"element {number} is said to be longer than what is left of its binary data")
         values.append(bytes(data[begin:at]))
     if at != len(data):
-        raise Misfit(f"{len(data) - at} bytes of its binary data are left behind its last element")
+        raise TensorError(f"{len(data) - at} bytes of its binary data are left behind its last element")
     return values
 
 
@@ -234,7 +236,7 @@ def _encoded(one: Any) -> bytes:
     try:
         return str(one).encode()
     except UnicodeEncodeError:
-        raise Misfit("its text has characters that UTF-8 does not have") from None
+        raise TensorError("its text has characters that UTF-8 does not have") from None
 
 
 def _shown(shape: Sequence[int]) -> str:

@@ -11,15 +11,15 @@ import numpy as np
 from hooke.serving.inference.tensors import (
     BYTES,
     Datatype,
-    Misfit,
+    TensorError,
+    datatype_named,
     datatype_of,
     json_data,
-    named,
     read_binary,
     read_json,
     to_binary,
 )
-from hooke.serving.problems import FieldFault, Problem
+from hooke.serving.problems import FieldError, Problem
 
 __all__ = [
     "BinarySize",
@@ -179,7 +179,7 @@ def read_request(body: bytes, header_length: int | None) -> InferenceQuery:
             raise wrong_tensor(tensor.name, "it is given twice")
         try:
             tensors[tensor.name], left = _tensor(tensor, left, has_binary=header_length is not None)
-        except Misfit as misfit:
+        except TensorError as misfit:
             raise wrong_tensor(tensor.name, str(misfit)) from None
     if left:
         raise Problem(422, f"{len(left)} bytes of the body are behind the JSON, and no input's")
@@ -190,7 +190,7 @@ def read_request(body: bytes, header_length: int | None) -> InferenceQuery:
 def wrong_tensor(name: str, detail: str, *, what: str = "input") -> Problem:
     """The refusal (422) that names it."""
     shown = name[:80]
-    return Problem(422, f"{what} {shown}: {detail}", errors=[FieldFault(shown, detail)])
+    return Problem(422, f"{what} {shown}: {detail}", errors=[FieldError(shown, detail)])
 
 
 def _decoded(header: memoryview) -> InferenceRequest:
@@ -212,24 +212,24 @@ def _decoded(header: memoryview) -> InferenceRequest:
 
 def _tensor(tensor: InputTensor, left: memoryview, *, has_binary: bool) -> tuple[np.ndarray, memoryview]:
     """The input's array, and what is behind its data. Raises Misfit."""
-    datatype = named(tensor.datatype)
+    datatype = datatype_named(tensor.datatype)
     if isinstance(datatype, str):
-        raise Misfit(datatype)
+        raise TensorError(datatype)
     size = None
     if tensor.parameters is not None:
         if tensor.parameters.shared_memory_region is not None:
-            raise Misfit("there is no shared memory here; send its data")
+            raise TensorError("there is no shared memory here; send its data")
         size = tensor.parameters.binary_data_size
     if size is None:
         if not memoryview(tensor.data):
-            raise Misfit("it has neither data nor a binary_data_size")
+            raise TensorError("it has neither data nor a binary_data_size")
         return read_json(datatype, tensor.shape, tensor.data), left
     if memoryview(tensor.data):
-        raise Misfit("it has data and a binary_data_size; give one of them")
+        raise TensorError("it has data and a binary_data_size; give one of them")
     if not has_binary:
-        raise Misfit("it has a binary_data_size, and there is no header Inference-Header-Content-Length")
+        raise TensorError("it has a binary_data_size, and there is no header Inference-Header-Content-Length")
     if size > len(left):
-        raise Misfit(f"its binary_data_size is {size}, and {len(left)} bytes of the body are left")
+        raise TensorError(f"its binary_data_size is {size}, and {len(left)} bytes of the body are left")
     return read_binary(datatype, tensor.shape, left[:size]), left[size:]
 
 
@@ -286,7 +286,7 @@ def write_response(
             raise wrong_tensor(name, f"there is none; there are {_listed(outputs)}", what="output")
         try:
             written.append(_output(name, outputs[name], raw if wanted.is_binary(name) else None))
-        except Misfit as misfit:
+        except TensorError as misfit:
             raise Problem(406, f"output {name}: {misfit}") from None
     header = _ENCODER.encode(Response(model, version, written, request_id))
     if all(one.parameters is None for one in written):
@@ -306,11 +306,11 @@ def _output(name: str, value: np.ndarray, raw: list[bytes] | None) -> OutputTens
 def _datatype(value: np.ndarray) -> Datatype:
     datatype = datatype_of(value.dtype)
     if datatype is None:
-        raise Misfit(f"no datatype of the protocol holds {value.dtype}")
+        raise TensorError(f"no datatype of the protocol holds {value.dtype}")
     if datatype is BYTES and value.dtype.kind == "O":
         strange = {type(one) for one in value.ravel().tolist() if not isinstance(one, (str, bytes))}
         if strange:
-            raise Misfit(f"no datatype of the protocol holds a {min(kind.__name__ for kind in strange)}")
+            raise TensorError(f"no datatype of the protocol holds a {min(kind.__name__ for kind in strange)}")
     return datatype
 
 

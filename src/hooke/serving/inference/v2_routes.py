@@ -28,7 +28,7 @@ from hooke.serving.problems import Problem
 from hooke.serving.routes import Route
 from hooke.serving.service import Service, service_of
 
-__all__ = ["CODINGS", "Inference", "Writing", "compressed", "expanded", "wish"]
+__all__ = ["CODINGS", "Inference", "ResponseWriter", "accepted_coding", "compressed", "expanded"]
 
 
 # --- Bodies that come or go compressed: gzip and deflate, within a limit and off the event loop.
@@ -43,7 +43,7 @@ FAST = 1
 """zlib's level: numbers hardly shrink further, and take ten times the time."""
 
 
-def wish(accepted: bytes | None) -> bytes | None:
+def accepted_coding(accepted: bytes | None) -> bytes | None:
     """The coding that an Accept-Encoding asks for: where it names one and nothing else.
 
     What only lists all that a client could read, as most do unasked, is no wish: on a fast network compressing costs more.
@@ -95,7 +95,7 @@ def _compress(body: bytes, coding: bytes) -> bytes:
 # --- A method's result as a response, written where the method runs: the writer goes there by the names of its service and model.
 
 
-class Writing:
+class ResponseWriter:
     """Writes one request's answer. Called with what the method returned; a refusal is an answer: raised, it would be the whole batch's."""
 
     __slots__ = ("_id", "_made_by", "_model", "_wanted")
@@ -126,8 +126,8 @@ class Writing:
         )
 
 
-def _writing(made_by: type, name: str, outputs: Any, binary: Any, request: str | None) -> Writing:
-    return Writing(_models(made_by)[name], made_by, RequestedOutputs(outputs, binary), request)
+def _writing(made_by: type, name: str, outputs: Any, binary: Any, request: str | None) -> ResponseWriter:
+    return ResponseWriter(_models(made_by)[name], made_by, RequestedOutputs(outputs, binary), request)
 
 
 @cache
@@ -166,33 +166,33 @@ class Inference:
         for path in (model, model + "/versions/{version}"):
             yield Route(f"{path}/infer", {"POST": self._infer})
         for path in (model, model + "/versions/{version}"):
-            yield Route(f"{path}/ready", {"GET": self._tell_model_ready})
-            yield Route(path, {"GET": self._tell_model})
-        yield Route(INFERENCE, {"GET": self._tell_server})
-        yield Route(f"{INFERENCE}/health/live", {"GET": self._tell_live})
-        yield Route(f"{INFERENCE}/health/ready", {"GET": self._tell_ready})
-        yield Route(f"{INFERENCE}/repository/index", {"POST": self._tell_index})
+            yield Route(f"{path}/ready", {"GET": self._get_model_ready})
+            yield Route(path, {"GET": self._get_model})
+        yield Route(INFERENCE, {"GET": self._get_server})
+        yield Route(f"{INFERENCE}/health/live", {"GET": self._get_live})
+        yield Route(f"{INFERENCE}/health/ready", {"GET": self._get_ready})
+        yield Route(f"{INFERENCE}/repository/index", {"POST": self._list_models})
 
-    async def _tell_server(self, exchange: Exchange) -> None:
-        await _tell(ServerMetadata("hooke", version("hooke"), EXTENSIONS), exchange)
+    async def _get_server(self, exchange: Exchange) -> None:
+        await _answer_json(ServerMetadata("hooke", version("hooke"), EXTENSIONS), exchange)
 
-    async def _tell_live(self, exchange: Exchange) -> None:
-        await _tell({"live": True}, exchange)
+    async def _get_live(self, exchange: Exchange) -> None:
+        await _answer_json({"live": True}, exchange)
 
-    async def _tell_ready(self, exchange: Exchange) -> None:
-        await _tell({"ready": self._is_ready()}, exchange, status=200 if self._is_ready() else 503)
+    async def _get_ready(self, exchange: Exchange) -> None:
+        await _answer_json({"ready": self._is_ready()}, exchange, status=200 if self._is_ready() else 503)
 
-    async def _tell_model(self, exchange: Exchange) -> None:
-        await _tell(self._model(exchange).metadata(), exchange)
+    async def _get_model(self, exchange: Exchange) -> None:
+        await _answer_json(self._model(exchange).metadata(), exchange)
 
-    async def _tell_model_ready(self, exchange: Exchange) -> None:
+    async def _get_model_ready(self, exchange: Exchange) -> None:
         ready = {"name": self._model(exchange).name, "ready": self._is_ready()}
-        await _tell(ready, exchange, status=200 if self._is_ready() else 503)
+        await _answer_json(ready, exchange, status=200 if self._is_ready() else 503)
 
-    async def _tell_index(self, exchange: Exchange) -> None:
+    async def _list_models(self, exchange: Exchange) -> None:
         state = "READY" if self._is_ready() else "UNAVAILABLE"
         listed = [{"name": name, "version": VERSION, "state": state, "reason": ""} for name in self.models]
-        await _tell(listed, exchange)
+        await _answer_json(listed, exchange)
 
     def _model(self, exchange: Exchange) -> TensorModel:
         """The one that the path names. Raises Problem (404)."""
@@ -216,7 +216,7 @@ class Inference:
             await asyncio.to_thread(_read, model, body, length) if large else _read(model, body, length)
         )
         method = self._methods[model.method]
-        write = Writing(model, self._declared.made_by, query.wanted, query.id)
+        write = ResponseWriter(model, self._declared.made_by, query.wanted, query.id)
         answer = await self._calls.call(method, arguments, exchange, write)
         if isinstance(answer, Problem):
             raise answer
@@ -228,7 +228,7 @@ def _read(model: TensorModel, body: bytes, length: int | None) -> tuple[Inferenc
     return query, arguments_of(model, query)
 
 
-async def _tell(value: Any, exchange: Exchange, *, status: int = 200) -> None:
+async def _answer_json(value: Any, exchange: Exchange, *, status: int = 200) -> None:
     await exchange.answer(status, msgspec.json.encode(value), JSON)
 
 
@@ -244,7 +244,7 @@ async def _body(exchange: Exchange) -> bytes:
             )
     body = await exchange.body()
     coding = exchange.headers.get(b"content-encoding", b"identity").strip().lower()
-    return body if coding == b"identity" else await expanded(body, coding, exchange.terms.body_limit)
+    return body if coding == b"identity" else await expanded(body, coding, exchange.options.body_limit)
 
 
 def _header_length(exchange: Exchange) -> int | None:
@@ -261,7 +261,7 @@ async def _send(written: Written, exchange: Exchange) -> None:
     if written.header_length is not None:
         headers.append((_HEADER_LENGTH, b"%d" % written.header_length))
     body = written.body
-    coding = wish(exchange.headers.get(b"accept-encoding"))
+    coding = accepted_coding(exchange.headers.get(b"accept-encoding"))
     if coding is not None:
         smaller = await compressed(body, coding)
         if smaller is not None:

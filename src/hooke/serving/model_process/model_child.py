@@ -18,11 +18,12 @@ import msgspec
 
 from hooke.base.errors import HookeError, Temporary, UsageError
 from hooke.base.pinned_modules import KeptModule, import_kept
+from hooke.processes.start import exit_with
 from hooke.processes.with_parent import end_with
-from hooke.serving.model_calls import Drop, Item, Lost, MethodRun, ServiceObject, Work, make
+from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, ServiceObject, Work, make_object
 from hooke.serving.model_process.wire import WireLink
 from hooke.serving.payloads import methods_of
-from hooke.serving.problems import Problem, Raised
+from hooke.serving.problems import Problem, ServiceRaised
 from hooke.serving.request_context import RequestContext, log_with_ids
 from hooke.serving.service import Service, service_of
 
@@ -36,8 +37,8 @@ class ModelProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     parent: int
     socket: int
-    gives: int
-    takes: int
+    outgoing: int
+    incoming: int
 
 
 class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +58,7 @@ DropSent = int
 """Work as it is sent: plain tuples are pickled in a tenth of the time of objects."""
 
 
-class _Known:
+class _SentContext:
     """One who asks."""
 
     def __init__(self, facts: Facts) -> None:
@@ -78,9 +79,9 @@ def main(order: ModelProcessOrder) -> int:
     log_with_ids()
     own = os.getpid()
     with socket.socket(fileno=order.socket) as channel:
-        link = WireLink(order.gives, order.takes)
+        link = WireLink(order.outgoing, order.incoming)
         messages = _messages(channel, link)
-        made = _begun(channel, link, messages)
+        made = _set_up(channel, link, messages)
         if made is None:
             return 1
         for frame in messages:
@@ -89,7 +90,7 @@ def main(order: ModelProcessOrder) -> int:
                 work = _work(link.read(frame), made)
                 sent = link.packed((made.do(work), None))
             except BaseException as error:  # noqa: BLE001 - exit() in a service's code is a failed request, too
-                sent = link.packed((None, _told(error)))
+                sent = link.packed((None, _portable(error)))
             if os.getpid() != own:
                 os._exit(1)  # a fork of the service's code came back: its answer would be the next caller's
             if not isinstance(work, Drop):
@@ -104,25 +105,25 @@ def _messages(channel: socket.socket, link: WireLink) -> Iterator[Any]:
             yield from link.feed(data)
 
 
-def _begun(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> ServiceObject | None:
+def _set_up(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> ServiceObject | None:
     """The object, set up; None where the replica is gone, or was told why it cannot be."""
     frame = next(messages, None)
     if frame is None:
         return None
     made, error = None, None
     try:
-        made = _made(link.read(frame))
+        made = _make_object(link.read(frame))
     except BaseException as raised:  # noqa: BLE001 - whatever it is, the replica says it
         error = raised
-    channel.sendall(link.packed((None, None if error is None else _plain(error))))
+    channel.sendall(link.packed((None, None if error is None else _portable_setup_error(error))))
     return made
 
 
-def _made(begin: ModelSetup) -> ServiceObject:
-    sys.path[:] = begin.sys_path
-    import_kept(begin.modules)
+def _make_object(setup: ModelSetup) -> ServiceObject:
+    sys.path[:] = setup.sys_path
+    import_kept(setup.modules)
     try:
-        made_by, arguments = pickle.loads(begin.what)
+        made_by, arguments = pickle.loads(setup.what)
         declared: Service = service_of(made_by)
     except HookeError:
         raise
@@ -132,39 +133,41 @@ def _made(begin: ModelSetup) -> ServiceObject:
             why="".join(traceback.format_exception(error)),
             fix="what runs when the file is imported must do so a second time: it is imported there, too",
         ) from error
-    return make(declared, methods_of(declared), arguments)
+    return make_object(declared, methods_of(declared), arguments)
 
 
 def _work(sent: Any, made: ServiceObject) -> Work:
     if isinstance(sent, int):
         return Drop(sent)
     if len(sent) == 4:
-        name, stream, arguments, asked = sent
+        name, stream, arguments, contexts = sent
         method = made.methods[name]
-        return Item(stream=stream, method=method, arguments=arguments, asked=tuple(map(_Known, asked)))
-    name, arguments, rows, writes, most, asked = sent
+        return Item(
+            stream=stream, method=method, arguments=arguments, contexts=tuple(map(_SentContext, contexts))
+        )
+    name, arguments, rows, writes, most, contexts = sent
     return MethodRun(
         method=made.methods[name],
         arguments=arguments,
         rows=rows,
         writes=writes,
         most=most,
-        asked=tuple(map(_Known, asked)),
+        contexts=tuple(map(_SentContext, contexts)),
     )
 
 
-def _told(error: BaseException) -> BaseException:
+def _portable(error: BaseException) -> BaseException:
     """What a method raised, as something that the replica knows, too."""
-    if isinstance(error, Problem | Lost):
+    if isinstance(error, Problem | ModelLost):
         return error
     if isinstance(error, UsageError):
         return UsageError(error.what, fix=error.fix)
     if isinstance(error, Temporary):
         return Temporary(error.what, delay_s=error.delay_s)
-    return Raised(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
+    return ServiceRaised(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
 
 
-def _plain(error: BaseException) -> HookeError:
+def _portable_setup_error(error: BaseException) -> HookeError:
     """Why it cannot be set up, as something that the replica knows, too."""
     if not isinstance(error, HookeError):
         return HookeError(f"it cannot be set up: {type(error).__name__}: {error}")
@@ -175,8 +178,4 @@ def _plain(error: BaseException) -> HookeError:
 
 
 if __name__ == "__main__":
-    code = main(msgspec.json.decode(sys.argv[1], type=ModelProcessOrder))
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)  # a thread of the model's that hangs must not keep the process
+    exit_with(main(msgspec.json.decode(sys.argv[1], type=ModelProcessOrder)))

@@ -32,8 +32,9 @@ from hooke.base.user_code import is_users
 from hooke.journal.service_events import ModelBack, ModelDied, ModelEvent
 from hooke.processes.exit_report import ended_by, with_short_stack
 from hooke.processes.lease import Backoff
-from hooke.processes.start import anonymous_bytes, python_module
-from hooke.serving.model_calls import Arguments, Done, Drop, Item, Lost, MethodRun, Work
+from hooke.processes.start import python_module, start_apart
+from hooke.processes.usage import anonymous_bytes
+from hooke.serving.model_calls import Arguments, Drop, Item, MethodRun, ModelLost, OnDone, Work
 from hooke.serving.model_process.model_child import (
     DropSent,
     Facts,
@@ -44,11 +45,11 @@ from hooke.serving.model_process.model_child import (
 )
 from hooke.serving.model_process.wire import WireLink
 from hooke.serving.payloads import Method
-from hooke.serving.problems import AGAIN, UNTOUCHED, Problem
-from hooke.serving.rows import merged
+from hooke.serving.problems import RETRY_HEADER, UNTOUCHED, Problem
+from hooke.serving.rows import merge_requests
 from hooke.serving.service import Service
 
-__all__ = ["Ending", "ModelProcess", "RunningModel"]
+__all__ = ["ModelExit", "ModelProcess", "RunningModel"]
 
 
 # --- One process of a model, from its start to its end: what it is sent, what it answers and prints, and how it ended.
@@ -63,7 +64,7 @@ CLOSED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class ModelExit:
     """How it ended."""
 
     exit_code: int
@@ -77,7 +78,7 @@ class Ending:
     """The last lines that it printed."""
 
 
-def _to_nobody(_told: Any) -> None:
+def _ignore(_told: Any) -> None:
     pass
 
 
@@ -87,12 +88,12 @@ class RunningModel:
     Raises OSError where no process can be started.
     """
 
-    def __init__(self, answered: Callable[[Any], None], ended: Callable[[Ending], None]) -> None:
-        self._answered: Callable[[Any], None] = answered
-        self._ended: Callable[[Ending], None] = ended
+    def __init__(self, answered: Callable[[Any], None], ended: Callable[[ModelExit], None]) -> None:
+        self._on_message: Callable[[Any], None] = answered
+        self._on_exit: Callable[[ModelExit], None] = ended
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
-        self._asked = self._closed = False
+        self._killed = self._closed = False
         self._unsent = bytearray()
         self._printed = b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -129,7 +130,7 @@ class RunningModel:
 
     def kill(self) -> None:
         """End it, and what it started."""
-        self._asked = True
+        self._killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -137,8 +138,8 @@ class RunningModel:
         """Let it do what it was sent, and end it; it is killed when that takes longer. Nothing is told any more."""
         if self._closed:
             return
-        self._answered = self._ended = _to_nobody
-        self._asked = True
+        self._on_message = self._on_exit = _ignore
+        self._killed = True
         with contextlib.suppress(OSError):
             self._socket.settimeout(timeout_s)  # one that hangs takes nothing
             self._socket.sendall(self._unsent)
@@ -156,16 +157,16 @@ class RunningModel:
             ours, theirs = socket.socketpair()
             undone.callback(ours.close)
             with theirs:
-                gives, takes = _memory("hooke-model-in", undone), _memory("hooke-model-out", undone)
+                outgoing, incoming = _memory("hooke-model-in", undone), _memory("hooke-model-out", undone)
                 self._output, output = os.pipe()
                 undone.callback(os.close, self._output)
                 try:
-                    self._process = _started(theirs.fileno(), takes, gives, output)
+                    self._process = _started(theirs.fileno(), incoming, outgoing, output)
                 finally:
                     os.close(output)
             self._pidfd = os.pidfd_open(self._process.pid)
             undone.pop_all()
-        self._socket, self.link = ours, WireLink(gives, takes)
+        self._socket, self.link = ours, WireLink(outgoing, incoming)
         ours.setblocking(False)
         os.set_blocking(self._output, False)
         self._loop.add_reader(ours.fileno(), self._read)
@@ -193,13 +194,13 @@ class RunningModel:
             data = b""
         if not data:
             self._loop.remove_reader(self._socket.fileno())
-            self._loop.call_later(CLOSED_S, self._end_if_deaf)
+            self._loop.call_later(CLOSED_S, self._end_if_disconnected)
             return False
         for frame in self.link.feed(data):
-            self._answered(self.link.read(frame))
+            self._on_message(self.link.read(frame))
         return True
 
-    def _end_if_deaf(self) -> None:
+    def _end_if_disconnected(self) -> None:
         if not self._closed:
             self.kill()
 
@@ -238,10 +239,10 @@ class RunningModel:
         for fd in (self._pidfd, self._output):
             os.close(fd)
         peak = usage.ru_maxrss * 1024 if usage.ru_maxrss > self._floor_kib else 0
-        self._ended(
-            Ending(
+        self._on_exit(
+            ModelExit(
                 exit_code=self._process.returncode,
-                asked=self._asked,
+                asked=self._killed,
                 peak_bytes=max(peak, self._sampled) or None,
                 seconds=time.monotonic() - self._started,
                 tail=with_short_stack(self._printed.decode("utf-8", "replace").splitlines()),
@@ -255,17 +256,11 @@ def _memory(name: str, undone: contextlib.ExitStack) -> int:
     return made
 
 
-def _started(channel: int, gives: int, takes: int, output: int) -> subprocess.Popen[bytes]:
+def _started(channel: int, outgoing: int, incoming: int, output: int) -> subprocess.Popen[bytes]:
     """The process, with its end of the socket and of the memory; what it prints goes to `output`."""
-    order = ModelProcessOrder(parent=os.getpid(), socket=channel, gives=gives, takes=takes)
-    return subprocess.Popen(
-        python_module("hooke.serving.model_process.model_child", msgspec.json.encode(order).decode()),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,  # Ctrl-C in the terminal is for the replica, which drains first
-        pass_fds=(channel, gives, takes),
-    )
+    order = ModelProcessOrder(parent=os.getpid(), socket=channel, outgoing=outgoing, incoming=incoming)
+    command = python_module("hooke.serving.model_process.model_child", msgspec.json.encode(order).decode())
+    return start_apart(command, descriptors=(channel, outgoing, incoming), output=output)
 
 
 LARGE = 1 << 20
@@ -289,19 +284,19 @@ class ModelProcess:
         self._say = say
         self._loop = asyncio.get_running_loop()
         self._defaults: dict[str, dict[str, Any]] = {}
-        self._pending: deque[tuple[Work, Done, float]] = deque()
+        self._pending: deque[tuple[Work, OnDone, float]] = deque()
         self._running: RunningModel | None = None
         self._begin = ModelSetup(sys_path=[], modules=(), what=b"")
         self._up = self._closed = False
         self._started_at = self._up_at = self._next_at = 0.0
-        self._took_s = 0.0
+        self._setup_s = 0.0
         """From a start to its being set up."""
-        self._why = ""
+        self._exit_reason = ""
         """It is away."""
-        self._ended_for = ""
+        self._kill_reason = ""
         """What it was killed for, from here."""
         self._backoff = Backoff(first_s=BACKOFF_S, cap_s=BACKOFF_CAP_S)
-        self._back: Callable[[], None] = lambda: None
+        self._on_available: Callable[[], None] = lambda: None
         self._first: asyncio.Future[None] = self._loop.create_future()
 
     async def start(self, arguments: Arguments) -> None:
@@ -314,9 +309,9 @@ class ModelProcess:
                 f"no process can be started for the model of {self._declared.name}: {error}"
             ) from error
         await self._first
-        self._loop.call_later(LOOK_S, self._look)
+        self._loop.call_later(LOOK_S, self._check)
 
-    def submit(self, work: Work, done: Done) -> None:
+    def submit(self, work: Work, done: OnDone) -> None:
         """Do it there."""
         running = self._running
         if isinstance(work, Drop):
@@ -335,18 +330,21 @@ class ModelProcess:
             self._pending.pop()
             self._loop.call_soon(done, None, error)
 
-    def away(self) -> Problem | None:
+    def unavailable(self) -> Problem | None:
         """Why nothing can be asked now; None where it can."""
         if self._up:
             return None
-        wait_s = max(self._next_at - time.monotonic(), 0.0) + self._took_s
+        wait_s = max(self._next_at - time.monotonic(), 0.0) + self._setup_s
         return Problem(
-            503, f"{self._why}; another one is being set up", retry_after_s=wait_s, headers={AGAIN: UNTOUCHED}
+            503,
+            f"{self._exit_reason}; another one is being set up",
+            retry_after_s=wait_s,
+            headers={RETRY_HEADER: UNTOUCHED},
         )
 
-    def when_back(self, back: Callable[[], None]) -> None:
+    def on_available(self, back: Callable[[], None]) -> None:
         """Call this when it is set up anew."""
-        self._back = back
+        self._on_available = back
 
     def memory_bytes(self) -> int:
         """What it has that no file backs. May be asked by any thread."""
@@ -363,8 +361,8 @@ class ModelProcess:
     # -- its life ----------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._started_at, self._ended_for = time.monotonic(), ""
-        self._running = running = RunningModel(self._answered, self._ended)
+        self._started_at, self._kill_reason = time.monotonic(), ""
+        self._running = running = RunningModel(self._on_message, self._on_exit)
         running.send(running.link.packed(self._begin))
 
     def _start_again(self) -> None:
@@ -382,7 +380,7 @@ class ModelProcess:
         self._loop.call_later(wait_s, self._start_again)
         return wait_s
 
-    def _answered(self, message: tuple[Any, BaseException | None]) -> None:
+    def _on_message(self, message: tuple[Any, BaseException | None]) -> None:
         answers, error = message
         if self._up:
             _, done, _ = self._pending.popleft()
@@ -393,79 +391,79 @@ class ModelProcess:
             self._closed = True
             self._first.set_exception(error)
         else:
-            self._ended_for = "it could not be set up"
+            self._kill_reason = "it could not be set up"
             _log.error("the model of %s cannot be set up anew: %s", self._declared.name, error)
 
     def _set_up(self) -> None:
         self._up, self._up_at = True, time.monotonic()
-        self._took_s = self._up_at - self._started_at
+        self._setup_s = self._up_at - self._started_at
         self.memory_bytes()  # a first look: it may die before the next one
         if self._first.done():
-            self._say(ModelBack(seconds=self._took_s))
+            self._say(ModelBack(seconds=self._setup_s))
             _log.warning(
                 "the model of %s is back, %s after its start",
                 self._declared.name,
-                format_seconds(self._took_s),
+                format_seconds(self._setup_s),
             )
-            self._back()
+            self._on_available()
         else:
             self._first.set_result(None)
 
-    def _ended(self, ending: Ending) -> None:
+    def _on_exit(self, ended: ModelExit) -> None:
         self._up, self._running = False, None
-        cause = ended_by(ending.exit_code, asked=ending.asked)
-        why = f"{self._ended_for}; {cause}" if self._ended_for else cause
+        cause = ended_by(ended.exit_code, asked=ended.asked)
+        why = f"{self._kill_reason}; {cause}" if self._kill_reason else cause
         if not self._first.done():
             self._closed = True
-            self._first.set_exception(_never_up(self._declared.name, why, ending))
+            self._first.set_exception(_never_up(self._declared.name, why, ended))
             return
         if self._closed:
             return
         lost, self._pending = list(self._pending), deque()
         wait_s = self._start_later()
-        self._why = f"the process of the model ended: {why}"
-        peak = f"; peak memory {format_bytes(ending.peak_bytes)}" if ending.peak_bytes is not None else ""
-        self._tell(why, ending, lost[0][0] if lost else None, wait_s)
+        self._exit_reason = f"the process of the model ended: {why}"
+        peak = f"; peak memory {format_bytes(ended.peak_bytes)}" if ended.peak_bytes is not None else ""
+        self._report_exit(why, ended, lost[0][0] if lost else None, wait_s)
         for _, done, _ in lost:
-            done(None, Lost(f"{why}{peak}"))
+            done(None, ModelLost(f"{why}{peak}"))
 
-    def _tell(self, why: str, ending: Ending, work: Work | None, wait_s: float) -> None:
+    def _report_exit(self, why: str, ended: ModelExit, work: Work | None, wait_s: float) -> None:
         method = work.method.name if isinstance(work, MethodRun | Item) else ""
-        asked = work.asked if isinstance(work, MethodRun | Item) else ()
+        contexts = work.contexts if isinstance(work, MethodRun | Item) else ()
         requests = len(work.rows) if isinstance(work, MethodRun) else int(isinstance(work, Item))
         doing = (
             f"{self._declared.name}.{method}, for {requests} request{'s' * (requests != 1)}"
             if method
             else self._declared.name
         )
-        peak = "" if ending.peak_bytes is None else f"peak memory {format_bytes(ending.peak_bytes)}"
+        peak = "" if ended.peak_bytes is None else f"peak memory {format_bytes(ended.peak_bytes)}"
         _log.error(
             "%s",
             WorkerDied(
                 f"{doing}: the process of the model ended: {why}",
-                log_tail=ending.tail,
+                log_tail=ended.tail,
                 why=peak,
                 next=f"another one starts in {format_seconds(wait_s)}",
             ),
-            extra={"request_id": ",".join(each.context.id for each in asked) or "-"},
+            extra={"request_id": ",".join(each.context.id for each in contexts) or "-"},
         )
         self._say(
             ModelDied(
                 cause=why,
                 method=method,
                 requests=requests,
-                exit_code=ending.exit_code,
-                peak_bytes=ending.peak_bytes,
-                seconds=ending.seconds,
+                exit_code=ended.exit_code,
+                peak_bytes=ended.peak_bytes,
+                seconds=ended.seconds,
                 starts_in_s=wait_s,
-                log_tail=ending.tail,
+                log_tail=ended.tail,
             )
         )
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self._closed:
             return
-        self._loop.call_later(LOOK_S, self._look)
+        self._loop.call_later(LOOK_S, self._check)
         running, now = self._running, time.monotonic()
         if running is None:
             return
@@ -476,7 +474,7 @@ class ModelProcess:
             self._backoff.succeeded(self._up_at)
         limit_s = self._declared.timeout_s + SPARE_S
         if self._pending and now - self._pending[0][2] > limit_s:
-            self._ended_for = f"it was at one batch for {limit_s:g} s, longer than anybody waits"
+            self._kill_reason = f"it was at one batch for {limit_s:g} s, longer than anybody waits"
             running.kill()
 
     # -- what is sent ------------------------------------------------------------------------------
@@ -493,18 +491,18 @@ class ModelProcess:
 
     def _packed(self, running: RunningModel, work: MethodRun | Item) -> bytes:
         method = work.method
-        asked: list[Facts] = []
-        for each in work.asked:
+        contexts: list[Facts] = []
+        for each in work.contexts:
             context = each.context
-            asked.append((context.id, context.traceparent, context.tracestate))
+            contexts.append((context.id, context.traceparent, context.tracestate))
         sent: RunSent | ItemSent | DropSent
         if isinstance(work, Item):
             given = None if work.arguments is None else self._sent(method, work.arguments)
-            sent = (method.name, work.stream, given, asked)
+            sent = (method.name, work.stream, given, contexts)
         else:
-            together = merged(method, work.arguments) if method.rows else work.arguments[0]
+            together = merge_requests(method, work.arguments) if method.rows else work.arguments[0]
             arguments = [self._sent(method, together)]
-            sent = (method.name, arguments, list(work.rows), list(work.writes), work.most, asked)
+            sent = (method.name, arguments, list(work.rows), list(work.writes), work.most, contexts)
         return running.link.packed(sent)
 
     def _sent(self, method: Method, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -555,11 +553,11 @@ def _is_own(file: Path) -> bool:
     )  # some modules name a file that there is not
 
 
-def _never_up(name: str, why: str, ending: Ending) -> HookeError:
-    peak = "" if ending.peak_bytes is None else f"peak memory {format_bytes(ending.peak_bytes)}"
+def _never_up(name: str, why: str, ended: ModelExit) -> HookeError:
+    peak = "" if ended.peak_bytes is None else f"peak memory {format_bytes(ended.peak_bytes)}"
     return HookeError(
         f"{name} cannot be set up: the process of its model ended: {why}",
-        why="\n".join(filter(None, (peak, *ending.tail))),
+        why="\n".join(filter(None, (peak, *ended.tail))),
     )
 
 

@@ -39,10 +39,10 @@ class WireLink:
     A large message must be read before the next large one is packed at the other end: whoever asks waits for the answer.
     """
 
-    def __init__(self, gives: int, takes: int) -> None:
-        self._gives = _Shared(gives)
-        self._takes = _Shared(takes)
-        self._came = bytearray()
+    def __init__(self, outgoing: int, incoming: int) -> None:
+        self._outgoing = _Shared(outgoing)
+        self._incoming = _Shared(incoming)
+        self._received = bytearray()
 
     def packed(self, message: Any) -> bytes:
         """What is to be sent through the socket for it. Raises what pickling it raises."""
@@ -54,13 +54,13 @@ class WireLink:
         lengths = [len(part) for part in parts]
         large = sum(lengths) > INLINE
         if large:
-            self._gives.write(parts, sum(lengths))
+            self._outgoing.write(parts, sum(lengths))
         head = _HEAD.pack(len(buffers), large, lengths[0]) + struct.pack(f"<{len(buffers)}Q", *lengths[1:])
         return head if large else b"".join([head, *parts])
 
     def feed(self, data: bytes) -> list[WireFrame]:
         """The messages that are whole with these bytes."""
-        self._came += data
+        self._received += data
         frames: list[WireFrame] = []
         while (frame := self._frame()) is not None:
             frames.append(frame)
@@ -72,30 +72,30 @@ class WireLink:
             return _unpickled(memoryview(frame.inline), frame.lengths)
         total = sum(frame.lengths)
         try:
-            with self._takes.view(total) as view:
+            with self._incoming.view(total) as view:
                 return _unpickled(view, frame.lengths)
         finally:
-            self._takes.let_go(total)
+            self._incoming.release(total)
 
     def close(self) -> None:
         """Let go of the memory."""
-        self._gives.close()
-        self._takes.close()
+        self._outgoing.close()
+        self._incoming.close()
 
     def _frame(self) -> WireFrame | None:
-        came = self._came
-        if len(came) < _HEAD.size:
+        received = self._received
+        if len(received) < _HEAD.size:
             return None
-        buffers, large, first = _HEAD.unpack_from(came)
+        buffers, large, first = _HEAD.unpack_from(received)
         start = _HEAD.size + 8 * buffers
-        if len(came) < start:
+        if len(received) < start:
             return None
-        lengths = (first, *struct.unpack_from(f"<{buffers}Q", came, _HEAD.size))
+        lengths = (first, *struct.unpack_from(f"<{buffers}Q", received, _HEAD.size))
         end = start if large else start + sum(lengths)
-        if len(came) < end:
+        if len(received) < end:
             return None
-        frame = WireFrame(lengths, None if large else bytes(came[start:end]))
-        del came[:end]
+        frame = WireFrame(lengths, None if large else bytes(received[start:end]))
+        del received[:end]
         return frame
 
 
@@ -137,7 +137,7 @@ class _Shared:
     def view(self, total: int) -> memoryview:
         return memoryview(self._mapped(total))[:total]
 
-    def let_go(self, total: int) -> None:
+    def release(self, total: int) -> None:
         """It is read: a large message's pages go back to the system."""
         if total > KEEP:
             os.ftruncate(self._fd, KEEP)

@@ -10,8 +10,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from hooke.serving.http import DIRECT
-from hooke.serving.limits import Patience
+from hooke.serving.http import FAST_PATH
+from hooke.serving.limits import ConnectionLimits
 from hooke.serving.metrics import Refusals
 from hooke.serving.problems import MEDIA_TYPE, Problem
 
@@ -25,7 +25,7 @@ _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
 class Config(uvicorn.Config):
     """uvicorn's, which hands on what a connection needs."""
 
-    patience: Patience
+    connection_limits: ConnectionLimits
     refused: Refusals
 
 
@@ -40,7 +40,7 @@ class LimitedConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._patience = config.patience
+        self._limits = config.connection_limits
         self._refused = config.refused
         self._answering: RequestResponseCycle | None = None
         """The request whose answer is being made; others may have come after it."""
@@ -56,7 +56,7 @@ class LimitedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Turn it away where there are too many."""
         super().connection_made(transport)
-        if len(self.connections) > self._patience.connections:
+        if len(self.connections) > self._limits.connections:
             self._refuse(503, "there are too many connections", "too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,13 +77,13 @@ class LimitedConnection(HttpToolsProtocol):
             # Of a head that has begun the rest may be its end alone, with a body behind it.
             if b"pgrade" in data and (scope is None or "method" in scope):
                 data = _without_upgrade(data)
-            if len(data) > self._patience.head_bytes:
+            if len(data) > self._limits.head_bytes:
                 self._begin_long(data)
                 return
         super().data_received(data)
         if self.cycle is not cycle:
             self._owed = 0
-            self.cycle.scope[DIRECT] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
+            self.cycle.scope[FAST_PATH] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
         else:
             # Where a head began behind a body nothing says how much of it came.
             self._count(len(data) if between or self.scope is scope else 1)
@@ -136,10 +136,10 @@ class LimitedConnection(HttpToolsProtocol):
             self._waits = None
         elif self._waits is None or self._waits[0] is not cycle:
             self._waits = (cycle, now)
-        elif self._owed and now - self._waits[1] >= self._patience.head_s:
-            said = f"the head of a request did not come within {self._patience.head_s:g} s"
+        elif self._owed and now - self._waits[1] >= self._limits.head_s:
+            said = f"the head of a request did not come within {self._limits.head_s:g} s"
             self._refuse(408, said, "slow head")
-        elif now - self._waits[1] >= self._patience.idle_s:
+        elif now - self._waits[1] >= self._limits.idle_s:
             self._note("idle connection")
             self.transport.close()
 
@@ -150,13 +150,13 @@ class LimitedConnection(HttpToolsProtocol):
             self._stalls = None
         elif self._stalls is None or left < self._stalls[0]:
             self._stalls = (left, now)
-        elif now - self._stalls[1] >= self._patience.stall_s:
+        elif now - self._stalls[1] >= self._limits.stall_s:
             self._note("stalled reader")
             self.transport.abort()
 
     def _begin_long(self, data: bytes) -> None:
         """More than a head may be, at once: a part of it must end the head."""
-        most = self._patience.head_bytes
+        most = self._limits.head_bytes
         self.data_received(data[:most])
         if self._owed >= most:
             self._refuse_long()
@@ -166,7 +166,7 @@ class LimitedConnection(HttpToolsProtocol):
     def _count(self, came: int) -> None:
         # uvicorn makes a scope when a head begins, and says the method in it when the head has ended.
         self._owed = 0 if self.scope is not None and "method" in self.scope else self._owed + came
-        if self._owed > self._patience.head_bytes:
+        if self._owed > self._limits.head_bytes:
             self._refuse_long()
 
     def _refuse_long(self) -> None:
@@ -176,7 +176,7 @@ class LimitedConnection(HttpToolsProtocol):
             self._deaf = True
             cycle.keep_alive = False
             return
-        said = f"the head of a request is at most {self._patience.head_bytes} bytes"
+        said = f"the head of a request is at most {self._limits.head_bytes} bytes"
         self._refuse(431, said, "long head")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:

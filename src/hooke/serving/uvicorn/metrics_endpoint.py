@@ -13,12 +13,12 @@ import uvicorn
 
 from hooke.serving.auth import Auth
 from hooke.serving.http import Exchange, HttpOptions, Receive, Send
-from hooke.serving.limits import Bodies, Patience
+from hooke.serving.limits import BodyMemory, ConnectionLimits
 from hooke.serving.metrics import MEDIA_TYPE, Refusals
 from hooke.serving.problems import Problem
 from hooke.serving.uvicorn.limited_connection import Config, LimitedConnection
 
-__all__ = ["Scrape"]
+__all__ = ["MetricsEndpoint"]
 
 BODY_LIMIT = 0
 TIMEOUT_S = 5.0
@@ -30,15 +30,15 @@ VERBS = ("GET", "HEAD")
 _log = logging.getLogger("hooke")
 
 
-class Scrape:
+class MetricsEndpoint:
     """An ASGI application that answers every path with `text`, in a thread of its own, from `start` to `close`."""
 
-    def __init__(self, gate: Auth, text: Callable[[], bytes]) -> None:
+    def __init__(self, auth: Auth, text: Callable[[], bytes]) -> None:
         """`text` is called in that thread, and may raise Problem."""
-        self._gate = gate
+        self._auth = auth
         self._text = text
-        self._terms = HttpOptions(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S, bodies=Bodies(BODY_LIMIT))
-        patience = Patience(connections=CONNECTIONS)
+        self._options = HttpOptions(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S, bodies=BodyMemory(BODY_LIMIT))
+        connection_limits = ConnectionLimits(connections=CONNECTIONS)
         config = Config(
             self,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
             http=LimitedConnection,
@@ -50,11 +50,13 @@ class Scrape:
             log_level="error",
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=round(patience.idle_s),  # the front closes first, who would ask again next
+            timeout_keep_alive=round(
+                connection_limits.idle_s
+            ),  # the front closes first, who would ask again next
             timeout_graceful_shutdown=int(END_S),
         )
         refused: Refusals = {}
-        config.patience, config.refused = patience, refused
+        config.connection_limits, config.refused = connection_limits, refused
         self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
 
@@ -81,11 +83,11 @@ class Scrape:
         """Answer one request, as ASGI says."""
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send, self._terms)
+        exchange = Exchange(scope, receive, send, self._options)
         try:
-            self._gate.check(exchange)
-            if not self._gate.knows(exchange):
-                raise self._gate.refusal(exchange)
+            self._auth.check(exchange)
+            if not self._auth.has_token(exchange):
+                raise self._auth.refusal(exchange)
             if exchange.verb not in VERBS:
                 allow = ", ".join(VERBS)
                 raise Problem(405, f"{exchange.path[:80]} takes {allow}", headers={"allow": allow})

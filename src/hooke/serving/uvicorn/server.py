@@ -18,7 +18,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.serving.bind_config import TlsFiles
 from hooke.serving.replica import Replica
-from hooke.serving.stats_windows import next_end_s
+from hooke.serving.stats_windows import next_window_end_s
 from hooke.serving.uvicorn.limited_connection import Config, LimitedConnection
 
 __all__ = ["bind", "serve"]
@@ -81,15 +81,15 @@ def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
         server_header=False,
         ssl_certfile=tls.cert if tls is not None else None,
         ssl_keyfile=tls.key if tls is not None else None,
-        timeout_keep_alive=max(1, round(replica.patience.idle_s)),
+        timeout_keep_alive=max(1, round(replica.connection_limits.idle_s)),
         timeout_graceful_shutdown=int(replica.declared.timeout_s + SPARE_S) + 1,
     )
-    config.patience, config.refused = replica.patience, replica.refused
+    config.connection_limits, config.refused = replica.connection_limits, replica.refused
     server = _Server(config, replica, arguments, ready)
     server.windows, server.unseen = windows, unseen
     if say is not None:
         replica.say = say
-    with asyncio.Runner(loop_factory=lambda: _Loop(replica.patience.head_s)) as runner:
+    with asyncio.Runner(loop_factory=lambda: _Loop(replica.connection_limits.head_s)) as runner:
         runner.run(server.serve(sockets=[listening]))
     if server.failure is not None:
         raise server.failure
@@ -210,7 +210,7 @@ class _Server(uvicorn.Server):
 
     async def _keep_reporting(self) -> None:
         while True:
-            await asyncio.sleep(next_end_s(time.time()))
+            await asyncio.sleep(next_window_end_s(time.time()))
             self._report()
 
     def _report(self) -> None:
