@@ -1,18 +1,19 @@
-"""A thousand simulated histories of the production scheduler, and what they would have found."""
+"""Simulated histories of the production scheduler, 200 or in full 1,000, and what they would have found."""
 
 from dataclasses import replace
 
 import pytest
 from tests.pipeline import planted
+from tests.support.campaigns import campaign
 from tests.support.simulation.histories import check, simulate
 
 from hooke.journal.events import AttemptFailed, AttemptFinished
 from hooke.pipeline.run_state import RunState
 from hooke.testing.virtual_world import Faults
 
-HISTORIES = 1000
+CAMPAIGN = campaign(__name__)
 FOUND_WITHIN = 200
-PARTS = 10  # so that two cores share them, and none comes near a test's time limit
+PARTS = 10  # processes share them, and none comes near a test's time limit
 
 PLANTED = [
     planted.BelievesWithoutSaying,
@@ -38,11 +39,12 @@ PLANTED = [
 ]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     "part", [0, *(pytest.param(part, marks=pytest.mark.heavy) for part in range(1, PARTS))]
 )
 def test_histories_keep_every_invariant(part: int) -> None:
-    for seed in range(part, HISTORIES, PARTS):
+    for seed in range(part, CAMPAIGN.size, PARTS):
         check(simulate(seed))
 
 
