@@ -9,11 +9,11 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 .PHONY: help venv demo test test-all unit campaigns check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE # or each of the thousands of processes compiles Hooke anew
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 venv: $(VENV)/.installed-all  ## install Hooke and every extra that tests, checks and docs need
 

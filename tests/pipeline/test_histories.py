@@ -1,6 +1,7 @@
 """Simulated histories of the production scheduler, 200 or in full 1,000, and what they would have found."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from tests.pipeline import planted
@@ -77,11 +78,17 @@ def test_without_faults_a_run_is_one_driver_that_finishes() -> None:
         assert sum(1 for record in history.trace if record.what == "driver") == 1
 
 
+@cache
+def some() -> list:
+    """What two tests look at, each history played once."""
+    return [simulate(seed) for seed in range(60)]
+
+
 def test_every_kind_of_fault_happens() -> None:
     seen = dict.fromkeys(("crash", "cancel", "held"), 0)
     kinds = set()
-    for seed in range(60):
-        for record in simulate(seed).trace:
+    for history in some():
+        for record in history.trace:
             if record.what in seen:
                 seen[record.what] += 1
             if record.what == "journal":
@@ -98,8 +105,7 @@ def test_every_kind_of_fault_happens() -> None:
 
 def test_gangs_run_fail_and_wait_for_one_another() -> None:
     begun, failed, crowded = 0, 0, 0
-    for seed in range(60):
-        history = simulate(seed)
+    for history in some():
         wide = {attempt.attempt for attempt in _facts(history.trace, "submit") if attempt.ranks > 1}
         events = _facts(history.trace, "journal")
         begun += len(wide)

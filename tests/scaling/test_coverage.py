@@ -61,6 +61,7 @@ def coverage(family, n, *, noise=0.05, errors="relative", trials):
     return {name: count / trials for name, count in held.items()}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("errors", ["relative", "constant"])
 @pytest.mark.parametrize("family", LAWS)
 def test_ten_measurements(family, errors):
@@ -70,6 +71,7 @@ def test_ten_measurements(family, errors):
         assert abs(share - 0.95) <= 0.02 + 3 * math.sqrt(0.95 * 0.05 / 100), (name, found)
 
 
+@pytest.mark.heavy
 def test_repeats_that_share_errors():
     """Thirty measurements that are worth little more than ten: counted singly, they cover 80 to 86 %."""
     found = coverage("amdahl", TEN * 3, errors="shared", trials=150)
