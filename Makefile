@@ -6,10 +6,14 @@ EXTRAS := remote,dask,ray,demo,plot,mlflow,comet,neptune,models,serve,search,tes
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit check bench docs clean
+.PHONY: help venv demo test test-all unit campaigns check bench docs clean
+
+# Most tests wait for processes, so more of them run at once than there are cores.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup
+unexport PYTHONDONTWRITEBYTECODE # or each of the thousands of processes compiles Hooke anew
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 venv: $(VENV)/.installed-all  ## install Hooke and every extra that tests, checks and docs need
 
@@ -17,11 +21,17 @@ demo: $(VENV)/.installed-demo  ## run the main job on real flights data
 	$(BIN)/hooke demo
 	@echo "  (hooke is in $(BIN): type '. $(BIN)/activate' first)"
 
-test: venv  ## run every test
-	$(BIN)/python -m pytest -n 2
+test: venv  ## run every test; campaigns as a sample, or in full where their sources changed
+	$(PYTEST)
+
+test-all: venv  ## run every test, all campaigns in full, and record that they passed
+	HOOKE_TEST_ALL=1 $(PYTEST)
 
 unit: venv  ## run the tests that take under a minute together
-	$(BIN)/python -m pytest -m "not heavy" -n 2
+	HOOKE_TEST_ALL=0 $(BIN)/python -m pytest -m "not heavy" -n 2
+
+campaigns: venv  ## run all campaigns in full, and record that they passed
+	HOOKE_TEST_ALL=1 $(PYTEST) -m campaign
 
 check: venv  ## lint, format, types, floors, dependencies, docs
 	$(BIN)/ruff check .

@@ -1,7 +1,12 @@
 import os
 import signal
 
-pytest_plugins = ["tests.fixtures.shop", "tests.fixtures.small_disk", "tests.fixtures.workshop"]
+pytest_plugins = [
+    "tests.fixtures.sessions",
+    "tests.fixtures.shop",
+    "tests.fixtures.small_disk",
+    "tests.fixtures.workshop",
+]
 
 # A run that logs would start a process that ships it, and outlive its test; tests of that ask for it themselves.
 os.environ["HOOKE_SINKS"] = "none"

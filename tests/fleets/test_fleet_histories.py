@@ -1,17 +1,18 @@
-"""Five thousand simulated histories of the production controller, and what they would have found."""
+"""Simulated histories of the production controller, 400 or in full 5,000, and what they would have found."""
 
 from functools import partial
 
 import pytest
 from tests.fleets import planted
+from tests.support.campaigns import campaign
 from tests.support.simulation.fleet_histories import check_fleet, play_fleet
 
 from hooke.fleets.controller import step
 from hooke.testing.fake_provider import NO_PROVIDER_FAULTS
 
-HISTORIES = 5000
+CAMPAIGN = campaign(__name__)
 FOUND_WITHIN = 250
-PARTS = 20  # so that two cores share them, and none comes near a test's time limit
+PARTS = 20  # processes share them, and none comes near a test's time limit
 IN_THE_UNIT_LOOP = 5
 
 PLANTED = [
@@ -35,10 +36,11 @@ def test_some_histories_keep_every_invariant():
         check_fleet(play_fleet(seed))
 
 
+@pytest.mark.campaign
 @pytest.mark.heavy
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories_keep_every_invariant(part):
-    for seed in range(part, HISTORIES, PARTS):
+    for seed in range(part, CAMPAIGN.size, PARTS):
         check_fleet(play_fleet(seed))
 
 

@@ -1,5 +1,6 @@
 """Where things lie, for the tests of the house itself."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,9 @@ def root() -> Path:
 def sources(root: Path) -> list[Path]:
     """Every Python file that is shipped."""
     return sorted((root / "src" / "hooke").rglob("*.py"))
+
+
+@pytest.fixture(scope="session")
+def trees(sources: list[Path]) -> dict[Path, ast.Module]:
+    """Their syntax trees: to parse them takes a second."""
+    return {path: ast.parse(path.read_text("utf-8")) for path in sources}

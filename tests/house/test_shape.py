@@ -25,8 +25,8 @@ PRIVATE = re.compile(
 )
 
 
-def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -64,11 +64,11 @@ def test_folders_can_be_read_at_a_glance(sources: list[Path], root: Path) -> Non
     assert not {name: n for name, n in lines.items() if n > most}
 
 
-def test_a_name_stands_for_one_class(sources: list[Path], root: Path) -> None:
+def test_a_name_stands_for_one_class(trees: dict[Path, ast.Module], root: Path) -> None:
     """Who searches for a public class finds one."""
     places: dict[str, list[str]] = {}
-    for path in sources:
-        for node in ast.parse(path.read_text("utf-8")).body:
+    for path, tree in trees.items():
+        for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(str(path.relative_to(root)))
     assert not {name: found for name, found in places.items() if len(found) > 1}
@@ -99,11 +99,11 @@ def test_the_architecture_page_lists_every_folder(root: Path) -> None:
     assert order == sorted(order), "ARCHITECTURE.md draws the folders in another order than the contract"
 
 
-def test_functions_fit_a_screen(sources: list[Path], root: Path) -> None:
+def test_functions_fit_a_screen(trees: dict[Path, ast.Module], root: Path) -> None:
     long = [
         f"{path.relative_to(root)}:{function.lineno} {function.name}: {body_lines(function)} lines"
-        for path in sources
-        for function in functions(path)
+        for path, tree in trees.items()
+        for function in functions(tree)
         if body_lines(function) >= FUNCTION_LINES
     ]
     assert not long, f"functions of {FUNCTION_LINES} lines or more:\n" + "\n".join(long)
@@ -127,9 +127,8 @@ def test_every_package_has_a_charter(root: Path) -> None:
         assert "mports" in charter, f"{init}: say what {folder.name} may import"
 
 
-def test_every_module_names_what_is_public(sources: list[Path], root: Path) -> None:
-    def has_all(path: Path) -> bool:
-        tree = ast.parse(path.read_text("utf-8"))
+def test_every_module_names_what_is_public(trees: dict[Path, ast.Module], root: Path) -> None:
+    def has_all(tree: ast.Module) -> bool:
         defines = any(
             isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
             for node in tree.body
@@ -141,11 +140,11 @@ def test_every_module_names_what_is_public(sources: list[Path], root: Path) -> N
             for target in node.targets
         )
 
-    missing = [str(path.relative_to(root)) for path in sources if not has_all(path)]
+    missing = [str(path.relative_to(root)) for path, tree in trees.items() if not has_all(tree)]
     assert not missing, f"public functions or classes, but no __all__: {missing}"
 
 
-def test_nothing_imports_the_root_package(sources: list[Path], root: Path) -> None:
+def test_nothing_imports_the_root_package(trees: dict[Path, ast.Module], root: Path) -> None:
     """`import hooke` is lazy for users; inside, each name is imported from where it is made."""
 
     def imports_root(node: ast.stmt) -> bool:
@@ -155,8 +154,8 @@ def test_nothing_imports_the_root_package(sources: list[Path], root: Path) -> No
 
     guilty = [
         f"{path.relative_to(root)}:{node.lineno}"
-        for path in sources
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
         if isinstance(node, ast.stmt) and imports_root(node)
     ]
     assert not guilty

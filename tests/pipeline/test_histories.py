@@ -1,18 +1,20 @@
-"""A thousand simulated histories of the production scheduler, and what they would have found."""
+"""Simulated histories of the production scheduler, 200 or in full 1,000, and what they would have found."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from tests.pipeline import planted
+from tests.support.campaigns import campaign
 from tests.support.simulation.histories import check, simulate
 
 from hooke.journal.events import AttemptFailed, AttemptFinished
 from hooke.pipeline.run_state import RunState
 from hooke.testing.virtual_world import Faults
 
-HISTORIES = 1000
+CAMPAIGN = campaign(__name__)
 FOUND_WITHIN = 200
-PARTS = 10  # so that two cores share them, and none comes near a test's time limit
+PARTS = 10  # processes share them, and none comes near a test's time limit
 
 PLANTED = [
     planted.BelievesWithoutSaying,
@@ -38,11 +40,12 @@ PLANTED = [
 ]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     "part", [0, *(pytest.param(part, marks=pytest.mark.heavy) for part in range(1, PARTS))]
 )
 def test_histories_keep_every_invariant(part: int) -> None:
-    for seed in range(part, HISTORIES, PARTS):
+    for seed in range(part, CAMPAIGN.size, PARTS):
         check(simulate(seed))
 
 
@@ -75,11 +78,17 @@ def test_without_faults_a_run_is_one_driver_that_finishes() -> None:
         assert sum(1 for record in history.trace if record.what == "driver") == 1
 
 
+@cache
+def some() -> list:
+    """What two tests look at, each history played once."""
+    return [simulate(seed) for seed in range(60)]
+
+
 def test_every_kind_of_fault_happens() -> None:
     seen = dict.fromkeys(("crash", "cancel", "held"), 0)
     kinds = set()
-    for seed in range(60):
-        for record in simulate(seed).trace:
+    for history in some():
+        for record in history.trace:
             if record.what in seen:
                 seen[record.what] += 1
             if record.what == "journal":
@@ -96,8 +105,7 @@ def test_every_kind_of_fault_happens() -> None:
 
 def test_gangs_run_fail_and_wait_for_one_another() -> None:
     begun, failed, crowded = 0, 0, 0
-    for seed in range(60):
-        history = simulate(seed)
+    for history in some():
         wide = {attempt.attempt for attempt in _facts(history.trace, "submit") if attempt.ranks > 1}
         events = _facts(history.trace, "journal")
         begun += len(wide)

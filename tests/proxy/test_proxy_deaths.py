@@ -125,9 +125,9 @@ ALONE = """
 import sys, time
 from pathlib import Path
 from hooke.processes.with_parent import with_parent
-from hooke.proxy.envoy import Front
-from hooke.proxy.proxy_settings import FrontSettings
-front = Front(FrontSettings(service="Alone", folder=Path(sys.argv[1])), prefix=with_parent())
+from hooke.proxy.envoy import Proxy
+from hooke.proxy.proxy_settings import ProxySettings
+front = Proxy(ProxySettings(service="Alone", folder=Path(sys.argv[1])), prefix=with_parent())
 front.start()
 print(front.pid, flush=True)
 time.sleep(600)

@@ -278,6 +278,7 @@ print(made.argv, made.branch, made.dirty)
 """
 
 
+@pytest.mark.heavy
 def test_a_script_records_it_with_its_words(repository):
     (repository.root / "train.py").write_text(SCRIPT)
     words = [sys.executable, "train.py", "--rate", "0.1"]

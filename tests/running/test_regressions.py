@@ -159,6 +159,7 @@ def test_a_part_that_is_not_there_is_named(workshop):
         workshop.run(name="no_part").result()
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
 def test_a_run_leaves_no_descriptor_open(workshop):
     workshop.write(ODD)
@@ -182,6 +183,7 @@ def test_waiting_for_a_retry_costs_no_cpu(workshop):
     assert time.process_time() - began < 0.4
 
 
+@pytest.mark.heavy
 def test_two_runs_in_threads_leave_the_output_as_it_was(tmp_path):
     script = tmp_path / "two.py"
     calls = """

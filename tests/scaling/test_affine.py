@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.campaigns import campaign
 
 from hooke.base.errors import NotEnoughData
 from hooke.scaling.affine import Affine, CallBlock, affine
 
+CAMPAIGN = campaign(__name__)
 A, B = 20e-6, 1e-3
 
 
@@ -100,15 +102,18 @@ def test_intervals_hold_as_often_as_they_say(shared):
         assert abs(count / trials - 0.95) <= 0.02 + 3 * math.sqrt(0.95 * 0.05 / trials), (name, counts)
 
 
+@pytest.mark.campaign
 @pytest.mark.heavy
 @pytest.mark.parametrize("shared", [0.0, 0.1])
 @pytest.mark.parametrize("blocks", [4, 6, 12])
 def test_coverage(blocks, shared):
-    trials, counts = 1000, Counter()
+    """90 to 99 % in full; a sample of 200 trials may be off by three standard errors, 4.6 points, more."""
+    trials, counts = CAMPAIGN.size, Counter()
+    slack = 0.0 if CAMPAIGN.is_full else 3 * math.sqrt(0.95 * 0.05 / trials)
     for seed in range(trials):
         counts.update(held(affine(blocks_of([seed, blocks], blocks=blocks, shared=shared))))
     for name, count in counts.items():
-        assert 0.90 <= count / trials <= 0.99, (name, counts)
+        assert 0.90 - slack <= count / trials <= min(0.99 + slack, 1), (name, counts)
 
 
 @pytest.mark.parametrize(

@@ -101,5 +101,6 @@ def test_an_engine_that_breaks_a_promise_is_turned_away(engine, tmp_path):
         check_engine(engine, tmp_path)
 
 
+@pytest.mark.heavy
 def test_the_sound_one_passes_it_all(tmp_path):
     check_engine(SerialEngine, tmp_path)
