@@ -17,7 +17,7 @@ import numpy
 import pytest
 
 from hooke import TraceError, pipeline, task
-from hooke.pipeline.promise import REFUSED, MapPromise, Promise
+from hooke.pipeline.promise import UNSUPPORTED, MapPromise, Promise
 from hooke.pipeline.trace import trace
 
 
@@ -212,7 +212,7 @@ def test_what_needs_the_value_says_task_line_and_mend(operation):
 def test_every_refused_method_is_tried():
     def body():
         promise = score()
-        for method, (needs, fix) in REFUSED.items():
+        for method, (needs, fix) in UNSUPPORTED.items():
             with pytest.raises(TraceError) as caught:
                 getattr(Promise, method)(promise, None)
             assert needs in caught.value.what

@@ -19,8 +19,8 @@ from hooke.base.forks import on_fork
 
 __all__ = [
     "FileLock",
-    "anonymous",
     "map_file",
+    "page_aligned_copy",
     "sync_data",
     "sync_folder",
     "write_all",
@@ -213,7 +213,7 @@ def map_file(fd: int, size: int) -> memoryview:
     return memoryview(memory).cast("B").toreadonly()
 
 
-def anonymous(data: bytes | memoryview) -> memoryview:
+def page_aligned_copy(data: bytes | memoryview) -> memoryview:
     """A copy of `data` that begins at a page: bytes elsewhere lie anywhere, and arrays want multiples of 64."""
     memory = mmap.mmap(-1, len(data))
     memory.write(data)

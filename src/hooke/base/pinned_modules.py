@@ -13,10 +13,10 @@ from types import ModuleType
 
 import msgspec
 
-__all__ = ["KeptModule", "import_kept", "keep_modules"]
+__all__ = ["PinnedModule", "import_pinned", "pin_modules"]
 
 
-class KeptModule(msgspec.Struct, frozen=True, kw_only=True):
+class PinnedModule(msgspec.Struct, frozen=True, kw_only=True):
     """A module, by its name, and the bytes of its source."""
 
     name: str
@@ -25,29 +25,31 @@ class KeptModule(msgspec.Struct, frozen=True, kw_only=True):
     package: bool = False
 
 
-def keep_modules(own: Callable[[Path], bool]) -> tuple[KeptModule, ...]:
+def pin_modules(own: Callable[[Path], bool]) -> tuple[PinnedModule, ...]:
     """Those that this process has imported from a source file that is `own`, by name, and those that it imported as they were kept.
 
     Raises OSError for a file that is gone.
     """
-    found: list[KeptModule] = []
+    found: list[PinnedModule] = []
     for name, module in sorted(sys.modules.items()):
         file, loader = getattr(module, "__file__", None), getattr(module, "__loader__", None)
         if isinstance(loader, _Loader):
             found.append(loader.kept)
         elif file is not None and name != "__main__" and file.endswith(".py") and own(Path(file)):
             source = Path(file).read_bytes()
-            found.append(KeptModule(name=name, file=file, source=source, package=hasattr(module, "__path__")))
+            found.append(
+                PinnedModule(name=name, file=file, source=source, package=hasattr(module, "__path__"))
+            )
     return tuple(found)
 
 
-def import_kept(modules: Iterable[KeptModule]) -> None:
+def import_pinned(modules: Iterable[PinnedModule]) -> None:
     """From now on this process imports them as they were kept; tracebacks show the lines of then."""
     sys.meta_path.insert(0, _Finder({each.name: each for each in modules}))
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, modules: Mapping[str, KeptModule]) -> None:
+    def __init__(self, modules: Mapping[str, PinnedModule]) -> None:
         self._modules = modules
 
     def find_spec(
@@ -66,7 +68,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(SourceFileLoader):
-    def __init__(self, kept: KeptModule) -> None:
+    def __init__(self, kept: PinnedModule) -> None:
         super().__init__(kept.name, kept.file)
         self.kept = kept
         lines = decode_source(kept.source).splitlines(keepends=True)

@@ -35,7 +35,7 @@ from hooke.journal.events import (
 from hooke.journal.reader import first_event, last_event, read
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.service_events import BatchWindow
-from hooke.journal.task_view import NodeView, TaskRow, TaskView, close, open_child
+from hooke.journal.task_view import NodeView, TaskRow, TaskView, close_node, open_child
 
 __all__ = [
     "AttemptFacts",
@@ -404,7 +404,7 @@ class RunView:
         if node is not None:
             node.items = event.items
             node.expansion_failed = False
-            close(self.nodes, node)
+            close_node(self.nodes, node)
 
     def _items_found(self, event: ItemsFound) -> None:
         node = self.nodes.get(event.node)
@@ -412,7 +412,7 @@ class RunView:
             self._size_from_parents(node)
             if node.found(event):
                 self.tasks[node.planned.task].saved_s += event.seconds
-            close(self.nodes, node)
+            close_node(self.nodes, node)
 
     def _capacity_changed(self, event: CapacityChanged) -> None:
         self.capacity = event
@@ -446,7 +446,7 @@ class RunView:
         if event.expanded is not None:
             self._map_expanded(event.expanded)
         self.tasks[node.planned.task].ended(event, new)
-        close(self.nodes, node)
+        close_node(self.nodes, node)
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
         node = self.nodes.get(event.node)

@@ -18,7 +18,7 @@ from hooke.journal.events import (
     RetryPlanned,
 )
 
-__all__ = ["NodeView", "TaskRow", "TaskView", "close", "open_child"]
+__all__ = ["NodeView", "TaskRow", "TaskView", "close_node", "open_child"]
 
 
 # --- One graph node as its journal tells it: which items are done, cached, running and failed, as ranges.
@@ -201,7 +201,7 @@ def open_child(nodes: Mapping[int, NodeView], child: NodeView) -> None:
                 todo.append(parent)
 
 
-def close(nodes: Mapping[int, NodeView], node: NodeView) -> None:
+def close_node(nodes: Mapping[int, NodeView], node: NodeView) -> None:
     """`node` may have become complete: if so, parents that nothing else needs are not needed, nor theirs in turn."""
     if not node.complete or node.closed:
         return

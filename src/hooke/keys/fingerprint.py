@@ -13,10 +13,10 @@ from hooke.base.errors import NotFingerprintable
 from hooke.keys.bytecode import listing
 from hooke.keys.callables import reach_class, reach_function
 from hooke.keys.encoding import SCALARS, NoKey, text
-from hooke.keys.module_origin import offering_library, origin_of
+from hooke.keys.module_origin import library_of_method, origin_of
 from hooke.keys.modules import reach_module
 from hooke.keys.parts import CodePart, CodePrint, FingerprintPart, Key, frame
-from hooke.keys.printer import Leaf, ValuePrinter, refusal
+from hooke.keys.printer import Leaf, ValuePrinter, unkeyable_error
 from hooke.keys.walk import EVERYTHING, CodeWalk
 
 __all__ = [
@@ -70,7 +70,7 @@ def _reach(walk: CodeWalk, part: FingerprintPart, label: str, value: Any) -> boo
 
 def _reach_named(walk: CodeWalk, part: FingerprintPart, label: str, value: Any) -> bool:
     """Functions and descriptors written in C, and what libraries offer as functions: by name."""
-    offering = offering_library(value)
+    offering = library_of_method(value)
     if offering is not None:
         return _reach_named_in(walk, part, label, offering, value.__name__)
     if isinstance(value, _NAMED):
@@ -142,7 +142,7 @@ def _encode(printer: ValuePrinter, value: object, where: str) -> bytes:
     try:
         return printer.encode(value)
     except NoKey as lack:
-        raise refusal(lack, where) from lack
+        raise unkeyable_error(lack, where) from lack
     except RecursionError as error:
         raise NotFingerprintable(
             f"cannot build a cache key for {where}: it is nested too deeply",

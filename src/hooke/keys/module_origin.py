@@ -16,7 +16,7 @@ from typing import Any
 
 from hooke.base.user_code import module_of_method
 
-__all__ = ["PYTHON", "ModuleOrigin", "offering_library", "origin_of", "project_root"]
+__all__ = ["PYTHON", "ModuleOrigin", "library_of_method", "origin_of", "project_root"]
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}" + ("", " -O", " -OO")[sys.flags.optimize]
 """The Python that counts: bytecode and the standard library change with its version, what `assert` does with `-O`."""
@@ -44,7 +44,7 @@ def origin_of(module: str, file: str | None) -> ModuleOrigin:
     return _origin(module.partition(".")[0], file and _folder(file))
 
 
-def offering_library(value: Any) -> str | None:
+def library_of_method(value: Any) -> str | None:
     """The module outside the project that offers a bound method as its function; None where there is none.
 
     Such a method is the library's: what its object holds (the state of chance, for one) is another in each process.

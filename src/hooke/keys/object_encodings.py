@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from hooke.keys.array_encodings import array_encoder
 from hooke.keys.encoding import Encoder, NoKey, Walk, compound, raw, text
 from hooke.keys.frame_encodings import frame_encoder
-from hooke.keys.module_origin import offering_library
+from hooke.keys.module_origin import library_of_method
 
 __all__ = ["object_encoder"]
 
@@ -112,13 +112,13 @@ def _extra(walk: Walk, value: Any) -> list[bytes]:
 
 def _function(walk: Walk, value: Any) -> bytes:
     owner = value.__self__
-    if owner is None or isinstance(owner, types.ModuleType) or offering_library(value) is not None:
+    if owner is None or isinstance(owner, types.ModuleType) or library_of_method(value) is not None:
         return walk.code(value)
     return compound(b"bound", [text(value.__name__), *walk.fields([("__self__", owner)])])
 
 
 def _method(walk: Walk, value: types.MethodType) -> bytes:
-    if offering_library(value) is not None:
+    if library_of_method(value) is not None:
         return walk.code(value)
     parts = walk.fields([("__func__", value.__func__), ("__self__", value.__self__)])
     return compound(b"method", parts)

@@ -10,7 +10,7 @@ from hooke.keys.encoding import CONTAINERS, SCALARS, SHORT, Encoder, NoKey, shri
 from hooke.keys.object_encodings import object_encoder
 from hooke.keys.parts import Key
 
-__all__ = ["Leaf", "ValuePrinter", "refusal"]
+__all__ = ["Leaf", "ValuePrinter", "unkeyable_error"]
 
 Leaf = Callable[[object], Key | None]
 """Asked first for every object met; a key it gives stands for the object (a promise, say)."""
@@ -147,7 +147,7 @@ def _short(key: object) -> str:
     return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
-def refusal(lack: NoKey, where: str) -> NotFingerprintable:
+def unkeyable_error(lack: NoKey, where: str) -> NotFingerprintable:
     """The error that a user reads for a value without a key. `where` names the value, such as "argument `x` of `g`"."""
     part = "".join(reversed(lack.path))
     kind = f"{lack.kind.__module__}.{lack.kind.__qualname__}".removeprefix("builtins.")

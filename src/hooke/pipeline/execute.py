@@ -23,7 +23,7 @@ from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.references import unpack
-from hooke.pipeline.seeds import KEY_BYTES, chance, seed_from
+from hooke.pipeline.seeds import KEY_BYTES, seed_from, seeded_attempt
 from hooke.store.store import Store
 from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
@@ -190,7 +190,7 @@ class AttemptRunner:
         self.usage.reset()
         outcome = _Outcome()
         try:
-            with chance(restored=not self.alone):
+            with seeded_attempt(restored=not self.alone):
                 self._perform(work, outcome)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:

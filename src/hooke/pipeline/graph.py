@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hooke.pipeline.arguments import promises_in, unbind
 from hooke.pipeline.task import Task
 
-__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "needs_of", "unwanted_nodes", "waiters_of"]
+__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "needs_of", "pruned_nodes", "waiters_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ def waiters_of(needs: Sequence[Sequence[Need]]) -> Waiters:
 # --- Which nodes nobody waits for any more, because what they were for was found elsewhere meanwhile.
 
 
-def unwanted_nodes(graph: Graph, roots: Collection[int], complete: Callable[[int], bool]) -> set[int]:
+def pruned_nodes(graph: Graph, roots: Collection[int], complete: Callable[[int], bool]) -> set[int]:
     """All nodes that are neither a root nor used by a wanted one that is not complete."""
     unwanted: set[int] = set()
     for node in reversed(range(len(graph.nodes))):

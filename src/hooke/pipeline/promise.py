@@ -23,15 +23,15 @@ __all__ = [
     "INSIDE",
     "ITERATE",
     "JOIN",
-    "REFUSED",
+    "UNSUPPORTED",
     "MapPromise",
     "NoSuchAttributeYet",
     "Promise",
     "PromiseOrigin",
     "Shape",
     "TraceSession",
-    "no_attribute",
-    "refusal",
+    "needs_value_error",
+    "no_attribute_error",
     "result_shape",
     "shown_path",
 ]
@@ -90,7 +90,7 @@ _NUMBERS = {
     "index": "as an index, a count or a size",
 }
 
-REFUSED: dict[str, tuple[str, str]] = {
+UNSUPPORTED: dict[str, tuple[str, str]] = {
     "__bool__": ("the truth value (if, while, and, or, not, assert)", INSIDE),
     "__reversed__": ("the items", ITERATE),
     "__contains__": ("to look (in) among the items", INSIDE),
@@ -216,12 +216,12 @@ class PromiseOrigin:
     """Of the call's result; for a map, of each item."""
 
 
-def refusal(origin: PromiseOrigin, path: tuple[Any, ...], needs: str, fix: str) -> TraceError:
+def needs_value_error(origin: PromiseOrigin, path: tuple[Any, ...], needs: str, fix: str) -> TraceError:
     """The error for an operation that needs the value, with the user's line. `needs` completes "pipeline needs ..."."""
     return TraceError(**_told(origin, path, needs, fix))
 
 
-def no_attribute(origin: PromiseOrigin, path: tuple[Any, ...], name: str) -> NoSuchAttributeYet:
+def no_attribute_error(origin: PromiseOrigin, path: tuple[Any, ...], name: str) -> NoSuchAttributeYet:
     """The error for reading the attribute `name`."""
     return NoSuchAttributeYet(**_told(origin, path, f"the attribute {name!r}", _ATTRIBUTE))
 
@@ -273,14 +273,14 @@ class Promise:
     def node(self) -> int:
         """The graph node whose result this is."""
         if self.hooke_origin.session.is_open:
-            raise no_attribute(self.hooke_origin, self.hooke_path, "node")
+            raise no_attribute_error(self.hooke_origin, self.hooke_path, "node")
         return self.hooke_origin.node
 
     @property
     def path(self) -> tuple[Any, ...]:
         """The keys, indexes and slices that lead from the node's result to this part of it."""
         if self.hooke_origin.session.is_open:
-            raise no_attribute(self.hooke_origin, self.hooke_path, "path")
+            raise no_attribute_error(self.hooke_origin, self.hooke_path, "path")
         return self.hooke_path
 
     def __repr__(self) -> str:
@@ -300,7 +300,7 @@ class Promise:
         return iter([self[index] for index in range(len(self.hooke_shape))])
 
     def __getattr__(self, name: str) -> Any:
-        raise no_attribute(self.hooke_origin, self.hooke_path, name)
+        raise no_attribute_error(self.hooke_origin, self.hooke_path, name)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise _refusal(self, f"to set the attribute {name!r}", CHANGE)
@@ -406,7 +406,7 @@ def _bound(promise: Promise, bound: Any) -> int | None:
 
 
 def _refusal(promise: Promise, needs: str, fix: str) -> TraceError:
-    return refusal(promise.hooke_origin, promise.hooke_path, needs, fix)
+    return needs_value_error(promise.hooke_origin, promise.hooke_path, needs, fix)
 
 
 def _refusing(needs: str, fix: str) -> Callable[..., NoReturn]:
@@ -416,6 +416,6 @@ def _refusing(needs: str, fix: str) -> Callable[..., NoReturn]:
     return operation
 
 
-for _name, (_needs, _fix) in REFUSED.items():
+for _name, (_needs, _fix) in UNSUPPORTED.items():
     setattr(Promise, _name, _refusing(_needs, _fix))
 Promise.__hash__ = object.__hash__  # type: ignore[method-assign]

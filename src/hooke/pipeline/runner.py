@@ -78,7 +78,7 @@ class Runner:
         self._state = parts.state
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._claims: dict[int, Claim] = {}
-        self._made: list[Call] = []
+        self._unsubmitted: list[Call] = []
         """Decided in this turn, and not yet with the engine."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
         self._submitted: dict[int, Submit] = {}
@@ -107,7 +107,7 @@ class Runner:
         self._resize()
         effects = self._state.decide(self._now())
         under_way = [self._perform(effect) for effect in effects]
-        self._hand_out()
+        self._submit_made()
         if self._state.status is not None or not all(under_way):
             return
         by = self._parts.stop_requested()
@@ -115,8 +115,8 @@ class Runner:
             self._record(StopRequested(at=self._parts.clock.now(), by=by))
             return
         self._commit_all()
-        for event in self._parts.engine.wait(self._patience()):
-            self._happened(event)
+        for event in self._parts.engine.wait(self._wait_s()):
+            self._handle(event)
 
     def _resize(self) -> None:
         decided = self._parts.sizing.decide(self._now(), self._state) if self._parts.sizing else None
@@ -128,7 +128,7 @@ class Runner:
         elif decided.after != decided.before:
             self._parts.engine.scale(decided.after)
 
-    def _patience(self) -> float:
+    def _wait_s(self) -> float:
         due = self._state.next_due()
         return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - self._now()))
 
@@ -144,7 +144,7 @@ class Runner:
             case Submit():
                 return self._submit(effect)
             case Lookup():
-                self._look(effect.node)
+                self._look_up(effect.node)
                 self._state.apply(LookedUp(effect.node))
             case Abandon():
                 self._abandon(effect)
@@ -163,14 +163,14 @@ class Runner:
         except HookeError as error:
             self._fail(submit, failure_of(error, arguments=self._shown(submit.node)))
             return False
-        self._made.append(call)
+        self._unsubmitted.append(call)
         return True
 
-    def _hand_out(self) -> None:
+    def _submit_made(self) -> None:
         """Give the engine what was decided, together: it costs less than one by one."""
-        if self._made:
-            self._parts.engine.submit(self._made)
-            self._made = []
+        if self._unsubmitted:
+            self._parts.engine.submit(self._unsubmitted)
+            self._unsubmitted = []
 
     def _claim(self, submit: Submit) -> bool:
         """Make this node ours before its first attempt. False: another process has or had it, and the attempt is off."""
@@ -186,7 +186,7 @@ class Runner:
             self._state.apply(LookedUp(node, held=True, attempt=submit.attempt))
             return False
         self._claims[node] = claim
-        found = self._look(node)
+        found = self._look_up(node)
         if found or (submit.expand and self._state.nodes[node].items is not None):
             self._state.apply(LookedUp(node, attempt=submit.attempt))
             self._release_done()
@@ -214,7 +214,7 @@ class Runner:
         return last_lines(self._parts.logs / f"{worker}.log", self._log_ends.get(worker, 0), 20)
 
     def _fail(self, submit: Submit, failure: Failure, *, worker: str = "") -> None:
-        self._happened(
+        self._handle(
             AttemptFailed(
                 at=self._parts.clock.now(),
                 attempt=submit.attempt,
@@ -237,13 +237,13 @@ class Runner:
             event = msgspec.structs.replace(event, at=self._now())
         self._state.apply(event)
 
-    def _happened(self, event: EngineEvent) -> None:
+    def _handle(self, event: EngineEvent) -> None:
         """Journal what the engine reports, then commit and believe it. Late and double answers are not journalled."""
         if isinstance(event, AttemptFinished | AttemptFailed):
             if event.attempt not in self._state.running:
                 self._state.apply(event)
                 return
-            event = self._kept(event)
+            event = self._without_partial_results(event)
             self._submitted.pop(event.attempt, None)
             self._workers.pop(event.attempt, None)
             if event.log is not None:
@@ -260,7 +260,9 @@ class Runner:
         elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
             self._uncommitted.append((event, event.ref, event.done))
 
-    def _kept(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
+    def _without_partial_results(
+        self, event: AttemptFinished | AttemptFailed
+    ) -> AttemptFinished | AttemptFailed:
         """The event, without the partial results of a failure where another attempt at the same items goes on."""
         if isinstance(event, AttemptFailed) and self._state.running[event.attempt].twin is not None:
             return msgspec.structs.replace(event, ref=None)
@@ -268,14 +270,14 @@ class Runner:
 
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
         self._record(event)
-        self._know(event)
+        self._register_expansion(event)
         if self._cached(event.node):
             ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
             self._parts.store.commit(
                 self._entry(event.node, ref, seconds, key=self._expansion_key(event.node))
             )
 
-    def _know(self, event: MapExpanded) -> None:
+    def _register_expansion(self, event: MapExpanded) -> None:
         assert event.keys is not None
         self._calls.expanded(event)
         self._parts.keys.expanded(event.node, self._parts.store.get(event.keys))
@@ -326,7 +328,7 @@ class Runner:
     def _cached(self, node: int) -> bool:
         return self._parts.graph.nodes[node].task.resources.cache
 
-    def _look(self, node: int) -> bool:
+    def _look_up(self, node: int) -> bool:
         """Say what is known of a node's results: from this run before it was resumed, then from the store."""
         found = self._from_journal(node)
         if self._cached(node):
@@ -412,7 +414,7 @@ class Runner:
             block=expansion.block,
         )
         self._record(event)
-        self._know(event)
+        self._register_expansion(event)
 
     def _expansion_key(self, node: int) -> str:
         return combine("expansion", self._parts.keys[node].key)

@@ -18,7 +18,7 @@ from typing import Any
 
 from hooke.keys.parts import CodePrint
 
-__all__ = ["KEY_BYTES", "chance", "drawing_apart", "draws_nothing", "seed_from"]
+__all__ = ["KEY_BYTES", "isolated_randomness", "seed_from", "seeded_attempt", "uses_no_randomness"]
 
 KEY_BYTES = 16
 """Of a key: what each item has in `Call.keys`."""
@@ -35,7 +35,7 @@ _CERTAIN = frozenset(
 _PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
 
 
-def draws_nothing(code: CodePrint, arguments: Iterable[object], columns: Iterable[Any]) -> bool:
+def uses_no_randomness(code: CodePrint, arguments: Iterable[object], columns: Iterable[Any]) -> bool:
     """Whether it is sure that no item of a map draws random numbers: seeding costs more than a short item takes.
 
     Sure is what reaches modules of a list only, and gets numbers and text only: other objects may bring code along.
@@ -52,7 +52,7 @@ def _is_plain(column: Any) -> bool:
 
 
 @contextlib.contextmanager
-def chance(*, restored: bool) -> Iterator[None]:
+def seeded_attempt(*, restored: bool) -> Iterator[None]:
     """An attempt, in which `seed_from` is called. `restored` gives `random` and NumPy back the state that they had before."""
     before = _states() if restored else {}
     sys.meta_path.insert(0, _watch)
@@ -66,7 +66,7 @@ def chance(*, restored: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def drawing_apart(name: str) -> Iterator[None]:
+def isolated_randomness(name: str) -> Iterator[None]:
     """Inside, what is drawn follows from the name; afterwards the attempt goes on as if nothing had been drawn."""
     before, number = _states(), _watch.number
     seed_from(hashlib.blake2b(name.encode(), digest_size=KEY_BYTES).digest())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
-from hooke.base.files import anonymous, write_all
+from hooke.base.files import page_aligned_copy, write_all
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, ObjectSink, View, hidden_as
 from hooke.store.codecs import Encoded, encode
@@ -284,7 +284,7 @@ class Objects:
                 fix="only this result is lost: run `hooke cache verify --remove`, then run the pipeline again",
                 next="hooke cache verify",
             ) from error
-        return read_layout(anonymous(data)) if layout.buffers else layout
+        return read_layout(page_aligned_copy(data)) if layout.buffers else layout
 
     def _check(self, ref: Ref, layout: Layout) -> Layout:
         if layout.digest.hex() != ref.digest:

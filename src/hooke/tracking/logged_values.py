@@ -22,13 +22,13 @@ from hooke.journal.run_view import AttemptsView
 __all__ = [
     "SUFFIX",
     "Artifact",
+    "DroppedCallCounter",
     "DroppedCalls",
     "Logged",
     "LoggedNote",
     "Point",
-    "Refusals",
+    "dropped_calls_in",
     "logged_in",
-    "refusals_in",
 ]
 
 
@@ -48,7 +48,7 @@ class DroppedCalls(msgspec.Struct, frozen=True, kw_only=True):
     otherwise: int = 0
 
 
-class Refusals:
+class DroppedCallCounter:
     """The count of one process, in the file `<path>`, written anew at each refusal: 2 us, and no room is needed for it.
 
     Safe to share between threads. What is refused before the file could be made is counted here, and written as soon as
@@ -122,7 +122,7 @@ class Refusals:
             os.pwrite(self._fd, msgspec.json.encode(shown).ljust(ROOM_BYTES), 0)
 
 
-def refusals_in(folder: Path) -> dict[str, DroppedCalls]:
+def dropped_calls_in(folder: Path) -> dict[str, DroppedCalls]:
     """By segment, what the processes of the run in `folder` could not log."""
     found = {}
     for path in sorted(folder.glob(f".*{SUFFIX}")):
@@ -191,7 +191,7 @@ def logged_in(folder: Path) -> Logged:
     view = AttemptsView()
     for event in _events(segments):
         view.apply(event)
-    logged = Logged(refused=refusals_in(folder))
+    logged = Logged(refused=dropped_calls_in(folder))
     params: dict[object, LoggedNote] = {}
     tags: dict[object, LoggedNote] = {}
     artifacts: dict[object, Artifact] = {}

@@ -22,7 +22,7 @@ from hooke.base.files import write_atomic
 from hooke.base.forks import on_fork
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Durability, Journal
-from hooke.tracking.logged_values import SUFFIX, Refusals
+from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter
 
 __all__ = [
     "ARTIFACTS",
@@ -49,7 +49,7 @@ _Step = int | None
 class Tracker:
     """Logs into the run of one folder, from one process: its segment and its artifacts. Nothing is made before the first call.
 
-    No method raises for what it could not log, `close` included: that is counted in `refusals`. What is logged belongs
+    No method raises for what it could not log, `close` included: that is counted in `dropped`. What is logged belongs
     to the attempt and the item that were last told (`attempt`, `item`), and to the run where these are None.
     Safe to share between threads; a forked child has a segment of its own, and counts steps on from the fork.
     """
@@ -59,7 +59,7 @@ class Tracker:
         self.attempt: int | None = None
         self.item: int | None = None
         self._name = name
-        self.refusals = self._count()
+        self.dropped = self._count()
         self._durable: Durability = durable
         self._journal: Journal | None = None
         self._held: list[Event] | None = [] if held else None
@@ -146,10 +146,10 @@ class Tracker:
                 self._append(event)
             except Exception as error:  # noqa: BLE001 - as above
                 self._refuse(1, error, "what the pipeline's body logged")
-        if self.refusals.total is not None:
+        if self.dropped.total is not None:
             with contextlib.suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            self.refusals.keep()
+            self.dropped.keep()
 
     def close(self) -> None:
         """Sync and close. What is logged after that is refused."""
@@ -160,16 +160,16 @@ class Tracker:
                 journal.close()
             except Exception as error:  # noqa: BLE001 - as above
                 self._refuse(1, error, "the end of what was logged")
-        self.refusals.close()
+        self.dropped.close()
 
     def after_fork(self) -> None:
         """In a child: begin a segment of its own, and a count of what is refused."""
         self._opening = threading.Lock()
         self._journal = None
-        self.refusals = self._count()
+        self.dropped = self._count()
 
-    def _count(self) -> Refusals:
-        return Refusals(self.folder / f".{self.segment}{SUFFIX}")
+    def _count(self) -> DroppedCallCounter:
+        return DroppedCallCounter(self.folder / f".{self.segment}{SUFFIX}")
 
     def _step(self, name: str, step: _Step) -> int:
         if step is not None:
@@ -200,7 +200,7 @@ class Tracker:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # Before the segment: the first refusal may be that there is no room for it.
                 with contextlib.suppress(OSError):
-                    self.refusals.reserve()
+                    self.dropped.reserve()
                 self._journal = Journal.create(
                     self.folder, self.segment, durable=self._durable, clock=SystemClock()
                 )
@@ -243,7 +243,7 @@ class Tracker:
         if self._held is None:
             with contextlib.suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
-        self.refusals.add(calls, f"{what}: {why}", time.time())
+        self.dropped.add(calls, f"{what}: {why}", time.time())
 
 
 def _named(name: Any) -> str:

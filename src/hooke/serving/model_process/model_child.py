@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import HookeError, Temporary, UsageError
-from hooke.base.pinned_modules import KeptModule, import_kept
+from hooke.base.pinned_modules import PinnedModule, import_pinned
 from hooke.processes.with_parent import end_with
 from hooke.serving.model_calls import Drop, Item, Lost, MethodRun, ServiceObject, Work, make
 from hooke.serving.model_process.wire import WireLink
@@ -44,7 +44,7 @@ class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
     """The first message: where modules are found, then what needs them, pickled: the class, and what gives `setup` its values."""
 
     sys_path: list[str]
-    modules: tuple[KeptModule, ...]
+    modules: tuple[PinnedModule, ...]
     """As they were when the replica was started."""
     what: bytes
 
@@ -120,7 +120,7 @@ def _begun(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> S
 
 def _made(begin: ModelSetup) -> ServiceObject:
     sys.path[:] = begin.sys_path
-    import_kept(begin.modules)
+    import_pinned(begin.modules)
     try:
         made_by, arguments = pickle.loads(begin.what)
         declared: Service = service_of(made_by)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreFull
-from hooke.base.files import anonymous
+from hooke.base.files import page_aligned_copy
 from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, View
 
@@ -109,7 +109,7 @@ class MemoryBackend:
 
 def _placed(data: bytes) -> memoryview:
     # Records are small and hold no arrays; an object's arrays want to be aligned.
-    return memoryview(data) if len(data) <= 4096 else anonymous(data)
+    return memoryview(data) if len(data) <= 4096 else page_aligned_copy(data)
 
 
 class _Pieces(list[bytes]):
