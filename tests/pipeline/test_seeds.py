@@ -52,9 +52,9 @@ def test_a_process_of_somebody_elses_has_its_own_chance_back():
 LATE = """
 import sys
 from random import gauss
-from hooke.pipeline.seeds import chance, draws_nothing, seed_from
+from hooke.pipeline.seeds import seed_from, seeded_attempt, uses_no_randomness
 assert "numpy.random" not in sys.modules
-with chance(restored=False):
+with seeded_attempt(restored=False):
     seed_from(b"0123456789abcdef")
     import numpy as np
     first = np.random.rand()

@@ -1,6 +1,6 @@
-"""The shell around the run state: performs its effects and feeds it what happens, journal first.
+"""The shell around the run state: performs its effects and feeds it events, journal first.
 
-One loop in one thread: what is durable is said (journalled) before it is believed (applied).
+One loop in one thread. Every event is journalled before the run state applies it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LONGEST_WAIT_S = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerParts:
-    """What a runner works with."""
+    """The parts of a runner."""
 
     run: str
     graph: Graph
@@ -63,11 +63,11 @@ class RunnerParts:
     journal: Journal
     clock: Clock
     logs: Path | None = None
-    """Where a worker's output is, in `WORKER.log`; None where nobody keeps it."""
+    """The folder of the workers' output, in `WORKER.log`; None if it is not kept."""
     recovered: Recovered = field(default_factory=Recovered)
     stop_requested: Callable[[], str | None] = lambda: None
     sizing: Sizing | None = None
-    """Who decides how many workers there are; None leaves them as they are."""
+    """Decides how many workers there are; None leaves the number as it is."""
 
 
 class Runner:
@@ -79,23 +79,23 @@ class Runner:
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._claims: dict[int, Claim] = {}
         self._unsubmitted: list[Call] = []
-        """Decided in this turn, and not yet with the engine."""
+        """Calls of this turn that the engine does not have yet."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
         self._submitted: dict[int, Submit] = {}
         self._workers: dict[int, str] = {}
-        """Attempt that runs -> its worker."""
+        """Running attempt -> its worker."""
         self._log_ends: dict[str, int] = {}
-        """Worker -> where the log of its last attempt that said so ended; what follows is of the one that runs."""
+        """Worker -> the end of its last attempt's log; what follows belongs to the running attempt."""
         self._recalled: set[int] = set()
         self._origin = parts.clock.now() - parts.clock.monotonic()
 
     def run(self) -> str:
-        """Returns the status. Raises what the journal or the store raise; the caller closes the engine."""
+        """Run to the end and return the status. Raises the errors of journal and store; the caller closes the engine."""
         try:
             while self._state.status is None:
                 try:
                     self._turn()
-                except KeyboardInterrupt:  # the engine runs tasks in this thread, and Ctrl-C ended one
+                except KeyboardInterrupt:  # an engine that runs tasks in this thread was interrupted in one
                     self._record(StopRequested(at=self._parts.clock.now(), by=CTRL_C))
             self._commit_all()
         finally:
@@ -133,13 +133,13 @@ class Runner:
         return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - self._now()))
 
     def _now(self) -> float:
-        """The time that the scheduler goes by: it began as the wall clock, and does not jump when that is set."""
+        """The scheduler's time: the wall clock at the start plus monotonic time, so setting the clock does not matter."""
         return self._origin + self._parts.clock.monotonic()
 
     # -- effects -----------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> bool:
-        """True where the engine has it now; False where the run state has been told something, or may have been."""
+        """True if the engine has the work now; False if the run state may have changed, so that it must decide again."""
         match effect:
             case Submit():
                 return self._submit(effect)
@@ -167,16 +167,16 @@ class Runner:
         return True
 
     def _submit_made(self) -> None:
-        """Give the engine what was decided, together: it costs less than one by one."""
+        """Submit all calls of this turn together, which costs less than one by one."""
         if self._unsubmitted:
             self._parts.engine.submit(self._unsubmitted)
             self._unsubmitted = []
 
     def _claim(self, submit: Submit) -> bool:
-        """Make this node ours before its first attempt. False: another process has or had it, and the attempt is off."""
+        """Claim the node before its first attempt. False if another process has or had it; the attempt is withdrawn."""
         node = submit.node
         if self._state.nodes[node].done.items.within(submit.lo, submit.hi):
-            # Found by the lookup of another attempt, after this one was decided.
+            # The lookup of another attempt found the result after this one was decided.
             self._state.apply(LookedUp(node, attempt=submit.attempt))
             return False
         if node in self._claims or not self._cached(node):
@@ -204,7 +204,7 @@ class Runner:
                 message=f"took longer than its timeout of {limit:g} s",
                 arguments=self._shown(submit.node),
                 log_tail=self._tail(worker),
-                fix="raise timeout=, or give the task less to do",
+                fix="raise timeout=, or split the task's work",
             )
             self._fail(submit, failure, worker=worker)
 
@@ -233,12 +233,12 @@ class Runner:
 
     def _record(self, event: Event) -> None:
         self._parts.journal.append(event)
-        if isinstance(event, AttemptStarted | AttemptFailed):  # timeouts and retries count from it
+        if isinstance(event, AttemptStarted | AttemptFailed):  # timeouts and retries count from this time
             event = msgspec.structs.replace(event, at=self._now())
         self._state.apply(event)
 
     def _handle(self, event: EngineEvent) -> None:
-        """Journal what the engine reports, then commit and believe it. Late and double answers are not journalled."""
+        """Journal an engine's event and apply it. Late and duplicate answers are not journalled."""
         if isinstance(event, AttemptFinished | AttemptFailed):
             if event.attempt not in self._state.running:
                 self._state.apply(event)
@@ -263,7 +263,7 @@ class Runner:
     def _without_partial_results(
         self, event: AttemptFinished | AttemptFailed
     ) -> AttemptFinished | AttemptFailed:
-        """The event, without the partial results of a failure where another attempt at the same items goes on."""
+        """The event; a failed attempt whose twin still runs loses its partial results."""
         if isinstance(event, AttemptFailed) and self._state.running[event.attempt].twin is not None:
             return msgspec.structs.replace(event, ref=None)
         return event
@@ -283,14 +283,14 @@ class Runner:
         self._parts.keys.expanded(event.node, self._parts.store.get(event.keys))
 
     def _commit_all(self) -> None:
-        """Commit what has come, and let others have what is complete: after new work is handed out, which need not wait."""
+        """Commit finished results and release completed claims. New work is submitted before, so it need not wait."""
         for event, ref, count in self._uncommitted:
             self._commit(event, ref, count)
         self._uncommitted.clear()
         self._release_done()
 
     def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
-        """Let other runs find the result."""
+        """Make the result visible to other runs."""
         node = event.node
         if not self._cached(node) or not count:
             return
@@ -329,7 +329,7 @@ class Runner:
         return self._parts.graph.nodes[node].task.resources.cache
 
     def _look_up(self, node: int) -> bool:
-        """Say what is known of a node's results: from this run before it was resumed, then from the store."""
+        """Record a node's known results: those of this run before a resume, then those in the store."""
         found = self._from_journal(node)
         if self._cached(node):
             found = self._from_store(node) or found
@@ -342,7 +342,7 @@ class Runner:
         if known.expansion is not None and self._state.nodes[node].items is None:
             self._recall_expansion(known.expansion, node)
         if self._state.nodes[node].items is None:
-            return False  # the list must be read again; another lookup follows
+            return False  # the list must be read again, and another lookup follows
         self._recalled.add(node)
         if not self._same_list(node):
             return False
@@ -352,7 +352,7 @@ class Runner:
         return any(kept)
 
     def _same_list(self, node: int) -> bool:
-        """Whether a map's items are those that the journal numbered, where a list decides what they are."""
+        """Whether a map has the same items as in the journal, if a dynamic list decides what they are."""
         nodes = self._parts.graph.nodes
         while not nodes[node].is_dynamic:
             above = [
@@ -401,7 +401,7 @@ class Runner:
         )
 
     def _recall_expansion(self, expansion: MapExpanded, node: int) -> None:
-        """Take a list that was read before, if all of it is still stored."""
+        """Reuse a list that was read before, if all of it is still stored."""
         assert expansion.keys is not None
         if not all(self._parts.store.keep([expansion.keys, *expansion.blocks])):
             return
