@@ -1,4 +1,4 @@
-"""Modules as they were: a process that starts later imports the source that was kept, whatever the file holds by then."""
+"""Pinned modules: a process that starts later imports the source as it was pinned, even if the file has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["PinnedModule", "import_pinned", "pin_modules"]
 
 
 class PinnedModule(msgspec.Struct, frozen=True, kw_only=True):
-    """A module, by its name, and the bytes of its source."""
+    """A module's name and the bytes of its source."""
 
     name: str
     file: str
@@ -26,9 +26,9 @@ class PinnedModule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pin_modules(own: Callable[[Path], bool]) -> tuple[PinnedModule, ...]:
-    """Those that this process has imported from a source file that is `own`, by name, and those that it imported as they were kept.
+    """The imported modules whose source file is `own`, by name, and modules that are pinned already.
 
-    Raises OSError for a file that is gone.
+    Raises OSError for a file that no longer exists.
     """
     found: list[PinnedModule] = []
     for name, module in sorted(sys.modules.items()):
@@ -44,7 +44,7 @@ def pin_modules(own: Callable[[Path], bool]) -> tuple[PinnedModule, ...]:
 
 
 def import_pinned(modules: Iterable[PinnedModule]) -> None:
-    """From now on this process imports them as they were kept; tracebacks show the lines of then."""
+    """From now on this process imports the pinned source, and tracebacks show its lines."""
     sys.meta_path.insert(0, _Finder({each.name: each for each in modules}))
 
 
@@ -75,7 +75,7 @@ class _Loader(SourceFileLoader):
         linecache.cache[kept.file] = (len(kept.source), None, lines, kept.file)  # None: not looked at anew
 
     def path_stats(self, path: str) -> Mapping[str, object]:  # noqa: ARG002
-        """There are none: what was compiled of the file is of another source."""
+        """Raise OSError, so that no cached bytecode of the changed file is used."""
         raise OSError
 
     def get_data(self, path: str) -> bytes:
