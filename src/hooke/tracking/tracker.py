@@ -1,4 +1,4 @@
-"""The logging of one process into one run."""
+"""The tracker: logs from one process into one run."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ __all__ = [
 
 
 PREFIX = "track-"
-"""What the names of segments begin with that hold what was logged."""
+"""The prefix of the names of segments with logged values."""
 ARTIFACTS = "artifacts"
-"""The folder of a run in which its artifacts lie."""
+"""The folder of artifacts in a run's folder."""
 
 _Step = int | None
 
 
 class Tracker:
-    """Logs into the run of one folder, from one process: its segment and its artifacts. Nothing is made before the first call.
+    """Logs from one process into the run of one folder: a segment and artifacts. It creates nothing before the first call.
 
-    No method raises for what it could not log, `close` included: that is counted in `dropped`. What is logged belongs
-    to the attempt and the item that were last told (`attempt`, `item`), and to the run where these are None.
-    Safe to share between threads; a forked child has a segment of its own, and counts steps on from the fork.
+    No method raises if it cannot log, not even `close`; `dropped` counts such calls. Values belong to the current
+    `attempt` and `item`, and to the run itself if these are None. Threads may share it; a forked child has its own
+    segment, and continues the steps from the fork.
     """
 
     def __init__(self, folder: Path, name: str, *, durable: Durability = "group", held: bool = False) -> None:
@@ -139,7 +139,7 @@ class Tracker:
             self._refuse(1, error, f"artifact {name!r}")
 
     def begin(self) -> None:
-        """Write what was held back: with `held` nothing is written before this. Files cannot be held."""
+        """Write the held events: with `held`, nothing is written before this call. Files cannot be held."""
         held, self._held = self._held or [], None
         for event in held:
             try:
@@ -152,7 +152,7 @@ class Tracker:
             self.dropped.keep()
 
     def close(self) -> None:
-        """Sync and close. What is logged after that is refused."""
+        """Sync and close. Later calls are dropped."""
         self._closed = True
         journal, self._journal = self._journal, None
         if journal is not None:
@@ -163,7 +163,7 @@ class Tracker:
         self.dropped.close()
 
     def after_fork(self) -> None:
-        """In a child: begin a segment of its own, and a count of what is refused."""
+        """In a child: begin an own segment, and an own count of dropped calls."""
         self._opening = threading.Lock()
         self._journal = None
         self.dropped = self._count()
@@ -198,7 +198,7 @@ class Tracker:
                 raise UsageError("the run has ended")
             if self._journal is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                # Before the segment: the first refusal may be that there is no room for it.
+                # Before the segment, because there may be no room for that.
                 with contextlib.suppress(OSError):
                     self.dropped.reserve()
                 self._journal = Journal.create(
@@ -263,27 +263,27 @@ def _length(values: Any) -> int:
     return max(len(values), 1) if isinstance(values, Mapping) else 1
 
 
-# --- Which run this process logs into: said by whoever runs user code, looked up by each call that logs.
+# --- The current tracker: set by code that runs user code, used by each call that logs.
 
 _logger = logging.getLogger("hooke")
 
 
 class Muted:
-    """In the place of a tracker where what is logged is meant to be lost: a measurement, a debugger's rerun."""
+    """Replaces a tracker when logged values must be dropped: in a measurement, or in a debugger's rerun."""
 
 
 MUTED = Muted()
 
 
 _here: ContextVar[Tracker | Muted | None] = ContextVar("hooke_tracker", default=None)
-"""Of this thread or coroutine: the serial engine runs several runs' tasks in threads of one process."""
+"""The tracker of this thread or coroutine: the serial engine runs tasks of several runs in threads of one process."""
 _process: list[Tracker | Muted] = []
-"""Of the process, the last one counts: threads that a task starts inherit no context variable."""
+"""The trackers of the process, of which the last one counts: threads of a task inherit no context variable."""
 _said = False
 
 
 def current(call: str) -> Tracker | None:
-    """Where `call` logs to; None where nothing is to be logged. That there is no run is said once a process."""
+    """The tracker for `call`; None if nothing is to be logged. Warns once a process if there is no run."""
     tracker = active()
     if isinstance(tracker, Tracker):
         return tracker
@@ -293,18 +293,18 @@ def current(call: str) -> Tracker | None:
 
 
 def enter(tracker: Tracker | Muted) -> None:
-    """Log into this from now on, in all threads of the process that have none of their own."""
+    """Log into this tracker from now on, in all threads of the process without a tracker of their own."""
     _process.append(tracker)
 
 
 def leave(tracker: Tracker | Muted) -> None:
-    """No longer log into this."""
+    """Stop logging into this tracker."""
     _process.remove(tracker)
 
 
 @contextmanager
 def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
-    """Inside, log into this: in this thread, and in those that have none of their own."""
+    """Inside, log into this tracker: in this thread, and in threads without a tracker of their own."""
     enter(tracker)
     token = _here.set(tracker)
     try:
@@ -315,7 +315,7 @@ def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
 
 
 def active() -> Tracker | Muted | None:
-    """What this process logs into now."""
+    """The tracker that this process logs into now."""
     return _here.get() or (_process[-1] if _process else None)
 
 
