@@ -53,6 +53,11 @@ __all__ = [
 ]
 
 
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    at: float = 0.0
+    """Wall clock, seconds since the epoch."""
+
+
 # --- Provenance of a run, besides its graph's keys and its parameters.
 
 
@@ -98,11 +103,6 @@ class MadeOf(msgspec.Struct, frozen=True, kw_only=True):
 # --- Events of a plan: the prediction for a pipeline, and how a run compares with it.
 
 
-class _PlanRecordEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    at: float = 0.0
-    """Wall clock, seconds since the epoch."""
-
-
 class PlannedTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task in a plan: `items` to run and `cached` items; `untimed` says why the totals do not include it."""
 
@@ -127,7 +127,7 @@ class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
     """Task -> seconds of work of all its items."""
 
 
-class PlanMade(_PlanRecordEvent, frozen=True, kw_only=True, tag="plan_made"):
+class PlanMade(_Event, frozen=True, kw_only=True, tag="plan_made"):
     """A plan was made: the prediction for a pipeline, to be compared with a run."""
 
     plan: str
@@ -162,7 +162,7 @@ class TaskChecked(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class PlanChecked(_PlanRecordEvent, frozen=True, kw_only=True, tag="plan_checked"):
+class PlanChecked(_Event, frozen=True, kw_only=True, tag="plan_checked"):
     """The run compared with its newest plan: predicted (low, value, high) and actual seconds."""
 
     plan: str
@@ -180,12 +180,7 @@ PlanEvent: TypeAlias = PlanMade | PlanChecked
 # --- Events of a search: its objective, its trials, and their outcomes.
 
 
-class _SearchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    at: float = 0.0
-    """Wall clock, seconds since the epoch."""
-
-
-class SearchStarted(_SearchEvent, frozen=True, kw_only=True, tag="search_started"):
+class SearchStarted(_Event, frozen=True, kw_only=True, tag="search_started"):
     """The definition of this run's search; once a run, after its first RunStarted."""
 
     key: str
@@ -200,7 +195,7 @@ class SearchStarted(_SearchEvent, frozen=True, kw_only=True, tag="search_started
     seed: int
 
 
-class TrialBegan(_SearchEvent, frozen=True, kw_only=True, tag="trial_began"):
+class TrialBegan(_Event, frozen=True, kw_only=True, tag="trial_began"):
     """A trial began, in a run of its own; again if an earlier try was interrupted."""
 
     trial: int
@@ -211,7 +206,7 @@ class TrialBegan(_SearchEvent, frozen=True, kw_only=True, tag="trial_began"):
     """Parameter -> short text."""
 
 
-class TrialEnded(_SearchEvent, frozen=True, kw_only=True, tag="trial_ended"):
+class TrialEnded(_Event, frozen=True, kw_only=True, tag="trial_ended"):
     """How a trial ended: `finished` with its value, `pruned`, or `failed`."""
 
     trial: int
@@ -266,11 +261,6 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     def said(self) -> str:
         """The failed rank, if any, then kind and message."""
         return f"{self.whose}{self.kind}: {self.message}"
-
-
-class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    at: float = 0.0
-    """Wall clock, seconds since the epoch."""
 
 
 class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):

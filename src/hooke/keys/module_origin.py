@@ -41,7 +41,7 @@ OURS = ModuleOrigin(local=False, distribution="hooke")
 
 def origin_of(module: str, file: str | None) -> ModuleOrigin:
     """The origin of a module by its name and its file (None: built in, or from a notebook or `exec`)."""
-    return _origin(module.partition(".")[0], file and _folder(file))
+    return _origin(module.partition(".")[0], file and os.path.dirname(file))
 
 
 def library_of_method(value: Any) -> str | None:
@@ -54,10 +54,6 @@ def library_of_method(value: Any) -> str | None:
     if module is None or origin_of(module, getattr(sys.modules[module], "__file__", None)).local:
         return None
     return module
-
-
-def _folder(file: str) -> str:
-    return os.path.dirname(file)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, UsageError
 from hooke.base.formats import short_repr
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan, MapExpanded
+from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
@@ -267,7 +267,7 @@ class AttemptRunner:
         failure = failure_of(outcome.error, arguments=outcome.failing or work.shown, limit_bytes=work.memory)
         tail = self.log.tail(log_from, 20) if self.log is not None else ()
         return AttemptFailed(
-            failure=_with_tail(failure, tail),
+            failure=msgspec.structs.replace(failure, log_tail=tail),
             done=outcome.done,
             ref=outcome.ref if outcome.done else None,
             **facts,
@@ -292,10 +292,6 @@ class _Outcome:
     failing: str = ""
     expansion: Expansion | None = None
     error: BaseException | None = None
-
-
-def _with_tail(failure: Failure, tail: tuple[str, ...]) -> Failure:
-    return msgspec.structs.replace(failure, log_tail=tail)
 
 
 def check_code(

@@ -405,14 +405,7 @@ class Runner:
         assert expansion.keys is not None
         if not all(self._parts.store.keep([expansion.keys, *expansion.blocks])):
             return
-        event = MapExpanded(
-            at=self._parts.clock.now(),
-            node=node,
-            items=expansion.items,
-            keys=expansion.keys,
-            blocks=expansion.blocks,
-            block=expansion.block,
-        )
+        event = msgspec.structs.replace(expansion, at=self._parts.clock.now(), node=node)
         self._record(event)
         self._register_expansion(event)
 

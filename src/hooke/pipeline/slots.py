@@ -7,7 +7,7 @@ driver in between. It requests the same resources and takes over its predecessor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hooke.journal.events import CapacityChanged
@@ -29,26 +29,15 @@ class ResourceRequest:
 
 def fits(wanted: ResourceRequest, used: Mapping[ResourceRequest, int], place: CapacityChanged) -> bool:
     """Whether `wanted` fits beside `used` (request -> count). A request that exceeds the total gets everything, alone."""
-    slots = wanted.slots
-    return (
-        _fits(
-            slots * wanted.cpus, [(each.slots * each.cpus, count) for each, count in used.items()], place.cpus
-        )
-        and _fits(
-            slots * wanted.memory,
-            [(each.slots * each.memory, count) for each, count in used.items()],
-            place.memory,
-        )
-        and _fits(
-            slots * wanted.gpus, [(each.slots * each.gpus, count) for each, count in used.items()], place.gpus
-        )
-    )
-
-
-def _fits(wanted: float, used: Sequence[tuple[float, int]], total: float | None) -> bool:
-    if total is None or not wanted:
-        return True
-    return sum(count * min(amount, total) for amount, count in used) + min(wanted, total) <= total + 1e-9
+    for resource, total in (("cpus", place.cpus), ("memory", place.memory), ("gpus", place.gpus)):
+        amount = wanted.slots * getattr(wanted, resource)
+        if total is not None and amount:
+            taken = sum(
+                count * min(each.slots * getattr(each, resource), total) for each, count in used.items()
+            )
+            if taken + min(amount, total) > total + 1e-9:
+                return False
+    return True
 
 
 def memory_after(declared: int | None, growths: int, place: CapacityChanged, *, slots: int = 1) -> int | None:

@@ -92,28 +92,14 @@ class Tracker:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters, kept as text."""
         try:
-            self._append(
-                NotesLogged(
-                    at=time.time(),
-                    params={_named(name): str(value) for name, value in params.items()},
-                    attempt=self.attempt,
-                    item=self.item,
-                )
-            )
+            self._notes(params=_as_text(params))
         except Exception as error:  # noqa: BLE001 - as above
             self._refuse(_length(params), error, "parameters")
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Tags, kept as text."""
         try:
-            self._append(
-                NotesLogged(
-                    at=time.time(),
-                    tags={_named(name): str(value) for name, value in tags.items()},
-                    attempt=self.attempt,
-                    item=self.item,
-                )
-            )
+            self._notes(tags=_as_text(tags))
         except Exception as error:  # noqa: BLE001 - as above
             self._refuse(_length(tags), error, "tags")
 
@@ -183,6 +169,9 @@ class Tracker:
     def _points(self, points: tuple[tuple[str, float, int], ...]) -> None:
         self._append(PointsLogged(at=time.time(), points=points, attempt=self.attempt, item=self.item))
 
+    def _notes(self, **notes: dict[str, str]) -> None:
+        self._append(NotesLogged(at=time.time(), attempt=self.attempt, item=self.item, **notes))
+
     def _append(self, event: Event) -> None:
         if self._held is not None:
             self._held.append(event)
@@ -250,6 +239,10 @@ def _named(name: Any) -> str:
     if not isinstance(name, str) or not name:
         raise UsageError(f"a name must be non-empty text, not {name!r}")
     return name
+
+
+def _as_text(notes: Mapping[str, Any]) -> dict[str, str]:
+    return {_named(name): str(value) for name, value in notes.items()}
 
 
 def _parts(path: str) -> tuple[str, ...]:
