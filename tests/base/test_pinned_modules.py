@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from hooke.base.pinned_modules import import_kept, keep_modules
+from hooke.base.pinned_modules import import_pinned, pin_modules
 
 NAMES = ("kept_alone", "kept_package", "kept_package.inner")
 
@@ -37,13 +37,13 @@ def values():
 
 def test_an_edit_or_the_end_of_a_file_changes_nothing(folder):
     assert values() == [1, 2, "\xe9"]
-    kept = keep_modules(lambda file: file.is_relative_to(folder))
+    kept = pin_modules(lambda file: file.is_relative_to(folder))
     assert [each.name for each in kept] == list(NAMES)
     (folder / "kept_alone.py").write_text("VALUE = 7\n\ndef fail():\n    raise KeyError  # edited\n")
     (folder / "kept_package/__init__.py").write_text("VALUE = = 8\n")
     (folder / "kept_package/inner.py").unlink()
     forget()
-    import_kept(kept)
+    import_pinned(kept)
     assert values() == [1, 2, "\xe9"]
     with pytest.raises(ZeroDivisionError) as failed:
         importlib.import_module("kept_alone").fail()
@@ -55,4 +55,4 @@ def test_an_edit_or_the_end_of_a_file_changes_nothing(folder):
 
 
 def test_what_is_not_ones_own_is_not_kept():
-    assert keep_modules(lambda _file: False) == ()
+    assert pin_modules(lambda _file: False) == ()

@@ -182,7 +182,7 @@ def test_a_module_that_is_missing_in_the_worker(desk):
     screen = screen_of(done.err)
     assert done.code == 1
     assert "No module named 'tomllibrary'" in screen
-    assert "fix: install what brings the module 'tomllibrary'" in screen
+    assert "fix: install the package of the module 'tomllibrary'" in screen
     assert "-m pip install" in screen
     desk.write("tomllibrary.py", "from tomllib import loads")
     resumes(desk, screen, "{'a': 1}\n")

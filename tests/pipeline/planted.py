@@ -20,18 +20,18 @@ class BelievesWithoutSaying(Runner):
 class LosesAnswers(Runner):
     """Lost acknowledgement: some answers are dropped, and the run waits for them for ever."""
 
-    def _happened(self, event):
+    def _handle(self, event):
         if not (isinstance(event, AttemptFinished) and event.attempt % 7 == 0):
-            super()._happened(event)
+            super()._handle(event)
 
 
 class CommitsTwice(Runner):
     """Double commit: an answer that comes twice is journalled twice."""
 
-    def _happened(self, event):
+    def _handle(self, event):
         if isinstance(event, AttemptFinished) and event.attempt not in self._state.running:
             self._parts.journal.append(event)
-        super()._happened(event)
+        super()._handle(event)
 
 
 class BelievesTheDead(RunState):
@@ -41,11 +41,11 @@ class BelievesTheDead(RunState):
         super().__init__(*args, **kwargs)
         self._gone = {}
 
-    def _take(self, attempt):
+    def _pop_running(self, attempt):
         running = self.running.get(attempt)
         if running is not None:
             self._gone[attempt] = running
-        return super()._take(attempt) or self._gone.pop(attempt, None)
+        return super()._pop_running(attempt) or self._gone.pop(attempt, None)
 
 
 class LeavesAttemptsRunning(RunState):
@@ -73,15 +73,15 @@ class LetsTheWideWait(RunState):
 class CountsAGangAsOne(RunState):
     """Partial start: a gang is given one slot, and its other ranks are left to find room for themselves."""
 
-    def _asked(self, state, lo):
-        return replace(super()._asked(state, lo), slots=1)
+    def _request(self, state, lo):
+        return replace(super()._request(state, lo), slots=1)
 
 
 class LetsGangsWait(RunState):
     """Starvation: room is never kept for a gang, so that it waits until nothing smaller is left."""
 
-    def _is_kept_for(self, state, asked):
-        return asked.slots == 1 and super()._is_kept_for(state, asked)
+    def _is_reserved_for(self, state, request):
+        return request.slots == 1 and super()._is_reserved_for(state, request)
 
 
 class LastComesFirst(RunState):
@@ -106,9 +106,9 @@ class RunsAgain(RunState):
 class TriesForEver(RunState):
     """Retries without end: failures of an item are not counted."""
 
-    def _judge(self, state, event, *, item):
+    def _retry_or_fail(self, state, event, *, item):
         state.failures.pop(item, None)
-        super()._judge(state, event, item=item)
+        super()._retry_or_fail(state, event, item=item)
 
 
 class ForgetsTime(RunState):
@@ -123,7 +123,7 @@ class StartsEarly(RunState):
 
     def _input_met(self, child):
         state = self.nodes[child]
-        if state.looked and state.missing:
+        if state.looked_up and state.missing:
             state.missing = 0
             self._reopen(state)
 
@@ -134,13 +134,13 @@ class RecordsBothTwins(RunState):
     def _finished(self, event):
         attempt = self.running.get(event.attempt)
         if attempt is not None:
-            self._left_to_twin(attempt)
+            self._twin_goes_on(attempt)
             attempt.twin = None
         super()._finished(event)
 
     def _record(self, state, lo, hi, ref):
         state.done.replace(lo, hi, ref)
-        self._settle(state, lo, hi)
+        self._announce_done(state, lo, hi)
 
 
 class LeavesTheBeatenRunning(RunState):
@@ -148,14 +148,14 @@ class LeavesTheBeatenRunning(RunState):
 
     def _finished(self, event):
         super()._finished(event)
-        self._beaten.clear()
+        self._losing_twins.clear()
 
 
 class FailsWithItsTwin(RunState):
     """Lost work: the failure of one of two attempts is taken for that of their items, while the other one runs."""
 
-    def _left_to_twin(self, attempt):
-        super()._left_to_twin(attempt)
+    def _twin_goes_on(self, attempt):
+        super()._twin_goes_on(attempt)
         return False
 
 

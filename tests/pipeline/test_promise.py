@@ -17,7 +17,7 @@ import numpy
 import pytest
 
 from hooke import TraceError, pipeline, task
-from hooke.pipeline.promise import REFUSED, MapPromise, Promise
+from hooke.pipeline.promise import UNSUPPORTED, MapPromise, Promise
 from hooke.pipeline.trace import trace
 
 
@@ -212,7 +212,7 @@ def test_what_needs_the_value_says_task_line_and_mend(operation):
 def test_every_refused_method_is_tried():
     def body():
         promise = score()
-        for method, (needs, fix) in REFUSED.items():
+        for method, (needs, fix) in UNSUPPORTED.items():
             with pytest.raises(TraceError) as caught:
                 getattr(Promise, method)(promise, None)
             assert needs in caught.value.what
@@ -423,7 +423,7 @@ class TestMaps:
     def test_dynamic_maps_say_what_to_do(self):
         with pytest.raises(TraceError) as caught:
             traced(lambda_body("len(score.map(listed()))"))
-        assert "is itself a result: hand the whole map to a task" in caught.value.fix
+        assert "only at run time: pass the whole map to a task" in caught.value.fix
 
     def test_parts_of_dynamic_maps(self):
         def body():
@@ -488,7 +488,7 @@ def test_a_promise_that_outlives_its_pipeline_still_raises():
 def test_what_c_code_refuses_by_type_is_explained(body):
     with pytest.raises(TypeError, match="Promise") as caught:
         traced(body)
-    assert "Put this line inside a task" in caught.value.__notes__[0]
+    assert "Move this line into a task" in caught.value.__notes__[0]
 
 
 def test_other_type_errors_are_left_alone():

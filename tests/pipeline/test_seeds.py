@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.keys.fingerprint import fingerprint_code
-from hooke.pipeline.seeds import chance, draws_nothing, seed_from
+from hooke.pipeline.seeds import seed_from, seeded_attempt, uses_no_randomness
 
 KEYS = st.binary(min_size=16, max_size=16)
 
@@ -23,7 +23,7 @@ def draws() -> tuple[float, float]:
 
 @given(KEYS, KEYS, st.integers(0, 5))
 def test_what_is_drawn_follows_from_the_key_alone(key, other, before):
-    with chance(restored=True):
+    with seeded_attempt(restored=True):
         seed_from(other)
         for _ in range(before):
             random.gauss(0, 1)
@@ -43,7 +43,7 @@ def test_a_process_of_somebody_elses_has_its_own_chance_back():
     expected = draws()
     random.seed(3)
     np.random.seed(3)
-    with chance(restored=True):
+    with seeded_attempt(restored=True):
         seed_from(bytes(16))
         draws()
     assert draws() == expected
@@ -52,9 +52,9 @@ def test_a_process_of_somebody_elses_has_its_own_chance_back():
 LATE = """
 import sys
 from random import gauss
-from hooke.pipeline.seeds import chance, draws_nothing, seed_from
+from hooke.pipeline.seeds import seed_from, seeded_attempt, uses_no_randomness
 assert "numpy.random" not in sys.modules
-with chance(restored=False):
+with seeded_attempt(restored=False):
     seed_from(b"0123456789abcdef")
     import numpy as np
     first = np.random.rand()
@@ -103,9 +103,11 @@ def indirect_draw(x: int) -> float:
 
 @pytest.mark.heavy
 def test_only_what_surely_draws_nothing_is_left_unseeded():
-    assert draws_nothing(fingerprint_code(doubled), [2, "text"], [range(3), [1, 2.0]])
+    assert uses_no_randomness(fingerprint_code(doubled), [2, "text"], [range(3), [1, 2.0]])
     for draws_some in (module_draw, bound_draw, numpy_draw, late_draw, hidden_draw, indirect_draw):
-        assert not draws_nothing(fingerprint_code(draws_some), [], [range(3)]), draws_some
-    assert not draws_nothing(fingerprint_code(doubled), [module_draw], [range(3)]), "an argument may draw"
-    assert not draws_nothing(fingerprint_code(doubled), [], [[1, module_draw]])
-    assert not draws_nothing(fingerprint_code(doubled), [], [object()]), "a list that does not exist yet"
+        assert not uses_no_randomness(fingerprint_code(draws_some), [], [range(3)]), draws_some
+    assert not uses_no_randomness(fingerprint_code(doubled), [module_draw], [range(3)]), (
+        "an argument may draw"
+    )
+    assert not uses_no_randomness(fingerprint_code(doubled), [], [[1, module_draw]])
+    assert not uses_no_randomness(fingerprint_code(doubled), [], [object()]), "a list that does not exist yet"

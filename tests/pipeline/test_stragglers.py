@@ -4,7 +4,7 @@ import pytest
 from tests.pipeline.played import REF, Played
 
 from hooke.journal.events import CapacityChanged, RetryPlanned, StopRequested
-from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan, Usual
+from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan, StragglerLimit
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.task import task
 
@@ -323,7 +323,7 @@ def test_fewer_slots_leave_both_running():
 
 
 def test_a_chunk_is_measured_by_its_items():
-    usual = Usual()
+    usual = StragglerLimit()
     for items, seconds in ((1, 0.2), (1, 0.1), (10, 4.0)):
         assert usual.limit_s(0, 10, {}) is None
         usual.measured(items, seconds)

@@ -399,7 +399,7 @@ def test_a_result_hidden_in_an_object_is_refused(workshop):
         """
     )
     for name, refusal in (("job", TraceError), ("mapped", NotFingerprintable)):
-        with pytest.raises(refusal, match="objects of your own cannot carry it"):
+        with pytest.raises(refusal, match="closures and other objects cannot carry it"):
             workshop.run(name=name)
 
 

@@ -63,7 +63,7 @@ def test_the_least_valuable_goes_first(old):
     assert [evicted.tasks for evicted in report.evicted] == [("task1",), ("task2",)]
     assert report.before - report.after == sum(evicted.size for evicted in report.evicted)
     assert report.after <= 250_000
-    assert report.evicted[0].why == "1.00 s to compute again for 78.4 KiB"
+    assert report.evicted[0].why == "1.00 s to recompute for 78.4 KiB"
     assert old.gc(250_000).evicted == ()
 
 
@@ -71,7 +71,7 @@ def test_unreferenced_objects_go_before_all(old, clock):
     stray = old.put(np.full(10_000, 77))
     clock.time += 3600
     report = old.gc(420_000)
-    assert [evicted.why for evicted in report.evicted] == ["78.4 KiB that no entry refers to"]
+    assert [evicted.why for evicted in report.evicted] == ["78.4 KiB without an entry"]
     assert old.keep([stray]) == [False]
     assert kept(old) == [1, 2, 3, 4, 5]
 

@@ -79,5 +79,5 @@ def test_eviction_works_on_a_full_disk(small_disk):
     store.put(np.arange(1000))
     fill(small_disk)
     report = store.gc(0)
-    assert [evicted.why for evicted in report.evicted] == ["8.12 KiB that no entry refers to"]
+    assert [evicted.why for evicted in report.evicted] == ["8.12 KiB without an entry"]
     assert store.usage().objects == 0

@@ -17,7 +17,7 @@ from tests.tracking.conftest import logged
 import hooke
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
 from hooke.tracking import tracker as current
-from hooke.tracking.logged_values import refusals_in
+from hooke.tracking.logged_values import dropped_calls_in
 from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
 
@@ -26,8 +26,8 @@ def points(folder: Path):
 
 
 def why(tracker: Tracker) -> str:
-    assert tracker.refusals.total is not None
-    return tracker.refusals.total.why
+    assert tracker.dropped.total is not None
+    return tracker.dropped.total.why
 
 
 def test_steps_count_up_by_name_unless_they_are_given(tracker):
@@ -46,7 +46,7 @@ def test_steps_count_up_by_name_unless_they_are_given(tracker):
         ("loss", 0.5, 3),
         ("accuracy", 0.75, 1),
     ]
-    assert tracker.refusals.total is None
+    assert tracker.dropped.total is None
 
 
 def test_steps_and_points_belong_to_the_attempt_and_the_item(tracker):
@@ -95,8 +95,8 @@ def test_numbers_of_others_and_those_that_are_none(tracker):
 )
 def test_what_cannot_be_logged_is_counted_and_said_once(tracker, caplog, call, calls, said):
     call()
-    assert tracker.refusals.total is not None
-    assert tracker.refusals.total.calls == calls
+    assert tracker.dropped.total is not None
+    assert tracker.dropped.total.calls == calls
     assert said in why(tracker)
     assert [record.message for record in caplog.records] == [
         f"not logged: {why(tracker)}. The program continues, and Hooke counts further failures"
@@ -104,7 +104,7 @@ def test_what_cannot_be_logged_is_counted_and_said_once(tracker, caplog, call, c
     hooke.log_metric("", 1)
     hooke.log_metric("loss", 1)
     assert len(caplog.records) == 1
-    assert refusals_in(tracker.folder)[tracker.segment].calls == calls + 1
+    assert dropped_calls_in(tracker.folder)[tracker.segment].calls == calls + 1
     assert points(tracker.folder) == [("loss", 1.0, 0)]
 
 
@@ -205,8 +205,8 @@ def test_a_forked_child_has_a_segment_of_its_own(tracker):
     hooke.log_metric("loss", 3)
     assert sorted(points(tracker.folder)) == [("loss", 1.0, 0), ("loss", 2.0, 1), ("loss", 3.0, 1)]
     assert len(list(tracker.folder.glob("track-test-*.journal"))) == 2
-    assert tracker.refusals.total is None
-    assert refusals_in(tracker.folder)[f"track-test-{child}"].calls == 1
+    assert tracker.dropped.total is None
+    assert dropped_calls_in(tracker.folder)[f"track-test-{child}"].calls == 1
 
 
 def test_after_the_end(tracker, caplog):
@@ -227,7 +227,7 @@ def test_where_nothing_was_refused_nothing_is_left_of_the_count(tracker):
     hooke.log_metric("loss", 1)
     tracker.close()
     assert [path.suffix for path in tracker.folder.iterdir()] == [".journal"]
-    assert refusals_in(tracker.folder) == {}
+    assert dropped_calls_in(tracker.folder) == {}
 
 
 def test_a_full_disk_is_counted_and_reported_and_what_returned_before_is_there(small_disk, caplog):
@@ -237,10 +237,10 @@ def test_a_full_disk_is_counted_and_reported_and_what_returned_before_is_there(s
         ballast = fill(small_disk)
         for at in range(1, 2000):
             hooke.log_metric("loss", at)
-        total = tracker.refusals.total
+        total = tracker.dropped.total
         assert total is not None
         assert "No space left on device" in total.why
-        assert refusals_in(tracker.folder)[tracker.segment] == total
+        assert dropped_calls_in(tracker.folder)[tracker.segment] == total
         kept = 2000 - total.calls
         ballast.unlink()
         hooke.log_metric("loss", 5000)
@@ -256,14 +256,14 @@ def test_a_disk_that_is_full_from_the_beginning(small_disk):
     with logging_into(tracker):
         hooke.log_metric("loss", 0)
         hooke.log_text("x" * 5000, "x.txt")
-        assert tracker.refusals.total is not None
-        assert tracker.refusals.total.calls == 2
+        assert tracker.dropped.total is not None
+        assert tracker.dropped.total.calls == 2
         ballast.unlink()
         hooke.log_metric("loss", 1)
         hooke.log_metric("loss", "x")
     tracker.close()
     assert points(tracker.folder) == [("loss", 1.0, 1)]
-    assert refusals_in(tracker.folder)[tracker.segment].calls == 3
+    assert dropped_calls_in(tracker.folder)[tracker.segment].calls == 3
     assert not list(tracker.folder.rglob("*.part"))
 
 

@@ -1,4 +1,4 @@
-"""Time as an argument: shells own a clock, pure cores get `now`."""
+"""The clock as an argument: shells own one, pure cores get `now`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["Clock", "SystemClock"]
 
 
 class Clock(Protocol):
-    """Where a shell reads the time. A test passes one that it turns by hand."""
+    """The source of time. A test passes one that it sets by hand."""
 
     def now(self) -> float:
-        """Wall clock, seconds since the epoch; may jump when the machine's clock is set."""
+        """Wall clock, in seconds since the epoch; jumps when the machine's clock is set."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary origin; never goes back, so differences are durations."""
+        """Seconds since an arbitrary origin; never goes back, so differences are durations."""
         ...
 
 

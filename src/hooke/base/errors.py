@@ -2,20 +2,20 @@
 
     HookeError
     ├── UsageError            a declaration, a name or a parameter is wrong
-    ├── TraceError            a pipeline's body did what cannot be traced
-    ├── NotFingerprintable    an argument that has no honest key
+    ├── TraceError            a pipeline's body cannot be traced
+    ├── NotFingerprintable    an argument has no cache key
     ├── StoreError            CorruptObject, MissingObject, StoreFull
     ├── JournalError          a journal cannot be written or read
     ├── ConfigError           hooke.toml
-    ├── UntrustedModel        a model whose format may run code, and which this project does not know
+    ├── UntrustedModel        a model may run code, and this project does not trust it
     ├── MissingExtra          a library is not installed; names the exact pip command
     ├── NotEnoughData         measurements do not determine a law or an answer: BeyondTheData
     ├── RunStopped            result() of a stopped run
     ├── TaskFailed            TaskError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch
-    ├── Permanent             raised by user code: do not try again
-    └── Temporary             raised by user code: try again, after `delay_s` if it is set
+    ├── Permanent             raised by user code: do not retry
+    └── Temporary             raised by user code: retry, after `delay_s` if it is set
 
-`str(error)` is one screen: what, then those of the lines `where`, `why`, `fix` and `next` that are set.
+`str(error)` fits one screen: what failed, then the lines `where`, `why`, `fix` and `next` that are set.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ __all__ = [
 ]
 
 MOST_LOG_LINES = 20
-"""How much of a log an error shows: with the rest it still fits one screen."""
+"""Lines of a log that an error shows, so that it fits one screen."""
 MOST_FRAME_LINES = 30
-"""How much of a traceback an error shows: ten frames, the last ones."""
+"""Lines of a traceback that an error shows: its last ten frames."""
 
 
 class HookeError(Exception):
     """Root of the errors that Hooke raises on purpose.
 
-    `what` says what failed and which thing; `where` the place; `why` the cause; `fix` how to put it right
-    with the valid values; `next` the next command to type. All are text, kept as attributes, and survive pickling.
+    `what` says what failed, `where` the place, `why` the cause, `fix` how to fix it and the valid values, and `next`
+    the next command to type. All are text, kept as attributes, and survive pickling.
     """
 
     def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "", next: str = "") -> None:
@@ -80,7 +80,7 @@ class HookeError(Exception):
         return "\n".join([self.what, *self._lines()])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own reduce calls the class with `args` alone, which loses what a subclass requires.
+        # Exception's own reduce passes only `args` to the class, which loses a subclass's required arguments.
         return _rebuild, (type(self), self.args), self.__dict__
 
     def _lines(self) -> Iterator[str]:
@@ -95,49 +95,49 @@ class UsageError(HookeError):
 
 
 class TraceError(HookeError):
-    """A pipeline's body did what cannot be traced: it needed a value that does not exist yet."""
+    """A pipeline's body cannot be traced: it needed a value that does not exist yet."""
 
 
 class NotFingerprintable(HookeError):
-    """An argument has no honest key, so neither has the result of the task that takes it."""
+    """Hooke cannot build a cache key for an argument, so it cannot build one for the task's result."""
 
 
 class StoreError(HookeError):
-    """The store cannot do what was asked of it."""
+    """An operation of the store failed."""
 
 
 class CorruptObject(StoreError):
-    """A stored object is not what was written."""
+    """A stored object is damaged."""
 
 
 class MissingObject(StoreError):
-    """A reference to an object that the store does not hold."""
+    """The store does not hold an object."""
 
 
 class StoreFull(StoreError):
-    """No room for another object; what is stored is unharmed."""
+    """No room for another object. Stored objects are intact."""
 
 
 class JournalError(HookeError):
-    """A journal cannot be written or read; what is in it is unharmed."""
+    """A journal cannot be written or read. Its events are intact."""
 
 
 class ConfigError(HookeError):
-    """`hooke.toml` says what it must not."""
+    """`hooke.toml` is not valid."""
 
 
 class UntrustedModel(HookeError):
-    """A model that may run code when it is read, and that nobody here said to trust; `what` names what is not trusted."""
+    """A model may run code when it is loaded, and this project does not trust it; `what` names the model."""
 
 
 class MissingExtra(HookeError):
-    """A library that this place or format needs is not installed; `fix` is the exact command."""
+    """A library that a backend or a format needs is not installed; `fix` is the exact command."""
 
 
 class NotEnoughData(HookeError):
-    """The measurements do not determine the law, or the answer, that was asked for.
+    """The measurements do not determine the law or the answer.
 
-    `measure_at` is the N whose measurement would tell most, where that is known; `next` says it in words.
+    `measure_at` is the N that is best measured next, if known; `next` says it in words.
     """
 
     def __init__(self, what: str, *, measure_at: float | None = None, **context: str) -> None:
@@ -146,7 +146,7 @@ class NotEnoughData(HookeError):
 
 
 class BeyondTheData(NotEnoughData):
-    """The answer lies where the laws that fit the measurements differ too much to give one."""
+    """The answer lies in a range where the laws that fit the measurements differ too much."""
 
 
 class RunStopped(HookeError):
@@ -154,13 +154,13 @@ class RunStopped(HookeError):
 
 
 class Permanent(HookeError):
-    """Raised by user code: the task will fail again however often it is tried, so it is not tried again."""
+    """Raised by user code: the task would fail again, so it is not retried."""
 
 
 class Temporary(HookeError):
-    """Raised by user code: worth another try, not before `delay_s` seconds from now if that is set.
+    """Raised by user code: retry the task, after `delay_s` seconds if that is set.
 
-    It counts against the task's `retries`.
+    The retry counts against the task's `retries`.
     """
 
     def __init__(self, what: str, *, delay_s: float | None = None, **context: str) -> None:
@@ -169,15 +169,14 @@ class Temporary(HookeError):
 
 
 class TaskFailed(HookeError):
-    """A task has no result. Its branches tell why; `from_facts` picks the right one.
+    """A task has no result. Its subclasses tell why; `from_facts` picks the right one.
 
-    `task` is the task's name, `arguments` its arguments as short text, `attempt` the run's number of the last try
-    (0 when there was none), `worker` where that ran, `log_tail` the last lines that it printed, and `details` the
-    facts as plain values: error_type, message, traceback, exit_code, signal, peak_bytes, limit_bytes and whatever
-    else was known.
+    `task` is the task's name, `arguments` its arguments as short text, `attempt` the number of the last attempt
+    (0 if there was none), `worker` its worker, `log_tail` the last lines of its output, and `details` the facts as
+    plain values: error_type, message, traceback, exit_code, signal, peak_bytes, limit_bytes and others.
     """
 
-    # Seven parameters: the fields of one message, each named by the caller and with a default.
+    # Many parameters: the fields of one message, each a keyword with a default.
     def __init__(  # noqa: PLR0913
         self,
         what: str,
@@ -202,7 +201,7 @@ class TaskFailed(HookeError):
     def from_facts(
         facts: Mapping[str, Any], *, task: str, attempt: int = 0, worker: str = "", next: str = ""
     ) -> TaskFailed:
-        """The branch named by `facts["kind"]`, with its text made from the facts (those of `journal.events.Failure`).
+        """The subclass that `facts["kind"]` names, with its text from the facts (those of `journal.events.Failure`).
 
         A kind that this version does not know gives a plain TaskFailed.
         """
@@ -236,11 +235,11 @@ class TaskError(TaskFailed):
 
 
 class WorkerDied(TaskFailed):
-    """The process that ran the task is gone: a signal, `os._exit`, a lost machine."""
+    """The task's process ended: by a signal, `os._exit` or a lost machine."""
 
 
 class OutOfMemory(TaskFailed):
-    """The task went over its memory limit, or the machine ran out."""
+    """The task exceeded its memory limit, or the machine ran out of memory."""
 
 
 class TimedOut(TaskFailed):
@@ -248,11 +247,11 @@ class TimedOut(TaskFailed):
 
 
 class NotPicklable(TaskFailed):
-    """The task, an argument or its result cannot travel between processes."""
+    """The task, an argument or its result cannot be pickled."""
 
 
 class EnvironmentMismatch(TaskFailed):
-    """The worker lacks a module, or has another version than the driver."""
+    """The worker lacks a module or has another version than the driver."""
 
 
 _BRANCHES: dict[str, type[TaskFailed]] = {
@@ -305,7 +304,7 @@ def _explanation(facts: Mapping[str, Any]) -> str:
     if len(frames) > MOST_FRAME_LINES:
         frames = [f"... {len(frames) - MOST_FRAME_LINES} lines above", *frames[-MOST_FRAME_LINES:]]
     cause = _cause(facts)
-    # The first line of it is said already.
+    # The message already has its first line.
     rest = "" if frames or cause == _first_line(cause) else cause
     ending = _ending(facts)
     said = ending.partition(" (")[0] in cause

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: checked writes, atomic replacement, locks that die with their process."""
+"""Files: checked writes, atomic replacement, locks that die with their process, read-only mappings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hooke.base.forks import on_fork
 
 __all__ = [
     "FileLock",
-    "anonymous",
     "map_file",
+    "page_aligned_copy",
     "sync_data",
     "sync_folder",
     "write_all",
@@ -34,10 +34,10 @@ sync_data = getattr(os, "fdatasync", os.fsync)
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all of `data` to `fd`, in one `write(2)` wherever the system takes it whole.
+    """Write all of `data` to `fd`, in one `write(2)` if possible.
 
-    A regular file takes less only when it has no room, so the rest is tried once more to learn the true cause.
-    Raises OSError (ENOSPC, EDQUOT, EFBIG, EIO); then a part of `data` may be in the file: the caller cuts it off.
+    A short write to a regular file means that it has no room, so a second write tells the cause. Raises OSError
+    (ENOSPC, EDQUOT, EFBIG, EIO). Then a part of `data` may be in the file, and the caller must cut it off.
     """
     written = os.write(fd, data)
     if written == len(data):
@@ -57,10 +57,10 @@ def write_atomic(
     sync: bool = False,
     mode: int = 0o666,
 ) -> None:
-    """Make `path` hold `data`: a reader sees the old file or the new one, whole, whatever dies meanwhile.
+    """Replace the content of `path` by `data`: a reader always sees the whole old file or the whole new one.
 
-    The file gets the `mode`, less the umask. With `sync` it holds through a power loss too. Raises OSError, leaving the old file and no temporary one;
-    a process killed inside leaves one named `.<name>.<random>.tmp`.
+    The file gets `mode`, less the umask. With `sync` it survives a power loss too. On OSError the old file stays and
+    no temporary file is left; a process that is killed here leaves one named `.<name>.<random>.tmp`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
@@ -81,7 +81,7 @@ def write_atomic(
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Make the names in a folder (or the contents of a file) hold through a power loss."""
+    """Make the names in a folder (or the contents of a file) survive a power loss."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -90,10 +90,10 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 class FileLock:
-    """An exclusive lock on a file (`flock`), freed by the kernel when its process dies, however it dies.
+    """An exclusive lock on a file (`flock`), which the kernel frees when its process dies.
 
-    Children do not inherit it, forked ones included. Two FileLock objects exclude each other even in one process.
-    The file is created and never removed, since a removed name would let two processes lock two files.
+    Children do not inherit it, not even forked ones. Two FileLock objects exclude each other even in one process.
+    The file is created and never removed: after a removal, two processes could lock two different files.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -106,11 +106,11 @@ class FileLock:
         return self._fd >= 0
 
     def try_acquire(self) -> bool:
-        """Take the lock, or return False at once when another holds it. Raises OSError if the file cannot be opened."""
+        """Take the lock, or return False at once if another holder has it. Raises OSError if the file cannot be opened."""
         if self.held:
             return True
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        # A `taken` elsewhere holds the lock for microseconds and must not look like an owner.
+        # `taken()` in another process holds the lock for microseconds and must not look like an owner.
         for pause_s in (0.001, 0.004, 0.0):
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,7 +127,7 @@ class FileLock:
         return False
 
     def taken(self) -> bool:
-        """Whether anybody holds the lock now, this object included. Never creates the file nor keeps the lock."""
+        """Whether any object holds the lock now, even this one. Never creates the file and never keeps the lock."""
         if self.held:
             return True
         try:
@@ -149,7 +149,7 @@ class FileLock:
             os.close(fd)
 
     def after_fork(self) -> None:
-        """In a child: let go of the inherited descriptor, which would keep the lock after the parent's death."""
+        """In a child: close the inherited descriptor, which would keep the lock after the parent's death."""
         self.release()
 
     def __enter__(self) -> Self:
@@ -162,9 +162,6 @@ class FileLock:
 
     def __del__(self) -> None:
         self.release()
-
-
-# --- What the disk refuses, said as an error of ours wherever it is met: full, read-only, not allowed.
 
 
 @contextmanager
@@ -181,16 +178,16 @@ def writing(what: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-# --- Files as read-only memory, without a descriptor kept open for each.
+# --- Files mapped as read-only memory, without an open descriptor for each.
 
 _FAILED = ctypes.c_void_p(-1).value
 
 
 def map_file(fd: int, size: int) -> memoryview:
-    """The first `size` (> 0) bytes of the file as read-only memory, unmapped when the last view of it is gone.
+    """The first `size` (> 0) bytes of the file as read-only memory, unmapped with its last view.
 
-    `mmap.mmap` would keep a descriptor per mapping (until Python 3.13), so a list of a thousand mapped chunks would
-    run into the usual limit of 1,024. Raises OSError.
+    Until Python 3.13, `mmap.mmap` keeps a descriptor for each mapping, so a list of a thousand mapped chunks would
+    reach the usual limit of 1,024. Raises OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -208,13 +205,13 @@ def map_file(fd: int, size: int) -> memoryview:
         raise OSError(number, os.strerror(number))
     memory = (ctypes.c_ubyte * size).from_address(address)
     finalizer = weakref.finalize(memory, _unmap, address, size)
-    # Arrays may be read by others' exit handlers still.
+    # Other exit handlers may still read the arrays.
     setattr(finalizer, "atexit", False)  # noqa: B010 the type stubs know it as read-only
     return memoryview(memory).cast("B").toreadonly()
 
 
-def anonymous(data: bytes | memoryview) -> memoryview:
-    """A copy of `data` that begins at a page: bytes elsewhere lie anywhere, and arrays want multiples of 64."""
+def page_aligned_copy(data: bytes | memoryview) -> memoryview:
+    """A copy of `data` that begins at a page: arrays need an alignment of 64, which `bytes` do not have."""
     memory = mmap.mmap(-1, len(data))
     memory.write(data)
     return memoryview(memory).toreadonly()

@@ -1,4 +1,4 @@
-"""Objects that must put themselves right in a forked child: they hold locks, threads or file positions."""
+"""Hooks for objects that must repair themselves in a forked child: they hold locks, threads or file positions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["ForkAware", "on_fork"]
 
 
 class ForkAware(Protocol):
-    """What `on_fork` takes."""
+    """An object for `on_fork`."""
 
     def after_fork(self) -> None:
-        """Called in the child, before any other Python code of it; must not raise nor wait for a lock."""
+        """Called in the child before its other Python code. Must not raise or wait for a lock."""
         ...
 
 
@@ -29,7 +29,7 @@ def on_fork(watched: ForkAware) -> None:
 
 @cache
 def _register() -> None:
-    # At the first use and not at import, which is to have no effect.
+    # At the first use, because an import must have no effect.
     os.register_at_fork(after_in_child=_tell_all)
 
 

@@ -1,4 +1,4 @@
-"""Amounts as short text for people; `units` reads the same text back."""
+"""Short text for people: amounts (which `units` reads back) and values."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _three_digits(value: float) -> str:
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
-# --- Values as short text, for listings and messages: shapes of big things, never their contents.
+# --- Values, for listings and messages: the shapes of large values, never their contents.
 
 # --- Short text for a value, safe to show: no addresses, nothing long, no foreign code run.
 

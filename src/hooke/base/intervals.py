@@ -1,4 +1,4 @@
-"""Half-open ranges of a map's items, so that a million items cost a few ranges and not a million objects."""
+"""Half-open ranges of a map's items, so that a million items cost a few ranges instead of a million objects."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class IntervalSet:
         self._highs[first:last] = [hi]
 
     def remove(self, lo: int, hi: int) -> None:
-        """Take `lo..hi` out of the set; what is not in it does not matter."""
+        """Remove `lo..hi` from the set; items outside the set do not matter."""
         if lo >= hi:
             return
         first = bisect_right(self._highs, lo)
@@ -99,7 +99,7 @@ class IntervalSet:
 
 
 class SegmentMap:
-    """Which stored object holds which items of a node. An item is recorded once; a second record is refused."""
+    """Which stored object holds which items of a node. Recording an item twice is an error."""
 
     __slots__ = ("_lows", "_segments", "items")
 
@@ -115,7 +115,7 @@ class SegmentMap:
         return iter(self._segments)
 
     def record(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
-        """Record `lo..hi`. Raises ValueError where one of them is recorded already."""
+        """Record `lo..hi`. Raises ValueError if one of them is already recorded."""
         if lo >= hi:
             return
         if self.items.within(lo, hi):
@@ -126,7 +126,7 @@ class SegmentMap:
         self.items.add(lo, hi)
 
     def replace(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
-        """Record `lo..hi`, in place of what is recorded there."""
+        """Record `lo..hi`, replacing earlier records."""
         if lo >= hi:
             return
         first = max(bisect_right(self._lows, lo) - 1, 0)

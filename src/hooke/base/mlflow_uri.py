@@ -1,4 +1,4 @@
-"""Where MLflow is, said without importing it."""
+"""The tracking URI of MLflow, without importing MLflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["tracking_uri"]
 
 
 def tracking_uri(folder: Path, uri: str = "") -> str:
-    """What hooke.toml names, a relative SQLite file being one of the project; else MLflow's own default there."""
+    """The URI from hooke.toml, with a relative SQLite file inside the project; by default `mlflow.db` in the project."""
     if not uri:
         return f"sqlite:///{folder / 'mlflow.db'}"
     scheme, file = "sqlite:///", uri.removeprefix("sqlite:///")

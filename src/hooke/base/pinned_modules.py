@@ -1,4 +1,4 @@
-"""Modules as they were: a process that starts later imports the source that was kept, whatever the file holds by then."""
+"""Pinned modules: a process that starts later imports the source as it was pinned, even if the file has changed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from types import ModuleType
 
 import msgspec
 
-__all__ = ["KeptModule", "import_kept", "keep_modules"]
+__all__ = ["PinnedModule", "import_pinned", "pin_modules"]
 
 
-class KeptModule(msgspec.Struct, frozen=True, kw_only=True):
-    """A module, by its name, and the bytes of its source."""
+class PinnedModule(msgspec.Struct, frozen=True, kw_only=True):
+    """A module's name and the bytes of its source."""
 
     name: str
     file: str
@@ -25,29 +25,31 @@ class KeptModule(msgspec.Struct, frozen=True, kw_only=True):
     package: bool = False
 
 
-def keep_modules(own: Callable[[Path], bool]) -> tuple[KeptModule, ...]:
-    """Those that this process has imported from a source file that is `own`, by name, and those that it imported as they were kept.
+def pin_modules(own: Callable[[Path], bool]) -> tuple[PinnedModule, ...]:
+    """The imported modules whose source file is `own`, by name, and modules that are pinned already.
 
-    Raises OSError for a file that is gone.
+    Raises OSError for a file that no longer exists.
     """
-    found: list[KeptModule] = []
+    found: list[PinnedModule] = []
     for name, module in sorted(sys.modules.items()):
         file, loader = getattr(module, "__file__", None), getattr(module, "__loader__", None)
         if isinstance(loader, _Loader):
             found.append(loader.kept)
         elif file is not None and name != "__main__" and file.endswith(".py") and own(Path(file)):
             source = Path(file).read_bytes()
-            found.append(KeptModule(name=name, file=file, source=source, package=hasattr(module, "__path__")))
+            found.append(
+                PinnedModule(name=name, file=file, source=source, package=hasattr(module, "__path__"))
+            )
     return tuple(found)
 
 
-def import_kept(modules: Iterable[KeptModule]) -> None:
-    """From now on this process imports them as they were kept; tracebacks show the lines of then."""
+def import_pinned(modules: Iterable[PinnedModule]) -> None:
+    """From now on this process imports the pinned source, and tracebacks show its lines."""
     sys.meta_path.insert(0, _Finder({each.name: each for each in modules}))
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, modules: Mapping[str, KeptModule]) -> None:
+    def __init__(self, modules: Mapping[str, PinnedModule]) -> None:
         self._modules = modules
 
     def find_spec(
@@ -66,14 +68,14 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(SourceFileLoader):
-    def __init__(self, kept: KeptModule) -> None:
+    def __init__(self, kept: PinnedModule) -> None:
         super().__init__(kept.name, kept.file)
         self.kept = kept
         lines = decode_source(kept.source).splitlines(keepends=True)
         linecache.cache[kept.file] = (len(kept.source), None, lines, kept.file)  # None: not looked at anew
 
     def path_stats(self, path: str) -> Mapping[str, object]:  # noqa: ARG002
-        """There are none: what was compiled of the file is of another source."""
+        """Raise OSError, so that no cached bytecode of the changed file is used."""
         raise OSError
 
     def get_data(self, path: str) -> bytes:

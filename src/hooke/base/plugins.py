@@ -1,4 +1,4 @@
-"""Backends by name: ours from a table, others' from entry points, neither imported before it is asked for."""
+"""Backends by name, from a table of Hooke's own and from entry points, imported only when they are loaded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Plugins"]
 class Plugins:
     """Names of one kind of backend.
 
-    `group` is the entry-point group in which other distributions add theirs, `builtin` maps our names to
-    `"module:Class"`, `extras` maps those of our names that need more than the hard dependencies to their extra.
-    Ours win over an entry point of the same name.
+    `group` is the entry-point group of other distributions' plug-ins, `builtin` maps Hooke's own names to
+    `"module:Class"`, and `extras` maps names that need an optional dependency to its extra. Hooke's own names win
+    over entry points of the same name.
     """
 
     def __init__(
@@ -31,18 +31,18 @@ class Plugins:
 
     @property
     def kind(self) -> str:
-        """What the names stand for, from the group: `hooke.engines` -> `engine`."""
+        """The kind of backend, from the group: `hooke.engines` -> `engine`."""
         return self.group.rpartition(".")[2].removesuffix("s")
 
     def names(self) -> list[str]:
-        """All names, sorted, whether or not what they need is installed."""
+        """All names, sorted, whether or not their dependencies are installed."""
         return sorted({*self.builtin, *(point.name for point in self._plugins())})
 
     def load(self, name: str) -> Any:
-        """What `name` stands for.
+        """The object that `name` stands for.
 
-        Raises MissingExtra (with the pip command) when a library that it needs is not installed, and UsageError
-        when nothing has this name or the plug-in cannot be imported.
+        Raises MissingExtra (with the pip command) if a library is not installed, and UsageError if the name is
+        unknown or the plug-in cannot be imported.
         """
         if name in self.builtin:
             return self._load_builtin(name)
@@ -59,7 +59,7 @@ class Plugins:
             return getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
             missing, extra = error.name or "", self.extras.get(name)
-            # A module of our own that is not found is a bug here, not something to install.
+            # A missing module of Hooke itself is a bug, not something to install.
             if extra is None or missing.partition(".")[0] == "hooke":
                 raise
             raise MissingExtra(

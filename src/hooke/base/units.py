@@ -1,4 +1,4 @@
-"""Amounts that people write: `"2GiB"`, `"30m"`. A plain number is bytes or seconds."""
+"""Reads amounts that people write, such as `"2GiB"` and `"30m"`. A plain number is bytes or seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ONE_SPAN = re.compile(rf"\s*{_NUMBER}\s*([A-Za-zµ]*)\s*")
 def parse_bytes(value: str | float) -> int:
     """Bytes in `value`: a number of bytes, or text such as `"512MB"`, `"1.5 GiB"` (case does not matter).
 
-    Raises UsageError for anything else, negative and not-a-number included. `"2G"` is refused as ambiguous.
+    Raises UsageError for anything else, also for negative numbers and NaN. `"2G"` is rejected as ambiguous.
     """
     if isinstance(value, str):
         match = _ONE_SIZE.fullmatch(value)
@@ -39,7 +39,7 @@ def parse_bytes(value: str | float) -> int:
 def parse_seconds(value: str | float) -> float:
     """Seconds in `value`: a number of seconds, or text such as `"90s"`, `"30m"`, `"1h 30m"`, `"250ms"`.
 
-    Raises UsageError for anything else, negative and not-a-number included.
+    Raises UsageError for anything else, also for negative numbers and NaN.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _bad_span(value)

@@ -28,7 +28,7 @@ from hooke.journal.occupancy import demand_of
 from hooke.journal.run_folders import RunsFolder
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.run_state import Remains, RunState, remains_of
+from hooke.pipeline.run_state import RemainingWork, RunState, remaining_work
 from hooke.project.backends import ENGINES, BackendChoice
 
 if TYPE_CHECKING:  # SciPy takes a third of a second
@@ -131,7 +131,7 @@ class Elastic:
         past = self._past.told() if at >= self._next_look else None
         if past is None or self._place is None:
             return None
-        seen = self._observation(at, remains_of(state, now), past)
+        seen = self._observation(at, remaining_work(state, now), past)
         made = decide(now, seen)
         # A budget is guarded until then, so that this one's slowness only delays those after the next.
         self._took_s = self._clock.monotonic() - at
@@ -160,7 +160,9 @@ class Elastic:
             spent_usd=self.spent_usd,
         )
 
-    def _observation(self, at: float, left: list[Remains], past: Mapping[str, TaskHistory]) -> Observation:
+    def _observation(
+        self, at: float, left: list[RemainingWork], past: Mapping[str, TaskHistory]
+    ) -> Observation:
         assert self._place is not None
         workers = self._watch.workers(at)
         gangs = max((each.slots for each in left), default=0)
@@ -185,7 +187,7 @@ class Elastic:
         self.spent_usd += workers * (at - self._paid_until) * self._price.usd_per_hour / 3600
         self._paid_until = at
 
-    def _work(self, left: Remains, told: TaskHistory) -> TaskWork:
+    def _work(self, left: RemainingWork, told: TaskHistory) -> TaskWork:
         mean, spread, measured = self._durations(left, told)
         return TaskWork(
             task=left.task,
@@ -202,7 +204,7 @@ class Elastic:
             scaling=told.scaling,
         )
 
-    def _durations(self, left: Remains, told: TaskHistory) -> tuple[float | None, float, int]:
+    def _durations(self, left: RemainingWork, told: TaskHistory) -> tuple[float | None, float, int]:
         """Mean, spread and number of what items took: in this run, else in earlier ones."""
         seen = self._watch.durations(left.task)
         if seen is not None:
@@ -211,7 +213,7 @@ class Elastic:
             return statistics.fmean(left.expected_s), statistics.pstdev(left.expected_s), len(left.expected_s)
         return told.seconds, told.spread, told.measured
 
-    def _fits(self, left: Remains) -> int | None:
+    def _fits(self, left: RemainingWork) -> int | None:
         """How many at once the place could take were all its workers there."""
         assert self._place is not None
         place, high = self._place, self._limits.high

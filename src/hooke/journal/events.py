@@ -1,8 +1,8 @@
 """The journal's vocabulary: everything that can happen in a run, as typed and versioned events.
 
-The same structs travel three ways: an engine reports them to the runner, the runner appends them to
-the run's journal, and the run state folds them. So the journal and the scheduler cannot disagree.
-Fields may be added with a default; a field is never renamed, removed or given another meaning.
+The same structs are used three times: an engine reports them to the runner, the runner appends them to the run's
+journal, and the run state folds them. So the journal and the scheduler cannot disagree. New fields need a default;
+a field is never renamed, removed or given another meaning.
 """
 
 from __future__ import annotations
@@ -53,58 +53,58 @@ __all__ = [
 ]
 
 
-# --- What a run is made of, besides its graph's keys and its parameters.
-
-
-class MadeOf(msgspec.Struct, frozen=True, kw_only=True):
-    """Code, environment, machine, data files and seed. What could not be known is empty."""
-
-    tree: str = ""
-    """The working tree, with what was not committed, as a git tree; kept by the ref `refs/hooke/<tree>`."""
-    commit: str = ""
-    branch: str = ""
-    dirty: bool | None = None
-    """Whether the tree differs from the commit; None where that is not known."""
-    remote: str = ""
-    root: str = ""
-    """The top of the repository's working tree."""
-    diff: str = ""
-    """A file of the run's folder with the diff from commit to tree; empty where there is none."""
-    diff_bytes: int = 0
-    """Of the whole diff; the file may be cut."""
-    left_out: tuple[str, ...] = ()
-    """Files that git neither knows nor ignores and that are too large to count as code."""
-    trouble: str = ""
-    """Why there is no tree."""
-    environment: str = ""
-    """Digest of the installed distributions, which lie in `.hooke/environments/<digest>.json`."""
-    interpreter: dict[str, str] = {}
-    threads: dict[str, str] = {}
-    """Variables of the environment that say how many threads libraries use."""
-    hardware: dict[str, str] = {}
-    files: dict[str, str] = {}
-    """Path of each hooke.File that was an argument -> key of its content."""
-    seed: int = 0
-    """What `[run] seed` of hooke.toml, or HOOKE_SEED, gave."""
-    paths: tuple[str, ...] = ()
-    """Folders that Python looked for modules in and that lie in the repository."""
-    argv: tuple[str, ...] = ()
-    """Of a script: the words after its name."""
-    user: str = ""
-    seconds: float = 0.0
-    """How long it took to gather this, beside the run."""
-
-
-# --- The events of a plan: what was predicted of a pipeline, and how a run turned out against it.
-
-
-class _PlanRecordEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     at: float = 0.0
     """Wall clock, seconds since the epoch."""
 
 
+# --- Provenance of a run, besides its graph's keys and its parameters.
+
+
+class MadeOf(msgspec.Struct, frozen=True, kw_only=True):
+    """Code, environment, machine, data files and seed. Unknown facts are empty."""
+
+    tree: str = ""
+    """The working tree, including uncommitted files, as a git tree; kept by the ref `refs/hooke/<tree>`."""
+    commit: str = ""
+    branch: str = ""
+    dirty: bool | None = None
+    """Whether the tree differs from the commit; None if not known."""
+    remote: str = ""
+    root: str = ""
+    """The top of the repository's working tree."""
+    diff: str = ""
+    """A file in the run's folder with the diff from commit to tree; empty if there is none."""
+    diff_bytes: int = 0
+    """Size of the whole diff; the file may be truncated."""
+    left_out: tuple[str, ...] = ()
+    """Untracked files that are too large to count as code."""
+    trouble: str = ""
+    """Why there is no tree."""
+    environment: str = ""
+    """Digest of the installed distributions, which are listed in `.hooke/environments/<digest>.json`."""
+    interpreter: dict[str, str] = {}
+    threads: dict[str, str] = {}
+    """Environment variables for the number of threads of libraries."""
+    hardware: dict[str, str] = {}
+    files: dict[str, str] = {}
+    """Path of each hooke.File that was an argument -> key of its content."""
+    seed: int = 0
+    """The value of `[run] seed` in hooke.toml, or of HOOKE_SEED."""
+    paths: tuple[str, ...] = ()
+    """Folders of Python's module path that lie in the repository."""
+    argv: tuple[str, ...] = ()
+    """Arguments of a script."""
+    user: str = ""
+    seconds: float = 0.0
+    """How long collecting this took, in parallel with the run."""
+
+
+# --- Events of a plan: the prediction for a pipeline, and how a run compares with it.
+
+
 class PlannedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task in a plan: `items` that were left to run, `cached` that were not; `untimed` says why no total counts it."""
+    """A task in a plan: `items` to run and `cached` items; `untimed` says why the totals do not include it."""
 
     task: str
     items: int | None = None
@@ -113,7 +113,7 @@ class PlannedTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What was predicted of a configuration, each as (low, value, high); `usd` is None where only a spot price is known."""
+    """The prediction for a configuration, as (low, value, high); `usd` is None if only a spot price is known."""
 
     configuration: str
     machine: str
@@ -121,14 +121,14 @@ class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
     instances: int = 1
     workers: int = 1
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """From asking for the machines to the last result."""
+    """From requesting the machines to the last result."""
     usd: tuple[float, float, float] | None = None
     work_s: dict[str, tuple[float, float, float]] = {}
-    """Task -> seconds of work of all its items together."""
+    """Task -> seconds of work of all its items."""
 
 
-class PlanMade(_PlanRecordEvent, frozen=True, kw_only=True, tag="plan_made"):
-    """Somebody asked what a pipeline would take: what was predicted, to be compared with what it took."""
+class PlanMade(_Event, frozen=True, kw_only=True, tag="plan_made"):
+    """A plan was made: the prediction for a pipeline, to be compared with a run."""
 
     plan: str
     pipeline: str
@@ -136,23 +136,23 @@ class PlanMade(_PlanRecordEvent, frozen=True, kw_only=True, tag="plan_made"):
     shown: dict[str, str] = {}
     """Parameters as short text, as in RunStarted."""
     times: dict[str, float] = {}
-    """Task -> how many times the items that its maps have by these parameters; empty where the data are those."""
+    """Task -> factor on the number of its maps' items; empty for the actual data."""
     tasks: tuple[PlannedTask, ...] = ()
     rows: tuple[PlannedRow, ...] = ()
-    """Those of this machine, and those that no other beats."""
+    """The rows of this machine, and rows that no other row beats."""
     recommended: str = ""
-    """The configuration of the recommended row; empty where there was none."""
+    """The configuration of the recommended row; empty if there is none."""
     reason: str = ""
     level: float = 0.95
-    """The probability with which each interval was meant to hold."""
+    """The nominal probability of each interval."""
     host: str = ""
     hooke: str = ""
 
 
 class TaskChecked(msgspec.Struct, frozen=True, kw_only=True):
-    """A task in a run against its plan. `planned` and `ran` are items and calls, `seconds` those of all its attempts together.
+    """A task in a run, compared with its plan. `planned` and `ran` count items and calls; `seconds` is of all attempts.
 
-    `planned` is None where the number was not known; `predicted_s` is None for a task that no total counted.
+    `planned` is None if the number was not known; `predicted_s` is None for an untimed task.
     """
 
     task: str
@@ -162,8 +162,8 @@ class TaskChecked(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class PlanChecked(_PlanRecordEvent, frozen=True, kw_only=True, tag="plan_checked"):
-    """How the run turned out against the newest plan that was made for it: predicted (low, value, high), and actual seconds."""
+class PlanChecked(_Event, frozen=True, kw_only=True, tag="plan_checked"):
+    """The run compared with its newest plan: predicted (low, value, high) and actual seconds."""
 
     plan: str
     configuration: str
@@ -174,44 +174,39 @@ class PlanChecked(_PlanRecordEvent, frozen=True, kw_only=True, tag="plan_checked
 
 
 PlanEvent: TypeAlias = PlanMade | PlanChecked
-"""All events that only plans have."""
+"""All events of plans."""
 
 
-# --- The events of a search: what it looks for, what was tried, and what came of it.
+# --- Events of a search: its objective, its trials, and their outcomes.
 
 
-class _SearchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    at: float = 0.0
-    """Wall clock, seconds since the epoch."""
-
-
-class SearchStarted(_SearchEvent, frozen=True, kw_only=True, tag="search_started"):
-    """What the search of this run looks for; said once a run, after its first RunStarted."""
+class SearchStarted(_Event, frozen=True, kw_only=True, tag="search_started"):
+    """The definition of this run's search; once a run, after its first RunStarted."""
 
     key: str
-    """A hash of code, space, parameters, objective and seed: searches of equal key are one, and go on as one."""
+    """A hash of code, space, parameters, objective and seed. Searches with equal keys are one search."""
     space: dict[str, str]
-    """What each parameter may be, as short text."""
+    """The possible values of each parameter, as short text."""
     metric: str
-    """The objective: a metric's name, `auc.max` say; empty is what a trial returns."""
+    """The objective: a metric's name, such as `auc.max`; empty is the result of a trial."""
     direction: str
     sampler: str
     pruner: str
     seed: int
 
 
-class TrialBegan(_SearchEvent, frozen=True, kw_only=True, tag="trial_began"):
-    """A trial was asked for, and is tried in a run of its own; again where an earlier try of it was cut short."""
+class TrialBegan(_Event, frozen=True, kw_only=True, tag="trial_began"):
+    """A trial began, in a run of its own; again if an earlier try was interrupted."""
 
     trial: int
     run: str
     asked: dict[str, float] = {}
-    """By parameter, of choices the number of the choice."""
+    """Parameter -> value; for a choice, its index."""
     shown: dict[str, str] = {}
-    """By parameter, as short text."""
+    """Parameter -> short text."""
 
 
-class TrialEnded(_SearchEvent, frozen=True, kw_only=True, tag="trial_ended"):
+class TrialEnded(_Event, frozen=True, kw_only=True, tag="trial_ended"):
     """How a trial ended: `finished` with its value, `pruned`, or `failed`."""
 
     trial: int
@@ -225,7 +220,7 @@ VERSION = 1
 
 
 class LogSpan(msgspec.Struct, frozen=True, array_like=True):
-    """Where an attempt's captured output lies: bytes `start` to `end` of the file `name` in the run's logs folder."""
+    """An attempt's captured output: bytes `start` to `end` of the file `name` in the run's logs folder."""
 
     name: str
     start: int
@@ -233,9 +228,9 @@ class LogSpan(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an attempt failed, in facts; `hooke.base.errors.TaskFailed` is made from it.
+    """The facts of a failed attempt, from which `hooke.base.errors.TaskFailed` is made.
 
-    `kind` is the class name of a branch of TaskFailed. What an engine cannot know is None.
+    `kind` is the class name of a subclass of TaskFailed. Facts that an engine cannot know are None.
     """
 
     kind: str
@@ -253,33 +248,28 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     delay_s: float | None = None
     pickled: bytes | None = None
     rank: int | None = None
-    """Of a gang: which rank failed; None for what is no gang, and where the gang failed as a whole (its timeout)."""
+    """Of a gang: the rank that failed; None without a gang, and if the whole gang failed (its timeout)."""
     ranks: int = 0
-    """Of a gang: how many it has."""
+    """Of a gang: its number of ranks."""
 
     @property
     def whose(self) -> str:
-        """Of a gang whose rank failed `rank 1 of 3:`, else nothing: what its message is to begin with."""
+        """The prefix of the message: `rank 1 of 3: ` if a gang's rank failed, else empty."""
         return f"rank {self.rank} of {self.ranks}: " if self.rank is not None else ""
 
     @property
     def said(self) -> str:
-        """Its kind and message, after the rank that failed."""
+        """The failed rank, if any, then kind and message."""
         return f"{self.whose}{self.kind}: {self.message}"
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    at: float = 0.0
-    """Wall clock, seconds since the epoch."""
-
-
 class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
-    """A driver took the run up: the first event of a run, and again after each resume."""
+    """A driver started or resumed the run: the first event of a run, and again after each resume."""
 
     run: str
     pipeline: str
     entry: str
-    """`path/to/file.py:name`, or `pickle` when the pipeline lives in no file (a notebook, `python -c`)."""
+    """`path/to/file.py:name`, or `pickle` if the pipeline is in no file (a notebook, `python -c`)."""
     pickled: Ref | None = None
     arguments: Ref | None = None
     """The stored `(args, kwargs)` of the pipeline."""
@@ -288,11 +278,11 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     place: str = "local"
     workers: tuple[int, int] | None = None
     deadline: float | None = None
-    """When it was to be done, seconds since the epoch."""
+    """The deadline, in seconds since the epoch."""
     budget_usd: float | None = None
-    """What it might cost."""
+    """The budget."""
     allow_mismatch: tuple[str, ...] = ()
-    """Distributions whose versions might differ on workers elsewhere."""
+    """Distributions whose versions may differ on other workers."""
     store: str = ""
     folder: str = ""
     """Working directory of the driver."""
@@ -303,23 +293,23 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     hooke: str = ""
     resumed: bool = False
     kind: str = "pipeline"
-    """`pipeline`; `script`, a run of `start_run()`; `imported` from another tracker; `search`; or `service`. All but the first have no graph."""
+    """`pipeline`; `script`, a run of `start_run()`; `imported` from another tracker; `search`; or `service`. Only the first has a graph."""
     experiment: str = ""
-    """What trackers file the run under; empty is the pipeline's name."""
+    """The experiment in trackers; empty is the pipeline's name."""
     parent: str = ""
     """The search that this run is a trial of."""
     parameters: dict[str, str] = {}
-    """All parameters by name, as short text, also those that were given by position or left at their default."""
+    """All parameters by name, as short text, including positional ones and defaults."""
 
 
 class RunMadeOf(_Event, frozen=True, kw_only=True, tag="run_made_of"):
-    """What the run is made of. It is gathered beside the run, so it may come anywhere between start and end; again after each resume."""
+    """The provenance of the run. Collected in parallel, so it may come at any time; again after each resume."""
 
     record: MadeOf
 
 
 class CodeSeen(_Event, frozen=True, kw_only=True, tag="code_seen"):
-    """One part of the code behind a task's key; said once a run per digest."""
+    """One part of the code in a task's key; once a run for each digest."""
 
     digest: str
     name: str
@@ -329,7 +319,7 @@ class CodeSeen(_Event, frozen=True, kw_only=True, tag="code_seen"):
 
 
 class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
-    """A graph node with its key, before anything runs."""
+    """A node of the graph with its key, before anything runs."""
 
     node: int
     task: str
@@ -340,7 +330,7 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     """How many items a map has; None while its list does not exist yet; 1 for a call."""
     parents: tuple[int, ...] = ()
     code: dict[str, str] = {}
-    """Code part name -> digest (each explained by a CodeSeen)."""
+    """Name of a code part -> its digest (see CodeSeen)."""
     notes: tuple[str, ...] = ()
     inputs: dict[str, str] = {}
     """Argument name -> key of its value."""
@@ -354,7 +344,7 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     cache: bool = True
     seed: int = 0
     gang: int = 0
-    """How many ranks it has, each with these cpus, memory and gpus; 0 for what is no gang."""
+    """Ranks, each with these cpus, memory and gpus; 0 if the task is not a gang."""
 
     @property
     def slots(self) -> int:
@@ -391,14 +381,14 @@ class ItemsFound(_Event, frozen=True, kw_only=True, tag="items_found"):
 
 
 class CapacityChanged(_Event, frozen=True, kw_only=True, tag="capacity_changed"):
-    """What the place can do at once: `slots` attempts, sharing the named resources."""
+    """The capacity of the workers: `slots` attempts at once, sharing the resources."""
 
     slots: int
     cpus: float
     memory: int | None = None
     gpus: float = 0.0
     workers: int | None = None
-    """That have these slots; None where each has one."""
+    """Workers with these slots; None if each has one slot."""
 
 
 class WorkerStarted(_Event, frozen=True, kw_only=True, tag="worker_started"):
@@ -410,7 +400,7 @@ class WorkerStarted(_Event, frozen=True, kw_only=True, tag="worker_started"):
 
 
 class WorkerStopped(_Event, frozen=True, kw_only=True, tag="worker_stopped"):
-    """A worker is gone; its attempts, if it had any, are reported as failed by events of their own."""
+    """A worker stopped; its attempts fail with events of their own."""
 
     worker: str
     cause: str
@@ -431,9 +421,9 @@ class AttemptStarted(_Event, frozen=True, kw_only=True, tag="attempt_started"):
     expand: bool = False
     """True for the attempt that reads a dynamic map's list; its lo and hi are 0."""
     twin_of: int | None = None
-    """The attempt at the same items that ran long: this is a second one beside it. The first that finishes ends both."""
+    """The straggling attempt at the same items, if this is a second attempt. The first to finish ends both."""
     workers: tuple[str, ...] = ()
-    """Of a gang: the workers of its ranks, that of rank 0 first, which is `worker`."""
+    """Of a gang: the workers of its ranks, rank 0 (`worker`) first."""
 
 
 class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished"):
@@ -451,15 +441,15 @@ class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished")
     log: LogSpan | None = None
     expanded: MapExpanded | None = None
     logs: tuple[LogSpan, ...] = ()
-    """Of a gang: what each rank printed, of those that printed anything."""
+    """Of a gang: the output of each rank that printed anything."""
 
 
 class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     """An attempt ended without its result.
 
-    Of items `lo..hi` the first `done` are finished all the same, and `ref` (a stored list) holds them;
-    the failure is that of item `lo + done`; the items after it have not run. Where another attempt at the
-    same items goes on, nothing is kept of this one (`ref` is None), and its failure is not counted.
+    The first `done` of items `lo..hi` are finished, and `ref` (a stored list) holds them. Item `lo + done` failed, and
+    the items after it have not run. If another attempt at the same items still runs, nothing of this one is kept
+    (`ref` is None), and its failure does not count.
     """
 
     attempt: int
@@ -475,33 +465,33 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     peak_bytes: int | None = None
     log: LogSpan | None = None
     logs: tuple[LogSpan, ...] = ()
-    """As that of AttemptFinished."""
+    """As in AttemptFinished."""
 
 
 class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):
-    """Failed items will run again, and why that was decided."""
+    """Failed items will run again, with the reason."""
 
     node: int
     lo: int
     hi: int
     number: int
-    """The number that the next attempt will bear."""
+    """The number of the next attempt."""
     due: float
     reason: str
 
 
 class StopRequested(_Event, frozen=True, kw_only=True, tag="stop_requested"):
-    """Somebody asked the run to stop (Ctrl-C, `hooke stop`)."""
+    """The run was asked to stop (Ctrl-C, `hooke stop`)."""
 
     by: str
 
 
 class RunFinished(_Event, frozen=True, kw_only=True, tag="run_finished"):
-    """The driver is done: `finished`, `failed` or `stopped`."""
+    """The run ended: `finished`, `failed` or `stopped`."""
 
     status: str
     output: Ref | None = None
-    """The stored nesting of values and references that the pipeline returned."""
+    """The pipeline's stored output: a nested value with references."""
     node: int | None = None
     """The node that failed."""
     message: str = ""
@@ -509,35 +499,35 @@ class RunFinished(_Event, frozen=True, kw_only=True, tag="run_finished"):
 
 
 class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
-    """A driver began to measure how far a task, or a whole pipeline, scales. A RunFinished ends the study."""
+    """A driver started to measure how a task or a pipeline scales. A RunFinished ends the study."""
 
     study: str
     pipeline: str
     entry: str
     task: str = ""
-    """Empty where the whole pipeline is measured."""
+    """Empty if the whole pipeline is measured."""
     unit: str = "items"
-    """What throughput counts: `items` of the task, `runs` of the pipeline, or `requests` of a service by N replicas."""
+    """The unit of throughput: `items` of the task, `runs` of the pipeline, or `requests` of a service with N replicas."""
     key: str = ""
-    """A hash of code, parameters, machine and design: studies of equal key answer the same question."""
+    """A hash of code, parameters, machine and design. Studies with equal keys answer the same question."""
     shown: dict[str, str] = {}
     """Parameters as short text, for listings."""
     place: str = "local"
     levels: tuple[int, ...] = ()
-    """The N to be measured."""
+    """The N to measure."""
     sizes: tuple[int, ...] = ()
-    """The numbers of items to be measured, by the one N; empty where it is N that is varied."""
+    """The numbers of items to measure, at one N; empty if N varies."""
     plain: str = ""
-    """The function that does the same work in its own way, as the baseline; empty where that is the calls as they are."""
+    """The function for the baseline, which does the same work; empty if plain calls are the baseline."""
     repeats: int = 0
     weak: bool = False
     """Whether the work grows with N."""
     seed: int = 0
-    """What the order of the measurements was drawn from."""
+    """The seed for the order of the measurements."""
     pinned: bool = False
-    """Whether workers were bound to cores of their own."""
+    """Whether workers were bound to cores."""
     cpus: int = 0
-    """Cores that the driver might use."""
+    """Cores available to the driver."""
     machine: str = ""
     folder: str = ""
     pid: int = 0
@@ -547,24 +537,24 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
 
 
 class Measured(_Event, frozen=True, kw_only=True, tag="measured"):
-    """`work` was done by `n` workers in `seconds`: from the first start to the last end of the attempts at it."""
+    """`n` workers did `work` in `seconds`, from the first start to the last end of its attempts."""
 
     task: str
     n: int
     work: float
     seconds: float
     condition: str = ""
-    """What else differed between measurements; empty where nothing did."""
+    """What else differed between measurements; empty if nothing did."""
     repeat: int = 0
-    """Which round of measurements it belongs to, from 0; each round holds every N once."""
+    """The round of measurements, from 0; each round has every N once."""
     cpu_s: float = 0.0
-    """Of all attempts together."""
+    """Sum over all attempts."""
     segment: str = ""
-    """The segment, beside this one, that holds the attempts."""
+    """The segment in the same folder that holds the attempts."""
 
 
 class PlainMeasured(_Event, frozen=True, kw_only=True, tag="plain_measured"):
-    """The same work was done by plain calls in one thread of a process without an engine."""
+    """Plain calls in one thread of a process without an engine did the same work."""
 
     work: float
     seconds: float
@@ -573,7 +563,7 @@ class PlainMeasured(_Event, frozen=True, kw_only=True, tag="plain_measured"):
 
 
 class _Logged(_Event, frozen=True, kw_only=True, tag="logged"):
-    """What user code logged: of the attempt `attempt`, and of its item `item` in a map; of the run where these are None."""
+    """Values that user code logged in an attempt and in its item of a map; in the run itself if these are None."""
 
     attempt: int | None = None
     item: int | None = None
@@ -584,23 +574,23 @@ class PointsLogged(_Logged, frozen=True, kw_only=True, tag="points_logged", omit
 
     points: tuple[tuple[str, float, int], ...]
     times: tuple[float, ...] = ()
-    """When each was logged, where `at` does not say it for all: points that were imported."""
+    """The time of each point, if `at` does not hold for all (imported points)."""
 
 
 class NotesLogged(_Logged, frozen=True, kw_only=True, tag="notes_logged"):
-    """Parameters and tags; of one name the last counts."""
+    """Parameters and tags; the last value of a name counts."""
 
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
 
 
 class ArtifactLogged(_Logged, frozen=True, kw_only=True, tag="artifact_logged"):
-    """A file that was kept with the run; of one path the last counts."""
+    """A file that was kept with the run; the last file of a path counts."""
 
     path: str
-    """As the user named it, with `/` between folders."""
+    """The user's name for it, with `/` between folders."""
     file: str
-    """Where it lies, below the run's folder."""
+    """Its path inside the run's folder."""
     size: int
     """Bytes."""
 

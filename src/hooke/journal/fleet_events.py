@@ -1,4 +1,4 @@
-"""The events of a fleet: how many workers a run was given and why; in a fleet's ledger, what was ordered and what became of it."""
+"""The events of a fleet: a run's number of workers and its reasons, and the ledger of rented machines."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 
 
 class FleetDecided(_Event, frozen=True, kw_only=True, tag="fleet_decided"):
-    """Another number of workers is wanted, or the same for another reason, which is one plain sentence."""
+    """The desired number of workers changed, or its reason, which is one plain sentence."""
 
     before: int
     after: int
     reason: str
     bound: str = ""
-    """What kept it from more: `work`, `start`, `knee`, `law`, `cap`, `deadline`, `budget`; `idle` where workers were given up."""
+    """What prevents more: `work`, `start`, `knee`, `law`, `cap`, `deadline`, `budget`; `idle` if workers were released."""
     stop: bool = False
-    """Whether the run ends by it."""
+    """Whether this ends the run."""
     workers: int = 0
-    """That were ready."""
+    """Ready workers."""
     could: int = 0
-    """Items that ran or could run."""
+    """Items that were running or ready."""
     left: int = 0
-    """Items that were not done, as far as they were known."""
+    """Known items that were not done."""
     spent_usd: float = 0.0
 
 
 class FleetWanted(_Event, frozen=True, kw_only=True, tag="fleet_wanted"):
-    """Somebody wants so many machines from now on."""
+    """The desired number of machines changed."""
 
     before: int
     after: int
@@ -53,25 +53,25 @@ class FleetWanted(_Event, frozen=True, kw_only=True, tag="fleet_wanted"):
 
 
 class LaunchIntended(_Event, frozen=True, kw_only=True, tag="launch_intended"):
-    """A machine is about to be asked for; written before the provider hears of it, so that none is ever forgotten."""
+    """A machine is about to be launched. Written before the call to the provider, so that no machine is forgotten."""
 
     token: str
-    """A name that no other launch of the fleet has; the machine bears it."""
+    """The launch's unique name in the fleet, which the machine carries."""
     reason: str
 
 
 class LaunchAnswered(_Event, frozen=True, kw_only=True, tag="launch_answered"):
-    """The machine of a launch is known, by the provider's answer or because it was found."""
+    """The machine of a launch is known, from the provider's answer or because it was found."""
 
     token: str
     machine: str
     found: bool = False
-    """It was found by its token, or by the fleet's tag, as no answer had come or none was known of."""
+    """It was found by its token or by the fleet's tag, without an answer from the provider."""
     started_at: float = 0.0
 
 
 class LaunchFailed(_Event, frozen=True, kw_only=True, tag="launch_failed"):
-    """There is no machine of that launch: it was refused (`capacity`, `quota`, `auth`), or is not to be found (`lost`)."""
+    """The launch has no machine: it was refused (`capacity`, `quota`, `auth`) or cannot be found (`lost`)."""
 
     token: str
     kind: str
@@ -79,7 +79,7 @@ class LaunchFailed(_Event, frozen=True, kw_only=True, tag="launch_failed"):
 
 
 class MachineRetired(_Event, frozen=True, kw_only=True, tag="machine_retired"):
-    """A machine is about to be told to take no more work and to finish what it has."""
+    """A machine is about to be drained: it takes no new work and finishes what it has."""
 
     machine: str
     token: str
@@ -95,7 +95,7 @@ class MachineReleased(_Event, frozen=True, kw_only=True, tag="machine_released")
 
 
 class MachineGone(_Event, frozen=True, kw_only=True, tag="machine_gone"):
-    """A machine is not there any more, so it costs nothing any more."""
+    """A machine no longer exists, so it costs nothing any more."""
 
     machine: str
     token: str
@@ -111,7 +111,7 @@ LedgerRecord: TypeAlias = (
     | MachineReleased
     | MachineGone
 )
-"""What a fleet's ledger holds."""
+"""The events in a fleet's ledger."""
 
 FleetEvent: TypeAlias = FleetDecided | LedgerRecord
-"""All events that only fleets have."""
+"""All events of fleets."""

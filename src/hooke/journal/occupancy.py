@@ -1,4 +1,4 @@
-"""Who worked when: a run's time cut into spells in which the same task ran alone on all its workers, or did not.
+"""Occupancy: divides a run's time into spells in which one task ran alone on all its workers, or did not.
 
 A worker that waits for its next attempt while items are ready is part of what a task costs at that N, so it does not
 end a spell; one that has nothing to do does.
@@ -52,7 +52,7 @@ WASTED = "an attempt failed, or items had a second attempt"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spell:
-    """A stretch of time. Where `why` is empty, `node`'s task ran alone on all the `n` workers that it can have."""
+    """A span of time. If `why` is empty, `node`'s task ran alone on all the `n` workers that it can have."""
 
     began: float
     ended: float
@@ -63,7 +63,7 @@ class Spell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """From `at` on, `could` items ran or could run, and `workers` were ready."""
+    """From `at` on, `could` items were running or ready, and `workers` workers were ready."""
 
     at: float
     could: int
@@ -71,7 +71,7 @@ class Demand:
 
 
 def demand_of(events: Sequence[Event]) -> list[Demand]:
-    """What the run could have used, and what it had, whenever one of these changed."""
+    """The workers that the run could use and those that it had, whenever one of these changed."""
     floor = _Floor(lost=frozenset())
     workers: set[str] = set()
     found: list[Demand] = []
@@ -90,7 +90,7 @@ def demand_of(events: Sequence[Event]) -> list[Demand]:
 
 
 def spells_of(events: Sequence[Event]) -> list[Spell]:
-    """The run's time from its first attempt to its last, in spells that do not overlap."""
+    """The run's time from its first attempt to its last, as disjoint spells."""
     floor = _Floor(lost=_wasted(events))
     spells: list[Spell] = []
     before = math.nan
@@ -104,7 +104,7 @@ def spells_of(events: Sequence[Event]) -> list[Spell]:
 
 
 def _append(spells: list[Spell], spell: Spell) -> None:
-    """As part of the last spell, where that is of the same kind and ends where this one begins."""
+    """Append a spell, or extend the last one if it is of the same kind and ends where this one begins."""
     last = spells[-1] if spells else None
     if last is not None and last.ended == spell.began and _alike(last, spell):
         spells[-1] = Spell(began=last.began, ended=spell.ended, node=last.node, n=last.n, why=last.why)
@@ -121,7 +121,7 @@ def _alike(one: Spell, other: Spell) -> bool:
 
 
 def _wasted(events: Sequence[Event]) -> frozenset[int]:
-    """Attempts that did not give all their items, or may have been given up for another one at the same items."""
+    """Attempts that did not give all their items, or that may have lost against a second attempt."""
     finished = {event.attempt for event in events if isinstance(event, AttemptFinished)}
     started = [event for event in events if isinstance(event, AttemptStarted)]
     twins = {event.attempt for event in started if event.twin_of is not None}
@@ -130,7 +130,7 @@ def _wasted(events: Sequence[Event]) -> frozenset[int]:
 
 
 def in_time(events: Sequence[Event]) -> Iterator[tuple[float, Event]]:
-    """The events with times that do not run backwards: a worker's clock stamps an answer before the driver reads it."""
+    """The events with increasing times: a worker's clock stamps an answer before the driver reads it."""
     now = -math.inf
     for event in events:
         now = max(now, event.at)
@@ -138,7 +138,7 @@ def in_time(events: Sequence[Event]) -> Iterator[tuple[float, Event]]:
 
 
 class _Floor:
-    """What runs now, what could run, and whether it has been so since all workers of it were warm."""
+    """What runs now, what is ready, and whether this has been so since all its workers were warm."""
 
     def __init__(self, *, lost: frozenset[int]) -> None:
         self._lost = lost
@@ -154,7 +154,7 @@ class _Floor:
         self._reached = False
 
     def spell(self, began: float, ended: float) -> Spell | None:
-        """What the time until now was; None where nothing ran or no time passed."""
+        """The spell until now; None if nothing ran or no time passed."""
         if not ended > began or self._last is None:
             return None
         if not self._running and not self._waiting[work_of(self._last)]:
@@ -226,7 +226,7 @@ class _Floor:
         begun = self._running.pop(event.attempt, None)
         if begun is not None and isinstance(event, AttemptFinished):
             self._warm[self._view.nodes[event.node].planned.task].add(begun.worker)
-        # One that was beaten by a second attempt, or beat it, has no event of its own.
+        # The loser of two attempts at the same items has no event of its own.
         if event.node in self._view.nodes:
             there = self._view.nodes[event.node].running
             gone = [
@@ -272,7 +272,7 @@ class _Floor:
         return all(run.worker in self._warm[self._last.task] for run in self._running.values())
 
     def _limit(self, node: NodePlanned) -> int:
-        """How many attempts at the node the place takes at once."""
+        """How many attempts at the node can run at once."""
         place = self._view.capacity
         if place is None:
             return 0
@@ -286,22 +286,22 @@ class _Floor:
 
 
 def work_of(node: NodePlanned) -> object:
-    """What is one kind of work: the items of one map, or all calls of one task."""
+    """The key of one kind of work: the items of one map, or all calls of one task."""
     return node.task if node.kind == "call" else node.node
 
 
-# --- Items of a map that took far longer than the others: what no number of workers makes shorter.
+# --- Items of a map that took far longer than the others, which more workers do not help.
 
 LEAST_ITEMS = 8
-"""Of fewer, none is usual."""
+"""With fewer items, no duration is typical."""
 TIMES_THE_MEDIAN = 4.0
 LEAST_S = 1.0
-"""What it takes more than the median: less, nobody waits for."""
+"""Seconds above the median; shorter delays do not matter."""
 MOST_A_TASK = 3
 
 
 class SkewedItem(msgspec.Struct, frozen=True, kw_only=True):
-    """`item` of a map of `task` took `seconds`, where the median of the `items` that ran one by one was `median_s`."""
+    """`item` of a map of `task` took `seconds`; the median of the `items` that ran one by one was `median_s`."""
 
     task: str
     node: int
@@ -319,7 +319,7 @@ class SkewedItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def skewed_items(events: Iterable[Event]) -> list[SkewedItem]:
-    """The longest ones of each map, the longest first; of items that ran several to an attempt nothing is known."""
+    """The slow items of each map, the slowest first. Items that ran several to an attempt are not known."""
     tasks: dict[int, str] = {}
     seconds: dict[int, dict[int, float]] = defaultdict(dict)
     for event in events:

@@ -1,4 +1,4 @@
-"""Readers of segments: all that is there (`read`), or all that comes (`follow`), for any process."""
+"""Readers of segments, for any process: all existing events (`read`), or new events as they arrive (`follow`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _decoder = msgspec.msgpack.Decoder(Event)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One process's part of a journal: its events in the order in which they were appended, and what its end lost."""
+    """One process's part of a journal: its events in the order of appending, and its torn end, if any."""
 
     name: str
     path: Path
@@ -44,15 +44,15 @@ class Segment:
 
 
 class SegmentReader:
-    """Events of one segment, in order; iterate again for those that came since.
+    """Events of one segment, in order; iterate again for new ones.
 
-    After an iteration `torn` says what lies behind the last whole record: the loss of a dead writer, or, while the
-    writer lives, an append in progress. Raises JournalError on damage in the middle (after the events before it) and
-    on what a newer Hooke wrote. Close it, or use it in `with`.
+    After an iteration, `torn` says what follows the last whole record: the loss of a dead writer, or an append in
+    progress. Raises JournalError for damage in the middle (after the events before it) and for the journal of a newer
+    Hooke. Close it, or use it in `with`.
     """
 
     def __init__(self, path: Path, offset: int = HEADER_BYTES) -> None:
-        """`offset` is where to begin: one that an earlier reader of the segment had."""
+        """Begin at `offset`, from an earlier reader of the segment."""
         self.path = path
         self.version: int | None = None
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -60,7 +60,7 @@ class SegmentReader:
 
     @property
     def offset(self) -> int:
-        """The end of the last event that was read: an iteration may be left at any event, and another goes on from there."""
+        """The end of the last event that was read. An iteration may stop at any event; the next one continues there."""
         return self._scan.offset
 
     def __iter__(self) -> Iterator[Event]:
@@ -78,13 +78,13 @@ class SegmentReader:
             raise corrupt(self.path, damage, self._scan.records)
 
     def last(self) -> Event | None:
-        """The last of the events that came since, the others unread; None if none came. Raises as an iteration does."""
+        """The last new event, without decoding the others; None if there is none. Raises as an iteration does."""
         latest = deque(self._payloads(), maxlen=1)
         return self._decode(latest[0]) if latest else None
 
     @property
     def torn(self) -> TornTail | None:
-        """What lies behind the last whole record, None if nothing."""
+        """What follows the last whole record; None if nothing does."""
         if self.version is not None:
             return self._scan.torn(self.path)
         size = os.fstat(self._fd).st_size
@@ -114,8 +114,9 @@ class SegmentReader:
 def read(path: Path, segment: str | None = None) -> list[Segment]:
     """The segments at `path`, a run's folder (the driver's segment first, the others by name) or one file.
 
-    `segment` names the only one to read, without suffix; a folder without it gives an empty list. A torn tail is reported in `Segment.torn`, never misread.
-    Raises JournalError on damage in the middle, on a newer Hooke's journal, and when `path` does not exist.
+    With `segment` (a name without suffix), only that one; a folder without it gives an empty list. `Segment.torn`
+    reports a torn end. Raises JournalError for damage in the middle, for the journal of a newer Hooke, and if `path`
+    does not exist.
     """
     if not path.exists():
         raise JournalError("there is no journal", where=str(path), fix="name a run that `hooke runs` lists")
@@ -126,11 +127,11 @@ def read(path: Path, segment: str | None = None) -> list[Segment]:
 def follow(
     folder: Path, *, segments: Collection[str] | None = None, stop: Callable[[], bool], poll_s: float = 0.05
 ) -> Iterator[Event]:
-    """Events of a run's segments as they are appended, by whatever process, until `stop()` is true.
+    """Events of a run's segments as any process appends them, until `stop()` is true.
 
-    Each segment's events come in its order and are merged by time where they arrive together. Segments that appear
-    later, and the folder itself, are picked up. What was appended before `stop` turned true is still yielded.
-    Sleeps `poll_s` when nothing came. Raises as `SegmentReader` does.
+    Each segment's events keep their order; events that arrive together are merged by time. Segments, and the folder
+    itself, may appear later. Events that were appended before `stop` became true are still yielded.
+    Sleeps `poll_s` if no event arrives. Raises as `SegmentReader` does.
     """
     readers: dict[Path, SegmentReader] = {}
     with ExitStack() as opened:
@@ -150,7 +151,7 @@ def follow(
 
 
 def first_event(folder: Path, segment: str) -> Event | None:
-    """The first event of a segment in a run's folder, the others unread; None where there is none. Raises as `read` does."""
+    """The first event of a segment in a run's folder, without the others; None if there is none. Raises as `read` does."""
     file = folder / f"{segment}{SUFFIX}"
     if not file.exists():
         return None
@@ -159,7 +160,7 @@ def first_event(folder: Path, segment: str) -> Event | None:
 
 
 def last_event(folder: Path, segment: str) -> Event | None:
-    """The last whole event of a segment in a run's folder, without decoding those before it; None where there is none.
+    """The last whole event of a segment in a run's folder, without decoding those before it; None if there is none.
 
     Raises as `read` does.
     """
@@ -176,7 +177,7 @@ def _gather(readers: Iterable[SegmentReader]) -> tuple[list[list[Event]], Journa
         batch: list[Event] = []
         batches.append(batch)
         try:
-            # Not `list(reader)`: what was read before an error is told before it.
+            # Not `list(reader)`: events before an error are yielded before it.
             batch.extend(reader)
         except JournalError as error:
             return batches, error

@@ -1,8 +1,8 @@
-"""Studies of scaling, read back from their journals: what was measured, as plain facts.
+"""Plans, searches and scaling studies, read from their journals as plain facts.
 
 A study is a folder among the runs, `measure-<pipeline>-<time>-<letters>`. Its driver's segment holds a StudyStarted,
 then Measured and PlainMeasured events, then a RunFinished; the attempts behind each Measured are in a segment of its own.
-A later driver that goes on with it says StudyStarted again.
+A later driver that continues it writes StudyStarted again.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ __all__ = [
 ]
 
 
-# --- Searches, read back from their journals: what was tried, and what came of it.
+# --- Searches: their trials and outcomes.
 
 SEARCH_PREFIX = "search-"
-"""What the id of every search begins with."""
+"""The prefix of every search's id."""
 
 
 @dataclass(slots=True, kw_only=True)
 class TrialRecord:
-    """A trial as it stands: `running`, `finished` with its value, `pruned` or `failed`."""
+    """A trial and its status: `running`, `finished` with its value, `pruned` or `failed`."""
 
     trial: int
     run: str
@@ -73,7 +73,7 @@ class TrialRecord:
 
 @dataclass(slots=True, kw_only=True)
 class SearchRecord:
-    """A search as its journal tells it. `finished` is None while it goes on, and for one whose driver died."""
+    """A search, by its journal. `finished` is None while it runs, and if its driver died."""
 
     begun: RunStarted
     looked: SearchStarted
@@ -103,14 +103,14 @@ class SearchRecord:
                 pass
 
     def best(self) -> TrialRecord | None:
-        """The trial with the best value, of equal ones the first; None where none has finished."""
+        """The trial with the best value, the first of equal ones; None if none has finished."""
         sign = -1 if self.looked.direction == "maximize" else 1
         ended = [(sign * each.value, each.trial) for each in self.trials.values() if each.value is not None]
         return self.trials[min(ended)[1]] if ended else None
 
 
 def read_search(folder: Path) -> SearchRecord | None:
-    """The search in a run's folder; None where that holds a run. Raises JournalError as `read` does."""
+    """The search in a run's folder; None if it is not a search. Raises JournalError as `read` does."""
     begun: RunStarted | None = None
     record: SearchRecord | None = None
     for segment in read(folder, "driver"):
@@ -138,22 +138,22 @@ def find_search(runs: RunsFolder, key: str) -> str | None:
 
 
 STUDY_PREFIX = "measure-"
-"""What the id of every study begins with."""
+"""The prefix of every study's id."""
 
 
 class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A study as its journal tells it. `finished` is None while it goes on, and for one whose driver died."""
+    """A study, by its journal. `finished` is None while it runs, and if its driver died."""
 
     started: StudyStarted
     measured: tuple[Measured, ...] = ()
     plain: tuple[PlainMeasured, ...] = ()
     loads: tuple[LoadMeasured, ...] = ()
-    """Of a service: what was under load, in the order of `measured`."""
+    """Of a service: the services under load, in the order of `measured`."""
     finished: RunFinished | None = None
 
     @property
     def rounds(self) -> int:
-        """How many rounds are whole: each N, or size, once, and the plain calls once where there are any."""
+        """How many rounds are complete: each N or size once, and the plain calls once if there are any."""
         levels = len(self.started.sizes or self.started.levels)
         counts = Counter(each.repeat for each in self.measured)
         if self.of_service:
@@ -162,12 +162,12 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def of_service(self) -> bool:
-        """Whether it is of a service; there are no plain calls to compare with then."""
+        """Whether it measures a service, which has no plain calls to compare with."""
         return self.started.unit == "requests"
 
     @property
     def counts(self) -> str:
-        """What N counts: `workers`, or of a service `replicas`, or `threads` of each."""
+        """What N counts: `workers`; for a service `replicas`, or `threads` of each replica."""
         if not self.of_service:
             return "workers"
         return (
@@ -178,14 +178,14 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Whether all that was to be measured has been."""
+        """Whether all measurements are done."""
         return self.finished is not None and self.finished.status == "finished"
 
 
 def read_study(folder: Path) -> StudyRecord | None:
-    """The study in a run's folder; None where that holds a run. Raises JournalError as `read` does."""
+    """The study in a run's folder; None if it is not a study. Raises JournalError as `read` does."""
     started: StudyStarted | None = None
-    # A round that an earlier driver did not finish is measured anew, and what it had of it no longer counts.
+    # A round that an earlier driver did not finish is measured again, and its earlier measurements do not count.
     measured: dict[tuple[int, int, float], Measured] = {}
     plain: dict[int, PlainMeasured] = {}
     loads: list[LoadMeasured] = []
@@ -235,13 +235,13 @@ def find_studies(runs: RunsFolder, *, pipeline: str = "", task: str | None = Non
             yield found
 
 
-# --- Plans that were made, and how a run turned out against the one made for it.
+# --- Plans, and how a run compares with its plan.
 
 LOCAL = "local"
 MOST_KEPT = 200
-"""Plans of a project that are kept, the newest."""
+"""How many of a project's newest plans are kept."""
 MOST_READ = 20
-"""How many of a pipeline's newest plans are looked at for the one that a run is like."""
+"""How many of a pipeline's newest plans are searched for the plan of a run."""
 
 
 class PlansFolder:
@@ -251,7 +251,7 @@ class PlansFolder:
         self.path = path
 
     def names(self, pipeline: str = "") -> list[str]:
-        """Plan ids, the newest first; of one pipeline where it is given."""
+        """Plan ids, the newest first; only those of `pipeline` if it is given."""
         try:
             found = [file.stem for file in self.path.iterdir() if file.suffix == SUFFIX]
         except FileNotFoundError:
@@ -260,7 +260,7 @@ class PlansFolder:
         return sorted(mine, key=lambda name: name.rsplit("-", 3)[1:], reverse=True)
 
     def add(self, made: PlanMade) -> None:
-        """Keep a plan; the oldest go. Raises JournalError and OSError where it cannot be written."""
+        """Keep a plan and remove the oldest ones. Raises JournalError and OSError if it cannot be written."""
         self.path.mkdir(parents=True, exist_ok=True)
         with Journal.create(self.path, made.plan, durable="none") as journal:
             journal.append(made)
@@ -268,7 +268,7 @@ class PlansFolder:
             (self.path / f"{name}{SUFFIX}").unlink(missing_ok=True)
 
     def read(self, name: str) -> PlanMade | None:
-        """One plan; None where it cannot be read."""
+        """One plan; None if it cannot be read."""
         try:
             segments = read(self.path / f"{name}{SUFFIX}")
         except JournalError:
@@ -289,7 +289,7 @@ class PlansFolder:
 
 
 def check(made: PlanMade, view: RunView, *, seconds: float) -> PlanChecked | None:
-    """What a run took on this machine against what was predicted of it; None where the plan has no row for its workers."""
+    """A run's time on this machine against the prediction; None if the plan has no row for its workers."""
     slots = view.capacity.slots if view.capacity is not None else 0
     row = next((row for row in made.rows if row.machine == LOCAL and row.workers == slots), None)
     if row is None:

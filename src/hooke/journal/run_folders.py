@@ -1,4 +1,4 @@
-"""The runs of a project, as folders: `<path>/<run id>/{driver.journal, *.journal, logs/, driver.lock, stop}`."""
+"""The folders of a project's runs: `<path>/<run id>/{driver.journal, *.journal, logs/, driver.lock, stop}`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_NAMED = 10
 
 
 class RunsFolder:
-    """All runs below `path`, which need not exist yet. A run is any folder in it; its id is the folder's name."""
+    """All runs below `path`, which need not exist yet. Each folder in it is a run; its name is the run's id."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -38,7 +38,7 @@ class RunsFolder:
         return [name for name, _ in sorted(found, key=lambda run: (_time_in(run[0]), run[1]), reverse=True)]
 
     def folder(self, run: str) -> Path:
-        """Where the run's files lie, whether or not it exists."""
+        """The run's folder, whether or not it exists."""
         return self.path / run
 
     def events(self, run: str, segment: str | None = DRIVER) -> list[Event]:
@@ -46,15 +46,15 @@ class RunsFolder:
         return [event for each in read(self.folder(run), segment) for event in each.events]
 
     def create(self, run: str) -> Path:
-        """The run's folder, made with its `logs` if it does not exist. Raises OSError when the disk refuses."""
+        """The run's folder, created with `logs` if it does not exist. Raises OSError."""
         folder = self.folder(run)
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         return folder
 
     def find(self, prefix: str = "") -> str:
-        """The run whose id begins with `prefix`, or is it; the newest run for an empty prefix.
+        """The run whose id is `prefix` or begins with it; the newest run for an empty prefix.
 
-        Raises UsageError, listing candidates, when no run or more than one fits.
+        Raises UsageError, with candidates, if no run or more than one matches.
         """
         names = self.names()
         if not names:
@@ -76,13 +76,13 @@ class RunsFolder:
         return FileLock(self.folder(run) / LOCK).taken()
 
     def last_written(self, run: str) -> float:
-        """When a segment of the run was written last, in seconds since the epoch; 0 where there is none."""
+        """When a segment of the run was last written, in seconds since the epoch; 0 if there is none."""
         return max((file.stat().st_mtime for file in segment_files(self.folder(run))), default=0.0)
 
     def request_stop(self, run: str, by: str) -> None:
-        """Ask the run's driver to stop; it looks for the request between events. `by` says who asked, for the journal.
+        """Ask the run's driver to stop; it checks for the request between events. `by` goes into the journal.
 
-        Raises UsageError when there is no such run.
+        Raises UsageError if the run does not exist.
         """
         try:
             write_atomic(self.folder(run) / STOP, by.encode())
@@ -90,19 +90,19 @@ class RunsFolder:
             raise UsageError(f"there is no run {run!r}", where=str(self.path), next="hooke runs") from error
 
     def stop_requested(self, run: str) -> str | None:
-        """Who asked the run to stop; None if nobody did."""
+        """The `by` of a stop request; None if there is none."""
         try:
             return (self.folder(run) / STOP).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
 
     def clear_stop(self, run: str) -> None:
-        """Forget a request to stop, before the run is resumed."""
+        """Remove a stop request, before the run is resumed."""
         (self.folder(run) / STOP).unlink(missing_ok=True)
 
 
 def _time_in(name: str) -> tuple[str, ...]:
-    """The `20261125-004622` of `delays-20261125-004622-x7k2`; empty for a name of another shape, which sorts last."""
+    """The `20261125-004622` of `delays-20261125-004622-x7k2`; empty for other names, which sort last."""
     parts = name.split("-")[-3:-1]
     return tuple(parts) if len(parts) == 2 and all(part.isdigit() for part in parts) else ()
 

@@ -1,4 +1,4 @@
-"""A run as a plain-text table: what `Run.show()` and `hooke show` print."""
+"""A run as a plain-text table, for `Run.show()` and `hooke show`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASK_COLUMNS = ("task", "state", "done", "cached", "failed", "of", "work", "an i
 
 
 def run_table(view: RunView, run: str) -> str:
-    """The run in a few lines, its tasks one a line, and why it failed if it did. `run` is the id, should the view lack it."""
+    """The run in a few lines, a line for each task, and its failure, if any. `run` is the id if the view lacks it."""
     now = time.time()
     parts = ["\n".join(_header(view, run, now))]
     rows = view.rows(now)
@@ -33,7 +33,7 @@ def run_table(view: RunView, run: str) -> str:
 def aligned(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
 ) -> list[str]:
-    """Lines of a table whose columns line up, header first; columns numbered in `right` end at the same place."""
+    """Lines of an aligned table, header first. Columns in `right` are right-aligned."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(header))]
     return [
@@ -46,7 +46,7 @@ def aligned(
 
 
 def moment(at: float) -> str:
-    """A wall-clock time as this machine's own, `2026-11-25 01:48:23`."""
+    """A time in this machine's time zone, such as `2026-11-25 01:48:23`."""
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
 
 

@@ -1,4 +1,4 @@
-"""A run as its driver's journal tells it: what tables, `hooke show`, `hooke runs` and `Run` read."""
+"""The view of a run, folded from its driver's journal, for tables, `hooke show`, `hooke runs` and `Run`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from hooke.journal.events import (
 from hooke.journal.reader import first_event, last_event
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.service_events import BatchWindow
-from hooke.journal.task_view import NodeView, TaskRow, TaskView, close, open_child
+from hooke.journal.task_view import NodeView, TaskRow, TaskView, close_node, open_child
 
 __all__ = [
     "AttemptFacts",
@@ -50,11 +50,11 @@ __all__ = [
 ]
 
 
-# --- Which task each attempt of a run was at, and how it ended: what a reader of logged values needs to name them.
+# --- Attempts: their tasks and outcomes, which readers of logged values need.
 
 
 class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt: its task, and how it stands: `running`, `finished` or `failed`."""
+    """An attempt: its task, and its status: `running`, `finished` or `failed`."""
 
     task: str
     number: int
@@ -67,7 +67,7 @@ class AttemptFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptsView:
-    """A fold of the driver's events. Attempts are numbered once a run, through all its resumes."""
+    """A fold of the driver's events. Attempt numbers are unique in a run, even after resumes."""
 
     def __init__(self) -> None:
         self.begun: RunStarted | None = None
@@ -110,14 +110,17 @@ class AttemptsView:
 
 
 class Remaining(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds to the run's end as far as they can be told; not counted in them are the tasks that nothing has timed yet."""
+    """Estimated seconds to the run's end, without the `untimed` tasks, which have no durations yet."""
 
     seconds: float
     untimed: tuple[str, ...] = ()
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A run at one moment, as plain values (for listings and `--json`). Counts are of items, of the maps of known length; of a service, of requests."""
+    """A run at one moment, as plain values (for listings and `--json`).
+
+    Counts are of items (of maps with known length), or of requests for a service.
+    """
 
     run: str
     pipeline: str
@@ -163,7 +166,7 @@ class RunView:
         self.resumed = 0
         self.stopping_by: str | None = None
         self.answered = 0
-        """Requests of a service that had a result; `unanswered` are those that were refused, late or failed."""
+        """Requests of a service with a result; `unanswered` were rejected, late or failed."""
         self.unanswered = 0
         self._alive: bool | None = None
         self._former: dict[str, list[NodeView]] = {}
@@ -199,16 +202,16 @@ class RunView:
         return view
 
     def apply(self, event: Event) -> None:
-        """Fold one event. What a study measured is no part of this view: `hooke.journal.records` reads it."""
+        """Fold one event. The measurements of a study are not part of this view; see `hooke.journal.records`."""
         fold = self._folds.get(type(event))
         if fold is not None:
             fold(event)
         self.last_at = max(self.last_at, event.at)
 
-    # -- what readers ask --------------------------------------------------------------------------
+    # -- reading the view --------------------------------------------------------------------------
 
     def driver_alive(self, alive: bool | None, last_written: float = 0.0) -> None:  # noqa: FBT001 - the verb's object
-        """Say whether a process drives the run now; without it an unfinished run counts as running.
+        """Set whether a process drives the run now. Without it an unfinished run counts as running.
 
         `last_written` is when anything of the run was written last: the driver of a script says nothing between start and end.
         """
@@ -232,7 +235,7 @@ class RunView:
 
     @property
     def output(self) -> Ref | None:
-        """What the pipeline returned, once the run has finished."""
+        """The pipeline's output, once the run has finished."""
         return self.ended.output if self.ended else None
 
     @property
@@ -242,7 +245,7 @@ class RunView:
 
     @property
     def failure(self) -> AttemptFailed | None:
-        """The failure that the run ended with; before its end, the last one that no retry or success has undone."""
+        """The failure that ended the run; before its end, the last failure without a later retry or success."""
         if self.ended is not None and self.ended.status != "failed":
             return None
         if self.ended is not None and self.ended.node in self.nodes:
@@ -251,7 +254,7 @@ class RunView:
         return max(failures, key=lambda event: event.at, default=None)
 
     def error(self, run: str = "") -> TaskFailed | None:
-        """The failure as an error with the next command to type; None where no task failed. `run` defaults to its id."""
+        """The failure as an error with the next command to type; None if no task failed. `run` defaults to its id."""
         event = self.failure
         if event is None or event.node not in self.nodes:
             return None
@@ -265,19 +268,19 @@ class RunView:
         )
 
     def results(self, node: int) -> SegmentMap:
-        """Which stored object holds which items of a node. Raises KeyError for a node that is not planned."""
+        """Which stored object holds which items of a node. Raises KeyError for an unknown node."""
         return self.nodes[node].results
 
     def seconds(self, now: float) -> float:
-        """Wall seconds that a driver worked on the run until `now`; the gaps between death and resume do not count."""
+        """Wall seconds that a driver worked on the run until `now`, without gaps between death and resume."""
         if self._since is None:
             return self._spent_s
         return self._spent_s + max((self.last_at if self.status == "lost" else now) - self._since, 0.0)
 
     def remaining(self, now: float) -> Remaining | None:
-        """When the run will end, from the means of the items that ran and the slots; None once it is over.
+        """The remaining time, from the mean durations of finished items and the slots; None once the run is over.
 
-        The greater of the work left shared by all slots, and of the longest chain of tasks that wait for each other.
+        The larger of the remaining work divided by the slots, and the longest chain of tasks that wait for each other.
         """
         if self.status != "running":
             return None
@@ -342,7 +345,7 @@ class RunView:
         self._since = event.at
 
     def _study_started(self, event: StudyStarted) -> None:
-        """A study is listed among the runs: what a run's beginning says, it says too."""
+        """A study is listed among the runs, so fold its start like a run's start."""
         alike = ("pipeline", "entry", "shown", "place", "folder", "pid", "host", "python", "hooke", "at")
         self._run_started(RunStarted(run=event.study, **{name: getattr(event, name) for name in alike}))
 
@@ -404,7 +407,7 @@ class RunView:
         if node is not None:
             node.items = event.items
             node.expansion_failed = False
-            close(self.nodes, node)
+            close_node(self.nodes, node)
 
     def _items_found(self, event: ItemsFound) -> None:
         node = self.nodes.get(event.node)
@@ -412,7 +415,7 @@ class RunView:
             self._size_from_parents(node)
             if node.found(event):
                 self.tasks[node.planned.task].saved_s += event.seconds
-            close(self.nodes, node)
+            close_node(self.nodes, node)
 
     def _capacity_changed(self, event: CapacityChanged) -> None:
         self.capacity = event
@@ -446,7 +449,7 @@ class RunView:
         if event.expanded is not None:
             self._map_expanded(event.expanded)
         self.tasks[node.planned.task].ended(event, new)
-        close(self.nodes, node)
+        close_node(self.nodes, node)
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
         node = self.nodes.get(event.node)
@@ -470,30 +473,30 @@ class RunView:
                     del self._busy[worker]
 
     def _size_from_parents(self, node: NodeView) -> None:
-        """A map that follows another item by item has no event of its own that says how long it is."""
+        """Set the length of maps that follow this map item by item, which have no event of their own for it."""
         if node.items is None:
             parents = [self.nodes[parent] for parent in node.planned.parents if parent in self.nodes]
             sizes = {parent.items for parent in parents if parent.planned.kind == "map"} - {None}
             node.items = sizes.pop() if len(sizes) == 1 else None
 
 
-# --- What a run came to, read from its journal.
+# --- The outcome of a run, read from its journal.
 
 
 def ending(folder: Path) -> RunFinished | None:
-    """How the run in `folder` ended; None where it goes on, was resumed since, or its driver died."""
+    """How the run in `folder` ended; None if it still runs, was resumed since, or its driver died."""
     last = last_event(folder, "driver") if folder.exists() else None
     return last if isinstance(last, RunFinished) else None
 
 
 def is_service(folder: Path) -> bool:
-    """Whether the run in `folder` is that of a service."""
+    """Whether the run in `folder` belongs to a service."""
     begun = first_event(folder, "driver") if folder.exists() else None
     return isinstance(begun, RunStarted) and begun.kind == "service"
 
 
 def output_ref(folder: Path) -> Ref:
-    """The stored output of a finished run. Raises UsageError where there is none."""
+    """The stored output of a finished run. Raises UsageError if there is none."""
     ended = ending(folder)
     if ended is None or ended.output is None:
         raise UsageError(f"run {folder.name} has no result", next=f"hooke show {folder.name}")
@@ -501,7 +504,7 @@ def output_ref(folder: Path) -> Ref:
 
 
 def view_of(runs: RunsFolder, run: str) -> RunView:
-    """Where a run stands now: `lost` where it did not finish and nobody drives it."""
+    """The view of a run now; its status is `lost` if it did not finish and no process drives it."""
     view = RunView()
     for event in runs.events(run):
         view.apply(event)

@@ -1,12 +1,12 @@
-"""A segment's bytes: a header, then records, each with what it takes to tell a torn one from a damaged one.
+"""The format of a segment: a header, then records in which torn and damaged ones can be told apart.
 
     header   magic (8) | format (u32) | vocabulary version (u32) | CRC-32 of these (u32)
     record   marker (4) | length (u32) | complement of length (u32) | CRC-32 (u32) | payload
 
 All little-endian; the payload is one event in MessagePack. A record cut short has a whole header, whose length
 the complement confirms, so a damaged length is not taken for a torn tail. CRC-32 (of zlib, seeded with the length)
-finds every damage of up to 32 bits in a row and costs 0.1 us; nobody forges his own journal, so nothing stronger
-is needed. The marker lets a reader find the next record behind a damaged one.
+finds every damage of up to 32 adjacent bits and costs 0.1 us; nobody forges their own journal, so nothing stronger
+is needed. The marker lets a reader find the next record after a damaged one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TornTail:
-    """What a segment's end lost when its writer or the machine died: `cut` bytes from `offset` on are no record."""
+    """The torn end of a segment whose writer or machine died: `cut` bytes from `offset` on are not a whole record."""
 
     path: Path
     offset: int
@@ -60,7 +60,7 @@ class TornTail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentDamage:
-    """Where a scan ended before the end of the file, why, and how many whole records lie behind that place."""
+    """Where and why a scan ended before the end of the file, and how many whole records follow."""
 
     offset: int
     why: str
@@ -73,7 +73,7 @@ def header(version: int = VERSION) -> bytes:
 
 
 def frame(payload: bytes) -> bytes:
-    """The record that holds `payload`. Raises JournalError when it is longer than 4 GiB."""
+    """The record of `payload`. Raises JournalError if it is longer than 4 GiB."""
     size = len(payload)
     if size > MOST_BYTES:
         raise JournalError(
@@ -92,9 +92,9 @@ def segment_files(folder: Path) -> list[Path]:
 
 
 def read_version(fd: int, path: Path) -> int | None:
-    """The vocabulary version in the header; None when the header is torn (its writer died within the first write).
+    """The vocabulary version in the header; None if the header is torn (its writer died in the first write).
 
-    Raises JournalError when the file is no segment, or when a newer Hooke wrote it.
+    Raises JournalError if the file is not a segment, or if a newer Hooke wrote it.
     """
     raw = os.pread(fd, HEADER_BYTES, 0)
     whole = len(raw) == HEADER_BYTES
@@ -122,7 +122,7 @@ def read_version(fd: int, path: Path) -> int | None:
 
 
 def corrupt(path: Path, damage: SegmentDamage, before: int) -> JournalError:
-    """The error for damage in the middle of a segment, with `before` whole records in front of it."""
+    """The error for damage in the middle of a segment, after `before` whole records."""
     return JournalError(
         "a journal is damaged in the middle",
         where=f"{path}, offset {damage.offset}",
@@ -133,10 +133,10 @@ def corrupt(path: Path, damage: SegmentDamage, before: int) -> JournalError:
 
 
 class RecordScan:
-    """Payloads of the whole records of an open segment from `offset` on; can be iterated again as the file grows.
+    """Payloads of the whole records of an open segment from `offset` on; iterate again as the file grows.
 
-    After each pass `offset` is the end of the last whole record and `damage` says what lies behind it (None: nothing,
-    or the beginning of a record). Nothing read from behind `offset` is kept, since a writer on a full disk cuts it.
+    After each pass, `offset` is the end of the last whole record, and `damage` says what follows (None: nothing, or the
+    start of a record). Bytes after `offset` are not kept, because a writer on a full disk cuts them off.
     """
 
     def __init__(self, fd: int, offset: int = HEADER_BYTES) -> None:
@@ -151,7 +151,7 @@ class RecordScan:
         while True:
             end = record_end(data, at)
             if end < 0:
-                # A writer may have cut and written anew meanwhile, so the whole rest is read once more.
+                # A writer may have cut and rewritten the end meanwhile, so read the rest again.
                 data, at = self._rest(), 0
                 if record_end(data, 0) >= 0:
                     continue
@@ -159,7 +159,7 @@ class RecordScan:
                 return
             if end > len(data):
                 more = os.pread(self.fd, max(_BLOCK, end - at), self.offset)
-                # Whatever is left is less than a record.
+                # The rest is less than a record.
                 if len(more) < end - at:
                     return
                 data, at = more, 0
@@ -170,7 +170,7 @@ class RecordScan:
             at = end
 
     def torn(self, path: Path) -> TornTail | None:
-        """What lies behind the last whole record, when it is not damage in the middle."""
+        """What follows the last whole record, if it is not damage in the middle."""
         cut = os.fstat(self.fd).st_size - self.offset
         if cut <= 0:
             return None
@@ -187,13 +187,13 @@ class RecordScan:
 
 
 def read_length(data: bytes, at: int) -> int:
-    """The payload's length in the record header at `at`; -1 when that is no header."""
+    """The payload's length in the record header at `at`; -1 if there is no header."""
     marker, size, complement, _ = _RECORD.unpack_from(data, at)
     return size if marker == MARKER and size ^ MOST_BYTES == complement else -1
 
 
 def record_end(data: bytes, at: int) -> int:
-    """Where the record at `at` ends: past `len(data)` when more bytes are needed to tell, -1 when it is not whole."""
+    """The end of the record at `at`: beyond `len(data)` if more bytes are needed, -1 if it is not a whole record."""
     if len(data) - at < _RECORD.size:
         begun = data[at : at + len(MARKER)]
         return at + _RECORD.size if MARKER.startswith(begun) else -1
@@ -208,7 +208,7 @@ def record_end(data: bytes, at: int) -> int:
 
 
 def count_records(data: bytes, at: int) -> int:
-    """How many whole records can be found in `data` from `at` on, whatever lies between them."""
+    """How many whole records `data` has from `at` on, with any bytes between them."""
     found = 0
     while (at := data.find(MARKER, at)) >= 0:
         end = record_end(data, at)

@@ -1,4 +1,4 @@
-"""The events of a service: what its replicas were asked, and how long their models took for it."""
+"""The events of a service: the life of its replicas, their requests, and the time of their models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-# --- The events of a service of several replicas: each replica's life, how many there are to be and why, what replaced what.
+# --- Events of a service with replicas: the life of each replica, the desired number and its reason, roll-outs.
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -38,13 +38,13 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 
 class _Replica(_Event, frozen=True, kw_only=True):
     replica: str
-    """Its name: a number that no other replica of the service has had."""
+    """Its name: a number that is unique in the service."""
     generation: str = ""
-    """What it serves: replicas of equal generation have the same code, values and models."""
+    """Its generation: replicas of equal generation have the same code, values and models."""
 
 
 class ReplicaStarted(_Replica, frozen=True, kw_only=True, tag="replica_started"):
-    """A process was started for it, and `reason` says why."""
+    """A process was started for the replica; `reason` says why."""
 
     pid: int
     port: int
@@ -52,43 +52,43 @@ class ReplicaStarted(_Replica, frozen=True, kw_only=True, tag="replica_started")
 
 
 class ReplicaAdopted(_Replica, frozen=True, kw_only=True, tag="replica_adopted"):
-    """It ran already when its supervisor began: an earlier one had started it."""
+    """It was already running when its supervisor started: an earlier supervisor had started it."""
 
     pid: int
     port: int
 
 
 class ReplicaReady(_Replica, frozen=True, kw_only=True, tag="replica_ready"):
-    """It answers requests; `seconds` after its start."""
+    """The replica answers requests, `seconds` after its start."""
 
     seconds: float
 
 
 class ReplicaLeft(_Replica, frozen=True, kw_only=True, tag="replica_left"):
-    """No new request is sent to it, by decision; it ends when those that it has are answered."""
+    """The replica is draining: it gets no new requests, and ends when it has answered those that it has."""
 
     reason: str
     in_flight: int = 0
 
 
 class ReplicaEnded(_Replica, frozen=True, kw_only=True, tag="replica_ended"):
-    """Its process is gone. `expected` where that had been asked of it and it had nothing left to answer."""
+    """The replica's process ended. `expected`: it was asked to end and had no request left."""
 
     cause: str
     expected: bool
     kind: str = ""
-    """The cause in a word, to be counted: `asked`, `memory`, `cut` (it had something left), `hung`, `not ready` (in time), `exit`, `signal`, `unknown`."""
+    """The cause, for counters: `asked`, `memory`, `cut` (with requests left), `hung`, `not ready` (in time), `exit`, `signal`, `unknown`."""
     exit_code: int | None = None
-    """Minus the signal where one ended it; None where nobody knows."""
+    """Minus the signal that ended it; None if it is not known."""
     in_flight: int = 0
-    """Requests that it had, as far as it had told."""
+    """Requests that it had, by its last report."""
     seconds: float = 0.0
     """Since its start."""
     log_tail: tuple[str, ...] = ()
 
 
 class StartDelayed(_Event, frozen=True, kw_only=True, tag="start_delayed"):
-    """Replicas of a generation died soon after their start: the next start waits."""
+    """Replicas of a generation died soon after their start, so the next start waits."""
 
     generation: str
     failures: int
@@ -98,7 +98,7 @@ class StartDelayed(_Event, frozen=True, kw_only=True, tag="start_delayed"):
 
 
 class ServiceScaled(_Event, frozen=True, kw_only=True, tag="service_scaled"):
-    """Another number of replicas is wanted, and why."""
+    """The desired number of replicas changed, with the reason."""
 
     before: int
     after: int
@@ -106,7 +106,7 @@ class ServiceScaled(_Event, frozen=True, kw_only=True, tag="service_scaled"):
 
 
 class RollOutChanged(_Event, frozen=True, kw_only=True, tag="roll_out_changed"):
-    """A roll-out `began`, is `done`, or went `back`; `reason` says why."""
+    """A roll-out `began`, is `done`, or was rolled `back`; `reason` says why."""
 
     generation: str
     before: str
@@ -116,19 +116,19 @@ class RollOutChanged(_Event, frozen=True, kw_only=True, tag="roll_out_changed"):
 
 
 class ModelDied(_Event, frozen=True, kw_only=True, tag="model_died"):
-    """The process in which a replica's model ran ended, which nobody asked for; the replica goes on."""
+    """The process of a replica's model died; the replica continues."""
 
     replica: str = ""
     """Empty where it is the only one."""
     cause: str
     method: str = ""
-    """What it was at; empty where it was at nothing."""
+    """The method that it was running; empty if it was idle."""
     requests: int = 0
-    """That it was at, and that had no answer of it."""
+    """The requests that it was working on."""
     exit_code: int | None = None
-    """Minus the signal where one ended it."""
+    """Minus the signal that ended it."""
     peak_bytes: int | None = None
-    """Of its memory; None where nobody knows."""
+    """Its peak memory; None if it is not known."""
     seconds: float = 0.0
     """Since its start."""
     starts_in_s: float = 0.0
@@ -136,7 +136,7 @@ class ModelDied(_Event, frozen=True, kw_only=True, tag="model_died"):
 
 
 class ModelBack(_Event, frozen=True, kw_only=True, tag="model_back"):
-    """Another process is set up in place of the model's that died, `seconds` after its start."""
+    """A new process replaces the dead process of a model, ready `seconds` after its start."""
 
     replica: str = ""
     seconds: float
@@ -160,21 +160,21 @@ ReplicaEvent: TypeAlias = (
 
 
 class ServiceBegan(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="service_began"):
-    """What was declared of the service: what its windows are to be read with."""
+    """The service's declaration, which readers of its windows need."""
 
     at: float = 0.0
     max_batch: int | None = None
-    """None where no call is for several requests."""
+    """None if no call is batched."""
     slo_percent: float | None = None
     slo_limit_s: float | None = None
-    """So many percent of requests within so many seconds; None where nothing was promised."""
+    """The SLO as (percent of requests, seconds); None if there is none."""
     timeout_s: float = 0.0
     replicas: tuple[int, int] = (1, 1)
-    """The fewest and the most that were asked for."""
+    """The lowest and the highest number of replicas."""
 
 
 class BatchSize(msgspec.Struct, frozen=True, array_like=True):
-    """Batches of about one size, together: how many, their rows, their seconds, and the squares of these seconds."""
+    """Batches of about one size: their number, and the sums of rows, seconds and squared seconds."""
 
     batches: int
     rows: int
@@ -183,18 +183,18 @@ class BatchSize(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MethodBatches(msgspec.Struct, frozen=True, kw_only=True):
-    """What one method was called with."""
+    """The batches of one method."""
 
     method: str
     sizes: tuple[BatchSize, ...] = ()
-    """Batches that gave their results, the smaller ones first."""
+    """Successful batches, the smaller ones first."""
     failed: int = 0
-    """Batches that raised; each is run again in halves, down to the request that is to blame."""
+    """Batches that raised. Each is run again in halves, down to the request that caused it."""
     failed_s: float = 0.0
 
 
 class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="batch_window"):
-    """What one replica, or several, did in a stretch of time that ends at `at`. Nothing of it is a mean of means: windows add up."""
+    """The work of one or several replicas in a span of time that ends at `at`. All fields are sums, so windows add up."""
 
     at: float = 0.0
     """Wall clock, seconds since the epoch."""
@@ -204,33 +204,33 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
     """Empty where it is the only one."""
     methods: tuple[MethodBatches, ...] = ()
     arrived: int = 0
-    """Asked, whatever became of it; 0 in journals of before it was counted."""
+    """All requests, whatever their outcome; 0 in older journals, which did not count them."""
     requests: int = 0
     """Answered with a result; an item of a stream counts as one."""
     failed: int = 0
-    """Answered with an error of the service's own code."""
+    """Answered with an error from the service's code."""
     refused: int = 0
-    """Sent away, as too much waited."""
+    """Rejected, because too many waited."""
     late: int = 0
     """Not answered within the timeout."""
     over_slo: int = 0
     """Of `requests`, those that took longer than the SLO's limit."""
     gone: int = 0
-    """Without an answer, as whoever asked had gone, or as the process ended."""
+    """Without an answer, because the client left or the process ended."""
     gone_over_slo: int = 0
-    """Of `gone`, those that went after the SLO's limit."""
+    """Of `gone`, those that left after the SLO's limit."""
     latencies: tuple[tuple[int, int], ...] = ()
-    """Of `requests`, (bin, how many), the faster ones first; `hooke.serving.stats_windows` has the bins."""
+    """Of `requests`, (bin, count), the faster ones first; `hooke.serving.stats_windows` has the bins."""
     busy_s: float = 0.0
-    """How long the model was at it."""
+    """Seconds that the model was busy."""
     request_s: float = 0.0
-    """Requests waiting or running, integrated over time: over `seconds`, their mean number."""
+    """Requests waiting or running, integrated over time; divided by `seconds`, their mean number."""
     most_waiting: int = 0
     """The most rows that waited when a batch ended."""
 
     @property
     def batches(self) -> int:
-        """Those that gave their results."""
+        """Rows of successful batches."""
         return sum(size.batches for each in self.methods for size in each.sizes)
 
     @property
@@ -240,34 +240,34 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
 
     @property
     def ended(self) -> int:
-        """Requests that counted for the SLO: those that were answered, and those that should have been."""
+        """Requests that count for the SLO: those that were answered, and those that should have been."""
         return self.requests + self.failed + self.refused + self.late + self.gone_over_slo
 
 
 class LoadMeasured(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="load_measured"):
-    """In a study of a service, beside the Measured of its safe rate: what was under load, and what it took. For plans."""
+    """In a study of a service, with the Measured of its safe rate: the service under load, and its use, for plans."""
 
     at: float = 0.0
     replicas: int = 1
     threads: int = 0
-    """Of the model's libraries in each replica; 0 where that is not known."""
+    """Threads of the model's libraries in each replica; 0 if not known."""
     slo_percent: float = 0.0
     slo_limit_s: float = 0.0
     rate: float = 0.0
-    """Requests a second: the highest at which the promise surely held."""
+    """The highest rate, in requests a second, that surely met the SLO."""
     breaks_at: float | None = None
-    """The lowest rate at which it surely broke; None where it broke at none."""
+    """The lowest rate that surely broke the SLO; None if none did."""
     cores: float = 0.0
-    """CPU seconds a second of all its processes at that rate; 0 where that was not seen."""
+    """CPU seconds a second of all its processes at that rate; 0 if not measured."""
     rss: int = 0
-    """The most resident bytes of all its processes at once, at that rate."""
+    """Peak resident bytes of all its processes together, at that rate."""
     batch_s: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
-    """Seconds a row, and seconds a batch beside, each as (low, value, high); None where its batches do not tell."""
+    """Seconds for a row, and the fixed seconds of a batch, each as (low, value, high); None if its batches do not tell."""
     arrivals: str = ""
     sent: str = ""
-    """A hash of the bodies: loads of equal ones can be compared."""
+    """A hash of the request bodies: only loads with equal bodies are comparable."""
     given: str = ""
-    """What `setup` was given, as it was typed."""
+    """The arguments of `setup`, as they were typed."""
 
 
 ServiceEvent: TypeAlias = ServiceBegan | BatchWindow | LoadMeasured | ReplicaEvent

@@ -1,4 +1,4 @@
-"""All graph nodes of one task together: a row of the progress table."""
+"""The views of a graph node and of a task, which is a row of the progress table."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from hooke.journal.events import (
     RetryPlanned,
 )
 
-__all__ = ["NodeView", "TaskRow", "TaskView", "close", "open_child"]
+__all__ = ["NodeView", "TaskRow", "TaskView", "close_node", "open_child"]
 
 
-# --- One graph node as its journal tells it: which items are done, cached, running and failed, as ranges.
+# --- A node: which items are done, cached, running and failed, as ranges.
 
 
 class NodeView:
-    """What is known of a node. Every change costs the number of ranges at most, however many items they span.
+    """The state of a node by the journal. A change costs at most the number of ranges, however many items they span.
 
-    `results` holds which stored object has which items. `items` is None while a dynamic map's list does not exist.
-    `twins` counts second attempts beside one that ran long, `twins_won` those that finished first.
-    `needed`, `open_children` (nodes that still need this one) and `closed` (it needs its parents no more) belong to
-    `hooke.journal.task_view`.
+    `results` maps items to stored objects. `items` is None while a dynamic map's list does not exist. `twins` counts
+    second attempts at stragglers, `twins_won` those that finished first. `open_children` counts the nodes that still
+    need this one; a `closed` node does not need its parents any more.
     """
 
     __slots__ = (
@@ -68,7 +67,7 @@ class NodeView:
 
     @property
     def settled_count(self) -> int:
-        """Items that have a result, whoever computed it."""
+        """Items with a result, from this run or another."""
         return len(self.results)
 
     @property
@@ -83,22 +82,22 @@ class NodeView:
 
     @property
     def failed_count(self) -> int:
-        """Items that failed and are not to be tried again, as far as is known yet; 1 for a list that cannot be read."""
+        """Items that failed without a planned retry; 1 for a list that cannot be read."""
         return self.failed.count + self.expansion_failed
 
     @property
     def running_count(self) -> int:
-        """Items in attempts that run now; one that has two attempts counts once."""
+        """Items in running attempts; an item with two attempts counts once."""
         return sum(started.hi - started.lo for started in self.firsts)
 
     @property
     def firsts(self) -> list[AttemptStarted]:
-        """Attempts that run now, without the second ones beside another."""
+        """Running attempts, without second attempts."""
         running = self.running
         return [started for started in running.values() if started.twin_of not in running]
 
     def beside(self, attempt: int) -> AttemptStarted | None:
-        """The other attempt at the same items, where both run."""
+        """The other attempt at the same items, if both run."""
         mine = self.running.get(attempt)
         if mine is None or not self.twins:
             return None
@@ -108,9 +107,9 @@ class NodeView:
 
     @property
     def waiting_count(self) -> int | None:
-        """Items that are neither settled, running nor failed; None while the number of items is not known.
+        """Items that have no result, are not running and did not fail; None while the number of items is not known.
 
-        None of a node that is not needed, since all that would read it has its results.
+        0 for a node that is not needed, because every consumer already has its result.
         """
         if not self.needed:
             return 0
@@ -124,14 +123,14 @@ class NodeView:
         return self.items is not None and self.settled_count >= self.items
 
     def take_over(self, former: NodeView) -> None:
-        """The node had the same key before the run was resumed: what it had done is done."""
+        """Take over the results of the node with the same key before the run was resumed."""
         self.items = former.items if self.items is None else self.items
         self.results, self.cached = former.results, former.cached
         self.attempts = former.attempts
         self.twins, self.twins_won = former.twins, former.twins_won
 
     def started(self, event: AttemptStarted) -> None:
-        """An attempt began: its items are neither failed nor waiting."""
+        """An attempt began."""
         self.attempts += 1
         self.twins += event.twin_of is not None
         self.running[event.attempt] = event
@@ -139,7 +138,7 @@ class NodeView:
         self.expansion_failed = self.expansion_failed and not event.expand
 
     def finished(self, event: AttemptFinished) -> int:
-        """An attempt ended well, and the other one at its items with it. Returns how many items have a result that had none."""
+        """An attempt finished, which ends its twin. Returns how many items got their first result."""
         beaten, won = self.beside(event.attempt), self.running.pop(event.attempt, None)
         if beaten is not None:
             del self.running[beaten.attempt]
@@ -147,10 +146,10 @@ class NodeView:
         return self._settle(event.lo, event.hi, event.ref)
 
     def broke(self, event: AttemptFailed) -> int:
-        """An attempt failed, after some of its items maybe. Returns how many items have a result that had none."""
+        """An attempt failed, maybe after some of its items. Returns how many items got their first result."""
         alone = self.beside(event.attempt) is None
         self.running.pop(event.attempt, None)
-        if not alone:  # the other one decides
+        if not alone:  # the other attempt decides
             return 0
         self.failure = event
         good = event.lo + event.done
@@ -162,12 +161,12 @@ class NodeView:
         return new
 
     def retried(self, event: RetryPlanned) -> None:
-        """Failed items will run again, so they wait."""
+        """Failed items will run again."""
         self.failed.remove(event.lo, event.hi)
         self.expansion_failed = False
 
     def found(self, event: ItemsFound) -> int:
-        """Results turned up. Returns how many items have a result that had none."""
+        """Results were found. Returns how many items got their first result."""
         new = self.results.items.gaps(event.lo, event.hi)
         if event.source == "cache":
             for lo, hi in new:
@@ -184,11 +183,11 @@ class NodeView:
         return len(self.results) - before
 
 
-# --- Which nodes are still needed: a node is not when all that would read it has its results, as in a cached run.
+# --- Needed nodes: a node is not needed if every consumer already has its result, as in a cached run.
 
 
 def open_child(nodes: Mapping[int, NodeView], child: NodeView) -> None:
-    """`child` joins the graph after its parents: they are needed for its sake, unless it is complete."""
+    """Add `child` to the graph: its parents are needed unless it is complete."""
     if child.complete:
         child.closed = True
         return
@@ -201,8 +200,8 @@ def open_child(nodes: Mapping[int, NodeView], child: NodeView) -> None:
                 todo.append(parent)
 
 
-def close(nodes: Mapping[int, NodeView], node: NodeView) -> None:
-    """`node` may have become complete: if so, parents that nothing else needs are not needed, nor theirs in turn."""
+def close_node(nodes: Mapping[int, NodeView], node: NodeView) -> None:
+    """If `node` has become complete, mark parents that no other node needs as not needed, and so on upwards."""
     if not node.complete or node.closed:
         return
     todo = [node]
@@ -221,15 +220,15 @@ def _parents(nodes: Mapping[int, NodeView], node: NodeView) -> list[NodeView]:
 
 
 RATE_WINDOW_S = 30.0
-"""Over how long a rate is averaged: long enough to be calm, short enough to show another number of workers."""
+"""Averaging time of a rate: long enough to be steady, short enough to show a change in the number of workers."""
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     """A task at one moment, as plain values (for tables and `--json`). Counts are of items; a call is one item.
 
-    `items` and `waiting` are None while a dynamic map's list does not exist. Seconds are None while nothing was
-    measured; `rate` is items per second. `state` is `waiting`, `running`, `partly` (some items are settled and none
-    runs), `done`, `cached`, `failed` or `not needed` (all that would read it has its results).
+    `items` and `waiting` are None while a dynamic map's list does not exist. Seconds are None while nothing is
+    measured; `rate` is items per second. `state` is `waiting`, `running`, `partly` (some items have results and none
+    runs), `done`, `cached`, `failed` or `not needed` (every consumer already has its result).
     """
 
     task: str
@@ -244,9 +243,9 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     attempts: int
     twins: int
-    """Second attempts beside one that ran long."""
+    """Second attempts at stragglers."""
     twins_won: int
-    """Those of them that finished first."""
+    """Second attempts that finished first."""
     failures: int
     seconds: float
     cpu_s: float
@@ -259,11 +258,11 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float
     error: str
     gang: int
-    """How many ranks each of its calls and items has; 0 for what is no gang."""
+    """Ranks of each call or item; 0 if the task is not a gang."""
 
 
 class TaskView:
-    """What is known of a task. `seconds` is the work of all its attempts, `saved_s` that of the results it found."""
+    """The state of a task by the journal. `seconds` is the work of all its attempts, `saved_s` that of found results."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -289,7 +288,7 @@ class TaskView:
 
     @property
     def items(self) -> int | None:
-        """How many items there are; None while some map's list does not exist."""
+        """The number of items; None while some map's list does not exist."""
         sizes = [node.items for node in self.nodes.values()]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -301,7 +300,7 @@ class TaskView:
 
     @property
     def running(self) -> int:
-        """Items in attempts that run now."""
+        """Items in running attempts."""
         return sum(node.running_count for node in self.nodes.values())
 
     @property
@@ -316,7 +315,7 @@ class TaskView:
 
     @property
     def failed(self) -> int:
-        """Items that failed for good, as far as is known yet."""
+        """Items that failed without a planned retry."""
         return sum(node.failed_count for node in self.nodes.values())
 
     @property
@@ -344,18 +343,18 @@ class TaskView:
         return "partly" if settled else "waiting"
 
     def rate(self, now: float) -> float | None:
-        """Items per second that attempts finished lately; over the whole time once nothing is left. None before the first."""
+        """Recently finished items per second; over the whole time once nothing is left. None before the first item."""
         if self.started_at is None or not self._timed:
             return None
         if self.ended_at is not None and not self.waiting and not self.running:
             return self._timed / max(self.ended_at - self.started_at, 1e-6)
         seen = max(now - self._rate_from, 1e-6)
         weight = self._weight * math.exp(-max(now - self._weighed_at, 0.0) / RATE_WINDOW_S)
-        # Divided by the part of the window that there was: no slow start.
+        # Divided by the elapsed part of the window, to avoid a slow start.
         return weight / (RATE_WINDOW_S * -math.expm1(-seen / RATE_WINDOW_S))
 
     def work_s(self, now: float) -> float | None:
-        """Seconds of work left, on one worker, from the mean of the items that ran; None while that cannot be known."""
+        """Remaining seconds of work for one worker, from the mean of finished items; None while it is not known."""
         waiting, mean = self.waiting, self.item_s
         if waiting == 0 and not self.running:
             return 0.0
@@ -365,7 +364,7 @@ class TaskView:
         return waiting * mean + sum(max((a.hi - a.lo) * mean - (now - a.at), 0.0) for a in attempts)
 
     def remaining_s(self, now: float, slots: int) -> float | None:
-        """Seconds until its last item, if it keeps the workers it has (all `slots` if it has none); None if not known."""
+        """Seconds until its last item, with its current workers (all `slots` if it has none); None if not known."""
         work = self.work_s(now)
         if not work:
             return work
@@ -380,7 +379,7 @@ class TaskView:
             self._rate_from = at
 
     def ended(self, event: AttemptFinished | AttemptFailed, new: int) -> None:
-        """An attempt ended, and `new` items have a result that had none."""
+        """An attempt ended, and `new` items got their first result."""
         self.seconds += event.seconds
         self.cpu_s += event.cpu_s
         if event.peak_bytes is not None:
@@ -390,7 +389,7 @@ class TaskView:
             self.failures += 1
             self.failure = event
         elif event.hi > event.lo:
-            # A failed attempt's time says nothing of what an item takes.
+            # The time of a failed attempt does not tell how long an item takes.
             self._timed_s += event.seconds
             self._timed += event.hi - event.lo
         if new:
@@ -399,7 +398,7 @@ class TaskView:
             self._weighed_at = event.at
 
     def begin_anew(self) -> None:
-        """Another driver takes the run up: it says the nodes again, and what finished lately is no measure of its rate."""
+        """A new driver resumes the run: it plans the nodes again, and the rate starts again."""
         self.nodes = {}
         self._weight = 0.0
 

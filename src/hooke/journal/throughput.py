@@ -1,4 +1,4 @@
-"""Throughput at N, read from a journal: what every run measured by the way, whenever its number of workers stood still."""
+"""Throughput at N, read from the journal of any run: measured while the number of workers did not change."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TOO_SHORT = "the time was too short"
 NO_BEGINNING = "the journal does not say when they began"
 
 ATTEMPTS_A_ROW = 3
-"""Attempts that each worker makes in a row, on average: fewer, and a row is as long as the edges of its attempts."""
+"""Attempts of each worker in a row of the result, on average. With fewer, the edges of attempts dominate the row."""
 MOST_ROWS = 8
-"""Rows that one stretch of time is cut into, whose scatter tells the noise."""
+"""Rows that one span of time is cut into; their scatter gives the noise."""
 
 
 class ThroughputRow(msgspec.Struct, frozen=True, kw_only=True):
-    """`items` of a task that `n` workers did in `seconds`, from `began_at` on, none of them ever short of items.
+    """`n` workers did `items` items of a task in `seconds`, from `began_at` on, and always had ready items.
 
     An attempt across an edge counts by the share of its time, so that items are no whole number. `busy_s` is the
     workers' time in the task's function. What the work was: `code` (name of a part -> digest), `constants` (what is
@@ -62,7 +62,7 @@ class ThroughputRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dropped(msgspec.Struct, frozen=True, kw_only=True):
-    """`items` of a task that tell nothing of its throughput at one N, and why."""
+    """`items` of a task that cannot count for throughput at one N, and why."""
 
     run: str
     task: str
@@ -72,7 +72,7 @@ class Dropped(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """All items that a run computed, each in a row or dropped (or, across an edge, in part in each)."""
+    """All items that a run computed, each in a row or dropped (or partly in both, across an edge)."""
 
     rows: tuple[ThroughputRow, ...]
     dropped: tuple[Dropped, ...]
@@ -80,7 +80,7 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Span:
-    """One attempt's time, and the items that it gave."""
+    """The time and the items of one attempt."""
 
     node: NodePlanned
     began: float
@@ -91,7 +91,7 @@ class _Span:
 
 
 def throughput(events: Iterable[Event]) -> Throughput:
-    """What the driver's `events` of one run tell of throughput at N; rows do not overlap and come in their order.
+    """The throughput at N from the driver's `events` of one run, as disjoint rows in the order of time.
 
     Counted is the time in which one map, or the calls of one task, ran alone on all workers that it could have, each
     of which had made an attempt at it before. What the rest was is said in `dropped`.
@@ -145,7 +145,7 @@ def _given(event: AttemptFinished | AttemptFailed) -> int:
 def _shared_out(
     spans: Sequence[_Span], spells: Sequence[Spell], lost: dict[tuple[str, str], float]
 ) -> list[tuple[Spell, list[_Span]]]:
-    """The spells that count, each with the attempts that reach into it; all other shares of items go to `lost`."""
+    """The spells that count, each with its attempts; all other shares of items go to `lost`."""
     inside: list[list[_Span]] = [[] for _ in spells]
     ends = [spell.ended for spell in spells]
     for span in spans:
@@ -169,7 +169,7 @@ def _counts(span: _Span, spell: Spell) -> bool:
 
 
 def _share(span: _Span, began: float, ended: float) -> float:
-    """Which part of the attempt lies in the time from `began` to before `ended`."""
+    """The share of the attempt between `began` and `ended`."""
     if span.ended > span.began:
         return max(min(span.ended, ended) - max(span.began, began), 0.0) / (span.ended - span.began)
     return float(began <= span.began < ended)
@@ -180,7 +180,7 @@ def _rows(
 ) -> Iterator[ThroughputRow]:
     assert spell.node is not None
     attempts = sum(_share(span, spell.began, spell.ended) for span in inside)
-    if attempts < max(spell.n, 1):  # nobody was there, or not long enough
+    if attempts < max(spell.n, 1):  # no workers, or not long enough
         items = sum(span.items * _share(span, spell.began, spell.ended) for span in inside)
         lost[spell.node.task, TOO_SHORT] += items
         return

@@ -1,4 +1,4 @@
-"""The writer of one segment: an event is in the file before `append` returns, or the file is as it was."""
+"""The writer of one segment: `append` writes the whole event to the file, or leaves the file unchanged."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from hooke.journal.segments import (
 __all__ = ["Durability", "Journal"]
 
 Durability: TypeAlias = Literal["group", "each", "none"]
-"""When an event survives a power loss: within the group's interval, before `append` returns, when the system likes.
+"""When an event survives a power loss: "group" within a second, "each" before `append` returns, "none" eventually.
 
-A killed process loses no returned event in any of them.
+In every mode, a killed process loses no event whose `append` returned.
 """
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Journal:
-    """Appends events to one segment; safe to share between threads, and after a fork each process has its own segment.
+    """Appends events to one segment. Threads may share it; after a fork each process has its own segment.
 
-    `torn` says what was cut off an existing segment when it was opened. `observers` are called after the write, in the
-    order of the journal and one at a time; they may append. An observer's exception passes through `append`, whose
-    event is then written all the same.
+    `torn` says what was cut off an existing segment when it was opened. `observers` are called after each write, in
+    the order of the journal and one at a time; they may append. An observer's exception passes through `append`,
+    although the event is written.
     """
 
     def __init__(self, folder: Path, segment: str, *, durable: Durability, clock: Clock) -> None:
@@ -72,7 +72,7 @@ class Journal:
         durable: Durability = "group",
         clock: Clock | None = None,
     ) -> Journal:
-        """Open `<folder>/<segment>.journal` for appending; one that exists goes on after its last whole record.
+        """Open `<folder>/<segment>.journal` for appending, after the last whole record if it exists.
 
         Raises JournalError when another process writes the segment, when it is damaged in the middle, when a newer
         Hooke wrote it, or when the disk is full.
@@ -90,11 +90,11 @@ class Journal:
         return self.folder / f"{self.segment}{SUFFIX}"
 
     def append(self, event: Event) -> None:
-        """Write `event`, stamped with the clock where its `at` is 0, then tell the observers.
+        """Write `event`, with the current time if its `at` is 0, then call the observers.
 
-        Raises JournalError when it cannot be written: the file then ends with the event before, and the next append
-        works as soon as there is room. With `durable="each"`, or when an earlier grouped sync failed, the error may
-        also say that the event is in the file but not surely on the disk.
+        Raises JournalError if it cannot be written. Then the file ends with the event before, and the next append
+        works as soon as there is room. With `durable="each"`, or after a failed sync in the background, the error may
+        also mean that the event is in the file but maybe not on the disk.
         """
         with self._lock:
             if event.at == 0.0:
@@ -114,7 +114,7 @@ class Journal:
                     observer(event)
 
     def sync(self) -> None:
-        """Return when all that was appended is on the disk. Raises JournalError when the disk refuses."""
+        """Return when all appended events are on the disk. Raises JournalError if the sync fails."""
         with self._lock:
             if self._fd >= 0:
                 try:
@@ -123,7 +123,7 @@ class Journal:
                     raise self._unsafe(error) from error
 
     def close(self) -> None:
-        """Sync what a group has not yet synced, and close. A second close does nothing."""
+        """Sync and close. A second close does nothing."""
         with self._lock:
             fd, self._fd, self._closed = self._fd, -1, True
             if fd < 0:
@@ -142,7 +142,7 @@ class Journal:
         self.close()
 
     def after_fork(self) -> None:
-        """In a child: leave the parent's file alone; the first append opens `<segment>-<pid>`."""
+        """In a child: leave the parent's file; the first append opens `<segment>-<pid>`."""
         self._lock = threading.RLock()
         if self._fd >= 0:
             os.close(self._fd)
@@ -173,7 +173,7 @@ class Journal:
         if self.torn is not None:
             os.ftruncate(fd, self._end)
         if self._end == 0:
-            # A part of a header that stays behind on a full disk is cut by the next to open the segment.
+            # On a full disk, the next process to open the segment cuts off an incomplete header.
             write_all(fd, header())
             self._end = HEADER_BYTES
         if self.durable == "each":
@@ -181,7 +181,7 @@ class Journal:
             sync_folder(self.folder)
 
     def _lock_file(self, fd: int) -> None:
-        # Two writers would cut each other's records in half; the kernel frees this lock when its process dies.
+        # Two writers would mix their records; the kernel frees this lock when its process dies.
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -250,7 +250,7 @@ def _encoded(event: Event) -> bytes:
     try:
         return _encode(event)
     except UnicodeEncodeError:
-        # A file name or an exception's text may hold bytes that were never text; they are escaped, not lost.
+        # A file name or an exception's text may contain bytes that are not valid text; escape them.
         plain = _clean(msgspec.to_builtins(event, builtin_types=(bytes,)))
         return _encode(plain)
 

@@ -1,7 +1,7 @@
-"""Recipe keys: honest fingerprints of values and of the code that a function reaches.
+"""Recipe keys: fingerprints of values and of the code that a function reaches.
 
-Knows Python objects, bytecode and installed distributions; knows nothing of tasks, graphs or stores.
-Imports `hooke.base` only. What has no honest key raises; nothing is keyed by a constant or an address.
+Knows Python objects, bytecode and installed distributions; knows nothing of tasks, graphs or stores. Imports
+`hooke.base` only. A value without a reliable key raises; no key is a constant or an address.
 """
 
 from hooke.keys.file import File

@@ -1,6 +1,6 @@
 """Encodings of NumPy arrays and scalars, SciPy sparse matrices and torch tensors: by type, shape and content.
 
-The libraries are never imported: a value of theirs proves that they are.
+The libraries are never imported here: a value of theirs proves that they are loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BLOCK_BYTES = 1 << 24
 
 
 def array_encoder(kind: type) -> Encoder | None:
-    """The encoder for instances of this type, or None when it is none of these libraries'."""
+    """The encoder for instances of this type; None for types of other libraries."""
     for base in kind.__mro__:
         encoder = _ENCODERS.get((base.__module__.partition(".")[0], base.__name__))
         if encoder is not None:
@@ -46,7 +46,7 @@ def _array(walk: Walk, value: Any) -> bytes:
 
 
 def _content(walk: Walk, value: Any) -> list[bytes]:
-    """The elements in C order, whatever the order in memory; padding between fields does not count."""
+    """The elements in C order, whatever the order in memory, without padding between fields."""
     if value.dtype.names is not None:
         return [part for name in value.dtype.names for part in _content(walk, value[name])]
     if value.dtype.hasobject or value.dtype.kind == "T":
@@ -99,13 +99,13 @@ def _ufunc(walk: Walk, value: Any) -> bytes:
 
 
 def _vectorized(walk: Walk, value: Any) -> bytes:
-    # By what it was made with: a call leaves a compiled ufunc in it.
+    # By its constructor's arguments: a call leaves a compiled ufunc in it.
     names = ("pyfunc", "otypes", "excluded", "signature", "cache")
     return compound(b"vectorize", walk.fields((name, getattr(value, name, None)) for name in names))
 
 
 def _sparse(walk: Walk, value: Any) -> bytes:
-    # Through COO, summed and sorted: which order the entries are in, and what was cached of it, is no content.
+    # As sorted COO: the order of the entries and cached facts are not content.
     coo = value.tocoo(copy=True)
     coo.sum_duplicates()
     parts = [_array(walk, part) for part in (*coo.coords, coo.data)]

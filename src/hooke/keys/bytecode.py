@@ -1,8 +1,8 @@
-"""What a code object would do, told apart from how it was written.
+"""The behavior of a code object, independent of how it was written.
 
-A listing is the code's instructions with constants and names inline and jumps by instruction number, without
-docstrings, line numbers, file names and what only serves the interpreter. It is what really runs: exec'd, generated
-and notebook code has one too.
+A listing has the code's instructions with constants and names inline and jumps by instruction number, without
+docstrings, line numbers, file names and instructions that only serve the interpreter. Code from `exec`, generated
+code and notebooks have one too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 _SILENT = frozenset({"NOP", "RESUME", "CACHE", "PRECALL", "EXTENDED_ARG", "NOT_TAKEN"})
 _BOOKKEEPING = frozenset({"__doc__", "__firstlineno__", "__static_attributes__", "__module__"})
-"""Names that a class or module body stores about its own text."""
+"""Names under which a class or module body stores facts about its own text."""
 _FLAGS = (
     inspect.CO_VARARGS
     | inspect.CO_VARKEYWORDS
@@ -70,7 +70,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A code object's instructions and the digest of all it would do, nested code included."""
+    """A code object's instructions, and the digest of its behavior, including nested code."""
 
     digest: bytes
     instructions: tuple[Instruction, ...]
@@ -81,7 +81,7 @@ _KNOWN: WeakKeyDictionary[types.CodeType, Listing] = WeakKeyDictionary()
 
 
 def listing(code: types.CodeType) -> Listing:
-    """The listing of a code object; made once for equal ones, which a code object's equality makes safe."""
+    """The listing of a code object, computed once for equal code objects."""
     known = _KNOWN.get(code)
     if known is None:
         known = _KNOWN[code] = _list(code)
@@ -111,7 +111,7 @@ def _list(code: types.CodeType) -> Listing:
 
 
 def _dropped(everything: list[dis.Instruction], number: int) -> bool:
-    """Silent instructions, and the two that store a docstring or the like in a class or module body."""
+    """Silent instructions, and the two that store a docstring or similar facts in a class or module body."""
     if everything[number].opname in _SILENT:
         return True
     store = everything[number]
@@ -127,7 +127,7 @@ def _is_constant(everything: list[dis.Instruction], number: int) -> bool:
 
 
 def _numbers(everything: list[dis.Instruction], kept: list[dis.Instruction]) -> dict[int, int]:
-    """From a byte offset to the number of the instruction that is there, or of the next one that is kept."""
+    """Byte offset -> number of the instruction there, or of the next one that is kept."""
     places = {instruction.offset: number for number, instruction in enumerate(kept)}
     numbers: dict[int, int] = {}
     following = len(kept)
@@ -150,7 +150,7 @@ def _plain(instruction: dis.Instruction, numbers: dict[int, int]) -> Instruction
 
 
 def _threaded(instruction: Instruction, all_of_them: list[Instruction]) -> Instruction:
-    """A jump taken to its final target. The compiler does so too, but only between instructions on one line."""
+    """A jump with its final target. The compiler does the same, but only between instructions of one line."""
     if instruction.opcode not in _JUMPS:
         return instruction
     op, target, seen = _DIRECTION.sub("JUMP", instruction.op), int(str(instruction.value)), set[int]()
@@ -164,7 +164,7 @@ def _threaded(instruction: Instruction, all_of_them: list[Instruction]) -> Instr
 
 
 def _onward(op: str, target: int, there: Instruction) -> tuple[str, int] | None:
-    """What a jump to another jump amounts to: the operation and the target; None if it stops there."""
+    """The operation and the target of a jump to another jump; None if the target is not a jump."""
     then = _DIRECTION.sub("JUMP", there.op)
     if then == "JUMP":
         return op, int(str(there.value))
@@ -206,7 +206,7 @@ def _flat(handlers: list[tuple[int, ...]]) -> Iterator[bytes]:
         yield from map(integer, handler)
 
 
-# --- What a code object refers to outside itself: globals with their attribute chains, imports, free variables.
+# --- References of a code object: globals with their attribute chains, imports, free variables.
 
 Chain = tuple[str, ...]
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
@@ -214,13 +214,13 @@ _GLOBALS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _FREE = frozenset({"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"})
 _TAKES_NAME = frozenset({"getattr", "hasattr", "setattr", "delattr"})
 _BETWEEN = frozenset({"IMPORT_FROM", "SWAP", "POP_TOP", "ROT_TWO"})
-"""What stands between the import and the store in `import a.b as c`."""
+"""Instructions between the import and the store in `import a.b as c`."""
 _SKIPPED = frozenset({"PUSH_NULL", "COPY_FREE_VARS", "MAKE_CELL"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A global that is read: `chain` are the attributes read from it at once; `fixed` = a constant attribute name."""
+    """A global that is read. `chain` has the attributes that are read from it; `fixed`: its attribute name is constant."""
 
     name: str
     chain: Chain
@@ -296,7 +296,7 @@ def _chain(instructions: Sequence[Instruction], place: int) -> Chain:
 def _names_constant(instructions: Sequence[Instruction], place: int) -> bool:
     """Whether the second argument of the getattr-like call that begins here is a constant text.
 
-    Follows the height of the stack from the function's load to its call; a call with jumps inside is taken as no.
+    Follows the stack's height from the function's load to its call. A call with jumps inside counts as no.
     """
     base, height, second = 0, 0, -1
     for number in range(place + 1, len(instructions)):
@@ -361,7 +361,7 @@ def _named(names: tuple[str, ...]) -> tuple[Chain, ...]:
 def _imported(
     code: types.CodeType, instructions: Sequence[Instruction], place: int
 ) -> tuple[bool, tuple[Chain, ...]]:
-    """What `import a.b` (binds `a`) or `import a.b as c` (binds `a.b`) reads from what it binds."""
+    """The attribute chains that are read from the name that `import a.b` or `import a.b as c` binds."""
     store = place + 1
     while store < len(instructions) and instructions[store].op in _BETWEEN:
         store += 1
@@ -388,14 +388,14 @@ def _reads(instruction: Instruction, variable: str) -> bool:
     return variable in (instruction.value if isinstance(instruction.value, tuple) else (instruction.value,))
 
 
-# --- Normalised source, for people to read: no docstrings, comments or layout. Keys never depend on it.
+# --- Normalised source for people, without docstrings, comments and layout. Keys never depend on it.
 
 _TEXTS: WeakKeyDictionary[types.CodeType, str] = WeakKeyDictionary()
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 
 
 def code_source(code: types.CodeType) -> str:
-    """The source of a function's code, or its instructions where no source can be found."""
+    """The source of a function's code, or its instructions if there is no source."""
     known = _TEXTS.get(code)
     if known is None:
         known = _TEXTS[code] = _definition(
@@ -416,7 +416,7 @@ def class_source(file: str, name: str) -> str:
 
 
 def module_code(file: str) -> types.CodeType | None:
-    """The compiled source of a module's file as it is on disk now; None if it cannot be read or compiled."""
+    """The compiled source of a module's file, as it is on disk now; None if it cannot be read or compiled."""
     try:
         return compile("".join(linecache.getlines(file)), file, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):

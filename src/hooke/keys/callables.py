@@ -1,4 +1,4 @@
-"""How a class is read: its members, fields, bases and metaclass; never its docstrings, addresses or registries."""
+"""Reads classes (members, fields, bases, metaclass) and functions (bytecode, defaults, closure, globals, imports)."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ _PLUMBING = frozenset(
         "__slotnames__",
     }
 )
-"""What Python keeps in a class about itself: no definition of the user's, or made from one that counts."""
+"""Names that Python stores in a class: not the user's definitions, or derived from them."""
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _PYDANTIC = frozenset({"__pydantic_fields__", "__pydantic_computed_fields__"})
 _TUPLE = frozenset({"__new__", "__getnewargs__", "__repr__", "_asdict", "_make", "_replace"})
-"""What namedtuple writes from the names and defaults of its fields."""
+"""Methods that namedtuple generates from its fields."""
 
 
 def reach_class(walk: CodeWalk, part: FingerprintPart, label: str, kind: type) -> bool:
-    """An edge to a class: of the project by what it defines, of others by its qualified name."""
+    """An edge to a class: a project class by its definitions, another class by its qualified name."""
     # Some types written in C have a descriptor there.
     module = kind.__module__ if isinstance(kind.__module__, str) else "builtins"
     scope = vars(sys.modules[module]) if module in sys.modules else {}
@@ -103,7 +103,7 @@ def _fill_class(walk: CodeWalk, part: FingerprintPart, kind: type) -> None:
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:
-    """The definitions of a class's body, by name in sorted order, and those that its makers keep beside them."""
+    """The definitions of a class's body in the order of their names, and those that class decorators store."""
     pydantic, generated = "__pydantic_fields__" in vars(kind), _generated(kind)
     for name, value in sorted(vars(kind).items()):
         if name in _PLUMBING or name in generated or (pydantic and name.startswith("__pydantic_")):
@@ -132,14 +132,14 @@ def _made(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _validators(groups: Any) -> Iterator[tuple[str, str, object]]:
-    """How pydantic's validators and serializers apply. Their functions are members; their `cls_ref` is an address."""
+    """How pydantic applies validators and serializers. Their functions are members; their `cls_ref` is an address."""
     for group in dataclasses.fields(groups):
         for name, found in sorted(getattr(groups, group.name).items()):
             yield group.name, name, getattr(found, "info", None)
 
 
 def _facts(field: dataclasses.Field[Any]) -> list[object]:
-    # By type: a class that came by value has another instance of it.
+    # By type: a class that was pickled by value has another instance of MISSING.
     missing = type(dataclasses.MISSING)
     given = [
         ("missing",) if isinstance(value, missing) else value
@@ -150,7 +150,7 @@ def _facts(field: dataclasses.Field[Any]) -> list[object]:
 
 
 def _generated(kind: type) -> frozenset[str]:
-    """Methods that a maker wrote from fields that count already."""
+    """Methods that a class decorator generated from fields, which are already part of the key."""
     own = vars(kind)
     if issubclass(kind, enum.Enum):
         private = {name for name in own if name.startswith("_") and name.endswith("_")}
@@ -174,7 +174,7 @@ def _is_written(name: str, value: object) -> bool:
     )
 
 
-# --- How a function is read: its bytecode, defaults, closure, and the globals and imports that it refers to.
+# --- Functions: bytecode, defaults, closure, and the globals and imports that the function uses.
 
 _OWN_NAMES = frozenset(
     {
@@ -189,15 +189,15 @@ _OWN_NAMES = frozenset(
         "__cached__",
     }
 )
-"""Globals that say where a module is, not what it does."""
+"""Globals about a module's location, not its behavior."""
 
 
 _PASSING = frozenset({"dispatch_cache", "cache_token"})
-"""What singledispatch keeps in its closure to be fast: it changes with use, and decides nothing."""
+"""Caches in the closure of singledispatch, which change with use."""
 
 
 def reach_function(walk: CodeWalk, part: FingerprintPart, label: str, function: types.FunctionType) -> bool:
-    """An edge to a function: of the project by its code, of others by name, with what a wrapper of theirs holds."""
+    """An edge to a function: a project function by its code, another by its name and the values that it wraps."""
     scope = function.__globals__
     origin = origin_of(str(scope.get("__name__", "")), module_file(scope))
     plain = function.__closure__ is None and not hasattr(function, "__wrapped__")

@@ -1,8 +1,8 @@
-"""The bytes that stand for a value before they are hashed: self-delimiting, type-tagged, injective.
+"""Encodings: the bytes of a value that are hashed. They are self-delimiting, type-tagged and injective.
 
-Every encoding starts with a byte that says what follows and carries its own length, so encodings can be joined.
-A compound names its kind, counts its children and joins their encodings; what grows past 64 bytes is replaced by
-its digest, which depends on the content alone.
+Every encoding starts with a byte for its type and carries its own length, so encodings can be joined. A compound
+names its kind, counts its children and joins their encodings. An encoding of more than 64 bytes is replaced by its
+digest, which depends only on the content.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ __all__ = [
 
 
 SHORT = 64
-"""Encodings up to this many bytes stand for themselves: a digest of 33 bytes would gain nothing."""
+"""Longer encodings are replaced by their digest of 33 bytes."""
 
 
 class NoKey(Exception):
-    """A value without an honest key; `path` is filled from the inside out while it passes the containers."""
+    """A value has no key. `path` is filled from the inside out while the error passes the containers."""
 
     def __init__(self, value: object, why: str, fix: str = "") -> None:
         super().__init__(why)
@@ -53,7 +53,7 @@ class NoKey(Exception):
 
 
 class Walk(Protocol):
-    """What an encoder may ask of the walk that called it. Each method raises NoKey with the path so far."""
+    """The walk as an encoder sees it. Each method raises NoKey with the path so far."""
 
     def encode(self, value: object) -> bytes:
         """The encoding of any value."""
@@ -68,15 +68,15 @@ class Walk(Protocol):
         ...
 
     def unordered(self, values: Iterable[object]) -> list[bytes]:
-        """The encodings of values in an order that the content decides."""
+        """The encodings of values, in an order that depends on the content."""
         ...
 
     def pairs(self, pairs: Iterable[tuple[object, object]]) -> list[bytes]:
-        """The encodings of a mapping's items, one entry an item, in an order that the content decides."""
+        """The encodings of a mapping's items, one entry an item, in an order that depends on the content."""
         ...
 
     def code(self, target: object) -> bytes:
-        """The encoding of a function, class or module by what it would run."""
+        """The encoding of a function, class or module by its code."""
         ...
 
 
@@ -84,7 +84,7 @@ Encoder = Callable[[Walk, Any], bytes]
 
 
 def raw(data: bytes) -> bytes:
-    """Bytes as they are."""
+    """Bytes, unchanged."""
     return b"b" + len(data).to_bytes(8, "little") + data
 
 
@@ -111,11 +111,11 @@ def digest(*buffers: Any) -> bytes:
 
 
 def shrink(encoding: bytes) -> bytes:
-    """The encoding itself while it is short, else its digest."""
+    """The encoding itself if it is short, else its digest."""
     return encoding if len(encoding) <= SHORT else b"#" + blake3(encoding).digest(length=32)
 
 
-# --- Encodings of values that hold no others: numbers, text, times, paths.
+# --- Scalars: numbers, text, times, paths.
 
 _SMALL = struct.Struct("<cq")
 _FLOAT = struct.Struct("<cd")
@@ -132,7 +132,7 @@ def integer(value: int) -> bytes:
 
 
 def _number(value: float) -> bytes:
-    # One key for every NaN: payload and sign of a NaN depend on the CPU's way to it.
+    # One key for every NaN: its payload and sign depend on the CPU.
     return _FLOAT.pack(b"f", value) if value == value else _NAN  # noqa: PLR0124
 
 
@@ -153,7 +153,7 @@ def _timedelta(value: dt.timedelta) -> bytes:
 
 
 def _range(value: range) -> bytes:
-    # Equal ranges may be written with different stops: what counts is the sequence.
+    # Equal ranges can have different stops, so encode the sequence.
     first = value[0] if value else 0
     return compound(b"range", map(integer, (len(value), first, value.step if len(value) > 1 else 0)))
 
@@ -194,7 +194,7 @@ SCALARS: dict[type, Callable[[Any], bytes]] = {
 """The encoder of each exact type; subclasses go by `hooke.keys.object_encodings`."""
 
 
-# --- Encodings of the standard library's containers.
+# --- Containers of the standard library.
 
 
 def _list(walk: Walk, value: list[Any]) -> bytes:

@@ -21,7 +21,7 @@ _keyed: ContextVar[dict[str, Key] | None] = ContextVar("hooke_files_keyed", defa
 
 @contextmanager
 def files_keyed() -> Iterator[dict[str, Key]]:
-    """Collects the files whose keys are asked for inside: absolute path -> key."""
+    """Collects the files whose keys are computed inside: absolute path -> key."""
     files: dict[str, Key] = {}
     token = _keyed.set(files)
     try:
@@ -31,7 +31,7 @@ def files_keyed() -> Iterator[dict[str, Key]]:
 
 
 class File(os.PathLike[str]):
-    """A path whose content, not its name, is part of a task's key. Use it wherever a path is taken."""
+    """A path whose content, not its name, is part of a task's key. It works wherever a path does."""
 
     __slots__ = ("path",)
 
@@ -51,7 +51,7 @@ class File(os.PathLike[str]):
         return hash(("hooke.File", self.path))
 
     def __hooke_key__(self) -> Key:
-        """The key of the content; read again when size, modification time or inode change. Raises UsageError."""
+        """The key of the content, read again if size, modification time or inode change. Raises UsageError."""
         try:
             facts = self.path.stat()
             resolved = str(self.path.resolve())

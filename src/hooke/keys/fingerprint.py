@@ -1,4 +1,4 @@
-"""Fingerprints of code: what a function is and all that it reaches."""
+"""Fingerprints of code (a function and everything that it reaches) and of values (by content)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hooke.base.errors import NotFingerprintable
 from hooke.keys.bytecode import listing
 from hooke.keys.callables import reach_class, reach_function
 from hooke.keys.encoding import SCALARS, NoKey, text
-from hooke.keys.module_origin import offering_library, origin_of
+from hooke.keys.module_origin import library_of_method, origin_of
 from hooke.keys.modules import reach_module
 from hooke.keys.parts import CodePart, CodePrint, FingerprintPart, Key, frame
-from hooke.keys.printer import Leaf, ValuePrinter, refusal
+from hooke.keys.printer import Leaf, ValuePrinter, unkeyable_error
 from hooke.keys.walk import EVERYTHING, CodeWalk
 
 __all__ = [
@@ -41,8 +41,8 @@ _NAMED = (
 def fingerprint_code(function: Any, *, follow: frozenset[str] = EVERYTHING) -> CodePrint:
     """The key of a callable's code: its bytecode and all project code, globals and versions that it reaches.
 
-    Takes functions, classes, methods, partials, callable objects, and objects with `__hooke_code__()`, which stand for
-    what that returns. Never stale: globals are read anew at each call. `follow` weakens the walk, for tests.
+    Accepts functions, classes, methods, partials, callable objects, and objects with `__hooke_code__()`, which stand
+    for its result. Each call reads all globals again, so the key is never stale. `follow` weakens the walk, for tests.
     """
     walk = CodeWalk(reader=_reach, follow=follow)
     root = FingerprintPart(kind="function", name="")
@@ -69,8 +69,8 @@ def _reach(walk: CodeWalk, part: FingerprintPart, label: str, value: Any) -> boo
 
 
 def _reach_named(walk: CodeWalk, part: FingerprintPart, label: str, value: Any) -> bool:
-    """Functions and descriptors written in C, and what libraries offer as functions: by name."""
-    offering = offering_library(value)
+    """Functions and descriptors written in C, and bound methods that libraries offer as functions: by name."""
+    offering = library_of_method(value)
     if offering is not None:
         return _reach_named_in(walk, part, label, offering, value.__name__)
     if isinstance(value, _NAMED):
@@ -96,14 +96,15 @@ def _reach_named_in(walk: CodeWalk, part: FingerprintPart, label: str, module: s
     return True
 
 
-# --- Fingerprints of values: by content, exactly; what has no honest key raises.
+# --- Fingerprints of values.
 
 
 def fingerprint_value(value: object, *, where: str = "value", leaf: Leaf | None = None) -> Key:
     """The key of a value by its type and content, the same in every process.
 
-    Sets and dicts count in any order. Instances count their class's code where it is the project's. `leaf` is asked
-    first for every object met; the key it gives stands for it. Raises NotFingerprintable with the path from `where`.
+    The order of sets and dicts does not matter. Instances include the code of their class if it is project code.
+    `leaf` is called first for every object; a key that it returns stands for the object. Raises NotFingerprintable
+    with the path from `where`.
     """
     scalar = SCALARS.get(type(value)) if leaf is None else None
     encoding = scalar(value) if scalar else _encode(_printer(leaf), value, where)
@@ -115,8 +116,8 @@ def fingerprint_items(
 ) -> bytes:
     """The keys of many argument tuples, 16 raw bytes each, in order.
 
-    That of `(a, b)` is `bytes.fromhex(combine(label, fingerprint_value(a), fingerprint_value(b)))`. The values must
-    not change meanwhile: what the items share is read once.
+    The key of `(a, b)` is `bytes.fromhex(combine(label, fingerprint_value(a), fingerprint_value(b)))`. The values
+    must not change meanwhile, because parts that items share are read once.
     """
     printer, start, keys = _printer(leaf), frame(label), bytearray()
     part = frame("0" * 32)[:-32]
@@ -142,7 +143,7 @@ def _encode(printer: ValuePrinter, value: object, where: str) -> bytes:
     try:
         return printer.encode(value)
     except NoKey as lack:
-        raise refusal(lack, where) from lack
+        raise unkeyable_error(lack, where) from lack
     except RecursionError as error:
         raise NotFingerprintable(
             f"cannot build a cache key for {where}: it is nested too deeply",

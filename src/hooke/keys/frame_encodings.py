@@ -1,6 +1,6 @@
-"""Encodings of Arrow data: by schema and content, however it is chunked or sliced.
+"""Encodings of Arrow, pandas and Polars data by type and content, however it is chunked or sliced.
 
-What lies under a null is no content: an array is its validity and its dense non-null values.
+Values under nulls are not content: an array is its validity and its dense non-null values.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _array(walk: Walk, value: Any) -> bytes:
 
 
 def _without_views(value: Any) -> Any:
-    """The same content with one buffer for each kind of data: views keep it scattered."""
+    """The same content with one buffer for each kind of data, which views scatter."""
     arrow, kind = sys.modules["pyarrow"], value.type
     types = arrow.types
     if types.is_string_view(kind) or types.is_binary_view(kind):
@@ -191,13 +191,13 @@ def _range_index(walk: Walk, value: Any) -> bytes:
 
 
 def _multi_index(walk: Walk, value: Any) -> bytes:
-    # By level values: levels that no code uses are no content.
+    # By level values: unused levels are not content.
     levels = [_index(walk, value.get_level_values(place)) for place in range(value.nlevels)]
     return compound(b"pandas levels", [*levels, *walk.fields([("names", list(value.names))])])
 
 
 def _column(walk: Walk, value: Any) -> bytes:
-    """An extension array, by its type and the dense values that are not missing."""
+    """An extension array by its type and its dense non-missing values."""
     parts = (_special(walk, value) or _plain)(walk, value)
     return compound(b"pandas array", [text(type(value).__name__), text(str(value.dtype)), *parts])
 
@@ -207,7 +207,7 @@ def _special(_: Walk, value: Any) -> Any:
 
 
 def _plain(walk: Walk, value: Any) -> Iterable[bytes]:
-    """An array of another library: as pickle would see it."""
+    """An array of another library, as pickle sees it."""
     reduced = value.__reduce_ex__(4)
     return [walk.encode(reduced[1]), walk.encode(reduced[2] if len(reduced) > 2 else None)]
 
@@ -377,13 +377,13 @@ POLARS: dict[str, Encoder] = {
 """By the name of the class."""
 
 
-# --- Which encoder Arrow, Polars and pandas data have. The libraries are never imported: a value proves that they are.
+# --- The encoder of a type. The libraries are never imported here: a value proves that they are loaded.
 
 _LIBRARIES: dict[str, dict[str, Encoder]] = {"pyarrow": ARROW, "polars": POLARS, "pandas": PANDAS}
 
 
 def frame_encoder(kind: type) -> Encoder | None:
-    """The encoder for instances of this type by the first of its bases that has one; None for other libraries'."""
+    """The encoder for instances of this type, by its first base with one; None for types of other libraries."""
     for base in kind.__mro__:
         encoders = _LIBRARIES.get(base.__module__.partition(".")[0])
         if encoders is not None and (encoder := encoders.get(base.__name__)) is not None:

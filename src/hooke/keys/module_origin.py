@@ -1,4 +1,4 @@
-"""Where a module comes from: the project, the standard library, or an installed distribution and its version."""
+"""The origin of a module: the project, the standard library, or an installed distribution and its version."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any
 
 from hooke.base.user_code import module_of_method
 
-__all__ = ["PYTHON", "ModuleOrigin", "offering_library", "origin_of", "project_root"]
+__all__ = ["PYTHON", "ModuleOrigin", "library_of_method", "origin_of", "project_root"]
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}" + ("", " -O", " -OO")[sys.flags.optimize]
-"""The Python that counts: bytecode and the standard library change with its version, what `assert` does with `-O`."""
+"""The version of Python and `-O`: bytecode and the standard library depend on the version, `assert` on `-O`."""
 
 _MARKERS = (("hooke.toml",), ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleOrigin:
-    """`local` modules count by their code, others by `distribution` and `version` ("python" for the library)."""
+    """`local` modules count by their code, others by `distribution` ("python": standard library) and `version`."""
 
     local: bool
     distribution: str = ""
@@ -36,27 +36,24 @@ class ModuleOrigin:
 LOCAL = ModuleOrigin(local=True)
 STANDARD = ModuleOrigin(local=False, distribution="python", version=PYTHON)
 OURS = ModuleOrigin(local=False, distribution="hooke")
-"""Hooke itself, without a version: what it does to a task's call is nothing, so its upgrades must not move keys."""
+"""Hooke itself, without a version: it does not change a task's call, so its upgrades must not change keys."""
 
 
 def origin_of(module: str, file: str | None) -> ModuleOrigin:
-    """The origin of a module by its name and its file (None: built in, or made in a notebook or by exec)."""
-    return _origin(module.partition(".")[0], file and _folder(file))
+    """The origin of a module by its name and its file (None: built in, or from a notebook or `exec`)."""
+    return _origin(module.partition(".")[0], file and os.path.dirname(file))
 
 
-def offering_library(value: Any) -> str | None:
-    """The module outside the project that offers a bound method as its function; None where there is none.
+def library_of_method(value: Any) -> str | None:
+    """The module outside the project that offers a bound method as its function, if there is one.
 
-    Such a method is the library's: what its object holds (the state of chance, for one) is another in each process.
+    Such a method counts as the library's, because its object's state, such as that of a random generator, differs in
+    each process.
     """
     module = module_of_method(value)
     if module is None or origin_of(module, getattr(sys.modules[module], "__file__", None)).local:
         return None
     return module
-
-
-def _folder(file: str) -> str:
-    return os.path.dirname(file)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -96,7 +93,7 @@ def _installed_roots() -> tuple[str, ...]:
 
 
 def _target_root(top: str, folder: str) -> str | None:
-    """The folder of a `pip install --target`, told by the metadata beside the package, or None."""
+    """The folder of a `pip install --target`, which has the package's metadata, or None."""
     root = Path(folder)
     while root.name and root.name != top and (root / "__init__.py").exists():
         root = root.parent
@@ -110,7 +107,7 @@ def _target_root(top: str, folder: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def _distribution(top: str) -> ModuleOrigin | None:
-    """The distribution that a top-level module belongs to; None when it is editable or there is none."""
+    """The distribution of a top-level module; None if it is editable or there is none."""
     own = _find(top)
     # Several distributions may share a namespace package: then all of them count.
     names = [] if own else sorted(set(_by_module().get(top, ())))
@@ -130,7 +127,7 @@ def _find(name: str) -> importlib.metadata.Distribution | None:
 
 @functools.lru_cache(maxsize=1)
 def _by_module() -> Mapping[str, list[str]]:
-    # Reads the records of every distribution, about half a second: only for names that are not their own.
+    # Takes half a second, so only for modules that are not named like their distribution.
     return importlib.metadata.packages_distributions()
 
 
@@ -141,7 +138,7 @@ def _editable(found: importlib.metadata.Distribution) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def project_root(file: str) -> str:
-    """The project of a file: the nearest folder above with hooke.toml, else with a project's mark, else its own."""
+    """The project of a file: the nearest parent folder with hooke.toml, else with a project file, else its own folder."""
     above = [Path(os.path.realpath(file)).parent, *Path(os.path.realpath(file)).parent.parents]
     for names in _MARKERS:
         for folder in above:

@@ -1,4 +1,4 @@
-"""How a module is read: by the attribute chain that is used, as a whole where it escapes, or all that are imported."""
+"""Reads modules: by the attribute chain that code uses, as a whole if the module escapes, or all imported modules."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _OPENING = {
     "sys.modules",
     "pkgutil.resolve_name",
 }
-"""What can reach any module, by name."""
+"""Names that can reach any module."""
 _SESSION = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open"})
-"""What IPython keeps in a notebook's namespace besides the user's own definitions."""
+"""IPython's own names in a notebook's namespace."""
 
 
 def module_file(scope: Mapping[str, Any]) -> str:
@@ -49,7 +49,7 @@ def module_file(scope: Mapping[str, Any]) -> str:
 
 
 def module_title(scope: Mapping[str, Any]) -> str:
-    """The module's name for people: a script's is that of its file, as if it were imported."""
+    """The module's name for people; a script is named after its file, as if it were imported."""
     name, file = str(scope.get("__name__", "")), module_file(scope)
     if name == "__main__":
         return os.path.splitext(os.path.basename(file))[0] or "__main__"
@@ -57,7 +57,7 @@ def module_title(scope: Mapping[str, Any]) -> str:
 
 
 def global_part(scope: Mapping[str, Any], name: str) -> FingerprintPart:
-    """The part for a global of a module by its content."""
+    """The part for the content of a module's global."""
     return FingerprintPart(kind="global", name=f"{module_title(scope)}.{name}", file=module_file(scope))
 
 
@@ -69,7 +69,7 @@ def module_origin(module: types.ModuleType) -> ModuleOrigin:
 def follow_chain(
     walk: CodeWalk, part: FingerprintPart, label: str, module: types.ModuleType, chain: Chain
 ) -> None:
-    """An edge to what `module.a.b` gives, resolved without running anything; to all of the module if chain is ()."""
+    """An edge to the value of `module.a.b`, resolved without running code; to the whole module if the chain is ()."""
     origin = module_origin(module)
     if not origin.local:
         walk.foreign(part, label, module.__name__, origin)
@@ -95,7 +95,7 @@ def follow_chain(
 
 
 def reach_module(walk: CodeWalk, part: FingerprintPart, label: str, module: types.ModuleType) -> None:
-    """An edge to a module as a whole: every definition in it, and those of project modules that it holds."""
+    """An edge to a whole module: every definition in it, and those of the project modules that it holds."""
     origin = module_origin(module)
     if not origin.local:
         walk.foreign(part, label, module.__name__, origin)
@@ -134,7 +134,7 @@ def _file_digest(file: str) -> bytes:
 
 
 def reach_imported(walk: CodeWalk, part: FingerprintPart, found: Import, scope: Mapping[str, Any]) -> None:
-    """Edges to what an import inside a function's body brings in. A project module is imported for it."""
+    """Edges to the names that an import inside a function's body binds. Imports the module if it is project code."""
     name = found.module
     if found.level:
         name = importlib.util.resolve_name("." * found.level + name, str(scope.get("__package__") or ""))
@@ -153,7 +153,7 @@ def reach_imported(walk: CodeWalk, part: FingerprintPart, found: Import, scope: 
 def _reach_local(walk: CodeWalk, part: FingerprintPart, label: str, found: Import, name: str) -> None:
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - whatever its import raises, the task's own import would raise it too
+    except Exception as error:  # noqa: BLE001 - the task's own import would raise it too
         walk.note(
             f"{part.name} imports {name}, which cannot be imported here ({error}), so the key covers only its name"
         )
@@ -170,7 +170,7 @@ def _import_quietly(name: str) -> None:
     try:
         importlib.import_module(name)
     except ImportError:
-        return  # neither attribute nor submodule: there is nothing to count
+        return  # neither an attribute nor a submodule
 
 
 def _origin_by_name(top: str) -> ModuleOrigin | None:
@@ -193,11 +193,11 @@ def _watch_names(walk: CodeWalk, part: FingerprintPart, name: str, found: Import
             _open(walk, part, ".".join((name, *chain)), found.line)
 
 
-# --- where static reach fails ----------------------------------------------------------------------
+# --- where static analysis fails -------------------------------------------------------------------
 
 
 def watch(walk: CodeWalk, part: FingerprintPart, value: object, reference: Reference) -> None:
-    """Notice a reference that can reach anything: then every project module imported so far counts."""
+    """Detect a reference that can reach any code. Then every project module imported so far is part of the key."""
     if isinstance(value, types.ModuleType):
         if _is_opening(value.__name__, reference.chain):
             _open(walk, part, ".".join((reference.name, *reference.chain)), reference.line)
@@ -218,7 +218,7 @@ def _is_opening(module: str, chain: Chain) -> bool:
 
 
 def _open_session(walk: CodeWalk, part: FingerprintPart) -> None:
-    """What a notebook or an interactive session defines has no file to take the source of."""
+    """Add the definitions of a notebook or an interactive session, which have no source file."""
     scope = vars(sys.modules["__main__"])
     if module_file(scope):
         return

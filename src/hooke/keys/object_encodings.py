@@ -1,4 +1,4 @@
-"""Encodings of everything that is neither a scalar nor a standard container: by type, then by what pickle would see."""
+"""Encodings of other objects: by type, then by what pickle sees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from hooke.keys.array_encodings import array_encoder
 from hooke.keys.encoding import Encoder, NoKey, Walk, compound, raw, text
 from hooke.keys.frame_encodings import frame_encoder
-from hooke.keys.module_origin import offering_library
+from hooke.keys.module_origin import library_of_method
 
 __all__ = ["object_encoder"]
 
@@ -112,13 +112,13 @@ def _extra(walk: Walk, value: Any) -> list[bytes]:
 
 def _function(walk: Walk, value: Any) -> bytes:
     owner = value.__self__
-    if owner is None or isinstance(owner, types.ModuleType) or offering_library(value) is not None:
+    if owner is None or isinstance(owner, types.ModuleType) or library_of_method(value) is not None:
         return walk.code(value)
     return compound(b"bound", [text(value.__name__), *walk.fields([("__self__", owner)])])
 
 
 def _method(walk: Walk, value: types.MethodType) -> bytes:
-    if offering_library(value) is not None:
+    if library_of_method(value) is not None:
         return walk.code(value)
     parts = walk.fields([("__func__", value.__func__), ("__self__", value.__self__)])
     return compound(b"method", parts)
@@ -143,7 +143,7 @@ def _cached(walk: Walk, value: Any) -> bytes:
 
 
 def _validated_call(walk: Walk, value: Any) -> bytes:
-    # Its resolver of names holds the whole module; what validation does comes from these.
+    # Its name resolver holds the whole module; validation depends only on these.
     facts = [(name, getattr(value, name, None)) for name in ("function", "validate_return")]
     config = getattr(getattr(value, "config_wrapper", None), "config_dict", None)
     return compound(b"validated call", [walk.code(type(value)), *walk.fields([*facts, ("config", config)])])
@@ -196,7 +196,7 @@ def _reduce(value: Any) -> Any:
 
 
 def _is_slotted_dataclass(kind: type) -> bool:
-    # dataclass(frozen=True, slots=True) writes a __getstate__ without names; the names make the error's path.
+    # dataclass(frozen=True, slots=True) has a __getstate__ without names, which the error's path needs.
     own = getattr(kind, "__getstate__", None)
     return dataclasses.is_dataclass(kind) and getattr(own, "__name__", "") == "_dataclass_getstate"
 
@@ -221,14 +221,14 @@ def _state(walk: Walk, kind: type, state: Any) -> list[bytes]:
 
 
 def _state_fields(kind: type, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The attributes but those that functools.cached_property filled in: asking for one must not change the key."""
+    """The attributes, except those that functools.cached_property filled in: reading one must not change the key."""
     for name, value in state.items():
         if not isinstance(getattr(kind, name, None), functools.cached_property):
             yield name, value
 
 
 def _check_no_address(value: object, arguments: Any, state: Any) -> None:
-    """Refuse a state that holds the object's own address: it is another one in every process."""
+    """Raise NoKey for a state with the object's own address, which differs in every process."""
     address = id(value)
     spelled = f"{address:x}"
     flat = [*(arguments or ()), *(state.values() if isinstance(state, dict) else [state])]

@@ -1,4 +1,4 @@
-"""What a fingerprint of code is made of."""
+"""Keys from labelled parts, the parts of a function's code, and the changes between two fingerprints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Key = str
 
 
 def frame(part: str | int | bytes) -> bytes:
-    """A part with its type and length before it, so that parts can be joined and still be told apart."""
+    """A part after its type and length, so that joined parts stay distinct."""
     if isinstance(part, str):
         data, tag = part.encode("utf-8", "surrogatepass"), b"s"
     elif isinstance(part, bytes):
@@ -39,7 +39,7 @@ def frame(part: str | int | bytes) -> bytes:
 
 
 def combine(label: str, *parts: str | int | bytes) -> Key:
-    """The key of ordered parts under a label; another label, order, split or type of a part is another key."""
+    """The key of ordered parts under a label. Another label, order, split or type of a part gives another key."""
     return blake3(b"".join(map(frame, (label, *parts)))).hexdigest(length=16)
 
 
@@ -61,9 +61,9 @@ class CodePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodePrint:
-    """The key of a function's code with its parts, the function first; `notes` say where static reach failed.
+    """The key of a function's code with its parts, the function first; `notes` say where static analysis failed.
 
-    `foreign` are the qualified names of what it reaches of the standard library and of distributions.
+    `foreign` has the qualified names that it uses from the standard library and from distributions.
     """
 
     key: Key
@@ -74,7 +74,7 @@ class CodePrint:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """By what name a part reaches another, and which (its number in the order of discovery)."""
+    """The name by which a part reaches another, and that part's number in the order of discovery."""
 
     label: str
     qualifier: str
@@ -83,7 +83,7 @@ class Edge:
 
 @dataclass(slots=True, kw_only=True)
 class FingerprintPart:
-    """A part while the walk fills it in; `file` is its module's, and `text` is asked for at the end, if at all."""
+    """A part while the walk fills it in. `file` is its module's; `text` is called at the end, if at all."""
 
     kind: str
     name: str
@@ -94,12 +94,12 @@ class FingerprintPart:
     edges: list[Edge] = field(default_factory=list)
 
 
-# --- What changed between two fingerprints of code, for people.
+# --- The changes between two fingerprints of code, for people.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeChange:
-    """One part that is not as it was: `what` is changed, added or removed; `diff` a unified diff of its text."""
+    """A part that changed: `what` is `changed`, `added` or `removed`; `diff` is a unified diff of its text."""
 
     what: str
     name: str

@@ -1,4 +1,4 @@
-"""The walk over a value: which encoder a type has, cycles, shared parts, and the path to what has no key."""
+"""The walk over a value: encoders by type, cycles, shared parts, and the path to a part without a key."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from hooke.keys.encoding import CONTAINERS, SCALARS, SHORT, Encoder, NoKey, shri
 from hooke.keys.object_encodings import object_encoder
 from hooke.keys.parts import Key
 
-__all__ = ["Leaf", "ValuePrinter", "refusal"]
+__all__ = ["Leaf", "ValuePrinter", "unkeyable_error"]
 
 Leaf = Callable[[object], Key | None]
-"""Asked first for every object met; a key it gives stands for the object (a promise, say)."""
+"""Called first for every object. A key that it returns stands for the object, such as a promise."""
 
 _ENCODERS: WeakKeyDictionary[type, Encoder] = WeakKeyDictionary()
 _NEVER = 1 << 62
 
 
 class ValuePrinter:
-    """One walk, or several that share what they learn: values must not change between them.
+    """One walk, or several that share their results, so values must not change between them.
 
-    `code` encodes functions, classes and modules; `leaf` is asked first for every object. Where what `code` gives
-    depends on the order of its calls, `shallow` encodes the same by name, to walk sets in an order that the content
-    decides. Raises NoKey.
+    `code` encodes functions, classes and modules; `leaf` is called first for every object. If the result of `code`
+    depends on the order of its calls, `shallow` encodes the same objects by name, to sort sets by their content.
+    Raises NoKey.
     """
 
     __slots__ = ("_code", "_codes", "_depths", "_known", "_leaf", "_outermost", "_shallow")
@@ -45,7 +45,7 @@ class ValuePrinter:
         self._outermost = _NEVER
 
     def encode(self, value: object) -> bytes:
-        """The encoding of a value; at most 73 bytes for anything but a long text or integer."""
+        """The encoding of a value; at most 73 bytes, except for a long text or integer."""
         if self._leaf is not None and (key := self._leaf(value)) is not None:
             return b"k" + text(key)
         scalar = SCALARS.get(type(value))
@@ -79,7 +79,7 @@ class ValuePrinter:
         return sorted(self.encode(value) for value, _ in self._settled((value, None) for value in values))
 
     def pairs(self, pairs: Iterable[tuple[object, object]]) -> list[bytes]:
-        """See `encoding.Walk`. Values are walked in the order of their keys' encodings, whatever the dict's was."""
+        """See `encoding.Walk`. Values are walked in the order of their keys' encodings, not in the dict's order."""
         keyed = [(self.encode(key), key, value) for key, value in self._settled(pairs)]
         keyed.sort(key=lambda entry: entry[0])
         encodings = []
@@ -93,7 +93,7 @@ class ValuePrinter:
         return encodings
 
     def _settled(self, pairs: Iterable[tuple[object, object]]) -> Iterable[tuple[object, object]]:
-        """Pairs in an order by their first part that does not depend on hashes, where the order of calls counts."""
+        """Pairs in an order of their first parts that does not depend on hashes, if the order of calls matters."""
         if self._shallow is None:
             return pairs
         blind = ValuePrinter(code=self._shallow, leaf=self._leaf)
@@ -147,7 +147,7 @@ def _short(key: object) -> str:
     return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
-def refusal(lack: NoKey, where: str) -> NotFingerprintable:
+def unkeyable_error(lack: NoKey, where: str) -> NotFingerprintable:
     """The error that a user reads for a value without a key. `where` names the value, such as "argument `x` of `g`"."""
     part = "".join(reversed(lack.path))
     kind = f"{lack.kind.__module__}.{lack.kind.__qualname__}".removeprefix("builtins.")

@@ -1,7 +1,7 @@
-"""The walk over what a function reaches: parts in the order of discovery, and the edges between them.
+"""The walk over the code that a function reaches: parts in the order of discovery, and the edges between them.
 
-Each object is one part however often it is reached, so recursion and cycles end. A part's digest is of its own content;
-the key is of all digests and edges in order. Nothing in it depends on addresses, paths, line numbers or module names.
+Each object is one part however often it is reached, so recursion and cycles end. A part's digest covers its own
+content; the key covers all digests and edges in order. Addresses, paths, line numbers and module names do not matter.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ EVERYTHING = frozenset(
         "distributions",
     }
 )
-"""What a walk follows. A test weakens it to show that each row of the cache matrix would notice."""
+"""What a walk follows. Tests remove entries to show that each row of the cache matrix needs its entry."""
 
 Reader = Callable[["CodeWalk", FingerprintPart, str, Any], bool]
-"""Adds the edge from a part to a piece of code by a label; False, and nothing added, for what is no code."""
+"""Adds the edge from a part to a piece of code under a label; False, without effect, for a value that is not code."""
 
 
 class CodeWalk:
-    """One fingerprint in the making. `reader` knows functions, classes and modules; `follow` is part of EVERYTHING."""
+    """Builds one fingerprint. `reader` knows functions, classes and modules; `follow` is a subset of EVERYTHING."""
 
     def __init__(self, *, reader: Reader, follow: frozenset[str] = EVERYTHING) -> None:
         self.follow = follow
@@ -62,7 +62,7 @@ class CodeWalk:
     # --- results -------------------------------------------------------------------------------
 
     def finish(self, root: FingerprintPart) -> Key:
-        """Read all that was reached, and give the key of it as seen from the root, which is no part itself."""
+        """Read everything that is reached, and return its key as seen from the root, which is not a part itself."""
         while self._pending:
             self._pending.popleft()()
         hasher = blake3(b"code")
@@ -72,7 +72,7 @@ class CodeWalk:
         return hasher.hexdigest(length=16)
 
     def parts(self) -> tuple[CodePart, ...]:
-        """The parts as users see them, each under a name of its own."""
+        """The parts as users see them, each under a unique name."""
         counts: dict[tuple[str, str], int] = {}
         return tuple(_as_shown(part, counts) for part in self._parts)
 
@@ -81,7 +81,7 @@ class CodeWalk:
     def bind(
         self, part: FingerprintPart, label: str, value: object, *, made: FingerprintPart, place: object = None
     ) -> None:
-        """An edge from a part to a value found under a label: to its code, else to `made`, a part for its content.
+        """An edge from a part to a value under a label: to its code, else to `made`, a part for its content.
 
         `place` identifies a value that several parts reach by one name, such as a global.
         """
@@ -101,7 +101,7 @@ class CodeWalk:
         made: Callable[[], FingerprintPart],
         fill: Callable[[FingerprintPart], None],
     ) -> None:
-        """An edge to the part at a place; the first to get there has it made, and filled in when its turn comes."""
+        """An edge to the part at a place. The first edge to a place creates the part; `fill` reads it later."""
         number = self._places.get(place)
         if number is None:
             new = made()
@@ -126,22 +126,22 @@ class CodeWalk:
         part.edges[-1] = Edge(label, qualifier, part.edges[-1].target)
 
     def python(self, part: FingerprintPart) -> None:
-        """An edge to the version of Python, which bytecode and standard library change with."""
+        """An edge to the version of Python, because bytecode and standard library depend on it."""
         self.foreign(part, "", "", ModuleOrigin(local=False, distribution="python", version=PYTHON))
 
     def keep(self, value: object) -> object:
-        """Keep an object alive, so that its identity stays its own; gives the identity."""
+        """Keep an object alive, so that no other object gets its identity; returns the identity."""
         self._alive.append(value)
         return id(value)
 
     def note(self, text: str) -> None:
-        """Say, once, why the key covers more or less than static reach would."""
+        """Note, once, why the key covers more or less than static analysis would."""
         self.notes[text] = None
 
     # --- values --------------------------------------------------------------------------------
 
     def encode(self, part: FingerprintPart, value: object) -> bytes:
-        """A value's encoding; code that it holds becomes edges of the part. Raises NoKey."""
+        """A value's encoding. Code inside the value becomes edges of the part. Raises NoKey."""
 
         def code(target: object) -> bytes:
             if "instances" not in self.follow or not self._reader(self, part, "", target):
@@ -175,7 +175,7 @@ class CodeWalk:
 
 
 def _shallow(target: object) -> bytes:
-    """A piece of code by what it is alone, without what it reaches: enough to put members of a set in an order."""
+    """A piece of code without the code that it reaches: enough to sort the members of a set."""
     code = getattr(target, "__code__", None)
     name = str(getattr(target, "__qualname__", "") or getattr(target, "__name__", ""))
     return text(name) + raw(listing(code).digest if isinstance(code, types.CodeType) else b"")
@@ -197,7 +197,7 @@ def _as_shown(part: FingerprintPart, counts: dict[tuple[str, str], int]) -> Code
 
 
 def _project_paths(file: str) -> Callable[[object], Key | None] | None:
-    """Stands paths inside the project for what they are relative to it, so that another checkout keys the same."""
+    """Replaces paths inside the project by relative ones, so that another checkout has the same keys."""
     if not os.path.isabs(file):
         return None
     root = project_root(file)

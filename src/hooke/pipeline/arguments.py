@@ -1,4 +1,4 @@
-"""Arguments and parameters: which value goes to which name, and what to say where that fails."""
+"""Binds arguments to parameters, checks the iterables of `.map`, and finds promises in nested arguments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _KEYWORD = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """The signature, or `(*args, **kwargs)` where a function written in C does not tell it."""
+    """The signature; `(*args, **kwargs)` for a C function without one."""
     try:
         return inspect.signature(function)
     except (ValueError, TypeError):
@@ -67,10 +67,10 @@ def unbind(signature: Signature, arguments: Mapping[str, Any]) -> tuple[tuple[An
 def bind_map(
     subject: str, signature: Signature, columns: int, constants: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Names of the parameters that `columns` positional iterables go to, and keyword -> value for the rest.
+    """The parameters for `columns` positional iterables, and keyword -> value for the others.
 
-    An item is called as `function(*items, **keywords)`; the keywords include defaults, but for those of
-    positional-only parameters, which cannot be passed so.
+    An item is called as `function(*items, **keywords)`. The keywords include defaults, except those of
+    positional-only parameters, which cannot be passed by keyword.
     """
     arguments = bind_call(subject, signature, [None] * columns, constants)
     names: list[str] = []
@@ -131,7 +131,7 @@ def _shown(signature: Signature) -> str:
     return str(signature.replace(parameters=bare, return_annotation=Signature.empty))
 
 
-# --- The iterables of `.map`: kept as they are where they can be sliced, listed where not.
+# --- The iterables of `.map`: kept if they can be sliced, else listed.
 
 
 def as_columns(task: str, iterables: Sequence[Any], constants: Mapping[str, Any]) -> list[Any]:
@@ -210,7 +210,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"a {type(value).__name__}"
 
 
-# --- Promises inside nestings of lists, tuples, sets, dicts and dataclasses: finding them, and keeping the nesting as it was.
+# --- Promises inside nested lists, tuples, sets, dicts and dataclasses.
 
 _LEAVES = frozenset({int, float, str, bytes, bool, complex, type(None), range})
 _MUTABLE = frozenset({list, dict, set})
@@ -218,7 +218,7 @@ _COPIED = frozenset({list, dict, set, tuple})
 
 
 def promises_in(value: object) -> list[Promise]:
-    """The promises in a nesting, in an order that depends on the nesting alone; those in other objects are not seen."""
+    """The promises in a nested value, in an order that depends only on its structure; other objects are not searched."""
     found: list[Promise] = []
     seen: set[int] = set()
     level: list[Any] = [value]
@@ -235,7 +235,7 @@ def promises_in(value: object) -> list[Promise]:
 
 
 def _inside(kind: type, members: Sequence[Any], seen: set[int]) -> Iterable[Any]:
-    """What lies directly inside `members`, all of one `kind`, but for leaves and containers seen before."""
+    """The values directly inside `members`, all of one `kind`, without leaves and containers seen before."""
     if issubclass(kind, tuple):
         return _not_leaves(chain.from_iterable(members))
     if issubclass(kind, dict):
@@ -254,14 +254,14 @@ def _not_leaves(items: Iterable[Any]) -> list[Any]:
 
 
 def _unseen(members: Sequence[Any], seen: set[int]) -> list[Any]:
-    """Those not seen before: a nesting may contain itself, but only through what can change."""
+    """The members that were not seen before. A nested value can contain itself through mutable containers."""
     new = {id(item): item for item in members if id(item) not in seen}
     seen.update(new)
     return list(new.values())
 
 
 def copy_nesting(value: Any, copies: dict[int, Any] | None = None) -> Any:
-    """`value` with its lists, dicts and sets copied, so that what the body does to them later is not seen by the graph."""
+    """`value` with copies of its lists, dicts and sets, so that later changes in the body do not reach the graph."""
     if type(value) not in _COPIED:
         return value
     copies = {} if copies is None else copies

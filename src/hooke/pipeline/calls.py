@@ -1,4 +1,4 @@
-"""From a decision to run items to the Call that an engine takes: function, arguments, references."""
+"""Turns a decision to run items into the Call that an engine takes: function, arguments, references."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hooke.pipeline.node_state import Submit
 from hooke.pipeline.promise import MapPromise, Promise
 from hooke.pipeline.references import Element, Reference, StoredItems, StoredValue, pack
 from hooke.pipeline.run_state import RunState
-from hooke.pipeline.seeds import KEY_BYTES, draws_nothing
+from hooke.pipeline.seeds import KEY_BYTES, uses_no_randomness
 from hooke.pipeline.task import Task
 from hooke.store import by_value
 from hooke.store.store import Store
@@ -27,7 +27,7 @@ from hooke.store.store import Store
 __all__ = ["CallMaker"]
 
 LARGEST_IN_CALL = 64 * 1024
-"""Larger arguments go through the store once, instead of with every attempt."""
+"""Larger arguments go through the store once instead of with every attempt."""
 
 
 class CallMaker:
@@ -42,17 +42,17 @@ class CallMaker:
         self._constants: dict[int, bytes] = {}
         self._constants_read: dict[int, list[Ref]] = {}
         self._read: list[Ref] = []
-        """What the call that is being made reads."""
+        """The stored results that the current call reads."""
         self._certain: dict[int, bool] = {}
         self.expansions: dict[int, MapExpanded] = {}
-        """The lists of dynamic maps that exist."""
+        """Node -> the list of a dynamic map, once it exists."""
 
     def expanded(self, event: MapExpanded) -> None:
-        """The list of a dynamic map exists."""
+        """Note that the list of a dynamic map exists."""
         self.expansions[event.node] = event
 
     def make(self, submit: Submit) -> Call:
-        """The call for these items. Raises NotPicklable, or StoreError where a large argument cannot be stored."""
+        """The call for these items. Raises NotPicklable, and StoreError if a large argument cannot be stored."""
         node = self._graph.nodes[submit.node]
         plan = self._state.nodes[submit.node].plan
         self._read = []
@@ -86,14 +86,14 @@ class CallMaker:
             return bytes.fromhex(self._keys[node.id].key)
         if node.id not in self._certain:
             code = self._keys[node.id].code
-            self._certain[node.id] = draws_nothing(code, node.arguments.values(), node.iterables)
+            self._certain[node.id] = uses_no_randomness(code, node.arguments.values(), node.iterables)
         if self._certain[node.id]:
             return b""
         keys = self._keys.items(node.id)
         return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
 
     def image(self, node: Node) -> FunctionImage:
-        """The function of a node's task as it goes to workers."""
+        """The function of a node's task in the form that goes to workers."""
         identity = id(node.task)
         if identity not in self._images:
             code = self._keys[node.id].code
@@ -109,9 +109,9 @@ class CallMaker:
         return self._images[identity]
 
     def refer(self, promise: Promise) -> Reference:
-        """The reference to what a promise stands for. Its node must be done, or the one item it names.
+        """The reference to a promise's value. Its node, or the one item it names, must be done.
 
-        Raises UsageError for an item past the end of a map whose length was not known before.
+        Raises UsageError for an item past the end of a map whose length was unknown before.
         """
         node = self._graph.nodes[promise.node]
         done = self._state.nodes[promise.node].done
@@ -158,7 +158,7 @@ class CallMaker:
         return self._pack(node, (self._constants[node.id], self._pack(node, self._rows(node, submit))))
 
     def _rows(self, node: Node, submit: Submit) -> tuple[str, Any]:
-        """The arguments of items `lo..hi`: by columns, or by rows where a list was read for them."""
+        """The arguments of items `lo..hi`: by columns, or by rows for a dynamic map."""
         lo, hi = submit.lo, submit.hi
         expansion = self.expansions.get(node.id)
         if expansion is not None:
@@ -179,7 +179,7 @@ class CallMaker:
         return "columns", columns
 
     def _pack_slim(self, node: Node, arguments: Callable[[Callable[[Any], Any]], Any]) -> bytes:
-        """Pack arguments, large ones by reference: stored once rather than sent with each attempt."""
+        """Pack arguments. Large ones go by reference: stored once instead of sent with each attempt."""
         data = self._pack(node, arguments(self._slim))
         if len(data) <= LARGEST_IN_CALL:
             return data
@@ -198,7 +198,7 @@ class CallMaker:
             return pack(value, self.refer)
         except HookeError:
             raise
-        except Exception as error:  # whatever an argument's own pickling raises
+        except Exception as error:  # an argument's own pickling may raise anything
             raise NotPicklable(
                 "an argument cannot be pickled, so it cannot go to a worker",
                 task=node.task.name,
@@ -222,7 +222,7 @@ class CallMaker:
 
 
 def _bytes_of(value: Any) -> int:
-    """Bytes of what is large at a glance: arrays, frames, text. A promise or a small thing is 0."""
+    """The size of a value that tells it cheaply (arrays, frames, text), else 0."""
     if isinstance(value, str | bytes | bytearray):
         return len(value)
     if isinstance(value, Promise):
@@ -230,12 +230,12 @@ def _bytes_of(value: Any) -> int:
     for name in ("nbytes", "estimated_size", "memory_usage"):
         try:
             size = getattr(value, name, None)
-        except Exception:  # noqa: BLE001 - a property of the user's, which may raise anything
+        except Exception:  # noqa: BLE001 - a user's property may raise anything
             return 0
         if isinstance(size, int):
             return size
         if callable(size):
-            return LARGEST_IN_CALL + 1  # a frame: the store maps it, whatever its size
+            return LARGEST_IN_CALL + 1  # a frame: the store maps it at any size
     return 0
 
 
@@ -251,10 +251,10 @@ def _once(make: Callable[[], bytes]) -> Callable[[], bytes]:
 
 
 def _pickled_task(task: Task[..., Any]) -> bytes:
-    """The task by reference where a worker can import it, else by value."""
+    """The task by reference if a worker can import it, else by value."""
     try:
         return by_value.dumps(task)
-    except Exception as error:  # whatever the captured objects' own pickling raises
+    except Exception as error:  # a captured object's own pickling may raise anything
         raise NotPicklable(
             "the task's function cannot be pickled, so it cannot go to a worker",
             task=task.name,

@@ -1,4 +1,4 @@
-"""The seam between the scheduler and the places that run tasks: five methods and what they promise."""
+"""The protocol between the scheduler and the backends that run tasks: five methods and their guarantees."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EngineEvent: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What an engine can know and do. What it cannot know is None in its events, never guessed."""
+    """What an engine can do and know. Facts that it cannot know are None in its events, never guesses."""
 
     name: str
     isolated: bool
@@ -43,27 +43,27 @@ class Capabilities:
     pins: bool = False
     """Workers can be bound to cores of their own."""
     gangs: bool = False
-    """It can start the ranks of a gang together, and ends all with the first that fails."""
+    """It starts the ranks of a gang together, and ends all of them when one fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionImage:
-    """A task's function as it goes to workers, once per worker and digest."""
+    """A task's function in the form that goes to workers, once per worker and digest."""
 
     digest: str
     name: str
     code_key: str
     parts: Mapping[str, str]
-    """Code part name -> digest, as the driver sees them; a worker that sees others refuses."""
+    """Code part name -> digest in the driver; a worker with other digests refuses to run it."""
     function: Callable[..., Any]
     """The object itself, for engines that run in the driver's process."""
     pickle: Callable[[], bytes]
-    """By reference where the worker can import it, else by value. Raises NotPicklable."""
+    """By reference if the worker can import it, else by value. Raises NotPicklable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One attempt: items `lo..hi` of a map, a call (0..1), or the reading of a dynamic map's list (`expand`)."""
+    """One attempt: at items `lo..hi` of a map, at a call (0..1), or at reading a dynamic map's list (`expand`)."""
 
     attempt: int
     node: int
@@ -81,20 +81,20 @@ class Call:
     gpus: float = 0.0
     timeout_s: float | None = None
     twin_of: int | None = None
-    """The attempt at the same items that runs long, where this is a second one beside it."""
+    """The straggling attempt at the same items, if this is a second attempt."""
     short: bool = False
-    """Expected to end within milliseconds: it may wait in a worker behind others like it."""
+    """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
     keys: bytes = b""
-    """Of the call or of each item, 16 bytes each: chance is seeded from them. Empty seeds nothing."""
+    """Keys of the call or of each item, 16 bytes each, which seed the random generators. Empty seeds nothing."""
     inputs: Mapping[str, int] = field(default_factory=dict)
-    """Digest -> bytes of the results of other nodes that it reads from the store: it is cheapest where they were made."""
+    """Digest -> size in bytes of the results that it reads from the store: it is cheapest where they were computed."""
     gang: int = 0
-    """Of a gang: how many processes run it, with cpus, memory and gpus for each. 0 for what is no gang."""
+    """Of a gang: how many processes run it, with cpus, memory and gpus for each. 0 if it is not a gang."""
     results: str = "rank0"
     """Of a gang: whether its result is that of `rank0` or a list of `all`, by rank."""
 
     def began(self, now: float, *, worker: str, workers: tuple[str, ...] = ()) -> AttemptStarted:
-        """The event that says that a worker has begun with it; of a gang that of rank 0, and the `workers` of all ranks."""
+        """The event that a worker began it. For a gang, the worker of rank 0, and the `workers` of all ranks."""
         return AttemptStarted(
             at=now,
             attempt=self.attempt,
@@ -109,7 +109,7 @@ class Call:
         )
 
     def failed(self, now: float, failure: Failure, *, worker: str = "") -> AttemptFailed:
-        """The event that says that it ended without a result, none of its items being done."""
+        """The event that it failed with none of its items done."""
         return AttemptFailed(
             at=now,
             attempt=self.attempt,
@@ -124,67 +124,67 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineContext:
-    """What an engine needs to know of the run it serves."""
+    """What an engine needs to know of its run."""
 
     run: str
     store: Store
     logs: Path
     clock: Clock
     secret: bytes | None = None
-    """What workers open the store with, where it is shared."""
+    """The secret that workers need to open a shared store."""
     warm: bool = False
-    """Whether idle workers may outlive the run, to serve the next one of this process."""
+    """Whether idle workers may outlive the run to serve the next run of this process."""
     pinned: bool = False
-    """Whether each worker is to be bound to as many cores as it has threads, where the engine can."""
+    """Whether to bind each worker to as many cores as it has threads, if the engine can."""
     ready_for: float | None = None
-    """Cpus of tasks for which all workers are to start at once, where the engine can; None leaves that to the work."""
+    """Start all workers at once, for tasks with this many cpus, if the engine can; None starts them as work arrives."""
     tracking: Path | None = None
-    """The run's folder, into which tasks log metrics; None keeps nothing of what they log (a measurement)."""
+    """The run's folder, where tasks log metrics; None drops what they log (in measurements)."""
     durable: Durability = "group"
-    """When what tasks log survives a power loss."""
+    """When logged values survive a power loss."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
     requires: Mapping[str, str] = field(default_factory=dict)
-    """Distribution -> version, of those that the code reaches (`python` among them): what workers elsewhere must have."""
+    """Distribution (or `python`) -> version that the code uses, which workers elsewhere must have."""
     allow_mismatch: tuple[str, ...] = ()
-    """Those of them whose versions may differ."""
+    """Distributions whose versions may differ."""
 
 
 class Engine(Protocol):
-    """A place that runs ready attempts.
+    """A backend that runs ready attempts.
 
-    - `submit` never blocks on the attempts and never raises for what they do. Each submitted
-      attempt is answered by exactly one AttemptFinished or AttemptFailed from `wait`, unless it was
-      cancelled or the engine closed; before it by at most one AttemptStarted.
-    - An AttemptFinished is given only when its result is durable: in the store, or inline in its Ref.
-    - The death of a worker is an AttemptFailed for each of its attempts (kind `WorkerDied`), with what
-      the engine can know, and a WorkerStopped. Nothing is run again by the engine itself.
+    - `submit` never blocks on the attempts and never raises for their failures. `wait` answers each submitted
+      attempt with exactly one AttemptFinished or AttemptFailed, unless it was cancelled or the engine closed; at
+      most one AttemptStarted comes before.
+    - An AttemptFinished means that its result is durable: in the store, or inline in its Ref.
+    - The death of a worker gives an AttemptFailed for each of its attempts (kind `WorkerDied`), with the facts that
+      the engine knows, and a WorkerStopped. The engine itself retries nothing.
     - The first event is a CapacityChanged; another follows each change. More attempts than `slots`
       may be in flight; they queue.
     - Events of one attempt come in order; those of several attempts in any order.
-    - A gang (`Call.gang`; only where `capabilities.gangs`) is one attempt in as many processes. It begins when all
-      of them are ready, and until then none has its call; it has one answer. The first rank that fails or dies
-      ends all of them before that answer, whose failure names the rank.
-    - Calls come from one thread. `close` ends every process that the engine started (but for
-      idle workers where the context is `warm`, which end with the driver) and is idempotent.
+    - A gang (`Call.gang`; only with `capabilities.gangs`) is one attempt in several processes with one answer. It
+      begins when all processes are ready; until then none has its call. The first rank that fails or dies ends all
+      of them before the answer, whose failure names the rank.
+    - Calls come from one thread. `close` is idempotent and ends every process that the engine started, except
+      idle workers if the context is `warm`; those end with the driver.
     """
 
     capabilities: Capabilities
 
     def submit(self, calls: Sequence[Call]) -> None:
-        """Take these attempts. Each may begin at once or queue."""
+        """Accept these attempts. Each may begin at once or queue."""
         ...
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
-        """Return what happened, waiting at most `timeout_s` seconds for the first event; may be empty."""
+        """The events since the last call, after at most `timeout_s` seconds for the first one; may be empty."""
         ...
 
     def cancel(self, attempt: int) -> None:
-        """Give the attempt up; idempotent; a late answer may still come and is ignored by the run state."""
+        """Cancel the attempt; idempotent. A late answer may still come, which the run state ignores."""
         ...
 
     def scale(self, workers: int) -> None:
-        """Ask for so many workers. Attempts that run are not lost by it."""
+        """Change the number of workers without losing running attempts."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a worker does with an attempt, the same on every engine: inputs in, the function, a durable result out."""
+"""Runs an attempt in a worker, in the same way on every engine: read the inputs, call the function, store the result."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, UsageError
 from hooke.base.formats import short_repr
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan, MapExpanded
+from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.references import unpack
-from hooke.pipeline.seeds import KEY_BYTES, chance, seed_from
+from hooke.pipeline.seeds import KEY_BYTES, seed_from, seeded_attempt
 from hooke.store.store import Store
 from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
 __all__ = ["BLOCK", "AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
 
 
-# --- Reading the list behind a dynamic map: on a worker, so that the driver never holds its items.
+# --- Reads the list of a dynamic map on a worker, so that the driver never holds its items.
 
 BLOCK = 4096
-"""Items per stored block: an attempt reads only the blocks that its items lie in."""
+"""Items per stored block. An attempt reads only the blocks of its items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Expansion:
     blocks: tuple[Ref, ...]
 
     def event(self, node: int) -> MapExpanded:
-        """The journal's word for it."""
+        """The journal's event for it."""
         return MapExpanded(node=node, items=self.items, keys=self.keys, blocks=self.blocks, block=BLOCK)
 
 
@@ -75,17 +75,17 @@ def _as_list(task: str, column: Any) -> Sequence[Any]:
         ) from error
 
 
-# --- What an attempt used: CPU seconds and peak memory of its process, measured where the platform can.
+# --- Measures CPU seconds and peak memory of an attempt.
 
 _WORTH_READING_S = 0.005
-"""Reading the peak costs 30 us: it is not worth it for attempts shorter than this."""
+"""The peak of shorter attempts is not read, which costs 30 us."""
 
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
 
 class TaskUsage:
-    """CPU seconds and peak resident bytes between `reset` and `measure`. The peak is None where it is not known.
+    """CPU seconds and peak resident bytes between `reset` and `measure`. The peak is None if it is not known.
 
     Linux: the peak is VmHWM, reset by writing 5 to /proc/self/clear_refs (see proc(5)).
     """
@@ -103,7 +103,7 @@ class TaskUsage:
         self._cpu_s = time.process_time()
 
     def measure(self, seconds: float) -> tuple[float, int | None]:
-        """`(cpu seconds, peak bytes)` since `reset`, which was `seconds` ago."""
+        """(CPU seconds, peak bytes) since `reset`, `seconds` ago."""
         cpu_s = time.process_time() - self._cpu_s
         if self._fd is None or seconds < _WORTH_READING_S:
             return cpu_s, None
@@ -112,7 +112,7 @@ class TaskUsage:
 
 @functools.cache
 def _opened(_pid: int) -> int | None:
-    """The reset of this process, opened once: a process measures for many runs, and a forked one needs its own."""
+    """This process's file for resetting the peak, opened once; a forked process opens its own."""
     return os.open(_RESET, os.O_WRONLY) if os.access(_RESET, os.W_OK) else None
 
 
@@ -124,11 +124,11 @@ def _peak(status: str) -> int | None:
 
 
 _CONSTANTS_KEPT = 4
-"""Decoded constants of that many maps stay in a worker: chunks of one map come in a row."""
+"""How many maps' decoded constants a worker keeps: chunks of one map come in a row."""
 
 
 class Log(Protocol):
-    """Where an attempt's output goes."""
+    """The file of an attempt's output."""
 
     name: str
 
@@ -160,21 +160,21 @@ class WorkerCall:
 
 @dataclass(slots=True, kw_only=True)
 class AttemptRunner:
-    """The part of a worker that runs attempts, one at a time, in the thread that calls `run`."""
+    """Runs attempts one at a time, in the thread that calls `run`."""
 
     name: str
     store: Store
     clock: Clock
     log: Log | None = None
     alone: bool = False
-    """Whether the process is the worker's own: then a KeyboardInterrupt is the task's, not somebody's Ctrl-C."""
+    """Whether the worker has its own process, so that a KeyboardInterrupt comes from the task, not from Ctrl-C."""
     tracker: Tracker | None = None
-    """Where tasks log to; None keeps nothing of it."""
+    """Receives what tasks log; None drops it."""
     usage: TaskUsage = field(default_factory=TaskUsage)
     _constants: OrderedDict[tuple[int, bytes], Mapping[str, Any]] = field(default_factory=OrderedDict)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
-        """Run the attempt. Whatever the task raises becomes an AttemptFailed; Ctrl-C passes through."""
+        """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
         if self.tracker is None:
             with logging_into(MUTED):
                 return self._run(work)
@@ -190,7 +190,7 @@ class AttemptRunner:
         self.usage.reset()
         outcome = _Outcome()
         try:
-            with chance(restored=not self.alone):
+            with seeded_attempt(restored=not self.alone):
                 self._perform(work, outcome)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
@@ -227,7 +227,7 @@ class AttemptRunner:
                     seed_from(keys[at : at + KEY_BYTES])
                 results.append(function(*arguments, **constants))
         except BaseException:
-            if work.hi - work.lo > 1:  # a chunk is shown by its range, which does not say what failed
+            if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
             raise
         finally:
@@ -267,7 +267,7 @@ class AttemptRunner:
         failure = failure_of(outcome.error, arguments=outcome.failing or work.shown, limit_bytes=work.memory)
         tail = self.log.tail(log_from, 20) if self.log is not None else ()
         return AttemptFailed(
-            failure=_with_tail(failure, tail),
+            failure=msgspec.structs.replace(failure, log_tail=tail),
             done=outcome.done,
             ref=outcome.ref if outcome.done else None,
             **facts,
@@ -284,7 +284,7 @@ class AttemptRunner:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What an attempt came to, filled in as it goes: a failure keeps what was done before it."""
+    """The outcome of an attempt, filled in as it runs: a failure keeps the items before it."""
 
     ref: Ref | None = None
     results: list[Any] = field(default_factory=list)
@@ -294,17 +294,13 @@ class _Outcome:
     error: BaseException | None = None
 
 
-def _with_tail(failure: Failure, tail: tuple[str, ...]) -> Failure:
-    return msgspec.structs.replace(failure, log_tail=tail)
-
-
 def check_code(
     function: Callable[..., Any], *, name: str, parts: Mapping[str, str], allowed: Collection[str] = ()
 ) -> None:
-    """Refuse to run code that is not what the driver keyed. Raises EnvironmentMismatch naming what differs, but for what is `allowed`.
+    """Raise EnvironmentMismatch if the code differs from the code that the driver keyed, except in `allowed` parts.
 
-    A worker imports modules afresh: a file edited since the driver imported it, or a global that the
-    driver's script set after the import, would give results under a key that is not theirs.
+    A worker imports modules itself. A file that was edited after the driver imported it, or a global that the
+    driver's script set after the import, would give results under a wrong key.
     """
     mine = {part.name: part.digest for part in fingerprint_code(function).parts}
     if mine == dict(parts):
@@ -329,18 +325,18 @@ def check_code(
 
 
 def _came_along(name: str) -> bool:
-    """Whether it is of the script or the notebook: that came with the function, as the driver had it.
+    """Whether a part belongs to the script or notebook, which came with the function as the driver had it.
 
-    A class looks another after that (slots without their descriptors), so it could not be compared either.
+    A class changes on the way (slots without their descriptors), so it could not be compared anyway.
     """
     return name.startswith(module_title(vars(sys.modules["__main__"])) + ".")
 
 
 def _is_elsewhere(name: str, mine: Mapping[str, str], parts: Mapping[str, str]) -> bool:
-    """Whether it is a module that one of the two processes has not imported, or its script.
+    """Whether a part is a module that only one of the two processes imported, or its script.
 
-    Where static reach fails, whole modules are parts of the code: all that the driver has, among them its own
-    script and the tests that run it. A worker imports what the task needs, and of that alone can its copy be old.
+    If static analysis fails, every module that the driver imported is part of the code, even its script and tests. A
+    worker imports only what the task needs, and only that can be outdated.
     """
     one_sided = name not in mine or name not in parts
     return name.endswith(" (source)") and (one_sided or name == "__main__ (source)")

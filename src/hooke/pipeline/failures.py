@@ -1,4 +1,4 @@
-"""From an exception inside a task to the facts of a Failure, and from a Failure back to an error to raise."""
+"""Turns an exception inside a task into the facts of a Failure, and a Failure back into an error to raise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGEST_PICKLE = 64 * 1024
 
 
 def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None = None) -> Failure:
-    """The facts of an exception that came out of a task, or out of the reading of its inputs."""
+    """The facts of an exception of a task, or of reading its inputs."""
     own = _is_own(error)
     kind = "OutOfMemory" if isinstance(error, MemoryError) and limit_bytes is not None else "TaskError"
     return Failure(
@@ -34,7 +34,7 @@ def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None 
         retryable=not isinstance(error, Permanent)
         and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
         delay_s=error.delay_s if isinstance(error, Temporary) else None,
-        pickled=None if own else _pickled(error),  # ours is said in full by the fields above, once
+        pickled=None if own else _pickled(error),  # the fields above say everything about Hooke's own errors
     )
 
 
@@ -42,18 +42,18 @@ def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
         return (
-            f"install what brings the module {module!r} where the task ran: {sys.executable} -m pip install ...; "
-            "if it is a file of yours, start from its folder or put that on PYTHONPATH"
+            f"install the package of the module {module!r} where the task ran: {sys.executable} -m pip install ...; "
+            "if it is a file of yours, start in its folder or add the folder to PYTHONPATH"
         )
     if isinstance(error, HookeError):
         return error.fix
     if isinstance(error, ValueError) and "read-only" in _message(error):
-        return "a result of another task is read-only, since all tasks share it: change a copy (x = x.copy())"
+        return "the result of another task is read-only, because tasks share it: change a copy (x = x.copy())"
     return ""
 
 
 def _is_own(error: BaseException) -> bool:
-    """Whether it is ours about the task, rather than one that the task raised."""
+    """Whether it is Hooke's error about the task, not one that the task raised."""
     return isinstance(error, HookeError) and not isinstance(error, Permanent | Temporary)
 
 
@@ -63,7 +63,7 @@ def _message(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
-        text = "<its text cannot be made: __str__ raised>"
+        text = "<no text: __str__ raised>"
     return f"{_type_name(error)}: {text}" if text else _type_name(error)
 
 
@@ -83,7 +83,7 @@ def user_traceback(error: BaseException) -> str:
 
 
 def _from_user(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from its first frame that is not ours; the whole of it where all are ours."""
+    """The traceback from its first frame outside Hooke; all of it if there is none."""
     at = trace
     while at is not None and is_hooke(at.tb_frame.f_code.co_filename):
         at = at.tb_next
@@ -91,9 +91,9 @@ def _from_user(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    """The exception itself, to be the `__cause__` of what is raised; None where it does not pickle or is large.
+    """The pickled exception, for the `__cause__` of the error; None if it does not pickle or is large.
 
-    Nothing is lost by None: type, message and traceback travel as text.
+    Type, message and traceback travel as text anyway.
     """
     try:
         import cloudpickle
@@ -106,7 +106,7 @@ def _pickled(error: BaseException) -> bytes | None:
 
 
 def task_failed(event: AttemptFailed, *, task: str, run: str) -> TaskFailed:
-    """The error that `Run.result()` raises for a failed attempt; its `__cause__` is the user's exception, if it can be had here."""
+    """The error that `Run.result()` raises for a failed attempt. Its `__cause__` is the user's exception, if it unpickles."""
     failure = event.failure
     error = TaskFailed.from_facts(
         msgspec.structs.asdict(failure),
@@ -116,7 +116,7 @@ def task_failed(event: AttemptFailed, *, task: str, run: str) -> TaskFailed:
         next=f"hooke logs {run} {task}",
     )
     if failure.pickled is not None:
-        # Its class may not be importable here, in another process than the worker's; its text is in the error.
+        # This process may not be able to import its class; the error has its text.
         with contextlib.suppress(Exception):
             error.__cause__ = pickle.loads(failure.pickled)
     return error

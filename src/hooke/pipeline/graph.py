@@ -13,14 +13,14 @@ from typing import Any, Literal
 from hooke.pipeline.arguments import promises_in, unbind
 from hooke.pipeline.task import Task
 
-__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "needs_of", "unwanted_nodes", "waiters_of"]
+__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "needs_of", "pruned_nodes", "waiters_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
     """A use of a node's result, or of the part of it at `path` (keys, indexes and slices, outermost first).
 
-    `elementwise`: by a map that goes over it in step, item i needing item i alone.
+    `elementwise`: a map uses it item by item, so its item i needs only item i.
     """
 
     node: int
@@ -38,17 +38,17 @@ class Node:
     """A call of a task (`kind="call"`), or a map of one over `iterables` (`kind="map"`)."""
 
     id: int
-    """Its place in `Graph.nodes`."""
+    """Its index in `Graph.nodes`."""
     task: Task[..., Any]
     kind: Literal["call", "map"] = "call"
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Parameter -> value, defaults applied, with promises inside. For a map: what every item gets by keyword."""
+    """Parameter -> value, with defaults, possibly with promises inside. For a map: the keywords of every item."""
     iterables: tuple[Any, ...] = ()
     """Maps only, one a column: a list, tuple, range, NumPy array, MapPromise, or Promise of a list."""
     columns: tuple[str, ...] = ()
     """Parameter that each iterable goes to. An item is called as `function(*items, **arguments)`."""
     items: int | None = 1
-    """1 for a call; for a map its length, or None while that is not known."""
+    """1 for a call; for a map its length, or None while it is not known."""
     uses: tuple[Use, ...] = ()
     """The distinct uses of other nodes in `arguments` and `iterables`."""
     where: str = ""
@@ -56,7 +56,7 @@ class Node:
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether a list must be read before its items are known. A map in step with a dynamic one need not."""
+        """Whether a list must be read to know its items; not for a map that follows a dynamic one item by item."""
         return self.items is None and not any(use.elementwise for use in self.uses)
 
     def call_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -66,7 +66,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Graph:
-    """All calls of a pipeline, and what it returns: any nesting of values with promises inside."""
+    """All calls of a pipeline and its output: any nested value with promises inside."""
 
     pipeline: str
     nodes: tuple[Node, ...]
@@ -96,19 +96,19 @@ class Graph:
         return self._children[node]
 
     def roots(self) -> tuple[int, ...]:
-        """Nodes that a run is for, ascending: those in the output, and those that nobody uses, called for their effect."""
+        """Nodes that every run must finish, ascending: those in the output, and those without consumers."""
         wanted = {use.node for use in self.output_uses}
         return tuple(node.id for node in self.nodes if node.id in wanted or not self._children[node.id])
 
     def depths(self) -> tuple[int, ...]:
-        """For each node the number of nodes on the longest way to it from one without parents; 0 for such a one."""
+        """For each node, the length of the longest path to it from a node without parents."""
         depths: list[int] = []
         for above in self._parents:
             depths.append(1 + max((depths[parent] for parent in above), default=-1))
         return tuple(depths)
 
     def describe(self) -> str:
-        """The graph as a tree of text, from what a run is for down to what it needs; a shared node is drawn once."""
+        """The graph as a tree of text, from the roots down to their inputs. A shared node is drawn once."""
         lines = [self.pipeline]
         drawn: set[int] = set()
         self._draw(self.roots(), "", drawn, lines)
@@ -136,7 +136,7 @@ class Graph:
         return f"#{number} {node.task.name}{over}{again}"
 
 
-# --- What a node needs before its items may start.
+# --- Needs: what must be done before the items of a node may start.
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -163,23 +163,23 @@ def _need(graph: Graph, use: Use) -> Need:
     return Need(use.node)
 
 
-# --- Who waits for what, so that an event costs what it wakes and not the size of the graph.
+# --- Waiters, by the node that they wait for, so that an event costs only what it wakes.
 
 
 @dataclass(slots=True)
 class Waiters:
-    """Who waits for what: whole nodes, single items, and maps that follow item by item."""
+    """The nodes that wait for whole nodes, for single items, and maps that follow item by item."""
 
     whole: dict[int, list[int]] = field(default_factory=dict)
     item: dict[int, dict[int, list[int]]] = field(default_factory=dict)
     elementwise: dict[int, list[int]] = field(default_factory=dict)
 
     def pop_whole(self, node: int) -> list[int]:
-        """Those that waited for the whole of `node`, which is done now."""
+        """Remove and return the nodes that wait for all of `node`, which is done now."""
         return self.whole.pop(node, [])
 
     def pop_items(self, node: int, lo: int, hi: int) -> list[int]:
-        """Those that waited for one of the items `lo..hi` of `node`, which are done now."""
+        """Remove and return the nodes that wait for one of the items `lo..hi` of `node`, which are done now."""
         waiting = self.item.get(node)
         if not waiting:
             return []
@@ -189,7 +189,7 @@ class Waiters:
 
 
 def waiters_of(needs: Sequence[Sequence[Need]]) -> Waiters:
-    """Who waits for what, from the needs of each node."""
+    """The waiters of a graph, from the needs of each node."""
     waiters = Waiters()
     for child, wanted in enumerate(needs):
         for need in wanted:
@@ -202,14 +202,14 @@ def waiters_of(needs: Sequence[Sequence[Need]]) -> Waiters:
     return waiters
 
 
-# --- Which nodes nobody waits for any more, because what they were for was found elsewhere meanwhile.
+# --- Pruning: nodes that need not run, because every consumer already has its result.
 
 
-def unwanted_nodes(graph: Graph, roots: Collection[int], complete: Callable[[int], bool]) -> set[int]:
-    """All nodes that are neither a root nor used by a wanted one that is not complete."""
-    unwanted: set[int] = set()
+def pruned_nodes(graph: Graph, roots: Collection[int], complete: Callable[[int], bool]) -> set[int]:
+    """All nodes that are not roots and have no incomplete, unpruned consumer."""
+    pruned: set[int] = set()
     for node in reversed(range(len(graph.nodes))):
-        users = graph.children(node)
-        if node not in roots and all(user in unwanted or complete(user) for user in users):
-            unwanted.add(node)
-    return unwanted
+        consumers = graph.children(node)
+        if node not in roots and all(consumer in pruned or complete(consumer) for consumer in consumers):
+            pruned.add(node)
+    return pruned

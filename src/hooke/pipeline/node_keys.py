@@ -1,8 +1,8 @@
-"""Keys of a graph's nodes: a hash of a task's code and of its inputs' keys, known before anything runs.
+"""Keys of a graph's nodes: a hash of the task's code and of its inputs' keys, known before anything runs.
 
-A node's key is a recipe: what was computed, not what came out. A map has a recipe (its code and what is
-the same for every item) and a key per item, so that one more item reruns one item. A dynamic map's items
-have keys only when their list exists.
+A node's key is a recipe: it names the computation, not the result. A map has a recipe (its code and its constant
+arguments) and a key for each item, so a new item reruns only that item. The items of a dynamic map have keys as soon
+as their list exists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["GraphKeys", "NodeKey"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeKey:
-    """The key of a node and what went into it."""
+    """The key of a node and its ingredients."""
 
     key: str
     recipe: str
@@ -36,7 +36,7 @@ class GraphKeys:
     """Computes and holds the keys of one graph. Raises NotFingerprintable naming task and argument."""
 
     def __init__(self, graph: Graph, *, run: str, seed: int = 0) -> None:
-        """`seed` other than 0 is part of every key: with another one all is drawn, so all runs, anew."""
+        """A `seed` other than 0 is part of every key: with another seed everything runs again."""
         self.graph = graph
         self._run = run
         self._seed = seed
@@ -59,7 +59,7 @@ class GraphKeys:
         return self._items[node]
 
     def expanded(self, node: int, keys: bytes) -> None:
-        """The list of a dynamic map exists: these are the keys of its items."""
+        """Note the keys of a dynamic map's items, once its list exists."""
         self._items[node] = keys
 
     def of(self, value: object) -> str | None:
@@ -92,12 +92,12 @@ class GraphKeys:
             node.kind, code.key, *(part for name in sorted(inputs) for part in (name, inputs[name]))
         )
         asked = node.task.resources
-        if asked.gang:  # its size and its rank are what its function reads, as it does an argument
+        if asked.gang:  # its function reads size and rank like arguments
             recipe = combine("gang", recipe, asked.gang, asked.results)
         if self._seed:
             recipe = combine("seeded", recipe, self._seed)
         if not asked.cache:
-            # Nothing that follows from it may be taken from another run, so the run is part of the recipe.
+            # No run may reuse its results, nor those of nodes that depend on it, so the run is part of the recipe.
             recipe = combine("uncached", recipe, self._run, node.id)
         if node.kind == "call":
             return NodeKey(key=recipe, recipe=recipe, code=code, inputs=inputs)
@@ -116,7 +116,7 @@ class GraphKeys:
         return self._code[identity]
 
     def _column_keys(self, node: Node) -> dict[str, str]:
-        """Column name -> key: of the promise behind it, or of all item keys where the items are known."""
+        """Column name -> the key of its promise, or one key of all item keys if they are known."""
         if (items := self._items.get(node.id)) is not None:
             return {"items": combine("items", items)}
         return {
@@ -128,7 +128,7 @@ class GraphKeys:
         }
 
     def _item_keys(self, node: Node, recipe: str) -> bytes | None:
-        """Keys of a map's items where they can be known without reading a list from the store."""
+        """Keys of a map's items, if they are known without reading a list from the store."""
         columns = [self._elements(column) for column in node.iterables]
         if node.is_dynamic or any(column is None for column in columns):
             return None
@@ -137,14 +137,14 @@ class GraphKeys:
         rows = zip(*(_rows(column) for column in columns if column is not None), strict=True)
         leaf = (
             self._leaf_of(node) if node.uses else None
-        )  # asking for each of a million numbers would double the time
+        )  # calling it for each of a million numbers would double the time
         return fingerprint_items(rows, label=recipe, leaf=leaf)
 
     def _elements(self, column: Any) -> Sequence[Any] | bytes | None:
         return self.items(column.node) if isinstance(column, MapPromise) else column
 
     def _leaf_of(self, node: Node) -> Callable[[object], str | None]:
-        """The key of what is known by its key only, for an argument of `node`. Raises TraceError for a hidden promise."""
+        """Gives the key of a value in an argument of `node` that is known only by its key. Raises TraceError for a hidden promise."""
         used = {use.node for use in node.uses}
 
         def leaf(value: object) -> str | None:
@@ -158,7 +158,7 @@ class GraphKeys:
 
 
 def _hidden(node: Node, promise: Promise) -> TraceError:
-    """The graph does not look into objects, so it would not wait for this result."""
+    """The error for a promise inside an object: the graph does not look there, so it would not wait for the result."""
     return TraceError(
         f"task {node.task.name!r} got an object with {promise!r} inside",
         where=node.where,
@@ -168,7 +168,7 @@ def _hidden(node: Node, promise: Promise) -> TraceError:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A value known by its key only: an item of another map."""
+    """An item of another map, known only by its key."""
 
     key: str
 
@@ -180,7 +180,7 @@ def _rows(column: Sequence[Any] | bytes) -> Iterator[Any]:
 
 
 def _chained(recipe: str, columns: list[bytes]) -> bytes:
-    """Item keys of a map over other maps: as `fingerprint_items` gives for values of these keys."""
+    """Item keys of a map over other maps: those that `fingerprint_items` gives for values with these keys."""
     out = bytearray()
     for at in range(0, len(columns[0]), 16):
         out += bytes.fromhex(combine(recipe, *(column[at : at + 16].hex() for column in columns)))

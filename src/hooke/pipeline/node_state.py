@@ -1,4 +1,4 @@
-"""What the run state keeps of a node, and of an attempt that is under way."""
+"""The state of a node and of a running attempt, the sizes of chunks, and the run state's effects."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ __all__ = [
     "NodePlan",
     "NodeState",
     "RunningAttempt",
+    "StragglerLimit",
     "Submit",
-    "Usual",
 ]
 
 
-# --- How many items of a map go into one attempt: sized by measured duration.
+# --- Chunks: how many items of a map go into one attempt, by their measured duration.
 
 TARGET_S = 0.1
-"""Seconds of work an attempt should hold: a thousand times the cost of handing one out, and short enough to balance."""
+"""Seconds of work in one attempt: a thousand times the cost of submitting it, and short enough to balance the load."""
 
 CHUNKS_PER_SLOT = 3
-"""Never less than this many chunks per slot are left to come, so that the last ones end together."""
+"""At least this many chunks per slot remain, so that the last ones end together."""
 
 LEAST_CHUNK_S = 0.01
-"""Less work than this is not shared out further, since handing it out costs a tenth of it."""
+"""Less work than this is not split further: submitting it costs a tenth of it."""
 
 GROWTH = 8
-"""A chunk is at most this many times the largest one measured: early items may not be typical."""
+"""A chunk is at most this many times the largest measured one: early items may not be typical."""
 
 WORTH_ORDERING_S = 0.05
-"""Items shorter than this are not worth running one by one for the sake of their order."""
+"""Shorter items are not worth running one by one for the sake of their order."""
 
 LOOK_AHEAD = 64
-"""How many long items that are not ready a choice looks past."""
+"""How many long items that are not ready one choice skips."""
 
 
 class ChunkSizer:
-    """Sizes the chunks of one map from what was measured of it."""
+    """Sizes the chunks of one map by its measured durations."""
 
     __slots__ = ("_items", "_largest", "_order", "_seconds")
 
@@ -74,10 +74,10 @@ class ChunkSizer:
         return max(1, min(by_time, max(fair, least), self._largest * GROWTH))
 
     def longest(self, expected_s: Mapping[int, float], ready: IntervalSet) -> int | None:
-        """The ready item that is expected to take longest; None where no long one is known.
+        """The ready item with the longest expected duration; None if no long one is known.
 
-        Longer items that are not ready now (done, running, or waiting) are passed for good: they run
-        in the ordinary order, so that a choice costs nothing on average.
+        Longer items that are not ready now (done, running or waiting) are dropped from the order: they run in the
+        ordinary order later, so that a choice costs nothing on average.
         """
         if self._order is None:
             known = [item for item, seconds in expected_s.items() if seconds >= WORTH_ORDERING_S]
@@ -85,22 +85,22 @@ class ChunkSizer:
         for _ in range(min(LOOK_AHEAD, len(self._order))):
             item = self._order[-1]
             if ready.contains(item, item + 1):
-                return item  # and stays: whether it runs is decided elsewhere
+                return item  # it stays in the order: the caller decides whether it runs
             self._order.pop()
         return None
 
 
 def _items(seconds: float, mean_s: float, most: int) -> int:
-    """How many items of `mean_s` make so many seconds, at most `most`."""
+    """How many items of `mean_s` seconds fit into `seconds`, at most `most`."""
     return int(min(most, seconds / mean_s)) if mean_s > 0 else most
 
 
-# --- What the run state is told and what it asks for: plans of nodes, effects for the runner, answers to them.
+# --- Messages: plans of nodes, effects for the runner, and the runner's answers.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
-    """What the scheduler needs to know of a node beside its place in the graph."""
+    """What the scheduler needs to know of a node besides its position in the graph."""
 
     cpus: float = 1.0
     memory: int | None = None
@@ -108,16 +108,16 @@ class NodePlan:
     retries: int = 0
     timeout_s: float | None = None
     ranks: int = 0
-    """Of a gang: how many slots it takes at once, with cpus, memory and gpus for each. 0 for what is no gang."""
+    """Slots that a gang takes at once, with cpus, memory and gpus for each. 0 if the task is not a gang."""
     repeatable: bool = True
-    """Whether two attempts at the same items may run at once: not so where the task is declared impure."""
+    """Whether two attempts at the same items may run at once; False for a task that is declared impure."""
     expected_s: Mapping[int, float] = field(default_factory=dict)
-    """Item -> seconds it took last time, where known."""
+    """Item -> its seconds in an earlier run, if known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Effect: find the node's results; answer with ItemsFound (and MapExpanded) events, then `looked(...)`."""
+    """Effect: find the node's results; answer with ItemsFound (and MapExpanded) events, then LookedUp."""
 
     node: int
 
@@ -135,14 +135,14 @@ class Submit:
     memory: int | None = None
     """Bytes that the attempt may use."""
     twin_of: int | None = None
-    """The attempt at the same items that runs long; this one is the second, and the first result wins."""
+    """The straggling attempt at the same items. This one is the second; the first result wins."""
     short: bool = False
-    """Expected to end within milliseconds, so that it may wait in a worker behind others like it."""
+    """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """Effect: cancel an attempt. With `timed_out`, report it as failed for that."""
+    """Effect: cancel an attempt. With `timed_out`, report it as failed by its timeout."""
 
     attempt: int
     timed_out: bool = False
@@ -157,10 +157,10 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """Answer to Lookup: all that was found has been said.
+    """Answer to Lookup, after the events for all results that were found.
 
-    `held`: another process computes it now, so look again a little later. With `attempt`, the answer
-    is to a Submit, and withdraws it: the result was found, or is computed elsewhere, meanwhile.
+    `held`: another process is computing the node, so look it up again a little later. With `attempt`, it answers a
+    Submit and withdraws it: the result was found, or another process is computing it.
     """
 
     node: int
@@ -171,20 +171,20 @@ class LookedUp:
 Effect: TypeAlias = Lookup | Submit | Abandon | Finish | RetryPlanned
 
 
-# --- When an attempt at a map's items is a straggler: it runs much longer than what the map's items took so far.
+# --- Stragglers: attempts that run much longer than the map's finished items.
 
 TIMES_THE_SLOWEST = 2.0
-"""Durations of a map are often skewed by less than this, and a stuck item by far more."""
+"""The durations of a map often differ by less than this factor; a stuck item exceeds it by far."""
 
 LEAST_STRAGGLER_S = 1.0
-"""No attempt is a straggler before: a second one costs a worker's start, and its loser a worker's end."""
+"""No attempt is a straggler earlier: a second attempt costs a worker's start, and the loser a worker's end."""
 
 ENOUGH_ITEMS = 3
-"""So many must have finished before their durations say anything."""
+"""Items that must have finished before their durations mean anything."""
 
 
-class Usual:
-    """What the items of one map took so far, each as a share of its attempt."""
+class StragglerLimit:
+    """After how many seconds an attempt at items of one map is a straggler, by the slowest item so far."""
 
     __slots__ = ("_items", "_slowest_s")
 
@@ -200,7 +200,7 @@ class Usual:
     def limit_s(self, lo: int, hi: int, expected_s: Mapping[int, float]) -> float | None:
         """Seconds after which an attempt at items `lo..hi` is a straggler; None while too little is known.
 
-        `expected_s` is what items took in earlier runs: one that was long then may be long again.
+        `expected_s` has durations of earlier runs: an item that was slow then may be slow again.
         """
         if self._items < ENOUGH_ITEMS:
             return None
@@ -212,28 +212,28 @@ class Usual:
 
 @dataclass(slots=True)
 class RunningAttempt:
-    """An attempt that is under way: items `lo..hi` of a node, or the reading of its list (`expand`)."""
+    """A running attempt: at items `lo..hi` of a node, or at reading its list (`expand`)."""
 
     node: int
     lo: int
     hi: int
     expand: bool
-    asked: ResourceRequest
+    request: ResourceRequest
     started: float | None = None
     skips: int = 0
-    """How often its node had been passed by others before."""
+    """How often other nodes had been preferred before it started."""
     twin: int | None = None
     """The other attempt at the same items, while both run."""
     doubled: bool = False
-    """Whether there are or were two of it; there is never a third."""
+    """Whether a second attempt was started; there is never a third."""
 
 
 @dataclass(slots=True)
 class NodeState:
-    """Where a node stands. `done`, `taken` and `open` share no item.
+    """The state of a node. `done`, `taken` and `open` are disjoint.
 
-    `open` holds the items that may start now, `taken` those that run or wait for their next try, `alone`
-    those that go one to an attempt: suspects of a death, and items that failed before.
+    `open` holds the items that may start now, `taken` those that run or wait for a retry. Items in `alone` run one
+    to an attempt: suspects of a worker's death, and items that failed before.
     """
 
     node: Node
@@ -241,9 +241,9 @@ class NodeState:
     needs: tuple[Need, ...]
     items: int | None
     demanded: bool = False
-    looked: bool = False
+    looked_up: bool = False
     expanding: bool = False
-    settled: bool = False
+    announced: bool = False
     missing: int = 0
     done: SegmentMap = field(default_factory=SegmentMap)
     open: IntervalSet = field(default_factory=IntervalSet)
@@ -254,7 +254,7 @@ class NodeState:
     """Item -> how often its memory was doubled."""
     skips: int = 0
     sizer: ChunkSizer = field(default_factory=ChunkSizer)
-    usual: Usual = field(default_factory=Usual)
+    straggler_limit: StragglerLimit = field(default_factory=StragglerLimit)
 
     @property
     def complete(self) -> bool:
@@ -266,18 +266,18 @@ class NodeState:
         return memory_after(self.plan.memory, self.growths.get(item, 0), place, slots=self.slots(item))
 
     def slots(self, item: int) -> int:
-        """How many an attempt at this item (-1: the reading of the list) takes."""
+        """Slots that an attempt at this item (-1: reading the list) takes."""
         return max(1, self.plan.ranks) if item >= 0 else 1
 
     @property
     def startable(self) -> bool:
-        """Whether some items of it, or the reading of its list, may start now."""
-        if not self.looked:
+        """Whether some of its items, or reading its list, may start now."""
+        if not self.looked_up:
             return False
         return bool(self.open) or (self.items is None and not self.expanding)
 
     def choose(self, slots: int) -> tuple[int, int]:
-        """The next items: the longest one where durations are known, else a chunk from the front."""
+        """The next items: the longest one if durations are known, else a chunk from the front."""
         longest = self.sizer.longest(self.plan.expected_s, self.open)
         if longest is not None:
             return longest, longest + 1
@@ -288,7 +288,7 @@ class NodeState:
         return (lo, solo) if lo < solo else (lo, lo + 1)
 
     def straggles_at(self, running: RunningAttempt, now: float) -> float | None:
-        """When an attempt of this node is a straggler; None where it never is, or may have no second one beside it."""
+        """When a running attempt becomes a straggler; None if it never does or must not have a second attempt."""
         if running.started is None or running.doubled or running.expand or self.node.kind != "map":
             return None
         if (
@@ -297,8 +297,8 @@ class NodeState:
             or self.items is None
             or 2 * len(self.done) < self.items
         ):
-            return None  # before half is done, what finished is what was quick
-        limit_s = self.usual.limit_s(running.lo, running.hi, self.plan.expected_s)
+            return None  # the first half of the items to finish are the quick ones
+        limit_s = self.straggler_limit.limit_s(running.lo, running.hi, self.plan.expected_s)
         if limit_s is None:
             return None
         due, timeout_s = running.started + limit_s, self.plan.timeout_s

@@ -19,7 +19,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 RESERVED = ("on", "workers", "wait", "progress", "deadline", "budget", "catalog", "allow_mismatch")
-"""Parameters of `run` and `plan` themselves, which a pipeline's own parameters stand beside."""
+"""Parameters of `run` and `plan` themselves, which a pipeline's parameters must not reuse."""
 
 
 class Pipeline(Generic[P, R]):
@@ -80,7 +80,7 @@ class Pipeline(Generic[P, R]):
 
 
 class _Declare(Protocol):
-    """What `@pipeline(...)` returns: makes a Pipeline of a function and keeps its signature."""
+    """The type of `@pipeline(...)`: makes a Pipeline of a function and keeps its signature."""
 
     def __call__(self, function: Callable[P, R], /) -> Pipeline[P, R]: ...
 
@@ -93,7 +93,7 @@ def pipeline(function: Any = None, /, *, name: str | None = None) -> Any:
     """Declare a function as a pipeline: `@pipeline`, or `@pipeline(name="nightly")`.
 
     Raises UsageError for functions that cannot be one (async functions, generators, lambdas without `name`)
-    and for parameters that bear a name of `run` or `plan` themselves: on, workers, wait, deadline, budget, catalog.
+    and for parameters with names that `run` and `plan` reserve: on, workers, wait, deadline, budget, catalog.
     """
     if function is None:
         return functools.partial(_declare, name=name)

@@ -1,7 +1,7 @@
-"""Stand-ins for the results of tasks while a pipeline's body is traced.
+"""Promises stand for the results of tasks while a pipeline's body is traced.
 
-A promise can be handed to tasks, put into lists, dicts, tuples, sets and dataclasses, returned, hashed and
-shown; parts of it are taken by `p["key"]`, `p[0]` and slices. Whatever needs the value raises TraceError.
+A promise can be passed to tasks, put into lists, dicts, tuples, sets and dataclasses, returned, hashed and shown.
+`p["key"]`, `p[0]` and slices give parts of it. An operation that needs the value raises TraceError.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ __all__ = [
     "INSIDE",
     "ITERATE",
     "JOIN",
-    "REFUSED",
+    "UNSUPPORTED",
     "MapPromise",
     "NoSuchAttributeYet",
     "Promise",
     "PromiseOrigin",
     "Shape",
     "TraceSession",
-    "no_attribute",
-    "refusal",
+    "needs_value_error",
+    "no_attribute_error",
     "result_shape",
     "shown_path",
 ]
 
 
-# --- What Python asks of an object and a promise cannot answer: special method -> what it needs, and the fix.
+# --- Operations that need the value: special method -> what it needs, and the fix.
 
 INSIDE = "put it inside a task, or use .map to do it for each item of a list"
 ITERATE = (
-    "task.map(result) runs a task for each item; to unpack a result of fixed length, annotate the task "
-    "with -> tuple[A, B]; else put the loop inside a task"
+    "use task.map(result) to run a task for each item; to unpack a result of fixed length, annotate the task "
+    "with -> tuple[A, B]; otherwise put the loop inside a task"
 )
 DYNAMIC = (
-    "the list that this map goes over is itself a result: hand the whole map to a task, map another task over "
+    "the length of this map is known only at run time: pass the whole map to a task, map another task over "
     "it, or put the loop inside a task"
 )
 CHANGE = "return the changed value from a task"
 JOIN = "join lists of results as [*one, *other]; add values inside a task"
 
 CARRY = (
-    "pass it to a task as an argument, in a list, tuple, set, dict or dataclass; closures and objects of your "
-    "own cannot carry it"
+    "pass it to a task as an argument, or in a list, tuple, set, dict or dataclass; closures and other objects "
+    "cannot carry it"
 )
 
 _TEXT = "print or format it inside a task; repr(result) is allowed here"
@@ -90,24 +90,24 @@ _NUMBERS = {
     "index": "as an index, a count or a size",
 }
 
-REFUSED: dict[str, tuple[str, str]] = {
+UNSUPPORTED: dict[str, tuple[str, str]] = {
     "__bool__": ("the truth value (if, while, and, or, not, assert)", INSIDE),
     "__reversed__": ("the items", ITERATE),
-    "__contains__": ("to look (in) among the items", INSIDE),
+    "__contains__": ("membership (in)", INSIDE),
     "__next__": ("the next item", ITERATE),
     "__str__": ("the text (str, print)", _TEXT),
     "__format__": ("the text (an f-string, format)", _TEXT),
     "__bytes__": ("the bytes", INSIDE),
     "__fspath__": ("the path", "open or join it inside a task"),
-    "__call__": ("to call", "call it inside a task"),
-    "__enter__": ("to enter (with)", "use `with` inside a task"),
-    "__exit__": ("to leave (with)", "use `with` inside a task"),
-    "__aenter__": ("to enter (async with)", "use `async with` inside a task"),
-    "__aexit__": ("to leave (async with)", "use `async with` inside a task"),
-    "__await__": ("to await", "Hooke awaits tasks by itself: use the result as it is"),
+    "__call__": ("a call", "call it inside a task"),
+    "__enter__": ("the context (with)", "use `with` inside a task"),
+    "__exit__": ("the context (with)", "use `with` inside a task"),
+    "__aenter__": ("the context (async with)", "use `async with` inside a task"),
+    "__aexit__": ("the context (async with)", "use `async with` inside a task"),
+    "__await__": ("an await", "use the result without await: Hooke waits for tasks by itself"),
     "__aiter__": ("the items (async for)", ITERATE),
-    "__setitem__": ("to set an item", CHANGE),
-    "__delitem__": ("to delete an item", CHANGE),
+    "__setitem__": ("the assignment of an item", CHANGE),
+    "__delitem__": ("the deletion of an item", CHANGE),
     "__array__": ("the array (NumPy)", INSIDE),
     "__array_ufunc__": ("the array (NumPy)", INSIDE),
     "__array_function__": ("the array (NumPy)", INSIDE),
@@ -125,14 +125,14 @@ REFUSED: dict[str, tuple[str, str]] = {
 """Completes "the pipeline needs ... of the result"."""
 
 
-# --- The shape of a result that is known from an annotation: how many parts a fixed-length tuple has.
+# --- The shape of a result, by its annotation: how many parts a fixed-length tuple has.
 
 Shape: TypeAlias = tuple["Shape | None", ...]
-"""One entry a part; the entry is the shape of that part, or None where it is no fixed-length tuple."""
+"""One entry a part: its shape, or None if it is not a fixed-length tuple."""
 
 
 def result_shape(function: Callable[..., Any]) -> Shape | None:
-    """The shape of what `function` returns, by its annotation: `tuple[A, B]` or a NamedTuple; else None."""
+    """The shape of a function's result by its annotation `tuple[A, B]` or a NamedTuple; else None."""
     annotations = getattr(inspect.unwrap(function), "__annotations__", None)
     annotation = annotations.get("return") if isinstance(annotations, dict) else None
     if isinstance(annotation, str):
@@ -153,7 +153,7 @@ def _of_type(annotation: Any) -> Shape | None:
 
 
 def _of_text(annotation: str, namespace: dict[str, Any]) -> Shape | None:
-    """Read by its syntax, since the names in it may exist for type checkers only."""
+    """Read by syntax, because the names in it may exist only for type checkers."""
     try:
         tree = ast.parse(annotation.strip(), mode="eval").body
     except SyntaxError:
@@ -182,11 +182,11 @@ def _namespace(function: Callable[..., Any]) -> dict[str, Any]:
     return own if own is not None else getattr(module, "__dict__", {})
 
 
-# --- Where a promise comes from, and what is said when something needs the value behind it.
+# --- The origin of a promise, and the errors for operations that need its value.
 
 _ATTRIBUTE = (
-    "read it inside a task; parts of a tuple, list or dict are taken by result[0] or result['key']; "
-    "a task maps over items by task.map(...)"
+    "read it inside a task; result[0] or result['key'] gives a part of a tuple, list or dict; "
+    "task.map(...) runs a task for each item"
 )
 
 
@@ -206,7 +206,7 @@ class TraceSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PromiseOrigin:
-    """The call that a promise comes from: the graph node, its task, the line, and what is known of its result."""
+    """The call behind a promise: the graph node, its task, the line, and the known shape of its result."""
 
     session: TraceSession
     node: int
@@ -216,12 +216,12 @@ class PromiseOrigin:
     """Of the call's result; for a map, of each item."""
 
 
-def refusal(origin: PromiseOrigin, path: tuple[Any, ...], needs: str, fix: str) -> TraceError:
-    """The error for an operation that needs the value, with the user's line. `needs` completes "pipeline needs ..."."""
+def needs_value_error(origin: PromiseOrigin, path: tuple[Any, ...], needs: str, fix: str) -> TraceError:
+    """The error for an operation that needs the value, with the user's line. `needs` completes "the pipeline needs ..."."""
     return TraceError(**_told(origin, path, needs, fix))
 
 
-def no_attribute(origin: PromiseOrigin, path: tuple[Any, ...], name: str) -> NoSuchAttributeYet:
+def no_attribute_error(origin: PromiseOrigin, path: tuple[Any, ...], name: str) -> NoSuchAttributeYet:
     """The error for reading the attribute `name`."""
     return NoSuchAttributeYet(**_told(origin, path, f"the attribute {name!r}", _ATTRIBUTE))
 
@@ -251,11 +251,11 @@ def _shown_step(step: Any) -> str:
 
 
 class Promise:
-    """The result, or a part of the result, of a task that has not run.
+    """The result of a task that has not run, or a part of it.
 
-    `node` and `path` say which (`path` holds the keys, indexes and slices that lead to the part). They are for
-    readers of the finished graph: in the pipeline's body they raise as any other attribute does, because there
-    they would be taken for the value's own. What the tracer itself reads begins with `hooke_` for that reason.
+    `node` and `path` (keys, indexes and slices) identify it for readers of the finished graph. In the pipeline's body
+    they raise like any other attribute, because a user would take them for attributes of the value. The tracer
+    itself reads names that begin with `hooke_`.
     """
 
     __slots__ = ("hooke_origin", "hooke_path", "hooke_shape")
@@ -273,14 +273,14 @@ class Promise:
     def node(self) -> int:
         """The graph node whose result this is."""
         if self.hooke_origin.session.is_open:
-            raise no_attribute(self.hooke_origin, self.hooke_path, "node")
+            raise no_attribute_error(self.hooke_origin, self.hooke_path, "node")
         return self.hooke_origin.node
 
     @property
     def path(self) -> tuple[Any, ...]:
         """The keys, indexes and slices that lead from the node's result to this part of it."""
         if self.hooke_origin.session.is_open:
-            raise no_attribute(self.hooke_origin, self.hooke_path, "path")
+            raise no_attribute_error(self.hooke_origin, self.hooke_path, "path")
         return self.hooke_path
 
     def __repr__(self) -> str:
@@ -300,13 +300,13 @@ class Promise:
         return iter([self[index] for index in range(len(self.hooke_shape))])
 
     def __getattr__(self, name: str) -> Any:
-        raise no_attribute(self.hooke_origin, self.hooke_path, name)
+        raise no_attribute_error(self.hooke_origin, self.hooke_path, name)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise _refusal(self, f"to set the attribute {name!r}", CHANGE)
+        raise _refusal(self, f"the assignment of attribute {name!r}", CHANGE)
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise _refusal(self, f"to delete the attribute {name!r}", CHANGE)
+        raise _refusal(self, f"the deletion of attribute {name!r}", CHANGE)
 
     def _shape_at(self, step: Any) -> Shape | None:
         if (
@@ -321,8 +321,8 @@ class Promise:
 class MapPromise(Promise):
     """The list that `.map` will give.
 
-    Where its length is known before anything runs it is a list of promises in the ways that matter: length,
-    truth, iteration, indexes and slices. Else those raise, but for single parts as in Promise.
+    If its length is known before anything runs, it acts as a list of promises: length, truth, iteration, indexes and
+    slices work. Otherwise they raise, except single parts as in Promise.
     """
 
     __slots__ = ("hooke_items", "hooke_length_from")
@@ -406,7 +406,7 @@ def _bound(promise: Promise, bound: Any) -> int | None:
 
 
 def _refusal(promise: Promise, needs: str, fix: str) -> TraceError:
-    return refusal(promise.hooke_origin, promise.hooke_path, needs, fix)
+    return needs_value_error(promise.hooke_origin, promise.hooke_path, needs, fix)
 
 
 def _refusing(needs: str, fix: str) -> Callable[..., NoReturn]:
@@ -416,6 +416,6 @@ def _refusing(needs: str, fix: str) -> Callable[..., NoReturn]:
     return operation
 
 
-for _name, (_needs, _fix) in REFUSED.items():
+for _name, (_needs, _fix) in UNSUPPORTED.items():
     setattr(Promise, _name, _refusing(_needs, _fix))
 Promise.__hash__ = object.__hash__  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What a run had finished before its driver died, read back from its journal by the keys of its nodes."""
+"""The results that a run had before its driver died, read from its journal by the keys of its nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNHEARD_PER_SLOT = 2 + MOST_BEHIND
 
 @dataclass(slots=True, kw_only=True)
 class RecoveredResults:
-    """The results of a node that its journal holds."""
+    """The results of a node in the journal."""
 
     segments: list[Segment] = field(default_factory=list)
     expansion: MapExpanded | None = None
@@ -35,19 +35,19 @@ class RecoveredResults:
 
 @dataclass(slots=True, kw_only=True)
 class Recovered:
-    """Node key -> its known results. After an edit a node has another key, and nothing here is taken for it."""
+    """Node key -> its known results. An edited node has another key, so it takes none of them."""
 
     known: dict[str, RecoveredResults] = field(default_factory=dict)
     next_attempt: int = 1
-    """Above all that were handed out: those that the journal has heard of, and those that it may not have.
+    """Above every attempt that was submitted, including those that the journal may not know.
 
-    Of these there are so many a slot: one that had not begun, those that waited behind it, and a second attempt that was
-    given up before it began.
+    For each slot these are: one that had not begun, those that waited behind it, and a second attempt that was
+    abandoned before it began.
     """
 
 
 def recover(events: Iterable[Event]) -> Recovered:
-    """Fold a driver's journal. Nodes are matched by key, since an edit may have renumbered them."""
+    """Fold a driver's journal. Nodes are matched by key, because an edit may have renumbered them."""
     past = _Past()
     for event in events:
         past.count(event)
@@ -68,7 +68,7 @@ class _Past:
     most_slots: int = 0
 
     def count(self, event: Event) -> None:
-        """Keep account of the attempts that there may have been."""
+        """Bound the number of attempts that were submitted."""
         match event:
             case AttemptStarted() | AttemptFinished() | AttemptFailed():
                 self.last_attempt = max(self.last_attempt, event.attempt)
@@ -81,14 +81,14 @@ class _Past:
                 pass
 
     def take(self, event: Event) -> None:
-        """Keep what was finished."""
+        """Keep finished results."""
         match event:
             case NodePlanned():
                 self.keys[event.node] = event.key
             case MapExpanded():
                 self._expansion(event)
             case AttemptFinished(expanded=MapExpanded() as expansion):
-                self._expansion(expansion)  # the driver may have died before it said so by itself
+                self._expansion(expansion)  # the driver may have died before it wrote an event of its own
             case AttemptFinished() | ItemsFound():
                 self._note(event, event.hi, event.ref)
             case AttemptFailed(ref=Ref() as ref):

@@ -1,4 +1,4 @@
-"""Values by reference: arguments travel as pickles in which another node's value is a reference into the store."""
+"""Values by reference: in a pickled argument, the value of another node is a reference into the store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StoredValue:
     path: Path = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredValue, (self.ref, self.path)  # the one that a dataclass with slots has takes 10 us
+        return StoredValue, (self.ref, self.path)  # the default of a dataclass with slots takes 10 us
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ Reference: TypeAlias = StoredValue | Element | StoredItems
 _SIMPLE = frozenset({int, float, complex, bool, str, bytes, type(None), range})
 _DEEPEST = 4
 _NO_REFERENCE, _WITH_REFERENCES = b"=", b"&"
-"""What simple nestings begin with: the standard pickler takes a tenth of the time for them. No pickle begins so."""
+"""Prefixes of simple nestings, for which the standard pickler takes a tenth of the time. No pickle starts with them."""
 
 
 class _NotSimpleError(Exception):
@@ -101,7 +101,7 @@ def pack(value: Any, refer: Callable[[Promise], Reference]) -> bytes:
 
 
 def unpack(data: bytes, store: Store) -> Any:
-    """The value that was packed, its references replaced by what they refer to."""
+    """The packed value, with its references replaced by the stored values."""
     mark = data[:1]
     if mark == _NO_REFERENCE:
         return pickle.loads(memoryview(data)[1:])
@@ -146,7 +146,7 @@ def _resolved(value: Any, store: Store) -> Any:
 
 
 def resolve(reference: Reference, store: Store) -> Any:
-    """What a reference refers to. Raises MissingObject or CorruptObject."""
+    """The value behind a reference. Raises MissingObject or CorruptObject."""
     match reference:
         case StoredValue():
             value = store.get(reference.ref)
@@ -160,12 +160,12 @@ def resolve(reference: Reference, store: Store) -> Any:
 
 
 def parts_of(value: Any, path: Sequence[Any]) -> Any:
-    """The part of `value` that the keys and indexes of `path` lead to. Raises what Python raises where there is none."""
+    """The part of `value` at the keys and indexes of `path`. Raises Python's own error if there is none."""
     for key in path:
         try:
             value = value[key]
         except Exception as error:
-            # No line of the user's is in the traceback: the pipeline took the part, long ago.
+            # The traceback has no line of the user's code: the pipeline took the part while it was traced.
             error.add_note(
                 f"The pipeline takes the part [{key!r}] of a result, which is of type {type(value).__name__}."
             )

@@ -1,4 +1,4 @@
-"""Whether and when a failed item runs again: exponential backoff with jitter drawn from the run's seed, so that it replays."""
+"""Whether and when a failed item runs again: exponential backoff with jitter from the run's seed, so that it replays."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BASE_S = 0.1
 LONGEST_S = 60.0
 
 _DOUBLINGS = 10
-"""By then the longest wait is reached, and a float's range is not."""
+"""Reaches the longest wait, and stays within a float's range."""
 
 
 def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: float | None = None) -> float:
     """Seconds to wait after the `failures`-th failure: 0.1 s doubled each time, at most 60 s, jittered by +-50 %.
 
-    A delay that the task asked for (`Temporary(delay_s=...)`) is taken as it is.
+    A delay that the task requests (`Temporary(delay_s=...)`) is used unchanged.
     """
     if asked_s is not None:
         return asked_s
@@ -33,7 +33,7 @@ def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: flo
 
 
 class Retries:
-    """The items that wait for their next try, and what is to be said of it."""
+    """The items that wait for a retry, and the events that say so."""
 
     __slots__ = ("_planned", "_seed", "_waiting")
 
@@ -43,7 +43,7 @@ class Retries:
         self._waiting: list[tuple[float, int, int]] = []
 
     def plan(self, state: NodeState, event: AttemptFailed, item: int, place: CapacityChanged) -> bool:
-        """Plan another try of an item (-1: the list of a map) that failed; False where there is to be none."""
+        """Plan a retry of a failed item (-1: the list of a map); False if there is none."""
         failure = event.failure
         failures = state.failures[item] = state.failures.get(item, 0) + 1
         counted = failures - state.growths.get(item, 0)
@@ -59,27 +59,27 @@ class Retries:
         self._again(state, item, event.at + wait_s, f"{failure.said}; {tries}")
         return True
 
-    def say(self, state: NodeState, items: tuple[int, int], *, number: int, due: float, reason: str) -> None:
-        """Have it journalled that these items run again."""
+    def note(self, state: NodeState, items: tuple[int, int], *, number: int, due: float, reason: str) -> None:
+        """Note for the journal that these items run again."""
         lo, hi = items
         self._planned.append(
             RetryPlanned(node=state.node.id, lo=lo, hi=hi, number=number, due=due, reason=reason)
         )
 
-    def said(self) -> list[RetryPlanned]:
-        """What is to be journalled, once."""
+    def take_notes(self) -> list[RetryPlanned]:
+        """The notes for the journal; each is returned once."""
         said = self._planned
         self._planned = []
         return said
 
     def due(self, now: float) -> Iterator[tuple[int, int]]:
-        """Node and item of those that waited long enough; they wait no more."""
+        """Remove and yield the node and item of each retry that is due."""
         while self._waiting and self._waiting[0][0] <= now:
             _, node, item = heapq.heappop(self._waiting)
             yield node, item
 
     def next_due(self) -> float | None:
-        """When the first of them is due; None where none waits."""
+        """When the next retry is due; None if there is none."""
         return self._waiting[0][0] if self._waiting else None
 
     def _again(self, state: NodeState, item: int, due: float, reason: str) -> None:
@@ -87,11 +87,11 @@ class Retries:
         if item >= 0:
             state.taken.add(item, item + 1)
             state.alone.add(item, item + 1)
-        self.say(state, (item, item + 1), number=state.failures[item] + 1, due=due, reason=reason)
+        self.note(state, (item, item + 1), number=state.failures[item] + 1, due=due, reason=reason)
 
 
 def _grow(state: NodeState, item: int, place: CapacityChanged) -> bool:
-    """Double what an item that ran out of memory may use; False where the place has no more."""
+    """Double the memory of an item that ran out; False if the workers have no more."""
     before, growths = state.memory(item, place), state.growths.get(item, 0)
     after = memory_after(state.plan.memory, growths + 1, place, slots=state.slots(item))
     if before is None or after is None or after <= before:

@@ -1,11 +1,11 @@
-"""The one scheduler: a pure machine that folds events and decides what runs next.
+"""The scheduler: a pure state machine that folds events and decides what runs next.
 
-`apply(event)` folds an event; `decide(now)` returns effects for the runner to perform. No clock, no
-thread, no randomness: the same events give the same decisions, so a history replays from its seed.
+`apply(event)` folds an event; `decide(now)` returns effects for the runner. It has no clock, thread or randomness:
+the same events give the same decisions, so a history replays from its seed.
 
-Work is demanded backwards from what the pipeline returns: a node whose result is found asks nothing
-of its ancestors, so a cached run looks up only what it needs. Among ready nodes the deepest goes
-first, and within a map the longest item once durations are known.
+Demand goes backwards from the pipeline's output: a node whose result is found demands nothing of its ancestors, so a
+cached run looks up only what it needs. Among ready nodes the deepest goes first. Within a map the longest item goes
+first if durations are known.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.journal.fleet_events import FleetDecided
-from hooke.pipeline.graph import Graph, Need, needs_of, unwanted_nodes, waiters_of
+from hooke.pipeline.graph import Graph, Need, needs_of, pruned_nodes, waiters_of
 from hooke.pipeline.node_state import (
     Abandon,
     Effect,
@@ -42,17 +42,17 @@ from hooke.pipeline.node_state import (
 from hooke.pipeline.retries import Retries
 from hooke.pipeline.slots import ResourceRequest, ShortTasks, SlotRoom
 
-__all__ = ["Remains", "RunState", "Sizing", "remains_of"]
+__all__ = ["RemainingWork", "RunState", "Sizing", "remaining_work"]
 
 
 HELD_RETRY_S = 0.1
-"""How soon to look again for a result that another process is computing: well under a second of a human's patience."""
+"""Pause before the next lookup of a result that another process is computing."""
 
 SKIPS_BEFORE_RESERVING = 4
-"""A ready attempt that does not fit is passed by others this many times per slot; then the place is kept for it."""
+"""Others may overtake a ready attempt that does not fit this many times per slot. Then slots are reserved for it."""
 
 ISOLATED_DEATHS = frozenset({"WorkerDied", "OutOfMemory", "TimedOut"})
-"""Failures that do not say which item of a chunk was to blame."""
+"""Failures that do not tell which item of a chunk caused them."""
 
 
 class RunState:
@@ -77,10 +77,10 @@ class RunState:
         self._short = ShortTasks()
         self._next_attempt = first_attempt
         self._withdrawn: list[int] = []
-        self._beaten: list[int] = []
+        self._losing_twins: list[int] = []
         self._now = 0.0
         self._stop_by: str | None = None
-        self._to_look: list[int] = []
+        self._pending_lookups: list[int] = []
         self._held: list[tuple[float, int]] = []
         self._retries = Retries(seed)
         self._ready: list[tuple[int, int]] = []
@@ -88,14 +88,14 @@ class RunState:
         self._depth = graph.depths()
         self._waiters = waiters_of([state.needs for state in self.nodes])
         self._unfinished_roots = set(graph.roots())
-        self._unwanted: set[int] = set()
+        self._pruned: set[int] = set()
         for root in sorted(self._unfinished_roots):
             self._demand(root)
 
     # -- events in ---------------------------------------------------------------------------------
 
     def apply(self, event: Event | LookedUp) -> None:
-        """Fold one event. What does not concern the scheduler is ignored; late and double answers are counted."""
+        """Fold one event. Other events are ignored; late and duplicate answers are counted."""
         match event:
             case AttemptFinished():
                 self._finished(event)
@@ -109,7 +109,7 @@ class RunState:
             case MapExpanded():
                 self._expanded(self.nodes[event.node], event.items)
             case LookedUp():
-                self._looked(event)
+                self._lookup_answered(event)
             case CapacityChanged():
                 self._room.capacity = event
             case StopRequested():
@@ -118,7 +118,7 @@ class RunState:
                 pass
 
     def _finished(self, event: AttemptFinished) -> None:
-        attempt = self._take(event.attempt)
+        attempt = self._pop_running(event.attempt)
         if attempt is None:
             return
         state = self.nodes[attempt.node]
@@ -127,22 +127,22 @@ class RunState:
             return
         if attempt.twin is not None:
             self._remove(attempt.twin)
-            self._beaten.append(attempt.twin)
+            self._losing_twins.append(attempt.twin)
         state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
-        state.usual.measured(attempt.hi - attempt.lo, event.seconds)
+        state.straggler_limit.measured(attempt.hi - attempt.lo, event.seconds)
         self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
         self._record(state, attempt.lo, attempt.hi, event.ref)
 
     def _failed(self, event: AttemptFailed) -> None:
-        attempt = self._take(event.attempt)
-        if attempt is None or self._left_to_twin(attempt):
+        attempt = self._pop_running(event.attempt)
+        if attempt is None or self._twin_goes_on(attempt):
             return
         state = self.nodes[attempt.node]
         state.taken.remove(attempt.lo, attempt.hi)
         if attempt.expand:
             state.expanding = False
-            self._judge(state, event, item=-1)
+            self._retry_or_fail(state, event, item=-1)
             return
         good = attempt.lo
         if event.done and event.ref is not None:
@@ -152,10 +152,10 @@ class RunState:
             self._isolate(state, good, attempt.hi, event)
             return
         self._open(state, good + 1, attempt.hi)
-        self._judge(state, event, item=good)
+        self._retry_or_fail(state, event, item=good)
 
-    def _take(self, attempt: int) -> RunningAttempt | None:
-        """The running attempt of that id, no longer running; None (and counted) for a late or double answer."""
+    def _pop_running(self, attempt: int) -> RunningAttempt | None:
+        """Remove and return a running attempt; None (and counted) for a late or duplicate answer."""
         if attempt in self.running:
             return self._remove(attempt)
         self.ignored += 1
@@ -163,47 +163,47 @@ class RunState:
 
     def _remove(self, attempt: int) -> RunningAttempt:
         running = self.running.pop(attempt)
-        self._room.leave(running.asked)
+        self._room.free(running.request)
         return running
 
-    def _left_to_twin(self, attempt: RunningAttempt) -> bool:
-        """Whether another attempt at the items of this one, which is gone, goes on: what comes of them is its matter now."""
+    def _twin_goes_on(self, attempt: RunningAttempt) -> bool:
+        """Whether this ended attempt's twin still runs. Then the twin's outcome decides about their items."""
         if attempt.twin is None:
             return False
         self.running[attempt.twin].twin = None
         return True
 
-    def _judge(self, state: NodeState, event: AttemptFailed, *, item: int) -> None:
-        """Plan another try of the failed item, or fail the run."""
+    def _retry_or_fail(self, state: NodeState, event: AttemptFailed, *, item: int) -> None:
+        """Plan a retry of the failed item, or fail the run."""
         if not self._retries.plan(state, event, item, self._room.capacity):
             self.failure = self.failure or event
 
     def _isolate(self, state: NodeState, lo: int, hi: int, event: AttemptFailed) -> None:
-        """A chunk's death does not say which item killed it: run its items one by one, so that only the culprit fails."""
+        """Run a dead chunk's items one by one, so that only the item that killed it fails."""
         state.alone.add(lo, hi)
         self._open(state, lo, hi)
         kind = event.failure.kind
         reason = f"{kind} while items {lo}..{hi - 1} ran in one attempt; each runs alone to find which"
-        self._retries.say(state, (lo, hi), number=1, due=event.at, reason=reason)
+        self._retries.note(state, (lo, hi), number=1, due=event.at, reason=reason)
 
     def _found(self, event: ItemsFound) -> None:
         state = self.nodes[event.node]
         for lo, hi in state.done.items.gaps(event.lo, event.hi):
             state.done.record(lo, hi, event.ref, event.start + lo - event.lo)
             state.open.remove(lo, hi)
-            self._settle(state, lo, hi)
+            self._announce_done(state, lo, hi)
 
     def _record(self, state: NodeState, lo: int, hi: int, ref: Ref) -> None:
         state.done.record(lo, hi, ref)
-        self._settle(state, lo, hi)
+        self._announce_done(state, lo, hi)
 
     def _expanded(self, state: NodeState, items: int) -> None:
         if state.items is not None:
             return
         state.items = items
-        if state.looked:
-            state.looked = False  # its items have keys only now: look for them
-            self._to_look.append(state.node.id)
+        if state.looked_up:
+            state.looked_up = False  # its items have keys only now, so look them up
+            self._pending_lookups.append(state.node.id)
         for child in self._waiters.elementwise.get(state.node.id, ()):
             self._expanded(self.nodes[child], items)
 
@@ -213,35 +213,35 @@ class RunState:
         state = self.nodes[node]
         if not state.demanded:
             state.demanded = True
-            self._to_look.append(node)
+            self._pending_lookups.append(node)
 
-    def _looked(self, answer: LookedUp) -> None:
+    def _lookup_answered(self, answer: LookedUp) -> None:
         state = self.nodes[answer.node]
         if answer.attempt is not None:
             self._withdraw(state, answer.attempt)
         if answer.held:
-            if state.looked:  # else another attempt of this decision has said it
-                state.looked = False
+            if state.looked_up:  # else another attempt of this decision has reported it
+                state.looked_up = False
                 heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
             return
-        state.looked = True
+        state.looked_up = True
         if state.complete:
-            self._settle(state, 0, 0)
+            self._announce_done(state, 0, 0)
             return
         waiting = [need for need in state.needs if not self._met(need)]
         state.missing = sum(1 for need in waiting if not need.elementwise)
         for need in state.needs:
             self._demand(need.node)
-        if self._unwanted:
-            self._review()
+        if self._pruned:
+            self._prune()
         self._reopen(state)
 
     def _withdraw(self, state: NodeState, attempt: int) -> None:
         running = self._remove(attempt)
         heapq.heappush(self._withdrawn, attempt)
-        if self._left_to_twin(running):
+        if self._twin_goes_on(running):
             return
-        state.skips += running.skips  # it was not its turn after all
+        state.skips += running.skips  # as if it had not started
         state.taken.remove(running.lo, running.hi)
         state.expanding = state.expanding and not running.expand
 
@@ -249,11 +249,11 @@ class RunState:
         parent = self.nodes[need.node]
         if need.item is not None:
             return parent.done.items.contains(need.item, need.item + 1)
-        return parent.settled  # not `complete`: a map of nothing is that before anybody was told
+        return parent.announced  # not `complete`, which an empty map is before its consumers were woken
 
     def _reopen(self, state: NodeState) -> None:
-        """Open what may start now, after a lookup, an expansion or the last missing input."""
-        if not state.looked or state.missing:
+        """Open the items that may start now, after a lookup, an expansion or the last missing input."""
+        if not state.looked_up or state.missing:
             return
         if state.items is None:
             if state.node.is_dynamic and not state.expanding:
@@ -280,39 +280,37 @@ class RunState:
             self._queued.add(node)
             heapq.heappush(self._ready, (-self._depth[node], node))
 
-    def _settle(self, state: NodeState, lo: int, hi: int) -> None:
-        """Items `lo..hi` are done: wake those that waited for them."""
+    def _announce_done(self, state: NodeState, lo: int, hi: int) -> None:
+        """Items `lo..hi` are done: wake the nodes that wait for them."""
         node = state.node.id
         for child in self._waiters.pop_items(node, lo, hi):
             self._input_met(child)
         for child in self._waiters.elementwise.get(node, ()):
             self._advance_child(self.nodes[child], lo, hi)
         if state.complete:
-            state.settled = True
+            state.announced = True
             self._unfinished_roots.discard(node)
             if any(not self.nodes[need.node].complete for need in state.needs):
-                self._review()  # it was found, and what was to make it is not needed now
+                self._prune()  # its result was found, so its inputs may not be needed any more
             for child in self._waiters.pop_whole(node):
                 self._input_met(child)
 
-    def _review(self) -> None:
-        """See anew which nodes are wanted."""
-        before = self._unwanted
-        self._unwanted = unwanted_nodes(
-            self.graph, self.graph.roots(), lambda node: self.nodes[node].complete
-        )
-        for node in sorted(before - self._unwanted):
+    def _prune(self) -> None:
+        """Find again which nodes are not needed any more."""
+        before = self._pruned
+        self._pruned = pruned_nodes(self.graph, self.graph.roots(), lambda node: self.nodes[node].complete)
+        for node in sorted(before - self._pruned):
             self._reopen(self.nodes[node])
 
     def _input_met(self, child: int) -> None:
         state = self.nodes[child]
-        if state.looked and state.missing:
+        if state.looked_up and state.missing:
             state.missing -= 1
             if not state.missing:
                 self._reopen(state)
 
     def _advance_child(self, child: NodeState, lo: int, hi: int) -> None:
-        if not child.looked or child.missing or child.items is None:
+        if not child.looked_up or child.missing or child.items is None:
             return
         ranges = [(lo, hi)]
         for need in child.needs:
@@ -325,12 +323,15 @@ class RunState:
     # -- decisions out -----------------------------------------------------------------------------
 
     def decide(self, now: float) -> list[Effect]:
-        """What to do now. Empty when there is nothing to do before the next event or `next_due()`."""
+        """The effects to perform now. Empty if there is nothing to do before the next event or `next_due()`."""
         self._now = now
         if self.status is not None:
             return []
-        effects: list[Effect] = [*self._retries.said(), *(Abandon(attempt) for attempt in self._beaten)]
-        self._beaten.clear()
+        effects: list[Effect] = [
+            *self._retries.take_notes(),
+            *(Abandon(attempt) for attempt in self._losing_twins),
+        ]
+        self._losing_twins.clear()
         if self._stop_by is not None:
             return effects + self._stop()
         effects += self._expire(now)
@@ -339,16 +340,16 @@ class RunState:
         if not self._unfinished_roots:
             return [*effects, *self._abandon_all(), self._end("finished")]
         self._release(now)
-        if self._to_look:  # first learn all that is known: what goes first is decided among all that is ready
-            effects += [Lookup(node) for node in self._to_look]
-            self._to_look = []
+        if self._pending_lookups:  # first look everything up: the order is decided among all ready nodes
+            effects += [Lookup(node) for node in self._pending_lookups]
+            self._pending_lookups = []
             return effects
         effects += self._submit_ready()
         return effects if self._ready else effects + self._submit_twins()
 
     def is_over(self, node: int) -> bool:
-        """Whether this run does nothing more for the node: it is complete, or nobody wants it any more and none of it runs."""
-        if node not in self._unwanted:
+        """Whether the run does nothing more for the node: it is complete, or it is pruned and has no running attempt."""
+        if node not in self._pruned:
             return self.nodes[node].complete
         return all(running.node != node for running in self.running.values())
 
@@ -358,7 +359,7 @@ class RunState:
         return state.memory(item, self._room.capacity)
 
     def next_due(self) -> float | None:
-        """When `decide` must be called again although no event came; None for never."""
+        """When `decide` must be called again even without an event; None for never."""
         waiting = [self._held[0][0] if self._held else None, self._retries.next_due()]
         due = [at for at in waiting if at is not None and self.failure is None]
         for running in self.running.values():
@@ -366,7 +367,7 @@ class RunState:
             if timeout_s is not None and running.started is not None:
                 due.append(running.started + timeout_s)
         if not self._ready:
-            # One that is due already did not fit: an event must make room for it first.
+            # A straggler that is due already did not fit: an event must free slots first.
             due += [straggles for straggles, _ in self._stragglers() if straggles > self._now]
         return min(due, default=None)
 
@@ -378,7 +379,7 @@ class RunState:
         return [*self._abandon_all(), self._end("stopped")]
 
     def _abandon_all(self) -> list[Effect]:
-        """Give up what still runs: after a stop, or where another process gave the result that it was for."""
+        """Cancel all running attempts: after a stop, or if other processes computed the results."""
         abandoned: list[Effect] = [Abandon(attempt) for attempt in self.running]
         self.running.clear()
         return abandoned
@@ -393,7 +394,7 @@ class RunState:
 
     def _release(self, now: float) -> None:
         while self._held and self._held[0][0] <= now:
-            self._to_look.append(heapq.heappop(self._held)[1])
+            self._pending_lookups.append(heapq.heappop(self._held)[1])
         for node, item in self._retries.due(now):
             state = self.nodes[node]
             if item < 0:
@@ -408,20 +409,22 @@ class RunState:
         while self._ready:
             entry = heapq.heappop(self._ready)
             state = self.nodes[entry[1]]
-            if not state.startable or entry[1] in self._unwanted:
+            if not state.startable or entry[1] in self._pruned:
                 self._queued.discard(entry[1])
                 continue
             lo, hi = (-1, -1) if state.items is None else state.choose(self._room.capacity.slots)
-            asked = self._asked(state, lo)
-            short = asked.slots == 1 and self._short.has(state.node)
-            if not self._room.hold(asked) and not (short and not passed and self._room.wait(asked)):
+            request = self._request(state, lo)
+            short = request.slots == 1 and self._short.has(state.node)
+            if not self._room.take(request) and not (
+                short and not passed and self._room.queue_behind(request)
+            ):
                 passed.append(entry)
-                if self._room.is_full or self._is_kept_for(state, asked):
+                if self._room.is_full or self._is_reserved_for(state, request):
                     break
                 continue
             for _, node in passed:
                 self.nodes[node].skips += 1
-            effects.append(self._start(state, lo, hi, asked, short=short))
+            effects.append(self._start(state, lo, hi, request, short=short))
             if state.open:
                 heapq.heappush(self._ready, entry)
             else:
@@ -430,25 +433,25 @@ class RunState:
             heapq.heappush(self._ready, entry)
         return effects
 
-    def _is_kept_for(self, state: NodeState, asked: ResourceRequest) -> bool:
-        """Whether the place is kept for an attempt that was passed often. Not for a gang that it is too small for just now."""
+    def _is_reserved_for(self, state: NodeState, request: ResourceRequest) -> bool:
+        """Whether slots are reserved for an attempt that others overtook often; never for a gang with more ranks than slots."""
         slots = self._room.capacity.slots
-        return state.skips > self.skips_before_reserving * slots and asked.slots <= slots
+        return state.skips > self.skips_before_reserving * slots and request.slots <= slots
 
     def _submit_twins(self) -> list[Effect]:
-        """Second attempts for stragglers, the one longest overdue first, in slots that nothing else wants."""
+        """Second attempts for stragglers in free slots, the longest overdue first."""
         effects: list[Effect] = []
         for due, first in sorted(self._stragglers()):
             if due > self._now or self._room.is_full:
                 break
             running = self.running[first]
-            asked = self._asked(self.nodes[running.node], running.lo)
-            if self._room.hold(asked):
-                effects.append(self._start_twin(first, running, asked))
+            request = self._request(self.nodes[running.node], running.lo)
+            if self._room.take(request):
+                effects.append(self._start_twin(first, running, request))
         return effects
 
     def _stragglers(self) -> list[tuple[float, int]]:
-        """When which attempt is a straggler, of those that may have a second one; none while anything else is ready."""
+        """(When it is due, attempt) of each straggler that may have a second attempt; empty while other work is ready."""
         if self.failure is not None or self._ready or self._room.is_full:
             return []
         candidates = [
@@ -457,55 +460,58 @@ class RunState:
         ]
         return [(due, attempt) for due, attempt in candidates if due is not None]
 
-    def _start_twin(self, first: int, running: RunningAttempt, asked: ResourceRequest) -> Submit:
+    def _start_twin(self, first: int, running: RunningAttempt, request: ResourceRequest) -> Submit:
         attempt, node, lo, hi = self._new_attempt(), running.node, running.lo, running.hi
         running.twin, running.doubled = attempt, True
-        self.running[attempt] = RunningAttempt(node, lo, hi, False, asked, twin=first, doubled=True)
+        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, twin=first, doubled=True)
         number = self.nodes[node].failures.get(lo, 0) + 1
-        return Submit(attempt, node, lo, hi, number, memory=asked.memory or None, twin_of=first)
+        return Submit(attempt, node, lo, hi, number, memory=request.memory or None, twin_of=first)
 
-    def _asked(self, state: NodeState, lo: int) -> ResourceRequest:
+    def _request(self, state: NodeState, lo: int) -> ResourceRequest:
         memory = self.memory(state.node.id, lo) or 0
         return ResourceRequest(state.plan.cpus, memory, state.plan.gpus, state.slots(lo))
 
-    def _start(self, state: NodeState, lo: int, hi: int, asked: ResourceRequest, *, short: bool) -> Submit:
+    def _start(self, state: NodeState, lo: int, hi: int, request: ResourceRequest, *, short: bool) -> Submit:
         attempt, node = self._new_attempt(), state.node.id
-        number, memory = state.failures.get(lo, 0) + 1, asked.memory or None
+        number, memory = state.failures.get(lo, 0) + 1, request.memory or None
         skips, state.skips = state.skips, 0
         if state.items is None:
             state.expanding = True
-            self.running[attempt] = RunningAttempt(node, 0, 0, True, asked, skips=skips)
+            self.running[attempt] = RunningAttempt(node, 0, 0, True, request, skips=skips)
             return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = RunningAttempt(node, lo, hi, False, asked, skips=skips)
+        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, skips=skips)
         return Submit(attempt, node, lo, hi, number, memory=memory, short=short)
 
     def _new_attempt(self) -> int:
-        """An id that no engine has seen. Withdrawn ones go first, so that those unheard of are never more than the slots."""
+        """An id that no engine has seen. Withdrawn ids are used first, so that at most one id a slot is unknown to the journal."""
         if self._withdrawn:
             return heapq.heappop(self._withdrawn)
         self._next_attempt += 1
         return self._next_attempt - 1
 
 
-# --- What a run still has to do, task by task: for whoever decides how many workers it gets.
+# --- Remaining work by task, which decides how many workers a run gets.
 
 
 class Sizing(Protocol):
-    """Decides how many workers a run has while it goes on. It is told what happens as an observer of the journal."""
+    """Decides how many workers a run has. It observes the journal."""
 
     def decide(self, now: float, state: RunState) -> FleetDecided | None:
-        """Asked often, in the runner's thread; None where nothing changes. `now` is the scheduler's time.
+        """Called often, in the runner's thread; None if nothing changes. `now` is the scheduler's time.
 
-        The runner journals what is decided, asks the engine for so many workers, and ends the run where it says `stop`.
+        The runner journals the decision, scales the engine, and ends the run if the decision says `stop`.
         """
         ...
 
 
 @dataclass(slots=True, kw_only=True)
-class Remains:
-    """What is left of one task, in items of maps and calls. `running_s` has what each attempt has run, and its items."""
+class RemainingWork:
+    """The remaining work of one task, in items of maps and calls.
+
+    `running_s` has the seconds and the items of each running attempt.
+    """
 
     task: str
     depth: int
@@ -513,34 +519,34 @@ class Remains:
     memory: int | None = None
     gpus: float = 0.0
     slots: int = 0
-    """What must be there at once: the ranks of gangs that run, or of one that could."""
+    """Slots that must exist at once: the ranks of the running gangs, or of one that is ready."""
     running: int = 0
     ready: int = 0
     waiting: int = 0
     open_ended: bool = False
     running_s: list[tuple[float, int]] = field(default_factory=list)
     expected_s: list[float] = field(default_factory=list)
-    """What items that are left took in earlier runs, where that is known."""
+    """Seconds that remaining items took in earlier runs, if known."""
 
 
-def remains_of(state: RunState, now: float) -> list[Remains]:
-    """Of all tasks that this run still wants something of, those nearest to the inputs first."""
+def remaining_work(state: RunState, now: float) -> list[RemainingWork]:
+    """The remaining work of all unfinished tasks, those nearest to the inputs first."""
     depths = state.graph.depths()
-    tasks: dict[str, Remains] = {}
+    tasks: dict[str, RemainingWork] = {}
     running = _running(state, now)
     for each in state.nodes:
         node = each.node.id
         if not each.demanded or state.is_over(node):
             continue
         name = each.node.task.name
-        left = tasks.setdefault(name, Remains(task=name, depth=depths[node]))
+        left = tasks.setdefault(name, RemainingWork(task=name, depth=depths[node]))
         left.depth = max(left.depth, depths[node])
         _add(left, each, running.get(node, []))
     return sorted(tasks.values(), key=lambda left: left.depth)
 
 
 def _running(state: RunState, now: float) -> Mapping[int, list[tuple[float, int]]]:
-    """Node -> of each attempt at items of it, seconds since its start and its items. Of two at the same items the first."""
+    """Node -> (seconds since the start, items) of each attempt. Of two attempts at the same items the first counts."""
     found: dict[int, list[tuple[float, int]]] = {}
     for attempt, each in state.running.items():
         second = each.twin is not None and each.twin < attempt
@@ -550,7 +556,7 @@ def _running(state: RunState, now: float) -> Mapping[int, list[tuple[float, int]
     return found
 
 
-def _add(left: Remains, state: NodeState, running: list[tuple[float, int]]) -> None:
+def _add(left: RemainingWork, state: NodeState, running: list[tuple[float, int]]) -> None:
     left.cpus = max(left.cpus, state.plan.cpus)
     left.gpus = max(left.gpus, state.plan.gpus)
     if state.plan.memory is not None:

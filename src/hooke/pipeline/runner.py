@@ -1,6 +1,6 @@
-"""The shell around the run state: performs its effects and feeds it what happens, journal first.
+"""The shell around the run state: performs its effects and feeds it events, journal first.
 
-One loop in one thread: what is durable is said (journalled) before it is believed (applied).
+One loop in one thread. Every event is journalled before the run state applies it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LONGEST_WAIT_S = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerParts:
-    """What a runner works with."""
+    """The parts of a runner."""
 
     run: str
     graph: Graph
@@ -63,11 +63,11 @@ class RunnerParts:
     journal: Journal
     clock: Clock
     logs: Path | None = None
-    """Where a worker's output is, in `WORKER.log`; None where nobody keeps it."""
+    """The folder of the workers' output, in `WORKER.log`; None if it is not kept."""
     recovered: Recovered = field(default_factory=Recovered)
     stop_requested: Callable[[], str | None] = lambda: None
     sizing: Sizing | None = None
-    """Who decides how many workers there are; None leaves them as they are."""
+    """Decides how many workers there are; None leaves the number as it is."""
 
 
 class Runner:
@@ -78,24 +78,24 @@ class Runner:
         self._state = parts.state
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._claims: dict[int, Claim] = {}
-        self._made: list[Call] = []
-        """Decided in this turn, and not yet with the engine."""
+        self._unsubmitted: list[Call] = []
+        """Calls of this turn that the engine does not have yet."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
         self._submitted: dict[int, Submit] = {}
         self._workers: dict[int, str] = {}
-        """Attempt that runs -> its worker."""
+        """Running attempt -> its worker."""
         self._log_ends: dict[str, int] = {}
-        """Worker -> where the log of its last attempt that said so ended; what follows is of the one that runs."""
+        """Worker -> the end of its last attempt's log; what follows belongs to the running attempt."""
         self._recalled: set[int] = set()
         self._origin = parts.clock.now() - parts.clock.monotonic()
 
     def run(self) -> str:
-        """Returns the status. Raises what the journal or the store raise; the caller closes the engine."""
+        """Run to the end and return the status. Raises the errors of journal and store; the caller closes the engine."""
         try:
             while self._state.status is None:
                 try:
                     self._turn()
-                except KeyboardInterrupt:  # the engine runs tasks in this thread, and Ctrl-C ended one
+                except KeyboardInterrupt:  # an engine that runs tasks in this thread was interrupted in one
                     self._record(StopRequested(at=self._parts.clock.now(), by=CTRL_C))
             self._commit_all()
         finally:
@@ -107,7 +107,7 @@ class Runner:
         self._resize()
         effects = self._state.decide(self._now())
         under_way = [self._perform(effect) for effect in effects]
-        self._hand_out()
+        self._submit_made()
         if self._state.status is not None or not all(under_way):
             return
         by = self._parts.stop_requested()
@@ -115,8 +115,8 @@ class Runner:
             self._record(StopRequested(at=self._parts.clock.now(), by=by))
             return
         self._commit_all()
-        for event in self._parts.engine.wait(self._patience()):
-            self._happened(event)
+        for event in self._parts.engine.wait(self._wait_s()):
+            self._handle(event)
 
     def _resize(self) -> None:
         decided = self._parts.sizing.decide(self._now(), self._state) if self._parts.sizing else None
@@ -128,23 +128,23 @@ class Runner:
         elif decided.after != decided.before:
             self._parts.engine.scale(decided.after)
 
-    def _patience(self) -> float:
+    def _wait_s(self) -> float:
         due = self._state.next_due()
         return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - self._now()))
 
     def _now(self) -> float:
-        """The time that the scheduler goes by: it began as the wall clock, and does not jump when that is set."""
+        """The scheduler's time: the wall clock at the start plus monotonic time, so setting the clock does not matter."""
         return self._origin + self._parts.clock.monotonic()
 
     # -- effects -----------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> bool:
-        """True where the engine has it now; False where the run state has been told something, or may have been."""
+        """True if the engine has the work now; False if the run state may have changed, so that it must decide again."""
         match effect:
             case Submit():
                 return self._submit(effect)
             case Lookup():
-                self._look(effect.node)
+                self._look_up(effect.node)
                 self._state.apply(LookedUp(effect.node))
             case Abandon():
                 self._abandon(effect)
@@ -163,20 +163,20 @@ class Runner:
         except HookeError as error:
             self._fail(submit, failure_of(error, arguments=self._shown(submit.node)))
             return False
-        self._made.append(call)
+        self._unsubmitted.append(call)
         return True
 
-    def _hand_out(self) -> None:
-        """Give the engine what was decided, together: it costs less than one by one."""
-        if self._made:
-            self._parts.engine.submit(self._made)
-            self._made = []
+    def _submit_made(self) -> None:
+        """Submit all calls of this turn together, which costs less than one by one."""
+        if self._unsubmitted:
+            self._parts.engine.submit(self._unsubmitted)
+            self._unsubmitted = []
 
     def _claim(self, submit: Submit) -> bool:
-        """Make this node ours before its first attempt. False: another process has or had it, and the attempt is off."""
+        """Claim the node before its first attempt. False if another process has or had it; the attempt is withdrawn."""
         node = submit.node
         if self._state.nodes[node].done.items.within(submit.lo, submit.hi):
-            # Found by the lookup of another attempt, after this one was decided.
+            # The lookup of another attempt found the result after this one was decided.
             self._state.apply(LookedUp(node, attempt=submit.attempt))
             return False
         if node in self._claims or not self._cached(node):
@@ -186,7 +186,7 @@ class Runner:
             self._state.apply(LookedUp(node, held=True, attempt=submit.attempt))
             return False
         self._claims[node] = claim
-        found = self._look(node)
+        found = self._look_up(node)
         if found or (submit.expand and self._state.nodes[node].items is not None):
             self._state.apply(LookedUp(node, attempt=submit.attempt))
             self._release_done()
@@ -204,7 +204,7 @@ class Runner:
                 message=f"took longer than its timeout of {limit:g} s",
                 arguments=self._shown(submit.node),
                 log_tail=self._tail(worker),
-                fix="raise timeout=, or give the task less to do",
+                fix="raise timeout=, or split the task's work",
             )
             self._fail(submit, failure, worker=worker)
 
@@ -214,7 +214,7 @@ class Runner:
         return last_lines(self._parts.logs / f"{worker}.log", self._log_ends.get(worker, 0), 20)
 
     def _fail(self, submit: Submit, failure: Failure, *, worker: str = "") -> None:
-        self._happened(
+        self._handle(
             AttemptFailed(
                 at=self._parts.clock.now(),
                 attempt=submit.attempt,
@@ -233,17 +233,17 @@ class Runner:
 
     def _record(self, event: Event) -> None:
         self._parts.journal.append(event)
-        if isinstance(event, AttemptStarted | AttemptFailed):  # timeouts and retries count from it
+        if isinstance(event, AttemptStarted | AttemptFailed):  # timeouts and retries count from this time
             event = msgspec.structs.replace(event, at=self._now())
         self._state.apply(event)
 
-    def _happened(self, event: EngineEvent) -> None:
-        """Journal what the engine reports, then commit and believe it. Late and double answers are not journalled."""
+    def _handle(self, event: EngineEvent) -> None:
+        """Journal an engine's event and apply it. Late and duplicate answers are not journalled."""
         if isinstance(event, AttemptFinished | AttemptFailed):
             if event.attempt not in self._state.running:
                 self._state.apply(event)
                 return
-            event = self._kept(event)
+            event = self._without_partial_results(event)
             self._submitted.pop(event.attempt, None)
             self._workers.pop(event.attempt, None)
             if event.log is not None:
@@ -260,35 +260,37 @@ class Runner:
         elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
             self._uncommitted.append((event, event.ref, event.done))
 
-    def _kept(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
-        """The event, without the partial results of a failure where another attempt at the same items goes on."""
+    def _without_partial_results(
+        self, event: AttemptFinished | AttemptFailed
+    ) -> AttemptFinished | AttemptFailed:
+        """The event; a failed attempt whose twin still runs loses its partial results."""
         if isinstance(event, AttemptFailed) and self._state.running[event.attempt].twin is not None:
             return msgspec.structs.replace(event, ref=None)
         return event
 
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
         self._record(event)
-        self._know(event)
+        self._register_expansion(event)
         if self._cached(event.node):
             ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
             self._parts.store.commit(
                 self._entry(event.node, ref, seconds, key=self._expansion_key(event.node))
             )
 
-    def _know(self, event: MapExpanded) -> None:
+    def _register_expansion(self, event: MapExpanded) -> None:
         assert event.keys is not None
         self._calls.expanded(event)
         self._parts.keys.expanded(event.node, self._parts.store.get(event.keys))
 
     def _commit_all(self) -> None:
-        """Commit what has come, and let others have what is complete: after new work is handed out, which need not wait."""
+        """Commit finished results and release completed claims. New work is submitted before, so it need not wait."""
         for event, ref, count in self._uncommitted:
             self._commit(event, ref, count)
         self._uncommitted.clear()
         self._release_done()
 
     def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
-        """Let other runs find the result."""
+        """Make the result visible to other runs."""
         node = event.node
         if not self._cached(node) or not count:
             return
@@ -326,8 +328,8 @@ class Runner:
     def _cached(self, node: int) -> bool:
         return self._parts.graph.nodes[node].task.resources.cache
 
-    def _look(self, node: int) -> bool:
-        """Say what is known of a node's results: from this run before it was resumed, then from the store."""
+    def _look_up(self, node: int) -> bool:
+        """Record a node's known results: those of this run before a resume, then those in the store."""
         found = self._from_journal(node)
         if self._cached(node):
             found = self._from_store(node) or found
@@ -340,7 +342,7 @@ class Runner:
         if known.expansion is not None and self._state.nodes[node].items is None:
             self._recall_expansion(known.expansion, node)
         if self._state.nodes[node].items is None:
-            return False  # the list must be read again; another lookup follows
+            return False  # the list must be read again, and another lookup follows
         self._recalled.add(node)
         if not self._same_list(node):
             return False
@@ -350,7 +352,7 @@ class Runner:
         return any(kept)
 
     def _same_list(self, node: int) -> bool:
-        """Whether a map's items are those that the journal numbered, where a list decides what they are."""
+        """Whether a map has the same items as in the journal, if a dynamic list decides what they are."""
         nodes = self._parts.graph.nodes
         while not nodes[node].is_dynamic:
             above = [
@@ -399,20 +401,13 @@ class Runner:
         )
 
     def _recall_expansion(self, expansion: MapExpanded, node: int) -> None:
-        """Take a list that was read before, if all of it is still stored."""
+        """Reuse a list that was read before, if all of it is still stored."""
         assert expansion.keys is not None
         if not all(self._parts.store.keep([expansion.keys, *expansion.blocks])):
             return
-        event = MapExpanded(
-            at=self._parts.clock.now(),
-            node=node,
-            items=expansion.items,
-            keys=expansion.keys,
-            blocks=expansion.blocks,
-            block=expansion.block,
-        )
+        event = msgspec.structs.replace(expansion, at=self._parts.clock.now(), node=node)
         self._record(event)
-        self._know(event)
+        self._register_expansion(event)
 
     def _expansion_key(self, node: int) -> str:
         return combine("expansion", self._parts.keys[node].key)

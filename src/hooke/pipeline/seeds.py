@@ -1,7 +1,7 @@
-"""Chance that repeats: what random numbers a call or an item draws follows from its key, not from where or after what it runs.
+"""Reproducible random numbers: they follow from the key of a call or an item, not from where or when it runs.
 
-Seeded are `random`, NumPy's legacy global state and PyTorch, the latter two where they are imported, or as soon as the
-call imports them. Generators that a task makes itself (`numpy.random.default_rng()`) are its own.
+Hooke seeds `random`, NumPy's legacy global state and PyTorch, the latter two if they are imported, or as soon as the
+call imports them. It does not seed generators that a task creates (`numpy.random.default_rng()`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 
 from hooke.keys.parts import CodePrint
 
-__all__ = ["KEY_BYTES", "chance", "drawing_apart", "draws_nothing", "seed_from"]
+__all__ = ["KEY_BYTES", "isolated_randomness", "seed_from", "seeded_attempt", "uses_no_randomness"]
 
 KEY_BYTES = 16
-"""Of a key: what each item has in `Call.keys`."""
+"""Length of an item's key in `Call.keys`."""
 
 
 _CERTAIN = frozenset(
@@ -31,14 +31,14 @@ _CERTAIN = frozenset(
         "time", "types", "typing", "zlib",
     }
 )  # fmt: skip
-"""Modules that draw nothing from a global generator."""
+"""Modules that use no global random generator."""
 _PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
 
 
-def draws_nothing(code: CodePrint, arguments: Iterable[object], columns: Iterable[Any]) -> bool:
-    """Whether it is sure that no item of a map draws random numbers: seeding costs more than a short item takes.
+def uses_no_randomness(code: CodePrint, arguments: Iterable[object], columns: Iterable[Any]) -> bool:
+    """Whether certainly no item of a map uses random numbers, so that seeding, slower than a short item, can be skipped.
 
-    Sure is what reaches modules of a list only, and gets numbers and text only: other objects may bring code along.
+    True if the code uses only modules of a known list and gets only numbers and text: other objects may bring code.
     """
     if code.notes or not all(name.partition(".")[0] in _CERTAIN for name in code.foreign):
         return False
@@ -52,8 +52,8 @@ def _is_plain(column: Any) -> bool:
 
 
 @contextlib.contextmanager
-def chance(*, restored: bool) -> Iterator[None]:
-    """An attempt, in which `seed_from` is called. `restored` gives `random` and NumPy back the state that they had before."""
+def seeded_attempt(*, restored: bool) -> Iterator[None]:
+    """Surrounds an attempt that calls `seed_from`. With `restored` the generators get their earlier state back."""
     before = _states() if restored else {}
     sys.meta_path.insert(0, _watch)
     try:
@@ -66,8 +66,8 @@ def chance(*, restored: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def drawing_apart(name: str) -> Iterator[None]:
-    """Inside, what is drawn follows from the name; afterwards the attempt goes on as if nothing had been drawn."""
+def isolated_randomness(name: str) -> Iterator[None]:
+    """Inside, random numbers follow from the name; afterwards the generators continue as if nothing had been drawn."""
     before, number = _states(), _watch.number
     seed_from(hashlib.blake2b(name.encode(), digest_size=KEY_BYTES).digest())
     try:
@@ -105,7 +105,7 @@ def _seed_torch(module: Any, number: int) -> None:
     else:
         module.default_generator.manual_seed(
             number
-        )  # manual_seed notes a stack for each GPU that there is not
+        )  # manual_seed would record a stack trace for each missing GPU
 
 
 _SEEDED = {"numpy.random": _seed_numpy, "torch": _seed_torch}
@@ -123,7 +123,7 @@ def _states() -> dict[str, tuple[Any, Any]]:
 
 
 class _Watch:
-    """A finder of modules that finds none itself: it sees that a library is imported, and seeds it when that is done."""
+    """A module finder that finds nothing itself: it seeds a library as soon as it is imported."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -132,7 +132,7 @@ class _Watch:
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the finders after this one find."""
+        """The spec of the later finders, with seeding added to its loader."""
         if name not in _SEEDED or self._looking:
             return None
         self._looking = True

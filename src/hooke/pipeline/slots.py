@@ -1,14 +1,13 @@
-"""What is under way, by what it asks for: what holds a place, and what waits behind it in a worker.
+"""Slots and resources: which attempts hold them, and which attempts wait in a worker behind others.
 
-An attempt that is expected to be short may be handed to a worker before the one that runs there has ended, so
-that the worker need not wait for the driver in between. It asks for what that one asks for and takes its
-place, so it needs no room of its own.
+A short attempt may go to a worker before the attempt that runs there has ended, so the worker need not wait for the
+driver in between. It requests the same resources and takes over its predecessor's slot.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hooke.journal.events import CapacityChanged
@@ -17,12 +16,9 @@ from hooke.pipeline.graph import Node
 __all__ = ["MOST_BEHIND", "ResourceRequest", "ShortTasks", "SlotRoom", "fits", "memory_after"]
 
 
-# --- Whether an attempt's resources are free, and how its memory grows after it ran out.
-
-
 @dataclass(frozen=True, slots=True)
 class ResourceRequest:
-    """What one attempt asks for: slots, and for each of them cpus, memory (bytes) and gpus."""
+    """What one attempt needs: slots, and cpus, memory (bytes) and gpus for each of them."""
 
     cpus: float
     memory: int
@@ -32,31 +28,20 @@ class ResourceRequest:
 
 
 def fits(wanted: ResourceRequest, used: Mapping[ResourceRequest, int], place: CapacityChanged) -> bool:
-    """Whether there is room beside `used` (what is asked for -> how often). What asks for more than there is gets all, alone."""
-    slots = wanted.slots
-    return (
-        _fits(
-            slots * wanted.cpus, [(each.slots * each.cpus, count) for each, count in used.items()], place.cpus
-        )
-        and _fits(
-            slots * wanted.memory,
-            [(each.slots * each.memory, count) for each, count in used.items()],
-            place.memory,
-        )
-        and _fits(
-            slots * wanted.gpus, [(each.slots * each.gpus, count) for each, count in used.items()], place.gpus
-        )
-    )
-
-
-def _fits(wanted: float, used: Sequence[tuple[float, int]], total: float | None) -> bool:
-    if total is None or not wanted:
-        return True
-    return sum(count * min(amount, total) for amount, count in used) + min(wanted, total) <= total + 1e-9
+    """Whether `wanted` fits beside `used` (request -> count). A request that exceeds the total gets everything, alone."""
+    for resource, total in (("cpus", place.cpus), ("memory", place.memory), ("gpus", place.gpus)):
+        amount = wanted.slots * getattr(wanted, resource)
+        if total is not None and amount:
+            taken = sum(
+                count * min(each.slots * getattr(each, resource), total) for each, count in used.items()
+            )
+            if taken + min(amount, total) > total + 1e-9:
+                return False
+    return True
 
 
 def memory_after(declared: int | None, growths: int, place: CapacityChanged, *, slots: int = 1) -> int | None:
-    """Bytes for each slot of an attempt that ran out `growths` times: doubled each time, up to what the place has."""
+    """Bytes for each slot of an attempt that ran out of memory `growths` times: doubled each time, up to the total."""
     if declared is None:
         return None
     grown = declared << growths
@@ -64,17 +49,17 @@ def memory_after(declared: int | None, growths: int, place: CapacityChanged, *, 
 
 
 SHORT_S = 0.005
-"""Ten times what handing an attempt out costs: with longer ones the worker's wait is not worth saving."""
+"""Ten times the cost of submitting an attempt. For longer attempts the worker's wait does not matter."""
 
 MOST_BEHIND = 4
-"""Attempts behind each one that runs: enough for the driver to be away for as many durations."""
+"""Attempts that may wait behind each running one: the driver may be busy for this many durations."""
 
 _WEIGHT = 0.2
-"""Of the newest measurement in the mean: the first ones, which import things, are soon forgotten."""
+"""Weight of the newest measurement in the mean: the first attempts, which import modules, soon stop counting."""
 
 
 class ShortTasks:
-    """Mean seconds of the calls of each task, as measured so far. Maps are not asked: their items go by chunk."""
+    """Mean measured seconds of the calls of each task. Maps do not count: their items run in chunks."""
 
     __slots__ = ("_mean_s",)
 
@@ -88,12 +73,12 @@ class ShortTasks:
             self._mean_s[node.task.name] = before_s + _WEIGHT * (seconds - before_s)
 
     def has(self, node: Node) -> bool:
-        """Whether an attempt at this node is expected to be short; False where no call of its task was measured."""
+        """Whether an attempt at this node is expected to be short; False if no call of its task was measured."""
         return node.kind == "call" and self._mean_s.get(node.task.name, SHORT_S) < SHORT_S
 
 
 class SlotRoom:
-    """What a place has, how many attempts hold what they ask for of it, and how many wait behind such ones."""
+    """The capacity of the workers, the requests that attempts hold, and how many attempts wait behind them."""
 
     __slots__ = ("_behind", "_held", "capacity")
 
@@ -110,32 +95,32 @@ class SlotRoom:
     @property
     def taken(self) -> int:
         """Slots that are taken."""
-        return sum(asked.slots * count for asked, count in self._held.items())
+        return sum(request.slots * count for request, count in self._held.items())
 
-    def hold(self, asked: ResourceRequest) -> bool:
-        """An attempt takes its slots and what it asks for; False, and it takes nothing, where there is no room for all of it.
+    def take(self, request: ResourceRequest) -> bool:
+        """Reserve slots and resources for an attempt; False, without effect, if not all of them are free.
 
-        Of slots nobody has fewer than are asked for: the ranks of a gang wait for one another.
+        Slots are all or nothing: the ranks of a gang wait for one another.
         """
-        if self.taken + asked.slots > self.capacity.slots or not fits(asked, self._held, self.capacity):
+        if self.taken + request.slots > self.capacity.slots or not fits(request, self._held, self.capacity):
             return False
-        self._held[asked] += 1
+        self._held[request] += 1
         return True
 
-    def wait(self, asked: ResourceRequest) -> bool:
-        """An attempt waits behind one that asks for the same; False, and it does not, where enough wait already.
+    def queue_behind(self, request: ResourceRequest) -> bool:
+        """Let an attempt wait behind one with the same request; False, without effect, if enough wait already.
 
-        Nor does it in a place that is to shrink, which it would keep from it.
+        Also False while the capacity must shrink, which a waiting attempt would delay.
         """
         shrinks = self.taken > self.capacity.slots
-        if shrinks or self._behind[asked] >= MOST_BEHIND * self._held[asked]:
+        if shrinks or self._behind[request] >= MOST_BEHIND * self._held[request]:
             return False
-        self._behind[asked] += 1
+        self._behind[request] += 1
         return True
 
-    def leave(self, asked: ResourceRequest) -> None:
-        """An attempt is gone. Where others waited one of them goes on in its place, whichever of them it was."""
-        counts = self._behind if self._behind[asked] else self._held
-        counts[asked] -= 1
-        if not counts[asked]:
-            del counts[asked]
+    def free(self, request: ResourceRequest) -> None:
+        """An attempt has ended. If others wait behind this request, one of them takes over its slot."""
+        counts = self._behind if self._behind[request] else self._held
+        counts[request] -= 1
+        if not counts[request]:
+            del counts[request]

@@ -200,7 +200,7 @@ def _unreadable(option: str, error: UsageError) -> UsageError:
     )
 
 
-# --- What `@task` and `@pipeline` have in common: which functions they take, under which name, and how they pickle.
+# --- Common to `@task` and `@pipeline`: which functions they accept, their names, and how they pickle.
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
@@ -212,14 +212,14 @@ _BY_VALUE: ContextVar[bool] = ContextVar("hooke_by_value", default=False)
 
 
 def adopt(declared: object, function: Callable[..., Any]) -> None:
-    """Give `declared` the name, module, docstring and signature of `function`, and its marks of other decorators."""
+    """Give `declared` the name, module, docstring and signature of `function`, and attributes of other decorators."""
     # The attributes of a callable object are its own state, not marks.
     updated = ("__dict__",) if inspect.isfunction(function) else ()
     functools.update_wrapper(declared, function, updated=updated)  # type: ignore[arg-type]
 
 
 def check_function(decorator: str, function: object) -> Callable[..., Any]:
-    """The function itself, if `@decorator` can take it. Raises UsageError that says why it cannot."""
+    """The function itself, if `@decorator` accepts it; else raises UsageError with the reason."""
     if not callable(function):
         raise UsageError(
             f"@{decorator} got {function!r}, which is not a function",
@@ -260,7 +260,7 @@ def check_name(decorator: str, function: Callable[..., Any], name: object) -> st
 
 
 def is_importable(declared: Any) -> bool:
-    """Whether another process finds this very object by its module and qualified name."""
+    """Whether another process can import this object by its module and qualified name."""
     module = getattr(declared, "__module__", None)
     path = getattr(declared, "__qualname__", None)
     if not isinstance(path, str) or module in {None, "__main__"} or module not in sys.modules:
@@ -272,9 +272,9 @@ def is_importable(declared: Any) -> bool:
 
 
 def reduce_declared(declared: Any) -> str | tuple[Any, ...]:
-    """How a task or a pipeline pickles: by reference where that can be, else by value with cloudpickle.
+    """How a task or a pipeline pickles: by reference if it can be imported, else by value with cloudpickle.
 
-    By value an empty object is made first and filled then, because a function may refer to its own task.
+    By value, an empty object is created first and filled later, because a function may refer to its own task.
     """
     if is_importable(declared):
         return str(declared.__qualname__)
@@ -291,7 +291,7 @@ def reduce_declared(declared: Any) -> str | tuple[Any, ...]:
 
 
 def _innermost(function: Any) -> Any:
-    """What really runs: under partials and static or class methods, or the `__call__` of an object."""
+    """The function that runs: inside partials and static or class methods, or the `__call__` of an object."""
     while isinstance(function, (functools.partial, staticmethod, classmethod)):
         function = function.func if isinstance(function, functools.partial) else function.__func__
     if inspect.isroutine(function) or inspect.isclass(function):
@@ -306,11 +306,11 @@ def _given_name(function: Any) -> str:
     return str(name or type(function).__name__).rsplit("<locals>.", 1)[-1]
 
 
-# --- The trace that is going on in this context, if any: what a task asks when it is called.
+# --- The active trace of this context, if any.
 
 
 class Tracer(Protocol):
-    """Takes note of calls instead of making them. Each method returns promises."""
+    """Records calls instead of making them. Each method returns promises."""
 
     def call(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """A task was called."""
@@ -326,7 +326,7 @@ class Tracer(Protocol):
 
 
 ACTIVE: ContextVar[Tracer | None] = ContextVar("hooke_trace", default=None)
-"""None outside a trace, and in threads that a pipeline's body starts: those do not trace."""
+"""None outside a trace, and in threads that a pipeline's body starts."""
 
 
 P = ParamSpec("P")
@@ -346,7 +346,7 @@ class Task(Generic[P, R]):
     name: str
     resources: Resources
     descriptor: Any
-    """What binds to instances in the function's place: the function, or the static or class method around it."""
+    """The descriptor that binds to instances: the function, or the static or class method around it."""
 
     def __init__(
         self,
@@ -372,16 +372,16 @@ class Task(Generic[P, R]):
         return result
 
     def _plain(self, result: Any) -> Any:
-        """What a call gives outside a run, where a gang is one of one: its list of results has one."""
+        """A call's result outside a run, where a gang has one rank, so `results="all"` gives a list of one."""
         return [result] if self.resources.results == "all" else result
 
     def map(self, /, *iterables: Iterable[Any], **constants: Any) -> list[R]:
         """The function for each item: `[f(a, b, **constants) for a, b in zip(*iterables, strict=True)]`.
 
-        Positional iterables give the items, keywords are the same for every item: one object for many of them, which
-        the function must not change. In a pipeline that is being
-        traced the items run as tasks of their own; iterables may then be results of other tasks.
-        Raises UsageError for no iterable, one that cannot be iterated or never ends, or unequal lengths.
+        Positional iterables give the items. Keywords are the same for every item: many items share one object, which
+        the function must not change. While a pipeline is traced, the items become tasks of their own, and iterables
+        may be results of other tasks. Raises UsageError for no iterable, one that cannot be iterated or never ends,
+        or unequal lengths.
         """
         tracer = ACTIVE.get()
         if tracer is not None:
@@ -405,7 +405,7 @@ class Task(Generic[P, R]):
         return BoundTask(self, bound) if is_new else self
 
     def __hooke_code__(self) -> Callable[P, R]:
-        """The function whose code decides the keys of this task's results."""
+        """The function whose code is part of the keys of this task's results."""
         return self.function
 
     def __repr__(self) -> str:
@@ -422,12 +422,12 @@ class Task(Generic[P, R]):
 
     @functools.cached_property
     def signature(self) -> inspect.Signature:
-        """The function's signature; `(*args, **kwargs)` where a C function does not tell it."""
+        """The function's signature; `(*args, **kwargs)` for a C function without one."""
         return signature_of(self.function)
 
     @functools.cached_property
     def shape(self) -> Shape | None:
-        """The parts of its result, where its annotation says that it is a tuple of fixed length."""
+        """The parts of its result, if its annotation is a tuple of fixed length."""
         return None if self.resources.results == "all" else result_shape(self.function)
 
 
@@ -444,7 +444,7 @@ class BoundTask(Task[P, R]):
         if tracer is None:
             plain: R = self._plain(self.function(*args, **kwargs))
             return plain
-        # The instance is an argument like any other: it is in the key, and shown.
+        # The instance is an ordinary argument: it is part of the key, and messages show it.
         method: Any = self.function
         result: R = tracer.call(self.unbound, (method.__self__, *args), kwargs)
         return result
@@ -470,13 +470,13 @@ def _bind(unbound: Task[..., Any], instance: object) -> Task[..., Any]:
 
 
 class _Declare(Protocol):
-    """What `@task(...)` returns: makes a Task of a function and keeps its signature."""
+    """The type of `@task(...)`: makes a Task of a function and keeps its signature."""
 
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
 
 class _DeclareAll(Protocol):
-    """What `@task(gang=..., results="all")` returns: as _Declare, of a task that gives a list of its function's results."""
+    """The type of `@task(gang=..., results="all")`: the task returns a list of its function's results."""
 
     def __call__(self, function: Callable[P, R], /) -> Task[P, list[R]]: ...
 
@@ -491,11 +491,11 @@ def task(function: Any = None, /, **options: Any) -> Any:
     """Declare a function as a task: `@task`, `@task(cpus=2)`, or `task(cpus=2)(package.function)`.
 
     Options: `cpus` (threads it may use, 1), `memory` (limit, "2GiB" or bytes), `gpus` (0), `retries` (0),
-    `timeout` ("30m" or seconds for one attempt), `cache` (may other runs reuse its results, True), `name`,
-    `gang` (so many processes run it together, each with its rank in the environment; none), `results` (of a gang:
-    "rank0", what rank 0 returns, or "all", a list of what the ranks return).
-    A call does what it did before. Raises UsageError for an option that is unknown or out of range, and for
-    functions that cannot be tasks (async functions, generators, lambdas without `name`).
+    `timeout` ("30m" or seconds for one attempt), `cache` (whether other runs may reuse its results, True), `name`,
+    `gang` (how many processes run it together, each with its rank in the environment; none), `results` (of a gang:
+    "rank0", the result of rank 0, or "all", a list of all ranks' results).
+    Plain calls of the function do not change. Raises UsageError for an unknown option or a value out of range, and
+    for functions that cannot be tasks (async functions, generators, lambdas without `name`).
     """
     if function is not None:
         if options:
@@ -515,7 +515,7 @@ def _declare(function: Any, *, name: Any = None, resources: Resources | None = N
 
 
 def _undeclared(function: Any) -> Any:
-    """What a task was made of, so that it can be declared again; anything but a task as it is."""
+    """The function inside a task, so that it can be declared again; any other function unchanged."""
     if isinstance(function, Task):
         return function.function if isinstance(function, BoundTask) else function.descriptor
     if hasattr(type(function), "__hooke_code__"):

@@ -1,6 +1,6 @@
-"""Tracing: a pipeline's body is run once, and every call of a task in it becomes a node of a graph.
+"""Tracing: a pipeline's body runs once, and every call of a task in it becomes a node of a graph.
 
-The trace belongs to the context in which the body runs: threads that the body starts call tasks for real.
+The trace belongs to the context of the body: threads that the body starts call tasks for real.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["GraphTracer", "trace"]
 def trace(
     pipeline: Pipeline[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Graph:
-    """The graph of `pipeline(*args, **kwargs)`. Runs the body, and no task.
+    """The graph of `pipeline(*args, **kwargs)`. Runs the body, but no task.
 
-    Raises UsageError for arguments that do not fit the pipeline's parameters, TraceError for what the body does
-    and a graph cannot hold, and whatever the body raises by itself.
+    Raises UsageError for arguments that do not fit the pipeline's parameters, TraceError for operations that cannot
+    be traced, and the body's own exceptions.
     """
     if ACTIVE.get() is not None:
         raise TraceError(
@@ -49,7 +49,7 @@ def trace(
 
 
 class GraphTracer:
-    """Notes the calls of one trace as nodes."""
+    """Records the calls of one trace as nodes."""
 
     def __init__(self, pipeline: str) -> None:
         self.session = TraceSession(pipeline)
@@ -57,7 +57,7 @@ class GraphTracer:
         self._linted: set[Callable[..., Any]] = set()
 
     def inline(self, pipeline: Pipeline[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run a pipeline's body; its calls are noted here."""
+        """Run a pipeline's body and record its calls."""
         bind_call(f"pipeline {pipeline.name!r}", pipeline.signature, args, kwargs)
         if pipeline.function not in self._linted:
             self._linted.add(pipeline.function)
@@ -65,13 +65,13 @@ class GraphTracer:
         return pipeline.function(*args, **kwargs)
 
     def call(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Promise:
-        """Note a call."""
+        """Record a call."""
         arguments, uses = self.taken(bind_call(f"task {task.name!r}", task.signature, args, kwargs))
         origin = self._add(task, arguments=arguments, uses=uses)
         return Promise(origin, shape=task.shape)
 
     def map(self, task: Task[..., Any], iterables: Sequence[Any], constants: Mapping[str, Any]) -> MapPromise:
-        """Note a map."""
+        """Record a map."""
         columns = as_columns(task.name, iterables, constants)
         names, keywords = bind_map(f"task {task.name!r}", task.signature, len(columns), constants)
         arguments, uses = self.taken(keywords)
@@ -90,7 +90,7 @@ class GraphTracer:
         return MapPromise(origin, items, origin.node if in_step_with is None else in_step_with)
 
     def taken(self, value: Any) -> tuple[Any, tuple[Use, ...]]:
-        """The nesting as it is now, and its uses of nodes. Raises TraceError for a promise of another trace."""
+        """A copy of a nested value, and the nodes that it uses. Raises TraceError for a promise of another trace."""
         promises = promises_in(value)
         for promise in promises:
             if promise.hooke_origin.session is not self.session:
@@ -129,7 +129,7 @@ def _returned(tracer: GraphTracer, output: Any) -> Any:
 
 
 def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
-    """How many items, if known; else the node that decides the common length of all columns, if there is one."""
+    """The number of items if it is known; else the node that decides the common length of all columns, if any."""
     known: list[int | None] = []
     sources: set[int | None] = set()
     for column in columns:
@@ -158,9 +158,9 @@ def _foreign(promise: Promise, session: TraceSession) -> TraceError:
 
 
 def _explain(error: TypeError) -> None:
-    """Say what a promise is, where C code refused one by its type."""
+    """Explain promises in a TypeError of C code that got one."""
     if "Promise" in str(error) and not isinstance(error, TraceError):
         error.add_note(
-            "A Promise is the result of a task that has not run: a pipeline's body only draws the graph. "
-            "Put this line inside a task."
+            "A Promise stands for the result of a task that has not run: a pipeline's body only draws the graph. "
+            "Move this line into a task."
         )

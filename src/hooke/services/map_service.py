@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hooke.base.errors import UsageError
-from hooke.pipeline.seeds import drawing_apart
+from hooke.pipeline.seeds import isolated_randomness
 from hooke.pipeline.task import ACTIVE, task
 from hooke.services.serve_file import check_bindings
 from hooke.serving.offline import answer_rows, method_of, set_up
@@ -100,7 +100,7 @@ def _answers(
     declared = service_of(made)
     found, kept.made = kept.made, None  # one that has raised is not asked again
     if found is None:
-        with drawing_apart(made.__qualname__):
+        with isolated_randomness(made.__qualname__):
             found = set_up(declared, setup)
     results = answer_rows(declared, method_of(declared, method), data, arguments, found)
     kept.made = found

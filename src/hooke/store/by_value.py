@@ -1,4 +1,4 @@
-"""Pickles of what a script or a notebook defines, which goes by value: cloudpickle's, with what that leaves out."""
+"""Pickles definitions of a script or a notebook by value: cloudpickle, with cases that it lacks."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _with_file_names: ChainMap[type, Any] = ChainMap({CodeType: _reduce_code}, _with
 
 
 class ByValuePickler(cloudpickle.Pickler):
-    """Carries slots, without which an instance's state would not fit the class, and cached properties, which hold a lock in Python 3.11."""
+    """Adds slots, which an instance's state needs, and cached properties, which hold a lock in Python 3.11."""
 
     dispatch_table = _with_cached_property
 
     def reducer_override(self, obj: Any) -> Any:
-        """How functions and classes pickle; and what a library offers as a function, which is the other process's own there."""
+        """Pickle functions and classes, and a library's bound methods as the other process's own."""
         offering = module_of_method(obj)
         if offering is not None:
             return getattr, (sys.modules[offering], obj.__name__)
@@ -53,7 +53,7 @@ class _WithFileNames(ByValuePickler):
 
 
 def dumps(value: Any) -> bytes:
-    """A pickle in which code keeps the name of its file, for tracebacks. For what is sent; stored bytes must not depend on it."""
+    """A pickle in which code keeps its file name for tracebacks. For sending only: stored bytes must not depend on it."""
     file = io.BytesIO()
     _WithFileNames(file, protocol=5).dump(value)
     return file.getvalue()
@@ -72,7 +72,7 @@ def _with_slots(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-# This one's name and parameters are in stored pickles: they stay.
+# Stored pickles contain this function's name and parameters: do not change them.
 
 
 def _cached_property(func: Any, name: str | None) -> functools.cached_property[Any]:

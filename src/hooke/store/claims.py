@@ -1,4 +1,4 @@
-"""Claims: one process at a time computes a shared key."""
+"""Claims: only one process at a time computes a key."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = [
 
 
 class Claim(Protocol):
-    """A key that is ours to compute, until it is released or this process dies."""
+    """The right to compute a key, until it is released or this process dies."""
 
     key: str
 
     def release(self) -> None:
-        """Let others have it; nothing happens the second time."""
+        """Release the claim; idempotent."""
         ...
 
 
@@ -44,7 +44,7 @@ class Claims(Protocol):
     """Where claims are made."""
 
     def claim(self, key: str) -> Claim | None:
-        """Make `key` ours; None, at once, while another process, thread or store has it."""
+        """Claim `key`; None, at once, while another process, thread or store has it."""
         ...
 
 
@@ -52,15 +52,15 @@ class ListedClaims(Claims, Protocol):
     """Claims that can be listed."""
 
     def held(self) -> dict[str, float]:
-        """All keys that somebody has now, each with the time since when (seconds since the epoch)."""
+        """All claimed keys, each with the time of its claim (seconds since the epoch)."""
         ...
 
 
 class FileClaims:
-    """Claims as locked files (`flock`) in a folder: the kernel frees those of a process that dies, however it dies.
+    """Claims as locked files (`flock`) in a folder, which the kernel frees when their process dies.
 
-    Unlike `base.files.FileLock` the file is removed with the claim, since there is one per key that was ever computed;
-    so a lock counts only if its file still has its name once it is locked.
+    Unlike with `base.files.FileLock`, the file is removed with the claim, because there is one for every key. So a
+    lock counts only if its file still has its name after locking.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ class FileClaims:
             os.close(fd)
 
     def held(self) -> dict[str, float]:
-        """See Claims. Removes the files of the dead."""
+        """See Claims. Removes the files of dead processes."""
         try:
             keys = os.listdir(self._folder)
         except FileNotFoundError:
@@ -121,13 +121,13 @@ class _FileClaim:
     def release(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            # While it is locked still: whoever opens the old file now finds that it lost its name.
+            # Still locked: a process that opens the old file now finds that it lost its name.
             with suppress(FileNotFoundError):  # the whole folder was deleted
                 os.unlink(self._path)
             os.close(fd)
 
     def after_fork(self) -> None:
-        """In a child: the claim is the parent's, and must not outlive it through the inherited descriptor."""
+        """In a child: close the inherited descriptor, so that the parent's claim ends with the parent."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -185,20 +185,20 @@ def _is_at(fd: int, path: str) -> bool:
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-# --- Claims as lease objects in a store: for places without locks, where the dead are known only by their silence.
+# --- Claims as leases in a backend without locks, where a dead process is known only by its silence.
 
 LEASE_S = 60.0
-"""A claim outlives its process by at most that. Renewed at a third of it, so that two lost renewals do no harm."""
+"""A claim outlives its process by at most this. It is renewed at a third of it, so two lost renewals do no harm."""
 
 TAKEOVER_S = 0.5
-"""Who takes a dead one's lease over waits that long for another who does the same; the last writer has it."""
+"""After writing over an expired lease, a process waits this long for others that do the same; the last writer wins."""
 
 
 class LeaseClaims:
     """Claims under `folder` of a backend, renewed by a thread while they are held.
 
-    Where the backend cannot write exclusively, or clocks differ by more than a lease, two may hold a claim at once:
-    work is then done twice, and nothing else happens, since results are committed whole.
+    If the backend cannot write exclusively, or clocks differ by more than a lease, two processes may hold a claim at
+    once. Then work is done twice, without harm, because results are committed whole.
     """
 
     def __init__(self, backend: Backend, folder: str, clock: Clock, *, lease_s: float = LEASE_S) -> None:
@@ -242,7 +242,7 @@ class LeaseClaims:
         return found
 
     def drop(self, lease: _Lease) -> None:
-        """End a lease that is held; nothing happens to one that another has taken over."""
+        """End a lease, unless another process has taken it over."""
         with self._lock:
             if self._held.pop(lease.token, None) is None:
                 return
@@ -250,7 +250,7 @@ class LeaseClaims:
             self._backend.remove(self._name(lease.key))
 
     def after_fork(self) -> None:
-        """In a child: the leases are the parent's, who renews them."""
+        """In a child: the leases belong to the parent, which renews them."""
         self._begin()
 
     def _name(self, key: str) -> str:
@@ -264,7 +264,7 @@ class LeaseClaims:
             facts: dict[str, Any] = json.loads(bytes(view.data))
             return {"token": facts["token"], "since": float(facts["since"]), "until": float(facts["until"])}
         except (ValueError, KeyError, TypeError):
-            # Nobody's: whatever wrote this was no claim.
+            # Not written by a claim, so it is free.
             return {"token": "", "since": 0.0, "until": 0.0}
 
     def _write(self, lease: _Lease, *, exclusive: bool) -> bool:
@@ -286,7 +286,7 @@ class LeaseClaims:
             with self._lock:
                 leases = list(self._held.values())
             for lease in leases:
-                # The place may be out of reach for a while; the next renewal is soon enough.
+                # The backend may be out of reach for a while; the next renewal is soon enough.
                 with suppress(Exception):
                     self._renew_one(lease)
 
@@ -310,10 +310,10 @@ class _Lease:
         self._owner.drop(self)
 
 
-# --- Claims as locked bytes of one file: two system calls, where a file of its own per key costs the disk five.
+# --- Claims as locked bytes of one file: two system calls instead of five for a file for each key.
 
 POSITIONS = 2**60
-"""Bytes to lock. Two keys that share one claim together, which only makes one wait."""
+"""Bytes to lock. Two keys that share a byte share a claim, which only makes one of them wait."""
 
 _FLOCK = struct.Struct(
     "@hhqqixxxx"
@@ -321,14 +321,14 @@ _FLOCK = struct.Struct(
 
 
 def has_range_locks() -> bool:
-    """Whether this platform has locks that belong to an open file, not to a process (Linux)."""
+    """Whether the platform has locks that belong to an open file instead of a process (Linux)."""
     return hasattr(fcntl, "F_OFD_SETLK") and struct.calcsize("P") == 8
 
 
 class RangeClaims:
-    """Claims as open-file-description locks: the kernel frees those of a process that dies, however it dies.
+    """Claims as open-file-description locks, which the kernel frees when their process dies.
 
-    Two RangeClaims exclude each other even in one process, since each has the file open for itself.
+    Two RangeClaims exclude each other even in one process, because each opens the file itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -348,14 +348,14 @@ class RangeClaims:
         return _RangeClaim(key, at, self)
 
     def release(self, at: int) -> None:
-        """Let others have the byte."""
+        """Unlock the byte."""
         with self._lock:
             if at in self._held:
                 self._held.discard(at)
                 self._set(fcntl.F_UNLCK, at)
 
     def after_fork(self) -> None:
-        """In a child: the claims are the parent's, and must not outlive it through the inherited descriptor."""
+        """In a child: close the inherited descriptor, so that the parent's claims end with the parent."""
         self._lock = threading.Lock()
         self._held.clear()
         self._close()

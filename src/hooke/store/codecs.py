@@ -1,7 +1,7 @@
-"""How arrays and frames go into an object: their data as it lies in memory, aside from the pickle stream.
+"""Encodes values into the bytes of an object. The data of arrays and frames is stored outside the pickle stream.
 
-Libraries are looked up in `sys.modules`: a value of theirs exists only where they were imported. Reading may
-import one, since the value needs it.
+Libraries are looked up in `sys.modules`, because a value of theirs exists only if they are loaded. Reading imports
+a library if a value needs it. Stored pickles contain the names of the `_load_...` functions: do not change them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BLOCK = 1 << 20
 """Bytes of a strided array that are made contiguous at a time."""
 
 _SMALL_FRAME = 1 << 20
-"""Frames up to this are read without pyarrow if it is not loaded: its import takes longer (80 ms) than a copy."""
+"""Frames up to this size are read without pyarrow if it is not loaded: its import (80 ms) takes longer than a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ Reduced: TypeAlias = tuple[Any, ...]
 
 
 def reduce_known(value: Any, later: Later) -> Any:
-    """The reduction of an array or a frame, its data handed to `later`; NotImplemented for anything else."""
+    """The reduction of an array or a frame, with its data passed to `later`; NotImplemented for other values."""
     cls = type(value)
     reducer = _REDUCERS.get((cls.__module__, cls.__name__))
-    # By the class itself too: a class of the user's may bear the same names.
+    # Compare the class itself, too: a user's class may have the same name.
     if reducer is None or getattr(sys.modules.get(reducer[0]), cls.__name__, None) is not cls:
         return NotImplemented
     return reducer[1](value, later)
@@ -63,7 +63,7 @@ def reduce_known(value: Any, later: Later) -> Any:
 
 
 def _reduce_array(array: np.ndarray[Any, Any], later: Later) -> Any:
-    """NumPy puts contiguous arrays out of band itself; strided and mapped ones it would copy into the stream."""
+    """NumPy itself puts contiguous arrays out of band, but copies strided and mapped ones into the stream."""
     flags, plain = array.flags, type(array).__name__ == "ndarray"
     if array.dtype.hasobject or (plain and (flags.c_contiguous or flags.f_contiguous)):
         return NotImplemented
@@ -118,7 +118,7 @@ def _reduce_batch(batch: pa.RecordBatch, later: Later) -> Reduced:
 def _table_blob(table: pa.Table) -> Blob:
     def write(sink: Any) -> None:
         pyarrow = sys.modules["pyarrow"]
-        # A stream and not a file: only a stream allows a column's chunks to have dictionaries of their own.
+        # A stream, not a file: only in a stream may a column's chunks have different dictionaries.
         with pyarrow.ipc.new_stream(pyarrow.PythonFile(sink, "w"), table.schema) as writer:
             writer.write_table(table)
 
@@ -161,14 +161,14 @@ def _reduce_series(series: pl.Series, later: Later) -> Any:
 
 
 def _as_table(frame: pl.DataFrame) -> pa.Table | None:
-    """The frame as an Arrow table on the same memory; None where Arrow is not loaded or would change a type."""
+    """The frame as an Arrow table on the same memory; None if Arrow is not loaded or would change a type."""
     polars, pyarrow = sys.modules["polars"], sys.modules.get("pyarrow")
     if pyarrow is None:
         return None
     try:
         table = frame.to_arrow(compat_level=polars.CompatLevel.newest())
         back = polars.from_arrow(table.schema.empty_table())
-    except Exception:  # noqa: BLE001 each library has its own errors for a type that it does not know
+    except Exception:  # noqa: BLE001 each library has its own errors for unknown types
         return None
     return table if back.schema == frame.schema else None
 
@@ -180,7 +180,7 @@ def _load_frame(data: Any) -> pl.DataFrame:
 
 def _load_own_frame(data: Any, schema: dict[str, Any]) -> pl.DataFrame:
     table = _table_if_worth_it(data)
-    # Whether Arrow knows all the types is found out here, since it was not there where the frame was written.
+    # Arrow was not loaded when the frame was written, so check here whether it knows all types.
     if table is None or dict(_on_same_memory(table.schema.empty_table()).schema) != schema:
         return _read_stream(data)
     return _on_same_memory(table)
@@ -212,7 +212,7 @@ def _load_series(name: str, load: Callable[[Any], pl.DataFrame], args: tuple[Any
 
 
 class _Raw(io.RawIOBase):
-    """A sink as the file object that Polars asks for."""
+    """A sink as a file object for Polars."""
 
     def __init__(self, sink: Any) -> None:
         super().__init__()
@@ -234,25 +234,25 @@ _REDUCERS: dict[tuple[str, str], tuple[str, Callable[[Any, Later], Any]]] = {
     ("polars.dataframe.frame", "DataFrame"): ("polars", _reduce_frame),
     ("polars.series.series", "Series"): ("polars", _reduce_series),
 }
-"""(module, name) of a class as it says -> (module that holds it for users, its reducer)."""
+"""(module, name) of a class -> (public module of the class, its reducer)."""
 
 
-# --- From a value to the bytes of an object, written to a sink without a second copy of its large parts.
+# --- Writing an object to a sink, without a second copy of its large parts.
 
 _LARGE = 1 << 20
-"""Smaller pieces are gathered to this size; larger ones are hashed by a second thread while they are written."""
+"""Smaller pieces are joined up to this size. A second thread hashes larger ones while they are written."""
 
 _WRITE = 64 << 20
-"""Bytes per write: the larger it is, the larger the pages that the kernel caches the file in, and the faster they map."""
+"""Bytes per write. Larger writes give larger pages in the kernel's cache, which map faster."""
 
 _PLAIN = (int, float, bool, str, bytes, type(None))
-"""Types (with no subclass of them) that need nothing but the standard pickler."""
+"""Types (without subclasses) for which the standard pickler is enough."""
 
 Buffer: TypeAlias = memoryview | Blob
 
 
 class Encoded:
-    """A value ready to be written: its pickle stream, and its buffers by reference."""
+    """An encoded value: its pickle stream, and references to its buffers."""
 
     __slots__ = ("_buffers", "_stream")
 
@@ -262,12 +262,12 @@ class Encoded:
 
     @property
     def size(self) -> int:
-        """Most bytes that it will take; for frames an estimate."""
+        """Upper bound of its size; an estimate for frames."""
         large = sum(item.size if isinstance(item, Blob) else item.nbytes for item in self._buffers)
         return sum(map(len, self._stream)) + large + layout.overhead(len(self._buffers))
 
     def write(self, sink: ObjectSink, secret: bytes | None = None) -> tuple[bytes, int]:
-        """Write the object; returns its digest (32 bytes) and its size. Raises what the sink raises."""
+        """Write the object; returns its digest (32 bytes) and its size. Raises the sink's exceptions."""
         out = _Hashing(sink)
         out.write(layout.HEADER)
         for chunk in self._stream:
@@ -289,7 +289,7 @@ class Encoded:
 
 
 def encode(value: Any) -> Encoded:
-    """Pickle `value` with its arrays and frames aside. Raises whatever the pickling of a part of it raises."""
+    """Pickle `value`, with arrays and frames out of band. Raises the exceptions of pickling its parts."""
     if type(value) in _PLAIN:
         return Encoded([pickle.dumps(value, 5)], [])
     stream = _Pieces()
@@ -299,7 +299,7 @@ def encode(value: Any) -> Encoded:
 
 
 class _Pickler(ByValuePickler):
-    """Cloudpickle's, so that what is defined in a script or a notebook travels by value; large parts go aside."""
+    """Pickles definitions of scripts and notebooks by value, and large parts out of band."""
 
     def __init__(self, file: Any, buffers: list[Buffer]) -> None:
         super().__init__(file, protocol=5, buffer_callback=self._take)
@@ -314,7 +314,7 @@ class _Pickler(ByValuePickler):
         return reduce_class(obj, reduced) if isinstance(obj, type) and isinstance(reduced, tuple) else reduced
 
     def _later(self, blob: Blob) -> pickle.PickleBuffer:
-        # Stands in the stream for bytes that exist only once they are written.
+        # A placeholder in the stream for bytes that exist only when they are written.
         mark = pickle.PickleBuffer(b"")
         self._blobs[id(mark)] = mark, blob
         return mark
@@ -325,16 +325,16 @@ class _Pickler(ByValuePickler):
 
 
 class _Pieces(list[bytes]):
-    """Bytes as the pieces that were written; a large `bytes` among them is not copied."""
+    """A list of the written pieces; `bytes` are not copied."""
 
     def write(self, data: bytes | memoryview) -> int:
-        # A view may be of memory that changes or goes away.
+        # The memory of a view may change.
         self.append(data if isinstance(data, bytes) else bytes(data))
         return len(data)
 
 
 class _Hashing:
-    """A sink that hashes and counts what goes through it to another, small pieces together."""
+    """A sink that hashes and counts bytes on their way to another sink, and joins small pieces."""
 
     closed = False
 
@@ -354,7 +354,7 @@ class _Hashing:
             self.flush()
             self._write_large(memoryview(data))
         else:
-            # A view may be of memory that is used again.
+            # The memory of a view may be reused.
             self._gathered.append(bytes(data))
             self._gathered_bytes += size
             if self._gathered_bytes >= _LARGE:
@@ -362,7 +362,7 @@ class _Hashing:
         return size
 
     def flush(self) -> None:
-        """Hash and pass on what was gathered."""
+        """Hash the joined pieces and pass them on."""
         data = b"".join(self._gathered)
         self._gathered.clear()
         self._gathered_bytes = 0

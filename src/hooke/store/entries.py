@@ -1,4 +1,4 @@
-"""What the store writes down about results: which recipe key has which object, sealed against damage and forgery."""
+"""Entries (which recipe key has which object), and records that detect damage and forgery."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Entry", "Hit", "Records", "aside_of"]
 _MARK = b"HKE1"
 _CONTENT = len(_MARK) + 32
 _SMALL = 1 << 20
-"""Below that copying is cheaper than a second write."""
+"""Below this size, copying is cheaper than a second write."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipe key and its result: by which task and run, in how many seconds, committed at (seconds since the epoch).
+    """A recipe key and its result, with task, run, seconds of work, and the time of the commit.
 
-    With `items` it is a committed piece of a map: `key` is the map's recipe, `ref` a list of so many results,
-    and `seconds` what they took together.
+    With `items` it is a committed piece of a map: `key` is the map's recipe, `ref` a list of that many results,
+    and `seconds` their time together.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Hit(NamedTuple):
 class Records:
     """Small files in a backend: mark, blake3-256 of name and content (keyed with the secret if there is one), content.
 
-    The name is summed too, so that a record moved to another name is as bad as a damaged one.
+    The checksum covers the name, so a record that was moved to another name counts as damaged.
     """
 
     def __init__(self, backend: Backend, secret: bytes | None) -> None:
@@ -69,10 +69,10 @@ class Records:
         self._backend.write(fill, size=len(head) + len(content))
 
     def read(self, name: str) -> memoryview | None:
-        """The content, None where there is none.
+        """The content; None if there is none.
 
-        A damaged record is set aside under `corrupt/` and counts as none: what it spoke of is computed again.
-        With a secret damage looks like forgery, and raises StoreError.
+        A damaged record moves to `corrupt/` and counts as missing, so its results are computed again. With a secret,
+        damage looks like forgery and raises StoreError.
         """
         view = self._backend.read(name)
         if view is None:
@@ -86,7 +86,7 @@ class Records:
         return None
 
     def sound(self, name: str) -> bool:
-        """Whether the record is as it was written; also when it is gone."""
+        """Whether the record is intact or gone."""
         view = self._backend.read(name)
         return view is None or self._opened(name, view.data) is not None
 
@@ -100,7 +100,7 @@ class Records:
 
 
 def aside_of(name: str) -> str:
-    """Where a damaged name goes."""
+    """The name to which a damaged one is moved."""
     return f"corrupt/{name.replace('/', '-')}"
 
 

@@ -72,7 +72,7 @@ def padding(position: int) -> bytes:
 
 
 def overhead(buffers: int) -> int:
-    """Most bytes that an object takes beyond its stream and its buffers."""
+    """Upper bound of an object's size beyond its stream and its buffers."""
     return len(HEADER) + _END_BYTES + (buffers + 1) * (ALIGNMENT + _PAIR.size)
 
 
@@ -89,12 +89,12 @@ def make_tail(end: bytes, digest: bytes, secret: bytes | None) -> bytes:
 
 
 def digest_of(layout: Layout) -> bytes:
-    """The digest of what is really there: 16 ms for 100 MB."""
+    """The digest of the actual bytes: 16 ms for 100 MB."""
     return blake3(layout.body).digest()
 
 
 def signed(layout: Layout, secret: bytes) -> bool:
-    """Whether a holder of `secret` (32 bytes) made the object."""
+    """Whether the object is signed with `secret` (32 bytes)."""
     return hmac.compare_digest(layout.tag, _sign(layout.digest, secret))
 
 
@@ -151,12 +151,12 @@ def _check(front: bytes) -> bytes:
     return blake3(front).digest(8)
 
 
-# --- From the bytes of an object to its value: buffers are views of those bytes, read-only and not copied.
+# --- Loading: the buffers are read-only views of the object's bytes, without a copy.
 
 
 def load(layout: Layout) -> Any:
-    """The value. Its arrays and frames lie in the object's own memory, which lives as long as they do.
+    """The value. Its arrays and frames lie in the object's memory, which lives as long as they do.
 
-    Raises whatever its unpickling raises: ModuleNotFoundError where a class's module is missing, for one.
+    Raises the exceptions of unpickling, such as ModuleNotFoundError if a class's module is missing.
     """
     return pickle.loads(layout.stream, buffers=[buffer.toreadonly() for buffer in layout.buffers])

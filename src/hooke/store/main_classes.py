@@ -1,8 +1,8 @@
-"""Classes of a script or a notebook in stored values: they travel by value and come back as the live class.
+"""Classes of a script or a notebook in stored values: pickled by value, loaded as the live class.
 
-Cloudpickle stores the definition of a class that no other process can import. Loaded in a later run of the same
-script, that would give a second class of the same name, and `isinstance` would fail; so where a class of this name is
-there and defined the same way, it is taken instead.
+Cloudpickle stores the definition of a class that no other process can import. In a later run of the same script,
+loading it would create a second class of the same name, and `isinstance` would fail. So if a class with this name and
+the same definition exists, loading uses it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PASSED_OVER = frozenset(
         "_abc_impl",
     ]
 )
-"""Attributes that say nothing of what a class does, or that come with its first use."""
+"""Attributes that do not affect a class's behavior, or that appear with its first use."""
 
 _BY_VALUE = 6
-"""Parts of the reduction of a class that is stored by value; those of built-in types have fewer."""
+"""Parts of the reduction of a class by value; that of a built-in type has fewer."""
 
 _SIMPLE = (int, float, complex, bool, str, bytes, type(None))
 
@@ -45,7 +45,7 @@ def reduce_class(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     return _make, (*names, maker, *args), (setter, state), None, None, _set_state
 
 
-# The names and parameters of these two are in stored pickles: they stay.
+# Stored pickles contain the names and parameters of these two functions: do not change them.
 
 
 def _make(module: str, name: str, definition: bytes, maker: Callable[..., type], *args: Any) -> type:

@@ -1,4 +1,4 @@
-"""Making room: what costs least to compute again, per byte, goes first; what a live run may use stays."""
+"""Eviction and verification. Results with the lowest cost of recomputing per byte go first; those of live runs stay."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = [
 
 
 SLACK_S = 150.0
-"""Uses are noted to the minute, and the clocks of hosts that share a folder may differ by a little more."""
+"""Uses are recorded to the minute, and the clocks of hosts that share a folder may differ a little more."""
 
 ABANDONED_S = 24 * 3600.0
-"""Temporary files and set-aside objects older than this are nobody's any more."""
+"""Older temporary files and damaged objects are removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionUnit:
-    """What goes together: an object and the entries that refer to it, or a record with its values inside.
+    """A unit of eviction: an object and the entries that refer to it, or a record with inline values.
 
-    `name` holds the `size` bytes, `records` speak of it; computing it again takes `seconds`.
+    `name` holds the `size` bytes, and `records` refer to it. Recomputing takes `seconds`.
     """
 
     name: str
@@ -56,9 +56,9 @@ class EvictionUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreUsage:
-    """What a store holds, in bytes but for the count `objects`.
+    """How much a store holds, in bytes, except the count `objects`.
 
-    `unreferenced` are objects that no entry refers to, `corrupt` (not in `bytes`) what was set aside;
+    `unreferenced` are objects without an entry, `corrupt` (not in `bytes`) damaged objects that were moved aside.
     `by_task` counts an object for each task that made it.
     """
 
@@ -71,7 +71,7 @@ class StoreUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evicted:
-    """What was removed, and why this."""
+    """A removed unit, and the reason for the choice."""
 
     name: str
     size: int
@@ -81,7 +81,7 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionReport:
-    """What an eviction did, sizes in bytes. `spared` is what would have gone but for the runs in `live`."""
+    """The outcome of an eviction, in bytes. `spared` would have been removed without the runs in `live`."""
 
     before: int
     after: int
@@ -91,7 +91,7 @@ class EvictionReport:
 
 
 def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> Iterator[EvictionUnit]:
-    """Sort what lies in a store into pieces. `entries` are the entries, each with the name of its record."""
+    """Group a store's content into units. `entries` has each entry with the name of its record."""
     holding: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
     beside: dict[str, float] = defaultdict(float)
     for record, entry in entries:
@@ -99,7 +99,7 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
             holding[record].append((record, entry))
             continue
         holding[name_of(entry.ref.digest)].append((record, entry))
-        # A map's record that goes for the values inside it takes along what it says of other objects.
+        # Evicting a map's record for its inline values also loses its entries of other objects.
         beside[record] += entry.seconds
     for name, size, used in stored:
         about = holding.get(name, [])
@@ -115,7 +115,7 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
 
 
 def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> StoreUsage:
-    """How much there is of what."""
+    """How much the store holds."""
     stored = list(_stored(backend))
     found = list(pieces(stored, entries))
     by_task: dict[str, int] = defaultdict(int)
@@ -134,7 +134,7 @@ def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> StoreUsag
 def evict(
     backend: Backend, entries: Iterable[tuple[str, Entry]], *, most: int, live: ListedClaims
 ) -> EvictionReport:
-    """Remove pieces until at most `most` bytes are left, or only those remain that must stay."""
+    """Remove units until at most `most` bytes are left, or only units remain that must stay."""
     stored = list(_stored(backend))
     before = after = sum(item.size for item in stored)
     spared = 0
@@ -156,7 +156,7 @@ def evict(
 
 
 def clear_abandoned(backend: Backend, *, now: float) -> None:
-    """Remove what killed writers left, and damaged objects that nobody looked at."""
+    """Remove leftovers of killed writers, and old damaged objects."""
     for prefix in ("tmp/", "corrupt/"):
         for stored in list(backend.list(prefix)):
             if stored.used < now - ABANDONED_S:
@@ -180,16 +180,16 @@ def _remove(backend: Backend, piece: EvictionUnit, runs: dict[str, float]) -> bo
 
 def _why(piece: EvictionUnit) -> str:
     if not piece.tasks:
-        return f"{format_bytes(piece.size)} that no entry refers to"
-    return f"{format_seconds(piece.seconds)} to compute again for {format_bytes(piece.size)}"
+        return f"{format_bytes(piece.size)} without an entry"
+    return f"{format_seconds(piece.seconds)} to recompute for {format_bytes(piece.size)}"
 
 
-# --- Reading a whole store to find what is damaged.
+# --- Verification: reads a whole store to find damage.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamagedObject:
-    """A name whose bytes are not what was written, and what is wrong with them."""
+    """A name with damaged bytes, and what is wrong with them."""
 
     name: str
     why: str
@@ -197,7 +197,7 @@ class DamagedObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What was read, in numbers and bytes, and what was damaged; `removed` says whether that was set aside."""
+    """How much was read, and what is damaged. `removed`: whether damaged objects were moved aside."""
 
     objects: int
     records: int
@@ -207,7 +207,7 @@ class VerifyReport:
 
 
 def verify(backend: Backend, objects: Objects, records: Records, *, remove: bool) -> VerifyReport:
-    """Check every object and record; with `remove` the damaged ones go to `corrupt/`."""
+    """Check every object and record. With `remove` the damaged ones move to `corrupt/`."""
     counts = {"objects": 0, "records": 0}
     size = 0
     damaged = []

@@ -1,4 +1,4 @@
-"""The items of a map as NumPy columns: built, merged and searched without a Python object per item."""
+"""The index of a map's stored items, as NumPy columns without a Python object for each item."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _decoder = msgspec.msgpack.Decoder(_File)
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """One row per item, sorted by `high` and distinct in (high, low), the two halves of its key.
+    """One row per item, sorted by `high`, with distinct (high, low), the two halves of its key.
 
-    `entry` counts in `entries` (oldest first), `place` in the list of results that the entry refers to.
+    `entry` is an index into `entries` (oldest first), `place` an index into the entry's list of results.
     """
 
     entries: list[Entry]
@@ -59,7 +59,7 @@ class Columns:
 
     @staticmethod
     def merged(parts: list[Columns]) -> Columns:
-        """All items of `parts` (at least one), which is emptied; of an item in several the entry committed last."""
+        """All items of `parts` (at least one), which is emptied. For an item in several parts the latest entry counts."""
         if len(parts) == 1:
             return parts[0]
         offsets = np.cumsum([0, *(len(part.entries) for part in parts)])
@@ -67,19 +67,19 @@ class Columns:
         number = np.concatenate(
             [part.entry + np.uint32(offset) for part, offset in zip(parts, offsets, strict=False)]
         )
-        # Renumbered by age, so that of equal keys the last after a stable sort is the youngest.
+        # Renumber by age, so that the last of equal keys after a stable sort is the latest.
         by_age = sorted(range(len(entries)), key=lambda at: entries[at].at)
         rank = np.empty(len(entries), np.uint32)
         rank[by_age] = np.arange(len(entries), dtype=np.uint32)
         high, low, place = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("high", "low", "place")
         )
-        # Half of the memory at the peak, were it kept until the end.
+        # Halves the peak memory.
         parts.clear()
         return _sorted([entries[at] for at in by_age], high, low, rank[number], place)
 
     def without(self, gone: Sequence[bool]) -> Columns:
-        """The columns less the entries that are `gone` and those that younger ones cover entirely."""
+        """The columns without entries that are `gone` and entries that later ones cover entirely."""
         used = np.bincount(self.entry, minlength=len(self.entries)) > 0
         keep = used & ~np.asarray(gone, bool)
         rank = (np.cumsum(keep) - 1).astype(np.uint32)
@@ -94,7 +94,7 @@ class Columns:
             return np.full(len(high), -1, np.int64)
         rows = np.searchsorted(self.high, high)
         rows[rows == len(self.high)] = 0
-        # Keys with equal first halves lie in a row; among random keys there are none, so this loop ends at once.
+        # Keys with equal first halves are adjacent. Random keys have none, so this loop ends at once.
         pending = np.flatnonzero((self.high[rows] == high) & (self.low[rows] != low))
         while len(pending):
             rows[pending] = np.minimum(rows[pending] + 1, len(self.high) - 1)
@@ -104,7 +104,7 @@ class Columns:
         return rows
 
     def hits(self, rows: Rows, gone: Sequence[bool]) -> Iterator[Hit]:
-        """Rows as `find` gives them, less those of entries that are `gone`, as runs of items that follow one another."""
+        """The rows from `find`, without entries that are `gone`, as runs of consecutive items."""
         found = np.flatnonzero(rows >= 0)
         entry, place = self.entry[rows[found]], self.place[rows[found]].astype(np.int64)
         present = ~np.asarray(gone, bool)[entry] if len(found) else found.astype(bool)
@@ -119,13 +119,13 @@ class Columns:
             yield Hit(lo, hi, self.entries[number].ref, start)
 
     def to_bytes(self) -> bytes:
-        """The columns as a file's content."""
+        """The columns as the content of a file."""
         columns = (self.high, self.low, self.entry, self.place)
         return msgspec.msgpack.encode(_File(self.entries, *(_little(column).data for column in columns)))
 
     @staticmethod
     def from_bytes(data: memoryview) -> Columns:
-        """What `to_bytes` made. Raises ValueError (msgspec's) for anything else."""
+        """The columns from `to_bytes`. Raises msgspec's ValueError for other data."""
         file = _decoder.decode(data)
         high, low = (np.frombuffer(column, "<u8") for column in (file.high, file.low))
         entry, place = (np.frombuffer(column, "<u4") for column in (file.entry, file.place))
@@ -138,7 +138,7 @@ def _halves(keys: bytes) -> tuple[Words, Words]:
 
 
 def _sorted(entries: list[Entry], high: Words, low: Words, entry: Numbers, place: Numbers) -> Columns:
-    # Parts are sorted each, which a stable sort makes use of; only where first halves are equal does the rest decide.
+    # Each part is sorted, which helps a stable sort. The second halves matter only if first halves are equal.
     order = np.argsort(high, kind="stable")
     if (high[order[1:]] == high[order[:-1]]).any():
         order = np.lexsort((entry, low, high))
@@ -152,13 +152,13 @@ def _little(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<"), copy=False))
 
 
-# --- Which items of a map are stored: a small file for each commit, merged into a large one once there are many.
+# --- The index: a small file for each commit, merged into a large one if there are many.
 
 MOST_FILES = 64
-"""A lookup that finds more files than this merges them: each takes 20 us to read, in every process."""
+"""A lookup that finds more files merges them: each costs 20 us to read, in every process."""
 
 _MOST_TRIES = 20
-"""A lookup begins again when a merge elsewhere removed what it was about to read; merges are rare."""
+"""A lookup starts again if a concurrent merge removed a file that it was about to read; merges are rare."""
 
 
 class MapIndex:
@@ -172,11 +172,11 @@ class MapIndex:
         self._last: tuple[frozenset[str], Columns] | None = None
 
     def commit(self, entry: Entry, keys: bytes) -> None:
-        """Note that element i of the list `entry.ref` has key `keys[16 * i : 16 * i + 16]`; `entry.key` is the recipe."""
+        """Record that element i of the list `entry.ref` has key `keys[16 * i : 16 * i + 16]`; `entry.key` is the recipe."""
         self._write(entry.key, Columns.of(entry, keys))
 
     def find(self, recipe: str, keys: bytes) -> list[Hit]:
-        """Which of the items with these keys are stored, those in a row and of one list as one Hit, in order."""
+        """The stored items with these keys, in order; consecutive items of one list are one Hit."""
         columns = self._columns(recipe)
         if columns is None:
             return []
@@ -184,14 +184,14 @@ class MapIndex:
         return list(columns.hits(rows, self._gone(columns.entries)))
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
-        """All entries of all maps, each with the name of the record that it is in."""
+        """All entries of all maps, each with the name of its record."""
         for stored in self._backend.list("items/"):
             columns = self._read(stored.name)
             for entry in columns.entries if columns is not None else ():
                 yield stored.name, entry
 
     def prune(self, recipe: str) -> None:
-        """Merge the files of `recipe`, leaving out the items whose objects are gone."""
+        """Merge the files of `recipe`, without items whose objects are gone."""
         found = self._load(recipe)
         if found is None:
             return
@@ -224,18 +224,18 @@ class MapIndex:
             present = [part for name in sorted(names) if (part := self._read(name)) is not None]
             if len(present) == len(names):
                 break
-        # After so many tries what is left unread is damaged and was set aside.
+        # After so many tries, unread files are damaged and were moved aside.
         return (names, Columns.merged(present)) if present else None
 
     def _replace(self, recipe: str, names: frozenset[str], columns: Columns) -> str:
-        """Write the merged file, then remove what went into it: in between a reader finds both, which is the same."""
+        """Write the merged file, then remove its sources. A reader in between finds both, with the same result."""
         name = self._write(recipe, columns) if columns.entries else ""
         for old in names:
             self._backend.remove(old)
         return name
 
     def _write(self, recipe: str, columns: Columns) -> str:
-        # With the process id at the time: a forked child goes on from the same count.
+        # With the process id, because a forked child continues the same count.
         name = f"items/{recipe}/{self._unique}-{os.getpid()}-{next(self._count)}"
         self._records.write(name, columns.to_bytes())
         return name

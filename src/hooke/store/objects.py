@@ -1,4 +1,4 @@
-"""Objects by reference: putting values into a backend and getting them back, checked."""
+"""Objects: stores values in a backend, and reads them back with all checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
-from hooke.base.files import anonymous, write_all
+from hooke.base.files import page_aligned_copy, write_all
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, ObjectSink, View, hidden_as
 from hooke.store.codecs import Encoded, encode
@@ -21,20 +21,20 @@ from hooke.store.layout import Damaged, Layout, digest_of, load, read_layout, si
 __all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "explain", "guilty_part", "name_of"]
 
 
-# --- Which objects this host has read in full: a file of notes that its processes share, so that each is hashed once.
+# --- Objects that this host has verified: its processes share a file, so that each object is hashed once.
 
 _RECORD = 32 + 24
 """Digest and stamp, both as raw bytes; a file is records, back to back."""
 
 _MOST_BYTES = 64 << 20
-"""A million notes; then the file begins anew, and what is read is hashed once more."""
+"""A million records; then the file starts empty, and objects are hashed again."""
 
 
 class VerifiedObjects:
-    """Objects whose digest was checked, each by digest (32 bytes) and the stamp (24 bytes) that it had then.
+    """Objects whose digest was checked, by digest (32 bytes) and their stamp (24 bytes) at that time.
 
-    An object whose bytes may have changed since has another stamp, so it is checked again. `folder` is this host's
-    or shared by hosts, each with a file of its own; without a folder the notes live in this process alone.
+    If an object's bytes may have changed since, its stamp differs, so it is checked again. Hosts may share `folder`;
+    each has its own file. Without a folder the records stay in this process.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -51,7 +51,7 @@ class VerifiedObjects:
         return note in self._known
 
     def add(self, digest: bytes, stamp: bytes) -> None:
-        """Note that it was. Nothing is raised when there is no room: then it is checked again some day."""
+        """Record the check. A full disk raises nothing: the object is checked again later."""
         note = digest + stamp
         self._known.add(note)
         if self._path is None or len(note) != _RECORD:
@@ -64,7 +64,7 @@ class VerifiedObjects:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
-            # A record cut short on a full disk would shift all after it, so it is cut off.
+            # An incomplete record (from a full disk) would shift all later ones, so it is cut off.
             size = os.fstat(fd).st_size
             if size % _RECORD or size > _MOST_BYTES:
                 os.truncate(fd, size - size % _RECORD if size <= _MOST_BYTES else 0)
@@ -89,10 +89,10 @@ class VerifiedObjects:
         self._read += whole
 
 
-# --- Which part of a value cannot be stored: found by pickling its parts, down to the smallest that fails.
+# --- Finding the part of a value that cannot be stored, by pickling its parts.
 
 _DEEPEST = 50
-"""Levels of nesting that are looked into."""
+"""Levels of nesting that are searched."""
 
 
 def explain(value: Any, error: Exception) -> StoreError:
@@ -109,7 +109,7 @@ def explain(value: Any, error: Exception) -> StoreError:
 
 
 def guilty_part(value: Any) -> tuple[str, Any]:
-    """The smallest part of `value` that cannot be encoded, and the way to it, such as `result["model"].lock`."""
+    """The path to the smallest part of `value` that cannot be encoded, such as `result["model"].lock`, and the part."""
     path, part = "result", value
     for _ in range(_DEEPEST):
         failing = next(((step, child) for step, child in _children(part) if not _encodes(child)), None)
@@ -122,7 +122,7 @@ def guilty_part(value: Any) -> tuple[str, Any]:
 def _encodes(value: Any) -> bool:
     try:
         encode(value).write(_Nothing())
-    except Exception:  # noqa: BLE001 whatever a user's __reduce__ raises
+    except Exception:  # noqa: BLE001 a user's __reduce__ may raise anything
         return False
     return True
 
@@ -145,7 +145,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a function or an object holds."""
+    """The values inside a function or an object."""
     cells = getattr(value, "__closure__", None) or ()
     names = getattr(getattr(value, "__code__", None), "co_freevars", ())
     for name, cell in zip(names, cells, strict=False):
@@ -157,21 +157,21 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 DECIDING_S = 5.0
-"""How long an eviction may take to decide on an object, on a machine that is busy; one that was killed meanwhile never does."""
+"""How long to wait for an eviction's decision about an object; an eviction that was killed never decides."""
 
 INLINE_BYTES = 64 * 1024
-"""Objects up to this travel inside their reference: a file for each would cost more than the copies."""
+"""Objects up to this size are stored inside their reference: a file for each would cost more than the copies."""
 
 
 def name_of(digest: str) -> str:
-    """Where the object of this digest (64 hex digits) lies in a backend."""
+    """The name in a backend of the object with this digest (64 hex digits)."""
     return f"objects/{digest[:2]}/{digest}"
 
 
 class Objects:
-    """The objects of a store. With a `secret` (32 bytes) it signs what it writes and opens only what that secret signed.
+    """The objects of a store. With a `secret` (32 bytes) they are signed, and only signed objects are opened.
 
-    Objects of up to `inline_bytes` travel inside their references.
+    Objects of up to `inline_bytes` are stored inside their references.
     """
 
     def __init__(self, backend: Backend, secret: bytes | None, *, inline_bytes: int = INLINE_BYTES) -> None:
@@ -186,7 +186,7 @@ class Objects:
             return self._put(encode(value))
         except StoreError:
             raise
-        except Exception as error:  # whatever a user's __reduce__ or a library's own format raises
+        except Exception as error:  # a user's __reduce__ or a library's own format may raise anything
             raise explain(value, error) from error
 
     def _put(self, encoded: Encoded) -> Ref:
@@ -219,7 +219,7 @@ class Objects:
             return load(self._open_again(ref, error))
 
     def check(self, digest: str) -> str:
-        """What is wrong with the object after reading it in full; empty when nothing is, or when it is gone."""
+        """Read the object and return what is wrong with it; empty if nothing is, or if the object is gone."""
         view = self._backend.read(name_of(digest), fresh=True)
         if view is None:
             return ""
@@ -242,7 +242,7 @@ class Objects:
         return view
 
     def _until_decided(self, name: str) -> None:
-        """Return when no eviction hides this object: it is there again, or gone."""
+        """Wait until no eviction hides this object: it is there again, or gone."""
         deadline = time.monotonic() + DECIDING_S
         while time.monotonic() < deadline:
             if not any(stored.name.startswith(hidden_as(name)) for stored in self._backend.list("tmp/")):
@@ -257,7 +257,7 @@ class Objects:
         return layout
 
     def _open_again(self, ref: Ref, damage: Damaged) -> Layout:
-        """Look past the copies near; what is damaged in the place itself is set aside."""
+        """Read past the local copies. An object that is damaged in the store itself is moved aside."""
         try:
             return self._open(ref, self._read(ref, fresh=True))
         except Damaged:
@@ -284,7 +284,7 @@ class Objects:
                 fix="only this result is lost: run `hooke cache verify --remove`, then run the pipeline again",
                 next="hooke cache verify",
             ) from error
-        return read_layout(anonymous(data)) if layout.buffers else layout
+        return read_layout(page_aligned_copy(data)) if layout.buffers else layout
 
     def _check(self, ref: Ref, layout: Layout) -> Layout:
         if layout.digest.hex() != ref.digest:

@@ -1,4 +1,4 @@
-"""The store: values by content, results by recipe key."""
+"""The store: values by content, and results by recipe key."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 
-# --- From a URL to the parts of a store: a backend, and claims that suit it.
+# --- Opening a store: from its URL to a backend and matching claims.
 
 BACKENDS = Plugins(
     "hooke.stores",
@@ -74,7 +74,7 @@ BACKENDS = Plugins(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreParts:
-    """What a Store is made of."""
+    """The parts of a Store."""
 
     backend: Backend
     claims: Claims
@@ -100,7 +100,7 @@ def _folder(folder: Path) -> StoreParts:
 
 def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
     scheme = url.partition("://")[0]
-    # A plug-in named as the scheme comes before fsspec, and is made the same way.
+    # A plug-in named like the scheme takes precedence over fsspec.
     remote = BACKENDS.load(scheme if scheme in set(BACKENDS.names()) - BACKENDS.builtin.keys() else "remote")
     _make_private(near)
     copies: Any = BACKENDS.load("folder")(near / blake3(url.encode()).hexdigest(16))
@@ -113,7 +113,7 @@ def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder, and refuse one that others can write to: what was checked once is not checked again there."""
+    """Create the folder. Raises StoreError if other users can write to it, because copies there are checked only once."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     facts = folder.stat()
     if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o022:
@@ -134,15 +134,16 @@ def _no_secret(url: str) -> UsageError:
 
 
 _EVICTION = "0" * 32
-"""The claim that one eviction at a time holds; no recipe has this key."""
+"""The claim of a running eviction, so that there is only one at a time; no recipe has this key."""
 _decoder = msgspec.msgpack.Decoder(Entry)
 
 
 class Store:
-    """Objects, and entries that say which recipe key has which object. Safe to use from any thread and process at once.
+    """Objects, and entries that map recipe keys to objects. Safe to use from all threads and processes at once.
 
-    Made by `Store.open`; the constructor takes the parts, for simulations and tests: `Store(MemoryBackend())`.
-    `secret` is 32 bytes; claims are within the process unless given; values of up to `inline_bytes` are put inside references.
+    `Store.open` makes one; the constructor takes the parts, for simulations and tests: `Store(MemoryBackend())`.
+    `secret` is 32 bytes. Claims stay within the process unless given. Values of up to `inline_bytes` are stored
+    inside their references.
     """
 
     def __init__(
@@ -173,9 +174,9 @@ class Store:
     ) -> Store:
         """The store at `url`: a folder (made when something is first written), or an fsspec URL such as `s3://bucket/x`.
 
-        With `secret` (16 bytes or more) all that is written is signed, and only what is signed with it is opened.
-        `near` is where copies of a remote store's objects are kept, to be mapped: a folder of one's own, by default
-        `hooke-<user id>` in the folder for temporary files.
+        With `secret` (at least 16 bytes) the store signs everything that it writes, and opens only what is signed.
+        `near` is a private folder for copies of a remote store's objects, by default `hooke-<user id>` in the folder
+        for temporary files.
         Raises UsageError for a URL without a secret (others can write there, and objects can hold code), MissingExtra.
         """
         clock, derived = clock or SystemClock(), _derived(secret)
@@ -185,36 +186,36 @@ class Store:
 
     @property
     def place(self) -> str:
-        """Where it lies, as `open` takes it."""
+        """Its location, in the form that `open` takes."""
         return self._backend.place
 
     # -- objects ---------------------------------------------------------------------------------------
 
     def put(self, value: Any) -> Ref:
-        """Store `value`; when this returns, it survives the death of any process (unless it is inside the Ref).
+        """Store `value`. When this returns, the value survives the death of any process (unless it is inside the Ref).
 
         Raises StoreError naming the part that cannot be pickled, and StoreFull.
         """
         return self._objects.put(value)
 
     def get(self, ref: Ref) -> Any:
-        """The value. Arrays and frames in it are read-only and lie in the mapped object; opening takes the same time for any size.
+        """The value. Its arrays and frames are read-only and lie in the mapped object, so any size opens equally fast.
 
         The first read of an object on a host, and the first after its file changed, checks all its bytes.
-        Raises MissingObject, CorruptObject (the object is then set aside), StoreError for a wrong signature, and what
-        unpickling raises (ModuleNotFoundError where a class cannot be imported).
+        Raises MissingObject, CorruptObject (the object is then moved aside), StoreError for a wrong signature, and
+        errors of unpickling (ModuleNotFoundError if a class cannot be imported).
         """
         return self._objects.get(ref)
 
     def keep(self, refs: Sequence[Ref]) -> list[bool]:
-        """Which of the objects are there; those are marked as used now, so that eviction spares them while a run is live."""
+        """Which of the objects exist. They are marked as used now, so that eviction spares them while a run is live."""
         there = iter(self._backend.touch([name_of(ref.digest) for ref in refs if ref.inline is None]))
         return [ref.inline is not None or next(there) for ref in refs]
 
     # -- results by key --------------------------------------------------------------------------------
 
     def find(self, key: str) -> Entry | None:
-        """The result of a recipe; None if there is none or its object is gone. Marks both as used."""
+        """The entry of a recipe; None if there is none or its object is gone. Marks both as used."""
         name = _entry_name(key)
         content = self._records.read(name)
         if content is None:
@@ -224,7 +225,7 @@ class Store:
         return entry if self._backend.touch(names)[0] else None
 
     def commit(self, entry: Entry) -> None:
-        """Let `find(entry.key)` give `entry`, in this and all other processes. Raises StoreFull."""
+        """Make `find(entry.key)` return `entry`, in all processes. Raises StoreFull."""
         self._records.write(_entry_name(entry.key), msgspec.msgpack.encode(entry))
 
     def find_items(self, recipe: str, keys: bytes) -> list[Hit]:
@@ -237,9 +238,9 @@ class Store:
     def commit_items(
         self, recipe: str, keys: bytes, ref: Ref, *, task: str, run: str, seconds: float
     ) -> None:
-        """Let `find_items` find that element i of the stored list `ref` has key `keys[16 * i : 16 * i + 16]`.
+        """Make `find_items` find element i of the stored list `ref` under key `keys[16 * i : 16 * i + 16]`.
 
-        `seconds` is what all of them took. Raises StoreFull.
+        `seconds` is the time of all items together. Raises StoreFull.
         """
         at, items = self._clock.now(), len(keys) // 16
         self._items.commit(
@@ -247,9 +248,9 @@ class Store:
         )
 
     def claim(self, key: str) -> Claim | None:
-        """Make `key` ours to compute; None, at once, while another process, thread or store has it.
+        """Claim `key` for computing; None, at once, while another process, thread or store has the claim.
 
-        The claim ends with `release()` or with this process, however it dies (on a remote store: a minute later).
+        The claim ends with `release()` or with this process (on a remote store: a minute later).
         """
         return self._claims.claim(key)
 
@@ -257,9 +258,9 @@ class Store:
 
     @contextmanager
     def live(self, run: str) -> Iterator[None]:
-        """While this is open, eviction spares all that was written, found or kept since it was opened.
+        """Inside, eviction spares everything that was written, found or kept since the start.
 
-        Raises StoreError if the run is live already.
+        Raises StoreError if the run is already live.
         """
         claim = self._live.claim(run)
         if claim is None:
@@ -276,7 +277,7 @@ class Store:
             claim.release()
 
     def _await_eviction(self) -> None:
-        # An eviction that does not see what is used must see this run, and end, before the run looks anything up.
+        # A backend that records no use: a running eviction must end before this run looks anything up.
         while not self._backend.notes_use:
             claim = self._claims.claim(_EVICTION)
             if claim is not None:
@@ -285,18 +286,18 @@ class Store:
             time.sleep(0.05)
 
     def entries(self) -> Iterator[Entry]:
-        """All entries, in no order; a committed piece of a map is one entry, with `items` set."""
+        """All entries, in no order. A committed piece of a map is one entry, with `items` set."""
         return (entry for _, entry in self._entries())
 
     def usage(self) -> StoreUsage:
-        """How much there is of what."""
+        """How much the store holds."""
         return measure(self._backend, self._entries())
 
     def gc(self, max_bytes: int) -> EvictionReport:
         """Evict the least valuable results (recompute seconds per byte) until at most `max_bytes` are left.
 
-        What a live run wrote, found or kept stays. Objects that no entry refers to go first. Raises StoreError while
-        another eviction is at work.
+        Everything that a live run wrote, found or kept stays. Objects without an entry go first. Raises StoreError
+        while another eviction runs.
         """
         claim = self._claims.claim(_EVICTION)
         if claim is None:
@@ -315,7 +316,7 @@ class Store:
         return report
 
     def verify(self, *, remove: bool = False) -> VerifyReport:
-        """Read everything in full and say what is damaged; with `remove` set that aside, to be computed again."""
+        """Read everything and report damage. With `remove`, damaged objects are moved aside, to be computed again."""
         return verify(self._backend, self._objects, self._records, remove=remove)
 
     def _entries(self) -> Iterator[tuple[str, Entry]]:
@@ -326,7 +327,7 @@ class Store:
         yield from self._items.entries()
 
     def remove(self, key: str) -> bool:
-        """Forget the result, or all items, of a recipe; returns whether there were any. Objects stay until `gc`."""
+        """Remove the result, or all items, of a recipe; returns whether there were any. Objects stay until `gc`."""
         names = [_entry_name(key), *(stored.name for stored in self._backend.list(f"items/{key}/"))]
         return sum(self._backend.remove(name) for name in names) > 0
 

@@ -16,7 +16,7 @@ from hooke.project.folder import Project
 from hooke.sync.background import sink_names
 from hooke.sync.outbox import logged_segments
 from hooke.sync.shipper import standing
-from hooke.tracking.logged_values import refusals_in
+from hooke.tracking.logged_values import dropped_calls_in
 
 __all__ = ["refused_lines", "tracking_facts", "tracking_lines"]
 
@@ -35,7 +35,7 @@ def tracking_lines(project: Project, run: str) -> list[str]:
 def refused_lines(folder: Path) -> list[str]:
     """Log calls that were refused: `12 calls were refused, at 14:02:11 to 14:02:13: metric 'loss': ...`."""
     lines = []
-    for refused in refusals_in(folder).values():
+    for refused in dropped_calls_in(folder).values():
         calls = f"{refused.calls:,} calls were" if refused.calls > 1 else "1 call was"
         other = f", and {refused.otherwise:,} for other reasons" if refused.otherwise else ""
         since = moment(refused.first_at) + (
@@ -48,7 +48,7 @@ def refused_lines(folder: Path) -> list[str]:
 def tracking_facts(project: Project, run: str) -> dict[str, Any]:
     """The report as plain values, for `--json`."""
     folder = project.runs.folder(run)
-    refused = {name: msgspec.to_builtins(each) for name, each in refusals_in(folder).items()}
+    refused = {name: msgspec.to_builtins(each) for name, each in dropped_calls_in(folder).items()}
     sinks = {
         name: msgspec.to_builtins(standing(project.runs, run, name).cursor) for name in sink_names(project)
     }

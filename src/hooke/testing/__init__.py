@@ -1,4 +1,4 @@
-"""What makers of plug-ins use: a conformance suite for every protocol, fakes with fault knobs, and clients.
+"""For authors of plug-ins: a conformance suite for every protocol, fakes with fault knobs, and clients.
 
 A suite holds a backend to the guarantees of its protocol; Hooke's own backends pass the same ones. It drives the
 production classes, with fakes only where the outside world would be. It knows nothing of commands.
@@ -43,7 +43,7 @@ _MODULE_OF = {
 
 
 def __getattr__(name: str) -> object:
-    # Lazy: workers import the suite's tasks from here, and need none of the rest.
+    # Lazy: workers import only the suite's tasks from here.
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hooke.testing' has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)

@@ -1,4 +1,4 @@
-"""A bench to put one engine on: calls as the runner makes them, and the protocol's rules watched on every event."""
+"""A test bench for one engine: makes calls like the runner, and checks the protocol's rules on every event."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from hooke.store.store import Store
 __all__ = ["EngineBench", "MakeEngine"]
 
 PATIENCE_S = 60.0
-"""A worker's start takes a second at most on a loaded machine; what takes a minute does not come."""
+"""A worker starts within a second even on a loaded machine, so nothing takes a minute."""
 
 
 class MakeEngine(Protocol):
-    """How the suite gets an engine: as the wiring of a place does."""
+    """Makes engines for the suite, like a backend's factory."""
 
     def __call__(self, context: EngineContext, /, *, workers: tuple[int, int] | None) -> Engine:
-        """A new engine with so many workers (lowest, highest)."""
+        """A new engine with `workers` (lowest, highest) workers."""
         ...
 
 
 class EngineBench:
-    """One engine with a store and a folder, for one check. Use it in `with`: leaving it closes the engine."""
+    """One engine with a store and a folder, for one check. Use it in `with`, which closes the engine."""
 
     def __init__(self, make: MakeEngine, folder: Path, *, workers: int = 2) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class EngineBench:
 
     @property
     def capabilities(self) -> Any:
-        """What the engine says that it can."""
+        """The engine's capabilities."""
         return self.engine.capabilities
 
     # -- calls -------------------------------------------------------------------------------------
@@ -118,21 +118,21 @@ class EngineBench:
         return attempt
 
     def cancel(self, attempt: int) -> None:
-        """Give the attempt up."""
+        """Cancel the attempt."""
         self._given_up.add(attempt)
         self.engine.cancel(attempt)
 
     # -- events ------------------------------------------------------------------------------------
 
     def poll(self, timeout_s: float = 0.05) -> list[EngineEvent]:
-        """What came, after it was looked at."""
+        """The new events, after they were checked."""
         events = self.engine.wait(timeout_s)
         for event in events:
             self._look(event)
         return events
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Poll until the condition holds. AssertionError, with what was waited for, where it does not come."""
+        """Poll until the condition holds. Raises AssertionError with the name of the condition after the time limit."""
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < deadline, (
@@ -146,19 +146,19 @@ class EngineBench:
         return self.answers[attempt]
 
     def finished(self, attempt: int) -> AttemptFinished:
-        """The attempt's answer, which is a result."""
+        """The attempt's answer, which must be a result."""
         answer = self.answer(attempt)
         assert isinstance(answer, AttemptFinished), f"attempt {attempt} failed: {answer}"
         return answer
 
     def failed(self, attempt: int) -> AttemptFailed:
-        """The attempt's answer, which is a failure."""
+        """The attempt's answer, which must be a failure."""
         answer = self.answer(attempt)
         assert isinstance(answer, AttemptFailed), f"attempt {attempt} did not fail: {answer}"
         return answer
 
     def value(self, ref: Ref) -> Any:
-        """What is durable under the reference: read by a store that was opened for it."""
+        """The durable value of the reference, read by a newly opened store."""
         return Store.open(self.store.place).get(ref)
 
     def of(self, kind: type[Any]) -> list[Any]:
@@ -166,7 +166,7 @@ class EngineBench:
         return [event for event in self.events if isinstance(event, kind)]
 
     def is_running(self, attempt: int) -> bool:
-        """Whether it was said to have begun, and not to have ended."""
+        """Whether it has begun and not ended, by the events."""
         return attempt in self._started and attempt not in self.answers
 
     def _look(self, event: EngineEvent) -> None:

@@ -1,4 +1,4 @@
-"""What every engine must pass: `check_engine(make, folder)`, or each of `ENGINE_CHECKS` as a test of its own.
+"""The conformance suite of engines: `check_engine(make, folder)`, or each of `ENGINE_CHECKS` as a test of its own.
 
     @pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
     def test_my_engine(check, tmp_path):
@@ -54,11 +54,11 @@ __all__ = [
 ]
 
 
-# --- What is asked of an engine that declares gangs: they meet, begin whole, end whole, and name the rank that was to blame.
+# --- Checks for engines with gangs: the ranks meet, begin and end together, and the failure names the rank.
 
 
 def meet(value: int) -> tuple[int, int, int]:
-    """Rank, world size and the sum of all ranks' values, by way of the address that each of them was given."""
+    """Rank, world size and the sum of all ranks' values, exchanged through the address that each of them got."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if rank:
@@ -141,7 +141,7 @@ def check_the_ranks_of_a_gang_meet(bench: EngineBench) -> None:
 
 
 def check_gangs_begin_whole_or_not_at_all(bench: EngineBench) -> None:
-    """More gangs than there is room for, and calls between them: none waits for a rank that never comes."""
+    """More gangs than fit, with calls between them: none waits for a rank that never comes."""
     if not bench.capabilities.gangs:
         return
     folder, ranks = str(bench.folder), bench.workers
@@ -256,7 +256,7 @@ exit_once = Task(tasks.exit_once, name="exit_once", resources=Resources(retries=
 
 @pipeline
 def every_shape(items: int) -> Any:
-    """Calls, maps over ranges, over lists with results in them, in step and over lists that are results."""
+    """Calls, and maps over ranges, over lists that contain results, item by item, and over lists that are results."""
     first = add.map(range(items))
     both = add.map(first, range(items), by=total(first))
     dynamic = add.map(listed(items), by=first[0])
@@ -265,7 +265,7 @@ def every_shape(items: int) -> Any:
 
 @pipeline
 def dying(folder: str, items: int) -> Any:
-    """One item takes its worker with it, the first time."""
+    """One item kills its worker, the first time."""
     return exit_once.map(range(items), folder=folder)
 
 
@@ -275,7 +275,7 @@ def check_a_whole_run(bench: EngineBench) -> None:
 
 
 def check_a_whole_run_with_a_death(bench: EngineBench) -> None:
-    """An item that kills its worker in the middle of a chunk is found and run again; nobody else fails."""
+    """An item that kills its worker in the middle of a chunk is found and run again; no other item fails."""
     if bench.capabilities.isolated:
         assert _run(bench, dying, str(bench.folder), 40) == list(range(40))
 
@@ -307,7 +307,7 @@ EngineCheck = Callable[[EngineBench], None]
 def check_engine(
     make: MakeEngine, folder: Path, *, only: EngineCheck | None = None, workers: int = 2
 ) -> None:
-    """Run the suite, or one of its checks, each on a new engine. Raises AssertionError where the contract is broken."""
+    """Run the suite, or one of its checks, each on a new engine. Raises AssertionError if a guarantee is broken."""
     for check in ENGINE_CHECKS if only is None else (only,):
         with EngineBench(make, Path(tempfile.mkdtemp(dir=folder)), workers=workers) as bench:
             check(bench)
@@ -432,7 +432,7 @@ def check_a_module_that_workers_lack_is_an_environment_mismatch(bench: EngineBen
 
 
 def check_code_that_differs_on_the_worker_is_an_environment_mismatch(bench: EngineBench) -> None:
-    """The script set a module's global after importing it; a worker that imports it afresh sees the old one."""
+    """The script set a module's global after its import; a worker that imports the module itself sees the old value."""
     source = "SCALE = 1\ndef work():\n    return SCALE\n"
     with _module(bench, "suite_scaled", source, importable=True) as module:
         vars(module)["SCALE"] = 7
@@ -447,7 +447,7 @@ def check_code_that_differs_on_the_worker_is_an_environment_mismatch(bench: Engi
 
 @contextmanager
 def _module(bench: EngineBench, name: str, source: str, *, importable: bool = False) -> Iterator[ModuleType]:
-    """A module that this process has, loaded from a file that lies on nobody's path, or on everybody's."""
+    """A loaded module whose file is on no process's path, or on every process's path."""
     file = bench.folder / f"{name}.py"
     file.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(name, file)
@@ -559,7 +559,7 @@ def check_short_calls_can_be_cancelled(bench: EngineBench) -> None:
 
 
 def _blocked_with_short_calls_behind(bench: EngineBench) -> tuple[list[int], list[int], Path]:
-    """Attempts that keep all workers busy until the file exists, and short ones that may wait in those workers."""
+    """Attempts that keep all workers busy until the file exists, and short ones that may wait in the same workers."""
     go = bench.folder / "go"
     bench.finished(bench.submit(tasks.add, 0, short=True))
     blocked = [bench.submit(tasks.wait_for_file, str(go), short=True) for _ in range(bench.workers)]

@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Odd(BaseException):
-    """Not an Exception, as a user's own may be."""
+    """A BaseException, which user code may raise, too."""
 
 
 def add(item: int, other: int = 10, *, by: int = 0) -> int:
@@ -45,7 +45,7 @@ def add(item: int, other: int = 10, *, by: int = 0) -> int:
 
 
 def total(items: list[int]) -> int:
-    """The sum of what other tasks gave."""
+    """The sum of other tasks' results."""
     return sum(items)
 
 
@@ -67,17 +67,17 @@ def fail_at(item: int, *, bad: int) -> int:
 
 
 def fail_for_good() -> None:
-    """A failure that no other try fixes."""
+    """A failure that no retry fixes."""
     raise Permanent("no")
 
 
 def fail_for_now() -> None:
-    """A failure that says when to try again."""
+    """A failure with a delay for its retry."""
     raise Temporary("busy", delay_s=3.5)
 
 
 def leave_python() -> None:
-    """What a library for command lines does."""
+    """Raises SystemExit, like a command line library."""
     sys.exit(3)
 
 
@@ -87,7 +87,7 @@ def raise_base() -> None:
 
 
 def unpicklable() -> Any:
-    """A result that cannot travel."""
+    """A result that cannot be pickled."""
     return (number for number in range(3))
 
 
@@ -97,7 +97,7 @@ def die() -> None:
 
 
 def exit_process(code: int) -> None:
-    """Gone without a word."""
+    """Ends without output."""
     os._exit(code)
 
 
@@ -117,14 +117,14 @@ def sleep(seconds: float) -> float:
 
 
 def wait_for_file(path: str) -> str:
-    """A task that runs until somebody makes the file."""
+    """A task that runs until the file exists."""
     while not Path(path).exists():
         time.sleep(0.005)
     return path
 
 
 def noisy(text: str) -> str:
-    """Output by all ways: Python's streams and the process's own."""
+    """Output through Python's streams and through the process's descriptors."""
     print(f"out {text}")  # noqa: T201 - the subject of the check
     print(f"err {text}", file=sys.stderr)  # noqa: T201 - same
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A fake provider of machines in virtual time, with everything that goes wrong with real ones, as often as one says."""
+"""A fake provider of machines in virtual time, with the faults of real ones at chosen rates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VISIBLE_S = 40.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderFaults:
-    """How often what goes wrong: each is a chance between 0 and 1."""
+    """Fault rates: each is a probability between 0 and 1."""
 
     lost: float = 0.0
     """Of a call: to have no answer; half of them were done."""
@@ -45,7 +45,7 @@ NO_PROVIDER_FAULTS = ProviderFaults()
 
 
 def draw_provider_faults(random: Random) -> ProviderFaults:
-    """Some faults at some strength; in one history of ten none at all."""
+    """Random faults at random rates; one history in ten has none."""
     if random.random() < 0.1:
         return NO_PROVIDER_FAULTS
 
@@ -68,7 +68,7 @@ def draw_provider_faults(random: Random) -> ProviderFaults:
 
 @dataclass(slots=True, kw_only=True)
 class FakeMachine:
-    """What really is, whatever is listed. Times are virtual seconds since the epoch."""
+    """The true state of a machine, whatever is listed. Times are virtual seconds since the epoch."""
 
     id: str
     token: str
@@ -76,7 +76,7 @@ class FakeMachine:
     visible_at: float
     ready_at: float
     double: bool = False
-    """Nobody asked for it: it is the second of one launch."""
+    """Whether it is an unrequested second machine of one launch."""
     works_until: float = 0.0
     holds_until: float = 0.0
     retired_at: float = math.inf
@@ -92,13 +92,13 @@ class FakeMachine:
         return now < min(self.ended_at, self.dies_at)
 
     def done_at(self) -> float:
-        """When it has nothing left to do, once it takes nothing more."""
+        """When it has finished its work, after it was drained."""
         return max(self.retired_at, self.works_until, self.holds_until)
 
 
 @dataclass(slots=True, kw_only=True)
 class FakeProvider:
-    """See `hooke.providers.provider.Provider`. `world` gives time and chance; `machines` is the truth, for whoever checks."""
+    """See `hooke.providers.provider.Provider`. `world` gives time and randomness; `machines` is the truth, for checks."""
 
     world: World
     faults: ProviderFaults = NO_PROVIDER_FAULTS
@@ -166,15 +166,15 @@ class FakeProvider:
         if lost < self.faults.lost:
             raise Unreachable("lost by chance")
 
-    # -- the truth -----------------------------------------------------------------------------------
+    # -- the true state ------------------------------------------------------------------------------
 
     def alive(self) -> tuple[FakeMachine, ...]:
-        """Those that cost now."""
+        """The machines that cost money now."""
         now = self.world.clock.now()
         return tuple(machine for machine in self.machines.values() if machine.lives(now))
 
     def heal(self) -> None:
-        """From now on nothing goes wrong; what has, is as it is."""
+        """Stop all faults from now on; past faults stay."""
         self.faults = NO_PROVIDER_FAULTS
         self._outage_until = 0.0
         for machine in self.machines.values():

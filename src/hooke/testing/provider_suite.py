@@ -1,4 +1,4 @@
-"""What every provider of machines must do: `check_provider(make)` raises AssertionError naming the guarantee that is broken."""
+"""The conformance suite of providers: `check_provider(make)` raises AssertionError with the broken guarantee."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hooke.providers.provider import Machine, Provider
 __all__ = ["check_provider"]
 
 PATIENCE_S = 120.0
-"""For what takes a provider its time: a machine to be ready, to finish, to be gone."""
+"""Time limit for slow steps: a machine becomes ready, finishes, or is gone."""
 
 FIRST, SECOND = "t1", "t2"
 

@@ -1,4 +1,4 @@
-"""An S3 server for tests: moto's, in a process of its own, on the loopback or on another host.
+"""An S3 server for tests: moto in its own process, on the loopback or on another host.
 
     with S3Server() as s3:
         os.environ.update(s3.environment)
@@ -49,7 +49,7 @@ class S3Server:
     """A bucket, empty at first, at `url`; `environment` is what its clients need in theirs. All is in memory."""
 
     def __init__(self, *, on: S3Host | None = None, bucket: str = "hooke") -> None:
-        """On a free port of the loopback, or of `on`. Raises HookeError where it does not start, as without moto."""
+        """Start on a free port of the loopback, or of `on`. Raises HookeError if it does not start, as without moto."""
         self.url = f"s3://{bucket}"
         self._host = on
         command = python_module("hooke.testing.s3_server", "127.0.0.1" if on is None else on.address, bucket)
@@ -78,7 +78,7 @@ class S3Server:
         self.close()
 
     def close(self) -> None:
-        """End it, and all that is in it; idempotent."""
+        """Stop the server, which drops its content; idempotent."""
         if self._process.poll() is None:
             if self._host is None:
                 self._process.kill()
@@ -88,7 +88,7 @@ class S3Server:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serves until its end; prints the endpoint once the bucket is there. Raises MissingExtra without moto."""
+    """Serve until the end; print the endpoint once the bucket exists. Raises MissingExtra without moto."""
     try:
         import boto3
         from moto.server import ThreadedMotoServer

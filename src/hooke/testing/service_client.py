@@ -1,4 +1,4 @@
-"""A service's own protocol, in this process: requests as a replica gets them from its server, without a socket."""
+"""A client for services in this process: requests reach a replica as from its server, without a socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ClientResponse", "ServiceClient", "client"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientResponse:
-    """What a replica answered. `headers` has lower-case names."""
+    """A replica's response. `headers` has lower-case names."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,7 +37,7 @@ class ClientResponse:
 
 
 def client(made: type, /, **setup: Any) -> ServiceClient:
-    """What sends requests to a service of this class, set up with these values, in this process.
+    """A client for a service of this class, set up with these values, in this process.
 
     `with client(Delay, model=model) as delay: delay.post("/predict", {"rows": [[1.0]]})`. Requests take the way they take behind a server: read, checked, batched with those of other threads, answered or refused.
     Only the parsing of HTTP and the socket are left out.
@@ -81,7 +81,7 @@ class ServiceClient:
         self._loop.close()
 
     async def _close(self) -> None:
-        # Before the loop's thread ends, with which a process of the model would.
+        # Before the loop's thread ends, which would end a process of the model.
         self.replica.close()
 
     def post(self, path: str, value: Any) -> ClientResponse:
@@ -126,7 +126,7 @@ async def _exchange(replica: Replica, scope: dict[str, Any], body: bytes) -> Cli
 
     async def receive() -> dict[str, Any]:
         if not messages:
-            await never.wait()  # this client stays until it has its answer
+            await never.wait()  # this client stays until the answer arrives
         return messages.pop()
 
     async def send(message: Any) -> None:

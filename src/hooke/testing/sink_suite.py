@@ -1,4 +1,4 @@
-"""What every sink must do: `check_sink(make, read)` raises AssertionError naming the guarantee that is broken."""
+"""The conformance suite of sinks: `check_sink(make, read)` raises AssertionError with the broken guarantee."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every store backend must do: `check_backend(make)` raises AssertionError naming the guarantee that is broken."""
+"""The conformance suite of store backends: `check_backend(make)` raises AssertionError with the broken guarantee."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LARGE = bytes(range(256)) * 2048
 
 
 def check_backend(make: Callable[[], Backend]) -> None:
-    """Run all checks, each on a new and empty place from `make`."""
+    """Run all checks, each on a new and empty backend from `make`."""
     for check in _CHECKS:
         check(make())
 

@@ -1,4 +1,4 @@
-"""The world of one simulated history: its clock, its chance, what happens at which time, and the trace of it all."""
+"""The world of one simulated history: its clock, its randomness, its pending actions and its trace."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = [
 ]
 
 EPOCH = 1_800_000_000.0
-"""Where virtual time begins: a plausible wall clock, so that float rounding is the real one."""
+"""Start of virtual time: a realistic wall clock, for realistic float rounding."""
 
 MOST_STEPS = 30_000
-"""Waits and appends of one driver; the longest sound history needs a tenth of it."""
+"""Limit of a driver's waits and appends; the longest correct history needs a tenth of it."""
 
 
 class DriverCrash(BaseException):
-    """The driver's process is gone. Not an Exception: nothing in it may catch its own death."""
+    """The driver's process died. A BaseException, so that the driver does not catch its own death."""
 
 
 class Stuck(BaseException):
-    """The run neither ends nor gets on."""
+    """The run neither ends nor makes progress."""
 
 
 class Record(NamedTuple):
@@ -58,7 +58,7 @@ class HandedAttempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """How often what goes wrong. Each is a chance between 0 and 1."""
+    """Fault rates. Each is a probability between 0 and 1."""
 
     failures: float = 0.0
     """Of an item: to fail some of its tries."""
@@ -86,7 +86,7 @@ NO_FAULTS = Faults()
 
 
 def draw_faults(random: Random) -> Faults:
-    """Some faults at some strength; in one history of ten none at all."""
+    """Random faults at random rates; one history in ten has none."""
     if random.random() < 0.1:
         return NO_FAULTS
 
@@ -108,7 +108,7 @@ def draw_faults(random: Random) -> Faults:
 
 
 class VirtualClock:
-    """Time that passes when the world says so."""
+    """A clock of virtual time."""
 
     def __init__(self) -> None:
         self.time = EPOCH
@@ -123,7 +123,7 @@ class VirtualClock:
 
 
 class World:
-    """Time, chance, and what will happen when."""
+    """Virtual time, randomness, and pending actions."""
 
     def __init__(self, seed: int, faults: Faults | None = None) -> None:
         self.seed = seed
@@ -137,7 +137,7 @@ class World:
         self._steps = 0
 
     def chance(self, what: str) -> Random:
-        """A stream of chance of its own, so that a draw here does not move the draws there."""
+        """A separate random stream, so that draws from one do not change another."""
         return Random(f"{self.seed}/{what}")
 
     def note(self, what: str, facts: Any = None) -> None:
@@ -145,17 +145,17 @@ class World:
         self.trace.append(Record(self.clock.time, what, facts))
 
     def later(self, after_s: float, act: Callable[[], None], *, owner: object = None) -> None:
-        """Let `act` happen in `after_s` seconds, unless its owner is gone by then."""
+        """Call `act` in `after_s` seconds, unless its owner is gone by then."""
         self._count += 1
         heapq.heappush(self._agenda, (self.clock.time + after_s, self._count, owner, act))
 
     def forget(self, owner: object) -> None:
-        """The owner is gone: nothing of its happens any more."""
+        """The owner is gone: cancel its actions."""
         self._agenda = [entry for entry in self._agenda if entry[2] is not owner]
         heapq.heapify(self._agenda)
 
     def pass_time(self, until: float, enough: Callable[[], bool]) -> None:
-        """Let things happen, in order, up to the time `until` or until it is `enough`."""
+        """Run actions, in order, up to the time `until` or until `enough` is true."""
         while not enough():
             if not self._agenda or self._agenda[0][0] > until:
                 self.clock.time = max(self.clock.time, until)
@@ -165,7 +165,7 @@ class World:
             act()
 
     def begin(self, number: int) -> None:
-        """A driver begins; its crash and its stop are drawn."""
+        """A driver starts; draw its crash and its stop."""
         chance = self.chance(f"driver {number}")
         self._steps = 0
         self.crash_in = chance.randint(1, 120) if chance.random() < self.faults.crashes else -1
@@ -174,11 +174,11 @@ class World:
         self.note("driver", number)
 
     def stop_requested(self) -> str | None:
-        """By whom the driver is asked to stop now."""
+        """The author of a stop request to the driver, if there is one now."""
         return "simulation" if self.stop_at is not None and self.clock.time >= self.stop_at else None
 
     def step(self) -> None:
-        """The driver does something that the outside sees: here it may die, and here it is seen to go round in circles."""
+        """Count a visible step of the driver: here it may die, and a driver without progress is detected."""
         self._steps += 1
         if self._steps == self.crash_in:
             raise DriverCrash

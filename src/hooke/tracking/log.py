@@ -1,4 +1,4 @@
-"""The functions that user code calls to log. None of them blocks, and none raises for what it could not log."""
+"""The functions that user code calls to log. None of them blocks, and none raises if it cannot log."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 
-# --- Figures and tables as files, by the format that the name asks for.
+# --- Figures and tables as files, in the format of the file name's suffix.
 
 
 def figure_bytes(figure: Any, name: str) -> bytes:
-    """A figure of Matplotlib or Plotly (or whatever has `savefig`, or `to_html`), as the suffix of `name` says.
+    """A Matplotlib or Plotly figure (any object with `savefig` or `to_html`) in the format of the suffix of `name`.
 
-    Raises UsageError for what is no figure, and for a suffix that its library does not write without a browser.
+    Raises UsageError for another object, and for a suffix that its library does not write without a browser.
     """
     suffix = PurePosixPath(name).suffix.lower()
     if hasattr(figure, "savefig"):
@@ -55,10 +55,10 @@ def figure_bytes(figure: Any, name: str) -> bytes:
 
 
 def table_bytes(table: Any, name: str) -> bytes:
-    """A table, as the suffix of `name` says: `.json` (columns and rows, as MLflow shows them), `.csv` or `.parquet`.
+    """A table in the format of the suffix of `name`: `.json` (columns and rows, as in MLflow), `.csv` or `.parquet`.
 
     A table is a mapping of columns, a sequence of mappings, or a frame of Polars, pandas or Arrow. Raises UsageError
-    for what is none, and for another suffix.
+    for another object, and for another suffix.
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".json":
@@ -112,27 +112,27 @@ def _parquet(table: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: NumPy's numbers, dates; else text."""
+    """Values that JSON lacks: NumPy's numbers, else text."""
     return value.item() if hasattr(value, "item") else str(value)
 
 
 def log_metric(name: str, value: Any, step: int | None = None) -> None:
     """Log one value of a metric: any number, also a NumPy scalar or a tensor of one element.
 
-    Without `step` the steps of each name count up from 0: in a run, and in each task (in a map, in each item) anew.
+    Without `step`, the steps of each name count from 0, separately in the run, in each task and in each item of a map.
     """
     if (tracker := current("log_metric")) is not None:
         tracker.log_metric(name, value, step)
 
 
 def log_metrics(values: Mapping[str, Any], step: int | None = None) -> None:
-    """Log values of several metrics at once: they are kept all or none."""
+    """Log values of several metrics at once: either all are kept or none."""
     if (tracker := current("log_metrics")) is not None:
         tracker.log_metrics(values, step)
 
 
 def log_param(name: str, value: Any) -> None:
-    """Log a parameter, as text. Of one name the last value counts."""
+    """Log a parameter as text. The last value of a name counts."""
     if (tracker := current("log_param")) is not None:
         tracker.log_params({name: value})
 
@@ -144,7 +144,7 @@ def log_params(params: Mapping[str, Any]) -> None:
 
 
 def set_tag(name: str, value: Any) -> None:
-    """Set a tag, as text. Of one name the last value counts."""
+    """Set a tag as text. The last value of a name counts."""
     if (tracker := current("set_tag")) is not None:
         tracker.set_tags({name: value})
 
@@ -156,9 +156,9 @@ def set_tags(tags: Mapping[str, Any]) -> None:
 
 
 def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
-    """Keep a copy of a file, or of a folder with all files in it, under `name` (its own name if none is given).
+    """Keep a copy of a file, or of a folder with all its files, under `name` (by default its own name).
 
-    `name` may have folders in it (`plots/loss.png`). Of one name the last copy counts.
+    `name` may contain folders (`plots/loss.png`). The last copy of a name counts.
     """
     if (tracker := current("log_artifact")) is not None:
         tracker.log_files(Path(path), name)

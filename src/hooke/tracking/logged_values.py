@@ -1,4 +1,4 @@
-"""What could not be logged: counted in a file whose room was taken beforehand, so that a full disk can be reported."""
+"""Logged values of a run, and a count of dropped calls, in a file with reserved room so that it works on a full disk."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from hooke.journal.run_view import AttemptsView
 __all__ = [
     "SUFFIX",
     "Artifact",
+    "DroppedCallCounter",
     "DroppedCalls",
     "Logged",
     "LoggedNote",
     "Point",
-    "Refusals",
+    "dropped_calls_in",
     "logged_in",
-    "refusals_in",
 ]
 
 
@@ -39,7 +39,7 @@ _log = logging.getLogger("hooke")
 
 
 class DroppedCalls(msgspec.Struct, frozen=True, kw_only=True):
-    """How many calls of a process were refused, since when, and why: the first reason, and how many had another."""
+    """How many calls of a process were dropped, since when, and why: the first reason, and how many had another."""
 
     calls: int
     first_at: float
@@ -48,11 +48,10 @@ class DroppedCalls(msgspec.Struct, frozen=True, kw_only=True):
     otherwise: int = 0
 
 
-class Refusals:
-    """The count of one process, in the file `<path>`, written anew at each refusal: 2 us, and no room is needed for it.
+class DroppedCallCounter:
+    """The dropped calls of one process, in the file `<path>`, rewritten at each drop: 2 us, and no further room.
 
-    Safe to share between threads. What is refused before the file could be made is counted here, and written as soon as
-    it can be made.
+    Threads may share it. Calls that are dropped before the file exists are counted here, and written when it does.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +62,7 @@ class Refusals:
         on_fork(self)
 
     def reserve(self) -> None:
-        """Take the room, in a folder that is there. Raises OSError when the disk is full already."""
+        """Reserve the room, in an existing folder. Raises OSError if the disk is already full."""
         if self._fd >= 0:
             return
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -75,7 +74,7 @@ class Refusals:
         self._fd = fd
 
     def add(self, calls: int, why: str, now: float) -> None:
-        """Count. The first refusal of a process is also said, on the logger `hooke`."""
+        """Count dropped calls. The first one of a process also goes to the logger `hooke`."""
         with self._lock:
             before = self.total
             if before is None:
@@ -92,13 +91,13 @@ class Refusals:
             _log.warning("not logged: %s. The program continues, and Hooke counts further failures", why)
 
     def keep(self) -> None:
-        """Write what could not be written when it was counted, if there is room now."""
+        """Write the count again, if an earlier write failed and there is room now."""
         with self._lock:
             if self.total is not None:
                 self._write(self.total)
 
     def close(self) -> None:
-        """Give the room back; the file stays only if something was refused."""
+        """Release the room; the file stays only if calls were dropped."""
         with self._lock:
             fd, self._fd = self._fd, -1
             if fd >= 0:
@@ -115,15 +114,15 @@ class Refusals:
 
     def _write(self, total: DroppedCalls) -> None:
         shown = msgspec.structs.replace(total, why=total.why[:400])
-        # Full as the disk is there may be no room for the file; it is tried again with the next.
+        # On a full disk there may be no room for the file; the next drop tries again.
         with contextlib.suppress(OSError):
             if self._fd < 0:
                 self.reserve()
             os.pwrite(self._fd, msgspec.json.encode(shown).ljust(ROOM_BYTES), 0)
 
 
-def refusals_in(folder: Path) -> dict[str, DroppedCalls]:
-    """By segment, what the processes of the run in `folder` could not log."""
+def dropped_calls_in(folder: Path) -> dict[str, DroppedCalls]:
+    """The dropped calls of the run in `folder`, by segment."""
     found = {}
     for path in sorted(folder.glob(f".*{SUFFIX}")):
         if text := path.read_bytes().strip(b"\0 "):
@@ -131,11 +130,11 @@ def refusals_in(folder: Path) -> dict[str, DroppedCalls]:
     return found
 
 
-# --- What was logged in a run, read back from its journal.
+# --- The logged values of a run, read from its journal.
 
 
 class Point(NamedTuple):
-    """One value of a metric. `task` is empty for what the run itself logged, `item` None outside a map."""
+    """One value of a metric. `task` is empty for values of the run itself, `item` is None outside a map."""
 
     name: str
     value: float
@@ -171,14 +170,14 @@ class Artifact(NamedTuple):
 
 @dataclass(slots=True)
 class Logged:
-    """All that was logged in a run, in the order of time; of notes and artifacts of one name the last."""
+    """All logged values of a run, in the order of time; of notes and artifacts with one name the last."""
 
     points: list[Point] = field(default_factory=list)
     params: list[LoggedNote] = field(default_factory=list)
     tags: list[LoggedNote] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     refused: dict[str, DroppedCalls] = field(default_factory=dict)
-    """By segment, what could not be logged."""
+    """The dropped calls, by segment."""
 
     def metric(self, name: str) -> list[Point]:
         """The values of one metric."""
@@ -186,12 +185,12 @@ class Logged:
 
 
 def logged_in(folder: Path) -> Logged:
-    """What was logged in the run of this folder. Raises JournalError as `read` does."""
+    """The logged values of the run in this folder. Raises JournalError as `read` does."""
     segments = read(folder)
     view = AttemptsView()
     for event in _events(segments):
         view.apply(event)
-    logged = Logged(refused=refusals_in(folder))
+    logged = Logged(refused=dropped_calls_in(folder))
     params: dict[object, LoggedNote] = {}
     tags: dict[object, LoggedNote] = {}
     artifacts: dict[object, Artifact] = {}

@@ -1,4 +1,4 @@
-"""Use of the machine while a run goes on, sampled by a thread, under the names that MLflow gives them."""
+"""System metrics of the machine during a run, sampled by a thread, under the names that MLflow uses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hooke.tracking.tracker import Tracker
 __all__ = ["SEGMENT", "SystemMetrics"]
 
 SEGMENT = "system"
-"""The name of the tracker that these are logged with."""
+"""The name of the tracker for system metrics."""
 MEGABYTE = 1e6
 
 _log = logging.getLogger("hooke")
 
 
 class SystemMetrics:
-    """Logs cpu, memory, disk, network and GPUs (of NVIDIA, where `pynvml` is installed) each `every_s` seconds. Use it in `with`."""
+    """Logs cpu, memory, disk, network and NVIDIA GPUs (with `pynvml`) every `every_s` seconds. Use it in `with`."""
 
     def __init__(self, tracker: Tracker, *, every_s: float) -> None:
         self._tracker = tracker
@@ -50,7 +50,7 @@ class SystemMetrics:
             while not self._ended.wait(self._every_s):
                 try:
                     sample = _sample(str(self._tracker.folder), network) | _gpu_sample(gpus)
-                except OSError as error:  # somebody removed the run's folder
+                except OSError as error:  # the run's folder was removed
                     _log.warning("the machine is not sampled any more: %s", error)
                     return
                 self._tracker.log_metrics(sample)
@@ -74,7 +74,7 @@ def _sample(folder: str, network: Any) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _gpus() -> Iterator[list[tuple[Any, Any]]]:
-    """NVIDIA's library with a handle of each GPU; none where there is no library or no driver."""
+    """NVIDIA's library with a handle of each GPU; none without the library or the driver."""
     try:
         import pynvml  # pyrefly: ignore[missing-import]
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""The logging of one process into one run."""
+"""The tracker: logs from one process into one run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hooke.base.files import write_atomic
 from hooke.base.forks import on_fork
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Durability, Journal
-from hooke.tracking.logged_values import SUFFIX, Refusals
+from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter
 
 __all__ = [
     "ARTIFACTS",
@@ -39,19 +39,19 @@ __all__ = [
 
 
 PREFIX = "track-"
-"""What the names of segments begin with that hold what was logged."""
+"""The prefix of the names of segments with logged values."""
 ARTIFACTS = "artifacts"
-"""The folder of a run in which its artifacts lie."""
+"""The folder of artifacts in a run's folder."""
 
 _Step = int | None
 
 
 class Tracker:
-    """Logs into the run of one folder, from one process: its segment and its artifacts. Nothing is made before the first call.
+    """Logs from one process into the run of one folder: a segment and artifacts. It creates nothing before the first call.
 
-    No method raises for what it could not log, `close` included: that is counted in `refusals`. What is logged belongs
-    to the attempt and the item that were last told (`attempt`, `item`), and to the run where these are None.
-    Safe to share between threads; a forked child has a segment of its own, and counts steps on from the fork.
+    No method raises if it cannot log, not even `close`; `dropped` counts such calls. Values belong to the current
+    `attempt` and `item`, and to the run itself if these are None. Threads may share it; a forked child has its own
+    segment, and continues the steps from the fork.
     """
 
     def __init__(self, folder: Path, name: str, *, durable: Durability = "group", held: bool = False) -> None:
@@ -59,7 +59,7 @@ class Tracker:
         self.attempt: int | None = None
         self.item: int | None = None
         self._name = name
-        self.refusals = self._count()
+        self.dropped = self._count()
         self._durable: Durability = durable
         self._journal: Journal | None = None
         self._held: list[Event] | None = [] if held else None
@@ -92,28 +92,14 @@ class Tracker:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters, kept as text."""
         try:
-            self._append(
-                NotesLogged(
-                    at=time.time(),
-                    params={_named(name): str(value) for name, value in params.items()},
-                    attempt=self.attempt,
-                    item=self.item,
-                )
-            )
+            self._notes(params=_as_text(params))
         except Exception as error:  # noqa: BLE001 - as above
             self._refuse(_length(params), error, "parameters")
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Tags, kept as text."""
         try:
-            self._append(
-                NotesLogged(
-                    at=time.time(),
-                    tags={_named(name): str(value) for name, value in tags.items()},
-                    attempt=self.attempt,
-                    item=self.item,
-                )
-            )
+            self._notes(tags=_as_text(tags))
         except Exception as error:  # noqa: BLE001 - as above
             self._refuse(_length(tags), error, "tags")
 
@@ -139,20 +125,20 @@ class Tracker:
             self._refuse(1, error, f"artifact {name!r}")
 
     def begin(self) -> None:
-        """Write what was held back: with `held` nothing is written before this. Files cannot be held."""
+        """Write the held events: with `held`, nothing is written before this call. Files cannot be held."""
         held, self._held = self._held or [], None
         for event in held:
             try:
                 self._append(event)
             except Exception as error:  # noqa: BLE001 - as above
                 self._refuse(1, error, "what the pipeline's body logged")
-        if self.refusals.total is not None:
+        if self.dropped.total is not None:
             with contextlib.suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            self.refusals.keep()
+            self.dropped.keep()
 
     def close(self) -> None:
-        """Sync and close. What is logged after that is refused."""
+        """Sync and close. Later calls are dropped."""
         self._closed = True
         journal, self._journal = self._journal, None
         if journal is not None:
@@ -160,16 +146,16 @@ class Tracker:
                 journal.close()
             except Exception as error:  # noqa: BLE001 - as above
                 self._refuse(1, error, "the end of what was logged")
-        self.refusals.close()
+        self.dropped.close()
 
     def after_fork(self) -> None:
-        """In a child: begin a segment of its own, and a count of what is refused."""
+        """In a child: begin an own segment, and an own count of dropped calls."""
         self._opening = threading.Lock()
         self._journal = None
-        self.refusals = self._count()
+        self.dropped = self._count()
 
-    def _count(self) -> Refusals:
-        return Refusals(self.folder / f".{self.segment}{SUFFIX}")
+    def _count(self) -> DroppedCallCounter:
+        return DroppedCallCounter(self.folder / f".{self.segment}{SUFFIX}")
 
     def _step(self, name: str, step: _Step) -> int:
         if step is not None:
@@ -182,6 +168,9 @@ class Tracker:
 
     def _points(self, points: tuple[tuple[str, float, int], ...]) -> None:
         self._append(PointsLogged(at=time.time(), points=points, attempt=self.attempt, item=self.item))
+
+    def _notes(self, **notes: dict[str, str]) -> None:
+        self._append(NotesLogged(at=time.time(), attempt=self.attempt, item=self.item, **notes))
 
     def _append(self, event: Event) -> None:
         if self._held is not None:
@@ -198,9 +187,9 @@ class Tracker:
                 raise UsageError("the run has ended")
             if self._journal is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                # Before the segment: the first refusal may be that there is no room for it.
+                # Before the segment, because there may be no room for that.
                 with contextlib.suppress(OSError):
-                    self.refusals.reserve()
+                    self.dropped.reserve()
                 self._journal = Journal.create(
                     self.folder, self.segment, durable=self._durable, clock=SystemClock()
                 )
@@ -243,13 +232,17 @@ class Tracker:
         if self._held is None:
             with contextlib.suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
-        self.refusals.add(calls, f"{what}: {why}", time.time())
+        self.dropped.add(calls, f"{what}: {why}", time.time())
 
 
 def _named(name: Any) -> str:
     if not isinstance(name, str) or not name:
         raise UsageError(f"a name must be non-empty text, not {name!r}")
     return name
+
+
+def _as_text(notes: Mapping[str, Any]) -> dict[str, str]:
+    return {_named(name): str(value) for name, value in notes.items()}
 
 
 def _parts(path: str) -> tuple[str, ...]:
@@ -263,27 +256,27 @@ def _length(values: Any) -> int:
     return max(len(values), 1) if isinstance(values, Mapping) else 1
 
 
-# --- Which run this process logs into: said by whoever runs user code, looked up by each call that logs.
+# --- The current tracker: set by code that runs user code, used by each call that logs.
 
 _logger = logging.getLogger("hooke")
 
 
 class Muted:
-    """In the place of a tracker where what is logged is meant to be lost: a measurement, a debugger's rerun."""
+    """Replaces a tracker when logged values must be dropped: in a measurement, or in a debugger's rerun."""
 
 
 MUTED = Muted()
 
 
 _here: ContextVar[Tracker | Muted | None] = ContextVar("hooke_tracker", default=None)
-"""Of this thread or coroutine: the serial engine runs several runs' tasks in threads of one process."""
+"""The tracker of this thread or coroutine: the serial engine runs tasks of several runs in threads of one process."""
 _process: list[Tracker | Muted] = []
-"""Of the process, the last one counts: threads that a task starts inherit no context variable."""
+"""The trackers of the process, of which the last one counts: threads of a task inherit no context variable."""
 _said = False
 
 
 def current(call: str) -> Tracker | None:
-    """Where `call` logs to; None where nothing is to be logged. That there is no run is said once a process."""
+    """The tracker for `call`; None if nothing is to be logged. Warns once a process if there is no run."""
     tracker = active()
     if isinstance(tracker, Tracker):
         return tracker
@@ -293,18 +286,18 @@ def current(call: str) -> Tracker | None:
 
 
 def enter(tracker: Tracker | Muted) -> None:
-    """Log into this from now on, in all threads of the process that have none of their own."""
+    """Log into this tracker from now on, in all threads of the process without a tracker of their own."""
     _process.append(tracker)
 
 
 def leave(tracker: Tracker | Muted) -> None:
-    """No longer log into this."""
+    """Stop logging into this tracker."""
     _process.remove(tracker)
 
 
 @contextmanager
 def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
-    """Inside, log into this: in this thread, and in those that have none of their own."""
+    """Inside, log into this tracker: in this thread, and in threads without a tracker of their own."""
     enter(tracker)
     token = _here.set(tracker)
     try:
@@ -315,7 +308,7 @@ def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
 
 
 def active() -> Tracker | Muted | None:
-    """What this process logs into now."""
+    """The tracker that this process logs into now."""
     return _here.get() or (_process[-1] if _process else None)
 
 

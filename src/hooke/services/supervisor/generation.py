@@ -19,7 +19,7 @@ import msgspec
 from hooke.base.errors import HookeError
 from hooke.base.files import write_atomic
 from hooke.base.formats import short_repr
-from hooke.base.pinned_modules import KeptModule
+from hooke.base.pinned_modules import PinnedModule
 from hooke.models.registry_protocol import RegisteredVersion, VersionQuery, find
 from hooke.processes.lease import LEASE_S
 from hooke.project.folder import Project
@@ -56,7 +56,7 @@ class ServiceSource(msgspec.Struct, frozen=True, kw_only=True):
     """Other names by which they are."""
     token_file: str = ""
     """What holds the token that they ask for; empty where none is asked for."""
-    modules: tuple[KeptModule, ...] = ()
+    modules: tuple[PinnedModule, ...] = ()
     """The file and what it imports of the project, as they were when it was asked for."""
 
     @property
@@ -79,7 +79,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     names: tuple[str, ...]
     token_file: str
-    modules: tuple[KeptModule, ...] = ()
+    modules: tuple[PinnedModule, ...] = ()
 
     def make_auth(self) -> Auth:
         """What lets requests through. Raises UsageError where the token cannot be read."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.errors import HookeError
-from hooke.base.pinned_modules import import_kept
+from hooke.base.pinned_modules import import_pinned
 from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.processes.lease import Lease
 from hooke.processes.start import exit_with
@@ -157,7 +157,7 @@ def main(order: ReplicaOrder) -> int:
 
     log_with_ids()
     generation = read_generation(Path(order.generation))
-    import_kept(generation.modules)
+    import_pinned(generation.modules)
     declared, _ = load_service(generation.target)
     project = Project.find(Path(generation.project))
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)

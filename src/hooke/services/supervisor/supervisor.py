@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.pinned_modules import keep_modules
+from hooke.base.pinned_modules import pin_modules
 from hooke.journal.service_events import (
     ReplicaAdopted,
     ReplicaEnded,
@@ -557,7 +557,7 @@ def serve_several(
             host=options.bind_config.host,
             names=options.bind_config.names,
             token_file=str(token_file.resolve()) if token_file is not None else "",
-            modules=keep_modules(lambda file: bool(own([str(file)]))),
+            modules=pin_modules(lambda file: bool(own([str(file)]))),
         )
         first = pin_generation(source)
         with ServiceRun(

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import HookeError, Temporary, UsageError
-from hooke.base.pinned_modules import KeptModule, import_kept
 from hooke.processes.start import exit_with
+from hooke.base.pinned_modules import PinnedModule, import_pinned
 from hooke.processes.with_parent import end_with
 from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, ServiceObject, Work, make_object
 from hooke.serving.model_process.wire import WireLink
@@ -45,7 +45,7 @@ class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
     """The first message: where modules are found, then what needs them, pickled: the class, and what gives `setup` its values."""
 
     sys_path: list[str]
-    modules: tuple[KeptModule, ...]
+    modules: tuple[PinnedModule, ...]
     """As they were when the replica was started."""
     what: bytes
 
@@ -121,7 +121,7 @@ def _set_up(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> 
 
 def _make_object(setup: ModelSetup) -> ServiceObject:
     sys.path[:] = setup.sys_path
-    import_kept(setup.modules)
+    import_pinned(setup.modules)
     try:
         made_by, arguments = pickle.loads(setup.what)
         declared: Service = service_of(made_by)

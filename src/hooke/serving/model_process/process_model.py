@@ -27,7 +27,7 @@ import numpy as np
 
 from hooke.base.errors import HookeError, UsageError, WorkerDied
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.base.pinned_modules import keep_modules
+from hooke.base.pinned_modules import pin_modules
 from hooke.base.user_code import is_users
 from hooke.journal.service_events import ModelBack, ModelDied, ModelEvent
 from hooke.processes.exit_report import ended_by, with_short_stack
@@ -535,7 +535,7 @@ def _begin(declared: Service, arguments: Arguments) -> ModelSetup:
             fix="put it at the top of a file of its own, and import it from there",
         )
     try:
-        what, modules = pickle.dumps((made_by, arguments)), keep_modules(_is_own)
+        what, modules = pickle.dumps((made_by, arguments)), pin_modules(_is_own)
     except OSError as error:
         raise HookeError(f"{name} cannot be imported by the process of its model: {error}") from error
     except Exception as error:  # whatever a value's own code raises

@@ -1,4 +1,4 @@
-"""A local or commonly mounted folder: the reference backend."""
+"""A local or network folder: the reference backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["FolderBackend"]
 
 
 TOUCH_EVERY_S = 60.0
-"""A use is noted at most that often per name and process: a note costs 4 us and eviction thinks in hours."""
+"""A use is recorded at most this often per name and process: recording costs 4 us, and eviction works in hours."""
 
 T = TypeVar("T")
 _STAMP = struct.Struct("<QqQ")
@@ -31,7 +31,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FolderBackend:
-    """Files in a folder: written beside, renamed into place, read through a mapping; access times say when they were used."""
+    """Files in a folder: written under another name, renamed into place, read through a mapping; access times record use."""
 
     notes_use = True
 
@@ -53,7 +53,7 @@ class FolderBackend:
             published = sink.guard(lambda: self._publish(sink.path, self._prefix + name, exclusive=exclusive))
         except BaseException as error:
             _unlink(sink.path)
-            # Libraries that write through the sink may have made another error of it.
+            # Libraries that write through the sink may have replaced the error.
             if sink.failed is not None:
                 raise self._explained(sink.failed, max(size, sink.written)) from error
             raise
@@ -61,7 +61,7 @@ class FolderBackend:
         return sink.stamp if published else None
 
     def read(self, name: str, *, fresh: bool = False) -> View | None:  # noqa: ARG002 the protocol's
-        """See Backend. `fresh` makes no difference: there is no copy."""
+        """See Backend. `fresh` has no effect: there are no copies."""
         try:
             fd = os.open(self._prefix + name, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -73,7 +73,7 @@ class FolderBackend:
             os.close(fd)
 
     def touch(self, names: Sequence[str]) -> list[bool]:
-        """See Backend. Notes the use in the file's access time: its modification time stays, and with it the stamp."""
+        """See Backend. Records the use in the file's access time; the modification time, and so the stamp, stays."""
         now = time.time()
         return [self._touch(name, now) for name in names]
 
@@ -83,7 +83,7 @@ class FolderBackend:
             facts = os.stat(path)
             if now - self._touched.get(name, 0.0) >= TOUCH_EVERY_S:
                 os.utime(path, ns=(int(now * 1e9), facts.st_mtime_ns))
-                # The path may have been followed, the file evicted, and then the time of nothing set.
+                # The file may have been evicted between finding it and setting its time.
                 os.stat(path)
                 if len(self._touched) > 100_000:
                     self._touched.clear()
@@ -91,7 +91,7 @@ class FolderBackend:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            # Another user's file, or a place to read from only: there, but the use cannot be noted.
+            # Another user's file or a read-only folder: the file exists, but its use cannot be recorded.
             return error.errno in (errno.EPERM, errno.EACCES, errno.EROFS)
         return True
 
@@ -135,7 +135,7 @@ class FolderBackend:
         path = self._prefix + name
         if _used(os.stat(path)) >= unused_since:
             return False
-        # Out of sight first: who touched it before that is seen now, who comes after it sees that it is being decided on.
+        # Rename it first: an earlier touch is visible now, and a later reader waits for the decision.
         hidden = f"{self._prefix}{hidden_as(name)}{self._own()}"
         _rename(path, hidden)
         if _used(os.stat(hidden)) < unused_since:
@@ -151,7 +151,7 @@ class FolderBackend:
         return self._prefix + name
 
     def sync(self) -> None:
-        """Make what was written hold through a power loss, now."""
+        """Make all written files survive a power loss, now."""
         self._group_sync.sync()
 
     # -- writing ---------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class FolderBackend:
         return f"{self._prefix}tmp/{self._own()}"
 
     def _own(self) -> str:
-        # Unlike a host's name and a process id the random part is one's own in a container too.
+        # The random part is unique even in a container, unlike host name and process id.
         return f"{self._unique}-{os.getpid()}-{next(self._count)}"
 
     def _publish(self, temporary: str, path: str, *, exclusive: bool) -> bool:
@@ -222,7 +222,7 @@ class _FileSink:
         return len(data)
 
     def guard(self, action: Callable[[], T]) -> T:
-        """Do a step of ours, to tell its failure from those of `fill`."""
+        """Run a step of the sink itself, to tell its failure from those of `fill`."""
         try:
             return action()
         except OSError as error:
@@ -240,7 +240,7 @@ def _create(path: str) -> int:
 
 
 def _contents(fd: int, size: int) -> memoryview:
-    # Below some pages a copy is cheaper than a mapping.
+    # For a few pages a copy is cheaper than a mapping.
     if size <= 16384:
         return memoryview(os.read(fd, size))
     return map_file(fd, size)

@@ -1,4 +1,4 @@
-"""A store in this process's memory: real in all but that it ends with the process. For simulations and tests."""
+"""A backend in this process's memory, for simulations and tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreFull
-from hooke.base.files import anonymous
+from hooke.base.files import page_aligned_copy
 from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, View
 
@@ -26,9 +26,9 @@ class _File:
 
 
 class MemoryBackend:
-    """Names in a dictionary. `capacity` is how many bytes fit; both fault knobs may be turned at any time.
+    """Names in a dictionary. `capacity` is the room in bytes.
 
-    While `reading_fails` or `writing_fails` is set to an exception, those calls raise it.
+    While `reading_fails` or `writing_fails` is set to an exception, reads or writes raise it.
     """
 
     notes_use = True
@@ -60,7 +60,7 @@ class MemoryBackend:
         return stamp
 
     def read(self, name: str, *, fresh: bool = False) -> View | None:  # noqa: ARG002 the protocol's
-        """See Backend. `fresh` makes no difference: there is no copy."""
+        """See Backend. `fresh` has no effect: there are no copies."""
         if self.reading_fails is not None:
             raise self.reading_fails
         file = self._files.get(name)
@@ -108,8 +108,8 @@ class MemoryBackend:
 
 
 def _placed(data: bytes) -> memoryview:
-    # Records are small and hold no arrays; an object's arrays want to be aligned.
-    return memoryview(data) if len(data) <= 4096 else anonymous(data)
+    # Records are small and hold no arrays; an object's arrays need alignment.
+    return memoryview(data) if len(data) <= 4096 else page_aligned_copy(data)
 
 
 class _Pieces(list[bytes]):
