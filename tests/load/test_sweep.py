@@ -11,7 +11,7 @@ from hooke.loadtest.ladder import SafeRate
 from hooke.loadtest.load_report import compared
 from hooke.loadtest.load_result import BenchOrder, BenchResult
 from hooke.loadtest.served import ServedFile
-from hooke.loadtest.sweep import About, Varied, sweep
+from hooke.loadtest.sweep import SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target
 from hooke.planning.curves import curve_of
 from hooke.project.folder import Project
@@ -41,7 +41,7 @@ def measured(replicas, threads, stopped_at=0):
 
 def swept(tmp_path, measure=measured, **varied):
     project = Project.find(tmp_path)
-    about = About(project=project, entry="service.py:Delay", key="k", given="model=flights@champion")
+    about = SweptService(project=project, entry="service.py:Delay", key="k", given="model=flights@champion")
     made = sweep(Varied(**varied), measure, about=about)
     studies = [read_study(project.runs.folder(line.study)) if line.study else None for line in made.lines]
     return made, studies

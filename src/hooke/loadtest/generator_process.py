@@ -1,4 +1,4 @@
-"""The generator's process from outside: started, told what to send, asked what became of it."""
+"""The parent's side of the generator's process."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ TICK_S = 0.25
 
 
 class Generator:
-    """A process that sends requests. A context manager; the process ends with it."""
+    """A process that sends requests. Use it in `with`, which ends the process."""
 
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
 
     def __enter__(self) -> Self:
-        # In a session of its own, so that the terminal's Ctrl-C reaches us alone.
+        # In its own session, so that the terminal's Ctrl-C reaches only the parent.
         self._process = subprocess.Popen(
             python_module("hooke.loadtest.generator"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        self._tell(pack(self._goal))
+        self._send(pack(self._goal))
         return self
 
     @property
     def pid(self) -> int:
-        """That of the process."""
+        """The process id."""
         return self._process.pid
 
     def __exit__(
@@ -49,7 +49,7 @@ class Generator:
     ) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended already
+        with contextlib.suppress(BrokenPipeError):  # it has already ended
             self._process.stdin.close()
         try:
             self._process.wait(timeout=5)
@@ -59,12 +59,12 @@ class Generator:
         self._process.stdout.close()
 
     def run(self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None) -> LevelReport:
-        """Send requests at `due` (n,) seconds from now, and wait until each has its answer or `timeout_s` is over.
+        """Send requests at `due` (n,) seconds from now, and wait until each has its answer or has timed out.
 
-        `tick` is called some times a second meanwhile. Ctrl-C ends the level, whose report then says `stopped`.
-        Raises HookeError where the process died.
+        Meanwhile `tick` is called some times a second. Ctrl-C ends the level, whose report is then `stopped`.
+        Raises HookeError if the process died.
         """
-        self._tell(
+        self._send(
             pack(Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s))
         )
         try:
@@ -74,8 +74,8 @@ class Generator:
             return self._report(tick)
 
     def stop(self) -> None:
-        """End the level now, from another thread: its report then says `stopped`."""
-        self._tell(pack(Stop()))
+        """End the level now, from another thread; its report is then `stopped`."""
+        self._send(pack(Stop()))
 
     def _report(self, tick: Callable[[], None]) -> LevelReport:
         file = self._process.stdout
@@ -88,26 +88,24 @@ class Generator:
     def _read(self, file: IO[bytes], size: int) -> bytes:
         data = file.read(size)
         if len(data) < size:
-            raise self._dead()
+            raise self._died()
         return data
 
-    def _tell(self, frame: bytes) -> None:
+    def _send(self, frame: bytes) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(frame)
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._dead() from None
+            raise self._died() from None
 
-    def _dead(self) -> HookeError:
+    def _died(self) -> HookeError:
         code = self._process.wait()
-        return HookeError(
-            f"the process that sends the requests has ended with {code}", why="what it printed stands above"
-        )
+        return HookeError(f"the load generator ended with exit code {code}", why="its output is above")
 
 
 def outcomes_of(due: Floats, report: LevelReport) -> Outcomes:
-    """What became of the requests that were due."""
+    """The outcomes of the requests that were due."""
     return Outcomes(
         due=due,
         begun=np.frombuffer(report.begun),

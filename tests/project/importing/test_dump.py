@@ -154,17 +154,17 @@ def damage_none(files):
         (
             [row("lr", "complex", "1+1j")],
             damage_none,
-            "'lr' is of a type that Hooke does not know: 'complex'",
+            "'lr' has the unknown type 'complex'",
         ),
         (
             [row("plan", "file", {"path": "plan.txt"})],
             damage_none,
-            "the file of attribute 'plan' is not there",
+            "the file of attribute 'plan' is missing",
         ),
         (
             [row("lr", "float", 0.1) | {"run_id": "other"}, row("lr", "float", 0.2)],
             damage_none,
-            "holds rows of",
+            "has rows of",
         ),
         ([], damage_none, "holds no rows"),
     ],
@@ -245,7 +245,7 @@ def test_what_is_no_dump_is_said(tmp_path, project):
         pq.read_table(write_dump(tmp_path / "d", [])[0]).select([0, 1]), tmp_path / "p/x_part_0.parquet"
     )
     (done,) = bring(project, tmp_path / "p")
-    assert "not one of neptune-exporter" in done.error.what
+    assert "not written by neptune-exporter" in done.error.what
 
 
 def test_a_multiplier_that_is_too_small_is_refused(tmp_path, project):
