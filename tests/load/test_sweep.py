@@ -67,7 +67,7 @@ def test_threads_of_one_replica_are_a_study_and_so_is_a_lone_measurement(tmp_pat
     )
     said = list(compared(made.lines[0], cores=2))
     assert said[0] == "1 replica, 2 threads: 1.41 times the safe rate of 1 replica, 1 thread (0.71 to 2.83)"
-    assert said[-1] == "1 replica, 4 threads: more than this machine's 2 cores, so it tells of the machine, not of the service"  # fmt: skip
+    assert said[-1] == "1 replica, 4 threads: more than this machine's 2 cores, so the machine is the limit, not the service"  # fmt: skip
 
     _, (lone,) = swept(tmp_path)
     assert lone.counts == "replicas" and lone.started.levels == (1,) and lone.complete

@@ -142,7 +142,7 @@ def made_for_file(declared: Service, path: str, *, seed: int) -> Sent:
         known = ", ".join(f"--path /{each}" for each in methods)
         raise UsageError(
             f"no requests for {declared.name}{path}: {declared.name} has no such method",
-            fix=f"valid: {known}",
+            fix=f"valid: {known}; or give a request body: --data JSON, or --data @FILE",
         )
     schema, named = body_of(methods[name])
     whole = {"components": {"schemas": named}}

@@ -143,7 +143,7 @@ def _split(text: str):  # noqa: ANN202 - urllib's own result
         parts = urlsplit(text if "://" in text else f"http://{text}")
         parts.port  # noqa: B018 - reading it checks it
     except ValueError as error:
-        raise UsageError(f"{text!r} is no URL: {error}", fix=_EXAMPLE) from error
+        raise UsageError(f"{text!r} is not a URL: {error}", fix=_EXAMPLE) from error
     if parts.scheme not in ("http", "https"):
         raise UsageError(f"{text!r} has the unsupported scheme {parts.scheme}", fix=_EXAMPLE)
     if parts.username is not None or parts.password is not None:
