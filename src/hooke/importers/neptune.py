@@ -182,7 +182,7 @@ def import_neptune(project: Project, wanted: ImportOptions) -> Iterator[Imported
     chosen = _chosen(found, wanted)
     if wanted.dry_run:
         yield from (_failed(error) for error in found.broken)
-        yield from (_dry_run(project, source, wanted) for source in chosen)
+        yield from (_import(project, source, wanted) for source in chosen)
         return
     project.create()
     lock = FileLock(project.data / LOCK)
@@ -231,6 +231,8 @@ def _import(project: Project, source: ImportSource, wanted: ImportOptions) -> Im
         before, fingerprint = _before(project, run), _fingerprint(source)
         if before is not None:
             return ImportedRun(state="there" if before == fingerprint else "changed", **facts)
+        if wanted.dry_run:
+            return ImportedRun(state="found", losses=_expected_losses(source, wanted), **facts)
         losses = _land(source, folder, wanted, run)
         write_atomic(folder / RECORD, json.dumps(_record(source, fingerprint), indent=1).encode(), sync=True)
         project.runs.path.mkdir(exist_ok=True)
@@ -262,26 +264,13 @@ def _land(source: ImportSource, folder: Path, wanted: ImportOptions, run: str) -
     return landing.losses
 
 
-def _dry_run(project: Project, source: ImportSource, wanted: ImportOptions) -> ImportedRun:
-    """The result of a dry run: nothing is written."""
-    run = run_id(source.project, source.run)
-    facts = {"project": source.project, "neptune_run": source.run, "run": run, "kind": source.kind}
-    try:
-        before = _before(project, run)
-        if before is not None:
-            return ImportedRun(state="there" if before == _fingerprint(source) else "changed", **facts)
-        losses = Losses(multipliers={wanted.step_multiplier or source.glance().finest})
-        for item in source.items():
-            losses.see(item)
-            if (
-                isinstance(item, ImportedFile)
-                and isinstance(item.content, Path)
-                and not item.content.exists()
-            ):
-                losses.see(NOT_THERE)
-    except (HookeError, OSError) as error:
-        return ImportedRun(state="failed", error=_of_run(error, source), **facts)
-    return ImportedRun(state="found", losses=losses, **facts)
+def _expected_losses(source: ImportSource, wanted: ImportOptions) -> Losses:
+    losses = Losses(multipliers={wanted.step_multiplier or source.glance().finest})
+    for item in source.items():
+        losses.see(item)
+        if isinstance(item, ImportedFile) and isinstance(item.content, Path) and not item.content.exists():
+            losses.see(NOT_THERE)
+    return losses
 
 
 def _before(project: Project, run: str) -> str | None:

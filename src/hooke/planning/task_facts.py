@@ -24,6 +24,7 @@ from hooke.scaling.families import Floats
 from hooke.scaling.workload import TaskFacts
 
 __all__ = [
+    "LEAST_LEVELS",
     "KnownFacts",
     "Levels",
     "PastJournals",

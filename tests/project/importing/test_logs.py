@@ -381,7 +381,7 @@ def test_damaged_databases_are_said_and_the_others_come(tmp_path, project):
     assert [each.neptune_run for each in done if each.error is None] == ["run-1"]
     said = "\n".join(each.error.what for each in done if each.error is not None)
     assert "operation 2 in a log of neptune-scale cannot be read" in said
-    assert "is of version 'v2'" in said
+    assert "has version 'v2'" in said
     assert "'loss' has the unknown type" in said
     assert said.count("a log of neptune-scale cannot be read") == 3
     assert all(each.error.fix and each.error.where for each in done if each.error is not None)
