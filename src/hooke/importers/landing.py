@@ -290,6 +290,7 @@ class Landing:
         self._journal.close()
         ended = max(began, self._last or began)
         failed = self._value("sys/failed") is True
+        # Not `open_run`: the run began elsewhere, at its own time, and this process does not drive it.
         with Journal.create(self._folder, "driver") as driver:
             driver.append(
                 RunStarted(
