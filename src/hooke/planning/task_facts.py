@@ -357,7 +357,7 @@ def _by_size(work: RemainingNode, past: PastJournals, timings: Sequence[Timing])
             each.timing
             for run in past.runs
             for each in run.timed
-            if each.task == work.task and each.likeness(work) == 2
+            if each.task == work.task and each.comparability(work) == 2
         ]
     )
 

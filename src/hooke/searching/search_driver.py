@@ -134,7 +134,7 @@ class _Placement:
 
 
 class SearchDriver:
-    """Drives a search in one thread; each trial has a thread of its own."""
+    """Drives a search in one thread; each trial runs in another thread."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class SearchDriver:
         with self._opened:
             self._opened.enter_context(lock_run(self._project, self._run))
             self._project.runs.clear_stop(self._run)
-            self._record = self._recorded(folder)
+            self._record = None if self._new else read_search(folder)
             if self._is_over():
                 return Search(self._project, self._run)
             durable = self._project.settings.journal.durable
@@ -180,9 +180,6 @@ class SearchDriver:
         return Search(self._project, self._run)
 
     # -- beginning and end
-
-    def _recorded(self, folder: Path) -> SearchRecord | None:
-        return None if self._new else read_search(folder)
 
     def _is_over(self) -> bool:
         """Whether an earlier driver has run all requested trials."""
