@@ -161,7 +161,7 @@ def test_what_an_earlier_crash_left_is_made_good(tmp_path, caplog):
     half = (
         tmp_path
         / "comet"
-        / f".{CometSink(tmp_path)._way._archives.path('killed before its archive').name}.tmp"
+        / f".{CometSink(tmp_path)._sink.path('killed before its archive').name}.tmp"
     )
     half.parent.mkdir()
     half.write_bytes(b"PK half")
