@@ -135,43 +135,38 @@ __all__ = [
     "task",
 ]
 
-_ELSEWHERE = {
-    "Comparison": "hooke.comparing.side_by_side",
-    "File": "hooke.keys.file",
-    "ModelVersion": "hooke.registry.register",
-    "Plan": "hooke.planning.pipeline_plan",
-    "Run": "hooke.running.run",
-    "Runs": "hooke.comparing.run_list",
-    "Reproduction": "hooke.running.reproduce.reproduce",
-    "ScriptRun": "hooke.running.start_run",
-    "Search": "hooke.searching.search_result",
-    "Fleet": "hooke.project.backends",
-    "Study": "hooke.measuring.studies",
-    "compare": "hooke.comparing.run_list",
-    "load_model": "hooke.registry.loaded_models",
-    "map_service": "hooke.services.map_service",
-    "log_artifact": "hooke.tracking.log",
-    "log_figure": "hooke.tracking.log",
-    "log_metric": "hooke.tracking.log",
-    "log_metrics": "hooke.tracking.log",
-    "log_param": "hooke.tracking.log",
-    "log_params": "hooke.tracking.log",
-    "log_table": "hooke.tracking.log",
-    "log_text": "hooke.tracking.log",
-    "loguniform": "hooke.searching.space",
-    "measure": "hooke.measuring.studies",
-    "plan": "hooke.planning.pipeline_plan",
-    "register": "hooke.registry.register",
-    "reproduce": "hooke.running.reproduce.reproduce",
-    "request_contexts": "hooke.serving.request_context",
-    "run": "hooke.running.run",
-    "runs": "hooke.comparing.run_list",
-    "search": "hooke.searching.search_driver",
-    "service": "hooke.serving.service",
-    "set_tag": "hooke.tracking.log",
-    "set_tags": "hooke.tracking.log",
-    "start_run": "hooke.running.start_run",
+_NAMES = {
+    "hooke.comparing.run_list": ("Runs", "compare", "runs"),
+    "hooke.comparing.side_by_side": ("Comparison",),
+    "hooke.keys.file": ("File",),
+    "hooke.measuring.studies": ("Study", "measure"),
+    "hooke.planning.pipeline_plan": ("Plan", "plan"),
+    "hooke.project.backends": ("Fleet",),
+    "hooke.registry.loaded_models": ("load_model",),
+    "hooke.registry.register": ("ModelVersion", "register"),
+    "hooke.running.reproduce.reproduce": ("Reproduction", "reproduce"),
+    "hooke.running.run": ("Run", "run"),
+    "hooke.running.start_run": ("ScriptRun", "start_run"),
+    "hooke.searching.search_driver": ("search",),
+    "hooke.searching.search_result": ("Search",),
+    "hooke.searching.space": ("loguniform",),
+    "hooke.services.map_service": ("map_service",),
+    "hooke.serving.request_context": ("request_contexts",),
+    "hooke.serving.service": ("service",),
+    "hooke.tracking.log": (
+        "log_artifact",
+        "log_figure",
+        "log_metric",
+        "log_metrics",
+        "log_param",
+        "log_params",
+        "log_table",
+        "log_text",
+        "set_tag",
+        "set_tags",
+    ),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 if not TYPE_CHECKING:  # a checker that saw it would take every name for one of ours
@@ -179,7 +174,7 @@ if not TYPE_CHECKING:  # a checker that saw it would take every name for one of 
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module 'hooke' has no attribute {name!r}")
-        value = getattr(import_module(_ELSEWHERE.get(name, "hooke.base.errors")), name)
+        value = getattr(import_module(_MODULES.get(name, "hooke.base.errors")), name)
         globals()[name] = value
         return value
 

@@ -68,7 +68,7 @@ def test_another_service_takes_nothing_of_it(tmp_path):
             r"did you mean services\.Delay\.with\.model",
         ),
         ("model = 3", r"services\.Delay\.with\.model: 3 is not the name of a model", "flights@champion"),
-        ('model = "a b"', r"services\.Delay\.with\.model: 'a b' names no model", "NAME"),
+        ('model = "a b"', r"services\.Delay\.with\.model: 'a b' is not a valid model reference", "NAME"),
         ('threshold = "much"', r"services\.Delay\.with\.threshold: ", ""),
         ("threshold = [1]", r"services\.Delay\.with\.threshold = \[1\] is not of type ", ""),
         ("names = 3", r"services\.Delay\.with\.names = 3 is not of type ", ""),

@@ -127,7 +127,7 @@ def test_runs_and_projects_are_chosen_by_pattern(tmp_path, project):
         write_dump(tmp_path / "dump", [row("lr", "float", 0.1)], project=name, run=run)
     done = bring(project, tmp_path / "dump", projects=("team/a",), runs=("*-2", "B-1"))
     assert [each.neptune_run for each in done] == ["A-2"]
-    with pytest.raises(UsageError, match="fits") as wrong:
+    with pytest.raises(UsageError, match="matches") as wrong:
         bring(project, tmp_path / "dump", runs=("C-1",))
     assert "team/b: B-1" in wrong.value.fix
 
@@ -154,19 +154,19 @@ def damage_none(files):
         (
             [row("lr", "complex", "1+1j")],
             damage_none,
-            "'lr' is of a type that Hooke does not know: 'complex'",
+            "'lr' has the unknown type 'complex'",
         ),
         (
             [row("plan", "file", {"path": "plan.txt"})],
             damage_none,
-            "the file of attribute 'plan' is not there",
+            "the file of attribute 'plan' is missing",
         ),
         (
             [row("lr", "float", 0.1) | {"run_id": "other"}, row("lr", "float", 0.2)],
             damage_none,
-            "holds rows of",
+            "has rows of",
         ),
-        ([], damage_none, "holds no rows"),
+        ([], damage_none, "has no rows"),
     ],
 )
 def test_what_is_damaged_is_refused_whole_and_the_others_go_on(tmp_path, project, rows, damage, what):
@@ -203,7 +203,7 @@ def test_parts_that_are_missing_are_said(tmp_path, project):
     parts[0].unlink()
     parts[2].rename(f"{parts[2]}.tmp")
     cut, done = bring(project, tmp_path / "dump")
-    assert "not finished" in cut.error.what
+    assert "incomplete" in cut.error.what
     assert done.losses.counts["parts of the export that are missing"] == 2
     assert [note.name for note in Run(project, done.run).logged().params] == ["b", "d"]
 
@@ -236,7 +236,7 @@ def test_no_path_is_both_a_file_and_a_folder(tmp_path, project):
 
 
 def test_what_is_no_dump_is_said(tmp_path, project):
-    with pytest.raises(UsageError, match="nothing of Neptune"):
+    with pytest.raises(UsageError, match="no Neptune runs"):
         bring(project, tmp_path)
     with pytest.raises(UsageError, match="no such file"):
         bring(project, tmp_path / "typo")
@@ -245,7 +245,7 @@ def test_what_is_no_dump_is_said(tmp_path, project):
         pq.read_table(write_dump(tmp_path / "d", [])[0]).select([0, 1]), tmp_path / "p/x_part_0.parquet"
     )
     (done,) = bring(project, tmp_path / "p")
-    assert "not one of neptune-exporter" in done.error.what
+    assert "not written by neptune-exporter" in done.error.what
 
 
 def test_a_multiplier_that_is_too_small_is_refused(tmp_path, project):

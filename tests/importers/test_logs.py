@@ -169,7 +169,7 @@ def test_every_operation_of_the_classic_client(tmp_path, project):
     assert picture.file.read_bytes() == b"\x89PNG..."
     assert done.losses.counts["values that the run itself cleared"] == 2
     assert run.status == "finished"
-    assert "is not known" in run._view().ended.message
+    assert "is unknown" in run._view().ended.message
 
 
 def test_a_half_written_line_is_left_out_and_said(tmp_path, project):
@@ -195,9 +195,9 @@ def test_logs_in_parts_are_one_run(tmp_path, project):
         (lambda data: data.replace(b'{"obj"', b"{obj", 1), "a log of Neptune is damaged"),
         (lambda data: b"[1]\n" + data, "a log of Neptune is damaged"),
         (lambda data: b"\xff\xfe\x00\n" + data, "a log of Neptune is damaged"),
-        (lambda data: data.replace(b"LogFloats", b"LogMatrix"), "does not know: 'LogMatrix'"),
-        (lambda data: data.replace(b'"values"', b'"value"'), "not as the client writes it"),
-        (lambda data: data.replace(b'"step": 1.5', b'"step": Infinity'), "which no run can have"),
+        (lambda data: data.replace(b"LogFloats", b"LogMatrix"), "unknown operation 'LogMatrix'"),
+        (lambda data: data.replace(b'"values"', b'"value"'), "has an unexpected form"),
+        (lambda data: data.replace(b'"step": 1.5', b'"step": Infinity'), "is not valid"),
     ],
     ids=[
         "no JSON",
@@ -221,7 +221,7 @@ def test_a_damaged_log_is_refused_whole(tmp_path, project, damage, what):
 def test_a_log_of_a_project_is_no_run(tmp_path, project):
     classic(tmp_path, [], kind="project")
     (failed,) = bring(project, tmp_path)
-    assert "that of a project" in failed.error.what
+    assert "belongs to a project" in failed.error.what
 
 
 def test_an_older_log_has_a_folder_a_process_and_no_metadata(tmp_path, project):
@@ -237,7 +237,7 @@ def test_an_older_log_has_a_folder_a_process_and_no_metadata(tmp_path, project):
 def test_a_file_that_happens_to_be_called_as_a_log_is_none(tmp_path, project):
     (tmp_path / "files").mkdir()
     (tmp_path / "files/data-1.log").write_text("mine")
-    with pytest.raises(UsageError, match="nothing of Neptune"):
+    with pytest.raises(UsageError, match="no Neptune runs"):
         bring(project, tmp_path)
 
 
@@ -381,8 +381,8 @@ def test_damaged_databases_are_said_and_the_others_come(tmp_path, project):
     assert [each.neptune_run for each in done if each.error is None] == ["run-1"]
     said = "\n".join(each.error.what for each in done if each.error is not None)
     assert "operation 2 in a log of neptune-scale cannot be read" in said
-    assert "is of version 'v2'" in said
-    assert "'loss' is of a type that Hooke does not know" in said
+    assert "has version 'v2'" in said
+    assert "'loss' has the unknown type" in said
     assert said.count("a log of neptune-scale cannot be read") == 3
     assert all(each.error.fix and each.error.where for each in done if each.error is not None)
     assert project.runs.names() == [run_id("team/flights", "run-1")]

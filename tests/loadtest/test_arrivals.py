@@ -40,5 +40,5 @@ def test_a_trace_keeps_its_bursts_at_any_rate(seed):
 
 @pytest.mark.parametrize("times", [[], [1.0], [2.0, 2.0], [0.0, float("nan")]])
 def test_a_trace_without_two_times_is_refused(times):
-    with pytest.raises(UsageError, match="no two different times"):
+    with pytest.raises(UsageError, match="fewer than two different times"):
         recorded(np.array(times))

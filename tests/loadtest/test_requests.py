@@ -30,9 +30,9 @@ def test_a_recorded_trace_keeps_its_bursts():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("t\n", "no two different times"),
-        ("", "no two different times"),
-        ("t\n1\nx\n", "line 3: 'x' is no time"),
+        ("t\n", "fewer than two different times"),
+        ("", "fewer than two different times"),
+        ("t\n1\nx\n", "line 3: 'x' is not a time"),
     ],
 )
 def test_a_trace_that_is_none_is_refused(tmp_path, text, said):
@@ -52,5 +52,5 @@ def test_bodies_are_json_or_files_of_it(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1}\n{', "\x00", "{\n}\n{"])
 def test_bodies_that_are_no_json_name_their_line(tmp_path, text):
     (tmp_path / "f").write_text(text)
-    with pytest.raises(UsageError, match=r"f(, line \d)? is no JSON"):
+    with pytest.raises(UsageError, match=r"f(, line \d)? is not valid JSON"):
         bodies_of(f"@{tmp_path}/f")

@@ -11,7 +11,7 @@ from hooke.loadtest.ladder import SafeRate
 from hooke.loadtest.load_report import compared
 from hooke.loadtest.load_result import BenchOrder, BenchResult
 from hooke.loadtest.served import ServedFile
-from hooke.loadtest.sweep import About, Varied, sweep
+from hooke.loadtest.sweep import SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target
 from hooke.planning.curves import curve_of
 from hooke.project.folder import Project
@@ -41,7 +41,7 @@ def measured(replicas, threads, stopped_at=0):
 
 def swept(tmp_path, measure=measured, **varied):
     project = Project.find(tmp_path)
-    about = About(project=project, entry="service.py:Delay", key="k", given="model=flights@champion")
+    about = SweptService(project=project, entry="service.py:Delay", key="k", given="model=flights@champion")
     made = sweep(Varied(**varied), measure, about=about)
     studies = [read_study(project.runs.folder(line.study)) if line.study else None for line in made.lines]
     return made, studies
@@ -67,7 +67,7 @@ def test_threads_of_one_replica_are_a_study_and_so_is_a_lone_measurement(tmp_pat
     )
     said = list(compared(made.lines[0], cores=2))
     assert said[0] == "1 replica, 2 threads: 1.41 times the safe rate of 1 replica, 1 thread (0.71 to 2.83)"
-    assert said[-1] == "1 replica, 4 threads: more than this machine's 2 cores, so it tells of the machine, not of the service"  # fmt: skip
+    assert said[-1] == "1 replica, 4 threads: more than this machine's 2 cores, so the machine is the limit, not the service"  # fmt: skip
 
     _, (lone,) = swept(tmp_path)
     assert lone.counts == "replicas" and lone.started.levels == (1,) and lone.complete

@@ -75,7 +75,7 @@ def test_a_share_is_the_first_items_in_all_columns():
     ("pipeline_", "name", "shorten", "said"),
     [
         (job, "total", lambda part: part.with_share(0.5), "called, not mapped"),
-        (job, "add", lambda part: part.with_share(0.3), "shared out evenly"),
+        (job, "add", lambda part: part.with_share(0.3), "divide evenly"),
         (job, "add", lambda part: part.with_first(9), "8 items, fewer"),
         (dynamic, "double", lambda part: part.with_first(1), "is a result"),
     ],

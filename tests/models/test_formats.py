@@ -108,7 +108,7 @@ class TestOnnx:
                 read.predict({"row": rows})
 
     def test_what_is_no_graph_is_refused_when_it_is_registered(self, tmp_path):
-        with pytest.raises(HookeError, match="onnxruntime does not run m"):
+        with pytest.raises(HookeError, match="onnxruntime cannot run m"):
             round_trip(b"not a graph", tmp_path)
 
 
@@ -144,7 +144,7 @@ class TestSafetensors:
         made = hiding(5)
         format = FORMATS.load("safetensors")()
         saved = format.save(made, tmp_path, LoadOptions(label="m"))
-        assert "takes 'width', which is no plain attribute" in saved.notes[0]
+        assert "takes 'width', which is not a plain attribute" in saved.notes[0]
         assert "into=" in saved.notes[0]
         assert saved.flavors == {}
         with pytest.raises(HookeError, match="m:1 has weights alone") as refused:
@@ -164,7 +164,7 @@ class TestSafetensors:
         format = FORMATS.load("safetensors")()
         format.save(torch.nn.Linear(1, 1), tmp_path, LoadOptions(label="m"))
         recipe = {"class": named, "arguments": {}}
-        with pytest.raises(HookeError, match="the module of m:1 cannot be made"):
+        with pytest.raises(HookeError, match="the module of m:1 cannot be built"):
             format.load(tmp_path, {"recipe": recipe, "why": ""}, known())
 
     def test_a_stranger_has_nothing_imported(self, tmp_path):
@@ -178,7 +178,7 @@ class TestSafetensors:
             "class": "torch.nn.modules.container:Sequential",
             "children": [["0", {"class": "this:Zen", "arguments": {}}]],
         }
-        with pytest.raises(UntrustedModel, match="modules that are not imported here: this"):
+        with pytest.raises(UntrustedModel, match="modules that are not imported: this"):
             format.load(tmp_path, {"recipe": recipe, "why": ""}, LoadOptions(label="m:1"))
         assert "this" not in sys.modules
 

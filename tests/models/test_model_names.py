@@ -51,13 +51,13 @@ def test_anything_else_is_refused_with_the_forms(text):
 
 @pytest.mark.parametrize("name", ["", "a b", "a@b", "a:1", "a/b", "..", ".hidden"])
 def test_a_name_is_letters(name):
-    with pytest.raises(UsageError, match="cannot be a model's name"):
+    with pytest.raises(UsageError, match="is not a valid model name"):
         check_name(name)
 
 
 @pytest.mark.parametrize("alias", ["latest", "LATEST", "v1", "V12", "a b", "a.b", "a@b"])
 def test_what_mlflow_reserves_is_no_alias(alias):
-    with pytest.raises(UsageError, match="cannot be an alias"):
+    with pytest.raises(UsageError, match="is not a valid alias"):
         check_alias(alias)
 
 

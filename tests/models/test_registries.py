@@ -82,7 +82,7 @@ def test_files_that_went_are_said_by_name(tmp_path):
     registry = SqliteRegistry(tmp_path / "mlflow.db", elsewhere=nowhere)
     for location in (str(tmp_path / "gone"), f"file://{tmp_path}/gone"):
         version = RegisteredVersion(name="flights", number=1, location=location)
-        with pytest.raises(MissingObject, match="its file model.pkl is not there"):
+        with pytest.raises(MissingObject, match="the file model.pkl of"):
             registry.fetch(version, "model.pkl", tmp_path / "target")
 
 

@@ -42,7 +42,7 @@ def kept(project: Project, model: object, *, known: bool = True) -> RegisteredVe
 
 def test_a_known_pickle_is_read_and_another_is_not(project):
     assert load_version(project, kept(project, {"a": 1})) == {"a": 1}
-    with pytest.raises(UntrustedModel, match="m:1 is a pickle that this project does not know"):
+    with pytest.raises(UntrustedModel, match="m:1 is a pickle that this project does not trust"):
         load_version(project, kept(project, {"a": 2}, known=False))
 
 
@@ -56,7 +56,7 @@ def test_a_copy_without_its_manifest_is_said(project):
 
 @pytest.mark.parametrize("digest", ["../../etc", "a" * 63, "A" * 64, "a" * 63 + "/"])
 def test_a_tag_that_is_no_digest_names_no_folder(project, digest):
-    with pytest.raises(CorruptObject, match="the digest of m:1 is none"):
+    with pytest.raises(CorruptObject, match="the digest of m:1 is not valid"):
         load_version(project, RegisteredVersion(name="m", number=1, tags={DIGEST: digest}))
 
 
@@ -67,7 +67,7 @@ def test_what_others_registered_is_left_to_mlflow(project):
 
 
 def test_weights_go_into_modules_alone(project):
-    with pytest.raises(UsageError, match="saved as pickle, which goes into no module"):
+    with pytest.raises(UsageError, match="saved as pickle, so into= does not apply"):
         load_version(project, kept(project, {"a": 1}), into=object())
 
 
@@ -87,14 +87,14 @@ def test_code_that_changed_since_is_said(project, tmp_path, monkeypatch, caplog)
         assert load_version(project, version).predict(2) == 6
     monkeypatch.delitem(sys.modules, "doubles_of_this_test")
     (record,) = caplog.records
-    assert "the code of Doubles is not what it was when m:1 was registered" in record.getMessage()
+    assert "the code of Doubles has changed since m:1 was registered" in record.getMessage()
 
 
 def test_a_task_that_is_measured_registers_nothing(project):
     with logging_into(MUTED):
         version = hooke.register({"a": 1}, "m", alias="champion")
     assert not version.registered
-    assert str(version) == "m is not registered: a task that is measured or debugged registers nothing"
+    assert str(version) == "m is not registered: a task registers nothing while it is measured or debugged"
     assert not project.data.exists()
 
 

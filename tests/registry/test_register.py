@@ -140,7 +140,7 @@ except hooke.HookeError as error:
         "flights is not registered: auc 0.8 is not better than 0.9 of version 1",
         "flights@champion has no metric 'loss' to be compared with",
         "flights:2 (skops), now @champion",
-        "flights:1 was not registered by Hooke, so nothing says what its files should be",
+        "flights:1 was not registered by Hooke, so its files cannot be verified",
     ]
 
 
@@ -301,7 +301,7 @@ def test_what_is_stopped_on_the_way_registers_nothing_and_says_so(shop, how):
     _, err = process.communicate(timeout=60)
     assert process.returncode
     if how != "Ctrl-C":
-        assert "m is not registered: the process that does it ended with -9" in err
+        assert "m is not registered: the registering process ended with exit code -9" in err
     assert [each.name for each in (shop.folder / ".hooke/models").iterdir()] == ["known"]
     assert json.loads(shop.hooke("models", "ls", "--json").stdout) == {}
 
@@ -314,7 +314,7 @@ def test_a_changed_file_is_refused_and_a_foreign_pickle_until_it_is_trusted(shop
     whole = file.read_bytes()
     file.write_bytes(whole + b".")
     out = shop.run(load)
-    assert out.startswith("CorruptObject a model is not what was registered: model.pkl was changed")
+    assert out.startswith("CorruptObject a model differs from what was registered: model.pkl was changed")
     file.write_bytes(whole)
     assert shop.run(load) == "{'rates': [0.1]}\n"
 
@@ -322,7 +322,7 @@ def test_a_changed_file_is_refused_and_a_foreign_pickle_until_it_is_trusted(shop
     other.folder.mkdir()
     uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{shop.folder}/mlflow.db"}
     out = other.run(load, **uri)
-    assert out.startswith("UntrustedModel rates:1 is a pickle that this project does not know")
+    assert out.startswith("UntrustedModel rates:1 is a pickle that this project does not trust")
     assert "next: hooke models trust rates:1" in out
     asked = other.hooke("models", "trust", "rates@champion", **uri)
     assert asked.returncode == 2
@@ -336,12 +336,10 @@ def test_a_changed_file_is_refused_and_a_foreign_pickle_until_it_is_trusted(shop
     (artifact,) = (shop.folder / "mlruns").rglob("model.pkl")
     artifact.write_bytes(whole + b".")
     assert third.run(load, **uri).startswith(
-        "CorruptObject a model is not what was registered: model.pkl was changed"
+        "CorruptObject a model differs from what was registered: model.pkl was changed"
     )
     artifact.unlink()
-    assert third.run(load, **uri).startswith(
-        "MissingObject rates:1 is registered, and its file model.pkl is not there"
-    )
+    assert third.run(load, **uri).startswith("MissingObject the file model.pkl of rates:1 is missing")
 
 
 def test_a_server_that_other_projects_share(shop, server, tmp_path):
@@ -369,16 +367,16 @@ def test_a_server_that_other_projects_share(shop, server, tmp_path):
 def test_what_is_wrong_is_said_before_anything_is_saved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for wrong, said in [
-        ({"name": "a b"}, "cannot be a model's name"),
-        ({"name": "a", "alias": "latest"}, "cannot be an alias"),
-        ({"name": "a", "if_better": "auc"}, "no alias is given"),
+        ({"name": "a b"}, "is not a valid model name"),
+        ({"name": "a", "alias": "latest"}, "is not a valid alias"),
+        ({"name": "a", "if_better": "auc"}, "needs an alias to compare with"),
         ({"name": "a", "alias": "c", "if_better": "-"}, "names no metric"),
-        ({"name": "a", "alias": "c", "if_better": "auc"}, "this is no run, and none was given"),
+        ({"name": "a", "alias": "c", "if_better": "auc"}, "this process is not in a run, and none was given"),
         (
             {"name": "a", "alias": "c", "if_better": "auc", "metrics": {"auc": float("nan")}},
             "no metric 'auc'",
         ),
-        ({"name": "a", "metrics": {"auc": "high"}}, "metrics: 'auc' is 'high', which is no number"),
+        ({"name": "a", "metrics": {"auc": "high"}}, "metrics: 'auc' is 'high', which is not a number"),
         ({"name": "a", "run": "last"}, "run='last' is no run"),
         ({"name": "a", "format": "joblib"}, "there is no format named 'joblib'"),
     ]:

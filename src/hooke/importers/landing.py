@@ -1,4 +1,4 @@
-"""Writes what a reader gives as a run of Hooke: a journal with the times of then, and artifacts beside it."""
+"""Writes an imported run: a journal with the original times, and artifacts beside it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from hooke.tracking.tracker import ARTIFACTS, PREFIX
 __all__ = ["COLUMNS", "NOT_THERE", "CsvTable", "JsonTable", "Landing", "Losses", "Tables", "run_id"]
 
 
-# --- What of an imported run a tracker such as MLflow has no place for, counted, and how it is kept.
+# --- What MLflow cannot represent of an imported run, counted, and how it is kept.
 
-COLUMNS = ("what MLflow has no place for", "how many", "how it is kept")
+COLUMNS = ("not representable in MLflow", "count", "how it is kept")
 
 DECIMAL_STEPS = "metric values at decimal steps"
 NO_STEP = "metric values without a step"
@@ -55,31 +55,31 @@ FORKS = "forks of another run"
 ABSENT = "files that the export itself lacks"
 
 HOW = {
-    DECIMAL_STEPS: "step times {multiplier}, exact; the tag neptune.step_multiplier says by what",
-    NO_STEP: "counted on from the step before, by name",
-    NO_TIME: "at the time the run began",
-    TEXTS: "a CSV artifact a series: step, time, value",
-    HISTOGRAMS: "a JSON table a series: step, time, type, edges, values",
+    DECIMAL_STEPS: "step times {multiplier}, exact; the multiplier is in the tag neptune.step_multiplier",
+    NO_STEP: "the next step of the metric",
+    NO_TIME: "at the run's start time",
+    TEXTS: "one CSV artifact per series: step, time, value",
+    HISTOGRAMS: "one JSON table per series: step, time, type, edges, values",
     FILES: "artifacts PATH/step_N",
-    SETS: "a tag, members joined by a comma; exact in neptune/attributes.json",
+    SETS: "a tag, members separated by commas; exact in neptune/attributes.json",
     TYPED: "as text; with their types in neptune/attributes.json",
     FORKS: "tags neptune.parent and neptune.sys/forking/...; points before the fork stay in the parent",
-    ABSENT: "not kept: their attributes are named in neptune/report.md",
+    ABSENT: "not kept; neptune/report.md lists their attributes",
 }
 FORK_PATH = "sys/forking/parent"
 
 
 @dataclass(slots=True)
 class Losses:
-    """Counts by kind, of one run or of many."""
+    """Counts by kind, of one or several runs."""
 
     counts: Counter[str] = field(default_factory=Counter)
     how: dict[str, str] = field(default_factory=dict)
     multipliers: set[int] = field(default_factory=set)
     absent: list[str] = field(default_factory=list)
-    """Attributes whose files are nowhere."""
+    """Attributes whose files are missing."""
     values: Counter[str] = field(default_factory=Counter)
-    """What was logged at all: points, parameters, files."""
+    """Totals of logged points, attributes and files."""
 
     def see(self, item: Item) -> None:
         """Count one item."""
@@ -104,20 +104,20 @@ class Losses:
                 self.how[item.kind] = item.how
 
     def add(self, other: Losses) -> None:
-        """Count those of another run too."""
+        """Add the counts of another run."""
         self.counts.update(other.counts)
         self.values.update(other.values)
         self.how.update(other.how)
         self.multipliers |= other.multipliers
 
     def rows(self) -> Iterable[tuple[str, str, str]]:
-        """Kind, count, how it is kept; the most first."""
+        """(kind, count, how it is kept), in descending order of count."""
         by = "N" if len(self.multipliers) > 1 else str(next(iter(self.multipliers), 1))
         for kind, count in sorted(self.counts.items(), key=lambda each: (-each[1], each[0])):
             yield kind, f"{count:,}", self.how.get(kind) or HOW[kind].format(multiplier=by)
 
     def table(self) -> list[str]:
-        """Lines for a terminal; none where nothing was lost."""
+        """The table's lines; empty if nothing was lost."""
         return aligned(COLUMNS, list(self.rows()), right=(1,)) if self.counts else []
 
     def _count(self, kind: str, count: int = 1) -> None:
@@ -142,50 +142,50 @@ class Losses:
             self._count(FORKS)
 
 
-# --- Files that grow by rows while a run is imported: many at once, few of their rows in memory.
+# --- Table files that grow by rows during an import, with few rows in memory.
 
 MOST_CHARACTERS = 4_000_000
-"""Of rows in memory, all tables together."""
+"""Characters of rows in memory, for all tables together."""
 
 
 class CsvTable:
-    """A table as CSV, texts quoted where they need it."""
+    """A table as CSV."""
 
     suffix = ".csv"
     end = ""
 
     @staticmethod
     def begin(columns: Sequence[str]) -> str:
-        """What comes before the rows."""
+        """The text before the rows."""
         return CsvTable.row(columns, first=True)
 
     @staticmethod
-    def row(cells: Sequence[Any], *, first: bool) -> str:  # noqa: ARG004 - as JsonTable's
-        """One row."""
+    def row(cells: Sequence[Any], *, first: bool) -> str:  # noqa: ARG004 - same signature as JsonTable.row
+        """The text of one row."""
         file = io.StringIO(newline="")
-        csv.writer(file).writerow(cells)  # with another end of line it would leave a bare \\r unquoted
+        csv.writer(file).writerow(cells)  # the default line end, so that a bare \\r is quoted
         return file.getvalue()
 
 
 class JsonTable:
-    """A table as JSON, `{"columns": [...], "data": [...]}`: what MLflow's pages show as a table."""
+    """A table as JSON, `{"columns": [...], "data": [...]}`, which MLflow's pages show as a table."""
 
     suffix = ".json"
     end = "\n]}\n"
 
     @staticmethod
     def begin(columns: Sequence[str]) -> str:
-        """What comes before the rows."""
+        """The text before the rows."""
         return f'{{"columns": {json.dumps(list(columns))}, "data": ['
 
     @staticmethod
     def row(cells: Sequence[Any], *, first: bool) -> str:
-        """One row."""
+        """The text of one row."""
         return ("\n" if first else ",\n") + json.dumps(list(cells))
 
 
 class Tables:
-    """Tables by name; `place` says where the file of a new one goes."""
+    """Open tables by name."""
 
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
@@ -198,12 +198,12 @@ class Tables:
         return name in self._files
 
     def open(self, name: str, file: Path, form: type[CsvTable | JsonTable], columns: Sequence[str]) -> None:
-        """Begin a table in a file that does not exist yet."""
+        """Start a table in a new file."""
         self._files[name], self._forms[name], self.rows[name] = file, form, 0
         self._waiting[name] = [form.begin(columns)]
 
     def add(self, name: str, *cells: Any) -> None:
-        """A row of an open table. Raises OSError when the disk refuses."""
+        """Add a row to an open table. Raises OSError if the disk refuses."""
         row = self._forms[name].row(cells, first=self.rows[name] == 0)
         self._waiting[name].append(row)
         self.rows[name] += 1
@@ -212,7 +212,7 @@ class Tables:
             self._write()
 
     def close(self) -> dict[str, Path]:
-        """Write the ends; returns the files by name. Raises OSError."""
+        """Finish all tables and return the files by name. Raises OSError."""
         for name, form in self._forms.items():
             self._waiting[name].append(form.end)
         self._write()
@@ -230,16 +230,16 @@ class Tables:
 
 
 MOST_POINTS = 2000
-"""Points in one event: a record of 100 kB."""
+"""Points in one event, which then has 100 kB."""
 MOST_NAME = 150
-"""Bytes of a part of an artifact's path; what is longer is cut, and told apart by a digest."""
+"""Bytes of a part of an artifact's path; longer parts are cut and get a digest."""
 SYSTEM = "sys/"
-"""What the tracker itself says of a run is under this."""
-NOT_THERE = Remark("files that are not where the export says", "not kept: --skip-missing was given")
+"""Prefix of the tracker's own attributes of a run."""
+NOT_THERE = Remark("files that are not where the export says", "not kept, because of --skip-missing")
 
 
 class Landing:
-    """One run being written into `folder`, which is its alone and holds nothing yet. `finish` makes it whole."""
+    """Writes one run into `folder`, which must be empty. `finish` completes it."""
 
     def __init__(self, source: ImportSource, folder: Path, *, multiplier: int, glance: Glance) -> None:
         self.losses = Losses(multipliers={multiplier})
@@ -260,7 +260,7 @@ class Landing:
         self._journal = Journal.create(folder, f"{PREFIX}import")
 
     def take(self, item: Item, *, skip_missing: bool) -> None:
-        """Keep one item. Raises HookeError for a file that is not there, unless they are to be skipped; OSError."""
+        """Write one item. Raises HookeError for a missing file, unless these are skipped; OSError."""
         self.losses.see(item)
         match item:
             case ImportedPoints():
@@ -279,7 +279,7 @@ class Landing:
                 pass
 
     def finish(self, run: str, experiment: str) -> None:
-        """Write what ends a run. Raises JournalError, OSError."""
+        """Write the end of the run. Raises JournalError, OSError."""
         began = self._began()
         for name, file in self._tables.close().items():
             self._artifact(self._named[name], file, began)
@@ -290,6 +290,7 @@ class Landing:
         self._journal.close()
         ended = max(began, self._last or began)
         failed = self._value("sys/failed") is True
+        # Not `open_run`: the run began elsewhere, at its own time, and this process does not drive it.
         with Journal.create(self._folder, "driver") as driver:
             driver.append(
                 RunStarted(
@@ -314,7 +315,7 @@ class Landing:
             )
 
     def close(self) -> None:
-        """Let go of the journal, whole or not."""
+        """Close the journal, complete or not."""
         self._journal.close()
 
     def _points(self, points: ImportedPoints) -> None:
@@ -331,7 +332,7 @@ class Landing:
             self._seen(max(times))
 
     def _counted(self, names: list[str], micros: Sequence[int | None]) -> list[int]:
-        """Steps, with those that are None counted on by name."""
+        """The steps, where None becomes the metric's next step."""
         if None not in micros:
             whole = cast("list[int]", micros)
             self._steps.update(zip(names, whole, strict=True))
@@ -376,7 +377,7 @@ class Landing:
         self._keep(_safe(path), "" if file.series else file.path, at, _writer(file.content))
 
     def _keep(self, path: str, owner: str, at: float, write: Callable[[Path], object]) -> None:
-        """Write a file; `owner` is the attribute it is the value of, empty for one of a series."""
+        """Write a file. `owner` is its attribute; empty for a file of a series."""
         path = self._own(path, owner)
         place = self._place(path)
         write(place)
@@ -392,9 +393,9 @@ class Landing:
         self._journal.append(ArtifactLogged(at=_at(at), path=path, file=where, size=file.stat().st_size))
 
     def _own(self, path: str, owner: str) -> str:
-        """The path, or one like it where another attribute, or another value of a series, has it already.
+        """A unique path: the given one, or a similar one if another attribute or value of a series has it.
 
-        Nor is a file's path the folder of another: trackers keep both as files.
+        A file's path must not be a folder of another file either.
         """
         *folders, name = path.split("/")
         above: list[str] = []
@@ -413,7 +414,7 @@ class Landing:
         return path
 
     def _place(self, path: str) -> Path:
-        """Where to write the file of an artifact: under its name, in a folder of its own."""
+        """Where to write an artifact's file: under its name, in its own folder."""
         self._kept += 1
         place = self._folder / ARTIFACTS / "run" / str(self._kept) / PurePosixPath(path).name
         place.parent.mkdir(parents=True)
@@ -427,7 +428,7 @@ class Landing:
         return at
 
     def _moment(self, at: float | None) -> str:
-        """Seconds since the epoch for a table, to the microsecond and no further; empty where nobody knows."""
+        """Seconds since the epoch for a table, to the microsecond; empty if unknown."""
         return "" if at is None else f"{self._seen(at):.6f}".rstrip("0").rstrip(".")
 
     def _began(self) -> float:
@@ -463,19 +464,19 @@ class Landing:
             f"# Run {self._source.run} of {self._source.project or 'no project'}",
             f"Imported from {self._source.kind}: {', '.join(str(file) for file in self._source.files)}",
             "\n".join(
-                ["| what MLflow has no place for | how many | how it is kept |", "|---|---:|---|"]
+                ["| not representable in MLflow | count | how it is kept |", "|---|---:|---|"]
                 + [f"| {row} |" for row in rows]
             )
             if rows
-            else "MLflow has a place for all of it.",
+            else "MLflow can represent everything.",
         ]
         if absent:
-            parts += ["## Files that are not here", "\n".join(absent)]
+            parts += ["## Missing files", "\n".join(absent)]
         return "\n\n".join(parts) + "\n"
 
 
 def run_id(project: str, run: str) -> str:
-    """The id here of a run there: always the same one."""
+    """The run's id in Hooke, which is always the same for a run in the tracker."""
     slug = re.sub(r"[^\w.-]+", "-", run, flags=re.ASCII).strip("-.")[:40] or "run"
     both = f"{project}\0{run}".encode("utf-8", "surrogatepass")
     return f"{slug}-{hashlib.blake2b(both, digest_size=6).hexdigest()}"
@@ -488,7 +489,7 @@ def _writer(content: Path | bytes) -> Callable[[Path], object]:
 
 
 def _free(name: str, taken: Callable[[str], bool]) -> str:
-    """The name, or the first of `NAME-2`, `NAME-3`, ... that nothing has."""
+    """The name, or the first unused of `NAME-2`, `NAME-3`, ..."""
     number, found = 1, name
     while taken(found):
         number += 1
@@ -497,14 +498,14 @@ def _free(name: str, taken: Callable[[str], bool]) -> str:
 
 
 def _safe(path: str) -> str:
-    """A path as an artifact may have it: below the run's own, and no part too long for a disk."""
+    """A valid artifact path: relative, with parts that are not too long for a file name."""
     return "/".join(map(_part, path.replace("\0", "_").split("/")))
 
 
 def _part(part: str) -> str:
     if part in ("", ".", ".."):
         return "_"
-    data = part.encode("utf-8", "backslashreplace")  # what was never text is no file's name either
+    data = part.encode("utf-8", "backslashreplace")  # unpaired surrogates are not valid in file names
     if len(data) <= MOST_NAME:
         return data.decode()
     suffix = PurePosixPath(part).suffix.encode("ascii", "ignore")[:16].decode()
@@ -528,7 +529,7 @@ def _text(value: Any) -> str:
 
 
 def _at(at: float) -> float:
-    """A time for an event: 0 would mean now."""
+    """A time for an event; 0 would mean now."""
     return at or 1e-6
 
 
@@ -538,7 +539,7 @@ def _newest(files: list[Path]) -> float:
 
 def _missing(attribute: str, file: Path) -> HookeError:
     return HookeError(
-        f"the file of attribute {attribute!r} is not there",
+        f"the file of attribute {attribute!r} is missing",
         where=str(file),
-        fix="put it back, or say with --files where the exported files lie; --skip-missing imports the run without it",
+        fix="restore it, or give the folder of exported files with --files; --skip-missing imports the run without it",
     )

@@ -1,4 +1,4 @@
-"""Runs of Neptune: found in a folder, chosen, and landed one by one, each whole or not at all."""
+"""Imports Neptune's runs: finds them in a folder, selects them, and imports them one by one, each completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ from hooke.project.folder import Project
 __all__ = ["Found", "ImportOptions", "ImportedRun", "find", "import_neptune"]
 
 
-# --- Which runs of Neptune lie below a path: parts of a dump, and logs that were never sent.
+# --- Finding runs below a path: dumps, and offline logs that were never sent.
 
 DATABASE = "run_operations.sqlite3"
 
 
 @dataclass(slots=True)
 class Found:
-    """Runs, the dump's first, and what looks like one and cannot be read."""
+    """The runs found, those of dumps first, and errors for those that cannot be read."""
 
     sources: list[ImportSource] = field(default_factory=list)
     broken: list[HookeError] = field(default_factory=list)
 
     def add(self, several: Iterable[ImportSource | HookeError]) -> None:
-        """Sort them by what they are."""
+        """Add runs and errors."""
         for each in several:
             (self.broken if isinstance(each, HookeError) else self.sources).append(each)  # type: ignore[arg-type]
 
 
 def find(path: Path, files: Path | None = None) -> Found:
-    """All runs at `path`: a dump's folder (or the one with its `data` and `files`), a log, or a folder with some below.
+    """All runs at `path`: a dump's folder (or its parent with `data` and `files`), a log, or a folder with some below.
 
-    Raises UsageError where there is neither; MissingExtra.
+    Raises UsageError if there are none; MissingExtra.
     """
     if not path.exists():
-        raise UsageError(f"{path}: there is no such file or folder", fix=WHAT)
+        raise UsageError(f"{path}: no such file or folder", fix=WHAT)
     if files is not None and not files.is_dir():
-        raise UsageError(f"--files {files}: there is no such folder")
+        raise UsageError(f"--files {files}: no such folder")
     found = Found()
     _find_dump(path, files, found)
     _find_logs(path, found)
     if not found.sources and not found.broken:
         raise UsageError(
-            "there is nothing of Neptune to import",
+            "there are no Neptune runs to import",
             where=str(path),
-            why="below it is no PROJECT/RUN_part_N.parquet, no run_operations.sqlite3 and no run__ID/data-N.log",
+            why="it has no PROJECT/RUN_part_N.parquet, run_operations.sqlite3 or run__ID/data-N.log",
             fix=WHAT,
         )
     return found
 
 
 WHAT = (
-    "name what `neptune-exporter export` wrote (the folder with data/ and files/, or --data-path with --files), "
+    "give the folder that `neptune-exporter export` wrote (with data/ and files/, or its --data-path with --files), "
     "or a folder with offline logs (.neptune, or the log_directory of neptune-scale)"
 )
 
@@ -92,10 +92,10 @@ def _find_dump(path: Path, files: Path | None, found: Found) -> None:
 def _cut_off(files: list[Path]) -> Iterator[HookeError]:
     for file in sorted(files):
         yield HookeError(
-            "a part of a dump was not finished when its export ended",
+            "a part of a dump is incomplete: its export did not finish",
             where=str(file),
-            why="neptune-exporter takes .tmp off when a run is complete",
-            fix="rename it without .tmp to import what is whole of it, or move it away",
+            why="neptune-exporter removes .tmp when a run is complete",
+            fix="rename it without .tmp to import its complete rows, or move it away",
         )
 
 
@@ -119,7 +119,7 @@ def _find_logs(path: Path, found: Found) -> None:
 
 
 def _missing(what: str, error: ModuleNotFoundError) -> Exception:
-    """What to raise for a library that is not there."""
+    """The error for a missing library."""
     if (error.name or "").partition(".")[0] not in ("pyarrow", "neptune_api", "google"):
         return error
     return MissingExtra(
@@ -130,7 +130,7 @@ def _missing(what: str, error: ModuleNotFoundError) -> Exception:
 
 
 def _files_beside(data: Path) -> Path:
-    """The exporter's default: `files` beside `data`; else the files are with the data."""
+    """The folder of files: by the exporter's default `files` beside `data`, else the data folder."""
     for candidate in (data.parent / "files", data / "files", data.parent.parent / "files"):
         if candidate.is_dir():
             return candidate
@@ -138,31 +138,31 @@ def _files_beside(data: Path) -> Path:
 
 
 RECORD = "import.json"
-"""In a run's folder: what it was imported from."""
+"""In a run's folder: its source."""
 LOCK = "import.lock"
-UNDER_WAY = "importing"
-"""In the project's data: runs that are being imported. What a killed import leaves there is removed by the next."""
+IN_PROGRESS = "importing"
+"""In the project's data: runs that are being imported. The next import removes what a killed one left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """What to import, and how. Patterns are as a shell's; none is all."""
+    """What to import, and how. Patterns are shell patterns; none means all."""
 
     path: Path
     files: Path | None = None
-    """Where the files of a dump lie, if not beside its data."""
+    """The folder of a dump's files, if not beside its data."""
     projects: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     experiment: str = ""
     step_multiplier: int | None = None
-    """For all runs; None is the least for each."""
+    """For all runs; None means the smallest one for each run."""
     skip_missing: bool = False
     dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedRun:
-    """What became of one run: `imported`, `there` (from before), `changed` since it was imported, `failed`, or `found`."""
+    """The result for one run: `imported`, `there` (imported earlier), `changed` since it was imported, `failed`, or `found`."""
 
     state: str
     project: str = ""
@@ -174,31 +174,31 @@ class ImportedRun:
 
 
 def import_neptune(project: Project, wanted: ImportOptions) -> Iterator[ImportedRun]:
-    """Import what is wanted, one run at a time; a run that cannot be is `failed`, and the others go on.
+    """Import the selected runs, one at a time. A run that cannot be imported is `failed`, and the others continue.
 
-    Raises UsageError where nothing fits or another import is going on, MissingExtra, HookeError for what is no dump and no log.
+    Raises UsageError if nothing matches or another import is running, MissingExtra, HookeError for other files.
     """
     found = find(wanted.path.resolve(), wanted.files.resolve() if wanted.files is not None else None)
     chosen = _chosen(found, wanted)
     if wanted.dry_run:
         yield from (_failed(error) for error in found.broken)
-        yield from (_looked_at(project, source, wanted) for source in chosen)
+        yield from (_import(project, source, wanted) for source in chosen)
         return
     project.create()
     lock = FileLock(project.data / LOCK)
     if not lock.try_acquire():
         raise UsageError(
-            "another import is going on in this project",
+            "another import is running in this project",
             where=str(lock.path),
-            fix="wait for it to end, then import again: what it brought is found",
+            fix="wait until it ends, then import again: runs that are already imported are skipped",
         )
     try:
-        shutil.rmtree(project.data / UNDER_WAY, ignore_errors=True)
+        shutil.rmtree(project.data / IN_PROGRESS, ignore_errors=True)
         yield from (_failed(error) for error in found.broken)
         for source in chosen:
             yield _import(project, source, wanted)
     finally:
-        shutil.rmtree(project.data / UNDER_WAY, ignore_errors=True)
+        shutil.rmtree(project.data / IN_PROGRESS, ignore_errors=True)
         lock.release()
 
 
@@ -212,9 +212,9 @@ def _chosen(found: Found, wanted: ImportOptions) -> list[ImportSource]:
         known = sorted({f"{source.project or '(no project)'}: {source.run}" for source in found.sources})
         more = f" and {len(known) - 10} more" if len(known) > 10 else ""
         raise UsageError(
-            "no run there fits --from-project and --run",
+            "no run matches --from-project and --run",
             where=str(wanted.path),
-            fix=f"there are {'; '.join(known[:10])}{more}",
+            fix=f"valid: {'; '.join(known[:10])}{more}",
         )
     return chosen
 
@@ -226,11 +226,13 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 def _import(project: Project, source: ImportSource, wanted: ImportOptions) -> ImportedRun:
     run = run_id(source.project, source.run)
     facts = {"project": source.project, "neptune_run": source.run, "run": run, "kind": source.kind}
-    folder = project.data / UNDER_WAY / run
+    folder = project.data / IN_PROGRESS / run
     try:
         before, fingerprint = _before(project, run), _fingerprint(source)
         if before is not None:
             return ImportedRun(state="there" if before == fingerprint else "changed", **facts)
+        if wanted.dry_run:
+            return ImportedRun(state="found", losses=_expected_losses(source, wanted), **facts)
         losses = _land(source, folder, wanted, run)
         write_atomic(folder / RECORD, json.dumps(_record(source, fingerprint), indent=1).encode(), sync=True)
         project.runs.path.mkdir(exist_ok=True)
@@ -239,7 +241,7 @@ def _import(project: Project, source: ImportSource, wanted: ImportOptions) -> Im
     except (HookeError, OSError) as error:
         return ImportedRun(state="failed", error=_of_run(error, source), **facts)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that failed, to make room for the next
+        shutil.rmtree(folder, ignore_errors=True)  # removes a failed run, to make room for the next
     return ImportedRun(state="imported", losses=losses, **facts)
 
 
@@ -249,7 +251,7 @@ def _land(source: ImportSource, folder: Path, wanted: ImportOptions, run: str) -
     if multiplier % glance.finest:
         raise UsageError(
             f"--step-multiplier {multiplier} does not make the steps of run {source.run!r} whole",
-            fix=f"give {glance.finest} or a multiple of it, or leave it out: then each run has the least that does",
+            fix=f"give {glance.finest} or a multiple of it, or omit the option to use the smallest one for each run",
         )
     (folder / "logs").mkdir(parents=True)
     landing = Landing(source, folder, multiplier=multiplier, glance=glance)
@@ -262,30 +264,17 @@ def _land(source: ImportSource, folder: Path, wanted: ImportOptions, run: str) -
     return landing.losses
 
 
-def _looked_at(project: Project, source: ImportSource, wanted: ImportOptions) -> ImportedRun:
-    """As an import would say, with nothing written."""
-    run = run_id(source.project, source.run)
-    facts = {"project": source.project, "neptune_run": source.run, "run": run, "kind": source.kind}
-    try:
-        before = _before(project, run)
-        if before is not None:
-            return ImportedRun(state="there" if before == _fingerprint(source) else "changed", **facts)
-        losses = Losses(multipliers={wanted.step_multiplier or source.glance().finest})
-        for item in source.items():
-            losses.see(item)
-            if (
-                isinstance(item, ImportedFile)
-                and isinstance(item.content, Path)
-                and not item.content.exists()
-            ):
-                losses.see(NOT_THERE)
-    except (HookeError, OSError) as error:
-        return ImportedRun(state="failed", error=_of_run(error, source), **facts)
-    return ImportedRun(state="found", losses=losses, **facts)
+def _expected_losses(source: ImportSource, wanted: ImportOptions) -> Losses:
+    losses = Losses(multipliers={wanted.step_multiplier or source.glance().finest})
+    for item in source.items():
+        losses.see(item)
+        if isinstance(item, ImportedFile) and isinstance(item.content, Path) and not item.content.exists():
+            losses.see(NOT_THERE)
+    return losses
 
 
 def _before(project: Project, run: str) -> str | None:
-    """The fingerprint of what the run was imported from; None where it was not."""
+    """The fingerprint of the run's source; None if it was not imported."""
     record = project.runs.folder(run) / RECORD
     if not record.is_file():
         return None
@@ -312,7 +301,7 @@ def _failed(error: HookeError) -> ImportedRun:
 
 
 def _of_run(error: HookeError | OSError, source: ImportSource) -> HookeError:
-    """The error as one of the run: nothing of it was kept, whatever the error says."""
+    """The error with a note that nothing of this run was kept."""
     nothing = f"nothing of run {source.run!r} was kept"
     if isinstance(error, HookeError) and not isinstance(error, JournalError):
         error.why = "; ".join(part for part in (error.why, nothing) if part)
@@ -324,7 +313,7 @@ def _of_run(error: HookeError | OSError, source: ImportSource) -> HookeError:
         f"run {source.run!r} cannot be imported",
         where=where,
         why=f"{why}; {nothing}",
-        fix="make room, or make it readable; then import again: the runs that are here already are found",
+        fix="free some space, or make the file readable; then import again: runs that are already imported are skipped",
     )
     made.__cause__ = error
     return made

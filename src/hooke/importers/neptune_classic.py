@@ -1,6 +1,6 @@
-"""Logs of the classic client that were not sent: `run__*/data-N.log`, an operation as JSON a line, and what lies beside it.
+"""Offline logs of Neptune's classic client: `run__*/data-N.log`, with one operation in JSON per line, and the files beside them.
 
-The operations are those of neptune 1.14, its neptune/internal/operation.py; the client counts them in `last_put_version`.
+The operations are those of neptune 1.14 (neptune/internal/operation.py); the client counts them in `last_put_version`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = ["ClassicOfflineRun", "is_log", "offline_runs"]
 
 LOG = re.compile(r"data-(\d+)\.log")
 FOLDER = re.compile(r"(\w+?)__(.+?)(__.*)?")
-"""`run__ID__PROCESS__LETTERS`, or `run__ID` of older clients, with a folder a process below."""
-ENDED = "from a log that was never sent: how the run ended is not known"
+"""`run__ID__PROCESS__LETTERS`, or `run__ID` of older clients, with one folder per process below."""
+ENDED = "from an offline log: how the run ended is unknown"
 SINGLE = {
     "AssignFloat": "float",
     "AssignInt": "int",
@@ -55,25 +55,23 @@ CLEARING = (
 )
 SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif"}
 EXACT = "neptune/exact_steps"
-ROUNDED = Remark("steps finer than a millionth", f"rounded; exact in {EXACT}.csv, behind the metric's name")
-CLEARED = Remark("values that the run itself cleared", "not kept, as the run asked")
-REFERENCE = Remark("references to files outside", "their paths as a tag; the log has no content of them")
+ROUNDED = Remark("steps finer than a millionth", f"rounded; exact in {EXACT}.csv, after the metric's name")
+CLEARED = Remark("values that the run itself cleared", "not kept")
+REFERENCE = Remark("references to files outside", "their paths as a tag; the log does not have their content")
 TORN = Remark("half-written records at the end of a log", "not kept: the process died while it wrote them")
-COPY = Remark(
-    "attributes copied from another run", "a tag that names where from; the value was in Neptune alone"
-)
-NEVER = Remark("operations that the client never wrote out", "not kept: they died with the process")
-DELETED = Remark("files that the run deleted from a file set", "kept all the same, as far as they are there")
+COPY = Remark("attributes copied from another run", "a tag with their source; only Neptune had the value")
+NEVER = Remark("operations that the client never wrote out", "not kept: they were lost with the process")
+DELETED = Remark("files that the run deleted from a file set", "kept anyway, if they exist")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassicOfflineRun:
-    """One run, in the logs of all processes that logged into it; see `Source`."""
+    """One run, in the logs of all processes that logged into it; see `ImportSource`."""
 
     run: str
     files: list[Path]
     project: str = ""
-    """A log does not say: in Neptune it was chosen when the log was sent."""
+    """Unknown: in Neptune it is chosen when the log is sent."""
     kind: str = "an offline log of Neptune's classic client"
 
     def fingerprint(self) -> list[tuple[str, int]]:
@@ -94,7 +92,7 @@ class ClassicOfflineRun:
         return Glance(scale, _made(self.files[0].parent), ENDED)
 
     def items(self) -> Iterator[Item]:
-        """In the order in which it was logged, metrics gathered into batches; what the run cleared left out."""
+        """All items in logged order, metrics in batches, without what the run cleared."""
         cleared = {
             tuple(operation["path"]): number for number, operation, _ in self._operations(only=CLEARING)
         }
@@ -113,7 +111,7 @@ class ClassicOfflineRun:
             yield from [NEVER] * max(0, _put(folder) - _last_version(file))
 
     def _operations(self, only: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, Any], Path]]:
-        """Number, operation and file; `only` those of some types."""
+        """(number, operation, file), optionally `only` of some types."""
         number, marks = 0, [f'"{kind}"'.encode() for kind in only]
         for file in self.files:
             for at, line in _lines(file):
@@ -126,7 +124,7 @@ class ClassicOfflineRun:
 
 
 def offline_runs(files: Iterable[Path]) -> Iterator[ClassicOfflineRun | HookeError]:
-    """The runs in these logs, those of one run together; an error for what is the log of something else."""
+    """The runs in these logs, which may share a run; an error for a log of something else."""
     runs: dict[str, list[tuple[str, int, Path]]] = {}
     for file in files:
         metadata = _metadata(file.parent)
@@ -138,16 +136,16 @@ def offline_runs(files: Iterable[Path]) -> Iterator[ClassicOfflineRun | HookeErr
             runs.setdefault(run, []).append((order, _number(file), file))
         else:
             yield HookeError(
-                f"a log of Neptune is that of a {kind or 'thing without a name'}, and runs are what is imported",
+                f"a log of Neptune belongs to a {kind or '(unknown)'}, not to a run",
                 where=str(file),
-                fix="leave it out; or give it back its folder run__ID, or its metadata.json, if it is that of a run",
+                fix="move it away; if it belongs to a run, restore its folder run__ID or its metadata.json",
             )
     for run, found in runs.items():
         yield ClassicOfflineRun(run=run, files=[file for _, _, file in sorted(found)])
 
 
 def is_log(file: Path) -> bool:
-    """Whether a file is a part of a log by its name and the folder that it is in."""
+    """Whether a file is a part of a log, by its name and folder."""
     if not LOG.fullmatch(file.name):
         return False
     named = FOLDER.fullmatch(file.parent.name) or FOLDER.fullmatch(file.parent.parent.name)
@@ -162,7 +160,7 @@ def _number(file: Path) -> int:
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # older clients wrote none; a killed one half of it
+    except (FileNotFoundError, ValueError):  # older clients write none; a killed client may leave half of it
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -175,7 +173,7 @@ def _made(folder: Path) -> float | None:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, without a torn one at the end."""
+    """Lines with their numbers, without a half-written one at the end."""
     with file.open("rb") as opened:
         for at, line in enumerate(opened, 1):
             if line.endswith(b"\n") or _whole(line):
@@ -200,19 +198,19 @@ def _parsed(line: bytes, at: int, file: Path) -> dict[str, Any]:
     try:
         operation: dict[str, Any] = json.loads(line)["obj"]
         if not all(isinstance(part, str) for part in [operation["type"], *operation["path"]]):
-            raise TypeError("its type is no text, or its path no list of texts")
+            raise TypeError("its type must be text, and its path a list of texts")
     except (ValueError, KeyError, TypeError) as error:
         raise HookeError(
             "a log of Neptune is damaged",
             where=f"{file}, line {at}",
             why=f"{type(error).__name__}: {error}",
-            fix="restore the file from a copy, or take that line out, then import again",
+            fix="restore the file from a copy, or remove that line; then import again",
         ) from error
     return operation
 
 
 def _put(folder: Path) -> int:
-    """How many operations the client was given; 0 where it does not say."""
+    """The number of operations given to the client; 0 if unknown."""
     try:
         return int((folder / "last_put_version").read_text(encoding="utf-8").strip() or 0)
     except (FileNotFoundError, ValueError):
@@ -226,7 +224,7 @@ def _last_version(file: Path) -> int:
 
 
 def _items(operation: dict[str, Any], gathered: GatheredPoints, file: Path) -> Iterator[Item]:
-    with _as_written(operation, file):  # as a list: what the caller raises meanwhile is not the log's fault
+    with _as_written(operation, file):  # as a list: an exception of the caller is not the log's fault
         items = list(_given(operation, "/".join(operation["path"]), gathered, file))
     yield from items
 
@@ -237,10 +235,10 @@ def _as_written(operation: dict[str, Any], file: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError) as error:
         raise HookeError(
-            f"an operation {operation['type']} in a log of Neptune is not as the client writes it",
+            f"an operation {operation['type']} in a log of Neptune has an unexpected form",
             where=str(file),
             why=f"{type(error).__name__}: {error}, in {json.dumps(operation)[:200]}",
-            fix="please report it, with the version in metadata.json; --run names the runs to import meanwhile",
+            fix="please report it, with the version in metadata.json; select other runs with --run",
         ) from error
 
 
@@ -281,9 +279,9 @@ def _odd(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
             yield COPY
         case kind:
             raise HookeError(
-                f"a log of Neptune holds an operation that Hooke does not know: {kind!r}",
+                f"a log of Neptune has the unknown operation {kind!r}",
                 where=str(file),
-                fix="a newer Hooke may know it (pip install --upgrade hooke); else please report it",
+                fix="try a newer Hooke (pip install --upgrade hooke); otherwise please report it",
             )
 
 
@@ -330,7 +328,7 @@ def _uploaded(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item
 
 
 def _matched(patterns: list[str], path: str) -> Iterator[Item]:
-    """What the patterns of a file set fit now, by its place below what all have in common; a pattern that fits nothing as missing."""
+    """The files that match a file set now, by path below their common folder; a pattern without a match is a missing file."""
     found: dict[Path, None] = {}
     for pattern in patterns:
         fitting = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]
@@ -342,7 +340,7 @@ def _matched(patterns: list[str], path: str) -> Iterator[Item]:
 
 
 def _micros(step: float | None, file: Path) -> int | None:
-    """A step in millionths, the nearest."""
+    """A step, rounded to millionths."""
     if step is None:
         return None
     try:
@@ -356,8 +354,8 @@ def _micros(step: float | None, file: Path) -> int | None:
 
 def _no_step(step: float, file: Path) -> HookeError:
     return HookeError(
-        f"a step in a log of Neptune is {step!r}, which no run can have",
+        f"a step in a log of Neptune is not valid: {step!r}",
         where=str(file),
         why="steps are numbers below 9,223,372,036,854",
-        fix="take its line out of a copy of the log, and import that",
+        fix="remove its line from a copy of the log, and import that",
     )

@@ -1,7 +1,7 @@
-"""Parquet files of neptune-exporter: `PROJECT/RUN_part_N.parquet`, a run in parts, a row for each value of an attribute.
+"""Parquet files of neptune-exporter: `PROJECT/RUN_part_N.parquet`, a run in parts, with a row for each value of an attribute.
 
-The layout and the columns are those of github.com/neptune-ai/neptune-exporter, as of its storage/parquet_writer.py,
-model.py and README of early 2026: `data` and `files` side by side by default, part 0 given its name last.
+The layout and the columns are those of github.com/neptune-ai/neptune-exporter (storage/parquet_writer.py,
+model.py and README of early 2026): by default `data` and `files` are side by side, and part 0 is renamed last.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hooke.importers.source import (
 
 __all__ = ["DumpedRun", "dumped_runs"]
 
-pc: Any = pyarrow.compute  # its functions are made when it is imported
+pc: Any = pyarrow.compute  # its functions are created at import
 ROWS = 65_536
 """Rows in memory at a time."""
 COLUMNS = {
@@ -60,22 +60,22 @@ REPEATED = ["project_id", "run_id", "attribute_path", "attribute_type"]
 SINGLE = {"float": "float_value", "int": "int_value", "string": "string_value", "bool": "bool_value"}
 SINGLE |= {"datetime": "datetime_value", "string_set": "string_set_value"}
 FILES = ("file", "file_series", "file_set", "artifact")
-"""The last two come from Neptune 2: a folder, and a list of what an artifact refers to."""
+"""The last two come from Neptune 2: a folder, and the references of an artifact."""
 KNOWN = (*SINGLE, "float_series", "string_series", "histogram_series", *FILES)
 PART = re.compile(r"(.+)_part_(\d+)\.parquet")
-NULL = Remark("values that are null in the export", "not kept: there is nothing to keep")
-LACKING = Remark("parts of the export that are missing", "what is there was imported")
+NULL = Remark("values that are null in the export", "not kept")
+LACKING = Remark("parts of the export that are missing", "the other parts were imported")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpedRun:
-    """One run of a dump; see `Source`."""
+    """One run of a dump; see `ImportSource`."""
 
     project: str
     run: str
     files: list[Path]
     folder: Path
-    """What paths of files in the dump are relative to."""
+    """The folder to which file paths in the dump are relative."""
     kind: str = "a dump of neptune-exporter"
 
     def fingerprint(self) -> list[tuple[str, int]]:
@@ -88,7 +88,7 @@ class DumpedRun:
         for file in self.files:
             for batch in _batches(file, ["attribute_type", "attribute_path", "step", "datetime_value"]):
                 steps = _micros(batch.filter(pc.equal(batch["attribute_type"], "float_series"))["step"])
-                # Each batch by the steps that the scale so far leaves broken: few are, and most batches have none.
+                # Only steps that the scale so far leaves fractional: most batches have none.
                 broken = steps[steps % (MICRO // scale) != 0] if scale < MICRO else steps[:0]
                 scale = finest_of(broken.tolist(), scale)
                 made = batch.filter(pc.equal(batch["attribute_path"], "sys/creation_time"))
@@ -97,7 +97,7 @@ class DumpedRun:
         return Glance(scale, began)
 
     def items(self) -> Iterator[Item]:
-        """Metrics by the batch, all else by the row."""
+        """Metrics in batches, everything else by row."""
         numbers = [_part(file) for file in self.files]
         yield from [LACKING] * (max(numbers) + 1 - len(numbers))
         for file in self.files:
@@ -105,7 +105,7 @@ class DumpedRun:
                 _check_one_run(batch, self.run, file)
                 metric = pc.equal(batch["attribute_type"], "float_series")
                 yield from _points(batch.filter(metric))
-                with _reading(file):  # of the rest too: a date may lie beyond what Python counts
+                with _reading(file):  # also here: a date may be out of Python's range
                     rest = [self._item(row, file) for row in batch.filter(pc.invert(metric)).to_pylist()]
                 yield from rest
 
@@ -117,9 +117,9 @@ class DumpedRun:
             named = (row["file_value"] or {}).get("path") or ""
             if Path(named).is_absolute() or ".." in Path(named).parts:
                 raise HookeError(
-                    f"the file of attribute {path!r} lies outside the dump: {named}",
+                    f"the file of attribute {path!r} is outside the dump: {named}",
                     where=str(file),
-                    why="an exporter writes paths below its folder of files; this one would read a file of yours",
+                    why="an exporter writes only paths below its folder of files; this one would read another file of yours",
                     fix="do not import a dump that you did not make, or fix that row",
                 )
             content = self.folder / named if named else None
@@ -135,15 +135,15 @@ class DumpedRun:
                 return NULL
             return Histogram(path, micros, at, found["type"], found["edges"], found["values"])
         raise HookeError(
-            f"attribute {path!r} is of a type that Hooke does not know: {kind!r}",
+            f"attribute {path!r} has the unknown type {kind!r}",
             where=str(file),
-            why=f"known are {', '.join(KNOWN)}",
-            fix="a newer Hooke may know it (pip install --upgrade hooke); else please report it, with the exporter's version",
+            why=f"known types: {', '.join(KNOWN)}",
+            fix="try a newer Hooke (pip install --upgrade hooke); otherwise please report it, with the exporter's version",
         )
 
 
 def dumped_runs(parts: dict[str, list[Path]], folder: Path) -> Iterator[DumpedRun | HookeError]:
-    """The runs whose parts these are, by prefix; an error for one that cannot be read. `folder` holds the exported files."""
+    """The runs of these parts, by prefix; an error for one that cannot be read. `folder` has the exported files."""
     for prefix, files in parts.items():
         try:
             named = next((found for file in files if (found := _identity(file)) is not None), None)
@@ -152,10 +152,10 @@ def dumped_runs(parts: dict[str, list[Path]], folder: Path) -> Iterator[DumpedRu
             continue
         if named is None:
             yield HookeError(
-                "an exported run holds no rows",
+                "an exported run has no rows",
                 where=f"{prefix}_part_*.parquet",
-                why="the exporter had nothing to write, or failed at it",
-                fix="leave it out; its log may say why",
+                why="the exporter had nothing to write, or failed",
+                fix="move it away; the exporter's log may say why",
             )
         else:
             yield DumpedRun(project=named[0], run=named[1], files=files, folder=folder)
@@ -169,15 +169,15 @@ def _identity(file: Path) -> tuple[str, str] | None:
 
 
 def _batches(file: Path, columns: list[str] | None = None, *, rows: int = ROWS) -> Iterator[pa.RecordBatch]:
-    """A file in pieces, columns of the types above. Raises HookeError for one that is damaged or no such file."""
+    """A file in batches, with the column types above. Raises HookeError for a damaged or other file."""
     with _reading(file):
         lacking = [name for name in COLUMNS if name not in pq.read_schema(file).names]
         if lacking:
             raise HookeError(
-                "a Parquet file is not one of neptune-exporter",
+                "a Parquet file was not written by neptune-exporter",
                 where=str(file),
                 why=f"it has no column {', '.join(lacking)}",
-                fix="name the folder that `neptune-exporter export --data-path` wrote",
+                fix="give the folder that `neptune-exporter export --data-path` wrote",
             )
     with _reading(file), pq.ParquetFile(file, read_dictionary=REPEATED, pre_buffer=False) as opened:
         for batch in opened.iter_batches(batch_size=rows, columns=columns or list(COLUMNS)):
@@ -185,7 +185,7 @@ def _batches(file: Path, columns: list[str] | None = None, *, rows: int = ROWS) 
 
 
 def _typed(batch: pa.RecordBatch) -> pa.RecordBatch:
-    batch.validate(full=True)  # texts that are none, too
+    batch.validate(full=True)  # also checks texts
     arrays = []
     for name in batch.schema.names:
         array, wanted = batch.column(name), COLUMNS[name]
@@ -204,7 +204,7 @@ def _reading(file: Path) -> Iterator[None]:
             "a Parquet file cannot be read",
             where=str(file),
             why=str(error).strip().partition("\n")[0][:300],
-            fix="copy it again from where the export was made; or leave its run out: --run names those to import",
+            fix="copy it again from the export, or select other runs with --run",
         ) from error
 
 
@@ -213,14 +213,14 @@ def _check_one_run(batch: pa.RecordBatch, run: str, file: Path) -> None:
         raise HookeError(
             "a Parquet file has rows without attribute_path or attribute_type",
             where=str(file),
-            fix="export it again, or take those rows out",
+            fix="export it again, or remove those rows",
         )
     others = set(pc.unique(batch["run_id"]).to_pylist()) - {run}
     if others:
         raise HookeError(
-            f"a Parquet file of run {run!r} holds rows of {', '.join(map(repr, sorted(map(str, others))))}",
+            f"a Parquet file of run {run!r} has rows of {', '.join(map(repr, sorted(map(str, others))))}",
             where=str(file),
-            fix="neptune-exporter writes one run a file: export it again, or split the file by run_id",
+            fix="neptune-exporter writes one run per file: export it again, or split the file by run_id",
         )
 
 
@@ -246,7 +246,7 @@ def _points(batch: pa.RecordBatch) -> Iterator[Item]:
 
 
 def _micros(steps: pa.Decimal128Array) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Steps in millionths, nulls left out. Of a decimal(18,6) the lower of its two words is the whole number."""
+    """Steps in millionths, without nulls. The lower of a decimal(18,6)'s two words is the whole number."""
     steps = steps.drop_null()
     if len(steps) == 0:
         return np.empty(0, np.int64)

@@ -1,4 +1,4 @@
-"""Offline logs of neptune-scale, which nobody sent: `run_operations.sqlite3`, a message of Neptune's protocol a row.
+"""Offline logs of neptune-scale: `run_operations.sqlite3`, with one message of Neptune's protocol per row.
 
 The tables are those of neptune-scale 0.30 (database version v5), the messages those of neptune-api.
 """
@@ -37,13 +37,13 @@ __all__ = ["ScaleOfflineRun", "offline_runs"]
 
 VERSION = "v5"
 UPDATE, CREATE = 0, 1
-ENDED = "from a log that was never sent: how the run ended is not known"
+ENDED = "from an offline log: how the run ended is unknown"
 PREVIEW = Remark("metric values that were previews", "metrics PATH.preview")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleOfflineRun:
-    """One run, in the databases of all processes that logged into it; see `Source`."""
+    """One run, in the databases of all processes that logged into it; see `ImportSource`."""
 
     project: str
     run: str
@@ -51,7 +51,7 @@ class ScaleOfflineRun:
     kind: str = "an offline log of neptune-scale"
 
     def fingerprint(self) -> list[tuple[str, int]]:
-        """How many operations each database has had: its size says little, as rows wait in a log beside it."""
+        """The number of operations in each database. Its size is not enough, because rows wait in the write-ahead log."""
         return [(file.parent.name, _last(file)) for file in self.files]
 
     def glance(self) -> Glance:
@@ -68,14 +68,12 @@ class ScaleOfflineRun:
         return Glance(scale, began, ENDED)
 
     def items(self) -> Iterator[Item]:
-        """In the order in which it was logged, metrics gathered into batches."""
+        """All items in logged order, metrics in batches."""
         gathered = GatheredPoints()
         for file in self.files:
             uploads = _uploads(file)
             for number, message in _operations(file):
-                with _sound(
-                    number, file
-                ):  # as a list: what the caller raises meanwhile is not the log's fault
+                with _sound(number, file):  # as a list: an exception of the caller is not the log's fault
                     if isinstance(message, Run):
                         items = list(_created(message))
                     else:
@@ -87,7 +85,7 @@ class ScaleOfflineRun:
 
 
 def offline_runs(files: Iterable[Path]) -> Iterator[ScaleOfflineRun | HookeError]:
-    """The runs in these databases, those of one run together; an error for one that cannot be read."""
+    """The runs in these databases, which may share a run; an error for one that cannot be read."""
     runs: dict[tuple[str, str], list[Path]] = {}
     for file in files:
         try:
@@ -104,15 +102,15 @@ def _identity(file: Path) -> tuple[str, str]:
         raise HookeError(
             "a log of neptune-scale names no run",
             where=str(file),
-            why="the client ended before it had written what run it was",
-            fix="leave it out: nothing was logged into it",
+            why="the client ended before it wrote the run's name",
+            fix="move it away: nothing was logged into it",
         )
     version, project, run = rows[0]
     if version != VERSION:
         raise HookeError(
-            f"a log of neptune-scale is of version {version!r}, and Hooke reads {VERSION!r}",
+            f"a log of neptune-scale has version {version!r}, but Hooke reads {VERSION!r}",
             where=str(file),
-            fix="a newer Hooke may know it (pip install --upgrade hooke); else please report it, with the client's version",
+            fix="try a newer Hooke (pip install --upgrade hooke); otherwise please report it, with the client's version",
         )
     return str(project or ""), str(run or "")
 
@@ -124,7 +122,7 @@ def _operations(file: Path) -> Iterator[tuple[int, Run | UpdateRunSnapshot]]:
     for number, kind, blob in rows:
         with _sound(number, file):
             if kind not in (UPDATE, CREATE):
-                raise ValueError(f"its type is {kind!r}, and {UPDATE} and {CREATE} are known")
+                raise ValueError(f"its type is {kind!r}; known types: {UPDATE}, {CREATE}")
             message = (Run if kind == CREATE else UpdateRunSnapshot).FromString(blob)
         yield number, message
 
@@ -138,7 +136,7 @@ def _sound(number: int, file: Path) -> Iterator[None]:
             f"operation {number} in a log of neptune-scale cannot be read",
             where=str(file),
             why=str(error),
-            fix="restore the file from a copy; or leave its run out: --run names those to import",
+            fix="restore the file from a copy, or select other runs with --run",
         ) from error
 
 
@@ -148,7 +146,7 @@ def _last(file: Path) -> int:
 
 
 def _uploads(file: Path) -> dict[str, Path]:
-    """Where the content of a reference lies. Temporary files are beside the log, which may have been moved."""
+    """Reference -> the file with its content. Temporary files are beside the log, which may have been moved."""
     found = {}
     for source, destination in _rows(file, "SELECT source_path, destination FROM file_upload_requests"):
         named = Path(str(source))
@@ -177,9 +175,9 @@ def _reading(file: Path) -> Iterator[None]:
             "a log of neptune-scale cannot be read",
             where=str(file),
             why=f"SQLite: {error}",
-            fix="copy it with the -wal file beside it into a folder that can be written, and import that"
+            fix="copy it, with the -wal file beside it, into a writable folder, and import that"
             if locked
-            else "restore it from a copy (with the -wal file beside it); or leave its run out: --run names those to import",
+            else "restore it from a copy (with the -wal file beside it), or select other runs with --run",
         ) from error
 
 
@@ -257,9 +255,9 @@ def _appended(
 
 def _unknown(path: str, kind: object, file: Path) -> HookeError:
     return HookeError(
-        f"attribute {path!r} is of a type that Hooke does not know: {kind or 'none that neptune-api knows'}",
+        f"attribute {path!r} has the unknown type {kind or '(not in neptune-api)'}",
         where=str(file),
-        fix="a newer neptune-api may know it (pip install --upgrade neptune-api); else please report it",
+        fix="try a newer neptune-api (pip install --upgrade neptune-api); otherwise please report it",
     )
 
 

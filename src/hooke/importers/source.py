@@ -1,4 +1,4 @@
-"""What a reader of another tracker's files gives: runs, and in each what was logged, in any order, as a stream."""
+"""The protocol of an importer: a run in another tracker's files, as a stream of logged items in any order."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ __all__ = [
 
 
 MICRO = 1_000_000
-"""Steps are counted in millionths, which is as fine as a decimal(18,6) is: so they are whole numbers here."""
+"""Steps are whole numbers of millionths, the precision of a decimal(18,6)."""
 
 
 class ImportedPoints(NamedTuple):
-    """Values of metrics by column, all of one length. Steps in millionths; None counts on from the one before."""
+    """Values of metrics as columns of equal length. Steps are in millionths; None means the next step."""
 
     names: list[str]
     values: list[float]
     micros: Sequence[int | None]
     times: Sequence[float | None]
-    """Seconds since the epoch; None where the source does not say."""
+    """Seconds since the epoch; None if unknown."""
 
 
 class AttributeValue(NamedTuple):
-    """The one value of an attribute; of one path the last counts. `kind` is the source's own name for its type."""
+    """The single value of an attribute; the last value of a path counts. `kind` is the source's name for its type."""
 
     path: str
     kind: str
@@ -48,7 +48,7 @@ class AttributeValue(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A value of a series of texts."""
+    """A value of a text series."""
 
     path: str
     micros: int | None
@@ -57,7 +57,7 @@ class Text(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """A value of a series of histograms: `values` (counts, or densities, as `kind` says) between `edges`."""
+    """A value of a histogram series: `values` (counts or densities, by `kind`) between `edges`."""
 
     path: str
     micros: int | None
@@ -68,38 +68,38 @@ class Histogram(NamedTuple):
 
 
 class ImportedFile(NamedTuple):
-    """A file or a folder, or the content of one, as an attribute (`series` False) or as a value of a series of files."""
+    """A file, a folder, or a file's content, as an attribute (`series` is False) or as a value of a file series."""
 
     path: str
     content: Path | bytes | None
-    """None where the source itself lacks it."""
+    """None if the source lacks it."""
     name: str = ""
-    """What the file was called, for its suffix."""
+    """The original file name, for its suffix."""
     series: bool = False
     micros: int | None = None
     at: float | None = None
 
 
 class Remark(NamedTuple):
-    """Something of the source that a reader could not give as any of these; equal kinds are counted together."""
+    """Something in the source that does not fit any of these; equal kinds are counted together."""
 
     kind: str
     how: str
-    """What became of it."""
+    """What was done with it."""
 
 
 Item: TypeAlias = ImportedPoints | AttributeValue | Text | Histogram | ImportedFile | Remark
 
 
 class Glance(NamedTuple):
-    """What must be known of a run before its first value is kept."""
+    """Facts of a run that are needed before its first value is written."""
 
     finest: int
-    """The least power of ten, 1 to MICRO, that makes every step of its metrics whole."""
+    """The smallest power of ten, from 1 to MICRO, that makes every step of its metrics whole."""
     began: float | None
-    """When it was made, in seconds since the epoch; None where the source does not say."""
+    """When the run was created, in seconds since the epoch; None if unknown."""
     ended: str = ""
-    """What to say of how it ended, where the source does not tell."""
+    """A note on its end, if the source does not say how it ended."""
 
 
 class ImportSource(Protocol):
@@ -107,39 +107,39 @@ class ImportSource(Protocol):
 
     @property
     def project(self) -> str:
-        """Where the tracker filed it; empty where the files do not say."""
+        """Its project in the tracker; empty if unknown."""
         ...
 
     @property
     def run(self) -> str:
-        """Its id there."""
+        """Its id in the tracker."""
         ...
 
     @property
     def files(self) -> list[Path]:
-        """What it is read from."""
+        """The files that it is read from."""
         ...
 
     @property
     def kind(self) -> str:
-        """The format, for people."""
+        """The format's name for display."""
         ...
 
     def fingerprint(self) -> list[tuple[str, int]]:
-        """What is another when there is more in the files, by file. Raises as `items` does."""
+        """A value per file that changes when the files grow. Raises as `items` does."""
         ...
 
     def glance(self) -> Glance:
-        """What must be known first. Raises as `items` does."""
+        """Read the facts that are needed first. Raises as `items` does."""
         ...
 
     def items(self) -> Iterator[Item]:
-        """All of it, a batch at a time; can be called again. Raises HookeError for what cannot be read."""
+        """All items, in batches; can be called again. Raises HookeError for unreadable files."""
         ...
 
 
 def finest_of(micros: Iterable[int], so_far: int = 1) -> int:
-    """The least power of ten, from `so_far` on and MICRO at most, that makes all these steps whole."""
+    """The smallest power of ten, from `so_far` to MICRO, that makes all these steps whole."""
     scale = so_far
     for each in micros:
         while scale < MICRO and each * scale % MICRO:
@@ -153,7 +153,7 @@ def sizes_of(files: Iterable[Path]) -> list[tuple[str, int]]:
 
 
 def exact_step(micros: int | None) -> str:
-    """A step as its shortest decimal: `1.5`, `3`; empty for none."""
+    """A step as its shortest decimal, such as `1.5` or `3`; empty for None."""
     if micros is None:
         return ""
     whole, rest = divmod(abs(micros), MICRO)
@@ -161,20 +161,20 @@ def exact_step(micros: int | None) -> str:
     return f"{sign}{whole}.{rest:06d}".rstrip("0").rstrip(".")
 
 
-# --- What a log says bit by bit, gathered: points into batches, changes of sets into the sets that they come to.
+# --- Collects a log's single entries: points into batches, changes of sets into final sets.
 
 MOST_POINTS = 10_000
 
 
 class GatheredPoints:
-    """Points wait until there are many; sets until there is no more."""
+    """Collects points until there are many, and sets until the end."""
 
     def __init__(self) -> None:
         self._columns = _columns()
         self._sets: dict[str, dict[str, None]] = {}
 
     def point(self, name: str, value: float, micros: int | None, at: float | None) -> None:
-        """A value of a metric."""
+        """Add a value of a metric."""
         names, values, steps, times = self._columns
         names.append(name)
         values.append(value)
@@ -182,7 +182,7 @@ class GatheredPoints:
         times.append(at)
 
     def change(self, path: str, members: Iterable[str], *, added: bool) -> None:
-        """Members of a set come or go."""
+        """Add or remove members of a set."""
         known = self._sets.setdefault(path, {})
         for member in members:
             if added:
@@ -191,12 +191,12 @@ class GatheredPoints:
                 known.pop(member, None)
 
     def full(self) -> Iterator[Item]:
-        """The points, if they are many."""
+        """The points, if there are many."""
         if len(self._columns[0]) >= MOST_POINTS:
             yield self._taken()
 
     def rest(self) -> Iterator[Item]:
-        """All that waits."""
+        """Everything that is left."""
         if self._columns[0]:
             yield self._taken()
         for path, members in self._sets.items():

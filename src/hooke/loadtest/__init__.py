@@ -1,5 +1,5 @@
-"""Load tests: requests that are sent when they are due, whatever the server does, and the highest rate that keeps the promise.
+"""Load tests: sends requests on an open-loop schedule, and finds the highest rate that meets the SLO.
 
-`ladder` (pure) chooses the next rate, `generator` sends in a process of its own. It knows nothing of models.
+`ladder` (pure) chooses the next rate; `generator` sends from a separate process. It knows nothing of models.
 Imports `services` (to start the one under test) and every folder below.
 """

@@ -1,4 +1,4 @@
-"""Bodies of requests, made from a JSON Schema (2020-12): varied, the same for a seed, and none where the schema does not say enough."""
+"""Generates request bodies from a JSON Schema (2020-12). They vary, and are equal for equal seeds."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from hooke.base.errors import UsageError
 __all__ = ["made_values"]
 
 NUMBERS = 4
-"""Of an array of numbers whose length is not said; of one of anything else it is 1."""
+"""Length of an array of numbers without a given length; for other arrays it is 1."""
 TRIES = 100
 WHOLE, FRACTIONS = (0.0, 100.0), (0.0, 1.0)
-"""What numbers are drawn from, as far as their bounds allow."""
+"""The default ranges of numbers, as far as their bounds allow."""
 WORDS = ("as", "the", "load", "so", "fleet", "spring", "far", "measured", "twice", "pulls", "back", "until")
 _REFERENCE = "$ref"
 Schema = Any
-"""A mapping, or True for anything, or False for nothing."""
+"""A mapping, True for anything, or False for nothing."""
 
 
 def made_values(schema: Schema, whole: Mapping[str, Any], *, count: int, seed: int) -> list[Any]:
-    """`count` values that fit `schema`, whose references are looked up in `whole`.
+    """`count` values that match `schema`, whose references are resolved in `whole`.
 
-    Fields that may be left out are; examples, where the schema has any, are taken rather than made. Raises UsageError,
-    whose `what` names the field of which too little is said.
+    Optional fields are omitted; examples in the schema are used if there are any. Raises UsageError,
+    which names the field that is not specified enough.
     """
     maker = _Maker(whole, np.random.default_rng(seed))
     try:
         return [maker.value(schema, "", ()) for _ in range(count)]
     except (TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"what the body holds is said by what is no JSON Schema: {error}") from error
+        raise UsageError(f"the body's schema is not a valid JSON Schema: {error}") from error
 
 
 class _Endless(UsageError):
-    """What holds itself, and nothing says where that ends."""
+    """A recursive schema without an end."""
 
 
 class _Maker:
-    """Makes values. `at` is where in the body, `above` the references that are being followed there."""
+    """Generates values. `at` is the path in the body; `above` are the references being resolved there."""
 
     def __init__(self, whole: Mapping[str, Any], chance: np.random.Generator) -> None:
         self._whole = whole
@@ -51,7 +51,7 @@ class _Maker:
 
     def value(self, schema: Schema, at: str, above: tuple[str, ...]) -> Any:
         if not isinstance(schema, Mapping) or not schema:
-            raise _unsaid(at, "it may be anything")
+            raise _unspecified(at, "it may be anything")
         if _REFERENCE in schema:
             return self._referred(schema[_REFERENCE], at, above)
         for name in ("examples", "enum"):
@@ -82,10 +82,10 @@ class _Maker:
                 return bool(self._chance.integers(2))
             case "null":
                 return None
-        raise _unsaid(at, "it may be anything")
+        raise _unspecified(at, "it may be anything")
 
     def _kind(self, schema: Mapping[str, Any]) -> str:
-        """Its type; of several one that is not null."""
+        """Its type; if there are several, one that is not null."""
         named = schema.get("type")
         if named is None:
             return "object" if "properties" in schema else "array" if "items" in schema else ""
@@ -98,11 +98,11 @@ class _Maker:
 
     def _referred(self, reference: str, at: str, above: tuple[str, ...]) -> Any:
         if reference in above:
-            raise _Endless(_said(at, "it holds itself, as deep as one wants"))
+            raise _Endless(_unspecified_text(at, "it contains itself without a limit"))
         return self.value(_found(self._whole, reference, at), at, (*above, reference))
 
     def _together(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """What is said in `allOf` and beside it, as one; properties and what is required add up."""
+        """`allOf` and the rest of the schema merged; properties and required names add up."""
         rest = {name: value for name, value in schema.items() if name != "allOf"}
         made: dict[str, Any] = {"properties": {}, "required": []}
         for part in map(self._resolved, (*schema["allOf"], rest)):
@@ -115,7 +115,7 @@ class _Maker:
         }
 
     def _any(self, schemas: Sequence[Schema], at: str, above: tuple[str, ...]) -> Any:
-        """One of those of which enough is said, and null only where nothing else is."""
+        """A value for one of the schemas that are specified enough; null only if there is no other."""
         made: list[Any] = []
         refusal: UsageError | None = None
         for schema in sorted(schemas, key=lambda each: each == {"type": "null"}):
@@ -127,13 +127,13 @@ class _Maker:
                 refusal = refusal or error
         if made:
             return self._one_of(made)
-        raise refusal or _unsaid(at, "nothing fits it")
+        raise refusal or _unspecified(at, "no value matches it")
 
     def _object(self, schema: Mapping[str, Any], at: str, above: tuple[str, ...]) -> dict[str, Any]:
         properties, required = schema.get("properties", {}), schema.get("required", ())
         more = schema.get("additionalProperties", True)
         if not properties and (more is not False or required):
-            raise _unsaid(at, "the names of its fields are open")
+            raise _unspecified(at, "the names of its fields are open")
         under = f"{at}." if at else ""
         return {
             name: self.value(properties.get(name, {}), f"{under}{name}", above)
@@ -149,7 +149,7 @@ class _Maker:
         if isinstance(items, Mapping) and any(
             isinstance(each, Mapping) and each.get(_REFERENCE) in above for each in items.get("anyOf", ())
         ):
-            raise _unsaid(at, "it is an array of any number of dimensions")
+            raise _unspecified(at, "it is an array of any number of dimensions")
         length = int(min(max(self._length(items), least), schema.get("maxItems", math.inf)))
         try:
             return self._items(schema, length, lambda: self.value(items, f"{at}[]", above), made, at)
@@ -159,7 +159,7 @@ class _Maker:
             return made
 
     def _resolved(self, schema: Schema) -> Schema:
-        """What the reference names, if it is one; of references in a circle, one of them."""
+        """The schema behind a reference; for circular references, one of them."""
         seen: list[str] = []
         while isinstance(schema, Mapping) and _REFERENCE in schema and schema[_REFERENCE] not in seen:
             seen.append(schema[_REFERENCE])
@@ -178,10 +178,10 @@ class _Maker:
             if len(made) >= length:
                 return made
             item = make()
-            if not schema.get("uniqueItems") or _written(item) not in map(_written, made):
+            if not schema.get("uniqueItems") or _json_text(item) not in map(_json_text, made):
                 made.append(item)
         if len(made) < schema.get("minItems", 0):
-            raise _unsaid(at, f"no {schema['minItems']} different values fit it")
+            raise _unspecified(at, f"there are fewer than {schema['minItems']} different values")
         return made
 
     def _number(self, schema: Mapping[str, Any], at: str, *, whole: bool) -> float | int:
@@ -201,16 +201,16 @@ class _Maker:
             first, last = first + (not _fits(schema, first * step)), last - (not _fits(schema, last * step))
             if first <= last:
                 return int(self._chance.integers(first, last + 1)) * step
-        raise _unsaid(at, "no number fits its bounds")
+        raise _unspecified(at, "no number is within its bounds")
 
     def _text(self, schema: Mapping[str, Any], at: str) -> str:
         if "pattern" in schema:
-            raise _unsaid(at, f"it is text of the pattern {schema['pattern']}")
+            raise _unspecified(at, f"it is text with the pattern {schema['pattern']}")
         if schema.get("contentEncoding") == "base64":
             return base64.b64encode(self._chance.bytes(12)).decode()
         name = schema.get("format")
         if name is not None and name not in _FORMATS:
-            raise _unsaid(at, f"it is text of the format {name}")
+            raise _unspecified(at, f"it is text in the format {name}")
         if name is not None:
             return _FORMATS[name](int(self._chance.integers(1, 28)))
         words = [self._one_of(WORDS) for _ in range(int(self._chance.integers(3, 13)))]
@@ -235,7 +235,7 @@ _FORMATS: Mapping[str, Callable[[int], str]] = {
 
 
 def _within(least: float, most: float, low: float, high: float) -> tuple[float, float]:
-    """As much of (least, most) as lies in the bounds; where nothing does, what is as wide at the nearest of them."""
+    """The part of (least, most) within the bounds; if there is none, a range of equal width at the nearest bound."""
     if low > most:
         return low, min(low + most - least, high)
     if high < least:
@@ -244,30 +244,30 @@ def _within(least: float, most: float, low: float, high: float) -> tuple[float, 
 
 
 def _fits(schema: Mapping[str, Any], value: float) -> bool:
-    """Whether a number keeps the bounds."""
+    """Whether a number is within the bounds."""
     return schema.get("minimum", -math.inf) <= value <= schema.get("maximum", math.inf) and schema.get(
         "exclusiveMinimum", -math.inf
     ) < value < schema.get("exclusiveMaximum", math.inf)
 
 
 def _found(whole: Mapping[str, Any], reference: str, at: str) -> Schema:
-    """What a reference within the document names."""
+    """The object that a reference within the document names."""
     found: Any = whole
     for part in reference.removeprefix("#/").split("/"):
         name = part.replace("~1", "/").replace("~0", "~")
         if not reference.startswith("#/") or not isinstance(found, Mapping) or name not in found:
-            raise _unsaid(at, f"{reference} names nothing")
+            raise _unspecified(at, f"{reference} does not exist")
         found = found[name]
     return found
 
 
-def _written(value: Any) -> str:
+def _json_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _said(at: str, why: str) -> str:
-    return f"what {at or 'the body'} holds is not said: {why}"
+def _unspecified_text(at: str, why: str) -> str:
+    return f"{at or 'the body'} is not specified enough: {why}"
 
 
-def _unsaid(at: str, why: str) -> UsageError:
-    return UsageError(_said(at, why))
+def _unspecified(at: str, why: str) -> UsageError:
+    return UsageError(_unspecified_text(at, why))

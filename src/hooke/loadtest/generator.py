@@ -1,6 +1,6 @@
-"""The generator's process: `python -m hooke.loadtest.generator FD`. Its parent tells it over a channel what to send, and gets what became of it.
+"""The generator's process: `python -m hooke.loadtest.generator FD`. It reads commands from a channel and sends reports.
 
-It ends when the channel does, so none is left behind by a parent that was killed.
+It ends when the channel closes, and so with its parent.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from hooke.processes.channel import LENGTH_BYTES, framed
 __all__ = ["Alarm", "ClientConnection", "ConnectionOwner", "Sender", "main"]
 
 
-# --- An alarm for an event loop that rings to some ten microseconds, where loops count in milliseconds.
+# --- A timer for an event loop with a precision of about ten microseconds; loops have milliseconds.
 
 _MONOTONIC, _NONBLOCK = 1, 0o4000
 _LEAST_S = 1e-6
-"""Zero would disarm it."""
+"""Zero would disarm the timer."""
 
 
 class Alarm:
-    """Calls `ring` once after each `set`. By a timerfd on Linux; elsewhere as exact as the loop's own timers are."""
+    """Calls `ring` once after each `set`. Uses a timerfd on Linux, and the loop's own timers elsewhere."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
         self._loop = loop
@@ -49,13 +49,13 @@ class Alarm:
         self._handle: asyncio.TimerHandle | None = None
         self._file = -1
         if sys.platform == "linux":
-            self._libc = ctypes.CDLL(None, use_errno=True)  # Python has it from 3.13 on
+            self._libc = ctypes.CDLL(None, use_errno=True)  # in Python since 3.13
             self._file = self._libc.timerfd_create(_MONOTONIC, _NONBLOCK)
         if self._file >= 0:
             loop.add_reader(self._file, self._rung)
 
     def set(self, delay_s: float) -> None:
-        """Ring after so many seconds, and not when it was to ring before."""
+        """Ring after this many seconds, instead of at the time set before."""
         delay_s = max(delay_s, _LEAST_S)
         if self._file < 0:
             if self._handle is not None:
@@ -65,10 +65,10 @@ class Alarm:
         whole = int(delay_s)
         setting = struct.pack("=qqqq", 0, 0, whole, int((delay_s - whole) * 1e9))
         if self._libc.timerfd_settime(self._file, 0, setting, None):
-            raise OSError(ctypes.get_errno(), "an alarm cannot be set")
+            raise OSError(ctypes.get_errno(), "the timer cannot be set")
 
     def close(self) -> None:
-        """It rings no more."""
+        """Cancel the alarm."""
         if self._handle is not None:
             self._handle.cancel()
         if self._file >= 0:
@@ -82,38 +82,38 @@ class Alarm:
             self._ring()
 
 
-# --- One keep-alive connection: a request at a time, whose answer is read by httptools.
+# --- One keep-alive connection with one request at a time.
 
 SAID = 2000
-"""Bytes that are kept of an answer that is no 2xx."""
+"""Bytes kept of an answer that is not 2xx."""
 
 
 class ConnectionOwner(Protocol):
-    """Who has connections. `settled` is called once for each request that was sent, then `free` or `gone`."""
+    """The owner of connections. `settled` is called once for each sent request, then `free` or `gone`."""
 
     def settled(self, request: int, status: int, said: bytes) -> None:
-        """A request has its answer, or never will; `said` begins the body of one that is no 2xx, and is all of another that is kept."""
+        """A request has its answer, or will never have one. `said` is the beginning of the body if it is not 2xx, and the whole body if 2xx bodies are kept."""
         ...
 
     def free(self, connection: ClientConnection) -> None:
-        """It can take another request."""
+        """The connection can take another request."""
         ...
 
     def gone(self, connection: ClientConnection) -> None:
-        """It is closed."""
+        """The connection is closed."""
         ...
 
 
 class ClientConnection(asyncio.Protocol):
-    """Sends a request and tells its keeper of the answer. `request` is the one in flight, or -1."""
+    """Sends a request and reports its answer to the owner. `request` is the one in flight, or -1."""
 
-    __slots__ = ("_closing", "_keeper", "_keeps", "_parser", "_said", "_transport", "open", "request")
+    __slots__ = ("_closing", "_keeps", "_owner", "_parser", "_said", "_transport", "open", "request")
 
-    def __init__(self, keeper: ConnectionOwner, *, keeps: bool = False) -> None:
-        """`keeps`: the bodies of 2xx answers, too."""
+    def __init__(self, owner: ConnectionOwner, *, keeps: bool = False) -> None:
+        """With `keeps`, the bodies of 2xx answers are kept, too."""
         self.request = -1
         self.open = True
-        self._keeper = keeper
+        self._owner = owner
         self._parser = httptools.HttpResponseParser(self)
         self._said = b""
         self._keeps = keeps
@@ -121,77 +121,77 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether a request may be sent on it; the other side may have closed it before we are told."""
+        """Whether a request can be sent. The server may have closed the connection without a callback yet."""
         return self.open and not self._transport.is_closing()
 
     def send(self, request: int, data: bytes) -> None:
-        """Send what is to be answered next. Only when it is free."""
+        """Send a request. Only while no request is in flight."""
         self.request = request
         self._transport.write(data)
 
     def drop(self) -> None:
-        """Close it at once; whatever it would have answered is not waited for."""
+        """Close the connection at once, without waiting for an answer."""
         self.request = -1
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As asyncio calls it."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's has its methods, and is no subclass
+        """Called by asyncio."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass
 
     def data_received(self, data: bytes) -> None:
-        """As asyncio calls it."""
+        """Called by asyncio."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._transport.abort()  # it is lost, as an answer that never came
+            self._transport.abort()  # counted as lost
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """As asyncio calls it."""
+        """Called by asyncio."""
         self.open = False
         request, self.request = self.request, -1
         if request >= 0:
-            self._keeper.settled(request, Fate.LOST, b"")
-        self._keeper.gone(self)
+            self._owner.settled(request, Fate.LOST, b"")
+        self._owner.gone(self)
 
     def on_headers_complete(self) -> None:
-        """As httptools calls it."""
+        """Called by httptools."""
         self._closing = not self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
-        """As httptools calls it."""
+        """Called by httptools."""
         if self._parser.get_status_code() < 300:
             self._said += body if self._keeps else b""
         elif len(self._said) < SAID:
             self._said += body[:SAID]
 
     def on_message_complete(self) -> None:
-        """As httptools calls it."""
+        """Called by httptools."""
         status = self._parser.get_status_code()
         if status < 200:
-            return  # `100 continue` and its like come before the answer
+            return  # 1xx responses precede the answer
         request, self.request = self.request, -1
         said, self._said = self._said, b""
-        if request < 0:  # nobody asked: it would be taken for the next request's answer
+        if request < 0:  # unsolicited: it must not count as the next request's answer
             self.open = False
             self._transport.abort()
             return
-        self._keeper.settled(request, status, said)
+        self._owner.settled(request, status, said)
         if self._closing:
             self.open = False
             self._transport.close()
         else:
-            self._keeper.free(self)
+            self._owner.free(self)
 
 
-# --- Sends requests when they are due, over as many connections as it takes.
+# --- Sends requests when they are due, over as many connections as needed.
 
 SWEEP_S = 0.02
-"""How late a timeout is noticed."""
+"""Seconds between two checks for timeouts."""
 _now = time.perf_counter
 
 
 class Sender:
-    """Keeps the connections of one goal, and runs one level at a time. Lives on one event loop."""
+    """Owns the connections to one target and runs one level at a time, on one event loop."""
 
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
@@ -207,26 +207,26 @@ class Sender:
         self._loop.set_exception_handler(self._broken)
 
     def _clear(self, due: array[float]) -> None:
-        """Nothing of a level yet."""
+        """Reset the state for a new level."""
         self._due = due
         self._begun = array("d", bytes(8 * len(due)))
         self._ended = array("d", bytes(8 * len(due)))
         self._status = array("h", bytes(2 * len(due)))
         self._next = self._oldest = self._done = 0
         self._opened = self._waited = 0
-        self._most = self._open  # a level goes on with those of the one before
+        self._most = self._open  # a level reuses the connections of the previous one
         self._pending: deque[int] = deque()
         self._said: dict[int, str] = {}
         self._cpu_s = self._start = 0.0
         self._over = self._loop.create_future()
 
     async def run(self, level: Level) -> LevelReport:
-        """Send all of a level and wait for what becomes of it."""
+        """Send all requests of a level and wait for their outcomes."""
         self._clear(array("d", level.due))
         self._timeout_s = level.timeout_s
         self._alarm = Alarm(self._loop, self._fire)
         gc.collect()
-        gc.disable()  # a collection stops everything for milliseconds; a level makes few cycles
+        gc.disable()  # a collection pauses for milliseconds; a level creates few cycles
         try:
             before = time.process_time()
             started, self._start = time.monotonic(), _now()
@@ -253,7 +253,7 @@ class Sender:
         )
 
     def stop(self) -> None:
-        """End the level: what has no answer yet is cut."""
+        """End the level. Requests without an answer are cut."""
         now = _now() - self._start
         for request in np.flatnonzero(np.asarray(self._status) == 0).tolist():
             self._status[request] = Fate.CUT
@@ -267,28 +267,28 @@ class Sender:
         self._finish(stopped=True)
 
     def settled(self, request: int, status: int, said: bytes) -> None:
-        """As Keeper has it."""
+        """See `ConnectionOwner`."""
         self._flying.pop(request, None)
         if not self._status[request]:
             self._settle(request, self._judged(request, status, said), said)
 
     def free(self, connection: ClientConnection) -> None:
-        """As Keeper has it."""
+        """See `ConnectionOwner`."""
         if not connection.usable:
-            return  # it is told to be gone soon
+            return  # `gone` follows soon
         request = self._next_pending()
         if request is None:
             self._idle.append(connection)
         else:
             self._send(connection, request)
 
-    def gone(self, connection: ClientConnection) -> None:  # noqa: ARG002 - Keeper's signature
-        """As Keeper has it."""
+    def gone(self, connection: ClientConnection) -> None:  # noqa: ARG002 - ConnectionOwner's signature
+        """See `ConnectionOwner`."""
         self._open -= 1
         self._open_more()
 
     def _fire(self) -> None:
-        """Begin all that is due, and see to be called for the next."""
+        """Start all requests that are due, and set the alarm for the next one."""
         due, count = self._due, len(self._due)
         now = _now() - self._start
         while self._next < count and due[self._next] <= now:
@@ -318,7 +318,7 @@ class Sender:
         connection.send(request, requests[request % len(requests)])
 
     def _open_more(self) -> bool:
-        """Open a connection if one is missing: no more than there are requests without one, and than are allowed."""
+        """Open a connection if a request has none and the limit allows it."""
         wanted = len(self._opening) < len(self._pending) and self._open < self._goal.connections
         if wanted:
             self._open += 1
@@ -342,7 +342,7 @@ class Sender:
         except (OSError, TimeoutError) as error:
             self._open -= 1
             self._said.setdefault(Fate.REFUSED, str(error) or type(error).__name__)
-            self._opening.discard(asyncio.current_task())  # type: ignore[arg-type] - it is one
+            self._opening.discard(asyncio.current_task())  # type: ignore[arg-type] - always a task here
             self._fail_one(Fate.REFUSED)
             self._open_more()
             return
@@ -354,13 +354,13 @@ class Sender:
             self._fail_one(Fate.LOST)
 
     def _fail_one(self, fate: Fate) -> None:
-        """The request that a connection was made for."""
+        """Settle the request for which a connection was opened."""
         request = self._next_pending()
         if request is not None:
             self._settle(request, fate, b"")
 
     def _next_pending(self) -> int | None:
-        """The oldest that waits for a connection and was not given up."""
+        """The oldest request that waits for a connection and has not timed out."""
         while self._pending:
             request = self._pending.popleft()
             if not self._status[request]:
@@ -368,7 +368,7 @@ class Sender:
         return None
 
     def _judged(self, request: int, status: int, said: bytes) -> int:
-        """The status, but for a good one whose answer is not what it may be."""
+        """The status, or Fate.WRONG for a 2xx answer with an unexpected body."""
         answers = self._goal.answers
         if not answers or not 200 <= status < 300 or said in answers[request % len(answers)]:
             return status
@@ -384,7 +384,7 @@ class Sender:
             self._finish(stopped=False)
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback failed: the level would never end."""
+        """End the level if a callback fails; otherwise it would never end."""
         loop.default_exception_handler(context)
         if not self._over.done():
             self._over.set_exception(context.get("exception") or RuntimeError(context["message"]))
@@ -394,7 +394,7 @@ class Sender:
             self._over.set_result(stopped)
 
     def _sweep(self) -> None:
-        """Give up what has waited too long, wherever it is."""
+        """Time out requests that have waited too long."""
         late = _now() - self._start - self._timeout_s
         while self._oldest < self._next and (self._status[self._oldest] or self._due[self._oldest] <= late):
             request = self._oldest
@@ -408,7 +408,7 @@ class Sender:
 
 
 SPARE_FILES = 32
-"""Beside connections."""
+"""Files other than connections."""
 _decoder = msgspec.msgpack.Decoder(Question)
 
 
@@ -434,16 +434,16 @@ async def _serve(parent: socket.socket) -> None:
             case Level() if sender is not None:
                 running = loop.create_task(sender.run(question))
                 await asyncio.wait({asked, running}, return_when=asyncio.FIRST_COMPLETED)
-                if not running.done():  # a Stop, or our parent has gone
+                if not running.done():  # a Stop, or the parent is gone
                     sender.stop()
                 writer.write(framed(encode(await running)))
                 await writer.drain()
             case _:
-                pass  # a Stop that came when its level was over
+                pass  # a Stop after its level was over
 
 
 def _files() -> int:
-    """How many files this process may have open, after asking for all that it may ask for."""
+    """The limit of open files, raised as far as allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
     if wanted > soft:
@@ -452,7 +452,7 @@ def _files() -> int:
 
 
 async def _question(reader: asyncio.StreamReader) -> Question | None:
-    """The next one; None at the end."""
+    """The next command; None at the end."""
     try:
         size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "little")
         return _decoder.decode(await reader.readexactly(size))

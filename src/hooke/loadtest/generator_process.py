@@ -1,4 +1,4 @@
-"""The generator's process from outside: started, told what to send, asked what became of it."""
+"""The parent's side of the generator's process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STDERR = 2
 
 
 class Generator:
-    """A process that sends requests. A context manager; the process ends with it."""
+    """A process that sends requests. Use it in `with`, which ends the process."""
 
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
@@ -38,7 +38,7 @@ class Generator:
 
     @property
     def pid(self) -> int:
-        """That of the process."""
+        """The process id."""
         return self._process.pid
 
     def __exit__(
@@ -52,10 +52,10 @@ class Generator:
             self._process.wait()
 
     def run(self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None) -> LevelReport:
-        """Send requests at `due` (n,) seconds from now, and wait until each has its answer or `timeout_s` is over.
+        """Send requests at `due` (n,) seconds from now, and wait until each has its answer or has timed out.
 
-        `tick` is called some times a second meanwhile. Ctrl-C ends the level, whose report then says `stopped`.
-        Raises HookeError where the process died.
+        Meanwhile `tick` is called some times a second. Ctrl-C ends the level, whose report is then `stopped`.
+        Raises HookeError if the process died.
         """
         self._tell(Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s))
         try:
@@ -74,23 +74,21 @@ class Generator:
         try:
             return msgspec.msgpack.decode(self._channel.receive(), type=LevelReport)
         except (EOFError, OSError):
-            raise self._dead() from None
+            raise self._died() from None
 
     def _tell(self, question: Question) -> None:
         try:
             self._channel.send(encode(question))
         except OSError:
-            raise self._dead() from None
+            raise self._died() from None
 
-    def _dead(self) -> HookeError:
+    def _died(self) -> HookeError:
         code = self._process.wait()
-        return HookeError(
-            f"the process that sends the requests has ended with {code}", why="what it printed stands above"
-        )
+        return HookeError(f"the load generator ended with exit code {code}", why="its output is above")
 
 
 def outcomes_of(due: Floats, report: LevelReport) -> Outcomes:
-    """What became of the requests that were due."""
+    """The outcomes of the requests that were due."""
     return Outcomes(
         due=due,
         begun=np.frombuffer(report.begun),

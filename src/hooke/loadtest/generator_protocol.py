@@ -1,4 +1,4 @@
-"""What became of each request of a level, as columns."""
+"""The messages between the load generator and its parent, and the outcomes of requests as columns."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ __all__ = [
 
 
 REFUSALS = (429, 503, 504)
-"""Statuses by which a server says that it has too much to do."""
+"""Statuses of an overloaded server."""
 
 
 class Fate(enum.IntEnum):
-    """What stands in place of a status where there was no answer."""
+    """The pseudo-status of a request without an answer."""
 
     TIMED_OUT = -1
     REFUSED = -2
-    """No connection could be made."""
+    """No connection was possible."""
     LOST = -3
-    """The connection ended before the answer."""
+    """The connection closed before the answer."""
     CUT = -4
     """The measurement was stopped first."""
     WRONG = -5
-    """A 2xx answer that is none of those that may be."""
+    """A 2xx answer with an unexpected body."""
 
 
 _NAMES = {
@@ -54,16 +54,16 @@ _NAMES = {
 
 
 def name_of(status: int) -> str:
-    """A status of HTTP or a Fate, for people."""
+    """An HTTP status or a Fate as text."""
     return str(status) if status >= 0 else _NAMES[Fate(status)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcomes:
-    """Columns (n,), in the order in which requests were due; times are seconds from the start of the level.
+    """Columns (n,) in the order of due times. Times are seconds from the start of the level.
 
-    `begun` is when the generator came to a request and `ended` when it had its answer, or gave it up: begun - due is the
-    generator's own lag, ended - due what a user would have waited. `status` is that of HTTP, or a Fate.
+    `begun` is when the generator started a request, and `ended` when it had the answer or gave up: begun - due is the
+    generator's own lag, and ended - due is the latency that a user would see. `status` is an HTTP status or a Fate.
     """
 
     due: Floats
@@ -75,7 +75,7 @@ class Outcomes:
         return self.due.size
 
     def since(self, moment_s: float) -> Outcomes:
-        """Those that were due from then on, counted from then."""
+        """The requests due from that moment on, with times relative to it."""
         kept = self.due >= moment_s
         return Outcomes(
             due=self.due[kept] - moment_s,
@@ -85,7 +85,7 @@ class Outcomes:
         )
 
     def sent(self) -> Outcomes:
-        """Without those that were cut when the measurement was stopped."""
+        """The requests without those that were cut when the measurement was stopped."""
         kept = self.status != Fate.CUT
         return Outcomes(
             due=self.due[kept], begun=self.begun[kept], ended=self.ended[kept], status=self.status[kept]
@@ -93,12 +93,12 @@ class Outcomes:
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        """Which had a 2xx answer."""
+        """Mask of requests with a 2xx answer."""
         return (self.status >= 200) & (self.status < 300)
 
     @property
     def latency(self) -> Floats:
-        """Seconds from when each was due."""
+        """Seconds from due time to answer."""
         return self.ended - self.due
 
     @property
@@ -107,26 +107,26 @@ class Outcomes:
         return self.begun - self.due
 
 
-# --- What is said to the generator's process and what it says, over a channel.
+# --- Messages to and from the generator's process: msgpack frames over a channel.
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Where requests go; the first that is said. `requests` are sent as they are, in turn."""
+    """The target, which is the first message. `requests` are sent unchanged, in turn."""
 
     host: str
     port: int
     requests: tuple[bytes, ...]
     tls: bool = False
     ca: str = ""
-    """A file of certificates to trust instead of the machine's."""
+    """A file of trusted certificates, instead of the system's."""
     connections: int = 256
-    """The most that are open at once."""
+    """The largest number of open connections."""
     answers: tuple[tuple[bytes, ...], ...] = ()
-    """The bodies that each of `requests` may be answered with; without any, what a 2xx says is not looked at."""
+    """The allowed answer bodies for each of `requests`; empty to accept any 2xx answer."""
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Send a request at each of these moments."""
+    """Send a request at each of these times."""
 
     due: bytes
     """Ascending float64, seconds from the start."""
@@ -138,25 +138,25 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class LevelReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What became of a level: columns in the order of `due`, as `Outcomes` has them."""
+    """The report on a level: columns in the order of `due`, as in `Outcomes`."""
 
     begun: bytes
     ended: bytes
     status: bytes
     cpu_s: float
-    """Of the generator's process, while requests were due."""
+    """CPU seconds of the generator while requests were due."""
     wall_s: float
     started: float
-    """When the level began, as `time.monotonic` of this machine has it."""
+    """When the level began, by this machine's `time.monotonic`."""
     opened: int
-    """Connections made for the level."""
+    """Connections opened for the level."""
     most: int
-    """Connections open at once."""
+    """Largest number of open connections."""
     waited: int
-    """Requests that waited because as many connections were busy as there may be."""
+    """Requests that waited because all allowed connections were busy."""
     stopped: bool = False
     said: dict[int, str] = {}
-    """Status that is no 2xx, or Fate.WRONG -> the beginning of the first such answer; Fate.REFUSED -> why there was no connection."""
+    """Non-2xx status, or Fate.WRONG -> the beginning of the first such answer; Fate.REFUSED -> why there was no connection."""
 
 
 Question: TypeAlias = Goal | Level | Stop

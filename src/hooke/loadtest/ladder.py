@@ -1,4 +1,4 @@
-"""Which rate is measured next, and the highest that keeps the promise: a pure policy over what was seen."""
+"""Chooses the next rate to measure and finds the safe rate: a pure policy over measured levels."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ __all__ = [
 ]
 
 
-# --- Latencies as an HdrHistogram, in the form that its plotters and other tools of load read.
+# --- Latencies as an HdrHistogram, which its plotters and other load tools read.
 
 LONGEST_US = 3_600_000_000
 DIGITS = 3
 
 
 def encoded(latency: Floats) -> str:
-    """The histogram of `latency` (n,) in seconds; it counts microseconds, to three digits."""
+    """The histogram of `latency` (n,) in seconds. It counts microseconds, to three digits."""
     made = HdrHistogram(1, LONGEST_US, DIGITS)
     counted, numbers = np.unique(
         np.clip(np.rint(latency * 1e6), 1, LONGEST_US).astype(np.int64), return_counts=True
@@ -54,17 +54,17 @@ def encoded(latency: Floats) -> str:
     return text.decode()
 
 
-# --- Quantiles and shares of answers that are not independent of one another, with their intervals.
+# --- Quantiles and shares of correlated answers, with intervals.
 
 LEVEL = 0.95
 BATCHES = 32
-"""Of a level of some seconds each is longer than a queue remembers."""
+"""Number of batches. In a level of some seconds, each is longer than the memory of a queue."""
 FEWEST = 8
-"""Answers in a batch; fewer, and the batches are fewer."""
+"""Minimum number of answers in a batch."""
 
 
 def quantile(values: Floats, percent: float, *, level: float = LEVEL) -> Estimate:
-    """The percentile of `values` (n,), which stand in the order of time. Infinite ends are those that so few cannot tell."""
+    """The percentile of `values` (n,), which are in order of time. An end of the interval is infinite if there are too few values."""
     ordered = np.sort(values)
     p = percent / 100
     value = float(ordered[min(math.ceil(p * ordered.size), ordered.size) - 1])
@@ -75,7 +75,7 @@ def quantile(values: Floats, percent: float, *, level: float = LEVEL) -> Estimat
 
 
 def share(hits: NDArray[np.bool_], *, level: float = LEVEL) -> Estimate:
-    """The share of `hits` (n,), in the order of time, by Clopper and Pearson with as many draws as they are worth."""
+    """The share of `hits` (n,), in order of time, by Clopper and Pearson with the effective number of draws."""
     effective = hits.size / inflation(hits)
     won = float(hits.mean()) * effective
     tail = (1 - level) / 2
@@ -85,7 +85,7 @@ def share(hits: NDArray[np.bool_], *, level: float = LEVEL) -> Estimate:
 
 
 def inflation(hits: NDArray[np.bool_]) -> float:
-    """How many of `hits` (n,), in the order of time, tell as much as one independent draw; at least 1."""
+    """How many of `hits` (n,), in order of time, are worth one independent draw; at least 1."""
     rate = float(hits.mean())
     count = min(BATCHES, hits.size // FEWEST)
     if count < 2 or not 0 < rate < 1:
@@ -96,7 +96,7 @@ def inflation(hits: NDArray[np.bool_]) -> float:
 
 
 def _ranks(count: float, p: float, level: float) -> tuple[float, float]:
-    """Shares of the sample between whose order statistics the quantile lies; -inf and inf where they are not in it."""
+    """Shares of the sample between whose order statistics the quantile lies; -inf and inf outside the sample."""
     tail = (1 - level) / 2
     n = max(round(count), 1)
     chance = bdtr(np.arange(n + 1), n, p)
@@ -112,71 +112,71 @@ def _at(ordered: Floats, part: float) -> float:
     return float(ordered[min(max(math.ceil(part * ordered.size), 1), ordered.size) - 1])
 
 
-# --- What a level tells: its percentiles, what failed, whether it keeps a promise, and whether the generator was the limit.
+# --- The summary of a level: percentiles, failures, whether it meets the SLO, and whether the generator was the limit.
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 BUSIEST = 0.9
-"""Of one core: a generator that is busier reads its answers late, and their times are its own."""
+"""Limit of the generator's CPU, as a share of one core. A busier generator reads answers late and distorts latencies."""
 LEAST_LAG_S = 0.001
 LAG_SHARE = 0.25
 LIMIT_SHARE = 0.1
-"""The generator's lag at p99 may be this much of the latency there, or of the promise's limit: more, and the picture is its own."""
+"""Limits of the generator's lag at p99, as shares of the latency there and of the SLO's limit. A larger lag distorts the result."""
 
 
 class LevelVerdict(enum.Enum):
-    """Whether a level keeps the promise, as far as its answers can tell."""
+    """Whether a level meets the SLO, as far as its answers show."""
 
     HELD = "held"
     BROKEN = "broken"
     UNCLEAR = "unclear"
-    """The interval of the share in time holds the promised one."""
+    """The interval of the share in time includes the SLO's share."""
     LIMITED = "limited"
-    """The generator could not tell: it was itself the limit."""
+    """Unknown: the generator was the limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelSummary:
-    """A level. Times are seconds; `percentiles` are of the 2xx answers, `kept` of all that was due within the limit."""
+    """A level. Times are in seconds; `percentiles` are of the 2xx answers, `kept` of all requests."""
 
     rate: float
-    """Requests that were due a second."""
+    """Requests due per second."""
     seconds: float
     count: int
     answered: int
-    """With 2xx."""
+    """Number of 2xx answers."""
     throughput: float
-    """2xx answers a second."""
+    """2xx answers per second."""
     percentiles: tuple[Estimate, ...]
     lag: float
-    """That of the generator, at p99."""
+    """The generator's lag at p99."""
     cpu: float
     """The generator's share of one core."""
     refused: dict[int, int]
     failed: dict[str, int]
-    """What failed otherwise, by status or fate."""
+    """Other failures, by status or fate."""
     kept: Estimate | None = None
-    """The share that was answered with 2xx within the limit of the promise."""
+    """The share answered with 2xx within the SLO's limit."""
     verdict: LevelVerdict | None = None
     limited: str = ""
-    """Why the generator was the limit; empty where it was not."""
+    """Why the generator was the limit; empty if it was not."""
 
     def at(self, percent: float) -> Estimate | None:
-        """That percentile; None where nothing was answered, or it is none of PERCENTILES and not that of the promise."""
+        """A percentile; None if nothing was answered, or if it is neither in PERCENTILES nor that of the SLO."""
         return next((each for each in self.percentiles if each.name == f"p{percent:g}"), None)
 
     @property
     def unknown(self) -> bool:
-        """Whether it gives no figure, the generator having been the limit; a promise that held in spite of it did hold."""
+        """Whether the result is unknown because the generator was the limit. An SLO that held nevertheless did hold."""
         return bool(self.limited) and self.verdict is not LevelVerdict.HELD
 
     @property
     def unanswered(self) -> int:
-        """What had no 2xx answer."""
+        """Number of requests without a 2xx answer."""
         return self.count - self.answered
 
 
 def summary_of(outcomes: Outcomes, *, seconds: float, cpu: float, slo: Slo | None) -> LevelSummary:
-    """The summary of a level's outcomes, of which there is at least one. `cpu` is the generator's share of one core."""
+    """The summary of a level with at least one outcome. `cpu` is the generator's share of one core."""
     good = outcomes.answered
     latency = outcomes.latency
     wanted = sorted({*PERCENTILES, *([slo.percent] if slo else [])})
@@ -206,7 +206,7 @@ def summary_of(outcomes: Outcomes, *, seconds: float, cpu: float, slo: Slo | Non
 
 
 def needed(slo: Slo | None) -> int:
-    """The fewest requests that could show a promise to be kept: all of them in time (Clopper and Pearson, two-sided 95 %)."""
+    """The smallest number of requests that can show that an SLO is met, if all are in time (Clopper and Pearson, two-sided 95 %)."""
     if slo is None:
         return 1
     return int(np.ceil(np.log(0.025) / np.log(slo.percent / 100)))
@@ -216,7 +216,7 @@ def _verdict(outcomes: Outcomes, slo: Slo, kept: Estimate, limited: str) -> Leve
     promised = slo.percent / 100
     low, high = kept.interval
     if low >= promised:
-        return LevelVerdict.HELD  # with the generator's lag in it
+        return LevelVerdict.HELD  # despite the generator's lag
     own = share(outcomes.answered & (outcomes.ended - outcomes.begun < slo.limit_s))
     if limited or (high < promised <= own.value):
         return LevelVerdict.LIMITED
@@ -234,29 +234,29 @@ def _limited(outcomes: Outcomes, lag: float, cpu: float, slo: Slo | None) -> str
 
 
 Seen = tuple[float, LevelVerdict]
-"""A rate that was measured, and what came of it."""
+"""A measured rate and its verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ladder:
-    """Rates climb by `growth` from `first` until the promise breaks, then halve the gap until it is within `finest`."""
+    """Rates grow by `growth` from `first` until the SLO breaks, then the gap is halved until it is within `finest`."""
 
     first: float
     growth: float = 2.0
     finest: float = 1.1
-    """Of the rate that broke it over the one that kept it: closer, and the noise of a machine decides."""
+    """Final ratio of the broken rate to the safe rate; below it, noise would decide."""
     least: float = 1.0
     most: float = 1e6
     downs: int = 5
-    """How often the rate is lowered in search of any that keeps the promise."""
+    """How often the first rate is lowered in search of a safe one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafeRate:
-    """The rate up to which a promise is kept lies between `low`, which kept it surely, and `high`, which surely broke it.
+    """The highest rate that meets the SLO is between `low`, which surely met it, and `high`, which surely broke it.
 
-    `low` is the one to count on; None where no rate kept it. `high` is infinite where none surely broke it, and
-    `limited` says that it was the generator that could not go on.
+    `low` is the rate to rely on; None if no rate met the SLO. `high` is infinite if none surely broke it, and
+    `limited` says that the generator was the limit.
     """
 
     low: float | None
@@ -265,9 +265,9 @@ class SafeRate:
 
 
 def next_rate(ladder: Ladder, seen: Sequence[Seen]) -> float | None:
-    """The next rate to measure, given all before in their order; None where it is decided.
+    """The next rate to measure, given all earlier ones in order; None if the search is over.
 
-    A break is believed when it happens twice: something else on the machine may have been the cause of the first.
+    A break counts only if it happens twice, because something else on the machine may have caused the first.
     """
     if not seen:
         return ladder.first
@@ -285,32 +285,32 @@ def next_rate(ladder: Ladder, seen: Sequence[Seen]) -> float | None:
 
 
 def safe_rate(seen: Sequence[Seen]) -> SafeRate:
-    """What all the levels tell together."""
+    """The safe rate from all levels."""
     low, _ = _bracket(seen)
-    settled = _settled(seen)
-    above = [rate for rate in settled if low is None or rate > low]
-    broken = min((rate for rate in above if settled[rate] is LevelVerdict.BROKEN), default=math.inf)
-    limited = any(settled[rate] is LevelVerdict.LIMITED and rate < broken for rate in above)
+    verdicts = _verdicts(seen)
+    above = [rate for rate in verdicts if low is None or rate > low]
+    broken = min((rate for rate in above if verdicts[rate] is LevelVerdict.BROKEN), default=math.inf)
+    limited = any(verdicts[rate] is LevelVerdict.LIMITED and rate < broken for rate in above)
     return SafeRate(low=low, high=broken, limited=limited)
 
 
-def _settled(seen: Sequence[Seen]) -> dict[float, LevelVerdict]:
-    """The last word on each rate."""
+def _verdicts(seen: Sequence[Seen]) -> dict[float, LevelVerdict]:
+    """The last verdict on each rate."""
     return dict(seen)
 
 
 def _bracket(seen: Sequence[Seen]) -> tuple[float | None, float]:
-    """The highest rate that held below all that broke, and the lowest above it that did not hold."""
-    settled = _settled(seen)
+    """The highest rate that held below all broken ones, and the lowest rate above it that did not hold."""
+    verdicts = _verdicts(seen)
     broken = min(
-        (rate for rate, verdict in settled.items() if verdict is LevelVerdict.BROKEN), default=math.inf
+        (rate for rate, verdict in verdicts.items() if verdict is LevelVerdict.BROKEN), default=math.inf
     )
-    held = [rate for rate, verdict in settled.items() if verdict is LevelVerdict.HELD and rate < broken]
+    held = [rate for rate, verdict in verdicts.items() if verdict is LevelVerdict.HELD and rate < broken]
     low = max(held, default=None)
-    # One that few requests left unclear does not speak against a higher one that surely held.
+    # A rate that is unclear, for lack of requests, does not contradict a higher rate that surely held.
     others = [
         rate
-        for rate, verdict in settled.items()
+        for rate, verdict in verdicts.items()
         if verdict is not LevelVerdict.HELD and (low is None or rate > low)
     ]
     return low, min(others, default=math.inf)

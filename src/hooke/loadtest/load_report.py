@@ -1,4 +1,4 @@
-"""A load test in words: a line for each level, a table of them all, and what follows."""
+"""The report of a load test: lines, table, sentences, JSON, figure and HTML page."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ __all__ = [
 
 
 def columns(result: BenchResult) -> list[str]:
-    """Names of the table's columns."""
+    """The names of the table's columns."""
     slo = result.order.slo
     named = [
-        "asked/s",
+        "requested/s",
         "answered/s",
         *_percents(slo),
         *([f"within {format_seconds(slo.limit_s)}"] if slo else []),
     ]
-    named += ["refused", "failed", "own lag"]
+    named += ["refused", "failed", "generator lag"]
     if any(level.server for level in result.levels):
         named += ["batch", "CPU/answer", "cores", "memory"]
     return [*named, "verdict"]
 
 
 def cells(level: LevelResult, slo: Slo | None) -> list[str]:
-    """A level's row; percentiles are left out where the generator was the limit."""
+    """A level's row, without percentiles if the generator was the limit."""
     summary = level.summary
     row = [_rate(level.asked), _rate(summary.throughput)]
-    shown = f"p{slo.percent:g}" if slo else "p99"  # the one that matters, with its interval
+    shown = f"p{slo.percent:g}" if slo else "p99"  # the relevant one, with its interval
     row += [
         "-" if summary.unknown else _time(summary.at(float(name[1:])), interval=name == shown)
         for name in _percents(slo)
@@ -80,7 +80,7 @@ def cells(level: LevelResult, slo: Slo | None) -> list[str]:
 
 
 def table(result: BenchResult) -> str:
-    """All levels, by their rate."""
+    """All levels as a table, by rate."""
     names = columns(result)
     levels = sorted(result.levels, key=lambda level: level.asked)
     rows = [cells(level, result.order.slo) for level in levels]
@@ -88,7 +88,7 @@ def table(result: BenchResult) -> str:
 
 
 def level_line(level: LevelResult, slo: Slo | None) -> str:
-    """What is said when a level is over."""
+    """The line printed after a level."""
     summary = level.summary
     if summary.unknown:
         return f"{_rate(level.asked)}/s: {summary.limited}"
@@ -102,9 +102,9 @@ def level_line(level: LevelResult, slo: Slo | None) -> str:
 
 
 def sentences(result: BenchResult) -> Iterator[str]:
-    """What follows from the levels, the most important first."""
+    """The conclusions, the most important first."""
     if result.stopped:
-        yield "stopped before all was measured; what there is stands above"
+        yield "stopped early; the results so far are above"
     yield from _safe(result)
     yield from _limits(result)
     for level in sorted(result.levels, key=lambda level: level.asked):
@@ -120,11 +120,11 @@ def sentences(result: BenchResult) -> Iterator[str]:
     if crowded:
         least = min(crowded, key=lambda level: level.asked)
         open_files = (
-            "; more files may not be open (ulimit -n)" if least.most_open < result.order.connections else ""
+            ", the limit of open files (ulimit -n)" if least.most_open < result.order.connections else ""
         )
         yield (
-            f"from {_rate(least.asked)}/s on requests waited for one of {least.most_open} connections"
-            f"{open_files or '; --connections allows more'}"
+            f"from {_rate(least.asked)}/s on, requests waited for one of {least.most_open} connections"
+            f"{open_files or '; use --connections for more'}"
         )
     yield from _handled(result)
     if result.order.sent.bodies:
@@ -140,7 +140,7 @@ def heading(result: BenchResult) -> str:
 
 
 def compared(line: SweepRow, *, cores: int) -> Iterator[str]:
-    """What each N of a study bears of what the first does, between the ends of both: what holds without any law."""
+    """The safe rate of each N relative to the first, with the bounds from both intervals; needs no law."""
     known = [
         (result, result.safe.low, result.safe.high)
         for result in line.results
@@ -153,11 +153,11 @@ def compared(line: SweepRow, *, cores: int) -> Iterator[str]:
         yield f"{heading(result)}: {held / first_held:.2f} times the safe rate of {heading(first)} ({low} to {high})"
     crowded = [each for each in line.results if _is_crowded(each, cores)]
     if crowded:
-        yield f"{heading(crowded[0])}: more than this machine's {cores} cores, so it tells of the machine, not of the service"
+        yield f"{heading(crowded[0])}: more than this machine's {cores} cores, so the machine is the limit, not the service"
 
 
 def _is_crowded(result: BenchResult, cores: int) -> bool:
-    """Whether it wanted more cores than there are; one that waits for something else leaves them idle."""
+    """Whether it needs more cores than there are. A service that waits for something else leaves cores idle."""
     used = result.at_safe_rate
     waits = used is not None and used.cores <= IDLE_SHARE * cores
     return (result.replicas or 1) * (result.threads or 1) > cores and not waits
@@ -174,27 +174,27 @@ def _safe(result: BenchResult) -> Iterator[str]:
         return
     if safe.low is None:
         if not result.levels and result.lone_s >= slo.limit_s:
-            yield f"{slo} is never met: a request that is alone takes {format_seconds(result.lone_s)}"
+            yield f"{slo} is never met: a single request takes {format_seconds(result.lone_s)}"
         elif any(level.summary.verdict is LevelVerdict.UNCLEAR for level in result.levels):
-            yield f"no safe rate: whether {slo} holds could not be told of so few requests; a longer --for tells"
+            yield f"no safe rate: too few requests to decide whether {slo} holds; use a longer --for"
         elif result.levels:
             tried = min((level.asked for level in result.levels), default=0.0)
-            yield f"no safe rate: {slo} did not hold at any of the rates, down to {_rate(tried)}/s"
+            yield f"no safe rate: {slo} did not hold at any rate, down to {_rate(tried)}/s"
         return
-    yield f"safe rate: {_rate(safe.low)}/s. There {slo} holds with 95 % confidence, failures counted as late"
+    yield f"safe rate: {_rate(safe.low)}/s. {slo} holds there with 95 % confidence; failures count as late"
     if math.isfinite(safe.high):
-        between = ", and the generator was the limit in between" if safe.limited else ""
+        between = "; in between the generator was the limit" if safe.limited else ""
         yield f"at {_rate(safe.high)}/s it surely breaks{between}"
     elif safe.limited:
-        yield "the service may take more: above it the generator was the limit"
+        yield "higher rates may be safe, too: there the generator was the limit"
     else:
-        yield "no rate surely broke it"
+        yield "no measured rate surely broke it"
 
 
 def _limits(result: BenchResult) -> Iterator[str]:
     for level in result.levels:
         if level.summary.unknown:
-            yield f"no figure at {_rate(level.asked)}/s: {level.summary.limited}"
+            yield f"no result at {_rate(level.asked)}/s: {level.summary.limited}"
 
 
 def _handled(result: BenchResult) -> Iterator[str]:
@@ -206,8 +206,8 @@ def _handled(result: BenchResult) -> Iterator[str]:
         yield f"the service counted {handled.requests:,} answers, the client {result.asked_for:,}{mean}"
     else:
         yield (
-            f"the counts do not agree: the service says {handled.requests:,} answers, the client {result.asked_for:,}, "
-            f"and {result.unheard:,} may have been answered unheard; these figures are not to be trusted"
+            f"the counts disagree: the service counted {handled.requests:,} answers, the client {result.asked_for:,}, "
+            f"and {result.unheard:,} answers may not have arrived; do not trust these results"
         )
     yield from handled.law
 
@@ -240,11 +240,11 @@ def _count(number: int) -> str:
     return f"{number:,}" if number else ""
 
 
-# --- A load test as plain values, for JSON.
+# --- As plain values, for JSON.
 
 
 def facts_of(result: BenchResult) -> dict[str, Any]:
-    """All of it; times are seconds, what is infinite or unknown is None."""
+    """The result as plain values. Times are seconds; infinite and unknown numbers are None."""
     order, safe, handled = result.order, result.safe, result.handled
     return {
         "url": order.url,
@@ -272,7 +272,7 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
 
 
 def sweep_facts(sweep: Sweep) -> dict[str, Any]:
-    """Of a single result its own; of several theirs; with the studies that hold their safe rates."""
+    """The facts of a single result, or of several, with the studies of their safe rates."""
     studies = [line.study for line in sweep.lines if line.study]
     kept = {"study": studies[0] if studies else None, "studies": studies}
     results = [facts_of(result) for result in sweep.results]
@@ -313,13 +313,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# --- A load test as a picture, and as a page to mail.
+# --- As a figure, and as a self-contained HTML page.
 
 
 def picture_of(result: BenchResult) -> LoadPicture | None:
-    """What is drawn of it; None where no level gave a figure."""
+    """The data of the figure; None if no level has a result."""
     slo, safe = result.order.slo, result.safe
-    # Of a rate that was measured twice the last word counts.
+    # If a rate was measured twice, the last result counts.
     last = {
         level.asked: level
         for level in result.levels
@@ -341,8 +341,8 @@ def picture_of(result: BenchResult) -> LoadPicture | None:
             high=safe.high,
             text=f"safe: {safe.low:,.0f}/s" if safe.low >= 100 else f"safe: {safe.low:.3g}/s",
         ),
-        caption="bars: 95 % intervals, dotted where so few answers cannot tell the end; "
-        f"{result.order.arrivals_name} arrivals; answers other than 2xx are in no percentile",
+        caption="bars: 95 % intervals, dotted if too few answers determine the end; "
+        f"{result.order.arrivals_name} arrivals; percentiles are of 2xx answers only",
     )
 
 

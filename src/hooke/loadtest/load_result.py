@@ -1,4 +1,4 @@
-"""What a load test found."""
+"""The request for a load test, and its result."""
 
 from __future__ import annotations
 
@@ -13,146 +13,146 @@ from hooke.serving.slo import Slo
 __all__ = ["BenchOrder", "BenchResult", "Handled", "LevelResult", "ServerUse"]
 
 
-# --- What is asked of a load test.
+# --- The request.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOrder:
-    """Where requests go, which, how many, and what is promised of the answers."""
+    """A requested load test: target, requests, rates and SLO."""
 
     target: Target
     path: str
     requests: tuple[bytes, ...]
-    """Sent as they are, in turn."""
+    """Complete requests, sent unchanged, in turn."""
     sent: Sent = field(default_factory=lambda: Sent(bodies=()))
-    """Their bodies, and where these are from."""
+    """Their bodies and the origin of these."""
     slo: Slo | None = None
     rates: tuple[float, ...] = ()
-    """The levels; empty where they are to be found by the promise."""
+    """The rates to measure; empty to search by the SLO."""
     seconds: float = 5.0
-    """Of each level, beside its warm-up; in a search longer where so few requests could not tell."""
+    """Length of each level without its warm-up. In a search, levels with too few requests are longer."""
     arrivals: Arrivals = field(default=poisson)
     arrivals_name: str = "poisson"
     connections: int = 256
     timeout_s: float = 5.0
-    """A request that has no answer then has failed."""
+    """A request without an answer by then has failed."""
     most: float = 1e5
-    """The highest rate that is tried."""
+    """The highest rate to try."""
     ca: str = ""
     seed: int = 0
     name: str = ""
-    """What is put under load, where it has a better name than its address."""
+    """The name of the target, if it has one besides its address."""
 
     @property
     def url(self) -> str:
-        """Where requests go."""
+        """The URL of the requests."""
         return f"{self.target.url().removesuffix(self.target.path)}{self.path}"
 
     @property
     def named(self) -> str:
-        """What is put under load."""
+        """The name of the target."""
         return self.name or self.url
 
     def ladder(self, lone_s: float) -> Ladder:
-        """Where to begin: a quarter of what one request after the other would make."""
+        """The search, which starts at a quarter of the rate of sequential requests."""
         return Ladder(first=min(max(0.25 / max(lone_s, 1e-4), 2.0), self.most), most=self.most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerUse:
-    """What the server's processes together took for a level."""
+    """The resources of all server processes during a level."""
 
     cpu_s: float
     cores: float
-    """CPU seconds a second."""
+    """CPU seconds per second."""
     rss: int
-    """The most bytes that were resident at once."""
+    """The peak of resident bytes."""
     mean_batch: float | None = None
-    """Rows of a batch; None where the service does not say."""
+    """Rows per batch; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelResult:
-    """A level: of its counted part the summary, of all of it the server's use and the connections."""
+    """A level. The summary excludes the warm-up; the server's use and the connections include it."""
 
     asked: float
-    """The rate."""
+    """The requested rate."""
     summary: LevelSummary
     histogram: str
-    """Of the 2xx answers' latencies, in microseconds, as HdrHistogram writes it (V2, base64)."""
+    """Latencies of the 2xx answers in microseconds, as an HdrHistogram (V2, base64)."""
     answered: int
-    """2xx answers with those of the warm-up."""
+    """2xx answers, including the warm-up."""
     opened: int
     most_open: int
     waited: int
-    """Requests that waited for a connection, as many were busy as there may be."""
+    """Requests that waited because all allowed connections were busy."""
     said: dict[int, str]
-    """What the first answer of each status said that is no 2xx."""
+    """Non-2xx status -> the beginning of its first answer."""
     server: ServerUse | None = None
 
     @property
     def cpu_us(self) -> float | None:
-        """The server's CPU for an answer, in microseconds."""
+        """The server's CPU per answer, in microseconds."""
         return self.server.cpu_s / self.answered * 1e6 if self.server and self.answered else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handled:
-    """What a service that was started for the test says that it did, from its journal."""
+    """What a service that was started for the test counted, from its journal."""
 
     run: str
     requests: int
-    """Answered with a result."""
+    """Requests answered with a result."""
     batches: int
     rows: int
     law: tuple[str, ...] = ()
-    """What a batch takes by its rows, and what follows from it, in lines; none where its batches do not tell."""
+    """Lines on the law of batch duration by rows; empty if the batches do not determine it."""
     batch_s: tuple[Ends, Ends] | None = None
-    """The same as numbers: seconds a row, and seconds a batch beside."""
+    """The law as numbers: seconds per row, and fixed seconds per batch."""
 
     @property
     def mean_batch(self) -> float | None:
-        """Rows of a batch."""
+        """Rows per batch."""
         return self.rows / self.batches if self.batches else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
-    """All of it. `safe` is None where no promise was tested."""
+    """The result of a load test. `safe` is None if no SLO was tested."""
 
     order: BenchOrder
     lone_s: float
-    """The median time of a request that is alone."""
+    """The median latency of a single request."""
     levels: tuple[LevelResult, ...]
     safe: SafeRate | None
     stopped: bool = False
-    """Ended by Ctrl-C, before all was measured."""
+    """Whether Ctrl-C ended it early."""
     handled: Handled | None = None
     replicas: int | None = None
-    """How many were started behind Envoy; None for one without it, and for a service that ran already."""
+    """Replicas started behind Envoy; None for one without Envoy, and for a service that was already running."""
     threads: int | None = None
-    """Of the model's libraries in each replica; None for a service that ran already."""
+    """Library threads in each replica; None for a service that was already running."""
     asked_for: int = 0
-    """2xx answers that the client got, with those of warm-ups and of the first requests."""
+    """2xx answers that the client received, including warm-ups and the first requests."""
     unheard: int = 0
-    """Requests that may have been handled without the client's hearing of it: timed out, lost, or cut."""
+    """Requests that may have been handled without an answer to the client: timed out, lost or cut."""
 
     @property
     def at_safe_rate(self) -> ServerUse | None:
-        """What the server took at the safe rate."""
+        """The server's use at the safe rate."""
         held = [level for level in self.levels if self.safe and level.asked == self.safe.low and level.server]
         return held[-1].server if held else None
 
     @property
     def consistent(self) -> bool:
-        """Whether the service counted what the client did."""
+        """Whether the counts of service and client agree."""
         if self.handled is None:
             return True
         return self.asked_for <= self.handled.requests <= self.asked_for + self.unheard
 
     @property
     def kept(self) -> bool:
-        """Whether the promise surely held at some rate; of rates that were asked for, whether each gave a figure and none broke it."""
+        """Whether the SLO surely held at some rate; with given rates, whether each has a result and none broke it."""
         if self.order.rates or self.safe is None:
             return not any(
                 level.summary.unknown or level.summary.verdict is LevelVerdict.BROKEN for level in self.levels

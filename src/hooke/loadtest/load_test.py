@@ -1,4 +1,4 @@
-"""Conducts a load test: the first requests alone, then a level after the other until it is decided."""
+"""Runs a load test: single requests first, then one level after another, until the result is clear."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hooke.loadtest.ladder import LevelSummary, Seen, encoded, needed, next_rate
 from hooke.loadtest.load_result import BenchOrder, BenchResult, LevelResult, ServerUse
 from hooke.loadtest.requests import Sent, described, given, made_for_file, made_for_url
 from hooke.loadtest.served import ServedFile
-from hooke.loadtest.sweep import About, Sweep, Varied, sweep
+from hooke.loadtest.sweep import Sweep, SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target, request_bytes
 from hooke.processes.devices import cpus_here
 from hooke.processes.usage import ProcessTreeUsage
@@ -28,24 +28,24 @@ from hooke.project.loading import code_of
 from hooke.services.serve_file import load_service
 from hooke.serving.service import Service
 
-__all__ = ["bench_file", "bench_swept", "bench_url", "conduct", "is_file"]
+__all__ = ["bench_file", "bench_swept", "bench_url", "is_file", "run_load_test"]
 
 
 LONE, LONE_GAP_S = 10, 0.05
 WARM_SHARE, WARM_MOST_S = 0.2, 1.0
 LONGEST_S = 30.0
-"""Of a level that is made longer so that its requests suffice."""
+"""The longest level, when a level is extended to have enough requests."""
 MOST_REQUESTS = 20_000_000
-"""Of a level: what is kept of each is some 30 bytes here and there."""
+"""Requests of a level; each takes about 30 bytes in both processes."""
 
 
-def conduct(
+def run_load_test(
     order: BenchOrder, *, usage: ProcessTreeUsage | None, tell: Callable[[LevelResult], None]
 ) -> BenchResult:
-    """Measure; `tell` gets each level when it is over. `usage` watches the server's processes.
+    """Run a load test. `tell` receives each level when it is over. `usage` watches the server's processes.
 
-    Ctrl-C ends it, and what was measured is the result. Raises UsageError where the first request has no 2xx answer because
-    of what was asked, HookeError where the server could not answer it.
+    Ctrl-C ends it, and the result has what was measured. Raises UsageError if the first request has no 2xx answer because
+    of the request, HookeError if because of the server.
     """
     goal = Goal(
         host=order.target.host,
@@ -56,14 +56,14 @@ def conduct(
         connections=order.connections,
     )
     with Generator(goal) as generator:
-        conductor = _Conductor(order, generator, usage, tell)
+        test = _LoadTest(order, generator, usage, tell)
         with contextlib.suppress(KeyboardInterrupt):
-            conductor.all()
-        return conductor.result()
+            test.run()
+        return test.result()
 
 
 @dataclass(slots=True)
-class _Conductor:
+class _LoadTest:
     order: BenchOrder
     generator: Generator
     usage: ProcessTreeUsage | None
@@ -74,9 +74,9 @@ class _Conductor:
     answered: int = 0
     unheard: int = 0
     stopped: bool = True
-    """Until all is measured."""
+    """True until everything is measured."""
 
-    def all(self) -> None:
+    def run(self) -> None:
         self.lone_s = self._alone()
         if self.order.rates:
             for rate in self.order.rates:
@@ -114,8 +114,8 @@ class _Conductor:
         warm_s = min(WARM_SHARE * seconds, WARM_MOST_S)
         if rate * (warm_s + seconds) > MOST_REQUESTS:
             raise UsageError(
-                f"{rate:,.0f} requests a second for {seconds:g} s are too many to be kept",
-                fix="give a lower --rate, or a shorter --for",
+                f"{rate:,.0f} requests per second for {seconds:g} s are too many to keep in memory",
+                fix="use a lower --rate, or a shorter --for",
             )
         due = order.arrivals(rate, warm_s + seconds, order.seed + len(self.levels))
         before = (self.usage.cpu_s(), self.usage.batches()) if self.usage else (0.0, None)
@@ -168,7 +168,7 @@ class _Conductor:
 def _used(
     usage: ProcessTreeUsage, cpu_s: float, batches: tuple[float, float] | None, took: float
 ) -> ServerUse:
-    """Since these counts were taken, `took` seconds ago."""
+    """The server's use since these counts, `took` seconds ago."""
     used, now = usage.cpu_s() - cpu_s, usage.batches()
     mean = None
     if batches is not None and now is not None and now[0] > batches[0]:
@@ -181,7 +181,7 @@ def _cpu(report: LevelReport) -> float:
 
 
 def _no_answer(order: BenchOrder, outcomes: Outcomes, report: LevelReport) -> HookeError:
-    """What is said of a first request that went wrong."""
+    """The error for a first request without a 2xx answer."""
     status = int(outcomes.status[~outcomes.answered][0])
     url = order.url
     said = _readable(report.said.get(status, ""))
@@ -189,32 +189,32 @@ def _no_answer(order: BenchOrder, outcomes: Outcomes, report: LevelReport) -> Ho
         return UsageError(
             f"nothing answers at {order.target.authority}",
             why=said,
-            fix="start the service, or give the address that it names: hooke serve FILE.py",
+            fix="start the service with hooke serve FILE.py, or give the address that it prints",
         )
     if status < 0:
         return HookeError(
             f"{url} gave no answer within {order.timeout_s:g} s"
             if status == Fate.TIMED_OUT
             else f"{url} closed the connection without an answer",
-            fix="look at what the service logs; --timeout 30s waits longer",
+            fix="check the service's log; --timeout 30s waits longer",
         )
     fixes = {
-        401: "give its token: --token-file FILE names the file that `hooke serve` names",
-        403: "ask for it by the name that it was started for",
-        404: "name a method of it: --path /predict",
-        405: "name a method of it: --path /predict",
-        422: "give what it takes: --data '{\"rows\": [[1, 2]]}'",
+        401: "give its token: --token-file FILE, with the file that `hooke serve` prints",
+        403: "use the host name for which it was started",
+        404: "give one of its methods: --path /predict",
+        405: "give one of its methods: --path /predict",
+        422: "give a valid body: --data '{\"rows\": [[1, 2]]}'",
     }
     fix = fixes.get(status, "")
     if order.sent.made_from and status not in REFUSALS and status not in (401, 403):
-        said = f"{said}\nit was asked with {order.sent}"
-        fix = "what it takes is more than that says: give it, --data '{...}' or --data @FILE"
+        said = f"{said}\nthe request was {order.sent}"
+        fix = "its schema does not say enough: give a body with --data '{...}' or --data @FILE"
     kind = HookeError if status in REFUSALS or status >= 500 else UsageError
-    return kind(f"{url} answers {status}, not 2xx, so its load is not measured", why=said, fix=fix)
+    return kind(f"{url} answers {status}, not 2xx, so it cannot be load-tested", why=said, fix=fix)
 
 
 def _readable(text: str) -> str:
-    """What an answer says, in a line that does nothing to a terminal."""
+    """An answer's message in one line of printable characters."""
     try:
         problem = msgspec.json.decode(text)
         fields = problem.get("errors") or []
@@ -225,33 +225,33 @@ def _readable(text: str) -> str:
             ]
         )
     except (msgspec.DecodeError, AttributeError, TypeError, KeyError):
-        pass  # it is no problem document: it is shown as it is
+        pass  # not a problem document: shown unchanged
     return "".join(letter if letter.isprintable() else " " for letter in text)[:300].strip()
 
 
-# --- A load test of a URL, or of a service of a file.
+# --- Load tests of a URL, or of a service in a file.
 
 Tell = Callable[[BenchOrder, LevelResult], None]
-"""Is called with what is asked for and each level when it is over."""
+"""Called with the request and each level when it is over."""
 
 
 def is_file(text: str) -> bool:
-    """Whether it names a file of Python rather than an address."""
+    """Whether it names a Python file rather than an address."""
     return "://" not in text and text.partition(":")[0].endswith(".py")
 
 
 def bench_url(order: BenchOrder, bodies: Sequence[bytes], *, token: str, tell: Tell) -> BenchResult:
-    """Measure the service at a URL; without bodies these are made from its OpenAPI document. Raises UsageError, HookeError, MissingExtra."""
+    """Load-test the service at a URL. Without bodies, they are generated from its OpenAPI document. Raises UsageError, HookeError, MissingExtra."""
     _check_asked(order, order.target.authority)
     if bodies:
         sent = given(bodies)
     else:
         document = described(order.target, token=token, ca=order.ca, timeout_s=order.timeout_s)
         sent = made_for_url(document, order.target, order.path, seed=order.seed)
-    return _conducted(_with_requests(order, sent, token), None, tell)
+    return _measured(_with_requests(order, sent, token), None, tell)
 
 
-def bench_file(  # noqa: PLR0913 - each is another choice of the user
+def bench_file(  # noqa: PLR0913 - options by name
     order: BenchOrder,
     bodies: Sequence[bytes],
     *,
@@ -262,12 +262,12 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
     replicas: int | None = None,
     threads: int | None = None,
 ) -> BenchResult:
-    """Start the service of a file, measure it, and end it. `words` are further ones for `hooke serve`.
+    """Start the service of a file, load-test it, and end it. `words` are further arguments of `hooke serve`.
 
-    Without bodies these are made from the annotations of the method. Without a promise in the order the service's own is tested, where no rates are asked for; `path` is "" for its only method.
-    With `replicas` so many serve behind Envoy; without, as few as the class declares, and a single one without Envoy.
-    With `threads` the libraries of each have so many; without, as many as the class declares, or its part of the cores.
-    Raises UsageError, MissingExtra, and HookeError where it does not come up.
+    Without bodies, they are generated from the method's annotations. Without an SLO in the order, the service's own is used, if no rates are given; `path` is "" for its only method.
+    `replicas` is the number behind Envoy; by default the class's minimum, and a single one without Envoy.
+    `threads` is the number of library threads in each; by default that of the class, or its share of the cores.
+    Raises UsageError, MissingExtra, and HookeError if the service does not start.
     """
     declared, file = load_service(entry)
     chosen = path or _only_path(declared)
@@ -277,7 +277,7 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
     if replicas is None and declared.replicas != (1, 1):
         replicas = max(
             declared.replicas[0], 1
-        )  # a number that changes while it is measured would be no answer
+        )  # a changing number of replicas would make the result meaningless
     project = Project.find(file)
     with ServedFile(
         f"{file}:{declared.name}",
@@ -290,7 +290,7 @@ def bench_file(  # noqa: PLR0913 - each is another choice of the user
         made = dataclasses.replace(
             order, target=target, path=chosen, slo=slo, name=f"{declared.name}{chosen}"
         )
-        result = _conducted(
+        result = _measured(
             _with_requests(made, sent, served.token), ProcessTreeUsage(served.pid, served.batches), tell
         )
     return dataclasses.replace(
@@ -308,9 +308,9 @@ def bench_swept(
     entry: str,
     words: Sequence[str],
 ) -> Sweep:
-    """Measure the service of a file with each number of replicas and threads, and keep the safe rates as studies. Raises what `measure` raises."""
+    """Load-test the service of a file with each number of replicas and threads, and keep the safe rates as studies. Raises what `measure` raises."""
     declared, file = load_service(entry)
-    about = About(
+    about = SweptService(
         project=Project.find(file),
         entry=f"{file}:{declared.name}",
         key=code_of(declared.made_by),
@@ -322,7 +322,7 @@ def bench_swept(
 def _check_asked(order: BenchOrder, name: str) -> None:
     if order.slo is None and not order.rates:
         raise UsageError(
-            f"{name} promises nothing that is known here, so there is no rate to look for",
+            f"{name} has no known SLO, so there is no rate to search for",
             fix='give --slo "p99 < 50ms", or a rate: --rate 100',
         )
 
@@ -332,7 +332,7 @@ def _only_path(declared: Service) -> str:
     if len(names) > 1 and "predict" not in names:
         raise UsageError(
             f"{declared.name} has several methods",
-            fix=f"name one: {', '.join(f'--path /{name}' for name in names)}",
+            fix=f"choose one: {', '.join(f'--path /{name}' for name in names)}",
         )
     return "/predict" if "predict" in names else f"/{names[0]}"
 
@@ -342,11 +342,11 @@ def _with_requests(order: BenchOrder, sent: Sent, token: str) -> BenchOrder:
     return dataclasses.replace(order, requests=requests, sent=sent)
 
 
-def _conducted(order: BenchOrder, usage: ProcessTreeUsage | None, tell: Tell) -> BenchResult:
+def _measured(order: BenchOrder, usage: ProcessTreeUsage | None, tell: Tell) -> BenchResult:
     missing = [name for name in ("httptools", "uvloop", "hdrh") if find_spec(name) is None]
     if missing:
         raise MissingExtra(
             f"a load test needs {missing[0]}, which is not installed", fix='pip install "hooke[serve]"'
         )
 
-    return conduct(order, usage=usage, tell=lambda level: tell(order, level))
+    return run_load_test(order, usage=usage, tell=lambda level: tell(order, level))

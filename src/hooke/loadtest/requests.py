@@ -1,4 +1,4 @@
-"""What is sent in a load test: bodies that the user gave, or that are made from what the service says that it takes."""
+"""The bodies of a load test's requests: given by the user, or generated from the service's schema."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 
-# --- Bodies of requests, and times of arrival, from what the user gave.
+# --- Bodies and arrival times given by the user.
 
 MOST_BODIES = 100_000
 NAMED = {"poisson": poisson, "constant": constant}
 
 
 def bodies_of(data: str) -> list[bytes]:
-    """`--data`: JSON, or `@FILE` with a JSON document or one in each line, which are then sent in turn. Raises UsageError."""
+    """`--data`: JSON, or `@FILE` with one JSON document, or with one per line, sent in turn. Raises UsageError."""
     if not data.startswith("@"):
         return [_json(data.encode(), "--data")]
     path = Path(data[1:])
@@ -50,7 +50,7 @@ def bodies_of(data: str) -> list[bytes]:
         text = path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"--data {data}: {error.strerror}", fix="name a file of JSON: --data @rows.json"
+            f"--data {data}: {error.strerror}", fix="give a JSON file: --data @rows.json"
         ) from error
     try:
         msgspec.json.decode(text)
@@ -63,14 +63,14 @@ def bodies_of(data: str) -> list[bytes]:
 
 
 def arrivals_of(name: str) -> Arrivals:
-    """`--arrivals`: a name, or a CSV file whose first column is the time of each arrival in seconds. Raises UsageError."""
+    """`--arrivals`: a name, or a CSV file whose first column has the arrival times in seconds. Raises UsageError."""
     if name in NAMED:
         return NAMED[name]
     path = Path(name)
     if not path.is_file():
         raise UsageError(
-            f"--arrivals {name}: neither a kind nor a file",
-            fix=f"{', '.join(NAMED)}, or a CSV file of a trace",
+            f"--arrivals {name} is neither a known name nor a file",
+            fix=f"valid: {', '.join(NAMED)}, or a CSV file with a trace",
         )
     times: list[float] = []
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -80,8 +80,8 @@ def arrivals_of(name: str) -> Arrivals:
             except (ValueError, IndexError):
                 if number > 1 and row:
                     raise UsageError(
-                        f"{path}, line {number}: {row[0]!r} is no time",
-                        fix="the first column is seconds; a heading may stand above",
+                        f"{path}, line {number}: {row[0]!r} is not a time",
+                        fix="the first column must be seconds, optionally after a heading",
                     ) from None
     return recorded(np.array(times))
 
@@ -91,22 +91,22 @@ def _json(text: bytes, where: str) -> bytes:
         msgspec.json.decode(text)
     except msgspec.DecodeError as error:
         raise UsageError(
-            f"{where} is no JSON: {error}", fix="--data '{\"rows\": [[1, 2]]}', or --data @FILE"
+            f"{where} is not valid JSON: {error}", fix="--data '{\"rows\": [[1, 2]]}', or --data @FILE"
         ) from error
     return text.strip()
 
 
 DESCRIBED_AT = "/-/openapi.json"
 COUNT = 256
-"""Bodies that are made, and then sent in turn: so many that no cache of the last few answers for the service."""
+"""Number of generated bodies, which are sent in turn: too many for a small cache."""
 MOST_BYTES = 16 * 1024 * 1024
 MOST_SHOWN = 160
-_GIVE = "give the body of a request: --data '{\"rows\": [[1, 2]]}', or --data @FILE"
+_GIVE = "give a request body: --data '{\"rows\": [[1, 2]]}', or --data @FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """Bodies, sent in turn. `made_from` is what they were made from; empty where the user gave them."""
+    """Bodies, sent in turn. `made_from` is their source; empty if the user gave them."""
 
     bodies: tuple[bytes, ...]
     made_from: str = ""
@@ -114,14 +114,14 @@ class Sent:
 
     @property
     def digest(self) -> str:
-        """Of the bodies: equal for equal ones in the same order."""
+        """A hash of the bodies and their order."""
         hashed = hashlib.blake2b(digest_size=8)
         for body in self.bodies:
             hashed.update(len(body).to_bytes(8) + body)
         return hashed.hexdigest()
 
     def __str__(self) -> str:
-        """One of them, and how many more there are."""
+        """The first body, and the number of others."""
         text = self.bodies[0].decode(errors="replace")
         shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}... ({len(text):,} letters)"
         more = f" and {len(self.bodies) - 1:,} more in turn" if len(self.bodies) > 1 else ""
@@ -130,19 +130,19 @@ class Sent:
 
 
 def given(bodies: Sequence[bytes]) -> Sent:
-    """What the user gave."""
+    """Bodies from the user."""
     return Sent(bodies=tuple(bodies))
 
 
 def made_for_file(declared: Service, path: str, *, seed: int) -> Sent:
-    """Bodies for a method, by its annotations: what has a default is left out. Raises UsageError where these do not say enough."""
+    """Bodies for a method, from its annotations, without optional parameters. Raises UsageError if they do not say enough."""
     name = path.lstrip("/")
     methods = methods_of(declared)
     if name not in methods:
         known = ", ".join(f"--path /{each}" for each in methods)
         raise UsageError(
-            f"there is nothing to ask {declared.name}{path}: it is no method of {declared.name}",
-            fix=f"name one: {known}; or give the body of a request: --data JSON, or --data @FILE",
+            f"no requests for {declared.name}{path}: {declared.name} has no such method",
+            fix=f"valid: {known}; or give a request body: --data JSON, or --data @FILE",
         )
     schema, named = body_of(methods[name])
     whole = {"components": {"schemas": named}}
@@ -150,27 +150,28 @@ def made_for_file(declared: Service, path: str, *, seed: int) -> Sent:
         return _made(schema, whole, seed=seed, source=f"the annotations of {declared.name}.{name}")
     except UsageError as error:
         raise UsageError(
-            f"there is nothing to ask {declared.name}{path}: {error.what}",
-            fix=f"give the body of a request: {_shown_body(methods[name])}, or --data @FILE; or annotate it with lengths, "
-            "fields and dimensions, as in np.ndarray[tuple[int, int], np.dtype[np.float64]]",
+            f"no request body for {declared.name}{path} can be generated: {error.what}",
+            fix=f"give a request body: {_shown_body(methods[name])}, or --data @FILE; or annotate the method with lengths, "
+            "fields and dimensions, such as np.ndarray[tuple[int, int], np.dtype[np.float64]]",
         ) from error
 
 
 def made_for_url(document: Mapping[str, Any], target: Target, path: str, *, seed: int) -> Sent:
-    """Bodies for a path, by the OpenAPI document of its service. Raises UsageError where that does not say enough."""
+    """Bodies for a path, from the service's OpenAPI document. Raises UsageError if it does not say enough."""
     url, source = f"{target.authority}{path}", f"{target.authority}{DESCRIBED_AT}"
     try:
         paths = msgspec.convert(document, _Document).paths
     except msgspec.ValidationError as error:
         raise UsageError(
-            f"there is nothing to ask {url}: {source} is no OpenAPI document: {error}", fix=_GIVE
+            f"no request body for {url} can be generated: {source} is not an OpenAPI document: {error}",
+            fix=_GIVE,
         ) from error
     operation = paths.get(path.partition("?")[0], _Path()).post
     if operation is None:
         asked = [name for name, each in paths.items() if each.post is not None and "{" not in name]
         raise UsageError(
-            f"there is nothing to ask {url}: its service takes no POST there",
-            fix=f"name what it has: {', '.join(f'--path {name}' for name in asked)}" if asked else _GIVE,
+            f"{url} does not accept POST requests",
+            fix=f"valid: {', '.join(f'--path {name}' for name in asked)}" if asked else _GIVE,
         )
     content = operation.body.content.get("application/json", _Content())
     examples = [each["value"] for each in content.examples.values() if "value" in each]
@@ -180,27 +181,27 @@ def made_for_url(document: Mapping[str, Any], target: Target, path: str, *, seed
     try:
         return _made(content.schema, document, seed=seed, source=source)
     except UsageError as error:
-        raise UsageError(f"there is nothing to ask {url}: {error.what}", fix=_GIVE) from error
+        raise UsageError(f"no request body for {url} can be generated: {error.what}", fix=_GIVE) from error
 
 
 def described(target: Target, *, token: str, ca: str, timeout_s: float) -> Mapping[str, Any]:
-    """The OpenAPI document of the service there. Raises UsageError where it gives none, HookeError where it cannot be asked."""
+    """The OpenAPI document of the target. Raises UsageError if it has none, HookeError if it does not answer."""
     scheme = "https" if target.tls else "http"
     url = f"{scheme}://{target.authority}{DESCRIBED_AT}"
-    asked = urllib.request.Request(url)  # noqa: S310 - http and https alone, as `parse_target` checked
+    asked = urllib.request.Request(url)  # noqa: S310 - only http and https, as `parse_target` checked
     if token:
         asked.add_header("authorization", f"Bearer {token}")
     try:
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoOtherPlace()]
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirects()]
         if target.tls:
             trusted = ssl.create_default_context(cafile=ca or None)
             handlers.append(urllib.request.HTTPSHandler(context=trusted))
         with urllib.request.build_opener(*handlers).open(asked, timeout=timeout_s) as answer:
             found = msgspec.json.decode(answer.read(MOST_BYTES))
     except urllib.error.HTTPError as error:
-        token_asked = "; it wants its token: --token-file FILE" if error.code == 401 else ""
+        token_asked = "; it needs its token: --token-file FILE" if error.code == 401 else ""
         raise UsageError(
-            f"there is nothing to ask {target.authority}: {url} answers {error.code}, so nothing says what it takes",
+            f"no request body for {target.authority} can be generated: {url} answers {error.code}",
             fix=f"{_GIVE}{token_asked}",
         ) from error
     except urllib.error.URLError as error:
@@ -213,7 +214,7 @@ def described(target: Target, *, token: str, ca: str, timeout_s: float) -> Mappi
         raise HookeError(f"{url} gave no answer: {error}", fix=_GIVE) from error
     except msgspec.DecodeError as error:
         raise UsageError(
-            f"there is nothing to ask {target.authority}: {url} is no JSON ({error})", fix=_GIVE
+            f"no request body for {target.authority} can be generated: {url} is not JSON ({error})", fix=_GIVE
         ) from error
     return found if isinstance(found, Mapping) else {}
 
@@ -237,13 +238,13 @@ class _Path(msgspec.Struct):
 
 
 class _Document(msgspec.Struct):
-    """As much of an OpenAPI document as is read here."""
+    """The used part of an OpenAPI document."""
 
     paths: dict[str, _Path] = {}
 
 
-class _NoOtherPlace(urllib.request.HTTPRedirectHandler):
-    """The token is for this address alone, and so is the permission to put it under load."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirects: the token, and the permission for a load test, are only for this address."""
 
     def redirect_request(
         self,
@@ -254,7 +255,7 @@ class _NoOtherPlace(urllib.request.HTTPRedirectHandler):
         headers: HTTPMessage,  # noqa: ARG002
         newurl: str,  # noqa: ARG002
     ) -> None:
-        """None is followed."""
+        """Refuse the redirect."""
         return
 
 

@@ -1,4 +1,4 @@
-"""A service that is started for a load test by `hooke serve`, in a process group of its own, and ended after it."""
+"""Starts a service with `hooke serve` for a load test, in its own process group, and ends it afterwards."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from hooke.serving.stats_windows import merge_windows
 __all__ = ["ServedFile"]
 
 SPARE_S = 30.0
-"""What an end may take beyond the service's timeout before the process is killed."""
+"""How long the end may take beyond the service's timeout before the process is killed."""
 LINES = 20
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Past the proxy that the environment may name: it must not be shown the token."""
+"""Ignores the environment's proxy, which must not see the token."""
 
 
 class ServedFile:
-    """`with ServedFile(...) as served`: it answers at `served.url`, to who shows `served.token`.
+    """A service in `with ServedFile(...) as served`, at `served.url` with the bearer token `served.token`.
 
-    Entering it raises HookeError with its last lines where the service does not come up.
+    Entering it raises HookeError with the last lines of output if the service does not start.
     """
 
     def __init__(
@@ -99,22 +99,22 @@ class ServedFile:
         self._folder.cleanup()
 
     def batches(self) -> tuple[float, float] | None:
-        """Batches and their rows so far, as its metrics say; None of several replicas, of which one would answer for itself."""
+        """The numbers of batches and of their rows so far, from its metrics; None with several replicas, whose metrics are separate."""
         if self._replicas is not None:
             return None
-        asked = urllib.request.Request(  # noqa: S310 - it is our own service
+        asked = urllib.request.Request(  # noqa: S310 - our own service
             f"{self.url}/-/metrics", headers={"authorization": f"Bearer {self.token}"}
         )
         try:
             with _DIRECT.open(asked, timeout=self._timeout_s) as answer:
                 text = answer.read().decode()
         except OSError:
-            return None  # it is too busy to say, and the table says nothing
+            return None  # too busy: the table omits it
         found = dict(re.findall(r"^hooke_batch_rows_(count|sum)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE))
         return (float(found["count"]), float(found["sum"])) if len(found) == 2 else None
 
     def handled(self, project: Project, method: str) -> Handled | None:
-        """What it journalled, after its end, and how long batches of the method took; None where it journalled nothing."""
+        """The journalled counts and batch durations of the method, after the service's end; None if it has no journal."""
         if not self._run:
             return None
         record = read_service(project.runs.folder(self._run))
@@ -136,26 +136,26 @@ class ServedFile:
                 break
         if not self.url or not self._up.is_set():
             raise HookeError(
-                f"{self._entry} did not come up, so there is nothing to measure",
+                f"{self._entry} did not start",
                 why="\n".join(self._lines),
                 next=f"hooke serve {self._entry}",
             )
 
-    def _last_word(self) -> str:
-        """What it says when all of it is up."""
+    def _ready_pattern(self) -> str:
+        """The pattern of the line that it prints when it is ready."""
         if self._replicas is None:
             return r" answers: POST /"
         return rf" {self._replicas} of {self._replicas} replicas answer$"
 
     def _read(self) -> None:
-        """What it says, as it says it: where it listens, that it answers, and its run."""
+        """Read its output: its address, that it is ready, and its run."""
         assert self._process.stderr is not None
         with self._process.stderr as said:
             for line in said:
                 self._lines.append(line.rstrip())
                 if found := re.search(r" (?:is being set up, on|listens on) (https?://\S+)$", line):
                     self.url = found[1]
-                elif re.search(self._last_word(), line):
+                elif re.search(self._ready_pattern(), line):
                     self._up.set()
                 elif found := re.search(r"^next: hooke show (\S+)", line):
                     self._run = found[1]

@@ -1,4 +1,4 @@
-"""How far a service scales: its safe rate at several numbers of replicas or threads, kept as studies that `hooke curve` and plans read."""
+"""Measures how a service scales: its safe rate at several numbers of replicas or threads, kept as studies for `hooke curve` and plans."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from hooke.processes.devices import cpus_here, machine_facts
 from hooke.project.folder import Project, new_run_id
 from hooke.project.open_run import lock_run, open_run
 
-__all__ = ["About", "Sweep", "SweepRow", "Varied", "sweep"]
+__all__ = ["Sweep", "SweepRow", "SweptService", "Varied", "sweep"]
 
 Numbers = tuple[int | None, int | None]
-"""(replicas, threads of each); None is: as the class declares."""
+"""(replicas, threads of each); None means the class's declaration."""
 Measure = Callable[[int | None, int | None], BenchResult]
-"""Those numbers -> what was found."""
+"""Numbers -> result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Varied:
-    """Which numbers are measured; none: what the class declares."""
+    """The numbers to measure; empty means the class's declaration."""
 
     replicas: tuple[int, ...] = ()
     threads: tuple[int, ...] = ()
 
     def lines(self) -> list[list[Numbers]]:
-        """What is measured for each study: several replicas of as many threads, or several threads of as many replicas."""
+        """The numbers of each study: several replicas with equal threads, or several threads with equal replicas."""
         replicas, threads = self.replicas or (None,), self.threads or (None,)
         if len(replicas) == 1:
             return [[(replicas[0], each) for each in threads]]
@@ -43,8 +43,8 @@ class Varied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
-    """Of which service: where it is, a hash of its code, and what its `setup` is given."""
+class SweptService:
+    """The service: its project and file, a hash of its code, and the arguments of its `setup`."""
 
     project: Project
     entry: str
@@ -54,7 +54,7 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRow:
-    """What was measured for one study. `study` is where the safe rates are kept; empty where there were none."""
+    """The results of one study. `study` is its id; empty if there was no safe rate."""
 
     results: tuple[BenchResult, ...]
     counts: str
@@ -63,13 +63,13 @@ class SweepRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What was measured, a line for each study."""
+    """All results, with one line per study."""
 
     lines: tuple[SweepRow, ...]
 
     @property
     def results(self) -> tuple[BenchResult, ...]:
-        """Of all lines."""
+        """The results of all lines."""
         return tuple(result for line in self.lines for result in line.results)
 
     @property
@@ -78,8 +78,8 @@ class Sweep:
         return any(result.stopped for result in self.results)
 
 
-def sweep(varied: Varied, measure: Measure, *, about: About) -> Sweep:
-    """Measure each, one after the other, until all are done or one is stopped. Raises what `measure` raises."""
+def sweep(varied: Varied, measure: Measure, *, about: SweptService) -> Sweep:
+    """Measure all numbers one after another, until one is stopped. Raises what `measure` raises."""
     lines: list[SweepRow] = []
     for wanted in varied.lines():
         results: list[BenchResult] = []
@@ -89,7 +89,7 @@ def sweep(varied: Varied, measure: Measure, *, about: About) -> Sweep:
                 if results[-1].stopped:
                     break
         finally:
-            # What was measured is kept whatever ends it: it took minutes.
+            # Results are kept in any case, because they took minutes.
             study = _keep(results, wanted, varied.counts, about)
         lines.append(SweepRow(results=tuple(results), counts=varied.counts, study=study))
         if results[-1].stopped:
@@ -97,8 +97,8 @@ def sweep(varied: Varied, measure: Measure, *, about: About) -> Sweep:
     return Sweep(lines=tuple(lines))
 
 
-def _keep(results: Sequence[BenchResult], wanted: Sequence[Numbers], counts: str, about: About) -> str:
-    """The study of the safe rates, the pessimistic ends; "" where there is none. What was stopped may have borne more, and has none."""
+def _keep(results: Sequence[BenchResult], wanted: Sequence[Numbers], counts: str, about: SweptService) -> str:
+    """Keep the safe rates (their lower ends) as a study and return its id; "" if there are none. A stopped test has none."""
     kept = [
         result
         for result in results
@@ -107,7 +107,7 @@ def _keep(results: Sequence[BenchResult], wanted: Sequence[Numbers], counts: str
     if not kept:
         return ""
     clock = SystemClock()
-    begun = _begun(kept, wanted, counts, about, now=clock.now())
+    begun = _study_of(kept, wanted, counts, about, now=clock.now())
     with lock_run(about.project, begun.study), open_run(about.project, begun, clock=clock) as journal:
         for result in kept:
             load = _load(result, about)
@@ -123,8 +123,8 @@ def _n(result: BenchResult, counts: str) -> int:
     return (result.threads if counts == "threads" else result.replicas) or 1
 
 
-def _begun(
-    kept: Sequence[BenchResult], wanted: Sequence[Numbers], counts: str, about: About, *, now: float
+def _study_of(
+    kept: Sequence[BenchResult], wanted: Sequence[Numbers], counts: str, about: SweptService, *, now: float
 ) -> StudyStarted:
     first = kept[0]
     name, _, method = first.order.name.partition("/")
@@ -151,7 +151,7 @@ def _begun(
     )
 
 
-def _load(result: BenchResult, about: About) -> LoadMeasured:
+def _load(result: BenchResult, about: SweptService) -> LoadMeasured:
     assert result.safe is not None
     assert result.safe.low is not None
     slo, used = result.order.slo, result.at_safe_rate

@@ -27,12 +27,12 @@ from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Capabilities, Engine, EngineContext, EngineEvent
 from hooke.pipeline.failures import task_failed
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.planning.noise import ENOUGH
 from hooke.planning.task_facts import spread_in
+from hooke.running.driver import plan_of
 from hooke.store.store import Store
 
 __all__ = ["Bench", "MeasurementRounds", "NodeTotals", "Ran", "ReadyEngine", "Subject", "attempts_taken"]
@@ -135,7 +135,9 @@ class Bench:
         """
         _check_gangs(part, workers)
         keys = GraphKeys(part, run=self.study)
-        state = RunState(part, self._plans(part))
+        # No twin of a slow attempt: it would be work that the plain calls do not have.
+        plans = [plan_of(node, self.expected_s, repeatable=False) for node in part.nodes]
+        state = RunState(part, plans)
         calls = CallMaker(part, keys, state, self.store)
         events: list[Event] = []
         context = EngineContext(
@@ -190,22 +192,6 @@ class Bench:
                 node = part.nodes[event.node]
                 if node.kind == "map":
                     self.expected_s.setdefault(node.task.name, {})[event.lo] = event.seconds
-
-    def _plans(self, part: Excerpt) -> list[NodePlan]:
-        return [
-            NodePlan(
-                cpus=node.task.resources.cpus,
-                memory=node.task.resources.memory,
-                gpus=node.task.resources.gpus,
-                retries=node.task.resources.retries,
-                timeout_s=node.task.resources.timeout_s,
-                ranks=node.task.resources.gang,
-                # A twin of a slow attempt would be work that the plain calls do not have.
-                repeatable=False,
-                expected_s=self.expected_s.get(node.task.name, {}),
-            )
-            for node in part.nodes
-        ]
 
     def _check(self, status: str, state: RunState, part: Excerpt) -> None:
         if status == "stopped":

@@ -19,7 +19,7 @@ from hooke.planning.curves import study_curve
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.progress.choice import wanted_progress
 from hooke.project.folder import Project, project_of
-from hooke.project.loading import loading
+from hooke.project.loading import check_call
 from hooke.scaling import Cost, Law, Measurements
 
 __all__ = ["Study", "StudyLines", "measure", "take_study"]
@@ -107,16 +107,7 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
     Raises UsageError and TraceError before anything runs; NotEnoughData if the machine is too noisy for this number of
     repeats (the error says how many are enough); TaskFailed; KeyboardInterrupt after Ctrl-C, with finished rounds kept.
     """
-    if not isinstance(pipeline, Pipeline):
-        raise UsageError(
-            f"measure() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
-            fix="decorate the function that calls the tasks with @pipeline",
-        )
-    if (file := loading()) is not None:
-        raise UsageError(
-            f"{file} calls measure() while it is being imported",
-            fix='put the call under `if __name__ == "__main__":`',
-        )
+    check_call("measure", pipeline)
     _check_own(pipeline, len(args))
     project = project_of(pipeline)
     lines = StudyLines(sys.stderr)

@@ -20,22 +20,22 @@ _FILE = re.compile(r"\w[\w.-]*")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's folder holds: its format, and by name the digest of each file."""
+    """The content of a model's folder: its format, and the digest of each file by name."""
 
     format: str
     files: dict[str, str]
     details: dict[str, Any] = {}
-    """What the format notes for itself, to read the files by."""
+    """The format's own data for reading the files."""
     libraries: dict[str, str] = {}
-    """Distributions that read it, with the versions that wrote it."""
+    """Distributions needed to read it, with the versions that wrote it."""
     code: str = ""
-    """Fingerprint of the model's class, where that is the project's own."""
+    """Fingerprint of the model's class, if it is the project's own."""
 
 
 def seal(
     folder: Path, *, format: str, details: Mapping[str, Any], code: str, libraries: Mapping[str, str]
 ) -> tuple[str, Manifest]:
-    """Write the manifest of the files in `folder`; returns the model's digest and the manifest. Raises OSError."""
+    """Write the manifest of the files in `folder`, and return the model's digest and the manifest. Raises OSError."""
     manifest = Manifest(
         format=format,
         files={file.name: _digest(file) for file in sorted(folder.iterdir())},
@@ -51,7 +51,7 @@ def seal(
 def decode(data: bytes, digest: str, *, where: str) -> Manifest:
     """The manifest in `data`. Raises CorruptObject unless it has this digest and only names files beside itself."""
     if blake3(data).hexdigest() != digest:
-        raise _changed("its manifest", where)
+        raise _changed("its manifest was changed", where)
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.DecodeError as error:
@@ -70,9 +70,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         try:
             found = _digest(folder / name)
         except FileNotFoundError:
-            raise _changed(f"{name}, which is not there any more,", str(folder)) from None
+            raise _changed(f"{name} is missing", str(folder)) from None
         if found != digest:
-            raise _changed(name, str(folder))
+            raise _changed(f"{name} was changed", str(folder))
 
 
 def size_of(folder: Path, manifest: Manifest) -> int:
@@ -86,8 +86,8 @@ def _digest(file: Path) -> str:
 
 def _changed(what: str, where: str) -> CorruptObject:
     return CorruptObject(
-        f"a model is not what was registered: {what} was changed",
+        f"a model differs from what was registered: {what}",
         where=where,
-        why="its digest is another",
-        fix="do not load it; find out who changed it. A damaged copy in .hooke/models can be removed: it is fetched anew",
+        why="the digests differ",
+        fix="do not load it, and find out who changed it. A damaged copy in .hooke/models can be removed, so that it is fetched again",
     )

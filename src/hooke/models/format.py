@@ -1,4 +1,4 @@
-"""What a format of models does, and which format a model is saved in."""
+"""The protocol of a model format, and the choice of a model's format."""
 
 from __future__ import annotations
 
@@ -26,54 +26,54 @@ FORMATS = Plugins(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """On which a model is read."""
+    """How a model is saved or loaded."""
 
     label: str
-    """What errors call it: `flights:3`."""
+    """The model's name in errors, such as `flights:3`."""
     trust: tuple[str, ...] = ()
-    """Full names of types that may be made, beyond those that the format takes for safe."""
+    """Full names of allowed types, beyond those that the format considers safe."""
     known: bool = False
-    """Whether the project knows this model's digest."""
+    """Whether the project trusts this model's digest."""
     into: Any = None
-    """A model of the user's making that takes the weights, where the format has only those."""
+    """A model made by the user that takes the weights, if the format saved only weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What a format wrote."""
+    """The result of saving a model."""
 
     details: Mapping[str, Any]
-    """For its own `load`; JSON."""
+    """JSON values for the format's `load`."""
     flavors: Mapping[str, Mapping[str, Any]]
-    """How plain MLflow reads the files, by MLflow's names; empty where it should not."""
+    """MLflow's flavors, by which plain MLflow reads the files; empty if it should not."""
     libraries: Mapping[str, str]
-    """Distributions that are needed to read it, with their versions."""
+    """Distributions needed to read it, with their versions."""
     notes: tuple[str, ...] = field(default=())
-    """What whoever loads it should know."""
+    """Notes for those who load it."""
 
 
 class Format(Protocol):
-    """Writes models of one kind into a folder, and reads them back.
+    """Saves models of one kind in a folder, and loads them.
 
-    `load` gives what `save` was given, or what predicts as it does. It runs no code that the files bring: a format that
-    cannot promise that refuses, with UntrustedModel, a model that is not `known`.
+    `load` returns the saved model, or one with equal predictions. It runs no code from the files: a format that
+    cannot guarantee this raises UntrustedModel for a model that is not `known`.
     """
 
     def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
-        """Write into the empty `folder`. Raises HookeError for a model that the format cannot hold, UntrustedModel."""
+        """Write into the empty `folder`. Raises HookeError for a model that the format does not support, UntrustedModel."""
         ...
 
     def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:
-        """Read it. The files are those that were saved: their digests have been checked."""
+        """Load the model. The digests of the files have been checked."""
         ...
 
     def predict(self, model: Any, rows: Any) -> Any:
-        """What the model says of an input example, as plain MLflow would get it. Raises whatever the model does."""
+        """The prediction for an input example, as plain MLflow would get it. Raises what the model raises."""
         ...
 
 
 def format_of(model: Any) -> str:
-    """The name of the format that a model is saved in unless one is asked for. Imports no library."""
+    """The default format of a model. Imports no library."""
     kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(model).__mro__]
     if "torch.nn.modules.module.Module" in kinds:
         return "safetensors"
@@ -87,7 +87,7 @@ def format_of(model: Any) -> str:
 
 
 def versions_of(*distributions: str) -> dict[str, str]:
-    """The installed versions of those that are installed."""
+    """The versions of those distributions that are installed."""
     found = {}
     for name in distributions:
         try:

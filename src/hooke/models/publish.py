@@ -1,6 +1,6 @@
-"""Registers a saved model: `python -m hooke.models.publish`, an Order on stdin, a Done on stdout.
+"""Registers a saved model: `python -m hooke.models.publish`, with a PublishOrder on stdin and a PublishResult on stdout.
 
-A process of its own: the import of MLflow takes seconds and 300 MB, which whoever trains should not pay.
+It is a separate process because importing MLflow takes seconds and 300 MB.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ __all__ = ["lock_of", "publish"]
 
 LOCK_WAIT_S = 600.0
 REQUIREMENTS = "requirements.txt"
-"""Where MLflow looks for what a model needs."""
+"""The file in which MLflow looks for a model's requirements."""
 
 
 def publish(order: PublishOrder) -> PublishResult:
-    """Register it. Raises HookeError; then at most its files are in MLflow, and no version of them."""
+    """Register the model. Raises HookeError; then MLflow may have its files, but no version of them."""
     registry = _connected(order)
     run, experiment = registry.find_run(order.run_key, order.wait_s) if order.run_key else ("", "")
     example, answer = _example(order)
-    with _alone(lock_of(order.uri, Path(order.root))):
+    with _locked(lock_of(order.uri, Path(order.root))):
         aim = parse_aim(order.if_better) if order.if_better else None
         if aim is not None and (why := _worse(registry, order, aim)):
             return PublishResult(why=why)
@@ -62,7 +62,7 @@ def publish(order: PublishOrder) -> PublishResult:
 
 
 def lock_of(uri: str, root: Path) -> Path | None:
-    """The lock that all who write into a registry in a SQLite file take; a server is alone with its own."""
+    """The lock for writing to a registry in a SQLite file; None for a server, which serializes writes itself."""
     scheme = "sqlite:///"
     if not uri.startswith(scheme):
         return None
@@ -73,7 +73,7 @@ def lock_of(uri: str, root: Path) -> Path | None:
 def _example(order: PublishOrder) -> tuple[Any, Any]:
     try:
         example, answer = pickle.loads(order.example)
-    except Exception as error:  # a class that this process does not find
+    except Exception as error:  # a class that this process cannot import
         raise _odd_example(error) from error
     return example, answer
 
@@ -89,9 +89,9 @@ def _describe(registry: MlflowRegistry, order: PublishOrder, example: Any, answe
 
 def _odd_example(error: Exception) -> HookeError:
     return HookeError(
-        "MLflow does not take the input_example, or what the model says of it",
+        "MLflow does not accept the input_example, or the model's prediction for it",
         why=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}",
-        fix="give an array or a frame, and a model that answers with one; or register without input_example=",
+        fix="give an array or a frame, and a model that returns one; or register without input_example=",
     )
 
 
@@ -100,17 +100,17 @@ def _requirements(libraries: Mapping[str, str]) -> str:
 
 
 def _connected(order: PublishOrder) -> MlflowRegistry:
-    """Two that make MLflow's tables at once break them: so do it under the lock that the shipper takes, too."""
-    # MLflow's SQL store asks the place that the process names for what a version is made of.
+    """Open the registry under the shipper's lock, because two processes that create MLflow's tables at once break them."""
+    # MLflow's SQL store reads these variables to find a version's source.
     os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_REGISTRY_URI"] = order.uri
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     lock = Path(order.root) / ".hooke" / "mlflow.lock"
-    with _alone(lock if order.uri.startswith("sqlite:") else None):
+    with _locked(lock if order.uri.startswith("sqlite:") else None):
         return MlflowRegistry(order.uri)
 
 
 def _worse(registry: MlflowRegistry, order: PublishOrder, aim: Aim) -> str:
-    """Why the alias does not move, known before anything is written; empty where it may."""
+    """Why the alias does not move, before anything is written; empty if it may."""
     holder = holder_of(order.alias, registry.versions(order.name))
     if holder is None:
         return ""
@@ -119,7 +119,7 @@ def _worse(registry: MlflowRegistry, order: PublishOrder, aim: Aim) -> str:
         held = registry.metric_of_run(holder.mlflow_run, aim.metric)
     if held is None:
         raise HookeError(
-            f"{order.name}@{order.alias} has no metric {aim.metric!r} to be compared with",
+            f"{order.name}@{order.alias} has no metric {aim.metric!r} to compare with",
             where=f"version {holder.number}; its metrics: {', '.join(holder.metrics) or 'none'}",
             fix="register once without if_better=, with metrics={...}, to take the alias",
         )
@@ -135,7 +135,7 @@ def _settled(
         return msgspec.structs.replace(done, moved=True)
     held = best.metrics.get(aim.metric, math.nan)
     why = not_better(aim, mine.metrics[aim.metric], held, best)
-    return msgspec.structs.replace(done, why=f"{why}, which was registered meanwhile")
+    return msgspec.structs.replace(done, why=f"{why}, which was registered in the meantime")
 
 
 def _settle(registry: MlflowRegistry, alias: str, aim: Aim, mine: RegisteredVersion) -> RegisteredVersion:
@@ -154,7 +154,7 @@ def _settle(registry: MlflowRegistry, alias: str, aim: Aim, mine: RegisteredVers
 
 
 @contextmanager
-def _alone(lock: Path | None) -> Iterator[None]:
+def _locked(lock: Path | None) -> Iterator[None]:
     if lock is None:
         yield
         return
@@ -163,7 +163,7 @@ def _alone(lock: Path | None) -> Iterator[None]:
     while not held.try_acquire():
         if time.monotonic() > deadline:
             raise HookeError(
-                "another process has been registering a model for too long",
+                "another process is registering a model and does not finish",
                 where=str(lock),
                 fix="end it, or try again",
             )
@@ -176,7 +176,7 @@ def _alone(lock: Path | None) -> Iterator[None]:
 
 def _main() -> int:
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is none of ours
+    os.dup2(2, 1)  # stdout is only for the result
     order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=PublishOrder)
     os.chdir(order.root)
     try:

@@ -1,4 +1,4 @@
-"""What a registry of models tells: versions, and the files of each."""
+"""The protocol of a model registry; names, versions, and the choice of an alias's best version."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-# --- What a model is called: `name`, `name@alias`, `name:3`.
+# --- References to models: `name`, `name@alias`, `name:3`.
 
 _NAME = re.compile(r"\w[\w.-]*")
 _ALIAS = re.compile(r"[\w-]+")
@@ -50,7 +50,7 @@ _RESERVED = re.compile(r"latest|[vV]\d+", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionQuery:
-    """Which version somebody means: that of an alias, that of a number, or the newest."""
+    """A reference to a version: by alias, by number, or the newest."""
 
     name: str
     alias: str = ""
@@ -63,7 +63,7 @@ class VersionQuery:
 
 
 def parse_wanted(text: str) -> VersionQuery:
-    """Raises UsageError for what is none of the three forms."""
+    """Parse a reference. Raises UsageError."""
     name, mark, rest = re.fullmatch(r"([^@:]*)([@:]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     if _NAME.fullmatch(name):
         if not mark:
@@ -73,38 +73,38 @@ def parse_wanted(text: str) -> VersionQuery:
         if mark == ":" and re.fullmatch(r"[1-9][0-9]{0,9}", rest):
             return VersionQuery(name=name, number=int(rest))
     raise UsageError(
-        f"{text!r} names no model",
-        fix="write NAME (its newest version), NAME@ALIAS or NAME:VERSION, as in flights@champion or flights:3",
+        f"{text!r} is not a valid model reference",
+        fix="write NAME (its newest version), NAME@ALIAS or NAME:VERSION, such as flights@champion or flights:3",
     )
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError for what cannot be a model's name."""
+    """Raise UsageError for an invalid model name."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"name={name!r} cannot be a model's name",
-            fix="use letters, digits, '-', '_' and '.'; an alias is given as alias=",
+            f"name={name!r} is not a valid model name",
+            fix="use letters, digits, '-', '_' and '.'; give an alias with alias=",
         )
 
 
 def check_alias(alias: str) -> None:
-    """Raises UsageError for what cannot be an alias; MLflow reserves `latest` and `v1`."""
+    """Raise UsageError for an invalid alias; MLflow reserves `latest` and `v1`."""
     if not _ALIAS.fullmatch(alias) or _RESERVED.fullmatch(alias):
         raise UsageError(
-            f"alias={alias!r} cannot be an alias",
+            f"alias={alias!r} is not a valid alias",
             fix="use letters, digits, '-' and '_', and not 'latest' or 'v1'",
         )
 
 
-# --- What is asked of the process that registers a model, and what it says.
+# --- The request to the registering process, and its result.
 
 
 class PublishOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is saved in `folder`, to be registered in MLflow at `uri`."""
+    """A model saved in `folder`, to register in MLflow at `uri`."""
 
     uri: str
     root: str
-    """The project's folder: MLflow's default place of artifacts is relative to it."""
+    """The project's folder, to which MLflow's default artifact folder is relative."""
     folder: str
     name: str
     alias: str
@@ -113,17 +113,17 @@ class PublishOrder(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
     flavors: dict[str, Any]
     libraries: dict[str, str]
-    """Distributions that read the model, with their versions."""
+    """Distributions needed to read the model, with their versions."""
     run_key: str
-    """The run that the model comes from, as it is shipped; empty for none."""
+    """The key of the model's run in trackers; empty if there is none."""
     wait_s: float
-    """How long to wait for that run to be shipped."""
+    """How long to wait until that run is in MLflow."""
     example: bytes
-    """Pickled by the process that asks: input example and answer."""
+    """The pickled input example and prediction."""
 
 
 class PublishResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of it. `error` are the fields of a HookeError, where that is what became of it."""
+    """The result of registering. `error` has the fields of a HookeError, if one was raised."""
 
     number: int | None = None
     moved: bool = False
@@ -141,52 +141,52 @@ CODE, DIGEST, FORMAT, METRICS, RUN, SIZE = (
     "hooke.size_bytes",
 )
 WANTS = "hooke.wants"
-"""The alias that a version was registered to get if it is better."""
+"""The alias that a version should get if it is better."""
 
 
 class RegisteredVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A version of a model. What Hooke notes of it lies in its tags: empty where it was registered by other means."""
+    """A version of a model. Hooke's facts are in its tags, which are empty if it was not registered by Hooke."""
 
     name: str
     number: int
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = {}
     mlflow_run: str = ""
-    """MLflow's id of the run that it comes from."""
+    """MLflow's id of its run."""
     location: str = ""
-    """Where its files lie: a folder or an URI."""
+    """The folder or URI of its files."""
     created_at: float = 0.0
     """Seconds since the epoch, by the registry's clock."""
 
     @property
     def label(self) -> str:
-        """As `load_model` takes it."""
+        """The reference for `load_model`."""
         return f"{self.name}:{self.number}"
 
     @property
     def digest(self) -> str:
-        """That of its manifest."""
+        """The digest of its manifest."""
         return self.tags.get(DIGEST, "")
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What was measured of it when it was registered."""
+        """Its metrics when it was registered."""
         try:
             found = json.loads(self.tags.get(METRICS, "{}"))
             return {str(name): float(value) for name, value in found.items()}
         except (ValueError, TypeError, AttributeError):
-            return {}  # a tag that somebody wrote by hand
+            return {}  # an invalid tag, for example edited by hand
 
 
 class ModelRegistry(Protocol):
-    """Reads a registry as it is now: nothing is remembered between two calls. All raise HookeError where it does not answer."""
+    """Reads a registry; nothing is cached between calls. All methods raise HookeError if it does not answer."""
 
     def names(self) -> list[str]:
-        """Of all models, sorted."""
+        """The names of all models, sorted."""
         ...
 
     def versions(self, name: str) -> list[RegisteredVersion]:
-        """Of one model, the newest first; empty where there is none of that name."""
+        """The versions of one model, the newest first; empty if there is no such model."""
         ...
 
     def fetch(self, version: RegisteredVersion, file: str, target: Path) -> None:
@@ -195,7 +195,7 @@ class ModelRegistry(Protocol):
 
 
 def find(registry: ModelRegistry, wanted: VersionQuery) -> RegisteredVersion:
-    """The version that is meant. Raises UsageError with what there is instead."""
+    """The referenced version. Raises UsageError with the valid ones."""
     versions = registry.versions(wanted.name)
     if not versions:
         raise _no_model(registry, wanted)
@@ -208,13 +208,13 @@ def find(registry: ModelRegistry, wanted: VersionQuery) -> RegisteredVersion:
         aliases = sorted(f"{alias} (version {each.number})" for each in versions for alias in each.aliases)
         raise UsageError(
             f"model {wanted.name} has no alias {wanted.alias!r}",
-            fix=f"its aliases: {', '.join(aliases) or 'none'}; its newest version is {versions[0].number}",
+            fix=f"valid: {', '.join(aliases) or 'none'}; its newest version is {versions[0].number}",
             next=f"hooke models show {wanted.name}",
         )
     numbers = ", ".join(str(each.number) for each in versions[:10])
     raise UsageError(
         f"model {wanted.name} has no version {wanted.number}",
-        fix=f"it has {numbers}{' and older ones' if len(versions) > 10 else ''}",
+        fix=f"valid: {numbers}{' and older ones' if len(versions) > 10 else ''}",
         next=f"hooke models show {wanted.name}",
     )
 
@@ -232,23 +232,23 @@ def _no_model(registry: ModelRegistry, wanted: VersionQuery) -> UsageError:
     )
 
 
-# --- Which version an alias belongs to, when it is to belong to the best.
+# --- The alias of the best version.
 
 RECENT_S = 60.0
-"""How long before a version another may have been registered that is still on its way to the alias."""
+"""A version registered this long before another may still be competing for the alias."""
 MOST_ROUNDS = 50
-"""Of moving an alias and looking again: each is one other process that moved it meanwhile."""
+"""Limit of rounds of moving an alias and checking again; each extra round means that another process moved it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """A metric, and whether less of it is better."""
+    """A metric, and whether lower is better."""
 
     metric: str
     lower: bool = False
 
     def better(self, new: float, old: float) -> bool:
-        """Whether `new` is better. An equal one is not; any number is better than NaN, which stands for none."""
+        """Whether `new` is better. An equal value is not; any number is better than NaN, which means no value."""
         return math.isnan(old) > math.isnan(new) or (new < old if self.lower else new > old)
 
     def __str__(self) -> str:
@@ -256,11 +256,11 @@ class Aim:
 
 
 def parse_aim(text: str) -> Aim:
-    """`auc`: more is better; `-loss`: less is. Raises UsageError."""
+    """`auc`: higher is better; `-loss`: lower is better. Raises UsageError."""
     metric = text.removeprefix("-")
     if not metric:
         raise UsageError(
-            f"if_better={text!r} names no metric", fix="write 'auc', or '-loss' where less is better"
+            f"if_better={text!r} names no metric", fix="write 'auc', or '-loss' if lower is better"
         )
     return Aim(metric=metric, lower=text.startswith("-"))
 
@@ -268,10 +268,10 @@ def parse_aim(text: str) -> Aim:
 def elect(
     aim: Aim, alias: str, mine: RegisteredVersion, versions: Iterable[RegisteredVersion]
 ) -> RegisteredVersion:
-    """Who should have the alias: who has it, unless one of those that want it now is better; of equals the oldest.
+    """The version that should have the alias: the current holder, unless a competing version is better; the oldest among equals.
 
-    Those are `mine` and what was registered for this alias about the same time. So all who register at once come to the
-    same answer, in whatever order they look.
+    Competing versions are `mine` and those registered for this alias at about the same time. So all processes that register at once reach the
+    same result, in any order.
     """
     listed = sorted(versions, key=lambda each: each.number)
     wanting = [each for each in listed if each.number == mine.number or _competes(each, mine, alias)]
@@ -287,10 +287,10 @@ def elect(
 def settling(
     aim: Aim, alias: str, mine: RegisteredVersion
 ) -> Generator[RegisteredVersion | None, Sequence[RegisteredVersion], RegisteredVersion]:
-    """Bring an alias to the best: yields None to be sent all versions, and a version that is to get the alias.
+    """Move an alias to the best version: yields None to receive all versions, or the version that must get the alias.
 
-    Returns who has it. It looks again after each move, since another may have moved it meanwhile: whoever moves it last
-    looks last, and then all who want it are registered, so the best has it in the end.
+    Returns the final holder. It checks again after each move, because another process may have moved it: the process that moves it last
+    also checks last, and then all competing versions are registered, so the best one has it in the end.
     """
     for _ in range(MOST_ROUNDS):
         best = elect(aim, alias, mine, (yield None))
@@ -298,19 +298,19 @@ def settling(
             return best
         yield best
     raise HookeError(
-        f"the alias {alias} of {mine.name} is moved faster than it can be looked at",
+        f"the alias {alias} of {mine.name} keeps moving while it is checked",
         where=f"version {mine.number} is registered",
-        fix="let fewer processes register at once",
+        fix="register from fewer processes at once",
     )
 
 
 def holder_of(alias: str, versions: Iterable[RegisteredVersion]) -> RegisteredVersion | None:
-    """The version that has the alias now."""
+    """The version that has the alias; None if there is none."""
     return next((each for each in versions if alias in each.aliases), None)
 
 
 def not_better(aim: Aim, mine: float, held: float, holder: RegisteredVersion) -> str:
-    """The sentence for it."""
+    """Why the alias does not move."""
     relation = "equals" if mine == held else "is not better than"
     return f"{aim.metric} {mine:.6g} {relation} {held:.6g} of version {holder.number}"
 

@@ -16,7 +16,7 @@ from hooke.journal.events import Event, NodePlanned, RunStarted
 from hooke.journal.records import STUDY_PREFIX, StudyRecord, read_study
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.throughput import Dropped, ThroughputRow, throughput
-from hooke.planning.task_facts import law_of_study
+from hooke.planning.task_facts import LEAST_LEVELS, law_of_study
 from hooke.scaling.measurements import Measurements
 
 __all__ = [
@@ -85,8 +85,6 @@ def _differences(one: ComparabilityKey, other: ComparabilityKey) -> Iterator[str
         yield f"on {other.host}"
 
 
-LEAST_LEVELS = 3
-"""Two points cannot identify a curve."""
 MOST_KINDS = 3
 """Kinds of work that an error lists."""
 MOST_RUNS = 50
@@ -122,7 +120,7 @@ def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
     study = read_study(runs.folder(run)) if run.startswith(STUDY_PREFIX) else None
     if study is not None:
         return study_curve(study, task)
-    own = _chosen(sampled(_events(runs, run)), run, task)
+    own = _chosen(sampled(runs.events(run)), run, task)
     if not own.rows:
         raise _nothing(own)
     groups = _by_comparability([*own.rows, *_elsewhere(runs, own)])
@@ -187,10 +185,6 @@ def study_curve(study: StudyRecord, task: str = "") -> Curve:
     )
 
 
-def _events(runs: RunsFolder, run: str) -> list[Event]:
-    return runs.events(run)
-
-
 def _chosen(tasks: Sequence[Sampled], run: str, task: str) -> Sampled:
     if not tasks:
         raise NotEnoughData(f"run {run} has no task yet", next=f"hooke show {run}")
@@ -208,7 +202,7 @@ def _elsewhere(runs: RunsFolder, own: Sampled) -> Iterator[ThroughputRow]:
     others = [name for name in runs.names() if name != own.run]
     for name in others[:MOST_RUNS]:
         try:
-            events = _events(runs, name)
+            events = runs.events(name)
         except JournalError:
             continue  # `hooke runs` reports it
         if any(isinstance(event, NodePlanned) and event.task == own.task for event in events):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -15,7 +15,16 @@ from hooke.scaling.pareto import Advice, front, measured, shown_seconds, shown_u
 from hooke.scaling.planning import LOCAL, Row
 from hooke.scaling.workload import Untimed
 
-__all__ = ["Prediction", "TaskShare", "plan_facts", "plan_html", "plan_text", "planned_row"]
+__all__ = [
+    "Prediction",
+    "TaskShare",
+    "filled",
+    "lacking",
+    "plan_facts",
+    "plan_html",
+    "plan_text",
+    "planned_row",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +160,15 @@ def plan_text(plan: Prediction) -> str:
     lines = [plan.title, *(f"  {line}" for line in _left(plan))]
     rows = plan.main_rows
     if rows:
-        cells = [_cells(plan, row) for row in rows]
-        kept = [at for at in range(len(COLUMNS)) if at == 0 or any(row[at] for row in cells)]
-        lines += ["", *aligned([COLUMNS[at] for at in kept], [[row[at] for at in kept] for row in cells])]
+        lines += ["", *filled(COLUMNS, [_cells(plan, row) for row in rows])]
     lines += ["", *_said(plan)]
     return "\n".join(lines)
+
+
+def filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table without its empty columns; the first column stays."""
+    kept = [at for at in range(len(columns)) if at == 0 or any(row[at] for row in rows)]
+    return aligned([columns[at] for at in kept], [[row[at] for at in kept] for row in rows])
 
 
 def plan_html(plan: Prediction) -> str:
@@ -201,16 +214,26 @@ def _said(plan: Prediction) -> Iterator[str]:
 
 def _refused(rows: Sequence[Row]) -> Iterator[str]:
     """Why configurations or instance types have no row: one line for each reason."""
-    lacking: dict[str, list[str]] = {}
-    told = {_name(row) for row in rows if not row.refused}
-    for row in rows:  # the smallest number of instances comes first and has the fewest problems
-        if _name(row) not in told:
-            told.add(_name(row))
-            measure = f"; {measured(row.measure)}" if row.measure is not None else ""
-            lacking.setdefault(f"{row.refused}{measure}", []).append(_name(row))
-    for reason, names in lacking.items():
+    for reason, name, named in lacking([(_name(row), _reason(row)) for row in rows]):
+        yield f"not predicted: {named}: {reason}{_fix(reason, name)}"
+
+
+def lacking(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """(reason, first name, all names) for each reason, from (name, reason) of all rows; a row without a reason has a prediction."""
+    rows = list(rows)
+    done = {name for name, reason in rows if not reason}
+    names_by: dict[str, list[str]] = {}
+    for name, reason in rows:  # the smallest number of instances comes first and has the fewest problems
+        if name not in done:
+            done.add(name)
+            names_by.setdefault(reason, []).append(name)
+    for reason, names in names_by.items():
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        yield f"not predicted: {', '.join(names[:MOST_NAMED])}{more}: {reason}{_fix(reason, names[0])}"
+        yield reason, names[0], ", ".join(names[:MOST_NAMED]) + more
+
+
+def _reason(row: Row) -> str:
+    return row.refused + (f"; {measured(row.measure)}" if row.refused and row.measure is not None else "")
 
 
 def _name(row: Row) -> str:

@@ -15,9 +15,9 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.base.formats import format_seconds
 from hooke.journal.records import STUDY_PREFIX, StudyRecord, find_studies
-from hooke.journal.run_table import aligned
 from hooke.journal.service_events import LoadMeasured
 from hooke.planning.machines import INSTANCES, Catalogs, given, read_catalogs, this_machine
+from hooke.planning.prediction import filled, lacking
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
 from hooke.project.loading import code_of
@@ -307,8 +307,6 @@ def _short(question: ServiceQuestion) -> str:
 # --- As text, and as plain values for JSON.
 
 COLUMNS = ("", "configuration", "safe rate", "of required", "per hour", "per million requests")
-MOST_NAMED = 3
-"""Instance types that are named when many have the same problem."""
 
 
 def service_plan_text(plan: ServicePlan) -> str:
@@ -316,9 +314,7 @@ def service_plan_text(plan: ServicePlan) -> str:
     lines = [_title(plan)]
     offers = [offer for offer in plan.main_offers if offer.bears is not None]
     if offers:
-        cells = [_cells(plan, offer) for offer in offers]
-        kept = [at for at in range(len(COLUMNS)) if at == 0 or any(row[at] for row in cells)]
-        lines += ["", *aligned([COLUMNS[at] for at in kept], [[row[at] for at in kept] for row in cells])]
+        lines += ["", *filled(COLUMNS, [_cells(plan, offer) for offer in offers])]
     return "\n".join([*lines, "", *_said(plan)])
 
 
@@ -375,17 +371,9 @@ def _said(plan: ServicePlan) -> Iterator[str]:
 
 def _refused(plan: ServicePlan) -> Iterator[str]:
     """Why setups of this machine, or instance types, have no row: one line for each reason."""
-    lacking: dict[str, list[str]] = {}
-    told = {_name(offer) for offer in plan.offers if not offer.refused}
-    for offer in plan.offers:  # the smallest number of instances comes first and has the fewest problems
-        if _name(offer) not in told:
-            told.add(_name(offer))
-            lacking.setdefault(offer.refused, []).append(_name(offer))
-    for reason, names in lacking.items():
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        fix = f"; give its speed relative to this machine: --speed {names[0]}=RATIO"
-        speed = fix if reason.startswith("speed") else ""
-        yield f"not predicted: {', '.join(names[:MOST_NAMED])}{more}: {reason}{speed}"
+    for reason, name, named in lacking((_name(offer), offer.refused) for offer in plan.offers):
+        fix = f"; give its speed relative to this machine: --speed {name}=RATIO"
+        yield f"not predicted: {named}: {reason}{fix if reason.startswith('speed') else ''}"
 
 
 def _name(offer: Offer) -> str:

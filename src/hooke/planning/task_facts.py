@@ -24,6 +24,7 @@ from hooke.scaling.families import Floats
 from hooke.scaling.workload import TaskFacts
 
 __all__ = [
+    "LEAST_LEVELS",
     "KnownFacts",
     "Levels",
     "PastJournals",
@@ -356,7 +357,7 @@ def _by_size(work: RemainingNode, past: PastJournals, timings: Sequence[Timing])
             each.timing
             for run in past.runs
             for each in run.timed
-            if each.task == work.task and each.likeness(work) == 2
+            if each.task == work.task and each.comparability(work) == 2
         ]
     )
 

@@ -45,8 +45,8 @@ class TimedCalls:
     timing: Timing
     cpu_share: float
 
-    def likeness(self, work: RemainingNode) -> int:
-        """2 where code and arguments are those of `work`, 1 where the code is, else 0."""
+    def comparability(self, work: RemainingNode) -> int:
+        """2 if code and arguments equal those of `work`, 1 if only the code does, else 0."""
         if self.code != work.code:
             return 0
         return 1 + all(self.inputs.get(name) == key for name, key in work.constants.items())

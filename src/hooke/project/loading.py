@@ -20,17 +20,22 @@ from hooke.base.user_code import user_frames
 from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.pipeline import Pipeline
 
-__all__ = ["PipelineEntry", "choose", "code_of", "entry_of", "file_of", "load_entry", "load_file", "loading"]
+__all__ = [
+    "PipelineEntry",
+    "check_call",
+    "check_not_importing",
+    "choose",
+    "code_of",
+    "entry_of",
+    "file_of",
+    "load_entry",
+    "load_file",
+]
 
 
 T = TypeVar("T")
 
 _loading: ContextVar[str | None] = ContextVar("hooke_loading", default=None)
-
-
-def loading() -> str | None:
-    """The file that is being imported for its pipeline, if any; `run()` must not be called meanwhile."""
-    return _loading.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,25 @@ class PipelineEntry:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.name}" if self.file is not None else "pickle"
+
+
+def check_call(caller: str, pipeline: object) -> None:
+    """Raise UsageError for an argument that is not a pipeline, and for a call while a file is imported for its pipeline."""
+    if not isinstance(pipeline, Pipeline):
+        raise UsageError(
+            f"{caller}() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
+            fix="decorate the function that calls the tasks with @pipeline",
+        )
+    check_not_importing(caller)
+
+
+def check_not_importing(caller: str) -> None:
+    """Raise UsageError for a call while a file is imported for its pipeline."""
+    if (file := _loading.get()) is not None:
+        raise UsageError(
+            f"{file} calls {caller}() while it is being imported",
+            fix='put the call under `if __name__ == "__main__":`',
+        )
 
 
 def entry_of(pipeline: Pipeline[..., Any]) -> PipelineEntry:

@@ -307,7 +307,7 @@ def _fix(kind: type[_Section], key: str) -> str:
 
 def _table(path: Path, name: str, values: Any) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: [{name}] must be a table", fix=f"write [{name}] on a line of its own")
+        raise ConfigError(f"{path}: [{name}] must be a table", fix=f"write [{name}] on its own line")
     return dict(values)
 
 

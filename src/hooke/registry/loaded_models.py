@@ -1,4 +1,4 @@
-"""`load_model`: a registered model, ready to predict."""
+"""`load_model()`: loads a registered model; and where a model to register comes from."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ __all__ = [
 ]
 
 
-# --- Which run and which code a model comes from, and what was measured of it there.
+# --- The run, code and metrics that a model comes from.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A run, or an attempt (of an item) in one; all empty for none."""
+    """A run, or an attempt or item in it; all empty if there is none."""
 
     folder: Path | None = None
     attempt: int | None = None
     item: int | None = None
     tracker: Tracker | None = None
-    """What logs into it, where it goes on in this process."""
+    """Its tracker, if it is running in this process."""
 
     @property
     def run(self) -> str:
@@ -55,11 +55,11 @@ class ModelSource:
 
     @property
     def key(self) -> str:
-        """As trackers know it: `RUN`, `RUN/ATTEMPT` or `RUN/ATTEMPT/ITEM`."""
+        """Its key in trackers: `RUN`, `RUN/ATTEMPT` or `RUN/ATTEMPT/ITEM`."""
         return "/".join([self.run, *(str(part) for part in (self.attempt, self.item) if part is not None)])
 
     def note(self, name: str, value: str) -> None:
-        """Set a tag, if the run goes on here."""
+        """Set a tag, if it is running in this process."""
         if self.tracker is not None:
             self.tracker.set_tags({name: value})
 
@@ -68,11 +68,11 @@ NOWHERE = ModelSource()
 
 
 def source_of(run: Run | None) -> ModelSource:
-    """`run`, else where this process logs to. Raises UsageError for what is no run."""
+    """`run`, else what this process logs into. Raises UsageError if it is not a run."""
     if run is not None:
         if not isinstance(run, Run):
             raise UsageError(
-                f"run={run!r} is no run", fix="give what hooke.run() or hooke.start_run() returned"
+                f"run={run!r} is not a run", fix="give the result of hooke.run() or hooke.start_run()"
             )
         return ModelSource(folder=run.folder)
     tracker = active()
@@ -82,9 +82,9 @@ def source_of(run: Run | None) -> ModelSource:
 
 
 def measured(source: ModelSource, wanted: str = "") -> Mapping[str, float]:
-    """The last value of each metric that the source logged; of a whole run also `wanted`, if one task alone logged it.
+    """The last value of each metric of the source; for a whole run also `wanted`, if only one task logged it.
 
-    Raises UsageError where several did: which of them is meant?
+    Raises UsageError if several tasks logged it.
     """
     if source.folder is None:
         return {}
@@ -100,17 +100,17 @@ def measured(source: ModelSource, wanted: str = "") -> Mapping[str, float]:
         if len(by) > 1:
             raise UsageError(
                 f"metric {wanted!r} was logged by {len(by)} tasks or items of run {source.run}: {_listed(by)}",
-                fix=f"give the one that is meant: metrics={{{wanted!r}: ...}}",
+                fix=f"give the value: metrics={{{wanted!r}: ...}}",
             )
         own |= {name: point.value for point in by.values() for name in (point.name,)}
     return {name: value for name, value in own.items() if math.isfinite(value)}
 
 
 def code_of(model: Any) -> str:
-    """Fingerprint of the code of the model's class, where that is a module of the project; else empty."""
+    """Fingerprint of the model's class if it is in a module of the project; else empty."""
     kind = type(model)
     module = sys.modules.get(kind.__module__)
-    # What a pickle carries by value is another class in each process.
+    # A class that is pickled by value differs in each process.
     if module is None or kind.__module__ == "__main__" or getattr(module, kind.__name__, None) is not kind:
         return ""
     if not origin_of(kind.__module__, getattr(module, "__file__", None)).local:
@@ -131,21 +131,21 @@ _log = logging.getLogger("hooke")
 
 
 def load_model(model: str, *, trust: Sequence[str] = (), into: Any = None) -> Any:
-    """The model that was registered as `name@alias`, `name:3` or `name` (its newest version).
+    """Load the model `name@alias`, `name:3` or `name` (its newest version).
 
-    Which version that is is asked of the registry each time; its files are fetched once, into `.hooke/models` of the
-    project, and their digests are checked at each load. MLflow is imported only for a registry, or a place of files, that
-    is neither an SQLite file nor behind a plain server. What a pickle, or a type unknown to skops, might do is not risked
-    unless the model was registered from this project, or `hooke models trust` was said.
+    The registry is asked for the version each time. Its files are fetched once, into the project's `.hooke/models`,
+    and their digests are checked at each load. MLflow is imported only if the registry or the files
+    are neither in SQLite and a folder nor behind a plain server. A pickle, or a type unknown to skops, is loaded only
+    if the model was registered from this project or trusted with `hooke models trust`.
 
-    A model of scikit-learn comes back as it was, one of PyTorch on the CPU and in `eval()`, ONNX as an object with `predict`,
-    `inputs`, `outputs` and onnxruntime's `session`. `trust` names types of skops, `into` is a module that takes the weights
-    where its class cannot be made again.
+    A scikit-learn model is returned unchanged, a PyTorch model on the CPU and in `eval()`, an ONNX model as an object with `predict`,
+    `inputs`, `outputs` and onnxruntime's `session`. `trust` names skops types; `into` is a module that takes the weights
+    if its class cannot be rebuilt.
 
-    A class of the project whose code has changed since is said on the logger `hooke`.
+    If the code of the model's class has changed since, the logger `hooke` warns.
 
-    Raises UsageError for a name that there is not, with those that there are; UntrustedModel; CorruptObject for files
-    that are not those that were registered; MissingExtra; HookeError where the registry does not answer.
+    Raises UsageError for an unknown name, with the valid names; UntrustedModel; CorruptObject for files
+    that differ from those registered; MissingExtra; HookeError if the registry does not answer.
     """
     project = project_here()
     version = find(registry_of(project), parse_wanted(model))
@@ -155,20 +155,20 @@ def load_model(model: str, *, trust: Sequence[str] = (), into: Any = None) -> An
 def load_version(
     project: Project, version: RegisteredVersion, *, trust: tuple[str, ...] = (), into: Any = None
 ) -> Any:
-    """Read one version. Raises as `load_model`."""
+    """Load one version. Raises as `load_model` does."""
     models = models_of(project)
     folder, manifest = fetched(project, registry_of(project), version)
     terms = LoadOptions(label=version.label, trust=trust, known=version.digest in models.known, into=into)
     if into is not None and manifest.format != "safetensors":
         raise UsageError(
-            f"{version.label} is saved as {manifest.format}, which goes into no module",
+            f"{version.label} is saved as {manifest.format}, so into= does not apply",
             fix="load it without into=",
         )
     reader: Format = FORMATS.load(manifest.format)()
     model = reader.load(folder, manifest.details, terms)
     if manifest.code and code_of(model) not in ("", manifest.code):
         _log.warning(
-            "the code of %s is not what it was when %s was registered: it may predict otherwise",
+            "the code of %s has changed since %s was registered, so its predictions may differ",
             type(model).__qualname__,
             version.label,
         )
@@ -176,11 +176,11 @@ def load_version(
 
 
 def fetched(project: Project, registry: ModelRegistry, version: RegisteredVersion) -> tuple[Path, Manifest]:
-    """The project's copy of a version, fetched if it has none, and checked."""
+    """The project's copy of a version, fetched if needed, and checked."""
     if not version.digest:
         raise HookeError(
-            f"{version.label} was not registered by Hooke, so nothing says what its files should be",
-            fix=f"mlflow.pyfunc.load_model('models:/{version.name}/{version.number}') reads it, if you trust it",
+            f"{version.label} was not registered by Hooke, so its files cannot be verified",
+            fix=f"if you trust it, use mlflow.pyfunc.load_model('models:/{version.name}/{version.number}')",
         )
     models = models_of(project)
     folder = models.copy(_digest(version))
@@ -194,7 +194,7 @@ def fetched(project: Project, registry: ModelRegistry, version: RegisteredVersio
         raise CorruptObject(
             f"the copy of {version.label} has no manifest",
             where=str(folder),
-            fix="remove it: it is fetched anew",
+            fix="remove it, so that it is fetched again",
         ) from error
     manifest = decode(data, version.digest, where=str(folder))
     check_files(folder, manifest)
@@ -202,16 +202,17 @@ def fetched(project: Project, registry: ModelRegistry, version: RegisteredVersio
 
 
 def _digest(version: RegisteredVersion) -> str:
-    """A tag of the registry becomes a folder's name: it must be one."""
+    """The version's digest, checked, because this tag of the registry becomes a folder name."""
     if len(version.digest) != 64 or set(version.digest) - set("0123456789abcdef"):
         raise CorruptObject(
-            f"the digest of {version.label} is none: {version.digest[:80]!r}", where="its tag hooke.digest"
+            f"the digest of {version.label} is not valid: {version.digest[:80]!r}",
+            where="its tag hooke.digest",
         )
     return version.digest
 
 
 def _fetch(registry: ModelRegistry, version: RegisteredVersion, models: ProjectModels) -> None:
-    """Whole or not at all; of two that fetch at once one is kept."""
+    """Fetch a copy atomically. If two processes fetch at once, one copy is kept."""
     with models.making() as made:
         registry.fetch(version, MANIFEST, made / MANIFEST)
         manifest = decode((made / MANIFEST).read_bytes(), version.digest, where=version.location)

@@ -1,4 +1,4 @@
-"""Which registry of models a project uses, and the models that it has seen."""
+"""A project's model registry, and its copies of models."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 
-# --- The models that a project knows: those that were registered from it, and those that somebody said to trust.
+# --- Trusted models: those registered from the project, and those trusted by command.
 
 
 class KnownModels:
-    """Digests, each a file in a folder of the project, so that no two processes meet in one. A registry cannot write there."""
+    """Digests of trusted models, one file each, so that processes do not interfere. A registry cannot write there."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ class KnownModels:
         return bool(re.fullmatch(r"[0-9a-f]{64}", digest)) and (self._folder / digest).is_file()
 
     def add(self, digest: str, why: str) -> None:
-        """Know this model from now on. Raises OSError."""
+        """Trust this model. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self._folder / digest, msgspec.json.encode({"why": why}))
 
@@ -60,24 +60,24 @@ _OTHER_TLS = (
     "MLFLOW_TRACKING_SERVER_CERT_PATH",
     "MLFLOW_TRACKING_CLIENT_CERT_PATH",
 )
-_OTHER_WAYS = (*_OTHER_TLS, "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_WORKSPACE")
-"""Variables that only MLflow's own client obeys."""
+_MLFLOW_CLIENT_ONLY = (*_OTHER_TLS, "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_WORKSPACE")
+"""Variables that only MLflow's own client supports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectModels:
-    """A folder with the copies of models that were registered or loaded here, by digest, and with what is known of them."""
+    """A folder with copies of registered and loaded models, by digest, and with the trusted digests."""
 
     folder: Path
 
     @property
     def known(self) -> KnownModels:
-        """Which models this project trusts."""
+        """The models that this project trusts."""
         return KnownModels(self.folder / "known")
 
     @contextmanager
     def making(self) -> Iterator[Path]:
-        """An empty folder to make a model in, gone afterwards. What a process that was killed left there a day ago goes, too."""
+        """An empty temporary folder for a new model. Removes folders that killed processes left more than a day ago."""
         self.folder.mkdir(exist_ok=True)
         for left in self.folder.glob(f"{MAKING}*"):
             if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
@@ -88,7 +88,7 @@ class ProjectModels:
             yield folder
 
     def keep(self, made: Path, digest: str) -> None:
-        """Make a whole folder the copy of this model, unless there is one."""
+        """Make the folder the copy of this model, unless there is one."""
         try:
             made.rename(self.copy(digest))
         except OSError:
@@ -96,37 +96,37 @@ class ProjectModels:
                 raise
 
     def copy(self, digest: str) -> Path:
-        """Where the copy of this model lies, if there is one."""
+        """The path of this model's copy, whether or not it exists."""
         return self.folder / digest
 
 
 def project_here() -> Project:
-    """The project of the run that this process logs into, else that of the script, else the working directory's."""
+    """The project of the run that this process logs into, else of the script, else of the working directory."""
     tracker = active()
     return Project.find(tracker.folder.parents[2] if isinstance(tracker, Tracker) else start_of())
 
 
 def models_of(project: Project) -> ProjectModels:
-    """Those below `.hooke/models`."""
+    """The models in `.hooke/models`."""
     return ProjectModels(folder=project.data / "models")
 
 
 def registry_uri(project: Project) -> str:
-    """MLFLOW_REGISTRY_URI, else MLFLOW_TRACKING_URI, else what hooke.toml names for MLflow, else `mlflow.db` of the project."""
+    """MLFLOW_REGISTRY_URI, else MLFLOW_TRACKING_URI, else MLflow's `uri` in hooke.toml, else the project's `mlflow.db`."""
     said = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
     options = project.settings.tracking.options.get("mlflow", {})
-    # One from the environment is relative to the working directory, as for MLflow itself.
+    # A URI from the environment is relative to the working directory, as for MLflow itself.
     return tracking_uri(Path.cwd(), said) if said else tracking_uri(project.root, str(options.get("uri", "")))
 
 
 def registry_of(project: Project) -> ModelRegistry:
-    """Reads the project's registry: MLflow is imported only for one that is neither an SQLite file nor a plain server."""
+    """The project's registry. MLflow is imported only if it is neither an SQLite file nor a plain server."""
     uri = registry_uri(project)
 
     def elsewhere(version: RegisteredVersion, file: str, target: Path) -> None:
         _through_mlflow(uri).fetch(version, file, target)
 
-    plain = not any(os.environ.get(name) for name in _OTHER_WAYS)
+    plain = not any(os.environ.get(name) for name in _MLFLOW_CLIENT_ONLY)
     scheme = "sqlite:///"
     if uri.startswith(scheme) and plain:
         return SqliteRegistry(project.root / uri.removeprefix(scheme), elsewhere=elsewhere)
@@ -144,7 +144,7 @@ def _through_mlflow(uri: str) -> ModelRegistry:
 
 
 def missing_mlflow() -> MissingExtra:
-    """The error where MLflow is needed and not installed."""
+    """The error if MLflow is needed and not installed."""
     return MissingExtra(
-        "the registry of models needs mlflow, which is not installed", fix='pip install "hooke[mlflow]"'
+        "the model registry needs mlflow, which is not installed", fix='pip install "hooke[mlflow]"'
     )

@@ -1,4 +1,4 @@
-"""`register`: give a model a name, a version and an alias."""
+"""`register()`: gives a model a name, a version and an alias."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ from hooke.tracking.tracker import Muted, active
 __all__ = ["ModelVersion", "register"]
 
 SHIPPED_WITHIN_S = 20.0
-"""How long a version waits for its run to be shipped: MLflow's import in the shipper's process, and some."""
+"""How long a version waits until its run is in MLflow. It covers MLflow's import in the shipper's process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
-    """What became of `register`.
+    """The result of `register()`.
 
-    `number` is None where nothing was registered; `moved` says whether `alias` is this version's now, and `why` why not.
+    `number` is None if nothing was registered; `moved` says whether this version now has `alias`, and `why` says why not.
     """
 
     name: str
@@ -67,20 +67,20 @@ class ModelVersion:
     digest: str
     metrics: Mapping[str, float]
     run: str
-    """The run that it comes from, as trackers know it; empty for none."""
+    """The key of its run in trackers; empty if there is none."""
     mlflow_run: str = ""
-    """MLflow's id of that run, where it had been shipped."""
+    """MLflow's id of that run, if it is in MLflow."""
     notes: tuple[str, ...] = ()
-    """What whoever loads it should know."""
+    """Notes for those who load it."""
 
     @property
     def registered(self) -> bool:
-        """Whether there is a new version."""
+        """Whether a new version exists."""
         return self.number is not None
 
     @property
     def uri(self) -> str:
-        """As plain MLflow takes it: `models:/flights/3`; empty where nothing was registered."""
+        """The URI for plain MLflow, such as `models:/flights/3`; empty if nothing was registered."""
         return f"models:/{self.name}/{self.number}" if self.registered else ""
 
     def __str__(self) -> str:
@@ -107,29 +107,29 @@ def register(  # noqa: PLR0913
 ) -> ModelVersion:
     """Register a model in MLflow as the next version of `name`, and give that version `alias`.
 
-    With `if_better="auc"` that is done only if the metric is better than that of the version that has the alias now, and
-    more is better; with `"-loss"` less is. An equal one is not better. The metrics are those that were logged last by whoever
-    calls (a task's attempt, a script's `start_run()`), those of `run` otherwise, or those given. Of several that register at
-    once, in any processes and on any machines, the best has the alias in the end.
+    With `if_better="auc"` this happens only if the metric is higher than that of the version that has the alias now;
+    with `"-loss"`, only if it is lower. The metrics are the last ones logged by the
+    caller (a task's attempt, a script's `start_run()`), or those of `run`, or those given. If several processes register at
+    once, on any machines, the best version has the alias in the end.
 
-    The format is chosen by the model: skops for scikit-learn, safetensors for PyTorch, ONNX for a ModelProto or bytes, else
-    a pickle, which only this project will read (`hooke models trust` lets another). `format` names another one. `trust` names
-    types of skops that are not scikit-learn's own. With `input_example` MLflow gets the signature, too.
+    The format depends on the model: skops for scikit-learn, safetensors for PyTorch, ONNX for a ModelProto or bytes, else
+    a pickle, which only this project loads (`hooke models trust` allows another). `format` chooses another one. `trust` names
+    skops types that do not belong to scikit-learn. With `input_example`, MLflow also gets a signature.
 
-    It takes some seconds, in a process of its own that imports MLflow; this one does not. While a task is measured or
-    debugged nothing is registered.
+    Registering takes some seconds, in a child process that imports MLflow; this one does not. While a task is measured or
+    debugged, nothing is registered.
 
-    Raises UsageError, UntrustedModel, MissingExtra; HookeError where the registry does not answer, and for a model that
-    the format cannot hold.
+    Raises UsageError, UntrustedModel, MissingExtra; HookeError if the registry does not answer, and for a model that
+    the format does not support.
     """
     aim = _checked(model, name, alias, if_better)
     if isinstance(active(), Muted):
-        muted = _Wish(
+        muted = _Request(
             name=name, alias=alias, if_better=if_better, metrics=metrics or {}, format=format, run=""
         )
-        return _nothing(muted, "a task that is measured or debugged registers nothing")
+        return _nothing(muted, "a task registers nothing while it is measured or debugged")
     source = source_of(run)
-    wish = _Wish(
+    request = _Request(
         name=name,
         alias=alias,
         if_better=if_better,
@@ -137,26 +137,26 @@ def register(  # noqa: PLR0913
         format=format or format_of(model),
         run=source.key,
     )
-    project, writer = project_here(), FORMATS.load(wish.format)()
+    project, writer = project_here(), FORMATS.load(request.format)()
     if find_spec("mlflow") is None:
         raise missing_mlflow()
-    if why := _worse(project, wish, aim):
-        return _nothing(wish, why)
+    if why := _worse(project, request, aim):
+        return _nothing(request, why)
     models = models_of(project)
     project.create()
     with writing("a model", models.folder), models.making() as folder:
         saved = writer.save(model, folder, LoadOptions(label=name, trust=tuple(trust)))
         code, example = code_of(model), _example(writer, model, input_example)
         digest, manifest = seal(
-            folder, format=wish.format, details=saved.details, code=code, libraries=saved.libraries
+            folder, format=request.format, details=saved.details, code=code, libraries=saved.libraries
         )
-        tags = _tags(wish, digest, manifest, folder)
-        done = _put(project, source, _order(project, wish, saved, folder, tags, example), digest)
-    return _said(wish, done, digest=digest, notes=saved.notes)
+        tags = _tags(request, digest, manifest, folder)
+        done = _put(project, source, _order(project, request, saved, folder, tags, example), digest)
+    return _said(request, done, digest=digest, notes=saved.notes)
 
 
 def _put(project: Project, source: ModelSource, order: PublishOrder, digest: str) -> PublishResult:
-    """Have the folder registered, and keep it as the project's own copy."""
+    """Register the folder, and keep it as the project's copy."""
     models = models_of(project)
     models.known.add(digest, f"registered as {order.name}" + (f" by run {source.key}" if source.key else ""))
     done = _publish(msgspec.structs.replace(order, wait_s=_wait_s(project, source, order.name)))
@@ -167,8 +167,8 @@ def _put(project: Project, source: ModelSource, order: PublishOrder, digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    """What is asked for, complete."""
+class _Request:
+    """A complete request."""
 
     name: str
     alias: str
@@ -183,115 +183,115 @@ def _checked(model: Any, name: str, alias: str, if_better: str) -> Aim | None:
     if alias:
         check_alias(alias)
     if model is None:
-        raise UsageError("there is no model to register: it is None")
+        raise UsageError("there is no model to register: model is None")
     if TRACE.get() is not None:
         raise UsageError(
-            "register() in a pipeline's body, which is traced before anything runs, so before there is a model",
+            "register() is called in a pipeline's body, which is traced before there is a model",
             fix="call it inside a task, or after run(...) with its result()",
         )
     if not if_better:
         return None
     if not alias:
         raise UsageError(
-            f"if_better={if_better!r} compares with the version that has the alias, and no alias is given",
+            f"if_better={if_better!r} needs an alias to compare with",
             fix='give one: alias="champion"',
         )
     return parse_aim(if_better)
 
 
 def _metrics(source: ModelSource, given: Mapping[str, float] | None, aim: Aim | None) -> dict[str, float]:
-    """What was measured of the model, as far as it is a number; the aim's metric is among it."""
+    """The model's metrics that are numbers. The aim's metric must be among them."""
     wanted = aim.metric if aim is not None else ""
     values = dict(measured(source, wanted if wanted not in (given or {}) else ""))
     for name, value in (given or {}).items():
         try:
             values[str(name)] = float(value)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"metrics: {name!r} is {value!r}, which is no number") from error
+            raise UsageError(f"metrics: {name!r} is {value!r}, which is not a number") from error
     values = {name: value for name, value in values.items() if math.isfinite(value)}
     if aim is not None and aim.metric not in values:
         there = ", ".join(values) or "none"
         where = (
-            f"run {source.key} has logged no such number"
+            f"run {source.key} has not logged it"
             if source.key
-            else "this is no run, and none was given"
+            else "this process is not in a run, and none was given"
         )
         raise UsageError(
-            f"if_better={str(aim)!r}: there is no metric {aim.metric!r} of this model",
-            why=f"{where}; metrics there are: {there}",
-            fix=f"log it before, name the run with run=, or give it: metrics={{{aim.metric!r}: ...}}",
+            f"if_better={str(aim)!r}: the model has no metric {aim.metric!r}",
+            why=f"{where}; its metrics: {there}",
+            fix=f"log it first, give the run with run=, or give the value: metrics={{{aim.metric!r}: ...}}",
         )
     return values
 
 
-def _worse(project: Project, wish: _Wish, aim: Aim | None) -> str:
-    """Why it is not worth saving, as far as that is known without MLflow. A registry that does not answer is met here."""
-    holder = holder_of(wish.alias, registry_of(project).versions(wish.name))
+def _worse(project: Project, request: _Request, aim: Aim | None) -> str:
+    """Why the model is not better, as far as this is known without MLflow. Raises if the registry does not answer."""
+    holder = holder_of(request.alias, registry_of(project).versions(request.name))
     if aim is None or holder is None or (held := holder.metrics.get(aim.metric)) is None:
         return ""
-    mine = wish.metrics[aim.metric]
+    mine = request.metrics[aim.metric]
     return "" if aim.better(mine, held) else not_better(aim, mine, held, holder)
 
 
-def _nothing(wish: _Wish, why: str) -> ModelVersion:
-    return _said(wish, PublishResult(why=why), digest="", notes=())
+def _nothing(request: _Request, why: str) -> ModelVersion:
+    return _said(request, PublishResult(why=why), digest="", notes=())
 
 
-def _said(wish: _Wish, done: PublishResult, *, digest: str, notes: tuple[str, ...]) -> ModelVersion:
+def _said(request: _Request, done: PublishResult, *, digest: str, notes: tuple[str, ...]) -> ModelVersion:
     return ModelVersion(
-        name=wish.name,
+        name=request.name,
         number=done.number,
-        alias=wish.alias,
+        alias=request.alias,
         moved=done.moved,
         why=done.why,
-        format=wish.format,
+        format=request.format,
         digest=digest,
-        metrics=wish.metrics,
-        run=wish.run,
+        metrics=request.metrics,
+        run=request.run,
         mlflow_run=done.mlflow_run,
         notes=notes,
     )
 
 
-def _tags(wish: _Wish, digest: str, manifest: Manifest, folder: Path) -> dict[str, str]:
-    """What the registry is told of the version."""
+def _tags(request: _Request, digest: str, manifest: Manifest, folder: Path) -> dict[str, str]:
+    """The version's tags."""
     tags = {
         DIGEST: digest,
-        FORMAT: wish.format,
+        FORMAT: request.format,
         SIZE: str(size_of(folder, manifest)),
-        METRICS: json.dumps(dict(sorted(wish.metrics.items()))),
-        RUN: wish.run,
+        METRICS: json.dumps(dict(sorted(request.metrics.items()))),
+        RUN: request.run,
         CODE: manifest.code,
     }
     return {name: value for name, value in tags.items() if value}
 
 
 def _order(
-    project: Project, wish: _Wish, saved: Saved, folder: Path, tags: Mapping[str, str], example: bytes
+    project: Project, request: _Request, saved: Saved, folder: Path, tags: Mapping[str, str], example: bytes
 ) -> PublishOrder:
     return PublishOrder(
         uri=registry_uri(project),
         root=str(project.root),
         folder=str(folder),
-        name=wish.name,
-        alias=wish.alias,
-        if_better=wish.if_better,
-        metrics=dict(wish.metrics),
+        name=request.name,
+        alias=request.alias,
+        if_better=request.if_better,
+        metrics=dict(request.metrics),
         tags=dict(tags),
         flavors={name: dict(facts) for name, facts in saved.flavors.items()},
         libraries=dict(saved.libraries),
-        run_key=wish.run,
+        run_key=request.run,
         wait_s=0.0,
         example=example,
     )
 
 
 def _wait_s(project: Project, source: ModelSource, name: str) -> float:
-    """How long the run may take to reach MLflow, where it is on its way there."""
-    elsewhere = os.environ.get("MLFLOW_REGISTRY_URI")  # runs are shipped to another place then
+    """How long to wait until the run is in MLflow, if it is being sent there."""
+    elsewhere = os.environ.get("MLFLOW_REGISTRY_URI")  # then runs go to another server
     if source.folder is None or elsewhere or "mlflow" not in sink_names(project):
         return 0.0
-    source.note("hooke.registers", name)  # an attempt that logs nothing is not shipped
+    source.note("hooke.registers", name)  # an attempt that logs nothing is not sent
     if not has_logged(source.folder):
         return 0.0
     ensure_shipper(project, source.folder)
@@ -299,19 +299,19 @@ def _wait_s(project: Project, source: ModelSource, name: str) -> float:
 
 
 def _example(writer: Format, model: Any, rows: Any) -> bytes:
-    """Input example and answer, for the child."""
+    """The pickled input example and its prediction, for the child process."""
     if rows is None:
         return pickle.dumps((None, None))
     try:
         return pickle.dumps((_portable(rows), _portable(writer.predict(model, rows))))
     except Exception as error:  # the user's model may raise anything
         raise UsageError(
-            "the model does not take its input_example", why=f"{type(error).__name__}: {error}"
+            "the model fails on its input_example", why=f"{type(error).__name__}: {error}"
         ) from error
 
 
 def _portable(value: Any) -> Any:
-    """As MLflow takes it: frames of Polars as pandas, tensors as arrays."""
+    """The value in a type that MLflow supports: Polars frames as pandas, tensors as arrays."""
     if hasattr(value, "detach"):
         return value.detach().cpu().numpy()
     return value.to_pandas() if hasattr(value, "to_pandas") else value
@@ -326,7 +326,7 @@ def _publish(order: PublishOrder) -> PublishResult:
     )
     if asked.returncode:
         raise HookeError(
-            f"{order.name} is not registered: the process that does it ended with {asked.returncode}",
+            f"{order.name} is not registered: the registering process ended with exit code {asked.returncode}",
             why=asked.stderr.decode(errors="replace")[-2000:].strip(),
         )
     done = msgspec.msgpack.decode(asked.stdout, type=PublishResult)

@@ -29,7 +29,7 @@ from hooke.journal.run_view import RunView
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_keyed
 from hooke.pipeline.engine import EngineContext
-from hooke.pipeline.graph import Graph
+from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
@@ -52,7 +52,7 @@ from hooke.tracking.system_metrics import SEGMENT as SYSTEM
 from hooke.tracking.system_metrics import SystemMetrics
 from hooke.tracking.tracker import Tracker, logging_into
 
-__all__ = ["DRIVER", "Driver", "RunOrder", "expected_seconds", "prepare"]
+__all__ = ["DRIVER", "Driver", "RunOrder", "expected_seconds", "plan_of", "prepare"]
 
 
 # --- How long items took in earlier runs, so that the longest go first.
@@ -97,6 +97,22 @@ DRIVER = "driver"
 
 STOP_POLL_S = 0.1
 """Seconds between two checks for a request to stop. A check opens a file, and short tasks end thousands of times a second."""
+
+
+def plan_of(node: Node, expected: Mapping[str, Mapping[int, float]], *, repeatable: bool) -> NodePlan:
+    """The plan of a graph node. `expected` is task -> item -> seconds; a slow attempt of a `repeatable` node gets a twin."""
+    asked = node.task.resources
+    return NodePlan(
+        cpus=asked.cpus,
+        memory=asked.memory,
+        gpus=asked.gpus,
+        retries=asked.retries,
+        timeout_s=asked.timeout_s,
+        ranks=asked.gang,
+        repeatable=repeatable,
+        expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
+    )
+
 
 Observer = Callable[[Event], None]
 
@@ -286,22 +302,7 @@ class Driver:
     def _plans(self) -> list[NodePlan]:
         maps = any(node.kind == "map" for node in self.graph.nodes)
         expected = expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run) if maps else {}
-        plans = []
-        for node in self.graph.nodes:
-            asked = node.task.resources
-            plans.append(
-                NodePlan(
-                    cpus=asked.cpus,
-                    memory=asked.memory,
-                    gpus=asked.gpus,
-                    retries=asked.retries,
-                    timeout_s=asked.timeout_s,
-                    ranks=asked.gang,
-                    repeatable=asked.cache,
-                    expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
-                )
-            )
-        return plans
+        return [plan_of(node, expected, repeatable=node.task.resources.cache) for node in self.graph.nodes]
 
     def _started(self, store: Store, *, seed: int) -> RunStarted:
         order = self.order

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -263,12 +263,8 @@ def _is_ours(name: str) -> bool:
 
 
 def _verb(words: Sequence[str]) -> str:
-    def verbs() -> Iterator[str]:
-        for at, word in enumerate(words):
-            if not word.startswith("-") and (at == 0 or words[at - 1] != "-c"):
-                yield word
-
-    return next(verbs(), words[0])
+    pairs = zip(("", *words), words, strict=False)
+    return next((word for before, word in pairs if not word.startswith("-") and before != "-c"), words[0])
 
 
 def _first_line(text: bytes) -> str:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hooke.base.errors import RunStopped, UsageError
+from hooke.base.errors import RunStopped
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import Event
 from hooke.journal.run_table import run_table
@@ -23,7 +23,7 @@ from hooke.progress.choice import Scene, open_progress, wanted_progress
 from hooke.progress.notebook import run_html
 from hooke.progress.progress import Progress
 from hooke.project.folder import Project, project_of
-from hooke.project.loading import loading
+from hooke.project.loading import check_call
 from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.tracking.logged_values import Logged, logged_in
 
@@ -66,16 +66,7 @@ def run(  # noqa: PLR0913 - options by name
     for good; KeyboardInterrupt after Ctrl-C, once the run has stopped cleanly and can be resumed.
     With `wait=False`, `Run.result()` raises them.
     """
-    if not isinstance(pipeline, Pipeline):
-        raise UsageError(
-            f"run() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
-            fix="decorate the function that calls the tasks with @pipeline",
-        )
-    if (file := loading()) is not None:
-        raise UsageError(
-            f"{file} calls run() while it is being imported",
-            fix='put the call under `if __name__ == "__main__":`',
-        )
+    check_call("run", pipeline)
     project = project_of(pipeline)
     wanted = wanted_progress(progress, project.settings.show.progress)
     wish = parse_wanted(deadline, budget, now=time.time())

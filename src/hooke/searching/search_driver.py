@@ -24,7 +24,7 @@ from hooke.processes.devices import cpus_here
 from hooke.progress.choice import wanted_progress
 from hooke.project.backends import find_backend
 from hooke.project.folder import Project, new_run_id, start_of
-from hooke.project.loading import loading
+from hooke.project.loading import check_not_importing
 from hooke.project.open_run import lock_run, open_run
 from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.running.run import Run
@@ -77,11 +77,7 @@ def search(  # noqa: PLR0913 - options by name
     Raises UsageError, TraceError and MissingExtra before anything runs; TaskFailed if the first trials all fail; RunStopped after
     `hooke stop`; KeyboardInterrupt after Ctrl-C, once all trials have stopped cleanly.
     """
-    if (file := loading()) is not None:
-        raise UsageError(
-            f"{file} calls search() while it is being imported",
-            fix='put the call under `if __name__ == "__main__":`',
-        )
+    check_not_importing("search")
     order = parse_order(
         target,
         space,
@@ -138,7 +134,7 @@ class _Placement:
 
 
 class SearchDriver:
-    """Drives a search in one thread; each trial has a thread of its own."""
+    """Drives a search in one thread; each trial runs in another thread."""
 
     def __init__(
         self,
@@ -170,7 +166,7 @@ class SearchDriver:
         with self._opened:
             self._opened.enter_context(lock_run(self._project, self._run))
             self._project.runs.clear_stop(self._run)
-            self._record = self._recorded(folder)
+            self._record = None if self._new else read_search(folder)
             if self._is_over():
                 return Search(self._project, self._run)
             durable = self._project.settings.journal.durable
@@ -184,9 +180,6 @@ class SearchDriver:
         return Search(self._project, self._run)
 
     # -- beginning and end
-
-    def _recorded(self, folder: Path) -> SearchRecord | None:
-        return None if self._new else read_search(folder)
 
     def _is_over(self) -> bool:
         """Whether an earlier driver has run all requested trials."""

@@ -36,7 +36,7 @@ from hooke.sinks.comet_messages import (
 )
 from hooke.sinks.sink import LoggedBatch, Receipt, ShippedRun, Sink, SinkAway
 
-__all__ = ["Archives", "CometSink"]
+__all__ = ["CometArchives", "CometSink"]
 
 
 # --- Archives of a project's runs, and drafts, which collect lines until an archive is written.
@@ -56,8 +56,8 @@ _POINT = "INSERT OR IGNORE INTO points VALUES (?)"
 _FIX = "move it away, and remove sinks/comet.json in the run's folder: everything is written again from the journal"
 
 
-class Archives:
-    """The archives in `folder`; archives to be rewritten are drafts in `drafts`."""
+class CometArchives:
+    """A sink that writes archives to `folder`. A run is a draft in `drafts` until the run or the shipper ends."""
 
     def __init__(self, folder: Path, drafts: Path, *, workspace: str = "") -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class Archives:
         readable = re.sub(r"[^\w-]", "-", key)[:MOST_KEY]
         return self.folder / f"{readable}.{experiment_key(key)[:8]}.zip"
 
-    def add(self, batch: LoggedBatch) -> Receipt:
+    def write(self, batch: LoggedBatch) -> Receipt:
         """Add the batch to the run's draft. Raises SinkAway if the disk has no room, HookeError for a damaged file."""
         receipt = Receipt()
         names = CometNames(receipt)
@@ -90,21 +90,30 @@ class Archives:
         with self._draft(run.key) as draft:
             self._begin(draft, run)
             draft.executemany(_ANYWAY, [(_RUN, msgspec.json.encode(run).decode()), status_line(run)])
-        self.write(self._file(run.key))
+        self._write_archive(self._file(run.key))
 
-    def unwritten(self) -> list[Path]:
+    def close(self) -> None:
+        """Write the archives that are not up to date: of runs in progress, and of those whose shipper was killed."""
+        for draft in self._unwritten():
+            try:
+                self._write_archive(draft)
+            except HookeError as error:
+                # It stays a draft for the next shipper; the other drafts are still written.
+                logging.getLogger("hooke.ship").log(logging.ERROR, "%s", error)
+
+    def _unwritten(self) -> list[Path]:
         """The drafts without an up-to-date archive. Files without a draft, which a kill left, are removed."""
         for files in self.drafts.glob("*.files"):
             if not files.with_suffix(".draft").exists():
                 shutil.rmtree(files, ignore_errors=True)
         return sorted(self.drafts.glob("*.draft"))
 
-    def write(self, file: Path) -> None:
+    def _write_archive(self, file: Path) -> None:
         """Write the archive of a draft, in place of an older one, and remove the draft."""
         with self._opened(file) as draft:
             if _version(draft) == _MADE:
                 self._replace(draft, self._files(file))
-        # The draft first: `unwritten` removes files without a draft.
+        # The draft first: `_unwritten` removes files without a draft.
         file.unlink()
         shutil.rmtree(self._files(file), ignore_errors=True)
 
@@ -243,42 +252,24 @@ class CometSink:
                 why=f"{VARIABLE} is not set",
                 fix="set it, or remove online: without a key, archives are written",
             )
-        self._way = (
-            _service(key, workspace) if key and online is not False else _Offline(folder, archives, workspace)
-        )
+        self._sink: Sink
+        if key and online is not False:
+            self._sink = _service(key, workspace)
+        else:
+            drafts = folder / ".hooke" / "comet"
+            self._sink = CometArchives(folder / archives, drafts, workspace=workspace)
 
     def write(self, batch: LoggedBatch) -> Receipt:
-        """Send it, or put it into the run's draft of an archive."""
-        return self._way.write(batch)
+        """Send the batch, or add it to the run's draft."""
+        return self._sink.write(batch)
 
     def finish(self, run: ShippedRun) -> None:
-        """Say how it ended: then its archive is written."""
-        self._way.finish(run)
+        """Send the run's end, or write its archive."""
+        self._sink.finish(run)
 
     def close(self) -> None:
-        """Write the archives that are not yet: of runs that go on, and of those whose shipper was killed."""
-        self._way.close()
-
-
-class _Offline:
-    """A run's archive is written when the run or the shipper ends, in place of the older one."""
-
-    def __init__(self, folder: Path, archives: str, workspace: str) -> None:
-        self._archives = Archives(folder / archives, folder / ".hooke" / "comet", workspace=workspace)
-
-    def write(self, batch: LoggedBatch) -> Receipt:
-        return self._archives.add(batch)
-
-    def finish(self, run: ShippedRun) -> None:
-        self._archives.finish(run)
-
-    def close(self) -> None:
-        for draft in self._archives.unwritten():
-            try:
-                self._archives.write(draft)
-            except HookeError as error:
-                # It stays a draft for the next shipper; the other drafts are still written.
-                logging.getLogger("hooke.ship").log(logging.ERROR, "%s", error)
+        """Write what is left."""
+        self._sink.close()
 
 
 def _service(key: str, workspace: str) -> Sink:

@@ -1,4 +1,4 @@
-"""The project's shipper as a process of its own: `python -m hooke.sync.background FOLDER`.
+"""The project's shipper as a separate process: `python -m hooke.sync.background FOLDER`.
 
 Each project has at most one. It outlives the run that started it, retries while a tracker is unavailable, and ends by itself.
 """

@@ -131,18 +131,9 @@ class Outbox:
         if alive:
             return None
         over = self.view.ended
-        at = over.at if over is not None else None
-        status = "lost" if over is None else "stopped"
-        return ShippedRun(
-            key=run.key,
-            parent=run.parent,
-            name=run.name,
-            experiment=run.experiment,
-            started_at=run.started_at,
-            ended_at=at,
-            status=status,
-            tags=run.tags,
-        )
+        if over is None:
+            return msgspec.structs.replace(run, status="lost")
+        return msgspec.structs.replace(run, ended_at=over.at, status="stopped")
 
     def close(self) -> None:
         """Close the segments."""

@@ -1,1 +1,1 @@
-"""Formats of models: one file a library, all alike; each fulfils `hooke.models.format.Format`. Imports `models` and `base`."""
+"""Formats of models, one file per library; each implements `hooke.models.format.Format`. Imports `models` and `base`."""

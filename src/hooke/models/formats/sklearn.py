@@ -1,4 +1,4 @@
-"""skops, for scikit-learn: a zip of arrays and a tree of type names, of which only trusted ones are made."""
+"""skops, for scikit-learn: a zip of arrays and a tree of types, of which only trusted ones are created."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["SkopsFormat"]
 
 FILE = "model.skops"
 OWN = frozenset({"numpy", "scipy", "sklearn"})
-"""Roots of the types that a model of scikit-learn is made of. skops knows most; a few, as the trees of a forest, it leaves to us."""
+"""Packages of scikit-learn's own types. skops trusts most of them, but not all, such as the trees of a forest."""
 
 
 class SkopsFormat:
-    """What skops itself does not trust is made only if the project knows the model, or if the caller names the type."""
+    """Types that skops does not trust are created only if the project trusts the model, or if the caller names the type."""
 
     def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
-        """Raises UntrustedModel with the types that are neither scikit-learn's nor in `terms.trust`."""
+        """Save a model. Raises UntrustedModel with the types that are neither scikit-learn's nor in `terms.trust`."""
         try:
             skops.io.dump(model, folder / FILE)
         except (UnsupportedTypeException, AttributeError, TypeError) as error:
@@ -34,7 +34,7 @@ class SkopsFormat:
             raise _untrusted(terms, foreign, verb="hooke.register(...")
         try:
             skops.io.load(folder / FILE, trusted=needed)
-        except Exception as error:  # whatever the types' own constructors raise
+        except Exception as error:  # constructors may raise anything
             raise _cannot(terms.label, error) from error
         versions = versions_of("scikit-learn", "skops", "numpy", "scipy")
         flavors: dict[str, Mapping[str, Any]] = {
@@ -55,11 +55,11 @@ class SkopsFormat:
         return Saved(details={"types": needed}, flavors=flavors, libraries=versions)
 
     def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:
-        """Raises UntrustedModel with the names of types that nobody trusted."""
+        """Load a model. Raises UntrustedModel with the names of untrusted types."""
         trusted = [*terms.trust, *(details["types"] if terms.known else ())]
         try:
             return skops.io.load(folder / FILE, trusted=trusted)
-        except UntrustedTypesFoundException as error:  # before anything is made
+        except UntrustedTypesFoundException as error:  # raised before anything is created
             needed = skops.io.get_untrusted_types(file=folder / FILE)
             foreign = [name for name in needed if name not in trusted]
             raise _untrusted(
@@ -67,22 +67,22 @@ class SkopsFormat:
             ) from error
 
     def predict(self, model: Any, rows: Any) -> Any:
-        """By its `predict`."""
+        """The result of its `predict`."""
         return model.predict(rows)
 
 
 def _untrusted(terms: LoadOptions, foreign: list[str], *, verb: str, next: str = "") -> UntrustedModel:
     return UntrustedModel(
-        f"{terms.label} is made of types that are not trusted: {', '.join(foreign)}",
-        why="a type of unknown code may do anything when it is made",
-        fix=f"if you know them: {verb}, trust={[*terms.trust, *foreign]!r})",
+        f"{terms.label} has types that are not trusted: {', '.join(foreign)}",
+        why="creating an object of an unknown type can run any code",
+        fix=f"if you trust them: {verb}, trust={[*terms.trust, *foreign]!r})",
         next=next,
     )
 
 
 def _cannot(label: str, error: Exception) -> HookeError:
     return HookeError(
-        f"skops cannot hold {label}",
+        f"skops does not support {label}",
         why=f"{type(error).__name__}: {error}",
-        fix='classes and functions must be found by name in a module; or register(..., format="pickle")',
+        fix='define classes and functions at the top level of a module, or use register(..., format="pickle")',
     )

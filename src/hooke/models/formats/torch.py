@@ -1,4 +1,4 @@
-"""safetensors, for PyTorch: the weights as plain arrays, and how the module that takes them is made."""
+"""safetensors, for PyTorch: the weights as plain arrays, and a recipe for the module that takes them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from hooke.models.format import LoadOptions, Saved, versions_of
 __all__ = ["CannotRebuild", "SafetensorsFormat", "build", "foreign_modules", "recipe_of"]
 
 
-# --- How a module is made again: its class by name and the arguments of its constructor, read off its attributes.
+# --- The recipe of a module: its class by name, and its constructor's arguments from its attributes.
 
 _NOT_KEPT = frozenset({"device", "dtype"})
-"""Where a module lay and in what type: the weights say."""
+"""Arguments that the weights determine."""
 
 
 class CannotRebuild(Exception):
-    """Why a module cannot be made from a name and plain arguments."""
+    """A module cannot be rebuilt from its class name and plain arguments."""
 
 
 def recipe_of(module: torch.nn.Module) -> dict[str, Any]:
-    """As JSON. Raises CannotRebuild, naming the argument that is not known."""
+    """The recipe in JSON values. Raises CannotRebuild, which names the unknown argument."""
     kind = type(module)
     if "<" in kind.__qualname__:
-        raise CannotRebuild(f"{kind.__qualname__} is defined inside a function, where no import finds it")
+        raise CannotRebuild(f"{kind.__qualname__} is defined inside a function, so it cannot be imported")
     recipe: dict[str, Any] = {"class": f"{kind.__module__}:{kind.__qualname__}"}
     if kind is torch.nn.Sequential:
         return recipe | {"children": [[name, recipe_of(child)] for name, child in module.named_children()]}
@@ -46,13 +46,13 @@ def recipe_of(module: torch.nn.Module) -> dict[str, Any]:
             arguments[name] = value
         elif parameter.default is parameter.empty:
             raise CannotRebuild(
-                f"the constructor of {kind.__qualname__} takes {name!r}, which is no plain attribute of the module"
+                f"the constructor of {kind.__qualname__} takes {name!r}, which is not a plain attribute of the module"
             )
     return recipe | {"arguments": arguments}
 
 
 def build(recipe: Mapping[str, Any]) -> torch.nn.Module:
-    """The module, with weights of no meaning. Raises CannotRebuild; whatever the constructor raises."""
+    """The module, with arbitrary weights. Raises CannotRebuild, and what the constructor raises."""
     kind = _class(recipe["class"])
     if "children" in recipe:
         return torch.nn.Sequential(OrderedDict((name, build(child)) for name, child in recipe["children"]))
@@ -61,7 +61,7 @@ def build(recipe: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def foreign_modules(recipe: Mapping[str, Any]) -> list[str]:
-    """Modules that would have to be imported to make it, PyTorch's own aside: an import runs code that a registry names."""
+    """Modules outside PyTorch that must be imported to build it. An import runs code that a registry names."""
     modules = {module for name in _classes(recipe) if (module := name.partition(":")[0]) not in sys.modules}
     return sorted(module for module in modules if module.partition(".")[0] != "torch")
 
@@ -73,7 +73,7 @@ def _classes(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 class _Unknown:
-    """In the place of a value that is not there."""
+    """Marks a missing value."""
 
 
 _UNKNOWN = _Unknown()
@@ -98,7 +98,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _class(reference: str) -> type[torch.nn.Module]:
-    """A registry may have written the name: nothing but a kind of module is taken."""
+    """The class of that name, which must be a module class because a registry may have written the name."""
     module, _, path = reference.partition(":")
     try:
         found: Any = sys.modules.get(module) or import_module(module)
@@ -107,7 +107,7 @@ def _class(reference: str) -> type[torch.nn.Module]:
     except (ImportError, AttributeError) as error:
         raise CannotRebuild(f"{path} of {module} is not found: {error}") from error
     if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-        raise CannotRebuild(f"{path} of {module} is no torch.nn.Module")
+        raise CannotRebuild(f"{path} of {module} is not a torch.nn.Module")
     return found
 
 
@@ -115,13 +115,13 @@ FILE = "model.safetensors"
 
 
 class SafetensorsFormat:
-    """The class is kept by name (`module:qualname`) with its constructor's arguments, as far as the module shows them.
+    """Saves the class by name (`module:qualname`) with its constructor's arguments, as far as its attributes show them.
 
-    Where it does not, the weights are kept all the same, and `load` wants a module to put them into.
+    Otherwise it saves only the weights, and `load` needs a module for them.
     """
 
     def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
-        """Raises HookeError for a module whose state is more than tensors."""
+        """Save a module. Raises HookeError if its state has more than tensors."""
         if not isinstance(model, torch.nn.Module):
             raise UsageError(
                 f"{terms.label}: safetensors holds a torch.nn.Module, not {type(model).__name__}"
@@ -130,13 +130,13 @@ class SafetensorsFormat:
             save_model(model, str(folder / FILE))
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise HookeError(
-                f"safetensors cannot hold {terms.label}",
+                f"safetensors does not support {terms.label}",
                 why=f"{type(error).__name__}: {error}",
-                fix='its state must be tensors alone; or register(..., format="pickle")',
+                fix='its state must consist of tensors; or use register(..., format="pickle")',
             ) from error
         recipe, why = _tried(model)
         notes = (
-            (f"{why}; hooke.load_model({terms.label!r}, into=...) takes a module that you make",)
+            (f"{why}; load it with hooke.load_model({terms.label!r}, into=...) and a module that you create",)
             if why
             else ()
         )
@@ -149,24 +149,24 @@ class SafetensorsFormat:
         )
 
     def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:
-        """The module, on the CPU and in `eval()`. Raises HookeError where it cannot be made, or takes other weights; UntrustedModel."""
+        """The module, on the CPU and in `eval()`. Raises HookeError if it cannot be built or the weights do not fit; UntrustedModel."""
         module = terms.into
         if module is None:
             module = _made(details, terms)
         elif not isinstance(module, torch.nn.Module):
-            raise UsageError(f"into={type(module).__name__}: weights of PyTorch go into a torch.nn.Module")
+            raise UsageError(f"into= needs a torch.nn.Module, not {type(module).__name__}")
         try:
             load_model(module, str(folder / FILE), device=_device(module))
         except RuntimeError as error:
             raise HookeError(
                 f"the weights of {terms.label} do not fit {type(module).__qualname__}",
                 why=str(error),
-                fix="its code has changed since; load into a module of the old shape, with into=",
+                fix="its code has changed; load into a module of the old shape with into=",
             ) from error
         return module.eval()
 
     def predict(self, model: Any, rows: Any) -> Any:
-        """By calling it, without gradients and in `eval()`. Arrays of floats get the type of its weights; NumPy comes back."""
+        """The result of calling it in `eval()` without gradients, as a NumPy array. Float arrays are converted to the type of its weights."""
         training, first = model.training, next(model.parameters(), None)
         given = rows if isinstance(rows, torch.Tensor) else torch.as_tensor(rows)
         if given is not rows and first is not None and given.is_floating_point():
@@ -180,7 +180,7 @@ class SafetensorsFormat:
 
 
 def _tried(model: torch.nn.Module) -> tuple[Any, str]:
-    """The recipe and no reason, or none and why not."""
+    """(recipe, ""), or (None, why there is none)."""
     try:
         recipe = recipe_of(model)
         with torch.device("meta"):
@@ -188,11 +188,11 @@ def _tried(model: torch.nn.Module) -> tuple[Any, str]:
     except CannotRebuild as error:
         return None, str(error)
     except Exception as error:  # noqa: BLE001 - the user's constructor may raise anything
-        return None, f"{type(model).__qualname__} cannot be made again: {type(error).__name__}: {error}"
+        return None, f"{type(model).__qualname__} cannot be rebuilt: {type(error).__name__}: {error}"
     ours, theirs = _shapes(model), _shapes(made)
     if ours != theirs:
         changed = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
-        return None, f"{type(model).__qualname__} made again has other weights: {', '.join(changed[:5])}"
+        return None, f"the rebuilt {type(model).__qualname__} has other weights: {', '.join(changed[:5])}"
     return recipe, ""
 
 
@@ -202,21 +202,21 @@ def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _made(details: Mapping[str, Any], terms: LoadOptions) -> torch.nn.Module:
     label = terms.label
-    fix = f"make it yourself: hooke.load_model({label!r}, into=Net(...))"
+    fix = f"create it yourself: hooke.load_model({label!r}, into=Net(...))"
     if details["recipe"] is None:
-        raise HookeError(f"{label} has weights alone: {details['why']}", fix=fix)
+        raise HookeError(f"{label} has only weights: {details['why']}", fix=fix)
     if not terms.known and (foreign := foreign_modules(details["recipe"])):
         raise UntrustedModel(
-            f"{label} is made by classes of modules that are not imported here: {', '.join(foreign)}",
-            why="this project does not know the model, and to import a module is to run it",
-            fix="if you know them, import them before",
+            f"{label} needs modules that are not imported: {', '.join(foreign)}",
+            why="this project does not trust the model, and importing a module runs its code",
+            fix="if you trust them, import them first",
             next=f"hooke models trust {label}",
         )
     try:
         with torch.random.fork_rng(devices=[]):
             return build(details["recipe"])
     except CannotRebuild as error:
-        raise HookeError(f"the module of {label} cannot be made", why=str(error), fix=fix) from error
+        raise HookeError(f"the module of {label} cannot be built", why=str(error), fix=fix) from error
 
 
 def _device(module: torch.nn.Module) -> str:

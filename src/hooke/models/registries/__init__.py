@@ -1,1 +1,1 @@
-"""Registries of models: one file a way to ask, all alike; each fulfils `hooke.models.registry_protocol.ModelRegistry`. Imports `models` and `base`."""
+"""Model registries, one file per access method; each implements `hooke.models.registry_protocol.ModelRegistry`. Imports `models` and `base`."""

@@ -1,4 +1,4 @@
-"""MLflow's registry through its own client: wherever it may be, and the only way in which anything is written."""
+"""MLflow's registry through its own client: works for any registry, and is the only one that writes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from hooke.models.registry_protocol import RegisteredVersion
 __all__ = ["MlflowRegistry"]
 
 TRIES = 20
-"""At a version's number, which several may ask for at once."""
+"""Attempts to create a version, because several processes may request the same number at once."""
 
 
 class MlflowRegistry:
-    """Reads and writes the registry at `uri`; its runs are those of the same place. Raises HookeError where it cannot be opened."""
+    """Reads and writes the registry at `uri`, which also has the runs. Raises HookeError if it cannot be opened."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         try:
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self._client.search_registered_models(max_results=1)
-        except Exception as error:  # each kind of place has errors of its own
+        except Exception as error:  # each kind of store has its own errors
             raise HookeError(
                 "MLflow cannot open its registry",
                 where=uri,
                 why=f"{type(error).__name__}: {_first_line(error)}",
-                fix="is it running, and is MLFLOW_TRACKING_URI, or hooke.toml's [tracking.mlflow] uri, right?",
+                fix="check that it is running, and check MLFLOW_TRACKING_URI, or uri in [tracking.mlflow] of hooke.toml",
             ) from error
 
     def names(self) -> list[str]:
-        """Of all models, sorted."""
+        """The names of all models, sorted."""
         found: list[str] = []
         token: str | None = None
         while True:
@@ -53,7 +53,7 @@ class MlflowRegistry:
                 return sorted(found)
 
     def versions(self, name: str) -> list[RegisteredVersion]:
-        """Of one model, the newest first."""
+        """The versions of one model, the newest first."""
         try:
             model = self._client.get_registered_model(name)
         except MlflowException as error:
@@ -72,7 +72,7 @@ class MlflowRegistry:
                 return sorted(found, key=lambda each: -each.number)
 
     def fetch(self, version: RegisteredVersion, file: str, target: Path) -> None:
-        """Write one of its files to `target`."""
+        """Write one of the version's files to `target`."""
         location = self._asked("get_model_version_download_uri", version.name, str(version.number))
         try:
             fetched = mlflow.artifacts.download_artifacts(
@@ -83,7 +83,7 @@ class MlflowRegistry:
         Path(fetched).replace(target)
 
     def find_run(self, key: str, wait_s: float) -> tuple[str, str]:
-        """MLflow's ids of the run that was shipped as `key`, and of its experiment; waits for it. Empty where it does not come."""
+        """MLflow's ids of the run with this key and of its experiment. Waits for it; empty if it does not appear."""
         deadline = time.monotonic() + wait_s
         while True:
             experiments = [each.experiment_id for each in self._asked("search_experiments")]
@@ -95,14 +95,14 @@ class MlflowRegistry:
             time.sleep(0.5)
 
     def metric_of_run(self, run: str, metric: str) -> float | None:
-        """The last value of a metric in a run of MLflow."""
+        """The last value of a metric in an MLflow run."""
         value: float | None = self._asked("get_run", run).data.metrics.get(metric)
         return value
 
     def describe(
         self, folder: Path, flavors: Mapping[str, Mapping[str, Any]], example: Any, answer: Any
     ) -> None:
-        """Write into the model's folder what plain MLflow reads it by: flavours, signature, input example."""
+        """Write MLflow's description into the model's folder: flavors, signature, input example."""
         model = Model()
         for name, facts in flavors.items():
             model.add_flavor(
@@ -116,7 +116,7 @@ class MlflowRegistry:
     def create(
         self, folder: Path, *, name: str, run: str, experiment: str, tags: Mapping[str, str]
     ) -> RegisteredVersion:
-        """Put the folder into MLflow's artifacts and make it the newest version of `name`."""
+        """Upload the folder to MLflow's artifacts and make it the newest version of `name`."""
         try:
             logged = self._client.create_logged_model(
                 experiment or "0", name=name, source_run_id=run or None, tags=dict(tags)
@@ -160,10 +160,10 @@ class MlflowRegistry:
 
     def _refused(self, error: Exception) -> HookeError:
         return HookeError(
-            "MLflow's registry does not do it",
+            "MLflow's registry refused the request",
             where=self.uri,
             why=_first_line(error),
-            fix="is it running, and may you write there?",
+            fix="check that it is running and that you may write there",
         )
 
 

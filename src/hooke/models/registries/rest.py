@@ -1,4 +1,4 @@
-"""MLflow's registry behind its server, asked by HTTP without MLflow: its import takes seconds, and this milliseconds."""
+"""MLflow's registry on a server, read by HTTP without MLflow, whose import takes seconds instead of milliseconds."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PAGE = 200
 
 
 class RestRegistry:
-    """Asks the server at `uri`. `environment` may name a user or a token, as MLflow's client wants them.
+    """Reads the server at `uri`. `environment` may have a user or a token, in the variables of MLflow's client.
 
-    Files that do not go through the server are fetched by `elsewhere`.
+    `elsewhere` fetches files that the server does not serve.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class RestRegistry:
         self._elsewhere = elsewhere
 
     def names(self) -> list[str]:
-        """Of all models, sorted."""
+        """The names of all models, sorted."""
         models = self._pages("registered-models/search", "registered_models", max_results=PAGE)
         return sorted(model["name"] for model in models)
 
     def versions(self, name: str) -> list[RegisteredVersion]:
-        """Of one model, the newest first."""
+        """The versions of one model, the newest first."""
         aliases = defaultdict(list)
         try:
             model = self._asked("registered-models/get", name=name)["registered_model"]
@@ -74,7 +74,7 @@ class RestRegistry:
         return sorted(found, key=lambda each: -each.number)
 
     def fetch(self, version: RegisteredVersion, file: str, target: Path) -> None:
-        """Write one of its files to `target`."""
+        """Write one of the version's files to `target`."""
         answer = self._asked(
             "model-versions/get-download-uri", name=version.name, version=str(version.number)
         )
@@ -102,7 +102,7 @@ class RestRegistry:
 
     @contextmanager
     def _open(self, path: str) -> Iterator[HTTPResponse]:
-        request = urllib.request.Request(f"{self.uri}/{path}", headers=self._headers)  # noqa: S310 - http(s) alone leads here
+        request = urllib.request.Request(f"{self.uri}/{path}", headers=self._headers)  # noqa: S310 - only http(s) URIs reach this
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - as above
                 yield answer
@@ -120,19 +120,19 @@ class RestRegistry:
                 "MLflow's server does not answer",
                 where=self.uri,
                 why=f"{type(error).__name__}: {getattr(error, 'reason', error)}",
-                fix="is it running, and is MLFLOW_TRACKING_URI right? An alias is looked up anew each time; nothing old is taken instead",
+                fix="check that it is running, and check MLFLOW_TRACKING_URI. Aliases are looked up each time and not cached",
             ) from error
 
     def _refused(self, error: urllib.error.HTTPError, path: str) -> HookeError:
         if error.code == 404:
             return MissingObject(
-                "MLflow's server has not got it", where=f"{self.uri}/{path.partition('?')[0]}"
+                "MLflow's server does not have it", where=f"{self.uri}/{path.partition('?')[0]}"
             )
         fix = ""
         if error.code in (401, 403):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         return HookeError(
-            "MLflow's server refuses", where=self.uri, why=f"{error.code} {error.reason}", fix=fix
+            "MLflow's server refused the request", where=self.uri, why=f"{error.code} {error.reason}", fix=fix
         )
 
 

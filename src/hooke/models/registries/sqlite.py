@@ -1,4 +1,4 @@
-"""MLflow's registry in its SQLite file, read without MLflow: its import takes seconds, and this milliseconds."""
+"""MLflow's registry in a SQLite file, read without MLflow, whose import takes seconds instead of milliseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hooke.models.registry_protocol import RegisteredVersion
 __all__ = ["SqliteRegistry"]
 
 DELETED = "Deleted_Internal"
-"""The stage in which MLflow keeps a version that was deleted."""
+"""The stage of a deleted version in MLflow."""
 WAIT_S = 30.0
 
 VERSIONS = (
@@ -29,9 +29,9 @@ TAGS = "SELECT version, key, value FROM model_version_tags WHERE name = :name AN
 
 
 class SqliteRegistry:
-    """Reads the tables of MLflow 2.3 and newer, of its workspace `default`. A file that is not there holds no models.
+    """Reads the tables of MLflow 2.3 and newer, in its workspace `default`. A missing file has no models.
 
-    Files that do not lie in a folder of this machine are fetched by `elsewhere`.
+    `elsewhere` fetches files that are not in a folder of this machine.
     """
 
     def __init__(self, file: Path, *, elsewhere: Callable[[RegisteredVersion, str, Path], None]) -> None:
@@ -39,12 +39,12 @@ class SqliteRegistry:
         self._elsewhere = elsewhere
 
     def names(self) -> list[str]:
-        """Of all models, sorted."""
+        """The names of all models, sorted."""
         (rows,) = self._rows("SELECT name FROM registered_models WHERE {here} ORDER BY name")
         return [name for (name,) in rows]
 
     def versions(self, name: str) -> list[RegisteredVersion]:
-        """Of one model, the newest first."""
+        """The versions of one model, the newest first."""
         known, named, tagged = self._rows(VERSIONS, ALIASES, TAGS, name=name, deleted=DELETED)
         aliases: dict[int, list[str]] = defaultdict(list)
         tags: dict[int, dict[str, str]] = defaultdict(dict)
@@ -66,7 +66,7 @@ class SqliteRegistry:
         ]
 
     def fetch(self, version: RegisteredVersion, file: str, target: Path) -> None:
-        """Write one of its files to `target`."""
+        """Write one of the version's files to `target`."""
         parts = urlsplit(version.location)
         if parts.scheme not in ("", "file"):
             self._elsewhere(version, file, target)
@@ -76,13 +76,13 @@ class SqliteRegistry:
             shutil.copyfile(source, target)
         except FileNotFoundError as error:
             raise MissingObject(
-                f"{version.label} is registered, and its file {file} is not there",
+                f"the file {file} of {version.label} is missing",
                 where=str(source),
-                fix="put the folder back where MLflow noted it, or register the model again",
+                fix="restore the folder at the location in MLflow, or register the model again",
             ) from error
 
     def _rows(self, *questions: str, **values: str) -> list[list[tuple[Any, ...]]]:
-        """The answers, all of one moment; empty ones where MLflow has made no tables yet."""
+        """The results, all from one transaction; empty if MLflow has not created its tables yet."""
         if not self.file.exists():
             return [[] for _ in questions]
         try:
@@ -99,5 +99,5 @@ class SqliteRegistry:
                 "MLflow's registry cannot be read",
                 where=str(self.file),
                 why=f"{type(error).__name__}: {error}",
-                fix="is it MLflow's database, and whole? `mlflow db upgrade sqlite:///FILE` brings an old one up to date",
+                fix="check that it is an intact MLflow database; `mlflow db upgrade sqlite:///FILE` upgrades an old one",
             ) from error

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import HookeError, Temporary, UsageError
-from hooke.processes.start import exit_with
 from hooke.base.pinned_modules import PinnedModule, import_pinned
+from hooke.processes.start import exit_with
 from hooke.processes.with_parent import end_with
 from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, ServiceObject, Work, make_object
 from hooke.serving.model_process.wire import WireLink
