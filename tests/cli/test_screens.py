@@ -305,7 +305,8 @@ def test_a_torn_journal(desk):
     shown = desk.hooke("show")
     assert ": lost" in shown.out
     assert re.search(
-        r"the journal ended with an incomplete record, which was cut: .*driver\.journal: the last \d+ bytes", shown.out
+        r"the journal ended with an incomplete record, which was cut: .*driver\.journal: the last \d+ bytes",
+        shown.out,
     )
     assert f"next: hooke resume {desk.last()}" in shown.err
     done = desk.hooke("resume")
