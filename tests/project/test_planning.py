@@ -280,7 +280,7 @@ class TestMachines:
         self.copied(job, run, host="elsewhere")
         (run.folder / "driver.journal").unlink()
         plan = planned(job, n=13, workers=[1])
-        assert plan.rows[0].refused == "unknown speed"
+        assert plan.rows[0].refused == "speed unknown"
         assert "what was measured was measured on elsewhere, not here" in plan.notes
         assert planned(job, n=13, workers=[1], speed={"local": "2"}).rows[0].seconds is not None
 
