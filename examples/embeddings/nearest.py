@@ -1,4 +1,4 @@
-"""Which sentence means what you ask? Asks the service of `embeddings.py`, from eight threads at once.
+"""Find the sentence nearest to a question, with the service of `embeddings.py`, from eight threads at once.
 
 python nearest.py QUESTION... [--at ADDRESS] [--token-file FILE]
 """
@@ -30,7 +30,7 @@ TOKEN = Path(__file__).parent / ".hooke" / "services" / "Embeddings" / "token"
 
 
 def embedded(texts: list[str], address: str, token: str) -> NDArray[np.float32]:
-    """The vectors of these texts. Each is a request of its own: the service puts those together that come together."""
+    """The vectors of these texts, one request per text; the service batches concurrent requests."""
 
     def one(text: str) -> list[float]:
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
@@ -45,7 +45,7 @@ def embedded(texts: list[str], address: str, token: str) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """Print, for each question, the sentence whose vector is nearest to its own."""
+    """Print the nearest sentence for each question."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("questions", nargs="+")
     options.add_argument("--at", default="http://127.0.0.1:8000")
@@ -54,8 +54,8 @@ def main() -> None:
     try:
         token = given.token_file.read_text().strip()
         rows = embedded([*SENTENCES, *given.questions], given.at, token)
-    except OSError as error:  # no file, nobody there, or a refusal
-        sys.exit(f"{given.at} gave no vectors: {error}\nnext: hooke serve {SERVICE}")
+    except OSError as error:  # no file, no service, or an error response
+        sys.exit(f"{given.at} returned no vectors: {error}\nnext: hooke serve {SERVICE}")
     sentences, questions = rows[: len(SENTENCES)], rows[len(SENTENCES) :]
     for question, likenesses in zip(given.questions, questions @ sentences.T, strict=True):
         nearest = int(likenesses.argmax())

@@ -1,9 +1,9 @@
-"""Ask the service for the flights of the last quarter, at a steady rate, and hold each answer against the champion's own forecast.
+"""Request forecasts for the flights of the last quarter at a steady rate, and compare each with the champion's own forecast.
 
     hooke serve examples/flights/service.py --with model=flights@champion
     python examples/flights/ask.py http://127.0.0.1:8000 --rate 50 --seconds 10
 
-Times count from when a flight was to be asked for, so that one that waits for its turn waits visibly. Ctrl-C, or SIGTERM, ends it early.
+Latency counts from when a request was due, so waiting for a turn is visible. Ctrl-C or SIGTERM ends it early.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 
 @dataclass(slots=True)
 class Asked:
-    """What came of it: seconds of each answer, and what failed or was another forecast."""
+    """The outcome: seconds of each response, failures, and different forecasts."""
 
     took: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Asked:
 
 
 def last_quarter(months: int) -> pl.DataFrame:
-    """The rows that no model was trained or chosen on, and that have an answer to compare with."""
+    """The rows outside training and selection that have a forecast to compare with."""
     tables = {name: flights.read(flights.source(f"{name}.csv")) for name in ("airports", "weather", "planes")}
     year = flights.read_flights(flights.source("flights.csv.zip"))
     first = months - max(1, months // 4) + 1
@@ -56,7 +56,7 @@ def last_quarter(months: int) -> pl.DataFrame:
 def ask(
     url: str, token: str, bodies: list[bytes], truth: np.ndarray, *, rate: float, ends: threading.Event
 ) -> Asked:
-    """Send the bodies one after another, `rate` a second, until `ends` is set."""
+    """Send the bodies in turn, `rate` per second, until `ends` is set."""
     asked, numbers, began = Asked(), itertools.count(), time.monotonic()
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
 
@@ -91,7 +91,7 @@ def ask(
 
 
 def main() -> int:
-    """Exit code 1 where anything failed or was another forecast."""
+    """Exit code 1 if a request failed or a forecast differs."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,7 +100,7 @@ def main() -> int:
         "--token-file", type=Path, default=HERE / ".hooke" / "services" / "Delay" / "token"
     )
     arguments.add_argument("--months", type=int, default=12)
-    arguments.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    arguments.add_argument("--rate", type=float, default=50.0, help="requests per second")
     arguments.add_argument("--seconds", type=float, default=10.0)
     given = arguments.parse_args()
 
@@ -112,7 +112,7 @@ def main() -> int:
     ends = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ends.set())
-    print(f"asking for {len(bodies)} flights in turn, {given.rate:g} a second", flush=True)
+    print(f"requesting forecasts for {len(bodies)} flights in turn, {given.rate:g} per second", flush=True)
     timer = threading.Timer(given.seconds, ends.set)
     timer.start()
     began = time.monotonic()
@@ -125,7 +125,7 @@ def main() -> int:
     if asked.took:
         middle, most = np.percentile(asked.took, [50, 99]) * 1e3
         print(
-            f"{len(asked.took)} answers in {seconds:.1f} s, {len(asked.took) / seconds:.0f} a second; p50 {middle:.1f} ms, p99 {most:.1f} ms"
+            f"{len(asked.took)} responses in {seconds:.1f} s, {len(asked.took) / seconds:.0f} per second; p50 {middle:.1f} ms, p99 {most:.1f} ms"
         )
     print(f"{len(asked.failed)} failed, {asked.wrong} differ from the run's own forecasts")
     return 1 if asked.failed or asked.wrong or not asked.took else 0

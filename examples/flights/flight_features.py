@@ -1,7 +1,7 @@
-"""From a month's legs to the rows of a model: nothing here was measured after the cut-off.
+"""From the legs of a month to the rows of a model, without any measurement after the cut-off.
 
-The cut-off is `NOTICE_MINUTES` before the scheduled departure. Which aircraft flies a leg is taken as
-known by then (the data say only which one did).
+The cut-off is `NOTICE_MINUTES` before the scheduled departure. The aircraft of a leg is assumed to be known by then
+(the data contain only the aircraft that flew).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hooke import task
 
 NOTICE_MINUTES = 60
 LATE_MINUTES = 15
-MEMORY_DAYS = 3  # shorter than any month: so a month needs the one before it and no other
+MEMORY_DAYS = 3  # shorter than any month, so a month needs only the one before it
 IDENTITY = ("carrier", "flight", "tailnum", "origin", "dest")
 ORDER = ("scheduled", "carrier", "flight", "origin")
 WORDS = ("carrier", "origin", "dest")
@@ -30,9 +30,9 @@ AIRPORT = ("airport_delay", "airport_departures")
 def features(
     month: pl.DataFrame, before: pl.DataFrame | None, *, weather: pl.DataFrame, planes: pl.DataFrame
 ) -> pl.DataFrame:
-    """One row for each flight of `month`, in its order: `late` (null: never arrived), `hour`, the features.
+    """One row per flight of `month`, in its order: `late` (null: never arrived), `hour`, the features.
 
-    `before` is the month before: previous legs and delays reach over the border.
+    `before` is the previous month, because previous legs and delays cross the border.
     """
     legs = month if before is None else pl.concat([before, month])
     return rows_of(legs, [month["month"][0]], weather, planes).drop("month")
@@ -45,7 +45,7 @@ def features_at_once(
     weather: pl.DataFrame,
     planes: pl.DataFrame,
 ) -> list[pl.DataFrame]:
-    """What `features.map` gives, by one Polars call over all months: what one would write for a single thread."""
+    """The result of `features.map` from one Polars call over all months, as written for a single thread."""
     rows = rows_of(pl.concat(months), [month["month"][0] for month in months], weather, planes)
     return rows.partition_by("month", include_key=False)
 
@@ -53,7 +53,7 @@ def features_at_once(
 def rows_of(
     legs: pl.DataFrame, months: list[int], weather: pl.DataFrame, planes: pl.DataFrame
 ) -> pl.DataFrame:
-    """The rows of these `months`; `legs` holds what reaches into them from before as well."""
+    """The rows of these `months`; `legs` also contains the month before them."""
     legs = legs.with_columns(
         late=pl.col("arr_delay") >= LATE_MINUTES,
         cutoff=pl.col("scheduled") - pl.duration(minutes=NOTICE_MINUTES),
@@ -65,7 +65,7 @@ def rows_of(
 
 
 def with_previous_leg(legs: pl.DataFrame) -> pl.DataFrame:
-    """What the cut-off knows of the leg that the same aircraft was scheduled to fly before this one.
+    """What is known at the cut-off about the previous scheduled leg of the same aircraft.
 
     `leg_delay` and `leg_departure_delay` (minutes) are null until that leg landed or left; `leg_gap` is the
     scheduled minutes from its landing to this departure; `leg_open` is 1 until it landed, if it ever did.
@@ -86,7 +86,7 @@ def with_previous_leg(legs: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_calendar(rows: pl.DataFrame) -> pl.DataFrame:
-    """The scheduled local time; hours and days as circles, so that midnight and new year are no cliffs."""
+    """The scheduled local time; hours and days are angles, so midnight and new year are continuous."""
     local = pl.col("local").dt
     hours = local.hour() + local.minute() / 60
     circles = {**circle("hour", hours, 24), **circle("day", local.ordinal_day(), 365)}
@@ -94,14 +94,14 @@ def with_calendar(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def circle(name: str, value: pl.Expr, period: float) -> dict[str, pl.Expr]:
-    """`value` as the two coordinates of an angle that is whole after `period`."""
+    """`value` as sine and cosine of an angle with this `period`."""
     angle = value * (2 * math.pi / period)
     return {f"{name}_sin": angle.sin(), f"{name}_cos": angle.cos()}
 
 
 def with_weather(rows: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
-    """The origin's weather in the last whole hour before the cut-off; null where nobody observed it."""
-    # Hour H is observed at up to H:59. One wind was noted at 1,048 miles an hour.
+    """The weather of the origin in the last full hour before the cut-off; null without an observation."""
+    # Hour H is observed up to H:59. One wind was recorded at 1,048 miles per hour.
     last_hour = pl.col("cutoff").dt.truncate("1h") - pl.duration(hours=1)
     wind = pl.when(pl.col("wind_speed") < 200).then("wind_speed")
     observed = weather.with_columns(wind_speed=wind).select("origin", *HOURLY, observed="time_hour")
@@ -111,7 +111,7 @@ def with_weather(rows: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_airport(rows: pl.DataFrame, legs: pl.DataFrame) -> pl.DataFrame:
-    """How late the flights were that left the origin in that same hour (mean minutes), and how many left."""
+    """The mean delay in minutes of the flights that left the origin in the same hour, and their number."""
     gone = legs.filter(pl.col("left").is_not_null())
     hours = gone.group_by("origin", observed=pl.col("left").dt.truncate("1h")).agg(
         airport_delay=pl.col("dep_delay").mean(), airport_departures=pl.len()

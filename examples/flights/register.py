@@ -1,4 +1,4 @@
-"""Run the flights' pipeline and register the model it chose as `flights@champion`, if it is better than the one before."""
+"""Run the flights pipeline, and register its best model as `flights@champion` if it beats the previous champion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flights import flights
 
 
 def register(months: int = 12) -> hooke.ModelVersion:
-    """By log loss on the months that no model was trained or chosen on; less is better."""
+    """Compared by log loss on the test months; lower is better."""
     r = hooke.run(flights, months=months)
     result = r.result()
     grades = result["scores"].row(by_predicate=pl.col("model") == "+ airport's last hour", named=True)
@@ -23,7 +23,7 @@ def register(months: int = 12) -> hooke.ModelVersion:
         metrics={name: value for name, value in grades.items() if name != "model"},
         run=r,
         format="skops",
-        trust=["flight_models.Boosted", "functools.partial"],  # the latter is in how trees take categories
+        trust=["flight_models.Boosted", "functools.partial"],  # the latter is needed for categories in trees
     )
 
 

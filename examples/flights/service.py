@@ -1,9 +1,9 @@
-"""Will it arrive late? The champion that `register.py` chose, answering for one flight or many.
+"""Will it arrive late? A service of the champion from `register.py`, for one flight or many.
 
     python examples/flights/register.py                                          # trains flights@champion
     hooke serve examples/flights/service.py --with model=flights@champion
 
-Then POST /predict takes {"flights": [{"carrier": "UA", "origin": "EWR", "dest": "ORD", ...}]} and gives one probability for each.
+Then POST /predict takes {"flights": [{"carrier": "UA", "origin": "EWR", "dest": "ORD", ...}]} and returns one probability per flight.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Flight: Any = msgspec.defstruct(
     [(name, str) if name in WORDS else (name, float | None, None) for name in SCHEMA],
     forbid_unknown_fields=True,
 )
-"""A row of `features`. What is not known an hour before the flight (its aircraft's age, the wind) is null, or left out."""
+"""A row of `features`. Values that are unknown an hour before the flight (the aircraft's age, the wind) are null or omitted."""
 
 
 @service(max_batch=256, slo="p99 < 100ms", timeout="10s", idempotent=True)
 class Delay:
-    """Probabilities of arriving 15 minutes late, or later."""
+    """Probabilities of arriving at least 15 minutes late."""
 
     def setup(self, model: Forecaster) -> None:
-        """Keep the model, and try it once: the first call of a process is the slowest."""
+        """Keep the model, and warm it up: the first call of a process is the slowest."""
         self.model = model
         self.predict([Flight("UA", "EWR", "ORD")])
 
     def predict(self, flights: list[Flight]) -> np.ndarray:
-        """One probability for each flight, in their order."""
+        """One probability per flight, in order."""
         rows = pl.DataFrame(map(msgspec.structs.astuple, flights), schema=SCHEMA, orient="row")
         return self.model.predict(rows)

@@ -1,12 +1,12 @@
-"""Four pipelines, each held up by something else. What law does each follow, and how many workers pay?
+"""Four pipelines with different bottlenecks. Which law does each follow, and how many workers are worth it?
 
     hooke measure examples/scaling/bottlenecks.py:computing --task compute
     hooke measure examples/scaling/bottlenecks.py:streaming --task stream
     hooke measure examples/scaling/bottlenecks.py:locking --task enter --workers 1,2,4,8,16
     hooke measure examples/scaling/bottlenecks.py:sleeping --workers 1,2,4,8,16,32
 
-The last two only sleep, so that they go up to any N on any machine, and what holds them up is planted: the share of
-the time in which one alone may work.
+The last two only sleep, so they can use any N on any machine. Their bottleneck is known: the share of the time in which
+only one worker may run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DOOR = Path(tempfile.gettempdir()) / "hooke-bottlenecks.lock"
 
 @task
 def compute(item: int, *, rounds: int) -> int:
-    """Arithmetic in a register: as many workers as cores do as many times as much."""
+    """Arithmetic in registers, which scales up to the number of cores."""
     for _ in range(rounds):
         item = (item * 1103515245 + 12345) % 2147483648
     return item
@@ -35,7 +35,7 @@ def compute(item: int, *, rounds: int) -> int:
 
 @task
 def stream(item: int, *, megabytes: int, passes: int) -> float:
-    """One multiplication for each number fetched from memory, which all cores share."""
+    """One multiplication per number from memory, which all cores share."""
     numbers = np.full(megabytes * 125_000, float(item + 1))
     for _ in range(passes):
         np.multiply(numbers, 1.0000001, out=numbers)
@@ -44,7 +44,7 @@ def stream(item: int, *, megabytes: int, passes: int) -> float:
 
 @task
 def enter(item: int, *, seconds: float, held: float) -> int:
-    """`seconds` of sleep, of which the share `held` behind a door that lets one in at a time."""
+    """Sleep `seconds`, the share `held` of them under a lock."""
     with DOOR.open("a") as door:
         fcntl.flock(door, fcntl.LOCK_EX)
         time.sleep(held * seconds)
@@ -54,7 +54,7 @@ def enter(item: int, *, seconds: float, held: float) -> int:
 
 @task
 def prepare(seconds: float, *, jitter: float) -> float:
-    """What all the others wait for. Gives how much slower this run is than others, by chance: about 1, give or take `jitter`."""
+    """A serial part that all other calls wait for. Returns a random slowdown of this run, 1 plus or minus `jitter`."""
     slowness = math.exp(random.gauss(0, jitter))
     time.sleep(seconds * slowness)
     return slowness
@@ -62,26 +62,26 @@ def prepare(seconds: float, *, jitter: float) -> float:
 
 @task
 def sleep(seconds: float, *, slowness: float) -> float:
-    """What any number can do at once, when what comes before is done."""
+    """Parallel work after the serial part."""
     time.sleep(seconds * slowness)
     return seconds
 
 
 @pipeline
 def computing(items: int = 32, rounds: int = 400_000) -> list[int]:
-    """Bound by the cores: linear up to as many, and no further."""
+    """Bound by the cores: linear up to their number."""
     return compute.map(range(items), rounds=rounds)
 
 
 @pipeline
 def streaming(items: int = 32, megabytes: int = 64, passes: int = 10) -> list[float]:
-    """Bound by the memory's bandwidth: linear until that is used up."""
+    """Bound by memory bandwidth: linear until it is used up."""
     return stream.map(range(items), megabytes=megabytes, passes=passes)
 
 
 @pipeline
 def locking(items: int = 48, seconds: float = 0.1, held: float = 0.2) -> list[int]:
-    """Bound by a lock: while one is behind the door others work, so it is linear up to N = 1 / `held`, a hard knee."""
+    """Bound by a lock: linear up to N = 1 / `held`, a hard knee."""
     return enter.map(range(items), seconds=seconds, held=held)
 
 
@@ -89,6 +89,6 @@ def locking(items: int = 48, seconds: float = 0.1, held: float = 0.2) -> list[in
 def sleeping(
     items: int = 96, seconds: float = 6.4, serial: float = 0.05, jitter: float = 0.02
 ) -> list[float]:
-    """Bound by its beginning: while that lasts nobody else works, which is Amdahl's law with the fraction `serial`."""
+    """Bound by a serial part: Amdahl's law with the fraction `serial`."""
     slowness = prepare(serial * seconds, jitter=jitter)
     return sleep.map([(1 - serial) * seconds / items] * items, slowness=slowness)

@@ -1,4 +1,4 @@
-"""A small network on scikit-learn's handwritten digits: rate, width and decay are searched, and what is worse is given up.
+"""A small network on scikit-learn's handwritten digits: a search over rate, width and decay that prunes bad trials.
 
 python examples/search/digits_search.py
 """
@@ -29,7 +29,7 @@ SPACE = {
 def train(
     rate: float, width: int, decay: float, activation: Literal["relu", "tanh"], epochs: int = EPOCHS
 ) -> float:
-    """Train one network on 1,437 images of 8 by 8 pixels; returns its share of 360 others that it names right."""
+    """Train a network on 1,437 images of 8 by 8 pixels; returns its accuracy on 360 others."""
     images, labels = map(np.asarray, load_digits(return_X_y=True))
     images, test, labels, test_labels = train_test_split(images / 16, labels, test_size=0.2, random_state=1)
     network = MLPClassifier(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRate, latency_plot, latency_sheet
+from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRange, latency_plot, latency_sheet
 from hooke.charts.renderers import svg_of
 from hooke.charts.sheet import Dot, Label
 
@@ -31,7 +31,7 @@ def picture(rates, values, *, limit=50.0, safe=True):
         series=series,
         limit=limit,
         limit_text="p99 < 50 ms" if limit else "",
-        safe=SafeRate(low=float(rates[0]), high=float(rates[-1]), text="safe") if safe else None,
+        safe=SafeRange(low=float(rates[0]), high=float(rates[-1]), text="safe") if safe else None,
         caption="all of it",
     )
 

@@ -96,13 +96,13 @@ def test_that_two_workers_were_not_faster_is_said_with_the_reason():
     two = finished(2, wall_s=12.5, work_s=20.0, cpu_s=9.0)
     verdict, reason = _compared(one, two)[3:]
     assert verdict.startswith("two workers were not faster here (0.80 times as fast as one)")
-    assert reason.startswith("waiting for a cpu: other programs had it")
+    assert reason.startswith("other programs used the CPUs")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cpus")
 def test_on_one_cpu_it_says_so_and_measures_nothing(one_cpu, capsys):
     assert compare_workers(_files(), MAIN) == []
-    assert "one cpu" in capsys.readouterr().out
+    assert "one CPU" in capsys.readouterr().out
 
 
 def test_a_second_demo_begins_anew(tmp_path):

@@ -279,7 +279,7 @@ class TestMachines:
         self.copied(job, run, host="elsewhere")
         (run.folder / "driver.journal").unlink()
         plan = planned(job, n=13, workers=[1])
-        assert plan.rows[0].refused == "unknown speed"
+        assert plan.rows[0].refused == "speed unknown"
         assert "measured on elsewhere, not on this machine" in plan.notes
         assert planned(job, n=13, workers=[1], speed={"local": "2"}).rows[0].seconds is not None
 

@@ -257,8 +257,8 @@ class TestRows:
     @pytest.mark.parametrize(
         ("wrong", "why"),
         [
-            ({"speed": None}, "unknown speed"),
-            ({"startup_s": None}, "unknown start-up time"),
+            ({"speed": None}, "speed unknown"),
+            ({"startup_s": None}, "start-up time unknown"),
             ({"vcpus": None}, "vCPUs"),
         ],
     )

@@ -71,7 +71,7 @@ def test_past_the_knee_there_is_no_figure():
         ([load(1, 9.0)], setup(2, threads=2), "no N was measured for replicas of 2 threads", Missing(1, 2)),
         ([load(1, 9.0), load(1, 12.0, threads=2)], setup(1, threads=4), "only N = 1, 2 was measured for threads", Missing(1, 4)),
         ([load(1, 9.0)], setup(0), "too small for a replica", None),
-        ([load(1, 9.0)], setup(1, of=machine(speed=None)), "unknown speed", None),
+        ([load(1, 9.0)], setup(1, of=machine(speed=None)), "speed unknown", None),
         (
             [load(1, 9.0, promise=LatencyGoal(99, 0.2))], setup(1),
             "p99 < 50.0 ms was not measured; measured: p99 < 200 ms", Missing(1, 1, PROMISE),

@@ -1,6 +1,6 @@
 """Figures from plain numbers: terminal, HTML, SVG, PNG, Plotly.
 
-It knows scaling laws but not runs; callers pass numbers. May import `scaling` and `base`.
+It knows scaling laws. It knows nothing of runs: callers pass numbers. Imports `scaling` and `base`.
 """
 
 from hooke.charts.curve_chart import Curve

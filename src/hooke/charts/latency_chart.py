@@ -31,7 +31,7 @@ from hooke.charts.sheet import (
 from hooke.charts.terminal import Canvas, Paint, inked, plain_rows, x_axis_rows
 from hooke.scaling.families import Floats
 
-__all__ = ["Latencies", "LoadPicture", "SafeRate", "latency_plot", "latency_sheet"]
+__all__ = ["Latencies", "LoadPicture", "SafeRange", "latency_plot", "latency_sheet"]
 
 
 WIDTH, HEIGHT = 518.0, 280.0
@@ -55,7 +55,7 @@ class Latencies:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SafeRate:
+class SafeRange:
     """The rate that kept the SLO, and the rate that surely broke it (infinite if none did)."""
 
     low: float
@@ -71,7 +71,7 @@ class LoadPicture:
     series: tuple[Latencies, ...]
     limit: float | None
     limit_text: str
-    safe: SafeRate | None
+    safe: SafeRange | None
     caption: str
 
     @property
@@ -128,7 +128,7 @@ def latency_sheet(picture: LoadPicture) -> Sheet:
     return framed(picture.title, picture.caption, body, width=WIDTH, height=HEIGHT)
 
 
-def _safe(frame: PanelFrame, safe: SafeRate | None) -> Iterator[SheetItem]:
+def _safe(frame: PanelFrame, safe: SafeRange | None) -> Iterator[SheetItem]:
     """A green zone up to the safe rate, a red zone from the rate that surely broke the SLO; unknown between them."""
     if safe is None:
         return

@@ -1,8 +1,8 @@
 """The command line: `verbs/` has one module per verb; this folder has what verbs share.
 
 `entry` finds the verb, `options` and `parameters` read arguments, `drive` shows a run from its first event to its
-result, `screens` prints errors. It makes no decisions about runs and does not know engines' libraries.
-May import every folder below.
+result, `screens` prints errors. It makes no decisions about runs and knows nothing of engines'
+libraries. Imports every folder below.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> No
 @click.option("--debug", is_flag=True, help="Show Python tracebacks of errors. Every command accepts it too.")
 @click.pass_obj
 def hooke(session: CommandSession, *, debug: bool) -> None:
-    """Plain Python pipelines: cached, journaled, resumable.
+    """Plain Python pipelines: cached, journalled, resumable.
 
     Try it: hooke demo
     """

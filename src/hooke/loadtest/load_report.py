@@ -11,7 +11,7 @@ import numpy as np
 
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.charts.html import html_table, static_page
-from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRate, latency_sheet
+from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRange, latency_sheet
 from hooke.charts.renderers import inline_svg
 from hooke.journal.run_table import aligned
 from hooke.loadtest.ladder import LevelSummary, LevelVerdict
@@ -336,7 +336,7 @@ def picture_of(result: BenchResult) -> LoadPicture | None:
         limit_text=str(slo or ""),
         safe=None
         if safe is None or safe.low is None
-        else SafeRate(
+        else SafeRange(
             low=safe.low,
             high=safe.high,
             text=f"safe: {safe.low:,.0f}/s" if safe.low >= 100 else f"safe: {safe.low:.3g}/s",

@@ -1,4 +1,4 @@
 """The progress of a run while it runs: a live table, lines, or HTML in a notebook.
 
-It reads only the run's view and does not know engines. May import `journal`, `project` and `base`.
+It reads only the run's view and knows nothing of engines. Imports `journal`, `project` and `base`.
 """

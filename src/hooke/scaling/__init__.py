@@ -1,7 +1,7 @@
 """Scaling laws with confidence intervals, as pure mathematics on measurements.
 
-Families, fits, model selection, knee, COST, predicted time and price. It does not know runs or journals and imports no
-clock, thread or socket. May import `base`.
+Families, fits, model selection, knee, COST, predicted time and price. It knows nothing of runs and journals, and imports
+no clock, thread or socket. Imports `base`.
 """
 
 from hooke.scaling.cost import Cost, cost

@@ -239,10 +239,10 @@ class _Schedule:
 def _missing(machine: InstanceType) -> str:
     """The missing fact that makes an instance type unpredictable, or an empty string."""
     if machine.speed is None:
-        return "unknown speed"
+        return "speed unknown"
     if machine.startup_s is None:
-        return "unknown start-up time"
-    return "unknown number of vCPUs" if machine.vcpus is None else ""
+        return "start-up time unknown"
+    return "its vCPUs are unknown" if machine.vcpus is None else ""
 
 
 def _room(configuration: Configuration) -> MachineRoom:

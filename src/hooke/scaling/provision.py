@@ -138,7 +138,7 @@ class Bearing:
     def offer(self, setup: ServiceSetup) -> Offer:
         """The rate that a setup sustains."""
         if setup.machine.speed is None:
-            return Offer(setup=setup, refused="unknown speed")
+            return Offer(setup=setup, refused="speed unknown")
         if not setup.replicas:
             return Offer(setup=setup, refused="one instance is too small for a replica")
         slowest, fastest = setup.machine.speed

@@ -46,7 +46,7 @@ LEFT_BEHIND = frozenset({".hooke", "__pycache__", "mlflow.db", "mlflow.db.hooke-
 
 @click.command()
 @click.argument("folder", default="hooke-demo", type=click.Path(path_type=Path))
-@click.option("--on", "place", default="local", metavar="BACKEND", show_default=True, help="The backend.")
+@click.option("--on", "backend", default="local", metavar="BACKEND", show_default=True, help="The backend.")
 @click.option(
     "--months",
     default=12,
@@ -58,7 +58,7 @@ LEFT_BEHIND = frozenset({".hooke", "__pycache__", "mlflow.db", "mlflow.db.hooke-
 @json_option
 @debug_option
 @click.pass_obj
-def demo(session: CommandSession, *, folder: Path, place: str, months: int, as_json: bool) -> int:
+def demo(session: CommandSession, *, folder: Path, backend: str, months: int, as_json: bool) -> int:
     """Forecast late arrivals for all departures from New York in 2013 (336,776 flights).
 
     The demo runs the pipeline of examples/flights in FOLDER, runs it again, changes one function, and runs it once more. Then,
@@ -70,7 +70,7 @@ def demo(session: CommandSession, *, folder: Path, place: str, months: int, as_j
     _prepare(folder)
     session.project = Project.find(folder)
     parameters = ["--months", str(months)] if months != 12 else []
-    on = ["--on", place] if place != "local" else []
+    on = ["--on", backend] if backend != "local" else []
     command = ["run", str(folder / MAIN), *on, *parameters]
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         parts: list[Pass | DemoCommand] = [*_passes(command, folder, session.project)]

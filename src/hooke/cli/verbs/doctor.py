@@ -49,7 +49,7 @@ def checkup(x: int) -> int:
     return added(doubled(x), y=2)
 
 
-PLACES = ("serial", "local:1")
+BACKENDS = ("serial", "local:1")
 LOW_SPACE = 1 << 30
 """Warn below this much free space; a single result may need as much."""
 SMALL_SHM = 64 << 20
@@ -111,8 +111,8 @@ def _findings(session: CommandSession, folder: Path | None) -> Iterator[DoctorFi
     yield DoctorFinding(name="project", state="ok", text=str(project.root))
     yield _checked("store", lambda: _store(project))
     yield _checked("journal", lambda: _journal(project))
-    for place in PLACES:
-        yield _checked(place, partial(_place, place))
+    for backend in BACKENDS:
+        yield _checked(backend, partial(_backend, backend))
 
 
 def _checked(name: str, check: Callable[[], DoctorFinding]) -> DoctorFinding:
@@ -165,20 +165,20 @@ def _shared_memory() -> Iterator[DoctorFinding]:
 def _store(project: Project) -> DoctorFinding:
     """Writes an object in the store's folder, reads it back, and times an fsync."""
     store = project.store()
-    place, value = Path(store.place), b"hooke doctor\n" * 20_000
+    folder, value = Path(store.place), b"hooke doctor\n" * 20_000
     if "://" in store.place:
         works = store.get(store.put(value)) == value
         return DoctorFinding(name="store", state="ok" if works else "broken", text=f"{store.place} answers")
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="doctor-", dir=place) as folder:
-        trial = Store.open(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=folder) as temporary:
+        trial = Store.open(temporary)
         works = trial.get(trial.put(value)) == value
     if not works:
         return DoctorFinding(
-            name="store", state="broken", text=f"{place} returned other bytes than were written"
+            name="store", state="broken", text=f"{folder} returned other bytes than were written"
         )
-    free = shutil.disk_usage(place).free
-    text = f"{place} writable, {format_bytes(free)} free, fsync {format_seconds(_sync_seconds(place))}"
+    free = shutil.disk_usage(folder).free
+    text = f"{folder} writable, {format_bytes(free)} free, fsync {format_seconds(_sync_seconds(folder))}"
     if free < LOW_SPACE:
         return DoctorFinding(name="store", state="warning", text=text, fix="hooke cache gc --max SIZE")
     return DoctorFinding(name="store", state="ok", text=text)
@@ -210,7 +210,7 @@ def _journal(project: Project) -> DoctorFinding:
     return DoctorFinding(name="journal", state=state, text=f"{project.runs.path} writable, {runs} runs")
 
 
-def _place(place: str) -> DoctorFinding:
+def _backend(backend: str) -> DoctorFinding:
     """Runs two tasks on the backend, in a temporary folder."""
     from hooke.project.settings import Settings
     from hooke.running.driver import RunOrder, prepare
@@ -219,14 +219,14 @@ def _place(place: str) -> DoctorFinding:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hooke-doctor-") as folder:
         project = Project(root=Path(folder), settings=Settings())
-        driver = prepare(RunOrder(pipeline=checkup, args=(20,), on=place), project)
+        driver = prepare(RunOrder(pipeline=checkup, args=(20,), on=backend), project)
         driver.drive()
         answer = Run(project, driver.run).result()
     seconds = time.perf_counter() - began
     if answer != 42:
-        return DoctorFinding(name=place, state="broken", text=f"a task returned {answer!r} instead of 42")
+        return DoctorFinding(name=backend, state="broken", text=f"a task returned {answer!r} instead of 42")
     return DoctorFinding(
-        name=place,
+        name=backend,
         state="ok",
         text=f"ran a pipeline in {format_seconds(seconds)}, including start and shutdown",
     )

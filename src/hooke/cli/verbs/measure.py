@@ -49,7 +49,7 @@ __all__ = ["measure"]
     metavar="FUNCTION",
     help="The baseline: a function of the file that does the same work in one call.",
 )
-@click.option("--on", "place", default="local", show_default=True, metavar="PLACE", help="Where.")
+@click.option("--on", "backend", default="local", show_default=True, metavar="BACKEND", help="The backend.")
 @click.option("--fresh", is_flag=True, help="Measure again what is already known.")
 @json_option
 @debug_option
@@ -65,7 +65,7 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
     sizes: str | None,
     weak: bool,
     plain: str | None,
-    place: str,
+    backend: str,
     fresh: bool,
     as_json: bool,
     parameters: tuple[str, ...],
@@ -94,7 +94,7 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
             sizes=number_list("--sizes", sizes) or (),
             weak=weak,
             plain=_function(pipeline, plain, task=task, target=target),
-            on=place,
+            on=backend,
             fresh=fresh,
             command=typed,
             observers=() if as_json else (StudyLines(sys.stderr).observe,),

@@ -44,9 +44,9 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
 @click.argument("target", metavar="FILE.py[:PIPELINE]", required=False)
 @click.option(
     "--on",
-    "place",
+    "backend",
     default="local",
-    metavar="PLACE",
+    metavar="BACKEND",
     help="The backend: local, local:N, serial, dask, ray, the address of a cluster, or a name in hooke.toml.  [default: local]",
 )
 @click.option(
@@ -75,7 +75,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     ctx: click.Context,
     *,
     target: str | None,
-    place: str,
+    backend: str,
     workers: str | None,
     deadline: str | None,
     budget: str | None,
@@ -96,7 +96,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     refused = DrivenRun(session=session, as_json=True) if as_json else None
     try:
         asked = _Asked(
-            on=place, workers=workers, deadline=deadline, budget=budget, allow_mismatch=allow_mismatch
+            on=backend, workers=workers, deadline=deadline, budget=budget, allow_mismatch=allow_mismatch
         )
         conduct, driver = _driver(session, target, parameters, asked=asked, as_json=as_json)
     except HookeError as error:
