@@ -130,7 +130,7 @@ def test_a_budget_ends_a_real_run_which_goes_on_with_a_larger_one(project):
 def test_a_deadline_or_a_budget_needs_something_to_decide(project):
     for on, wanted, fix in (
         ("local", RunTargets(deadline=1e12), "workers=(1, 8)"),
-        ("serial", RunTargets(deadline=1e12), 'on="local" can'),
+        ("serial", RunTargets(deadline=1e12), 'on="local"'),
     ):
         with pytest.raises(UsageError, match="needs a changing number of workers") as refused:
             prepare(RunOrder(pipeline=jobs.naps, params={"items": 2}, on=on, wanted=wanted), project)
