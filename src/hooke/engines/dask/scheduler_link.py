@@ -20,17 +20,15 @@ from distributed.client import done_callback
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import dask_worker
-from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, LACKING, NOTES, PIECE, Greeting
+from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, Greeting
 from hooke.engines.gang import Word, pack_word
 from hooke.engines.remote.handshake import HandshakeReply, Probe
-from hooke.engines.remote.log_sync import FilePiece
 from hooke.engines.remote.worker_protocol import (
     AttemptOrder,
     AttemptsWithdrawn,
     HostSession,
     HostUpdate,
     HostUpdated,
-    unpack_notes,
 )
 
 __all__ = [
@@ -273,14 +271,8 @@ class SchedulerLink:
     def _on_our_event(self, event: tuple[float, Any]) -> None:
         if isinstance(event[1], dict):
             return  # the scheduler's own entry on what the client did
-        address, attempt, data = event[1]
-        if attempt == NOTES:
-            update = HostUpdate(notes=unpack_notes(data))
-        elif attempt == PIECE:
-            update = HostUpdate(pieces=[msgspec.msgpack.decode(data, type=FilePiece)])
-        else:
-            update = HostUpdate(answers=[data])
-        self._inbox.put(HostUpdated(host=address, update=update))
+        address, data = event[1]
+        self._inbox.put(_updated(address, data))
 
     async def _follow(self, address: str, attempt: int, future: Future[bytes]) -> None:
         message: Message | None = None
@@ -350,8 +342,11 @@ def _answer(address: str, attempt: int, data: bytes) -> Message:
         return RunForgotten(address)
     if data == ELSEWHERE:
         return AttemptBroke(address, attempt, None)
-    update = HostUpdate(lacking=[attempt]) if data == LACKING else HostUpdate(answers=[data])
-    return HostUpdated(host=address, update=update)
+    return _updated(address, data)
+
+
+def _updated(address: str, data: bytes) -> HostUpdated:
+    return HostUpdated(host=address, update=msgspec.msgpack.decode(data, type=HostUpdate))
 
 
 def _resources(order: AttemptOrder, counted: dict[str, float]) -> dict[str, float]:
