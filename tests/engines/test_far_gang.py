@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engines.test_dispatch import RecordingTransport, gone
 from tests.engines.test_placement import call, peer
+from tests.engines.test_remote_queue import RecordingTransport, gone
 
 from hooke.base.ref import Ref
 from hooke.engines.gang import BeginRanks, Disband, Disbanded, Gather, Meet, Met, Mustered, RankAnswered

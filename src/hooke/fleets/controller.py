@@ -259,6 +259,13 @@ def step(
     return fleet, made.out
 
 
+_PHASES = {
+    LaunchAnswered: MachinePhase.STARTING,
+    MachineRetired: MachinePhase.RETIRING,
+    MachineReleased: MachinePhase.RELEASING,
+}
+
+
 def restored(name: str, records: Iterable[LedgerRecord]) -> FleetState:
     """The fleet's state according to its ledger."""
     members: dict[str, FleetMember] = {}
@@ -270,20 +277,14 @@ def restored(name: str, records: Iterable[LedgerRecord]) -> FleetState:
             case LaunchIntended():
                 launches += 1
                 members[record.token] = FleetMember(token=record.token, asked_at=record.at)
-            case LaunchAnswered():
-                known = members.get(record.token) or FleetMember(token=record.token, asked_at=record.at)
-                phase = MachinePhase.STARTING if known.phase is MachinePhase.ORDERED else known.phase
-                members[record.token] = replace(known, id=record.machine, phase=phase)
             case LaunchFailed() | MachineGone():
                 members.pop(record.token, None)
-            case MachineRetired() | MachineReleased():
-                phase = (
-                    MachinePhase.RETIRING if isinstance(record, MachineRetired) else MachinePhase.RELEASING
-                )
+            case LaunchAnswered() | MachineRetired() | MachineReleased():
                 known = members.get(record.token) or FleetMember(token=record.token, asked_at=record.at)
+                phase = _PHASES[type(record)]
+                if phase is MachinePhase.STARTING and known.phase is not MachinePhase.ORDERED:
+                    phase = known.phase
                 members[record.token] = replace(known, id=record.machine, phase=phase)
-            case _:
-                pass
     return FleetState(name=name, members=members, wanted=wanted, launches=launches)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -296,15 +297,17 @@ class SchedulerLink:
         there = self.workers()
         self._inbox.put(WorkersLastSeen({address: facts["last_seen"] for address, facts in there.items()}))
 
+    def _run(
+        self, address: str, function: Callable[..., Any], *arguments: Any, on_error: str = "raise"
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.run(
+            function, *arguments, workers=[address], on_error=on_error, callback_timeout=ANSWER_S
+        )
+        return found
+
     def _greet(self, address: str) -> None:
         try:
-            found = self._client.run(
-                dask_worker.greet,
-                self._greeting,
-                workers=[address],
-                on_error="return",
-                callback_timeout=ANSWER_S,
-            )
+            found = self._run(address, dask_worker.greet, self._greeting, on_error="return")
         except Exception as error:  # noqa: BLE001 - Dask does not document what it raises
             self._inbox.put(WorkerRefused(address, _unfit(address, error)))
             return
@@ -315,24 +318,14 @@ class SchedulerLink:
             self._inbox.put(WorkerRefused(address, _unfit(address, answer)))
 
     def _speak(self, address: str, attempt: int, word: Word) -> None:
-        data = pack_word(word)
         try:
-            self._client.run(
-                dask_worker.speak, self._session, data, workers=[address], callback_timeout=ANSWER_S
-            )
+            self._run(address, dask_worker.speak, self._session, pack_word(word))
         except Exception as error:  # noqa: BLE001 - Dask does not document what it raises
             self._inbox.put(AttemptBroke(address, attempt, error))
 
     def _withdraw(self, address: str, attempts: list[int]) -> None:
         with contextlib.suppress(TimeoutError):
-            found = self._client.run(
-                dask_worker.withdraw,
-                self._session,
-                attempts,
-                workers=[address],
-                on_error="ignore",
-                callback_timeout=ANSWER_S,
-            )
+            found = self._run(address, dask_worker.withdraw, self._session, attempts, on_error="ignore")
             self._inbox.put(AttemptsWithdrawn(host=address, attempts=found.get(address, [])))
 
 
