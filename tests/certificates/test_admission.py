@@ -16,11 +16,11 @@ from hooke.certificates.admission import (
     AskAuthority,
     AskJoin,
     AskRenewal,
+    AuthorityAnswer,
     Granted,
-    TheAuthority,
 )
 from hooke.certificates.authority import Authority, new_key, request
-from hooke.certificates.tokens import REMEMBERED_S, Token, Turned
+from hooke.certificates.tokens import REMEMBERED_S, Token, TokenExpired
 
 NOW = 1_800_000_000.0
 LAB = Authority.make("lab", now=NOW, valid_s=30 * 86400.0)
@@ -51,7 +51,7 @@ def test_a_token_works_once_and_who_comes_second_learns_who_was_first(admission:
     assert isinstance(first, Granted)
     assert (first.machine, first.until, first.valid_s) == ("gpu-1", NOW + 3600.0, 3600.0)
     second = said(admission, asked(token, machine="gpu-2"))
-    assert second == AdmissionRefused(why="the token was used already by gpu-1 at 10.0.0.7", fix=second.fix)
+    assert second == AdmissionRefused(why="the token was already used by gpu-1 at 10.0.0.7", fix=second.fix)
     assert admission.wrong == 0
     assert admission.tokens.open(NOW) == 0
 
@@ -70,15 +70,15 @@ def test_a_token_ends(admission: Admission) -> None:
     token = token_of(admission)
     assert admission.tokens.open(NOW + 599.0) == 1
     assert admission.tokens.open(NOW + 600.0) == 0
-    assert said(admission, asked(token), now=NOW + 600.0).why == "the token is over"
+    assert said(admission, asked(token), now=NOW + 600.0).why == "the token has expired"
     token_of(admission, now=NOW + 600.0 + REMEMBERED_S + 1)
-    assert said(admission, asked(token), now=NOW + 600.0).why == "there is no such token"
+    assert said(admission, asked(token), now=NOW + 600.0).why == "the token is unknown"
 
 
 def test_a_mistake_costs_no_token(admission: Admission) -> None:
     token = token_of(admission)
-    assert "is no certificate signing request" in said(admission, asked(token, request="nonsense")).why
-    assert "is no name of a machine" in said(admission, asked(token, machine="../etc")).why
+    assert "is not a certificate signing request" in said(admission, asked(token, request="nonsense")).why
+    assert "is not a valid machine name" in said(admission, asked(token, machine="../etc")).why
     assert isinstance(said(admission, asked(token)), Granted)
 
 
@@ -87,7 +87,7 @@ def test_a_wrong_secret_spends_nothing_tells_nothing_and_is_counted(admission: A
     used = token_of(admission)
     said(admission, asked(used))
     wrong = [asked(token, secret="A" * 32), asked(used, secret="A" * 32), asked(token, id="0" * 12)]
-    assert {said(admission, each).why for each in wrong} == {"there is no such token"}
+    assert {said(admission, each).why for each in wrong} == {"the token is unknown"}
     assert admission.wrong == 3
     assert isinstance(said(admission, asked(token)), Granted)
 
@@ -102,7 +102,7 @@ def test_of_many_at_once_one_is_let_in(tmp_path: Path) -> None:
         ready.wait()
         try:
             won.append(tokens.spend(token.id, token.secret, now=NOW, by=f"gpu-{number}"))
-        except Turned:
+        except TokenExpired:
             lost.append(number)
 
     threads = [threading.Thread(target=spend, args=(number,)) for number in range(8)]
@@ -124,10 +124,10 @@ def test_renewal_is_for_the_same_machine_and_ends_when_it_is_let_go(
     assert isinstance(renewed, Granted)
     assert (renewed.machine, renewed.until) == ("gpu-1", NOW + 5400.0)
     assert said(admission, ask).why == "no certificate was shown"
-    assert said(admission, ask, shown=serial + 1).why == "this machine was let go"
+    assert said(admission, ask, shown=serial + 1).why == "this machine was removed from the fleet"
     for path in (tmp_path / "members").glob("gpu-1-*"):
         path.unlink()
-    assert said(admission, ask, shown=serial).why == "this machine was let go"
+    assert said(admission, ask, shown=serial).why == "this machine was removed from the fleet"
 
 
 def test_who_has_ended_is_forgotten(admission: Admission, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_files_that_are_damaged_are_named(admission: Admission, tmp_path: Path) 
 
 
 def test_whose_authority_it_is_anybody_may_know(admission: Admission) -> None:
-    assert said(admission, AskAuthority()) == TheAuthority(pem=LAB.pem.decode())
+    assert said(admission, AskAuthority()) == AuthorityAnswer(pem=LAB.pem.decode())
 
 
 @settings(max_examples=50)
@@ -197,6 +197,6 @@ class TestText:
 
     @given(st.integers(0, 91))
     def test_one_that_was_cut_off_is_refused_and_not_repeated(self, length: int) -> None:
-        with pytest.raises(UsageError, match="this is no join token") as refused:
+        with pytest.raises(UsageError, match="this is not a join token") as refused:
             Token.parse(self.TOKEN.text[:length])
         assert "sss" not in str(refused.value)

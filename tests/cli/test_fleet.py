@@ -54,7 +54,7 @@ def test_a_fleet_is_scaled_listed_explained_and_ended(project):
     call("scale", "pool", "1")
     assert len(listed()) == 1
     assert "2 are there and 1 are wanted" in call("why", "pool")
-    assert call("reap") == f"pool: {listed()[0]['machine']} is wanted, and stays\n"
+    assert call("reap") == f"pool: {listed()[0]['machine']} is wanted and stays\n"
     assert call("down") == "pool: 0 machines\n"
     assert listed() == []
 
@@ -80,7 +80,7 @@ def test_the_workers_of_a_dask_cluster_are_a_fleet_too(project):
     assert [row["state"] for row in listed()] == ["ready", "ready"]
     call("scale", "1")
     assert "2 are there and 1 are wanted, and had nothing to do" in call("why", "pool")
-    assert call("reap") == f"pool: {listed()[0]['machine']} is wanted, and stays\n"
+    assert call("reap") == f"pool: {listed()[0]['machine']} is wanted and stays\n"
     assert call("drain") == "pool: 0 machines\n"
     call("scale", "1")
     assert call("down") == "pool: 0 machines\n"
@@ -93,7 +93,7 @@ def test_what_a_forgotten_fleet_left_is_reaped(project):
     call("scale", "2")
     (project / "hooke.toml").write_text("")
     assert len(listed()) == 2
-    assert call("reap") == "nothing is left\n"
+    assert call("reap") == "no machines are left\n"
     assert listed() == []
 
 
@@ -103,7 +103,7 @@ def test_a_second_controller_is_refused_and_one_that_stays_replaces_the_dead(pro
     keeper = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         first = await_machine()
-        with pytest.raises(UsageError, match="another hooke fleet command keeps the fleet pool"):
+        with pytest.raises(UsageError, match="another hooke fleet command is running for the fleet pool"):
             call("drain")
         for process in psutil.process_iter():
             if environment(process).get("HOOKE_MACHINE") == first:
@@ -136,9 +136,9 @@ def await_machine(*, other_than=None):
 @pytest.mark.parametrize(
     ("words", "error", "says"),
     [
-        (("scale", "4"), UsageError, "more than the 3 that the fleet pool may have"),
+        (("scale", "4"), UsageError, "may have at most 3 machines, not 4"),
         (("scale", "pol", "1"), UsageError, "did you mean pool"),
-        (("scale", "pool", "many"), UsageError, "is no fleet and number"),
+        (("scale", "pool", "many"), UsageError, "is not a fleet and a number"),
         (("why", "some-run"), UsageError, ""),
     ],
 )
@@ -173,14 +173,14 @@ def test_settings_that_were_wrong_are_not_kept(project):
     with pytest.raises(ConfigError, match="'odd'"):
         call("scale", "1")
     (project / "hooke.toml").write_text("")
-    assert call("reap") == "nothing is left\n"
+    assert call("reap") == "no machines are left\n"
 
 
 def test_a_program_that_is_not_there_is_not_waited_for(project):
     (project / "hooke.toml").write_text('[fleets.pool]\ncommand = ["no-such-program"]\n')
-    with pytest.raises(HookeError, match="no-such-program cannot be started: No such file"):
+    with pytest.raises(HookeError, match="cannot start no-such-program: No such file"):
         call("scale", "1")
-    assert call("reap") == "nothing is left\n"
+    assert call("reap") == "no machines are left\n"
 
 
 def test_one_fleet_that_cannot_be_reaped_does_not_keep_the_others(project):
@@ -190,5 +190,5 @@ def test_one_fleet_that_cannot_be_reaped_does_not_keep_the_others(project):
     with lock:
         done = CliRunner().invoke(hooke, ["fleet", "reap"], obj=CommandSession(), standalone_mode=False)
     assert done.return_value == 1
-    assert "pool: another hooke fleet command keeps the fleet pool" in done.stderr
+    assert "pool: another hooke fleet command is running for the fleet pool" in done.stderr
     assert (project / ".hooke" / "fleets" / "other" / "fleet.json").is_file()

@@ -18,7 +18,7 @@ from hooke.certificates.authority import Authority
 from hooke.certificates.keys import CA_KEY, Keys
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
-from hooke.fleets.membership import completed, keep, machine_name
+from hooke.fleets.membership import machine_name, run_with_certificate, with_safe_options
 from hooke.project.backends import find_backend
 from hooke.project.folder import Project
 
@@ -50,7 +50,7 @@ def test_an_authority_is_made_once(head):
     before = (keys.folder / CA_KEY).read_bytes()
     facts = keys.good(time.time() + 29 * 86400)
     assert (facts.machine, facts.at) == (machine_name(), "")
-    with pytest.raises(UsageError, match="has keys of the fleet lab already"):
+    with pytest.raises(UsageError, match="already has keys for the fleet lab"):
         call("ca", "lab")
     assert (keys.folder / CA_KEY).read_bytes() == before
 
@@ -63,14 +63,14 @@ def test_a_token_is_all_that_is_printed(head):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("ca", "Lab"), "is no name of a fleet"),
+        (("ca", "Lab"), "is not a valid fleet name"),
         (("ca", "lab", "--valid", "0"), "--valid '0' is too short"),
-        (("token", "lab"), "has no keys of the fleet lab"),
-        (("admit", "lab", "--listen", "8788"), "is no address"),
-        (("admit", "lab", "--listen", "127.0.0.1:0"), "has no keys of the fleet lab"),
-        (("renew", "lab"), "has no keys of the fleet lab"),
-        (("exec", "lab", "--", "true"), "has no keys of the fleet lab"),
-        (("join", "head:8788"), "this is no join token"),
+        (("token", "lab"), "has no keys for the fleet lab"),
+        (("admit", "lab", "--listen", "8788"), "is not a valid address"),
+        (("admit", "lab", "--listen", "127.0.0.1:0"), "has no keys for the fleet lab"),
+        (("renew", "lab"), "has no keys for the fleet lab"),
+        (("exec", "lab", "--", "true"), "has no keys for the fleet lab"),
+        (("join", "head:8788"), "this is not a join token"),
     ],
 )
 def test_what_makes_no_sense_is_refused(head, words, says):
@@ -80,7 +80,7 @@ def test_what_makes_no_sense_is_refused(head, words, says):
 
 def test_nobody_is_waited_for_without_a_token(head):
     call("ca", "lab")
-    with pytest.raises(UsageError, match="no open token of the fleet lab"):
+    with pytest.raises(UsageError, match="the fleet lab has no open token"):
         call("admit", "lab", "--listen", "127.0.0.1:0")
 
 
@@ -94,7 +94,7 @@ def test_a_machine_that_joined_lets_nobody_in(head):
 def test_a_command_has_dasks_settings_and_its_own_exit_code(head, capfd):
     call("ca", "lab")
     keys = Keys.of(head / ".hooke", "lab")
-    assert keep(TOLD, keys, tell=print) == 0
+    assert run_with_certificate(TOLD, keys, say=print) == 0
     told = json.loads(capfd.readouterr().out)
     dask = {name: value for name, value in told.items() if name.startswith("DASK_")}
     assert dask.pop("DASK_DISTRIBUTED__COMM__TLS__CA_FILE") == str(keys.ca.resolve())
@@ -103,11 +103,11 @@ def test_a_command_has_dasks_settings_and_its_own_exit_code(head, capfd):
     assert dask.pop("DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME") == "tls"
     assert set(dask.values()) == {str(keys.machine.resolve())}
     assert len(dask) == 6
-    assert keep([sys.executable, "-c", "raise SystemExit(7)"], keys, tell=print) == 7
+    assert run_with_certificate([sys.executable, "-c", "raise SystemExit(7)"], keys, say=print) == 7
     own = "import signal; raise SystemExit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)"
-    assert keep([sys.executable, "-c", own], keys, tell=print) == 0
-    with pytest.raises(UsageError, match="there is no program 'no-such'"):
-        keep(["no-such"], keys, tell=print)
+    assert run_with_certificate([sys.executable, "-c", own], keys, say=print) == 0
+    with pytest.raises(UsageError, match="program 'no-such' not found"):
+        run_with_certificate(["no-such"], keys, say=print)
 
 
 @pytest.mark.heavy
@@ -117,13 +117,13 @@ def test_a_command_gets_the_sigterm_and_is_ended_before_its_certificate(head):
     sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
     told: list[str] = []
     with pytest.raises(HookeError, match=r"(?s)could not be renewed.*hooke fleet admit lab"):
-        keep(sleeps, keys, tell=told.append)
+        run_with_certificate(sleeps, keys, say=told.append)
     assert "the certificate is not renewed" in told[0]
     with pytest.raises(HookeError, match="ended at|could not be renewed"):
-        keep(sleeps, keys, tell=told.append)
+        run_with_certificate(sleeps, keys, say=told.append)
     keys.replace(machine=b"", facts=msgspec.structs.replace(keys.facts(), until=time.time() + 3600, at=""))
     term = f"import os, signal, time; os.kill({os.getpid()}, signal.SIGTERM); time.sleep(60)"
-    assert keep([sys.executable, "-c", term], keys, tell=print) == -signal.SIGTERM
+    assert run_with_certificate([sys.executable, "-c", term], keys, say=print) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_a_command_gets_the_sigterm_and_is_ended_before_its_certificate(head):
     ],
 )
 def test_dasks_pages_are_for_this_machine(words, more):
-    assert completed(words.split(), renewing=True) == [*words.split(), *more.split()]
+    assert with_safe_options(words.split(), renewing=True) == [*words.split(), *more.split()]
 
 
 @pytest.mark.parametrize("where", [":8787", "0.0.0.0:8787", "10.0.0.5:0", "127.0.0.1.example.org:1", "8787"])
 def test_pages_for_everybody_are_refused(where):
     with pytest.raises(UsageError, match="would be open to every machine"):
-        completed(["dask", "scheduler", "--dashboard-address", where], renewing=False)
+        with_safe_options(["dask", "scheduler", "--dashboard-address", where], renewing=False)
 
 
 class TestPlaces:
@@ -161,7 +161,7 @@ class TestPlaces:
         return find_backend("far", workers=None, places=Project.find(folder).settings.places)
 
     def test_its_keys_are_those_of_the_fleet(self, head):
-        with pytest.raises(UsageError, match="has no keys of the fleet lab"):
+        with pytest.raises(UsageError, match="has no keys for the fleet lab"):
             self.place(head)
         call("ca", "lab")
         keys = Keys.of(head.resolve() / ".hooke", "lab")

@@ -52,7 +52,7 @@ class Known:
     clock: Any
     takes_s: float
 
-    def told(self):
+    def histories(self):
         self.clock.time += self.takes_s
         return self.tasks
 

@@ -175,7 +175,7 @@ def test_two_fleets_do_not_share_a_cluster_and_other_things_are_none(provider, c
     with pytest.raises(Impossible, match="belongs to the fleet pool"):
         other.list()
     other.close()
-    with pytest.raises(UsageError, match="a dict is no cluster of Dask's"):
+    with pytest.raises(UsageError, match="a dict is not a Dask cluster"):
         DaskCluster("pool", {})
 
 

@@ -151,10 +151,10 @@ while True: time.sleep(0.05)
 
 def test_a_program_that_is_not_there_is_named(tag, tmp_path):
     missing = Processes(tag, ["no-such-program"], logs=tmp_path / "logs")
-    with pytest.raises(Impossible, match="no-such-program cannot be started: No such file"):
+    with pytest.raises(Impossible, match="cannot start no-such-program: No such file"):
         missing.launch("t")
     (tmp_path / "file").touch()
-    with pytest.raises(ProviderError, match="its log .* cannot be written: Not a directory"):
+    with pytest.raises(ProviderError, match="cannot write the log .*: Not a directory"):
         Processes(tag, ["true"], logs=tmp_path / "file" / "logs").launch("t")
     with_nobody = provider(tag, tmp_path)
     with_nobody.retire("nobody")

@@ -1,8 +1,8 @@
-"""How many workers batch work should have, and why: one pure function of what is seen.
+"""The autoscaling policy of batch work: how many workers, and why. One pure function of an observation.
 
-A worker is added while there is work for it that is worth its start, and given up when it has idled for as long as starting
-another would cost (the rule of ski rental: whatever comes, at most twice the least that could have been paid). More than
-the law says pays is never asked for; a deadline buys just enough for it, and a budget ends before it is spent.
+A worker is added while its work is worth its start, and released when it has idled for as long as another start would take
+(the ski-rental rule: at most twice the least possible cost, whatever happens). The policy never exceeds the number that the
+scaling law supports; a deadline gets just enough workers, and a budget stops the work before it is spent.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from hooke.base.formats import format_seconds
 __all__ = ["CAUTION", "FleetDecision", "Forecast", "decide"]
 
 
-# --- How long the work that is left will take with so many workers, from what it took so far.
+# -- the forecast ----------------------------------------------------------------------------------
 
 CAUTION = 2.0
-"""Standard deviations by which a pessimistic forecast is longer: one in forty is longer still."""
+"""Standard deviations that a pessimistic forecast adds; one case in forty is longer still."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Forecasts of one moment: `have` workers are ready, another comes after `start_s`. With `caution`, the pessimistic end."""
+    """How long the remaining work takes: `have` workers are ready, more join after `start_s`. With `caution` the pessimistic end."""
 
     works: tuple[TaskWork, ...]
     have: int
@@ -35,16 +35,16 @@ class Forecast:
     """Items that one worker does at once."""
 
     def seconds(self, workers: int) -> float:
-        """Until all that is known is done. Infinite where there is work and nobody for it.
+        """Seconds until all known work is done; infinite where there is work but no worker.
 
-        What can run now runs together; what waits runs after it, one task after the other.
+        Items that can run now run together; waiting ones run after them, one task after another.
         """
         now = [work for work in self.works if work.now]
         later = [work for work in self.works if work.waiting]
         have, workers = self.have * self.slots, workers * self.slots
         passed, first = 0.0, self._together(now, have)
         if workers > have:
-            # Those who are here begin; the others join them.
+            # Ready workers begin, and the others join them.
             if first <= self.start_s:
                 passed = first
             else:
@@ -55,20 +55,20 @@ class Forecast:
         return passed + sum(self._one(work, work.waiting, workers) for work in later)
 
     def each_s(self, work: TaskWork, count: int) -> float:
-        """What an item takes on average. While none has ended: what the longest one has run already, which is a lower bound."""
+        """Mean seconds of an item. While none has ended, how long the longest has run, which is a lower bound."""
         if work.seconds is None:
             return work.longest_s
-        # The mean is not known exactly, and the items that are left are a sample of their own.
+        # The mean is uncertain, and the remaining items are a sample of their own.
         doubt = math.sqrt(1 / max(work.measured, 1) + 1 / max(count, 1))
         return work.seconds + self.caution * work.spread * doubt
 
     def work_s(self) -> float:
-        """Seconds of one worker for everything."""
+        """Seconds that one worker needs for everything."""
         whole = sum(work.left * self.each_s(work, work.left) - work.begun_s for work in self.works)
         return max(whole, 0.0)
 
     def _together(self, works: Sequence[TaskWork], workers: int) -> float:
-        """Of what runs or could: all at once, so that each worker has something to do while there is enough."""
+        """Seconds for all items that run or could run, side by side, so that each worker is busy while there is enough work."""
         if not works:
             return 0.0
         if len(works) == 1:
@@ -86,7 +86,7 @@ class Forecast:
         return max(seconds, 0.0) / self._speedup(work, workers)
 
     def _one(self, work: TaskWork, items: int, workers: int) -> float:
-        """Items of one task, a worker each: as if they could be cut, or, cautiously, in whole rounds and one of the rest."""
+        """Seconds for items of one task, one per worker: as if divisible, or, with caution, in whole rounds and a last partial one."""
         if not items:
             return 0.0
         if workers <= 0:
@@ -107,10 +107,10 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class FleetDecision:
-    """So many there should be. `reason` is one plain sentence, of the same words as long as nothing changes but numbers.
+    """The number of workers. `reason` is one plain sentence, whose words stay the same while only numbers change.
 
-    `bound` is what keeps it from more: `work` (no more could be used), `start` (the rest is not worth a start), `knee` or
-    `law`, `cap`, `deadline` (no more are needed), `budget`, `gang` (fewer are of no use to it); `idle` where workers were given up. With `stop` the work is to end now.
+    `bound` is what limits the number: `work` (more have no work), `start` (the rest is not worth a start), `knee` or
+    `law`, `cap`, `deadline` (more are not needed), `budget`, `gang` (it cannot use fewer); `idle` where workers are released. With `stop` the work ends now.
     """
 
     target: int
@@ -120,13 +120,13 @@ class FleetDecision:
 
 
 def decide(now: float, seen: Observation) -> FleetDecision:
-    """How many workers there should be now. Never more than the limits allow, than the work that could run, or than the knee."""
+    """How many workers there should be now: never more than the limits, the work or the knee allow."""
     return _Choice(now, seen).made()
 
 
 @dataclass(frozen=True, slots=True)
 class _Most:
-    """So many at most, for the reason that follows; `bound` as in Decision."""
+    """An upper bound with its reason; `bound` is as in FleetDecision."""
 
     n: int
     why: str
@@ -134,7 +134,7 @@ class _Most:
 
 
 class _Choice:
-    """One decision as it is made."""
+    """One decision in the making."""
 
     def __init__(self, now: float, seen: Observation) -> None:
         self.now = now
@@ -147,7 +147,7 @@ class _Choice:
         self.cautious = replace(self.likely, caution=CAUTION)
 
     def made(self) -> FleetDecision:
-        """The budget first, which may end it; then the hard bounds; then what pays."""
+        """The budget first, which may end the work; then hard bounds; then what is worth its cost."""
         allowed = self._allowed()
         stop = self._out_of_money(allowed)
         if stop is not None:

@@ -1,4 +1,4 @@
-"""What a policy is shown: the work that is left, the workers there are, and what was asked for."""
+"""What the fleet policy sees: the remaining work, the workers, the limits and the price."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """How far a task scales, as a law tells it. Beyond what the law supports nothing is gained by more."""
+    """How far a task scales, by its law. Beyond the law's data more workers bring no gain."""
 
     speedup: tuple[float, ...]
-    """Of 1, 2, 3, ... workers over one."""
+    """The speed-up of 1, 2, 3, ... workers over one."""
     low: tuple[float, ...] = ()
-    """The pessimistic ends of the same; empty where they are not known."""
+    """The pessimistic ends of these; empty where unknown."""
     knee: float | None = None
-    """The N past which more does not pay, at the pessimistic end of its interval; None where it is not determined."""
+    """The N beyond which more is not worth its cost, at the pessimistic end of its interval; None where undetermined."""
     family: str = ""
 
     def of(self, n: int, *, pessimistic: bool = False) -> float:
@@ -52,54 +52,54 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskWork:
-    """What is left of one task, in items: those of its maps, and its calls."""
+    """The remaining items of one task: those of its maps, and its calls."""
 
     task: str
     running: int = 0
     ready: int = 0
-    """Could run now."""
+    """Items that could run now."""
     waiting: int = 0
-    """Wait for results of others."""
+    """Items that wait for results of others."""
     open_ended: bool = False
-    """More may come: a list that does not exist yet."""
+    """Whether there may be more: from a list that does not exist yet."""
     seconds: float | None = None
-    """The mean that one took; None while none has ended."""
+    """Mean seconds of an item; None while none has ended."""
     spread: float = 0.0
-    """The standard deviation of that, of single items."""
+    """Standard deviation of single items."""
     measured: int = 0
     begun_s: float = 0.0
-    """What those that run have run so far, together; of each at most `seconds`."""
+    """How long the running items have run in total; each counts at most `seconds`."""
     longest_s: float = 0.0
-    """What the one that runs longest has run so far."""
+    """How long the longest running item has run."""
     fits: int | None = None
-    """So many at once, at most, with what each asks of cpus and memory; None for no limit."""
+    """How many fit at once, by their cpus and memory; None for no limit."""
     scaling: Scaling | None = None
 
     @property
     def now(self) -> int:
-        """Items that run or could."""
+        """Items that run or could run."""
         return self.running + self.ready
 
     @property
     def at_once(self) -> int:
-        """Of these, what can use a worker of its own now."""
+        """How many of these can use a worker each now."""
         return self.now if self.fits is None else min(self.now, self.fits)
 
     @property
     def left(self) -> int:
-        """All of them."""
+        """All remaining items."""
         return self.now + self.waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyWorker:
-    """A worker that is ready. Idle is one that does no useful work, whatever its processes do."""
+    """A worker that is ready. It is idle when it does no useful work, whatever its processes do."""
 
     name: str
     idle_s: float | None = None
-    """How long it has had nothing to do; None while it works."""
+    """How long it has been idle; None while it works."""
     holds: str = ""
-    """What must not be taken from it: `gang train`, `shuffle`. Empty for nothing."""
+    """Why it must not be ended: `gang train`, `shuffle`; empty where it may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,23 +108,23 @@ class Price:
 
     usd_per_hour: float = 0.0
     start_s: float = 1.0
-    """From asking for a worker until it works: it costs this long before it is of use."""
+    """From the request for a worker until it works: time that costs money without use."""
     release_s: float = 0.0
-    """From giving one up until it costs nothing."""
+    """From the release of a worker until it costs nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetLimits:
-    """What was asked for."""
+    """The limits on a run's workers."""
 
     low: int = 0
     gang: int = 0
-    """What the gangs that run, or one that could, need at once: fewer are of no use to them."""
+    """How many workers the running gangs, or one that could run, need at once."""
     high: int = 1
     usd_per_hour: float = math.inf
     """Of all workers together."""
     deadline: float | None = None
-    """When it must be done, in the time that the policy is given."""
+    """When the work must be done, on the policy's clock."""
     budget_usd: float | None = None
 
 
@@ -133,19 +133,19 @@ class Observation:
     """A fleet at one moment."""
 
     target: int
-    """So many were asked for last."""
+    """The last requested number of workers."""
     workers: tuple[ReadyWorker, ...] = ()
     slots: int = 1
-    """Items that one worker does at once."""
+    """Items that one worker runs at once."""
     works: tuple[TaskWork, ...] = ()
-    """In the order in which they come: what runs first is first."""
+    """In the order in which they run."""
     limits: FleetLimits = FleetLimits()
     price: Price = Price()
     spent_usd: float = 0.0
     asked_s: float = 0.0
-    """Since more were last asked for."""
+    """Seconds since more workers were last requested."""
     look_s: float = 1.0
-    """Until the next decision."""
+    """Seconds until the next decision."""
 
     @property
     def have(self) -> int:
@@ -153,11 +153,11 @@ class Observation:
         return -(-len(self.workers) // self.slots)
 
 
-# --- A law of scaling as a policy reads it: speed-ups of whole numbers of workers, as far as the law supports them.
+# -- from a scaling law ----------------------------------------------------------------------------
 
 
 def scaling_of(law: Law, most: int) -> Scaling:
-    """Up to `most` workers, or to the N at which the law ends. The knee only where the measurements determine it."""
+    """A law's speed-ups of up to `most` workers, or to the N at which the law ends. The knee only where the data determine it."""
     one = law.predict(1)
     speedup, low = [1.0], [one.interval[0] / one.value]
     for n in range(2, most + 1):
@@ -174,15 +174,15 @@ def scaling_of(law: Law, most: int) -> Scaling:
     return Scaling(speedup=tuple(speedup), low=tuple(low), knee=knee, family=law.family)
 
 
-# --- What a fleet did so far, from the events of a run: how long items took, who is idle since when, how long a start takes.
+# -- from the events of a run ----------------------------------------------------------------------
 
 STARTS_KEPT = 5
-"""Their median is what a start takes: one that was slow by chance says little."""
+"""The median of the last starts is used, since a single one may be slow by chance."""
 
 
 @dataclass(slots=True)
 class Durations:
-    """Seconds that single items took, as far as attempts at several of them tell it."""
+    """Seconds of single items, estimated from attempts at several of them."""
 
     items: int = 0
     attempts: int = 0
@@ -199,7 +199,7 @@ class Durations:
 
     @property
     def spread(self) -> float:
-        """The standard deviation of one item; 0 while there is nothing to tell it from."""
+        """The standard deviation of one item; 0 while it cannot be estimated."""
         return math.sqrt(max(self._squares, 0.0) / (self.attempts - 1)) if self.attempts > 1 else 0.0
 
 
@@ -210,10 +210,10 @@ class _Seen:
 
 
 class RunObserver:
-    """Folds events, each with the time at which it was seen, on a clock that never goes back."""
+    """Folds a run's events, each with the time at which it was seen, on a monotonic clock."""
 
     def __init__(self, tasks: Mapping[int, str], *, start_s: float) -> None:
-        """`tasks` is graph node -> its task; `start_s` is what a start takes while none has been seen."""
+        """`tasks` is graph node -> its task; `start_s` is the time of a start until one has been seen."""
         self._tasks = tasks
         self._durations: dict[str, Durations] = {}
         self._workers: dict[str, _Seen] = {}
@@ -222,7 +222,7 @@ class RunObserver:
         self._asked: deque[float] = deque()
 
     def asked(self, now: float, more: int) -> None:
-        """So many more workers were asked for; less than 0 for fewer."""
+        """Record a request for so many more workers, or fewer if negative."""
         for _ in range(more):
             self._asked.append(now)
         for _ in range(min(-more, len(self._asked))):
@@ -247,11 +247,11 @@ class RunObserver:
                 pass
 
     def durations(self, task: str) -> Durations | None:
-        """Of the items of a task; None while none has ended."""
+        """Durations of a task's items; None while none has ended."""
         return self._durations.get(task)
 
     def workers(self, now: float) -> tuple[ReadyWorker, ...]:
-        """Those that are ready."""
+        """The workers that are ready."""
         return tuple(
             ReadyWorker(name=name, idle_s=None if seen.running else now - seen.since)
             for name, seen in self._workers.items()
@@ -259,7 +259,7 @@ class RunObserver:
 
     @property
     def start_s(self) -> float:
-        """From asking for a worker until it is ready."""
+        """Seconds from the request for a worker until it is ready."""
         return statistics.median(self._starts) if self._starts else self._assumed_s
 
     def _ended(self, event: AttemptFinished | AttemptFailed, now: float) -> None:

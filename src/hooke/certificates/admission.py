@@ -1,4 +1,4 @@
-"""Who is let into a fleet: the answer to what a machine asks. No socket here."""
+"""Admission to a fleet: the requests of machines, the answers, and the list of members. No socket here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography import x509
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic, writing
 from hooke.certificates.authority import Authority, BadRequest
-from hooke.certificates.tokens import ID, Tokens, Turned, Wrong
+from hooke.certificates.tokens import ID, TokenExpired, Tokens, UnknownToken
 
 __all__ = [
     "MOST_BYTES",
@@ -25,32 +25,33 @@ __all__ = [
     "AskAuthority",
     "AskJoin",
     "AskRenewal",
+    "AuthorityAnswer",
     "CertifiedMember",
     "Granted",
     "Members",
-    "TheAuthority",
 ]
 
 
-# --- Where machines are let in: `HOST:PORT`.
+# -- addresses -----------------------------------------------------------------------------------
 
 _TEXT = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host, by name or number, and a port."""
+    """A host, by name or IP address, and a port."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Raises UsageError for what is none."""
+        """Parse `HOST:PORT`. Raises UsageError."""
         found = _TEXT.fullmatch(text)
         if found is None or int(found["port"]) > 65535:
             raise UsageError(
-                f"{text!r} is no address", fix="write HOST:PORT, as 10.0.0.5:8788 or [fd00::5]:8788"
+                f"{text!r} is not a valid address",
+                fix="write HOST:PORT, such as 10.0.0.5:8788 or [fd00::5]:8788",
             )
         return cls(found["six"] or found["host"], int(found["port"]))
 
@@ -58,29 +59,29 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-# --- Which machines a fleet's authority has certified: a file for each, which is taken away to let one go.
+# -- members -------------------------------------------------------------------------------------
 
 
 class CertifiedMember(msgspec.Struct, frozen=True, kw_only=True):
-    """A certificate that was given out. Times are seconds since the epoch."""
+    """A certificate that the authority has issued. Times are seconds since the epoch."""
 
     machine: str
     serial: int
     until: float
     valid_s: float
     address: str
-    """Where it asked from."""
+    """Where the machine asked from."""
 
 
 class Members:
-    """The folder `members`, with `MACHINE-SERIAL.json` for each certificate that has not ended."""
+    """The folder `members`, with `MACHINE-SERIAL.json` for each certificate that has not expired. Removing the file removes the member."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def add(self, member: CertifiedMember, *, now: float) -> None:
-        """Note it, and forget those that have ended. Raises HookeError where it cannot be written."""
-        with writing("who has joined", self._folder):
+        """Record a member, and forget expired ones. Raises HookeError where it cannot be written."""
+        with writing("the list of members", self._folder):
             self._folder.mkdir(mode=0o700, exist_ok=True)
             path = self._folder / f"{member.machine}-{member.serial:040x}.json"
             write_atomic(path, msgspec.json.encode(member), sync=True, mode=0o600)
@@ -90,37 +91,37 @@ class Members:
                     other.unlink(missing_ok=True)
 
     def find(self, serial: int) -> CertifiedMember | None:
-        """None for one that was let go. Raises HookeError where its file is damaged."""
+        """The member with this certificate; None for a removed one. Raises HookeError where its file is damaged."""
         return next(filter(None, map(self._read, self._folder.glob(f"*-{serial:040x}.json"))), None)
 
     @staticmethod
     def _read(path: Path) -> CertifiedMember | None:
         try:
             return msgspec.json.decode(path.read_bytes(), type=CertifiedMember)
-        except FileNotFoundError:  # taken away meanwhile
+        except FileNotFoundError:  # removed meanwhile
             return None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HookeError(
                 "a member's file is damaged",
                 where=str(path),
-                fix="remove it: that machine joins with another token",
+                fix="remove it; the machine can join again with a new token",
             ) from error
 
 
-# --- What passes between a machine that joins and the service that lets it in: one line of JSON each way, over TLS.
+# -- messages between a joining machine and the admission service: one line of JSON each way, over TLS ---
 
 MOST_BYTES = 16 << 10
-"""Of a line. A signing request of P-256 has 350 bytes, a certificate 1,000."""
+"""The longest line. A P-256 signing request has 350 bytes, a certificate 1,000."""
 
 Pem = Annotated[str, msgspec.Meta(max_length=8 << 10)]
 
 
 class AskAuthority(msgspec.Struct, frozen=True, tag="authority", forbid_unknown_fields=True):
-    """Which authority is it? Asked before anybody can be trusted, so nothing goes with it."""
+    """Ask for the authority's certificate. It carries nothing, since the service is not yet trusted."""
 
 
 class AskJoin(msgspec.Struct, frozen=True, kw_only=True, tag="join", forbid_unknown_fields=True):
-    """Let me in."""
+    """Ask to join with a token."""
 
     id: Annotated[str, msgspec.Meta(pattern=rf"\A{ID}\Z")]
     secret: Annotated[str, msgspec.Meta(max_length=64)]
@@ -129,19 +130,19 @@ class AskJoin(msgspec.Struct, frozen=True, kw_only=True, tag="join", forbid_unkn
 
 
 class AskRenewal(msgspec.Struct, frozen=True, kw_only=True, tag="renewal", forbid_unknown_fields=True):
-    """Another certificate for who shows one in the handshake."""
+    """Ask for a new certificate, with the old one shown in the TLS handshake."""
 
     request: Pem
 
 
-class TheAuthority(msgspec.Struct, frozen=True, kw_only=True, tag="authority"):
-    """Its certificate."""
+class AuthorityAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="authority"):
+    """The authority's certificate."""
 
     pem: Pem
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True, tag="granted"):
-    """A certificate for the key of the request, and what it says."""
+    """A certificate for the key in the request, and its content."""
 
     pem: Pem
     machine: str
@@ -150,47 +151,47 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True, tag="granted"):
 
 
 class AdmissionRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
-    """Why not, in a sentence, and what to do."""
+    """The reason, in one sentence, and the fix."""
 
     why: str
     fix: str = ""
 
 
 Ask = AskAuthority | AskJoin | AskRenewal
-Answer = TheAuthority | Granted | AdmissionRefused
+Answer = AuthorityAnswer | Granted | AdmissionRefused
 
 
 class Admission:
-    """Answers for one authority, with the tokens and members in folders beside its files."""
+    """Answers requests for one authority. Tokens and members are in folders beside its files."""
 
     def __init__(self, authority: Authority, folder: Path) -> None:
         self.authority = authority
         self.tokens = Tokens(folder / "tokens")
         self.members = Members(folder / "members")
         self.wrong = 0
-        """How many tokens were shown that never were any."""
+        """How many unknown tokens were shown."""
 
     def answer(self, ask: Ask, *, now: float, address: str, shown: int | None) -> Answer:
-        """What is said to who asks from `address`; `shown` is the serial number of the certificate that TLS has verified.
+        """Answer a request from `address`. `shown` is the serial number of the client certificate that TLS has verified.
 
         Raises HookeError where the authority's own files are damaged or cannot be written.
         """
         try:
             match ask:
                 case AskAuthority():
-                    return TheAuthority(pem=self.authority.pem.decode())
+                    return AuthorityAnswer(pem=self.authority.pem.decode())
                 case AskJoin():
                     return self._join(ask, now=now, address=address)
                 case AskRenewal():
                     return self._renew(ask, now=now, address=address, shown=shown)
-        except (BadRequest, Turned, UsageError, Wrong) as error:
-            self.wrong += isinstance(error, Wrong)
+        except (BadRequest, TokenExpired, UnknownToken, UsageError) as error:
+            self.wrong += isinstance(error, UnknownToken)
             return AdmissionRefused(
                 why=f"{error.what} ({error.why})" if error.why else error.what, fix=error.fix
             )
 
     def _join(self, ask: AskJoin, *, now: float, address: str) -> Granted:
-        # Whether the request is one comes first: a token is not to be lost by a mistake.
+        # Check the request first: a mistake must not cost the token.
         self.authority.grant(ask.request.encode(), ask.machine, now=now, valid_s=1.0)
         valid_s = self.tokens.spend(ask.id, ask.secret, now=now, by=f"{ask.machine} at {address}")
         return self._grant(ask.request, ask.machine, now=now, valid_s=valid_s, address=address)
@@ -198,8 +199,8 @@ class Admission:
     def _renew(self, ask: AskRenewal, *, now: float, address: str, shown: int | None) -> Answer:
         member = None if shown is None else self.members.find(shown)
         if member is None:
-            why = "no certificate was shown" if shown is None else "this machine was let go"
-            return AdmissionRefused(why=why, fix="join with a token of `hooke fleet token`")
+            why = "no certificate was shown" if shown is None else "this machine was removed from the fleet"
+            return AdmissionRefused(why=why, fix="join with a token from `hooke fleet token`")
         return self._grant(ask.request, member.machine, now=now, valid_s=member.valid_s, address=address)
 
     def _grant(self, request: str, machine: str, *, now: float, valid_s: float, address: str) -> Granted:

@@ -1,4 +1,4 @@
-"""The service that lets machines in: TLS 1.3, one line of JSON each way, little time and room for each who asks, and an end."""
+"""The admission service: TLS 1.3, one line of JSON each way, and limits on the time and size of each request."""
 
 from __future__ import annotations
 
@@ -25,67 +25,68 @@ from hooke.certificates.admission import (
 )
 from hooke.certificates.authority import new_key, pem_of
 
-__all__ = ["ANSWER_S", "MOST_AT_ONCE", "MOST_WRONG", "Told", "admit", "listen"]
+__all__ = ["ANSWER_S", "MOST_AT_ONCE", "MOST_WRONG", "Say", "admit", "listen"]
 
 ANSWER_S = 10.0
-"""For the handshake, the question and the answer together."""
+"""Time for the handshake, the request and the answer together."""
 
 MOST_AT_ONCE = 32
-"""Connections; who comes when there are so many waits until one has had its time."""
+"""Simultaneous connections; further ones wait."""
 
 MOST_WRONG = 10
-"""Tokens that never were any. Nobody guesses one; when somebody tries, no token is taken any more, and the one who started the service sees why."""
+"""Unknown tokens. Nobody can guess one; after so many attempts the service accepts no token and reports why."""
 
 LOOK_S = 0.2
 
 _ASK: msgspec.json.Decoder[Ask] = msgspec.json.Decoder(Ask)
 
-_NONSENSE = (
+_INVALID = (
     OSError,
     EOFError,
     RecursionError,
     asyncio.LimitOverrunError,
     msgspec.DecodeError,
-    UnicodeDecodeError,  # of bytes in a string that are no UTF-8: none of msgspec's own
+    UnicodeDecodeError,  # invalid UTF-8 in a string, which msgspec does not wrap
 )
 
-_TRIED = f"{MOST_WRONG} wrong tokens were shown: somebody tries, and nobody is let in any more"
+_GUESSED = f"{MOST_WRONG} wrong tokens were shown: somebody may be guessing, so no machine can join now"
 _FIND_OUT = "find out who, by the addresses above; then start it again"
 
-Told = Callable[[str], None]
+Say = Callable[[str], None]
+"""Takes a line for the user."""
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that listens there. Raises HookeError where it cannot."""
+    """A socket that listens on an address. Raises HookeError where it cannot."""
     try:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         listener = socket.create_server((address.host, address.port), family=family, backlog=MOST_AT_ONCE)
     except OSError as error:
         raise HookeError(
-            f"nothing can listen on {address}",
+            f"cannot listen on {address}",
             why=error.strerror or str(error),
-            fix="give an address of this machine, and a port that is free: --listen 10.0.0.5:8788",
+            fix="pass an address of this machine and a free port: --listen 10.0.0.5:8788",
         ) from error
     listener.setblocking(False)
     return listener
 
 
-def admit(admission: Admission, listener: socket.socket, *, until: float | None, tell: Told) -> int:
-    """Let machines in until then, or, where that is None, while there is an open token; how many came.
+def admit(admission: Admission, listener: socket.socket, *, until: float | None, say: Say) -> int:
+    """Admit machines until `until`, or with None while a token is open; returns how many joined.
 
-    `tell` gets a line for each who came, was refused, or said nothing that is understood. After too many wrong tokens nobody joins any more:
-    without `until` that raises HookeError, with it certificates are renewed until then. Raises HookeError, too, where the authority's files
-    are damaged or cannot be written. The listener is closed in any case.
+    `say` gets a line for each machine that joined, was refused, or sent nothing valid. After too many wrong tokens no machine can join:
+    without `until` that raises HookeError, with it certificates are still renewed. Also raises HookeError where the authority's files
+    are damaged or cannot be written. The listener is always closed.
     """
     with listener:
-        return asyncio.run(_Service(admission, tell).run(listener, until))
+        return asyncio.run(_Service(admission, say).run(listener, until))
 
 
 class _Service:
-    def __init__(self, admission: Admission, tell: Told) -> None:
+    def __init__(self, admission: Admission, say: Say) -> None:
         self._admission = admission
-        self._tell = tell
-        self._came = 0
+        self._say = say
+        self._joined = 0
         self._handing_over = 0
         self._tls = _context(admission)
         self._broken: HookeError | None = None
@@ -100,32 +101,32 @@ class _Service:
         finally:
             accepting.cancel()
             await asyncio.wait([accepting])
-        return self._came
+        return self._joined
 
     def _is_over(self, until: float | None) -> bool:
         if self._broken is not None:
             raise self._broken
-        if until is None and self._is_tried:
-            raise HookeError(_TRIED, fix=_FIND_OUT)
+        if until is None and self._too_many_wrong:
+            raise HookeError(_GUESSED, fix=_FIND_OUT)
         if self._handing_over:
-            return False  # its token is spent
+            return False  # it has used its token
         now = time.time()
         return now >= until if until is not None else not self._admission.tokens.open(now)
 
     @property
-    def _is_tried(self) -> bool:
+    def _too_many_wrong(self) -> bool:
         return self._admission.wrong >= MOST_WRONG
 
     def _answer(self, ask: Ask, peer: str, serial: int | None) -> Answer:
-        """What is said to who asks. Those who renew are not to suffer from one who tries tokens."""
-        if isinstance(ask, AskJoin) and self._is_tried:
+        """Answer a request. Wrong tokens of others do not stop renewals."""
+        if isinstance(ask, AskJoin) and self._too_many_wrong:
             return AdmissionRefused(
-                why=_TRIED, fix="ask the one who runs `hooke fleet admit` to start it again"
+                why=_GUESSED, fix="ask whoever runs `hooke fleet admit` to start it again"
             )
-        before = self._is_tried
+        before = self._too_many_wrong
         answer = self._admission.answer(ask, now=time.time(), address=peer, shown=serial)
-        if self._is_tried and not before:
-            self._tell(f"{_TRIED}: {_FIND_OUT}")
+        if self._too_many_wrong and not before:
+            self._say(f"{_GUESSED}: {_FIND_OUT}")
         return answer
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -135,8 +136,8 @@ class _Service:
                 await slots.acquire()
                 try:
                     connection, peer = await loop.sock_accept(listener)
-                except OSError as error:  # who connected is gone already, or there are no descriptors
-                    self._tell(f"nobody could connect: {error}")
+                except OSError as error:  # the client is gone already, or there are no descriptors
+                    self._say(f"a connection failed: {error}")
                     slots.release()
                     await asyncio.sleep(LOOK_S)
                     continue
@@ -149,9 +150,9 @@ class _Service:
             async with asyncio.timeout(ANSWER_S):
                 await self._exchange(connection, peer)
         except TimeoutError:
-            self._tell(f"{peer}: asked for nothing within {ANSWER_S:g} s")
-        except _NONSENSE as error:
-            self._tell(f"{peer}: asked for nothing that is understood ({type(error).__name__})")
+            self._say(f"{peer}: no request within {ANSWER_S:g} s")
+        except _INVALID as error:
+            self._say(f"{peer}: invalid request ({type(error).__name__})")
         except HookeError as error:
             self._broken = error
         finally:
@@ -180,7 +181,7 @@ class _Service:
             self._note(ask, answer, peer)
             writer.write(msgspec.json.encode(answer) + b"\n")
             await writer.drain()
-            await reader.read(1)  # who asked hangs up first, and so has the answer
+            await reader.read(1)  # the client hangs up once it has the answer
         finally:
             self._handing_over -= handing_over
             transport.abort()
@@ -189,15 +190,15 @@ class _Service:
         match answer:
             case Granted():
                 joined = isinstance(ask, AskJoin)
-                self._came += joined
+                self._joined += joined
                 how = "joined" if joined else "has a new certificate"
-                self._tell(f"{answer.machine} at {peer} {how}")
+                self._say(f"{answer.machine} at {peer} {how}")
             case AdmissionRefused():
-                self._tell(f"{peer}: refused: {answer.why}")
+                self._say(f"{peer}: refused: {answer.why}")
 
 
 def _context(admission: Admission) -> ssl.SSLContext:
-    """Proves the authority's service to who asks; a certificate is looked at where one is shown."""
+    """TLS with a certificate of the authority for this service; client certificates are optional."""
     authority = admission.authority
     key = new_key()
     now = time.time()
@@ -206,7 +207,9 @@ def _context(admission: Admission) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
     context.verify_mode = ssl.CERT_OPTIONAL
-    with tempfile.TemporaryDirectory() as folder:  # for its owner alone; ssl reads keys from files only
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # readable by its owner alone; ssl reads keys only from files
         path = Path(folder) / "admission.pem"
         path.write_bytes(pem + pem_of(key))
         context.load_cert_chain(path)

@@ -1,4 +1,4 @@
-"""The certificate authority of one fleet. It signs for the fleet's machines; what it signs is good for no other name."""
+"""The certificate authority of one fleet, which signs the certificates of its machines; they are valid for no other name."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hooke.certificates.keys import CA, CA_KEY, check_name, check_private
 __all__ = ["ADMISSION", "LATE_S", "Authority", "BadRequest", "domain_of", "new_key", "pem_of", "request"]
 
 ADMISSION = "admission"
-"""By this name, which no machine can have, whoever joins knows the service that lets machines in."""
+"""The admission service's name in its certificate, which no machine can have."""
 
 LATE_S = 600.0
-"""How far the clocks of a fleet's machines may be apart."""
+"""How far the clocks of a fleet's machines may differ."""
 
 _KEY_USAGES = (
     "digital_signature",
@@ -37,11 +37,11 @@ _KEY_USAGES = (
 
 
 class BadRequest(HookeError):
-    """What came is no request for a certificate, or not one that is granted."""
+    """A certificate request is invalid, or cannot be granted."""
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A private key as all have it here."""
+    """A new P-256 private key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -53,7 +53,7 @@ def pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def request(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A certificate signing request (RFC 2986) in PEM for the key. It names nobody: the authority says who it is."""
+    """A certificate signing request (RFC 2986) in PEM for the key. It has no name: the authority decides on that."""
     made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return made.public_bytes(serialization.Encoding.PEM)
 
@@ -68,7 +68,7 @@ class Authority:
 
     @classmethod
     def make(cls, fleet: str, *, now: float, valid_s: float) -> Authority:
-        """A new one. Raises UsageError for what is no name of a fleet."""
+        """Make a new authority. Raises UsageError for an invalid name."""
         check_name("fleet", fleet)
         key = new_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Hooke fleet {fleet}")])
@@ -90,7 +90,7 @@ class Authority:
 
     @classmethod
     def read(cls, fleet: str, folder: Path) -> Authority:
-        """That in the files `ca.pem` and `ca.key` of a folder. Raises UsageError where they are not whole, or not its owner's alone."""
+        """Read the files `ca.pem` and `ca.key` of a folder. Raises UsageError where they are damaged, or others can read the key."""
         check_private(folder / CA_KEY)
         try:
             key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), password=None)
@@ -98,17 +98,17 @@ class Authority:
         except (ValueError, TypeError) as error:
             raise _damaged(folder, str(error)) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise _damaged(folder, "the key is not the certificate's")
+            raise _damaged(folder, f"{CA_KEY} does not match {CA}")
         return cls(fleet, key, certificate)
 
     @property
     def pem(self) -> bytes:
-        """The certificate, which is no secret."""
+        """The certificate, which is public."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     @property
     def key_pem(self) -> bytes:
-        """The key: who has it lets in whom he likes."""
+        """The key: whoever has it can admit any machine."""
         return pem_of(self._key)
 
     @property
@@ -118,34 +118,34 @@ class Authority:
 
     @property
     def until(self) -> float:
-        """When it ends, and with it all that it has signed."""
+        """When it expires, with everything that it has signed."""
         return self._certificate.not_valid_after_utc.timestamp()
 
     def certify(self, machine: str, key: ec.EllipticCurvePublicKey, *, now: float, valid_s: float) -> bytes:
-        """A certificate for the key of a machine, in PEM, for both ends of a connection. Raises UsageError."""
+        """A certificate for a machine's key, in PEM, for both ends of a connection. Raises UsageError for an invalid name."""
         return self._sign(
             f"{check_name('machine', machine)}.machines", machine, key, now=now, valid_s=valid_s
         )
 
     def certify_admission(self, key: ec.EllipticCurvePublicKey, *, now: float, valid_s: float) -> bytes:
-        """A certificate for the service that lets machines in, in PEM."""
+        """A certificate for the admission service, in PEM."""
         return self._sign(ADMISSION, ADMISSION, key, now=now, valid_s=valid_s)
 
     def grant(self, asked: bytes, machine: str, *, now: float, valid_s: float) -> bytes:
-        """A certificate for the key in a signing request. Nothing else of the request counts: no name, no extension.
+        """A certificate for the key in a signing request, of which only the key counts: no name, no extension.
 
-        Raises BadRequest where it is none, is not signed by its own key, or the key is of another kind than `new_key` makes.
+        Raises BadRequest where the request is invalid, is not signed by its own key, or has another kind of key than `new_key` makes.
         """
         try:
             parsed = x509.load_pem_x509_csr(asked)
             key = parsed.public_key()
             signed = parsed.is_signature_valid
-        except Exception as error:  # of many kinds, and what came is a stranger's
-            raise BadRequest("what came is no certificate signing request", why=str(error)) from error
+        except Exception as error:  # of many kinds, and the input is untrusted
+            raise BadRequest("this is not a certificate signing request", why=str(error)) from error
         if not signed:
             raise BadRequest("the certificate signing request is not signed by its own key")
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise BadRequest("the key in the certificate signing request is not one of P-256")
+            raise BadRequest("the key in the certificate signing request is not a P-256 key")
         return self.certify(machine, key, now=now, valid_s=valid_s)
 
     def _sign(
@@ -170,8 +170,8 @@ class Authority:
 
 
 def domain_of(fleet: str) -> str:
-    """Below which the names of a fleet's certificates lie; nobody ever looks them up."""
-    return f"{fleet}.hooke.internal"  # .internal is kept free for names of one's own
+    """The domain of the names in a fleet's certificates, which are never looked up."""
+    return f"{fleet}.hooke.internal"  # .internal is reserved for private names
 
 
 def _usage(*names: str) -> x509.KeyUsage:
@@ -202,5 +202,5 @@ def _damaged(folder: Path, why: str) -> UsageError:
         "the authority's files are damaged",
         where=str(folder),
         why=why,
-        fix="bring ca.pem and ca.key back from a copy; or move the folder away, make another authority, and have all join anew",
+        fix="restore ca.pem and ca.key from a backup; or move the folder away, make a new authority, and let all machines join again",
     )

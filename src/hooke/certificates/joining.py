@@ -1,4 +1,4 @@
-"""A machine joins: it makes its key, makes sure whom it talks to, shows its token, and keeps the certificate that comes back."""
+"""The joining machine: it makes a key, verifies the authority, shows its token, and stores the certificate it gets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from hooke.certificates.admission import (
     AskAuthority,
     AskJoin,
     AskRenewal,
+    AuthorityAnswer,
     Granted,
-    TheAuthority,
 )
 from hooke.certificates.authority import ADMISSION, domain_of, new_key, pem_of, request
 from hooke.certificates.keys import CertificateFacts, Keys, check_name
@@ -32,27 +32,27 @@ from hooke.certificates.tokens import Token
 __all__ = ["join", "renew"]
 
 ANSWER_S = 15.0
-"""Longer than the service gives a connection, so that it says no rather than we."""
+"""Longer than the service's own limit, so that the service reports a timeout first."""
 
 
 def join(address: Address, token: Token, keys: Keys, *, machine: str) -> CertificateFacts:
-    """Have the authority that the token names certify a key made here; the files lie in `keys` then, and nothing was sent but the public half.
+    """Make a key and have the token's authority certify it; the files are then in `keys`. Only the public half is sent.
 
-    Where there are keys of the same authority, the certificate is replaced. Raises UsageError where it is refused or `keys` are another
-    authority's, and HookeError where nobody answers, or somebody else does.
+    Where `keys` are of the same authority, the certificate is replaced. Raises UsageError where the machine is refused or `keys` are of
+    another authority, and HookeError where nothing answers, or something else does.
     """
     check_name("machine", machine)
     ca = _authority(address, token)
     known = keys.ca.read_text("ascii") if keys.ca.is_file() else None
     if known is not None and ssl.PEM_cert_to_DER_cert(known) != ssl.PEM_cert_to_DER_cert(ca):
         raise UsageError(
-            f"this machine has keys of another fleet {token.fleet}",
+            f"this machine has keys of another fleet named {token.fleet}",
             where=str(keys.folder),
-            fix="move the folder away, if that fleet is over; or join in another project: --project FOLDER",
+            fix="move the folder away if that fleet no longer exists, or join in another project: --project FOLDER",
         )
     key = new_key()
     ask = AskJoin(id=token.id, secret=token.secret, machine=machine, request=request(key).decode())
-    answer = _asked(address, ask, _trusting(ca), name=f"{ADMISSION}.{domain_of(token.fleet)}")
+    answer = _request(address, ask, _trusting(ca), name=f"{ADMISSION}.{domain_of(token.fleet)}")
     pem, facts = _granted(answer, key, ca, token.fleet, address)
     if known is None:
         keys.create(ca=ca.encode(), machine=pem, facts=facts)
@@ -62,7 +62,7 @@ def join(address: Address, token: Token, keys: Keys, *, machine: str) -> Certifi
 
 
 def renew(keys: Keys) -> CertificateFacts:
-    """Have another certificate, for a new key, by showing the one that is there. Raises as `join`, and UsageError where that has ended."""
+    """Get a certificate for a new key, by showing the current one. Raises as `join`, and UsageError where the current one has expired."""
     known = keys.good(time.time())
     ca = keys.ca.read_text("ascii")
     context = _trusting(ca)
@@ -78,28 +78,26 @@ def renew(keys: Keys) -> CertificateFacts:
     key = new_key()
     ask = AskRenewal(request=request(key).decode())
     address = Address.parse(known.at)
-    answer = _asked(address, ask, context, name=f"{ADMISSION}.{domain_of(known.fleet)}")
+    answer = _request(address, ask, context, name=f"{ADMISSION}.{domain_of(known.fleet)}")
     pem, facts = _granted(answer, key, ca, known.fleet, address)
     keys.replace(machine=pem, facts=facts)
     return facts
 
 
 def _authority(address: Address, token: Token) -> str:
-    """The authority's certificate. Whoever sends it: it is the one whose fingerprint the token has."""
-    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anybody.check_hostname = False
-    anybody.verify_mode = ssl.CERT_NONE
-    answer = _asked(address, AskAuthority(), anybody, name="")
-    if isinstance(answer, TheAuthority):
+    """The authority's certificate. The sender need not be trusted: the token has the certificate's fingerprint."""
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    answer = _request(address, AskAuthority(), unverified, name="")
+    if isinstance(answer, AuthorityAnswer):
         try:
             der = ssl.PEM_cert_to_DER_cert(answer.pem)
         except ValueError as error:
-            raise _stranger(address, str(error)) from error
+            raise _impostor(address, str(error)) from error
         if hashlib.sha256(der).digest() == token.pin:
-            return ssl.DER_cert_to_PEM_cert(der)  # what came may have other certificates behind this one
-    raise _stranger(
-        address, "what answers shows another authority than the one whose fingerprint the token has"
-    )
+            return ssl.DER_cert_to_PEM_cert(der)  # without other certificates that may follow
+    raise _impostor(address, "its certificate does not have the fingerprint in the token")
 
 
 def _trusting(ca: str) -> ssl.SSLContext:
@@ -109,7 +107,7 @@ def _trusting(ca: str) -> ssl.SSLContext:
     return context
 
 
-def _asked(address: Address, ask: Ask, context: ssl.SSLContext, *, name: str) -> Answer:
+def _request(address: Address, ask: Ask, context: ssl.SSLContext, *, name: str) -> Answer:
     deadline = time.monotonic() + ANSWER_S
     try:
         with (
@@ -119,7 +117,7 @@ def _asked(address: Address, ask: Ask, context: ssl.SSLContext, *, name: str) ->
             secure.sendall(msgspec.json.encode(ask) + b"\n")
             line = _line(secure, deadline)
     except ssl.SSLCertVerificationError as error:
-        raise _stranger(address, error.verify_message) from error
+        raise _impostor(address, error.verify_message) from error
     except (OSError, EOFError) as error:
         raise HookeError(
             f"no answer from {address}",
@@ -129,7 +127,7 @@ def _asked(address: Address, ask: Ask, context: ssl.SSLContext, *, name: str) ->
     try:
         return msgspec.json.decode(line, type=Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _stranger(address, str(error)) from error
+        raise _impostor(address, str(error)) from error
 
 
 def _line(secure: ssl.SSLSocket, deadline: float) -> bytes:
@@ -139,7 +137,9 @@ def _line(secure: ssl.SSLSocket, deadline: float) -> bytes:
         piece = secure.recv(MOST_BYTES)
         data += piece
         if not piece or len(data) > MOST_BYTES:
-            raise EOFError("the connection ended before the answer" if not piece else "the answer has no end")
+            raise EOFError(
+                "the connection ended before the answer" if not piece else "the answer is too long"
+            )
     return data
 
 
@@ -147,21 +147,21 @@ def _granted(
     answer: Answer, key: ec.EllipticCurvePrivateKey, ca: str, fleet: str, address: Address
 ) -> tuple[bytes, CertificateFacts]:
     if isinstance(answer, AdmissionRefused):
-        raise UsageError(f"{address} does not let this machine in: {answer.why}", fix=answer.fix)
+        raise UsageError(f"{address} refused this machine: {answer.why}", fix=answer.fix)
     if not isinstance(answer, Granted):
-        raise _stranger(address, "it answers what was not asked")
+        raise _impostor(address, "its answer does not fit the request")
     try:
         certificate = x509.load_pem_x509_certificate(answer.pem.encode())
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
     except (ValueError, TypeError, InvalidSignature) as error:
-        raise _stranger(address, f"its certificate is not the authority's: {error}") from error
+        raise _impostor(address, f"the certificate is not signed by the authority: {error}") from error
     if certificate.public_key() != key.public_key():
-        raise _stranger(address, "its certificate is for another key")
+        raise _impostor(address, "the certificate is for another key")
     until = certificate.not_valid_after_utc.timestamp()
     if not certificate.not_valid_before_utc.timestamp() <= time.time() < until:
         raise HookeError(
-            "the certificate is not good now, by this machine's clock",
-            why=f"it is good from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}",
+            "the certificate is not valid now, by this machine's clock",
+            why=f"it is valid from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}",
             fix="set the clocks of both machines, and join with a new token",
         )
     facts = CertificateFacts(
@@ -170,26 +170,26 @@ def _granted(
     return answer.pem.encode() + pem_of(key), facts
 
 
-def _stranger(address: Address, why: str) -> HookeError:
+def _impostor(address: Address, why: str) -> HookeError:
     return HookeError(
-        f"what answers at {address} is not this fleet's authority",
+        f"{address} is not this fleet's authority",
         why=why,
-        fix="check the address, and that the token is one of this fleet's",
+        fix="check the address, and that the token is for this fleet",
     )
 
 
 def _cause(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
-        return f"nothing came within {ANSWER_S:g} s"
+        return f"no answer within {ANSWER_S:g} s"
     return str(error) or type(error).__name__
 
 
 def _fix(ask: Ask) -> str:
-    runs = "`hooke fleet admit NAME --listen HOST:PORT` must run on the authority's machine, and its port be reachable from here"
+    runs = "run `hooke fleet admit NAME --listen HOST:PORT` on the authority's machine, and make sure that this machine can reach its port"
     match ask:
         case AskJoin():
-            return f"{runs}; the token may be spent by now: if it is, get another"
+            return f"{runs}; if the token has been used meanwhile, get another one"
         case AskRenewal():
-            return f"{runs}; if it is, it does not take this machine's certificate: join with a token"
+            return f"{runs}; if it does, it rejects this machine's certificate: join with a token"
         case AskAuthority():
             return runs

@@ -1,4 +1,4 @@
-"""The files of one machine: the authority's certificate, its own with the key, and until when that is good. No cryptography here."""
+"""The key files of one machine: the authority's certificate, its own with the key, and their facts. No cryptography here."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
 class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What `machine.json` says of the certificate beside it. Times are seconds since the epoch."""
+    """The content of `machine.json`: facts on the certificate beside it. Times are seconds since the epoch."""
 
     fleet: str
     machine: str
     until: float
     valid_s: float
-    """How long it was good for when it was made."""
+    """How long it was valid when it was made."""
     at: str = ""
-    """`HOST:PORT` where it was got; empty on the authority's own machine."""
+    """`HOST:PORT` of the authority that issued it; empty on the authority's own machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The folder `.hooke/fleets/NAME/keys` of a machine. It is readable to its owner alone."""
+    """The folder `.hooke/fleets/NAME/keys` of a machine. Only its owner can read it."""
 
     folder: Path
 
     @classmethod
     def of(cls, data: Path, fleet: str) -> Keys:
-        """Those of a fleet, below a project's `.hooke`. Raises UsageError for what is no name of a fleet."""
+        """The keys of a fleet, below a project's `.hooke`. Raises UsageError for an invalid name."""
         return cls(data / "fleets" / check_name("fleet", fleet) / "keys")
 
     @property
@@ -57,46 +57,46 @@ class Keys:
 
     @property
     def machine(self) -> Path:
-        """The machine's certificate and its key, in one file, so that they are replaced together."""
+        """The machine's certificate and its key: one file, so that both are replaced together."""
         return self.folder / MACHINE
 
     def facts(self) -> CertificateFacts:
-        """Raises UsageError where there are no keys, or what is said of them cannot be read."""
+        """Read the facts. Raises UsageError where there are no keys, or the file is damaged."""
         fleet = self.folder.parent.name
         try:
             return msgspec.json.decode((self.folder / FACTS).read_bytes(), type=CertificateFacts)
         except FileNotFoundError as error:
             raise UsageError(
-                f"this machine has no keys of the fleet {fleet}",
+                f"this machine has no keys for the fleet {fleet}",
                 where=str(self.folder),
-                fix=f"hooke fleet ca {fleet} makes the fleet's authority here; hooke fleet join HOST:PORT joins one that is elsewhere",
+                fix=f"make the fleet's authority here (hooke fleet ca {fleet}), or join one on another machine (hooke fleet join HOST:PORT)",
             ) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"what is known of this machine's keys of the fleet {fleet} is damaged",
+                f"the facts on this machine's keys for the fleet {fleet} are damaged",
                 where=str(self.folder / FACTS),
                 why=str(error),
                 fix="move the folder away, and join with a new token",
             ) from error
 
     def good(self, now: float) -> CertificateFacts:
-        """The facts of a certificate that has not ended. Raises UsageError."""
+        """The facts on a certificate that has not expired. Raises UsageError."""
         facts = self.facts()
         if now < facts.until:
             return facts
-        ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.until))
+        expired = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.until))
         raise UsageError(
-            f"this machine's certificate of the fleet {facts.fleet} ended at {ended}",
+            f"this machine's certificate for the fleet {facts.fleet} expired at {expired}",
             where=str(self.machine),
             fix=f"on the authority's machine: hooke fleet token {facts.fleet}; here: hooke fleet join {facts.at}"
             if facts.at
-            else "move the folder away, and make another authority: hooke fleet ca " + facts.fleet,
+            else "move the folder away, and make a new authority: hooke fleet ca " + facts.fleet,
         )
 
     def create(
         self, *, ca: bytes, machine: bytes, facts: CertificateFacts, more: Mapping[str, bytes] | None = None
     ) -> None:
-        """Make the folder with all files, whole or not at all. Raises UsageError where it is there, HookeError where it cannot be written."""
+        """Make the folder with all files, atomically. Raises UsageError where it exists, HookeError where it cannot be written."""
         files = {CA: ca, MACHINE: machine, FACTS: msgspec.json.encode(facts), **(more or {})}
         with writing("the keys of a fleet", self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -112,44 +112,44 @@ class Keys:
             sync_folder(self.folder.parent)
 
     def replace(self, *, machine: bytes, facts: CertificateFacts) -> None:
-        """Put another certificate in the place of the one that is there. Raises HookeError where it cannot be written."""
+        """Replace the certificate. Raises HookeError where it cannot be written."""
         with writing("the keys of a fleet", self.folder):
             write_atomic(self.machine, machine, sync=True, mode=PRIVATE)
             write_atomic(self.folder / FACTS, msgspec.json.encode(facts), sync=True, mode=PRIVATE)
 
 
 def check_name(what: str, name: str) -> str:
-    """The name, if it can be one of a fleet or a machine. Raises UsageError."""
+    """Return a valid name of a fleet or machine. Raises UsageError for another."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name of a {what}",
-            fix="write a to z, 0 to 9 and -, at most 40 characters, as gpu-1",
+            f"{name!r} is not a valid {what} name",
+            fix="use a to z, 0 to 9 and -, at most 40 characters, such as gpu-1",
         )
     return name
 
 
 def check_private(path: Path) -> None:
-    """Raises UsageError for a file that is not there, or that others than its owner may read or change."""
+    """Raise UsageError for a file that is missing, or that others than its owner may read or change."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise UsageError(f"{path} cannot be read", why=error.strerror or str(error)) from error
+        raise UsageError(f"cannot read {path}", why=error.strerror or str(error)) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UsageError(
-            f"{path} is open to others",
+            f"other users can access {path}",
             why=f"its mode is {stat.S_IMODE(mode):04o}",
-            fix=f"chmod 600 {path}; if somebody may have read it, make another authority and have all join anew",
+            fix=f"chmod 600 {path}; if somebody may have read it, make a new authority and let all machines join again",
         )
 
 
 def _rename(made: Path, folder: Path) -> None:
     try:
-        os.rename(made, folder)  # onto a folder with something in it: refused
+        os.rename(made, folder)  # fails where the folder has content
     except OSError as error:
         if not folder.is_dir():
             raise
         raise UsageError(
-            f"this machine has keys of the fleet {folder.parent.name} already",
+            f"this machine already has keys for the fleet {folder.parent.name}",
             where=str(folder),
-            fix="use them; to begin anew move the folder away: what its authority has signed is good for nothing then",
+            fix="use them; or move the folder away to start over, which invalidates everything that its authority has signed",
         ) from error

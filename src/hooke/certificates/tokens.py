@@ -1,4 +1,4 @@
-"""Tokens that let one machine in, once and soon: made here, kept as hashes, spent by whoever shows one first."""
+"""Join tokens: each admits one machine, once and soon. They are stored as hashes, and the first machine to show one uses it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic, writing
 
-__all__ = ["Token", "Tokens", "Turned", "Wrong"]
+__all__ = ["Token", "TokenExpired", "Tokens", "UnknownToken"]
 
 SECRET_BYTES = 24
-"""192 bits of chance: nobody guesses it, so a hash without salt or stretching keeps it."""
+"""192 random bits: nobody can guess them, so a hash without salt or stretching is enough."""
 
 REMEMBERED_S = 7 * 86400.0
-"""How long it is known of a token that it was used or is over, for a better answer than that there is none."""
+"""How long used and expired tokens are remembered, for a better message than that there is no such token."""
 
 ID = r"[0-9a-f]{12}"
 
@@ -31,17 +31,17 @@ _TEXT = re.compile(
 )
 
 
-class Turned(HookeError):
-    """A token that was good, and is not any more."""
+class TokenExpired(HookeError):
+    """The token was used already, or has expired."""
 
 
-class Wrong(HookeError):
-    """A token that never was one."""
+class UnknownToken(HookeError):
+    """There never was such a token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """What the new machine is given. It says, too, by which certificate to know the fleet's authority."""
+    """What a new machine joins with. It also identifies the fleet's authority, by the fingerprint of its certificate."""
 
     fleet: str
     id: str
@@ -51,25 +51,25 @@ class Token:
 
     @property
     def text(self) -> str:
-        """As it is carried to the machine."""
+        """The token as text, as a user carries it to the machine."""
         pin = base64.urlsafe_b64encode(self.pin).decode().rstrip("=")
         return f"{self.fleet}.{self.id}.{self.secret}.{pin}"
 
     @classmethod
     def parse(cls, text: str) -> Token:
-        """Raises UsageError, without the text, for what is no token."""
+        """Parse a token's text. Raises UsageError, which does not contain the text."""
         found = _TEXT.fullmatch(text.strip())
         if found is None:
             raise UsageError(
-                "this is no join token",
+                "this is not a join token",
                 why=f"it has {len(text.strip())} characters" if text.strip() else "it is empty",
-                fix="copy it whole, as `hooke fleet token` printed it: one line, FLEET.ID.SECRET.FINGERPRINT",
+                fix="copy the whole line that `hooke fleet token` printed: FLEET.ID.SECRET.FINGERPRINT",
             )
         pin = base64.urlsafe_b64decode(found["pin"] + "=")
         return cls(fleet=found["fleet"], id=found["id"], secret=found["secret"], pin=pin)
 
 
-class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+class _StoredToken(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     until: float
     valid_s: float
@@ -77,16 +77,16 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tokens:
-    """A folder with a file for each token, `ID.json`, and `ID.used` for one that was spent."""
+    """A folder with a file for each token: `ID.json`, or `ID.used` for a used one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def make(self, fleet: str, pin: bytes, *, now: float, open_s: float, valid_s: float) -> Token:
-        """One that is good for `open_s` seconds, and brings a certificate for `valid_s`. Raises HookeError where it cannot be written."""
+        """Make a token that is open for `open_s` seconds, and brings a certificate valid for `valid_s`. Raises HookeError where it cannot be written."""
         secret = secrets.token_urlsafe(SECRET_BYTES)
         token = Token(fleet=fleet, id=secrets.token_hex(6), secret=secret, pin=pin)
-        kept = _Kept(digest=_digest(secret), until=now + open_s, valid_s=valid_s)
+        kept = _StoredToken(digest=_digest(secret), until=now + open_s, valid_s=valid_s)
         with writing("the token", self._folder):
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._forget(now)
@@ -94,22 +94,22 @@ class Tokens:
         return token
 
     def spend(self, name: str, secret: str, *, now: float, by: str) -> float:
-        """Take the token with the id `name`, for good; how many seconds its certificate is good for.
+        """Use up the token with the id `name`; returns for how many seconds its certificate is valid.
 
-        Of many that ask at once one is told so. `by` is who, for the others. Raises Wrong, Turned where it was used or is over, and HookeError
-        where that cannot be written.
+        Of several at once only one succeeds; `by` names it to the others. Raises UnknownToken, TokenExpired, and HookeError where its use
+        cannot be recorded.
         """
         kept, used = self._read(self._path(name)), self._read(self._spent(name))
         known = used or kept
         if known is None or not hmac.compare_digest(known.digest, _digest(secret)):
-            raise Wrong("there is no such token", fix="get one with `hooke fleet token`")
+            raise UnknownToken("the token is unknown", fix="get one with `hooke fleet token`")
         if used is not None or kept is None:
             raise self._used(used)
         if now >= kept.until:
-            raise Turned("the token is over", fix="get another with `hooke fleet token`")
+            raise TokenExpired("the token has expired", fix="get another one with `hooke fleet token`")
         with writing("that a token was used", self._folder):
             try:
-                os.link(self._path(name), self._spent(name))  # of all that try, for one it is not there yet
+                os.link(self._path(name), self._spent(name))  # only one of those that try creates it
             except (FileExistsError, FileNotFoundError) as error:
                 raise self._used(self._read(self._spent(name))) from error
             self._path(name).unlink()
@@ -118,15 +118,15 @@ class Tokens:
         return kept.valid_s
 
     def open(self, now: float) -> int:
-        """How many could still be spent."""
+        """How many tokens can still be used."""
         kept = [self._read(path) for path in self._folder.glob("*.json")]
         return sum(1 for each in kept if each is not None and now < each.until)
 
-    def _used(self, used: _Kept | None) -> Turned:
+    def _used(self, used: _StoredToken | None) -> TokenExpired:
         by = f" by {used.by}" if used is not None and used.by else ""
-        return Turned(
-            f"the token was used already{by}",
-            fix="get another with `hooke fleet token`; if that was nobody of yours, somebody read the token: see who has joined",
+        return TokenExpired(
+            f"the token was already used{by}",
+            fix="get another one with `hooke fleet token`; if you do not know that machine, somebody read the token: see who has joined",
         )
 
     def _forget(self, now: float) -> None:
@@ -142,9 +142,9 @@ class Tokens:
         return self._folder / f"{name}.used"
 
     @staticmethod
-    def _read(path: Path) -> _Kept | None:
+    def _read(path: Path) -> _StoredToken | None:
         try:
-            return msgspec.json.decode(path.read_bytes(), type=_Kept)
+            return msgspec.json.decode(path.read_bytes(), type=_StoredToken)
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

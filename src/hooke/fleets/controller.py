@@ -1,8 +1,8 @@
-"""The controller of a fleet: `step(fleet, event, now, ...)` folds what happened and returns what is to be done, and in which order.
+"""The controller of a fleet, pure: `step(fleet, event, now, ...)` folds an event and returns actions in their order.
 
-What it keeps to: what is about to be done is written down before; a token is given once; everything that was asked for counts against
-the caps until it is known to be gone; a machine is retired, then released, and never ended with work on it, but by `Down` or where
-it is dead; it is dead only after several looks in a row and a while; a look that failed says nothing.
+Its rules: an action is written to the ledger before it is performed; a token is used once; every requested machine counts against the caps
+until it is known to be gone; a machine is retired, then released, and never ended with work on it, except by `Down` or when it is dead;
+it is dead only after several bad listings in a row and some time; a failed listing says nothing about any machine.
 """
 
 from __future__ import annotations
@@ -52,34 +52,34 @@ __all__ = [
 ]
 
 
-# --- What a fleet's controller is told, what it wants done, and what it keeps of each machine.
+# -- the model: limits, machines, events and actions ------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
-    """What is never gone over, and when a machine is dead."""
+    """The limits of a fleet, and when a machine is dead."""
 
     workers: int
     usd_per_hour: float = math.inf
     lifetime_s: float = math.inf
-    """Of one machine: after that it is retired, and replaced where it is still wanted."""
+    """The life of one machine, which is then retired and, if still wanted, replaced."""
     dead_looks: int = 5
     dead_s: float = 60.0
-    """Not listed, or not healthy, in so many looks in a row and for so long: both, as a provider that answers badly for a minute
-    has cost others healthy machines."""
+    """A machine is dead when it was missing or unhealthy in `dead_looks` listings in a row and for `dead_s`. Both, since providers that
+    answered badly for a minute have cost others healthy machines."""
 
     def most(self, usd_per_hour: float) -> int:
-        """Machines, at the price of one."""
+        """The most machines, at the price of one."""
         if not usd_per_hour or math.isinf(self.usd_per_hour):
             return self.workers
         return min(self.workers, int(self.usd_per_hour / usd_per_hour + 1e-9))
 
 
 class MachinePhase(Enum):
-    """Where a machine stands, as far as the fleet knows."""
+    """The phase of a machine, as far as the fleet knows."""
 
     ORDERED = "ordered"
-    """Asked for, and no answer yet, or none that tells."""
+    """Requested, without a clear answer yet."""
     STARTING = "starting"
     READY = "ready"
     RETIRING = "retiring"
@@ -88,48 +88,48 @@ class MachinePhase(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetMember:
-    """A machine of the fleet, or one that may come to be. Each counts against the caps until it is known to be gone."""
+    """A machine of the fleet, or a launch that may become one. Each counts against the caps until it is known to be gone."""
 
     token: str
     asked_at: float
     id: str = ""
     phase: MachinePhase = MachinePhase.ORDERED
     seen: Machine | None = None
-    """As it was listed last."""
+    """The machine as it was last listed."""
     bad_looks: int = 0
     bad_since: float = 0.0
 
     @property
     def of_use(self) -> bool:
-        """Whether it is, or may come to be, what was wanted."""
+        """Whether it counts, or may soon count, as a wanted machine."""
         return self.phase in {MachinePhase.ORDERED, MachinePhase.STARTING, MachinePhase.READY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetState:
-    """A fleet's state. `members` is by token; those that bear none, or that of another, have one made from their id."""
+    """A fleet's state. `members` is by token; a machine without a token, or with another's, gets one made from its id."""
 
     name: str
     members: Mapping[str, FleetMember] = field(default_factory=dict)
     wanted: int = 0
     launches: int = 0
-    """Ever intended: the number of the last token."""
+    """All launches so far: the number of the last token."""
     looked: bool = False
-    """Whether the provider has been seen since this controller began: nothing is launched before."""
+    """Whether this controller has had a listing; it launches nothing before."""
     failures: int = 0
-    """Launches in a row that were refused."""
+    """How many launches in a row were refused."""
     not_before: float = -math.inf
     """No launch until then."""
     frozen: bool = False
-    """Whether nothing is launched, whatever is missing."""
+    """Whether nothing is launched."""
     ends: str = ""
-    """Who ends all, found ones included; empty where that was not asked."""
+    """Who has ended all machines, including ones found later; empty where nobody has."""
     aim: int = 0
-    """Of those that are wanted, as many as there may be."""
+    """The wanted number, within the caps."""
 
     @property
     def settled(self) -> bool:
-        """Whether everything is as it is wanted and allowed, as far as it is known."""
+        """Whether the fleet has reached its aim, as far as is known."""
         of_use = [member for member in self.members.values() if member.of_use]
         ready = all(member.phase is MachinePhase.READY for member in self.members.values())
         return self.looked and ready and len(of_use) == self.aim
@@ -137,7 +137,7 @@ class FleetState:
 
 @dataclass(frozen=True, slots=True)
 class SetSize:
-    """So many are wanted from now on."""
+    """Set the wanted number of machines."""
 
     machines: int
     by: str
@@ -145,33 +145,33 @@ class SetSize:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """All are to end now, whatever they do."""
+    """End all machines now, busy or not."""
 
     by: str
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """From now on nothing is launched: only what is too much ends."""
+    """Launch nothing from now on; only surplus machines end."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderListing:
-    """What the provider lists."""
+    """The provider's list of machines."""
 
     machines: tuple[Machine, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LookFailed:
-    """The provider could not be asked, which says nothing of any machine."""
+    """The provider did not answer, which says nothing about any machine."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchReply:
-    """A launch was answered: this is the machine."""
+    """A launch succeeded; `machine` is its id."""
 
     token: str
     machine: str
@@ -188,7 +188,7 @@ class LaunchRefused:
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """A call has no answer that tells whether it was done. Looks will."""
+    """It is unknown whether a call took effect; listings will show it."""
 
     why: str
 
@@ -205,28 +205,28 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class LedgerNote:
-    """Write this into the ledger, before anything that follows is done."""
+    """Write this to the ledger before the next action."""
 
     event: LedgerRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Ask for a machine; say Answered, Refused or Unsure."""
+    """Launch a machine; LaunchReply, LaunchRefused or Unsure follows."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Let a machine finish. What fails is asked for again after the next look."""
+    """Let a machine finish. A failed call is repeated after the next listing."""
 
     machine: str
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """End a machine. What fails is asked for again after the next look."""
+    """End a machine. A failed call is repeated after the next listing."""
 
     machine: str
 
@@ -235,7 +235,7 @@ Action: TypeAlias = LedgerNote | Launch | Retire | Release
 
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
-"""After a refusal, and after a machine that ended by itself soon after it was asked for: doubled with each in a row."""
+"""The wait after a refused launch, or a machine that ended soon after its launch; it doubles with each in a row."""
 SOON_S = 60.0
 
 
@@ -248,9 +248,9 @@ def step(
     facts: ProviderFacts,
     turn: type[ControllerTurn] | None = None,
 ) -> tuple[FleetState, list[Action]]:
-    """Fold the event. `now` is wall-clock time, as the ledger's: a controller may begin where another one died.
+    """Fold the event. `now` is wall-clock time, as in the ledger, so that a controller can continue where another one died.
 
-    `turn` is what makes the step, for a test of the tests.
+    `turn` makes the step; tests of the tests replace it.
     """
     made = (turn or ControllerTurn)(fleet, now, caps, facts)
     made.fold(event)
@@ -259,8 +259,15 @@ def step(
     return fleet, made.out
 
 
+_PHASES = {
+    LaunchAnswered: MachinePhase.STARTING,
+    MachineRetired: MachinePhase.RETIRING,
+    MachineReleased: MachinePhase.RELEASING,
+}
+
+
 def restored(name: str, records: Iterable[LedgerRecord]) -> FleetState:
-    """The fleet as its ledger has it."""
+    """The fleet's state according to its ledger."""
     members: dict[str, FleetMember] = {}
     wanted = launches = 0
     for record in records:
@@ -270,25 +277,19 @@ def restored(name: str, records: Iterable[LedgerRecord]) -> FleetState:
             case LaunchIntended():
                 launches += 1
                 members[record.token] = FleetMember(token=record.token, asked_at=record.at)
-            case LaunchAnswered():
-                known = members.get(record.token) or FleetMember(token=record.token, asked_at=record.at)
-                phase = MachinePhase.STARTING if known.phase is MachinePhase.ORDERED else known.phase
-                members[record.token] = replace(known, id=record.machine, phase=phase)
             case LaunchFailed() | MachineGone():
                 members.pop(record.token, None)
-            case MachineRetired() | MachineReleased():
-                phase = (
-                    MachinePhase.RETIRING if isinstance(record, MachineRetired) else MachinePhase.RELEASING
-                )
+            case LaunchAnswered() | MachineRetired() | MachineReleased():
                 known = members.get(record.token) or FleetMember(token=record.token, asked_at=record.at)
+                phase = _PHASES[type(record)]
+                if phase is MachinePhase.STARTING and known.phase is not MachinePhase.ORDERED:
+                    phase = known.phase
                 members[record.token] = replace(known, id=record.machine, phase=phase)
-            case _:
-                pass
     return FleetState(name=name, members=members, wanted=wanted, launches=launches)
 
 
 class ControllerTurn:
-    """One step as it is made."""
+    """One step in the making."""
 
     def __init__(self, fleet: FleetState, now: float, caps: Caps, facts: ProviderFacts) -> None:
         self.fleet = fleet
@@ -300,10 +301,10 @@ class ControllerTurn:
         self.not_before = fleet.not_before
         self.out: list[Action] = []
 
-    # -- what happened -------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------
 
     def fold(self, event: Event) -> None:
-        """Take in what happened."""
+        """Fold one event."""
         match event:
             case SetSize():
                 self._want(event.machines, event.by)
@@ -346,16 +347,16 @@ class ControllerTurn:
         wait = min(FIRST_WAIT_S * 2 ** min(self.failures - 1, 16), LONGEST_WAIT_S)
         self.not_before = max(self.not_before, self.now + wait)
 
-    # -- what there is -------------------------------------------------------------------------------
+    # -- listings ------------------------------------------------------------------------------------
 
     def _compare(self, machines: tuple[Machine, ...]) -> None:
-        """Every machine that is listed becomes a member, and every member that is not is doubted."""
+        """Make every listed machine a member, and doubt every member that is not listed."""
         by_id = {member.id: member for member in self.members.values() if member.id}
         listed: set[str] = set()
         for machine in machines:
             ordered = self.members.get(machine.token)
             if machine.phase == "ended" and machine.id not in by_id and (ordered is None or ordered.id):
-                continue  # it came and went without being seen
+                continue  # it came and went between two listings
             member = by_id.get(machine.id) or self._recognised(machine)
             listed.add(member.token)
             self._seen(member, machine)
@@ -364,7 +365,7 @@ class ControllerTurn:
                 self._missed(member)
 
     def _recognised(self, machine: Machine) -> FleetMember:
-        """A machine of which no id is known: that of a launch without an answer, a second one of a launch, or a stranger."""
+        """A machine with an unknown id: of a launch without an answer, a second one of a launch, or a stranger."""
         ordered = self.members.get(machine.token)
         token = machine.token if ordered is not None and not ordered.id else f"found-{machine.id}"
         known = ordered if ordered is not None and not ordered.id else None
@@ -401,7 +402,7 @@ class ControllerTurn:
             self._release(member, f"it was not healthy {self._how_long(member)}")
 
     def _missed(self, member: FleetMember) -> None:
-        """It may not be listed yet; else, after a while, it is gone, or never came to be."""
+        """A member is not listed: it may not be listed yet; after a while it is gone, or was never started."""
         if self.now - member.asked_at <= self.facts.visible_s:
             return
         member = self._doubted(member)
@@ -428,10 +429,10 @@ class ControllerTurn:
     def _how_long(self, member: FleetMember) -> str:
         return f"in {member.bad_looks} looks in a row, for {format_seconds(self.now - member.bad_since)}"
 
-    # -- what is to be done --------------------------------------------------------------------------
+    # -- actions -------------------------------------------------------------------------------------
 
     def settle(self, *, after_look: bool) -> None:
-        """Decide what is to be done about the difference between what there is and what is wanted."""
+        """Decide on actions that bring the fleet to its wanted size."""
         if after_look:
             self._ask_again()
             self._end_the_old()
@@ -451,7 +452,7 @@ class ControllerTurn:
                 self._launch(f"{len(of_use)} of {self.fleet.wanted} are there")
 
     def _end_all(self, by: str) -> None:
-        """Those too that are found only now: a controller may have died before it heard what its launch gave."""
+        """End all, including machines found only now: a controller may have died before the answer to its launch."""
         for member in list(self.members.values()):
             if member.id and member.phase is not MachinePhase.RELEASING:
                 self._release(member, f"{by} ends all")
@@ -489,7 +490,7 @@ class ControllerTurn:
                 self._retire(member, f"it is older than {format_seconds(self.caps.lifetime_s)}")
 
     def _ask_again(self) -> None:
-        """What was asked before and is not done: calls may get lost, and may be repeated."""
+        """Repeat requests that have not taken effect: calls may get lost, and are idempotent."""
         told = {action.machine for action in self.out if isinstance(action, Retire | Release)}
         for member in self.members.values():
             if member.id in told or not member.id:
@@ -520,7 +521,7 @@ class ControllerTurn:
 
 
 def _worth(member: FleetMember) -> tuple[int, float]:
-    """The least first."""
+    """Sort key: the least valuable machine first."""
     if member.phase is MachinePhase.STARTING:
         return 0, -member.asked_at
     idle = member.seen.idle_s if member.seen is not None else None

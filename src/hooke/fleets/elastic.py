@@ -1,4 +1,4 @@
-"""The one who is asked, while a run goes on, how many workers it should have: it looks, asks the policy, and adds up what was spent."""
+"""Elastic size of a run: its deadline and budget, what earlier runs tell, the decisions while it runs, their picture, and the cost."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ if TYPE_CHECKING:  # SciPy takes a third of a second
     from hooke.scaling.law import Law
 
 __all__ = [
-    "Earlier",
     "Elastic",
+    "HistoryReader",
+    "LawScope",
     "PastRuns",
     "RunTargets",
     "TaskHistory",
-    "Where",
     "check_cost",
     "check_kept",
     "check_wanted",
@@ -56,14 +56,14 @@ __all__ = [
 
 LEAST_LOOK_S, MOST_LOOK_S = 0.1, 5.0
 LOOKS_A_START = 4.0
-"""Decisions are made so often within the time that a start takes: what changes faster, no start could follow."""
+"""Decisions within the time of one worker start: no start could follow faster changes."""
 MOST_SHARE = 0.02
-"""Of the driver's time, what deciding may take."""
+"""The share of the driver's time that decisions may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskHistory:
-    """What earlier runs and studies tell of a task: how far it scales, and the seconds that an item took."""
+    """What earlier runs and studies tell about a task: how far it scales, and how long an item took."""
 
     scaling: Scaling | None = None
     seconds: float | None = None
@@ -72,10 +72,10 @@ class TaskHistory:
 
 
 class PastRuns(Protocol):
-    """What is known of tasks from earlier."""
+    """Knowledge of tasks from earlier runs."""
 
-    def told(self) -> Mapping[str, TaskHistory] | None:
-        """Task -> what is known; None while that is still being read."""
+    def histories(self) -> Mapping[str, TaskHistory] | None:
+        """Task -> its history; None while it is being read."""
         ...
 
 
@@ -83,7 +83,7 @@ _NOTHING = TaskHistory()
 
 
 class Elastic:
-    """Of one run. `observe` is an observer of its journal, `decide` what the runner asks."""
+    """Sizes one run. `observe` gets the events of its journal, and the runner calls `decide`."""
 
     def __init__(
         self,
@@ -95,24 +95,24 @@ class Elastic:
         past: PastRuns,
         joined: bool = False,
     ) -> None:
-        """`tasks` is graph node -> its task; `price` says what a start takes while none has been seen.
+        """`tasks` is graph node -> its task; `price` gives the time of a start until one has been seen.
 
-        A place that was `joined` is somebody else's: the run begins with the workers that it has.
+        A `joined` backend belongs to somebody else: the run begins with the workers that it has.
         """
         self.joined = joined
         self.target = max(limits.low, 1)
-        """So many are asked for; the run begins with them."""
+        """The wanted number of workers, with which the run begins."""
         self.spent_usd = 0.0
         self._limits = limits
         self._price = price
         self._clock = clock
         self._past = past
         self._watch = RunObserver(tasks, start_s=price.start_s)
-        self._place: CapacityChanged | None = None
+        self._capacity: CapacityChanged | None = None
         self._paid_until = clock.monotonic()
         self._next_look = -math.inf
         self._took_s = 0.0
-        """The last decision."""
+        """How long the last decision took."""
         self._rose = -math.inf
         self._said: set[tuple[int, str]] = set()
         self._decided = False
@@ -120,20 +120,20 @@ class Elastic:
     def observe(self, event: Event) -> None:
         """Fold an event of the run."""
         if isinstance(event, CapacityChanged):
-            if self.joined and not self._decided:  # its workers are found one after the other
+            if self.joined and not self._decided:  # its workers join one after the other
                 self.target = event.workers or event.slots
-            self._place = event
+            self._capacity = event
         self._watch.apply(event, self._clock.monotonic())
 
     def decide(self, now: float, state: RunState) -> FleetDecided | None:
-        """The next decision, where it is time for one and it says something new."""
+        """The next decision, if it is time for one and it differs from what was said."""
         at = self._clock.monotonic()
-        past = self._past.told() if at >= self._next_look else None
-        if past is None or self._place is None:
+        past = self._past.histories() if at >= self._next_look else None
+        if past is None or self._capacity is None:
             return None
         seen = self._observation(at, remaining_work(state, now), past)
         made = decide(now, seen)
-        # A budget is guarded until then, so that this one's slowness only delays those after the next.
+        # The decision guards a budget until the next look, so its own time delays only the one after.
         self._took_s = self._clock.monotonic() - at
         self._next_look = at + max(seen.look_s, self._took_s)
         return self._told(at, made, seen)
@@ -163,10 +163,10 @@ class Elastic:
     def _observation(
         self, at: float, left: list[RemainingWork], past: Mapping[str, TaskHistory]
     ) -> Observation:
-        assert self._place is not None
+        assert self._capacity is not None
         workers = self._watch.workers(at)
         gangs = max((each.slots for each in left), default=0)
-        slots = max(self._place.slots // self._place.workers, 1) if self._place.workers else 1
+        slots = max(self._capacity.slots // self._capacity.workers, 1) if self._capacity.workers else 1
         self._pay(at, max(-(-len(workers) // slots), self.target))
         start_s = self._watch.start_s
         return Observation(
@@ -205,7 +205,7 @@ class Elastic:
         )
 
     def _durations(self, left: RemainingWork, told: TaskHistory) -> tuple[float | None, float, int]:
-        """Mean, spread and number of what items took: in this run, else in earlier ones."""
+        """Mean, spread and number of measured items: in this run, else in earlier ones."""
         seen = self._watch.durations(left.task)
         if seen is not None:
             return seen.mean, seen.spread, seen.attempts
@@ -214,25 +214,25 @@ class Elastic:
         return told.seconds, told.spread, told.measured
 
     def _fits(self, left: RemainingWork) -> int | None:
-        """How many at once the place could take were all its workers there."""
-        assert self._place is not None
-        place, high = self._place, self._limits.high
+        """How many items fit the backend at once when all its workers are there."""
+        assert self._capacity is not None
+        capacity, high = self._capacity, self._limits.high
         asked = (
-            (left.cpus, max(place.cpus, float(high)) if left.cpus > 1 else None),
-            (left.memory, place.memory),
-            (left.gpus, place.gpus),
+            (left.cpus, max(capacity.cpus, float(high)) if left.cpus > 1 else None),
+            (left.memory, capacity.memory),
+            (left.gpus, capacity.gpus),
         )
         fitting = [max(int(total / amount + 1e-9), 1) for amount, total in asked if amount and total]
         return min(fitting, default=None)
 
 
-# --- What was asked of a run's size and end, checked, and who decides by it.
+# -- deadline and budget ---------------------------------------------------------------------------
 
 START_S = {"local": 0.3, "dask": 2.0, "ray": 5.0}
-"""What a worker takes to start, until one has been seen to: a fork, a process of Python with Dask, an actor of Ray's."""
+"""How long a worker takes to start, until one has been seen: a fork, a Python process with Dask, a Ray actor."""
 UNKNOWN_START_S = 10.0
 RELEASE_S = 1.0
-"""What giving a worker up takes at most, where the run is to end."""
+"""The most that ending a worker takes."""
 
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -240,20 +240,20 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTargets:
-    """When the run is to be done, and what it may cost; None is: as it comes."""
+    """When the run must be done, and what it may cost; None is no limit."""
 
     deadline: float | None = None
     """Seconds since the epoch."""
     budget_usd: float | None = None
     spent_usd: float = 0.0
-    """By the same run before it was resumed."""
+    """What the same run spent before it was resumed."""
 
 
 def parse_wanted(deadline: str | float | None, budget: str | float | None, *, now: float) -> RunTargets:
     """`"30m"` or seconds from now, and `"$20"` or US dollars. Raises UsageError."""
     seconds = None if deadline is None else parse_seconds(deadline)
     if seconds == 0:
-        raise UsageError(f"deadline {deadline!r} is no time at all", fix='such as "30m"')
+        raise UsageError(f"deadline {deadline!r} must be longer than 0 s", fix='for example "30m"')
     return RunTargets(
         deadline=None if seconds is None else now + seconds,
         budget_usd=None if budget is None else parse_usd(budget),
@@ -261,56 +261,56 @@ def parse_wanted(deadline: str | float | None, budget: str | float | None, *, no
 
 
 def check_wanted(wanted: RunTargets, place: BackendChoice) -> None:
-    """Raises UsageError where nothing can be done for a deadline or a budget: it is by the number of workers that they are kept."""
+    """Raise UsageError where the number of workers, which keeps a deadline or budget, cannot change."""
     if wanted.deadline is None and wanted.budget_usd is None:
         return
     what = "a deadline" if wanted.deadline is not None else "a budget"
     if not ENGINES.load(place.engine).capabilities.elastic:
         raise UsageError(
-            f"{what} is kept by the number of workers, which cannot change at {place.name!r}",
-            fix='on="local" can',
+            f"{what} needs a changing number of workers, which {place.name!r} cannot have",
+            fix='use on="local"',
         )
     if not place.elastic:
         raise UsageError(
-            f"{what} is kept by the number of workers, which is fixed at {place.name!r}",
-            fix="let it change: workers=(1, 8), or --workers 1-8",
+            f"{what} needs a changing number of workers, and {place.name!r} has a fixed one",
+            fix="pass a range: workers=(1, 8), or --workers 1-8",
         )
     if wanted.budget_usd is not None and not place.usd_per_hour:
         raise UsageError(
             f"a budget needs the price of a worker, and {place.name!r} has none",
-            fix=f'say it in hooke.toml: [places.{place.name if _BARE.fullmatch(place.name) else "NAME"}] engine = "{place.engine}", usd_per_hour = 0.20',
+            fix=f'set it in hooke.toml: [places.{place.name if _BARE.fullmatch(place.name) else "NAME"}] engine = "{place.engine}", usd_per_hour = 0.20',
         )
 
 
 def check_cost(place: BackendChoice) -> None:
-    """Raises UsageError where the fewest workers that the place is to have cost more than it may: nothing could run there."""
+    """Raise UsageError where even the fewest workers of the backend exceed its price limit."""
     if place.workers is None or not place.usd_per_hour:
         return
     least = max(place.workers[0], 1)
     usd = least * place.usd_per_hour
     if usd > place.max_usd_per_hour * (1 + 1e-9):
         raise UsageError(
-            f"{least} {'worker' if least == 1 else 'workers'} at {place.name!r} would cost ${usd:.4g}/h, and ${place.max_usd_per_hour:.4g}/h is allowed",
-            fix=f"fewer workers; or raise max_usd_per_hour in hooke.toml under [places.{place.name}], or correct usd_per_hour",
+            f"{least} {'worker' if least == 1 else 'workers'} on {place.name!r} would cost ${usd:.4g}/h, more than the limit of ${place.max_usd_per_hour:.4g}/h",
+            fix=f"use fewer workers; or raise max_usd_per_hour in hooke.toml under [places.{place.name}], or correct usd_per_hour",
         )
 
 
 def check_kept(wanted: RunTargets, place: BackendChoice, *, resumed: bool) -> None:
-    """For an engine that turned out to be unable to change its workers: raises UsageError where money or time is kept by that.
+    """Raise UsageError where an engine cannot change its number of workers, but a budget or deadline needs that.
 
-    A run that is resumed goes on without its deadline, for it may have begun with a cluster that could be scaled.
+    A resumed run continues without its deadline: it may have begun on a cluster that could be scaled.
     """
     if wanted.budget_usd is None and (wanted.deadline is None or resumed):
         return
     raise UsageError(
-        f"{'a deadline' if wanted.budget_usd is None else 'a budget'} is kept by the number of workers, which cannot change at {place.name!r}",
-        why="an address cannot be asked for more workers, nor to end any",
-        fix="give a cluster of Dask's that can be scaled: run(..., on=cluster); or leave deadline and budget out",
+        f"{'a deadline' if wanted.budget_usd is None else 'a budget'} needs a changing number of workers, which {place.name!r} cannot have",
+        why="a scheduler's address cannot start or end workers",
+        fix="pass a Dask cluster that can be scaled: run(..., on=cluster); or omit deadline and budget",
     )
 
 
 def sized_by(place: BackendChoice, wanted: RunTargets, graph: Graph, past: PastRuns, clock: Clock) -> Elastic:
-    """Who decides how many workers the run at this place has."""
+    """The Elastic that sizes a run on this backend."""
     assert place.workers is not None
     low, high = place.workers
     made = Elastic(
@@ -329,55 +329,55 @@ def sized_by(place: BackendChoice, wanted: RunTargets, graph: Graph, past: PastR
         ),
         clock=clock,
         past=past,
-        joined=place.at is not None
-        and place.engine != "ray",  # on a Ray of somebody's the hosts are the run's own
+        joined=place.at is not None and place.engine != "ray",  # on a joined Ray the hosts are the run's own
     )
     made.spent_usd = wanted.spent_usd
     return made
 
 
-# --- What earlier studies and runs of the project tell of a run's tasks, read beside the run that asks.
+# -- the history of tasks --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """Whose laws hold: those of a pipeline's `entry` (file and name) that were measured at `place`."""
+class LawScope:
+    """Which laws apply: those of a pipeline's `entry` (file and name), measured on the backend `place`."""
 
     entry: str
     place: str
 
 
-class Earlier:
-    """Read in a thread: SciPy and a folder of journals take a second, for which no run need wait."""
+class HistoryReader:
+    """Reads the history of a run's tasks in a thread: SciPy and a folder of journals take a second, for which no run should wait."""
 
-    def __init__(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, *, where: Where, most: int) -> None:
-        """Laws are those of the same file and place, up to `most` workers."""
+    def __init__(
+        self, runs: RunsFolder, graph: Graph, keys: GraphKeys, *, where: LawScope, most: int
+    ) -> None:
+        """`where` and `most`: laws of the same file and backend, up to so many workers."""
         self._found: dict[str, TaskHistory] = {}
         self._error: BaseException | None = None
         self._thread = threading.Thread(
-            target=self._read, args=(runs, graph, keys, where, most), name="hooke-earlier", daemon=True
+            target=self._read, args=(runs, graph, keys, where, most), name="hooke-history", daemon=True
         )
         self._thread.start()
 
-    def told(self) -> Mapping[str, TaskHistory] | None:
-        """Task -> what is known of it; None while that is still being read.
-
-        Raises what reading raised.
-        """
+    def histories(self) -> Mapping[str, TaskHistory] | None:
+        """Task -> its history; None while it is being read. Raises what reading raised."""
         if self._thread.is_alive():
             return None
         if self._error is not None:
             raise self._error
         return self._found
 
-    def _read(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, where: Where, most: int) -> None:
+    def _read(self, runs: RunsFolder, graph: Graph, keys: GraphKeys, where: LawScope, most: int) -> None:
         try:
-            self._found = _told(runs, graph, keys, where, most)
-        except BaseException as error:  # noqa: BLE001 - the run that asks is told
+            self._found = _histories(runs, graph, keys, where, most)
+        except BaseException as error:  # noqa: BLE001 - `histories` raises it in the run
             self._error = error
 
 
-def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, where: Where, most: int) -> dict[str, TaskHistory]:
+def _histories(
+    runs: RunsFolder, graph: Graph, keys: GraphKeys, where: LawScope, most: int
+) -> dict[str, TaskHistory]:
     from hooke.planning.remaining import RemainingNode
     from hooke.planning.task_facts import PastJournals, law_of_levels, levels_of, rows_of
 
@@ -404,7 +404,7 @@ def _told(runs: RunsFolder, graph: Graph, keys: GraphKeys, where: Where, most: i
 
 
 def _kind(place: str) -> str:
-    """How many workers a place has is no part of what it is: `local:8` is `local`."""
+    """The backend without its number of workers: `local` of `local:8`."""
     name, _, count = place.rpartition(":")
     return name if name and count.isdigit() and "/" not in name else place
 
@@ -418,7 +418,7 @@ def _of(law: Law | None, timings: Sequence[Timing], most: int) -> TaskHistory:
 
     try:
         scaling = scaling_of(law, most) if law is not None else None
-    except NotEnoughData:  # it says nothing of one worker, so nothing of several
+    except NotEnoughData:  # no prediction for one worker, so none for several
         scaling = None
     items = sum(each.items for each in timings)
     if not items:
@@ -432,13 +432,13 @@ def _of(law: Law | None, timings: Sequence[Timing], most: int) -> TaskHistory:
 
 
 def fleet_picture(events: Sequence[Event]) -> FleetPicture:
-    """Of one run's `events`. Raises UsageError where nothing was decided in it."""
+    """The workers of one run against the demand. Raises UsageError where nothing was decided in it."""
     begun = next((event for event in events if isinstance(event, RunStarted)), None)
     decided = [event for event in events if isinstance(event, FleetDecided)]
     if begun is None or not decided:
         raise UsageError(
-            "this run had as many workers as it was told: there is nothing to draw",
-            fix="let them follow the work: --workers 1-8",
+            "this run had a fixed number of workers, so there is nothing to draw",
+            fix="pass a range: --workers 1-8",
         )
     demand = demand_of(events)
     moments = np.array(sorted({each.at for each in (*demand, *decided)}))
@@ -475,14 +475,14 @@ def save_fleet(events: Sequence[Event], path: Path) -> None:
     save_as(path, "a run's workers", {".svg": lambda: svg_of(sheet()), ".png": lambda: png_of(sheet())})
 
 
-# --- What a run has spent, from its journal: for the one that takes it up again.
+# -- the cost of a run -----------------------------------------------------------------------------
 
 
 def spent_usd(events: Sequence[Event], signs: Sequence[float], *, least: int, usd_per_hour: float) -> float:
-    """US dollars, by the driver's `events`. Each of its processes began with `least` workers and may have died in silence.
+    """What a run has cost so far in US dollars, from the driver's `events`, for its resumption. Each driver process began with `least` workers.
 
-    `signs` are moments at which something of the run was alive: the driver may say nothing while a long task runs. The
-    time between two of its processes is not paid.
+    `signs` are moments at which some process of the run was alive: a driver may write nothing during a long task, and may have died
+    without a record. The time between two driver processes costs nothing.
     """
     starts = [event.at for event in events if isinstance(event, RunStarted)]
     spent = 0.0
@@ -496,7 +496,7 @@ def spent_usd(events: Sequence[Event], signs: Sequence[float], *, least: int, us
 def _after(spent: float, events: Sequence[Event], until: float, least: int, usd_per_hour: float) -> float:
     workers, since = least, events[0].at
     for event in events:
-        if isinstance(event, FleetDecided):  # which has what was spent before, too
+        if isinstance(event, FleetDecided):  # it includes what was spent before
             spent, workers, since = event.spent_usd, max(event.after, event.workers), event.at
         until = max(until, event.at)
     return spent + workers * (until - since) * usd_per_hour / 3600

@@ -1,4 +1,4 @@
-"""The fleets of a project: their settings, ledgers and providers, and a controller for as long as somebody waits."""
+"""The fleets of a project: their settings, ledgers and providers, and a controller while a command runs."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ PROVIDERS = Plugins(
 )
 
 KEPT = "fleet.json"
-"""The settings that the fleet's machines were started with: what was started is ended also when hooke.toml forgot it."""
+"""The settings of the fleet's machines, with which they can be ended even when hooke.toml no longer has the fleet."""
 
 
-_ELSE = "; what else [fleets.NAME] may have: " + ", ".join(
+_ELSE = "; other keys of [fleets.NAME]: " + ", ".join(
     each for each in FleetSettings.__struct_fields__ if each != "options"
 )
-_MENDS = {
-    "dask": f'cluster = "clusters.py:ours", a function that returns a cluster of Dask\'s{_ELSE}',
+_FIXES = {
+    "dask": f'cluster = "clusters.py:ours", a function that returns a Dask cluster{_ELSE}',
     "processes": f'command = ["python", "worker.py"]{_ELSE}',
 }
 
@@ -72,7 +72,7 @@ class FleetFolder:
 
     @property
     def caps(self) -> Caps:
-        """What is never gone over."""
+        """The limits of the fleet."""
         return Caps(
             workers=self.settings.machines,
             usd_per_hour=self.settings.max_usd_per_hour or math.inf,
@@ -80,7 +80,7 @@ class FleetFolder:
         )
 
     def provider(self) -> Provider:
-        """Who rents its machines out. Raises ConfigError where the settings do not fit."""
+        """The provider of its machines. Raises ConfigError where the settings do not fit."""
         made = PROVIDERS.load(self.settings.provider)
         try:
             provider: Provider = made(
@@ -93,14 +93,14 @@ class FleetFolder:
             raise ConfigError(f"[fleets.{self.name}]: {error.what}", fix=error.fix) from error
         except TypeError as error:
             raise ConfigError(
-                f"[fleets.{self.name}] does not say what the provider {self.settings.provider!r} needs",
+                f"[fleets.{self.name}] lacks settings of the provider {self.settings.provider!r}",
                 why=str(error).partition(") ")[2] or str(error),
-                fix=_MENDS.get(self.settings.provider, ""),
+                fix=_FIXES.get(self.settings.provider, ""),
             ) from error
         return provider
 
     def _options(self) -> dict[str, Any]:
-        """What else the provider takes; a function that gives its cluster is named by file and name."""
+        """The provider's own options; `cluster` names a function by file and name, which is called."""
         options = dict(self.settings.options)
         if self.settings.provider == "dask" and isinstance(text := options.get("cluster"), str):
             options["cluster"] = _cluster(str(self._project.root / text))
@@ -108,7 +108,7 @@ class FleetFolder:
 
     @contextmanager
     def kept(self, tell: Callable[[LedgerRecord], None] = lambda _: None) -> Iterator[FleetKeeper]:
-        """A controller of it, the only one. Raises UsageError where another process has one, ConfigError, JournalError."""
+        """The fleet's only controller. Raises UsageError where another process has one, ConfigError, JournalError."""
         provider, clock = self.provider(), SystemClock()
         self._project.create()
         with writing("the fleet's folder", self.path):
@@ -116,8 +116,8 @@ class FleetFolder:
         lock = FileLock(self.path / "controller.lock")
         if not lock.try_acquire():
             raise UsageError(
-                f"another hooke fleet command keeps the fleet {self.name}",
-                fix="wait for it, or end it (Ctrl-C in its terminal): the machines stay",
+                f"another hooke fleet command is running for the fleet {self.name}",
+                fix="wait for it, or end it (Ctrl-C in its terminal); the machines stay",
                 next=f"hooke fleet why {self.name}",
             )
         try:
@@ -136,23 +136,23 @@ class FleetFolder:
 
 @cache
 def _cluster(text: str) -> Any:
-    """What the function of `file.py:name` returns; a process asks for it once. Raises UsageError."""
+    """The cluster from the function `file.py:name`, called once in a process. Raises UsageError."""
     module, path, name = load_file(text, "function")
     found = {
         key: each
         for key, each in vars(module).items()
         if isfunction(each) and each.__module__ == module.__name__
     }
-    fix = "write a function into it that returns a cluster of Dask's"
+    fix = "add a function to the file that returns a Dask cluster"
     made = choose(path, name, found, what="function", fix=fix)
     try:
         return made()
     except Exception as error:
-        raise UsageError(f"{text} gave no cluster: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{text} returned no cluster: {type(error).__name__}: {error}") from error
 
 
 def fleets_of(project: Project) -> list[FleetFolder]:
-    """All of hooke.toml, and those that it has forgotten and that may have machines."""
+    """All fleets of hooke.toml, and former ones that may still have machines."""
     found = {name: FleetFolder(project, name, each) for name, each in project.settings.fleets.items()}
     for file in sorted((project.data / "fleets").glob(f"*/{KEPT}")):
         name = file.parent.name
@@ -162,13 +162,13 @@ def fleets_of(project: Project) -> list[FleetFolder]:
 
 
 def find_fleet(project: Project, name: str) -> FleetFolder:
-    """The fleet of that name; without one, the only one. Raises UsageError."""
+    """The fleet of that name; without a name, the only one. Raises UsageError."""
     found = {fleet.name: fleet for fleet in fleets_of(project)}
     if not found:
         raise UsageError(
             "this project has no fleet",
             where=str(project.root),
-            fix='write one into hooke.toml: [fleets.NAME] provider = "processes", command = ["python", "worker.py"]',
+            fix='add one to hooke.toml: [fleets.NAME] provider = "processes", command = ["python", "worker.py"]',
         )
     if name in found:
         return found[name]
@@ -176,28 +176,28 @@ def find_fleet(project: Project, name: str) -> FleetFolder:
         return next(iter(found.values()))
     near = get_close_matches(name, found, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
-    what = f"no fleet is called {name!r}" if name else f"there are {len(found)} fleets"
+    what = f"there is no fleet {name!r}" if name else f"there are {len(found)} fleets"
     raise UsageError(what, fix=f"{meant}name one of: {', '.join(found)}")
 
 
 def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:
-    """Turn until all is as it is wanted. Raises HookeError where it is not within `patience_s`; it can be gone on with."""
+    """Turn until the fleet has the wanted size. Raises HookeError where it has not after `patience_s`; the request stays in force."""
     deadline = time.monotonic() + patience_s
     pause = keeper.turn()
     while not keeper.fleet.settled:
         if isinstance(keeper.refused, Impossible):
             raise HookeError(
-                f"the fleet {keeper.fleet.name} gets no machine",
+                f"the fleet {keeper.fleet.name} cannot get a machine",
                 why=keeper.refused.what,
-                fix=f"correct [fleets.{keeper.fleet.name}] in hooke.toml, then ask again",
+                fix=f"correct [fleets.{keeper.fleet.name}] in hooke.toml, then run the command again",
             ) from keeper.refused
         if time.monotonic() > deadline:
             of_use = sum(1 for member in keeper.fleet.members.values() if member.of_use)
             rest = len(keeper.fleet.members) - of_use
             raise HookeError(
                 f"after {format_seconds(patience_s)} the fleet {keeper.fleet.name} has {of_use} of {keeper.fleet.aim} machines"
-                + (f", and {rest} that are to end" if rest else ""),
-                where=f"what they printed: {logs}" if logs.is_dir() else "",
+                + (f", and {rest} that have yet to end" if rest else ""),
+                where=f"their output: {logs}" if logs.is_dir() else "",
                 why=keeper.trouble or (keeper.refused.what if keeper.refused is not None else ""),
                 next=f"hooke fleet why {keeper.fleet.name}",
             )
@@ -206,7 +206,7 @@ def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:
 
 
 def line_of(record: LedgerRecord) -> str:
-    """A record of the ledger in plain words."""
+    """A record of the ledger as a line for users."""
     match record:
         case FleetWanted():
             return f"{record.after} wanted, {record.before} before, by {record.by}"
@@ -230,8 +230,8 @@ def _read(file: Path) -> FleetSettings:
         return FleetSettings(**facts)
     except (msgspec.DecodeError, TypeError) as error:
         raise HookeError(
-            f"what is known of the fleet {file.parent.name} is damaged",
+            f"the saved settings of the fleet {file.parent.name} are damaged",
             where=str(file),
             why=str(error),
-            fix=f"write [fleets.{file.parent.name}] into hooke.toml as it was; its ledger lies beside the file",
+            fix=f"restore [fleets.{file.parent.name}] in hooke.toml; its ledger is beside the file",
         ) from error

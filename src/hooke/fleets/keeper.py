@@ -1,4 +1,4 @@
-"""The shell of a fleet's controller: it does what `controller.step` returns, and tells it what came of that."""
+"""Keeps a fleet at its size: performs the actions of `controller.step`, feeds back the results, and writes the ledger."""
 
 from __future__ import annotations
 
@@ -39,14 +39,12 @@ from hooke.providers.provider import Provider, ProviderError, Unreachable
 __all__ = ["LEDGER", "FleetKeeper", "Ledger", "records_of"]
 
 
-# --- The ledger of a fleet: a journal of what is about to be done and of what became of it, on the disk before anything is done.
-
 LEDGER = "ledger"
-"""The segment's name."""
+"""The name of the ledger's journal segment."""
 
 
 class Ledger:
-    """One fleet's, written by one controller at a time: it is locked while it is open. The format is the journal's."""
+    """One fleet's ledger: each action is on the disk before it is performed, then its result. One controller at a time has it locked. The format is the journal's."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -61,19 +59,19 @@ class Ledger:
 
     @property
     def torn(self) -> TornTail | None:
-        """What a controller that died had half written, and is cut off: of that nothing had been done."""
+        """The half-written record of a controller that died, cut off; its action was never performed."""
         return self._journal.torn
 
     def write(self, event: LedgerRecord) -> None:
-        """On the disk when it returns. Raises JournalError, and then nothing may be done."""
+        """Write a record to the disk. Raises JournalError, after which nothing may be done."""
         self._journal.append(event)
 
     def fleet(self, name: str) -> FleetState:
-        """The fleet as the ledger has it."""
+        """The fleet's state according to the ledger."""
         return restored(name, records_of(self._journal.folder))
 
     def close(self) -> None:
-        """Let another controller have it."""
+        """Release the ledger for another controller."""
         self._journal.close()
 
     def __enter__(self) -> Self:
@@ -84,7 +82,7 @@ class Ledger:
 
 
 def records_of(folder: Path) -> list[LedgerRecord]:
-    """All records of a ledger, in order; of one that does not exist none. A torn end is left out. Raises JournalError on damage."""
+    """All records of a ledger, in order; none where it does not exist. A torn end is omitted. Raises JournalError on damage."""
     if not folder.is_dir():
         return []
     kinds = get_args(LedgerRecord)
@@ -93,9 +91,9 @@ def records_of(folder: Path) -> list[LedgerRecord]:
 
 
 class FleetKeeper:
-    """Keeps one fleet as it is wanted, while `turn` is called again and again. Not thread-safe.
+    """Keeps one fleet at the wanted size while `turn` is called repeatedly. Not thread-safe.
 
-    `step` is the controller's. After a JournalError it is of no use any more: what could not be written was not done, and a new one begins from the ledger.
+    `step` is the controller's. After a JournalError the keeper is unusable: what could not be written was not done, and a new keeper starts from the ledger.
     """
 
     step = staticmethod(step)
@@ -110,50 +108,50 @@ class FleetKeeper:
         clock: Clock,
         tell: Callable[[LedgerRecord], None] = lambda _: None,
     ) -> None:
-        """`tell` hears what is written into the ledger."""
+        """`tell` gets each record of the ledger."""
         self.fleet: FleetState = ledger.fleet(name)
         self.trouble = ""
-        """Why the last look failed; empty where it did not."""
+        """Why the last listing failed; empty where it succeeded."""
         self.refused: ProviderError | None = None
-        """Why the last launch was refused; None where it was not."""
+        """Why the last launch was refused; None where it succeeded."""
         self._provider = provider
         self._ledger = ledger
         self._caps = caps
         self._clock = clock
         self._tell = tell
-        self._next_look = -math.inf  # on the clock that is never set
+        self._next_look = -math.inf  # on the monotonic clock
 
     def want(self, machines: int, by: str) -> None:
-        """Have so many from now on. Raises JournalError."""
-        self._happened(SetSize(machines, by))
+        """Set the wanted number of machines. Raises JournalError."""
+        self._fold(SetSize(machines, by))
 
     def down(self, by: str) -> None:
-        """End all now, whatever they do. Raises JournalError."""
-        self._happened(Down(by))
+        """End all machines now, busy or not. Raises JournalError."""
+        self._fold(Down(by))
 
     def freeze(self) -> None:
-        """Launch nothing from now on, whatever is missing. Raises JournalError."""
-        self._happened(Frozen())
+        """Launch nothing from now on. Raises JournalError."""
+        self._fold(Frozen())
 
     def turn(self) -> float:
-        """Look where it is time for it, and do what follows; the seconds until the next turn. Raises JournalError."""
+        """List the machines if it is time, and act on it; returns the seconds until the next turn. Raises JournalError."""
         if self._clock.monotonic() < self._next_look:
-            self._happened(FleetTick())
+            self._fold(FleetTick())
         else:
-            self._happened(self._look())
+            self._fold(self._look())
             self._next_look = self._clock.monotonic() + self._provider.facts.look_s
         return max(self._next_look - self._clock.monotonic(), 0.0)
 
-    def _happened(self, event: Event) -> None:
+    def _fold(self, event: Event) -> None:
         events: deque[Event] = deque([event])
         while events:
             self.fleet, actions = self.step(
                 self.fleet, events.popleft(), self._clock.now(), caps=self._caps, facts=self._provider.facts
             )
             for action in actions:
-                told = self._do(action)
-                if told is not None:
-                    events.append(told)
+                result = self._do(action)
+                if result is not None:
+                    events.append(result)
 
     def _do(self, action: Action) -> Event | None:
         match action:
@@ -163,9 +161,9 @@ class FleetKeeper:
             case Launch(token):
                 return self._launch(token)
             case Retire(machine):
-                return self._told(lambda: self._provider.retire(machine))
+                return self._call(lambda: self._provider.retire(machine))
             case Release(machine):
-                return self._told(lambda: self._provider.release(machine))
+                return self._call(lambda: self._provider.release(machine))
         return None
 
     def _launch(self, token: str) -> Event:
@@ -178,8 +176,8 @@ class FleetKeeper:
             self.refused = error
             return LaunchRefused(token, error.kind, error.what)
 
-    def _told(self, call: Callable[[], None]) -> Event | None:
-        """It is done, or will be asked for again after the next look."""
+    def _call(self, call: Callable[[], None]) -> Event | None:
+        """Call the provider; a failed call is repeated after the next listing."""
         try:
             call()
         except ProviderError as error:

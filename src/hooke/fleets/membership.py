@@ -1,4 +1,4 @@
-"""Who takes part in a fleet of the project: its authority, tokens, and this machine's keys."""
+"""Membership of this machine in a fleet: the fleet's authority, tokens, this machine's keys, and commands that run with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from types import FrameType
@@ -24,37 +24,37 @@ from hooke.project.folder import Project
 
 if TYPE_CHECKING:
     from hooke.certificates.admission import Admission
-    from hooke.certificates.admission_server import Told
+    from hooke.certificates.admission_server import Say
 
 __all__ = [
     "admission_of",
-    "completed",
+    "admit_machines",
     "dask_environment",
     "join_fleet",
-    "keep",
     "keys_of",
-    "let_in",
     "machine_name",
     "make_authority",
     "make_token",
     "renew_keys",
     "renewed",
+    "run_with_certificate",
+    "with_safe_options",
 ]
 
 
 def keys_of(project: Project, fleet: str) -> Keys:
-    """Those of this machine, whether or not there are any. Raises UsageError for what is no name of a fleet."""
+    """Where this machine's keys for a fleet are, whether or not they exist. Raises UsageError for an invalid name."""
     return Keys.of(project.data, fleet)
 
 
 def machine_name() -> str:
-    """This machine's, made of its host name as names of machines are."""
+    """This machine's name: its host name in the form of machine names."""
     words = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().partition(".")[0].lower())
     return words.strip("-")[:40].strip("-") or "machine"
 
 
 def make_authority(project: Project, fleet: str, *, valid_s: float) -> Keys:
-    """Make a fleet's authority, and this machine's certificate, which lasts as long. Raises UsageError where there are keys, MissingExtra, HookeError."""
+    """Make a fleet's authority, and a certificate for this machine that lasts as long. Raises UsageError where there are keys, MissingExtra, HookeError."""
     with _cryptography():
         from hooke.certificates.authority import Authority, new_key, pem_of
     now, key, machine = time.time(), new_key(), machine_name()
@@ -72,7 +72,7 @@ def make_authority(project: Project, fleet: str, *, valid_s: float) -> Keys:
 
 
 def admission_of(project: Project, fleet: str) -> Admission:
-    """Who lets machines in. Raises UsageError where this machine does not have the authority's key, MissingExtra."""
+    """The admission of machines. Raises UsageError where this machine does not have the authority's key, MissingExtra."""
     with _cryptography():
         from hooke.certificates.admission import Admission
         from hooke.certificates.authority import Authority
@@ -82,36 +82,36 @@ def admission_of(project: Project, fleet: str) -> Admission:
         raise UsageError(
             f"the authority of the fleet {fleet} is on another machine",
             where=str(keys.folder),
-            fix=f"do it there: this machine joined by {facts.at}",
+            fix=f"run this on that machine; this one joined through {facts.at}",
         )
     return Admission(Authority.read(fleet, keys.folder), keys.folder)
 
 
 def make_token(project: Project, fleet: str, *, open_s: float, valid_s: float) -> Token:
-    """A token that lets one machine in. Raises as `admission_of`."""
+    """Make a token that admits one machine. Raises as `admission_of`."""
     admission = admission_of(project, fleet)
     pin = admission.authority.fingerprint
     return admission.tokens.make(fleet, pin, now=time.time(), open_s=open_s, valid_s=valid_s)
 
 
-def let_in(project: Project, fleet: str, address: Address, *, for_s: float | None, tell: Told) -> int:
-    """Let machines in at an address, for so long or while there is an open token; how many came. Raises as `admission_of`, and as `admit`."""
+def admit_machines(project: Project, fleet: str, address: Address, *, for_s: float | None, say: Say) -> int:
+    """Admit machines at an address, for `for_s` or while a token is open; returns how many joined. Raises as `admission_of`, and as `admit`."""
     admission = admission_of(project, fleet)
     from hooke.certificates.admission_server import admit, listen
 
     now = time.time()
     if for_s is None and not admission.tokens.open(now):
         raise UsageError(
-            f"there is no open token of the fleet {fleet}, so nobody could join",
-            fix=f"hooke fleet token {fleet}; or stay without one, to renew certificates: --for 8h",
+            f"the fleet {fleet} has no open token, so no machine can join",
+            fix=f"make one: hooke fleet token {fleet}; or only renew certificates: --for 8h",
         )
     listener = listen(address)
-    tell(f"machines may join the fleet {fleet} at {Address(address.host, listener.getsockname()[1])}")
-    return admit(admission, listener, until=None if for_s is None else now + for_s, tell=tell)
+    say(f"machines can join the fleet {fleet} at {Address(address.host, listener.getsockname()[1])}")
+    return admit(admission, listener, until=None if for_s is None else now + for_s, say=say)
 
 
 def join_fleet(project: Project, address: Address, token: Token, *, machine: str) -> CertificateFacts:
-    """Have this machine certified. Raises UsageError where it is refused, MissingExtra, HookeError where nobody answers."""
+    """Get a certificate for this machine. Raises UsageError where it is refused, MissingExtra, HookeError where nothing answers."""
     with _cryptography():
         from hooke.certificates.joining import join
     project.create()
@@ -119,13 +119,13 @@ def join_fleet(project: Project, address: Address, token: Token, *, machine: str
 
 
 def renew_keys(keys: Keys) -> CertificateFacts:
-    """Another certificate for one that is good. Raises UsageError where it is refused, MissingExtra, HookeError where nobody answers."""
+    """Renew a certificate that is still valid. Raises UsageError where it is refused, MissingExtra, HookeError where nothing answers."""
     with _cryptography():
         from hooke.certificates.joining import renew
     facts = keys.good(time.time())
     if not facts.at:
         raise UsageError(
-            f"this machine has the authority of the fleet {facts.fleet}: its certificate lasts as long"
+            f"this machine has the authority of the fleet {facts.fleet}; its certificate lasts as long as the authority"
         )
     return renew(keys)
 
@@ -138,64 +138,62 @@ def _cryptography() -> Iterator[None]:
         if (error.name or "").partition(".")[0] != "cryptography":
             raise
         raise MissingExtra(
-            "the keys of a fleet need cryptography, which is not installed",
+            "keys of fleets need cryptography, which is not installed",
             why=str(error),
             fix='pip install "hooke[dask]"',
         ) from error
 
 
-# --- A command of Dask's that takes part in a fleet: what it is told of the keys, and that its certificate is renewed while it runs.
+# -- commands that run with the keys: Dask's settings, and renewal while they run ----------------------
 
 FRESH = 2 / 3
-"""Of a certificate's time: when less of it is left, another is asked for."""
+"""Share of a certificate's validity: it is renewed when less is left."""
 
-AGAIN = 1 / 20
-"""Of a certificate's time, until it is asked for again where nobody answered."""
+RETRY = 1 / 20
+"""Share of a certificate's validity, until the next try where a renewal failed."""
 
 LEFT = 1 / 20
-"""Of a certificate's time: with so little left the command is ended, while all still know it."""
+"""Share of a certificate's validity: with less left the command is ended, while others still accept the certificate."""
 
 END_S = 30.0
-"""For the command, to end when it is told to."""
+"""From SIGTERM to SIGKILL."""
 
 _ROLES = ("CLIENT", "SCHEDULER", "WORKER")
 _TLS = "DASK_DISTRIBUTED__COMM__TLS__"
 _PRELOAD = "hooke.engines.dask.certificate"
 _LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\]):[0-9]+")
 
-Told = Callable[[str], None]
 
+def run_with_certificate(words: Sequence[str], keys: Keys, *, say: Say) -> int:
+    """Run a command with the keys until it ends; returns its exit code, or minus the signal. A short-lived certificate is renewed meanwhile.
 
-def keep(words: Sequence[str], keys: Keys, *, tell: Told) -> int:
-    """Run a command with the keys until it ends; its exit code, or minus the signal. Where the certificate is short-lived it is renewed.
-
-    The command ends with this process, and gets its SIGTERM. `tell` gets a line when a renewal fails. Raises UsageError where there is no
-    such program or certificate, and HookeError, after the command was ended, where the certificate could not be renewed in time.
+    The command ends with this process, and gets its SIGTERM. `say` gets a line when a renewal fails. Raises UsageError where the program
+    or the certificate does not exist, and HookeError, after ending the command, where the certificate could not be renewed in time.
     """
     program = shutil.which(words[0]) if words else None
     if program is None:
         raise UsageError(
-            f"there is no program {words[0] if words else ''!r}",
+            f"program {words[0] if words else ''!r} not found",
             fix="hooke fleet exec NAME -- dask worker ...",
         )
-    facts = renewed(keys, tell)
-    given = completed(words, renewing=bool(facts.at))
+    facts = renewed(keys, say)
+    given = with_safe_options(words, renewing=bool(facts.at))
     command = [*with_parent(), os.path.abspath(program), *given[1:]]
-    with _passing_on() as started:
+    with _forwarding_sigterm() as started:
         process = subprocess.Popen(command, env=os.environ | dask_environment(keys, facts))
         started.append(process)
         try:
-            while facts.at and _lives(process, _next(facts)):
-                facts = _looked_after(keys, facts, tell)
+            while facts.at and _lives(process, _until_check(facts)):
+                facts = _renewed_in_time(keys, facts, say)
             return process.wait()
         finally:
             _end(process)
 
 
-def renewed(keys: Keys, tell: Told) -> CertificateFacts:
-    """The facts of a certificate that is good: renewed where it has had a third of its time.
+def renewed(keys: Keys, say: Say) -> CertificateFacts:
+    """The facts on a valid certificate, which is renewed after a third of its validity.
 
-    Where it cannot be, `tell` says why, and it is used as long as it is good. Raises UsageError where it is not.
+    Where that fails, `say` gets the reason, and the certificate stays in use while it is valid. Raises UsageError where it is not.
     """
     now = time.time()
     facts = keys.good(now)
@@ -205,12 +203,12 @@ def renewed(keys: Keys, tell: Told) -> CertificateFacts:
         return renew_keys(keys)
     except HookeError as error:
         until = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.until))
-        tell(f"the certificate is not renewed, and good until {until}\n{error}")
+        say(f"the certificate could not be renewed; it is valid until {until}\n{error}")
         return facts
 
 
 def dask_environment(keys: Keys, facts: CertificateFacts) -> dict[str, str]:
-    """Dask's settings, as environment variables, for a process that takes part in the fleet, in whatever role."""
+    """Dask's settings for a member of the fleet, in any role, as environment variables."""
     folder = keys.folder.resolve()
     made = {
         "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
@@ -225,10 +223,10 @@ def dask_environment(keys: Keys, facts: CertificateFacts) -> dict[str, str]:
     return made
 
 
-def completed(words: Sequence[str], *, renewing: bool) -> list[str]:
-    """The command, with what a Dask scheduler or worker needs more to be safe: its pages are plain HTTP for anybody, by default on all addresses.
+def with_safe_options(words: Sequence[str], *, renewing: bool) -> list[str]:
+    """The command, with the options that make a Dask scheduler or worker safe: by default its dashboard is plain HTTP on all addresses.
 
-    Its nanny learns by an option alone that the certificate is renewed. Raises UsageError where the command wants its pages to be open.
+    A nanny reloads its certificate only if an option says so. Raises UsageError where the command opens its dashboard to other machines.
     """
     role = next((role for role in ("scheduler", "worker") if _starts(words, role)), None)
     if role is None:
@@ -240,9 +238,9 @@ def completed(words: Sequence[str], *, renewing: bool) -> list[str]:
         more += ["--dashboard-address", f"127.0.0.1:{8787 if role == 'scheduler' else 0}"]
     elif not all(_LOOPBACK.fullmatch(each) for each in given):
         raise UsageError(
-            f"the pages of this Dask {role} would be open to every machine that reaches it",
-            why=f"they are plain HTTP on {given[-1]}, and ask nobody who he is",
-            fix="leave out --dashboard-address, or give one of 127.0.0.1; from elsewhere: ssh -L 8787:127.0.0.1:8787 HOST",
+            f"the dashboard of this Dask {role} would be open to every machine that reaches it",
+            why=f"it is plain HTTP on {given[-1]}, without authentication",
+            fix="omit --dashboard-address, or use 127.0.0.1; from other machines: ssh -L 8787:127.0.0.1:8787 HOST",
         )
     if renewing and role == "worker":
         more += ["--preload-nanny", _PRELOAD]
@@ -258,10 +256,10 @@ def _starts(words: Sequence[str], role: str) -> bool:
     )
 
 
-def _looked_after(keys: Keys, known: CertificateFacts, tell: Told) -> CertificateFacts:
-    """The facts, renewed where it is time. Raises HookeError where the certificate ends."""
+def _renewed_in_time(keys: Keys, known: CertificateFacts, say: Say) -> CertificateFacts:
+    """The facts, after a renewal where it is due. Raises HookeError where the certificate is about to expire."""
     try:
-        facts = renewed(keys, tell)
+        facts = renewed(keys, say)
     except UsageError as error:
         facts, cause = known, error
     else:
@@ -269,15 +267,15 @@ def _looked_after(keys: Keys, known: CertificateFacts, tell: Told) -> Certificat
     if cause is None and facts.until - time.time() >= LEFT * facts.valid_s:
         return facts
     raise HookeError(
-        f"the certificate of the fleet {facts.fleet} could not be renewed, and the command was ended before it",
-        fix=f"on the authority's machine: hooke fleet admit {facts.fleet} --listen {facts.at} --for 30d; then start this again",
+        f"the certificate for the fleet {facts.fleet} could not be renewed, so the command was ended before it expires",
+        fix=f"on the authority's machine: hooke fleet admit {facts.fleet} --listen {facts.at} --for 30d; then start the command again",
     ) from cause
 
 
-def _next(facts: CertificateFacts) -> float:
-    """Seconds until the certificate is to be looked at."""
+def _until_check(facts: CertificateFacts) -> float:
+    """Seconds until the certificate's next check."""
     left = facts.until - time.time()
-    return max(left - FRESH * facts.valid_s, min(AGAIN * facts.valid_s, left - LEFT * facts.valid_s), 0.1)
+    return max(left - FRESH * facts.valid_s, min(RETRY * facts.valid_s, left - LEFT * facts.valid_s), 0.1)
 
 
 def _lives(process: subprocess.Popen[bytes], within_s: float) -> bool:
@@ -298,16 +296,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _passing_on() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """SIGTERM goes to the command; SIGINT does already, from the terminal. The command itself begins with neither handler."""
+def _forwarding_sigterm() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Forward SIGTERM to the command, which gets SIGINT from the terminal. The command itself starts with neither handler."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
             for each in started:
                 each.send_signal(number)
 
-    before = signal.signal(signal.SIGTERM, pass_on), signal.signal(signal.SIGINT, pass_on)
+    before = signal.signal(signal.SIGTERM, forward), signal.signal(signal.SIGINT, forward)
     try:
         yield started
     finally:

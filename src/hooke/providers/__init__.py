@@ -1,4 +1,4 @@
-"""Who rents machines: one file a provider, all alike; `processes` is the reference, `provider` the protocol.
+"""Providers of machines: one module each, all of one shape; `processes` is the reference, `provider` the protocol.
 
 It knows nothing of runs, ledgers and policies. Imports `base`.
 """

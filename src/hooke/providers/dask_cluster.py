@@ -1,7 +1,7 @@
 """Workers of a Dask cluster object as a fleet's machines: anything that has `scale` and a scheduler.
 
-Dask starts workers by number and names them itself, so tokens are ours: they are written beside the scheduler's own state, where every
-controller finds them, before more workers are asked for. A worker that comes then is that of the oldest token that has none yet.
+Dask starts workers by number and names them itself, so it has no tokens. Each launch is therefore recorded in the scheduler's metadata, where
+every controller finds it, before more workers are requested. A new worker belongs to the oldest launch that has none yet.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hooke.providers.provider import Impossible, Machine, ProviderError, Provide
 __all__ = ["DaskCluster"]
 
 BOOK = "hooke-fleet"
-"""Under which the scheduler keeps what it is told of the fleet, for as long as it lives."""
+"""The key of the fleet's records in the scheduler's metadata, which live as long as the scheduler."""
 
 ANSWER_S = 10.0
 START_S = 600.0
-"""A worker that has not come by then never will: long enough for a cloud's machine and its image."""
+"""A worker that has not joined by then never will: long enough for a cloud machine and its image."""
 
 _T = TypeVar("_T")
 
@@ -33,14 +33,14 @@ class _Launch(msgspec.Struct):
     token: str
     at: float
     worker: str = ""
-    """The worker's name; empty until one has come."""
+    """The worker's name; empty until one has joined."""
 
 
 class _Book(msgspec.Struct):
     tag: str
     launches: list[_Launch] = []
     others: list[str] = []
-    """Workers that nobody launched here, and who are no launch's."""
+    """Workers that belong to no launch."""
 
 
 class _Worker(msgspec.Struct, frozen=True):
@@ -51,26 +51,26 @@ class _Worker(msgspec.Struct, frozen=True):
 
 
 class DaskCluster:
-    """One fleet is one whole cluster: workers that were there before are found and belong to it."""
+    """One fleet is one whole cluster: workers that existed before belong to it as well."""
 
     def __init__(
         self,
         tag: str,
         cluster: Any,
         *,
-        logs: Path | None = None,  # noqa: ARG002 - every provider is told
+        logs: Path | None = None,  # noqa: ARG002 - every provider gets it
         usd_per_hour: float = 0.0,
     ) -> None:
-        """`tag` is the fleet's; what workers print is where the cluster leaves it, not in `logs`.
+        """`tag` is the fleet's. The output of workers is where the cluster puts it, not in `logs`.
 
-        Raises UsageError for what is no cluster.
+        Raises UsageError where `cluster` is not a Dask cluster.
         """
         if not callable(getattr(cluster, "scale", None)) or not hasattr(cluster, "scheduler_address"):
             raise UsageError(
-                f"a {type(cluster).__name__} is no cluster of Dask's: it has no `scale`, or no scheduler",
-                fix="return such as a KubeCluster, an EC2Cluster or a SLURMCluster",
+                f"a {type(cluster).__name__} is not a Dask cluster: it has no `scale`, or no scheduler",
+                fix="return a Dask cluster, such as a KubeCluster, an EC2Cluster or a SLURMCluster",
             )
-        # The scheduler knows each worker; one that has come is in the next list.
+        # The scheduler knows every worker, so a new one is in the next list.
         self.facts = ProviderFacts(
             name="dask", usd_per_hour=usd_per_hour, visible_s=1.0, look_s=0.5, sure=True
         )
@@ -78,12 +78,12 @@ class DaskCluster:
         self._cluster = cluster
         self._connection: Client | None = None
         self._idle: dict[str, float] = {}
-        """Address -> since when it was seen to have nothing to do."""
+        """Address -> since when the worker was idle."""
         self._emptied: set[str] = set()
-        """Addresses of workers that take nothing more and hold nothing that is not elsewhere."""
+        """Addresses of retired workers whose results are elsewhere."""
 
     def launch(self, token: str) -> str:
-        """Ask for one worker more."""
+        """Ask for one more worker."""
 
         def ask() -> str:
             book, workers = self._looked()
@@ -94,10 +94,10 @@ class DaskCluster:
             self._cluster.scale(self._asked(book, workers) + 1)
             return token
 
-        return self._told(ask)
+        return self._reached(ask)
 
     def list(self) -> Sequence[Machine]:
-        """Workers by the scheduler's word; of those that are asked for, as many as may still come."""
+        """The scheduler's workers, and launches whose worker may still join."""
 
         def look() -> Sequence[Machine]:
             book, workers = self._looked()
@@ -113,25 +113,25 @@ class DaskCluster:
                     there.append(self._machine(launch.token, launch.token, launch.at, worker))
             return [*there, *starting]
 
-        return self._told(look)
+        return self._reached(look)
 
     def retire(self, machine: str) -> None:
-        """Give its worker no more tasks and have its results moved; what it runs it finishes. One that has not come is not waited for.
+        """Have a worker finish its tasks, take no more, and move its results to others. A launch without a worker is withdrawn.
 
-        Call it until the machine is listed as retired: results of what ran are moved when it has ended.
+        Call it until the machine is listed as retired: the results of its last tasks move when these have ended.
         """
 
         def retire() -> None:
             book, workers = self._looked()
             worker = self._worker_of(machine, book, workers)
             if worker is None:
-                self._give_up(machine, book, workers)
+                self._withdraw_launch(machine, book, workers)
             elif worker.address not in self._emptied:
                 self._client().retire_workers([worker.address], close_workers=False, remove=False)
-                if worker.retiring and not worker.busy:  # what it finished meanwhile has been moved, too
+                if worker.retiring and not worker.busy:  # its last results have been moved, too
                     self._emptied.add(worker.address)
 
-        self._told(retire)
+        self._reached(retire)
 
     def release(self, machine: str) -> None:
         """End its worker."""
@@ -140,18 +140,18 @@ class DaskCluster:
             book, workers = self._looked()
             worker = self._worker_of(machine, book, workers)
             if worker is None:
-                self._give_up(machine, book, workers)
+                self._withdraw_launch(machine, book, workers)
             elif callable(getattr(self._cluster, "scale_down", None)):
                 self._cluster.sync(self._cluster.scale_down, [worker.name])
             else:
-                # Which one goes is for such a cluster to say: that of the worker that has ended, if it looks.
+                # Such a cluster decides which one goes: ideally that of the worker that has ended.
                 self._client().retire_workers([worker.address], close_workers=True, remove=True)
                 self._cluster.scale(max(self._asked(book, workers) - 1, 0))
 
-        self._told(release)
+        self._reached(release)
 
     def close(self) -> None:
-        """Let go of the connection; the cluster and its workers stay."""
+        """Close the connection; the cluster and its workers stay."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -166,8 +166,8 @@ class DaskCluster:
             )
         return self._connection
 
-    def _told(self, call: Callable[[], _T]) -> _T:
-        """What came of it; a cluster that does not answer may have done it."""
+    def _reached(self, call: Callable[[], _T]) -> _T:
+        """Call the cluster. Raises Unreachable where it does not answer, though it may have acted."""
         try:
             return call()
         except ProviderError:
@@ -175,14 +175,14 @@ class DaskCluster:
         except Exception as error:
             self.close()
             raise Unreachable(
-                f"the Dask cluster of the fleet does not answer: {type(error).__name__}: {error}"
+                f"the fleet's Dask cluster does not answer: {type(error).__name__}: {error}"
             ) from error
 
     def _looked(self) -> tuple[_Book, dict[str, _Worker]]:
-        """The book, brought up to date, and the workers by name. Raises Impossible for another fleet's cluster."""
+        """The records, brought up to date, and the workers by name. Raises Impossible for another fleet's cluster."""
         client = self._client()
-        told = client.get_metadata([BOOK], None)
-        book = _Book(self._tag) if told is None else msgspec.json.decode(told, type=_Book)
+        stored = client.get_metadata([BOOK], None)
+        book = _Book(self._tag) if stored is None else msgspec.json.decode(stored, type=_Book)
         if book.tag != self._tag:
             raise Impossible(
                 f"the Dask cluster belongs to the fleet {book.tag}",
@@ -197,12 +197,12 @@ class DaskCluster:
         }
         before = msgspec.json.encode(book)
         self._assign(book, found)
-        if told is not None and msgspec.json.encode(book) != before:
+        if stored is not None and msgspec.json.encode(book) != before:
             self._write(book)
         return book, found
 
     def _assign(self, book: _Book, found: dict[str, _Worker]) -> None:
-        """Workers that have come to the launches that wait for them; forget those that are gone."""
+        """Assign new workers to launches that wait for one; forget workers that are gone."""
         known = {launch.worker for launch in book.launches} | {*book.others}
         new = [name for name in found if name not in known]
         for launch in book.launches:
@@ -220,7 +220,7 @@ class DaskCluster:
         self._client().set_metadata([BOOK], msgspec.json.encode(book).decode())
 
     def _asked(self, book: _Book, workers: dict[str, _Worker]) -> int:
-        """For how many workers the cluster was asked: by its own word where it says that."""
+        """How many workers the cluster was asked for: its own number where it has one."""
         plan = getattr(self._cluster, "plan", None)
         if plan is not None:
             return len(plan)
@@ -230,8 +230,8 @@ class DaskCluster:
         launch = next((each for each in book.launches if each.token == machine), None)
         return workers.get(machine if launch is None else launch.worker)
 
-    def _give_up(self, machine: str, book: _Book, workers: dict[str, _Worker]) -> None:
-        """A launch whose worker has not come is taken back. Nothing, where there is none of that name."""
+    def _withdraw_launch(self, machine: str, book: _Book, workers: dict[str, _Worker]) -> None:
+        """Withdraw a launch whose worker has not joined, if there is one of that name."""
         left = [each for each in book.launches if each.token != machine]
         if len(left) < len(book.launches):
             fewer = max(self._asked(book, workers) - 1, 0)

@@ -1,7 +1,7 @@
-"""Processes of this machine as a fleet's machines: the simplest provider, and the reference of the others.
+"""Processes on this machine as a fleet's machines: the simplest provider, and the reference for others.
 
-A process bears the fleet's tag and its launch's token in its environment, so that it is found whoever started it, and with it what it
-started itself. It is retired by one SIGTERM, which such programs take as "finish and end", and is gone when it has ended.
+A process has the fleet's tag and its launch's token in its environment, as have its children, so any controller can find it. One SIGTERM
+retires it, which such programs take as "finish and end"; it is gone when it has ended.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = ["FLEET", "MACHINE", "Processes"]
 FLEET = "HOOKE_FLEET"
 """The environment variable with the fleet's tag."""
 MACHINE = "HOOKE_MACHINE"
-"""That with the token of the launch, which is the machine's id."""
+"""The environment variable with the launch's token, which is the machine's id."""
 
 STARTED = "HOOKE_MACHINE_STARTED"
-"""That with the time of the launch: what the system says of a process's age is off where its clock was set."""
+"""The environment variable with the time of the launch: the system's own is wrong after its clock was set."""
 
 GRACE_S = 5.0
-"""From SIGTERM to SIGKILL, where a process that was not retired is to end."""
+"""From SIGTERM to SIGKILL, for a process that was not retired before."""
 BORN_S = 1.0
-"""A program that cannot work mostly ends within a second: until then it is said to be starting."""
+"""A program that cannot work usually ends within a second; until then it counts as starting."""
 _FULL = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 class Processes:
-    """Starts `command` once for each machine, in a session of its own; what it prints goes to `logs/TOKEN.log`."""
+    """Starts `command` once for each machine, in a session of its own; its output goes to `logs/TOKEN.log`."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class Processes:
         usd_per_hour: float = 0.0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`tag` tells the fleet from all others on this machine. Raises UsageError where `command` is no list of words."""
+        """`tag` identifies the fleet on this machine. Raises UsageError where `command` is not a list of words."""
         if not _is_command(command):
             raise UsageError(
-                f"command = {command!r} is no program with its arguments",
+                f"command = {command!r} is not a program with its arguments",
                 fix='write a list of words: command = ["python", "worker.py"]',
             )
-        # A list of processes is never behind, so what is not listed is not there.
+        # A list of processes is always current, so a process that is not listed does not exist.
         self.facts = ProviderFacts(
             name="processes", usd_per_hour=usd_per_hour, visible_s=1.0, look_s=0.2, sure=True
         )
@@ -64,11 +64,11 @@ class Processes:
         self._logs = logs
         self._environment = dict(os.environ if environment is None else environment)
         self._children: set[int] = set()
-        self._told: dict[str, float] = {}
+        self._retired: dict[str, float] = {}
         """Machine -> when it was sent SIGTERM."""
 
     def launch(self, token: str) -> str:
-        """Start the command. Raises Impossible where there is no such program, NoCapacity where the machine is full."""
+        """Start the command. Raises Impossible where the program does not exist, NoCapacity where the machine is full."""
         environment = self._environment | {FLEET: self._tag, MACHINE: token, STARTED: repr(time.time())}
         log = self._opened(token)
         files = [
@@ -77,27 +77,27 @@ class Processes:
             (os.POSIX_SPAWN_DUP2, log, 2),
         ]
         try:
-            # Not subprocess.Popen: these outlive whoever started them, by design.
+            # Not subprocess.Popen: these processes outlive this one, by design.
             pid = os.posix_spawnp(
                 self._command[0], self._command, environment, file_actions=files, setsid=True
             )
         except OSError as error:
             kind = NoCapacity if error.errno in _FULL else Impossible
-            raise kind(f"{self._command[0]} cannot be started: {error.strerror}") from error
+            raise kind(f"cannot start {self._command[0]}: {error.strerror}") from error
         finally:
             os.close(log)
         self._children.add(pid)
         return token
 
     def list(self) -> Sequence[Machine]:
-        """All processes with the fleet's tag, those of one token together."""
+        """All processes with the fleet's tag, grouped by token."""
         self._children = {pid for pid in self._children if not _reaped(pid)}
         return [_machine(token, _started(processes)) for token, processes in self._machines().items()]
 
     def retire(self, machine: str) -> None:
-        """SIGTERM to the process itself, once, whoever asks: a second one is "at once" to many programs."""
-        if self._when_told(machine) is None:
-            self._told[machine] = time.monotonic()
+        """Send SIGTERM to the process itself, once for all controllers: to many programs a second one means "at once"."""
+        if self._retired_at(machine) is None:
+            self._retired[machine] = time.monotonic()
             processes = self._machines().get(machine, [])
             leaders = [process for process in processes if _leads(process)]
             _signal(leaders or processes, signal.SIGTERM)
@@ -106,10 +106,10 @@ class Processes:
                 self._mark(machine).touch(mode=0o600)
 
     def release(self, machine: str) -> None:
-        """SIGTERM where that has not been; after a while SIGKILL to all that is left of it. Call it until the machine is gone."""
+        """Send SIGTERM if it was not sent yet; after a while SIGKILL to all that is left. Call it until the machine is gone."""
         self.retire(machine)
-        told = self._when_told(machine)
-        if told is None or time.monotonic() - told >= GRACE_S:
+        since = self._retired_at(machine)
+        if since is None or time.monotonic() - since >= GRACE_S:
             _signal(self._machines().get(machine, []), signal.SIGKILL)
 
     def _opened(self, token: str) -> int:
@@ -118,21 +118,21 @@ class Processes:
             self._logs.mkdir(parents=True, exist_ok=True)
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ProviderError(f"its log {path} cannot be written: {error.strerror}") from error
+            raise ProviderError(f"cannot write the log {path}: {error.strerror}") from error
 
     def _mark(self, machine: str) -> Path:
-        """Says that the machine was sent SIGTERM, to controllers that come later."""
+        """The file that tells later controllers that the machine got SIGTERM."""
         return self._logs / f".{machine}.retired"
 
-    def _when_told(self, machine: str) -> float | None:
-        """On our own clock; None for never."""
-        if machine not in self._told:
+    def _retired_at(self, machine: str) -> float | None:
+        """When it got SIGTERM, by this process's clock; None for never."""
+        if machine not in self._retired:
             try:
                 ago = time.time() - self._mark(machine).stat().st_mtime
             except FileNotFoundError:
                 return None
-            self._told[machine] = time.monotonic() - max(ago, 0.0)
-        return self._told[machine]
+            self._retired[machine] = time.monotonic() - max(ago, 0.0)
+        return self._retired[machine]
 
     def _machines(self) -> Mapping[str, Sequence[psutil.Process]]:
         found: defaultdict[str, deque[psutil.Process]] = defaultdict(deque)
@@ -161,7 +161,7 @@ def _tagged(tag: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def _reaped(pid: int) -> bool:
-    """Whether the child has ended; one that has, and is not waited for, would stay as a zombie."""
+    """Whether the child has ended; waiting for it keeps it from staying as a zombie."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:

@@ -1,4 +1,4 @@
-"""The seam between a fleet and whoever rents machines out: four methods, what they promise, and how they refuse."""
+"""The protocol of providers, which rent machines to a fleet: four methods, their guarantees, and their errors."""
 
 from __future__ import annotations
 
@@ -22,85 +22,85 @@ __all__ = [
 
 
 class ProviderError(HookeError):
-    """A provider refused, or did not answer. `kind` is what its branch is called in a ledger."""
+    """A provider refused, or did not answer. `kind` is the branch's name in a ledger."""
 
     kind = "error"
 
 
 class NoCapacity(ProviderError):
-    """It has no such machine now; nothing was started."""
+    """The provider has no such machine now; nothing was started."""
 
     kind = "capacity"
 
 
 class OverQuota(ProviderError):
-    """The account may have no more; nothing was started."""
+    """The account's quota is used up; nothing was started."""
 
     kind = "quota"
 
 
 class NotAllowed(ProviderError):
-    """The key or the token is not taken; nothing was done."""
+    """The key or token was rejected; nothing was done."""
 
     kind = "auth"
 
 
 class Impossible(ProviderError):
-    """What is to be started is not there, or cannot be: it will be refused again; nothing was started."""
+    """The machine cannot be started, and a retry will not help; nothing was started."""
 
     kind = "impossible"
 
 
 class Unreachable(ProviderError):
-    """No answer, or one that says to try again: it may have been done, and may not."""
+    """No answer, or one that asks for a retry: the call may or may not have taken effect."""
 
     kind = "unreachable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderFacts:
-    """What is known of a provider, and of what it rents out."""
+    """Facts about a provider and its machines."""
 
     name: str
     usd_per_hour: float = 0.0
     visible_s: float = 10.0
-    """A machine is listed so soon after its launch was asked for; one that is not will never be."""
+    """A machine is listed within this time after its launch, or never."""
     look_s: float = 1.0
-    """Between two looks: as often as the provider likes to be asked."""
+    """Time between two listings."""
     sure: bool = False
-    """What is not listed (after `visible_s`) is not there: no list was ever behind, or left one out."""
+    """Whether a machine that is not listed after `visible_s` does not exist: listings are always complete and current."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A machine, or a process that stands for one, as a provider lists it: while it is listed it costs."""
+    """A machine, or a process that stands for one, as its provider lists it. It costs money while it is listed."""
 
     id: str
     token: str = ""
-    """Of its launch; empty where it bears none."""
+    """The token of its launch; empty where it has none."""
     phase: str = "ready"
-    """`starting`, `ready`, `retired` (it has nothing left to do, and takes nothing), `ended`."""
+    """`starting`, `ready`, `retired` (it has finished its work, and takes no more), `ended`."""
     started_at: float = 0.0
     healthy: bool = True
     idle_s: float | None = None
-    """How long it has done no useful work; None while it does, or where that is not known."""
+    """How long it has done no useful work; None while it works, or where that is not known."""
     holds: str = ""
-    """What must not be taken from it: `gang train`, `shuffle`."""
+    """Why it must not be ended: `gang train`, `shuffle`; empty where it may be."""
 
 
 class Provider(Protocol):
-    """Rents machines out to one fleet, and tells them from all others by the fleet's tag.
+    """Rents machines to one fleet, and recognizes them by the fleet's tag.
 
-    - `launch` starts at most one machine, which bears the token. The caller never gives the same token twice.
-    - `list` has every machine of the fleet that costs, at the latest `visible_s` after its launch, whoever launched it.
-    - `retire` and `release` may be called again and again, and for machines that are gone.
-    - All raise a branch of ProviderError. After Unreachable, and only then, it is not known whether it was done.
+    - `launch` starts at most one machine, which carries the token. The caller never passes the same token twice.
+    - `list` has every billable machine of the fleet, at the latest `visible_s` after its launch, whoever launched it.
+    - `retire` and `release` are idempotent, and accept machines that are gone.
+    - All raise a branch of ProviderError. Only after Unreachable is it unknown whether the call took effect.
     """
 
     facts: ProviderFacts
 
     def launch(self, token: str) -> str:
-        """Start a machine; its id."""
+        """Start a machine; returns its id."""
         ...
 
     def list(self) -> Sequence[Machine]:
@@ -108,9 +108,9 @@ class Provider(Protocol):
         ...
 
     def retire(self, machine: str) -> None:
-        """Have it take no more work; it is listed as `retired` when what it had is done, and its results are elsewhere."""
+        """Have a machine take no more work; it is listed as `retired` when its work is done and its results are elsewhere."""
         ...
 
     def release(self, machine: str) -> None:
-        """End it. It is listed until it costs nothing any more."""
+        """End a machine. It is listed until it no longer costs money."""
         ...

@@ -13,10 +13,10 @@ from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError
 from hooke.base.formats import short_parameters, short_repr
 from hooke.base.ref import Ref
 from hooke.fleets.elastic import (
-    Earlier,
     Elastic,
+    HistoryReader,
+    LawScope,
     RunTargets,
-    Where,
     check_cost,
     check_kept,
     check_wanted,
@@ -279,8 +279,8 @@ class Driver:
         if not self.place.elastic or not ENGINES.load(self.place.engine).capabilities.elastic:
             return None
         assert self.place.workers is not None
-        where = Where(entry=str(entry_of(self.order.pipeline)), place=self.place.name)
-        past = Earlier(self.project.runs, self.graph, keys, where=where, most=self.place.workers[1])
+        where = LawScope(entry=str(entry_of(self.order.pipeline)), place=self.place.name)
+        past = HistoryReader(self.project.runs, self.graph, keys, where=where, most=self.place.workers[1])
         return sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
 
     def _stop_requested(self, interrupts: Interrupts, waiting: GangWait) -> str | None:

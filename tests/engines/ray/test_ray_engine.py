@@ -188,7 +188,7 @@ def test_nodes_that_are_not_like_the_driver_are_refused(address: str, tmp_path: 
     def make(context, *, workers):
         return RayEngine(replace(context, requires={"msgspec": "0.0.1"}), workers=workers, at=address)
 
-    with pytest.raises(EnvironmentMismatch, match=r"msgspec is 0\.0\.1 here, and") as refused:
+    with pytest.raises(EnvironmentMismatch, match=r"msgspec: 0\.0\.1 on the driver, ") as refused:
         EngineBench(make, tmp_path)
     assert "--allow-mismatch msgspec" in refused.value.fix
 

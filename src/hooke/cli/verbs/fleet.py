@@ -1,4 +1,4 @@
-"""`hooke fleet`: the machines of a project's fleets, and why a run or a fleet has as many workers as it has."""
+"""`hooke fleet`: the machines of a project's fleets, their certificates, and the reasons for a fleet's or run's size."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from hooke.cli.screens import EXIT_FAILED, CommandSession, command
 from hooke.fleets.fleet_folder import FleetFolder, find_fleet, fleets_of, line_of, settle
 from hooke.fleets.keeper import FleetKeeper, records_of
 from hooke.fleets.membership import (
+    admit_machines,
     join_fleet,
-    keep,
     keys_of,
-    let_in,
     machine_name,
     make_authority,
     make_token,
     renew_keys,
+    run_with_certificate,
 )
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
 from hooke.journal.run_table import aligned, moment
@@ -40,7 +40,7 @@ from hooke.providers.provider import Machine
 __all__ = ["VERBS", "fleet"]
 
 
-# --- `hooke fleet ca`, `token`, `admit`, `join`, `renew` and `exec`: machines that trust one another, and nobody else.
+# -- certificates --------------------------------------------------------------------------------
 
 _machine_name = click.argument("name")
 
@@ -48,18 +48,18 @@ _machine_name = click.argument("name")
 @click.command()
 @_machine_name
 @click.option(
-    "--valid", default="365d", show_default=True, metavar="TIME", help="How long the fleet may last."
+    "--valid", default="365d", show_default=True, metavar="TIME", help="How long the authority is valid."
 )
 @in_project
 @click.pass_obj
 def ca(session: CommandSession, *, name: str, valid: str, project: Path | None) -> int:
     """Make the certificate authority of the fleet NAME.
 
-    It is on this machine, which gets a certificate as well. The key stays here, for you alone to read. Whoever has a certificate can run code on all machines of the fleet.
+    The authority is on this machine, which gets a certificate as well. Its key stays here, and only you can read it. Whoever has a certificate can run code on all machines of the fleet.
     """
     where = the_project(session, project)
     keys = make_authority(where, name, valid_s=_span("--valid", valid))
-    click.echo(f"the fleet {name} has an authority, {_until(keys.facts())}", err=True)
+    click.echo(f"made the authority of the fleet {name}, {_until(keys.facts())}", err=True)
     click.echo(f"  keys: {keys.folder}", err=True)
     _next(f"hooke fleet token {name}", session)
     return 0
@@ -67,23 +67,25 @@ def ca(session: CommandSession, *, name: str, valid: str, project: Path | None) 
 
 @click.command()
 @_machine_name
-@click.option("--valid", default="10m", show_default=True, metavar="TIME", help="How long it can be used.")
+@click.option(
+    "--valid", default="10m", show_default=True, metavar="TIME", help="How long the token can be used."
+)
 @click.option(
     "--certificate",
     default="24h",
     show_default=True,
     metavar="TIME",
-    help="How long the certificate is good that it brings.",
+    help="How long the machine's certificate is valid.",
 )
 @in_project
 @click.pass_obj
 def token(session: CommandSession, *, name: str, valid: str, certificate: str, project: Path | None) -> int:
-    """Print a token that lets one machine into the fleet NAME, once. Carry it there as you would a password."""
+    """Print a token that lets one machine join the fleet NAME, once. Handle it like a password."""
     where = the_project(session, project)
     open_s, valid_s = _span("--valid", valid), _span("--certificate", certificate)
     made = make_token(where, name, open_s=open_s, valid_s=valid_s)
     click.echo(made.text)
-    click.echo(f"for one machine, within {format_seconds(open_s)}", err=True)
+    click.echo(f"valid for one machine, within {format_seconds(open_s)}", err=True)
     _next(f"hooke fleet admit {name} --listen ADDRESS:8788", session)
     return 0
 
@@ -91,26 +93,29 @@ def token(session: CommandSession, *, name: str, valid: str, certificate: str, p
 @click.command()
 @_machine_name
 @click.option(
-    "--listen", required=True, metavar="HOST:PORT", help="An address of this machine; port 0: a free one."
+    "--listen",
+    required=True,
+    metavar="HOST:PORT",
+    help="An address of this machine; port 0 picks a free one.",
 )
 @click.option(
     "--for",
     "stay",
     metavar="TIME",
-    help="Stay so long, and renew certificates, too. By default it ends when no token is open.",
+    help="Run this long, and also renew certificates. By default it ends when no token is open.",
 )
 @in_project
 @click.pass_obj
 def admit(session: CommandSession, *, name: str, listen: str, stay: str | None, project: Path | None) -> int:
     """Let machines with a token join the fleet NAME.
 
-    It ends when each token was used or is over. Exit codes: 0 somebody joined, or --for is over; 1 nobody came; 2 wrong usage.
+    It ends when every token is used or expired. Exit codes: 0 a machine joined, or --for has passed; 1 no machine joined; 2 wrong usage.
     """
     where = the_project(session, project)
     address, for_s = Address.parse(listen), None if stay is None else _span("--for", stay)
-    came = let_in(where, name, address, for_s=for_s, tell=lambda line: click.echo(line, err=True))
-    click.echo(f"{came} machine{'s' * (came != 1)} joined {name}")
-    return 0 if came or stay else EXIT_FAILED
+    joined = admit_machines(where, name, address, for_s=for_s, say=lambda line: click.echo(line, err=True))
+    click.echo(f"{joined} machine{'s' * (joined != 1)} joined {name}")
+    return 0 if joined or stay else EXIT_FAILED
 
 
 @click.command()
@@ -119,7 +124,7 @@ def admit(session: CommandSession, *, name: str, listen: str, stay: str | None, 
     "--token-file",
     type=click.File("r", encoding="ascii", errors="replace"),
     metavar="FILE",
-    help="Where the token is; without it you are asked, or it is read from a pipe.",
+    help="The token's file. Without it, the token is read from the terminal or a pipe.",
 )
 @click.option("--as", "machine", metavar="MACHINE", help="The machine's name; by default its host name.")
 @in_project
@@ -132,9 +137,9 @@ def join(
     machine: str | None,
     project: Path | None,
 ) -> int:
-    """Join a fleet, whose authority lets machines in at HOST:PORT.
+    """Join the fleet whose authority admits machines at HOST:PORT.
 
-    The key is made here and stays here. The token is in no option, for every user of a machine can read those.
+    This machine's key is made here and stays here. No option takes the token itself, since every user of a machine can read options.
     """
     where = the_project(session, project)
     place = Address.parse(address)
@@ -149,12 +154,12 @@ def join(
 @in_project
 @click.pass_obj
 def renew(session: CommandSession, *, name: str, project: Path | None) -> int:
-    """Renew this machine's certificate of the fleet NAME.
+    """Renew this machine's certificate for the fleet NAME.
 
-    The one that it has must still be good, and the authority listen (`hooke fleet admit --for`).
+    The current certificate must still be valid, and the authority must listen (`hooke fleet admit --for`).
     """
     facts = renew_keys(keys_of(the_project(session, project), name))
-    click.echo(f"the certificate of {facts.machine} is renewed, {_until(facts)}", err=True)
+    click.echo(f"renewed the certificate of {facts.machine}, {_until(facts)}", err=True)
     return 0
 
 
@@ -164,14 +169,14 @@ def renew(session: CommandSession, *, name: str, project: Path | None) -> int:
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND ...")
 @click.pass_obj
 def execute(session: CommandSession, *, name: str, words: tuple[str, ...], project: Path | None) -> int:
-    """Run COMMAND with this machine's keys of the fleet NAME: Dask's settings for TLS are in its environment.
+    """Run COMMAND with this machine's keys for the fleet NAME, which its environment gives to Dask.
 
-    It ends with this command, and its exit code is this one's. A certificate that has had a third of its time is renewed, and a Dask scheduler
-    or worker takes the new one without stopping; its pages are on 127.0.0.1. Where nobody renews it (`hooke fleet admit --for`), COMMAND
-    is ended before its certificate is.
+    COMMAND ends with this command, which returns its exit code. The certificate is renewed after a third of its validity, and a Dask scheduler
+    or worker loads the new one without stopping. Its dashboard is on 127.0.0.1. If the certificate cannot be renewed (`hooke fleet admit
+    --for`), COMMAND is ended before the certificate expires.
     """
     keys = keys_of(the_project(session, project), name)
-    code = keep(words, keys, tell=lambda line: click.echo(line, err=True))
+    code = run_with_certificate(words, keys, say=lambda line: click.echo(line, err=True))
     return code if code >= 0 else 128 - code
 
 
@@ -194,7 +199,7 @@ def _span(option: str, text: str) -> float:
 
 
 def _until(facts: CertificateFacts) -> str:
-    return f"good until {time.strftime('%Y-%m-%d %H:%M', time.localtime(facts.until))}"
+    return f"valid until {time.strftime('%Y-%m-%d %H:%M', time.localtime(facts.until))}"
 
 
 def _next(text: str, session: CommandSession) -> None:
@@ -203,7 +208,7 @@ def _next(text: str, session: CommandSession) -> None:
 
 COLUMNS = ("fleet", "machine", "state", "age", "$/h")
 PATIENCE = "10m"
-"""Long enough for what runs on most machines to finish; `--wait` says otherwise."""
+"""Long enough for most machines to finish their work; `--wait` changes it."""
 
 _name = click.argument("name", required=False, default="")
 _wait = click.option(
@@ -212,13 +217,13 @@ _wait = click.option(
     default=PATIENCE,
     show_default=True,
     metavar="TIME",
-    help="How long to see it through; the fleet keeps what was asked for after that, too.",
+    help="How long to wait; the request stays in force after that.",
 )
 
 
 @click.group(cls=Commands)
 def fleet() -> None:
-    """Machines that cost as long as they live: those of [fleets.NAME] in hooke.toml; and who takes part in a fleet, by certificates."""
+    """Manage billable machines ([fleets.NAME] in hooke.toml) and the certificates of fleets."""
 
 
 for _verb in VERBS:
@@ -231,9 +236,9 @@ for _verb in VERBS:
 @in_project
 @click.pass_obj
 def ls(session: CommandSession, *, name: str, as_json: bool, project: Path | None) -> int:
-    """List the machines of the fleet NAME (by default of all), as their provider has them now.
+    """List the machines of the fleet NAME (by default of all fleets), as their provider reports them now.
 
-    What bears a fleet's tag and is in no ledger is listed as a stranger: `hooke fleet reap` ends it.
+    A machine with a fleet's tag that is in no ledger is listed as a stranger: `hooke fleet reap` ends it.
     """
     where = the_project(session, project)
     chosen = [find_fleet(where, name)] if name or not fleets_of(where) else fleets_of(where)
@@ -242,17 +247,17 @@ def ls(session: CommandSession, *, name: str, as_json: bool, project: Path | Non
         click.echo(json.dumps(rows, indent=2))
         return 0
     lines = aligned(COLUMNS, [tuple(_cell(key, row) for key in COLUMNS) for row in rows], right=range(3, 5))
-    click.echo("\n".join(lines) if rows else f"no machine of {', '.join(each.name for each in chosen)}")
+    click.echo("\n".join(lines) if rows else f"no machines in {', '.join(each.name for each in chosen)}")
     costs = sum(row["$/h"] for row in rows)
     if costs:
-        click.echo(f"together ${costs:.4g}/h")
+        click.echo(f"total ${costs:.4g}/h")
     return 0
 
 
 @fleet.command()
 @click.argument("words", nargs=-1, required=True, metavar="[NAME] N")
 @_wait
-@click.option("--keep", is_flag=True, help="Stay, and replace what dies, until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep running, and replace machines that die, until Ctrl-C.")
 @json_option
 @in_project
 @click.pass_obj
@@ -265,20 +270,20 @@ def scale(
     as_json: bool,
     project: Path | None,
 ) -> int:
-    """Have N machines in the fleet NAME (by default the only one).
+    """Scale the fleet NAME (by default the only one) to N machines.
 
-    Those too many finish what they do, and end. The command waits until it is so; machines go on without it, and are not
-    replaced then: --keep does that.
+    Surplus machines finish their work and end. The command waits for that. Machines live on after the command, but only --keep
+    replaces those that die.
     """
     if len(words) > 2 or not words[-1].isdecimal():
-        raise UsageError(f"{' '.join(words)!r} is no fleet and number", fix="hooke fleet scale NAME 3")
+        raise UsageError(f"{' '.join(words)!r} is not a fleet and a number", fix="hooke fleet scale NAME 3")
     machines = int(words[-1])
     where = the_project(session, project)
     chosen = find_fleet(where, words[0] if len(words) == 2 else "")
     most = chosen.caps.most(chosen.settings.usd_per_hour)
     if machines > most:
         raise UsageError(
-            f"{machines} machines are more than the {most} that the fleet {chosen.name} may have",
+            f"the fleet {chosen.name} may have at most {most} machines, not {machines}",
             fix=f"raise machines or max_usd_per_hour in hooke.toml under [fleets.{chosen.name}]",
         )
     return _do(
@@ -293,7 +298,7 @@ def scale(
 @in_project
 @click.pass_obj
 def drain(session: CommandSession, *, name: str, wait: str, as_json: bool, project: Path | None) -> int:
-    """Have every machine of the fleet NAME finish what it does, and end."""
+    """Have every machine of the fleet NAME finish its work and end."""
     chosen = find_fleet(the_project(session, project), name)
     return _do(chosen, lambda keeper: keeper.want(0, "hooke fleet drain"), wait, as_json=as_json)
 
@@ -305,7 +310,7 @@ def drain(session: CommandSession, *, name: str, wait: str, as_json: bool, proje
 @in_project
 @click.pass_obj
 def down(session: CommandSession, *, name: str, wait: str, as_json: bool, project: Path | None) -> int:
-    """End every machine of the fleet NAME now, whatever it does."""
+    """End every machine of the fleet NAME now, even a busy one."""
     chosen = find_fleet(the_project(session, project), name)
     return _do(chosen, lambda keeper: keeper.down("hooke fleet down"), wait, as_json=as_json)
 
@@ -316,10 +321,10 @@ def down(session: CommandSession, *, name: str, wait: str, as_json: bool, projec
 @in_project
 @click.pass_obj
 def reap(session: CommandSession, *, wait: str, as_json: bool, project: Path | None) -> int:
-    """End what no fleet of the project wants, and say what is left and costs.
+    """End machines that no fleet of the project wants, and list those that remain.
 
-    Every fleet is compared with what its provider lists, also one that hooke.toml has forgotten: what is wanted stays,
-    the rest is ended. Exit code 0 means that nothing else is left.
+    Every fleet is compared with its provider's list, even one that is no longer in hooke.toml. Wanted machines stay, and the others
+    are ended. Exit code 0 means that no other machine is left.
     """
     where = the_project(session, project)
     fleets = fleets_of(where)
@@ -329,7 +334,7 @@ def reap(session: CommandSession, *, wait: str, as_json: bool, project: Path | N
         ask: Callable[[FleetKeeper], None] = _end_forgotten if forgotten else FleetKeeper.freeze
         try:
             _do(each, ask, wait, as_json=as_json, quiet=True)
-        except HookeError as error:  # the others cost, too
+        except HookeError as error:  # go on: the others cost money, too
             click.echo(f"{each.name}: {error}", err=True)
             failed = True
     left = [row for each in fleets for row in _machines(each)]
@@ -337,8 +342,8 @@ def reap(session: CommandSession, *, wait: str, as_json: bool, project: Path | N
         click.echo(json.dumps(left, indent=2))
     else:
         click.echo(
-            "\n".join(f"{row['fleet']}: {row['machine']} is wanted, and stays" for row in left)
-            or "nothing is left"
+            "\n".join(f"{row['fleet']}: {row['machine']} is wanted and stays" for row in left)
+            or "no machines are left"
         )
     return EXIT_FAILED if failed or any(row["state"] == "stranger" for row in left) else 0
 
@@ -349,20 +354,20 @@ def reap(session: CommandSession, *, wait: str, as_json: bool, project: Path | N
     "--save",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Draw a run's workers against what could have used them: .svg or .png.",
+    help="Draw a run's workers against the demand: .svg or .png.",
 )
 @json_option
 @in_project
 @click.pass_obj
 def why(session: CommandSession, *, name: str, save: Path | None, as_json: bool, project: Path | None) -> int:
-    """Say why RUN (by default the last one) has had so many workers, or the fleet NAME its machines."""
+    """Explain the number of workers of RUN (by default the last run), or of machines of the fleet NAME."""
     where = the_project(session, project)
     known = {each.name: each for each in fleets_of(where)}
     records: list[FleetDecided] | list[LedgerRecord]
     if name in known:
         records = records_of(known[name].path)
         lines = [f"{moment(each.at)}  {line_of(each)}" for each in records]
-        nothing = f"nothing was ever asked of the fleet {name}"
+        nothing = f"the fleet {name} has never had a request"
     else:
         run = where.runs.find(name)
         events = where.runs.events(run)
@@ -372,7 +377,7 @@ def why(session: CommandSession, *, name: str, save: Path | None, as_json: bool,
 
             save_fleet(events, save)
         lines = [f"{moment(each.at)}  {each.reason}" for each in records]
-        nothing = f"run {run} kept the workers that it began with: no other number was decided"
+        nothing = f"run {run} kept the number of workers that it began with"
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(records), indent=2))
         return 0
@@ -399,7 +404,9 @@ def _do(
             while keep:
                 time.sleep(max(keeper.turn(), 0.02))
         except KeyboardInterrupt:
-            click.echo(f"{chosen.name}: what there is stays, and costs: `hooke fleet ls` has it", err=True)
+            click.echo(
+                f"{chosen.name}: its machines stay and cost money; `hooke fleet ls` lists them", err=True
+            )
             raise
         wanted = keeper.fleet.wanted
     if as_json and not quiet:

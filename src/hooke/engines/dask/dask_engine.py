@@ -108,17 +108,20 @@ class DaskEngine(ClusterEngine):
         try:
             if self._cluster is not None and not owned and workers is not None:
                 grow(self._cluster, workers[1])
-            self._look()
-            self._founders = set() if owned else set(self._greeted)
-            wanted = self._target if context.ready_for is not None else min(1, self._target)
-            self._wait_for_hosts(
-                wanted,
-                self._no_worker,
-                missing=lambda: bool(self._founders & self._greeted - self._peers.keys()),
-            )
+            self._wait_for_workers()
         except BaseException:
             self.close()
             raise
+
+    def _wait_for_workers(self) -> None:
+        self._look()
+        self._founders = set() if self._owned else set(self._greeted)
+        wanted = self._target if self._context.ready_for is not None else min(1, self._target)
+        self._wait_for_hosts(
+            wanted,
+            self._no_worker,
+            missing=lambda: bool(self._founders & self._greeted - self._peers.keys()),
+        )
 
     def _no_worker(self, waited_s: float) -> None:
         if waited_s > FIRST_WORKER_S:

@@ -17,7 +17,7 @@ from distributed.core import Status
 from hooke.engines.gang import Disbanded, unpack_word
 from hooke.engines.remote.handshake import Probe, answer_probe
 from hooke.engines.remote.joined_host import JoinedHost
-from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, Note, pack_notes
+from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, HostUpdate, Note
 from hooke.engines.worker.pool import shared_pool
 from hooke.engines.worker.worker import Library
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ELSEWHERE",
     "FORGOTTEN",
-    "LACKING",
-    "NOTES",
-    "PIECE",
     "Greeting",
     "attempt",
     "connect",
@@ -90,17 +87,11 @@ class _StandIn:
 
 # -- a Dask worker's part in a run -------------------------------------------------------------------
 
-NOTES, PIECE = -1, -2
-"""Mark messages that are not the answer of an attempt, in the place of its number."""
-
-LACKING = b""
-"""Instead of an answer: the attempt's function is not here."""
-
 ELSEWHERE = b"elsewhere"
-"""Instead of an answer: Dask sent the attempt to another worker, since its own was gone."""
+"""Instead of an update: Dask sent the attempt to another worker, since its own was gone."""
 
 FORGOTTEN = b"forgotten"
-"""Instead of an answer: this worker does not (or no longer) know the run."""
+"""Instead of an update: this worker does not (or no longer) know the run."""
 
 LARGEST_PUBLISHED = 16 * 1024
 """Larger answers are fetched, which takes longer: the scheduler keeps the last 1,000 messages of a topic."""
@@ -183,7 +174,11 @@ async def _tend(key: _Key, worker: Worker, topic: str) -> None:
 def _send_files(host: JoinedHost, worker: Any, topic: str) -> None:
     """Publish the new parts of files that the driver cannot see."""
     for piece in host.log_sync.take() if host.log_sync is not None else ():
-        worker.log_event(topic, [worker.address, PIECE, msgspec.msgpack.encode(piece)])
+        _publish(worker, topic, HostUpdate(pieces=[piece]))
+
+
+def _publish(worker: Any, topic: str, update: HostUpdate) -> None:
+    worker.log_event(topic, [worker.address, msgspec.msgpack.encode(update)])
 
 
 async def speak(session: str, word: bytes, *, dask_worker: Worker) -> None:
@@ -200,7 +195,7 @@ def withdraw(session: str, attempts: list[int], *, dask_worker: Worker) -> list[
 
 
 def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
-    """Run an attempt for the worker of this id. Returns its answer (None: it was published), or LACKING, ELSEWHERE or FORGOTTEN."""
+    """Run an attempt for the worker of this id. Returns an encoded HostUpdate (None: it was published), ELSEWHERE or FORGOTTEN."""
     order = msgspec.msgpack.decode(data, type=AttemptOrder)
     worker: Any = get_worker()
     if worker.id != worker_id:
@@ -216,11 +211,11 @@ def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
     if order.part is not None:
         return None  # notes have said how its ranks ended
     if answer is None:
-        return LACKING
-    encoded = msgspec.msgpack.encode(answer)
-    if len(encoded) > LARGEST_PUBLISHED:
-        return encoded
-    worker.log_event(topic, [worker.address, order.task.attempt, encoded])
+        return msgspec.msgpack.encode(HostUpdate(lacking=[order.task.attempt]))
+    update = HostUpdate(answers=[msgspec.msgpack.encode(answer)])
+    if len(update.answers[0]) > LARGEST_PUBLISHED:
+        return msgspec.msgpack.encode(update)
+    _publish(worker, topic, update)
     return None
 
 
@@ -239,7 +234,7 @@ def _teller(worker: Any, key: _Key, topic: str) -> Callable[[list[Note]], None]:
         host = _hosts.get(key)
         if host is not None and any(isinstance(note, Disbanded) for note in notes):
             _send_files(host, worker, topic)  # the output of ranks arrives before the answer of their gang
-        worker.log_event(topic, [worker.address, NOTES, pack_notes(notes)])
+        _publish(worker, topic, HostUpdate(notes=notes))
 
     return tell
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,17 +21,15 @@ from distributed.client import done_callback
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import dask_worker
-from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, LACKING, NOTES, PIECE, Greeting
+from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, Greeting
 from hooke.engines.gang import Word, pack_word
 from hooke.engines.remote.handshake import HandshakeReply, Probe
-from hooke.engines.remote.log_sync import FilePiece
 from hooke.engines.remote.worker_protocol import (
     AttemptOrder,
     AttemptsWithdrawn,
     HostSession,
     HostUpdate,
     HostUpdated,
-    unpack_notes,
 )
 
 __all__ = [
@@ -273,14 +272,8 @@ class SchedulerLink:
     def _on_our_event(self, event: tuple[float, Any]) -> None:
         if isinstance(event[1], dict):
             return  # the scheduler's own entry on what the client did
-        address, attempt, data = event[1]
-        if attempt == NOTES:
-            update = HostUpdate(notes=unpack_notes(data))
-        elif attempt == PIECE:
-            update = HostUpdate(pieces=[msgspec.msgpack.decode(data, type=FilePiece)])
-        else:
-            update = HostUpdate(answers=[data])
-        self._inbox.put(HostUpdated(host=address, update=update))
+        address, data = event[1]
+        self._inbox.put(_updated(address, data))
 
     async def _follow(self, address: str, attempt: int, future: Future[bytes]) -> None:
         message: Message | None = None
@@ -304,15 +297,17 @@ class SchedulerLink:
         there = self.workers()
         self._inbox.put(WorkersLastSeen({address: facts["last_seen"] for address, facts in there.items()}))
 
+    def _run(
+        self, address: str, function: Callable[..., Any], *arguments: Any, on_error: str = "raise"
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.run(
+            function, *arguments, workers=[address], on_error=on_error, callback_timeout=ANSWER_S
+        )
+        return found
+
     def _greet(self, address: str) -> None:
         try:
-            found = self._client.run(
-                dask_worker.greet,
-                self._greeting,
-                workers=[address],
-                on_error="return",
-                callback_timeout=ANSWER_S,
-            )
+            found = self._run(address, dask_worker.greet, self._greeting, on_error="return")
         except Exception as error:  # noqa: BLE001 - Dask does not document what it raises
             self._inbox.put(WorkerRefused(address, _unfit(address, error)))
             return
@@ -323,24 +318,14 @@ class SchedulerLink:
             self._inbox.put(WorkerRefused(address, _unfit(address, answer)))
 
     def _speak(self, address: str, attempt: int, word: Word) -> None:
-        data = pack_word(word)
         try:
-            self._client.run(
-                dask_worker.speak, self._session, data, workers=[address], callback_timeout=ANSWER_S
-            )
+            self._run(address, dask_worker.speak, self._session, pack_word(word))
         except Exception as error:  # noqa: BLE001 - Dask does not document what it raises
             self._inbox.put(AttemptBroke(address, attempt, error))
 
     def _withdraw(self, address: str, attempts: list[int]) -> None:
         with contextlib.suppress(TimeoutError):
-            found = self._client.run(
-                dask_worker.withdraw,
-                self._session,
-                attempts,
-                workers=[address],
-                on_error="ignore",
-                callback_timeout=ANSWER_S,
-            )
+            found = self._run(address, dask_worker.withdraw, self._session, attempts, on_error="ignore")
             self._inbox.put(AttemptsWithdrawn(host=address, attempts=found.get(address, [])))
 
 
@@ -350,8 +335,11 @@ def _answer(address: str, attempt: int, data: bytes) -> Message:
         return RunForgotten(address)
     if data == ELSEWHERE:
         return AttemptBroke(address, attempt, None)
-    update = HostUpdate(lacking=[attempt]) if data == LACKING else HostUpdate(answers=[data])
-    return HostUpdated(host=address, update=update)
+    return _updated(address, data)
+
+
+def _updated(address: str, data: bytes) -> HostUpdated:
+    return HostUpdated(host=address, update=msgspec.msgpack.decode(data, type=HostUpdate))
 
 
 def _resources(order: AttemptOrder, counted: dict[str, float]) -> dict[str, float]:

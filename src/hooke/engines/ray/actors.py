@@ -23,13 +23,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hooke.engines.gang import unpack_word
 from hooke.engines.ray.bridge_protocol import (
     BridgeFailed,
+    CallHost,
     FromBridge,
     HostDraining,
     HostJoined,
     HostLeft,
     OpenRun,
     pack,
-    unpack_update,
 )
 from hooke.engines.remote.failure_detector import FailureDetector
 from hooke.engines.remote.handshake import HandshakeReply, Probe, answer_probe
@@ -284,23 +284,16 @@ class HostActors:
             self._leave(name)
         return gone
 
-    def ship(self, host: str, orders: list[bytes]) -> None:
-        """Send attempts to a host."""
-        self._call(host, "ship", orders)
-
-    def cancel(self, host: str, attempt: int) -> None:
-        """Have a host end an attempt."""
-        self._call(host, "cancel", attempt)
-
-    def speak(self, host: str, word: bytes) -> None:
-        """Send a host a word about a gang."""
-        self._call(host, "speak", word)
-
-    def withdraw(self, host: str, attempts: list[int]) -> None:
-        """Take back the attempts that have not begun."""
-        answer = self._call(host, "withdraw", attempts)
-        if answer is not None:
-            self._then(answer, lambda taken: [AttemptsWithdrawn(host=host, attempts=taken)], lambda _: [])
+    def call(self, order: CallHost) -> None:
+        """Call a method of a host, unless it is gone. `withdraw` alone has an answer, which becomes a message."""
+        member = self._members.get(order.host)
+        if member is None:
+            return
+        answer = getattr(member.actor, order.method).remote(order.argument)
+        if order.method == "withdraw":
+            self._then(
+                answer, lambda taken: [AttemptsWithdrawn(host=order.host, attempts=taken)], lambda _: []
+            )
 
     def silent(self, now: float) -> list[FromBridge]:
         """Give up the hosts without a sign of life for too long."""
@@ -361,7 +354,7 @@ class HostActors:
             return []  # it was given up, so its update comes too late
         member.updates += 1
         self._listen(member)
-        update = unpack_update(data)
+        update = msgspec.msgpack.decode(data, type=HostUpdate)
         return [] if update == HostUpdate() else [HostUpdated(host=member.name, update=update)]
 
     def _gone(self, host: str, why: str) -> list[FromBridge]:
@@ -400,10 +393,6 @@ class HostActors:
         actors = [member.held for member in self._members.values()] + self._spare
         held = sum(each.gpus for each in actors)
         return each if held + each <= there else 0.0
-
-    def _call(self, host: str, method: str, argument: Any) -> Any:
-        member = self._members.get(host)
-        return None if member is None else getattr(member.actor, method).remote(argument)
 
     def _then(
         self,

@@ -31,17 +31,14 @@ from hooke.engines.ray.actors import (
 from hooke.engines.ray.bridge_protocol import (
     BridgeConnected,
     BridgeFailed,
-    Cancel,
+    CallHost,
     ConnectBridge,
     EndRun,
     FromBridge,
     OpenRun,
     RunEnded,
     SetHosts,
-    Ship,
-    Speak,
     ToBridge,
-    Withdraw,
     pack,
     unpack_for_bridge,
 )
@@ -175,14 +172,8 @@ class _Bridge:
         hosts = self._hosts
         assert hosts is not None, "a run is opened first"
         match order:
-            case Ship():
-                hosts.ship(order.host, order.orders)
-            case Cancel():
-                hosts.cancel(order.host, order.attempt)
-            case Withdraw():
-                hosts.withdraw(order.host, order.attempts)
-            case Speak():
-                hosts.speak(order.host, order.word)
+            case CallHost():
+                hosts.call(order)
             case SetHosts():
                 gone = hosts.set_hosts(order.hosts, order.end)
                 return gone + hosts.keep()

@@ -18,25 +18,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.forks import on_fork
 from hooke.engines.gang import Word, pack_word
 from hooke.engines.ray.bridge_protocol import (
     BridgeConnected,
     BridgeFailed,
-    Cancel,
+    CallHost,
     ConnectBridge,
     EndRun,
     FromBridge,
     OpenRun,
     RunEnded,
-    SetHosts,
-    Ship,
-    Speak,
     ToBridge,
-    Withdraw,
     pack,
     unpack_for_driver,
 )
@@ -46,7 +40,7 @@ from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession
 from hooke.processes.channel import Channel
 from hooke.processes.start import python_module
 
-__all__ = ["Bridge", "BridgeLink", "RayFleet"]
+__all__ = ["Bridge", "RayFleet"]
 
 
 END_S = 20.0
@@ -76,8 +70,7 @@ class Bridge:
         self.environment = dict(os.environ if environment is None else environment)
         if not address:
             self.environment = environment_of_head(self._folder, os.environ)
-        self.run = ""
-        """The id of the run that it serves."""
+        self._run = ""
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours.detach())
         self._log = self._folder / "bridge.log"
@@ -123,6 +116,33 @@ class Bridge:
         with contextlib.suppress(OSError):
             self._channel.send(pack(message))
 
+    # -- the transport of a run ----------------------------------------------------------------------
+
+    def open_run(
+        self, session: HostSession, probe: Probe | None, *, hosts: int | None, threads: int, silent_s: float
+    ) -> None:
+        """Begin a run, with the fields of OpenRun."""
+        self._run = session.id.rpartition("-")[0]
+        self.tell(OpenRun(session=session, probe=probe, hosts=hosts, threads=threads, silent_s=silent_s))
+
+    def ship(self, address: str, orders: list[AttemptOrder]) -> None:
+        """Send attempts to a host."""
+        self.tell(CallHost(host=address, method="ship", argument=[pack(order) for order in orders]))
+
+    def cancel(self, address: str, attempt: int) -> None:
+        """Have a host end an attempt."""
+        self.tell(CallHost(host=address, method="cancel", argument=attempt))
+
+    def withdraw(self, address: str, attempts: list[int]) -> None:
+        """Take back the attempts that have not begun."""
+        self.tell(CallHost(host=address, method="withdraw", argument=[*attempts]))
+
+    def speak(self, address: str, attempt: int, word: Word) -> None:  # noqa: ARG002 - as `Transport` has it
+        """Send a host a word about a gang."""
+        self.tell(CallHost(host=address, method="speak", argument=pack_word(word)))
+
+    # -- its end -------------------------------------------------------------------------------------
+
     def rest(self) -> bool:
         """End the run there, so that another one can use the bridge; whether the bridge has confirmed it."""
         self.tell(EndRun())
@@ -165,50 +185,8 @@ class Bridge:
             why="\n".join(text.splitlines()[-4:])
             or "the process that holds it was killed, or Ray's head has ended",
             fix="start it again, then resume: finished results are in the store",
-            next=f"hooke resume {self.run}",
+            next=f"hooke resume {self._run}",
         )
-
-
-class BridgeLink:
-    """The transport of one run, over a bridge."""
-
-    def __init__(
-        self,
-        bridge: Bridge,
-        session: HostSession,
-        probe: Probe | None,
-        *,
-        hosts: int | None,
-        threads: int,
-        silent_s: float,
-    ) -> None:
-        self._bridge = bridge
-        bridge.run = session.id.rpartition("-")[0]
-        bridge.tell(OpenRun(session=session, probe=probe, hosts=hosts, threads=threads, silent_s=silent_s))
-
-    def receive(self, timeout_s: float) -> list[FromBridge]:
-        """The messages that have arrived; waits for the first at most `timeout_s`. Raises HookeError where Ray cannot be used, or is gone."""
-        return self._bridge.receive(timeout_s)
-
-    def ship(self, address: str, orders: list[AttemptOrder]) -> None:
-        """Send attempts to a host."""
-        self._bridge.tell(Ship(host=address, orders=[msgspec.msgpack.encode(order) for order in orders]))
-
-    def cancel(self, address: str, attempt: int) -> None:
-        """Have a host end an attempt."""
-        self._bridge.tell(Cancel(host=address, attempt=attempt))
-
-    def withdraw(self, address: str, attempts: list[int]) -> None:
-        """Take back the attempts that have not begun."""
-        self._bridge.tell(Withdraw(host=address, attempts=attempts))
-
-    def speak(self, address: str, attempt: int, word: Word) -> None:  # noqa: ARG002 - as `Transport` has it
-        """Send a host a word about a gang."""
-        self._bridge.tell(Speak(host=address, word=pack_word(word)))
-
-    def set_hosts(self, hosts: int | None, end: list[str]) -> None:
-        """Change the number of hosts; those in `end` end now."""
-        self._bridge.tell(SetHosts(hosts=hosts, end=end))
 
 
 # -- a Ray on this machine that outlives runs, for `hooke.Fleet` -------------------------------------

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from hooke.engines.remote.handshake import HandshakeReply, Probe
-from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostSession, HostUpdate, HostUpdated
+from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostSession, HostUpdated
 
 __all__ = [
     "BridgeConnected",
     "BridgeFailed",
-    "Cancel",
+    "CallHost",
     "ConnectBridge",
     "EndRun",
     "FromBridge",
@@ -22,14 +22,10 @@ __all__ = [
     "OpenRun",
     "RunEnded",
     "SetHosts",
-    "Ship",
-    "Speak",
     "ToBridge",
-    "Withdraw",
     "pack",
     "unpack_for_bridge",
     "unpack_for_driver",
-    "unpack_update",
 ]
 
 
@@ -61,32 +57,12 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A host without a sign of life for so long is given up."""
 
 
-class Ship(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Attempts for a host, as encoded orders."""
+class CallHost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Call a method of a host (see `RayHost`) with encoded orders, an attempt, attempts, or an encoded word."""
 
     host: str
-    orders: list[bytes]
-
-
-class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """End an attempt, without an answer."""
-
-    host: str
-    attempt: int
-
-
-class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Take back the attempts that have not begun."""
-
-    host: str
-    attempts: list[int]
-
-
-class Speak(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """An encoded word about a gang."""
-
-    host: str
-    word: bytes
+    method: Literal["ship", "cancel", "withdraw", "speak"]
+    argument: list[bytes | int] | int | bytes
 
 
 class SetHosts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -100,7 +76,7 @@ class EndRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The run is over; another one may follow."""
 
 
-ToBridge: TypeAlias = ConnectBridge | OpenRun | Ship | Cancel | Withdraw | Speak | SetHosts | EndRun
+ToBridge: TypeAlias = ConnectBridge | OpenRun | CallHost | SetHosts | EndRun
 
 
 class BridgeConnected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -154,26 +130,6 @@ FromBridge: TypeAlias = (
     | RunEnded
 )
 
-_to_bridge = msgspec.msgpack.Decoder(ToBridge)
-_from_bridge = msgspec.msgpack.Decoder(FromBridge)
-_update = msgspec.msgpack.Decoder(HostUpdate)
-
-
-def pack(message: ToBridge | FromBridge | HostUpdate) -> bytes:
-    """Encode a message."""
-    return msgspec.msgpack.encode(message)
-
-
-def unpack_for_bridge(data: bytes) -> ToBridge:
-    """Decode a message from the driver."""
-    return _to_bridge.decode(data)
-
-
-def unpack_for_driver(data: bytes) -> FromBridge:
-    """Decode a message from a bridge."""
-    return _from_bridge.decode(data)
-
-
-def unpack_update(data: bytes) -> HostUpdate:
-    """Decode a host's update."""
-    return _update.decode(data)
+pack = msgspec.msgpack.encode
+unpack_for_bridge = msgspec.msgpack.Decoder(ToBridge).decode
+unpack_for_driver = msgspec.msgpack.Decoder(FromBridge).decode

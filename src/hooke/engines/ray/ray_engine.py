@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hooke.base.errors import UsageError
-from hooke.engines.ray.bridge_client import Bridge, BridgeLink, RayFleet
+from hooke.engines.ray.bridge_client import Bridge, RayFleet
 from hooke.engines.ray.bridge_protocol import (
     BridgeConnected,
     BridgeFailed,
@@ -19,6 +19,7 @@ from hooke.engines.ray.bridge_protocol import (
     HostJoined,
     HostLeft,
     RunEnded,
+    SetHosts,
 )
 from hooke.engines.remote.cluster_engine import CLUSTER, ClusterEngine
 from hooke.engines.remote.failure_detector import SILENT_S
@@ -68,10 +69,10 @@ class RayEngine(ClusterEngine):
         self._connected = False
         self._bridge = fleet.take() if fleet else Bridge(address=at if isinstance(at, str) else "")
         self._release = fleet.give if fleet else Bridge.end
-        self._link = BridgeLink(
-            self._bridge, self._session, self._probe, hosts=self._hosts, threads=threads, silent_s=silent_s
+        self._bridge.open_run(
+            self._session, self._probe, hosts=self._hosts, threads=threads, silent_s=silent_s
         )
-        self._use(self._link)
+        self._use(self._bridge)
         wanted = 1 if self._hosts is None else min(1, self._hosts)
         if self._hosts is not None and context.ready_for is not None:
             wanted = self._hosts
@@ -96,7 +97,7 @@ class RayEngine(ClusterEngine):
             )
 
     def _receive(self, timeout_s: float) -> bool:
-        messages = self._link.receive(timeout_s)
+        messages = self._bridge.receive(timeout_s)
         for message in messages:
             self._heard(message)
         return bool(messages)
@@ -164,7 +165,7 @@ class RayEngine(ClusterEngine):
         idle = self._idle_retired
         busy = sum(peer.retiring and bool(peer.calls) for peer in self._peers.values())
         hosts = None if self._hosts is None else self._hosts + busy
-        self._link.set_hosts(hosts, [peer.address for peer in idle])
+        self._bridge.tell(SetHosts(hosts=hosts, end=[peer.address for peer in idle]))
         for peer in idle:
             self._host_left(peer.address, "")
 

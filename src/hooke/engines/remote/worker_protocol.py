@@ -25,9 +25,7 @@ __all__ = [
     "HostUpdated",
     "Note",
     "Transport",
-    "pack_notes",
     "session_of",
-    "unpack_notes",
 ]
 
 
@@ -100,18 +98,6 @@ class AttemptOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Note: TypeAlias = Begun | WorkerStarted | WorkerStopped | RankNote
-
-_notes = msgspec.msgpack.Decoder(list[Note])
-
-
-def pack_notes(notes: list[Note]) -> bytes:
-    """Encode notes for the driver."""
-    return msgspec.msgpack.encode(notes)
-
-
-def unpack_notes(data: bytes) -> list[Note]:
-    """Decode what `pack_notes` encoded."""
-    return _notes.decode(data)
 
 
 class HostUpdate(msgspec.Struct, frozen=True, kw_only=True):
