@@ -14,7 +14,7 @@ import pytest
 
 from hooke.base.errors import EnvironmentMismatch, TaskError, TimedOut, UsageError, WorkerDied
 from hooke.cli.entry import run_command
-from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.local import LocalEngine
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, RetryPlanned
 from hooke.processes.devices import Devices
 from hooke.testing.engine_bench import EngineBench

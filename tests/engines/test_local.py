@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.local import LocalEngine
 from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
 
 pytestmark = pytest.mark.heavy

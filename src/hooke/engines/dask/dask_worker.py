@@ -18,7 +18,7 @@ from distributed import Client, Security, get_worker, secede
 from distributed import worker as dask_worker
 from distributed.core import Status
 
-from hooke.engines.gang import Disbanded, unpack_word
+from hooke.engines.gang import RanksEnded, unpack_command
 from hooke.engines.remote.handshake import Arrival, Probe, arrive
 from hooke.engines.remote.host import WorkerHost
 from hooke.engines.remote.log_sync import Mirror
@@ -233,7 +233,7 @@ async def speak(session: str, word: bytes, *, dask_worker: Worker) -> None:
     """The driver says something to the ranks of a gang."""
     host = _hosts.get((session, dask_worker.id))
     if host is not None:
-        await asyncio.to_thread(host.speak, unpack_word(word))
+        await asyncio.to_thread(host.speak, unpack_command(word))
 
 
 def withdraw(session: str, attempts: list[int], *, dask_worker: Worker) -> list[int]:
@@ -281,7 +281,7 @@ def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
 
 def _teller(worker: Any, key: _Key, topic: str) -> Callable[[list[Note]], None]:
     def tell(notes: list[Note]) -> None:
-        if key in _mirrors and any(isinstance(note, Disbanded) for note in notes):
+        if key in _mirrors and any(isinstance(note, RanksEnded) for note in notes):
             _mirrors[key].send()  # what ranks printed is there before the answer of their gang
         worker.log_event(topic, [worker.address, NOTES, pack_notes(notes)])
 

@@ -21,7 +21,7 @@ from distributed.client import done_callback
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import dask_worker
 from hooke.engines.dask.dask_worker import NOTES, PIECE, DaskWelcome, Greeting
-from hooke.engines.gang import Word, pack_word
+from hooke.engines.gang import GangCommand, pack_command
 from hooke.engines.remote.handshake import Probe
 from hooke.engines.remote.log_sync import FilePiece
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, Note, unpack_notes
@@ -244,7 +244,7 @@ class SchedulerLink:
         """Ask attempts back that wait in a worker; Withdrawn follows, unless the worker is gone."""
         self._withdrawing.submit(self._withdraw, address, attempts)
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:
+    def speak(self, address: str, attempt: int, word: GangCommand) -> None:
         """Say something to a worker about a gang of which it was given a part; Broke follows where it does not listen."""
         self._withdrawing.submit(self._speak, address, attempt, word)
 
@@ -339,8 +339,8 @@ class SchedulerLink:
         elif answer is not None:  # else it left meanwhile
             self._inbox.put(WorkerRefused(address, _unfit(address, answer)))
 
-    def _speak(self, address: str, attempt: int, word: Word) -> None:
-        data = pack_word(word)
+    def _speak(self, address: str, attempt: int, word: GangCommand) -> None:
+        data = pack_command(word)
         try:
             self._client.run(
                 dask_worker.speak, self._session, data, workers=[address], callback_timeout=ANSWER_S

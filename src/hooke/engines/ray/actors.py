@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from ray.util import client, get_node_ip_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hooke.engines.gang import unpack_word
+from hooke.engines.gang import unpack_command
 from hooke.engines.ray.bridge_protocol import (
     Draining,
     FromBridge,
@@ -159,7 +159,7 @@ class _Part:
             self._given_up.add(attempt)
 
     def speak(self, word: bytes) -> None:
-        self._host.speak(unpack_word(word))
+        self._host.speak(unpack_command(word))
 
     def withdraw(self, attempts: list[int]) -> list[int]:
         with self._taking:

@@ -22,7 +22,7 @@ import msgspec
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.forks import on_fork
-from hooke.engines.gang import Word, pack_word
+from hooke.engines.gang import GangCommand, pack_command
 from hooke.engines.ray.bridge_protocol import (
     Cancel,
     ConnectBridge,
@@ -202,9 +202,9 @@ class BridgeLink:
         """Ask back what has not begun."""
         self._bridge.tell(Withdraw(host=address, attempts=attempts))
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:  # noqa: ARG002 - as all Roads
+    def speak(self, address: str, attempt: int, word: GangCommand) -> None:  # noqa: ARG002 - as all Roads
         """Say something to a host about a gang."""
-        self._bridge.tell(Speak(host=address, word=pack_word(word)))
+        self._bridge.tell(Speak(host=address, word=pack_command(word)))
 
     def want(self, hosts: int | None, end: list[str]) -> None:
         """Another number of hosts; these end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hooke.engines.gang import RankRange
+from hooke.engines.gang import GangCommand, RankRange
 from hooke.engines.remote.placement import Peer, Placement
 from hooke.engines.remote.worker_protocol import AttemptOrder, Transport
 from hooke.pipeline.engine import Call
@@ -29,7 +29,7 @@ class GangHosts:
         self._placement = placement
         self._order = order
 
-    def place(self, call: Call, muster: int) -> dict[str, range] | None:
+    def place(self, call: Call, try_id: int) -> dict[str, range] | None:
         """Order ranks from hosts that have room for all of them."""
         chosen = self._placement.choose_for_gang(call)
         if chosen is None:
@@ -38,7 +38,7 @@ class GangHosts:
         orders: list[tuple[str, AttemptOrder]] = []
         lo = 0
         for peer, ranks in chosen:
-            part = RankRange(muster=muster, lo=lo, hi=lo + ranks, ranks=call.gang)
+            part = RankRange(try_id=try_id, lo=lo, hi=lo + ranks, ranks=call.gang)
             orders.append((peer.address, self._order(peer, call, part)))
             parts[peer.address] = range(lo, lo + ranks)
             lo += ranks
@@ -47,9 +47,9 @@ class GangHosts:
             self._transport.ship(address, [order])
         return parts
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:
+    def speak(self, address: str, attempt: int, command: GangCommand) -> None:
         """Send a command to a host that was given ranks of the attempt."""
-        self._transport.speak(address, attempt, word)
+        self._transport.speak(address, attempt, command)
 
     def cancel(self, address: str, attempt: int) -> None:
         """Have a host end its ranks of an attempt."""

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from hooke.engines.gang import RankNote, RankRange, Word
+from hooke.engines.gang import GangCommand, RankNote, RankRange
 from hooke.engines.worker.script import Script, module_path, script_of_this_process
 from hooke.engines.worker.worker import Begun, Library, WorkerTask
 from hooke.journal.events import WorkerStarted, WorkerStopped
@@ -128,6 +128,6 @@ class Transport(Protocol):
         """Ask back what has not begun."""
         ...
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:
+    def speak(self, address: str, attempt: int, word: GangCommand) -> None:
         """Tell a host something about a gang of which it was given a part."""
         ...

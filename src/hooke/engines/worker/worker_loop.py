@@ -23,7 +23,7 @@ from hooke.base.files import writing
 from hooke.engines.gang import RankNote
 from hooke.engines.worker.fork_server import ForkEnded
 from hooke.engines.worker.gang_ranks import RankGroups
-from hooke.engines.worker.lost_attempts import code_and_signal, death, host_failed, how_it_ended
+from hooke.engines.worker.lost_attempts import code_and_signal, exit_failure, host_failed, how_it_ended
 from hooke.engines.worker.pool import LocalPool, Process, WorkerKind
 from hooke.engines.worker.worker import READY, STALE, Begun, Hello, WorkerJob
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
@@ -235,7 +235,7 @@ class WorkerLoop:
             except HookeError as error:
                 self._refuse(job, error)
                 continue
-            except Exception as error:  # noqa: BLE001 - whatever this machine refuses, the scheduler waits for an answer
+            except Exception as error:  # noqa: BLE001 - the scheduler waits for an answer, whatever failed
                 self._refuse(job, host_failed(error))
                 continue
             if process is None:
@@ -387,7 +387,7 @@ class WorkerLoop:
         if job is None:
             return
         if begun:
-            failure = death(process, ended, job.task)
+            failure = exit_failure(process, ended, job.task)
             self._say(job.task.failed(self._clock.now(), failure, process.name))
         else:
             self._take_back(process, job)
@@ -399,7 +399,7 @@ class WorkerLoop:
             self._queue.appendleft(job)
             return
         error = HookeError(
-            f"{self._unborn} workers in a row ended before they could begin",
+            f"{self._unborn} workers in a row ended before they were ready",
             where=f"{process.log} on {self._machine}" if self._machine else str(process.log),
             why="\n".join(last_lines(process.log, process.log_from, 20)),
             next="hooke doctor",
