@@ -59,26 +59,6 @@ _ECHO = re.compile(
 """Errors of a rank that lost its connection to another one."""
 
 
-def environment_of(
-    rank: int,
-    ranks: int,
-    *,
-    address: str,
-    port: int,
-    local_rank: int | None = None,
-    local_ranks: int | None = None,
-) -> dict[str, str]:
-    """The variables by which torch.distributed and other libraries connect ranks. `local_rank` defaults to `rank`, `local_ranks` to `ranks`."""
-    return {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_RANK": str(rank if local_rank is None else local_rank),
-        "LOCAL_WORLD_SIZE": str(ranks if local_ranks is None else local_ranks),
-    }
-
-
 @dataclass(slots=True)
 class Gang:
     """The ranks of one attempt, and the answer of each."""
@@ -278,6 +258,18 @@ def pack_command(command: GangCommand) -> bytes:
 def unpack_command(data: bytes) -> GangCommand:
     """The command that `pack_command` packed."""
     return _commands.decode(data)
+
+
+def environment_of(rank: int, part: RankRange, meet: StartRanks) -> dict[str, str]:
+    """The variables by which torch.distributed and other libraries connect ranks. The local ones count the ranks of a host."""
+    return {
+        "MASTER_ADDR": meet.address,
+        "MASTER_PORT": str(meet.port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(part.ranks),
+        "LOCAL_RANK": str(rank - part.lo),
+        "LOCAL_WORLD_SIZE": str(part.hi - part.lo),
+    }
 
 
 # --- The port where the ranks of a gang meet.

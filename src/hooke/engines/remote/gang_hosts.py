@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 from hooke.engines.gang import GangCommand, RankRange
 from hooke.engines.remote.placement import Peer, Placement
@@ -12,18 +12,16 @@ from hooke.pipeline.engine import Call
 __all__ = ["GangHosts"]
 
 
-class OrderMaker(Protocol):
-    """How a call becomes an order for a host."""
-
-    def __call__(self, peer: Peer, call: Call, part: RankRange | None = None) -> AttemptOrder:
-        """Raises HookeError where its function cannot travel."""
-        ...
-
-
 class GangHosts:
     """Fulfils `gang_coordinator.RankHosts`."""
 
-    def __init__(self, transport: Transport, placement: Placement, order: OrderMaker) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        placement: Placement,
+        order: Callable[[Peer, Call, RankRange], AttemptOrder],
+    ) -> None:
+        """`order` makes the order of a part. It raises HookeError where the function cannot travel."""
         self.free = placement.take_gang
         self._transport = transport
         self._placement = placement

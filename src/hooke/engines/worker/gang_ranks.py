@@ -270,14 +270,7 @@ class RankGroups:
         part, meet, job = group.part, group.meet, group.job
         assert meet is not None
         mine = group.held[rank - part.lo]
-        variables = environment_of(
-            rank,
-            part.ranks,
-            address=meet.address,
-            port=meet.port,
-            local_rank=rank - part.lo,
-            local_ranks=part.hi - part.lo,
-        )
+        variables = environment_of(rank, part, meet)
         return WorkerKind(
             threads=max(1, int(job.cpus)),
             devices=tuple(name for ids in group.held for name in ids) if job.gpus >= 1 else mine,

@@ -98,11 +98,6 @@ class WorkerLoop:
             self, devices=devices, clock=clock, say=say, pinned=settings.pinned, address=settings.address
         )
 
-    @property
-    def busy(self) -> int:
-        """Workers that have work, the ranks of gangs among them."""
-        return sum(1 for process in self._workers.values() if process.jobs) + self.ranks.processes
-
     def submit(self, jobs: Sequence[WorkerJob]) -> None:
         """Queue attempts, and hand each to a worker as soon as one is free."""
         self._queue.extend(jobs)
@@ -181,10 +176,11 @@ class WorkerLoop:
 
         A gang that is larger than the loop (since that was made smaller) gets its room when nothing else runs.
         """
-        if self.busy and self.busy + ranks > self.slots:
-            return False
         idle = self._idle()
-        for process in idle[: max(0, self.busy + len(idle) + ranks - self.slots)]:
+        busy = self._running - len(idle)
+        if busy and busy + ranks > self.slots:
+            return False
+        for process in idle[: max(0, self._running + ranks - self.slots)]:
             self.end(process, f"it makes way for a gang of {ranks}")
         return True
 
@@ -249,6 +245,10 @@ class WorkerLoop:
                 with contextlib.suppress(OSError):  # it has died; its last messages and its end are read next
                     process.channel.flush()
 
+    @property
+    def _running(self) -> int:
+        return len(self._workers) + self.ranks.processes
+
     def _idle(self) -> list[Process]:
         return [process for process in self._workers.values() if not process.jobs]
 
@@ -257,8 +257,7 @@ class WorkerLoop:
         for process in self._idle():
             if not self._pool.watches(process):
                 self.end(process, "the fork server that watched it is gone")
-        full = len(self._workers) + self.ranks.processes >= self.slots
-        if full and not self._idle():
+        if self._running >= self.slots and not self._idle():
             return self._busy_with_alike(job)
         devices = self._devices.take(job.task.name, job.gpus)
         if devices is None:
@@ -278,7 +277,7 @@ class WorkerLoop:
                 self._read(process)  # else its death would be the attempt's
                 if self.has(process):
                     return process
-        if len(self._workers) + self.ranks.processes >= self.slots:
+        if self._running >= self.slots:
             idle = self._idle()
             if not idle:
                 return None
@@ -433,6 +432,5 @@ class WorkerLoop:
                 self._queue.appendleft(job)
 
     def _shrink(self) -> None:
-        surplus = len(self._workers) + self.ranks.processes - self.slots
-        for process in self._idle()[: max(0, surplus)]:
+        for process in self._idle()[: max(0, self._running - self.slots)]:
             self.end(process, "the fleet was made smaller")
