@@ -39,6 +39,7 @@ __all__ = [
     "StartRanks",
     "environment_of",
     "pack_command",
+    "unpack_answer",
     "unpack_command",
 ]
 
@@ -248,6 +249,7 @@ class RanksEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
 RankNote: TypeAlias = PortKept | RanksReady | RankAnswered | RanksEnded
 
 _commands = msgspec.msgpack.Decoder(GangCommand)
+_answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
 def pack_command(command: GangCommand) -> bytes:
@@ -270,6 +272,11 @@ def environment_of(rank: int, part: RankRange, meet: StartRanks) -> dict[str, st
         "LOCAL_RANK": str(rank - part.lo),
         "LOCAL_WORLD_SIZE": str(part.hi - part.lo),
     }
+
+
+def unpack_answer(data: bytes) -> AttemptFinished | AttemptFailed:
+    """The answer that a worker packed."""
+    return _answers.decode(data)
 
 
 # --- The port where the ranks of a gang meet.

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
-
 from hooke.base.errors import HookeError
 from hooke.engines.gang import (
     ECHO_S,
@@ -27,6 +25,7 @@ from hooke.engines.gang import (
     RanksEnded,
     RanksReady,
     StartRanks,
+    unpack_answer,
 )
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure
 from hooke.pipeline.engine import Call, EngineEvent
@@ -40,8 +39,6 @@ MOST_UNBORN = 3
 BEGIN_WITHIN_S = 60.0
 """On shared hosts, ranks may wait behind other users' tasks, and gangs of two runs for one another. After this time a try
 releases its slots, and the next try waits twice as long."""
-
-_answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
 class RankHosts(Protocol):
@@ -154,7 +151,7 @@ class GangCoordinator:
                 if len(gang.workers) == gang.call.gang:
                     self._begin(gang, now)
             case RankAnswered():
-                self._answered(gang, note.rank, _answers.decode(note.answer), now, now_s)
+                self._answered(gang, note.rank, unpack_answer(note.answer), now, now_s)
 
     def returned(self, address: str, attempt: int, now: float) -> None:
         """A host does not know the run (any more), so it has no rank."""

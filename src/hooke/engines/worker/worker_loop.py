@@ -20,7 +20,7 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
-from hooke.engines.gang import RankNote
+from hooke.engines.gang import RankNote, unpack_answer
 from hooke.engines.worker.fork_server import ForkEnded
 from hooke.engines.worker.gang_ranks import RankGroups
 from hooke.engines.worker.lost_attempts import code_and_signal, exit_failure, host_failed, how_it_ended
@@ -43,8 +43,6 @@ AHEAD_BYTES = 4096
 """The largest payload that waits there: all of them fit the socket's buffer, so handing one over never blocks."""
 
 LoopEvent: TypeAlias = Begun | WorkerStarted | WorkerStopped | AttemptFinished | AttemptFailed | RankNote
-
-_answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,7 +362,7 @@ class WorkerLoop:
                     self._begun.add(job.attempt)
                 self._queue.appendleft(job)
         else:
-            self._answered(process, _answers.decode(data))
+            self._answered(process, unpack_answer(data))
 
     def _answered(self, process: Process, answer: AttemptFinished | AttemptFailed) -> None:
         """Attempts are answered in the order in which they were handed over."""
