@@ -6,7 +6,7 @@ from itertools import permutations
 import pytest
 
 from hooke.base.ref import Ref
-from hooke.engines.gang import ECHO_S, Gang, Rendezvous, environment_of
+from hooke.engines.gang import ECHO_S, Gang, RankRange, Rendezvous, StartRanks, environment_of
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.references import unpack
@@ -127,7 +127,8 @@ def test_results_of_all_are_gathered_by_rank(kind: str, tmp_path) -> None:
 
 
 def test_each_rank_is_told_how_to_find_the_others() -> None:
-    told = environment_of(2, 4, address="10.0.0.1", port=29500)
+    meet = StartRanks(try_id=1, address="10.0.0.1", port=29500)
+    told = environment_of(2, RankRange(try_id=1, lo=0, hi=4, ranks=4), meet)
     assert told == {
         "MASTER_ADDR": "10.0.0.1",
         "MASTER_PORT": "29500",
@@ -136,7 +137,7 @@ def test_each_rank_is_told_how_to_find_the_others() -> None:
         "LOCAL_RANK": "2",
         "LOCAL_WORLD_SIZE": "4",
     }
-    spread = environment_of(2, 4, address="h", port=1, local_rank=0, local_ranks=2)
+    spread = environment_of(2, RankRange(try_id=1, lo=2, hi=4, ranks=4), meet)
     assert (spread["LOCAL_RANK"], spread["LOCAL_WORLD_SIZE"]) == ("0", "2")
 
 

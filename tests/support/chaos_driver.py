@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.local import LocalEngine
 from hooke.pipeline.engine import EngineContext, EngineEvent
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry

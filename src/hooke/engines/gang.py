@@ -1,7 +1,7 @@
-"""What is the same for a gang on every engine: its ranks' environment, and what their answers come to. Pure: no clock, no process.
+"""Gangs on any engine: the ranks' environment, their joint result, the messages about them, and the port where they meet.
 
-A rank that fails breaks the connections of the others, whose errors tell of nothing but that. Such an echo is not
-blamed while the cause may still come: a gang of which only echoes are known is given `ECHO_S` to name another rank.
+A rank that fails breaks the connections of the other ranks, and their errors report only that. Such an echo is not blamed
+while its cause may still arrive: a gang that knows only echoes waits `ECHO_S` for another rank's failure.
 """
 
 from __future__ import annotations
@@ -25,74 +25,55 @@ __all__ = [
     "ECHO_S",
     "GATHER",
     "BeginRanks",
-    "Disband",
-    "Disbanded",
+    "EndRanks",
     "Gang",
-    "Gather",
-    "Meet",
-    "Met",
-    "Mustered",
+    "GangCommand",
+    "GatherResults",
+    "PortKept",
     "RankAnswered",
     "RankNote",
     "RankRange",
+    "RanksEnded",
+    "RanksReady",
     "Rendezvous",
-    "Word",
+    "StartRanks",
     "environment_of",
-    "pack_word",
-    "unpack_word",
+    "pack_command",
+    "unpack_answer",
+    "unpack_command",
 ]
 
 
 GATHER = "gather"
-"""The kind of work that joins what the ranks returned, on the worker of rank 0: values do not pass through the driver."""
+"""The kind of call that joins the results of all ranks, on the worker of rank 0, so no value passes through the driver."""
 
 ECHO_S = 1.0
-"""Ten times what a failed task needs to pickle its exception and to be heard, on a machine that does other things too."""
+"""Ten times what a failed task needs to pickle its exception and report it, on a busy machine."""
 
-_RANK_INSIDE = "; read the rank inside the task: at a module's top it differs from the driver's"
+_RANK_INSIDE = "; read the rank inside the task: at the top of a module it differs from the driver's"
 
 _ECHO = re.compile(
     r"Dist(Backend|Network|Store)?Error|Connection\w*Error|BrokenPipeError|EOFError"
     r"|closed by peer|reset by peer|connection (closed|reset|refused)|broken pipe|gloo|nccl|socket timeout",
     re.IGNORECASE,
 )
-"""Errors of a rank that has lost another one."""
-
-
-def environment_of(
-    rank: int,
-    ranks: int,
-    *,
-    address: str,
-    port: int,
-    local_rank: int | None = None,
-    local_ranks: int | None = None,
-) -> dict[str, str]:
-    """The variables by which torch.distributed and others find one another; on one machine the local ones are the same."""
-    return {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_RANK": str(rank if local_rank is None else local_rank),
-        "LOCAL_WORLD_SIZE": str(ranks if local_ranks is None else local_ranks),
-    }
+"""Errors of a rank that lost its connection to another one."""
 
 
 @dataclass(slots=True)
 class Gang:
-    """The ranks of one attempt, and what came of each."""
+    """The ranks of one attempt, and the answer of each."""
 
     call: Call
     finished: dict[int, AttemptFinished] = field(default_factory=dict)
     failed: dict[int, AttemptFailed] = field(default_factory=dict)
-    """In the order in which they were heard of."""
+    """In the order in which they were reported."""
     gathered: Ref | None = None
     """The list of all results, once it is stored."""
     _echoes_until: float | None = None
 
     def heard(self, rank: int, answer: AttemptFinished | AttemptFailed, now: float) -> None:
-        """A rank has answered, or died. `now` is of a clock that does not jump."""
+        """Record that a rank has answered, or died. `now` is of a monotonic clock."""
         if isinstance(answer, AttemptFinished):
             self.finished[rank] = answer
             return
@@ -106,7 +87,7 @@ class Gang:
         return len(self.finished) == self.call.gang
 
     def verdict(self, now: float) -> AttemptFailed | None:
-        """The failure that ends the gang; None while there is none, or only echoes that may be of a rank not heard of yet."""
+        """The failure that ends the gang. None while there is none, or only echoes whose cause may still arrive."""
         if not self.failed:
             return None
         assert self._echoes_until is not None
@@ -117,7 +98,7 @@ class Gang:
         return self._blamed(guilty)
 
     def result(self) -> AttemptFinished:
-        """What the gang gives, once it is done: the result of rank 0, or what was gathered of all."""
+        """The answer of the gang, once it is done: the result of rank 0, or the list of all results."""
         first, answers = self.finished[0], self.finished.values()
         peaks = [answer.peak_bytes for answer in answers if answer.peak_bytes is not None]
         return msgspec.structs.replace(
@@ -132,7 +113,7 @@ class Gang:
 
     @property
     def to_gather(self) -> bytes:
-        """What work of the kind GATHER is given: the ranks' results as a list; of a map a list for its one item."""
+        """The payload of a GATHER call: the ranks' results as a list; for a map, a list with this list as its one item."""
         refs = [self.finished[rank].ref for rank in range(self.call.gang)]
         if self.call.kind == "call":
             return pack([StoredValue(ref) for ref in refs], _no_promise)
@@ -150,7 +131,7 @@ class Gang:
         return msgspec.structs.replace(answer, failure=failure, done=0, ref=None, logs=tuple(self._logs()))
 
     def _others(self, guilty: int) -> Iterator[str]:
-        """What else has failed by now."""
+        """The failures of the other ranks so far."""
         mine = self.failed[guilty].failure
         for rank, answer in sorted(self.failed.items()):
             other = answer.failure
@@ -171,14 +152,14 @@ class Gang:
 
 
 def _is_echo(failure: Failure) -> bool:
-    """Whether another rank's end may be its cause. A process that aborts is: NCCL's watchdog ends one so whose peer is gone."""
+    """Whether another rank's end may be the cause. An abort counts: NCCL's watchdog aborts a process whose peer is gone."""
     if failure.kind == "WorkerDied":
         return failure.signal == signal.SIGABRT
     return failure.kind == "TaskError" and bool(_ECHO.search(f"{failure.error_type} {failure.message}"))
 
 
 def _weight(failure: Failure) -> tuple[bool, bool]:
-    """The least is to blame: not an echo, and a death before an error; of equals the one heard of first."""
+    """The lowest weight is to blame: a cause before an echo, a death before an error. Ties go to the first reported."""
     return _is_echo(failure), failure.kind == "TaskError"
 
 
@@ -188,106 +169,124 @@ def _short(message: str) -> str:
 
 
 def _no_promise(promise: object) -> StoredValue:
-    raise TypeError(f"no promise is in what ranks returned: {promise!r}")
+    raise TypeError(f"the result of a rank contains a promise: {promise!r}")
 
 
-# --- What a driver and the hosts of a gang tell one another. Each word and note names the muster that it is about: one try to begin a gang.
+# --- Messages between the driver and the hosts of a gang. `try_id` numbers the tries to run a gang.
 
 
 class RankRange(msgspec.Struct, frozen=True, kw_only=True):
-    """The ranks `lo..hi` of a gang of `ranks`, which are for one host."""
+    """The ranks `lo..hi` of a gang of `ranks`, all on one host."""
 
-    muster: int
+    try_id: int
     lo: int
     hi: int
     ranks: int
 
 
-class Meet(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Start the ranks: this is where they are to meet."""
+class StartRanks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Start the ranks, which meet at this port."""
 
-    muster: int
+    try_id: int
     address: str
     port: int
 
 
 class BeginRanks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """All ranks are there, on all hosts: each is given the call."""
+    """All ranks are ready, on all hosts: hand each the call."""
 
-    muster: int
+    try_id: int
 
 
-class Gather(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Have rank 0 join what all have returned."""
+class GatherResults(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Have rank 0 join the results of all ranks."""
 
-    muster: int
+    try_id: int
     payload: bytes
 
 
-class Disband(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """End the ranks; Disbanded follows when they have ended."""
+class EndRanks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """End the ranks. RanksEnded follows when they have ended."""
 
-    muster: int
+    try_id: int
     cause: str
 
 
-Word: TypeAlias = Meet | BeginRanks | Gather | Disband
+GangCommand: TypeAlias = StartRanks | BeginRanks | GatherResults | EndRanks
 
 
-class Met(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="met"):
-    """The host of rank 0 keeps a port for them."""
+class PortKept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="port_kept"):
+    """The host of rank 0 reserves a port for the ranks."""
 
-    muster: int
+    try_id: int
     address: str
     port: int
 
 
-class Mustered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="mustered"):
+class RanksReady(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="ranks_ready"):
     """The processes of all ranks of this host are ready."""
 
-    muster: int
+    try_id: int
     workers: list[str]
     """Their names, by rank."""
 
 
 class RankAnswered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="rank_answered"):
-    """A rank has answered, has gathered, or died."""
+    """A rank has answered, has gathered the results, or has died."""
 
-    muster: int
+    try_id: int
     rank: int
     answer: bytes
     """A packed AttemptFinished or AttemptFailed."""
 
 
-class Disbanded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="disbanded"):
-    """No rank of it is left on this host."""
+class RanksEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="ranks_ended"):
+    """No rank is left on this host."""
 
-    muster: int
-
-
-RankNote: TypeAlias = Met | Mustered | RankAnswered | Disbanded
-
-_words = msgspec.msgpack.Decoder(Word)
+    try_id: int
 
 
-def pack_word(word: Word) -> bytes:
-    """A word, for a host."""
-    return msgspec.msgpack.encode(word)
+RankNote: TypeAlias = PortKept | RanksReady | RankAnswered | RanksEnded
+
+_commands = msgspec.msgpack.Decoder(GangCommand)
+_answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
-def unpack_word(data: bytes) -> Word:
-    """What `pack_word` packed."""
-    return _words.decode(data)
+def pack_command(command: GangCommand) -> bytes:
+    """A command as bytes, for a host."""
+    return msgspec.msgpack.encode(command)
 
 
-# --- A port for the ranks of a gang to meet at, kept for them until they are done.
+def unpack_command(data: bytes) -> GangCommand:
+    """The command that `pack_command` packed."""
+    return _commands.decode(data)
+
+
+def environment_of(rank: int, part: RankRange, meet: StartRanks) -> dict[str, str]:
+    """The variables by which torch.distributed and other libraries connect ranks. The local ones count the ranks of a host."""
+    return {
+        "MASTER_ADDR": meet.address,
+        "MASTER_PORT": str(meet.port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(part.ranks),
+        "LOCAL_RANK": str(rank - part.lo),
+        "LOCAL_WORLD_SIZE": str(part.hi - part.lo),
+    }
+
+
+def unpack_answer(data: bytes) -> AttemptFinished | AttemptFailed:
+    """The answer that a worker packed."""
+    return _answers.decode(data)
+
+
+# --- The port where the ranks of a gang meet.
 
 
 class Rendezvous:
-    """A free port of this machine that nobody else is given while this is open, and that rank 0 can listen at.
+    """A free port of this machine, reserved while this object is open, at which rank 0 can listen.
 
-    It is bound here with SO_REUSEADDR and nobody listens at it. So the kernel gives it to no one who asks for any
-    port, and lets one listen who asks for this one, with SO_REUSEADDR as servers do (torch, gRPC and Python's own).
+    It is bound with SO_REUSEADDR, and nothing listens at it. So the kernel gives it to no process that asks for any free
+    port, and lets a process listen that asks for this one with SO_REUSEADDR, as servers do (torch, gRPC, Python's own).
     """
 
     def __init__(self, address: str = "127.0.0.1") -> None:
@@ -306,5 +305,5 @@ class Rendezvous:
         self.close()
 
     def close(self) -> None:
-        """Let go of the port; idempotent."""
+        """Release the port; idempotent."""
         self._held.close()

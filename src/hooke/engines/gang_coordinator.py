@@ -1,8 +1,7 @@
-"""Gangs as their driver sees them: who has which ranks, what these said, and what is to be done now. Pure: no library, no clock.
+"""Gangs on the driver: which host has which ranks, what they reported, and what to do next. Pure: no library, no clock.
 
-All hosts of a gang get the same commands: an order (keep a slot for each rank), Meet (start the processes, which meet
-there), BeginRanks (all are ready: run), for the results of all ranks Gather, and Disband. The gang is answered when its last
-host reports that no rank is left, so its slots, its port and its devices are free for the next one. The local engine is one
+All hosts of a gang get the same commands: an order (keep a slot for each rank), StartRanks, BeginRanks once all are ready, and
+EndRanks. GatherResults goes to the host of rank 0. The gang is answered when its last host reports that no rank is left, so its slots, its port and its devices are free for the next one. The local engine is one
 host, in the driver's process.
 """
 
@@ -12,22 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
-
 from hooke.base.errors import HookeError
 from hooke.engines.gang import (
     ECHO_S,
     BeginRanks,
-    Disband,
-    Disbanded,
+    EndRanks,
     Gang,
-    Gather,
-    Meet,
-    Met,
-    Mustered,
+    GangCommand,
+    GatherResults,
+    PortKept,
     RankAnswered,
     RankNote,
-    Word,
+    RanksEnded,
+    RanksReady,
+    StartRanks,
+    unpack_answer,
 )
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure
 from hooke.pipeline.engine import Call, EngineEvent
@@ -38,24 +36,22 @@ __all__ = ["GangCoordinator", "RankHosts"]
 MOST_UNBORN = 3
 """A single worker may be killed by chance while it starts; so many tries in a row that end so have a common reason."""
 
-MUSTER_S = 60.0
-"""On hosts that others use too, ranks may wait behind what these run, and two gangs of two runs for one another. After so long a
-try gives its slots up and another one begins, which waits twice as long."""
-
-_answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
+BEGIN_WITHIN_S = 60.0
+"""On shared hosts, ranks may wait behind other users' tasks, and gangs of two runs for one another. After this time a try
+releases its slots, and the next try waits twice as long."""
 
 
 class RankHosts(Protocol):
     """The hosts of a run, as gangs use them. Nothing here raises for a host that is gone."""
 
-    def place(self, call: Call, muster: int) -> dict[str, range] | None:
+    def place(self, call: Call, try_id: int) -> dict[str, range] | None:
         """Order ranks from hosts that have room for all of them, and return them by address, rank 0 first.
 
         None, and nothing is ordered, where there is no room. Raises HookeError where the function cannot travel.
         """
         ...
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:
+    def speak(self, address: str, attempt: int, command: GangCommand) -> None:
         """Send a command to a host that was given ranks of the attempt."""
         ...
 
@@ -73,11 +69,11 @@ class RankHosts(Protocol):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Try:
+class _GangTry:
     """One try to run a gang."""
 
     number: int
-    gang: Gang
+    outcome: Gang
     parts: dict[str, range]
     """Address -> its ranks."""
     there: set[str]
@@ -89,13 +85,13 @@ class _Try:
     gathers: bool = False
     ending: bool = False
     answer: EngineEvent | None = None
-    """Said when it has ended."""
+    """Reported when the last rank has ended."""
     again: bool = False
     """Whether another try follows."""
 
     @property
     def call(self) -> Call:
-        return self.gang.call
+        return self.outcome.call
 
 
 class GangCoordinator:
@@ -108,186 +104,188 @@ class GangCoordinator:
         self._hosts = hosts
         self._say = say
         self._again = again
-        self._tries: dict[int, _Try] = {}
+        self._tries: dict[int, _GangTry] = {}
         self._count = 0
         self._unborn: dict[int, int] = {}
         """Attempt -> how many of its tries ended because a worker did."""
         self._late: dict[int, int] = {}
         """Attempt -> how many of its tries took too long to begin."""
 
-    def muster(self, call: Call) -> bool:
-        """Send its ranks to hosts; False, and nothing is sent, where there is no room for all of them.
+    def start(self, call: Call) -> bool:
+        """Send the ranks to hosts. False, and nothing is sent, where there is no room for all of them.
 
-        Raises HookeError where it cannot travel.
+        Raises HookeError where the function cannot travel.
         """
         parts = self._hosts.place(call, self._count + 1)
         if parts is None:
             return False
         self._count += 1
-        self._tries[self._count] = _Try(number=self._count, gang=Gang(call), parts=parts, there=set(parts))
+        self._tries[self._count] = _GangTry(
+            number=self._count, outcome=Gang(call), parts=parts, there=set(parts)
+        )
         return True
 
     def cancel(self, attempt: int) -> None:
         """Give an attempt up. Its slots are free when its hosts report that no rank is left."""
-        for each in self._of(attempt):
-            each.answer, each.again = None, False
-            if not each.ending:
-                self._end(each, "its attempt was cancelled")
+        for gang in self._of(attempt):
+            gang.answer, gang.again = None, False
+            if not gang.ending:
+                self._end(gang, "its attempt was cancelled")
 
     # -- what hosts say ----------------------------------------------------------------------------
 
     def told(self, address: str, note: RankNote, now: float, now_s: float) -> None:
         """A host reports something of its ranks. `now_s` is of a clock that does not jump."""
-        found = self._tries.get(note.muster)
-        if found is None or address not in found.there:
+        gang = self._tries.get(note.try_id)
+        if gang is None or address not in gang.there:
             return  # it was given up
         match note:
-            case Disbanded():
-                self._left(found, address, now, _ended_by_itself)
-            case _ if found.ending:
+            case RanksEnded():
+                self._left(gang, address, now, _ended_by_itself)
+            case _ if gang.ending:
                 return
-            case Met():
-                self._tell_all(found, Meet(muster=found.number, address=note.address, port=note.port))
-            case Mustered():
-                found.workers |= dict(zip(found.parts[address], note.workers, strict=True))
-                if len(found.workers) == found.call.gang:
-                    self._begin(found, now)
+            case PortKept():
+                self._tell_all(gang, StartRanks(try_id=gang.number, address=note.address, port=note.port))
+            case RanksReady():
+                gang.workers |= dict(zip(gang.parts[address], note.workers, strict=True))
+                if len(gang.workers) == gang.call.gang:
+                    self._begin(gang, now)
             case RankAnswered():
-                self._answered(found, note.rank, _answers.decode(note.answer), now, now_s)
+                self._answered(gang, note.rank, unpack_answer(note.answer), now, now_s)
 
     def returned(self, address: str, attempt: int, now: float) -> None:
-        """A host does not know the run (any more): no rank is there."""
-        for each in self._of(attempt):
-            if address in each.there:
-                self._left(each, address, now, _ended_by_itself)
+        """A host does not know the run (any more), so it has no rank."""
+        for gang in self._of(attempt):
+            if address in gang.there:
+                self._left(gang, address, now, _ended_by_itself)
 
     def lost(self, address: str, attempt: int, now: float, failure: Callable[[Call], Failure]) -> None:
-        """A host that is there has no answer, or does not listen."""
-        for each in self._of(attempt):
-            if address in each.there:
+        """A living host has no answer, or does not listen."""
+        for gang in self._of(attempt):
+            if address in gang.there:
                 self._hosts.cancel(address, attempt)
-                self._left(each, address, now, failure)
+                self._left(gang, address, now, failure)
 
     def left(self, address: str, now: float, failure: Callable[[Call], Failure]) -> None:
         """A host is gone, or silent."""
-        for each in list(self._tries.values()):
-            self.lost(address, each.call.attempt, now, failure)
+        for gang in list(self._tries.values()):
+            self.lost(address, gang.call.attempt, now, failure)
 
     def late(self, now_s: float) -> None:
-        """Judge gangs that have waited for the cause of a failure, and try those again that take too long to begin. To be called often."""
-        for each in list(self._tries.values()):
-            if each.ending:
+        """Judge gangs that have waited for the cause of a failure; retry gangs that take too long to begin. Call it often."""
+        for gang in list(self._tries.values()):
+            if gang.ending:
                 continue
-            if each.begun:
-                self._judge(each, now_s)
+            if gang.begun:
+                self._judge(gang, now_s)
                 continue
-            each.since_s = now_s if each.since_s is None else each.since_s
-            late = self._late.get(each.call.attempt, 0)
-            if now_s - each.since_s > MUSTER_S * 2**late:
-                self._late[each.call.attempt] = late + 1
-                each.again = True
-                self._end(each, "its gang did not come together in time")
+            gang.since_s = now_s if gang.since_s is None else gang.since_s
+            late = self._late.get(gang.call.attempt, 0)
+            if now_s - gang.since_s > BEGIN_WITHIN_S * 2**late:
+                self._late[gang.call.attempt] = late + 1
+                gang.again = True
+                self._end(gang, "its gang did not come together in time")
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _of(self, attempt: int) -> list[_Try]:
-        return [each for each in self._tries.values() if each.call.attempt == attempt]
+    def _of(self, attempt: int) -> list[_GangTry]:
+        return [gang for gang in self._tries.values() if gang.call.attempt == attempt]
 
-    def _tell_all(self, this: _Try, word: Meet | BeginRanks | Disband) -> None:
-        for address in this.parts:
-            if address in this.there:
-                self._hosts.speak(address, this.call.attempt, word)
+    def _tell_all(self, gang: _GangTry, command: StartRanks | BeginRanks | EndRanks) -> None:
+        for address in gang.parts:
+            if address in gang.there:
+                self._hosts.speak(address, gang.call.attempt, command)
 
-    def _begin(self, this: _Try, now: float) -> None:
+    def _begin(self, gang: _GangTry, now: float) -> None:
         """All ranks are ready: only now is each given the call."""
-        this.begun = True
-        self._unborn.pop(this.call.attempt, None)
-        self._tell_all(this, BeginRanks(muster=this.number))
-        names = tuple(this.workers[rank] for rank in range(this.call.gang))
-        self._say(this.call.began(now, worker=names[0], workers=names))
+        gang.begun = True
+        self._unborn.pop(gang.call.attempt, None)
+        self._tell_all(gang, BeginRanks(try_id=gang.number))
+        names = tuple(gang.workers[rank] for rank in range(gang.call.gang))
+        self._say(gang.call.began(now, worker=names[0], workers=names))
 
     def _answered(
-        self, this: _Try, rank: int, answer: AttemptFinished | AttemptFailed, now: float, now_s: float
+        self, gang: _GangTry, rank: int, answer: AttemptFinished | AttemptFailed, now: float, now_s: float
     ) -> None:
-        if not this.begun:
+        if not gang.begun:
             assert isinstance(answer, AttemptFailed)
-            self._not_begun(this, answer, now)
+            self._not_begun(gang, answer, now)
             return
-        if this.gathers and isinstance(answer, AttemptFinished):
-            this.gang.gathered = answer.ref
+        if gang.gathers and isinstance(answer, AttemptFinished):
+            gang.outcome.gathered = answer.ref
         else:
-            this.gang.heard(rank, answer, now_s)
-        self._judge(this, now_s)
+            gang.outcome.heard(rank, answer, now_s)
+        self._judge(gang, now_s)
 
-    def _not_begun(self, this: _Try, failed: AttemptFailed, now: float) -> None:
+    def _not_begun(self, gang: _GangTry, failed: AttemptFailed, now: float) -> None:
         """A process ended before the gang began, or could not be started."""
-        call, unborn = this.call, self._unborn.get(this.call.attempt, 0) + 1
+        call, unborn = gang.call, self._unborn.get(gang.call.attempt, 0) + 1
         if failed.failure.kind not in ("WorkerDied", "OutOfMemory"):
-            this.answer = failed
+            gang.answer = failed
         elif unborn < MOST_UNBORN:
             self._unborn[call.attempt] = unborn
-            this.again = True
+            gang.again = True
         else:
             error = HookeError(
                 f"workers of the gang ended before it could begin, {MOST_UNBORN} times in a row",
                 why="\n".join((failed.failure.message, *failed.failure.log_tail)),
                 next="hooke doctor",
             )
-            this.answer = call.failed(now, failure_of(error, arguments=call.shown))
-        self._end(this, "another rank of its gang ended before it began")
+            gang.answer = call.failed(now, failure_of(error, arguments=call.shown))
+        self._end(gang, "another rank of its gang ended before it began")
 
-    def _judge(self, this: _Try, now_s: float) -> None:
-        gang, first = this.gang, next(iter(this.parts))
-        failed = gang.verdict(now_s)
+    def _judge(self, gang: _GangTry, now_s: float) -> None:
+        outcome, first = gang.outcome, next(iter(gang.parts))
+        failed = outcome.verdict(now_s)
         if failed is not None:
-            this.answer = failed
-            self._end(this, f"rank {failed.failure.rank} of its gang failed")
-        elif gang.is_done and (gang.call.results == "rank0" or gang.gathered is not None):
-            this.answer = result = gang.result()
+            gang.answer = failed
+            self._end(gang, f"rank {failed.failure.rank} of its gang failed")
+        elif outcome.is_done and (outcome.call.results == "rank0" or outcome.gathered is not None):
+            gang.answer = result = outcome.result()
             if result.ref is not None and result.ref.inline is None:
                 self._hosts.stored(result.ref.digest, first)
-            self._end(this, "its gang is done")
-        elif gang.is_done and not this.gathers:
-            this.gathers = True
-            word = Gather(muster=this.number, payload=gang.to_gather)
-            self._hosts.speak(first, this.call.attempt, word)
+            self._end(gang, "its gang is done")
+        elif outcome.is_done and not gang.gathers:
+            gang.gathers = True
+            command = GatherResults(try_id=gang.number, payload=outcome.to_gather)
+            self._hosts.speak(first, gang.call.attempt, command)
 
-    def _left(self, this: _Try, address: str, now: float, failure: Callable[[Call], Failure]) -> None:
-        """No rank is there any more: as it should be, or the gang ends with that."""
-        answered = this.gang.finished.keys() | this.gang.failed.keys()
-        missing = [rank for rank in this.parts[address] if rank not in answered]
-        if this.gathers and 0 in this.parts[address]:
+    def _left(self, gang: _GangTry, address: str, now: float, failure: Callable[[Call], Failure]) -> None:
+        """A host has no rank any more. Unless all of them had answered, that ends the gang."""
+        answered = gang.outcome.finished.keys() | gang.outcome.failed.keys()
+        missing = [rank for rank in gang.parts[address] if rank not in answered]
+        if gang.gathers and 0 in gang.parts[address]:
             missing = [0]
-        this.there.discard(address)
-        self._close_if_ended(this)
-        if this.ending or (this.begun and not missing):
+        gang.there.discard(address)
+        self._close_if_ended(gang)
+        if gang.ending or (gang.begun and not missing):
             return
-        if not this.begun:
-            this.again = True
-            self._end(this, "a host of its gang is gone")
+        if not gang.begun:
+            gang.again = True
+            self._end(gang, "a host of its gang is gone")
             return
         for rank in missing:
-            failed = this.call.failed(now, failure(this.call), worker=this.workers[rank])
-            this.gang.heard(rank, failed, -ECHO_S)  # there is nothing to wait for
-        self._judge(this, 0.0)
+            failed = gang.call.failed(now, failure(gang.call), worker=gang.workers[rank])
+            gang.outcome.heard(rank, failed, -ECHO_S)  # no cause can follow
+        self._judge(gang, 0.0)
 
-    def _end(self, this: _Try, cause: str) -> None:
-        this.ending = True
-        self._tell_all(this, Disband(muster=this.number, cause=cause))
-        self._close_if_ended(this)
+    def _end(self, gang: _GangTry, cause: str) -> None:
+        gang.ending = True
+        self._tell_all(gang, EndRanks(try_id=gang.number, cause=cause))
+        self._close_if_ended(gang)
 
-    def _close_if_ended(self, this: _Try) -> None:
-        if not this.ending or this.there or this.number not in self._tries:
+    def _close_if_ended(self, gang: _GangTry) -> None:
+        if not gang.ending or gang.there or gang.number not in self._tries:
             return
-        del self._tries[this.number]
-        self._hosts.free(this.call.attempt)
-        if this.again:
-            self._again(this.call)
+        del self._tries[gang.number]
+        self._hosts.free(gang.call.attempt)
+        if gang.again:
+            self._again(gang.call)
             return
-        self._unborn.pop(this.call.attempt, None)
-        self._late.pop(this.call.attempt, None)
-        if this.answer is not None:
-            self._say(this.answer)
+        self._unborn.pop(gang.call.attempt, None)
+        self._late.pop(gang.call.attempt, None)
+        if gang.answer is not None:
+            self._say(gang.answer)
 
 
 def _ended_by_itself(call: Call) -> Failure:

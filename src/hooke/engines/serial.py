@@ -33,8 +33,8 @@ class SerialEngine:
         knows_peak_memory=True,
     )
 
-    def __init__(self, context: EngineContext, *, workers: tuple[int, int] | None = None) -> None:  # noqa: ARG002 - every engine is made so
-        """`workers` is accepted as every engine's is; there is always one."""
+    def __init__(self, context: EngineContext, *, workers: tuple[int, int] | None = None) -> None:  # noqa: ARG002 - all engines have this signature
+        """`workers` is ignored: there is always one worker."""
         self._context = context
         self._queue: deque[Call] = deque()
         self._events: list[EngineEvent] = [
@@ -56,7 +56,7 @@ class SerialEngine:
         self._queue.extend(calls)
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
-        """Run one queued attempt, if there is one, and say what came of it; else sleep: a retry may be due later."""
+        """Run one queued attempt, if any, and return its events; else sleep, since a retry may be due later."""
         events = self._events
         self._events = []
         if self._queue and not events:
@@ -66,14 +66,14 @@ class SerialEngine:
         return events
 
     def cancel(self, attempt: int) -> None:
-        """Take a queued attempt back. One that runs cannot be ended from its own thread."""
+        """Drop a queued attempt. A running one cannot be ended from its own thread."""
         self._queue = deque(call for call in self._queue if call.attempt != attempt)
 
     def scale(self, workers: int) -> None:
-        """There is one worker, whatever is asked."""
+        """Do nothing: there is always one worker."""
 
     def close(self) -> None:
-        """Forget what is queued."""
+        """Drop the queue."""
         self._queue.clear()
         self._log.close()
         if self._tracker is not None:
@@ -98,7 +98,7 @@ class SerialEngine:
 
 
 class _Copy(io.TextIOBase):
-    """A text stream that writes to the terminal and, until its attempt has ended, to the log alike."""
+    """A text stream that writes to the terminal and, until its attempt has ended, also to the log."""
 
     def __init__(self, stream: TextIO, log: LogFile) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class _Copy(io.TextIOBase):
 
     @property
     def buffer(self) -> BinaryIO:
-        """For those who write bytes: these reach the terminal, not the log."""
+        """The terminal's binary stream: bytes do not reach the log."""
         return self.stream.buffer
 
     @property
@@ -148,7 +148,7 @@ def _copied(log: LogFile) -> Iterator[None]:
 
 
 def _restore(name: str, former: Any) -> None:
-    """Put back what was there, unless an attempt of another thread's run still copies what is printed."""
+    """Restore the former stream, unless an attempt of another thread's run still copies the output."""
     current = getattr(sys, name)
     if isinstance(current, _Copy) and current.log is not None:
         return

@@ -111,7 +111,7 @@ ENGINES = Plugins(
     "hooke.engines",
     {
         "dask": "hooke.engines.dask.dask_engine:DaskEngine",
-        "local": "hooke.engines.local.local_engine:LocalEngine",
+        "local": "hooke.engines.local:LocalEngine",
         "ray": "hooke.engines.ray.ray_engine:RayEngine",
         "serial": "hooke.engines.serial:SerialEngine",
     },

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.local import LocalEngine
 from hooke.journal.events import WorkerStarted
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench

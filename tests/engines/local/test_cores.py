@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.local import LocalEngine
 from hooke.engines.worker.pool import THREAD_VARIABLES
 from hooke.pipeline.engine import EngineContext
 from hooke.processes.devices import Cores, cores_of_this_machine

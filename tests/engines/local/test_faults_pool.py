@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.engines.local.faults import Faults, events_of, fork_servers, gone, wait_until
 
-from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.local import LocalEngine
 from hooke.engines.worker.fork_server import Spawn
 from hooke.engines.worker.fork_server_client import ForkServer
 from hooke.engines.worker.pool import shared_pool

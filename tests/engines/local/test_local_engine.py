@@ -2,7 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.local import LocalEngine
+from hooke.pipeline.engine import EngineContext
+from hooke.processes.devices import Devices
+from hooke.testing import engine_tasks as tasks
+from hooke.testing.engine_bench import EngineBench
 from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
 
 pytestmark = pytest.mark.heavy
@@ -11,3 +15,26 @@ pytestmark = pytest.mark.heavy
 @pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
 def test_the_local_engine(check: EngineCheck, tmp_path: Path) -> None:
     check_engine(LocalEngine, tmp_path, only=check)
+
+
+def test_the_short_calls_behind_a_cancelled_one_are_answered(tmp_path: Path) -> None:
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        bench.finished(bench.submit(tasks.add, 0, short=True))
+        blocked = bench.submit(tasks.wait_for_file, str(tmp_path / "go"), short=True)
+        bench.until(lambda: bench.is_running(blocked), "it runs")
+        waiting = [bench.submit(tasks.add, number, short=True) for number in range(3)]
+        bench.cancel(blocked)
+        for attempt in waiting:
+            bench.finished(attempt)
+
+
+def test_the_gpus_of_what_still_ran_are_free_after_close(tmp_path: Path) -> None:
+    devices = Devices(("0",))
+
+    def make(context: EngineContext, *, workers: tuple[int, int] | None) -> LocalEngine:
+        return LocalEngine(context, workers=workers, devices=devices)
+
+    with EngineBench(make, tmp_path, workers=1) as bench:
+        attempt = bench.submit(tasks.sleep, 600.0, gpus=1)
+        bench.until(lambda: bench.is_running(attempt), "it runs")
+    assert devices.take("the next run", 1) == ("0",)

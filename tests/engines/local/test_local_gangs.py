@@ -14,7 +14,7 @@ import pytest
 
 from hooke.base.errors import EnvironmentMismatch, TaskError, TimedOut, UsageError, WorkerDied
 from hooke.cli.entry import run_command
-from hooke.engines.local.local_engine import LocalEngine
+from hooke.engines.local import LocalEngine
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, RetryPlanned
 from hooke.processes.devices import Devices
 from hooke.testing.engine_bench import EngineBench
@@ -361,7 +361,7 @@ def test_a_gang_that_cannot_begin_is_tried_again_and_not_for_ever(tmp_path, time
         bench.finished(bench.submit(seen, gang=2))
 
 
-def test_a_rank_that_is_read_at_the_top_of_a_module_is_refused_with_the_mend(workshop):
+def test_a_rank_that_is_read_at_the_top_of_a_module_is_refused_with_the_fix(workshop):
     workshop.write(
         """
     import os

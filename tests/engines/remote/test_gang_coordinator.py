@@ -12,8 +12,17 @@ from tests.engines.remote.test_placement import call, peer
 from tests.engines.remote.test_remote_queue import RecordingTransport, gone
 
 from hooke.base.ref import Ref
-from hooke.engines.gang import BeginRanks, Disband, Disbanded, Gather, Meet, Met, Mustered, RankAnswered
-from hooke.engines.gang_coordinator import MOST_UNBORN, MUSTER_S
+from hooke.engines.gang import (
+    BeginRanks,
+    EndRanks,
+    GatherResults,
+    PortKept,
+    RankAnswered,
+    RanksEnded,
+    RanksReady,
+    StartRanks,
+)
+from hooke.engines.gang_coordinator import BEGIN_WITHIN_S, MOST_UNBORN
 from hooke.engines.remote.remote_queue import HOMELESS_S, RemoteQueue
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 
@@ -26,7 +35,7 @@ class Hosts(RecordingTransport):
         self.made = RemoteQueue(self, session="s", sys_path=list)
         self.made.placement.peers = {each.address: each for each in peers}
         self.parts: dict[tuple[str, int], range] = {}
-        """What runs: host and muster -> ranks."""
+        """What runs: host and try_id -> ranks."""
         self.inbox: list[tuple[str, object]] = []
         self.said: list[tuple[str, object]] = []
         self.slow = slow
@@ -35,19 +44,19 @@ class Hosts(RecordingTransport):
         super().ship(address, orders)
         for order in orders:
             if order.part is not None:
-                self.parts[address, order.part.muster] = range(order.part.lo, order.part.hi)
+                self.parts[address, order.part.try_id] = range(order.part.lo, order.part.hi)
                 if order.part.lo == 0:
-                    self.note(address, Met(muster=order.part.muster, address=f"of {address}", port=1))
+                    self.note(address, PortKept(try_id=order.part.try_id, address=f"of {address}", port=1))
 
     def speak(self, address, attempt, word):
         self.said.append((address, word))
-        ranks = self.parts.get((address, word.muster), range(0))
+        ranks = self.parts.get((address, word.try_id), range(0))
         match word:
-            case Meet():
-                self.note(address, Mustered(muster=word.muster, workers=[f"w{rank}" for rank in ranks]))
-            case Disband():
-                self.parts.pop((address, word.muster), None)
-                self.note(address, Disbanded(muster=word.muster))
+            case StartRanks():
+                self.note(address, RanksReady(try_id=word.try_id, workers=[f"w{rank}" for rank in ranks]))
+            case EndRanks():
+                self.parts.pop((address, word.try_id), None)
+                self.note(address, RanksEnded(try_id=word.try_id))
 
     def note(self, address, note):
         self.inbox.append((address, note))
@@ -70,9 +79,9 @@ class Hosts(RecordingTransport):
         while self.inbox:
             self.step()
 
-    def answer(self, muster, rank, failure=None):
+    def answer(self, try_id, rank, failure=None):
         """A rank says what came of it."""
-        (address,) = [at for (at, number), ranks in self.parts.items() if number == muster and rank in ranks]
+        (address,) = [at for (at, number), ranks in self.parts.items() if number == try_id and rank in ranks]
         ref = Ref(digest=f"r{rank}", size=9, inline=None)
         common = {"at": 2.0, "attempt": 0, "node": 0, "lo": 0, "hi": 1, "worker": f"w{rank}"}
         event = (
@@ -80,7 +89,7 @@ class Hosts(RecordingTransport):
             if failure is None
             else AttemptFailed(**common, failure=failure)
         )
-        self.note(address, RankAnswered(muster=muster, rank=rank, answer=msgspec.msgpack.encode(event)))
+        self.note(address, RankAnswered(try_id=try_id, rank=rank, answer=msgspec.msgpack.encode(event)))
 
     def of(self, kind):
         return [event for event in self.made.events if isinstance(event, kind)]
@@ -114,7 +123,7 @@ def test_its_answer_comes_when_no_rank_is_left_and_its_slots_are_free_then():
     for rank in range(3):
         hosts.answer(1, rank)
         hosts.step()
-    assert hosts.words(Disband) == ["a", "b"]
+    assert hosts.words(EndRanks) == ["a", "b"]
     assert ("a", 1) not in hosts.went
     assert hosts.of(AttemptFinished) == []
     hosts.go()
@@ -129,7 +138,7 @@ def test_results_of_all_are_gathered_where_rank_0_is():
     for rank in range(3):
         hosts.answer(1, rank)
     hosts.go()
-    assert hosts.words(Gather) == ["a"]
+    assert hosts.words(GatherResults) == ["a"]
     assert hosts.of(AttemptFinished) == []
     hosts.answer(1, 0)
     hosts.go()
@@ -221,7 +230,7 @@ def test_a_rank_that_dies_ends_all_and_is_named():
     hosts.go()
     hosts.answer(1, 2, Failure(kind="WorkerDied", message="killed", signal=9))
     hosts.step()
-    assert hosts.words(Disband) == ["a", "b"]
+    assert hosts.words(EndRanks) == ["a", "b"]
     assert hosts.of(AttemptFailed) == []
     hosts.go()
     (failed,) = hosts.of(AttemptFailed)
@@ -234,7 +243,7 @@ def test_the_cause_is_waited_for():
     hosts.go()
     hosts.answer(1, 0, Failure(kind="TaskError", message="Connection closed by peer"))
     hosts.go()
-    assert hosts.words(Disband) == []
+    assert hosts.words(EndRanks) == []
     hosts.made.check_deadlines(0.0, 5.0)
     hosts.go()
     assert [event.failure.rank for event in hosts.of(AttemptFailed)] == [0]
@@ -279,9 +288,9 @@ def test_one_that_does_not_come_together_gives_its_slots_up_and_tries_again():
     hosts.made.submit([gang(0)], 0.0)
     hosts.inbox.clear()  # it waits behind what others run there
     hosts.made.check_deadlines(0.0, 0.0)
-    hosts.made.check_deadlines(0.0, MUSTER_S - 1)
-    assert hosts.words(Disband) == []
-    hosts.made.check_deadlines(0.0, MUSTER_S + 1)
+    hosts.made.check_deadlines(0.0, BEGIN_WITHIN_S - 1)
+    assert hosts.words(EndRanks) == []
+    hosts.made.check_deadlines(0.0, BEGIN_WITHIN_S + 1)
     hosts.go()
     assert len(hosts.of(AttemptStarted)) == 1
     assert hosts.of(AttemptFailed) == []
@@ -308,7 +317,7 @@ def test_whatever_happens_each_gang_is_whole_and_answered_once(steps, data):
     given_up = set()
     for number, step in enumerate(steps):
         there = hosts.made.placement.peers
-        running = [(at, muster, rank) for (at, muster), ranks in hosts.parts.items() for rank in ranks]
+        running = [(at, try_id, rank) for (at, try_id), ranks in hosts.parts.items() for rank in ranks]
         if step == "come":
             there[f"p{number}"] = peer(f"p{number}", threads=2)
             hosts.made.send(0.0)
@@ -327,11 +336,11 @@ def test_whatever_happens_each_gang_is_whole_and_answered_once(steps, data):
             hosts.forget(address)
             hosts.made.returned(address, [0, 1, 3], 0.0)
         elif running:
-            _, muster, rank = data.draw(st.sampled_from(running))
+            _, try_id, rank = data.draw(st.sampled_from(running))
             failure = Failure(kind="WorkerDied", message="x", signal=9) if step == "fail" else None
-            begun = any(isinstance(word, BeginRanks) and word.muster == muster for _, word in hosts.said)
+            begun = any(isinstance(word, BeginRanks) and word.try_id == try_id for _, word in hosts.said)
             if failure is not None or begun:
-                hosts.answer(muster, rank, failure)
+                hosts.answer(try_id, rank, failure)
         held = dict.fromkeys(there, 0)
         for (at, _), ranks in hosts.parts.items():
             held[at] = held.get(at, 0) + len(ranks)

@@ -13,7 +13,16 @@ import psutil
 import pytest
 from tests.engines.remote.test_host import host, never, order, pool, told
 
-from hooke.engines.gang import BeginRanks, Disband, Disbanded, Meet, Met, Mustered, RankAnswered, RankRange
+from hooke.engines.gang import (
+    BeginRanks,
+    EndRanks,
+    PortKept,
+    RankAnswered,
+    RankRange,
+    RanksEnded,
+    RanksReady,
+    StartRanks,
+)
 from hooke.engines.remote.host import WorkerHost
 from hooke.engines.remote.worker_protocol import AttemptOrder
 from hooke.engines.worker.pool import LocalPool
@@ -33,8 +42,8 @@ def variables(names: tuple[str, ...]) -> list[str]:
 
 
 def part(function, *args, lo: int, hi: int, **more) -> AttemptOrder:
-    muster = RankRange(muster=7, lo=lo, hi=hi, ranks=3)
-    return msgspec.structs.replace(order(function, *args), part=muster, **more)
+    ranks = RankRange(try_id=7, lo=lo, hi=hi, ranks=3)
+    return msgspec.structs.replace(order(function, *args), part=ranks, **more)
 
 
 class Driver:
@@ -55,7 +64,7 @@ class Driver:
     def join(self) -> None:
         self._thread.join(30)
         assert not self._thread.is_alive()
-        self.heard(Disbanded)
+        self.heard(RanksEnded)
 
 
 @pytest.fixture
@@ -72,15 +81,15 @@ def test_ranks_have_their_places_and_the_devices_of_all_of_their_host(
     tmp_path,
 ) -> None:
     driver = Driver(host, told, part(variables, NAMES, lo=1, hi=3, gpus=1.0))
-    host.speak(Meet(muster=7, address="10.0.0.9", port=4242))
-    (mustered,) = driver.heard(Mustered)
-    assert mustered.workers == ["here-1", "here-2"]
+    host.speak(StartRanks(try_id=7, address="10.0.0.9", port=4242))
+    (ready,) = driver.heard(RanksReady)
+    assert ready.workers == ["here-1", "here-2"]
     assert devices.take("more than one", 2) is None
-    host.speak(BeginRanks(muster=7))
+    host.speak(BeginRanks(try_id=7))
     answers = [
         msgspec.msgpack.decode(note.answer, type=AttemptFinished) for note in driver.heard(RankAnswered, 2)
     ]
-    host.speak(Disband(muster=7, cause="its gang is done"))
+    host.speak(EndRanks(try_id=7, cause="its gang is done"))
     driver.join()
     store = Store.open(tmp_path / "store")
     seen = sorted(store.get(answer.ref) for answer in answers)
@@ -95,13 +104,13 @@ def test_the_host_of_rank_0_keeps_a_port_and_none_has_its_call_before_all_are_th
     told: list,
 ) -> None:
     driver = Driver(host, told, part(tasks.exit_process, 7, lo=0, hi=2))
-    (met,) = driver.heard(Met)
+    (met,) = driver.heard(PortKept)
     assert met.address == "127.0.0.1"
-    host.speak(Meet(muster=7, address=met.address, port=met.port))
-    driver.heard(Mustered)
+    host.speak(StartRanks(try_id=7, address=met.address, port=met.port))
+    driver.heard(RanksReady)
     assert not [note for note in told if isinstance(note, RankAnswered)]
     host._used -= 7200.0  # it takes so long
-    host.speak(BeginRanks(muster=7))
+    host.speak(BeginRanks(try_id=7))
     died = [msgspec.msgpack.decode(note.answer, type=AttemptFailed) for note in driver.heard(RankAnswered, 2)]
     driver.join()
     assert {each.failure.exit_code for each in died} == {7}
@@ -112,24 +121,24 @@ def test_the_host_of_rank_0_keeps_a_port_and_none_has_its_call_before_all_are_th
 def test_what_nobody_waits_for_ends_whatever_it_is_doing(host: WorkerHost, told: list) -> None:
     given_up = threading.Event()
     driver = Driver(host, told, part(tasks.sleep, 600.0, lo=1, hi=3), given_up.is_set)
-    host.speak(Meet(muster=7, address="127.0.0.1", port=1))
-    driver.heard(Mustered)
-    host.speak(BeginRanks(muster=7))
+    host.speak(StartRanks(try_id=7, address="127.0.0.1", port=1))
+    driver.heard(RanksReady)
+    host.speak(BeginRanks(try_id=7))
     given_up.set()
     driver.join()
     assert not [each for each in driver.heard(WorkerStarted, 2) if psutil.pid_exists(each.pid)]
 
 
 def test_one_that_was_disbanded_before_it_came_does_not_begin(host: WorkerHost, told: list) -> None:
-    host.speak(Disband(muster=7, cause="its attempt was cancelled"))
-    host.speak(Meet(muster=7, address="127.0.0.1", port=1))
+    host.speak(EndRanks(try_id=7, cause="its attempt was cancelled"))
+    host.speak(StartRanks(try_id=7, address="127.0.0.1", port=1))
     Driver(host, told, part(tasks.add, 1, lo=1, hi=3)).join()
-    assert told == [Disbanded(muster=7)]
+    assert told == [RanksEnded(try_id=7)]
 
 
 def test_ranks_for_which_there_are_no_devices_are_refused(host: WorkerHost, told: list) -> None:
     driver = Driver(host, told, part(tasks.add, 1, lo=1, hi=3, gpus=1.0))
-    host.speak(Meet(muster=7, address="127.0.0.1", port=1))
+    host.speak(StartRanks(try_id=7, address="127.0.0.1", port=1))
     (note,) = driver.heard(RankAnswered)
     driver.join()
     failed = msgspec.msgpack.decode(note.answer, type=AttemptFailed)
@@ -138,9 +147,9 @@ def test_ranks_for_which_there_are_no_devices_are_refused(host: WorkerHost, told
 
 def test_a_host_that_is_closed_ends_its_ranks(host: WorkerHost, told: list) -> None:
     driver = Driver(host, told, part(tasks.sleep, 600.0, lo=1, hi=3))
-    host.speak(Meet(muster=7, address="127.0.0.1", port=1))
-    driver.heard(Mustered)
-    host.speak(BeginRanks(muster=7))
+    host.speak(StartRanks(try_id=7, address="127.0.0.1", port=1))
+    driver.heard(RanksReady)
+    host.speak(BeginRanks(try_id=7))
     host.close()
     driver.join()
     assert not [each for each in driver.heard(WorkerStarted, 2) if psutil.pid_exists(each.pid)]

@@ -14,7 +14,7 @@ from distributed import Client, Security, get_worker, secede
 from distributed import worker as dask_worker
 from distributed.core import Status
 
-from hooke.engines.gang import Disbanded, unpack_word
+from hooke.engines.gang import RanksEnded, unpack_command
 from hooke.engines.remote.handshake import Probe, answer_probe
 from hooke.engines.remote.joined_host import JoinedHost
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, HostUpdate, Note
@@ -185,7 +185,7 @@ async def speak(session: str, word: bytes, *, dask_worker: Worker) -> None:
     """Take a word from the driver for the ranks of a gang."""
     host = _hosts.get((session, dask_worker.id))
     if host is not None:
-        await asyncio.to_thread(host.workers.speak, unpack_word(word))
+        await asyncio.to_thread(host.workers.speak, unpack_command(word))
 
 
 def withdraw(session: str, attempts: list[int], *, dask_worker: Worker) -> list[int]:
@@ -232,7 +232,7 @@ def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
 def _teller(worker: Any, key: _Key, topic: str) -> Callable[[list[Note]], None]:
     def tell(notes: list[Note]) -> None:
         host = _hosts.get(key)
-        if host is not None and any(isinstance(note, Disbanded) for note in notes):
+        if host is not None and any(isinstance(note, RanksEnded) for note in notes):
             _send_files(host, worker, topic)  # the output of ranks arrives before the answer of their gang
         _publish(worker, topic, HostUpdate(notes=notes))
 

@@ -22,7 +22,7 @@ from distributed.client import done_callback
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import dask_worker
 from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, Greeting
-from hooke.engines.gang import Word, pack_word
+from hooke.engines.gang import GangCommand, pack_command
 from hooke.engines.remote.handshake import HandshakeReply, Probe
 from hooke.engines.remote.worker_protocol import (
     AttemptOrder,
@@ -227,7 +227,7 @@ class SchedulerLink:
         """Take back attempts that wait in a worker; AttemptsWithdrawn follows, unless the worker is gone."""
         self._withdrawals.submit(self._withdraw, address, attempts)
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:
+    def speak(self, address: str, attempt: int, word: GangCommand) -> None:
         """Send a worker a word about a gang; AttemptBroke follows where the worker cannot be reached."""
         self._withdrawals.submit(self._speak, address, attempt, word)
 
@@ -317,9 +317,9 @@ class SchedulerLink:
         elif answer is not None:  # else the worker left meanwhile
             self._inbox.put(WorkerRefused(address, _unfit(address, answer)))
 
-    def _speak(self, address: str, attempt: int, word: Word) -> None:
+    def _speak(self, address: str, attempt: int, word: GangCommand) -> None:
         try:
-            self._run(address, dask_worker.speak, self._session, pack_word(word))
+            self._run(address, dask_worker.speak, self._session, pack_command(word))
         except Exception as error:  # noqa: BLE001 - Dask does not document what it raises
             self._inbox.put(AttemptBroke(address, attempt, error))
 

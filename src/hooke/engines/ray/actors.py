@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from ray.util import client, get_node_ip_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hooke.engines.gang import unpack_word
+from hooke.engines.gang import unpack_command
 from hooke.engines.ray.bridge_protocol import (
     BridgeFailed,
     CallHost,
@@ -94,7 +94,7 @@ class RayHost:
 
     def speak(self, word: bytes) -> None:
         """Take a word from the driver for the ranks of a gang."""
-        self._part.host.workers.speak(unpack_word(word))
+        self._part.host.workers.speak(unpack_command(word))
 
     def withdraw(self, attempts: list[int]) -> list[int]:
         """Take attempts back that have not begun; returns these."""

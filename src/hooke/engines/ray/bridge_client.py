@@ -20,7 +20,7 @@ from typing import Any
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.forks import on_fork
-from hooke.engines.gang import Word, pack_word
+from hooke.engines.gang import GangCommand, pack_command
 from hooke.engines.ray.bridge_protocol import (
     BridgeConnected,
     BridgeFailed,
@@ -137,9 +137,9 @@ class Bridge:
         """Take back the attempts that have not begun."""
         self.tell(CallHost(host=address, method="withdraw", argument=[*attempts]))
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:  # noqa: ARG002 - as `Transport` has it
+    def speak(self, address: str, attempt: int, word: GangCommand) -> None:  # noqa: ARG002 - as `Transport` has it
         """Send a host a word about a gang."""
-        self.tell(CallHost(host=address, method="speak", argument=pack_word(word)))
+        self.tell(CallHost(host=address, method="speak", argument=pack_command(word)))
 
     # -- its end -------------------------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
-from hooke.engines.gang import RankRange, Word
+from hooke.engines.gang import GangCommand, RankRange
 from hooke.engines.remote.placement import Peer, Placement
 from hooke.engines.remote.worker_protocol import AttemptOrder, Transport
 from hooke.pipeline.engine import Call
@@ -12,24 +12,22 @@ from hooke.pipeline.engine import Call
 __all__ = ["GangHosts"]
 
 
-class OrderMaker(Protocol):
-    """How a call becomes an order for a host."""
-
-    def __call__(self, peer: Peer, call: Call, part: RankRange | None = None) -> AttemptOrder:
-        """Raises HookeError where its function cannot travel."""
-        ...
-
-
 class GangHosts:
     """Fulfils `gang_coordinator.RankHosts`."""
 
-    def __init__(self, transport: Transport, placement: Placement, order: OrderMaker) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        placement: Placement,
+        order: Callable[[Peer, Call, RankRange], AttemptOrder],
+    ) -> None:
+        """`order` makes the order of a part. It raises HookeError where the function cannot travel."""
         self.free = placement.take_gang
         self._transport = transport
         self._placement = placement
         self._order = order
 
-    def place(self, call: Call, muster: int) -> dict[str, range] | None:
+    def place(self, call: Call, try_id: int) -> dict[str, range] | None:
         """Order ranks from hosts that have room for all of them."""
         chosen = self._placement.choose_for_gang(call)
         if chosen is None:
@@ -38,7 +36,7 @@ class GangHosts:
         orders: list[tuple[str, AttemptOrder]] = []
         lo = 0
         for peer, ranks in chosen:
-            part = RankRange(muster=muster, lo=lo, hi=lo + ranks, ranks=call.gang)
+            part = RankRange(try_id=try_id, lo=lo, hi=lo + ranks, ranks=call.gang)
             orders.append((peer.address, self._order(peer, call, part)))
             parts[peer.address] = range(lo, lo + ranks)
             lo += ranks
@@ -47,9 +45,9 @@ class GangHosts:
             self._transport.ship(address, [order])
         return parts
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:
+    def speak(self, address: str, attempt: int, command: GangCommand) -> None:
         """Send a command to a host that was given ranks of the attempt."""
-        self._transport.speak(address, attempt, word)
+        self._transport.speak(address, attempt, command)
 
     def cancel(self, address: str, attempt: int) -> None:
         """Have a host end its ranks of an attempt."""

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 from hooke.base.clock import Clock, SystemClock
-from hooke.engines.gang import RankRange, Word
+from hooke.engines.gang import GangCommand, RankRange
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, Note
 from hooke.engines.worker.lost_attempts import host_failed
 from hooke.engines.worker.pool import LocalPool, shared_pool
@@ -28,10 +28,10 @@ from hooke.pipeline.failures import failure_of
 __all__ = ["WorkerHost"]
 
 LOOK_S = 0.1
-"""How long an attempt that was given up may go on."""
+"""How often a waiting thread checks whether its attempt was given up."""
 
 IMAGE_S = 5.0
-"""How long to wait for a function that another message brings: that one is a moment ahead, or it is lost."""
+"""How long to wait for a function that comes with another message: that message is moments away, or lost."""
 
 
 class WorkerHost:
@@ -83,7 +83,7 @@ class WorkerHost:
     def run(
         self, order: AttemptOrder, *, given_up: Callable[[], bool]
     ) -> AttemptFinished | AttemptFailed | None:
-        """Run an attempt, and wait for it. None: its function is not here, and must be sent again, or nobody waits for it any more.
+        """Run an attempt, and wait for it. None: its function must be sent again, or the attempt was given up.
 
         Ranks of a gang report by notes. For them None means that they have ended.
         """
@@ -102,7 +102,7 @@ class WorkerHost:
             return (
                 self._run(job, given_up) if order.part is None else self._run_ranks(job, order.part, given_up)
             )
-        except Exception as error:  # noqa: BLE001 - whatever this machine refuses, the driver waits for an answer
+        except Exception as error:  # noqa: BLE001 - the driver waits for an answer, whatever failed
             failure = failure_of(host_failed(error), arguments=job.task.shown)
             return job.task.failed(self._clock.now(), failure)
         finally:
@@ -132,15 +132,15 @@ class WorkerHost:
             self._withdrawn.update(taken)
             return taken
 
-    def speak(self, word: Word) -> None:
+    def speak(self, command: GangCommand) -> None:
         """Pass a command of the driver to the ranks of a gang."""
         with self._changed:
             if not self._closed:
-                self._loop.ranks.heard(word)
+                self._loop.ranks.obey(command)
 
     @property
     def unused_s(self) -> float:
-        """How long it had no work."""
+        """How long it has had no work."""
         return 0.0 if self._at_work else self._clock.monotonic() - self._used
 
     def rest(self, idle_s: float) -> None:
@@ -200,7 +200,7 @@ class WorkerHost:
         self._changed.notify_all()
 
     def _job(self, order: AttemptOrder, given_up: Callable[[], bool]) -> WorkerJob | None:
-        """The attempt with its function: that comes with the first attempt only, which may not have been the first to begin."""
+        """The attempt with its function, which comes with the first attempt only: another thread may be about to bring it."""
         task = order.task
         with self._changed:
             if task.pickle is not None:
@@ -242,11 +242,11 @@ class WorkerHost:
         with self._changed:
             if not self._closed:
                 ranks.begin(job, part)
-        while ranks.running(part.muster):
+        while ranks.running(part.try_id):
             with self._changed:
-                self._changed.wait_for(lambda: not ranks.running(part.muster), LOOK_S)
+                self._changed.wait_for(lambda: not ranks.running(part.try_id), LOOK_S)
                 if given_up() and not self._closed:
-                    ranks.give_up(part.muster)
+                    ranks.give_up(part.try_id)
             self._look_again()
 
     def _look_again(self) -> None:

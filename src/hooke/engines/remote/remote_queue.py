@@ -15,8 +15,8 @@ from hooke.engines.gang import RankNote, RankRange
 from hooke.engines.gang_coordinator import GangCoordinator
 from hooke.engines.remote.gang_hosts import GangHosts
 from hooke.engines.remote.placement import Peer, Placement
-from hooke.engines.remote.worker_protocol import AttemptOrder, Begun, Note, Transport
-from hooke.engines.worker.worker import task_of
+from hooke.engines.remote.worker_protocol import AttemptOrder, Note, Transport
+from hooke.engines.worker.worker import Begun, task_of
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, WorkerStarted, WorkerStopped
 from hooke.pipeline.engine import Call, EngineEvent
 from hooke.pipeline.failures import failure_of
@@ -258,7 +258,7 @@ class RemoteQueue:
     def _mustered(self, call: Call, now: float) -> bool:
         """Whether a gang has left the queue: its ranks are on their way, or its function cannot be sent and it fails."""
         try:
-            return self._gangs.muster(call)
+            return self._gangs.start(call)
         except HookeError as error:
             self.events.append(call.failed(now, failure_of(error, arguments=call.shown)))
             return True

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from hooke.engines.gang import RankNote, RankRange, Word
+from hooke.engines.gang import GangCommand, RankNote, RankRange
 from hooke.engines.remote.log_sync import FilePiece
 from hooke.engines.worker.script import Script, module_path, script_of_this_process
 from hooke.engines.worker.worker import Begun, Library, WorkerTask
@@ -141,6 +141,6 @@ class Transport(Protocol):
         """Take back the attempts that have not begun; AttemptsWithdrawn lists them."""
         ...
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:
+    def speak(self, address: str, attempt: int, word: GangCommand) -> None:
         """Send a host a word about a gang whose ranks it runs in part."""
         ...

@@ -1,4 +1,4 @@
-"""The processes that run attempts on one machine: pool, fork server, worker, its output and its end.
+"""The processes that run attempts on one machine: worker loop, ranks of gangs, pool, fork server, worker, and its output.
 
-Used by the local engine and by hosts of remote ones. It knows nothing of either. Imports `pipeline` and below.
+The local engine and the hosts of remote engines use it. It knows nothing of either. Imports `engines.gang`, `pipeline` and below.
 """

@@ -1,10 +1,9 @@
-"""The fork server of the local engine: `python -P -m hooke.engines.worker.fork_server FD`.
+"""The fork server: `python -P -m hooke.engines.worker.fork_server FD`.
 
-A clean process of one thread that has imported what a worker needs and nothing of the user's, so that a
-worker is a fork of it: ready in milliseconds, and never a fork of a process in which Polars or BLAS ran
-(such a fork hangs). It watches what it forked: memory limits twenty times a second, workers that were
-stopped, deaths with their signal and peak memory. When the driver's end of its socket closes, it ends
-every process below it and itself.
+A process with one thread, which has imported what workers need and nothing of the user's. A worker is a fork of it: ready
+in milliseconds, and never a fork of a process in which Polars or BLAS ran (such a fork hangs). It watches its workers:
+memory limits twenty times a second, stopped workers, and deaths with their signal and peak memory. When the driver's end
+of its socket closes, it ends every process below it and itself.
 """
 
 from __future__ import annotations
@@ -31,30 +30,30 @@ from hooke.processes.usage import anonymous_bytes
 __all__ = ["ForkEnded", "Limit", "Report", "Spawn", "Spawned", "main", "pack_frame"]
 
 WATCH_S = 0.05
-"""20 looks a second: a task that fills 1 GiB a second overshoots its limit by 50 MiB."""
+"""20 checks a second: a task that fills 1 GiB a second exceeds its limit by 50 MiB."""
 
 STOPPED_S = 5.0
-"""A worker that was stopped (SIGSTOP) for so long is ended: it holds its attempt and would hold it for ever."""
+"""How long a worker may be stopped (SIGSTOP) before it is ended: it would hold its attempt forever."""
 
 END_S = 4.0
-"""A killed process is gone in milliseconds, unless it hangs in the kernel: nobody can wait for that one."""
+"""How long to wait for killed processes. They are gone in milliseconds, unless one hangs in the kernel."""
 
 PR_SET_CHILD_SUBREAPER = 36
 FDS_PER_SPAWN = 3
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """Fork a worker. Its socket, its lifeline and its log come with the message as descriptors."""
+    """Fork a worker. The descriptors of its socket, its lifeline and its log come with the message."""
 
     name: str
     environment: dict[str, str]
     folder: str
     cores: tuple[int, ...] = ()
-    """The cores it is bound to; none for all of them."""
+    """The cores it is bound to; empty for all of them."""
 
 
 class Limit(msgspec.Struct, frozen=True, tag=True):
-    """Watch a worker's anonymous memory (bytes; None: do not)."""
+    """Watch a worker's anonymous memory, in bytes; None stops that."""
 
     pid: int
     memory: int | None
@@ -68,11 +67,11 @@ class Spawned(msgspec.Struct, frozen=True, tag=True):
 
 
 class ForkEnded(msgspec.Struct, frozen=True, tag=True):
-    """A worker is gone. `cause` is `memory` or `stopped` where the server ended it, else empty."""
+    """A worker has ended. `cause` is `memory` or `stopped` where the server ended it, else empty."""
 
     pid: int
     status: int
-    """As `os.waitstatus_to_exitcode` gives it: an exit code, or minus the signal."""
+    """An exit code, or minus the signal, as from `os.waitstatus_to_exitcode`."""
     peak_bytes: int
     cause: str = ""
 
@@ -84,7 +83,7 @@ _orders = msgspec.msgpack.Decoder(Order)
 
 
 def pack_frame(message: Order | Report) -> bytes:
-    """A message with its length before it."""
+    """A message, prefixed with its length."""
     return framed(msgspec.msgpack.encode(message))
 
 
@@ -105,7 +104,7 @@ class _Server:
         self._woken, self._wake = os.pipe()
 
     def serve(self) -> None:
-        """Until the driver is gone."""
+        """Serve until the driver is gone."""
         os.set_blocking(self._wake, False)
         os.set_blocking(self._woken, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -124,7 +123,7 @@ class _Server:
                 return
 
     def end_all(self) -> None:
-        """End every process below this one. Orphans come to it when their parents are gone, so until none comes."""
+        """End every process below this one. It adopts orphans when their parents end, so this repeats until none is left."""
         for pid in self._children:
             _kill_group(pid)
         deadline = time.monotonic() + END_S
@@ -138,7 +137,7 @@ class _Server:
                     pass
 
     def _tell(self, report: Report) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the driver is gone, as the next read will say
+        with contextlib.suppress(BrokenPipeError):  # the driver is gone, which the next read finds
             self._driver.sendall(pack_frame(report))
 
     def _watches(self) -> bool:
@@ -216,14 +215,14 @@ class _Server:
 
 
 def _become_worker(order: Spawn, fds: list[int]) -> None:
-    """In the child: a session, environment, folder and output of its own; then serve attempts. Never returns."""
+    """In the child: set up its own session, environment, folder and output, then serve attempts. Never returns."""
     connection, lifeline, log = fds
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        if order.cores:  # before anything counts the cores that it may use
+        if order.cores:  # before anything counts the available cores
             os.sched_setaffinity(0, order.cores)
         os.environ.clear()
         os.environ.update(order.environment)
@@ -231,11 +230,14 @@ def _become_worker(order: Spawn, fds: list[int]) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        for fd in (connection, lifeline):  # what a task starts must not keep its worker's socket open
+        for fd in (
+            connection,
+            lifeline,
+        ):  # processes that a task starts must not keep the worker's socket open
             os.set_inheritable(fd, False)
         worker.main(connection, lifeline)
         code = 0
-    except BaseException:  # noqa: BLE001 - a fork must not run on in its parent's code; the log has the traceback
+    except BaseException:  # noqa: BLE001 - a fork must not continue in its parent's code; the log has the traceback
         with contextlib.suppress(Exception):
             sys.excepthook(*sys.exc_info())  # pyrefly: ignore[bad-argument-type]
     finally:
@@ -262,7 +264,7 @@ def _bytes_of_maxrss(maxrss: int) -> int:
 
 
 def _adopt_orphans() -> None:
-    """Orphans of workers become children of this process, so that they are found and ended with it (Linux)."""
+    """Make orphans of workers children of this process, so it finds and ends them (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

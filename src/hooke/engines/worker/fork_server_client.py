@@ -1,4 +1,4 @@
-"""The driver's side of the fork server: start it, ask it for workers, hear of their ends."""
+"""The driver's side of the fork server: starts it, requests workers, and learns how they ended."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from hooke.processes.start import python_module
 __all__ = ["ForkServer", "ForkedWorker"]
 
 START_S = 60.0
-"""A loaded machine may take long to start an interpreter; longer than this something is wrong with it."""
+"""How long a loaded machine may take to start an interpreter."""
 
 LOOK_S = 0.05
-"""How old the knowledge may be that the server lives: to ask the kernel costs more than to hand over a task."""
+"""How long a check that the server runs stays valid: each check costs more than handing over a task."""
 
 _reports = msgspec.msgpack.Decoder(Report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkedWorker:
-    """A worker that was forked: its process, the socket to it, and the lifeline whose closing ends it."""
+    """A forked worker: its pid, the socket to it, and the lifeline, which ends it when closed."""
 
     pid: int
     channel: Channel
@@ -42,7 +42,7 @@ class ForkedWorker:
 
 
 class ForkServer:
-    """One fork server; started at the first `spawn`. Not for a forked child of this process, which gets none of it."""
+    """One fork server, started by the first `spawn`. A forked child of this process does not inherit it."""
 
     def __init__(self) -> None:
         self._popen: subprocess.Popen[bytes] | None = None
@@ -52,20 +52,20 @@ class ForkServer:
         self._looked_at = 0.0
         self._code: int | None = None
         self.generation = 0
-        """How many servers there have been: a worker is watched by the one that forked it."""
+        """How many servers were started: each worker is watched by the one that forked it."""
         on_fork(self)
 
     def spawn(self, order: Spawn, *, log: Path) -> ForkedWorker:
-        """Fork a worker that writes to `log`. Raises HookeError where that is not possible; a server that died is replaced."""
+        """Fork a worker that writes to `log`. Replaces a server that died. Raises HookeError where no worker can be forked."""
         with writing("a worker's log", log):
             log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            return self._spawned(order, log_fd) or self._spawned(order, log_fd) or self._given_up()
+            return self._spawned(order, log_fd) or self._spawned(order, log_fd) or self._failed()
         finally:
             os.close(log_fd)
 
     def _spawned(self, order: Spawn, log_fd: int) -> ForkedWorker | None:
-        """The worker; None where the server died, or had to be ended, before it answered."""
+        """The worker, or None where the server died, or had to be ended, before it answered."""
         ours, theirs = socket.socketpair()
         life_theirs, life_ours = os.pipe()
         pid = None
@@ -73,7 +73,7 @@ class ForkServer:
             self._send(pack_frame(order), [theirs.fileno(), life_theirs, log_fd])
             pid = self._pid_of(order.name)
         except (BrokenPipeError, ConnectionResetError):
-            # Its end of the socket closes a moment before the kernel says that it has ended.
+            # Its end of the socket closes shortly before the kernel reports its end.
             self.close()
             return None
         finally:
@@ -85,20 +85,20 @@ class ForkServer:
         return ForkedWorker(pid=pid, channel=Channel(ours.detach()), lifeline=life_ours) if pid else None
 
     def alive(self) -> bool:
-        """Whether the server runs, as of a moment ago."""
+        """Whether the server ran at the last check."""
         now = time.monotonic()
         if now - self._looked_at > LOOK_S and self._popen is not None and self._popen.poll() is None:
             self._looked_at = now
         return now - self._looked_at <= LOOK_S
 
     def limit(self, pid: int, memory: int | None) -> None:
-        """Have a worker's anonymous memory watched, if the server that forked it is still there."""
+        """Have a worker's anonymous memory watched, if a server runs."""
         if self._socket is not None:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._socket.sendall(pack_frame(Limit(pid, memory)))
 
     def ended(self, pid: int, *, within_s: float) -> ForkEnded | None:
-        """How a worker ended, waiting at most so long to be told; None where the server cannot tell."""
+        """How a worker ended, waiting at most `within_s` for the report; None where there is none."""
         deadline = time.monotonic() + within_s
         while True:
             for report in self._reports:
@@ -110,7 +110,7 @@ class ForkServer:
                 return None
 
     def close(self) -> None:
-        """End the server and all that it forked."""
+        """End the server and all its workers."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -123,7 +123,7 @@ class ForkServer:
             self._code, self._popen = self._popen.returncode, None
 
     def after_fork(self) -> None:
-        """In a forked child of the driver: the server is the parent's."""
+        """In a forked child of the driver: drop the server, which is the parent's."""
         if self._socket is not None:
             self._socket.close()
         self._socket = self._popen = None
@@ -153,19 +153,19 @@ class ForkServer:
         return ours
 
     def _pid_of(self, name: str) -> int | None:
-        """The pid of the worker of that name; None where the server is gone, or was stopped and had to be ended."""
+        """The pid of the named worker, or None where the server is gone, or was stopped and had to be ended."""
         deadline = time.monotonic() + START_S
         while (left := deadline - time.monotonic()) > 0:
             for report in self._reports:
                 if isinstance(report, Spawned) and report.name == name:
                     self._reports.remove(report)
                     return report.pid
-            if not self._read(min(left, STOPPED_S)) and not self._is_at_work():
+            if not self._read(min(left, STOPPED_S)) and not self._may_answer():
                 return None
         raise _cannot_start("it did not answer")
 
-    def _is_at_work(self) -> bool:
-        """Whether the server may still answer. One that is stopped (SIGSTOP) is ended: its workers finish what they do."""
+    def _may_answer(self) -> bool:
+        """Whether the server may still answer. A stopped one (SIGSTOP) is ended; its workers finish their attempts."""
         assert self._popen is not None
         try:
             stopped = psutil.Process(self._popen.pid).status() == psutil.STATUS_STOPPED
@@ -174,18 +174,18 @@ class ForkServer:
         if stopped:
             self._popen.kill()
             self._popen.wait()
-        # Its end of the socket closes a moment before it is a zombie.
+        # Its end of the socket closes shortly before it becomes a zombie.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(0.01)
         return self._popen.poll() is None
 
-    def _given_up(self) -> ForkedWorker:
+    def _failed(self) -> ForkedWorker:
         code = self._popen.poll() if self._popen is not None else self._code
         raise _cannot_start(f"the fork server ended with exit code {code}, twice")
 
     def _read(self, timeout_s: float) -> bool:
-        """Take in what the server says; False where nothing came in time or it is gone."""
-        if self._socket is None or not _comes(self._socket, timeout_s):
+        """Read reports of the server. False where none came in time, or it is gone."""
+        if self._socket is None or not _readable(self._socket, timeout_s):
             return False
         try:
             data = self._socket.recv(65536)
@@ -196,8 +196,8 @@ class ForkServer:
         return bool(data)
 
 
-def _comes(connected: socket.socket, timeout_s: float) -> bool:
-    """Whether there is something to read in time. Not by `select`, which takes no descriptor above 1023."""
+def _readable(connected: socket.socket, timeout_s: float) -> bool:
+    """Whether there is something to read in time. Uses `poll`, since `select` rejects descriptors above 1023."""
     waiting = select.poll()
     waiting.register(connected, select.POLLIN)
     return bool(waiting.poll(timeout_s * 1000))
@@ -207,6 +207,6 @@ def _cannot_start(why: str) -> HookeError:
     return HookeError(
         "no worker process could be started on this machine",
         why=why,
-        fix='look at what it printed above; `on="serial"` runs without worker processes',
+        fix='see its output above; `on="serial"` runs without worker processes',
         next="hooke doctor",
     )

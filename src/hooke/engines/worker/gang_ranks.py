@@ -18,20 +18,20 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.engines.gang import (
     GATHER,
     BeginRanks,
-    Disband,
-    Disbanded,
-    Meet,
-    Met,
-    Mustered,
+    EndRanks,
+    GangCommand,
+    PortKept,
     RankAnswered,
     RankNote,
     RankRange,
+    RanksEnded,
+    RanksReady,
     Rendezvous,
-    Word,
+    StartRanks,
     environment_of,
 )
 from hooke.engines.worker.fork_server import ForkEnded
-from hooke.engines.worker.lost_attempts import death, host_failed
+from hooke.engines.worker.lost_attempts import exit_failure, host_failed
 from hooke.engines.worker.pool import Process, WorkerKind
 from hooke.engines.worker.worker import READY, WorkerJob, WorkerTask
 from hooke.journal.events import AttemptFailed
@@ -41,7 +41,7 @@ from hooke.processes.devices import Devices
 __all__ = ["RankGroups", "WorkerFactory"]
 
 MOST_EARLY = 256
-"""Commands that came before their ranks, which are remembered."""
+"""How many commands are kept that came before their ranks."""
 
 
 class WorkerFactory(Protocol):
@@ -74,7 +74,7 @@ class _RankGroup:
 
     job: WorkerJob
     part: RankRange
-    meet: Meet | None = None
+    meet: StartRanks | None = None
     """Where the ranks meet, once that is known."""
     started: bool = False
     processes: dict[int, Process] = field(default_factory=dict)
@@ -109,12 +109,12 @@ class RankGroups:
         self._pinned = pinned
         self._address = address
         self._groups: dict[int, _RankGroup] = {}
-        self._early: dict[int, Word] = {}
+        self._early: dict[int, GangCommand] = {}
         """Commands that came before their ranks."""
 
     @property
     def processes(self) -> int:
-        """How many there are."""
+        """The number of living ranks."""
         return sum(len(group.processes) for group in self._groups.values())
 
     def fits(self, job: WorkerJob, part: RankRange) -> bool:
@@ -127,33 +127,33 @@ class RankGroups:
 
     def begin(self, job: WorkerJob, part: RankRange) -> None:
         """Take ranks of a gang. They start once it is known where they meet, and there is room for all of them."""
-        early = self._early.pop(part.muster, None)
-        if isinstance(early, Disband):
+        early = self._early.pop(part.try_id, None)
+        if isinstance(early, EndRanks):
             return  # its end was reported when the command came
-        group = self._groups[part.muster] = _RankGroup(job=job, part=part)
-        if isinstance(early, Meet):
+        group = self._groups[part.try_id] = _RankGroup(job=job, part=part)
+        if isinstance(early, StartRanks):
             group.meet = early
         self._guarded(group, self._keep_port)
         self.step()
 
-    def heard(self, word: Word) -> None:
-        """Do what the coordinator says. Commands about one try may come in another order than they were sent."""
-        group = self._groups.get(word.muster)
+    def obey(self, command: GangCommand) -> None:
+        """Obey the coordinator. Commands about one try may arrive out of order."""
+        group = self._groups.get(command.try_id)
         if group is None:
-            self._came_early(word)
-        elif isinstance(word, Meet):
-            group.meet = word
+            self._came_early(command)
+        elif isinstance(command, StartRanks):
+            group.meet = command
             self.step()
-        elif isinstance(word, Disband):
-            self._disband(group, word.cause)
-        elif isinstance(word, BeginRanks):
+        elif isinstance(command, EndRanks):
+            self._disband(group, command.cause)
+        elif isinstance(command, BeginRanks):
             task = group.job.with_function()
             for process in group.processes.values():
                 _give(process, task)
         elif 0 in group.processes:
             _give(
                 group.processes[0],
-                msgspec.structs.replace(group.job.task, kind=GATHER, payload=word.payload, keys=b""),
+                msgspec.structs.replace(group.job.task, kind=GATHER, payload=command.payload, keys=b""),
             )
 
     def step(self) -> None:
@@ -174,22 +174,22 @@ class RankGroups:
             for data in messages:
                 if data == READY:
                     self._factory.ready(each)
-                    self._say_if_mustered(group)
+                    self._report_if_ready(group)
                 else:
-                    self._say(RankAnswered(muster=group.part.muster, rank=rank, answer=data))
+                    self._say(RankAnswered(try_id=group.part.try_id, rank=rank, answer=data))
             if not lives:
                 self._died(group, rank, each)
         if not group.processes:
             self._disband(group, "all of its ranks have ended")
 
-    def running(self, muster: int) -> bool:
+    def running(self, try_id: int) -> bool:
         """Whether ranks of this try are here."""
-        return muster in self._groups
+        return try_id in self._groups
 
-    def give_up(self, muster: int) -> None:
-        """Nobody waits for these ranks any more."""
-        if group := self._groups.get(muster):
-            self._disband(group, "nobody waits for its gang any more")
+    def give_up(self, try_id: int) -> None:
+        """End ranks that nobody waits for."""
+        if group := self._groups.get(try_id):
+            self._disband(group, "its gang was given up")
 
     def close(self) -> None:
         """End all ranks."""
@@ -198,22 +198,22 @@ class RankGroups:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _came_early(self, word: Word) -> None:
-        if isinstance(word, Disband):
-            self._early[word.muster] = word
-            self._say(Disbanded(muster=word.muster))
-        elif isinstance(word, Meet):
-            self._early.setdefault(word.muster, word)
+    def _came_early(self, command: GangCommand) -> None:
+        if isinstance(command, EndRanks):
+            self._early[command.try_id] = command
+            self._say(RanksEnded(try_id=command.try_id))
+        elif isinstance(command, StartRanks):
+            self._early.setdefault(command.try_id, command)
         while len(self._early) > MOST_EARLY:
             del self._early[next(iter(self._early))]
 
     def _guarded(self, group: _RankGroup, work: Callable[[_RankGroup], None]) -> None:
-        """Where this machine cannot have the ranks, the first of them says so."""
+        """Do something that may fail; a failure is the answer of the first rank."""
         try:
             work(group)
         except HookeError as error:
             self._refuse(group, error)
-        except Exception as error:  # noqa: BLE001 - whatever this machine refuses, the coordinator waits for an answer
+        except Exception as error:  # noqa: BLE001 - the coordinator waits for an answer, whatever failed
             self._refuse(group, host_failed(error))
 
     def _refuse(self, group: _RankGroup, error: HookeError) -> None:
@@ -226,7 +226,7 @@ class RankGroups:
         if part.lo == 0:  # a gang on a single host need not be reached from another one
             alone = part.hi == part.ranks
             group.rendezvous = kept = Rendezvous("127.0.0.1" if alone else self._address)
-            self._say(Met(muster=part.muster, address=kept.address, port=kept.port))
+            self._say(PortKept(try_id=part.try_id, address=kept.address, port=kept.port))
 
     def _start(self, group: _RankGroup) -> None:
         """Start all ranks, or none while there is no room."""
@@ -239,29 +239,29 @@ class RankGroups:
         for rank in group.ranks:
             group.processes[rank] = self._factory.start(self._kind(group, rank), group.job.task.memory)
 
-    def _say_if_mustered(self, group: _RankGroup) -> None:
+    def _report_if_ready(self, group: _RankGroup) -> None:
         here = [group.processes.get(rank) for rank in group.ranks]
         if all(process is not None and process.ready for process in here):
             names = [process.name for process in here if process is not None]
-            self._say(Mustered(muster=group.part.muster, workers=names))
+            self._say(RanksReady(try_id=group.part.try_id, workers=names))
 
     def _died(self, group: _RankGroup, rank: int, process: Process) -> None:
         del group.processes[rank]
-        failure = death(process, self._factory.lost(process), group.job.task)
+        failure = exit_failure(process, self._factory.lost(process), group.job.task)
         self._answer(group, rank, group.job.task.failed(self._clock.now(), failure, process.name))
 
     def _answer(self, group: _RankGroup, rank: int, answer: AttemptFailed) -> None:
         data = msgspec.msgpack.encode(answer)
-        self._say(RankAnswered(muster=group.part.muster, rank=rank, answer=data))
+        self._say(RankAnswered(try_id=group.part.try_id, rank=rank, answer=data))
 
     def _disband(self, group: _RankGroup, cause: str) -> None:
-        del self._groups[group.part.muster]
+        del self._groups[group.part.try_id]
         for process in group.processes.values():
             self._factory.end(process, cause)
         if group.rendezvous is not None:
             group.rendezvous.close()
         self._release(group)
-        self._say(Disbanded(muster=group.part.muster))
+        self._say(RanksEnded(try_id=group.part.try_id))
 
     # -- devices -----------------------------------------------------------------------------------
 
@@ -270,14 +270,7 @@ class RankGroups:
         part, meet, job = group.part, group.meet, group.job
         assert meet is not None
         mine = group.held[rank - part.lo]
-        variables = environment_of(
-            rank,
-            part.ranks,
-            address=meet.address,
-            port=meet.port,
-            local_rank=rank - part.lo,
-            local_ranks=part.hi - part.lo,
-        )
+        variables = environment_of(rank, part, meet)
         return WorkerKind(
             threads=max(1, int(job.cpus)),
             devices=tuple(name for ids in group.held for name in ids) if job.gpus >= 1 else mine,
@@ -309,5 +302,5 @@ class RankGroups:
 
 
 def _give(process: Process, task: WorkerTask) -> None:
-    with contextlib.suppress(OSError):  # it has died, as is read next
+    with contextlib.suppress(OSError):  # it has died, which is read next
         process.channel.send(msgspec.msgpack.encode(task))

@@ -15,11 +15,11 @@ __all__ = ["WorkerOutput", "flush_output"]
 _STREAMS = {1: "stdout", 2: "stderr"}
 
 _FIRST_FD = 64
-"""Above the numbers that a program uses by name, or closes in a row to be tidy."""
+"""Above the descriptors that programs use by number, or close in a loop."""
 
 
 class WorkerOutput:
-    """Points this process's output at a file. A task that closes or replaces it does so for itself alone."""
+    """Redirects this process's output to a file. A task that closes or replaces its output affects only itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class WorkerOutput:
         self._streams = {name: getattr(sys, name) for name in _STREAMS.values()}
 
     def position(self) -> int:
-        """Bytes written so far. What a task did to the output is undone."""
+        """The number of bytes written so far. Undoes what a task did to the output."""
         flush_output()
         log = os.fstat(self._fd)
         for number, name in _STREAMS.items():
@@ -50,12 +50,12 @@ class WorkerOutput:
         return last_lines(self.path, start, lines)
 
     def close(self) -> None:
-        """Let go of the file; the output still goes there."""
+        """Close the file; the output still goes there."""
         os.close(self._fd)
 
 
 def flush_output() -> None:
-    """Hand over what is buffered, as far as that can be done: the disk may be full, the stream closed or none."""
+    """Write what is buffered, as far as possible: the disk may be full, the stream closed or missing."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
@@ -70,7 +70,7 @@ def _is(number: int, log: os.stat_result) -> bool:
 
 
 def _open_stream(number: int, name: str) -> None:
-    # Not a new one for the same: whoever holds the old one (a logging handler) would write to it still.
+    # Keep the stream object: others (a logging handler) hold it, and would still write to the old one.
     former = getattr(sys, f"__{name}__")
     if former is None or former.closed:
         former = open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 - a descriptor

@@ -1,4 +1,4 @@
-"""Worker processes of this machine, kept warm from one run of a process to the next."""
+"""Worker processes of this machine, which stay warm between the runs of one driver process."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ THREAD_VARIABLES = (
     "LOKY_MAX_CPU_COUNT",
     "PYTHON_CPU_COUNT",
 )
-"""What libraries read their thread count from when they are imported.
+"""The variables from which libraries read their thread count when they are imported.
 
 torch and pyarrow read OMP_NUM_THREADS, joblib and scikit-learn LOKY_MAX_CPU_COUNT. Python reads PYTHON_CPU_COUNT when it
-starts (since 3.13), so it is for the interpreters that a task starts: a worker is forked.
+starts (since 3.13), so it affects the interpreters that a task starts, not the forked worker.
 """
 
 REPORT_S = 2.0
@@ -51,14 +51,14 @@ REPORT_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerKind:
-    """What is fixed when a worker starts, because libraries read it when they are imported: threads, GPUs, cores."""
+    """The properties that are fixed when a worker starts, because libraries read them on import: threads, GPUs, cores."""
 
     threads: int
     devices: tuple[str, ...] = ()
     pinned: bool = False
-    """Whether it is bound to as many cores as it has threads."""
+    """Whether the worker is bound to as many cores as it has threads."""
     variables: tuple[tuple[str, str], ...] = ()
-    """Further ones, of a rank of a gang."""
+    """Further environment variables, for a rank of a gang."""
 
     def __str__(self) -> str:
         gpus = f" and GPU {', '.join(self.devices)}" if self.devices else ""
@@ -66,18 +66,18 @@ class WorkerKind:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that say so. An attempt that asks for no GPU sees none."""
+        """The environment variables of this kind. An attempt without GPUs sees none."""
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         return threads | {"CUDA_VISIBLE_DEVICES": ",".join(self.devices)} | dict(self.variables)
 
 
 Home: TypeAlias = tuple[tuple[str, ...], str, str]
-"""Where a worker finds modules, its folder, and its store. Equal code in another project may mean another file beside it."""
+"""A worker's module path, folder and store. Equal code in another project may refer to another file beside it."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Process:
-    """One worker process, and what it does for the run that has it."""
+    """One worker process, and its work for the current run."""
 
     pid: int
     kind: WorkerKind
@@ -87,13 +87,13 @@ class Process:
     log: Path
     name: str = ""
     jobs: deque[WorkerJob] = field(default_factory=deque)
-    """What it was given: the first runs, the others wait in its socket."""
+    """Its attempts: the first runs, the others wait in its socket."""
     log_from: int = 0
     ready: bool = False
     memory: int | None = None
     home: Home = ((), "", "")
     cores: tuple[int, ...] = ()
-    """What it is bound to; none where it is not pinned."""
+    """The cores it is bound to; empty where it is not pinned."""
     generation: int = 0
     known: set[str] = field(default_factory=set)
 
@@ -110,7 +110,7 @@ class LocalPool:
         on_fork(self)
 
     def take(self, hello: Hello, kind: WorkerKind) -> Process:
-        """A worker of this kind that has been told `hello`: a warm one where there is one.
+        """A worker of this kind, greeted with `hello`: a warm one if possible.
 
         Raises HookeError where no process can be started.
         """
@@ -120,13 +120,13 @@ class LocalPool:
             process.name, process.log, process.ready = hello.worker, Path(hello.log), False
             try:
                 process.channel.send(msgspec.msgpack.encode(hello))
-            except OSError:  # a warm one died just now
+            except OSError:  # a warm one has just died
                 self.ended(process)
             else:
                 return process
 
     def watches(self, process: Process) -> bool:
-        """Whether the fork server that forked this worker is there: to watch its memory and to say how it ends."""
+        """Whether the fork server that forked this worker still runs: it watches the worker's memory, and reports its end."""
         with self._lock:
             return process.generation == self._server.generation and self._server.alive()
 
@@ -134,7 +134,7 @@ class LocalPool:
         """Keep an idle worker for the next run."""
         with self._lock:
             process.jobs.clear()
-            self._unbound(process)
+            self._free_cores(process)
             self._idle.append(process)
 
     def limit(self, process: Process, memory: int | None) -> None:
@@ -145,12 +145,12 @@ class LocalPool:
                 self._server.limit(process.pid, memory)
 
     def end(self, process: Process) -> ForkEnded | None:
-        """Kill the worker and what its task started; how it ended, where that can be known."""
+        """Kill the worker and what its task started. Returns how it ended, if known."""
         _kill(process)
         return self.ended(process)
 
     def ended(self, process: Process) -> ForkEnded | None:
-        """How a worker ended whose socket is at its end."""
+        """How a worker ended whose socket was closed."""
         with self._lock:
             ended = self._server.ended(process.pid, within_s=REPORT_S)
             if ended is None:
@@ -158,16 +158,16 @@ class LocalPool:
                 ended = self._server.ended(process.pid, within_s=REPORT_S)
                 if ended is not None:
                     ended = msgspec.structs.replace(ended, cause="connection")
-            self._unbound(process)
+            self._free_cores(process)
             process.cores = ()
-        _let_go(process)
+        _release(process)
         return ended
 
     def close(self) -> None:
         """End all workers and the fork server."""
         with self._lock:
             for process in self._idle:
-                _let_go(process)
+                _release(process)
             self._idle.clear()
             self._server.close()
 
@@ -175,11 +175,11 @@ class LocalPool:
         """In a forked child of the driver: the workers are the parent's."""
         self._lock = threading.RLock()
         for process in self._idle:
-            _let_go(process)
+            _release(process)
         self._idle = []
 
     def _placed(self, hello: Hello, kind: WorkerKind) -> Process:
-        """A worker, bound to the least used cores if it is to be: a warm one must be bound to these already."""
+        """A worker, bound to the least used cores where it is pinned: a warm one must be bound to these already."""
         if not kind.pinned:
             return self._warm(kind, (), _home(hello)) or self._start(hello, kind, ())
         cores = self._cores.take(kind.threads)
@@ -193,8 +193,8 @@ class LocalPool:
     def _cores(self) -> Cores:
         return cores_of_this_machine()
 
-    def _unbound(self, process: Process) -> None:
-        """Nothing runs on its cores now."""
+    def _free_cores(self, process: Process) -> None:
+        """Release the worker's cores."""
         if process.cores:
             self._cores.release(process.cores)
 
@@ -202,12 +202,12 @@ class LocalPool:
         for process in self._idle:
             if process.kind == kind and process.cores == cores:
                 self._idle.remove(process)
-                # Else a variable was set since, or it served another project.
+                # Otherwise a variable was set since, or the worker served another project.
                 same = process.environment == _environment(kind) and process.home == home
                 if same and _lives(process) and self.watches(process):
                     return process
                 _kill(process)
-                _let_go(process)
+                _release(process)
                 return self._warm(kind, cores, home)
         return None
 
@@ -234,7 +234,9 @@ _making = threading.Lock()
 
 def shared_pool() -> LocalPool:
     """The pool of this process; its workers end when the process does."""
-    with _making:  # else two runs that begin at once make two, and the workers of one are never used again
+    with (
+        _making
+    ):  # two runs that begin at once would make two pools, and the workers of one would stay unused
         return _made()
 
 
@@ -254,7 +256,7 @@ def _environment(kind: WorkerKind) -> dict[str, str]:
 
 
 def _lives(process: Process) -> bool:
-    """Whether an idle worker can take work: an idle one says nothing, so something to read is its end."""
+    """Whether an idle worker can take work. An idle worker sends nothing, so anything to read is its end."""
     return not process.channel.closed and process.channel.take() == ([], True)
 
 
@@ -263,8 +265,8 @@ def _kill(process: Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _let_go(process: Process) -> None:
+def _release(process: Process) -> None:
     process.channel.close()
-    lifeline, process.lifeline = process.lifeline, -1  # two threads may see the same end
+    lifeline, process.lifeline = process.lifeline, -1  # two threads may notice the same end
     if lifeline >= 0:
         os.close(lifeline)

@@ -1,7 +1,8 @@
-"""The driver's `__main__` as a worker has it: not run again, but where what the script defines is looked for by name.
+"""User code in a worker: a stand-in for the driver's `__main__`, and the check whether an imported file was edited.
 
-Functions and classes of a script or a notebook come to a worker by value. Pickle (in a pool of the task's own) and the
-store (which prefers a class that is there to a second one of the same name) look for them in `__main__`.
+Functions and classes of a script or a notebook reach a worker by value; the script does not run again. Pickle (in a pool
+that a task starts) and the store (which prefers an existing class to a second one of the same name) look for them in
+`__main__`, so a stand-in module holds them.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from hooke.base.user_code import is_users
 __all__ = ["ImportedFiles", "Script", "StandIn", "module_path", "script_of_this_process"]
 
 
-# --- Whether a file was edited since this process imported it: a worker that serves several runs must not keep old code.
+# --- Edited files: a worker that serves several runs must not keep old code.
 
 
 class ImportedFiles:
-    """The files of the user's modules as they were when they were first looked at.
+    """The files of the user's modules as they were when first checked.
 
-    A task's own code is compared part by part before it runs. The classes of its arguments are not: these
-    come in with the values, from whatever module the process has.
+    A task's own code is compared part by part before it runs. The classes of its arguments are not: they
+    arrive with the values, and come from whatever module the process has imported.
     """
 
     def __init__(self) -> None:
@@ -37,15 +38,14 @@ class ImportedFiles:
         self._since_ns = time.time_ns()
 
     def edited(self) -> bool:
-        """Whether one of them is not what was imported, as far as can be known: in doubt, yes."""
+        """Whether one of them may differ from what was imported."""
         before, self._since_ns = self._since_ns, time.time_ns()
         return any(self._is_edited(file, before) for file in _files())
 
     def _is_edited(self, file: str, before_ns: int) -> bool:
         now = _state(file)
-        if (
-            file not in self._seen
-        ):  # imported since the last look; an edit may have come before the import or after
+        if file not in self._seen:
+            # Imported since the last check: an edit may have come before the import, or after it.
             self._seen[file] = now
             return now is None or now[0] >= before_ns
         return self._seen[file] != now
@@ -67,21 +67,21 @@ def _state(file: str) -> tuple[int, int, int] | None:
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """What started a process."""
+    """How a process was started."""
 
     file: str = ""
     """Empty for notebooks, `python -c` and interactive sessions."""
     module: str = ""
-    """As `python -m` was given it, else empty."""
+    """The argument of `python -m`, or empty."""
 
 
 def module_path() -> list[str]:
-    """Where this process finds modules, for another one in another folder."""
+    """This process's module path, absolute, for a process in another folder."""
     return [os.path.abspath(path) for path in sys.path]
 
 
 def script_of_this_process() -> Script:
-    """What this process was started with."""
+    """How this process was started."""
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
     spec = getattr(main, "__spec__", None)
@@ -89,19 +89,19 @@ def script_of_this_process() -> Script:
 
 
 class StandIn:
-    """Takes the place of `__main__` in this process. Each run has a new one, so that none meets another's definitions."""
+    """Replaces `__main__` in this process. Each run has its own, so no run meets the definitions of another one."""
 
     def __init__(self, script: Script) -> None:
         self._module = ModuleType("__main__")
         if script.file:
             self._module.__file__ = script.file
-        if script.module:  # multiprocessing imports it by this name in processes that it spawns
+        if script.module:  # multiprocessing imports it by this name in the processes that it spawns
             self._module.__spec__ = ModuleSpec(script.module, None, origin=script.file)
         self._shown: object = None
         sys.modules["__main__"] = self._module
 
     def show(self, function: Callable[..., Any]) -> None:
-        """Let what a task's function refers to in its script be found: each task brings its own copy of it."""
+        """Make the names of a task's script available in `__main__`: each task brings its own copy of them."""
         if function is self._shown:
             return
         self._shown = function

@@ -1,7 +1,7 @@
-"""The part of the local engine that runs in a worker process: attempts in, journal events out.
+"""The worker process: attempts in, journal events out.
 
-A worker serves one run after another: each begins with a Hello. The lifeline is a pipe whose other end only
-the driver holds: when it closes, the driver is dead, and the worker ends itself and whatever the task started.
+A worker serves one run after another; each begins with a Hello. The lifeline is a pipe whose other end only the driver
+holds: when it closes, the driver is dead, and the worker ends itself and whatever the task started.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Any
 import msgspec
 
 from hooke.base.clock import SystemClock
-from hooke.base.errors import EnvironmentMismatch, HookeError
+from hooke.base.errors import EnvironmentMismatch
 from hooke.base.forks import on_fork
 from hooke.engines.worker.output import WorkerOutput
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
-from hooke.journal.events import AttemptFailed, AttemptFinished, Event, Failure
+from hooke.journal.events import AttemptFailed, Event, Failure
 from hooke.journal.writer import Durability
 from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
 from hooke.pipeline.failures import failure_of
 from hooke.processes.channel import Channel
 from hooke.store.store import Store
-from hooke.tracking import log  # noqa: F401 - now: a fork while a thread imports it would leave the child waiting for ever
+from hooke.tracking import log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
 from hooke.tracking.tracker import Tracker
 
 __all__ = ["READY", "STALE", "Begun", "Hello", "Library", "WorkerJob", "WorkerTask", "main", "task_of"]
@@ -43,22 +43,22 @@ READY = b""
 """A worker's answer to Hello."""
 
 STALE = b"stale"
-"""A worker's answer to a Hello or a Task whose code it imported before an edit, for an earlier run: start a fresh worker."""
+"""A worker's answer to a Hello or a task whose code it imported before an edit, in an earlier run: a fresh worker is needed."""
 
 SLACK_BYTES = 4 << 30
-"""The rlimit is a net below the watch, which it must not forestall: threads and allocators reserve more than they touch."""
+"""How far the rlimit lies above the memory limit: threads and allocators reserve more than they use, and the watch comes first."""
 
 
 class Library(msgspec.Struct, frozen=True, kw_only=True):
-    """The library on whose fleet a worker runs, for tasks that use it themselves."""
+    """The library on whose cluster a worker runs, for tasks that use it themselves."""
 
     connect: str
-    """`module:function`, called once in a worker, with the data, before the first such task."""
+    """`module:function`, called with `data` once in a worker, before the first such task."""
     data: bytes
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What a worker is told at the beginning of a run."""
+    """The greeting of a worker at the beginning of a run."""
 
     worker: str
     sys_path: list[str]
@@ -67,7 +67,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     log: str
     folder: str
     tracking: str | None = None
-    """The run's folder, for what tasks log."""
+    """The run's folder, for the metrics that tasks log."""
     durable: Durability = "group"
     script: Script = Script()
     library: Library | None = None
@@ -76,7 +76,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """An attempt for a worker; `pickle` and `parts` come with the first attempt of each function."""
+    """An attempt for a worker. `pickle` and `parts` come with the first attempt of each function."""
 
     attempt: int
     node: int
@@ -109,7 +109,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WorkerJob:
-    """An attempt for the workers of a machine, and what it takes."""
+    """An attempt for the workers of a machine, and the resources it needs."""
 
     task: WorkerTask
     """Without its function."""
@@ -139,7 +139,7 @@ class Begun(msgspec.Struct, frozen=True, tag_field="event", tag="begun"):
 
 
 def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = False) -> WorkerTask:
-    """A call as it goes to a worker; with its pickled function where the worker does not have that."""
+    """A call as it goes to a worker, with its pickled function where the worker lacks that."""
     return WorkerTask(
         attempt=call.attempt,
         node=call.node,
@@ -162,7 +162,7 @@ _messages = msgspec.msgpack.Decoder(Hello | WorkerTask)
 
 
 class _Session:
-    """One run as a worker sees it."""
+    """One run, in its worker."""
 
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
@@ -187,28 +187,17 @@ class _Session:
         )
 
     def connect(self) -> None:
-        """Connect this process with the library of its fleet, if that was not done."""
+        """Connect this process to the library of its cluster, once."""
         library, self._library = self._library, None
         if library is not None:
             module, _, name = library.connect.partition(":")
             getattr(import_module(module), name)(library.data)
 
     def close(self) -> None:
-        """The run is over, or the worker."""
+        """The run, or the worker, is over."""
         self.output.close()
         if self.tracker is not None:
             self.tracker.close()
-
-    def event(self, task: WorkerTask, kind: type[Any], **more: Any) -> Any:
-        return kind(
-            at=self.worker.clock.now(),
-            attempt=task.attempt,
-            node=task.node,
-            lo=task.lo,
-            hi=task.hi,
-            worker=self.worker.name,
-            **more,
-        )
 
 
 class _Server:
@@ -224,13 +213,13 @@ class _Server:
         on_fork(self)
 
     def after_fork(self) -> None:
-        """In a process that a task forked: the socket is the worker's, whose death must be seen at its end."""
+        """In a process that a task forked: close the worker's socket, whose end must show the worker's death."""
         self._channel.close()
         with contextlib.suppress(OSError):
             os.close(self._lifeline)
 
     def serve(self) -> None:
-        """Until the driver says so (an empty message) or is gone."""
+        """Serve until the driver sends an empty message, or is gone."""
         while True:
             try:
                 data = self._channel.receive()
@@ -264,9 +253,11 @@ class _Server:
             if self._sessions > 1:
                 self._send(STALE)
             else:
-                self._say(_not_run(task, session, error))
+                failure = failure_of(error, arguments=task.shown)
+                worker = session.worker
+                self._say(task.failed(worker.clock.now(), failure, worker.name))
             return
-        os.chdir(session.folder)  # whatever the task before did
+        os.chdir(session.folder)  # whatever the previous task did
         self._bound(task.memory)
         session.script.show(function)
         if task.uses_library:
@@ -277,7 +268,9 @@ class _Server:
         if task.digest not in self._functions:
             sent = self._refused.pop(task.digest, task)
             assert sent.pickle is not None
-            self._refused[task.digest] = sent  # the engine sends it once, and may ask again after a refusal
+            self._refused[task.digest] = (
+                sent  # the engine sends it once, and may send the task again after a refusal
+            )
             function = _load(task.name, sent.pickle)
             check_code(function, name=task.name, parts=sent.parts, allowed=allowed)
             del self._refused[task.digest]
@@ -285,12 +278,12 @@ class _Server:
         return self._functions[task.digest]
 
     def _bound(self, memory: int | None) -> None:
-        """Set the net: an allocation far beyond the limit fails as a MemoryError instead of taking the machine down."""
+        """Set the rlimit: an allocation far beyond the memory limit raises MemoryError instead of exhausting the machine."""
         if memory is None and self._limit is None:
             return
         self._limit = memory
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        # Above what the process holds already: the attempts before it leave allocators with gigabytes reserved.
+        # On top of what the process holds already: allocators keep gigabytes reserved from earlier attempts.
         soft = resource.RLIM_INFINITY if memory is None else _reserved_bytes() + memory + SLACK_BYTES
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
@@ -305,7 +298,7 @@ class _Server:
 
 
 def _reserved_bytes() -> int:
-    """What RLIMIT_DATA counts of this process now (`data` of /proc/self/statm); 0 where that is not known."""
+    """The memory that RLIMIT_DATA counts in this process now (`data` of /proc/self/statm); 0 where unknown."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
     except FileNotFoundError:
@@ -341,22 +334,15 @@ def _load(name: str, data: bytes) -> Callable[..., Any]:
     return function
 
 
-def _not_run(task: WorkerTask, session: _Session, error: HookeError) -> AttemptFinished | AttemptFailed:
-    failed: AttemptFailed = session.event(
-        task, AttemptFailed, failure=failure_of(error, arguments=task.shown)
-    )
-    return failed
-
-
 def _follow_driver(lifeline: int, fork_server: int) -> None:
     os.read(lifeline, 1)
     if os.getppid() == fork_server:
-        os.kill(fork_server, signal.SIGCONT)  # stopped, it would not see that the driver is gone
+        os.kill(fork_server, signal.SIGCONT)  # a stopped server would not notice that the driver is gone
     os.killpg(0, signal.SIGKILL)
 
 
 def main(fd: int, lifeline: int) -> None:
-    """Serve attempts from the socket `fd` until told to end or the driver is gone."""
+    """Serve attempts from the socket `fd` until the driver ends the worker, or is gone."""
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
     _Server(Channel(fd), lifeline).serve()

@@ -20,10 +20,10 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
-from hooke.engines.gang import RankNote
+from hooke.engines.gang import RankNote, unpack_answer
 from hooke.engines.worker.fork_server import ForkEnded
 from hooke.engines.worker.gang_ranks import RankGroups
-from hooke.engines.worker.lost_attempts import code_and_signal, death, host_failed, how_it_ended
+from hooke.engines.worker.lost_attempts import code_and_signal, exit_failure, host_failed, how_it_ended
 from hooke.engines.worker.pool import LocalPool, Process, WorkerKind
 from hooke.engines.worker.worker import READY, STALE, Begun, Hello, WorkerJob
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
@@ -43,8 +43,6 @@ AHEAD_BYTES = 4096
 """The largest payload that waits there: all of them fit the socket's buffer, so handing one over never blocks."""
 
 LoopEvent: TypeAlias = Begun | WorkerStarted | WorkerStopped | AttemptFinished | AttemptFailed | RankNote
-
-_answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +95,6 @@ class WorkerLoop:
         self.ranks = RankGroups(
             self, devices=devices, clock=clock, say=say, pinned=settings.pinned, address=settings.address
         )
-
-    @property
-    def busy(self) -> int:
-        """Workers that have work, the ranks of gangs among them."""
-        return sum(1 for process in self._workers.values() if process.jobs) + self.ranks.processes
 
     def submit(self, jobs: Sequence[WorkerJob]) -> None:
         """Queue attempts, and hand each to a worker as soon as one is free."""
@@ -181,10 +174,11 @@ class WorkerLoop:
 
         A gang that is larger than the loop (since that was made smaller) gets its room when nothing else runs.
         """
-        if self.busy and self.busy + ranks > self.slots:
-            return False
         idle = self._idle()
-        for process in idle[: max(0, self.busy + len(idle) + ranks - self.slots)]:
+        busy = self._running - len(idle)
+        if busy and busy + ranks > self.slots:
+            return False
+        for process in idle[: max(0, self._running + ranks - self.slots)]:
             self.end(process, f"it makes way for a gang of {ranks}")
         return True
 
@@ -235,7 +229,7 @@ class WorkerLoop:
             except HookeError as error:
                 self._refuse(job, error)
                 continue
-            except Exception as error:  # noqa: BLE001 - whatever this machine refuses, the scheduler waits for an answer
+            except Exception as error:  # noqa: BLE001 - the scheduler waits for an answer, whatever failed
                 self._refuse(job, host_failed(error))
                 continue
             if process is None:
@@ -249,6 +243,10 @@ class WorkerLoop:
                 with contextlib.suppress(OSError):  # it has died; its last messages and its end are read next
                     process.channel.flush()
 
+    @property
+    def _running(self) -> int:
+        return len(self._workers) + self.ranks.processes
+
     def _idle(self) -> list[Process]:
         return [process for process in self._workers.values() if not process.jobs]
 
@@ -257,8 +255,7 @@ class WorkerLoop:
         for process in self._idle():
             if not self._pool.watches(process):
                 self.end(process, "the fork server that watched it is gone")
-        full = len(self._workers) + self.ranks.processes >= self.slots
-        if full and not self._idle():
+        if self._running >= self.slots and not self._idle():
             return self._busy_with_alike(job)
         devices = self._devices.take(job.task.name, job.gpus)
         if devices is None:
@@ -278,7 +275,7 @@ class WorkerLoop:
                 self._read(process)  # else its death would be the attempt's
                 if self.has(process):
                     return process
-        if len(self._workers) + self.ranks.processes >= self.slots:
+        if self._running >= self.slots:
             idle = self._idle()
             if not idle:
                 return None
@@ -365,7 +362,7 @@ class WorkerLoop:
                     self._begun.add(job.attempt)
                 self._queue.appendleft(job)
         else:
-            self._answered(process, _answers.decode(data))
+            self._answered(process, unpack_answer(data))
 
     def _answered(self, process: Process, answer: AttemptFinished | AttemptFailed) -> None:
         """Attempts are answered in the order in which they were handed over."""
@@ -387,7 +384,7 @@ class WorkerLoop:
         if job is None:
             return
         if begun:
-            failure = death(process, ended, job.task)
+            failure = exit_failure(process, ended, job.task)
             self._say(job.task.failed(self._clock.now(), failure, process.name))
         else:
             self._take_back(process, job)
@@ -399,7 +396,7 @@ class WorkerLoop:
             self._queue.appendleft(job)
             return
         error = HookeError(
-            f"{self._unborn} workers in a row ended before they could begin",
+            f"{self._unborn} workers in a row ended before they were ready",
             where=f"{process.log} on {self._machine}" if self._machine else str(process.log),
             why="\n".join(last_lines(process.log, process.log_from, 20)),
             next="hooke doctor",
@@ -433,6 +430,5 @@ class WorkerLoop:
                 self._queue.appendleft(job)
 
     def _shrink(self) -> None:
-        surplus = len(self._workers) + self.ranks.processes - self.slots
-        for process in self._idle()[: max(0, surplus)]:
+        for process in self._idle()[: max(0, self._running - self.slots)]:
             self.end(process, "the fleet was made smaller")

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from hooke.base.errors import HookeError
-from hooke.engines.gang import RankNote, RankRange, Word
+from hooke.engines.gang import GangCommand, RankNote, RankRange
 from hooke.engines.gang_coordinator import GangCoordinator
 from hooke.engines.worker.gang_ranks import RankGroups
 from hooke.engines.worker.pool import LocalPool, shared_pool
@@ -84,7 +84,7 @@ class LocalEngine:
         self._loop.submit([_job_of(call, call.image.pickle) for call in single])
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
-        """What happened since; at most `timeout_s` of waiting."""
+        """Return the events since the last call, waiting at most `timeout_s` for the first one."""
         if not self._events:
             self._loop.poll(timeout_s)
             self._gangs.late(self._context.clock.monotonic())
@@ -94,7 +94,7 @@ class LocalEngine:
         return events
 
     def cancel(self, attempt: int) -> None:
-        """Take a queued attempt back; end the worker of one that runs."""
+        """Drop a queued attempt; end the worker of a running one."""
         for call in [call for call in self._gang_calls if call.attempt == attempt]:
             self._gang_calls.remove(call)
         self._gangs.cancel(attempt)
@@ -154,12 +154,12 @@ class LocalEngine:
             self._events.append(event)
 
     def _advance_gangs(self) -> None:
-        """Pass on what ranks have said, begin with gangs for which there is room, and hand out what room these leave."""
+        """Pass on what ranks have reported, start gangs that have room, and hand out the rest of the room."""
         self._pass_on()
         for _ in range(len(self._gang_calls)):
             call = self._gang_calls.popleft()
             try:
-                if not self._gangs.muster(call):
+                if not self._gangs.start(call):
                     self._gang_calls.append(call)
             except HookeError as error:
                 failure = failure_of(error, arguments=call.shown)
@@ -174,7 +174,7 @@ class LocalEngine:
 
 
 _HERE = ""
-"""The address of this machine, as the coordinator of gangs knows it."""
+"""The address of this machine for the gang coordinator."""
 
 
 class _ThisMachine:
@@ -183,28 +183,28 @@ class _ThisMachine:
     def __init__(self, ranks: RankGroups) -> None:
         self._ranks = ranks
 
-    def place(self, call: Call, muster: int) -> dict[str, range] | None:
+    def place(self, call: Call, try_id: int) -> dict[str, range] | None:
         """Take the ranks of a gang if there is room for all of them now."""
         image = call.image.pickle()
         job = _job_of(call, lambda: image)
-        part = RankRange(muster=muster, lo=0, hi=call.gang, ranks=call.gang)
+        part = RankRange(try_id=try_id, lo=0, hi=call.gang, ranks=call.gang)
         if not self._ranks.fits(job, part):
             return None
         self._ranks.begin(job, part)
         return {_HERE: range(call.gang)}
 
-    def speak(self, address: str, attempt: int, word: Word) -> None:  # noqa: ARG002 - there is one address
+    def speak(self, address: str, attempt: int, command: GangCommand) -> None:  # noqa: ARG002 - there is one address
         """Pass a command to the ranks."""
-        self._ranks.heard(word)
+        self._ranks.obey(command)
 
     def cancel(self, address: str, attempt: int) -> None:
-        """This machine is never lost."""
+        """Not called: this machine is never lost."""
 
     def free(self, attempt: int) -> None:
-        """The loop knows what is free."""
+        """Nothing to do: the loop counts its own slots."""
 
     def stored(self, digest: str, address: str) -> None:
-        """There is nowhere else to look for it."""
+        """Nothing to do: there is no other machine to choose."""
 
 
 def _job_of(call: Call, pickle: Callable[[], bytes]) -> WorkerJob:
