@@ -133,12 +133,12 @@ EIGHT = b"\1\0" * 4
         (tensor(datatype="FP8"), b"", "there is no datatype FP8; there are BYTES, BOOL, INT8"),
         (tensor(data=None), b"", "Expected `array`, got `null`"),
         (tensor(parameters={"binary_data_size": 8}), EIGHT, "it has data and a binary_data_size"),
-        (tensor(parameters={"shared_memory_region": "x"}), b"", "there is no shared memory here; send its data"),
+        (tensor(parameters={"shared_memory_region": "x"}), b"", "shared memory is not supported; send its data"),
         ({k: v for k, v in tensor().items() if k != "data"}, b"", "it has neither data nor a binary_data_size"),
         (binary(8), EIGHT[:7], "its binary_data_size is 8, and 7 bytes of the body are left"),
         (binary(7), EIGHT[:7], "its shape [2, 2] of INT16 takes 8 bytes, and its binary_data_size is 7"),
         (binary(8, shape=[2, 3]), EIGHT, "its shape [2, 3] of INT16 takes 12 bytes, and its binary_data_size is 8"),
-        (binary(4, datatype="BOOL"), b"\0\1\2\1", "a byte of it is neither 0 nor 1"),
+        (binary(4, datatype="BOOL"), b"\0\1\2\1", "one of its bytes is neither 0 nor 1"),
         (binary(8, datatype="BYTES"), EIGHT, "its shape has 4 elements, for whose lengths its 8 bytes are too few"),
         (binary(8, datatype="BYTES", shape=[1]), EIGHT, "element 0 is said to be longer than what is left"),
         (binary(9, datatype="BYTES", shape=[2]), b"\1\0\0\0aabcd", "element 1 is said to be longer than"),
@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused_by_name(one, behind, said):
         (b'{"inputs": []}', 15, 400, "Inference-Header-Content-Length is 15, and the body has 14 bytes"),
         (b'{"inputs": []}', 0, 400, "Inference-Header-Content-Length is 0"),
         (b'{"inputs": []}', 13, 400, "the body is no JSON"),
-        (b'{"inputs": []}ab', 14, 422, "2 bytes of the body are behind the JSON, and no input's"),
+        (b'{"inputs": []}ab', 14, 422, "2 bytes after the JSON belong to no input"),
         (b'{"inputs": [], "parameters": {"binary_data_output": 1}}', None, 422, "expected true or false"),
         (b'{"inputs": [], "parameters": {"sequence_id": 3}}', None, 422, "parameter sequence_id"),
         (b'{"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}', None, 422, "output y: "),
@@ -186,7 +186,7 @@ def test_what_is_no_request(body, length, status, said):
 
 def test_given_twice_and_without_the_header():
     assert refusal(tensor(), tensor()) == (422, "input rows: it is given twice")
-    said = "input rows: it has a binary_data_size, and there is no header Inference-Header-Content-Length"
+    said = "input rows: it has a binary_data_size, but the header Inference-Header-Content-Length is missing"
     assert refusal(binary(8), header=False) == (422, said)
 
 
@@ -195,12 +195,12 @@ def test_values_that_no_tensor_holds():
         (np.array([1j]), "no datatype of the protocol holds complex128"),
         (np.array(["2026-01-01"], dtype="M8[D]"), "no datatype of the protocol holds datetime64[D]"),
         (np.array([None]), "no datatype of the protocol holds a NoneType"),
-        (np.array([b"\xff"], dtype=object), "its bytes are no text, which JSON needs; ask for binary data"),
+        (np.array([b"\xff"], dtype=object), "its bytes are not text, which JSON needs; request binary data"),
     ]:
         with pytest.raises(Problem, match="output y: ") as refused:
             write_response("m", "1", {"y": value}, RequestedOutputs(None, False))
         assert (refused.value.status, said in refused.value.detail) == (406, True)
-    with pytest.raises(Problem, match="output y: its text has characters that UTF-8 does not have"):
+    with pytest.raises(Problem, match="output y: its text has characters that UTF-8 cannot encode"):
         write_response("m", "1", {"y": np.array(["\ud800"])}, RequestedOutputs(None, True))
 
 

@@ -116,7 +116,7 @@ class TestMetadata:
         [
             ("/v2/models/None", "there is no model None; there are Forms.arrays, "),
             ("/v2/models/Forms.same/versions/2", "Forms.same has no version 2; it has 1"),
-            ("/v2/models/Forms.items", "Forms.items is no model: it streams, which the protocol does not; use POST /items"),
+            ("/v2/models/Forms.items", "Forms.items is no model: it streams, which the protocol does not support; use POST /items"),
             ("/v2/models/Forms.folded/ready", "Forms.folded is no model: x cannot be given as tensors; use POST /folded"),
             ("/v2/nothing", "there is no /v2/nothing"),
         ],
@@ -231,7 +231,7 @@ class TestBatches:
                 (
                     "turning",
                     [1, 2, 3, 4, 5],
-                    "rows of one request came back with other columns than the rest of it",
+                    "parts of one request came back with different columns",
                 ),
                 (
                     "none",
@@ -331,7 +331,7 @@ class TestForms:
         answer = infer(forms, "Forms.raw", header + raw, **length)
         assert refused(answer) == (
             406,
-            "output raw: its bytes are no text, which JSON needs; ask for binary data",
+            "output raw: its bytes are not text, which JSON needs; request binary data",
         )
         wanted = header[:-1] + b',"parameters":{"binary_data_output":true}}'
         answer = infer(
@@ -343,7 +343,7 @@ class TestForms:
         answer = infer(
             forms, "Forms.text", words + raw, **{"inference-header-content-length": str(len(words))}
         )
-        assert refused(answer) == (422, "input words: its bytes are no text in UTF-8")
+        assert refused(answer) == (422, "input words: its bytes are not UTF-8 text")
 
 
 FLIGHTS = [
@@ -458,7 +458,7 @@ class TestBodies:
                 "deflate",
                 zlib.compress(b" " * (20 << 20)),
                 413,
-                "larger than 16777216 bytes when it is expanded",
+                "larger than 16777216 bytes after decompression",
             ),
         ]:
             told, error = refused(infer(forms, "Forms.same", body, content_encoding=coding))
@@ -467,7 +467,7 @@ class TestBodies:
             assert refused(infer(forms, "Forms.same", b"{}", content_type=kind))[0] == 415
         for length in ("x", "-1", "9" * 30):
             answer = infer(forms, "Forms.same", b"{}", inference_header_content_length=length)
-            assert refused(answer) == (400, "Inference-Header-Content-Length is no number of bytes")
+            assert refused(answer) == (400, "Inference-Header-Content-Length is not a number of bytes")
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(request=REQUESTS | ANYTHING)

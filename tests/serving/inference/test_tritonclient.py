@@ -169,7 +169,7 @@ def test_what_is_wrong_is_said_where_the_client_looks(forms):
         assert raised.value.status() == status
     shared = triton.InferInput("a", [1], "INT8")
     shared.set_shared_memory("region", 1)
-    with pytest.raises(InferenceServerException, match="there is no shared memory here"):
+    with pytest.raises(InferenceServerException, match="shared memory is not supported"):
         forms.infer("Forms.arrays", [shared])
     with pytest.raises(InferenceServerException, match="a service keeps no sequences"):
         forms.infer("Forms.arrays", [one], sequence_id=3, sequence_start=True)
@@ -189,10 +189,10 @@ def test_a_token_goes_by_its_headers_too(delay):
         assert delay.infer("Delay", inputs, headers=dict(AUTH)).as_numpy("predict").tolist() == [3.0]
         assert not delay.is_server_ready()
         with pytest.raises(
-            InferenceServerException, match="there is no token; send authorization: Bearer TOKEN"
+            InferenceServerException, match="the bearer token is missing; send authorization: Bearer TOKEN"
         ):
             delay.infer("Delay", inputs)
-        with pytest.raises(InferenceServerException, match="the token is not that of this service"):
+        with pytest.raises(InferenceServerException, match="the bearer token is wrong"):
             delay.get_model_metadata("Delay", headers={"Authorization": "Bearer another"})
     finally:
         delay.register_plugin(Token())

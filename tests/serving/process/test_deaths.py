@@ -139,7 +139,7 @@ class TestDeaths:
             lambda: "cannot be set up anew: Once cannot be set up: ValueError: no weights" in caplog.text
         )
         wait_until(lambda: len(one.told) == 2)
-        assert one.told[1].cause.startswith("it could not be set up")
+        assert one.told[1].cause.startswith("setup failed")
         assert one.told[1].starts_in_s == 1.0, "twice the first wait"
         (tmp_path / "unset").unlink()
         back(one)

@@ -183,7 +183,7 @@ def test_a_front_that_dies_while_it_drains_does_not_start_again_and_the_service_
     assert service.process.wait(60) == 0
     asking.join()
     assert failed
-    assert "the front is gone before all that came through it was answered" in service.text
+    assert "the proxy ended before all its requests were answered" in service.text
     assert "starts again" not in service.text
 
 

@@ -1,4 +1,4 @@
-"""The supervision of one service: `step(event, now)` folds what happened and returns what is to be done."""
+"""The supervision of one service: `step(event, now)` folds an event and returns actions. Pure."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ from hooke.services.supervisor.replica_events import (
 __all__ = ["ProxyRoutes", "Rolling", "Supervision"]
 
 
-# --- To whom the front sends requests, or may yet: what it says comes late, and may be of what it was told before the last.
+# --- The replicas that the proxy sends to, or may yet: its acknowledgements come late, and may be older than the last order.
 
 
 class ProxyRoutes:
-    """What the front was told, and what it has said of that."""
+    """What the proxy was told to publish, and what it has acknowledged."""
 
     def __init__(self) -> None:
         self._routed: tuple[str, ...] = ()
         self._pending: list[tuple[str, ...]] = []
-        """Told, and nothing said of it yet; the oldest first."""
+        """Published and not acknowledged yet; the oldest first."""
 
     def published(self, names: tuple[str, ...]) -> None:
-        """It is to send to these, and to no others."""
+        """The proxy is told to send to these replicas only."""
         self._pending.append(names)
 
     def heard_at(self, names: tuple[str, ...]) -> None:
-        """It says that it does. It may leave out some of what it was told, never their order."""
+        """The proxy acknowledges these. It may skip some of the orders, but keeps their sequence."""
         self._routed = names
         if names in self._pending:
             del self._pending[: self._pending.index(names) + 1]
 
     def reaches(self, name: str) -> bool:
-        """Whether requests come to it, or may yet."""
+        """Whether requests reach a replica, or may yet."""
         return name in self._routed or any(name in names for names in self._pending)
 
 
@@ -92,24 +92,24 @@ class Rolling:
 
 
 class Supervision:
-    """The replicas of a service, as far as they are known. All times are seconds of one clock, which never goes back.
+    """The replicas of a service, as far as they are known. All times are seconds of one monotonic clock.
 
-    What it keeps to: by its own decision there are never fewer ready replicas than wanted, so one leaves only when its successor
-    is ready; a replica leaves the front, then has nothing in flight (or has had its time), then gets SIGTERM, and SIGKILL only
-    after its deadline; a new generation takes over when all of it is ready and has been for a while, else the old one stays.
+    Its invariants: by its own decision there are never fewer ready replicas than wanted, so one leaves only when its successor
+    is ready; a replica leaves the proxy, then finishes its open requests (or runs out of time), then gets SIGTERM, and SIGKILL only
+    after its deadline; a new generation takes over when all of it has been ready for a while, else the old one stays.
     """
 
     def __init__(self, rules: Rules, *, generation: str, wanted: int) -> None:
         self.rules = rules
         self.generation = generation
-        """What is served; during a roll-out the old one."""
+        """The generation that is served; during a roll-out the old one."""
         self.wanted = wanted
         self.rolling: Rolling | None = None
         self.members: dict[str, ReplicaMember] = {}
         self.refused = ""
-        """The generation that went back last: it is not tried again."""
+        """The generation that was rolled back last: it is not tried again."""
         self.closing = ""
-        """Who asked for the end; empty while nobody has."""
+        """Who asked for the end; empty while the service goes on."""
         self.ever_ready = False
         self._began = False
         self._proxy_drained = False
@@ -136,7 +136,7 @@ class Supervision:
         }
 
     def step(self, event: Event, now: float) -> list[Action]:
-        """Fold the event; what is to be done now, in this order."""
+        """Fold the event; returns the actions, in order."""
         self._out = []
         self._handlers[type(event)](event, now)
         if self._began:
@@ -154,22 +154,22 @@ class Supervision:
         self._out = []
         return unrouted
 
-    # -- what readers ask --------------------------------------------------------------------------
+    # -- for readers -------------------------------------------------------------------------------
 
     @property
     def target(self) -> str:
-        """The generation that is to be served."""
+        """The generation that is to be served in the end."""
         return self.rolling.generation if self.rolling else self.generation
 
     def ready(self) -> list[ReplicaMember]:
-        """Those that get new requests, but for such as cannot answer at this moment where others can."""
+        """Replicas that get new requests, unless they cannot answer at this moment and others can."""
         return [member for member in self.members.values() if member.phase is ReplicaPhase.READY]
 
     def in_flight(self) -> int:
-        """Requests of all of them, as far as they have told."""
+        """Open requests of all replicas, by their last reports."""
         return sum(member.report.in_flight for member in self.members.values())
 
-    # -- what happened -----------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def _begin(self, event: SupervisionBegan, now: float) -> None:
         self._began = True
@@ -180,7 +180,7 @@ class Supervision:
             )
             self.members[one.name] = member
             self._last_name = max(self._last_name, _number(one.name))
-            if one.report.state == READY:  # since before anybody here looked
+            if one.report.state == READY:  # it was ready before this supervisor looked
                 member.phase, member.ready_at, self.ever_ready = (
                     ReplicaPhase.READY,
                     now - self.rules.healthy_s,
@@ -190,7 +190,7 @@ class Supervision:
         others = [member.generation for member in self.ready() if member.generation != self.generation]
         if others:
             new, self.generation = self.generation, others[0]
-            self._roll_out(RollOut(new, "this supervisor was started to serve it"), now)
+            self._roll_out(RollOut(new, "this supervisor was started with it"), now)
 
     def _reported(self, event: Reported, now: float) -> None:
         member = self.members.get(event.name)
@@ -201,7 +201,7 @@ class Supervision:
         self._listened = now if event.listened is None else event.listened
 
     def _silence_ends(self, now: float) -> float:
-        """Until when silence counts: the last moment at which all could be heard."""
+        """Silence counts up to the last moment at which all could be heard."""
         return now if self._listened is None else self._listened
 
     def _is_published(self, event: Published, _now: float) -> None:
@@ -227,8 +227,8 @@ class Supervision:
             self._record(ReplicaReady(replica=member.name, generation=member.generation, seconds=seconds))
         elif (
             report.state == DRAINING and member.phase is ReplicaPhase.READY
-        ):  # one that starts has failed: it exits
-            member.end_reason = "it drains, and nobody here asked for it"
+        ):  # a starting one has failed: it exits
+            member.end_reason = "it drains without an order"
             self._note_replacement(member)
             member.enter(ReplicaPhase.ENDING, now)
         elif member.phase is ReplicaPhase.LEAVING:
@@ -271,7 +271,7 @@ class Supervision:
         if self.closing or event.generation in (self.target, self.refused):
             return
         if self.rolling is not None:
-            self._roll_back("another one is to be served", now, refuse=False)
+            self._roll_back("another generation was ordered", now, refuse=False)
         if event.generation != self.generation:
             self.rolling = Rolling(generation=event.generation, reason=event.reason)
             self._record_roll_out(event.generation, "began", event.reason)
@@ -291,7 +291,7 @@ class Supervision:
             member.end_reason = member.end_reason or f"cut by {event.by}"
             self._kill(member, now)
 
-    # -- what follows ------------------------------------------------------------------------------
+    # -- decisions ---------------------------------------------------------------------------------
 
     def _watch(self, member: ReplicaMember, now: float) -> None:
         rules, heard_by = self.rules, self._silence_ends(now)
@@ -306,7 +306,7 @@ class Supervision:
                     self._kill(member, now)
             elif rules.memory_bytes is not None and member.report.memory_bytes > rules.memory_bytes:
                 has, limit = format_bytes(member.report.memory_bytes), format_bytes(rules.memory_bytes)
-                self._plan_replacement(member, f"it has {has} of memory, and {limit} is the limit")
+                self._plan_replacement(member, f"its memory is {has}, above the limit of {limit}")
                 member.over_memory = True
         elif member.phase is ReplicaPhase.LEAVING:
             idle = member.idle_since is not None and now - member.idle_since >= rules.quiet_s
@@ -321,7 +321,7 @@ class Supervision:
             self._reasons.append(f"in place of replica {member.name}: {why}")
 
     def _end_failed(self, member: ReplicaMember, why: str, now: float) -> None:
-        """It does not work: it gets no requests any more, and ends."""
+        """It does not work: it gets no more requests, and ends."""
         left = member.phase is ReplicaPhase.READY
         member.end_reason, member.failed = why, True
         if left:
@@ -330,7 +330,7 @@ class Supervision:
         self._failed(member, why, now, ())
 
     def _failed(self, member: ReplicaMember, cause: str, now: float, log_tail: tuple[str, ...]) -> None:
-        """It ended, or is ended, though nobody decided that it leaves."""
+        """A replica ended, or is ended, without a decision that it leaves."""
         self._note_replacement(member)
         rolling = self.rolling
         if rolling is not None and member.generation == rolling.generation:
@@ -345,7 +345,7 @@ class Supervision:
         waits_s = backoff.failed(now)
         if not self.ever_ready and backoff.failures >= self.rules.tries:
             self._out.append(GiveUp(cause=cause, log_tail=log_tail))
-            self.closing, self._proxy_drained = "it was given up", True
+            self.closing, self._proxy_drained = "the service was given up", True
             return
         self._record(
             StartDelayed(
@@ -381,7 +381,7 @@ class Supervision:
             )
 
     def _roll_back(self, reason: str, now: float, *, refuse: bool = True) -> None:
-        """The new generation goes; the old one is still there."""
+        """Drop the new generation; the old one is still there."""
         rolling, self.rolling = self.rolling, None
         assert rolling is not None
         if refuse:
@@ -397,7 +397,7 @@ class Supervision:
         target = self.target
         self._start(target, self.wanted - len(self._serving(target)) - len(self._starting(target)), now)
         if self.rolling is not None:
-            # The old ones serve until the new ones do: where one dies meanwhile, another comes.
+            # The old ones serve until the new ones do: a dead one is replaced meanwhile.
             old = len(self._serving(self.generation)) + len(self._starting(self.generation))
             self._start(self.generation, self.wanted - old - len(self._serving(target)), now)
 
@@ -419,7 +419,7 @@ class Supervision:
         return self._reasons.popleft() if self._reasons else f"{self.wanted} wanted"
 
     def _end_surplus(self, now: float) -> None:
-        """Those that are not needed leave; a ready one only where enough others are ready."""
+        """End surplus replicas; a ready one only if enough others are ready."""
         kept = {self.generation, self.target}
         for member in [one for one in self.members.values() if one.phase is ReplicaPhase.STARTING]:
             if member.generation not in kept or member.replace_reason:
@@ -436,7 +436,7 @@ class Supervision:
             self._leave(member, reason, now)
 
     def _surplus(self, kept: set[str]) -> Iterable[tuple[ReplicaMember, str]]:
-        """Ready replicas that are not wanted, in the order in which they are to go."""
+        """Surplus ready replicas, in the order in which they are to leave."""
         ready = self.ready()
         for member in ready:
             if member.replace_reason:
@@ -485,7 +485,7 @@ class Supervision:
     def _publish(self, heard_by: float) -> None:
         ready = self.ready()
         turning = [one for one in ready if one.unresponsive_s(heard_by) <= self.rules.still_s] or ready
-        # One whose model is away answers 503 at once, and so looks least busy; where there is no other it is asked all the same.
+        # A replica whose model is away answers 503 at once, and so looks least busy; it gets requests only if there is no other.
         able = [one for one in turning if one.restarting_since is None] or turning
         names = tuple(sorted((one.name for one in able), key=_number))
         if names != self._published:
@@ -498,10 +498,12 @@ class Supervision:
         for one in still:
             if one.name in (self._published or ()):
                 shown = format_seconds(one.unresponsive_s(heard_by))
-                text = f"replica {one.name} gives no sign for {shown}: others get what is new until it does"
+                text = (
+                    f"replica {one.name} has not responded for {shown}: others get new requests until it does"
+                )
                 self._out.append(Announce(text))
 
-    # -- small things ------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _serving(self, generation: str) -> list[ReplicaMember]:
         return [one for one in self.members.values() if one.generation == generation and one.serves]

@@ -1,4 +1,4 @@
-"""The loop that keeps a service's replicas and front as its supervision decides, until it is told to end."""
+"""The supervisor's loop: runs a service's replicas and proxy as the supervision decides, until the end."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ STOP_LOOK_S = 0.5
 SOON_S = 0.003
 """Between two looks at a child whose channel has ended."""
 PROXY_LEASE = 5 / 6
-"""The front's lease, of the replicas': it ends first, so that nothing is sent to one that has ended."""
+"""The proxy's lease as a part of the replicas': it ends first, so that nothing is sent to an ended replica."""
 
 
 def _ending() -> list[signal.Signals]:
-    """What asks for the end: also that the terminal is closed, unless that is to be ignored (nohup)."""
+    """The signals that ask for the end: a closed terminal, too, unless that is to be ignored (nohup)."""
     hung_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
 
 
 class SupervisionEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervision came to."""
+    """What a supervised service did."""
 
     run: str
     answered: int
@@ -104,9 +104,9 @@ class SupervisionEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Supervisor:
-    """One service's. `run` takes the main thread: it listens to signals."""
+    """The supervisor of one service. `run` needs the main thread, for signals."""
 
-    def __init__(  # noqa: PLR0913 - what a supervisor is made of, each by name
+    def __init__(  # noqa: PLR0913 - the parts of a supervisor, each by name
         self,
         declared: Service,
         project: Project,
@@ -163,7 +163,7 @@ class Supervisor:
 
     def _aliases_of(self, source: ServiceSource, first: Generation) -> AliasWatcher:
         def unknown(why: str) -> None:
-            self._run_in_loop(lambda: self._say(f"what {self.declared.name} serves stays: {why}"))
+            self._run_in_loop(lambda: self._say(f"{self.declared.name} keeps its generation: {why}"))
 
         return AliasWatcher(
             source, first, every_s=self.options.poll_s, moved=self._alias_moved, unknown=unknown
@@ -171,13 +171,13 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        """By which it is asked on this machine; empty until it listens."""
+        """The URL on this machine; empty until the proxy listens."""
         return self.options.bind_config.url(self.proxy.port) if self.proxy.up else ""
 
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self) -> SupervisionEnded:
-        """Until the service has ended. Raises what kept the front or all replicas from coming up."""
+        """Run until the service has ended. Raises the error that kept the proxy or all replicas from starting."""
         former = {number: signal.signal(number, self._signalled) for number in _ending()}
         os.set_blocking(self._wake_writer, False)
         os.set_blocking(self._wake_reader, False)
@@ -344,7 +344,7 @@ class Supervisor:
             child = self.replicas.start(
                 action.name, action.generation, among=max(self.bounds[1], self.core.wanted)
             )
-        except (OSError, UsageError) as error:  # the latter where no port is free
+        except (OSError, UsageError) as error:  # UsageError if no port is free
             self._inbox.append(Exited(name=action.name, log_tail=(f"no process could be started: {error}",)))
             return
         self._record_event(
@@ -362,7 +362,7 @@ class Supervisor:
         for record, report in self.replicas.adopt(records):
             if report is None:
                 self._say(
-                    f"replica {record.name} of an earlier supervisor does not answer: pid {record.pid} is ended"
+                    f"replica {record.name} of an earlier supervisor does not report: ending pid {record.pid}"
                 )
                 continue
             age_s = max(0.0, time.time() - record.started_at)
@@ -394,21 +394,21 @@ class Supervisor:
         self._said = said
         self._say(said)
 
-    # -- what comes from outside -------------------------------------------------------------------
+    # -- signals, aliases and commands -------------------------------------------------------------
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         self._signals += 1
         if self._signals == 1:
             self._inbox.append(
-                lambda: self._say(f"{name}: what was asked is answered, then all ends; Ctrl-C now cuts")
+                lambda: self._say(f"{name}: draining, open requests are answered; Ctrl-C now cuts them")
             )
             self._inbox.append(DrainService(name))
         elif number == signal.SIGINT:
             self._inbox.append(CutService("Ctrl-C, twice"))
 
     def _alias_moved(self, generation: Generation) -> None:
-        """In the thread of the aliases."""
+        """Called in the thread of the aliases."""
 
         def roll_out() -> None:
             try:
@@ -423,19 +423,19 @@ class Supervisor:
         self._run_in_loop(roll_out)
 
     def _run_in_loop(self, work: Callable[[], None]) -> None:
-        """From another thread: do this in the loop's."""
+        """Run this in the loop's thread, from any other."""
         self._inbox.append(work)
         if threading.current_thread() is not threading.main_thread():
             with contextlib.suppress(BlockingIOError, OSError):
                 os.write(self._wake_writer, b"x")
 
     def _execute(self, command: ServiceCommand) -> dict[str, object]:
-        """What the command line asks. Raises HookeError for what cannot be."""
+        """Execute a command of the control socket. Raises HookeError if it cannot be done."""
         by = command.by or "hooke serve"
         if command.verb in ("scale", "replace") and self.core.closing:
             raise HookeError(
                 f"{self.declared.name} is ending: {self.core.closing}",
-                fix="wait until it has, and serve it again",
+                fix="wait until it has ended, and serve it again",
             )
         if command.verb == "scale":
             wanted = min(max(self.core.wanted, command.low), command.high)
@@ -444,13 +444,13 @@ class Supervisor:
         elif command.verb == "replace":
             if command.replica not in self.core.members:
                 raise HookeError(
-                    f"there is no replica {command.replica}", fix=f"there are: {', '.join(self.core.members)}"
+                    f"no replica is called {command.replica}", fix=f"replicas: {', '.join(self.core.members)}"
                 )
             member = self.core.members[command.replica]
             if member.phase is not ReplicaPhase.READY:
                 raise HookeError(
-                    f"replica {command.replica} is {member.phase.value}: only one that is ready can be replaced",
-                    fix="hooke serve status says how they are",
+                    f"replica {command.replica} is {member.phase.value}: only a ready replica can be replaced",
+                    fix="hooke serve status shows the states",
                 )
             self._step(Replace(command.replica, by))
         elif command.verb == "drain":
@@ -512,10 +512,10 @@ class Supervisor:
         try:
             self.folder.write_record(record)
         except OSError as error:
-            self._say(f"other terminals will not find where it listens: {error}")
+            self._say(f"the service's record cannot be written, so other terminals will not find it: {error}")
 
 
-# --- A service of several replicas, from what was asked to its end.
+# --- From the options to the end of a supervised service.
 
 
 def serve_several(
@@ -527,9 +527,9 @@ def serve_several(
     options: ServiceOptions,
     tell: Callable[[str], None],
 ) -> Any:
-    """Keep replicas and their front until SIGTERM or Ctrl-C; returns what it came to. `tell` gets a line for each event.
+    """Run replicas and their proxy until SIGTERM or Ctrl-C; returns what they did. `tell` gets a line for each event.
 
-    Raises UsageError where the service is supervised already or the port is taken, MissingExtra, and HookeError where no
+    Raises UsageError if the service is supervised already or the port is taken, MissingExtra, and HookeError if no
     replica can be set up.
     """
     check_bindings(declared, given)
@@ -546,7 +546,7 @@ def serve_several(
         if options.bind_config.port and (proxy is None or proxy.port != options.bind_config.port):
             bind(
                 options.bind_config.port, options.bind_config.host
-            ).close()  # that it is taken is said before anything is started
+            ).close()  # a taken port is reported before anything starts
         token_file = token_file_of(declared, project, options.bind_config)
         own = Sources(root=Project.root_of(path), file=path).own
         source = ServiceSource(
@@ -573,10 +573,10 @@ def serve_several(
 
 def _supervised_already(folder: ServiceFolder) -> UsageError:
     record = folder.record()
-    where = f"{record.url or 'it is coming up'}, pid {record.pid}" if record is not None else str(folder.path)
+    where = f"{record.url or 'it is starting'}, pid {record.pid}" if record is not None else str(folder.path)
     return UsageError(
-        f"{folder.name} is served already",
+        f"{folder.name} is already being served",
         where=where,
-        fix=f"another number of replicas: hooke serve scale {folder.name} 4; end it: hooke serve down {folder.name}",
+        fix=f"to change the number of replicas: hooke serve scale {folder.name} 4; to end it: hooke serve down {folder.name}",
         next=f"hooke serve status {folder.name}",
     )
