@@ -218,7 +218,7 @@ def test_a_first_start_that_fails_and_a_setup_that_hangs_wait_for_a_change(folde
         served.until(r"delays\.py changed: setting up a new version$")
         served.until_answer(20)
         served.edit("delays.py", "sleep(600)", "no_such_name")
-        served.until(r"was not ready yet, and is ended")
+        served.until(r"was not ready and is ended")
         served.until(r"Delay cannot be set up: AttributeError")
         assert re.search(r"cannot serve: .*delays\.py:9$", served.said.read_text(), re.MULTILINE)
         served.until_answer(20)

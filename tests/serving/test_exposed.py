@@ -107,7 +107,7 @@ def test_every_address_with_tls_is_what_is_printed(serving, folder):
     [
         ("--host 0.0.0.0", "without TLS"),
         ("--host 0.0.0.0 --no-auth", "leave out --no-auth"),
-        ("--host example.org", "no address to listen on"),
+        ("--host example.org", "not an IP address"),
         ("--tls-cert cert.pem", "go together"),
         ("--tls-cert cert.pem --tls-key none.pem", "there is no file"),
         ("--token-file none", "cannot be read"),

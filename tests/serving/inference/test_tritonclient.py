@@ -160,8 +160,8 @@ def test_many_at_once_each_with_its_own_rows(delay):
 def test_what_is_wrong_is_said_where_the_client_looks(forms):
     one = given("a", np.int8([1]), "INT8")
     for name, inputs, status, said in [
-        ("None", [one], "404", "there is no model None; there are Forms.arrays"),
-        ("Forms.arrays", [one], "422", "input b: it is missing"),
+        ("None", [one], "404", "unknown model None; models: Forms.arrays"),
+        ("Forms.arrays", [one], "422", "input b: missing"),
         ("Forms.items", [], "404", "it streams"),
     ]:
         with pytest.raises(InferenceServerException, match=re.escape(said)) as raised:

@@ -136,7 +136,7 @@ class TestDeaths:
         assert (refused.status, int(refused.headers["retry-after"]) >= 1) == (503, True)
         assert "exit code 3" in refused.json()["detail"]
         wait_until(
-            lambda: "cannot be set up anew: Once cannot be set up: ValueError: no weights" in caplog.text
+            lambda: "cannot be restarted: Once cannot be set up: ValueError: no weights" in caplog.text
         )
         wait_until(lambda: len(one.told) == 2)
         assert one.told[1].cause.startswith("setup failed")

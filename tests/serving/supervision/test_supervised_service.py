@@ -155,7 +155,7 @@ def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
     while not service.status()["replicas"][0]["in_flight"]:
         assert time.monotonic() < ends
     service.process.send_signal(signal.SIGINT)
-    service.until("SIGINT: what was asked is answered")
+    service.until("SIGINT: draining, open requests are answered")
     for words in (["scale", "2"], ["drain", "--replica", "1"]):
         refused = hooke(folder, *words)
         assert refused.returncode == 2
