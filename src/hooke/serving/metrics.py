@@ -270,14 +270,14 @@ class ReplicaSetMetrics:
 
 def prometheus_text(counts: Counts) -> bytes:
     """All metric families of one replica. Raises Problem (501) if prometheus_client is not installed."""
-    return _generated(lambda core: _Families(core, {"": counts}, {}).collect())
+    return _generated(lambda core: _replicas(core, {"": counts}, {}))
 
 
 def service_prometheus_text(metrics: ReplicaSetMetrics) -> bytes:
     """All metric families of all replicas, each sample with its `replica`, and of supervisor and proxy. Raises as `prometheus_text`."""
 
     def collect(core: Any) -> Iterator[Any]:
-        yield from _Families(core, metrics.live, metrics.ended, "replica").collect()
+        yield from _replicas(core, metrics.live, metrics.ended, "replica")
         yield from _supervisor(core, metrics)
         yield from _proxy(core, metrics.proxy)
 
@@ -315,169 +315,113 @@ class _Collector:
         return self._families
 
 
-class _Families:
+_GAUGES: Mapping[str, tuple[str, Callable[[Counts], float | None]]] = {
+    "hooke_requests_in_flight": ("Requests in progress, including the scrape.", lambda c: c.active),
+    "hooke_body_bytes": ("Bytes of request bodies in progress, without small ones.", lambda c: c.body_bytes),
+    "hooke_body_room_bytes": ("Limit of bytes of request bodies in progress.", lambda c: c.body_room),
+    "hooke_queue_rows": ("Rows waiting for the model.", lambda c: c.waiting_rows),
+    "hooke_startup_seconds": (
+        "Seconds from the process's start until the service was set up.",
+        lambda c: None if c.ready_at is None else c.ready_at - c.process.began,
+    ),
+    "hooke_ready": ("Whether the replica is ready for requests.", lambda c: float(c.ready)),
+    "process_resident_memory_bytes": ("Resident memory in bytes.", lambda c: c.process.resident_bytes),
+    "process_start_time_seconds": ("Since 1970.", lambda c: c.process.began),
+    "process_open_fds": ("Open files and connections.", lambda c: c.process.open_files),
+}
+_COUNTERS: Mapping[str, tuple[str, Callable[[Counts], float]]] = {
+    "hooke_model_busy_seconds": (
+        "Seconds that the model ran; calls of async def count only as batches.",
+        lambda c: c.busy_s,
+    ),
+    "process_cpu_seconds": ("Total user and system CPU time in seconds.", lambda c: c.process.cpu_s),
+}
+
+
+def _replicas(
+    core: Any, live: Mapping[str, Counts], ended: Mapping[str, Counts], *label: str
+) -> Iterator[Any]:
     """Families of replicas, by Prometheus' conventions: base units, counters end in _total. `label` names the replica."""
+    running = [([name] if label else [], counts) for name, counts in live.items()]
+    every = [([name] if label else [], counts) for name, counts in {**ended, **live}.items()]
+    yield from _labelled(core, every, label)
+    info = core.GaugeMetricFamily(
+        "hooke_service_info", "The name of the service; always 1.", labels=[*label, "service"]
+    )
+    for which, counts in running:
+        info.add_metric([*which, counts.service], 1)
+    yield info
+    for kind, table, whose in (
+        (core.GaugeMetricFamily, _GAUGES, running),
+        (core.CounterMetricFamily, _COUNTERS, every),
+    ):
+        for name, (said, value) in table.items():
+            family = kind(name, said, labels=label)
+            for which, counts in whose:
+                if (now := value(counts)) is not None:
+                    family.add_metric(which, now)
+            yield family
 
-    def __init__(
-        self, core: Any, live: Mapping[str, Counts], ended: Mapping[str, Counts], *label: str
-    ) -> None:
-        self._core = core
-        self._label = label
-        self._live = live
-        self._all = {**ended, **live}
 
-    def collect(self) -> Iterator[Any]:
-        """All families, each once."""
-        yield from self._requests()
-        yield from self._model()
-        yield from self._process()
-
-    def _requests(self) -> Iterator[Any]:
-        total = self._counter(
-            "hooke_requests", "Answers, by route and status. 499: the client disconnected.", "route", "status"
-        )
-        took = self._histogram(
-            "hooke_request_duration_seconds",
-            "Seconds from the request's head to the end of its answer.",
-            "route",
-        )
-        refused = self._counter("hooke_refused", "Refused requests and connections, by reason.", "reason")
-        for which, counts in self._counted():
-            for path, route in counts.routes.items():
-                for status, count in sorted(route.statuses.items()):
-                    total.add_metric([*which, path, str(status)], count)
-                took.add_metric([*which, path], _buckets(BOUNDS_S, route.buckets), route.seconds)
-            for reason, count in sorted(counts.refused.items()):
-                refused.add_metric([*which, reason], count)
-        yield total
-        yield took
-        said = "Requests in progress, including the scrape."
-        yield self._gauge("hooke_requests_in_flight", said, lambda counts: counts.active)
-        said = "Bytes of request bodies in progress, without small ones."
-        yield self._gauge("hooke_body_bytes", said, lambda counts: counts.body_bytes)
-        said = "Limit of bytes of request bodies in progress."
-        yield self._gauge("hooke_body_room_bytes", said, lambda counts: counts.body_room)
-        yield refused
-
-    def _model(self) -> Iterator[Any]:
-        said = "Rows waiting for the model."
-        yield self._gauge("hooke_queue_rows", said, lambda counts: counts.waiting_rows)
-        sizes = self._histogram("hooke_batch_rows", "Rows of finished batches.")
-        for which, counts in self._counted():
+def _labelled(core: Any, every: Sequence[tuple[list[str], Counts]], label: Sequence[str]) -> Iterator[Any]:
+    """Requests, refusals and batch sizes, whose samples have further labels or buckets."""
+    said = "Answers, by route and status. 499: the client disconnected."
+    total = core.CounterMetricFamily("hooke_requests", said, labels=[*label, "route", "status"])
+    said = "Seconds from the request's head to the end of its answer."
+    took = core.HistogramMetricFamily("hooke_request_duration_seconds", said, labels=[*label, "route"])
+    said = "Refused requests and connections, by reason."
+    refused = core.CounterMetricFamily("hooke_refused", said, labels=[*label, "reason"])
+    sizes = core.HistogramMetricFamily("hooke_batch_rows", "Rows of finished batches.", labels=label)
+    for which, counts in every:
+        for path, route in counts.routes.items():
+            for status, count in sorted(route.statuses.items()):
+                total.add_metric([*which, path, str(status)], count)
+            took.add_metric([*which, path], _buckets(BOUNDS_S, route.buckets), route.seconds)
+        for reason, count in sorted(counts.refused.items()):
+            refused.add_metric([*which, reason], count)
+        if counts.sizes:
             bounds = [float(2**power) for power in range(len(counts.sizes) - 1)]
-            if counts.sizes:
-                sizes.add_metric(which, _buckets(bounds, counts.sizes), counts.rows)
-        yield sizes
-        said = "Seconds that the model ran; calls of async def count only as batches."
-        yield self._sums("hooke_model_busy_seconds", said, lambda counts: counts.busy_s)
-
-    def _process(self) -> Iterator[Any]:
-        said = "Seconds from the process's start until the service was set up."
-        yield self._gauge(
-            "hooke_startup_seconds",
-            said,
-            lambda counts: None if counts.ready_at is None else counts.ready_at - counts.process.began,
-        )
-        said = "Whether the replica is ready for requests."
-        yield self._gauge("hooke_ready", said, lambda counts: float(counts.ready))
-        info = self._core.GaugeMetricFamily(
-            "hooke_service_info", "The name of the service; always 1.", labels=[*self._label, "service"]
-        )
-        for which, counts in self._counted(self._live):
-            info.add_metric([*which, counts.service], 1)
-        yield info
-        said = "Total user and system CPU time in seconds."
-        yield self._sums("process_cpu_seconds", said, lambda counts: counts.process.cpu_s)
-        said = "Resident memory in bytes."
-        yield self._gauge("process_resident_memory_bytes", said, lambda counts: counts.process.resident_bytes)
-        yield self._gauge("process_start_time_seconds", "Since 1970.", lambda counts: counts.process.began)
-        said = "Open files and connections."
-        yield self._gauge("process_open_fds", said, lambda counts: counts.process.open_files)
-
-    def _counted(self, of: Mapping[str, Counts] | None = None) -> Iterator[tuple[list[str], Counts]]:
-        for name, counts in (self._all if of is None else of).items():
-            yield [name] if self._label else [], counts
-
-    def _counter(self, name: str, said: str, *labels: str) -> Any:
-        return self._core.CounterMetricFamily(name, said, labels=[*self._label, *labels])
-
-    def _histogram(self, name: str, said: str, *labels: str) -> Any:
-        return self._core.HistogramMetricFamily(name, said, labels=[*self._label, *labels])
-
-    def _sums(self, name: str, said: str, value: Callable[[Counts], float]) -> Any:
-        family = self._counter(name, said)
-        for which, counts in self._counted():
-            family.add_metric(which, value(counts))
-        return family
-
-    def _gauge(self, name: str, said: str, value: Callable[[Counts], float | None]) -> Any:
-        family = self._core.GaugeMetricFamily(name, said, labels=list(self._label))
-        for which, counts in self._counted(self._live):
-            if (now := value(counts)) is not None:
-                family.add_metric(which, now)
-        return family
+            sizes.add_metric(which, _buckets(bounds, counts.sizes), counts.rows)
+    yield from (total, took, refused, sizes)
 
 
 def _supervisor(core: Any, metrics: ReplicaSetMetrics) -> Iterator[Any]:
-    states = core.GaugeMetricFamily("hooke_replicas", "Replicas, by state.", labels=["state"])
-    for state, count in metrics.states.items():
-        states.add_metric([state], count)
-    yield states
+    yield _by(core.GaugeMetricFamily, "hooke_replicas", "Replicas, by state.", "state", metrics.states)
     yield core.GaugeMetricFamily("hooke_replicas_wanted", "Desired replicas.", value=metrics.wanted)
-    ends = core.CounterMetricFamily(
-        "hooke_replica_ends",
-        "Ended replicas, by cause; those that died are replaced.",
-        labels=["cause"],
-    )
-    for cause, count in sorted(metrics.ends.items()):
-        ends.add_metric([cause], count)
-    yield ends
-    decisions = core.CounterMetricFamily(
-        "hooke_supervisor_events",
-        "Decisions and events of replicas, by the name of the journal's event.",
-        labels=["event"],
-    )
-    for event, count in sorted(metrics.decisions.items()):
-        decisions.add_metric([event], count)
-    yield decisions
+    said = "Ended replicas, by cause; those that died are replaced."
+    yield _by(core.CounterMetricFamily, "hooke_replica_ends", said, "cause", metrics.ends)
+    said = "Decisions and events of replicas, by the name of the journal's event."
+    yield _by(core.CounterMetricFamily, "hooke_supervisor_events", said, "event", metrics.decisions)
 
 
 def _proxy(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
-    yield core.GaugeMetricFamily(
-        "hooke_front_up", "Whether Envoy runs and reports its counters.", value=stats is not None
-    )
+    said = "Whether Envoy runs and reports its counters."
+    yield core.GaugeMetricFamily("hooke_front_up", said, value=stats is not None)
     if stats is None:
         return
-    for name, said, value in (
-        ("connections", "Open client connections.", stats.connections),
-        ("requests_in_flight", "Requests without an answer yet.", stats.active),
-        (
-            "ejected_replicas",
-            "Ejected replicas: they could not be reached.",
-            stats.ejected,
-        ),
-        ("memory_bytes", "Envoy's heap.", stats.memory_bytes),
+    not_retried = "Requests not retried: too many retries at once, or the body was too long."
+    gauge, counter = core.GaugeMetricFamily, core.CounterMetricFamily
+    for kind, name, said, value in (
+        (gauge, "connections", "Open client connections.", stats.connections),
+        (gauge, "requests_in_flight", "Requests without an answer yet.", stats.active),
+        (gauge, "ejected_replicas", "Ejected replicas: they could not be reached.", stats.ejected),
+        (gauge, "memory_bytes", "Envoy's heap.", stats.memory_bytes),
+        (counter, "requests", "Requests received, including scrapes.", stats.requests),
+        (counter, "retries", "Requests retried on another replica.", stats.retries),
+        (counter, "not_retried", not_retried, stats.not_retried),
+        (counter, "ejections", "Ejections of replicas.", stats.ejections),
     ):
-        yield core.GaugeMetricFamily(f"hooke_front_{name}", said, value=value)
-    for name, said, value in (
-        ("requests", "Requests received, including scrapes.", stats.requests),
-        ("retries", "Requests retried on another replica.", stats.retries),
-        (
-            "not_retried",
-            "Requests not retried: too many retries at once, or the body was too long.",
-            stats.not_retried,
-        ),
-        ("ejections", "Ejections of replicas.", stats.ejections),
-    ):
-        yield core.CounterMetricFamily(f"hooke_front_{name}", said, value=value)
-    answers = core.CounterMetricFamily(
-        "hooke_front_answers",
-        "Answers of replicas and of Envoy itself, by the class of their status.",
-        labels=["class"],
-    )
-    for kind, count in stats.answers.items():
-        answers.add_metric([kind], count)
-    yield answers
+        yield kind(f"hooke_front_{name}", said, value=value)
+    said = "Answers of replicas and of Envoy itself, by the class of their status."
+    yield _by(counter, "hooke_front_answers", said, "class", stats.answers)
+
+
+def _by(kind: Any, name: str, said: str, label: str, counts: Mapping[str, int]) -> Any:
+    """A family with a sample for each key of `counts`."""
+    family = kind(name, said, labels=[label])
+    for key, count in counts.items():
+        family.add_metric([key], count)
+    return family
 
 
 def _buckets(bounds: Iterable[float], counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -13,18 +13,8 @@ import msgspec
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.processes.lease import Backoff
 from hooke.proxy.proxy_settings import ProxySettings, ProxyTls
+from hooke.services.supervisor import control_channel as messages
 from hooke.services.supervisor.children import Child, adopt_child, start_child
-from hooke.services.supervisor.control_channel import (
-    ProxyDrainOrder,
-    ProxyDrainReply,
-    ProxyFailed,
-    ProxyPublished,
-    ProxyUp,
-    PublishPorts,
-    StopProxy,
-    decode_from_child,
-    encode,
-)
 from hooke.services.supervisor.proxy_process import ProxyProcessOrder
 from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceFolder, end_child
 from hooke.serving.bind_config import BindConfig
@@ -113,19 +103,19 @@ class ProxyChild:
         """Send new requests to these replicas; `acknowledged` tells when that is in effect."""
         self._ports = dict(ports)
         self._acknowledged = None
-        self._send(PublishPorts(replicas=self._ports), now)
+        self._send(messages.PublishPorts(replicas=self._ports), now)
 
     def drain(self, *, within_s: float, now: float) -> None:
         """Accept nothing new; `drained` becomes true, also if the proxy dies: then it is not restarted."""
         self._draining, self._restart_at = True, None
         if not self.up:
             self.drained = True
-        self._send(ProxyDrainOrder(within_s=within_s), now)
+        self._send(messages.ProxyDrainOrder(within_s=within_s), now)
 
     def stop(self, now: float) -> None:
         """End it."""
         self._restart_at = None
-        self._send(StopProxy(), now)
+        self._send(messages.StopProxy(), now)
 
     def acknowledged(self) -> tuple[str, ...] | None:
         """The replicas that it sends new requests to, once after each `publish`. A proxy that does not run sends none."""
@@ -138,7 +128,7 @@ class ProxyChild:
         """Process its messages, and check that it lives. Raises the error that kept it from starting the first time."""
         if self.child is not None:
             for message in self.child.take(now):
-                self._take(decode_from_child(message), now)
+                self._take(messages.decode_from_child(message), now)
             self._see_end(self.child, now)
         elif self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
@@ -151,19 +141,19 @@ class ProxyChild:
 
     def _take(self, message: Any, now: float) -> None:
         match message:
-            case ProxyUp():
+            case messages.ProxyUp():
                 if not self.port:
                     self._backoff.succeeded(now)
                     self._note(message.port)
-                    self._send(PublishPorts(replicas=self._ports), now)
+                    self._send(messages.PublishPorts(replicas=self._ports), now)
                 self.port, self.pid, self.stats = message.port, message.pid, message.stats
                 # A restart uses the same port.
                 self._settings = dataclasses.replace(self._settings, port=message.port)
-            case ProxyPublished():
+            case messages.ProxyPublished():
                 self._acknowledged = message.names
-            case ProxyDrainReply():
+            case messages.ProxyDrainReply():
                 self.drained = True
-            case ProxyFailed():
+            case messages.ProxyFailed():
                 facts = {name: getattr(message, name) for name in ("where", "why", "fix")}
                 self._why = _KINDS.get(message.kind, HookeError)(message.what, **facts)
             case _:
@@ -220,7 +210,7 @@ class ProxyChild:
 
     def _send(self, message: Any, now: float) -> None:
         if self.child is not None:
-            self.child.send(encode(message), now)
+            self.child.send(messages.encode(message), now)
 
 
 def _key_of(settings: ProxySettings) -> str:

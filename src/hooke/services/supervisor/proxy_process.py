@@ -19,18 +19,7 @@ from hooke.processes.start import exit_with
 from hooke.processes.with_parent import with_parent
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
-from hooke.services.supervisor.control_channel import (
-    Control,
-    ProxyDrainOrder,
-    ProxyDrainReply,
-    ProxyFailed,
-    ProxyPublished,
-    ProxyUp,
-    PublishPorts,
-    StopProxy,
-    decode_for_proxy,
-    encode,
-)
+from hooke.services.supervisor import control_channel as messages
 from hooke.serving.metrics import ProxyStats
 
 __all__ = ["ProxyProcessOrder", "main"]
@@ -64,7 +53,7 @@ class _ProxyProcess:
         self._stats: ProxyStats | None = None
         self._looked = 0.0
         self._within_s = order.settings.timeout_s
-        self._control = Control(
+        self._control = messages.Control(
             socket.socket(fileno=order.control),
             Lease(seconds=order.lease_s, renewed=time.monotonic()),
             report=self._state,
@@ -95,8 +84,10 @@ class _ProxyProcess:
         """Sent repeatedly: a later supervisor needs it, too."""
         if not self._up:
             return None
-        return encode(
-            ProxyUp(port=self._proxy.settings.port, pid=self._proxy.pid or 0, stats=self._stats_now())
+        return messages.encode(
+            messages.ProxyUp(
+                port=self._proxy.settings.port, pid=self._proxy.pid or 0, stats=self._stats_now()
+            )
         )
 
     def _stats_now(self) -> ProxyStats | None:
@@ -108,14 +99,14 @@ class _ProxyProcess:
         return self._stats
 
     def _obey(self, message: bytes) -> None:
-        match decode_for_proxy(message):
-            case PublishPorts(replicas=replicas):
+        match messages.decode_for_proxy(message):
+            case messages.PublishPorts(replicas=replicas):
                 self._wanted, self._try_at = replicas, 0.0
                 self._publish()
-            case ProxyDrainOrder(within_s=within_s):
+            case messages.ProxyDrainOrder(within_s=within_s):
                 left = self._proxy.drain(within_s=within_s)
-                self._control.send(encode(ProxyDrainReply(left=left)))
-            case StopProxy():
+                self._control.send(messages.encode(messages.ProxyDrainReply(left=left)))
+            case messages.StopProxy():
                 self._end()
             case _:
                 pass
@@ -135,7 +126,7 @@ class _ProxyProcess:
             return
         self._warned = False
         names, self._wanted = tuple(self._wanted), None
-        self._control.send(encode(ProxyPublished(names=names)))
+        self._control.send(messages.encode(messages.ProxyPublished(names=names)))
 
     def _expired(self) -> None:
         _note("no supervisor renewed the lease: the proxy answers its open requests, and ends\n")
@@ -149,7 +140,7 @@ class _ProxyProcess:
         _note(f"{error}\n")
         self._up = False
         facts = {name: getattr(error, name) for name in ("what", "where", "why", "fix")}
-        message = encode(ProxyFailed(kind=type(error).__name__, **facts))
+        message = messages.encode(messages.ProxyFailed(kind=type(error).__name__, **facts))
         self._control.turn(1.0)  # a supervisor may have connected, and not been accepted yet
         self._control.send(message)
 

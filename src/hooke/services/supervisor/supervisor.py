@@ -34,6 +34,7 @@ from hooke.services.serve_file import check_bindings, curl_example, serve_extra,
 from hooke.services.service_report import event_line
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import Shares
+from hooke.services.supervisor import replica_events as events
 from hooke.services.supervisor.autoscaler import Autoscaler
 from hooke.services.supervisor.children import Child, Replicas
 from hooke.services.supervisor.control_channel import ReplicaUpdate, decode_from_child
@@ -45,32 +46,6 @@ from hooke.services.supervisor.generation import (
     pin_generation,
 )
 from hooke.services.supervisor.proxy_child import ProxyChild, make_proxy_settings
-from hooke.services.supervisor.replica_events import (
-    Action,
-    Adopted,
-    Announce,
-    CutService,
-    DrainProxy,
-    DrainService,
-    Event,
-    Exited,
-    GiveUp,
-    KillReplica,
-    ProxyDrained,
-    Publish,
-    Published,
-    RecordEvent,
-    Replace,
-    ReplicaPhase,
-    Reported,
-    RollOut,
-    Scale,
-    StartReplica,
-    SupervisionBegan,
-    SupervisionDone,
-    SupervisionTick,
-    Terminate,
-)
 from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceDescriptor, ServiceFolder
 from hooke.services.supervisor.status import SupervisorView, status_of
 from hooke.services.supervisor.supervision import Supervision
@@ -149,12 +124,12 @@ class Supervisor:
             say=tell,
         )
         self._control = ControlServer(folder.socket, self._execute)
-        self._inbox: deque[Event | Callable[[], None]] = deque()
+        self._inbox: deque[events.Event | Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = os.pipe()
         self._aliases = self._aliases_of(source, first)
         self._autoscaler = Autoscaler(declared)
         self._signals = 0
-        self._given_up: GiveUp | None = None
+        self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = 0.0
         self._runs = project.runs
         self._said = ""
@@ -217,7 +192,7 @@ class Supervisor:
         self.core.wanted = min(max(len(adopted), self.core.wanted), high)
         self._set_bounds(max(low, 1), high)
         self._aliases.start()
-        self._step(SupervisionBegan(adopted=adopted))
+        self._step(events.SupervisionBegan(adopted=adopted))
 
     def _set_bounds(self, low: int, high: int) -> None:
         self.bounds = (low, high)
@@ -235,10 +210,10 @@ class Supervisor:
         names = self.proxy.acknowledged()
         if names is not None:
             self._say_answering(names)
-            self._step(Published(names))
+            self._step(events.Published(names))
         if self._draining and self.proxy.drained:
             self._draining = False
-            self._step(ProxyDrained())
+            self._step(events.ProxyDrained())
         self._renew(now)
         self._look_for_stop(now)
         scaled = self._autoscaler.decide(now, self.core, arrived=self._answered + self.core.in_flight())
@@ -247,7 +222,7 @@ class Supervisor:
         while self._inbox:
             event = self._inbox.popleft()
             event() if callable(event) else self._step(event)
-        self._step(SupervisionTick(listened=now))
+        self._step(events.SupervisionTick(listened=now))
         self._view.update(self.core, self.proxy.stats)
 
     def _wait(self) -> None:
@@ -278,7 +253,7 @@ class Supervisor:
             if ended is not None:
                 self.replicas.forget(child, now)
                 self._view.end(child.name)
-                self._step(Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
+                self._step(events.Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
 
     def _take_update(self, child: Child, update: ReplicaUpdate) -> None:
         for window in update.windows:
@@ -290,7 +265,7 @@ class Supervisor:
             self._record_event(event)
         before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
         self._answered += max(0, update.report.answered - before)
-        self._step(Reported(child.name, update.report))
+        self._step(events.Reported(child.name, update.report))
 
     def _look_for_stop(self, now: float) -> None:
         """`hooke stop RUN` ends it as `hooke serve drain` does."""
@@ -298,7 +273,7 @@ class Supervisor:
             self._looked = now
             by = self._runs.stop_requested(self.run_id)
             if by is not None:
-                self._step(DrainService(by))
+                self._step(events.DrainService(by))
 
     def _renew(self, now: float) -> None:
         if now - self._renewed >= self.options.lease_s / 6:
@@ -306,32 +281,32 @@ class Supervisor:
             for child in self._all_children():
                 child.renew(now)
 
-    def _step(self, event: Event) -> None:
+    def _step(self, event: events.Event) -> None:
         for action in self.core.step(event, time.monotonic()):
             self._perform(action)
 
     # -- actions -----------------------------------------------------------------------------------
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: events.Action) -> None:
         now = time.monotonic()
         match action:
-            case StartReplica():
+            case events.StartReplica():
                 self._start(action)
-            case Publish(names):
+            case events.Publish(names):
                 self.proxy.publish({name: self.replicas.children[name].record.port for name in names}, now)
-            case Terminate(name) | KillReplica(name):
-                self._end(name, by_force=isinstance(action, KillReplica))
-            case DrainProxy():
+            case events.Terminate(name) | events.KillReplica(name):
+                self._end(name, by_force=isinstance(action, events.KillReplica))
+            case events.DrainProxy():
                 self._draining = True
                 within_s = self.core.rules.leave_s
                 self.proxy.drain(within_s=within_s, now=now)
-            case Announce(text):
+            case events.Announce(text):
                 self._say(text)
-            case RecordEvent(event):
+            case events.RecordEvent(event):
                 self._record_event(event)
-            case GiveUp():
+            case events.GiveUp():
                 self._given_up = action
-            case SupervisionDone():
+            case events.SupervisionDone():
                 self._done = True
 
     def _end(self, name: str, *, by_force: bool) -> None:
@@ -339,13 +314,15 @@ class Supervisor:
         if child is not None:
             child.kill() if by_force else child.terminate()
 
-    def _start(self, action: StartReplica) -> None:
+    def _start(self, action: events.StartReplica) -> None:
         try:
             child = self.replicas.start(
                 action.name, action.generation, among=max(self.bounds[1], self.core.wanted)
             )
         except (OSError, UsageError) as error:  # UsageError if no port is free
-            self._inbox.append(Exited(name=action.name, log_tail=(f"no process could be started: {error}",)))
+            self._inbox.append(
+                events.Exited(name=action.name, log_tail=(f"no process could be started: {error}",))
+            )
             return
         self._record_event(
             ReplicaStarted(
@@ -357,8 +334,8 @@ class Supervisor:
             )
         )
 
-    def _adopt(self, records: Iterable[ChildRecord]) -> tuple[Adopted, ...]:
-        found: list[Adopted] = []
+    def _adopt(self, records: Iterable[ChildRecord]) -> tuple[events.Adopted, ...]:
+        found: list[events.Adopted] = []
         for record, report in self.replicas.adopt(records):
             if report is None:
                 self._say(
@@ -366,7 +343,9 @@ class Supervisor:
                 )
                 continue
             age_s = max(0.0, time.time() - record.started_at)
-            found.append(Adopted(name=record.name, generation=record.generation, report=report, age_s=age_s))
+            found.append(
+                events.Adopted(name=record.name, generation=record.generation, report=report, age_s=age_s)
+            )
             facts = {name: getattr(record, name) for name in ("generation", "pid", "port")}
             self._record_event(ReplicaAdopted(replica=record.name, **facts))
         return tuple(found)
@@ -403,9 +382,9 @@ class Supervisor:
             self._inbox.append(
                 lambda: self._say(f"{name}: draining, open requests are answered; Ctrl-C now cuts them")
             )
-            self._inbox.append(DrainService(name))
+            self._inbox.append(events.DrainService(name))
         elif number == signal.SIGINT:
-            self._inbox.append(CutService("Ctrl-C, twice"))
+            self._inbox.append(events.CutService("Ctrl-C, twice"))
 
     def _alias_moved(self, generation: Generation) -> None:
         """Called in the thread of the aliases."""
@@ -418,7 +397,7 @@ class Supervisor:
                 self._say(f"{generation.name} cannot be rolled out yet: {error.why or error.what}")
                 return
             moving = ", ".join(str(value) for value in self._source.given.values() if hasattr(value, "alias"))
-            self._step(RollOut(generation.name, f"{moving} moved"))
+            self._step(events.RollOut(generation.name, f"{moving} moved"))
 
         self._run_in_loop(roll_out)
 
@@ -439,7 +418,7 @@ class Supervisor:
             )
         if command.verb == "scale":
             wanted = min(max(self.core.wanted, command.low), command.high)
-            self._step(Scale(wanted, by))
+            self._step(events.Scale(wanted, by))
             self._set_bounds(command.low, command.high)
         elif command.verb == "replace":
             if command.replica not in self.core.members:
@@ -447,16 +426,16 @@ class Supervisor:
                     f"no replica is called {command.replica}", fix=f"replicas: {', '.join(self.core.members)}"
                 )
             member = self.core.members[command.replica]
-            if member.phase is not ReplicaPhase.READY:
+            if member.phase is not events.ReplicaPhase.READY:
                 raise HookeError(
                     f"replica {command.replica} is {member.phase.value}: only a ready replica can be replaced",
                     fix="hooke serve status shows the states",
                 )
-            self._step(Replace(command.replica, by))
+            self._step(events.Replace(command.replica, by))
         elif command.verb == "drain":
-            self._step(DrainService(by))
+            self._step(events.DrainService(by))
         elif command.verb == "down":
-            self._step(CutService(by))
+            self._step(events.CutService(by))
         return {
             "service": self.declared.name,
             "url": self.url,

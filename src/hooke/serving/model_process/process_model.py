@@ -77,6 +77,11 @@ class ModelExit:
     tail: tuple[str, ...]
     """The last lines of its output."""
 
+    @property
+    def peak(self) -> str:
+        """Its peak memory in words; empty if unknown."""
+        return "" if self.peak_bytes is None else f"peak memory {format_bytes(self.peak_bytes)}"
+
 
 def _ignore(_told: Any) -> None:
     pass
@@ -428,10 +433,9 @@ class ModelProcess:
         lost, self._pending = list(self._pending), deque()
         wait_s = self._start_later()
         self._exit_reason = f"the process of the model ended: {why}"
-        peak = f"; peak memory {format_bytes(ended.peak_bytes)}" if ended.peak_bytes is not None else ""
         self._report_exit(why, ended, lost[0][0] if lost else None, wait_s)
         for _, done, _ in lost:
-            done(None, ModelLost(f"{why}{peak}"))
+            done(None, ModelLost("; ".join(filter(None, (why, ended.peak)))))
 
     def _report_exit(self, why: str, ended: ModelExit, work: Work | None, wait_s: float) -> None:
         method = work.method.name if isinstance(work, MethodRun | Item) else ""
@@ -442,13 +446,12 @@ class ModelProcess:
             if method
             else self._declared.name
         )
-        peak = "" if ended.peak_bytes is None else f"peak memory {format_bytes(ended.peak_bytes)}"
         _log.error(
             "%s",
             WorkerDied(
                 f"{doing}: the process of the model ended: {why}",
                 log_tail=ended.tail,
-                why=peak,
+                why=ended.peak,
                 next=f"it restarts in {format_seconds(wait_s)}",
             ),
             extra={"request_id": ",".join(each.context.id for each in contexts) or "-"},
@@ -561,10 +564,9 @@ def _is_own(file: Path) -> bool:
 
 
 def _never_up(name: str, why: str, ended: ModelExit) -> HookeError:
-    peak = "" if ended.peak_bytes is None else f"peak memory {format_bytes(ended.peak_bytes)}"
     return HookeError(
         f"{name} cannot be set up: the process of its model ended: {why}",
-        why="\n".join(filter(None, (peak, *ended.tail))),
+        why="\n".join(filter(None, (ended.peak, *ended.tail))),
     )
 
 
