@@ -71,7 +71,7 @@ class Developed:
 
     @property
     def port(self):
-        return int(self.until(r"on http://127\.0\.0\.1:(\d+), and anew")[1])
+        return int(self.until(r"on http://127\.0\.0\.1:(\d+), and again")[1])
 
     def edit(self, name, before, after):
         text = (self.folder / name).read_text()
@@ -274,7 +274,7 @@ def test_a_watch_that_breaks_is_said_and_costs_no_request(folder):
         assert served.process.wait(LIMIT_S) == 1
     said = served.said.read_text()
     assert "changes are no longer seen: the watch of the files ended\n" in said
-    assert f"{folder} cannot be watched: " in said
+    assert f"{folder} cannot be watched for changes: " in said
     assert "raise fs.inotify.max_user_watches" in said
     assert gone(processes)
 

@@ -109,7 +109,7 @@ def test_every_address_with_tls_is_what_is_printed(serving, folder):
         ("--host 0.0.0.0 --no-auth", "leave out --no-auth"),
         ("--host example.org", "not an IP address"),
         ("--tls-cert cert.pem", "go together"),
-        ("--tls-cert cert.pem --tls-key none.pem", "there is no file"),
+        ("--tls-cert cert.pem --tls-key none.pem", "does not exist"),
         ("--token-file none", "cannot be read"),
         ("--token-file delays.py", "chmod 600"),
         ("--host 203.0.113.7 --tls-cert cert.pem --tls-key key.pem", "203.0.113.7 cannot be served"),

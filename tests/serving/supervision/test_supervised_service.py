@@ -75,7 +75,7 @@ def test_a_second_supervisor_is_refused_and_verbs_say_what_runs(supervised, fold
     service.until_ready(1)
     second = hooke(folder, "delays.py", "--replicas", "2", "--port", "0")
     assert second.returncode == 2
-    assert "Delay is served already" in second.stderr
+    assert "Delay is already being served" in second.stderr
     assert "hooke serve scale Delay 4" in second.stderr
     wrong = hooke(folder, "status", "Delays")
     assert wrong.returncode == 2
