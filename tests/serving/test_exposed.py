@@ -42,7 +42,7 @@ def serving(folder):
 
 def pasted(line, folder):
     """What the line that it printed answers, with a value in it."""
-    text = line.partition("ask: ")[2].replace('{"rows": ...}', '{"rows": [21]}')
+    text = line.partition("try: ")[2].replace('{"rows": ...}', '{"rows": [21]}')
     asked = f"{text.strip()} --silent --max-time 20"
     return subprocess.run(
         asked, shell=True, cwd=folder, capture_output=True, text=True, timeout=30, check=True
